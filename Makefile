@@ -1,0 +1,54 @@
+# Works with GNU make 3.81 and later. `make` alone prints what there is.
+PYTHON ?= python3
+VENV ?= .venv
+VENV_PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-unit lint format benchmark-factorised clean
+
+help: ## Show this list
+	@echo "Usage: make TARGET [PYTHON=python3.12]"
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-22s %s\n", $$1, $$2 }' Makefile
+
+install: $(INSTALLED) ## Make .venv and install FLaLLM with its development tools (again only when pyproject.toml changes)
+
+quickstart: install ## Generate the corpus, train both stages, evaluate, translate (QUICKSTART_ARGS="..." adds flags)
+	$(VENV_PYTHON) -m train_scripts.quickstart --output_dir quickstart_output $(QUICKSTART_ARGS)
+
+test: install ## Run the whole test suite (PYTEST_ARGS="..." adds flags)
+	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+
+test-unit: install ## Run the tests that are not marked slow
+	$(VENV_PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: install ## Check style and formatting
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+
+format: install ## Mend what ruff can mend, and format
+	$(VENV_PYTHON) -m ruff check --fix .
+	$(VENV_PYTHON) -m ruff format .
+
+benchmark-factorised: install ## Train factorised against joint (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/factorised_against_joint.py $(BENCHMARK_ARGS)
+
+clean: ## Remove the virtual environment, the quickstart's output and all caches
+	rm -rf $(VENV) quickstart_output build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV_PYTHON):
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "FLaLLM needs Python 3.11 or later, but there is no command '$(PYTHON)'." >&2; \
+		echo "Install Python, or name one that you have: make install PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "FLaLLM needs Python 3.11 or later, but '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1)." >&2; \
+		echo "Install a newer one and name it: make install PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -m venv --clear $(VENV) || { rm -rf $(VENV); \
+		echo "'$(PYTHON) -m venv' could not make a virtual environment in $(VENV)." >&2; \
+		echo "On Debian and Ubuntu its parts are a package of their own: apt install python3-venv" >&2; exit 1; }
+
+# torch and torchvision must be builds of each other: pip resolves them together, into an environment with nothing in it.
+$(INSTALLED): pyproject.toml $(VENV_PYTHON)
+	$(VENV_PYTHON) -m pip install -e ".[dev]"
+	@touch $@

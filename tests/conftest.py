@@ -1,0 +1,50 @@
+"""What every test shares: no network, a Hugging Face cache of the run's own, one thread, fresh random inputs."""
+
+import os
+import random
+import tempfile
+
+HUGGING_FACE_HOME = tempfile.TemporaryDirectory(prefix="flallm-tests-")
+os.environ.update(
+    HF_HOME=HUGGING_FACE_HOME.name,
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_EVALUATE_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="Agg",
+)
+
+import numpy as np  # noqa: E402  (the environment has to be set before anything of Hugging Face is imported)
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+SEED_VARIABLE = "FLALLM_TEST_SEED"
+
+
+def pytest_configure() -> None:
+    """Tiny models are fastest on one thread, and their sums then always come in one order."""
+    torch.set_num_threads(1)
+
+
+def pytest_unconfigure() -> None:
+    HUGGING_FACE_HOME.cleanup()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` on a machine without one."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Seed of this test's random inputs: new in each run, printed when the test fails, set by FLALLM_TEST_SEED."""
+    value = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(2**31))
+    print(f"random inputs: repeat with {SEED_VARIABLE}={value}")
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+    return value

@@ -1,0 +1,242 @@
+"""The project's shape: which package may import which, what no file may contain, and that named commands exist."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+
+FORBIDDEN_IMPORTS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+MAY_NOT_IMPORT = {
+    "modeling_flallm": {"processing", "train_scripts", "spaces_demo", "benchmarks", "tests"},
+    "processing": {"modeling_flallm", "train_scripts", "spaces_demo", "benchmarks", "tests"},
+    "train_scripts": {"spaces_demo", "benchmarks", "tests"},
+    "spaces_demo": {"train_scripts", "benchmarks", "tests"},
+}
+GENERATED = r"\..*|__pycache__|build|dist|outputs|runs|quickstart_output"
+REMOTE_CODE_PACKAGES = ("modeling_flallm", "processing")
+
+
+@cache
+def repository_files() -> list[Path]:
+    """All files that git tracks or would add; without git, all outside hidden and generated folders."""
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        # safe.directory lets root test a checkout that belongs to somebody else
+        command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        names = [name for name in listing.split("\0") if name]
+    else:
+        names = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*")]
+        names = [name for name in names if not any(re.fullmatch(GENERATED, part) for part in Path(name).parts)]
+    return sorted({path for name in names if (path := ROOT / name).is_file()})
+
+
+def python_files(folder: str = ".") -> list[Path]:
+    return [path for path in repository_files() if path.suffix == ".py" and path.is_relative_to(ROOT / folder)]
+
+
+def syntax_nodes(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
+
+
+def imported_modules(path: Path) -> list[str]:
+    """Full names of what a file imports, at the top or inside functions; relative ones keep their leading dots."""
+    names = []
+    for node in syntax_nodes(path):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append("." * node.level + (node.module or ""))
+    return names
+
+
+def problems_in(paths: list[Path], find: Callable[[Path], Iterable[str]]) -> list[str]:
+    """`file: problem` for everything that `find(path)` yields; the paths must not be empty, so that no test is idle."""
+    assert paths, "no files to look at"
+    return [f"{path.relative_to(ROOT)}: {problem}" for path in paths for problem in find(path)]
+
+
+@pytest.mark.parametrize("package", MAY_NOT_IMPORT)
+def test_packages_import_only_what_the_design_allows(package):
+    if not (ROOT / package).is_dir():
+        pytest.skip(f"{package} does not exist yet")
+
+    def forbidden(path):
+        return [name for name in imported_modules(path) if name.split(".")[0] in MAY_NOT_IMPORT[package]]
+
+    assert problems_in(python_files(package), forbidden) == []
+
+
+def test_configurations_import_no_model():
+    paths = [path for path in python_files("modeling_flallm") if path.name.startswith("configuration_")]
+
+    def model_imports(path):
+        return [name for name in imported_modules(path) if name.lstrip(".").split(".")[-1].startswith("modeling_")]
+
+    assert problems_in(paths, model_imports) == []
+
+
+@pytest.mark.parametrize("package", REMOTE_CODE_PACKAGES)
+def test_remote_code_uses_only_same_folder_relative_imports(package):
+    """The Hub gets these files flattened: `from .x import y` still works there, nothing else that names us does."""
+
+    def unportable(path):
+        for name in imported_modules(path):
+            is_relative = name.startswith(".")
+            if (is_relative and not re.fullmatch(r"\.\w+", name)) or name.split(".")[0] == package:
+                yield name
+
+    assert problems_in(python_files(package), unportable) == []
+
+
+def test_remote_code_is_flat_with_unique_names():
+    paths = [path for package in REMOTE_CODE_PACKAGES for path in python_files(package)]
+    nested = [path for path in paths if path.parent.parent != ROOT]
+    counts = Counter(path.name for path in paths if path.name != "__init__.py")
+    assert {path.parent.name for path in paths} == set(REMOTE_CODE_PACKAGES)
+    assert nested == []
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def unsafe_call(node: ast.Call) -> str | None:
+    """What is unsafe in a call: eval, exec, a checked load without its check, pickled arrays; None where nothing is."""
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+    function = ast.unparse(node.func)
+    if function in {"eval", "exec", "builtins.eval", "builtins.exec"}:
+        return f"{function}()"
+    if function == "torch.load" and keywords.get("weights_only") != "True":
+        return "torch.load() without weights_only=True"
+    if keywords.get("allow_pickle", "False") != "False":
+        return f"{function}(allow_pickle={keywords['allow_pickle']})"
+    if keywords.get("type") == "bool":
+        return f"{function}(type=bool), which reads 'False' as True"
+    return None
+
+
+def unsafe_import(node: ast.AST) -> str | None:
+    """What is unsafe in an import: a module that unpickles, or `load` taken out of torch, which hides its calls."""
+    if isinstance(node, ast.Import):
+        found = [alias.name for alias in node.names if alias.name.split(".")[0] in FORBIDDEN_IMPORTS]
+        return f"import {found[0]}" if found else None
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        takes_load = node.module == "torch" and "load" in {alias.name for alias in node.names}
+        if takes_load or node.module.split(".")[0] in FORBIDDEN_IMPORTS:
+            return f"from {node.module} import"
+    return None
+
+
+def unsafe_code(nodes: Iterator[ast.AST]) -> list[str]:
+    found = (unsafe_call(node) if isinstance(node, ast.Call) else unsafe_import(node) for node in nodes)
+    return [problem for problem in found if problem]
+
+
+def test_no_file_unpickles_evaluates_or_parses_flags_as_bool():
+    assert problems_in(python_files(), lambda path: unsafe_code(syntax_nodes(path))) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from marshal import loads",
+        "from torch import load",
+        "def f():\n    return eval('1')",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "numpy.load(path, allow_pickle=True)",
+        "parser.add_argument('--flag', type=bool)",
+    ],
+)
+def test_the_search_for_unsafe_code_finds_it(source):
+    assert len(unsafe_code(ast.walk(ast.parse(source)))) == 1
+
+
+@pytest.mark.parametrize("source", ["model.eval()", "torch.load(path, weights_only=True)", "numpy.load(path)"])
+def test_the_search_for_unsafe_code_lets_safe_code_be(source):
+    assert unsafe_code(ast.walk(ast.parse(source))) == []
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_console_script_has_its_main(command):
+    module, function = SCRIPTS[command].split(":")
+    path = ROOT / (module.replace(".", "/") + ".py")
+    assert path.is_file(), f"{command} names {module}, which does not exist"
+    mains = [
+        node
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name == function
+    ]
+    assert len(mains) == 1, f"{module} has no {function}()"
+    needed = len(mains[0].args.posonlyargs + mains[0].args.args) - len(mains[0].args.defaults)
+    assert needed == 0, f"{module}.{function} takes {needed} arguments, a console script gives none"
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_documented_make_targets_exist(name):
+    """Looks inside code blocks and code spans only: prose may say "make sure"."""
+    code = re.findall(r"```.*?```|`[^`\n]+`", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    named = {target for part in code for target in re.findall(r"\bmake ([a-z][a-z-]*)", part)}
+    assert "test" in named
+    assert named - make_targets() == set()
+
+
+def test_makefile_runs_only_what_exists():
+    text = (ROOT / "Makefile").read_text()
+    modules = [name.replace(".", "/") + ".py" for name in re.findall(r"-m (train_scripts\.\w+)", text)]
+    files = re.findall(r"\b(benchmarks/\w+\.py)\b", text)
+    assert modules and files
+    assert [name for name in modules + files if not (ROOT / name).is_file()] == []
+
+
+def test_no_file_names_a_machine_path_or_a_package_registry():
+    patterns = [
+        r"(?<![\w.~-])/(?:work|farm|root)/",
+        r"\bpypi\.org\b",
+        r"\bpythonhosted\.org\b",
+        r"\bdownload\.pytorch\.org\b",
+    ]
+    assert re.search(patterns[0], "see /" + "work/main") and not re.search(patterns[0], "net/" + "work/")
+
+    def matches(path):
+        text = path.read_bytes().decode("utf-8", errors="ignore")
+        return [match.group() for pattern in patterns for match in re.finditer(pattern, text)]
+
+    assert problems_in(repository_files(), matches) == []
+
+
+@pytest.mark.parametrize("users_is_imported_first", [True, False])
+def test_a_users_own_processing_folder_does_not_hide_ours(tmp_path, users_is_imported_first):
+    (tmp_path / "processing").mkdir()
+    (tmp_path / "processing" / "__init__.py").write_text("OWNER = 'the user'\n")
+    users_import = "import processing; assert processing.OWNER == 'the user'\n" if users_is_imported_first else ""
+    code = users_import + (
+        "import inspect\n"
+        "import train_scripts.translate\n"
+        "from train_scripts.own_processing import FLaLLMProcessor\n"
+        "print(inspect.getfile(FLaLLMProcessor))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert Path(run.stdout.splitlines()[-1]) == ROOT / "processing" / "processing_flallm.py"
