@@ -1,0 +1,173 @@
+"""Configuration of FLa-LLM (https://arxiv.org/abs/2403.12556): a visual encoder, an adapter and a text model."""
+
+import re
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
+
+BACKBONES = ("resnet18", "resnet34", "resnet50")
+
+
+@strict
+class FLaLLMVisionConfig(PreTrainedConfig):
+    r"""
+    The visual encoder: a torchvision ResNet on every frame, then a local temporal module over the frame features.
+
+    Args:
+        backbone (`str`, *optional*, defaults to `"resnet18"`):
+            torchvision's name of the network: `"resnet18"` (the paper, section 3.1), `"resnet34"` or `"resnet50"`.
+        backbone_width (`int`, *optional*, defaults to 64):
+            Channels of its first stage; the later ones have 2, 4 and 8 times as many. 64 is torchvision's ResNet and
+            the only width for which ImageNet weights exist; fewer (ours) are for small frames and small machines.
+        hidden_size (`int`, *optional*, defaults to 512):
+            Channels of the temporal module, so the width of one visual token. The paper does not give it; 512 (ours) is
+            the width of ResNet-18's features and of Light-T.
+        temporal_blocks (`list[str]`, *optional*, defaults to `["K5"]`):
+            The local temporal module as the field writes it: `"K5"` is Conv1d with kernel 5, norm and ReLU; `"P2"` is
+            max pooling by 2. One convolution and no pooling is the paper's; its kernel size is not given (5 is ours).
+            `["K5", "P2", "K5", "P2"]` is sltbaselines'.
+        temporal_padding (`str`, *optional*, defaults to `"zero"`):
+            `"zero"` keeps the length in every convolution, so that N frames give N tokens before pooling (the paper).
+            `"none"` pads nothing. `"replicate"` (sltbaselines) repeats the first frame 8 times in front of a clip and
+            the last one behind it until there are ceil(T / stride) * stride + 16 frames, then pads nothing.
+        temporal_norm (`str`, *optional*, defaults to `"batch_norm"`):
+            `"batch_norm"` (the paper) or `"layer_norm"` (ours).
+
+    Raises:
+        ValueError: for an unknown backbone, a temporal block that is not `K<odd number>` or `P<number>`.
+    """
+
+    model_type = "flallm_vision"
+    base_config_key = "vision_config"
+
+    backbone: str = "resnet18"
+    backbone_width: int = 64
+    hidden_size: int = 512
+    temporal_blocks: list[str] | tuple[str, ...] = ("K5",)
+    temporal_padding: Literal["zero", "none", "replicate"] = "zero"
+    temporal_norm: Literal["batch_norm", "layer_norm"] = "batch_norm"
+
+    def __post_init__(self, **kwargs):
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"`backbone` must be one of {', '.join(BACKBONES)}, got {self.backbone!r}.")
+        for name in ("backbone_width", "hidden_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
+        for block in self.temporal_blocks:
+            match = re.fullmatch(r"([KP])([1-9]\d*)", block)
+            if match is None or (match[1] == "K" and int(match[2]) % 2 == 0):
+                raise ValueError(
+                    "`temporal_blocks` takes 'K' with an odd kernel size (convolution) and 'P' with a factor "
+                    f"(pooling), for example ['K5', 'P2'], got {block!r} in {list(self.temporal_blocks)}."
+                )
+        super().__post_init__(**kwargs)
+
+    @property
+    def temporal_stride(self) -> int:
+        """Frames from one visual token to the next."""
+        stride = 1
+        for block in self.temporal_blocks:
+            stride *= int(block[1:]) if block[0] == "P" else 1
+        return stride
+
+
+@strict
+class FLaLLMConfig(PreTrainedConfig):
+    r"""
+    FLa-LLM: visual encoder, adapter and an encoder-decoder text model. The two stages of the paper are two
+    configurations of this one class: stage 1 has a small random text model (Light-T), stage 2 a pretrained one.
+
+    Args:
+        vision_config (`FLaLLMVisionConfig` or `dict`, *optional*):
+            The visual encoder. Default: the paper's.
+        text_config (`PreTrainedConfig` or `dict`, *optional*):
+            Any encoder-decoder configuration of transformers (mBART, mBART-50, NLLB/M2M100, mT5/T5, BART, ...).
+            Default: Light-T as the paper gives it in section 4.2 (3+3 layers, 8 heads, width 512, feed-forward 2048),
+            in mBART's layer order. The vocabulary size of the default is mBART's; set it to that of your tokenizer.
+        adapter_hidden_size (`int`, *optional*, defaults to 512):
+            Width of the adapter's hidden layer (paper, section 3.2: an MLP with one hidden layer; the width is not
+            given, 512 is ours). 0 makes the adapter one linear layer, norm and activation (sltbaselines).
+        adapter_activation (`str`, *optional*, defaults to `"relu"`):
+            A name of transformers' activations. Not given in the paper; ReLU is sltbaselines'.
+        adapter_norm (`bool`, *optional*, defaults to `False`):
+            LayerNorm after the adapter's first linear layer (sltbaselines: yes).
+        label_smoothing (`float`, *optional*, defaults to 0.2):
+            Of the cross entropy, in both stages (paper, section 4.2).
+        word_presence_loss_weight (`float`, *optional*, defaults to 0.0):
+            Weight of an extra loss of ours that is not in the paper: from the adapter's output, predict which tokens
+            occur in the spoken sentence (see `FLaLLMForTranslation`). It needs no gloss. 0 switches it off.
+
+    Raises:
+        ValueError: for a text configuration that is no encoder-decoder of transformers, an unknown activation or a
+            number outside its range.
+    """
+
+    model_type = "flallm"
+    sub_configs = {"vision_config": FLaLLMVisionConfig, "text_config": AutoConfig}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    adapter_hidden_size: int = 512
+    adapter_activation: str = "relu"
+    adapter_norm: bool = False
+    label_smoothing: float | int = 0.2
+    word_presence_loss_weight: float | int = 0.0
+    is_encoder_decoder: bool = True
+
+    def __post_init__(self, **kwargs):
+        if self.vision_config is None or isinstance(self.vision_config, dict):
+            self.vision_config = FLaLLMVisionConfig(**(self.vision_config or {}))
+        self.text_config = self._build_text_config(self.text_config)
+        if self.adapter_activation not in ACT2FN:
+            raise ValueError(f"`adapter_activation` must be one of {sorted(ACT2FN)}, got {self.adapter_activation!r}.")
+        if self.adapter_hidden_size < 0:
+            raise ValueError(f"`adapter_hidden_size` must be 0 or more, got {self.adapter_hidden_size}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must be at least 0 and below 1, got {self.label_smoothing}.")
+        if self.word_presence_loss_weight < 0:
+            raise ValueError(f"`word_presence_loss_weight` must be 0 or more, got {self.word_presence_loss_weight}.")
+        super().__post_init__(**kwargs)
+
+    @staticmethod
+    def _build_text_config(text_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
+        if text_config is None:
+            text_config = light_transformer_config()
+        if isinstance(text_config, dict):
+            values = dict(text_config)
+            model_type = values.pop("model_type", "mbart")
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(
+                    f"`text_config` must name a model type of transformers, got {model_type!r}. Encoder-decoders such "
+                    "as 'mbart', 'm2m_100', 'mt5', 't5' or 'bart' are known to work."
+                )
+            text_config = CONFIG_MAPPING[model_type](**values)
+        if not text_config.is_encoder_decoder or text_config.model_type == FLaLLMConfig.model_type:
+            raise ValueError(
+                "The text model of FLa-LLM must be an encoder-decoder (mBART, NLLB/M2M100, mT5/T5, BART, ...), got "
+                f"model type {text_config.model_type!r}, which is none."
+            )
+        return text_config
+
+
+def light_transformer_config(**values) -> PreTrainedConfig:
+    """
+    Light-T of the paper (section 4.2): 3+3 layers, 8 heads, width 512, feed-forward 2048, in mBART's layer order.
+    `values` replace or add fields of `MBartConfig`, such as `vocab_size` and the ids of the special tokens.
+    """
+    light_transformer = {
+        "d_model": 512,
+        "encoder_layers": 3,
+        "decoder_layers": 3,
+        "encoder_attention_heads": 8,
+        "decoder_attention_heads": 8,
+        "encoder_ffn_dim": 2048,
+        "decoder_ffn_dim": 2048,
+        "dropout": 0.1,  # not given in the paper; sltbaselines' value
+        "scale_embedding": True,
+    }
+    return CONFIG_MAPPING["mbart"](**{**light_transformer, **values})
+
+
+__all__ = ["FLaLLMConfig", "FLaLLMVisionConfig", "light_transformer_config"]

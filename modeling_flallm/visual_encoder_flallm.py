@@ -1,0 +1,383 @@
+"""The visual encoder of FLa-LLM (https://arxiv.org/abs/2403.12556, section 3.1): ResNet per frame, then time."""
+
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as distributed
+from torch import nn
+from torchvision.models import get_model_weights
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_flallm import FLaLLMVisionConfig
+
+RESNET_STAGES = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+}
+# What sltbaselines puts around a clip: 8 frames in front, 16 in all once the length is a multiple of the stride.
+REPLICATED_FRAMES_IN_FRONT = 8
+REPLICATED_FRAMES = 16
+
+
+@dataclass
+class FLaLLMVisionModelOutput(ModelOutput):
+    """
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`):
+            Visual tokens; 0 behind the end of a clip.
+        attention_mask (`torch.LongTensor` of shape `(batch, tokens)`):
+            1 for the tokens of the clip, 0 for padding.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    attention_mask: torch.LongTensor | None = None
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes, with its gradient."""
+
+    @staticmethod
+    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
+
+
+class _SynchronizedBatchNorm:
+    """
+    Mixin for `nn.BatchNorm1d` and `nn.BatchNorm2d`: in training under several processes the statistics are those of the
+    whole global batch, so that two processes train what one would. torch's own SyncBatchNorm refuses CPU tensors.
+    """
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        several_processes = distributed.is_available() and distributed.is_initialized()
+        if not (self.training and several_processes and distributed.get_world_size() > 1):
+            return super().forward(values)
+        return self._forward_synchronized(values)
+
+    def _forward_synchronized(self, values: torch.Tensor) -> torch.Tensor:
+        dimensions = [0, *range(2, values.ndim)]
+        shape = (1, -1) + (1,) * (values.ndim - 2)
+        values_fp32 = values.float()
+        count = values_fp32.new_full((1,), values.numel() / values.shape[1])
+        sums = torch.cat([values_fp32.sum(dimensions), values_fp32.square().sum(dimensions), count])
+        sum_of_values, sum_of_squares, count = _SumOverProcesses.apply(sums).split([self.num_features] * 2 + [1])
+        mean = sum_of_values / count
+        variance = (sum_of_squares / count - mean.square()).clamp(min=0)
+        self._update_running_statistics(mean.detach(), variance.detach(), count.detach())
+        normalised = (values_fp32 - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
+        return (normalised * self.weight.view(shape) + self.bias.view(shape)).to(values.dtype)
+
+    @torch.no_grad()
+    def _update_running_statistics(self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        unbiased_variance = variance * count / (count - 1).clamp(min=1)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), self.momentum)
+
+
+class SynchronizedBatchNorm1d(_SynchronizedBatchNorm, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` over the global batch."""
+
+
+class SynchronizedBatchNorm2d(_SynchronizedBatchNorm, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` over the global batch."""
+
+
+@contextmanager
+def _running_statistics_kept(module: nn.Module):
+    """Batch norms below `module` leave their running statistics alone: a recomputed forward must not count twice."""
+    batch_norms = [layer for layer in module.modules() if isinstance(layer, _SynchronizedBatchNorm)]
+    kept = [(layer, layer.momentum, layer.num_batches_tracked.clone()) for layer in batch_norms]
+    for layer in batch_norms:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum, num_batches_tracked in kept:
+            layer.momentum = momentum
+            layer.num_batches_tracked.copy_(num_batches_tracked)
+
+
+class FrameBackbone(nn.Module):
+    """
+    torchvision's ResNet without its classifier, with its parameter names, and with a selectable width.
+
+    `(frames, 3, height, width)` -> `(frames, num_features)`.
+    """
+
+    def __init__(self, config: FLaLLMVisionConfig):
+        super().__init__()
+        block, depths = RESNET_STAGES[config.backbone]
+        width = config.backbone_width
+        self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = SynchronizedBatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        channels = width
+        for index, depth in enumerate(depths):
+            stage_width = width * 2**index
+            stage = self._build_stage(block, channels, stage_width, depth, stride=1 if index == 0 else 2)
+            setattr(self, f"layer{index + 1}", stage)
+            channels = stage_width * block.expansion
+        self.num_features = channels
+        self.gradient_checkpointing = False
+
+    @staticmethod
+    def _build_stage(block: type[nn.Module], channels: int, width: int, depth: int, stride: int) -> nn.Sequential:
+        norm = SynchronizedBatchNorm2d
+        downsample = None
+        if stride != 1 or channels != width * block.expansion:
+            downsample = nn.Sequential(
+                nn.Conv2d(channels, width * block.expansion, kernel_size=1, stride=stride, bias=False),
+                norm(width * block.expansion),
+            )
+        first = block(channels, width, stride, downsample, norm_layer=norm)
+        others = [block(width * block.expansion, width, norm_layer=norm) for _ in range(1, depth)]
+        return nn.Sequential(first, *others)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        hidden = self.maxpool(self.relu(self.bn1(self.conv1(frames))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            hidden = self._run_stage(stage, hidden)
+        return hidden.mean((2, 3))
+
+    def _run_stage(self, stage: nn.Sequential, hidden: torch.Tensor) -> torch.Tensor:
+        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
+            return stage(hidden)
+        return self._gradient_checkpointing_func(
+            stage.__call__, hidden, context_fn=lambda: (nullcontext(), _running_statistics_kept(stage))
+        )
+
+
+class TemporalConvolution(nn.Module):
+    """
+    Conv1d, norm over the real positions only, ReLU: `(batch, channels, time)` -> `(batch, channels, new time)`.
+
+    Positions behind the end of a clip are 0 on the way in and on the way out, which is exactly the zero padding that
+    the clip would meet alone.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, config: FLaLLMVisionConfig):
+        super().__init__()
+        self.shrinks_by = 0 if config.temporal_padding == "zero" else kernel_size - 1
+        padding = kernel_size // 2 if config.temporal_padding == "zero" else 0
+        self.convolution = nn.Conv1d(in_channels, out_channels, kernel_size, padding=padding)
+        norm = SynchronizedBatchNorm1d if config.temporal_norm == "batch_norm" else nn.LayerNorm
+        self.norm = norm(out_channels)
+
+    def get_num_tokens(self, lengths):
+        return lengths - self.shrinks_by
+
+    def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        hidden = self.convolution(hidden).transpose(1, 2)  # (batch, time, channels)
+        mask = length_mask(self.get_num_tokens(lengths), hidden.shape[1])
+        packed = torch.relu(self.norm(hidden[mask]))  # (real positions, channels)
+        return torch.zeros_like(hidden, dtype=packed.dtype).masked_scatter(mask[..., None], packed).transpose(1, 2)
+
+
+class TemporalPooling(nn.Module):
+    """Max pooling over time: `(batch, channels, time)` -> `(batch, channels, time // factor)`."""
+
+    def __init__(self, factor: int):
+        super().__init__()
+        self.factor = factor
+
+    def get_num_tokens(self, lengths):
+        return lengths // self.factor
+
+    def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        hidden = nn.functional.max_pool1d(hidden, self.factor)
+        mask = length_mask(self.get_num_tokens(lengths), hidden.shape[2])
+        return hidden * mask[:, None].to(hidden.dtype)
+
+
+class LocalTemporalModule(nn.Module):
+    """`(batch, frames, features)` and lengths -> `(batch, tokens, hidden_size)` and token lengths."""
+
+    def __init__(self, in_channels: int, config: FLaLLMVisionConfig):
+        super().__init__()
+        self.replicates = config.temporal_padding == "replicate"
+        self.stride = config.temporal_stride
+        blocks = []
+        for block in config.temporal_blocks:
+            if block[0] == "P":
+                blocks.append(TemporalPooling(int(block[1:])))
+            else:
+                blocks.append(TemporalConvolution(in_channels, config.hidden_size, int(block[1:]), config))
+                in_channels = config.hidden_size
+        if in_channels != config.hidden_size:
+            raise ValueError(
+                f"`hidden_size` is {config.hidden_size}, but without a convolution in `temporal_blocks` "
+                f"{list(config.temporal_blocks)} the tokens keep the backbone's {in_channels} channels."
+            )
+        self.blocks = nn.ModuleList(blocks)
+
+    def get_num_tokens(self, num_frames):
+        """Length after the module, for an `int` or a tensor of numbers of frames."""
+        length = self._padded_length(num_frames)
+        for block in self.blocks:
+            length = block.get_num_tokens(length)
+        return length
+
+    def _padded_length(self, num_frames):
+        if not self.replicates:
+            return num_frames
+        return (num_frames + self.stride - 1) // self.stride * self.stride + REPLICATED_FRAMES
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.replicates:
+            features, lengths = self._replicate_ends(features, lengths)
+        hidden = features.transpose(1, 2)
+        for block in self.blocks:
+            hidden = block(hidden, lengths)
+            lengths = block.get_num_tokens(lengths)
+        return hidden.transpose(1, 2), lengths
+
+    def _replicate_ends(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Repeat features, not pixels, so that the repeated frames cost no CNN work and enter no BatchNorm2d twice."""
+        padded_lengths = self._padded_length(lengths)
+        positions = torch.arange(int(padded_lengths.max()), device=features.device) - REPLICATED_FRAMES_IN_FRONT
+        source = positions[None].clamp(min=0).minimum(lengths[:, None] - 1)  # (batch, padded frames)
+        features = features.gather(1, source[..., None].expand(-1, -1, features.shape[2]))
+        mask = length_mask(padded_lengths, features.shape[1])
+        return features * mask[..., None].to(features.dtype), padded_lengths
+
+
+def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
+    """`(batch,)` lengths -> boolean `(batch, max_length)`, True within the length."""
+    return torch.arange(max_length, device=lengths.device)[None] < lengths[:, None]
+
+
+class FLaLLMVisionModel(PreTrainedModel):
+    """
+    ResNet on every frame, then the local temporal module (FLa-LLM, section 3.1).
+
+    Only real frames go through the CNN: they are packed by the mask first, so padding costs nothing and enters no
+    BatchNorm statistic. With `frozen` set (see `freeze`), weights and BatchNorm statistics stay as they are, also after
+    `.train()`, and no gradient is computed.
+    """
+
+    config_class = FLaLLMVisionConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: FLaLLMVisionConfig):
+        super().__init__(config)
+        self.backbone = FrameBackbone(config)
+        self.temporal_module = LocalTemporalModule(self.backbone.num_features, config)
+        self.frozen = False
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def load_imagenet_weights(self) -> None:
+        """
+        Download torchvision's ImageNet weights of the backbone and load them (FLa-LLM, section 4.2, starts from these).
+
+        Raises:
+            ValueError: if `backbone_width` is not 64, the width these weights have.
+        """
+        if self.config.backbone_width != 64:
+            raise ValueError(
+                f"ImageNet weights exist for `backbone_width` 64 only, this model has {self.config.backbone_width}."
+            )
+        weights = get_model_weights(self.config.backbone).IMAGENET1K_V1
+        state_dict = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        backbone_weights = {name: value for name, value in state_dict.items() if not name.startswith("fc.")}
+        self.backbone.load_state_dict(backbone_weights, strict=True)
+
+    def freeze(self) -> None:
+        """From now on no weight and no buffer of this model changes in training."""
+        self.frozen = True
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FLaLLMVisionModel":
+        return super().train(mode and not self.frozen)
+
+    def get_num_tokens(self, num_frames):
+        """Visual tokens of a clip of `num_frames` frames (an `int` or a tensor of them)."""
+        return self.temporal_module.get_num_tokens(num_frames)
+
+    def forward(
+        self,
+        pixel_values_videos: torch.FloatTensor,
+        pixel_attention_mask: torch.LongTensor | None = None,
+    ) -> FLaLLMVisionModelOutput:
+        r"""
+        Args:
+            pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`):
+                Normalised frames, padded at the end of a clip.
+            pixel_attention_mask (`torch.LongTensor` of shape `(batch, frames)`, *optional*):
+                1 for real frames, 0 for padding behind them. Default: all are real.
+
+        Raises:
+            ValueError: for another shape or dtype, a mask that is not 1 up to a clip's end and 0 behind it, or a clip
+                too short for one visual token.
+        """
+        mask = self._checked_mask(pixel_values_videos, pixel_attention_mask)
+        with torch.no_grad() if self.frozen else nullcontext():
+            lengths = mask.sum(1)
+            self._check_lengths(lengths)
+            frames = pixel_values_videos[mask].to(self.backbone.conv1.weight.dtype)
+            packed = self.backbone(frames.contiguous(memory_format=torch.channels_last))
+            features = packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(mask[..., None], packed)
+            hidden, num_tokens = self.temporal_module(features, lengths)
+        attention_mask = length_mask(num_tokens, hidden.shape[1]).long()
+        return FLaLLMVisionModelOutput(last_hidden_state=hidden, attention_mask=attention_mask)
+
+    @staticmethod
+    def _checked_mask(pixels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        if pixels.ndim != 5 or pixels.shape[2] != 3:
+            raise ValueError(
+                "`pixel_values_videos` must have the shape (batch, frames, 3, height, width), got "
+                f"{tuple(pixels.shape)}. FLaLLMProcessor makes it from videos."
+            )
+        if not pixels.is_floating_point():
+            raise ValueError(
+                f"`pixel_values_videos` must be normalised floating point frames, got {pixels.dtype}. FLaLLMProcessor "
+                "makes them from videos."
+            )
+        if mask is None:
+            return torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
+        if mask.shape != pixels.shape[:2]:
+            raise ValueError(
+                f"`pixel_attention_mask` must have the shape (batch, frames) = {tuple(pixels.shape[:2])}, got "
+                f"{tuple(mask.shape)}."
+            )
+        mask = mask.bool()
+        if (mask[:, 1:] > mask[:, :-1]).any():
+            raise ValueError("`pixel_attention_mask` must be 1 up to the end of each clip and 0 behind it.")
+        return mask
+
+    def _check_lengths(self, lengths: torch.Tensor) -> None:
+        num_tokens = self.get_num_tokens(lengths)
+        too_short = (num_tokens < 1) | (lengths < 1)
+        if too_short.any():
+            index = int(too_short.nonzero()[0])
+            shortest = next(frames for frames in range(1, 10_000) if self.get_num_tokens(frames) >= 1)
+            raise ValueError(
+                f"Clip {index} of the batch is too short: it has {int(lengths[index])} frames after sampling, and one "
+                f"visual token needs at least {shortest}. Use a longer clip or keep more of its frames "
+                "(`frame_sampling_rate`)."
+            )
+
+
+__all__ = ["FLaLLMVisionModel", "FLaLLMVisionModelOutput"]
