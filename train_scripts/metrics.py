@@ -1,0 +1,126 @@
+"""Scores for the stage scripts and the commands: a thin layer over the `evaluate` module in the folder beside this."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import evaluate
+import numpy as np
+from accelerate import PartialState
+from transformers import EvalPrediction
+
+SCORE_MODULE_FOLDER = Path(__file__).resolve().parent / "sign_language_translation_score"
+TITLE_OF_SCORE = {
+    "bleu1": "BLEU-1",
+    "bleu2": "BLEU-2",
+    "bleu3": "BLEU-3",
+    "bleu4": "BLEU-4",
+    "chrf": "chrF",
+    "rouge_l_mscoco": "ROUGE-L (mscoco)",
+}
+
+
+def translation_scores(predictions: Sequence[str], references: Sequence[str], **options) -> dict:
+    """Score the predictions against the raw reference strings, once over the whole corpus.
+
+    `options` are those of the module: `language`, `tokenize`, `lowercase`, `append_period`, `num_resamples`, `seed`.
+    The result holds `bleu1` to `bleu4`, `chrf` and `rouge_l_mscoco` (0 to 100), `num_segments`,
+    `num_empty_predictions`, `signatures` and `confidence_intervals`. Raises TypeError or ValueError that says which
+    segment or option is wrong.
+
+        >>> translation_scores(["am tag regen"], ["am tag regnet es"])["rouge_l_mscoco"]
+        55.70776255707762
+    """
+    score_module = evaluate.load(str(SCORE_MODULE_FOLDER), keep_in_memory=True)
+    return score_module.compute(predictions=predictions, references=references, **options)
+
+
+def format_scores(scores: dict) -> str:
+    """Return the result of `translation_scores` as a table: score, 95 % interval where there is one, signature."""
+    rows = [("metric", "score", "95 % interval", "signature")]
+    for name, title in TITLE_OF_SCORE.items():
+        interval = scores["confidence_intervals"].get(name)
+        interval_text = f"{interval['low']:.2f} - {interval['high']:.2f}" if interval else "-"
+        rows.append((title, f"{scores[name]:.2f}", interval_text, scores["signatures"][name]))
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        f"{title:<{widths[0]}}  {score:>{widths[1]}}  {interval:>{widths[2]}}  {signature}"
+        for title, score, interval, signature in rows
+    ]
+    summary = f"{scores['num_segments']} segments, {scores['num_empty_predictions']} empty predictions"
+    return "\n".join([*lines, summary])
+
+
+def build_compute_metrics(
+    batch_decode: Callable[..., list[str]], references: Sequence[str], pad_token_id: int, **options
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return the `compute_metrics` of a `Seq2SeqTrainer` with `predict_with_generate=True`.
+
+    `batch_decode(token_ids, skip_special_tokens=True)` is that of a processor or tokenizer; `references` are the raw
+    strings of the evaluation dataset, in its order; `options` are those of `translation_scores`, except that no
+    bootstrap is drawn unless `num_resamples` asks for one. The function returns the six scores,
+    `num_empty_predictions` and `mean_generated_tokens` (special tokens included, padding not), all floats. Under
+    several processes every one gets the predictions of all, in dataset order and followed by repeated ones that fill
+    the last batch; these are cut off. Raises ValueError for references or options that cannot be scored, and, when
+    called, where predictions and references cannot belong together.
+    """
+    references = list(references)
+    options = {"num_resamples": 0, **options}
+    # A bad reference or option shall stop the run here, not at its first evaluation.
+    translation_scores(references, references, **options)
+
+    def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
+        token_ids = generated_token_ids(evaluation.predictions, len(references), pad_token_id)
+        if evaluation.label_ids is not None:
+            label_ids = without_ignored(evaluation.label_ids[: len(references)], pad_token_id)
+            check_dataset_order(batch_decode(label_ids, skip_special_tokens=True), references)
+        scores = translation_scores(batch_decode(token_ids, skip_special_tokens=True), references, **options)
+        reported = {name: scores[name] for name in (*TITLE_OF_SCORE, "num_empty_predictions")}
+        reported["mean_generated_tokens"] = np.count_nonzero(token_ids != pad_token_id, axis=1).mean()
+        return {name: float(score) for name, score in reported.items()}
+
+    return compute_metrics
+
+
+def without_ignored(token_ids: np.ndarray, pad_token_id: int) -> np.ndarray:
+    """Return the token ids with `pad_token_id` where the Trainer or the collator wrote -100."""
+    return np.where(token_ids == -100, pad_token_id, token_ids)
+
+
+def generated_token_ids(predictions: np.ndarray | tuple, num_references: int, pad_token_id: int) -> np.ndarray:
+    """Return one row of generated ids per reference, (num_references, tokens), from what the Trainer has gathered.
+
+    Raises ValueError for anything but generated ids, for too few rows, and for too many in a single process, where no
+    row is ever repeated.
+    """
+    token_ids = predictions[0] if isinstance(predictions, tuple) else predictions
+    if token_ids.ndim != 2 or not np.issubdtype(token_ids.dtype, np.integer):
+        raise ValueError(
+            f"Expected generated token ids of shape (sentences, tokens), got {token_ids.dtype} of shape "
+            f"{token_ids.shape}. Set predict_with_generate=True."
+        )
+    may_repeat = PartialState().num_processes > 1
+    if len(token_ids) < num_references or (len(token_ids) > num_references and not may_repeat):
+        raise ValueError(
+            f"Got {len(token_ids)} predictions for {num_references} references. Build compute_metrics from the "
+            f"references of the dataset that is evaluated."
+        )
+    return without_ignored(token_ids[:num_references], pad_token_id)
+
+
+def check_dataset_order(decoded_labels: list[str], references: list[str]) -> None:
+    """Raise ValueError if most labels spell a different reference than the one at their place.
+
+    The labels are not scored. They only show a reordered evaluation, as by `train_sampling_strategy="group_by_length"`,
+    which transformers applies to the evaluation dataset too.
+    """
+    labels = [label.strip() for label in decoded_labels]
+    expected = [reference.strip() for reference in references]
+    known = set(expected)
+    num_misplaced = sum(
+        label != reference and label in known for label, reference in zip(labels, expected, strict=True)
+    )
+    if num_misplaced > len(expected) / 2:
+        raise ValueError(
+            f"{num_misplaced} of {len(expected)} labels belong to another sentence than the reference at their place: "
+            f"the evaluation does not run in dataset order. Give the Trainer a sequential evaluation sampler."
+        )
