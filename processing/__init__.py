@@ -1,0 +1,16 @@
+"""Video processing and tokenisation of FLaLLM; importing this package registers its classes with transformers."""
+
+from transformers import AutoProcessor, AutoVideoProcessor
+
+from .processing_flallm import FLaLLMProcessor
+from .video_decoding_flallm import DecodedVideo, VideoDecodingError, decode_video
+from .video_processing_flallm import FLaLLMVideoProcessor
+
+# The Auto classes find a processor by the class name in its saved file; the key stands in for a configuration class,
+# which lives in another package.
+AutoVideoProcessor.register("flallm", FLaLLMVideoProcessor, exist_ok=True)
+AutoProcessor.register("flallm", FLaLLMProcessor, exist_ok=True)
+FLaLLMVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+FLaLLMProcessor.register_for_auto_class("AutoProcessor")
+
+__all__ = ["DecodedVideo", "FLaLLMProcessor", "FLaLLMVideoProcessor", "VideoDecodingError", "decode_video"]

@@ -1,0 +1,130 @@
+# Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
+"""Videos and sentences to what FLaLLM takes, and token ids back to sentences."""
+
+import unicodedata
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from .video_processing_flallm import make_list_of_videos
+
+TARGET_TEXT_ARGUMENTS = ("padding", "truncation", "max_length", "pad_to_multiple_of", "add_special_tokens")
+IGNORED_LABEL = -100
+
+
+class FLaLLMProcessor(ProcessorMixin):
+    """A video processor and the tokenizer of the language model, any of transformers, in one.
+
+    Sentences are **target** text: they are tokenised with the tokenizer's `text_target`, so that a multilingual
+    tokenizer puts its `tgt_lang` code where its model expects it. The tokenizer must itself end a sentence with its
+    end token, as those of pretrained models do.
+
+    Sentences are brought to Unicode normal form NFKC first: the tokenizers of mBART and others lose the normaliser they
+    were trained with on loading, and would turn decomposed umlauts or full-width letters into unknown tokens.
+
+    Example: `processor(videos=["clip.mp4"], text=["it rains in the north"], return_tensors="pt")`
+    """
+
+    def __init__(self, video_processor, tokenizer):
+        super().__init__(video_processor, tokenizer)
+        if tokenizer.pad_token_id is None:
+            raise ValueError("The tokenizer needs a padding token: set `tokenizer.pad_token`.")
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [*self.video_processor.model_input_names, "labels"]
+
+    def __call__(
+        self,
+        videos: Any = None,
+        text: str | list[str] | tuple[str, ...] | None = None,
+        return_tensors: str | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        """Process videos, their sentences, or both.
+
+        Returns `pixel_values_videos` (batch, frames, 3, height, width) and `pixel_attention_mask` (batch, frames) with
+        `videos`, and `labels` (batch, tokens), padded with -100, with `text`. Other arguments go to the video processor
+        (`start`, `end`, `frame_sampling_rate`, ...) or to the tokenizer (`padding`, `truncation`, `max_length`,
+        `pad_to_multiple_of`, `add_special_tokens`). Raises `ValueError` for neither input, for an empty sentence and
+        for as many sentences as there are not videos, `TypeError` for unknown arguments."""
+        if videos is None and text is None:
+            raise ValueError("Pass `videos`, `text` (their sentences), or both; got neither.")
+        text_arguments = {name: kwargs.pop(name) for name in TARGET_TEXT_ARGUMENTS if name in kwargs}
+        if text is None and text_arguments:
+            raise ValueError(f"`{next(iter(text_arguments))}` goes with `text`, which was not given.")
+        if videos is None and kwargs:
+            raise TypeError(f"Unknown arguments for `text` alone: {sorted(kwargs)}.")
+        sentences = None if text is None else _normalised_sentences(text)
+        if videos is not None:
+            videos = make_list_of_videos(videos)
+            if sentences is not None and len(sentences) != len(videos):
+                raise ValueError(
+                    f"Each video needs one sentence, got {len(videos)} videos and {len(sentences)} sentences."
+                )
+        data = {} if videos is None else dict(self.video_processor(videos, **kwargs))
+        if sentences is not None:
+            data["labels"] = self._labels(sentences, **text_arguments)
+        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+
+    def _labels(self, sentences: list[str], padding: bool | str = True, **text_arguments) -> torch.Tensor:
+        """Tokenise target sentences to int64 labels (batch, tokens), -100 at padded positions."""
+        encoded = self.tokenizer(
+            text_target=sentences,
+            padding=padding,
+            padding_side="right",
+            return_attention_mask=True,
+            return_tensors="pt",
+            **text_arguments,
+        )
+        return encoded["input_ids"].masked_fill(encoded["attention_mask"] == 0, IGNORED_LABEL)
+
+    def batch_decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = True,
+        clean_up_tokenization_spaces: bool = False,
+        **kwargs,
+    ) -> list[str]:
+        """Return the sentences of token ids (batch, tokens): generated ones, or labels with -100."""
+        return [self.decode(ids, skip_special_tokens, clean_up_tokenization_spaces, **kwargs) for ids in token_ids]
+
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = True,
+        clean_up_tokenization_spaces: bool = False,
+        **kwargs,
+    ) -> str:
+        """Return the sentence of one sequence of token ids (tokens,), in which -100 counts as padding."""
+        token_ids = np.asarray(token_ids.cpu() if isinstance(token_ids, torch.Tensor) else token_ids)
+        token_ids = np.where(token_ids == IGNORED_LABEL, self.tokenizer.pad_token_id, token_ids)
+        if skip_special_tokens:
+            # mBART tokenizers trimmed with older versions of transformers load with language codes that are no special
+            # tokens, and would end every sentence in "de_DE"
+            language_codes = list(getattr(self.tokenizer, "lang_code_to_id", {}).values())
+            token_ids = token_ids[~np.isin(token_ids, language_codes)]
+        return self.tokenizer.decode(
+            token_ids.astype(int).tolist(),
+            skip_special_tokens=skip_special_tokens,
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            **kwargs,
+        )
+
+
+def _normalised_sentences(text: str | list[str] | tuple[str, ...]) -> list[str]:
+    sentences = [text] if isinstance(text, str) else text
+    if not isinstance(sentences, (list, tuple)) or not all(isinstance(sentence, str) for sentence in sentences):
+        raise ValueError(f"`text` must be a sentence or a list of sentences, got {text!r}.")
+    sentences = [unicodedata.normalize("NFKC", sentence) for sentence in sentences]
+    empty = [index for index, sentence in enumerate(sentences) if not sentence.strip()]
+    if empty or not sentences:
+        raise ValueError(
+            f"`text` holds empty sentences at index {empty}: a model cannot learn from them. Leave those clips out."
+            if empty
+            else "`text` is an empty list; pass one sentence per video."
+        )
+    return sentences

@@ -1,0 +1,228 @@
+# Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
+"""Videos of any kind to the normalised, padded frames that FLaLLM takes."""
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
+from transformers.processing_utils import VideosKwargs
+from transformers.video_processing_utils import BaseVideoProcessor
+
+from .video_decoding_flallm import DecodedVideo, VideoDecodingError, decode_video, is_single_video
+
+
+class FLaLLMVideosKwargs(VideosKwargs, total=False):
+    """Arguments of `FLaLLMVideoProcessor` beyond those of every video processor.
+
+    `frame_sampling_rate` is the fraction of frames that is kept, above 0 and up to 1. `max_num_frames` is the most
+    frames that are kept of one video; longer ones are thinned evenly, `None` sets no limit. `start` and `end` are the
+    part of each video that is read, in seconds: one number for all videos, or a list with an entry (or `None`) each."""
+
+    frame_sampling_rate: float | int | None
+    max_num_frames: int | None
+    start: float | int | list | tuple | None
+    end: float | int | list | tuple | None
+
+
+class FLaLLMVideoProcessor(BaseVideoProcessor):
+    """Decode, sample, resize, crop, normalise and pad videos.
+
+    Takes one video or a list of videos of every kind that `decode_video` reads, also mixed, and returns
+    `pixel_values_videos`, float32 of shape (batch, frames, 3, height, width), normalised and padded in time with exact
+    zeros, and `pixel_attention_mask`, int64 of shape (batch, frames), 1 for a real frame.
+
+    Sampling is deterministic and uniform in time: `frame_sampling_rate` (0.25 in section 4 of the FLa-LLM paper,
+    https://arxiv.org/abs/2403.12556) keeps that fraction of the frames; `fps`, where it is set, takes its place and
+    keeps that many frames per second. Both apply before `max_num_frames`, and at least one frame always stays.
+
+    Example: `FLaLLMVideoProcessor()(["clip.mp4", "other.webm"], return_tensors="pt")["pixel_values_videos"].shape`
+    """
+
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"height": 256, "width": 256}
+    crop_size = {"height": 224, "width": 224}
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    do_normalize = True
+    do_sample_frames = True
+    frame_sampling_rate = 0.25
+    max_num_frames = 300
+    valid_kwargs = FLaLLMVideosKwargs
+    model_input_names = ["pixel_values_videos", "pixel_attention_mask"]
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        _check_sampling(self.frame_sampling_rate, self.fps, self.max_num_frames)
+
+    def sample_frame_indices(self, num_frames: int, fps: float | None = None) -> list[int]:
+        """Return the sorted indices of the frames that are kept of a video of `num_frames` frames at `fps` frames per
+        second, with this processor's settings. `fps` is needed only where the processor's own `fps` is set."""
+        return _sample_indices(num_frames, fps, self.frame_sampling_rate, self.fps, self.max_num_frames)
+
+    def preprocess(self, videos: Any, **kwargs) -> BatchFeature:
+        """Process videos as the class describes; every setting can be overridden by name for this call.
+
+        `video_metadata` (a dictionary or a list of them) gives `fps`, the frame rate of videos that carry none:
+        arrays, lists and folders of frames. Raises `VideoDecodingError` for a video that cannot be read, and
+        `ValueError` or `TypeError` for settings that are unknown or out of range."""
+        unknown = sorted(set(kwargs) - set(self.valid_kwargs.__annotations__))
+        if unknown:
+            known = ", ".join(sorted(self.valid_kwargs.__annotations__))
+            raise TypeError(f"Unknown arguments {unknown} of {type(self).__name__}. Known: {known}.")
+        _check_unsupported(kwargs)
+        sample = self._frame_sampler(kwargs)
+        transform_frame = self._frame_resizer(kwargs)
+        videos = make_list_of_videos(videos)
+        starts = _one_per_video(kwargs.pop("start", None), len(videos), "start")
+        ends = _one_per_video(kwargs.pop("end", None), len(videos), "end")
+        source_fps = _source_fps(kwargs.pop("video_metadata", None), len(videos))
+        decoded = [
+            decode_video(video, start, end, rate, sample, transform_frame)
+            for video, start, end, rate in zip(videos, starts, ends, source_fps, strict=True)
+        ]
+        kwargs.update(do_sample_frames=False, input_data_format=ChannelDimension.FIRST)
+        kwargs["video_metadata"] = [_metadata(video) for video in decoded]
+        return super().preprocess([video.frames for video in decoded], **kwargs)
+
+    def _frame_sampler(self, kwargs: dict) -> Any:
+        """Return the function that picks frames under the settings of this call, or `None` to keep all frames."""
+        rate, fps = kwargs.get("frame_sampling_rate"), kwargs.get("fps")
+        if rate is not None and fps is not None:
+            raise ValueError(
+                f"`frame_sampling_rate` and `fps` exclude each other, got frame_sampling_rate={rate} and fps={fps}. "
+                "Pass one."
+            )
+        if rate is None and fps is None:
+            rate, fps = self.frame_sampling_rate, self.fps
+        max_num_frames = kwargs.get("max_num_frames", self.max_num_frames)
+        _check_sampling(rate, fps, max_num_frames)
+        if not kwargs.get("do_sample_frames", self.do_sample_frames):
+            return None
+        return partial(_sample_indices, frame_sampling_rate=rate, target_fps=fps, max_num_frames=max_num_frames)
+
+    def _frame_resizer(self, kwargs: dict) -> Any:
+        """Return the function that resizes each frame as it is decoded, so that a long video in a high resolution is
+        never held in full, or `None` without resizing."""
+        settings = {name: kwargs.get(name, getattr(self, name)) for name in ("size", "default_to_square", "resample")}
+        if not kwargs.get("do_resize", self.do_resize):
+            return None
+        settings = self._standardize_kwargs(**settings)
+        return partial(self.resize, size=settings["size"], resample=settings["resample"])
+
+    def _preprocess(self, videos: list[torch.Tensor], return_tensors: str | None = None, **kwargs) -> BatchFeature:
+        """Crop and normalise all frames of one size at once, then pad; `videos` are (frames, 3, height, width)."""
+        sizes = [tuple(video.shape[-2:]) for video in videos]
+        groups = {size: [video for video in videos if tuple(video.shape[-2:]) == size] for size in dict.fromkeys(sizes)}
+        frames = [torch.cat(group) for group in groups.values()]
+        kwargs["do_resize"] = False  # done at decoding
+        processed = super()._preprocess(frames, return_tensors=None, **kwargs)["pixel_values_videos"]
+        parts = {
+            size: iter(frames.split([len(video) for video in group]))
+            for (size, group), frames in zip(groups.items(), processed, strict=True)
+        }
+        pixel_values, mask = _pad([next(parts[size]) for size in sizes])
+        data = {"pixel_values_videos": pixel_values, "pixel_attention_mask": mask}
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+
+def make_list_of_videos(videos: Any) -> list:
+    """Return a list of videos from one video, a list or tuple of videos, or an array of shape (batch, frames, ...)."""
+    videos = [videos] if is_single_video(videos) else list(videos)
+    if not videos:
+        raise VideoDecodingError("`videos` is empty; pass at least one video.")
+    return videos
+
+
+def _sample_indices(
+    num_frames: int,
+    fps: float | None,
+    frame_sampling_rate: float | None,
+    target_fps: float | None,
+    max_num_frames: int | None,
+) -> list[int]:
+    """Pick frames at a constant spacing from the first one on, then thin them evenly down to `max_num_frames`."""
+    rate = 1.0 if frame_sampling_rate is None else frame_sampling_rate
+    if target_fps is not None:
+        if fps is None:
+            raise VideoDecodingError(
+                f"Sampling at fps={target_fps} needs the frame rate of the source, which arrays and pictures do not "
+                "carry. Pass video_metadata=[{'fps': 25, 'total_num_frames': 100}, ...], or use `frame_sampling_rate`."
+            )
+        rate = min(1.0, target_fps / fps)
+    # 1e-9: 100 * 0.07 is 7.000000000000001
+    count = max(1, math.ceil(num_frames * rate - 1e-9))
+    indices = [min(num_frames - 1, math.floor(k / rate + 1e-9)) for k in range(count)]
+    if max_num_frames is not None and count > max_num_frames:
+        indices = [indices[k * count // max_num_frames] for k in range(max_num_frames)]
+    return indices
+
+
+def _check_sampling(frame_sampling_rate: float | None, fps: float | None, max_num_frames: int | None) -> None:
+    if frame_sampling_rate is not None and not 0 < frame_sampling_rate <= 1:
+        raise ValueError(
+            f"`frame_sampling_rate` is the fraction of frames to keep, above 0 and up to 1, got {frame_sampling_rate}."
+        )
+    if fps is not None and not fps > 0:
+        raise ValueError(f"`fps` is the number of frames per second to keep, above 0, got {fps}.")
+    if max_num_frames is not None and max_num_frames < 1:
+        raise ValueError(f"`max_num_frames` must be at least 1, or None for no limit, got {max_num_frames}.")
+
+
+def _check_unsupported(kwargs: dict) -> None:
+    """Refuse arguments of other video processors that would be ignored here."""
+    reasons = {
+        "num_frames": "clips keep their own lengths; use `frame_sampling_rate`, `fps` or `max_num_frames`",
+        "input_data_format": "the layout of each array is told from its shape",
+    }
+    for name, reason in reasons.items():
+        if kwargs.get(name) is not None:
+            raise ValueError(f"`{name}` is not used by FLaLLMVideoProcessor: {reason}.")
+
+
+def _one_per_video(value: Any, num_videos: int, name: str) -> list:
+    if not isinstance(value, (list, tuple, np.ndarray, torch.Tensor)):
+        return [value] * num_videos
+    values = value.tolist() if isinstance(value, (np.ndarray, torch.Tensor)) else list(value)
+    if len(values) != num_videos:
+        raise ValueError(f"`{name}` needs one entry per video, got {len(values)} for {num_videos} videos.")
+    return values
+
+
+def _source_fps(video_metadata: Any, num_videos: int) -> list[float | None]:
+    return [
+        None if metadata is None else metadata["fps"]
+        for metadata in _one_per_video(video_metadata, num_videos, "video_metadata")
+    ]
+
+
+def _metadata(video: DecodedVideo) -> dict:
+    height, width = video.frames.shape[-2:]
+    return {
+        "total_num_frames": video.num_source_frames,
+        "fps": video.fps,
+        "duration": video.duration_in_seconds,
+        "height": height,
+        "width": width,
+        "video_backend": "pyav",
+        "frames_indices": video.frame_indices,
+    }
+
+
+def _pad(videos: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad videos (frames, 3, height, width) of one size in time to (batch, frames, 3, height, width), with the mask."""
+    sizes = sorted({tuple(video.shape[-2:]) for video in videos})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The videos of a batch must come out in one size, got (height, width) {sizes}. Set `size` to a height and "
+            "a width with do_resize=True, or do_center_crop=True."
+        )
+    lengths = torch.tensor([len(video) for video in videos], device=videos[0].device)
+    mask = (torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]).long()
+    return torch.nn.utils.rnn.pad_sequence(videos, batch_first=True), mask

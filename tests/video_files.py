@@ -1,0 +1,111 @@
+"""Clips made on the fly with PyAV, so that every container and every fault can be had at any size."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+CODECS = {"mp4": "libx264", "mov": "libx264", "webm": "libvpx", "avi": "mpeg4", "mkv": "ffv1", "ts": "libx264"}
+
+
+def counting_frames(num_frames: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """Frames (frames, height, width, 3) of uint8 whose brightness tells their number, so that losses in encoding do
+    not matter: see `frame_numbers`."""
+    levels = np.linspace(20, 235, num_frames).astype(np.uint8) if num_frames > 1 else np.array([128], np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (num_frames, height, width, 3)).copy()
+
+
+def frame_numbers(frames, num_frames: int) -> list[int]:
+    """Read the numbers back from decoded `counting_frames`, uint8 (frames, 3, height, width)."""
+    levels = np.linspace(20, 235, num_frames)
+    means = frames.float().mean(dim=(1, 2, 3)).numpy()
+    return np.abs(means[:, None] - levels[None]).argmin(axis=1).tolist()
+
+
+def write_video(
+    path: Path,
+    frames: np.ndarray,
+    fps: int = 25,
+    times_in_milliseconds: list[int] | None = None,
+    codec: str | None = None,
+    pixel_format: str = "yuv420p",
+    frame_format: str = "rgb24",
+    rotation: int = 0,
+    horizontal_flip: bool = False,
+    keyframe_every: int = 12,
+    movflags: str | None = None,
+    header_only: bool = False,
+    live: bool = False,
+) -> Path:
+    """Write frames (frames, height, width, channels) to the container that the suffix of `path` names.
+
+    `times_in_milliseconds` makes a file of variable frame rate, `rotation` (degrees, counter-clockwise) one of a turned
+    phone, `header_only` one without a frame, `live` a webm as a browser streams it: no index, no length."""
+    container_options = {"movflags": movflags} if movflags else {"live": "1"} if live else {}
+    with av.open(str(path), "w", options=container_options) as container:
+        stream = container.add_stream(codec or CODECS[path.suffix[1:]], rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixel_format
+        stream.codec_context.gop_size = keyframe_every
+        stream.codec_context.thread_count = 1
+        if rotation or horizontal_flip:
+            stream.set_display_rotation(rotation, hflip=horizontal_flip)
+        if times_in_milliseconds is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if header_only:
+            container.start_encoding()
+            return path
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=frame_format)
+            picture.pts = index if times_in_milliseconds is None else times_in_milliseconds[index]
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+def write_audio(path: Path) -> Path:
+    """Write an mp4 with one second of a tone and no picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        stream.layout = "mono"
+        tone = np.sin(np.arange(16000) * 0.1, dtype=np.float32)[None]
+        for start in range(0, 15000, 1024):
+            samples = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(tone[:, start : start + 1024]), format="fltp", layout="mono"
+            )
+            samples.sample_rate = 16000
+            samples.pts = start
+            container.mux(stream.encode(samples))
+        container.mux(stream.encode())
+    return path
+
+
+def write_pictures(folder: Path, frames: np.ndarray) -> Path:
+    """Write frames as frame1.png ... frame12.png: numbers without leading zeros, so that plain sorting is wrong."""
+    folder.mkdir()
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"frame{index + 1}.png")
+    return folder
+
+
+def cut(path: Path, fraction: float, target: Path) -> Path:
+    """Copy the first part of a file, as a broken download leaves it."""
+    content = path.read_bytes()
+    target.write_bytes(content[: int(len(content) * fraction)])
+    return target
+
+
+def unseekable(content: bytes) -> io.RawIOBase:
+    """A binary stream that can only be read forwards, as from a network."""
+
+    class Stream(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def seek(self, *_):
+            raise io.UnsupportedOperation("seek")
+
+    return Stream(content)
