@@ -26,6 +26,9 @@ from .configuration_flallm import FLaLLMConfig
 from .visual_encoder_flallm import FLaLLMVisionModel, FLaLLMVisionModelOutput
 
 IGNORED_LABEL = -100
+# Nearly all words are absent from a sentence. Starting from there, the loss teaches what is seen, not how rare words
+# are.
+WORD_ABSENT_LOGIT = -4.0
 
 
 @dataclass
@@ -61,6 +64,25 @@ class VisualLanguageAdapter(nn.Module):
 
     def forward(self, visual_features: torch.Tensor) -> torch.Tensor:
         return self.second(self.activation(self.norm(self.first(visual_features))))
+
+
+class WordPresenceHead(nn.Module):
+    """
+    Scores of every word of the vocabulary at every visual token: `(batch, tokens, text hidden size)` -> `(batch,
+    tokens, vocabulary)`.
+
+    The weights are the text model's own token embeddings, as directions and without gradient: to say that a word is
+    there, the adapter has to put out something like the embedding of that word, which the text model can read.
+    """
+
+    def __init__(self, vocabulary_size: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.bias = nn.Parameter(torch.full((vocabulary_size,), WORD_ABSENT_LOGIT))
+
+    def forward(self, visual_embeddings: torch.Tensor, token_embeddings: torch.Tensor) -> torch.Tensor:
+        directions = nn.functional.normalize(token_embeddings.detach(), dim=-1)
+        return nn.functional.linear(visual_embeddings, directions) * self.scale + self.bias
 
 
 class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
@@ -104,13 +126,16 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
         # The dtype of the whole model, not the one that the text model's checkpoint happens to be saved in.
         self.text_model = AutoModelForSeq2SeqLM.from_config(config.text_config, dtype=torch.get_default_dtype())
         if config.word_presence_loss_weight:
-            self.word_presence_head = nn.Linear(text_hidden_size, config.text_config.vocab_size)
+            self.word_presence_head = WordPresenceHead(config.text_config.vocab_size)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
+        if isinstance(module, WordPresenceHead):
+            init.constant_(module.scale, 1.0)
+            init.constant_(module.bias, WORD_ABSENT_LOGIT)
 
     @classmethod
     def from_vision_text_pretrained(
@@ -364,15 +389,17 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
         self, visual_embeddings: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
         """
-        Sum over the clips of binary cross entropy (mean over the vocabulary) times the clip's label tokens: divided by
-        `num_items_in_batch` it is a mean over clips that does not depend on how a batch is split.
+        Sum over the clips of (binary cross entropy summed over the vocabulary / number of different tokens present)
+        times the clip's label tokens: divided by `num_items_in_batch` it is a mean over clips that does not depend on
+        how a batch is split, and it does not shrink with the size of the vocabulary.
         """
-        scores = self.word_presence_head(visual_embeddings).float()  # (batch, tokens, vocabulary)
+        token_embeddings = self.text_model.get_input_embeddings().weight
+        scores = self.word_presence_head(visual_embeddings, token_embeddings).float()  # (batch, tokens, vocabulary)
         scores = scores.masked_fill(mask[..., None] == 0, torch.finfo(scores.dtype).min).amax(1)
         real_labels = labels != IGNORED_LABEL
-        present = torch.zeros_like(scores).scatter_add(1, labels.clamp(min=0), real_labels.float()) > 0
-        cross_entropy = nn.functional.binary_cross_entropy_with_logits(scores, present.float(), reduction="none")
-        return (cross_entropy.mean(1) * real_labels.sum(1)).sum()
+        present = torch.zeros_like(scores).scatter_add(1, labels.clamp(min=0), real_labels.float()).clamp(max=1)
+        cross_entropy = nn.functional.binary_cross_entropy_with_logits(scores, present, reduction="none").sum(1)
+        return (cross_entropy / present.sum(1).clamp(min=1) * real_labels.sum(1)).sum()
 
 
 def _check_one_video(*forms: Any) -> None:

@@ -1,0 +1,172 @@
+"""The configuration: the paper's defaults, what is refused, and the way to JSON and back."""
+
+import json
+import re
+
+import pytest
+import torch
+from tiny_models import TEXT_MODELS, tiny_config, tiny_text_config
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, GPT2Config
+from transformers.activations import ACT2FN
+
+from modeling_flallm import FLaLLMConfig, FLaLLMVisionConfig, light_transformer_config
+
+
+def test_the_defaults_are_those_of_the_paper():
+    config = FLaLLMConfig()
+    assert config.vision_config.backbone == "resnet18"
+    assert config.vision_config.backbone_width == 64
+    assert list(config.vision_config.temporal_blocks) == ["K5"]
+    assert config.vision_config.temporal_padding == "zero"
+    assert config.vision_config.temporal_norm == "batch_norm"
+    assert config.vision_config.temporal_stride == 1
+    assert config.adapter_hidden_size > 0  # one hidden layer
+    assert config.label_smoothing == 0.2
+    assert config.word_presence_loss_weight == 0
+    assert config.is_encoder_decoder
+    assert config.text_config.to_dict() == light_transformer_config().to_dict()
+
+
+def test_light_transformer_has_the_sizes_of_the_paper():
+    config = light_transformer_config()
+    assert config.model_type == "mbart"
+    assert (config.encoder_layers, config.decoder_layers) == (3, 3)
+    assert (config.encoder_attention_heads, config.decoder_attention_heads) == (8, 8)
+    assert config.d_model == 512
+    assert (config.encoder_ffn_dim, config.decoder_ffn_dim) == (2048, 2048)
+
+
+def test_light_transformer_has_the_parameters_of_the_paper():
+    # The paper counts 25.6 M with a vocabulary trimmed to PHOENIX14T and does not give its size; 4,836 tokens, in the
+    # order of that corpus's words, make 25.6 M.
+    with torch.device("meta"):
+        model = AutoModelForSeq2SeqLM.from_config(light_transformer_config(vocab_size=4836))
+    assert model.num_parameters() == pytest.approx(25.6e6, abs=0.1e6)
+
+
+def test_light_transformer_takes_further_fields():
+    config = light_transformer_config(vocab_size=77, dropout=0.3, decoder_start_token_id=5)
+    assert (config.vocab_size, config.dropout, config.decoder_start_token_id) == (77, 0.3, 5)
+    assert config.d_model == 512
+
+
+@pytest.mark.parametrize(
+    ("blocks", "stride"), [(["K5"], 1), (["K5", "P2", "K5", "P2"], 4), (["P3", "K1", "P2"], 6), ([], 1)]
+)
+def test_the_temporal_stride_is_the_product_of_the_poolings(blocks, stride):
+    assert FLaLLMVisionConfig(temporal_blocks=blocks).temporal_stride == stride
+
+
+@pytest.mark.parametrize("backbone", ["resnet101", "vgg11", ""])
+def test_an_unknown_backbone_is_refused(backbone):
+    message = f"`backbone` must be one of resnet18, resnet34, resnet50, got {backbone!r}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FLaLLMVisionConfig(backbone=backbone)
+
+
+@pytest.mark.parametrize("name", ["backbone_width", "hidden_size"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_a_width_below_one_is_refused(name, value):
+    with pytest.raises(ValueError, match=re.escape(f"`{name}` must be 1 or more, got {value}.")):
+        FLaLLMVisionConfig(**{name: value})
+
+
+@pytest.mark.parametrize("block", ["K4", "K0", "P0", "k5", "K", "5", "K5x", "P-2", "K05", ""])
+def test_a_temporal_block_that_is_none_is_refused(block):
+    message = (
+        "`temporal_blocks` takes 'K' with an odd kernel size (convolution) and 'P' with a factor (pooling), "
+        f"for example ['K5', 'P2'], got {block!r} in {['K5', block]}."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FLaLLMVisionConfig(temporal_blocks=["K5", block])
+
+
+@pytest.mark.parametrize(
+    ("config_class", "name", "value"),
+    [
+        (FLaLLMVisionConfig, "temporal_padding", "reflect"),
+        (FLaLLMVisionConfig, "temporal_norm", "group_norm"),
+        (FLaLLMVisionConfig, "hidden_size", "512"),
+        (FLaLLMVisionConfig, "temporal_blocks", "K5"),
+        (FLaLLMConfig, "adapter_norm", "no"),
+        (FLaLLMConfig, "label_smoothing", "0.2"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_by_name(config_class, name, value):
+    with pytest.raises(Exception, match=re.escape(f"'{name}'")) as caught:
+        config_class(**{name: value})
+    assert str(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"adapter_hidden_size": -1}, "`adapter_hidden_size` must be 0 or more, got -1."),
+        ({"label_smoothing": 1.0}, "`label_smoothing` must be at least 0 and below 1, got 1.0."),
+        ({"label_smoothing": -0.1}, "`label_smoothing` must be at least 0 and below 1, got -0.1."),
+        ({"word_presence_loss_weight": -2}, "`word_presence_loss_weight` must be 0 or more, got -2."),
+        ({"adapter_activation": "rleu"}, f"`adapter_activation` must be one of {sorted(ACT2FN)}, got 'rleu'."),
+        (
+            {"text_config": {"model_type": "mbert"}},
+            "`text_config` must name a model type of transformers, got 'mbert'. Encoder-decoders such as 'mbart', "
+            "'m2m_100', 'mt5', 't5' or 'bart' are known to work.",
+        ),
+        ({"vision_config": {"backbone": "alexnet"}}, "`backbone` must be one of resnet18, resnet34, resnet50"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FLaLLMConfig(**values)
+
+
+@pytest.mark.parametrize("text_config", [{"model_type": "gpt2"}, GPT2Config(), {"model_type": "bert"}])
+def test_a_text_model_that_is_no_encoder_decoder_is_refused(text_config):
+    model_type = text_config["model_type"] if isinstance(text_config, dict) else text_config.model_type
+    message = (
+        "The text model of FLa-LLM must be an encoder-decoder (mBART, NLLB/M2M100, mT5/T5, BART, ...), got model type "
+        f"{model_type!r}, which is none."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FLaLLMConfig(text_config=text_config)
+
+
+def test_a_text_configuration_is_mbart_unless_it_says_otherwise():
+    values = {"d_model": 32, "vocab_size": 50}
+    config = FLaLLMConfig(text_config=values)
+    assert config.text_config.model_type == "mbart"
+    assert (config.text_config.d_model, config.text_config.vocab_size) == (32, 50)
+    assert values == {"d_model": 32, "vocab_size": 50}
+
+
+@pytest.mark.parametrize("text", TEXT_MODELS)
+def test_it_goes_to_json_and_back(text, tmp_path):
+    vision = {"temporal_blocks": ["K3", "P2"], "temporal_padding": "replicate", "temporal_norm": "layer_norm"}
+    config = tiny_config(text, vision, label_smoothing=0, adapter_norm=True, word_presence_loss_weight=10)
+    config.save_pretrained(tmp_path)
+    for loaded in (FLaLLMConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded) is FLaLLMConfig
+        assert type(loaded.vision_config) is FLaLLMVisionConfig
+        assert type(loaded.text_config) is type(tiny_text_config(text))
+        assert json.loads(loaded.to_json_string()) == json.loads(config.to_json_string())
+
+
+def test_the_defaults_go_to_json_and_back(tmp_path):
+    FLaLLMConfig().save_pretrained(tmp_path)
+    assert json.loads(FLaLLMConfig.from_pretrained(tmp_path).to_json_string()) == json.loads(
+        FLaLLMConfig().to_json_string()
+    )
+
+
+def test_the_vision_configuration_alone_goes_to_json_and_back(tmp_path):
+    config = FLaLLMVisionConfig(backbone="resnet50", temporal_blocks=("K5", "P2"))
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded) is FLaLLMVisionConfig
+    assert (loaded.backbone, list(loaded.temporal_blocks)) == ("resnet50", ["K5", "P2"])
+
+
+def test_a_field_of_a_saved_part_can_be_overridden(tmp_path):
+    tiny_config("t5").save_pretrained(tmp_path)
+    loaded = FLaLLMConfig.from_pretrained(tmp_path, text_config={"dropout_rate": 0.3}, label_smoothing=0.1)
+    assert (loaded.text_config.dropout_rate, loaded.label_smoothing) == (0.3, 0.1)
+    assert loaded.text_config.d_model == tiny_config("t5").text_config.d_model
