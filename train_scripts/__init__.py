@@ -1,0 +1,1 @@
+"""The commands of FLaLLM: one module for each, with a `main()`, and the parts they share."""

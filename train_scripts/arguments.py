@@ -1,0 +1,215 @@
+"""Arguments of the training commands: dataclasses, filled from a YAML file with command-line flags on top."""
+
+import dataclasses
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+
+CONFIG_FOLDER = Path(__file__).parent / "configs"
+
+
+@dataclass
+class DataArguments:
+    """Which videos and sentences."""
+
+    dataset: str = field(
+        metadata={"help": "A video folder (train/, dev/, test/ with metadata.csv) or the id of a data set on the Hub."}
+    )
+    text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
+    spoken_language: str | None = field(
+        default=None, metadata={"help": "Language tag of the sentences. Chinese (zh) and Japanese (ja) are scored by character."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    evaluation_split: str = field(
+        default="validation", metadata={"help": "Split that chooses the best checkpoint. 'dev' means the same."}
+    )
+    max_train_clips: int | None = field(default=None, metadata={"help": "Train on the first so many clips only."})
+    max_evaluation_clips: int | None = field(default=None, metadata={"help": "Evaluate on the first so many only."})
+    keep_decoded_videos: bool = field(
+        default=False,
+        metadata={
+            "help": "Hold the decoded frames of all clips in main memory (in every worker process): for small corpora, "
+            "where decoding anew in every epoch would cost more than the training."
+        },
+    )
+
+
+@dataclass
+class AugmentationArguments:
+    """Changes to training clips; one draw for all frames of a clip. None is made at evaluation."""
+
+    rotation_degrees: float = field(default=0.0, metadata={"help": "Rotate by up to this angle, with probability 0.5."})
+    translation: float = field(
+        default=0.0, metadata={"help": "Shift by up to this fraction of the frame size, with probability 0.5."}
+    )
+    random_crop: bool = field(
+        default=True, metadata={"help": "Crop at a random place instead of the centre (resize 256, crop 224)."}
+    )
+    brightness: float = field(default=0.0, metadata={"help": "Largest relative change of brightness."})
+    contrast: float = field(default=0.0, metadata={"help": "Largest relative change of contrast."})
+    saturation: float = field(default=0.0, metadata={"help": "Largest relative change of saturation."})
+    speed: float = field(default=0.0, metadata={"help": "Largest relative change of the signing speed."})
+    frame_drop: float = field(default=0.0, metadata={"help": "Probability with which a sampled frame is left out."})
+    frame_jitter: bool = field(
+        default=True, metadata={"help": "Take a random frame of each sampling interval, not always its middle."}
+    )
+    horizontal_flip: float = field(
+        default=0.0, metadata={"help": "Probability of a flip. It swaps the hands, which changes what is signed."}
+    )
+
+
+@dataclass
+class VideoArguments:
+    """What the video processor does with pixels; saved with the model."""
+
+    frame_sampling_rate: float = field(default=0.25, metadata={"help": "Fraction of the frames that is kept."})
+    max_num_frames: int | None = field(default=None, metadata={"help": "Most frames of a clip after sampling."})
+    frame_size: int = field(default=256, metadata={"help": "Height and width to which frames are resized, in pixels."})
+    crop_size: int = field(default=224, metadata={"help": "Height and width of the crop that the model sees, in pixels."})
+
+
+@dataclass
+class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
+    """
+    The Trainer's arguments, with defaults that suit translation: evaluation by generation once an epoch, the best
+    checkpoint by BLEU-4 on the evaluation split, and columns kept as they are.
+    """
+
+    output_dir: str = field(default=None, metadata={"help": "New or empty folder for checkpoints, model and logs."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep besides the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
+    metric_for_best_model: str = field(default="bleu4", metadata={"help": "Score that chooses the best checkpoint."})
+    predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate what the model generates."})
+    generation_num_beams: int | None = field(default=None, metadata={"help": "Beams in evaluation while training."})
+    generation_max_length: int | None = field(default=150, metadata={"help": "Longest sentence, in tokens."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False: videos are no model inputs."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    report_to: list[str] = field(default_factory=lambda: ["tensorboard"], metadata={"help": "Where to log."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "See torch's DDP."})
+    adapter_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the adapter. Default: `learning_rate`."}
+    )
+    bias_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the text model's biases. Default: `learning_rate`."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better score."}
+    )
+
+    def __post_init__(self):
+        if self.output_dir is None:
+            raise ValueError("`--output_dir` must name a new or empty folder.")
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise ValueError("--early_stopping_patience needs evaluations: set --eval_strategy to steps or epoch.")
+        if isinstance(self.generation_config, Path):
+            self.generation_config = str(self.generation_config)  # a Path cannot be saved as JSON
+        if self.bf16 and not torch.accelerator.is_available():
+            self.use_cpu = True  # else the Trainer takes bf16 for a wish that no GPU can fulfil
+        super().__post_init__()
+
+
+class _OneSentenceParser(HfArgumentParser):
+    """Says what is wrong with a command line without printing two hundred flags first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[Any, ...]:
+    """
+    Instances of the dataclasses, from `--config FILE_OR_PRESET` (YAML, one `name: value` a line) and flags on top.
+
+    Exits with status 2 and a message for an unknown flag, an unknown or mistyped YAML key, a missing or unreadable YAML
+    file, or a value out of range.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _OneSentenceParser(dataclass_types, description=description, allow_abbrev=False)
+    parser.add_argument("--config", help=f"YAML file, or one of the presets: {', '.join(preset_names())}.")
+    config_parser = _OneSentenceParser((), add_help=False, allow_abbrev=False)
+    config_parser.add_argument("--config")
+    config = config_parser.parse_known_args(argv)[0].config
+    names = [field.name for dataclass_type in dataclass_types for field in dataclasses.fields(dataclass_type)]
+    try:
+        flags = _flags_from_yaml(config, names) if config else []
+        *instances, _, unknown = parser.parse_args_into_dataclasses(
+            args=flags + argv, look_for_args_file=False, return_remaining_strings=True
+        )
+        if unknown:
+            raise ValueError(_unknown_text("flag", unknown[0].lstrip("-"), names))
+    except ValueError as error:
+        parser.error(str(error))
+    return tuple(instances)
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml"))
+
+
+def _flags_from_yaml(config: str, names: list[str]) -> list[str]:
+    values = _read_yaml(config)
+    flags = []
+    for name, value in values.items():
+        if name not in names:
+            raise ValueError(f"{config}: {_unknown_text('key', str(name), names)}")
+        if value is not None:
+            flags += [f"--{name}", *map(_as_flag_value, value if isinstance(value, list) else [value])]
+    return flags
+
+
+def _as_flag_value(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _read_yaml(config: str) -> dict[str, Any]:
+    path = CONFIG_FOLDER / f"{config}.yaml" if config in preset_names() else Path(config)
+    if not path.is_file():
+        raise ValueError(
+            f"--config must be a YAML file or one of the presets {', '.join(preset_names())}; there is no {config!r}."
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML file: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold one 'name: value' a line, got {type(values).__name__}.")
+    return values
+
+
+def _unknown_text(kind: str, name: str, names: list[str]) -> str:
+    name = name.split("=")[0]
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"unknown {kind} {name!r}." + (f" Did you mean {close[0]!r}?" if close else " See --help for all of them.")
+
+
+def check_output_folder(arguments: FLaLLMTrainingArguments) -> None:
+    """
+    Raises:
+        ValueError: if the output folder holds files and the run does not resume from a checkpoint.
+    """
+    # Under several processes the first one looks, before it starts to fill the folder.
+    if arguments.resume_from_checkpoint is None and arguments.process_index == 0:
+        check_new_folder(
+            Path(arguments.output_dir),
+            " To go on with the run that wrote it, pass --resume_from_checkpoint last.",
+        )
+
+
+def check_new_folder(folder: Path, advice: str = "") -> None:
+    """
+    Raises:
+        ValueError: if the folder is a file, or holds anything.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output_dir {folder} is a file. Name a new or empty folder.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"--output_dir {folder} is not empty. Name a new folder, or remove this one.{advice}")

@@ -1,0 +1,114 @@
+"""
+Translate a split with a trained model and score it against its sentences.
+
+    flallm-evaluate --model_name_or_path stage2 --dataset corpus --split test --output_dir test_scores
+
+Writes scores.json (with signatures and bootstrap intervals) and predictions.jsonl, and prints the table. Under
+`torchrun` the clips are shared out and the scores computed once over all of them.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modeling_flallm import FLaLLMForTranslation
+
+from .arguments import DataArguments, FLaLLMTrainingArguments, check_new_folder, parse_arguments
+from .data import SignVideoDataset, TranslationCollator, load_split
+from .metrics import format_scores, generated_token_ids, translation_scores
+from .own_processing import FLaLLMProcessor
+from .training import FLaLLMTrainer, load_trained, run_command
+
+
+@dataclass
+class EvaluationArguments:
+    """Model, split and how to score."""
+
+    model_name_or_path: str = field(default=None, metadata={"help": "Folder or Hub id of a trained model. Required."})
+    split: str = field(default="test", metadata={"help": "Split to translate."})
+    max_clips: int | None = field(default=None, metadata={"help": "Only the first so many clips."})
+    append_period: bool = field(
+        default=False, metadata={"help": "Append ' .' to both sides, a habit on PHOENIX14T; the signature says so."}
+    )
+    lowercase: bool = field(default=False, metadata={"help": "Compare in lower case; the signature says so."})
+
+    def __post_init__(self):
+        if self.model_name_or_path is None:
+            raise ValueError("`--model_name_or_path` must name a trained model.")
+
+
+@dataclass
+class EvaluationRunArguments(FLaLLMTrainingArguments):
+    """Without training."""
+
+    eval_strategy: str = field(default="no", metadata={"help": "Must be no."})
+    save_strategy: str = field(default="no", metadata={"help": "Must be no."})
+    load_best_model_at_end: bool = field(default=False, metadata={"help": "Must be False."})
+    generation_max_length: int | None = field(default=None, metadata={"help": "Default: what the model was saved with."})
+    report_to: list[str] = field(default_factory=lambda: ["none"], metadata={"help": "Where to log."})
+
+
+def evaluate_model(
+    model: FLaLLMForTranslation,
+    processor: FLaLLMProcessor,
+    evaluation: EvaluationArguments,
+    data: DataArguments,
+    run: EvaluationRunArguments,
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """-> scores as `translation_scores` gives them, and one row per clip: file_name, prediction, reference."""
+    split = load_split(data, evaluation.split, evaluation.max_clips)
+    dataset = SignVideoDataset(split, processor, text_column=data.text_column)
+    trainer = FLaLLMTrainer(
+        model=model, args=run, data_collator=TranslationCollator(processor), processing_class=processor
+    )
+    output = trainer.predict(dataset)
+    token_ids = generated_token_ids(output.predictions, len(dataset), processor.tokenizer.pad_token_id)
+    predictions = processor.batch_decode(token_ids)
+    scores = translation_scores(
+        predictions,
+        dataset.texts,
+        language=data.spoken_language,
+        append_period=evaluation.append_period,
+        lowercase=evaluation.lowercase,
+    )
+    names = [Path(video["path"] or f"clip {index}").name for index, video in enumerate(split["video"])]
+    rows = [
+        {"file_name": name, "prediction": prediction, "reference": reference}
+        for name, prediction, reference in zip(names, predictions, dataset.texts, strict=True)
+    ]
+    return scores, rows
+
+
+def write_results(folder: Path, scores: dict[str, Any], rows: list[dict[str, str]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(scores, indent=2, ensure_ascii=False)
+    (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "predictions.jsonl").write_text(lines, encoding="utf-8")
+
+
+def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Evaluate from command-line arguments; returns what `evaluate_model` returns."""
+    evaluation, data, run = parse_arguments(
+        (EvaluationArguments, DataArguments, EvaluationRunArguments),
+        argv,
+        description="Translate a split with a trained model and score it.",
+    )
+    check_new_folder(Path(run.output_dir))
+    model, processor = load_trained(evaluation.model_name_or_path)
+    scores, rows = evaluate_model(model, processor, evaluation, data, run)
+    if run.process_index == 0:
+        write_results(Path(run.output_dir), scores, rows)
+        print(format_scores(scores))
+    return scores, rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(lambda: run_evaluation(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

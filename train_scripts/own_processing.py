@@ -1,0 +1,32 @@
+"""Our `processing` package, also when the user's own folder of that name comes first on the path."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+OUR_PROCESSING = Path(__file__).resolve().parent.parent / "processing" / "__init__.py"
+
+
+def _import_our_processing() -> ModuleType:
+    found = importlib.util.find_spec("processing")
+    if found is not None and found.origin is not None and Path(found.origin).resolve() == OUR_PROCESSING:
+        return importlib.import_module("processing")
+    # A package of the user's is in the way: ours gets a name of its own, and theirs stays what it is.
+    name = "flallm_processing"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, OUR_PROCESSING, submodule_search_locations=[str(OUR_PROCESSING.parent)]
+        )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+_processing = _import_our_processing()
+FLaLLMProcessor = _processing.FLaLLMProcessor
+FLaLLMVideoProcessor = _processing.FLaLLMVideoProcessor
+VideoDecodingError = _processing.VideoDecodingError
+decode_video = _processing.decode_video

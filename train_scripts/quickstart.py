@@ -1,0 +1,189 @@
+"""
+The whole of FLa-LLM in small: corpus, language model, stage 1, stage 2, scores, pictures and a translated clip.
+
+    flallm-quickstart --output_dir quickstart_output
+
+`make quickstart` sets up the environment and calls this. Everything lands in the output folder.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import evaluate_model, llm_fine_tuning, pretrain_language_model, visual_initialing
+from .arguments import check_new_folder, parse_arguments
+from .generate_corpus import CorpusArguments, generate_corpus
+from .metrics import TITLE_OF_SCORE
+from .pictures import draw_contact_sheet, draw_learning_curves
+from .training import run_command
+
+
+@dataclass
+class QuickstartArguments:
+    """Sizes; the defaults take under ten minutes on two CPU cores."""
+
+    output_dir: str = field(default="quickstart_output", metadata={"help": "New or empty folder for everything."})
+    seed: int = field(default=0, metadata={"help": "Seed of corpus, initial weights and order of the clips."})
+    num_train_clips: int = field(default=1200, metadata={"help": "Training clips."})
+    num_dev_clips: int = field(default=60, metadata={"help": "Clips that choose the best checkpoint."})
+    num_test_clips: int = field(default=150, metadata={"help": "Test clips, by signers never seen in training."})
+    num_text_only_sentences: int = field(default=6000, metadata={"help": "Sentences for the language model."})
+    stage1_epochs: float = field(default=30, metadata={"help": "Epochs of visual initialing."})
+    stage2_epochs: float = field(default=8, metadata={"help": "Epochs of LLM fine-tuning."})
+    language_model_epochs: float = field(default=6, metadata={"help": "Epochs of the language model's pretraining."})
+
+
+@dataclass
+class Folders:
+    """Where each part of the run lands."""
+
+    output: Path
+
+    def __post_init__(self):
+        self.corpus = self.output / "corpus"
+        self.language_model = self.output / "language_model"
+        self.stage1 = self.output / "stage1"
+        self.model = self.output / "model"
+        self.test_stage1 = self.output / "test_stage1"
+        self.test = self.output / "test_stage2"
+
+
+def make_corpus(arguments: QuickstartArguments, folders: Folders) -> None:
+    generate_corpus(
+        CorpusArguments(
+            output_dir=str(folders.corpus),
+            seed=arguments.seed,
+            num_train_clips=arguments.num_train_clips,
+            num_dev_clips=arguments.num_dev_clips,
+            num_test_clips=arguments.num_test_clips,
+            num_text_only_sentences=arguments.num_text_only_sentences,
+            resolution=72,
+        )
+    )
+
+
+def pretrain(arguments: QuickstartArguments, folders: Folders) -> None:
+    pretrain_language_model.train(
+        _flags(
+            config="quickstart_language_model",
+            text_file=folders.corpus / "text_only.txt",
+            num_train_epochs=arguments.language_model_epochs,
+            seed=arguments.seed,
+            output_dir=folders.language_model,
+        )
+    )
+
+
+def train_stage1(arguments: QuickstartArguments, folders: Folders) -> None:
+    visual_initialing.train(
+        _flags(
+            config="quickstart_visual_initialing",
+            dataset=folders.corpus,
+            tokenizer_name_or_path=folders.language_model,
+            num_train_epochs=arguments.stage1_epochs,
+            seed=arguments.seed,
+            output_dir=folders.stage1,
+        )
+    )
+
+
+def train_stage2(arguments: QuickstartArguments, folders: Folders) -> None:
+    llm_fine_tuning.train(
+        _flags(
+            config="quickstart_llm_fine_tuning",
+            dataset=folders.corpus,
+            vision_model_name_or_path=folders.stage1,
+            text_model_name_or_path=folders.language_model,
+            num_train_epochs=arguments.stage2_epochs,
+            seed=arguments.seed,
+            output_dir=folders.model,
+        )
+    )
+
+
+def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    return evaluate_model.run_evaluation(
+        _flags(
+            model_name_or_path=model,
+            dataset=folders.corpus,
+            split="test",
+            per_device_eval_batch_size=50,
+            output_dir=output,
+        )
+    )
+
+
+def translate_in_fresh_process(folders: Folders, file_name: str) -> str:
+    """The saved folder and nothing else: what a user of the model would do."""
+    command = [sys.executable, "-m", "train_scripts.translate", "--model", str(folders.model)]
+    clip = folders.corpus / "test" / file_name
+    finished = subprocess.run([*command, str(clip)], capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        raise ValueError(f"translating {clip} in a fresh process failed:\n{finished.stderr}")
+    return finished.stdout.strip()
+
+
+def _flags(**values: Any) -> list[str]:
+    return [text for name, value in values.items() for text in (f"--{name}", str(value))]
+
+
+def print_scores(stage1: dict[str, Any], stage2: dict[str, Any]) -> None:
+    print(f"\n{stage2['num_segments']} test clips, signers never seen in training (95 % interval by bootstrap)")
+    print(f"{'':18}{'stage 1':>26}{'stage 2':>26}")
+    for name, title in TITLE_OF_SCORE.items():
+        cells = [_score_with_interval(scores, name) for scores in (stage1, stage2)]
+        print(f"{title:18}{cells[0]:>26}{cells[1]:>26}")
+    print(f"BLEU-4: {stage2['signatures']['bleu4']}")
+
+
+def _score_with_interval(scores: dict[str, Any], name: str) -> str:
+    interval = scores["confidence_intervals"][name]
+    return f"{scores[name]:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
+
+
+def print_translations(rows: Sequence[dict[str, str]], count: int = 10) -> None:
+    print(f"\n{count} translations beside their references")
+    for row in rows[:count]:
+        print(f"  {row['file_name']}\n    reference:   {row['reference']}\n    translation: {row['prediction']}")
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = parse_arguments((QuickstartArguments,), argv, description="FLa-LLM in small, from corpus to scores.")
+    folders = Folders(Path(arguments.output_dir))
+    check_new_folder(folders.output)
+    seconds: dict[str, float] = {}
+    for name, step in {
+        "corpus": make_corpus,
+        "language model": pretrain,
+        "stage 1": train_stage1,
+        "stage 2": train_stage2,
+    }.items():
+        print(f"\n=== {name}", flush=True)
+        started = time.monotonic()
+        step(arguments, folders)
+        seconds[name] = time.monotonic() - started
+    print("\n=== test", flush=True)
+    stage1_scores, _ = test_model(folders.stage1, folders, folders.test_stage1)
+    stage2_scores, rows = test_model(folders.model, folders, folders.test)
+    draw_learning_curves(
+        {"stage 1": folders.stage1, "stage 2": folders.model}, folders.output / "learning_curves.png"
+    )
+    clip = folders.corpus / "test" / rows[0]["file_name"]
+    draw_contact_sheet(clip, rows[0], folders.output / "contact_sheet.png")
+    print_scores(stage1_scores, stage2_scores)
+    print_translations(rows)
+    print(f"\nFrom {folders.model} in a fresh process:\n  {translate_in_fresh_process(folders, rows[0]['file_name'])}")
+    print("\n" + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+    print(f"Model and processor: {folders.model}. Pictures: learning_curves.png and contact_sheet.png beside it.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(lambda: run(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

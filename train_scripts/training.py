@@ -1,0 +1,317 @@
+"""What both stages share: the Trainer, the order of a run, and what it leaves in the output folder."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from modeling_flallm import FLaLLMForTranslation
+
+from .arguments import (
+    AugmentationArguments,
+    DataArguments,
+    FLaLLMTrainingArguments,
+    VideoArguments,
+    check_output_folder,
+)
+from .augmentation import ClipAugmentation
+from .data import SignVideoDataset, TranslationCollator, load_split
+from .metrics import TITLE_OF_SCORE, build_compute_metrics
+from .own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
+
+
+class FLaLLMTrainer(Seq2SeqTrainer):
+    """
+    Seq2SeqTrainer with a learning rate for each part, one pass of the visual encoder per evaluated clip, and no pickled
+    arguments among the saved files.
+    """
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer_class, values = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(self._parameter_groups(model), **values)
+        return self.optimizer
+
+    def _parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
+        """Trained parameters by (learning rate, weight decay); norms and biases do not decay."""
+        decaying = set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                # transformers knows LayerNorm by its class and other norms by their names, which ResNet's are not.
+                weight_decay = self.args.weight_decay if name in decaying and parameter.ndim > 1 else 0.0
+                groups.setdefault((self._learning_rate_of(name), weight_decay), []).append(parameter)
+        return [
+            {"params": parameters, "lr": learning_rate, "weight_decay": weight_decay}
+            for (learning_rate, weight_decay), parameters in groups.items()
+        ]
+
+    def _learning_rate_of(self, parameter_name: str) -> float:
+        chosen = None
+        if "adapter." in parameter_name and "text_model." not in parameter_name:
+            chosen = self.args.adapter_learning_rate
+        elif "text_model." in parameter_name and parameter_name.endswith(".bias"):
+            chosen = self.args.bias_learning_rate
+        return self.args.learning_rate if chosen is None else chosen
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
+        """Encode the frames once; loss and generation both start from the visual features."""
+        inputs = self._prepare_inputs(inputs)
+        if "pixel_values_videos" in inputs:
+            vision_model = self.accelerator.unwrap_model(model).vision_model
+            with torch.no_grad(), self.compute_loss_context_manager():
+                output = vision_model(inputs.pop("pixel_values_videos"), inputs.pop("pixel_attention_mask"))
+            inputs["visual_features"] = output.last_hidden_state
+            inputs["visual_attention_mask"] = output.attention_mask
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation_arguments)
+
+    def _pad_tensors_to_max_len(self, tensor: torch.Tensor, max_length: int) -> torch.Tensor:
+        pad_token_id = self.processing_class.tokenizer.pad_token_id
+        return torch.nn.functional.pad(tensor, (0, max_length - tensor.shape[-1]), value=pad_token_id)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone who loads the model
+            (folder / "training_arguments.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+
+
+class _TellDatasetTheEpoch(TrainerCallback):
+    def __init__(self, dataset: SignVideoDataset):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+
+def build_processor(video: VideoArguments, tokenizer: PreTrainedTokenizerBase) -> FLaLLMProcessor:
+    video_processor = FLaLLMVideoProcessor(
+        size={"height": video.frame_size, "width": video.frame_size},
+        crop_size={"height": video.crop_size, "width": video.crop_size},
+        frame_sampling_rate=video.frame_sampling_rate,
+        max_num_frames=video.max_num_frames,
+    )
+    return FLaLLMProcessor(video_processor=video_processor, tokenizer=tokenizer)
+
+
+def load_tokenizer(name_or_path: str, target_language: str | None) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer of a text model, told which language it writes.
+
+    Raises:
+        ValueError: if there is none, or for a language as `set_target_language` says.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name_or_path!r} holds no tokenizer that can be loaded: {error}") from error
+    set_target_language(tokenizer, target_language)
+    return tokenizer
+
+
+def language_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Token id of each language code that a multilingual tokenizer knows; empty for any other."""
+    if not hasattr(tokenizer, "tgt_lang"):
+        return {}
+    ids = getattr(tokenizer, "lang_code_to_id", None)  # NLLB has its codes among the special tokens only
+    return ids or {code: tokenizer.convert_tokens_to_ids(code) for code in tokenizer.extra_special_tokens}
+
+
+def set_target_language(tokenizer: PreTrainedTokenizerBase, target_language: str | None) -> None:
+    """
+    Tell a multilingual tokenizer (mBART, NLLB, M2M100) which language it writes.
+
+    Raises:
+        ValueError: if the tokenizer knows languages and none, or one it does not know, is named; or if it knows none
+            and one is named.
+    """
+    languages = language_ids(tokenizer)
+    if not languages:
+        if target_language is not None:
+            raise ValueError(f"--target_language {target_language}: the tokenizer has no languages. Leave it out.")
+        return
+    if target_language is None:
+        raise ValueError(
+            "The tokenizer writes several languages: name one with --target_language, for example de_DE (mBART) or "
+            "deu_Latn (NLLB)."
+        )
+    if target_language not in languages:
+        raise ValueError(
+            f"--target_language {target_language} is none of the tokenizer's languages: {', '.join(languages)}."
+        )
+    tokenizer.src_lang = tokenizer.tgt_lang = target_language
+
+
+def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTokenizerBase, num_beams: int) -> None:
+    """
+    Make `generate` start as training starts. mBART moves the language code at the end of the labels to the front,
+    NLLB has it first in the labels, others have none: what the labels of a real sentence look like decides.
+    """
+    labels = tokenizer(text_target="a", return_tensors="pt")["input_ids"]
+    decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels)
+    first_label = int(labels[0, 0])
+    model.generation_config = GenerationConfig(
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=int(decoder_input_ids[0, 0]),
+        forced_bos_token_id=first_label if first_label in language_ids(tokenizer).values() else None,
+        num_beams=num_beams,
+        # sltbaselines' limit. Not as max_new_tokens, over which --generation_max_length would have no power.
+        max_length=150,
+    )
+
+
+def run_training(
+    build: Callable[[], tuple[FLaLLMForTranslation, FLaLLMProcessor]],
+    data: DataArguments,
+    video: VideoArguments,
+    augmentation: AugmentationArguments,
+    training: FLaLLMTrainingArguments,
+) -> dict[str, float]:
+    """
+    Train, evaluate, choose the best checkpoint and save model and processor in the output folder.
+
+    Args:
+        build: makes the model and its processor, after the seed has been set.
+
+    Returns:
+        `dict[str, float]`: the last evaluation's scores of the best checkpoint.
+
+    Raises:
+        ValueError, FileNotFoundError: for what the user has to mend, before any training.
+    """
+    check_output_folder(training)
+    _check_score_name(training)
+    train_split = load_split(data, data.train_split, data.max_train_clips)
+    evaluation_split = load_split(data, data.evaluation_split, data.max_evaluation_clips)
+    set_seed(training.seed)
+    model, processor = build()
+    shared = {"processor": processor, "text_column": data.text_column, "keep_decoded_videos": data.keep_decoded_videos}
+    train_dataset = SignVideoDataset(
+        train_split, augmentation=ClipAugmentation(augmentation, video), seed=training.seed, **shared
+    )
+    evaluation_dataset = SignVideoDataset(evaluation_split, **shared)
+    trainer = FLaLLMTrainer(
+        model=model,
+        args=training,
+        data_collator=TranslationCollator(processor),
+        train_dataset=train_dataset,
+        eval_dataset=evaluation_dataset,
+        processing_class=processor,
+        compute_metrics=build_compute_metrics(
+            processor.batch_decode,
+            evaluation_dataset.texts,
+            processor.tokenizer.pad_token_id,
+            language=data.spoken_language,
+        ),
+        callbacks=_callbacks(training, train_dataset),
+    )
+    if training.process_index == 0:
+        _print_trained_parts(model)
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
+    return _finish(trainer, training)
+
+
+def _check_score_name(training: FLaLLMTrainingArguments) -> None:
+    known = ("loss", *TITLE_OF_SCORE)
+    if training.metric_for_best_model.removeprefix("eval_") not in known:
+        raise ValueError(
+            f"--metric_for_best_model must be one of {', '.join(known)}, got {training.metric_for_best_model!r}."
+        )
+
+
+def _callbacks(training: FLaLLMTrainingArguments, train_dataset: SignVideoDataset) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [_TellDatasetTheEpoch(train_dataset)]
+    if training.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(training.early_stopping_patience))
+    return callbacks
+
+
+def _print_trained_parts(model: torch.nn.Module) -> None:
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    print(f"{trained / 1e6:.2f} of {total / 1e6:.2f} million parameters are trained.")
+    weight = model.config.word_presence_loss_weight
+    if weight:
+        print(f"The loss has a word-presence term with weight {weight} (ours, not in the paper).")
+
+
+def checkpoint_to_resume(training: FLaLLMTrainingArguments) -> str | None:
+    """`--resume_from_checkpoint last` (or True) is the newest checkpoint of the output folder, else a path."""
+    wanted = training.resume_from_checkpoint
+    if wanted is None or wanted not in ("last", "True", "true"):
+        if wanted is not None and not Path(wanted).is_dir():
+            raise ValueError(f"--resume_from_checkpoint {wanted} is no folder. 'last' takes the newest of the run.")
+        return wanted
+    checkpoint = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
+    if checkpoint is None:
+        raise ValueError(f"--resume_from_checkpoint: {training.output_dir} holds no checkpoint.")
+    return checkpoint
+
+
+def _finish(trainer: FLaLLMTrainer, training: FLaLLMTrainingArguments) -> dict[str, float]:
+    scores = trainer.evaluate()
+    trainer.save_metrics("eval", scores)
+    trainer.save_state()
+    if hasattr(trainer.model, "merge_and_unload"):
+        # The folder then loads like any other model; the adapter alone stays beside it.
+        if training.should_save:
+            trainer.model.save_pretrained(str(Path(training.output_dir) / "lora_adapter"))
+        trainer.model = trainer.model.merge_and_unload()
+    trainer.save_model()
+    return scores
+
+
+def run_command(main: Callable[[], None]) -> int:
+    """Run a command; a mistake of the user's becomes one sentence on stderr and exit status 2."""
+    try:
+        main()
+    except (ValueError, OSError, StrictDataclassError) as error:
+        print(f"error: {_one_sentence(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _one_sentence(error: Exception) -> str:
+    """The text of an error on one line, without the traceback that a DataLoader's worker process puts in front."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if "Original Traceback (most recent call last):" in lines:
+        return lines[-1].partition(": ")[2]
+    return " ".join(lines)
+
+
+def load_trained(name_or_path: str) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
+    """
+    A trained model in evaluation mode and its processor, from a folder or the Hub.
+
+    Raises:
+        ValueError: if it is no FLa-LLM model with its processor.
+    """
+    try:
+        model_type = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
+        if model_type != "flallm":
+            raise ValueError(f"{name_or_path!r} holds no FLa-LLM model, but one of type {model_type!r}.")
+        model = FLaLLMForTranslation.from_pretrained(name_or_path)
+        processor = FLaLLMProcessor.from_pretrained(name_or_path)
+    except OSError as error:
+        raise ValueError(
+            f"{name_or_path!r} cannot be loaded as a FLa-LLM model with its processor: {error}"
+        ) from error
+    return model.eval(), processor

@@ -1,0 +1,182 @@
+"""
+Translate sign language videos with a trained model.
+
+    flallm-translate --model quickstart_output/model clip.mp4 more_clips/ --format csv --output translations.csv
+
+Takes files and folders (every video in them and below). A file that cannot be read never stops the others: it is named
+at the end, and the exit status is 1.
+"""
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from modeling_flallm import FLaLLMForTranslation
+
+from .own_processing import FLaLLMProcessor, VideoDecodingError
+from .training import load_trained
+
+VIDEO_SUFFIXES = {".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".gif"}
+
+
+@dataclass
+class Translation:
+    """One line of the output: either a sentence or an error."""
+
+    file: str
+    text: str = ""
+    error: str = ""
+
+
+def find_videos(paths: Sequence[str]) -> list[Path]:
+    """Files as they are named, and all videos below each folder, in order of their names."""
+    videos: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            videos += sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+        else:
+            videos.append(path)
+    return videos
+
+
+def translate_videos(
+    model: FLaLLMForTranslation,
+    processor: FLaLLMProcessor,
+    videos: Sequence[Path],
+    batch_size: int = 8,
+    start: float | None = None,
+    end: float | None = None,
+    num_beams: int | None = None,
+) -> Iterator[Translation]:
+    """
+    Translations in the order of `videos`, made batch by batch; one for each, bad files included.
+
+    Args:
+        start, end: seconds within each video; default: all of it.
+        num_beams: default: as the model was saved.
+    """
+    generation = {} if num_beams is None else {"num_beams": num_beams}
+    for first in range(0, len(videos), batch_size):
+        batch = videos[first : first + batch_size]
+        translations = [Translation(str(video)) for video in batch]
+        clips, good = [], []
+        for video, translation in zip(batch, translations, strict=True):
+            try:
+                clips.append(_read_clip(model, processor, video, start, end))
+                good.append(translation)
+            except (VideoDecodingError, ValueError, OSError) as error:
+                translation.error = str(error)
+        if clips:
+            sentences = _generate(model, processor, clips, generation)
+            for translation, sentence in zip(good, sentences, strict=True):
+                translation.text = sentence
+        yield from translations
+
+
+def _read_clip(
+    model: FLaLLMForTranslation, processor: FLaLLMProcessor, video: Path, start: float | None, end: float | None
+) -> torch.Tensor:
+    """-> `(frames, 3, height, width)`, normalised. Raises ValueError for a clip too short or too long for the model."""
+    frames = processor(videos=str(video), start=start, end=end, return_tensors="pt")["pixel_values_videos"][0]
+    num_tokens = model.vision_model.get_num_tokens(len(frames))
+    if num_tokens < 1:
+        raise ValueError(f"{video} is too short to translate: {len(frames)} frame(s) are left after sampling.")
+    model._check_num_tokens(num_tokens)  # here, so that one long clip does not stop the others of its batch
+    return frames
+
+
+@torch.no_grad()
+def _generate(
+    model: FLaLLMForTranslation, processor: FLaLLMProcessor, clips: list[torch.Tensor], generation: dict[str, int]
+) -> list[str]:
+    pixels = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True).to(model.device)
+    lengths = torch.tensor([len(clip) for clip in clips])
+    mask = (torch.arange(pixels.shape[1])[None] < lengths[:, None]).long().to(model.device)
+    token_ids = model.generate(pixel_values_videos=pixels, pixel_attention_mask=mask, **generation)
+    return processor.batch_decode(token_ids)
+
+
+def format_translations(translations: Sequence[Translation], format_name: str) -> str:
+    """As `text` (file, tab, sentence), `jsonl` or `csv`; bad files are in it with their error."""
+    if format_name == "jsonl":
+        return "".join(json.dumps(asdict(translation), ensure_ascii=False) + "\n" for translation in translations)
+    if format_name == "csv":
+        file = io.StringIO()
+        writer = csv.DictWriter(file, fieldnames=["file", "text", "error"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(translation) for translation in translations)
+        return file.getvalue()
+    return "".join(f"{translation.file}\t{translation.text}\n" for translation in translations if not translation.error)
+
+
+def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Translate sign language videos.", allow_abbrev=False)
+    parser.add_argument("videos", nargs="+", help="video files, or folders of them")
+    parser.add_argument("--model", required=True, help="folder or Hub id of a trained model")
+    parser.add_argument("--format", choices=["text", "jsonl", "csv"], default="text", help="form of the output")
+    parser.add_argument("--output", type=Path, help="file to write; default: standard output")
+    parser.add_argument("--batch_size", type=int, default=8, help="clips that are translated together")
+    parser.add_argument("--num_beams", type=int, help="beams; default: as the model was saved")
+    parser.add_argument("--start", type=float, help="second at which to start in each video")
+    parser.add_argument("--end", type=float, help="second at which to stop in each video")
+    parser.add_argument("--device", help="such as cuda or cpu; default: the accelerator if there is one")
+    arguments = parser.parse_args(argv)
+    if arguments.batch_size < 1:
+        parser.error(f"--batch_size must be 1 or more, got {arguments.batch_size}")
+    if arguments.num_beams is not None and arguments.num_beams < 1:
+        parser.error(f"--num_beams must be 1 or more, got {arguments.num_beams}")
+    if arguments.output is not None and arguments.output.exists():
+        parser.error(f"--output {arguments.output} exists already; name a new file")
+    if arguments.output is not None and not arguments.output.parent.is_dir():
+        parser.error(f"--output {arguments.output}: there is no folder {arguments.output.parent}")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_command_line(argv)
+    videos = find_videos(arguments.videos)
+    if not videos:
+        print(f"error: no video in {', '.join(arguments.videos)}", file=sys.stderr)
+        return 1
+    try:
+        model, processor = load_trained(arguments.model)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    model.to(arguments.device or _default_device())
+    stream = translate_videos(
+        model, processor, videos, arguments.batch_size, arguments.start, arguments.end, arguments.num_beams
+    )
+    translations = list(tqdm(stream, total=len(videos), unit="clip", desc="translating"))
+    output = format_translations(translations, arguments.format)
+    if arguments.output is None:
+        sys.stdout.write(output)
+    else:
+        arguments.output.write_text(output, encoding="utf-8")
+    return _report_errors(translations)
+
+
+def _default_device() -> str:
+    # current_accelerator() alone names what torch was built for, also on a machine that has none.
+    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+
+
+def _report_errors(translations: Sequence[Translation]) -> int:
+    bad = [translation for translation in translations if translation.error]
+    if bad:
+        print(f"{len(bad)} of {len(translations)} file(s) could not be translated:", file=sys.stderr)
+    for translation in bad:
+        print(f"  {translation.file}: {translation.error}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
