@@ -28,7 +28,8 @@ from .visual_encoder_flallm import FLaLLMVisionModel, FLaLLMVisionModelOutput
 IGNORED_LABEL = -100
 # Nearly all words are absent from a sentence. Starting from there, the loss teaches what is seen, not how rare words
 # are.
-WORD_ABSENT_LOGIT = -4.0
+WORD_ABSENT_LOGIT = -6.0
+WORD_DIRECTION_NORM = 4.0
 
 
 @dataclass
@@ -66,25 +67,6 @@ class VisualLanguageAdapter(nn.Module):
         return self.second(self.activation(self.norm(self.first(visual_features))))
 
 
-class WordPresenceHead(nn.Module):
-    """
-    Scores of every word of the vocabulary at every visual token: `(batch, tokens, text hidden size)` -> `(batch,
-    tokens, vocabulary)`.
-
-    The weights are the text model's own token embeddings, as directions and without gradient: to say that a word is
-    there, the adapter has to put out something like the embedding of that word, which the text model can read.
-    """
-
-    def __init__(self, vocabulary_size: int):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-        self.bias = nn.Parameter(torch.full((vocabulary_size,), WORD_ABSENT_LOGIT))
-
-    def forward(self, visual_embeddings: torch.Tensor, token_embeddings: torch.Tensor) -> torch.Tensor:
-        directions = nn.functional.normalize(token_embeddings.detach(), dim=-1)
-        return nn.functional.linear(visual_embeddings, directions) * self.scale + self.bias
-
-
 class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
     """
     Sign language video in, spoken language sentence out.
@@ -101,8 +83,9 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
 
     The loss is the label-smoothed cross entropy of the paper. With `config.word_presence_loss_weight` above 0 there is
     one more term of ours: a linear layer on the adapter's output gives a score per token of the vocabulary and visual
-    token, the maximum over time is taken, and binary cross entropy compares it with the set of tokens in the sentence.
-    It breaks the language prior on which a randomly initialised encoder gets stuck, and needs no gloss.
+    token, a smooth maximum (logsumexp) over time is taken, and binary cross entropy compares it with the set of tokens in the sentence.
+    It breaks the language prior on which a randomly initialised encoder gets stuck, and needs no gloss. In front of a
+    pretrained text model the linear layer starts from its token embeddings.
     """
 
     config_class = FLaLLMConfig
@@ -126,15 +109,14 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
         # The dtype of the whole model, not the one that the text model's checkpoint happens to be saved in.
         self.text_model = AutoModelForSeq2SeqLM.from_config(config.text_config, dtype=torch.get_default_dtype())
         if config.word_presence_loss_weight:
-            self.word_presence_head = WordPresenceHead(config.text_config.vocab_size)
+            self.word_presence_head = nn.Linear(text_hidden_size, config.text_config.vocab_size)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
-        if isinstance(module, WordPresenceHead):
-            init.constant_(module.scale, 1.0)
+        if module is getattr(self, "word_presence_head", None):
             init.constant_(module.bias, WORD_ABSENT_LOGIT)
 
     @classmethod
@@ -160,7 +142,15 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
         model.vision_model.load_state_dict(vision_model.state_dict())
         model.text_model.load_state_dict(text_model.state_dict())
         model.generation_config = text_model.generation_config
+        if config.word_presence_loss_weight:
+            model._start_word_presence_head_from_embeddings()
         return model
+
+    @torch.no_grad()
+    def _start_word_presence_head_from_embeddings(self) -> None:
+        """Words begin as the text model's own embeddings: an adapter that shows them can at once be read by it."""
+        directions = nn.functional.normalize(self.text_model.get_input_embeddings().weight.float(), dim=-1)
+        self.word_presence_head.weight.copy_(WORD_DIRECTION_NORM * directions)
 
     @staticmethod
     def _load_vision_model(name_or_path: str) -> FLaLLMVisionModel:
@@ -337,10 +327,10 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
             visual_attention_mask = torch.ones(
                 visual_features.shape[:2], dtype=torch.long, device=visual_features.device
             )
-        self._check_num_tokens(visual_features.shape[1])
+        self.check_num_tokens(visual_features.shape[1])
         return self.adapter(visual_features.to(self.adapter.first.weight.dtype)), visual_attention_mask
 
-    def _check_num_tokens(self, num_tokens: int) -> None:
+    def check_num_tokens(self, num_tokens: int) -> None:
         text_config = self.config.text_config
         learned_positions = isinstance(getattr(self.text_model.get_encoder(), "embed_positions", None), nn.Embedding)
         if learned_positions and num_tokens > text_config.max_position_embeddings:
@@ -393,9 +383,9 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
         times the clip's label tokens: divided by `num_items_in_batch` it is a mean over clips that does not depend on
         how a batch is split, and it does not shrink with the size of the vocabulary.
         """
-        token_embeddings = self.text_model.get_input_embeddings().weight
-        scores = self.word_presence_head(visual_embeddings, token_embeddings).float()  # (batch, tokens, vocabulary)
-        scores = scores.masked_fill(mask[..., None] == 0, torch.finfo(scores.dtype).min).amax(1)
+        scores = self.word_presence_head(visual_embeddings).float()  # (batch, tokens, vocabulary)
+        # A smooth maximum over time: unlike max it teaches every visual token that could be the word, not one of them.
+        scores = scores.masked_fill(mask[..., None] == 0, torch.finfo(scores.dtype).min).logsumexp(1)
         real_labels = labels != IGNORED_LABEL
         present = torch.zeros_like(scores).scatter_add(1, labels.clamp(min=0), real_labels.float()).clamp(max=1)
         cross_entropy = nn.functional.binary_cross_entropy_with_logits(scores, present, reduction="none").sum(1)

@@ -25,7 +25,8 @@ class DataArguments:
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
     spoken_language: str | None = field(
-        default=None, metadata={"help": "Language tag of the sentences. Chinese (zh) and Japanese (ja) are scored by character."}
+        default=None,
+        metadata={"help": "Language tag of the sentences. Chinese (zh) and Japanese (ja) are scored by character."},
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     evaluation_split: str = field(
@@ -73,7 +74,9 @@ class VideoArguments:
     frame_sampling_rate: float = field(default=0.25, metadata={"help": "Fraction of the frames that is kept."})
     max_num_frames: int | None = field(default=None, metadata={"help": "Most frames of a clip after sampling."})
     frame_size: int = field(default=256, metadata={"help": "Height and width to which frames are resized, in pixels."})
-    crop_size: int = field(default=224, metadata={"help": "Height and width of the crop that the model sees, in pixels."})
+    crop_size: int = field(
+        default=224, metadata={"help": "Height and width of the crop that the model sees, in pixels."}
+    )
 
 
 @dataclass

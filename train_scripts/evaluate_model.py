@@ -47,7 +47,9 @@ class EvaluationRunArguments(FLaLLMTrainingArguments):
     eval_strategy: str = field(default="no", metadata={"help": "Must be no."})
     save_strategy: str = field(default="no", metadata={"help": "Must be no."})
     load_best_model_at_end: bool = field(default=False, metadata={"help": "Must be False."})
-    generation_max_length: int | None = field(default=None, metadata={"help": "Default: what the model was saved with."})
+    generation_max_length: int | None = field(
+        default=None, metadata={"help": "Default: what the model was saved with."}
+    )
     report_to: list[str] = field(default_factory=lambda: ["none"], metadata={"help": "Where to log."})
 
 

@@ -5,8 +5,8 @@ Stage 2 of FLa-LLM, LLM fine-tuning: the visual encoder of stage 1, frozen, a ne
     flallm-llm-fine-tuning --config paper_llm_fine_tuning --dataset phoenix14t/ --vision_model_name_or_path stage1 \
         --text_model_name_or_path facebook/mbart-large-cc25 --target_language de_DE --output_dir stage2
 
-With `--lora True` only low-rank adapters in the text model and the visual-language adapter are trained. On a CPU, small,
-after the example of `visual_initialing.py`:
+With `--lora True` only low-rank adapters in the text model and the visual-language adapter are trained. On a CPU,
+small, after the example of `visual_initialing.py`:
 
     flallm-llm-fine-tuning --config quickstart_llm_fine_tuning --dataset corpus --vision_model_name_or_path stage1 \
         --text_model_name_or_path language_model --output_dir stage2
@@ -66,9 +66,7 @@ class LLMFineTuningArguments(AdapterArguments):
                 raise ValueError(f"`--{name}` is required.")
 
 
-def build_model(
-    arguments: LLMFineTuningArguments, video: VideoArguments
-) -> tuple[PreTrainedModel, FLaLLMProcessor]:
+def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tuple[PreTrainedModel, FLaLLMProcessor]:
     """The model of stage 2, frozen and wrapped as asked for, and the processor for the LLM's tokenizer."""
     model = FLaLLMForTranslation.from_vision_text_pretrained(
         arguments.vision_model_name_or_path,

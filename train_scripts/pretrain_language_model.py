@@ -3,7 +3,8 @@ A small encoder-decoder language model, pretrained by denoising on plain text, w
 
 It stands in for mBART where a pretrained model is too large or does not know the language: in the quickstart, and for
 languages with little text. The objective is BART's (https://arxiv.org/abs/1910.13461, section 2.2: token masking, token
-deletion and text infilling) plus a shuffle of the words (ours), because signs come in another order than words.
+deletion and text infilling) plus, ours, a shuffle of the tokens, because signs come in another order than words, and
+repeated tokens, because a sign lasts for several frames.
 
     flallm-pretrain-language-model --text_file corpus/text_only.txt --output_dir language_model
 """
@@ -22,7 +23,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
     set_seed,
 )
 
@@ -49,6 +49,9 @@ class LanguageModelArguments:
     mask_probability: float = field(default=0.3, metadata={"help": "Share of the tokens that are masked."})
     deletion_probability: float = field(default=0.1, metadata={"help": "Share of the tokens that are left out."})
     shuffle_probability: float = field(default=0.5, metadata={"help": "Share of the sentences in shuffled order."})
+    repetition_probability: float = field(
+        default=0.3, metadata={"help": "Probability that a token stands there once more, and then once more again."}
+    )
 
     def __post_init__(self):
         if self.text_file is None:
@@ -100,9 +103,7 @@ def train_tokenizer(sentences: Sequence[str], max_vocabulary_size: int) -> PreTr
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token=MASK_TOKEN, **SPECIAL_TOKENS)
 
 
-def build_language_model(
-    arguments: LanguageModelArguments, tokenizer: PreTrainedTokenizerFast
-) -> PreTrainedModel:
+def build_language_model(arguments: LanguageModelArguments, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     config = light_transformer_config(
         vocab_size=len(tokenizer),
         d_model=arguments.hidden_size,
@@ -147,8 +148,11 @@ class DenoisingCollator:
             if draw < self.arguments.deletion_probability:
                 continue
             is_masked = draw < self.arguments.deletion_probability + self.arguments.mask_probability
-            if not (is_masked and noised and noised[-1] == mask):  # neighbouring masks become one: infilling
-                noised.append(mask if is_masked else token)
+            if is_masked and noised and noised[-1] == mask:  # neighbouring masks become one: infilling
+                continue
+            noised.append(mask if is_masked else token)
+            while not is_masked and self.random.random() < self.arguments.repetition_probability:
+                noised.append(token)
         return noised
 
 

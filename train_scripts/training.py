@@ -311,7 +311,5 @@ def load_trained(name_or_path: str) -> tuple[FLaLLMForTranslation, FLaLLMProcess
         model = FLaLLMForTranslation.from_pretrained(name_or_path)
         processor = FLaLLMProcessor.from_pretrained(name_or_path)
     except OSError as error:
-        raise ValueError(
-            f"{name_or_path!r} cannot be loaded as a FLa-LLM model with its processor: {error}"
-        ) from error
+        raise ValueError(f"{name_or_path!r} cannot be loaded as a FLa-LLM model with its processor: {error}") from error
     return model.eval(), processor

@@ -89,7 +89,7 @@ def _read_clip(
     num_tokens = model.vision_model.get_num_tokens(len(frames))
     if num_tokens < 1:
         raise ValueError(f"{video} is too short to translate: {len(frames)} frame(s) are left after sampling.")
-    model._check_num_tokens(num_tokens)  # here, so that one long clip does not stop the others of its batch
+    model.check_num_tokens(num_tokens)  # here, so that one long clip does not stop the others of its batch
     return frames
 
 

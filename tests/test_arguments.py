@@ -1,0 +1,284 @@
+"""Arguments: YAML with flags on top, one sentence for each mistake, and presets that their commands take."""
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_corpus import error_of, flags
+
+from train_scripts import evaluate_model, llm_fine_tuning, pretrain_language_model, translate, visual_initialing
+from train_scripts.arguments import (
+    CONFIG_FOLDER,
+    AugmentationArguments,
+    DataArguments,
+    FLaLLMTrainingArguments,
+    VideoArguments,
+    check_new_folder,
+    check_output_folder,
+    parse_arguments,
+    preset_names,
+)
+
+STAGE1 = (
+    visual_initialing.VisualInitialingArguments,
+    DataArguments,
+    VideoArguments,
+    AugmentationArguments,
+    FLaLLMTrainingArguments,
+)
+STAGE2 = (llm_fine_tuning.LLMFineTuningArguments, *STAGE1[1:])
+LANGUAGE_MODEL = (
+    pretrain_language_model.LanguageModelArguments,
+    pretrain_language_model.LanguageModelTrainingArguments,
+)
+EVALUATION = (evaluate_model.EvaluationArguments, DataArguments, evaluate_model.EvaluationRunArguments)
+REQUIRED = {
+    STAGE1: {"dataset": "d", "tokenizer_name_or_path": "t", "output_dir": "o"},
+    STAGE2: {"dataset": "d", "vision_model_name_or_path": "v", "text_model_name_or_path": "t", "output_dir": "o"},
+    LANGUAGE_MODEL: {"text_file": "t", "output_dir": "o"},
+    EVALUATION: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
+}
+TYPES_OF_COMMAND = {
+    visual_initialing: STAGE1,
+    llm_fine_tuning: STAGE2,
+    pretrain_language_model: LANGUAGE_MODEL,
+    evaluate_model: EVALUATION,
+}
+TYPES_OF_PRESET = {
+    "visual_initialing": STAGE1,
+    "llm_fine_tuning": STAGE2,
+    "language_model": LANGUAGE_MODEL,
+}
+COMMANDS = (
+    "visual_initialing",
+    "llm_fine_tuning",
+    "pretrain_language_model",
+    "evaluate_model",
+    "translate",
+    "generate_corpus",
+    "score_translations",
+    "quickstart",
+)
+
+
+@dataclass
+class Sizes:
+    width: int = field(default=3, metadata={"help": "Width."})
+    rate: float = field(default=0.5, metadata={"help": "Rate, 10 % of it."})
+    is_wide: bool = field(default=True, metadata={"help": "Wide."})
+    is_high: bool = field(default=False, metadata={"help": "High."})
+    blocks: list[str] = field(default_factory=lambda: ["K5"], metadata={"help": "Blocks."})
+    name: str | None = field(default=None, metadata={"help": "Name."})
+
+
+def parse_sizes(*argv: str) -> Sizes:
+    return parse_arguments((Sizes,), argv, "Sizes.")[0]
+
+
+def write_yaml(folder: Path, text: str) -> str:
+    path = folder / "sizes.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def message(capsys, *argv: str) -> str:
+    """The one line on stderr with which the parser exits with status 2."""
+    return error_of(lambda argv: parse_sizes(*argv), argv, capsys)
+
+
+def test_without_anything_there_are_the_defaults():
+    assert parse_sizes() == Sizes()
+
+
+def test_yaml_sets_and_flags_win(tmp_path):
+    config = write_yaml(tmp_path, "width: 7\nrate: 1e-3\nis_wide: false\nblocks: [K3, P2]\nname: ä b\n")
+    assert parse_sizes("--config", config) == Sizes(7, 1e-3, False, False, ["K3", "P2"], "ä b")
+    for argv in (["--config", config, "--width", "9"], ["--width", "9", "--config", config], [f"--config={config}"]):
+        assert parse_sizes(*argv).width == (9 if "9" in argv else 7)
+    sizes = parse_sizes("--config", config, "--blocks", "K5", "--is_wide", "True", "--rate", "2")
+    assert (sizes.width, sizes.blocks, sizes.is_wide, sizes.rate) == (7, ["K5"], True, 2.0)
+
+
+def test_an_empty_value_in_yaml_leaves_the_default(tmp_path):
+    assert parse_sizes("--config", write_yaml(tmp_path, "width:\nname: null\nrate: 2\n")) == Sizes(rate=2.0)
+
+
+@pytest.mark.parametrize(("text", "value"), [("False", False), ("false", False), ("0", False), ("True", True)])
+def test_flags_that_are_true_or_false(text, value):
+    assert parse_sizes("--is_wide", text, "--is_high", text) == Sizes(is_wide=value, is_high=value)
+
+
+def test_a_flag_alone_is_true():
+    assert parse_sizes("--is_high").is_high is True
+
+
+def test_dictionaries_in_yaml_reach_the_trainer(tmp_path):
+    config = write_yaml(tmp_path, "gradient_checkpointing_kwargs: {use_reentrant: false}\n")
+    argv = ["--config", config, *flags(**REQUIRED[STAGE1])]
+    *_, training = parse_arguments(STAGE1, argv, "Stage 1.")
+    assert training.gradient_checkpointing_kwargs == {"use_reentrant": False}
+
+
+def test_unknown_flag(capsys):
+    assert message(capsys, "--widht", "3") == "unknown flag 'widht'. Did you mean 'width'?"
+    assert message(capsys, "--widht=3") == "unknown flag 'widht'. Did you mean 'width'?"
+    assert message(capsys, "--xyzzy", "3") == "unknown flag 'xyzzy'. See --help for all of them."
+    assert message(capsys, "--wid", "3") == "unknown flag 'wid'. Did you mean 'width'?"  # no abbreviations
+    assert message(capsys, "stray") == "unknown flag 'stray'. See --help for all of them."
+
+
+def test_unknown_yaml_key(tmp_path, capsys):
+    config = write_yaml(tmp_path, "widht: 3\n")
+    assert message(capsys, "--config", config) == f"{config}: unknown key 'widht'. Did you mean 'width'?"
+    config = write_yaml(tmp_path, "7: 3\n")
+    assert message(capsys, "--config", config) == f"{config}: unknown key '7'. See --help for all of them."
+
+
+def test_mistyped_values(tmp_path, capsys):
+    expected = "argument --width: invalid int value: 'wide'"
+    assert message(capsys, "--width", "wide") == expected
+    assert message(capsys, "--config", write_yaml(tmp_path, "width: wide\n")) == expected
+    assert message(capsys, "--is_wide", "maybe") == (
+        "argument --is_wide/--is-wide: Truthy value expected: got maybe but expected one of yes/no, true/false, t/f, "
+        "y/n, 1/0 (case insensitive)."
+    )
+
+
+def test_files_that_are_no_settings(tmp_path, capsys):
+    presets = ", ".join(preset_names())
+    missing = str(tmp_path / "missing.yaml")
+    assert message(capsys, "--config", missing) == (
+        f"--config must be a YAML file or one of the presets {presets}; there is no {missing!r}."
+    )
+    config = write_yaml(tmp_path, "- width\n- 3\n")
+    assert message(capsys, "--config", config) == f"{config} must hold one 'name: value' a line, got list."
+    config = write_yaml(tmp_path, "")
+    assert message(capsys, "--config", config) == f"{config} must hold one 'name: value' a line, got NoneType."
+    assert message(capsys, "--config") == "argument --config: expected one argument"
+    Path(config).write_bytes(b"name: \xff\n")
+    assert message(capsys, "--config", config).startswith(f"{config} is no YAML file: 'utf-8' codec can't decode")
+
+
+def test_broken_yaml_names_its_line(tmp_path, capsys):
+    config = write_yaml(tmp_path, "width: 3\nblocks: [K5\n")
+    with pytest.raises(SystemExit):
+        parse_sizes("--config", config)
+    text = capsys.readouterr().err
+    assert text.startswith(f"error: {config} is no YAML file: ") and "line 3" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command, capsys):
+    main = importlib.import_module(f"train_scripts.{command}").main
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"]) if command != "generate_corpus" else _main_without_arguments(main)
+    assert exit_.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def _main_without_arguments(main):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["generate_corpus", "--help"])
+        main()
+
+
+@pytest.mark.parametrize(
+    ("command", "without", "expected"),
+    [
+        (visual_initialing, "dataset", "the following arguments are required: --dataset"),
+        (
+            visual_initialing,
+            "tokenizer_name_or_path",
+            "`--tokenizer_name_or_path` must name the tokenizer of the LLM of stage 2.",
+        ),
+        (visual_initialing, "output_dir", "`--output_dir` must name a new or empty folder."),
+        (llm_fine_tuning, "dataset", "the following arguments are required: --dataset"),
+        (llm_fine_tuning, "vision_model_name_or_path", "`--vision_model_name_or_path` is required."),
+        (llm_fine_tuning, "text_model_name_or_path", "`--text_model_name_or_path` is required."),
+        (pretrain_language_model, "text_file", "`--text_file` must name a text file with one sentence a line."),
+        (pretrain_language_model, "output_dir", "`--output_dir` must name a new or empty folder."),
+        (evaluate_model, "model_name_or_path", "`--model_name_or_path` must name a trained model."),
+        (evaluate_model, "output_dir", "`--output_dir` must name a new or empty folder."),
+    ],
+)
+def test_required_arguments(command, without, expected, capsys):
+    types = TYPES_OF_COMMAND[command]
+    given = {name: value for name, value in REQUIRED[types].items() if name != without}
+    assert error_of(command.main, flags(**given), capsys) == expected
+
+
+def test_translate_needs_a_model_and_a_video(capsys):
+    for argv, expected in (([], "--model"), (["--model", "m"], "videos"), (["clip.mp4"], "--model")):
+        with pytest.raises(SystemExit) as exit_:
+            translate.main(argv)
+        assert exit_.value.code == 2
+        *_, last = capsys.readouterr().err.strip().splitlines()
+        assert "the following arguments are required: " in last and expected in last
+
+
+def test_output_folder_that_is_in_use(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    arguments = FLaLLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError) as error:
+        check_output_folder(arguments)
+    assert str(error.value) == (
+        f"--output_dir {tmp_path} is not empty. Name a new folder, or remove this one. To go on with the run that "
+        "wrote it, pass --resume_from_checkpoint last."
+    )
+    arguments.resume_from_checkpoint = "last"
+    check_output_folder(arguments)
+    with pytest.raises(ValueError) as error:
+        check_new_folder(tmp_path / "notes.txt")
+    assert str(error.value) == f"--output_dir {tmp_path / 'notes.txt'} is a file. Name a new or empty folder."
+    (tmp_path / "notes.txt").unlink()
+    check_new_folder(tmp_path)
+    check_new_folder(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("command", TYPES_OF_COMMAND)
+def test_every_command_leaves_a_folder_in_use_alone(command, tmp_path, capsys):
+    types = TYPES_OF_COMMAND[command]
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    argv = flags(**{**REQUIRED[types], "output_dir": tmp_path}, use_cpu=True)
+    assert error_of(command.main, argv, capsys).startswith(f"--output_dir {tmp_path} is not empty. Name a new folder")
+    assert error_of(
+        command.main, flags(**{**REQUIRED[types], "output_dir": tmp_path / "notes.txt"}, use_cpu=True), capsys
+    ) == (f"--output_dir {tmp_path / 'notes.txt'} is a file. Name a new or empty folder.")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_early_stopping_without_evaluation(capsys):
+    argv = flags(
+        **REQUIRED[STAGE1], early_stopping_patience=2, eval_strategy="no", load_best_model_at_end=False, use_cpu=True
+    )
+    assert error_of(visual_initialing.main, argv, capsys) == (
+        "--early_stopping_patience needs evaluations: set --eval_strategy to steps or epoch."
+    )
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_taken_by_the_command_that_its_name_ends_in(name):
+    (kind,) = [kind for kind in TYPES_OF_PRESET if name.endswith(kind)]
+    types = TYPES_OF_PRESET[kind]
+    instances = parse_arguments(types, ["--config", name, *flags(**REQUIRED[types], use_cpu=True)], "A preset.")
+    parsed = {key: value for instance in instances for key, value in vars(instance).items()}
+    settings = yaml.safe_load((CONFIG_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert settings
+    for key, value in settings.items():
+        if not isinstance(value, list | dict | None | bool) and key not in ("warmup_steps",):
+            assert type(parsed[key])(value) == parsed[key], key
+
+
+def test_defaults_of_training_suit_translation():
+    training = FLaLLMTrainingArguments(output_dir="o", use_cpu=True)
+    assert (training.eval_strategy, training.save_strategy, training.metric_for_best_model) == (
+        "epoch",
+        "epoch",
+        "bleu4",
+    )
+    assert training.greater_is_better and training.predict_with_generate and training.load_best_model_at_end
+    assert training.lr_scheduler_type == "cosine" and training.report_to == ["tensorboard"]
+    assert not FLaLLMTrainingArguments(output_dir="o", use_cpu=True, metric_for_best_model="loss").greater_is_better

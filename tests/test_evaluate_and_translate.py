@@ -1,0 +1,333 @@
+"""`flallm-evaluate` and `flallm-translate`: what they write and score, and what a bad file does to the others."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_data import video_folder
+from tiny_corpus import corpus, error_of, flags, language_model, trained_model
+from video_files import counting_frames, cut, write_audio, write_video
+
+from train_scripts import evaluate_model, translate
+from train_scripts.data import load_split
+from train_scripts.evaluate_model import DataArguments
+from train_scripts.metrics import TITLE_OF_SCORE, translation_scores
+from train_scripts.training import load_trained
+
+REAL_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
+
+
+def clips(count: int = 6) -> list[Path]:
+    return sorted((corpus() / "test").glob("*.mp4"))[:count]
+
+
+def one_by_one(paths: list[Path], **options) -> list[str]:
+    """Translations as a user of the saved folder makes them, each clip alone."""
+    model, processor = load_trained(str(trained_model()))
+    sentences = []
+    for path in paths:
+        inputs = processor(videos=str(path), return_tensors="pt", **options)
+        sentences += processor.batch_decode(model.generate(**inputs))
+    return sentences
+
+
+# Evaluate
+
+
+def evaluation_flags(output_dir: Path, **values) -> list[str]:
+    defaults = {
+        "model_name_or_path": trained_model(),
+        "dataset": corpus(),
+        "output_dir": output_dir,
+        "per_device_eval_batch_size": 4,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    return flags(**{**defaults, **values})
+
+
+def run_evaluation(output_dir: Path, **values) -> tuple[dict, list[dict]]:
+    assert evaluate_model.main(evaluation_flags(output_dir, **values)) == 0
+    scores = json.loads((output_dir / "scores.json").read_text(encoding="utf-8"))
+    lines = (output_dir / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return scores, [json.loads(line) for line in lines]
+
+
+def test_scores_and_predictions_of_a_split(tmp_path, capsys):
+    scores, rows = run_evaluation(tmp_path / "scores")
+    split = load_split(DataArguments(dataset=str(corpus())), "test")
+    assert [row["file_name"] for row in rows] == [Path(video["path"]).name for video in split["video"]]
+    assert [row["reference"] for row in rows] == split["text"]
+    predictions = [row["prediction"] for row in rows]
+    assert predictions == one_by_one(clips()) and len(set(predictions)) > 1
+    assert scores == translation_scores(predictions, split["text"])
+    assert scores["num_segments"] == 6 and set(TITLE_OF_SCORE) <= scores.keys()
+    assert "tok:13a" in scores["signatures"]["bleu4"]
+    assert scores["confidence_intervals"]["bleu4"].keys() >= {"low", "high"}
+    output = capsys.readouterr().out
+    assert scores["signatures"]["bleu4"] in output and "6 segments" in output
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"scores.json", "predictions.jsonl"}
+
+
+def test_first_clips_of_another_split(tmp_path):
+    scores, rows = run_evaluation(tmp_path / "scores", split="dev", max_clips=2)
+    assert scores["num_segments"] == 2
+    assert [row["file_name"] for row in rows] == ["dev_00000.mp4", "dev_00001.mp4"]
+
+
+def test_references_are_raw(tmp_path):
+    sentences = ["  Ünï\u0301 ＦＵＬＬ  width ", "NA"]
+    table = "file_name,text\n" + "".join(f"{n}.mp4,{text}\n" for n, text in zip("ab", sentences, strict=True))
+    folder = video_folder(tmp_path / "corpus", table, split="test")
+    _, rows = run_evaluation(tmp_path / "scores", dataset=folder)
+    assert [row["reference"] for row in rows] == sentences
+
+
+def test_the_signature_tells_what_was_done_to_the_sentences(tmp_path):
+    plain, plain_rows = run_evaluation(tmp_path / "plain", max_clips=3)
+    scores, rows = run_evaluation(tmp_path / "scores", max_clips=3, append_period=True, lowercase=True)
+    signature = scores["signatures"]["bleu4"]
+    assert "period" in signature and "case:lc" in signature
+    assert "period" not in plain["signatures"]["bleu4"] and "case:mixed" in plain["signatures"]["bleu4"]
+    assert rows == plain_rows
+    assert scores["bleu1"] > plain["bleu1"]
+
+
+def test_japanese_is_scored_by_character(tmp_path):
+    scores, _ = run_evaluation(tmp_path / "scores", max_clips=2, spoken_language="ja")
+    assert "tok:char" in scores["signatures"]["bleu4"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"split": "exam"}, "{corpus} must hold a folder for the split 'exam', it has ['dev', 'test', 'train']."),
+        (
+            {"model_name_or_path": "{language_model}"},
+            "'{language_model}' holds no FLa-LLM model, but one of type 'mbart'.",
+        ),
+        (
+            {"text_column": "sentence"},
+            "{corpus}/test/metadata.csv must have the column 'sentence', got ['file_name', 'text', 'gloss', 'signer']. "
+            "Pass --text_column.",
+        ),
+    ],
+)
+def test_mistakes_at_evaluation(values, expected, tmp_path, capsys):
+    names = {"corpus": corpus(), "language_model": language_model()}
+    values = {name: value.format(**names) for name, value in values.items()}
+    assert error_of(evaluate_model.main, evaluation_flags(tmp_path / "scores", **values), capsys) == expected.format(
+        **names
+    )
+    assert not (tmp_path / "scores").exists()
+
+
+# Translate
+
+
+def run_translate(capsys, *arguments, status: int = 0) -> tuple[str, str]:
+    """-> standard output and standard error"""
+    capsys.readouterr()
+    argv = ["--model", str(trained_model()), "--device", "cpu", *map(str, arguments)]
+    assert translate.main(argv) == status
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+def test_one_file(capsys):
+    (clip,) = clips(1)
+    output, _ = run_translate(capsys, clip)
+    assert output == f"{clip}\t{one_by_one([clip])[0]}\n"
+
+
+def test_many_files_in_batches_are_what_each_is_alone(capsys):
+    lengths = {
+        len(load_trained(str(trained_model()))[1](videos=str(clip))["pixel_values_videos"][0]) for clip in clips()
+    }
+    assert len(lengths) > 1
+    expected = [f"{clip}\t{sentence}" for clip, sentence in zip(clips(), one_by_one(clips()), strict=True)]
+    for batch_size in (1, 4, 8):
+        output, _ = run_translate(capsys, *clips(), "--batch_size", batch_size)
+        assert output.splitlines() == expected
+    backwards, _ = run_translate(capsys, *reversed(clips()))
+    assert backwards.splitlines() == expected[::-1]
+
+
+def test_folders_are_searched_to_the_bottom(tmp_path, capsys):
+    for number, name in enumerate(("b.mp4", "a/c.MP4", "a/b/d.webm", "notes.txt", "picture.png")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clips()[number], tmp_path / name)
+    output, _ = run_translate(capsys, tmp_path, clips()[0])
+    named = [line.split("\t")[0] for line in output.splitlines()]
+    assert named == [str(tmp_path / name) for name in ("a/b/d.webm", "a/c.MP4", "b.mp4")] + [str(clips()[0])]
+
+
+def test_formats_and_output_file(tmp_path, capsys):
+    sentences = one_by_one(clips(2))
+    expected = [{"file": str(c), "text": s, "error": ""} for c, s in zip(clips(2), sentences, strict=True)]
+    output, _ = run_translate(capsys, *clips(2), "--format", "jsonl")
+    assert [json.loads(line) for line in output.splitlines()] == expected
+    output, _ = run_translate(capsys, *clips(2), "--format", "csv")
+    assert list(csv.DictReader(io.StringIO(output))) == expected
+    for format_name in ("text", "jsonl", "csv"):
+        on_screen, _ = run_translate(capsys, *clips(2), "--format", format_name)
+        path = tmp_path / f"translations.{format_name}"
+        silent, _ = run_translate(capsys, *clips(2), "--format", format_name, "--output", path)
+        assert path.read_text(encoding="utf-8") == on_screen and silent == ""
+
+
+def test_bad_files_do_not_stop_the_others(tmp_path, capsys):
+    good = clips(3)
+    text = tmp_path / "text.mp4"
+    text.write_text("this is no video", encoding="utf-8")
+    truncated = cut(good[0], 0.4, tmp_path / "truncated.mp4")
+    audio = write_audio(tmp_path / "audio.mp4")
+    missing = tmp_path / "missing.mp4"
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    paths = [text, good[0], truncated, good[1], audio, missing, good[2], empty]
+    for format_name in ("text", "jsonl"):
+        output, errors = run_translate(capsys, *paths, "--batch_size", 3, "--format", format_name, status=1)
+        *_, headline, text_line, truncated_line, audio_line, missing_line, empty_line = errors.splitlines()
+        assert headline == "5 of 8 file(s) could not be translated:"
+        assert text_line == (
+            f"  {text}: '{text}' is not a video that can be read (InvalidDataError). Expected mp4, mov, webm, mkv, "
+            "avi, ..."
+        )
+        assert truncated_line.startswith(f"  {truncated}: '{truncated}' is an mp4 or mov file without a readable index")
+        assert audio_line == f"  {audio}: '{audio}' has no video track (only: audio). Pass a video file."
+        assert missing_line.startswith(f"  {missing}: There is no video file '{missing}'.")
+        assert empty_line.startswith(f"  {empty}: '{empty}' is empty (0 bytes).")
+    rows = [json.loads(line) for line in output.splitlines()]
+    assert [row["file"] for row in rows] == [str(path) for path in paths]
+    assert [row["text"] for row in rows if not row["error"]] == one_by_one(good)
+    assert all((row["text"] == "") == bool(row["error"]) for row in rows)
+    on_screen, _ = run_translate(capsys, text, good[0], status=1)
+    assert [line.split("\t")[0] for line in on_screen.splitlines()] == [str(good[0])]
+
+
+def test_only_bad_files(tmp_path, capsys):
+    output, errors = run_translate(capsys, tmp_path / "missing.mp4", status=1)
+    assert output == "" and "1 of 1 file(s) could not be translated:" in errors
+
+
+@pytest.fixture
+def demanding_model(tmp_path) -> Path:
+    """A model that needs 17 frames for its first token and takes at most 24 tokens."""
+    model, processor = load_trained(str(trained_model()))
+    model.config.vision_config.temporal_padding = "none"
+    model.config.vision_config.temporal_blocks = ["K17"]
+    model.config.text_config.max_position_embeddings = 24
+    processor.video_processor.frame_sampling_rate = 1.0
+    type(model)(model.config).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_clips_that_are_too_short_or_too_long_for_the_model(demanding_model, tmp_path, capsys):
+    for name, num_frames in (("short", 16), ("good", 17), ("also_good", 40), ("long", 41)):
+        write_video(tmp_path / f"{name}.mp4", counting_frames(num_frames, 32, 32))
+    paths = [str(tmp_path / f"{name}.mp4") for name in ("short", "good", "long", "also_good")]
+    assert translate.main(["--model", str(demanding_model), "--device", "cpu", "--format", "jsonl", *paths]) == 1
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    assert [bool(row["error"]) for row in rows] == [True, False, True, False]
+    assert rows[0]["error"] == f"{paths[0]} is too short to translate: 16 frame(s) are left after sampling."
+    assert rows[2]["error"].startswith("The video gives 25 visual tokens, but the text model 'mbart' takes at most 24.")
+
+
+def test_start_and_end_in_seconds(capsys):
+    clip = clips(1)[0]
+    for options in ({"start": 0.5}, {"end": 1.0}, {"start": 0.25, "end": 1.25}):
+        output, _ = run_translate(capsys, clip, *[text for n, v in options.items() for text in (f"--{n}", v)])
+        assert output == f"{clip}\t{one_by_one([clip], **options)[0]}\n"
+    _, errors = run_translate(capsys, clip, "--start", 99, status=1)
+    assert f"`start`=99 seconds lies beyond the end of '{clip}'" in errors
+    _, errors = run_translate(capsys, clip, "--start", 2, "--end", 1, status=1)
+    assert "`start` must lie before `end`, got start=2.0 and end=1.0 seconds." in errors
+
+
+def test_beams(monkeypatch, capsys):
+    used = []
+    original = translate.FLaLLMForTranslation.generate
+
+    def generate(self, *arguments, **named_arguments):
+        used.append(named_arguments.get("num_beams", self.generation_config.num_beams))
+        return original(self, *arguments, **named_arguments)
+
+    monkeypatch.setattr(translate.FLaLLMForTranslation, "generate", generate)
+    run_translate(capsys, clips()[0])
+    run_translate(capsys, clips()[0], "--num_beams", 3)
+    assert used == [2, 3]
+
+
+def test_a_folder_without_videos(tmp_path, capsys):
+    (tmp_path / "notes.txt").touch()
+    _, errors = run_translate(capsys, tmp_path, status=1)
+    assert errors == f"error: no video in {tmp_path}\n"
+
+
+def test_a_folder_that_is_no_model(tmp_path, capsys):
+    for folder, expected in (
+        (language_model(), f"{str(language_model())!r} holds no FLa-LLM model, but one of type 'mbart'."),
+        (
+            tmp_path / "missing",
+            f"{str(tmp_path / 'missing')!r} cannot be loaded as a FLa-LLM model with its processor: ",
+        ),
+    ):
+        assert error_of(translate.main, ["--model", str(folder), str(clips()[0])], capsys).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--output", "{folder}/old.txt"], "--output {folder}/old.txt exists already; name a new file"),
+        (["--output", "{folder}/no/new.txt"], "--output {folder}/no/new.txt: there is no folder {folder}/no"),
+        (["--batch_size", "0"], "--batch_size must be 1 or more, got 0"),
+        (["--num_beams", "0"], "--num_beams must be 1 or more, got 0"),
+        (["--format", "xml"], "argument --format: invalid choice: 'xml'"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_found_before_any_work(arguments, expected, tmp_path, capsys):
+    (tmp_path / "old.txt").write_text("mine", encoding="utf-8")
+    arguments = [argument.format(folder=tmp_path) for argument in arguments]
+    with pytest.raises(SystemExit) as exit_:
+        translate.main(["clip.mp4", "--model", str(trained_model()), *arguments])
+    assert exit_.value.code == 2
+    assert f"error: {expected.format(folder=tmp_path)}" in capsys.readouterr().err
+    assert (tmp_path / "old.txt").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.skipif(not REAL_VIDEOS.is_dir(), reason="the recorded clips are not part of the repository")
+def test_recorded_clips(capsys):
+    paths = sorted(REAL_VIDEOS.glob("*.mp4"))
+    assert len(paths) == 2
+    output, _ = run_translate(capsys, REAL_VIDEOS)
+    lines = output.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [str(path) for path in paths]
+    assert all(line.split("\t")[1] for line in lines)
+
+
+def test_grey_and_turned_videos_of_other_sizes(tmp_path, capsys):
+    frames = np.random.default_rng().integers(0, 256, (30, 90, 50, 3), dtype=np.uint8)
+    paths = [
+        write_video(tmp_path / "turned.mp4", frames, rotation=90),
+        write_video(tmp_path / "one_frame.mp4", frames[:1]),
+        write_video(tmp_path / "browser.webm", frames[:, :48], live=True),
+    ]
+    output, _ = run_translate(capsys, *paths)
+    assert output.splitlines() == [f"{path}\t{s}" for path, s in zip(paths, one_by_one(paths), strict=True)]
+
+
+def test_the_model_is_left_in_evaluation_mode_and_without_gradients():
+    model, _ = load_trained(str(trained_model()))
+    assert not any(module.training for module in model.modules())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    clip = torch.rand(5, 3, 32, 32)
+    translate._generate(model, load_trained(str(trained_model()))[1], [clip], {})
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

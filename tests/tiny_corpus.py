@@ -1,0 +1,142 @@
+"""A tiny generated corpus and tiny trained folders, made once per run of the tests. Tests leave them as they are."""
+
+import functools
+import os
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from train_scripts import pretrain_language_model, visual_initialing
+from train_scripts.arguments import VideoArguments
+from train_scripts.generate_corpus import CorpusArguments, generate_corpus
+
+FOLDER = tempfile.TemporaryDirectory(prefix="flallm-tiny-corpus-")
+NUM_CLIPS = {"train": 12, "dev": 6, "test": 6}
+SIZE_IN_PIXELS = 32
+
+
+def flags(**values: Any) -> list[str]:
+    """`flags(lora=True, temporal_blocks=["K5", "P2"])` -> `["--lora", "True", "--temporal_blocks", "K5", "P2"]`"""
+    texts: list[str] = []
+    for name, value in values.items():
+        texts += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return texts
+
+
+RUN = {
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 6,
+    "logging_steps": 1,
+    "generation_max_length": 12,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "report_to": "none",
+    "optim": "adamw_torch",
+}
+ADAPTER = {"adapter_hidden_size": 20, "num_beams": 2, "frame_size": 36, "crop_size": SIZE_IN_PIXELS}
+LIGHT_TRANSFORMER = {
+    "backbone_width": 4,
+    "visual_hidden_size": 24,
+    "light_hidden_size": 16,
+    "light_feed_forward_size": 24,
+    "light_layers": 1,
+    "light_attention_heads": 2,
+}
+WITHOUT_EVALUATION = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+
+
+@functools.cache
+def corpus() -> Path:
+    folder = Path(FOLDER.name) / "corpus"
+    generate_corpus(
+        CorpusArguments(
+            output_dir=str(folder),
+            seed=int(os.environ.get("FLALLM_TEST_SEED") or random.SystemRandom().randrange(2**31)),
+            **{f"num_{split}_clips": count for split, count in NUM_CLIPS.items()},
+            num_signs=16,
+            resolution=SIZE_IN_PIXELS,
+            num_text_only_sentences=60,
+            num_workers=1,
+        )
+    )
+    return folder
+
+
+@functools.cache
+def language_model() -> Path:
+    """Folder of a tokenizer and a text model, pretrained for a few steps."""
+    folder = Path(FOLDER.name) / "language_model"
+    sizes = {"hidden_size": 32, "feed_forward_size": 48, "layers": 1, "attention_heads": 2, "dropout": 0.0}
+    run = {name: RUN[name] for name in ("use_cpu", "disable_tqdm", "report_to", "optim")}
+    pretrain_language_model.train(flags(text_file=corpus() / "text_only.txt", output_dir=folder, **sizes, **run))
+    return folder
+
+
+def stage1_flags(output_dir: Path, **values: Any) -> list[str]:
+    defaults = {"dataset": corpus(), "tokenizer_name_or_path": language_model(), "output_dir": output_dir}
+    return flags(**{**defaults, **RUN, **ADAPTER, **LIGHT_TRANSFORMER, **values})
+
+
+def stage2_flags(output_dir: Path, **values: Any) -> list[str]:
+    defaults = {
+        "dataset": corpus(),
+        "vision_model_name_or_path": trained_model(),
+        "text_model_name_or_path": language_model(),
+        "output_dir": output_dir,
+    }
+    return flags(**{**defaults, **RUN, **ADAPTER, **values})
+
+
+@functools.cache
+def trained_model() -> Path:
+    """
+    Folder as stage 1 leaves it, but with large random weights in the text model: what it writes then differs from clip
+    to clip, which a few steps of training would not bring about.
+    """
+    folder = Path(FOLDER.name) / "trained_model"
+    arguments = visual_initialing.VisualInitialingArguments(
+        tokenizer_name_or_path=str(language_model()), adapter_hidden_size=20, num_beams=2, **LIGHT_TRANSFORMER
+    )
+    model, processor = visual_initialing.build_model(arguments, VideoArguments(frame_size=36, crop_size=SIZE_IN_PIXELS))
+    inputs = processor(videos=[str(path) for path in sorted((corpus() / "test").glob("*.mp4"))], return_tensors="pt")
+    sentences: set[str] = set()
+    while len(sentences) < 3:
+        make_talkative(model)
+        sentences = set(processor.batch_decode(model.eval().generate(**inputs)))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def make_talkative(model: torch.nn.Module) -> None:
+    """Large weights, and sentences of six to twelve tokens."""
+    for parameter in [*model.text_model.parameters(), *model.adapter.parameters()]:
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.5)
+    model.generation_config.max_length = 12
+    model.generation_config.min_length = 6
+
+
+def copy_of_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def error_of(main: Any, argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that must fail with status 2 says: its last line on stderr, and nothing of a traceback."""
+    capsys.readouterr()
+    try:
+        status = main(argv)
+    except SystemExit as exit_:
+        status = exit_.code
+    text = capsys.readouterr().err
+    assert status == 2, text
+    assert "Traceback" not in text and "usage:" not in text
+    *_, last = text.strip().splitlines()
+    assert last.startswith("error: ")
+    return last.removeprefix("error: ")
