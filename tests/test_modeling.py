@@ -732,6 +732,17 @@ def test_stage_two_starts_from_both_checkpoints(stage_one, text, tmp_path):
 
 
 @every_text_model
+def test_the_word_presence_head_of_stage_two_starts_from_the_token_embeddings(text, tmp_path):
+    tiny_model("mbart").save_pretrained(tmp_path / "stage1")
+    embeddings = save_text_model(text, tmp_path / "text").get_input_embeddings().weight
+    model = FLaLLMForTranslation.from_vision_text_pretrained(
+        str(tmp_path / "stage1"), str(tmp_path / "text"), word_presence_loss_weight=1
+    )
+    assert_close(model.word_presence_head.weight, 4 * embeddings / embeddings.norm(dim=1, keepdim=True))
+    assert model.word_presence_head.weight.data_ptr() != model.get_input_embeddings().weight.data_ptr()
+
+
+@every_text_model
 def test_stage_two_is_in_single_precision_whatever_its_parts_were_saved_in(text, tmp_path):
     tiny_model("mbart").to(torch.bfloat16).save_pretrained(tmp_path / "stage1")
     AutoModelForSeq2SeqLM.from_config(tiny_text_config(text)).to(torch.bfloat16).save_pretrained(tmp_path / "text")

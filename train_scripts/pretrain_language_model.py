@@ -29,7 +29,7 @@ from transformers import (
 from modeling_flallm import light_transformer_config
 
 from .arguments import FLaLLMTrainingArguments, check_output_folder, parse_arguments
-from .training import checkpoint_to_resume, run_command
+from .training import checkpoint_to_resume, choose_fast_attention, run_command
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 MASK_TOKEN = "<mask>"
@@ -179,6 +179,7 @@ def train(argv: Sequence[str] | None = None) -> None:
     set_seed(training.seed)
     tokenizer = train_tokenizer(sentences, arguments.max_vocabulary_size)
     model = build_language_model(arguments, tokenizer)
+    choose_fast_attention(model, training)
     trainer = Seq2SeqTrainer(
         model=model,
         args=training,

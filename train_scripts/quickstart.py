@@ -33,8 +33,8 @@ class QuickstartArguments:
     num_test_clips: int = field(default=150, metadata={"help": "Test clips, by signers never seen in training."})
     num_text_only_sentences: int = field(default=6000, metadata={"help": "Sentences for the language model."})
     stage1_epochs: float = field(default=12, metadata={"help": "Epochs of visual initialing."})
-    stage2_epochs: float = field(default=12, metadata={"help": "Epochs of LLM fine-tuning."})
-    language_model_epochs: float = field(default=5, metadata={"help": "Epochs of the language model's pretraining."})
+    stage2_epochs: float = field(default=8, metadata={"help": "Epochs of LLM fine-tuning."})
+    language_model_epochs: float = field(default=4, metadata={"help": "Epochs of the language model's pretraining."})
 
 
 @dataclass
