@@ -1,5 +1,6 @@
 """Pictures of a run: learning curves, and a contact sheet of a translated clip."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 
 from .own_processing import decode_video
 
+LINE_STYLES = ("-", "--", ":", "-.")  # so that colour is not the only difference
+
 
 def read_log(output_dir: Path) -> list[dict[str, float]]:
     """What the Trainer logged, from `trainer_state.json` of a finished run."""
@@ -21,19 +24,20 @@ def read_log(output_dir: Path) -> list[dict[str, float]]:
 def draw_learning_curves(runs: Mapping[str, Path], path: Path) -> None:
     """Training loss (left) and BLEU-4 on the evaluation split (right) over the optimiser steps of each run."""
     figure, (loss_axes, score_axes) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for name, output_dir in runs.items():
+    for (name, output_dir), style in zip(runs.items(), itertools.cycle(LINE_STYLES)):
         log = read_log(output_dir)
         losses = [(row["step"], row["loss"]) for row in log if "loss" in row]
         scores = [(row["step"], row["eval_bleu4"]) for row in log if "eval_bleu4" in row]
         if losses:
-            loss_axes.plot(*zip(*losses, strict=True), label=name)
+            loss_axes.plot(*zip(*losses, strict=True), style, label=name)
         if scores:
-            score_axes.plot(*zip(*scores, strict=True), marker="o", label=name)
+            score_axes.plot(*zip(*scores, strict=True), style, marker="o", label=name)
     loss_axes.set(xlabel="optimiser steps", ylabel="training loss", yscale="log")
     score_axes.set(xlabel="optimiser steps", ylabel="BLEU-4, evaluation split", ylim=(0, 100))
     for axes in (loss_axes, score_axes):
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:  # a run can be too short to have logged anything
+            axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

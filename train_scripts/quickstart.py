@@ -169,9 +169,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     print("\n=== test", flush=True)
     stage1_scores, _ = test_model(folders.stage1, folders, folders.test_stage1)
     stage2_scores, rows = test_model(folders.model, folders, folders.test)
-    draw_learning_curves(
-        {"stage 1": folders.stage1, "stage 2": folders.model}, folders.output / "learning_curves.png"
-    )
+    draw_learning_curves({"stage 1": folders.stage1, "stage 2": folders.model}, folders.output / "learning_curves.png")
     clip = folders.corpus / "test" / rows[0]["file_name"]
     draw_contact_sheet(clip, rows[0], folders.output / "contact_sheet.png")
     print_scores(stage1_scores, stage2_scores)
