@@ -167,7 +167,10 @@ def light_transformer_config(**values) -> PreTrainedConfig:
         "dropout": 0.1,  # not given in the paper; sltbaselines' value
         "scale_embedding": True,
     }
-    return CONFIG_MAPPING["mbart"](**{**light_transformer, **values})
+    light_transformer |= values
+    # As in fairseq. transformers' 0.02 is for wide models: in a narrow one, attention would start all but uniform.
+    light_transformer.setdefault("init_std", light_transformer["d_model"] ** -0.5)
+    return CONFIG_MAPPING["mbart"](**light_transformer)
 
 
 __all__ = ["FLaLLMConfig", "FLaLLMVisionConfig", "light_transformer_config"]

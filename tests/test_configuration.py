@@ -44,6 +44,12 @@ def test_light_transformer_has_the_parameters_of_the_paper():
     assert model.num_parameters() == pytest.approx(25.6e6, abs=0.1e6)
 
 
+def test_light_transformer_starts_as_wide_as_its_width_asks():
+    assert light_transformer_config().init_std == pytest.approx(512**-0.5)
+    assert light_transformer_config(d_model=64).init_std == pytest.approx(0.125)
+    assert light_transformer_config(init_std=0.02).init_std == 0.02
+
+
 def test_light_transformer_takes_further_fields():
     config = light_transformer_config(vocab_size=77, dropout=0.3, decoder_start_token_id=5)
     assert (config.vocab_size, config.dropout, config.decoder_start_token_id) == (77, 0.3, 5)

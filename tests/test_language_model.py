@@ -1,5 +1,6 @@
 """The small language model: a tokenizer that loses nothing, noise on the input alone, and a loss that falls."""
 
+import itertools
 import random
 import re
 from pathlib import Path
@@ -113,20 +114,27 @@ def inputs_of(batch: dict[str, torch.Tensor]) -> list[list[int]]:
     return [row[mask.bool()].tolist() for row, mask in rows]
 
 
+def without_repeats(row: list[int]) -> list[int]:
+    return [token for token, _ in itertools.groupby(row)]
+
+
 def test_without_noise_the_input_is_the_sentence(tokenizer):
     sentences = random_ids(tokenizer)
-    off = {"mask_probability": 0.0, "deletion_probability": 0.0, "shuffle_probability": 0.0}
+    off = {f"{noise}_probability": 0.0 for noise in ("mask", "deletion", "shuffle", "repetition")}
     assert inputs_of(collate(sentences, tokenizer, **off)) == sentences
 
 
 def test_each_kind_of_noise(tokenizer):
     sentences = random_ids(tokenizer, shortest=20)
-    off = {"mask_probability": 0.0, "deletion_probability": 0.0, "shuffle_probability": 0.0}
+    off = {f"{noise}_probability": 0.0 for noise in ("mask", "deletion", "shuffle", "repetition")}
     shuffled = inputs_of(collate(sentences, tokenizer, **{**off, "shuffle_probability": 1.0}))
     assert shuffled != sentences
     assert [sorted(row) for row in shuffled] == [sorted(row) for row in sentences]
     deleted = inputs_of(collate(sentences, tokenizer, **{**off, "deletion_probability": 0.3}))
     assert 0.5 < sum(map(len, deleted)) / sum(map(len, sentences)) < 0.9
+    repeated = inputs_of(collate(sentences, tokenizer, **{**off, "repetition_probability": 0.5}))
+    assert 1.5 < sum(map(len, repeated)) / sum(map(len, sentences)) < 2.6
+    assert [without_repeats(row) for row in repeated] == [without_repeats(row) for row in sentences]
     masked = inputs_of(collate(sentences, tokenizer, **{**off, "mask_probability": 0.4}))
     mask = tokenizer.mask_token_id
     for row, sentence in zip(masked, sentences, strict=True):

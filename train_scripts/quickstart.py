@@ -34,7 +34,7 @@ class QuickstartArguments:
     num_text_only_sentences: int = field(default=6000, metadata={"help": "Sentences for the language model."})
     stage1_epochs: float = field(default=12, metadata={"help": "Epochs of visual initialing."})
     stage2_epochs: float = field(default=8, metadata={"help": "Epochs of LLM fine-tuning."})
-    language_model_epochs: float = field(default=4, metadata={"help": "Epochs of the language model's pretraining."})
+    language_model_epochs: float = field(default=3, metadata={"help": "Epochs of the language model's pretraining."})
 
 
 @dataclass
