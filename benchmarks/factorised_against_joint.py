@@ -129,8 +129,8 @@ class BenchmarkArguments:
     num_text_only_sentences: int = field(default=6000, metadata={"help": "Sentences for the language model."})
     num_signs: int = field(default=20, metadata={"help": "Signs of the invented language."})
     language_model_epochs: float = field(default=2, metadata={"help": "Epochs of the language model's pretraining."})
-    stage1_steps: int = field(default=400, metadata={"help": "Optimiser steps of stage 1."})
-    stage2_steps: int = field(default=200, metadata={"help": "Optimiser steps of stage 2."})
+    stage1_steps: int = field(default=300, metadata={"help": "Optimiser steps of stage 1."})
+    stage2_steps: int = field(default=150, metadata={"help": "Optimiser steps of stage 2."})
     evaluation_interval_in_steps: int = field(default=100, metadata={"help": "Steps between points of a curve."})
 
     def __post_init__(self):
