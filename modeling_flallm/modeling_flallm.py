@@ -84,7 +84,7 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
     The loss is the label-smoothed cross entropy of the paper. With `config.word_presence_loss_weight` above 0 there is
     one more term of ours: a linear layer on the adapter's output gives a score per token of the vocabulary and visual
     token, a smooth maximum (logsumexp) over time is taken, and binary cross entropy compares it with the set of tokens
-    in the sentence. It breaks the language prior on which a randomly initialised encoder gets stuck, and needs no gloss.
+    in the sentence. It breaks the language prior on which a randomly initialised encoder gets stuck, without any gloss.
     In front of a pretrained text model the linear layer starts from its token embeddings.
     """
 
