@@ -40,6 +40,7 @@ from train_scripts.arguments import (
     DataArguments,
     FLaLLMTrainingArguments,
     VideoArguments,
+    flags,
     parse_arguments,
 )
 from train_scripts.generate_corpus import CorpusArguments, generate_corpus
@@ -167,10 +168,6 @@ def write_json(path: Path, values: Any) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}")
     unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(path)  # so that a file that is there is whole
-
-
-def flags(**values: Any) -> list[str]:
-    return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
 class SeedRun:

@@ -143,15 +143,20 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None,
     config = config_parser.parse_known_args(argv)[0].config
     names = [field.name for dataclass_type in dataclass_types for field in dataclasses.fields(dataclass_type)]
     try:
-        flags = _flags_from_yaml(config, names) if config else []
+        from_yaml = _flags_from_yaml(config, names) if config else []
         *instances, _, unknown = parser.parse_args_into_dataclasses(
-            args=flags + argv, look_for_args_file=False, return_remaining_strings=True
+            args=from_yaml + argv, look_for_args_file=False, return_remaining_strings=True
         )
         if unknown:
             raise ValueError(_unknown_text("flag", unknown[0].lstrip("-"), names))
     except ValueError as error:
         parser.error(str(error))
     return tuple(instances)
+
+
+def flags(**values: Any) -> list[str]:
+    """`flags(seed=1, lora=True)` -> `["--seed", "1", "--lora", "True"]`, for one command that calls another."""
+    return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
 def preset_names() -> list[str]:

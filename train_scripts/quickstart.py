@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import evaluate_model, llm_fine_tuning, pretrain_language_model, visual_initialing
-from .arguments import check_new_folder, parse_arguments
+from .arguments import check_new_folder, flags, parse_arguments
 from .generate_corpus import CorpusArguments, generate_corpus
 from .metrics import TITLE_OF_SCORE
 from .pictures import draw_contact_sheet, draw_learning_curves
@@ -68,7 +68,7 @@ def make_corpus(arguments: QuickstartArguments, folders: Folders) -> None:
 
 def pretrain(arguments: QuickstartArguments, folders: Folders) -> None:
     pretrain_language_model.train(
-        _flags(
+        flags(
             config="quickstart_language_model",
             text_file=folders.corpus / "text_only.txt",
             num_train_epochs=arguments.language_model_epochs,
@@ -80,7 +80,7 @@ def pretrain(arguments: QuickstartArguments, folders: Folders) -> None:
 
 def train_stage1(arguments: QuickstartArguments, folders: Folders) -> None:
     visual_initialing.train(
-        _flags(
+        flags(
             config="quickstart_visual_initialing",
             dataset=folders.corpus,
             tokenizer_name_or_path=folders.language_model,
@@ -93,7 +93,7 @@ def train_stage1(arguments: QuickstartArguments, folders: Folders) -> None:
 
 def train_stage2(arguments: QuickstartArguments, folders: Folders) -> None:
     llm_fine_tuning.train(
-        _flags(
+        flags(
             config="quickstart_llm_fine_tuning",
             dataset=folders.corpus,
             vision_model_name_or_path=folders.stage1,
@@ -107,7 +107,7 @@ def train_stage2(arguments: QuickstartArguments, folders: Folders) -> None:
 
 def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     return evaluate_model.run_evaluation(
-        _flags(
+        flags(
             model_name_or_path=model,
             dataset=folders.corpus,
             split="test",
@@ -125,10 +125,6 @@ def translate_in_fresh_process(folders: Folders, file_name: str) -> str:
     if finished.returncode != 0:
         raise ValueError(f"translating {clip} in a fresh process failed:\n{finished.stderr}")
     return finished.stdout.strip()
-
-
-def _flags(**values: Any) -> list[str]:
-    return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
 def print_scores(stage1: dict[str, Any], stage2: dict[str, Any]) -> None:

@@ -105,7 +105,7 @@ def _generate(
 
 
 def format_translations(translations: Sequence[Translation], format_name: str) -> str:
-    """As `text` (file, tab, sentence), `jsonl` or `csv`; bad files are in it with their error."""
+    """As `text` (file, tab, sentence; good files only), or `jsonl` or `csv`, which hold bad files with their error."""
     if format_name == "jsonl":
         return "".join(json.dumps(asdict(translation), ensure_ascii=False) + "\n" for translation in translations)
     if format_name == "csv":
