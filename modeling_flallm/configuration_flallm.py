@@ -128,6 +128,9 @@ class FLaLLMConfig(PreTrainedConfig):
             raise ValueError(f"`label_smoothing` must be at least 0 and below 1, got {self.label_smoothing}.")
         if self.word_presence_loss_weight < 0:
             raise ValueError(f"`word_presence_loss_weight` must be 0 or more, got {self.word_presence_loss_weight}.")
+        if not __name__.startswith("transformers_modules."):
+            # The package has registered its pipeline: the copy beside the weights is for those who do not have it.
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     @staticmethod

@@ -12,6 +12,7 @@ adapter and a pretrained text model:
 """
 
 import copy
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +137,8 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
         """
         vision_model = cls._load_vision_model(vision_model_name_or_path)
         text_config = cls._load_text_config(text_model_name_or_path)
+        if os.path.isdir(text_model_name_or_path):
+            text_config.name_or_path = ""  # nobody else has this folder, and its path may say more than it should
         config = FLaLLMConfig(vision_config=vision_model.config, text_config=text_config, **config_values)
         text_model = AutoModelForSeq2SeqLM.from_pretrained(text_model_name_or_path)
         model = cls(config)
@@ -170,6 +173,29 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
         expected = f"Expected {name_or_path!r} to be a text model (a folder or Hub id of an encoder-decoder)"
         _read_model_type(name_or_path, expected)
         return AutoConfig.from_pretrained(name_or_path)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """
+        `PreTrainedModel.save_pretrained`, and in the folder all that loading needs where this package is not installed:
+        the Python files (this one and what it imports, the pipeline among them), and in config.json their names for
+        `AutoConfig`, `AutoModel`, `AutoModelForSeq2SeqLM` and `pipeline`.
+        """
+        from .pipeline_flallm import SignLanguageTranslationPipeline  # a relative import is what carries the file along
+
+        kept_config = self.config
+        self.config = copy.deepcopy(kept_config)  # what it says about files is true of the folder, not of this object
+        self.config.auto_map = {"AutoModel": f"modeling_flallm.{type(self).__name__}"}  # the others are added on saving
+        self.config.custom_pipelines = {
+            "sign-language-translation": {
+                "impl": f"pipeline_flallm.{SignLanguageTranslationPipeline.__name__}",
+                "pt": ["AutoModelForSeq2SeqLM"],
+                "type": "multimodal",
+            }
+        }
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self.config = kept_config
 
     def freeze_visual_encoder(self) -> None:
         """Stage 2: no weight and no buffer of the visual encoder changes any more, also after `.train()`."""

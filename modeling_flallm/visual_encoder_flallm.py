@@ -274,6 +274,9 @@ class FLaLLMVisionModel(PreTrainedModel):
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
+    # It has no attention, but is asked when the whole model's implementation of it is chosen.
+    _supports_sdpa = True
+    _supports_flash_attn = True
 
     def __init__(self, config: FLaLLMVisionConfig):
         super().__init__(config)

@@ -157,10 +157,9 @@ def test_it_goes_to_json_and_back(text, tmp_path):
 
 
 def test_the_defaults_go_to_json_and_back(tmp_path):
-    FLaLLMConfig().save_pretrained(tmp_path)
-    assert json.loads(FLaLLMConfig.from_pretrained(tmp_path).to_json_string()) == json.loads(
-        FLaLLMConfig().to_json_string()
-    )
+    config = FLaLLMConfig()
+    config.save_pretrained(tmp_path)
+    assert json.loads(FLaLLMConfig.from_pretrained(tmp_path).to_json_string()) == json.loads(config.to_json_string())
 
 
 def test_the_vision_configuration_alone_goes_to_json_and_back(tmp_path):

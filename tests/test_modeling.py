@@ -619,7 +619,7 @@ def test_it_is_saved_and_loaded(text, dtype, max_shard_size, tmp_path):
     model = tiny_model(text, {"temporal_blocks": ["K3", "P2"]}, word_presence_loss_weight=1).to(dtype)
     model.generation_config.repetition_penalty = 1.7
     model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
-    weights = {path.suffix for path in tmp_path.iterdir()} - {".json"}
+    weights = {path.suffix for path in tmp_path.iterdir()} - {".json", ".py"}
     assert weights == {".safetensors"}
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (max_shard_size == "60KB")
     for auto_class in (FLaLLMForTranslation, AutoModel, AutoModelForSeq2SeqLM):
@@ -628,6 +628,15 @@ def test_it_is_saved_and_loaded(text, dtype, max_shard_size, tmp_path):
         assert loaded.generation_config.repetition_penalty == 1.7
         assert_same_model(loaded, model, random_batch([9, 5]))
     assert type(AutoConfig.from_pretrained(tmp_path)) is FLaLLMConfig
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_the_implementation_of_attention_can_be_chosen(implementation, tmp_path):
+    model, inputs = tiny_model(), random_batch([9, 5])
+    model.save_pretrained(tmp_path)
+    loaded = FLaLLMForTranslation.from_pretrained(tmp_path, attn_implementation=implementation)
+    assert loaded.text_model.config._attn_implementation == implementation
+    torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-4)
 
 
 @every_text_model

@@ -227,7 +227,7 @@ def test_a_users_own_processing_folder_does_not_hide_ours(tmp_path, users_is_imp
     code = users_import + (
         "import inspect\n"
         "import train_scripts.translate\n"
-        "from train_scripts.own_processing import FLaLLMProcessor\n"
+        "from modeling_flallm.own_processing import FLaLLMProcessor\n"
         "print(inspect.getfile(FLaLLMProcessor))\n"
     )
     run = subprocess.run(

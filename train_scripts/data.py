@@ -11,9 +11,10 @@ import datasets
 import torch
 from torch.utils.data import Dataset
 
+from modeling_flallm.own_processing import FLaLLMProcessor, decode_video
+
 from .arguments import DataArguments
 from .augmentation import ClipAugmentation, clip_seed
-from .own_processing import FLaLLMProcessor, decode_video
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 # Names of folders that `datasets` reads as the validation split.

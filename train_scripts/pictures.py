@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from .own_processing import decode_video
+from modeling_flallm.own_processing import decode_video
 
 LINE_STYLES = ("-", "--", ":", "-.")  # so that colour is not the only difference
 

@@ -20,8 +20,8 @@ import torch
 from tqdm import tqdm
 
 from modeling_flallm import FLaLLMForTranslation
+from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError
 
-from .own_processing import FLaLLMProcessor, VideoDecodingError
 from .training import load_trained
 
 VIDEO_SUFFIXES = {".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".gif"}

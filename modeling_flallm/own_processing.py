@@ -1,4 +1,7 @@
-"""Our `processing` package, also when the user's own folder of that name comes first on the path."""
+"""
+Our `processing` package, also when the user's own folder of that name comes first on the path. It is imported with this
+one, so that a model's processor is known wherever the model is.
+"""
 
 import importlib
 import importlib.util

@@ -1,0 +1,532 @@
+"""
+`pipeline("sign-language-translation")`: sign language videos of any kind in, sentences out, with scores and with the
+seconds of the video that each word was read from.
+
+This file imports nothing of ours: it lies beside the weights on the Hub and works with whatever model and processor the
+pipeline was built with.
+"""
+
+import copy
+import inspect
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset
+from transformers import GenerationConfig, GenerationMixin, Pipeline, PreTrainedModel
+from transformers.image_utils import is_pil_image
+
+# The first frame is repeated so many times in front of a clip with `temporal_padding="replicate"`.
+REPLICATED_FRAMES_IN_FRONT = 8
+TIME_TOLERANCE_IN_SECONDS = 1e-3  # that of the video processor
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+VIDEO_KEYS = ("video", "start", "end", "source_fps")
+SET_BY_THE_PIPELINE = {
+    "output_scores": "return_scores",
+    "output_attentions": "return_attention",
+    "return_dict_in_generate": "return_scores",
+}
+# Chinese and Japanese put no spaces between words: there, each character counts as a word.
+CHARACTERS = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+PIECES_OF_TEXT = re.compile(f"[{CHARACTERS}]|[^\\s{CHARACTERS}]+")
+INCOMPLETE_CHARACTER = "\ufffd"
+
+
+@dataclass(frozen=True)
+class NumberedVideo:
+    """One of several inputs, with its place among them for the error texts."""
+
+    index: int
+    video: Any
+
+
+class NumberedVideos(Dataset):
+    """A data set of videos as one of `NumberedVideo`, still read one by one."""
+
+    def __init__(self, videos: Dataset):
+        self.videos = videos
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> NumberedVideo:
+        return NumberedVideo(index, self.videos[index])
+
+
+@dataclass(frozen=True)
+class ClipTimes:
+    """Seconds in the file of each sampled frame `(frames,)`, and where the part that was read starts and ends."""
+
+    frame_seconds: np.ndarray
+    start: float
+    end: float
+
+    def at(self, positions: np.ndarray) -> np.ndarray:
+        """Seconds at positions counted in sampled frames, fractions included; outside the clip, its start or end."""
+        num_frames = len(self.frame_seconds)
+        first, last = self.frame_seconds[0], self.frame_seconds[-1]
+        step = (last - first) / (num_frames - 1) if num_frames > 1 else self.end - self.start
+        seconds = np.interp(positions, np.arange(num_frames), self.frame_seconds)
+        seconds = seconds + step * (np.minimum(positions, 0) + np.maximum(positions - (num_frames - 1), 0))
+        return seconds.clip(self.start, self.end)
+
+
+class SignLanguageTranslationPipeline(Pipeline):
+    """
+    Translate sign language videos with a `FLaLLMForTranslation` and its `FLaLLMProcessor`.
+
+    ```python
+    >>> from transformers import pipeline
+
+    >>> translator = pipeline("sign-language-translation", model="quickstart_output/model")
+    >>> translator("clip.mp4")
+    {'translation_text': 'tonight the doctor will carry a red chair in the village .'}
+    ```
+
+    Where this package is not installed, add `trust_remote_code=True`. Every argument of a call may also be given to
+    `pipeline(...)`; it then holds for all calls that do not give it themselves. The model is put into evaluation mode.
+    It keeps its attention implementation: word evidence comes from a copy that shares its weights.
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    # transformers' own handling of generation arguments differs between versions: here they go to `generate` as given.
+    _pipeline_calls_generate = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.processor is None:
+            raise ValueError(
+                "The pipeline needs the model's processor. Pass `processor=`, or name a folder or Hub id as `model`."
+            )
+        self.model.eval()
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """
+        Translate one video or several.
+
+        Args:
+            inputs:
+                One video: a path or http(s) address of a file, a path of a folder of frames, bytes, an open binary
+                file, an array or tensor of shape `(frames, height, width, channels)` or
+                `(frames, channels, height, width)`, a list of frames (PIL, arrays or picture paths), or what a video
+                column of `datasets` holds. Or a dictionary `{"video": ..., "start": ..., "end": ...,
+                "source_fps": ...}` of a video and its own values for the arguments below. Or several of them: a list,
+                tuple or array with one dimension more, a generator or other iterator, or a torch data set such as
+                `KeyDataset(dataset, "video")`.
+            start (`float`, *optional*):
+                Second at which to start in each video. Default: its beginning.
+            end (`float`, *optional*):
+                Second at which to stop in each video. Default: its end.
+            source_fps (`float`, *optional*):
+                Frames per second of videos that do not say it: arrays, lists and folders of frames. Without it they
+                have no seconds, so no `start`, `end` and `return_timestamps`.
+            return_scores (`bool`, *optional*, defaults to `False`):
+                Add `"score"`, a natural logarithm: with beams `sequences_scores` of `generate`, the log probability of
+                the tokens divided by their number to the power of `length_penalty`; else the mean log probability per
+                token. Both count the end token, and both are what `generate` chose by, after temperature and the like.
+            return_timestamps (`bool`, *optional*, defaults to `False`):
+                Add `"words"`, what each word was read from. See below.
+            return_attention (`bool`, *optional*, defaults to `False`):
+                With `"words"`, add what a heat map needs: `"attention"`, a float32 array of shape `(words, visual
+                tokens)`, rows of sum 1, and `"token_times"`, an array of shape `(visual tokens,)`, the seconds of the
+                frame in the middle of what each visual token sees.
+            batch_size (`int`, *optional*, defaults to 1):
+                Videos that are translated together. They may be of different lengths; the result is the same.
+            generate_kwargs (`dict`, *optional*):
+                Arguments of `generate`. They may also be given by name: `num_beams=5`, `do_sample=True`,
+                `max_new_tokens=40`, `num_return_sequences=3`, ...
+
+        Returns:
+            For one video a dictionary with `"translation_text"` and what else was asked for; for a list, tuple or
+            array of videos a list of them. An iterator or data set gives an iterable that reads the next videos only
+            when their turn comes. With `num_return_sequences` above 1 there is a list of dictionaries, best first with
+            beams, in place of each dictionary.
+
+            `"words"` lists, for each word (for each character in Chinese and Japanese; punctuation left out), a
+            dictionary with `"word"`, its `"probability"` under the model given the video and the words before it, and
+            in seconds of the whole file `"peak"`, where its attention is highest, and `"start"` and `"end"`, around
+            the peak, where it is at least half as high. The attention is that of the text model's decoder to the
+            visual tokens at the time it writes the word, averaged over heads, layers and the tokens of the word; this
+            choice is ours. It shows what the model looked at, which need not be where a sign is.
+
+        Raises:
+            ValueError: for a video that cannot be read, is too short or too long, with its name and, among several,
+                its index from 0: one bad video ends the call, but an iterator has given the answers before it.
+            TypeError: for an unknown argument.
+        """
+        if isinstance(inputs, IterableDataset) or (isinstance(inputs, Iterator) and not hasattr(inputs, "read")):
+            answers = super().__call__((NumberedVideo(*pair) for pair in enumerate(inputs)), **kwargs)
+            return (answer for answer in answers)  # transformers' own has no working `next`
+        if isinstance(inputs, Dataset):
+            return super().__call__(NumberedVideos(inputs), **kwargs)
+        if _is_one_video(inputs):
+            # transformers takes a bare list for several inputs
+            return super().__call__({"video": inputs} if isinstance(inputs, list | tuple) else inputs, **kwargs)
+        return super().__call__([NumberedVideo(*pair) for pair in enumerate(inputs)], **kwargs) if len(inputs) else []
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Save model and processor; the model brings the file of this pipeline along."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+    def _sanitize_parameters(self, generate_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> tuple[dict, ...]:
+        """Sort the arguments of a call into those of `preprocess`, `_forward` and `postprocess`."""
+        names = {"start", "end", "source_fps", "return_scores", "return_timestamps", "return_attention"}
+        named = {name: value for name, value in kwargs.items() if name not in names}
+        twice = sorted(set(named) & set(generate_kwargs or {}))
+        if twice:
+            raise ValueError(f"{twice} came both by name and in `generate_kwargs`. Pass each of them once.")
+        generation = {**(generate_kwargs or {}), **named}
+        _check_generation_arguments(generation)
+        flags = {name: kwargs[name] for name in kwargs if name.startswith("return_") and name in names}
+        preprocess = {name: kwargs[name] for name in kwargs if name in ("start", "end", "source_fps")}
+        for name, value in preprocess.items():
+            _check_one_number(name, value)
+        evidence = {name: flags[name] for name in ("return_timestamps", "return_attention") if name in flags}
+        return preprocess | evidence, flags | generation, evidence
+
+    def preprocess(
+        self,
+        input_: Any,
+        start: float | None = None,
+        end: float | None = None,
+        source_fps: float | None = None,
+        return_timestamps: bool = False,
+        return_attention: bool = False,
+    ) -> dict[str, list[dict[str, Any]]]:
+        """-> one clip: its `pixel_values_videos` `(frames, 3, height, width)`, and its `times` where they are known."""
+        video = input_.video if isinstance(input_, NumberedVideo) else input_
+        values = {"video": video, "start": start, "end": end, "source_fps": source_fps}
+        try:
+            if isinstance(video, dict) and "video" in video:
+                _check_keys(video)
+                values |= video
+            clip = self._read_clip(**values)
+            if (return_timestamps or return_attention) and clip["times"] is None:
+                raise ValueError(
+                    f"{_name(values['video'])} has no frame rate, so its words cannot be given seconds. Pass "
+                    "`source_fps`, its frames per second."
+                )
+        except ValueError as error:
+            if isinstance(input_, NumberedVideo):
+                raise ValueError(f"Video {input_.index} of the inputs cannot be translated: {error}") from error
+            raise
+        return {"clips": [clip]}
+
+    def _read_clip(
+        self, video: Any, start: float | None, end: float | None, source_fps: float | None
+    ) -> dict[str, Any]:
+        if not _is_one_video(video):
+            raise ValueError(f"Expected one video, got {_name(video)}. Lists of videos cannot be nested.")
+        inputs = self.processor(
+            videos=video,
+            start=start,
+            end=end,
+            video_metadata=None if source_fps is None else {"fps": source_fps},
+            return_metadata=True,
+            return_tensors="pt",
+        )
+        frames = inputs["pixel_values_videos"][0]
+        self._check_length(len(frames), _name(video))
+        return {"pixel_values_videos": frames, "times": _clip_times(inputs["video_metadata"][0], start)}
+
+    def _check_length(self, num_frames: int, name: str) -> None:
+        get_num_tokens = self.model.vision_model.get_num_tokens
+        if get_num_tokens(num_frames) < 1:
+            shortest = next(frames for frames in range(1, 10_000) if get_num_tokens(frames) >= 1)
+            raise ValueError(
+                f"{name} is too short to translate: {num_frames} frame(s) are left after sampling, and the model needs "
+                f"at least {shortest}. Use a longer part of it, or keep more of its frames (`frame_sampling_rate` of "
+                "the video processor)."
+            )
+        try:
+            self.model.check_num_tokens(get_num_tokens(num_frames))
+        except ValueError as error:
+            raise ValueError(f"{name} is too long to translate. {error}") from error
+
+    def _forward(
+        self,
+        model_inputs: dict[str, list],
+        return_scores: bool = False,
+        return_timestamps: bool = False,
+        return_attention: bool = False,
+        **generation: Any,
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Clips, one or a batch -> for each its `times` and the `sequences` that were generated for it."""
+        clips = [clip if isinstance(clip, dict) else clip[0] for clip in model_inputs["clips"]]
+        encoder_outputs = self.model.encode(**_padded([clip["pixel_values_videos"] for clip in clips]))
+        output = self._generate(encoder_outputs, return_scores, generation)
+        parts = {"token_ids": output.sequences}
+        if return_scores:
+            parts["score"] = self._scores(output, generation)
+        if return_timestamps or return_attention:
+            parts["log_probabilities"], parts["attention"] = self._replay(output.sequences, encoder_outputs)
+        sequences = [{name: part[row] for name, part in parts.items()} for row in range(len(output.sequences))]
+        per_clip = len(sequences) // len(clips)
+        answers = [
+            {"sequences": sequences[index * per_clip : (index + 1) * per_clip], **self._visual_tokens(clip)}
+            for index, clip in enumerate(clips)
+        ]
+        return {"answers": answers}
+
+    def _generate(self, encoder_outputs: Any, return_scores: bool, generation: dict[str, Any]) -> Any:
+        wanted = {"return_dict_in_generate": True, "output_scores": return_scores}
+        if generation.get("generation_config") is not None:
+            config = copy.deepcopy(generation["generation_config"])
+            config.update(**wanted)
+            wanted = {"generation_config": config}
+        # `generate` repeats the encoder's outputs for its beams in place.
+        encoder_outputs = type(encoder_outputs)(**encoder_outputs)
+        return self.model.generate(encoder_outputs=encoder_outputs, **{**generation, **wanted})
+
+    def _scores(self, output: Any, generation: dict[str, Any]) -> torch.Tensor:
+        """-> `(sequences,)`, see `return_scores`."""
+        if getattr(output, "sequences_scores", None) is not None:
+            return output.sequences_scores
+        log_probabilities = self.model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
+        config = generation.get("generation_config") or self.model.generation_config
+        end_token_ids = generation.get("eos_token_id", config.eos_token_id)
+        tokens = output.sequences[:, -len(output.scores) :]
+        is_end = torch.isin(tokens, torch.tensor([] if end_token_ids is None else end_token_ids, device=tokens.device))
+        behind_the_end = is_end.cumsum(1) > is_end.long()
+        return log_probabilities.float().masked_fill(behind_the_end, 0).sum(1) / (~behind_the_end).sum(1)
+
+    def _replay(self, sequences: torch.Tensor, encoder_outputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Read the sequences `(sequences, length)` once more in one pass, which gives for each token but the first the
+        log probability `(sequences, length - 1)` and the attention `(sequences, length - 1, visual tokens)` with which
+        it was written, whatever the way of decoding.
+        """
+        repeats = len(sequences) // len(encoder_outputs.last_hidden_state)
+        encoder_outputs = type(encoder_outputs)(
+            last_hidden_state=encoder_outputs.last_hidden_state.repeat_interleave(repeats, 0),
+            attention_mask=encoder_outputs.attention_mask.repeat_interleave(repeats, 0),
+        )
+        output = _eager_twin(self.model.text_model)(
+            encoder_outputs=encoder_outputs,
+            attention_mask=encoder_outputs.attention_mask,
+            decoder_input_ids=sequences[:, :-1],
+            output_attentions=True,
+            use_cache=False,
+            return_dict=True,
+        )
+        log_probabilities = -torch.nn.functional.cross_entropy(
+            output.logits.float().transpose(1, 2), sequences[:, 1:], reduction="none"
+        )
+        attention = torch.stack([layer.float().mean(1) for layer in output.cross_attentions]).mean(0)
+        return log_probabilities, attention
+
+    def _visual_tokens(self, clip: dict[str, Any]) -> dict[str, Any]:
+        """
+        -> `times` of the clip, `centres` of its visual tokens `(visual tokens,)` in sampled frames, from 0 to the last
+        one, and the `spacing` between them. The centre is that of the frames a token sees; convolutions without padding
+        shift it, pooling spreads it, and what is repeated in front of a clip lies before 0.
+        """
+        config = self.model.config.vision_config
+        centre = -REPLICATED_FRAMES_IN_FRONT if config.temporal_padding == "replicate" else 0
+        spacing = 1
+        for block in config.temporal_blocks:
+            size = int(block[1:])
+            if block[0] == "P":
+                centre += spacing * (size - 1) / 2
+                spacing *= size
+            elif config.temporal_padding != "zero":
+                centre += spacing * (size - 1) / 2
+        num_frames = len(clip["pixel_values_videos"])
+        centres = centre + spacing * np.arange(self.model.vision_model.get_num_tokens(num_frames))
+        return {"times": clip["times"], "centres": centres.clip(0, num_frames - 1), "spacing": spacing}
+
+    def postprocess(
+        self, model_outputs: dict[str, Any], return_timestamps: bool = False, return_attention: bool = False
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Sequences of one clip -> its answer: a dictionary, or a list of them for several sequences."""
+        answers = model_outputs["answers"]
+        clip = answers[0] if isinstance(answers, list) else answers
+        translations = []
+        for sequence in clip["sequences"]:
+            translation = {"translation_text": self.processor.decode(sequence["token_ids"])}
+            if "score" in sequence:
+                translation["score"] = float(sequence["score"])
+            if return_timestamps or return_attention:
+                translation |= self._word_evidence(translation["translation_text"], sequence, clip, return_attention)
+            translations.append(translation)
+        return translations if len(translations) > 1 else translations[0]
+
+    def _word_evidence(
+        self, text: str, sequence: dict[str, Any], clip: dict[str, Any], return_attention: bool
+    ) -> dict[str, Any]:
+        centres, times = clip["centres"], clip["times"]
+        edges = [times.at(centres + side * clip["spacing"] / 2) for side in (-1, 1)]
+        token_times = times.at(centres)
+        words, rows = [], []
+        for word, tokens in self._words(text, sequence["token_ids"].tolist()):
+            row = sequence["attention"][tokens].mean(0)[: len(centres)].numpy()
+            probability = float(sequence["log_probabilities"][tokens].sum().exp())
+            words.append({"word": word, "probability": probability, **_interval(row, token_times, *edges)})
+            rows.append(row)
+        if not return_attention:
+            return {"words": words}
+        attention = np.stack(rows) if rows else np.zeros((0, len(centres)), np.float32)
+        return {"words": words, "attention": attention, "token_times": token_times}
+
+    def _words(self, text: str, token_ids: list[int]) -> Iterator[tuple[str, list[int]]]:
+        """Words of a text, each with the positions of its tokens behind the first token of the sequence."""
+        spans = list(self._spans_of_tokens(token_ids))
+        for start, end in _spans_of_words(text):
+            tokens = [token - 1 for first, last, group in spans if first < end and last > start for token in group]
+            if tokens:
+                yield text[start:end], [token for token in tokens if token >= 0]
+
+    def _spans_of_tokens(self, token_ids: list[int]) -> Iterator[tuple[int, int, list[int]]]:
+        """
+        Yield start and end in the decoded text and the positions of the tokens that wrote it: mostly one, several where
+        a character is made of several tokens. The text of the first tokens is the beginning of the whole text.
+        """
+        tokenizer = self.processor.tokenizer
+        hidden = {*tokenizer.all_special_ids, *getattr(tokenizer, "lang_code_to_id", {}).values()}
+        length, group = 0, []
+        for position, token_id in enumerate(token_ids):
+            if token_id in hidden:
+                continue
+            group.append(position)
+            new_length = len(self.processor.decode(token_ids[: position + 1]).rstrip(INCOMPLETE_CHARACTER))
+            if new_length > length:
+                yield length, new_length, group
+                length, group = new_length, []
+
+
+def _is_one_video(inputs: Any) -> bool:
+    """Tell one video from several as the processor does: a list of frames is one video, other lists are several."""
+    if isinstance(inputs, np.ndarray | torch.Tensor):
+        return inputs.ndim != 5
+    if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes | bytearray | memoryview):
+        return True
+    return len(inputs) > 0 and all(_is_frame(item) for item in inputs)
+
+
+def _is_frame(item: Any) -> bool:
+    if isinstance(item, str | Path):
+        return str(item).lower().endswith(PICTURE_SUFFIXES) and not Path(item).is_dir()
+    if isinstance(item, np.ndarray | torch.Tensor):
+        return item.ndim == 2 or (item.ndim == 3 and (item.shape[0] in (1, 3, 4) or item.shape[-1] in (1, 3, 4)))
+    return is_pil_image(item)
+
+
+def _name(video: Any) -> str:
+    """What error texts call a video."""
+    if isinstance(video, dict) and video.get("path"):
+        video = video["path"]
+    if isinstance(video, str | Path):
+        return f"'{video}'"
+    return f"the video given as {type(video).__name__}"
+
+
+def _check_generation_arguments(arguments: dict[str, Any]) -> None:
+    for name in arguments:
+        if name in SET_BY_THE_PIPELINE:
+            raise TypeError(f"`{name}` is set by the pipeline. Pass `{SET_BY_THE_PIPELINE[name]}` instead.")
+    own = {"inputs", "self", "kwargs"}
+    known = (set(vars(GenerationConfig())) | set(inspect.signature(GenerationMixin.generate).parameters)) - own
+    unknown = sorted(name for name in arguments if name not in known or name.startswith("_"))
+    if unknown:
+        raise TypeError(
+            f"Unknown arguments {unknown}. Known are start, end, source_fps, return_scores, return_timestamps, "
+            "return_attention, batch_size, num_workers, generate_kwargs and the arguments of `generate`, such as "
+            "num_beams."
+        )
+
+
+def _check_one_number(name: str, value: Any) -> None:
+    if isinstance(value, list | tuple | np.ndarray | torch.Tensor):
+        raise ValueError(
+            f"`{name}` is one number for all videos, got {type(value).__name__}. For one each, pass the videos as "
+            f'dictionaries {{"video": ..., "{name}": ...}}.'
+        )
+
+
+def _check_keys(video: dict[str, Any]) -> None:
+    unknown = sorted(set(video) - set(VIDEO_KEYS))
+    if unknown:
+        raise ValueError(f"A video given as a dictionary has the keys {', '.join(VIDEO_KEYS)}, got {unknown} too.")
+    for name in VIDEO_KEYS[1:]:
+        _check_one_number(name, video.get(name))
+
+
+def _clip_times(metadata: Any, start: float | None) -> ClipTimes | None:
+    """Times of the frames that were sampled; `None` without a frame rate. Those of the processor count from `start`."""
+    fps = metadata["fps"]
+    if fps is None:
+        return None
+    # The processor reads from the first frame at or behind `start`.
+    first_frame = max(0, math.ceil(((start or 0.0) - TIME_TOLERANCE_IN_SECONDS) * fps))
+    indices = first_frame + np.asarray(metadata["frames_indices"])
+    return ClipTimes(indices / fps, first_frame / fps, (first_frame + metadata["total_num_frames"]) / fps)
+
+
+def _padded(clips: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Clips `(frames, 3, height, width)` of different lengths to a batch, as the processor pads them."""
+    sizes = sorted({tuple(clip.shape[-2:]) for clip in clips})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The videos of a batch must come out in one size, got (height, width) {sizes}. Pass batch_size=1, or set "
+            "`size` of the video processor to a height and a width with do_resize=True."
+        )
+    lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
+    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    pixels = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    return {"pixel_values_videos": pixels, "pixel_attention_mask": mask.long()}
+
+
+def _eager_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    A copy with all parameters and buffers shared and attention computed step by step: sdpa and flash attention give no
+    attention weights. The model itself stays untouched, also for what runs beside this in another thread.
+    """
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    twin = copy.deepcopy(model, shared)
+    for module in twin.modules():
+        if isinstance(module, PreTrainedModel):
+            module.set_attn_implementation("eager")
+    return twin
+
+
+def _spans_of_words(text: str) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each word, without the punctuation around it."""
+    for piece in PIECES_OF_TEXT.finditer(text):
+        start, end = piece.span()
+        while start < end and _is_punctuation(text[start]):
+            start += 1
+        while start < end and _is_punctuation(text[end - 1]):
+            end -= 1
+        if start < end:
+            yield start, end
+
+
+def _is_punctuation(character: str) -> bool:
+    return unicodedata.category(character).startswith("P")
+
+
+def _interval(
+    attention: np.ndarray, token_times: np.ndarray, token_starts: np.ndarray, token_ends: np.ndarray
+) -> dict[str, float]:
+    """The visual tokens around the highest one that get at least half of its attention, in seconds."""
+    peak = first = last = int(attention.argmax())
+    while first > 0 and attention[first - 1] >= attention[peak] / 2:
+        first -= 1
+    while last < len(attention) - 1 and attention[last + 1] >= attention[peak] / 2:
+        last += 1
+    seconds = {"start": token_starts[first], "end": token_ends[last], "peak": token_times[peak]}
+    return {name: round(float(value), 3) for name, value in seconds.items()}
+
+
+__all__ = ["SignLanguageTranslationPipeline"]
