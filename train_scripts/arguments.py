@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+
+from .languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 
@@ -28,6 +31,14 @@ class DataArguments:
         default=None,
         metadata={"help": "Language tag of the sentences. Chinese (zh) and Japanese (ja) are scored by character."},
     )
+    sign_language: str | None = field(
+        default=None,
+        metadata={"help": f"ISO 639-3 code of the sign language for the model card: {SIGN_LANGUAGE_EXAMPLES}."},
+    )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Name of the data set in the model card. Default: its id on the Hub, or its folder's name."},
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     evaluation_split: str = field(
         default="validation", metadata={"help": "Split that chooses the best checkpoint. 'dev' means the same."}
@@ -41,6 +52,12 @@ class DataArguments:
             "where decoding anew in every epoch would cost more than the training."
         },
     )
+
+    def __post_init__(self):
+        check_spoken_language(self.spoken_language)
+        check_sign_language(self.sign_language)
+        if self.dataset_name is not None and not self.dataset_name.strip():
+            raise ValueError("--dataset_name must be a name for readers of the model card, got an empty one.")
 
 
 @dataclass
@@ -108,12 +125,21 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better score."}
     )
+    model_license: str | None = field(
+        default=None,
+        metadata={"help": "Licence of the trained model for its card, as the Hub writes it, such as cc-by-nc-4.0."},
+    )
 
     def __post_init__(self):
         if self.output_dir is None:
             raise ValueError("`--output_dir` must name a new or empty folder.")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ValueError("--early_stopping_patience needs evaluations: set --eval_strategy to steps or epoch.")
+        if self.model_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.model_license):
+            raise ValueError(
+                "--model_license must be a licence as the Hub writes it, such as apache-2.0, cc-by-nc-4.0 or other, "
+                f"got {self.model_license!r}."
+            )
         if isinstance(self.generation_config, Path):
             self.generation_config = str(self.generation_config)  # a Path cannot be saved as JSON
         if self.bf16 and not torch.accelerator.is_available():
@@ -164,7 +190,7 @@ def preset_names() -> list[str]:
 
 
 def _flags_from_yaml(config: str, names: list[str]) -> list[str]:
-    values = _read_yaml(config)
+    values = read_yaml(config)
     flags = []
     for name, value in values.items():
         if name not in names:
@@ -178,7 +204,13 @@ def _as_flag_value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-def _read_yaml(config: str) -> dict[str, Any]:
+def read_yaml(config: str) -> dict[str, Any]:
+    """
+    Values of a YAML file or preset.
+
+    Raises:
+        ValueError: if there is none of that name, or it holds no `name: value` lines.
+    """
     path = CONFIG_FOLDER / f"{config}.yaml" if config in preset_names() else Path(config)
     if not path.is_file():
         raise ValueError(

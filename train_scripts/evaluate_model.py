@@ -3,8 +3,9 @@ Translate a split with a trained model and score it against its sentences.
 
     flallm-evaluate --model_name_or_path stage2 --dataset corpus --split test --output_dir test_scores
 
-Writes scores.json (with signatures and bootstrap intervals) and predictions.jsonl, and prints the table. Under
-`torchrun` the clips are shared out and the scores computed once over all of them.
+Writes scores.json (with signatures and bootstrap intervals) and predictions.jsonl, and prints the table. With
+`--add_to_model_card True` the scores also go into the model card of a local folder. Under `torchrun` the clips are
+shared out and the scores computed once over all of them.
 """
 
 import json
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from modeling_flallm import FLaLLMForTranslation
+from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import DataArguments, FLaLLMTrainingArguments, check_new_folder, parse_arguments
 from .data import SignVideoDataset, TranslationCollator, load_split
 from .metrics import format_scores, generated_token_ids, translation_scores
-from .own_processing import FLaLLMProcessor
+from .model_card import add_scores, read_run
 from .training import FLaLLMTrainer, load_trained, run_command
 
 
@@ -34,6 +36,10 @@ class EvaluationArguments:
         default=False, metadata={"help": "Append ' .' to both sides, a habit on PHOENIX14T; the signature says so."}
     )
     lowercase: bool = field(default=False, metadata={"help": "Compare in lower case; the signature says so."})
+    add_to_model_card: bool = field(
+        default=False,
+        metadata={"help": "Write the scores into README.md of the model's folder, in place of those of this split."},
+    )
 
     def __post_init__(self):
         if self.model_name_or_path is None:
@@ -100,10 +106,16 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
         description="Translate a split with a trained model and score it.",
     )
     check_new_folder(Path(run.output_dir))
+    model_folder = Path(evaluation.model_name_or_path)
+    if evaluation.add_to_model_card:
+        read_run(model_folder)  # a folder without a record is to be told before the work
     model, processor = load_trained(evaluation.model_name_or_path)
     scores, rows = evaluate_model(model, processor, evaluation, data, run)
     if run.process_index == 0:
         write_results(Path(run.output_dir), scores, rows)
+        if evaluation.add_to_model_card:
+            num_beams = run.generation_num_beams or model.generation_config.num_beams
+            add_scores(model_folder, scores, data, evaluation.split, num_beams)
         print(format_scores(scores))
     return scores, rows
 

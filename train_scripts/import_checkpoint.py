@@ -41,10 +41,10 @@ from transformers import AutoConfig, MBartConfig, PreTrainedConfig, PreTrainedTo
 from transformers.image_utils import PILImageResampling
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig
+from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
 from modeling_flallm.visual_encoder_flallm import RESNET_STAGES
 
 from .arguments import check_new_folder
-from .own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
 from .training import load_tokenizer, run_command, set_generation_defaults
 
 SOURCES = ("sltbaselines_stage1", "sltbaselines_stage2", "gfslt_vlp")

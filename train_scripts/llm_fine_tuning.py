@@ -15,11 +15,13 @@ small, after the example of `visual_initialing.py`:
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
 from modeling_flallm import FLaLLMForTranslation
+from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import (
     AugmentationArguments,
@@ -28,7 +30,6 @@ from .arguments import (
     VideoArguments,
     parse_arguments,
 )
-from .own_processing import FLaLLMProcessor
 from .training import build_processor, load_tokenizer, run_command, run_training, set_generation_defaults
 from .visual_initialing import AdapterArguments
 
@@ -39,6 +40,8 @@ LORA_TARGETS = r"text_model\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2|q|k|v|o|
 @dataclass
 class LLMFineTuningArguments(AdapterArguments):
     """The pretrained parts and what of them is trained."""
+
+    stage_name: ClassVar[str] = "llm_fine_tuning"
 
     vision_model_name_or_path: str = field(
         default=None, metadata={"help": "Folder or Hub id of a stage-1 checkpoint. Required."}
@@ -122,7 +125,7 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
         argv,
         description="Stage 2 of FLa-LLM: LLM fine-tuning with the visual encoder frozen.",
     )
-    return run_training(lambda: build_model(arguments, video), data, video, augmentation, training)
+    return run_training(lambda: build_model(arguments, video), arguments, data, video, augmentation, training)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

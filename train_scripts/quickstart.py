@@ -21,6 +21,9 @@ from .metrics import TITLE_OF_SCORE
 from .pictures import draw_contact_sheet, draw_learning_curves
 from .training import run_command
 
+# For the model cards. No sign language has the code qsl: ISO 639-3 leaves qaa to qtz to whoever needs one.
+CORPUS = {"dataset_name": "Invented sign language, rendered", "sign_language": "qsl", "spoken_language": "en"}
+
 
 @dataclass
 class QuickstartArguments:
@@ -87,6 +90,7 @@ def train_stage1(arguments: QuickstartArguments, folders: Folders) -> None:
             num_train_epochs=arguments.stage1_epochs,
             seed=arguments.seed,
             output_dir=folders.stage1,
+            **CORPUS,
         )
     )
 
@@ -101,6 +105,7 @@ def train_stage2(arguments: QuickstartArguments, folders: Folders) -> None:
             num_train_epochs=arguments.stage2_epochs,
             seed=arguments.seed,
             output_dir=folders.model,
+            **CORPUS,
         )
     )
 
@@ -112,7 +117,9 @@ def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, A
             dataset=folders.corpus,
             split="test",
             per_device_eval_batch_size=50,
+            add_to_model_card=True,
             output_dir=output,
+            **CORPUS,
         )
     )
 

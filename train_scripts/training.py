@@ -1,5 +1,6 @@
 """What both stages share: the Trainer, the order of a run, and what it leaves in the output folder."""
 
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from peft import PeftModel
 from transformers import (
     AutoTokenizer,
     EarlyStoppingCallback,
@@ -20,6 +22,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_flallm import FLaLLMForTranslation
+from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
 
 from .arguments import (
     AugmentationArguments,
@@ -30,15 +33,18 @@ from .arguments import (
 )
 from .augmentation import ClipAugmentation
 from .data import SignVideoDataset, TranslationCollator, load_split
+from .hub_errors import explain_hub_error
 from .metrics import TITLE_OF_SCORE, build_compute_metrics
-from .own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
+from .model_card import TrainingRun, complete_run, describe_run, save_adapter, write_model_card
 
 
 class FLaLLMTrainer(Seq2SeqTrainer):
     """
-    Seq2SeqTrainer with a learning rate for each part, one pass of the visual encoder per evaluated clip, and no pickled
-    arguments among the saved files.
+    Seq2SeqTrainer with a learning rate for each part, one pass of the visual encoder per evaluated clip, no pickled
+    arguments among the saved files, and a model card from the record of the run, `training_run`.
     """
+
+    training_run: TrainingRun | None = None
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -90,6 +96,14 @@ class FLaLLMTrainer(Seq2SeqTrainer):
             folder = Path(output_dir or self.args.output_dir)
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone who loads the model
             (folder / "training_arguments.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+
+    def create_model_card(self, **options: Any) -> None:
+        """Also called by `push_to_hub`, whose `options` are for transformers' own card, of a Trainer without record."""
+        if self.training_run is None:
+            super().create_model_card(**options)
+        elif self.is_world_process_zero():
+            self.training_run.model_name = self.hub_model_id or self.training_run.model_name
+            write_model_card(Path(self.args.output_dir), self.training_run)
 
 
 class _TellDatasetTheEpoch(TrainerCallback):
@@ -180,16 +194,18 @@ def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTo
 
 def run_training(
     build: Callable[[], tuple[FLaLLMForTranslation, FLaLLMProcessor]],
+    stage: Any,
     data: DataArguments,
     video: VideoArguments,
     augmentation: AugmentationArguments,
     training: FLaLLMTrainingArguments,
 ) -> dict[str, float]:
     """
-    Train, evaluate, choose the best checkpoint and save model and processor in the output folder.
+    Train, evaluate, choose the best checkpoint and save model, processor and model card in the output folder.
 
     Args:
         build: makes the model and its processor, after the seed has been set.
+        stage: the stage's own arguments, for the model card.
 
     Returns:
         `dict[str, float]`: the last evaluation's scores of the best checkpoint.
@@ -203,6 +219,8 @@ def run_training(
     evaluation_split = load_split(data, data.evaluation_split, data.max_evaluation_clips)
     set_seed(training.seed)
     model, processor = build()
+    if isinstance(model, PeftModel):
+        _save_lora_base(model, processor, training)
     model.vision_model.backbone.to(memory_format=torch.channels_last)  # convolutions then reorder nothing
     choose_fast_attention(model, training)
     shared = {"processor": processor, "text_column": data.text_column, "keep_decoded_videos": data.keep_decoded_videos}
@@ -225,10 +243,29 @@ def run_training(
         ),
         callbacks=_callbacks(training, train_dataset),
     )
+    splits = {data.train_split: train_split, data.evaluation_split: evaluation_split}
+    trainer.training_run = describe_run(stage, data, video, augmentation, training, splits, model)
     if training.process_index == 0:
         _print_trained_parts(model)
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
-    return _finish(trainer, training)
+        if data.sign_language is None:
+            print("The model card will name no sign language. Name it with --sign_language.")
+    result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
+    return _finish(trainer, training, data, result.metrics)
+
+
+def _save_lora_base(model: PeftModel, processor: FLaLLMProcessor, training: FLaLLMTrainingArguments) -> None:
+    """The model that the low-rank adapters change, whole, so that they can be loaded and shared without it."""
+    folder = Path(training.output_dir).resolve() / "lora_base"
+    model.peft_config[model.active_adapter].base_model_name_or_path = str(folder)
+    if training.should_save:
+        copy.deepcopy(model).unload().save_pretrained(str(folder))
+        processor.save_pretrained(str(folder))
+
+
+def _save_lora_adapter(trainer: FLaLLMTrainer, folder: Path) -> None:
+    base = trainer.model.peft_config[trainer.model.active_adapter].base_model_name_or_path
+    save_adapter(trainer.model, folder, trainer.training_run, base)
+    trainer.processing_class.save_pretrained(str(folder))
 
 
 def choose_fast_attention(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
@@ -274,16 +311,20 @@ def checkpoint_to_resume(training: FLaLLMTrainingArguments) -> str | None:
     return checkpoint
 
 
-def _finish(trainer: FLaLLMTrainer, training: FLaLLMTrainingArguments) -> dict[str, float]:
+def _finish(
+    trainer: FLaLLMTrainer, training: FLaLLMTrainingArguments, data: DataArguments, metrics: dict[str, float]
+) -> dict[str, float]:
     scores = trainer.evaluate()
     trainer.save_metrics("eval", scores)
     trainer.save_state()
-    if hasattr(trainer.model, "merge_and_unload"):
+    complete_run(trainer.training_run, trainer, data, metrics, scores)
+    if isinstance(trainer.model, PeftModel):
         # The folder then loads like any other model; the adapter alone stays beside it.
         if training.should_save:
-            trainer.model.save_pretrained(str(Path(training.output_dir) / "lora_adapter"))
+            _save_lora_adapter(trainer, Path(training.output_dir) / "lora_adapter")
         trainer.model = trainer.model.merge_and_unload()
     trainer.save_model()
+    trainer.create_model_card()
     return scores
 
 
@@ -319,5 +360,8 @@ def load_trained(name_or_path: str) -> tuple[FLaLLMForTranslation, FLaLLMProcess
         model = FLaLLMForTranslation.from_pretrained(name_or_path)
         processor = FLaLLMProcessor.from_pretrained(name_or_path)
     except OSError as error:
-        raise ValueError(f"{name_or_path!r} cannot be loaded as a FLa-LLM model with its processor: {error}") from error
+        reason = explain_hub_error(error, name_or_path)
+        raise ValueError(
+            f"{name_or_path!r} cannot be loaded as a FLa-LLM model with its processor: {reason}"
+        ) from error
     return model.eval(), processor

@@ -17,10 +17,12 @@ CPU, small (see `make quickstart` for the whole of it):
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig, light_transformer_config
+from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import (
     AugmentationArguments,
@@ -29,7 +31,6 @@ from .arguments import (
     VideoArguments,
     parse_arguments,
 )
-from .own_processing import FLaLLMProcessor
 from .training import build_processor, language_ids, load_tokenizer, run_command, run_training, set_generation_defaults
 
 
@@ -50,6 +51,8 @@ class AdapterArguments:
 @dataclass
 class VisualInitialingArguments(AdapterArguments):
     """The visual encoder and Light-T."""
+
+    stage_name: ClassVar[str] = "visual_initialing"
 
     tokenizer_name_or_path: str = field(
         default=None, metadata={"help": "Tokenizer of the LLM of stage 2, which Light-T shares. Required."}
@@ -132,7 +135,7 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
         argv,
         description="Stage 1 of FLa-LLM: visual initialing with Light-T.",
     )
-    return run_training(lambda: build_model(arguments, video), data, video, augmentation, training)
+    return run_training(lambda: build_model(arguments, video), arguments, data, video, augmentation, training)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
