@@ -1,0 +1,507 @@
+"""Pushing models, adapters and Spaces: what is sent, what stays here, and what a user is told when it cannot work."""
+
+import json
+import re
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import yaml
+from huggingface_hub import constants
+from mini_hub import MiniHub, Refusal, connect
+from peft import LoraConfig, get_peft_model
+from tiny_corpus import WITHOUT_EVALUATION, error_of, flags, stage1_flags, trained_model
+
+from modeling_flallm import FLaLLMForTranslation
+from train_scripts import visual_initialing
+from train_scripts.hub_errors import HUB_ERRORS, explain_hub_error
+from train_scripts.push_to_hub import SPACE_FOLDER, main
+
+REPO_ID = "me/flallm-tiny"
+OF_TRAINING = ("optimizer.pt", "training_args.bin", "trainer_state.json", "events.pkl", ".env", "token", "notes.py")
+FOLDERS_OF_TRAINING = ("checkpoint-8", "runs", "lora_adapter")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with MiniHub() as hub:
+        connect(monkeypatch, hub.url, hub.token)
+        yield hub
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder as training leaves it: the model, and much that is nobody else's business."""
+    folder = shutil.copytree(trained_model(), tmp_path / "stage2")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A tiny model\n")
+    for name in OF_TRAINING:
+        (folder / name).write_bytes(b"not for others")
+    for name in FOLDERS_OF_TRAINING:
+        (folder / name).mkdir()
+        shutil.copy(folder / "model.safetensors", folder / name)
+    return folder
+
+
+@pytest.fixture
+def adapter(tmp_path) -> Path:
+    """A LoRA adapter as peft saves it, with the path of its base model in two files."""
+    base = shutil.copytree(trained_model(), tmp_path / "lora_base")
+    model = FLaLLMForTranslation.from_pretrained(base)
+    model = get_peft_model(model, LoraConfig(r=2, target_modules=r"text_model\..*\.q_proj"))
+    model.save_pretrained(str(tmp_path / "lora_adapter"))
+    return tmp_path / "lora_adapter"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What a complete model consists of."""
+    kept = {
+        name: (folder / name).read_bytes()
+        for name in sorted(path.name for path in folder.iterdir())
+        if name not in OF_TRAINING + FOLDERS_OF_TRAINING
+    }
+    return kept
+
+
+def files_on(hub: MiniHub, repo_id: str = REPO_ID, kind: str = "models", revision: str = "main") -> dict[str, bytes]:
+    files = hub.repository(repo_id, kind).files(revision)
+    return {name: file.content for name, file in sorted(files.items()) if name != ".gitattributes"}
+
+
+def push(folder: Path, **values) -> None:
+    assert main(flags(**{"model": folder, "repo_id": REPO_ID, **values})) == 0
+
+
+def make_sharded(folder: Path) -> list[str]:
+    """Replace the weights by several files; returns their names."""
+    model = FLaLLMForTranslation.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="100KB")
+    names = sorted(path.name for path in folder.glob("model-*.safetensors"))
+    assert len(names) > 2
+    return names
+
+
+def test_a_dry_run_lists_all_and_sends_nothing(hub, folder, capsys, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    push(folder, dry_run=True)
+    lines = capsys.readouterr().out.splitlines()
+    sizes = {name: len(content) for name, content in files_of(folder).items()}
+    assert lines[0] == f"model {REPO_ID}, branch main:"
+    assert lines[1 : len(sizes) + 1] == [f"{size:15,} bytes  {name}" for name, size in sizes.items()]
+    assert lines[len(sizes) + 1] == f"{sum(sizes.values()):15,} bytes  in {len(sizes)} files"
+    left_out = sorted([*OF_TRAINING, *(f"{name}/" for name in FOLDERS_OF_TRAINING)])
+    assert lines[len(sizes) + 2 :] == [f"left out: {', '.join(left_out)}", "Dry run: nothing has been sent."]
+    assert hub.requests == []
+
+
+def test_a_push_sends_the_model_and_nothing_else(hub, folder, capsys):
+    push(folder)
+    assert files_on(hub) == files_of(folder)
+    assert hub.repository(REPO_ID).private
+    (announcement,) = [json.loads(request.body) for request in hub.requests if "/preupload/" in request.path]
+    assert [file["path"] for file in announcement["files"]] == list(files_of(folder))
+    assert len(hub.uploads()) == 1
+    assert len([request for request in hub.requests if "/commit/" in request.path]) == 1
+    *_, last = capsys.readouterr().out.split("To load it:\n\n")
+    commit_id = hub.repository(REPO_ID).commit_id("main")
+    assert last == (
+        "from transformers import pipeline\n"
+        f'repo_id, revision = "{REPO_ID}", "{commit_id}"\n'
+        'translate = pipeline("sign-language-translation", repo_id, revision=revision, trust_remote_code=True)\n'
+        'print(translate("clip.mp4"))\n'
+    )
+
+
+def test_what_is_there_already_is_not_sent_again(hub, folder):
+    push(folder)
+    first = hub.repository(REPO_ID).commit_id("main")
+    num_requests = len(hub.requests)
+    push(folder)
+    assert hub.repository(REPO_ID).commit_id("main") == first
+    assert [request.path for request in hub.requests[num_requests:] if "/commit/" in request.path] == []
+    (folder / "README.md").write_text("# Another card\n")
+    push(folder)
+    (commit,) = [request for request in hub.requests[num_requests:] if "/commit/" in request.path]
+    operations = [json.loads(line) for line in commit.body.splitlines()]
+    assert [item["value"].get("path") for item in operations if item["key"] != "header"] == ["README.md"]
+    assert len(hub.uploads()) == 1
+
+
+def test_an_interrupted_push_is_completed_by_the_same_command(hub, folder, capsys, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client waits between its six attempts
+    shards = make_sharded(folder)
+    with hub.failing_after_uploads(1):
+        error = error_of(main, flags(model=folder, repo_id=REPO_ID), capsys)
+    assert (
+        error == f"{hub.url} cannot be reached, or the connection broke off. Check it and run the same command again."
+    )
+    (arrived,) = hub.uploads()
+    assert files_on(hub) == {}
+    push(folder)
+    assert files_on(hub) == files_of(folder)
+    paths = [request.path for request in hub.uploads()]
+    assert len(paths) == len(set(paths)) == len(shards) and paths[0] == arrived.path
+
+
+def test_weights_of_an_earlier_push_go_and_other_files_stay(hub, folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    shards = make_sharded(folder)
+    push(folder)
+    repository = hub.repository(REPO_ID)
+    for name in ("LICENSE", "assets/model.safetensors", "demo.py", "old_flallm.py"):
+        repository.change_file(name, b"from the web page")
+    for name in [*shards, "model.safetensors.index.json"]:
+        (folder / name).unlink()
+    (folder / "model.safetensors").write_bytes(whole)
+    push(folder)
+    kept = {name: b"from the web page" for name in ("LICENSE", "assets/model.safetensors", "demo.py")}
+    assert files_on(hub) == dict(sorted({**files_of(folder), **kept}.items()))
+
+
+def test_a_branch_is_made_and_main_stays(hub, folder):
+    push(folder)
+    (folder / "README.md").write_text("# On a branch\n")
+    push(folder, revision="experiment", commit_message="An experiment")
+    assert files_on(hub, revision="experiment")["README.md"] == b"# On a branch\n"
+    assert files_on(hub)["README.md"] != b"# On a branch\n"
+    assert any(b'"summary": "An experiment"' in request.body for request in hub.requests)
+
+
+def test_a_public_repository_is_not_written_to_by_accident(hub, folder, capsys):
+    hub.create_repository(REPO_ID)
+    assert error_of(main, flags(model=folder, repo_id=REPO_ID), capsys) == (
+        f"{REPO_ID} exists and is public: everybody would see what is sent. Pass --private False if that is meant; "
+        "else make it private in its settings first."
+    )
+    assert hub.writes() == []
+    push(folder, private=False)
+    assert files_on(hub) == files_of(folder)
+
+
+def test_a_private_repository_stays_private(hub, folder, capsys):
+    push(folder)
+    push(folder, private=False)
+    assert f"{REPO_ID} exists and stays private; it is made public in its settings." in capsys.readouterr().out
+    assert hub.repository(REPO_ID).private
+
+
+def test_a_public_repository_can_be_asked_for(hub, folder):
+    push(folder, private=False)
+    assert not hub.repository(REPO_ID).private
+
+
+def test_a_missing_card_is_told_and_no_obstacle(hub, folder, capsys):
+    (folder / "README.md").unlink()
+    push(folder)
+    assert "warning: there is no README.md, so nobody will know" in capsys.readouterr().out
+    assert files_on(hub) == files_of(folder)
+
+
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_without_a_token(hub, folder, capsys, monkeypatch):
+    connect(monkeypatch, hub.url, token=None)
+    assert error_of(main, flags(model=folder, repo_id=REPO_ID), capsys) == (
+        "You are not logged in to the Hub: log in with `hf auth login` or set HF_TOKEN, with a token that may write, "
+        f"from {hub.url}/settings/tokens."
+    )
+    assert hub.requests == []
+
+
+def test_with_a_wrong_token(hub, folder, capsys, monkeypatch):
+    connect(monkeypatch, hub.url, token="hf_of_nobody")
+    assert error_of(main, flags(model=folder, repo_id=REPO_ID), capsys) == (
+        "The Hub does not accept your token: log in with `hf auth login` or set HF_TOKEN, with a token from "
+        f"{hub.url}/settings/tokens."
+    )
+    assert hub.writes() == []
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_in_the_name_of_another(hub, folder, capsys, exists):
+    if exists:
+        hub.create_repository("another/model")
+    assert error_of(main, flags(model=folder, repo_id="another/model", private=False), capsys) == (
+        "Your token may not write to another/model: name a repository of your own, or take a token with write access "
+        f"from {hub.url}/settings/tokens."
+    )
+    assert hub.uploads() == []
+
+
+def test_offline(hub, folder, capsys, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert error_of(main, flags(model=folder, repo_id=REPO_ID), capsys) == (
+        f"HF_HUB_OFFLINE is set, so the Hub is not asked for {REPO_ID}: unset it."
+    )
+
+
+def test_without_a_network(folder, capsys, monkeypatch):
+    url = f"http://127.0.0.1:{unused_port()}"
+    connect(monkeypatch, url, token="hf_of_me")
+    error = error_of(main, flags(model=folder, repo_id=REPO_ID), capsys)
+    assert error == f"{url} cannot be reached, or the connection broke off. Check it and run the same command again."
+
+
+@pytest.mark.parametrize("repo_id", ["flallm-tiny", "me/a/b", "me/-x", "me/x.git", "me/two words", ""])
+def test_a_bad_repository_id(hub, folder, capsys, repo_id):
+    assert error_of(main, flags(model=folder, repo_id=repo_id), capsys) == (
+        f"--repo_id must be OWNER/NAME, such as me/flallm-phoenix, got {repo_id!r}."
+    )
+
+
+def test_bad_combinations_of_arguments(folder, capsys):
+    assert error_of(main, flags(repo_id=REPO_ID), capsys) == (
+        "say what to send: --model FOLDER, --space OWNER/NAME, or both."
+    )
+    assert error_of(main, flags(model=folder, repo_id=REPO_ID, revision="0" * 40), capsys) == (
+        f"--revision must be a branch, to which a commit can be added, got {'0' * 40}."
+    )
+    assert error_of(main, flags(model=folder, repo_id=REPO_ID, base_model_repo_id="me/base"), capsys) == (
+        f"--base_model_repo_id is for a LoRA adapter, and {folder} holds a whole model. Leave it out."
+    )
+
+
+def incomplete(folder: Path, capsys) -> str:
+    """What is said to be wrong with a folder."""
+    error = error_of(main, flags(model=folder, repo_id=REPO_ID, dry_run=True), capsys)
+    start = f"{folder} holds no complete model: "
+    assert error.startswith(start) and error.endswith(".")
+    return error.removeprefix(start).removesuffix(".")
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer_config.json"])
+def test_a_missing_file(folder, capsys, name):
+    (folder / name).unlink()
+    assert incomplete(folder, capsys) == f"{name} is missing"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "modeling_flallm.py",
+        "visual_encoder_flallm.py",
+        "pipeline_flallm.py",
+        "configuration_flallm.py",
+        "processing_flallm.py",
+        "video_processing_flallm.py",
+        "video_decoding_flallm.py",
+    ],
+)
+def test_a_missing_python_file(folder, capsys, name):
+    (folder / name).unlink()
+    assert incomplete(folder, capsys) == f"{name} is missing, which another file needs"
+
+
+def test_everything_that_is_wrong_is_said_at_once(folder, capsys):
+    for name in ("model.safetensors", "tokenizer.json", "processor_config.json"):
+        (folder / name).unlink()
+    shutil.copy(folder / "config.json", folder / "pytorch_model.bin")
+    assert incomplete(folder, capsys) == (
+        "the weights, model.safetensors, are missing; processor_config.json is missing; the tokenizer's vocabulary, "
+        "such as tokenizer.json, is missing"
+    )
+
+
+def test_weights_that_were_cut_off(folder, capsys):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert re.fullmatch(r"model\.safetensors is broken \(.+\)", incomplete(folder, capsys))
+
+
+def test_a_missing_shard_and_a_second_set_of_weights(folder, capsys):
+    whole = (folder / "model.safetensors").read_bytes()
+    first, *_ = make_sharded(folder)
+    content = (folder / first).read_bytes()
+    (folder / first).unlink()
+    assert incomplete(folder, capsys) == f"{first} is missing"
+    (folder / first).write_bytes(content)
+    (folder / "model.safetensors").write_bytes(whole)
+    assert incomplete(folder, capsys) == (
+        "it holds both model.safetensors and a sharded model, of which one is from another run (remove it)"
+    )
+
+
+def test_a_model_without_its_python_files(folder, capsys):
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"], config["custom_pipelines"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert incomplete(folder, capsys) == (
+        "config.json names no Python file for AutoConfig, AutoModel, AutoModelForSeq2SeqLM (load the model with this "
+        "version of FLaLLM and save it again)"
+    )
+
+
+def test_no_folder_and_no_json(folder, tmp_path, capsys):
+    missing = tmp_path / "nothing"
+    assert error_of(main, flags(model=missing, repo_id=REPO_ID), capsys) == (
+        f"--model {missing} is no folder. Name the one in which training left the model."
+    )
+    (folder / "config.json").write_text("{")
+    error = error_of(main, flags(model=folder, repo_id=REPO_ID), capsys)
+    assert error.startswith(f"{folder / 'config.json'} is no JSON file: ")
+
+
+def test_an_adapter_names_its_base_on_the_hub(hub, adapter, capsys):
+    base = hub.create_repository("me/base", private=True)
+    before = {path.name: path.read_bytes() for path in adapter.iterdir()}
+    local_base = str(adapter.parent / "lora_base").encode()
+    assert local_base in before["README.md"] and local_base in before["adapter_config.json"]
+    push(adapter, repo_id="me/adapter", base_model_repo_id="me/base")
+    sent = files_on(hub, "me/adapter")
+    assert set(sent) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    config = json.loads(before["adapter_config.json"])
+    assert json.loads(sent["adapter_config.json"]) == {**config, "base_model_name_or_path": "me/base"}
+    assert b"\nbase_model: me/base\n" in sent["README.md"]
+    assert not any(local_base in content for content in sent.values())
+    assert {path.name: path.read_bytes() for path in adapter.iterdir()} == before
+    out = capsys.readouterr().out
+    assert f'from_pretrained("me/base", revision="{base.commit_id("main")}", trust_remote_code=True)' in out
+    assert f'"me/adapter", revision="{hub.repository("me/adapter").commit_id("main")}")' in out
+
+
+def test_the_card_of_a_run_names_the_repository(hub, tmp_path, capsys):
+    """What training leaves goes along with its record; in the folder the card keeps the folder's name."""
+    stage = tmp_path / "stage1"
+    visual_initialing.train(stage1_flags(stage, max_steps=1, **WITHOUT_EVALUATION))
+    card, record = ((stage / name).read_text(encoding="utf-8") for name in ("README.md", "training_run.json"))
+    push(stage)
+    sent = files_on(hub)
+    assert f'model="{REPO_ID}", trust_remote_code=True' in sent["README.md"].decode()
+    assert json.loads(sent["training_run.json"])["model_name"] == REPO_ID
+    assert (stage / "README.md").read_text(encoding="utf-8") == card
+    assert (stage / "training_run.json").read_text(encoding="utf-8") == record
+    assert not any(str(tmp_path).encode() in content for content in sent.values())
+    assert "training_arguments.json" in capsys.readouterr().out  # is left out: it holds paths of this machine
+
+
+def test_an_adapter_of_a_local_model(hub, adapter, capsys):
+    error = error_of(main, flags(model=adapter, repo_id="me/adapter"), capsys)
+    assert error == (
+        f"The adapter's base model is {str(adapter.parent / 'lora_base')!r}, which nobody else can load: push that "
+        "model first, and name it with --base_model_repo_id OWNER/NAME."
+    )
+    error = error_of(main, flags(model=adapter, repo_id="me/adapter", base_model_repo_id="me/typo"), capsys)
+    assert error.startswith(f"me/typo is neither a local folder nor a repository at {hub.url} that you may see.")
+    assert hub.writes() == []
+
+
+def test_an_adapter_whose_base_is_on_the_hub_already(hub, adapter):
+    hub.create_repository("me/base")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "me/base"}))
+    (adapter / "README.md").unlink()
+    push(adapter, repo_id="me/adapter")
+    assert files_on(hub, "me/adapter") == {path.name: path.read_bytes() for path in sorted(adapter.iterdir())}
+
+
+def test_adapter_and_model_do_not_share_a_repository(hub, folder, adapter, capsys):
+    push(folder)
+    arguments = flags(model=adapter, repo_id=REPO_ID, base_model_repo_id=REPO_ID)
+    assert error_of(main, arguments, capsys) == (
+        f"{REPO_ID} holds a whole model: push the adapter to a repository of its own."
+    )
+    push(adapter, repo_id="me/adapter", base_model_repo_id=REPO_ID)
+    assert error_of(main, flags(model=folder, repo_id="me/adapter"), capsys) == (
+        "me/adapter holds an adapter: push the whole model to a repository of its own."
+    )
+
+
+def space_files() -> dict[str, bytes]:
+    return {name: (SPACE_FOLDER / name).read_bytes() for name in ("README.md", "app.py", "requirements.txt")}
+
+
+def test_model_and_space_in_one_command(hub, folder, capsys):
+    push(folder, space="me/demo")
+    space = hub.repository("me/demo", "spaces")
+    commit_id = hub.repository(REPO_ID).commit_id("main")
+    assert files_on(hub) == files_of(folder)
+    assert files_on(hub, "me/demo", "spaces") == space_files()
+    assert space.private and space.sdk == "gradio"
+    assert space.variables == {"MODEL_ID": REPO_ID, "MODEL_REVISION": commit_id}
+    out = capsys.readouterr().out
+    assert f"Sent to {hub.url}/spaces/me/demo, which shows commit {commit_id} of {REPO_ID}.\n" in out
+    assert f"{REPO_ID} is private: give the Space a secret HF_TOKEN that may read it, in the Space's settings.\n" in out
+
+
+def test_a_space_for_a_model_that_is_there(hub, capsys):
+    hub.create_repository("another/model", files={"config.json": b"{}"})
+    arguments = flags(space="me/demo", repo_id="another/model")
+    assert main([*arguments, "--dry_run", "True"]) == 0
+    assert hub.requests == []
+    out = capsys.readouterr().out
+    assert all(name in out for name in space_files()) and "README.md, so nobody" not in out
+    assert main(arguments) == 0
+    assert hub.repository("me/demo", "spaces").variables["MODEL_ID"] == "another/model"
+    assert "HF_TOKEN" not in capsys.readouterr().out
+
+
+def test_a_space_for_a_model_that_is_not_there(hub, capsys):
+    error = error_of(main, flags(space="me/demo", repo_id="me/typo"), capsys)
+    assert error == (
+        f"me/typo is neither a local folder nor a repository at {hub.url} that you may see. Check the spelling; if it "
+        "is private, log in with `hf auth login` or set HF_TOKEN with its owner's token."
+    )
+    assert hub.writes() == []
+
+
+def test_the_space_says_what_the_hub_needs_to_know():
+    front_matter = yaml.safe_load((SPACE_FOLDER / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    assert front_matter["sdk"] == "gradio" and re.fullmatch(r"6\.\d+\.\d+", front_matter["sdk_version"])
+    assert front_matter["app_file"] == "app.py"
+    assert len(front_matter["short_description"]) <= 60
+
+
+def loading_error(repo_id: str, tmp_path: Path, **values) -> str:
+    with pytest.raises(HUB_ERRORS) as caught:
+        FLaLLMForTranslation.from_pretrained(repo_id, cache_dir=tmp_path / "cache", **values)
+    return explain_hub_error(caught.value, repo_id)
+
+
+def test_errors_on_loading(hub, tmp_path, monkeypatch):
+    hub.create_repository("another/gated", files={"config.json": b"{}"}, gated=True)
+    hub.create_repository("another/private", private=True)
+    hub.create_repository("me/model", files={"config.json": b"{}"})
+    assert loading_error("another/gated", tmp_path) == (
+        f"another/gated is gated: its owners decide who may load it. Ask for access at {hub.url}/another/gated, then "
+        "log in with `hf auth login` or set HF_TOKEN with that account's token."
+    )
+    for repo_id in ("another/private", "me/typo"):
+        assert loading_error(repo_id, tmp_path).startswith(f"{repo_id} is neither a local folder nor a repository")
+    assert loading_error("me/model", tmp_path, revision="nowhere") == (
+        f"me/model has no such branch, tag or commit. See {hub.url}/me/model/tree/main."
+    )
+    connect(monkeypatch, hub.url, token="hf_of_nobody")
+    assert loading_error("another/gated", tmp_path).startswith("The Hub does not accept your token: ")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert loading_error("me/model", tmp_path) == (
+        "me/model is neither a local folder nor in the cache, and HF_HUB_OFFLINE is set: unset it to ask the Hub."
+    )
+    assert loading_error("no/such/folder", tmp_path) == (
+        "no/such/folder is neither a local folder nor the OWNER/NAME of a repository on the Hub."
+    )
+
+
+def test_errors_that_are_none_of_the_hubs_keep_their_text():
+    assert explain_hub_error(FileNotFoundError("no\n  such file"), "me/model") == "no such file"
+
+
+def test_the_servers_own_troubles(hub, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    answers = {
+        412: "Somebody else has just changed me/model: run the same command again.",
+        429: "The Hub answers no more requests of yours for now: wait a few minutes and run the same command again.",
+        503: "The Hub has trouble of its own (status 503): run the same command again later.",
+        418: "The Hub refuses (status 418): I am a {teapot}",
+    }
+    for status, sentence in answers.items():
+        hub.refusal = Refusal(status, "", "I am a {teapot}")
+        with pytest.raises(HUB_ERRORS) as caught:
+            huggingface_hub.HfApi(endpoint=hub.url).model_info("me/model")
+        assert explain_hub_error(caught.value, "me/model") == sentence

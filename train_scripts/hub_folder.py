@@ -1,0 +1,253 @@
+"""Which files of a saved model belong on the Hub, and whether they are all there."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
+from transformers.dynamic_module_utils import get_relative_imports
+
+from .model_card import CARD_FILE, RUN_FILE, named_card
+
+TOKENIZER_FILES = {
+    "tokenizer.json",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+}
+VOCABULARY_FILES = TOKENIZER_FILES - {"merges.txt", "added_tokens.json", "special_tokens_map.json"}
+MODEL_FILES = {"config.json", "generation_config.json"}
+PROCESSOR_FILES = {"processor_config.json", "tokenizer_config.json"}
+ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
+AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM")
+
+# What an earlier push may have left in a repository and no longer belongs there once its file is not sent again.
+REPLACED_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "*_flallm.py")
+
+
+@dataclass
+class ModelFiles:
+    """
+    What is sent of a folder.
+
+    Args:
+        files: by its name in the repository, a path here, or content that differs from the file here.
+        left_out: names of files and folders that stay here.
+    """
+
+    files: dict[str, Path | bytes]
+    left_out: list[str] = field(default_factory=list)
+    base_model_repo_id: str | None = None
+
+    @property
+    def is_adapter(self) -> bool:
+        return "adapter_config.json" in self.files
+
+
+def read_model_folder(folder: Path, repo_id: str, base_model_repo_id: str | None = None) -> ModelFiles:
+    """
+    The files of a model with its processor, or of a LoRA adapter, which training or `save_pretrained` left in a folder.
+
+    Args:
+        repo_id: where they go; the model card names it.
+        base_model_repo_id: for an adapter: where on the Hub its base model is. Goes into what is sent, not into the
+            folder.
+
+    Raises:
+        ValueError: that names everything that is missing or broken.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"--model {folder} is no folder. Name the one in which training left the model.")
+    is_adapter = (folder / "adapter_config.json").is_file()
+    if base_model_repo_id is not None and not is_adapter:
+        raise ValueError(f"--base_model_repo_id is for a LoRA adapter, and {folder} holds a whole model. Leave it out.")
+    found = _adapter_files(folder, base_model_repo_id) if is_adapter else _model_files(folder)
+    if (folder / RUN_FILE).is_file():
+        found.files |= named_card(folder, repo_id, found.base_model_repo_id)
+    found.left_out = sorted(
+        path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in found.files
+    )
+    return found
+
+
+def _model_files(folder: Path) -> ModelFiles:
+    references: list[str] = []
+    problems = [*_config_problems(folder, references), *_weight_problems(folder), *_processor_problems(folder)]
+    references += _processor_references(folder)
+    modules, missing = _needed_modules(folder, references)
+    problems += [f"{name} is missing, which another file needs" for name in sorted(missing)]
+    _raise_if_any(folder, problems)
+    names = {*MODEL_FILES, *PROCESSOR_FILES, *TOKENIZER_FILES, CARD_FILE, *modules, *_weight_names(folder)}
+    return ModelFiles(_existing(folder, names))
+
+
+def _adapter_files(folder: Path, base_model_repo_id: str | None) -> ModelFiles:
+    """An adapter brings its processor, if it lies beside it; the Python files come with the base model."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        _raise_if_any(folder, ["adapter_model.safetensors is missing"])
+    modules, missing = _needed_modules(folder, _processor_references(folder))
+    problems = [f"{name} is missing, which another file needs" for name in sorted(missing)]
+    problems += _broken_weights(folder, ["adapter_model.safetensors"])
+    _raise_if_any(folder, problems)
+    files = _existing(folder, {*ADAPTER_FILES, *PROCESSOR_FILES, *TOKENIZER_FILES, CARD_FILE, *modules})
+    config = _read_json(folder / "adapter_config.json")
+    if base_model_repo_id is None:
+        base_model_repo_id = config.get("base_model_name_or_path")
+        _check_base(base_model_repo_id)
+        return ModelFiles(files, base_model_repo_id=base_model_repo_id)
+    config["base_model_name_or_path"] = base_model_repo_id
+    files["adapter_config.json"] = json.dumps(config, indent=2).encode()
+    if CARD_FILE in files:
+        files[CARD_FILE] = _card_with_base(folder / CARD_FILE, base_model_repo_id)
+    return ModelFiles(files, base_model_repo_id=base_model_repo_id)
+
+
+def _card_with_base(path: Path, base_model_repo_id: str) -> bytes:
+    """The card with the base model's id in place of the folder that peft writes there, which the Hub refuses."""
+    card = ModelCard.load(path, ignore_metadata_errors=True)
+    card.data.base_model = base_model_repo_id
+    card.data.tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:")]
+    return str(card).encode()
+
+
+def _check_base(name_or_path: str | None) -> None:
+    if not is_repo_id(name_or_path) or Path(name_or_path).exists():
+        raise ValueError(
+            f"The adapter's base model is {name_or_path!r}, which nobody else can load: push that model first, and "
+            "name it with --base_model_repo_id OWNER/NAME."
+        )
+
+
+def is_repo_id(text: str | None) -> bool:
+    """Whether a text can be the id of a repository, as in `me/flallm-phoenix`."""
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return bool(text) and "/" in text
+
+
+def _config_problems(folder: Path, references: list[str]) -> Iterator[str]:
+    """Problems of config.json; adds to `references` the classes that it names as `module.Class`."""
+    if not (folder / "config.json").is_file():
+        yield "config.json is missing"
+        return
+    config = _read_json(folder / "config.json")
+    auto_map = config.get("auto_map") or {}
+    missing = [name for name in AUTO_CLASSES if name not in auto_map]
+    if missing:
+        yield (
+            f"config.json names no Python file for {', '.join(missing)} (load the model with this version of FLaLLM "
+            "and save it again)"
+        )
+    references += _classes_of(auto_map.values())
+    references += [pipeline["impl"] for pipeline in (config.get("custom_pipelines") or {}).values()]
+
+
+def _processor_problems(folder: Path) -> Iterator[str]:
+    missing = sorted(name for name in PROCESSOR_FILES if not (folder / name).is_file())
+    yield from (f"{name} is missing" for name in missing)
+    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
+        yield "the tokenizer's vocabulary, such as tokenizer.json, is missing"
+
+
+def _processor_references(folder: Path) -> list[str]:
+    """Classes that the processor and the tokenizer name as `module.Class`, at any depth of their files."""
+    contents = [_read_json(folder / name) for name in sorted(PROCESSOR_FILES) if (folder / name).is_file()]
+    return [name for content in contents for auto_map in _auto_maps(content) for name in _classes_of(auto_map.values())]
+
+
+def _auto_maps(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            if key == "auto_map":
+                yield value
+            else:
+                yield from _auto_maps(value)
+
+
+def _classes_of(values: Iterable[Any]) -> list[str]:
+    """A tokenizer's entry is a pair of classes, of which one may be null."""
+    entries = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
+    return [entry for entry in entries if entry]
+
+
+def _needed_modules(folder: Path, references: list[str]) -> tuple[set[str], set[str]]:
+    """Names of the Python files behind `module.Class` references and their relative imports: those here, and not."""
+    waiting = {reference.split("--")[-1].split(".")[0] for reference in references}
+    present, missing = set(), set()
+    while waiting:
+        name = f"{waiting.pop()}.py"
+        if not (folder / name).is_file():
+            missing.add(name)
+        elif name not in present:
+            present.add(name)
+            waiting.update(get_relative_imports(folder / name))
+    return present, missing
+
+
+def _weight_names(folder: Path) -> list[str]:
+    """model.safetensors, or the index of a sharded model and its shards; empty if there is neither."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return [index.name, *sorted(set(_read_json(index)["weight_map"].values()))]
+    return ["model.safetensors"] if (folder / "model.safetensors").is_file() else []
+
+
+def _weight_problems(folder: Path) -> list[str]:
+    names = _weight_names(folder)
+    if not names:
+        return ["the weights, model.safetensors, are missing"]
+    if len(names) > 1 and (folder / "model.safetensors").is_file():
+        return ["it holds both model.safetensors and a sharded model, of which one is from another run (remove it)"]
+    return _broken_weights(folder, [name for name in names if name.endswith(".safetensors")])
+
+
+def _broken_weights(folder: Path, names: list[str]) -> list[str]:
+    problems = []
+    for name in names:
+        try:
+            with safe_open(folder / name, "pt"):  # reads the header, and compares it with the file's size
+                pass
+        except FileNotFoundError:
+            problems.append(f"{name} is missing")
+        except SafetensorError as error:
+            problems.append(f"{name} is broken ({error})")
+    return problems
+
+
+def _existing(folder: Path, names: Iterable[str]) -> dict[str, Path | bytes]:
+    return {name: folder / name for name in sorted(names) if (folder / name).is_file()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+
+
+def _raise_if_any(folder: Path, problems: list[str]) -> None:
+    if problems:
+        raise ValueError(f"{folder} holds no complete model: {'; '.join(problems)}.")
+
+
+def replaced_files(in_repository: Iterable[str], sent: Iterable[str]) -> list[str]:
+    """Weights and Python files of an earlier push that the new one has no file for."""
+    sent = set(sent)
+    return sorted(
+        name
+        for name in in_repository
+        if name not in sent and any(fnmatch(name, pattern) for pattern in REPLACED_PATTERNS)
+    )
