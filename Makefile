@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_PYTHON := $(VENV)/bin/python
+INSTALL = $(VENV_PYTHON) -m pip install -e ".[dev]"
 INSTALLED := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-unit lint format benchmark-factorised clean
+.PHONY: help install quickstart test test-unit test-minimum-versions lint format benchmark-factorised clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -17,10 +18,15 @@ quickstart: install ## Generate the corpus, train both stages, evaluate, transla
 	$(VENV_PYTHON) -m train_scripts.quickstart --output_dir quickstart_output $(QUICKSTART_ARGS)
 
 test: install ## Run the whole test suite (PYTEST_ARGS="..." adds flags)
-	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+	$(VENV_PYTHON) -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 test-unit: install ## Run the tests that are not marked slow
-	$(VENV_PYTHON) -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(VENV_PYTHON) -m pytest --numprocesses auto --dist loadfile -m "not slow" $(PYTEST_ARGS)
+
+# uv, because pip cannot be asked for the lowest versions that pyproject.toml allows.
+test-minimum-versions: ## Run the tests that are not marked slow on the oldest versions of everything FLaLLM needs
+	$(MAKE) test-unit VENV=.venv-minimum-versions INSTALL='$$(VENV_PYTHON) -m pip install "uv>=0.5" && \
+		$$(VENV)/bin/uv pip install --python $$(VENV_PYTHON) --resolution lowest-direct -e ".[dev]"'
 
 lint: install ## Check style and formatting
 	$(VENV_PYTHON) -m ruff check .
@@ -34,7 +40,7 @@ benchmark-factorised: install ## Train factorised against joint (BENCHMARK_ARGS=
 	$(VENV_PYTHON) benchmarks/factorised_against_joint.py $(BENCHMARK_ARGS)
 
 clean: ## Remove the virtual environment, the quickstart's output and all caches
-	rm -rf $(VENV) quickstart_output build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-minimum-versions quickstart_output build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV_PYTHON):
@@ -50,5 +56,5 @@ $(VENV_PYTHON):
 
 # torch and torchvision must be builds of each other: pip resolves them together, into an environment with nothing in it.
 $(INSTALLED): pyproject.toml $(VENV_PYTHON)
-	$(VENV_PYTHON) -m pip install -e ".[dev]"
+	$(INSTALL)
 	@touch $@
