@@ -106,7 +106,8 @@ exec(sys.argv[3])
 finds_its_base = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[4], trust_remote_code=True)
 inputs = processor(videos=clip, return_tensors="pt")
 print(json.dumps({"sentences": [
-    processor.batch_decode(each.eval().generate(**inputs))[0] for each in (finds_its_base, model, model.merge_and_unload())
+    processor.batch_decode(each.eval().generate(**inputs))[0]
+    for each in (finds_its_base, model, model.merge_and_unload())
 ]}))
 """
 
