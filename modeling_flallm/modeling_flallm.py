@@ -125,7 +125,8 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
         cls, vision_model_name_or_path: str, text_model_name_or_path: str, **config_values: Any
     ) -> "FLaLLMForTranslation":
         """
-        The start of stage 2: the visual encoder of a stage-1 checkpoint, a new adapter, a pretrained text model.
+        The start of stage 2: the visual encoder of a stage-1 checkpoint, a new adapter, a pretrained text model. Like
+        `from_pretrained` it returns the model in evaluation mode.
 
         Args:
             vision_model_name_or_path (`str`): folder or Hub id of a `FLaLLMForTranslation` or `FLaLLMVisionModel`.
@@ -137,17 +138,19 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
         """
         vision_model = cls._load_vision_model(vision_model_name_or_path)
         text_config = cls._load_text_config(text_model_name_or_path)
-        if os.path.isdir(text_model_name_or_path):
-            text_config.name_or_path = ""  # nobody else has this folder, and its path may say more than it should
-        config = FLaLLMConfig(vision_config=vision_model.config, text_config=text_config, **config_values)
-        text_model = AutoModelForSeq2SeqLM.from_pretrained(text_model_name_or_path)
-        model = cls(config)
+        model = cls(FLaLLMConfig(vision_config=vision_model.config, text_config=text_config, **config_values))
         model.vision_model.load_state_dict(vision_model.state_dict())
-        model.text_model.load_state_dict(text_model.state_dict())
-        model.generation_config = text_model.generation_config
-        if config.word_presence_loss_weight:
+        # As it is, not its weights alone: whether the input and output embeddings are one depends on the checkpoint.
+        model.text_model = AutoModelForSeq2SeqLM.from_pretrained(
+            text_model_name_or_path, config=model.config.text_config, dtype=torch.get_default_dtype()
+        )
+        model.config.text_config = model.text_model.config
+        if os.path.isdir(text_model_name_or_path):
+            model.config.text_config.name_or_path = ""  # nobody else has this folder, and its path is nobody's business
+        model.generation_config = model.text_model.generation_config
+        if model.config.word_presence_loss_weight:
             model._start_word_presence_head_from_embeddings()
-        return model
+        return model.eval()
 
     @torch.no_grad()
     def _start_word_presence_head_from_embeddings(self) -> None:

@@ -2,8 +2,6 @@
 
 import ast
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from tiny_corpus import language_model, trained_model
 from tiny_models import random_batch, tiny_model, tiny_vision_model
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, AutoVideoProcessor
+from without_our_packages import run_without_our_packages
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionModel
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor
@@ -21,14 +20,6 @@ MODEL_FILES = {"configuration_flallm.py", "modeling_flallm.py", "pipeline_flallm
 PROCESSOR_FILES = {"processing_flallm.py", "video_decoding_flallm.py", "video_processing_flallm.py"}
 # What transformers and torchvision bring along, and av, which transformers asks for by name where it is missing.
 MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "torch", "torchvision", "numpy", "PIL", "av"}
-HIDE_OUR_PACKAGES = """
-import sys
-class NotInstalled:  # also where the tests run on an installed package
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("processing", "modeling_flallm", "train_scripts"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, NotInstalled())
-"""
 
 
 def read_json(path: Path) -> dict:
@@ -152,19 +143,16 @@ def test_what_is_saved_from_remote_code_is_whole_again(saved, tmp_path):
     model, folder = saved
     inputs = random_batch([9, 5])
     torch.save(inputs, tmp_path / "inputs.pt")
-    code = f"""{HIDE_OUR_PACKAGES}
-import torch
+    code = """
+import sys, torch
 from transformers import AutoModel, AutoModelForSeq2SeqLM
 inputs = torch.load("inputs.pt", weights_only=True)
-AutoModelForSeq2SeqLM.from_pretrained({str(folder)!r}, trust_remote_code=True).save_pretrained("again")
+AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1], trust_remote_code=True).save_pretrained("again")
 model = AutoModel.from_pretrained("again", trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules."), type(model)
 torch.save(model(**inputs).logits, "logits.pt")
 """
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment.update(HF_MODULES_CACHE=str(tmp_path / "modules"), OMP_NUM_THREADS="1")
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    run_without_our_packages(code, str(folder), folder=tmp_path)
     assert python_files(tmp_path / "again") == MODEL_FILES
     first, second = (read_json(path / "config.json") for path in (folder, tmp_path / "again"))
     for key in ("auto_map", "custom_pipelines", "architectures", "model_type"):

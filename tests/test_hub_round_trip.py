@@ -14,6 +14,7 @@ import torch
 from mini_hub import MiniHub, Repository, connect
 from peft import LoraConfig, get_peft_model
 from tiny_corpus import WITHOUT_EVALUATION, corpus, flags, make_talkative, stage1_flags
+from without_our_packages import REFUSE_OUR_PACKAGES
 
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
@@ -24,24 +25,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 REPO_ID = "me/flallm-tiny"
 
-WITHOUT_OUR_PACKAGES = """
+PREAMBLE = """
 import json, os, sys
-
-OURS = ("modeling_flallm", "processing", "train_scripts")
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in OURS:
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Refuse())
-for name in OURS:
-    try:
-        __import__(name)
-    except ModuleNotFoundError:
-        continue
-    raise SystemExit(f"{name} can be imported")
-
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, AutoVideoProcessor, pipeline
 
 repo_id, clip = sys.argv[1:3]
@@ -182,7 +167,9 @@ def repository(hub, printed_lines) -> Repository:
 
 
 def load(hub: MiniHub, folder: Path, code: str, *arguments: str, repo_id: str = REPO_ID, **variables: str) -> dict:
-    child = run(hub, folder, "-c", WITHOUT_OUR_PACKAGES + code, repo_id, *arguments, token=hub.token, **variables)
+    child = run(
+        hub, folder, "-c", REFUSE_OUR_PACKAGES + PREAMBLE + code, repo_id, *arguments, token=hub.token, **variables
+    )
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout.splitlines()[-1])
 

@@ -16,6 +16,7 @@ from tiny_models import (
     tiny_config,
     tiny_model,
     tiny_text_config,
+    tiny_vision_model,
 )
 from torch import nn
 from torch.testing import assert_close
@@ -713,6 +714,20 @@ def save_text_model(text: str, folder: Path, **values) -> nn.Module:
     model.generation_config.num_beams = 3
     model.save_pretrained(folder)
     return model.eval()
+
+
+@pytest.mark.parametrize("text", ["t5", "mt5"])
+def test_output_embeddings_of_their_own_stay_so(text, tmp_path):
+    """Those of mT5 and T5 v1.1: transformers ties by configuration only where a checkpoint does not hold both."""
+    tiny_vision_model().save_pretrained(tmp_path / "stage1")
+    text_model = AutoModelForSeq2SeqLM.from_config(tiny_text_config(text, tie_word_embeddings=False)).eval()
+    text_model.lm_head.weight = torch.nn.Parameter(torch.randn_like(text_model.lm_head.weight))
+    text_model.save_pretrained(tmp_path / "text")
+    model = FLaLLMForTranslation.from_vision_text_pretrained(str(tmp_path / "stage1"), str(tmp_path / "text"))
+    model.save_pretrained(tmp_path / "stage2")
+    for each in (model, FLaLLMForTranslation.from_pretrained(tmp_path / "stage2")):
+        assert_close(state_of(each.text_model), state_of(text_model), atol=0, rtol=0)
+        assert each.get_output_embeddings().weight is not each.get_input_embeddings().weight
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,7 @@ import copy
 import io
 import itertools
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 from video_files import cut, write_pictures, write_video
+from without_our_packages import run_without_our_packages
 
 import modeling_flallm.pipeline_flallm as pipeline_file
 from modeling_flallm import SignLanguageTranslationPipeline
@@ -32,10 +31,9 @@ SPECIAL_TOKENS = {"<unk>": 0, "<pad>": PAD, "<start>": START, "</s>": END}
 SPECIAL_NAMES = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<start>", "eos_token": "</s>"}
 NO_SPECIAL_TOKENS = {"bad_words_ids": [[0], [PAD], [START]]}
 REMOTE_CODE_SCRIPT = """
-import importlib.util, json, sys
+import json, sys
 from transformers import pipeline
 
-assert not any(importlib.util.find_spec(name) for name in ("modeling_flallm", "processing"))
 folder, video = sys.argv[1:]
 translator = pipeline("sign-language-translation", model=folder, trust_remote_code=True, device="cpu")
 print(json.dumps(translator(video, num_beams=2, return_timestamps=True, return_scores=True)))
@@ -585,19 +583,8 @@ def test_the_file_stands_alone():
 def test_loads_where_the_package_is_not_installed(tmp_path, video):
     translator = make_pipeline()
     translator.save_pretrained(tmp_path / "model")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    folders = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-    root = Path(__file__).resolve().parents[1]
-    environment["PYTHONPATH"] = os.pathsep.join(folder for folder in folders if Path(folder).resolve() != root)
-    result = subprocess.run(
-        [sys.executable, "-c", REMOTE_CODE_SCRIPT, str(tmp_path / "model"), str(video)],
-        cwd=tmp_path,
-        env=environment | {"HF_HOME": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    answer = json.loads(result.stdout.splitlines()[-1])
+    printed = run_without_our_packages(REMOTE_CODE_SCRIPT, str(tmp_path / "model"), str(video), folder=tmp_path)
+    answer = json.loads(printed.splitlines()[-1])
     expected = translator(str(video), num_beams=2, return_timestamps=True, return_scores=True)
     assert answer["translation_text"] == expected["translation_text"]
     assert answer["score"] == pytest.approx(expected["score"], abs=1e-4)

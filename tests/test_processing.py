@@ -1,10 +1,7 @@
 """`FLaLLMProcessor`: targets of several tokenizers, decoding, errors, saving, and loading as remote code."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Tokenizer,
 )
+from without_our_packages import run_without_our_packages
 
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor
 
@@ -184,12 +182,6 @@ def test_save_and_load(processor, tmp_path):
 def test_loads_as_remote_code_without_the_package(plain, tmp_path):
     plain.save_pretrained(tmp_path / "saved")
     code = f"""
-import sys
-class NotInstalled:  # also where the tests run on an installed package
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("processing", "modeling_flallm", "train_scripts"):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, NotInstalled())
 import torch
 from transformers import AutoProcessor, AutoVideoProcessor
 folder = {str(tmp_path / "saved")!r}
@@ -202,15 +194,10 @@ print(video_processor(clip)["pixel_values_videos"].shape)
 processor.save_pretrained(folder + "-again")
 AutoProcessor.from_pretrained(folder + "-again", trust_remote_code=True)
 """
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment.update(HF_MODULES_CACHE=str(tmp_path / "modules"), OMP_NUM_THREADS="1")
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
+    printed = run_without_our_packages(code, folder=tmp_path)
     clip = torch.arange(8 * 3 * 24 * 24).remainder(251).to(torch.uint8).view(8, 3, 24, 24)
     pixels = plain(videos=clip)["pixel_values_videos"]
-    first, second = result.stdout.splitlines()
+    first, second = printed.splitlines()
     module, pixel_sum, sentences = first.split(" ", 2)
     assert module.startswith("transformers_modules.")
     assert float(pixel_sum) == pytest.approx(pixels.sum().item(), rel=1e-4)
