@@ -61,8 +61,10 @@ def build_demo(translator: Pipeline, model_id: str) -> gr.Blocks:
     with gr.Blocks(title="Sign language translation") as demo:
         gr.Markdown(f"# Sign language translation\nModel: `{model_id}`\n\n{WARNING}")
         with gr.Row():
-            # A single source, another format or include_audio=False would call the ffmpeg command.
-            video = gr.Video(label="Video", sources=["upload", "webcam"], webcam_options=WEBCAM, format=None)
+            with gr.Column():
+                # A single source, another format or include_audio=False would call the ffmpeg command.
+                video = gr.Video(label="Video", sources=["upload", "webcam"], webcam_options=WEBCAM, format=None)
+                button = gr.Button("Translate", variant="primary")
             with gr.Column():
                 text = gr.Textbox(label="Translation", buttons=["copy"])
                 words = gr.Dataframe(
@@ -71,7 +73,6 @@ def build_demo(translator: Pipeline, model_id: str) -> gr.Blocks:
                     datatype=["str", "number", "number"],
                     interactive=False,
                 )
-        button = gr.Button("Translate", variant="primary")
         button.click(translate, inputs=video, outputs=[text, words], api_name="translate", concurrency_limit=1)
     return demo.queue(max_size=MAX_WAITING_VISITORS)
 
