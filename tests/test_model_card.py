@@ -458,7 +458,9 @@ def test_the_card_of_an_adapter_names_its_base_on_the_hub(folder):
     assert "base_model" not in check_for_the_hub(card_of(folder))
     text = named_card(folder, "me/adapter", base_model_id="me/base")["README.md"].decode()
     assert check_for_the_hub(text)["base_model"] in ("me/base", ["me/base"])
-    assert "me/base" in text.split("---", 2)[2] and "lora_base" not in text
+    assert "lora_base" not in text
+    assert 'AutoModelForSeq2SeqLM.from_pretrained("me/base", trust_remote_code=True)' in text
+    assert 'PeftModel.from_pretrained(model, "me/adapter")' in text
 
 
 def trainer_in(folder: Path) -> FLaLLMTrainer:
