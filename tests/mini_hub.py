@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import transformers
 from huggingface_hub import constants
 
 LARGE_FILE_SUFFIXES = (".safetensors", ".bin", ".model", ".mp4")
@@ -188,6 +189,7 @@ def connect(monkeypatch: pytest.MonkeyPatch, url: str, token: str | None) -> Non
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)  # remembers an earlier address
     if token is None:
         monkeypatch.delenv("HF_TOKEN", raising=False)
     else:

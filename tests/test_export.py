@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny_corpus import language_model, trained_model
 from tiny_models import random_batch, tiny_model, tiny_vision_model
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, AutoVideoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, AutoVideoProcessor, pipeline
 from without_our_packages import run_without_our_packages
 
-from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionModel
+from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionModel, SignLanguageTranslationPipeline
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,6 +125,10 @@ def test_the_installed_package_is_used_where_there_is_one(trust_remote_code):
     assert type(AutoModelForSeq2SeqLM.from_pretrained(folder, **trust)) is FLaLLMForTranslation
     assert type(AutoProcessor.from_pretrained(folder, **trust)) is FLaLLMProcessor
     assert type(AutoVideoProcessor.from_pretrained(folder, **trust)) is FLaLLMVideoProcessor
+
+
+def test_the_installed_pipeline_needs_no_trust():
+    assert type(pipeline("sign-language-translation", model=str(trained_model()))) is SignLanguageTranslationPipeline
 
 
 def test_a_saved_folder_holds_no_path_of_this_machine(tmp_path):

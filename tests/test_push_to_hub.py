@@ -15,7 +15,7 @@ from mini_hub import MiniHub, Refusal, connect
 from peft import LoraConfig, get_peft_model
 from tiny_corpus import WITHOUT_EVALUATION, error_of, flags, stage1_flags, trained_model
 
-from modeling_flallm import FLaLLMForTranslation
+from modeling_flallm import FLaLLMForTranslation, FLaLLMProcessor
 from train_scripts import visual_initialing
 from train_scripts.hub_errors import HUB_ERRORS, explain_hub_error
 from train_scripts.push_to_hub import SPACE_FOLDER, main
@@ -379,6 +379,28 @@ def test_the_card_of_a_run_names_the_repository(hub, tmp_path, capsys):
     assert (stage / "training_run.json").read_text(encoding="utf-8") == record
     assert not any(str(tmp_path).encode() in content for content in sent.values())
     assert "training_arguments.json" in capsys.readouterr().out  # is left out: it holds paths of this machine
+
+
+def test_training_can_push_by_itself(hub, tmp_path):
+    stage = tmp_path / "stage1"
+    visual_initialing.train(
+        stage1_flags(stage, max_steps=1, push_to_hub=True, hub_model_id=REPO_ID, **WITHOUT_EVALUATION)
+    )
+    assert hub.repository(REPO_ID).private
+    sent = files_on(hub)
+    for name in ("config.json", "model.safetensors", "modeling_flallm.py", "processor_config.json", "README.md"):
+        assert sent[name] == (stage / name).read_bytes(), name
+    assert f'model="{REPO_ID}", trust_remote_code=True' in sent["README.md"].decode()
+    assert not any(str(tmp_path).encode() in content for content in sent.values())
+
+
+def test_the_methods_of_transformers_push_complete_repositories(hub, folder):
+    FLaLLMForTranslation.from_pretrained(folder).push_to_hub(REPO_ID, private=True)
+    FLaLLMProcessor.from_pretrained(folder).push_to_hub(REPO_ID)
+    expected = {name for name in files_of(folder) if name != "README.md"}
+    assert expected <= set(files_on(hub))
+    for name in expected - {"config.json"}:
+        assert files_on(hub)[name] == (folder / name).read_bytes(), name
 
 
 def test_an_adapter_of_a_local_model(hub, adapter, capsys):

@@ -125,6 +125,9 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better score."}
     )
+    hub_private_repo: bool | None = field(
+        default=True, metadata={"help": "With --push_to_hub: only you and those you invite see the repository."}
+    )
     model_license: str | None = field(
         default=None,
         metadata={"help": "Licence of the trained model for its card, as the Hub writes it, such as cc-by-nc-4.0."},

@@ -1,6 +1,7 @@
 """What both stages share: the Trainer, the order of a run, and what it leaves in the output folder."""
 
 import copy
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,10 @@ class FLaLLMTrainer(Seq2SeqTrainer):
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone who loads the model
-            (folder / "training_arguments.json").write_text(self.args.to_json_string() + "\n", encoding="utf-8")
+            # Of folders of this machine only the last name: a push of the Trainer's takes this file along.
+            values = {name: _last_name_of_path(value) for name, value in self.args.to_dict().items()}
+            text = json.dumps(values, indent=2) + "\n"
+            (folder / "training_arguments.json").write_text(text, encoding="utf-8")
 
     def create_model_card(self, **options: Any) -> None:
         """Also called by `push_to_hub`, whose `options` are for transformers' own card, of a Trainer without record."""
@@ -104,6 +108,10 @@ class FLaLLMTrainer(Seq2SeqTrainer):
         elif self.is_world_process_zero():
             self.training_run.model_name = self.hub_model_id or self.training_run.model_name
             write_model_card(Path(self.args.output_dir), self.training_run)
+
+
+def _last_name_of_path(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 class _TellDatasetTheEpoch(TrainerCallback):
@@ -325,6 +333,8 @@ def _finish(
         trainer.model = trainer.model.merge_and_unload()
     trainer.save_model()
     trainer.create_model_card()
+    if training.push_to_hub:
+        trainer.push_to_hub()
     return scores
 
 
