@@ -271,7 +271,8 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
             kwargs: handed to the text model, such as `past_key_values`, `use_cache`, `output_attentions`.
 
         Raises:
-            ValueError: for no video at all, more than one form of it, or one that is too long for the text model.
+            ValueError: for no video at all, more than one form of it, or a video or labels that are too long for the
+                text model.
         """
         kwargs["return_dict"] = True
         _check_one_video(pixel_values_videos, visual_features, encoder_outputs)
@@ -283,6 +284,7 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
             encoder_outputs = self._encode_embeddings(visual_embeddings, mask, **kwargs)
         if labels is not None and decoder_input_ids is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+            self._check_num_target_tokens(decoder_input_ids.shape[1])
         outputs = self.text_model(
             encoder_outputs=encoder_outputs,
             attention_mask=getattr(encoder_outputs, "attention_mask", None),
@@ -361,12 +363,19 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
 
     def check_num_tokens(self, num_tokens: int) -> None:
         text_config = self.config.text_config
-        learned_positions = isinstance(getattr(self.text_model.get_encoder(), "embed_positions", None), nn.Embedding)
-        if learned_positions and num_tokens > text_config.max_position_embeddings:
+        if _has_learned_positions(self.text_model.get_encoder()) and num_tokens > text_config.max_position_embeddings:
             raise ValueError(
                 f"The video gives {num_tokens} visual tokens, but the text model {text_config.model_type!r} takes at "
                 f"most {text_config.max_position_embeddings}. Lower `max_num_frames` or `frame_sampling_rate` of the "
                 "video processor, or cut the video with `start` and `end`."
+            )
+
+    def _check_num_target_tokens(self, num_tokens: int) -> None:
+        text_config = self.config.text_config
+        if _has_learned_positions(self.text_model.get_decoder()) and num_tokens > text_config.max_position_embeddings:
+            raise ValueError(
+                f"A sentence of the batch has {num_tokens} tokens, but the text model {text_config.model_type!r} "
+                f"writes at most {text_config.max_position_embeddings}. Shorten or split the sentence."
             )
 
     def _encode_embeddings(self, embeddings: torch.Tensor, mask: torch.Tensor, **kwargs: Any) -> FLaLLMEncoderOutput:
@@ -419,6 +428,10 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
         present = torch.zeros_like(scores).scatter_add(1, labels.clamp(min=0), real_labels.float()).clamp(max=1)
         cross_entropy = nn.functional.binary_cross_entropy_with_logits(scores, present, reduction="none").sum(1)
         return (cross_entropy / present.sum(1).clamp(min=1) * real_labels.sum(1)).sum()
+
+
+def _has_learned_positions(part: nn.Module) -> bool:
+    return isinstance(getattr(part, "embed_positions", None), nn.Embedding)
 
 
 def _check_one_video(*forms: Any) -> None:

@@ -289,17 +289,19 @@ def test_a_folder_that_is_no_model(tmp_path, capsys):
         (["--output", "{folder}/old.txt"], "--output {folder}/old.txt exists already; name a new file"),
         (["--output", "{folder}/no/new.txt"], "--output {folder}/no/new.txt: there is no folder {folder}/no"),
         (["--batch_size", "0"], "--batch_size must be 1 or more, got 0"),
+        (["--device", "toaster"], "--device toaster cannot be used here; leave it out for {device}"),
         (["--num_beams", "0"], "--num_beams must be 1 or more, got 0"),
         (["--format", "xml"], "argument --format: invalid choice: 'xml'"),
     ],
 )
 def test_mistakes_on_the_command_line_are_found_before_any_work(arguments, expected, tmp_path, capsys):
     (tmp_path / "old.txt").write_text("mine", encoding="utf-8")
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
     arguments = [argument.format(folder=tmp_path) for argument in arguments]
     with pytest.raises(SystemExit) as exit_:
         translate.main(["clip.mp4", "--model", str(trained_model()), *arguments])
     assert exit_.value.code == 2
-    assert f"error: {expected.format(folder=tmp_path)}" in capsys.readouterr().err
+    assert f"error: {expected.format(folder=tmp_path, device=default_device)}" in capsys.readouterr().err
     assert (tmp_path / "old.txt").read_text(encoding="utf-8") == "mine"
 
 

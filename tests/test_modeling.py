@@ -588,6 +588,19 @@ def test_more_tokens_than_learned_positions_are_refused(text):
             model.generate(**video)
 
 
+@pytest.mark.parametrize("text", ["mbart", "bart"])
+def test_a_sentence_too_long_for_learned_positions_is_refused(text):
+    model, batch = tiny_model(text), random_batch([6, 5])
+    longest = model.config.text_config.max_position_embeddings
+    model(**{**batch, "labels": torch.randint(4, VOCABULARY_SIZE, (2, longest))})
+    message = (
+        f"A sentence of the batch has {longest + 1} tokens, but the text model {text!r} writes at most {longest}. "
+        "Shorten or split the sentence."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model(**{**batch, "labels": torch.randint(4, VOCABULARY_SIZE, (2, longest + 1))})
+
+
 @pytest.mark.parametrize("text", ["t5", "mt5", "m2m_100"])
 def test_more_tokens_than_positions_are_taken_where_positions_are_computed(text):
     model = tiny_model(text)

@@ -133,6 +133,8 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--batch_size must be 1 or more, got {arguments.batch_size}")
     if arguments.num_beams is not None and arguments.num_beams < 1:
         parser.error(f"--num_beams must be 1 or more, got {arguments.num_beams}")
+    if arguments.device is not None and not _is_usable(arguments.device):
+        parser.error(f"--device {arguments.device} cannot be used here; leave it out for {_default_device()}")
     if arguments.output is not None and arguments.output.exists():
         parser.error(f"--output {arguments.output} exists already; name a new file")
     if arguments.output is not None and not arguments.output.parent.is_dir():
@@ -162,6 +164,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         arguments.output.write_text(output, encoding="utf-8")
     return _report_errors(translations)
+
+
+def _is_usable(device: str) -> bool:
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError):  # an unknown name, or a device that this machine or build has not
+        return False
+    return True
 
 
 def _default_device() -> str:
