@@ -1,0 +1,59 @@
+"""Labels that others keep as pickles, read by an unpickler that refuses every class. The only file that unpickles."""
+
+import gzip
+import io
+import pickle
+import zlib
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 1 << 30  # the largest known one, PHOENIX14T's training labels, unpacks to 51 MB
+GZIP_START = b"\x1f\x8b"
+
+
+# The one written in Python: the one in C takes memory for any number that a file states, 64 GB for one of 7 bytes.
+class PlainUnpickler(pickle._Unpickler):
+    """Builds dictionaries, lists, tuples, sets, strings and numbers; whatever else a pickle asks for, it refuses."""
+
+    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, which could run code")
+
+
+def read_plain_pickle(path: Path, most_bytes: int = MOST_BYTES) -> Any:
+    """
+    What a pickle holds, where it is made of plain containers; packed with gzip or not.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for anything that is no such pickle, or takes more than `most_bytes` when unpacked.
+    """
+    content = _unpacked(path, most_bytes)
+    try:
+        return PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
+    except Exception as error:  # broken pickles raise almost anything, from IndexError to RecursionError
+        raise ValueError(
+            f"{path} must be a pickle of plain dictionaries, lists, strings and numbers, but {_reason(error)}."
+        ) from error
+
+
+def _unpacked(path: Path, most_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        is_packed = file.read(len(GZIP_START)) == GZIP_START
+    content = bytearray()
+    try:
+        with gzip.open(path) if is_packed else path.open("rb") as file:
+            while len(content) <= most_bytes and (part := file.read(1 << 20)):
+                content += part
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is broken: {error}. Download it again.") from error
+    if len(content) > most_bytes:
+        raise ValueError(f"{path} unpacks to more than {most_bytes:,} bytes, which no file of labels does.")
+    return bytes(content)
+
+
+def _reason(error: Exception) -> str:
+    return (
+        str(error) if isinstance(error, pickle.UnpicklingError) else f"it is broken ({type(error).__name__}: {error})"
+    )
