@@ -370,12 +370,17 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
                 "video processor, or cut the video with `start` and `end`."
             )
 
+    def get_max_num_target_tokens(self) -> int | None:
+        """The longest sentence that the text model's learned positions allow, in tokens, or `None` without such."""
+        has_limit = _has_learned_positions(self.text_model.get_decoder())
+        return self.config.text_config.max_position_embeddings if has_limit else None
+
     def _check_num_target_tokens(self, num_tokens: int) -> None:
-        text_config = self.config.text_config
-        if _has_learned_positions(self.text_model.get_decoder()) and num_tokens > text_config.max_position_embeddings:
+        most = self.get_max_num_target_tokens()
+        if most is not None and num_tokens > most:
             raise ValueError(
-                f"A sentence of the batch has {num_tokens} tokens, but the text model {text_config.model_type!r} "
-                f"writes at most {text_config.max_position_embeddings}. Shorten or split the sentence."
+                f"A sentence of the batch has {num_tokens} tokens, but the text model "
+                f"{self.config.text_config.model_type!r} writes at most {most}. Shorten or split the sentence."
             )
 
     def _encode_embeddings(self, embeddings: torch.Tensor, mask: torch.Tensor, **kwargs: Any) -> FLaLLMEncoderOutput:

@@ -259,6 +259,39 @@ def test_early_stopping_without_evaluation(capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {"dataset": ["a", "b"], "dataset_weights": [1, 2, 3]},
+            "--dataset_weights must be one number for each data set, got 3 for 2 data set(s).",
+        ),
+        (
+            {"dataset": ["a", "b"], "dataset_weights": [1, 0]},
+            "--dataset_weights must be above 0, got 0.0. Leave out what is not to be used.",
+        ),
+        (
+            {"dataset": ["a", "b"], "dataset_weights": ["nan", 1]},
+            "--dataset_weights must be above 0, got nan. Leave out what is not to be used.",
+        ),
+        ({"max_frames_per_batch": 0}, "--max_frames_per_batch must be 1 or more, got 0."),
+    ],
+)
+def test_mistaken_mixtures_and_budgets(values, expected, capsys):
+    argv = flags(**{**REQUIRED[STAGE1], **values}, use_cpu=True)
+    assert error_of(visual_initialing.main, argv, capsys) == expected
+
+
+def test_several_data_sets_in_a_yaml_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("dataset: [a, b/c]\ndataset_weights: [2, 0.5]\n", encoding="utf-8")
+    given = {name: value for name, value in REQUIRED[STAGE1].items() if name != "dataset"}
+    instances = parse_arguments(STAGE1, ["--config", str(path), *flags(**given, use_cpu=True)], "Several.")
+    (data,) = [instance for instance in instances if isinstance(instance, DataArguments)]
+    assert data.dataset == ["a", "b/c"] and data.dataset_weights == [2, 0.5]
+    assert DataArguments(dataset="a") == DataArguments(dataset=["a"])
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_taken_by_the_command_that_its_name_ends_in(name):
     (kind,) = [kind for kind in TYPES_OF_PRESET if name.endswith(kind)]

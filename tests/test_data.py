@@ -1,20 +1,32 @@
 """Video folders with their mistakes, the items of the data set, and the batches of the collator."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_corpus import NUM_CLIPS, SIZE_IN_PIXELS, corpus, language_model
+from tiny_corpus import NUM_CLIPS, SIZE_IN_PIXELS, corpus, flags, language_model, trained_model
+from tiny_corpus import error_of as error_of_command
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
+from video_files import counting_frames, frame_numbers, write_video
 
 from processing import FLaLLMProcessor, VideoDecodingError
+from train_scripts import evaluate_model
 from train_scripts.arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.augmentation import ClipAugmentation
-from train_scripts.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.data import (
+    FramePreprocessor,
+    SignVideoDataset,
+    TranslationCollator,
+    load_split,
+    load_training_split,
+)
 from train_scripts.training import build_processor
 
 VIDEO = VideoArguments(frame_size=36, crop_size=SIZE_IN_PIXELS, frame_sampling_rate=0.25)
@@ -167,7 +179,8 @@ def test_missing_metadata(tmp_path):
         ("", "{path} names no video."),
         (
             "file_name,text\na.mp4,x\n./a.mp4,y\nb.mp4,z\n",
-            "{path} names 'a.mp4' more than once. Every clip needs a file of its own.",
+            "{path} names 'a.mp4' more than once. Every clip needs a file of its own, or a part of it of its own in "
+            "the columns start and end (seconds).",
         ),
         (
             "file_name,text\na.mp4,x\nb.mp4,it rains, it pours\n",
@@ -352,3 +365,214 @@ def test_items_of_videos_given_as_bytes(processor):
         assert_same_items(
             SignVideoDataset(from_bytes, processor)[index], SignVideoDataset(from_files, processor)[index]
         )
+
+
+# Parts of one long video
+
+
+def segments(count: int) -> str:
+    rows = [f"a.mp4,sentence {index},{0.1 * index:.2f},{0.1 * index + 0.15:.2f}\n" for index in range(count)]
+    return "file_name,text,start,end\n" + "".join(rows)
+
+
+@pytest.mark.parametrize("keep_decoded_videos", [False, True])
+def test_parts_of_one_file_are_clips_of_their_own(keep_decoded_videos, processor, tmp_path):
+    folder = video_folder(tmp_path, segments(4))
+    frames = counting_frames(60)
+    write_video(folder / "train" / "a.mp4", frames, fps=50)
+    dataset = SignVideoDataset(load(folder), processor, keep_decoded_videos=keep_decoded_videos)
+    assert dataset.texts == [f"sentence {index}" for index in range(4)]
+    for _ in range(2):  # the second time from memory
+        for index in range(4):
+            wanted = [5 * index + shift for shift in processor.video_processor.sample_frame_indices(8)]
+            read = frame_numbers(dataset[index]["frames"], 60)
+            assert len(read) == len(wanted)
+            assert all(abs(found - frame) <= 1 for found, frame in zip(read, wanted, strict=True)), (read, wanted)
+    if keep_decoded_videos:
+        assert {len(video) for video, _ in dataset._decoded.values()} <= {7, 8}
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        (
+            "file_name,text,start,end\na.mp4,x,1,2\na.mp4,y,2,3\n./a.mp4,z,1.0,2.00\n",
+            "{path} names 'a.mp4' more than once. Every clip needs a file of its own, or a part of it of its own in "
+            "the columns start and end (seconds).",
+        ),
+        (
+            "file_name,text,start,end\na.mp4,x,0,1\nb.mp4,y,2,1.5\n",
+            "{folder} (train): row 1 (counted from 0) ends at 1.5 s, but starts at 2 s. Each part of a video must end "
+            "after its start.",
+        ),
+        (
+            "file_name,text,start,end\na.mp4,x,00:01,2\n",
+            "{folder} (train): start must be seconds from the beginning of the video, got '00:01' in row 0 (counted "
+            "from 0).",
+        ),
+        (
+            "file_name,text,num_frames\na.mp4,x,many\n",
+            "{folder} (train): num_frames must be a number of frames, got 'many' in row 0 (counted from 0).",
+        ),
+    ],
+)
+def test_mistaken_parts(table, expected, tmp_path):
+    folder = video_folder(tmp_path, table)
+    assert error_of(folder) == expected.format(path=folder / "train" / "metadata.csv", folder=folder)
+
+
+@pytest.mark.slow
+def test_an_hour_of_video_with_300_parts_takes_no_more_memory_than_one_part(tmp_path):
+    """Whole, its frames would take 830 MB."""
+    table = "file_name,text,start,end\n" + "".join(f"a.mp4,x,{12 * part},{12 * part + 10}\n" for part in range(300))
+    folder = video_folder(tmp_path, table)
+    write_video(folder / "train" / "a.mp4", counting_frames(3600 * 5, 96, 160), fps=5)
+    script = (
+        "import resource\n"
+        "from test_data import VIDEO, load, language_model\n"
+        "from transformers import AutoTokenizer\n"
+        "from train_scripts.data import SignVideoDataset\n"
+        "from train_scripts.training import build_processor\n"
+        "from pathlib import Path\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({str(language_model())!r})\n"
+        f"dataset = SignVideoDataset(load(Path({str(folder)!r})), build_processor(VIDEO, tokenizer))\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "lengths = [len(dataset[index]['frames']) for index in range(5)]\n"
+        "before = peak()\n"
+        "lengths += [len(dataset[index]['frames']) for index in range(5, 300)]\n"
+        "assert set(lengths) <= {13, 14}, set(lengths)\n"
+        "print(before, peak() - before)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])},
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    grown_in_kilobytes = int(finished.stdout.split()[-1])
+    assert grown_in_kilobytes < 40_000
+
+
+# Several data sets
+
+
+def test_several_data_sets_one_after_another(processor, tmp_path):
+    first = video_folder(tmp_path / "one", "file_name,text,start,signer\na.mp4,x,0.2,A\nb.mp4,y,,\n")
+    lines = '{"file_name": "a.mp4", "text": "z", "num_frames": 12, "spoken_language": "de"}\n'
+    second = video_folder(tmp_path / "two", lines, name="metadata.jsonl")
+    clips, sizes = load_training_split(DataArguments(dataset=[str(first), str(second)]))
+    assert sizes == [2, 1]
+    assert [(row["text"], row["start"], row["num_frames"], row["spoken_language"]) for row in clips] == [
+        ("x", 0.2, None, None), ("y", None, None, None), ("z", None, 12, "de"),
+    ]  # fmt: skip
+    assert list(clips["signer"]) == ["A", "", None]
+    dataset = SignVideoDataset(clips, processor)
+    for index, (folder, row) in enumerate([(first, 0), (first, 1), (second, 0)]):
+        assert_same_items(dataset[index], SignVideoDataset(load(folder), processor)[row])
+
+
+def test_one_data_set_is_loaded_as_it_is():
+    arguments = DataArguments(dataset=str(corpus()), max_train_clips=5)
+    clips, sizes = load_training_split(arguments)
+    assert arguments.dataset == [str(corpus())] and sizes == [5]
+    assert clips.column_names == load(corpus()).column_names and list(clips["text"]) == list(load(corpus())["text"])[:5]
+
+
+def test_the_most_clips_of_each_data_set():
+    clips, sizes = load_training_split(DataArguments(dataset=[str(corpus())] * 2, max_train_clips=3))
+    assert sizes == [3, 3] and len(clips) == 6
+
+
+# Lengths
+
+
+@pytest.mark.parametrize("augmentation", [None, STRONG])
+def test_no_clip_is_longer_than_its_longest_length(augmentation, processor):
+    dataset = make_dataset(processor, augmentation=augmentation)
+    longest = dataset.longest_lengths()
+    for epoch in range(4):
+        dataset.set_epoch(epoch)
+        lengths = [len(dataset[index]["frames"]) for index in range(len(dataset))]
+        assert all(length <= most for length, most in zip(lengths, longest, strict=True))
+        assert augmentation is not None or lengths == longest
+
+
+def test_lengths_are_those_of_the_metadata_or_of_the_part(processor, tmp_path):
+    parts = ("a.mp4,x,,,400", "a.mp4,y,0.2,0.6,", "a.mp4,z,0.6,,", "b.mp4,w,,0.4,", "b.mp4,v,,,")
+    table = "\n".join(["file_name,text,start,end,num_frames", *parts])
+    folder = video_folder(tmp_path, table)
+    dataset = SignVideoDataset(load(folder), processor)
+    lengths = dataset.longest_lengths()
+    assert lengths[0] == 100  # a quarter of what the metadata says
+    for index in range(1, 5):
+        assert abs(lengths[index] - len(dataset[index]["frames"])) <= 1
+
+
+def test_lengths_of_videos_without_a_length_in_their_header(processor, tmp_path):
+    folder = video_folder(tmp_path, "file_name,text\nc.webm,x\n")
+    write_video(folder / "train" / "c.webm", counting_frames(40), live=True)
+    dataset = SignVideoDataset(load(folder), processor)
+    assert dataset.longest_lengths() == [len(dataset[0]["frames"])] == [10]
+
+
+def test_lengths_of_what_is_no_video(processor, tmp_path):
+    folder = video_folder(tmp_path, "file_name,text\na.mp4,x\n")
+    (folder / "train" / "a.mp4").write_bytes(b"no video at all")
+    with pytest.raises(VideoDecodingError, match=re.escape(f"'{folder / 'train' / 'a.mp4'}' is not a video")):
+        SignVideoDataset(load(folder), processor).longest_lengths()
+
+
+def test_scores_of_parts_name_them(tmp_path, capsys):
+    folder = video_folder(
+        tmp_path / "c", "file_name,text,start,end\na.mp4,x,,0.5\na.mp4,y,0.5,\nb.mp4,z,,\n", split="test"
+    )
+    values = {"model_name_or_path": trained_model(), "dataset": folder, "use_cpu": True, "disable_tqdm": True}
+    for name, on_device in (("cpu", False), ("device", True)):
+        argv = flags(**values, output_dir=tmp_path / name, preprocess_on_device=on_device)
+        assert evaluate_model.main(argv) == 0
+    text = (tmp_path / "cpu" / "predictions.jsonl").read_text(encoding="utf-8")
+    assert text == (tmp_path / "device" / "predictions.jsonl").read_text(encoding="utf-8")
+    clips = [json.loads(line) for line in text.splitlines()]
+    assert [(clip["file_name"], clip.get("start"), clip.get("end"), clip["reference"]) for clip in clips] == [
+        ("a.mp4", None, 0.5, "x"), ("a.mp4", 0.5, None, "y"), ("b.mp4", None, None, "z"),
+    ]  # fmt: skip
+    argv = flags(**{**values, "dataset": [folder, folder]}, output_dir=tmp_path / "two")
+    expected = "--dataset: one data set is scored at a time, got 2. Score them in turn."
+    assert error_of_command(evaluate_model.main, argv, capsys) == expected
+
+
+# Pixels made where the model is
+
+
+@pytest.mark.parametrize("augmentation", [None, STRONG])
+def test_frames_of_the_device_are_those_of_the_loading_processes(augmentation, processor, seed):
+    batches = []
+    for preprocess_on_device in (False, True):
+        values = {"seed": seed, "preprocess_on_device": preprocess_on_device}
+        dataset = make_dataset(processor, augmentation=augmentation, **values)
+        dataset.set_epoch(2)
+        items = [dataset[index] for index in range(5)]
+        batches.append(TranslationCollator(processor, preprocess_on_device)(items))
+    expected, raw = batches
+    assert next(iter(raw)) == "labels" and all(clip.dtype == torch.uint8 for clip in raw["frames"])
+    augmenting = None if augmentation is None else ClipAugmentation(augmentation, VIDEO)
+    state = torch.get_rng_state()
+    pixels = FramePreprocessor(processor, augmenting)(raw["frames"], raw["spatial_seeds"])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {*pixels, "labels"} == set(expected)
+    assert torch.equal(raw["labels"], expected["labels"])
+    for name, values in pixels.items():
+        torch.testing.assert_close(values, expected[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("augmentation", [None, STRONG])
+def test_frames_made_on_a_gpu(augmentation, processor, seed):
+    dataset = make_dataset(processor, augmentation=augmentation, preprocess_on_device=True, seed=seed)
+    raw = TranslationCollator(processor, True)([dataset[index] for index in range(5)])
+    preprocess = FramePreprocessor(processor, None if augmentation is None else ClipAugmentation(augmentation, VIDEO))
+    expected = preprocess(raw["frames"], raw["spatial_seeds"])["pixel_values_videos"]
+    state = torch.cuda.get_rng_state()
+    made = preprocess([clip.cuda() for clip in raw["frames"]], raw["spatial_seeds"])["pixel_values_videos"]
+    assert made.is_cuda and torch.equal(torch.cuda.get_rng_state(), state)
+    # One level of 255 through a standard deviation of 0.225, where a GPU rounds otherwise
+    assert (made.cpu() - expected).abs().quantile(0.99) < 1.1 / 255 / 0.225

@@ -37,7 +37,7 @@ from transformers import (
 from modeling_flallm import FLaLLMForTranslation, light_transformer_config
 from train_scripts import trim_vocabulary, visual_initialing
 from train_scripts.arguments import VideoArguments
-from train_scripts.training import language_ids
+from train_scripts.target_languages import language_ids
 from train_scripts.trim_vocabulary import MAPPING_FILE, merge_parts, unknown_characters
 
 SHARED_TOKENIZER = Path(__file__).resolve().parents[2] / "shared" / "tokenizer"

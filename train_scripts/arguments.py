@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -23,8 +24,18 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 class DataArguments:
     """Which videos and sentences."""
 
-    dataset: str = field(
-        metadata={"help": "A video folder (train/, dev/, test/ with metadata.csv) or the id of a data set on the Hub."}
+    dataset: list[str] = field(
+        metadata={
+            "help": "A video folder (train/, dev/, test/ with metadata.csv) or the id of a data set on the Hub. Of "
+            "several all are trained on, and the first is the one that evaluation scores."
+        }
+    )
+    dataset_weights: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "One number for each data set: the shares of their clips in an epoch, which stays as long as all "
+            "data sets together. Default: every clip once."
+        },
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
     spoken_language: str | None = field(
@@ -54,10 +65,26 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        if isinstance(self.dataset, str):
+            self.dataset = [self.dataset]
+        self._check_weights()
         check_spoken_language(self.spoken_language)
         check_sign_language(self.sign_language)
         if self.dataset_name is not None and not self.dataset_name.strip():
             raise ValueError("--dataset_name must be a name for readers of the model card, got an empty one.")
+
+    def _check_weights(self) -> None:
+        weights = self.dataset_weights
+        if weights is None:
+            return
+        if len(weights) != len(self.dataset):
+            raise ValueError(
+                f"--dataset_weights must be one number for each data set, got {len(weights)} for {len(self.dataset)} "
+                "data set(s)."
+            )
+        wrong = [weight for weight in weights if not 0 < weight < math.inf]
+        if wrong:
+            raise ValueError(f"--dataset_weights must be above 0, got {wrong[0]}. Leave out what is not to be used.")
 
 
 @dataclass
@@ -128,6 +155,17 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
     hub_private_repo: bool | None = field(
         default=True, metadata={"help": "With --push_to_hub: only you and those you invite see the repository."}
     )
+    max_frames_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Make batches of as many clips as fit into so many sampled frames per device, instead of "
+            "`per_device_train_batch_size` clips."
+        },
+    )
+    preprocess_on_device: bool = field(
+        default=False,
+        metadata={"help": "Resize, augment and normalise frames on the accelerator, not in the loading processes."},
+    )
     model_license: str | None = field(
         default=None,
         metadata={"help": "Licence of the trained model for its card, as the Hub writes it, such as cc-by-nc-4.0."},
@@ -138,6 +176,8 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError("`--output_dir` must name a new or empty folder.")
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ValueError("--early_stopping_patience needs evaluations: set --eval_strategy to steps or epoch.")
+        if self.max_frames_per_batch is not None and self.max_frames_per_batch < 1:
+            raise ValueError(f"--max_frames_per_batch must be 1 or more, got {self.max_frames_per_batch}.")
         if self.model_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.model_license):
             raise ValueError(
                 "--model_license must be a licence as the Hub writes it, such as apache-2.0, cc-by-nc-4.0 or other, "

@@ -1,5 +1,7 @@
 """Training augmentation of one clip: one draw for all of its frames, the same for the same seed, epoch and clip."""
 
+import math
+
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
@@ -39,6 +41,18 @@ class ClipAugmentation:
         if augmentation.horizontal_flip:
             transforms.append(v2.RandomHorizontalFlip(augmentation.horizontal_flip))
         return v2.Compose(transforms)
+
+    def apply_spatial(self, frames: torch.Tensor, seed: int) -> torch.Tensor:
+        """`spatial` with the draws of a seed, which are made on the CPU wherever the frames are."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.spatial(frames)
+
+    def longest_length(self, num_sampled: int, num_frames: int) -> int:
+        """The most indices that `sample_frame_indices` can give for a clip."""
+        slowest = 1 - self.arguments.speed
+        longest = math.ceil(num_sampled / slowest) if slowest > 0 else num_frames
+        return min(longest, num_frames, self.max_num_frames or num_frames)
 
     def sample_frame_indices(self, num_sampled: int, num_frames: int) -> list[int]:
         """

@@ -1,45 +1,121 @@
 """Videos and sentences for training and evaluation: checked video folders, the torch data set, the collator."""
 
 import csv
+import functools
+import io
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import datasets
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
+from transformers.image_utils import SizeDict
 
 from modeling_flallm.own_processing import FLaLLMProcessor, decode_video
 
 from .arguments import DataArguments
 from .augmentation import ClipAugmentation, clip_seed
+from .target_languages import target_languages
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 # Names of folders that `datasets` reads as the validation split.
 VALIDATION_FOLDERS = ("validation", "valid", "val", "dev")
+NUMBERS = ("start", "end", "num_frames")  # columns that a CSV file, or the Hub, may hold as text
+WORDS = ("spoken_language", "sign_language", "signer")
+IGNORED_LABEL = -100
 
 
-def load_split(arguments: DataArguments, split: str, max_clips: int | None = None) -> datasets.Dataset:
+def load_split(
+    arguments: DataArguments, split: str, max_clips: int | None = None, dataset: str | None = None
+) -> datasets.Dataset:
     """
     One split, with a column `video` of `{"path", "bytes"}` that is not decoded, and the column of sentences.
 
+    Args:
+        dataset: which of the data sets. Default: the first.
+
     Raises:
         FileNotFoundError: for a missing folder, split or metadata file, or a video that the metadata names.
-        ValueError: for a missing column, an empty sentence, a file named twice or a split without clips.
+        ValueError: for a missing column, an empty sentence, a part of a file that is none or is named twice, or a split
+            without clips.
     """
+    name = dataset or arguments.dataset[0]
     if max_clips is not None and max_clips < 1:
         raise ValueError(f"The number of clips to use must be 1 or more, got {max_clips}.")
     if split == "dev":
         split = "validation"
-    if Path(arguments.dataset).is_dir():
-        dataset = _load_video_folder(Path(arguments.dataset), split, arguments.text_column)
+    if Path(name).is_dir():
+        clips = _load_video_folder(Path(name), split, arguments.text_column)
     else:
-        dataset = _load_from_hub(arguments.dataset, split)
-    dataset = dataset.cast_column("video", datasets.Video(decode=False))
-    _check_sentences(dataset, arguments.text_column, f"{arguments.dataset} ({split})")
-    return dataset if max_clips is None else dataset.select(range(min(max_clips, len(dataset))))
+        clips = _load_from_hub(name, split)
+    clips = clips.cast_column("video", datasets.Video(decode=False))
+    _check_sentences(clips, arguments.text_column, f"{name} ({split})")
+    clips = _with_numbers(clips, f"{name} ({split})")
+    return clips if max_clips is None else clips.select(range(min(max_clips, len(clips))))
+
+
+def load_training_split(arguments: DataArguments) -> tuple[datasets.Dataset, list[int]]:
+    """
+    The training split of every data set, one after another, and how many clips each has; `max_train_clips` holds for
+    each of them.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_split`.
+    """
+    parts = [
+        load_split(arguments, arguments.train_split, arguments.max_train_clips, name) for name in arguments.dataset
+    ]
+    sizes = [len(part) for part in parts]
+    return parts[0] if len(parts) == 1 else _one_after_another(parts, arguments.text_column), sizes
+
+
+def _one_after_another(parts: list[datasets.Dataset], text_column: str) -> datasets.Dataset:
+    """Of columns that not all data sets have, those that are used here stay, empty where there are none."""
+    columns = {text_column: "string", **dict.fromkeys(WORDS, "string"), **dict.fromkeys(NUMBERS, "float64")}
+    columns = {name: kind for name, kind in columns.items() if any(name in part.column_names for part in parts)}
+    features = datasets.Features({name: datasets.Value(kind) for name, kind in columns.items()})
+    features["video"] = datasets.Video(decode=False)
+    for index, part in enumerate(parts):
+        for name in set(columns) - set(part.column_names):
+            part = part.add_column(name, [None] * len(part), feature=features[name])
+        parts[index] = part.select_columns(list(features)).cast(features)
+    return datasets.concatenate_datasets(parts)
+
+
+def _with_numbers(clips: datasets.Dataset, name: str) -> datasets.Dataset:
+    """Numbers where a table has texts, and none where it has an empty field; parts of a file that are none raise."""
+    values = {column: list(clips[column]) for column in NUMBERS if column in clips.column_names}
+    for column, texts in values.items():
+        numbers = [_as_number(text, column, row, name) for row, text in enumerate(texts)]
+        values[column] = numbers
+        clips = clips.remove_columns(column).add_column(column, numbers, feature=datasets.Value("float64"))
+    nothing = [None] * len(clips)
+    for row, (start, end) in enumerate(zip(values.get("start", nothing), values.get("end", nothing), strict=True)):
+        if end is not None and end <= (start or 0):
+            raise ValueError(
+                f"{name}: row {row} (counted from 0) ends at {end:g} s, but starts at {start or 0:g} s. Each part of a "
+                "video must end after its start."
+            )
+    return clips
+
+
+def _as_number(value: Any, column: str, row: int, name: str) -> float | None:
+    if value is None or not str(value).strip():
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        what = "a number of frames" if column == "num_frames" else "seconds from the beginning of the video"
+        raise ValueError(f"{name}: {column} must be {what}, got {value!r} in row {row} (counted from 0).")
+    return number
 
 
 def _load_video_folder(folder: Path, split: str, text_column: str) -> datasets.Dataset:
@@ -70,7 +146,7 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is no metadata file, or it names a video that is not there.
-        ValueError: for a file that cannot be read, a missing column or a file named twice.
+        ValueError: for a file that cannot be read, a missing column or a part of a file that is named twice.
     """
     path = next((split_folder / name for name in METADATA_FILES if (split_folder / name).is_file()), None)
     if path is None:
@@ -85,14 +161,28 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
     unnamed = [number for number, row in enumerate(rows, 1) if not row.get("file_name")]
     if unnamed:
         raise ValueError(f"{path}: row {unnamed[0]} has no file_name.")
-    counts = Counter(str(Path(row["file_name"])) for row in rows)
-    duplicates = sorted(name for name, count in counts.items() if count > 1)
+    parts = Counter((str(Path(row["file_name"])), *_part_of_file(row)) for row in rows)
+    duplicates = sorted({name for (name, *_), count in parts.items() if count > 1})
     if duplicates:
-        raise ValueError(f"{path} names {_some(duplicates)} more than once. Every clip needs a file of its own.")
-    missing = sorted(name for name in counts if not (split_folder / name).is_file())
+        raise ValueError(
+            f"{path} names {_some(duplicates)} more than once. Every clip needs a file of its own, or a part of it of "
+            "its own in the columns start and end (seconds)."
+        )
+    missing = sorted({name for name, *_ in parts if not (split_folder / name).is_file()})
     if missing:
         raise FileNotFoundError(f"{path} names {len(missing)} video(s) that are not there: {_some(missing)}.")
     return rows
+
+
+def _part_of_file(row: dict[str, Any]) -> tuple[Any, Any]:
+    """`start` and `end` in a form in which "1.50" and 1.5 are the same."""
+    values = []
+    for name in ("start", "end"):
+        try:
+            values.append(float(row.get(name) or 0))
+        except (TypeError, ValueError):
+            values.append(row[name])  # said with the number of its row by `_with_numbers`
+    return values[0], values[1]
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -139,7 +229,13 @@ class SignVideoDataset(Dataset):
     Clips as sampled uint8 frames `(frames, 3, height, width)`, with their sentences.
 
     With an augmentation, frames have been cropped to the final size, and what is drawn depends on nothing but `seed`,
-    the epoch (`set_epoch`) and the index: not on the number of processes, workers or restarts.
+    the epoch (`set_epoch`) and the index: not on the number of processes, workers or restarts. With
+    `preprocess_on_device` frames stay as they are, and `spatial_seed` is the draw that `FramePreprocessor` makes.
+
+    A column `spoken_language` tells a multilingual tokenizer the language of each sentence (`target_language`).
+
+    Raises:
+        ValueError: for a language that the tokenizer lacks.
     """
 
     def __init__(
@@ -149,13 +245,17 @@ class SignVideoDataset(Dataset):
         text_column: str = "text",
         augmentation: ClipAugmentation | None = None,
         keep_decoded_videos: bool = False,
+        preprocess_on_device: bool = False,
         seed: int = 0,
     ):
         self.dataset = dataset
         self.video_processor = processor.video_processor
         self.augmentation = augmentation
+        self.preprocess_on_device = preprocess_on_device
         self.seed = seed
         self.texts: list[str] = [str(text) for text in dataset[text_column]]
+        tags = dataset["spoken_language"] if "spoken_language" in dataset.column_names else [None] * len(dataset)
+        self.target_languages = target_languages(processor.tokenizer, list(tags))
         self._decoded: dict[int, tuple[torch.Tensor, float]] | None = {} if keep_decoded_videos else None
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by worker processes too
 
@@ -166,14 +266,45 @@ class SignVideoDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        item = {"text": self.texts[index], "target_language": self.target_languages[index]}
         if self.augmentation is None:
             frames = self._sampled_frames(index, self.video_processor.sample_frame_indices)
-            return {"frames": frames, "text": self.texts[index], "is_cropped": False}
+            return {"frames": frames, "spatial_seed": None, "is_cropped": False, **item}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(clip_seed(self.seed, int(self._epoch), index))
+            # Of the CPU alone: torch.manual_seed would also start the accelerator's random numbers anew.
+            torch.default_generator.manual_seed(clip_seed(self.seed, int(self._epoch), index))
             frames = self._sampled_frames(index, self._sample_augmented)
-            frames = self.augmentation.spatial(frames)
-        return {"frames": frames, "text": self.texts[index], "is_cropped": True}
+            spatial_seed = int(torch.randint(2**62, ()))
+        if not self.preprocess_on_device:
+            frames = self.augmentation.apply_spatial(frames, spatial_seed)
+        return {"frames": frames, "spatial_seed": spatial_seed, "is_cropped": not self.preprocess_on_device, **item}
+
+    def longest_lengths(self) -> list[int]:
+        """The most frames that each clip can have after sampling and augmentation; nothing is decoded for it."""
+        nothing = [None] * len(self.dataset)
+        known = self.dataset["num_frames"] if "num_frames" in self.dataset.column_names else nothing
+        counts = [int(count) if count else self._count_frames(index) for index, count in enumerate(known)]
+        if self.augmentation is None:
+            return [len(self.video_processor.sample_frame_indices(count)) for count in counts]
+        return [self._longest_augmented(count) for count in counts]
+
+    def _longest_augmented(self, num_frames: int) -> int:
+        num_sampled = len(self.video_processor.sample_frame_indices(num_frames))
+        return self.augmentation.longest_length(num_sampled, num_frames)
+
+    def _count_frames(self, index: int) -> int:
+        row = self.dataset[index]
+        content = row["video"]["bytes"]
+        source = io.BytesIO(content) if content is not None else row["video"]["path"]
+        try:
+            num_frames, seconds = _frames_and_seconds(source)
+        except (av.FFmpegError, IndexError):  # no video, which decoding says better, or pictures
+            return self._decode(index, sample_frame_indices=lambda num_frames, fps: [0]).num_source_frames
+        start, end = self._part(row)
+        if start is None and end is None:
+            return num_frames
+        part = min(seconds if end is None else end, seconds) - (start or 0.0)
+        return max(math.ceil(part * num_frames / seconds), 1)
 
     def _sample_augmented(self, num_frames: int, frames_per_second: float | None) -> list[int]:
         num_sampled = len(self.video_processor.sample_frame_indices(num_frames, frames_per_second))
@@ -191,25 +322,105 @@ class SignVideoDataset(Dataset):
 
     def _decode(self, index: int, **options: Any):
         row = self.dataset[index]
-        start, end = (float(row[name]) if row.get(name) not in (None, "") else None for name in ("start", "end"))
+        start, end = self._part(row)
         return decode_video(row["video"], start=start, end=end, **options)
+
+    @staticmethod
+    def _part(row: dict[str, Any]) -> tuple[float | None, float | None]:
+        return row.get("start"), row.get("end")
+
+
+@functools.lru_cache(maxsize=1)  # the parts of one long video follow each other
+def _frames_and_seconds(source: Any) -> tuple[int, float]:
+    """Frames and length of a video file as its header says; where it says nothing, its packets are counted."""
+    with av.open(source) as container:
+        stream = container.streams.video[0]
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        if stream.frames:
+            return stream.frames, stream.frames / rate
+        if container.duration:
+            seconds = container.duration / av.time_base
+            return max(math.ceil(seconds * rate), 1), seconds
+        num_frames = max(sum(1 for packet in container.demux(stream) if packet.size), 1)
+        return num_frames, num_frames / rate
 
 
 class TranslationCollator:
-    """Items of `SignVideoDataset` -> what `FLaLLMForTranslation` takes, padded."""
+    """
+    Items of `SignVideoDataset` -> what `FLaLLMForTranslation` takes, padded.
 
-    def __init__(self, processor: FLaLLMProcessor):
+    With `preprocess_on_device` the frames of each clip stay as they are, uint8, with the seeds of their augmentation:
+    `FramePreprocessor` makes pixel values of them where the model is.
+    """
+
+    def __init__(self, processor: FLaLLMProcessor, preprocess_on_device: bool = False):
         self.processor = processor
+        self.preprocess_on_device = preprocess_on_device
 
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        resize = not items[0]["is_cropped"]
-        return dict(
-            self.processor(
-                videos=[item["frames"] for item in items],
-                text=[item["text"] for item in items],
-                do_sample_frames=False,
-                do_resize=resize,
-                do_center_crop=resize,
-                return_tensors="pt",
-            )
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        labels = self._labels([item["text"] for item in items], [item["target_language"] for item in items])
+        frames = [item["frames"] for item in items]
+        if self.preprocess_on_device:
+            # Labels first: the Trainer takes the batch size from the first tensor.
+            return {"labels": labels, "frames": frames, "spatial_seeds": [item["spatial_seed"] for item in items]}
+        return {**_pixel_values(self.processor, frames, resize=not items[0]["is_cropped"]), "labels": labels}
+
+    def _labels(self, texts: list[str], languages: list[str | None]) -> torch.Tensor:
+        """-> `(batch, tokens)`, each sentence with the code of its language."""
+        tokenizer = self.processor.tokenizer
+        usual = getattr(tokenizer, "tgt_lang", None)
+        if set(languages) <= {usual}:
+            return self.processor(text=texts)["labels"]
+        labels: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+        try:
+            for language in dict.fromkeys(languages):
+                tokenizer.tgt_lang = language
+                rows = [row for row, other in enumerate(languages) if other == language]
+                for row, values in zip(rows, self.processor(text=[texts[row] for row in rows])["labels"], strict=True):
+                    labels[row] = values[values != IGNORED_LABEL]
+        finally:
+            tokenizer.tgt_lang = usual
+        return pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
+
+
+class FramePreprocessor:
+    """
+    Resize, augment, crop and normalise the uint8 frames of a batch, with the same draws and results as in the loading
+    processes, on the device on which the frames are.
+    """
+
+    def __init__(self, processor: FLaLLMProcessor, augmentation: ClipAugmentation | None = None):
+        self.processor = processor
+        self.augmentation = augmentation
+
+    def __call__(self, frames: list[torch.Tensor], spatial_seeds: list[int | None]) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            frames: of each clip, uint8 `(frames, 3, height, width)`.
+            spatial_seeds: of each clip, or `None` for all at evaluation.
+        """
+        if spatial_seeds[0] is None:
+            return _pixel_values(self.processor, self._resized(frames), resize=False, crop=True)
+        drawn = [self.augmentation.apply_spatial(*pair) for pair in zip(frames, spatial_seeds, strict=True)]
+        return _pixel_values(self.processor, drawn, resize=False)
+
+    def _resized(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+        """All frames of a clip at once, where the processor takes one after another."""
+        video_processor = self.processor.video_processor
+        size = SizeDict(**dict(video_processor.size))
+        return [video_processor.resize(clip, size=size, resample=video_processor.resample) for clip in frames]
+
+
+def _pixel_values(
+    processor: FLaLLMProcessor, frames: list[torch.Tensor], resize: bool, crop: bool | None = None
+) -> dict[str, torch.Tensor]:
+    """`crop` at the centre: by default where the frames are resized, too."""
+    return dict(
+        processor(
+            videos=frames,
+            do_sample_frames=False,
+            do_resize=resize,
+            do_center_crop=resize if crop is None else crop,
+            return_tensors="pt",
         )
+    )

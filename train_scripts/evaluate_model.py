@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import DataArguments, FLaLLMTrainingArguments, check_new_folder, parse_arguments
-from .data import SignVideoDataset, TranslationCollator, load_split
+from .data import FramePreprocessor, SignVideoDataset, TranslationCollator, load_split
 from .metrics import format_scores, generated_token_ids, translation_scores
 from .model_card import add_scores, read_run
 from .training import FLaLLMTrainer, load_trained, run_command
@@ -67,11 +69,17 @@ def evaluate_model(
     run: EvaluationRunArguments,
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """-> scores as `translation_scores` gives them, and one row per clip: file_name, prediction, reference."""
+    if len(data.dataset) > 1:
+        raise ValueError(f"--dataset: one data set is scored at a time, got {len(data.dataset)}. Score them in turn.")
     split = load_split(data, evaluation.split, evaluation.max_clips)
     dataset = SignVideoDataset(split, processor, text_column=data.text_column)
     trainer = FLaLLMTrainer(
-        model=model, args=run, data_collator=TranslationCollator(processor), processing_class=processor
+        model=model,
+        args=run,
+        data_collator=TranslationCollator(processor, run.preprocess_on_device),
+        processing_class=processor,
     )
+    trainer.frame_preprocessor = FramePreprocessor(processor)
     output = trainer.predict(dataset)
     token_ids = generated_token_ids(output.predictions, len(dataset), processor.tokenizer.pad_token_id)
     predictions = processor.batch_decode(token_ids)
@@ -82,12 +90,22 @@ def evaluate_model(
         append_period=evaluation.append_period,
         lowercase=evaluation.lowercase,
     )
-    names = [Path(video["path"] or f"clip {index}").name for index, video in enumerate(split["video"])]
     rows = [
-        {"file_name": name, "prediction": prediction, "reference": reference}
-        for name, prediction, reference in zip(names, predictions, dataset.texts, strict=True)
+        {**clip, "prediction": prediction, "reference": reference}
+        for clip, prediction, reference in zip(_names_of_clips(split), predictions, dataset.texts, strict=True)
     ]
     return scores, rows
+
+
+def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
+    """`file_name` of each clip, and `start` and `end` where it is a part of the file."""
+    names = [Path(video["path"] or f"clip {index}").name for index, video in enumerate(split["video"])]
+    limits = [name for name in ("start", "end") if name in split.column_names]
+    parts = [dict(zip(limits, values, strict=True)) for values in zip(*(split[name] for name in limits), strict=True)]
+    return [
+        {"file_name": name, **{limit: value for limit, value in part.items() if value is not None}}
+        for name, part in zip(names, parts or [{}] * len(names), strict=True)
+    ]
 
 
 def write_results(folder: Path, scores: dict[str, Any], rows: list[dict[str, str]]) -> None:

@@ -66,6 +66,7 @@ TRAINING_SETTINGS = (
     "max_grad_norm",
     "neftune_noise_alpha",
     "train_sampling_strategy",
+    "max_frames_per_batch",
     "bf16",
     "fp16",
     "seed",
@@ -93,7 +94,9 @@ class TrainingRun:
     Args:
         stage: `visual_initialing` or `llm_fine_tuning`.
         model_name: what "How to use" loads: a repository on the Hub, or a folder's name.
-        data: `name`, `source` (folder's name or Hub id), `hub_id` and `splits` with their numbers of clips and signers.
+        data: `name`, `source` (folder's name or Hub id), `hub_id` and `splits` with their numbers of clips and signers;
+            of further data sets that were trained on, which count in the training split, the same as `other_sources`
+            and `other_hub_ids`.
         base_models: public name of each pretrained part by its role; `base_model_ids` those that are on the Hub.
         settings: the recipe, each with `name`, `value`, `paper`, `source` and `meaning`.
         stage1: deviations and training of the stage that made the visual encoder, for stage 2.
@@ -184,11 +187,13 @@ def _inline(text: str) -> str:
 
 
 def _describe_data(data: DataArguments, splits: dict[str, datasets.Dataset]) -> dict[str, Any]:
-    source = public_name(data.dataset)
+    source = public_name(data.dataset[0])
     return {
         "name": _inline(data.dataset_name) if data.dataset_name else source,
         "source": source,
-        "hub_id": data.dataset if is_hub_id(data.dataset) else None,
+        "hub_id": data.dataset[0] if is_hub_id(data.dataset[0]) else None,
+        "other_sources": [public_name(name) for name in data.dataset[1:]],
+        "other_hub_ids": [name for name in data.dataset[1:] if is_hub_id(name)],
         "splits": {_split_name(name): _describe_split(split) for name, split in splits.items()},
     }
 
@@ -228,9 +233,10 @@ def _clips_per_step(
     training: FLaLLMTrainingArguments, paper: dict[str, Any], sources: dict[str, str]
 ) -> dict[str, Any]:
     name = "per_device_train_batch_size"
+    num_clips = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     return _setting(
         "clips_per_step",
-        training.train_batch_size * training.gradient_accumulation_steps * training.world_size,
+        num_clips if training.max_frames_per_batch is None else "a varying number of",
         paper[name],
         sources[name].partition(";")[0],
         "Clips of one step of the optimiser, over all devices.",
@@ -239,7 +245,7 @@ def _clips_per_step(
 
 def _is_setting(arguments: Any, name: str) -> bool:
     if isinstance(arguments, DataArguments):
-        return name == "max_train_clips"
+        return name in ("max_train_clips", "dataset_weights")
     if isinstance(arguments, FLaLLMTrainingArguments):
         is_overridden = name == "num_train_epochs" and arguments.max_steps > 0
         return name in TRAINING_SETTINGS and not is_overridden
@@ -440,7 +446,7 @@ def add_scores(folder: Path, scores: dict[str, Any], data: DataArguments, split:
         ValueError: as `read_run`, or if the front matter of README.md cannot be read.
     """
     run = read_run(folder)
-    entry = _score_entry(run, scores, split, num_beams, _inline(data.dataset_name or public_name(data.dataset)))
+    entry = _score_entry(run, scores, split, num_beams, _inline(data.dataset_name or public_name(data.dataset[0])))
     key = (entry["dataset"], entry["split"])
     run.scores = [other for other in run.scores if (other["dataset"], other["split"]) != key] + [entry]
     write_model_card(folder, run)
@@ -558,7 +564,7 @@ def _card_data(run: TrainingRun) -> ModelCardData:
         pipeline_tag=HUB_TASK,
         tags=["sign-language", "sign-language-translation", "gloss-free", "flallm"]
         + ([run.sign_language] if run.sign_language else []),
-        datasets=[run.data["hub_id"]] if run.data["hub_id"] else None,
+        datasets=[name for name in (run.data["hub_id"], *run.data.get("other_hub_ids", [])) if name] or None,
         base_model=run.base_model_ids or None,
         metrics=list(dict.fromkeys(METRIC_OF_SCORE.values())) if results else None,
         model_name=run.model_name.split("/")[-1] if results else None,

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import (
     AutoTokenizer,
     EarlyStoppingCallback,
@@ -33,19 +35,56 @@ from .arguments import (
     check_output_folder,
 )
 from .augmentation import ClipAugmentation
-from .data import SignVideoDataset, TranslationCollator, load_split
+from .data import FramePreprocessor, SignVideoDataset, TranslationCollator, load_split, load_training_split
 from .hub_errors import explain_hub_error
 from .metrics import TITLE_OF_SCORE, build_compute_metrics
 from .model_card import TrainingRun, complete_run, describe_run, save_adapter, write_model_card
+from .samplers import ClipSampler, FrameBudgetBatchSampler
+from .target_languages import language_ids, set_target_language
 
 
 class FLaLLMTrainer(Seq2SeqTrainer):
     """
     Seq2SeqTrainer with a learning rate for each part, one pass of the visual encoder per evaluated clip, no pickled
     arguments among the saved files, and a model card from the record of the run, `training_run`.
+
+    `train_sampler` gives the clips of an epoch (by default all of them, shuffled), or whole batches of them;
+    `frame_preprocessor` turns frames into pixel values where the collator leaves that to the device. Where the labels
+    of a batch name other languages than the tokenizer's own, generation starts each sentence in its language.
     """
 
     training_run: TrainingRun | None = None
+    train_sampler: ClipSampler | FrameBudgetBatchSampler | None = None
+    frame_preprocessor: FramePreprocessor | None = None
+
+    def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
+        return super()._get_train_sampler(train_dataset) if self.train_sampler is None else self.train_sampler
+
+    def _get_eval_sampler(self, eval_dataset: torch.utils.data.Dataset) -> Sampler:
+        """In order, also where training groups clips by length: predictions belong to the sentences beside them."""
+        return SequentialSampler(eval_dataset)
+
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_sampler, FrameBudgetBatchSampler):
+            return super().get_train_dataloader()
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=self.train_sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+        return self.accelerator.prepare(loader)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        if "frames" not in inputs:
+            return inputs
+        inputs = dict(inputs)
+        pixels = self.frame_preprocessor(inputs.pop("frames"), inputs.pop("spatial_seeds"))
+        return {**super()._prepare_inputs(pixels), **inputs}
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -85,7 +124,31 @@ class FLaLLMTrainer(Seq2SeqTrainer):
                 output = vision_model(inputs.pop("pixel_values_videos"), inputs.pop("pixel_attention_mask"))
             inputs["visual_features"] = output.last_hidden_state
             inputs["visual_attention_mask"] = output.attention_mask
+        starts = self._starts_of_sentences(model, inputs)
+        if starts is not None:
+            generation_arguments = {
+                **getattr(self, "_gen_kwargs", {}),
+                **generation_arguments,
+                "decoder_input_ids": starts,
+                # Besides, for generation would put the usual start in front of rows that start otherwise.
+                "decoder_start_token_id": starts[:, 0].tolist(),
+            }
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation_arguments)
+
+    def _starts_of_sentences(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor | None:
+        """
+        What the decoder reads `(batch, 1 or 2)` up to the language of each sentence, as its labels have it; `None`
+        where all are in the tokenizer's own language, in which generation starts anyway.
+        """
+        tokenizer = self.processing_class.tokenizer
+        known, labels = language_ids(tokenizer), inputs.get("labels")
+        if labels is None or not known:
+            return None
+        # mBART moves the language from the end of the labels to the front; the others have it behind a start token.
+        num_tokens = 2 if int(labels[0, 0]) in known.values() else 1
+        unwrapped = self.accelerator.unwrap_model(model)
+        starts = unwrapped.prepare_decoder_input_ids_from_labels(labels)[:, :num_tokens]
+        return None if (starts[:, -1] == known.get(tokenizer.tgt_lang)).all() else starts
 
     def _pad_tensors_to_max_len(self, tensor: torch.Tensor, max_length: int) -> torch.Tensor:
         pad_token_id = self.processing_class.tokenizer.pad_token_id
@@ -114,12 +177,13 @@ def _last_name_of_path(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-class _TellDatasetTheEpoch(TrainerCallback):
-    def __init__(self, dataset: SignVideoDataset):
-        self.dataset = dataset
+class _TellTheEpoch(TrainerCallback):
+    def __init__(self, listeners: list[SignVideoDataset | ClipSampler | FrameBudgetBatchSampler]):
+        self.listeners = listeners
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.dataset.set_epoch(int(state.epoch or 0))
+        for listener in self.listeners:
+            listener.set_epoch(int(state.epoch or 0))
 
 
 def build_processor(video: VideoArguments, tokenizer: PreTrainedTokenizerBase) -> FLaLLMProcessor:
@@ -132,6 +196,19 @@ def build_processor(video: VideoArguments, tokenizer: PreTrainedTokenizerBase) -
     return FLaLLMProcessor(video_processor=video_processor, tokenizer=tokenizer)
 
 
+def open_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer of a text model as it was saved.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name_or_path!r} holds no tokenizer that can be loaded: {error}") from error
+
+
 def load_tokenizer(name_or_path: str, target_language: str | None) -> PreTrainedTokenizerBase:
     """
     The tokenizer of a text model, told which language it writes.
@@ -139,45 +216,9 @@ def load_tokenizer(name_or_path: str, target_language: str | None) -> PreTrained
     Raises:
         ValueError: if there is none, or for a language as `set_target_language` says.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name_or_path!r} holds no tokenizer that can be loaded: {error}") from error
+    tokenizer = open_tokenizer(name_or_path)
     set_target_language(tokenizer, target_language)
     return tokenizer
-
-
-def language_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Token id of each language code that a multilingual tokenizer knows; empty for any other."""
-    if not hasattr(tokenizer, "tgt_lang"):
-        return {}
-    ids = getattr(tokenizer, "lang_code_to_id", None)  # NLLB has its codes among the special tokens only
-    return ids or {code: tokenizer.convert_tokens_to_ids(code) for code in tokenizer.extra_special_tokens}
-
-
-def set_target_language(tokenizer: PreTrainedTokenizerBase, target_language: str | None) -> None:
-    """
-    Tell a multilingual tokenizer (mBART, NLLB, M2M100) which language it writes.
-
-    Raises:
-        ValueError: if the tokenizer knows languages and none, or one it does not know, is named; or if it knows none
-            and one is named.
-    """
-    languages = language_ids(tokenizer)
-    if not languages:
-        if target_language is not None:
-            raise ValueError(f"--target_language {target_language}: the tokenizer has no languages. Leave it out.")
-        return
-    if target_language is None:
-        raise ValueError(
-            "The tokenizer writes several languages: name one with --target_language, for example de_DE (mBART) or "
-            "deu_Latn (NLLB)."
-        )
-    if target_language not in languages:
-        raise ValueError(
-            f"--target_language {target_language} is none of the tokenizer's languages: {', '.join(languages)}."
-        )
-    tokenizer.src_lang = tokenizer.tgt_lang = target_language
 
 
 def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTokenizerBase, num_beams: int) -> None:
@@ -196,7 +237,7 @@ def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTo
         forced_bos_token_id=first_label if first_label in language_ids(tokenizer).values() else None,
         num_beams=num_beams,
         # sltbaselines' limit. Not as max_new_tokens, over which --generation_max_length would have no power.
-        max_length=150,
+        max_length=min(150, model.get_max_num_target_tokens() or 150),
     )
 
 
@@ -223,7 +264,7 @@ def run_training(
     """
     check_output_folder(training)
     _check_score_name(training)
-    train_split = load_split(data, data.train_split, data.max_train_clips)
+    train_split, sizes = load_training_split(data)
     evaluation_split = load_split(data, data.evaluation_split, data.max_evaluation_clips)
     set_seed(training.seed)
     model, processor = build()
@@ -231,15 +272,20 @@ def run_training(
         _save_lora_base(model, processor, training)
     model.vision_model.backbone.to(memory_format=torch.channels_last)  # convolutions then reorder nothing
     choose_fast_attention(model, training)
-    shared = {"processor": processor, "text_column": data.text_column, "keep_decoded_videos": data.keep_decoded_videos}
-    train_dataset = SignVideoDataset(
-        train_split, augmentation=ClipAugmentation(augmentation, video), seed=training.seed, **shared
-    )
+    shared = {
+        "processor": processor,
+        "text_column": data.text_column,
+        "keep_decoded_videos": data.keep_decoded_videos,
+        "preprocess_on_device": training.preprocess_on_device,
+    }
+    clip_augmentation = ClipAugmentation(augmentation, video)
+    train_dataset = SignVideoDataset(train_split, augmentation=clip_augmentation, seed=training.seed, **shared)
     evaluation_dataset = SignVideoDataset(evaluation_split, **shared)
+    train_sampler = build_train_sampler(train_dataset, sizes, data.dataset_weights, training)
     trainer = FLaLLMTrainer(
         model=model,
         args=training,
-        data_collator=TranslationCollator(processor),
+        data_collator=TranslationCollator(processor, training.preprocess_on_device),
         train_dataset=train_dataset,
         eval_dataset=evaluation_dataset,
         processing_class=processor,
@@ -249,8 +295,10 @@ def run_training(
             processor.tokenizer.pad_token_id,
             language=data.spoken_language,
         ),
-        callbacks=_callbacks(training, train_dataset),
+        callbacks=_callbacks(training, [train_dataset, *filter(None, [train_sampler])]),
     )
+    trainer.train_sampler = train_sampler
+    trainer.frame_preprocessor = FramePreprocessor(processor, clip_augmentation)
     splits = {data.train_split: train_split, data.evaluation_split: evaluation_split}
     trainer.training_run = describe_run(stage, data, video, augmentation, training, splits, model)
     if training.process_index == 0:
@@ -290,8 +338,44 @@ def _check_score_name(training: FLaLLMTrainingArguments) -> None:
         )
 
 
-def _callbacks(training: FLaLLMTrainingArguments, train_dataset: SignVideoDataset) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [_TellDatasetTheEpoch(train_dataset)]
+def build_train_sampler(
+    dataset: SignVideoDataset, sizes: list[int], weights: list[float] | None, training: FLaLLMTrainingArguments
+) -> ClipSampler | FrameBudgetBatchSampler | None:
+    """
+    What draws the clips or batches of an epoch; `None` leaves it to the Trainer, for all clips in any order.
+
+    Args:
+        sizes: clips of each of the data sets that `dataset` holds one after another.
+
+    Raises:
+        ValueError: for a budget of frames that is too small for a clip.
+    """
+    grouped = training.train_sampling_strategy == "group_by_length"
+    budget = training.max_frames_per_batch
+    if weights is None and not grouped and budget is None:
+        return None
+    lengths = dataset.longest_lengths() if grouped or budget is not None else []
+    num_together = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    if budget is not None:
+        num_together = max(budget * len(lengths) * training.world_size // sum(lengths), 1)
+    sampler = ClipSampler(sizes, weights, lengths if grouped else None, num_together, training.seed)
+    if budget is None:
+        return sampler
+    return FrameBudgetBatchSampler(
+        sampler, lengths, budget, training.world_size, _most_epochs(training, sum(lengths) / budget)
+    )
+
+
+def _most_epochs(training: FLaLLMTrainingArguments, fewest_batches: float) -> int:
+    """How many epochs a training can have whose epochs have at least so many batches."""
+    if training.max_steps <= 0:
+        return max(math.ceil(training.num_train_epochs), 1)
+    num_batches = training.max_steps * training.gradient_accumulation_steps * training.world_size
+    return math.ceil(num_batches / max(fewest_batches, 1)) + 1
+
+
+def _callbacks(training: FLaLLMTrainingArguments, listeners: list[Any]) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [_TellTheEpoch(listeners)]
     if training.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience))
     return callbacks

@@ -41,7 +41,8 @@ from transformers import (
 from .arguments import DataArguments, check_new_folder, parse_arguments
 from .data import load_split
 from .pretrain_language_model import read_sentences
-from .training import language_ids, load_tokenizer, run_command
+from .target_languages import language_ids
+from .training import load_tokenizer, run_command
 
 MAPPING_FILE = "trimmed_vocabulary.json"
 # Sentinels of T5, mT5's with a space in front, which are no special tokens there; and the bytes of byte fallback.

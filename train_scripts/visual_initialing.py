@@ -31,7 +31,8 @@ from .arguments import (
     VideoArguments,
     parse_arguments,
 )
-from .training import build_processor, language_ids, load_tokenizer, run_command, run_training, set_generation_defaults
+from .target_languages import language_ids
+from .training import build_processor, load_tokenizer, run_command, run_training, set_generation_defaults
 
 
 @dataclass

@@ -1,0 +1,141 @@
+"""Which clips make up an epoch, in what order, and what of them makes a batch: the same on every process."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+# As many batches are sorted by length at once as in transformers' LengthGroupedSampler.
+BATCHES_SORTED_TOGETHER = 50
+
+
+class ClipSampler(Sampler[int]):
+    """
+    Indices of an epoch's clips, drawn from one or several data sets that lie one after another.
+
+    What is drawn depends on nothing but `seed` and the epoch (`set_epoch`), so that all processes draw the same and a
+    run that resumes goes on where it stopped.
+
+    Args:
+        sizes: clips of each data set.
+        weights: shares of the data sets in an epoch, whose length stays `sum(sizes)`; of each, clips come back only
+            after all others of it. `None` takes every clip once.
+        lengths: frames of each clip; with them, clips of about one length come together.
+        group_size: how many clips come together: those of one step of the optimiser.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float] | None = None,
+        lengths: Sequence[int] | None = None,
+        group_size: int = 1,
+        seed: int = 0,
+    ):
+        self.sizes = list(sizes)
+        self.counts = self.sizes if weights is None else share_out(sum(sizes), weights)
+        self.lengths = lengths
+        self.group_size = group_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices_of(self.epoch))
+
+    def indices_of(self, epoch: int) -> list[int]:
+        """Indices of the clips of one epoch, in their order."""
+        generator = torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**63)
+        first, drawn = 0, []
+        for size, count in zip(self.sizes, self.counts, strict=True):
+            rounds = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
+            drawn += [first + index for permutation in rounds for index in permutation.tolist()][:count]
+            first += size
+        shuffled = [drawn[position] for position in torch.randperm(len(drawn), generator=generator).tolist()]
+        return shuffled if self.lengths is None else self._grouped(shuffled, generator)
+
+    def _grouped(self, indices: list[int], generator: torch.Generator) -> list[int]:
+        """Sort large pieces of the epoch by length, and shuffle the groups that come of it."""
+        piece_size = self.group_size * BATCHES_SORTED_TOGETHER
+        pieces = [indices[start : start + piece_size] for start in range(0, len(indices), piece_size)]
+        ordered = [index for piece in pieces for index in sorted(piece, key=lambda index: self.lengths[index])]
+        groups = [ordered[start : start + self.group_size] for start in range(0, len(ordered), self.group_size)]
+        num_whole = len(ordered) // self.group_size
+        # A last group that is not whole stays last: the batches would not coincide with the groups behind it.
+        order = [*torch.randperm(num_whole, generator=generator).tolist(), *range(num_whole, len(groups))]
+        return [index for position in order for index in groups[position]]
+
+
+def share_out(total: int, weights: Sequence[float]) -> list[int]:
+    """Whole numbers in proportion to the weights, with the sum `total`; the largest remainders are rounded up."""
+    exact = [total * weight / sum(weights) for weight in weights]
+    counts = [int(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda index: counts[index] - exact[index])
+    for index in by_remainder[: total - sum(counts)]:
+        counts[index] += 1
+    return counts
+
+
+class FrameBudgetBatchSampler(Sampler[list[int]]):
+    """
+    Batches of at most `max_frames` frames, in the order of a `ClipSampler`.
+
+    Real frames are counted, not padded ones: the visual encoder, which takes nearly all of the time and memory, sees
+    real frames only. Every epoch has the same number of batches, a multiple of `num_processes`, as the schedule of the
+    learning rate, resuming and several processes need it: the most that any of the epochs takes; in the others the
+    largest batches are split.
+
+    Args:
+        lengths: the most frames that each clip can have.
+        num_epochs: how many epochs the training has.
+
+    Raises:
+        ValueError: if a clip alone has more than `max_frames` frames, or there are too few clips for the processes.
+    """
+
+    def __init__(
+        self, sampler: ClipSampler, lengths: Sequence[int], max_frames: int, num_processes: int = 1, num_epochs: int = 1
+    ):
+        self.sampler = sampler
+        self.lengths = lengths
+        self.max_frames = max_frames
+        longest = max(lengths)
+        if longest > max_frames:
+            raise ValueError(
+                f"--max_frames_per_batch {max_frames} is too few for the longest clip, of up to {longest} frames. "
+                "Raise it, or lower --max_num_frames or --frame_sampling_rate."
+            )
+        most = max(len(self._filled(sampler.indices_of(epoch))) for epoch in range(num_epochs))
+        self.num_batches = -(-most // num_processes) * num_processes
+        if self.num_batches > len(sampler):
+            raise ValueError(f"{num_processes} processes need at least one clip each, got {len(sampler)} clip(s).")
+
+    def set_epoch(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self._filled(list(self.sampler))
+        while len(batches) < self.num_batches:
+            position = max(range(len(batches)), key=lambda index: len(batches[index]))
+            batch = batches[position]
+            batches[position : position + 1] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+        return iter(batches)
+
+    def _filled(self, indices: list[int]) -> list[list[int]]:
+        batches: list[list[int]] = []
+        num_frames = self.max_frames
+        for index in indices:
+            if num_frames + self.lengths[index] > self.max_frames:
+                batches.append([])
+                num_frames = 0
+            batches[-1].append(index)
+            num_frames += self.lengths[index]
+        return batches
