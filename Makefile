@@ -6,7 +6,7 @@ INSTALL = $(VENV_PYTHON) -m pip install -e ".[dev]"
 INSTALLED := $(VENV)/installed.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-unit test-minimum-versions lint format benchmark-factorised clean
+.PHONY: help install quickstart test test-unit test-minimum-versions lint format benchmark-factorised benchmark-decode clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -38,6 +38,9 @@ format: install ## Mend what ruff can mend, and format
 
 benchmark-factorised: install ## Train factorised against joint (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/factorised_against_joint.py $(BENCHMARK_ARGS)
+
+benchmark-decode: install ## Decode and preprocess, against pictures frame by frame (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/decode_and_preprocess.py $(BENCHMARK_ARGS)
 
 clean: ## Remove the virtual environment, the quickstart's output and all caches
 	rm -rf $(VENV) .venv-minimum-versions quickstart_output build dist .pytest_cache .ruff_cache

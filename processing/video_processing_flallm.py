@@ -2,17 +2,26 @@
 """Videos of any kind to the normalised, padded frames that FLaLLM takes."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, PILImageResampling
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    PILImageResampling,
+    SizeDict,
+)
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from .video_decoding_flallm import DecodedVideo, VideoDecodingError, decode_video, is_single_video
+
+FRAMES_IN_CACHE = 2
 
 
 class FLaLLMVideosKwargs(VideosKwargs, total=False):
@@ -116,18 +125,20 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
         settings = self._standardize_kwargs(**settings)
         return partial(self.resize, size=settings["size"], resample=settings["resample"])
 
-    def _preprocess(self, videos: list[torch.Tensor], return_tensors: str | None = None, **kwargs) -> BatchFeature:
-        """Crop and normalise all frames of one size at once, then pad; `videos` are (frames, 3, height, width)."""
-        sizes = [tuple(video.shape[-2:]) for video in videos]
-        groups = {size: [video for video in videos if tuple(video.shape[-2:]) == size] for size in dict.fromkeys(sizes)}
-        frames = [torch.cat(group) for group in groups.values()]
-        kwargs["do_resize"] = False  # done at decoding
-        processed = super()._preprocess(frames, return_tensors=None, **kwargs)["pixel_values_videos"]
-        parts = {
-            size: iter(frames.split([len(video) for video in group]))
-            for (size, group), frames in zip(groups.items(), processed, strict=True)
-        }
-        pixel_values, mask = _pad([next(parts[size]) for size in sizes])
+    def _preprocess(
+        self,
+        videos: list[torch.Tensor],
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        return_tensors: str | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        """Crop, normalise and pad `videos` of (frames, 3, height, width), which were resized at decoding."""
+        if do_center_crop:
+            videos = [self.center_crop(video, crop_size) for video in videos]
+        names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        normalize = partial(self.rescale_and_normalize, **{name: kwargs[name] for name in names})
+        pixel_values, mask = _normalize_and_pad(videos, normalize)
         data = {"pixel_values_videos": pixel_values, "pixel_attention_mask": mask}
         return BatchFeature(data=data, tensor_type=return_tensors)
 
@@ -215,8 +226,11 @@ def _metadata(video: DecodedVideo) -> dict:
     }
 
 
-def _pad(videos: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad videos (frames, 3, height, width) of one size in time to (batch, frames, 3, height, width), with the mask."""
+def _normalize_and_pad(
+    videos: list[torch.Tensor], normalize: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalise videos (frames, 3, height, width) of one size into (batch, frames, 3, height, width), padded in time
+    with zeros, and return them with the mask."""
     sizes = sorted({tuple(video.shape[-2:]) for video in videos})
     if len(sizes) > 1:
         raise ValueError(
@@ -225,4 +239,13 @@ def _pad(videos: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         )
     lengths = torch.tensor([len(video) for video in videos], device=videos[0].device)
     mask = (torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]).long()
-    return torch.nn.utils.rnn.pad_sequence(videos, batch_first=True), mask
+    first = normalize(videos[0][:1])
+    padded = first.new_empty(*mask.shape, *first.shape[1:])
+    for row, video in zip(padded, videos, strict=True):
+        # A few frames at a time stay in the cache of a CPU: twice as fast as all at once, and without float copies.
+        frames_at_once = FRAMES_IN_CACHE if video.device.type == "cpu" else len(video)
+        for begin in range(0, len(video), frames_at_once):
+            part = video[begin : begin + frames_at_once]
+            row[begin : begin + len(part)] = normalize(part)
+        row[len(video) :] = 0
+    return padded, mask
