@@ -31,5 +31,6 @@ def _import_our_processing() -> ModuleType:
 _processing = _import_our_processing()
 FLaLLMProcessor = _processing.FLaLLMProcessor
 FLaLLMVideoProcessor = _processing.FLaLLMVideoProcessor
+PICTURE_SUFFIXES = _processing.video_decoding_flallm.PICTURE_SUFFIXES
 VideoDecodingError = _processing.VideoDecodingError
 decode_video = _processing.decode_video

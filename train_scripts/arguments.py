@@ -178,16 +178,21 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError("--early_stopping_patience needs evaluations: set --eval_strategy to steps or epoch.")
         if self.max_frames_per_batch is not None and self.max_frames_per_batch < 1:
             raise ValueError(f"--max_frames_per_batch must be 1 or more, got {self.max_frames_per_batch}.")
-        if self.model_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.model_license):
-            raise ValueError(
-                "--model_license must be a licence as the Hub writes it, such as apache-2.0, cc-by-nc-4.0 or other, "
-                f"got {self.model_license!r}."
-            )
+        check_license("model_license", self.model_license, "apache-2.0, cc-by-nc-4.0 or other")
         if isinstance(self.generation_config, Path):
             self.generation_config = str(self.generation_config)  # a Path cannot be saved as JSON
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # else the Trainer takes bf16 for a wish that no GPU can fulfil
         super().__post_init__()
+
+
+def check_license(argument: str, value: str | None, examples: str) -> None:
+    """
+    Raises:
+        ValueError: for a licence that is not in the form in which the Hub writes one.
+    """
+    if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value):
+        raise ValueError(f"--{argument} must be a licence as the Hub writes it, such as {examples}, got {value!r}.")
 
 
 class _OneSentenceParser(HfArgumentParser):

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from modeling_flallm.own_processing import PICTURE_SUFFIXES
+
 from .corpus_schema import SPLITS, Problem, RawClip, RawCorpus
 from .legacy_labels import read_plain_pickle
-from .video_encoding import PICTURE_SUFFIXES
 
 SPLIT_NAMES = {"train": "train", "dev": "validation", "val": "validation", "valid": "validation"} | {
     split: split for split in SPLITS

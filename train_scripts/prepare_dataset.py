@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from modeling_flallm.own_processing import VideoDecodingError
 
-from .arguments import parse_arguments
+from .arguments import check_license, parse_arguments
 from .corpus_readers import KINDS, TABLE_COLUMNS, read_corpus
 from .corpus_schema import COLUMNS, SPLITS, RawClip, RawCorpus
 from .hub_errors import HUB_ERRORS, explain_hub_error
@@ -115,11 +115,7 @@ class PrepareArguments:
             raise ValueError(f"--num_workers must be 1 or more, got {self.num_workers}.")
         if self.push_to_hub is not None and not is_repo_id(self.push_to_hub):
             raise ValueError(f"--push_to_hub must be OWNER/NAME, such as me/phoenix14t, got {self.push_to_hub!r}.")
-        if self.dataset_license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.dataset_license):
-            raise ValueError(
-                "--dataset_license must be a licence as the Hub writes it, such as cc-by-4.0 or other, got "
-                f"{self.dataset_license!r}."
-            )
+        check_license("dataset_license", self.dataset_license, "cc-by-4.0 or other")
         check_sign_language(self.sign_language)
         check_spoken_language(self.spoken_language)
 

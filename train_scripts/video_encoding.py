@@ -12,9 +12,8 @@ import av
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from modeling_flallm.own_processing import VideoDecodingError, decode_video
+from modeling_flallm.own_processing import PICTURE_SUFFIXES, VideoDecodingError, decode_video
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SMALLEST_SIZE_IN_PIXELS = 16
 GRID_SIZE = 4
 # Of 255 levels; coding moves the mean of a sixteenth of the frame by a few, another picture by far more.
