@@ -110,7 +110,7 @@ def folder(tmp_path_factory) -> Path:
     clips = sorted(map(str, (corpus() / "test").glob("*.mp4")))
     model, processor = FLaLLMForTranslation.from_pretrained(folder), FLaLLMProcessor.from_pretrained(folder)
     while len(set(translate(model, processor, clips))) < 3:
-        make_talkative(model)
+        make_talkative(model, processor.tokenizer)
     model.save_pretrained(folder)
     return folder
 

@@ -456,7 +456,7 @@ def finished(tmp_path_factory) -> Path:
 def _talkative(build: Callable) -> Callable:
     def build_talkative(*arguments):
         model, processor = build(*arguments)
-        make_talkative(model)
+        make_talkative(model, processor.tokenizer)
         return model, processor
 
     return build_talkative
@@ -592,7 +592,7 @@ def lora_run(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
 
     def build(arguments, video):
         model, processor = _original_build(arguments, video)
-        make_talkative(model)
+        make_talkative(model, processor.tokenizer)
         kept["before"] = copy_of_weights(model)
         return model, processor
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from train_scripts import pretrain_language_model, visual_initialing
 from train_scripts.arguments import VideoArguments
@@ -106,20 +107,24 @@ def trained_model() -> Path:
     inputs = processor(videos=[str(path) for path in sorted((corpus() / "test").glob("*.mp4"))], return_tensors="pt")
     sentences: set[str] = set()
     while len(sentences) < 3:
-        make_talkative(model)
+        make_talkative(model, processor.tokenizer)
         sentences = set(processor.batch_decode(model.eval().generate(**inputs)))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-def make_talkative(model: torch.nn.Module) -> None:
-    """Large weights, and sentences of six to twelve tokens."""
+def make_talkative(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Large weights, and sentences of six to twelve tokens that a person can see."""
     for parameter in [*model.text_model.parameters(), *model.adapter.parameters()]:
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.5)
     model.generation_config.max_length = 12
     model.generation_config.min_length = 6
+    needed = {model.generation_config.eos_token_id, model.generation_config.forced_bos_token_id}
+    texts = tokenizer.batch_decode([[token_id] for token_id in range(len(tokenizer))], skip_special_tokens=True)
+    unseen = {token_id for token_id, text in enumerate(texts) if not text.strip()}
+    model.generation_config.suppress_tokens = sorted(unseen - needed)
 
 
 def copy_of_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
