@@ -263,7 +263,7 @@ def test_a_name_cannot_break_the_card():
     text = model_card.render(run)
     check_for_the_hub(text)
     assert "**signs !-- flallm:scores:end -- --- x**" in text
-    assert len(model_card.SECTION.findall(text)) == 2
+    assert len(model_card.SECTION.findall(text)) == 3
 
 
 # Scores

@@ -34,7 +34,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "One number for each data set: the shares of their clips in an epoch, which stays as long as all "
-            "data sets together. Default: every clip once."
+            "data sets together, or in a stream. Default: every clip once."
         },
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
@@ -54,6 +54,23 @@ class DataArguments:
     evaluation_split: str = field(
         default="validation", metadata={"help": "Split that chooses the best checkpoint. 'dev' means the same."}
     )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training clips while training goes on, and do not download data sets on the Hub whole. "
+            "Needs --max_steps, as a stream has no end; evaluate and save with --eval_strategy steps and "
+            "--save_strategy steps, as it has no epochs. Several data sets are mixed with the probabilities of "
+            "--dataset_weights, by default in proportion to their numbers of clips. The evaluation split is downloaded."
+        },
+    )
+    shuffle_buffer_size: int = field(
+        default=1000,
+        metadata={
+            "help": "With --streaming: clips of each data set that wait in main memory, in every process, of which the "
+            "next one is drawn; 1 keeps the order in each file. They are not decoded: of a data set on the Hub the "
+            "bytes of their files wait (1000 clips of 300 kB: 300 MB), of a video folder only the names."
+        },
+    )
     max_train_clips: int | None = field(default=None, metadata={"help": "Train on the first so many clips only."})
     max_evaluation_clips: int | None = field(default=None, metadata={"help": "Evaluate on the first so many only."})
     keep_decoded_videos: bool = field(
@@ -68,6 +85,8 @@ class DataArguments:
         if isinstance(self.dataset, str):
             self.dataset = [self.dataset]
         self._check_weights()
+        if self.shuffle_buffer_size < 1:
+            raise ValueError(f"--shuffle_buffer_size must be 1 or more, got {self.shuffle_buffer_size}.")
         check_spoken_language(self.spoken_language)
         check_sign_language(self.sign_language)
         if self.dataset_name is not None and not self.dataset_name.strip():

@@ -6,12 +6,13 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 import datasets
+import fsspec
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -29,6 +30,7 @@ VALIDATION_FOLDERS = ("validation", "valid", "val", "dev")
 NUMBERS = ("start", "end", "num_frames")  # columns that a CSV file, or the Hub, may hold as text
 WORDS = ("spoken_language", "sign_language", "signer")
 IGNORED_LABEL = -100
+SampleFrameIndices = Callable[[int, float | None], list[int]]  # of the number of frames and the frames per second
 
 
 def load_split(
@@ -46,18 +48,28 @@ def load_split(
             without clips.
     """
     name = dataset or arguments.dataset[0]
-    if max_clips is not None and max_clips < 1:
-        raise ValueError(f"The number of clips to use must be 1 or more, got {max_clips}.")
+    check_most_clips(max_clips)
     if split == "dev":
         split = "validation"
     if Path(name).is_dir():
         clips = _load_video_folder(Path(name), split, arguments.text_column)
+    elif arguments.streaming:
+        clips = _load_alone_from_hub(name, split, max_clips)
     else:
-        clips = _load_from_hub(name, split)
+        clips = open_on_hub(name, split)
     clips = clips.cast_column("video", datasets.Video(decode=False))
     _check_sentences(clips, arguments.text_column, f"{name} ({split})")
     clips = _with_numbers(clips, f"{name} ({split})")
     return clips if max_clips is None else clips.select(range(min(max_clips, len(clips))))
+
+
+def check_most_clips(max_clips: int | None) -> None:
+    """
+    Raises:
+        ValueError: for a limit that leaves no clip.
+    """
+    if max_clips is not None and max_clips < 1:
+        raise ValueError(f"The number of clips to use must be 1 or more, got {max_clips}.")
 
 
 def load_training_split(arguments: DataArguments) -> tuple[datasets.Dataset, list[int]]:
@@ -97,12 +109,44 @@ def _with_numbers(clips: datasets.Dataset, name: str) -> datasets.Dataset:
         clips = clips.remove_columns(column).add_column(column, numbers, feature=datasets.Value("float64"))
     nothing = [None] * len(clips)
     for row, (start, end) in enumerate(zip(values.get("start", nothing), values.get("end", nothing), strict=True)):
-        if end is not None and end <= (start or 0):
-            raise ValueError(
-                f"{name}: row {row} (counted from 0) ends at {end:g} s, but starts at {start or 0:g} s. Each part of a "
-                "video must end after its start."
-            )
+        _check_part(start, end, row, name)
     return clips
+
+
+def _check_part(start: float | None, end: float | None, row: int, name: str) -> None:
+    if end is not None and end <= (start or 0):
+        raise ValueError(
+            f"{name}: row {row} (counted from 0) ends at {end:g} s, but starts at {start or 0:g} s. Each part of a "
+            "video must end after its start."
+        )
+
+
+def checked_row(row: dict[str, Any], text_column: str, number: int, name: str) -> dict[str, Any]:
+    """
+    One row as `load_split` would give it, with the sentence as `text`, of what is used in training.
+
+    Args:
+        number: of the row, and `name`: of what it is a row of, for the texts of errors.
+
+    Raises:
+        ValueError: for an empty sentence, a missing video or a part of a file that is none.
+    """
+    text, video = row.get(text_column), row.get("video")
+    if text is None or not str(text).strip():
+        raise ValueError(
+            f"{name}: the sentence in row {number} (counted from 0) is empty. Every clip needs its sentence."
+        )
+    if video is None:
+        raise ValueError(f"{name}: row {number} (counted from 0) has no video.")
+    start, end = (_as_number(row.get(column), column, number, name) for column in ("start", "end"))
+    _check_part(start, end, number, name)
+    return {
+        "text": str(text),
+        "video": datasets.Video(decode=False).encode_example(video),
+        "start": start,
+        "end": end,
+        "spoken_language": row.get("spoken_language"),
+    }
 
 
 def _as_number(value: Any, column: str, row: int, name: str) -> float | None:
@@ -130,14 +174,50 @@ def _load_video_folder(folder: Path, split: str, text_column: str) -> datasets.D
     return datasets.Dataset.from_dict({**columns, "video": [str(split_folder / row["file_name"]) for row in rows]})
 
 
-def _load_from_hub(name: str, split: str) -> datasets.Dataset:
+def open_on_hub(name: str, split: str, streaming: bool = False) -> datasets.Dataset | datasets.IterableDataset:
+    """
+    A split of a data set on the Hub; streamed, it is not downloaded, and its videos are not decoded.
+
+    Raises:
+        FileNotFoundError: if there is no such data set.
+        ValueError: for a split that it lacks, or if it has no videos.
+    """
     try:
-        dataset = datasets.load_dataset(name, split=split)
+        dataset = datasets.load_dataset(name, split=split, streaming=streaming)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"--dataset {name!r} is no folder here, and no data set on the Hub: {error}") from error
-    if "video" not in dataset.column_names:
-        raise ValueError(f"`video` must be a column of the data set {name}, got columns {dataset.column_names}.")
+    if streaming and dataset.features is not None:
+        dataset = dataset.decode(False)
+    columns = column_names(dataset)
+    if "video" not in columns:
+        raise ValueError(f"`video` must be a column of the data set {name}, got columns {columns}.")
     return dataset
+
+
+def column_names(dataset: datasets.Dataset | datasets.IterableDataset) -> list[str]:
+    """Of a stream that does not tell its columns, those of its first row."""
+    return dataset.column_names or list(next(iter(dataset), {}))
+
+
+def _load_alone_from_hub(name: str, split: str, max_clips: int | None) -> datasets.Dataset:
+    """One split without the others, which `load_dataset` would download, too; it is kept on disk for the next time."""
+    rows = open_on_hub(name, split, streaming=True)
+    rows = rows if max_clips is None else rows.take(max_clips)
+    return datasets.Dataset.from_generator(_rows_with_content, gen_kwargs={"rows": rows}, features=rows.features)
+
+
+def _rows_with_content(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        yield row if row["video"] is None else {**row, "video": fetch_content(row["video"])}
+
+
+def fetch_content(video: Any) -> dict[str, Any]:
+    """The `{"path", "bytes"}` of a video; of a file that is not on this machine with its bytes."""
+    video = datasets.Video(decode=False).encode_example(video)
+    if video["bytes"] is not None or "://" not in video["path"]:
+        return video
+    with fsspec.open(video["path"], "rb") as file:
+        return {"path": video["path"], "bytes": file.read()}
 
 
 def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
@@ -205,10 +285,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _check_sentences(dataset: datasets.Dataset, text_column: str, name: str) -> None:
-    if text_column not in dataset.column_names:
-        raise ValueError(
-            f"`{text_column}` must be a column of {name}, got columns {dataset.column_names}. Pass --text_column."
-        )
+    check_text_column(dataset.column_names, text_column, name)
     if len(dataset) == 0:
         raise ValueError(f"{name} has no clips.")
     empty = [index for index, text in enumerate(dataset[text_column]) if text is None or not str(text).strip()]
@@ -219,18 +296,76 @@ def _check_sentences(dataset: datasets.Dataset, text_column: str, name: str) -> 
         )
 
 
+def check_text_column(columns: list[str], text_column: str, name: str) -> None:
+    """
+    Raises:
+        ValueError: if there is no column of sentences.
+    """
+    if text_column not in columns:
+        raise ValueError(f"`{text_column}` must be a column of {name}, got columns {columns}. Pass --text_column.")
+
+
 def _some(names: list[str], most: int = 5) -> str:
     shown = ", ".join(repr(name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+class ClipReader:
+    """
+    What of a clip's frames is used: sampled as at evaluation or, with an augmentation, as `seed` draws it.
+
+    With an augmentation, frames have been cropped to the final size. With `preprocess_on_device` they stay as they are,
+    and `spatial_seed` is the draw that `FramePreprocessor` makes.
+    """
+
+    def __init__(
+        self,
+        processor: FLaLLMProcessor,
+        augmentation: ClipAugmentation | None = None,
+        preprocess_on_device: bool = False,
+    ):
+        self.video_processor = processor.video_processor
+        self.augmentation = augmentation
+        self.preprocess_on_device = preprocess_on_device
+
+    def __call__(self, read: Callable[[SampleFrameIndices], torch.Tensor], seed: int) -> dict[str, Any]:
+        """
+        Args:
+            read: gives the frames that are asked for, uint8 `(sampled frames, 3, height, width)`.
+        """
+        if self.augmentation is None:
+            frames = read(self.video_processor.sample_frame_indices)
+            return {"frames": frames, "spatial_seed": None, "is_cropped": False}
+        with torch.random.fork_rng(devices=[]):
+            # Of the CPU alone: torch.manual_seed would also start the accelerator's random numbers anew.
+            torch.default_generator.manual_seed(seed)
+            frames = read(self._sample_augmented)
+            spatial_seed = int(torch.randint(2**62, ()))
+        if not self.preprocess_on_device:
+            frames = self.augmentation.apply_spatial(frames, spatial_seed)
+        return {"frames": frames, "spatial_seed": spatial_seed, "is_cropped": not self.preprocess_on_device}
+
+    def _sample_augmented(self, num_frames: int, frames_per_second: float | None) -> list[int]:
+        num_sampled = len(self.video_processor.sample_frame_indices(num_frames, frames_per_second))
+        return self.augmentation.sample_frame_indices(num_sampled, num_frames)
+
+    def longest_length(self, num_frames: int) -> int:
+        """The most frames that are used of so many."""
+        num_sampled = len(self.video_processor.sample_frame_indices(num_frames))
+        return num_sampled if self.augmentation is None else self.augmentation.longest_length(num_sampled, num_frames)
+
+
+def decode_clip(row: dict[str, Any], **options: Any) -> Any:
+    """The `DecodedVideo` of a row, which may be a part of a file."""
+    return decode_video(row["video"], start=row.get("start"), end=row.get("end"), **options)
 
 
 class SignVideoDataset(Dataset):
     """
     Clips as sampled uint8 frames `(frames, 3, height, width)`, with their sentences.
 
-    With an augmentation, frames have been cropped to the final size, and what is drawn depends on nothing but `seed`,
-    the epoch (`set_epoch`) and the index: not on the number of processes, workers or restarts. With
-    `preprocess_on_device` frames stay as they are, and `spatial_seed` is the draw that `FramePreprocessor` makes.
+    What the augmentation draws depends on nothing but `seed`, the epoch (`set_epoch`) and the index: not on the number
+    of processes, workers or restarts. See `ClipReader`.
 
     A column `spoken_language` tells a multilingual tokenizer the language of each sentence (`target_language`).
 
@@ -249,9 +384,7 @@ class SignVideoDataset(Dataset):
         seed: int = 0,
     ):
         self.dataset = dataset
-        self.video_processor = processor.video_processor
-        self.augmentation = augmentation
-        self.preprocess_on_device = preprocess_on_device
+        self.read_clip = ClipReader(processor, augmentation, preprocess_on_device)
         self.seed = seed
         self.texts: list[str] = [str(text) for text in dataset[text_column]]
         tags = dataset["spoken_language"] if "spoken_language" in dataset.column_names else [None] * len(dataset)
@@ -266,31 +399,17 @@ class SignVideoDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = {"text": self.texts[index], "target_language": self.target_languages[index]}
-        if self.augmentation is None:
-            frames = self._sampled_frames(index, self.video_processor.sample_frame_indices)
-            return {"frames": frames, "spatial_seed": None, "is_cropped": False, **item}
-        with torch.random.fork_rng(devices=[]):
-            # Of the CPU alone: torch.manual_seed would also start the accelerator's random numbers anew.
-            torch.default_generator.manual_seed(clip_seed(self.seed, int(self._epoch), index))
-            frames = self._sampled_frames(index, self._sample_augmented)
-            spatial_seed = int(torch.randint(2**62, ()))
-        if not self.preprocess_on_device:
-            frames = self.augmentation.apply_spatial(frames, spatial_seed)
-        return {"frames": frames, "spatial_seed": spatial_seed, "is_cropped": not self.preprocess_on_device, **item}
+        frames = self.read_clip(
+            functools.partial(self._sampled_frames, index), clip_seed(self.seed, int(self._epoch), index)
+        )
+        return {**frames, "text": self.texts[index], "target_language": self.target_languages[index]}
 
     def longest_lengths(self) -> list[int]:
         """The most frames that each clip can have after sampling and augmentation; nothing is decoded for it."""
         nothing = [None] * len(self.dataset)
         known = self.dataset["num_frames"] if "num_frames" in self.dataset.column_names else nothing
         counts = [int(count) if count else self._count_frames(index) for index, count in enumerate(known)]
-        if self.augmentation is None:
-            return [len(self.video_processor.sample_frame_indices(count)) for count in counts]
-        return [self._longest_augmented(count) for count in counts]
-
-    def _longest_augmented(self, num_frames: int) -> int:
-        num_sampled = len(self.video_processor.sample_frame_indices(num_frames))
-        return self.augmentation.longest_length(num_sampled, num_frames)
+        return [self.read_clip.longest_length(count) for count in counts]
 
     def _count_frames(self, index: int) -> int:
         row = self.dataset[index]
@@ -299,35 +418,22 @@ class SignVideoDataset(Dataset):
         try:
             num_frames, seconds = _frames_and_seconds(source)
         except (av.FFmpegError, IndexError):  # no video, which decoding says better, or pictures
-            return self._decode(index, sample_frame_indices=lambda num_frames, fps: [0]).num_source_frames
-        start, end = self._part(row)
+            return decode_clip(row, sample_frame_indices=lambda num_frames, fps: [0]).num_source_frames
+        start, end = row.get("start"), row.get("end")
         if start is None and end is None:
             return num_frames
         part = min(seconds if end is None else end, seconds) - (start or 0.0)
         return max(math.ceil(part * num_frames / seconds), 1)
 
-    def _sample_augmented(self, num_frames: int, frames_per_second: float | None) -> list[int]:
-        num_sampled = len(self.video_processor.sample_frame_indices(num_frames, frames_per_second))
-        return self.augmentation.sample_frame_indices(num_sampled, num_frames)
-
-    def _sampled_frames(self, index: int, sample: Callable[[int, float | None], list[int]]) -> torch.Tensor:
+    def _sampled_frames(self, index: int, sample: SampleFrameIndices) -> torch.Tensor:
         """-> uint8 `(sampled frames, 3, height, width)`"""
         if self._decoded is None:
-            return self._decode(index, sample_frame_indices=sample).frames
+            return decode_clip(self.dataset[index], sample_frame_indices=sample).frames
         if index not in self._decoded:
-            video = self._decode(index)
+            video = decode_clip(self.dataset[index])
             self._decoded[index] = (video.frames, video.fps)
         frames, frames_per_second = self._decoded[index]
         return frames[sample(len(frames), frames_per_second)]
-
-    def _decode(self, index: int, **options: Any):
-        row = self.dataset[index]
-        start, end = self._part(row)
-        return decode_video(row["video"], start=start, end=end, **options)
-
-    @staticmethod
-    def _part(row: dict[str, Any]) -> tuple[float | None, float | None]:
-        return row.get("start"), row.get("end")
 
 
 @functools.lru_cache(maxsize=1)  # the parts of one long video follow each other

@@ -102,6 +102,7 @@ class TrainingRun:
         stage1: deviations and training of the stage that made the visual encoder, for stage 2.
         training: time, hardware, versions, numbers of parameters.
         scores: one entry per data set and split, with signatures.
+        confidence: what `flallm-calibrate` found: `least_chrf`, and `measures` by split.
         card_digest: of the README.md that was written from this, to notice changes by hand.
     """
 
@@ -119,6 +120,7 @@ class TrainingRun:
     training: dict[str, Any] = field(default_factory=dict)
     scores: list[dict[str, Any]] = field(default_factory=list)
     adapter_base: str | None = None
+    confidence: dict[str, Any] | None = None
     card_digest: str | None = None
 
 
@@ -131,7 +133,7 @@ def describe_run(
     video: VideoArguments,
     augmentation: AugmentationArguments,
     training: FLaLLMTrainingArguments,
-    splits: dict[str, datasets.Dataset],
+    splits: dict[str, datasets.Dataset | None],
     model: PreTrainedModel,
 ) -> TrainingRun:
     """
@@ -139,7 +141,7 @@ def describe_run(
 
     Args:
         stage: the stage's own arguments, `VisualInitialingArguments` or `LLMFineTuningArguments`.
-        splits: the data by split.
+        splits: the data by split; `None` for what is streamed, whose size nobody knows.
         model: as it will be trained, frozen parts and adapters included.
     """
     paths = {name: value for name, value in vars(stage).items() if name.endswith("_name_or_path")}
@@ -186,7 +188,7 @@ def _inline(text: str) -> str:
     return " ".join(re.sub(r"[`|<>{}\[\]*]", " ", text).split()) or "unnamed"
 
 
-def _describe_data(data: DataArguments, splits: dict[str, datasets.Dataset]) -> dict[str, Any]:
+def _describe_data(data: DataArguments, splits: dict[str, datasets.Dataset | None]) -> dict[str, Any]:
     source = public_name(data.dataset[0])
     return {
         "name": _inline(data.dataset_name) if data.dataset_name else source,
@@ -202,7 +204,9 @@ def _split_name(name: str) -> str:
     return "validation" if name == "dev" else name
 
 
-def _describe_split(split: datasets.Dataset) -> dict[str, int | None]:
+def _describe_split(split: datasets.Dataset | None) -> dict[str, int | None]:
+    if split is None:
+        return {"num_clips": None, "num_signers": None}
     has_signers = "signer" in split.column_names
     return {"num_clips": len(split), "num_signers": len(set(split["signer"])) if has_signers else None}
 
@@ -245,7 +249,8 @@ def _clips_per_step(
 
 def _is_setting(arguments: Any, name: str) -> bool:
     if isinstance(arguments, DataArguments):
-        return name in ("max_train_clips", "dataset_weights")
+        streamed = ("streaming", "shuffle_buffer_size") if arguments.streaming else ()
+        return name in ("max_train_clips", "dataset_weights", *streamed)
     if isinstance(arguments, FLaLLMTrainingArguments):
         is_overridden = name == "num_train_epochs" and arguments.max_steps > 0
         return name in TRAINING_SETTINGS and not is_overridden
@@ -339,7 +344,7 @@ def complete_run(
     run.training |= {
         "seconds": metrics["train_runtime"],
         "is_resumed": training.resume_from_checkpoint is not None,
-        "num_epochs": trainer.state.epoch,
+        "num_epochs": None if data.streaming else trainer.state.epoch,
         "num_steps": trainer.state.global_step,
         "device": _device_name(training.device),
         "num_processes": training.world_size,
@@ -450,6 +455,23 @@ def add_scores(folder: Path, scores: dict[str, Any], data: DataArguments, split:
     key = (entry["dataset"], entry["split"])
     run.scores = [other for other in run.scores if (other["dataset"], other["split"]) != key] + [entry]
     write_model_card(folder, run)
+
+
+def add_confidence(folder: Path, confidence: dict[str, Any]) -> None:
+    """
+    Write into the card of a folder that training has left how sure its model is.
+
+    Args:
+        confidence: as `TrainingRun` has it.
+
+    Raises:
+        ValueError: as `add_scores`.
+    """
+    run = read_run(folder)
+    run.confidence = confidence
+    write_model_card(folder, run)
+    if "flallm:confidence:begin" not in (folder / CARD_FILE).read_text(encoding="utf-8"):
+        print(f"{folder / CARD_FILE} has no section for confidence, so it was not changed.", file=sys.stderr)
 
 
 def named_card(folder: Path, repo_id: str, base_model_id: str | None = None) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
@@ -40,6 +41,7 @@ from .hub_errors import explain_hub_error
 from .metrics import TITLE_OF_SCORE, build_compute_metrics
 from .model_card import TrainingRun, complete_run, describe_run, save_adapter, write_model_card
 from .samplers import ClipSampler, FrameBudgetBatchSampler
+from .streaming import MixedClips, StreamedVideoDataset, open_streams
 from .target_languages import language_ids, set_target_language
 
 
@@ -48,13 +50,13 @@ class FLaLLMTrainer(Seq2SeqTrainer):
     Seq2SeqTrainer with a learning rate for each part, one pass of the visual encoder per evaluated clip, no pickled
     arguments among the saved files, and a model card from the record of the run, `training_run`.
 
-    `train_sampler` gives the clips of an epoch (by default all of them, shuffled), or whole batches of them;
+    `train_sampler` gives the clips of an epoch (by default all of them, shuffled), whole batches of them, or a stream;
     `frame_preprocessor` turns frames into pixel values where the collator leaves that to the device. Where the labels
     of a batch name other languages than the tokenizer's own, generation starts each sentence in its language.
     """
 
     training_run: TrainingRun | None = None
-    train_sampler: ClipSampler | FrameBudgetBatchSampler | None = None
+    train_sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None = None
     frame_preprocessor: FramePreprocessor | None = None
 
     def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
@@ -65,18 +67,25 @@ class FLaLLMTrainer(Seq2SeqTrainer):
         return SequentialSampler(eval_dataset)
 
     def get_train_dataloader(self) -> DataLoader:
-        if not isinstance(self.train_sampler, FrameBudgetBatchSampler):
-            return super().get_train_dataloader()
-        loader = DataLoader(
+        if isinstance(self.train_sampler, FrameBudgetBatchSampler):
+            return self.accelerator.prepare(self._loader(batch_sampler=self.train_sampler))
+        if isinstance(self.train_sampler, MixedClips):
+            # The stream of each process is its own: accelerate, told of one process, leaves it whole. It passes over
+            # the batches before a checkpoint without asking the data set for them.
+            loader = self._loader(sampler=self.train_sampler, batch_size=self._train_batch_size)
+            return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+        return super().get_train_dataloader()
+
+    def _loader(self, **order: Any) -> DataLoader:
+        return DataLoader(
             self.train_dataset,
-            batch_sampler=self.train_sampler,
+            **order,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
         )
-        return self.accelerator.prepare(loader)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = super()._prepare_inputs(inputs)
@@ -264,7 +273,8 @@ def run_training(
     """
     check_output_folder(training)
     _check_score_name(training)
-    train_split, sizes = load_training_split(data)
+    streams = open_streams(data, training) if data.streaming else None
+    train_split, sizes = (None, []) if streams else load_training_split(data)
     evaluation_split = load_split(data, data.evaluation_split, data.max_evaluation_clips)
     set_seed(training.seed)
     model, processor = build()
@@ -279,9 +289,15 @@ def run_training(
         "preprocess_on_device": training.preprocess_on_device,
     }
     clip_augmentation = ClipAugmentation(augmentation, video)
-    train_dataset = SignVideoDataset(train_split, augmentation=clip_augmentation, seed=training.seed, **shared)
     evaluation_dataset = SignVideoDataset(evaluation_split, **shared)
-    train_sampler = build_train_sampler(train_dataset, sizes, data.dataset_weights, training)
+    if streams:
+        train_dataset = StreamedVideoDataset(
+            processor, data.text_column, clip_augmentation, training.preprocess_on_device
+        )
+        train_sampler = streams
+    else:
+        train_dataset = SignVideoDataset(train_split, augmentation=clip_augmentation, seed=training.seed, **shared)
+        train_sampler = build_train_sampler(train_dataset, sizes, data.dataset_weights, training)
     trainer = FLaLLMTrainer(
         model=model,
         args=training,
@@ -295,7 +311,7 @@ def run_training(
             processor.tokenizer.pad_token_id,
             language=data.spoken_language,
         ),
-        callbacks=_callbacks(training, [train_dataset, *filter(None, [train_sampler])]),
+        callbacks=_callbacks(training, [each for each in (train_dataset, train_sampler) if hasattr(each, "set_epoch")]),
     )
     trainer.train_sampler = train_sampler
     trainer.frame_preprocessor = FramePreprocessor(processor, clip_augmentation)
@@ -303,6 +319,8 @@ def run_training(
     trainer.training_run = describe_run(stage, data, video, augmentation, training, splits, model)
     if training.process_index == 0:
         _print_trained_parts(model)
+        if streams and "epoch" in (training.eval_strategy, training.save_strategy):
+            print("A stream has no epochs: --eval_strategy epoch and --save_strategy epoch mean once, at the end.")
         if data.sign_language is None:
             print("The model card will name no sign language. Name it with --sign_language.")
     result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
