@@ -1,7 +1,8 @@
 """Configuration of FLa-LLM (https://arxiv.org/abs/2403.12556): a visual encoder, an adapter and a text model."""
 
+import math
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -98,10 +99,16 @@ class FLaLLMConfig(PreTrainedConfig):
         word_presence_loss_weight (`float`, *optional*, defaults to 0.0):
             Weight of an extra loss of ours that is not in the paper: from the adapter's output, predict which tokens
             occur in the spoken sentence (see `FLaLLMForTranslation`). It needs no gloss. 0 switches it off.
+        confidence_calibration (`dict`, *optional*):
+            How the pipeline turns the score of a translation into a confidence, as `flallm-calibrate` measured it on
+            the dev split: `slope` (0 or more) and `intercept` of a logistic curve over the score; if they are there,
+            `lowest_score`, below which nothing was measured, and `mean_features`, the mean visual token of the dev
+            clips (a list of the vision configuration's `hidden_size` numbers), with `largest_distance` (1 - cosine),
+            up to which a clip looks like them. Default: not measured, so the pipeline gives scores without confidence.
 
     Raises:
-        ValueError: for a text configuration that is no encoder-decoder of transformers, an unknown activation or a
-            number outside its range.
+        ValueError: for a text configuration that is no encoder-decoder of transformers, an unknown activation, a number
+            outside its range or a calibration with unknown, missing or unusable values.
     """
 
     model_type = "flallm"
@@ -114,6 +121,7 @@ class FLaLLMConfig(PreTrainedConfig):
     adapter_norm: bool = False
     label_smoothing: float | int = 0.2
     word_presence_loss_weight: float | int = 0.0
+    confidence_calibration: dict | None = None
     is_encoder_decoder: bool = True
 
     def __post_init__(self, **kwargs):
@@ -128,6 +136,8 @@ class FLaLLMConfig(PreTrainedConfig):
             raise ValueError(f"`label_smoothing` must be at least 0 and below 1, got {self.label_smoothing}.")
         if self.word_presence_loss_weight < 0:
             raise ValueError(f"`word_presence_loss_weight` must be 0 or more, got {self.word_presence_loss_weight}.")
+        if self.confidence_calibration is not None:
+            _check_calibration(self.confidence_calibration, self.vision_config.hidden_size)
         if not __name__.startswith("transformers_modules."):
             # The package has registered its pipeline: the copy beside the weights is for those who do not have it.
             kwargs.pop("custom_pipelines", None)
@@ -152,6 +162,35 @@ class FLaLLMConfig(PreTrainedConfig):
                 f"model type {text_config.model_type!r}, which is none."
             )
         return text_config
+
+
+def _check_calibration(calibration: dict[str, Any], hidden_size: int) -> None:
+    keys = set(calibration)
+    missing = {"slope", "intercept"} - keys
+    unknown = keys - {"slope", "intercept", "lowest_score", "mean_features", "largest_distance"}
+    if missing or unknown or ("mean_features" in keys) != ("largest_distance" in keys):
+        raise ValueError(
+            "`confidence_calibration` must hold `slope` and `intercept`, and may hold `lowest_score` and, together, "
+            f"`mean_features` and `largest_distance`, got {sorted(keys)}. Make it with flallm-calibrate."
+        )
+    for name in sorted(keys - {"mean_features"}):
+        value = calibration[name]
+        if not _is_finite_number(value) or (name == "slope" and value < 0):
+            least = " of 0 or more" if name == "slope" else ""
+            raise ValueError(f"`{name}` of `confidence_calibration` must be a number{least}, got {value!r}.")
+    features = calibration.get("mean_features", [0.0] * hidden_size)
+    is_list = isinstance(features, list | tuple)
+    if not is_list or len(features) != hidden_size or not all(map(_is_finite_number, features)):
+        num_finite = sum(map(_is_finite_number, features)) if is_list else 0
+        got = f"{len(features)} values, {num_finite} of them finite numbers" if is_list else repr(features)
+        raise ValueError(
+            f"`mean_features` of `confidence_calibration` must be a list of {hidden_size} numbers, as many as "
+            f"`hidden_size` of the vision configuration, got {got}."
+        )
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def light_transformer_config(**values) -> PreTrainedConfig:

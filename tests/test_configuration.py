@@ -125,6 +125,79 @@ def test_a_value_out_of_range_is_refused(values, message):
         FLaLLMConfig(**values)
 
 
+CURVE = {"slope": 4.5, "intercept": 1}
+LOOK = {"mean_features": [0.5] * 24, "largest_distance": 0.2}
+
+
+def test_a_model_is_not_calibrated_until_somebody_measures_it():
+    assert FLaLLMConfig().confidence_calibration is None
+
+
+@pytest.mark.parametrize("more", [{}, {"lowest_score": -1.25}, LOOK, {**LOOK, "lowest_score": -1.25}])
+def test_a_calibration_goes_to_json_and_back(more, tmp_path):
+    tiny_config(confidence_calibration={**CURVE, **more}).save_pretrained(tmp_path)
+    for loaded in (FLaLLMConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert loaded.confidence_calibration == {**CURVE, **more}
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        {},
+        {"slope": 1.0},
+        {"intercept": 1.0},
+        {**CURVE, "temperature": 1.0},
+        {**CURVE, "mean_features": [0.5] * 24},
+        {**CURVE, "largest_distance": 0.2},
+    ],
+)
+def test_a_calibration_with_missing_or_unknown_keys_is_refused(calibration):
+    message = (
+        "`confidence_calibration` must hold `slope` and `intercept`, and may hold `lowest_score` and, together, "
+        f"`mean_features` and `largest_distance`, got {sorted(calibration)}. Make it with flallm-calibrate."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tiny_config(confidence_calibration=calibration)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"slope": -0.5}, "`slope` of `confidence_calibration` must be a number of 0 or more, got -0.5."),
+        ({"slope": float("nan")}, "`slope` of `confidence_calibration` must be a number of 0 or more, got nan."),
+        ({"intercept": float("inf")}, "`intercept` of `confidence_calibration` must be a number, got inf."),
+        ({"intercept": "1"}, "`intercept` of `confidence_calibration` must be a number, got '1'."),
+        ({"lowest_score": None}, "`lowest_score` of `confidence_calibration` must be a number, got None."),
+        ({"lowest_score": True}, "`lowest_score` of `confidence_calibration` must be a number, got True."),
+        (
+            {**LOOK, "largest_distance": [0.2]},
+            "`largest_distance` of `confidence_calibration` must be a number, got [0.2].",
+        ),
+    ],
+)
+def test_a_calibration_with_a_value_that_is_no_number_is_refused(values, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tiny_config(confidence_calibration={**CURVE, **values})
+
+
+@pytest.mark.parametrize(
+    ("features", "got"),
+    [
+        ([0.5] * 23, "23 values, 23 of them finite numbers"),
+        ([0.5] * 23 + [float("nan")], "24 values, 23 of them finite numbers"),
+        (0.5, "0.5"),
+        ("x" * 24, repr("x" * 24)),
+    ],
+)
+def test_a_mean_look_of_the_wrong_width_or_kind_is_refused(features, got):
+    message = (
+        "`mean_features` of `confidence_calibration` must be a list of 24 numbers, as many as `hidden_size` of the "
+        f"vision configuration, got {got}."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tiny_config(confidence_calibration={**CURVE, **LOOK, "mean_features": features})
+
+
 @pytest.mark.parametrize("text_config", [{"model_type": "gpt2"}, GPT2Config(), {"model_type": "bert"}])
 def test_a_text_model_that_is_no_encoder_decoder_is_refused(text_config):
     model_type = text_config["model_type"] if isinstance(text_config, dict) else text_config.model_type

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_corpus import flags
+from tiny_corpus import error_of, flags
 
 from train_scripts import quickstart
 from train_scripts.training import load_trained
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 SIZES = {
     "num_train_clips": 32,
-    "num_dev_clips": 4,
+    "num_dev_clips": 20,
     "num_test_clips": 12,
     "num_text_only_sentences": 100,
     "stage1_epochs": 1,
@@ -69,6 +69,23 @@ def test_what_is_printed(folder, output):
     assert re.findall(r"    translation: (.*)", output) == [row["prediction"] for row in first]
     clip = folder / "corpus" / "test" / first[0]["file_name"]
     assert f"in a fresh process:\n  {clip}\t{first[0]['prediction']}".rstrip() in output
+
+
+def test_the_model_says_how_sure_it_is(folder, output):
+    model, _ = load_trained(str(folder / "model"))
+    assert model.config.confidence_calibration["slope"] >= 0
+    assert re.search(r"^dev, cross-validated +20 ", output, re.MULTILINE)
+    assert re.search(r"^test +12 ", output, re.MULTILINE)
+    card = (folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| dev, cross-validated | 20 |" in card and "| test | 12 |" in card
+
+
+def test_too_few_dev_clips_are_told_before_any_work(tmp_path, capsys):
+    flags_of_run = flags(**{**SIZES, "num_dev_clips": 19}, output_dir=tmp_path / "output")
+    assert error_of(quickstart.main, flags_of_run, capsys) == (
+        "--num_dev_clips must be 20 or more, got 19: fewer do not tell how sure the model is."
+    )
+    assert not (tmp_path / "output").exists()
 
 
 def test_a_second_run_does_not_touch_the_first(folder, output, capsys):

@@ -1,5 +1,6 @@
 """
-The whole of FLa-LLM in small: corpus, language model, stage 1, stage 2, scores, pictures and a translated clip.
+The whole of FLa-LLM in small: corpus, language model, stage 1, stage 2, calibration, scores, pictures and a translated
+clip.
 
     flallm-quickstart --output_dir quickstart_output
 
@@ -14,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import evaluate_model, llm_fine_tuning, pretrain_language_model, visual_initialing
+from . import calibrate, evaluate_model, llm_fine_tuning, pretrain_language_model, visual_initialing
 from .arguments import check_new_folder, flags, parse_arguments
+from .calibrate import LEAST_CLIPS
 from .generate_corpus import CorpusArguments, generate_corpus
 from .metrics import TITLE_OF_SCORE
 from .pictures import draw_contact_sheet, draw_learning_curves
@@ -32,12 +34,21 @@ class QuickstartArguments:
     output_dir: str = field(default="quickstart_output", metadata={"help": "New or empty folder for everything."})
     seed: int = field(default=0, metadata={"help": "Seed of corpus, initial weights and order of the clips."})
     num_train_clips: int = field(default=1200, metadata={"help": "Training clips."})
-    num_dev_clips: int = field(default=60, metadata={"help": "Clips that choose the best checkpoint."})
+    num_dev_clips: int = field(
+        default=60, metadata={"help": f"Clips that choose the best checkpoint and calibrate it; {LEAST_CLIPS} or more."}
+    )
     num_test_clips: int = field(default=150, metadata={"help": "Test clips, by signers never seen in training."})
     num_text_only_sentences: int = field(default=6000, metadata={"help": "Sentences for the language model."})
     stage1_epochs: float = field(default=12, metadata={"help": "Epochs of visual initialing."})
     stage2_epochs: float = field(default=8, metadata={"help": "Epochs of LLM fine-tuning."})
     language_model_epochs: float = field(default=3, metadata={"help": "Epochs of the language model's pretraining."})
+
+    def __post_init__(self):
+        if self.num_dev_clips < LEAST_CLIPS:
+            raise ValueError(
+                f"--num_dev_clips must be {LEAST_CLIPS} or more, got {self.num_dev_clips}: fewer do not tell how sure "
+                "the model is."
+            )
 
 
 @dataclass
@@ -110,6 +121,12 @@ def train_stage2(arguments: QuickstartArguments, folders: Folders) -> None:
     )
 
 
+def calibrate_model(arguments: QuickstartArguments, folders: Folders) -> None:
+    calibrate.run_calibration(
+        flags(model=folders.model, dataset=folders.corpus, also_measure_on="test", batch_size=15, **CORPUS)
+    )
+
+
 def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     return evaluate_model.run_evaluation(
         flags(
@@ -164,6 +181,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         "language model": pretrain,
         "stage 1": train_stage1,
         "stage 2": train_stage2,
+        "calibration": calibrate_model,
     }.items():
         print(f"\n=== {name}", flush=True)
         started = time.monotonic()
