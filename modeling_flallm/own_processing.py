@@ -34,3 +34,4 @@ FLaLLMVideoProcessor = _processing.FLaLLMVideoProcessor
 PICTURE_SUFFIXES = _processing.video_decoding_flallm.PICTURE_SUFFIXES
 VideoDecodingError = _processing.VideoDecodingError
 decode_video = _processing.decode_video
+format_captions = _processing.format_captions

@@ -11,7 +11,8 @@ import inspect
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ REPLICATED_FRAMES_IN_FRONT = 8
 TIME_TOLERANCE_IN_SECONDS = 1e-3  # that of the video processor
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEO_KEYS = ("video", "start", "end", "source_fps")
+READY_CLIP_KEYS = ("pixel_values_videos", "video_metadata", "start", "end", "caption_start", "caption_end")
+# Parts of a piece that is too long for the model overlap by so much of their length.
+OVERLAP_OF_PARTS = 0.2
 SET_BY_THE_PIPELINE = {
     "output_scores": "return_scores",
     "output_attentions": "return_attention",
@@ -120,7 +124,11 @@ class SignLanguageTranslationPipeline(Pipeline):
                 file, an array or tensor of shape `(frames, height, width, channels)` or
                 `(frames, channels, height, width)`, a list of frames (PIL, arrays or picture paths), or what a video
                 column of `datasets` holds. Or a dictionary `{"video": ..., "start": ..., "end": ...,
-                "source_fps": ...}` of a video and its own values for the arguments below. Or several of them: a list,
+                "source_fps": ...}` of a video and its own values for the arguments below. Or what the processor has
+                made of a video already, `{"pixel_values_videos": ..., "video_metadata": ..., "start": ...}`: an array
+                or tensor of shape `(frames, 3, height, width)` as the processor gives it, what it says of the video
+                with `return_metadata=True` (a plain dictionary will do) and the second at which it began to read (0
+                without it). Or several of them: a list,
                 tuple or array with one dimension more, a generator or other iterator, or a torch data set such as
                 `KeyDataset(dataset, "video")`.
             start (`float`, *optional*):
@@ -134,6 +142,10 @@ class SignLanguageTranslationPipeline(Pipeline):
                 Add `"score"`, a natural logarithm: with beams `sequences_scores` of `generate`, the log probability of
                 the tokens divided by their number to the power of `length_penalty`; else the mean log probability per
                 token. Both count the end token, and both are what `generate` chose by, after temperature and the like.
+                With a model whose configuration carries `confidence_calibration`, add `"confidence"` too, from 0 to 1:
+                `1 / (1 + exp(-(slope * score + intercept)))` with the slope and the intercept that it names. And
+                `"is_familiar"`: whether the video looks like those that this was measured on. If it does not, or if the
+                score is below all that were measured, the confidence is 0.
             return_timestamps (`bool`, *optional*, defaults to `False`):
                 Add `"words"`, what each word was read from. See below.
             return_attention (`bool`, *optional*, defaults to `False`):
@@ -174,6 +186,124 @@ class SignLanguageTranslationPipeline(Pipeline):
             return super().__call__({"video": inputs} if isinstance(inputs, list | tuple) else inputs, **kwargs)
         return super().__call__([NumberedVideo(*pair) for pair in enumerate(inputs)], **kwargs) if len(inputs) else []
 
+    def translate_long(
+        self,
+        video: Any,
+        segments: Sequence[Any] | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        source_fps: float | None = None,
+        **arguments: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """
+        Translate a video longer than one sentence piece by piece, in memory that does not grow with its length.
+
+        Args:
+            video: One video of any kind that the pipeline takes and that can be read twice.
+            segments: The pieces, `(start, end)` in seconds or what `split_at_rests` of the video processor gives, in
+                order of time; they may overlap. Default: what `split_at_rests(video, start, end, source_fps)` gives.
+            start, end, source_fps: As in a call.
+            **arguments: Every other argument of a call.
+
+        Returns:
+            An iterator over the answers as `translate_pieces` gives them; nothing where nobody moves. Call
+            `split_at_rests` yourself to know their number beforehand.
+
+        Example:
+
+        ```python
+        >>> segments = translator.processor.video_processor.split_at_rests("talk.mp4")
+        >>> for answer in translator.translate_long("talk.mp4", segments):
+        ...     print(f"{answer['piece'] + 1} of {len(segments)}", answer["start"], answer["translation_text"])
+        ```
+        """
+        video_processor = self.processor.video_processor
+        if segments is None:
+            segments = video_processor.split_at_rests(video, start, end, source_fps)
+        elif start is not None or end is not None:
+            raise ValueError("`start` and `end` say where to look for segments. With `segments` leave them out.")
+        return self.translate_pieces(video_processor.read_segments(video, segments, source_fps), **arguments)
+
+    def translate_pieces(self, pieces: Iterable[dict[str, Any]], **arguments: Any) -> Iterator[dict[str, Any]]:
+        """
+        Translate the pieces of one long video, and put the sentences together.
+
+        Args:
+            pieces: Pieces as `read_segments` of the video processor yields them, in order of time: `{
+                "pixel_values_videos": ..., "video_metadata": ..., "start": ..., "end": ..., "caption_start": ...,
+                "caption_end": ...}`. Without the last two, `start` and `end` are the times of the caption. The next
+                piece is taken when its turn comes.
+            **arguments: Arguments of a call but `start`, `end` and `source_fps`.
+
+        Returns:
+            An iterator over the answers of a call, each with the `"start"` and `"end"` of its caption in seconds and
+            with `"piece"`, the index of its piece. The times rise and do not overlap. Where two pieces overlap, the
+            words that the second one says again are taken out of it; its text may then be empty. A piece too short for
+            the model goes on with its last frame, one too long for it is translated in overlapping parts, each with an
+            answer of its own.
+        """
+        spans: deque[tuple[int, float, float]] = deque()
+        answers = self(self._parts(pieces, spans), **arguments)
+        said, said_until = [], -math.inf
+        for answer in answers:
+            piece, start, end = spans.popleft()
+            alternatives = answer if isinstance(answer, list) else [answer]
+            if start < said_until:
+                alternatives = [_without_repeated_words(alternative, said) for alternative in alternatives]
+            span = {"start": round(max(start, said_until), 3), "end": round(end, 3), "piece": piece}
+            said, said_until = _folded_words(alternatives[0]["translation_text"]), end
+            alternatives = [alternative | span for alternative in alternatives]
+            yield alternatives if isinstance(answer, list) else alternatives[0]
+
+    def _parts(
+        self, pieces: Iterable[dict[str, Any]], spans: deque[tuple[int, float, float]]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield clips of lengths that the model takes; to `spans` go the index, start and end of each."""
+        earlier = (-math.inf, -math.inf)
+        for index, piece in enumerate(pieces):
+            missing = [name for name in READY_CLIP_KEYS[:4] if piece.get(name) is None]
+            if missing:
+                raise ValueError(
+                    f"Each piece must be a dictionary with {', '.join(READY_CLIP_KEYS[:4])}, not without {missing}."
+                )
+            if piece["start"] < earlier[0] or piece["end"] <= earlier[1]:
+                raise ValueError(
+                    f"Pieces must come in order of time, got {piece['start']:g} to {piece['end']:g} seconds after "
+                    f"{earlier[0]:g} to {earlier[1]:g}."
+                )
+            earlier = (piece["start"], piece["end"])
+            num_frames = len(piece["pixel_values_videos"])
+            for first, stop in self._spans_that_fit(0, num_frames):
+                seconds = np.interp([first, stop], [0, num_frames], earlier).tolist()
+                start = piece.get("caption_start", earlier[0]) if first == 0 else seconds[0]
+                end = piece.get("caption_end", earlier[1]) if stop == num_frames else seconds[1]
+                spans.append((index, start, end))
+                yield self._held_at_its_end(_part_of_clip(piece, first, stop))
+
+    def _spans_that_fit(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Halve a span of frames, with an overlap, until the model takes its parts."""
+        try:
+            self.model.check_num_tokens(self.model.vision_model.get_num_tokens(stop - first))
+        except ValueError:
+            reach = math.ceil((stop - first) * (1 + OVERLAP_OF_PARTS) / 2)
+            if reach >= stop - first:
+                raise
+            yield from self._spans_that_fit(first, first + reach)
+            yield from self._spans_that_fit(stop - reach, stop)
+        else:
+            yield first, stop
+
+    def _held_at_its_end(self, clip: dict[str, Any]) -> dict[str, Any]:
+        """Repeat the last frame, hands at rest mostly, until the clip is long enough for the model."""
+        pixels, metadata = clip["pixel_values_videos"], clip["video_metadata"]
+        num_missing = max(0, self._shortest_clip_in_frames() - len(pixels))
+        if num_missing == 0:
+            return clip
+        indices = list(metadata["frames_indices"])
+        pixels = torch.cat([pixels, pixels[-1:].expand(num_missing, -1, -1, -1)])
+        metadata = {**metadata, "frames_indices": indices + indices[-1:] * num_missing}
+        return {**clip, "pixel_values_videos": pixels, "video_metadata": metadata}
+
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save model and processor; the model brings the file of this pipeline along."""
         self.model.save_pretrained(save_directory, **kwargs)
@@ -208,10 +338,13 @@ class SignLanguageTranslationPipeline(Pipeline):
         video = input_.video if isinstance(input_, NumberedVideo) else input_
         values = {"video": video, "start": start, "end": end, "source_fps": source_fps}
         try:
-            if isinstance(video, dict) and "video" in video:
-                _check_keys(video)
-                values |= video
-            clip = self._read_clip(**values)
+            if isinstance(video, dict) and "pixel_values_videos" in video:
+                clip = self._ready_clip(**values)
+            else:
+                if isinstance(video, dict) and "video" in video:
+                    _check_keys(video)
+                    values |= video
+                clip = self._read_clip(**values)
             if (return_timestamps or return_attention) and clip["times"] is None:
                 raise ValueError(
                     f"{_name(values['video'])} has no frame rate, so its words cannot be given seconds. Pass "
@@ -240,14 +373,38 @@ class SignLanguageTranslationPipeline(Pipeline):
         self._check_length(len(frames), _name(video))
         return {"pixel_values_videos": frames, "times": _clip_times(inputs["video_metadata"][0], start)}
 
+    def _ready_clip(
+        self, video: dict[str, Any], start: float | None, end: float | None, source_fps: float | None
+    ) -> dict[str, Any]:
+        unknown = sorted(set(video) - set(READY_CLIP_KEYS))
+        if unknown:
+            raise ValueError(f"A processed video has the keys {', '.join(READY_CLIP_KEYS)}, got {unknown} too.")
+        if any(value is not None for value in (start, end, source_fps)):
+            raise ValueError(
+                "`start`, `end` and `source_fps` are for reading a video, but this one is processed already."
+            )
+        pixels = torch.as_tensor(video["pixel_values_videos"])
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(
+                "`pixel_values_videos` of one processed video has the shape (frames, 3, height, width), got "
+                f"{tuple(pixels.shape)}. From a batch of the processor take one entry."
+            )
+        self._check_length(len(pixels), "the processed video")
+        metadata = video.get("video_metadata")
+        times = None if metadata is None else _clip_times(metadata, video.get("start"))
+        return {"pixel_values_videos": pixels, "times": times}
+
+    def _shortest_clip_in_frames(self) -> int:
+        get_num_tokens = self.model.vision_model.get_num_tokens
+        return next(frames for frames in range(1, 10_000) if get_num_tokens(frames) >= 1)
+
     def _check_length(self, num_frames: int, name: str) -> None:
         get_num_tokens = self.model.vision_model.get_num_tokens
         if get_num_tokens(num_frames) < 1:
-            shortest = next(frames for frames in range(1, 10_000) if get_num_tokens(frames) >= 1)
             raise ValueError(
                 f"{name} is too short to translate: {num_frames} frame(s) are left after sampling, and the model needs "
-                f"at least {shortest}. Use a longer part of it, or keep more of its frames (`frame_sampling_rate` of "
-                "the video processor)."
+                f"at least {self._shortest_clip_in_frames()}. Use a longer part of it, or keep more of its frames "
+                "(`frame_sampling_rate` of the video processor)."
             )
         try:
             self.model.check_num_tokens(get_num_tokens(num_frames))
@@ -264,7 +421,10 @@ class SignLanguageTranslationPipeline(Pipeline):
     ) -> dict[str, list[dict[str, Any]]]:
         """Clips, one or a batch -> for each its `times` and the `sequences` that were generated for it."""
         clips = [clip if isinstance(clip, dict) else clip[0] for clip in model_inputs["clips"]]
-        encoder_outputs = self.model.encode(**_padded([clip["pixel_values_videos"] for clip in clips]))
+        vision_output = self.model.vision_model(**_padded([clip["pixel_values_videos"] for clip in clips]))
+        encoder_outputs = self.model.encode(
+            visual_features=vision_output.last_hidden_state, visual_attention_mask=vision_output.attention_mask
+        )
         output = self._generate(encoder_outputs, return_scores, generation)
         parts = {"token_ids": output.sequences}
         if return_scores:
@@ -274,8 +434,12 @@ class SignLanguageTranslationPipeline(Pipeline):
         sequences = [{name: part[row] for name, part in parts.items()} for row in range(len(output.sequences))]
         per_clip = len(sequences) // len(clips)
         answers = [
-            {"sequences": sequences[index * per_clip : (index + 1) * per_clip], **self._visual_tokens(clip)}
-            for index, clip in enumerate(clips)
+            {
+                "sequences": sequences[index * per_clip : (index + 1) * per_clip],
+                "mean_features": features,
+                **self._visual_tokens(clip),
+            }
+            for index, (clip, features) in enumerate(zip(clips, mean_visual_features(vision_output), strict=True))
         ]
         return {"answers": answers}
 
@@ -356,11 +520,25 @@ class SignLanguageTranslationPipeline(Pipeline):
         for sequence in clip["sequences"]:
             translation = {"translation_text": self.processor.decode(sequence["token_ids"])}
             if "score" in sequence:
-                translation["score"] = float(sequence["score"])
+                translation |= self._score_and_confidence(float(sequence["score"]), clip["mean_features"])
             if return_timestamps or return_attention:
                 translation |= self._word_evidence(translation["translation_text"], sequence, clip, return_attention)
             translations.append(translation)
         return translations if len(translations) > 1 else translations[0]
+
+    def _score_and_confidence(self, score: float, mean_features: torch.Tensor) -> dict[str, Any]:
+        calibration = getattr(self.model.config, "confidence_calibration", None)
+        if calibration is None:
+            return {"score": score}
+        is_familiar = True
+        if "mean_features" in calibration:
+            center = torch.tensor(calibration["mean_features"], device=mean_features.device)
+            is_familiar = bool(visual_distances(mean_features[None], center) <= calibration["largest_distance"])
+        # tanh does not overflow
+        confidence = (1 + math.tanh((calibration["slope"] * score + calibration["intercept"]) / 2)) / 2
+        if not is_familiar or score < calibration.get("lowest_score", -math.inf):
+            confidence = 0.0  # nothing like it was measured
+        return {"score": score, "confidence": confidence, "is_familiar": is_familiar}
 
     def _word_evidence(
         self, text: str, sequence: dict[str, Any], clip: dict[str, Any], return_attention: bool
@@ -424,6 +602,8 @@ def _is_frame(item: Any) -> bool:
 
 def _name(video: Any) -> str:
     """What error texts call a video."""
+    if isinstance(video, dict) and "pixel_values_videos" in video:
+        return "the processed video"
     if isinstance(video, dict) and video.get("path"):
         video = video["path"]
     if isinstance(video, str | Path):
@@ -473,6 +653,18 @@ def _clip_times(metadata: Any, start: float | None) -> ClipTimes | None:
     return ClipTimes(indices / fps, first_frame / fps, (first_frame + metadata["total_num_frames"]) / fps)
 
 
+def _part_of_clip(clip: dict[str, Any], first: int, stop: int) -> dict[str, Any]:
+    """The frames from `first` up to but without `stop` of a processed clip."""
+    metadata = clip["video_metadata"]
+    names = ("fps", "total_num_frames")
+    indices = list(metadata["frames_indices"])[first:stop]
+    return {
+        "pixel_values_videos": torch.as_tensor(clip["pixel_values_videos"])[first:stop],
+        "video_metadata": {**{name: metadata[name] for name in names}, "frames_indices": indices},
+        "start": clip["start"],
+    }
+
+
 def _padded(clips: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Clips `(frames, 3, height, width)` of different lengths to a batch, as the processor pads them."""
     sizes = sorted({tuple(clip.shape[-2:]) for clip in clips})
@@ -485,6 +677,17 @@ def _padded(clips: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
     pixels = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
     return {"pixel_values_videos": pixels, "pixel_attention_mask": mask.long()}
+
+
+def mean_visual_features(vision_output: Any) -> torch.Tensor:
+    """Output of the vision model -> the mean visual token of each clip, float32 `(clips, hidden size)`."""
+    mask = vision_output.attention_mask[..., None].float()
+    return (vision_output.last_hidden_state.float() * mask).sum(1) / mask.sum(1)
+
+
+def visual_distances(mean_features: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
+    """1 - cosine between mean visual tokens `(clips, hidden size)` and one `(hidden size,)`: `(clips,)`, 0 to 2."""
+    return 1 - torch.nn.functional.cosine_similarity(mean_features, center[None])
 
 
 def _eager_twin(model: PreTrainedModel) -> PreTrainedModel:
@@ -510,6 +713,23 @@ def _spans_of_words(text: str) -> Iterator[tuple[int, int]]:
             end -= 1
         if start < end:
             yield start, end
+
+
+def _folded_words(text: str) -> list[str]:
+    return [text[start:end].casefold() for start, end in _spans_of_words(text)]
+
+
+def _without_repeated_words(answer: dict[str, Any], said: list[str]) -> dict[str, Any]:
+    """Take out of the beginning of an answer the words with which the one before it ended."""
+    text = answer["translation_text"]
+    words, spans = _folded_words(text), list(_spans_of_words(text))
+    lengths = range(min(len(said), len(words)), 0, -1)
+    num_repeated = next((length for length in lengths if said[-length:] == words[:length]), 0)
+    if num_repeated == 0 or len("".join(words[:num_repeated])) < 2:  # one Chinese character is no evidence
+        return answer
+    behind = spans[num_repeated][0] if num_repeated < len(spans) else len(text)
+    rest = {name: answer[name][num_repeated:] for name in ("words", "attention") if name in answer}
+    return answer | {"translation_text": text[behind:]} | rest
 
 
 def _is_punctuation(character: str) -> bool:

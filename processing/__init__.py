@@ -2,9 +2,11 @@
 
 from transformers import AutoProcessor, AutoVideoProcessor
 
+from .captions_flallm import format_captions
 from .processing_flallm import FLaLLMProcessor
 from .video_decoding_flallm import DecodedVideo, VideoDecodingError, decode_video
 from .video_processing_flallm import FLaLLMVideoProcessor
+from .video_segmentation_flallm import VideoSegment
 
 # The Auto classes find a processor by the class name in its saved file; the key stands in for a configuration class,
 # which lives in another package.
@@ -13,4 +15,12 @@ AutoProcessor.register("flallm", FLaLLMProcessor, exist_ok=True)
 FLaLLMVideoProcessor.register_for_auto_class("AutoVideoProcessor")
 FLaLLMProcessor.register_for_auto_class("AutoProcessor")
 
-__all__ = ["DecodedVideo", "FLaLLMProcessor", "FLaLLMVideoProcessor", "VideoDecodingError", "decode_video"]
+__all__ = [
+    "DecodedVideo",
+    "FLaLLMProcessor",
+    "FLaLLMVideoProcessor",
+    "VideoDecodingError",
+    "VideoSegment",
+    "decode_video",
+    "format_captions",
+]

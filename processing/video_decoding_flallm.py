@@ -14,15 +14,18 @@ import os
 import re
 import urllib.error
 import urllib.request
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from PIL import Image, UnidentifiedImageError
 from transformers.utils import logging
 
@@ -121,7 +124,60 @@ def decode_video(
         return _decode_frames(_array_to_channels_first(video, name), name, request)
     if isinstance(video, (list, tuple)):
         return _decode_frames(video, name, request)
-    return _decode_file(video, name, request)
+    return next(_decode_file(video, name, [request]))
+
+
+def decode_segments(
+    video: Any,
+    segments: Sequence[tuple[float, float]],
+    fps: float | None = None,
+    sample_frame_indices: Callable[[int, float | None], Sequence[int]] | None = None,
+    transform_frame: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Iterator[DecodedVideo]:
+    """
+    Decode the parts of one video (start and end in seconds, both rising, overlaps allowed) one after the other.
+
+    Each part comes out as from `decode_video` with that `start` and `end`, but a file is read only once from its first
+    part to its last, however far apart its keyframes are, and nothing but the current part is held. The other arguments
+    and the errors are those of `decode_video`.
+    """
+    requests = [FrameRequest(start, end, fps, sample_frame_indices, transform_frame) for start, end in segments]
+    for request in requests:
+        _check_request(request.start, request.end, fps)
+    for earlier, later in itertools.pairwise(requests):
+        if later.start < earlier.start or later.end < earlier.end:
+            raise VideoDecodingError(
+                "The parts of a video must come in order of time, got "
+                f"{earlier.start:g} to {earlier.end:g} before {later.start:g} to {later.end:g} seconds."
+            )
+    if not requests:
+        return
+    video, name = _open_input(video)
+    if isinstance(video, (np.ndarray, torch.Tensor)):
+        video = _array_to_channels_first(video, name)
+    if isinstance(video, (torch.Tensor, list, tuple)):
+        yield from (_decode_frames(video, name, request) for request in requests)
+    else:
+        yield from _decode_file(video, name, requests)
+
+
+def stream_grey_pictures(
+    video: Any, size_in_pixels: int, start: float | None = None, end: float | None = None, fps: float | None = None
+) -> Iterator[tuple[float, np.ndarray]]:
+    """
+    Yield each frame of one video as its seconds in the file and a small grey picture, float32 from 0 to 255 of shape
+    (size_in_pixels, size_in_pixels), upright; nothing but the current one is held. Takes what `decode_video` takes and
+    raises what it raises; arrays and pictures need `fps`.
+    """
+    request = FrameRequest(start, end, fps)
+    _check_request(start, end, fps)
+    video, name = _open_input(video)
+    if isinstance(video, (np.ndarray, torch.Tensor)):
+        video = _array_to_channels_first(video, name)
+    if isinstance(video, (torch.Tensor, list, tuple)):
+        yield from _grey_frames(video, name, request, size_in_pixels)
+    else:
+        yield from _grey_frames_of_file(video, name, request, size_in_pixels)
 
 
 def is_single_video(videos: Any) -> bool:
@@ -274,6 +330,25 @@ def _decode_frames(frames: Any, name: str, request: FrameRequest) -> DecodedVide
     )
 
 
+def _grey_frames(
+    frames: Any, name: str, request: FrameRequest, size_in_pixels: int
+) -> Iterator[tuple[float, np.ndarray]]:
+    if len(frames) == 0:
+        raise VideoDecodingError(f"A video needs at least one frame, and {name} has none.")
+    if request.fps is None:
+        raise VideoDecodingError(
+            f"{name} has no frame rate, so its frames have no seconds. Pass its frames per second."
+        )
+    seconds = [k / request.fps for k in range(len(frames))]
+    for position in _positions_in_interval(seconds, request, name, 1 / request.fps):
+        if isinstance(frames, torch.Tensor):
+            picture = _array_to_rgb(frames[position : position + 1], name)[0]
+        else:
+            picture = _picture_to_rgb(frames[position], name)
+        grey = torch.nn.functional.adaptive_avg_pool2d(picture.float().mean(0, keepdim=True), size_in_pixels)
+        yield seconds[position], grey[0].numpy()
+
+
 def _stack(frames: list[torch.Tensor], name: str) -> torch.Tensor:
     sizes = sorted({tuple(frame.shape[-2:]) for frame in frames})
     if len(sizes) > 1:
@@ -351,38 +426,127 @@ def _wrong_dtype(dtype: Any, name: str) -> str:
 # Files
 
 
-def _decode_file(source: Any, name: str, request: FrameRequest) -> DecodedVideo:
+@dataclass
+class FileTimes:
+    """Display times of the frames of a file in `seconds` and, in `packets`, in units of the stream's time base;
+    `origin`, the first one in those units, and the frame rate that the header states."""
+
+    packets: "PacketTimes"
+    seconds: list[float]
+    origin: int
+    stated_fps: float | None
+
+
+@dataclass
+class FilePart:
+    """One part of a file while it is decoded: the frames that are wanted of it, and those that came so far."""
+
+    request: FrameRequest
+    positions: Sequence[int]
+    fps: float | None
+    indices: list[int]
+    wanted: list[int]
+    frames: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.frames) == len(self.wanted)
+
+    def take(self, frame: Any, shown: Any, display_times: list[int], size: dict[str, int]) -> None:
+        """Keep the frame for each wanted position whose time it reaches; one that the decoder did not deliver is
+        replaced by the frame before, which was then on screen."""
+        while not self.is_complete and display_times[self.wanted[len(self.frames)]] <= frame.pts:
+            is_missing = display_times[self.wanted[len(self.frames)]] < frame.pts
+            on_screen = shown if is_missing and shown is not None else frame
+            self.frames.append(self.request.transform(_upright(_rgb(on_screen, size), on_screen)))
+
+
+def _decode_file(source: Any, name: str, requests: Sequence[FrameRequest]) -> Iterator[DecodedVideo]:
+    """Decode parts of one file that lie in order of time in one go from the first to the last."""
+    whole = replace(requests[0], end=requests[-1].end)
+    times = _read_times(source, name, whole)
+    parts = deque(_plan_part(times, request, name) for request in requests)
+    shown, size = None, {}
+    with _open_container(source, name) as container:
+        for frame in _decoded(container, _video_stream(container, name), times.packets, whole):
+            size = size or {"width": frame.width, "height": frame.height}
+            for part in parts:
+                if times.packets.display_times[part.wanted[0]] > frame.pts:
+                    break
+                part.take(frame, shown, times.packets.display_times, size)
+            while parts and parts[0].is_complete:
+                yield _finish_part(parts.popleft(), times, name)
+            if not parts:
+                return
+            shown = frame
+    # A file that is damaged or cut off: its last frames do not come.
+    yield from (_finish_part(part, times, name) for part in parts)
+
+
+def _read_times(source: Any, name: str, request: FrameRequest) -> FileTimes:
     with _open_container(source, name) as container:
         stream = _video_stream(container, name)
-        origin = (stream.start_time or 0) * stream.time_base
+        origin = stream.start_time or 0
         packets = _read_packet_times(container, stream, request)
         if not packets.display_times:
             raise VideoDecodingError(_beyond_the_end(request.start, name) if request.start else _no_frames(name))
-        seconds = [float(time * stream.time_base - origin) for time in packets.display_times]
+        seconds = [float((time - origin) * stream.time_base) for time in packets.display_times]
         stated_fps = float(stream.average_rate or stream.guessed_rate or 0) or None
-    positions = _positions_in_interval(seconds, request, name, 1 / stated_fps if stated_fps else 0)
-    fps, uniform = _uniform_in_time([seconds[position] for position in positions])
-    fps = fps or stated_fps
+    return FileTimes(packets, seconds, origin, stated_fps)
+
+
+def _plan_part(times: FileTimes, request: FrameRequest, name: str) -> FilePart:
+    frame_duration_in_seconds = 1 / times.stated_fps if times.stated_fps else 0
+    positions = _positions_in_interval(times.seconds, request, name, frame_duration_in_seconds)
+    fps, uniform = _uniform_in_time([times.seconds[position] for position in positions])
+    fps = fps or times.stated_fps
     indices = request.sample(len(positions), fps)
-    wanted = [positions[uniform[index]] for index in indices]
-    with _open_container(source, name) as container:
-        delivered = list(_frames_at(container, packets, wanted, request))
-    if not delivered:
-        raise VideoDecodingError(
-            f"None of the {len(wanted)} frames of {name} could be decoded: the file is damaged or cut off. Copy, "
-            "download or record it again."
-        )
-    if packets.is_damaged or len(delivered) < len(wanted):
-        logger.warning(f"{name} is damaged or cut off: going on with the {len(delivered)} frames that were decoded.")
-    kept = [order for order, _ in delivered]
-    first_second = seconds[positions[0]]
+    return FilePart(request, positions, fps, indices, [positions[uniform[index]] for index in indices])
+
+
+def _finish_part(part: FilePart, times: FileTimes, name: str) -> DecodedVideo:
+    if not part.frames:
+        raise _nothing_decoded(len(part.wanted), name)
+    if times.packets.is_damaged or not part.is_complete:
+        logger.warning(f"{name} is damaged or cut off: going on with the {len(part.frames)} frames that were decoded.")
+    first_second, fps = times.seconds[part.positions[0]], part.fps
+    indices = part.indices[: len(part.frames)]
     return DecodedVideo(
-        frames=_stack([frame for _, frame in delivered], name),
+        frames=_stack(part.frames, name),
         fps=fps,
-        duration_in_seconds=len(positions) / fps if fps else None,
-        timestamps=[first_second + indices[order] / fps if fps else first_second for order in kept],
-        num_source_frames=len(positions),
-        frame_indices=[indices[order] for order in kept],
+        duration_in_seconds=len(part.positions) / fps if fps else None,
+        timestamps=[first_second + index / fps if fps else first_second for index in indices],
+        num_source_frames=len(part.positions),
+        frame_indices=indices,
+    )
+
+
+def _grey_frames_of_file(
+    source: Any, name: str, request: FrameRequest, size_in_pixels: int
+) -> Iterator[tuple[float, np.ndarray]]:
+    times = _read_times(source, name, request)
+    positions = _plan_part(times, request, name).positions
+    first, last = (times.packets.display_times[position] for position in (positions[0], positions[-1]))
+    # One for all frames: making its tables takes longer than shrinking a frame with them.
+    shrink = partial(VideoReformatter().reformat, interpolation="AREA", threads=1, format="gray")
+    is_empty = True
+    with _open_container(source, name) as container:
+        stream = _video_stream(container, name)
+        for frame in _decoded(container, stream, times.packets, request):
+            if not first <= frame.pts <= last:
+                continue
+            grey = shrink(frame, width=size_in_pixels, height=size_in_pixels).to_ndarray()
+            picture = _upright(torch.from_numpy(grey)[None], frame)[0]
+            yield float((frame.pts - times.origin) * stream.time_base), picture.numpy().astype(np.float32)
+            is_empty = False
+    if is_empty:
+        raise _nothing_decoded(len(positions), name)
+
+
+def _nothing_decoded(num_wanted: int, name: str) -> VideoDecodingError:
+    return VideoDecodingError(
+        f"None of the {num_wanted} frames of {name} could be decoded: the file is damaged or cut off. Copy, download "
+        "or record it again."
     )
 
 
@@ -480,7 +644,7 @@ def _read_packet_times(container: Any, stream: Any, request: FrameRequest) -> Pa
 
 def _positions_in_interval(
     seconds: Sequence[float], request: FrameRequest, name: str, frame_duration_in_seconds: float
-) -> list[int]:
+) -> Sequence[int]:
     """Positions of the frames with `start <= time < end`, or of the frame on screen at `start` if there is none."""
     start, end = request.start or 0.0, math.inf if request.end is None else request.end
     if len(seconds) > 1:
@@ -488,7 +652,7 @@ def _positions_in_interval(
     if start >= seconds[-1] + frame_duration_in_seconds and start > 0:
         raise VideoDecodingError(_beyond_the_end(start, name, seconds[-1] + frame_duration_in_seconds))
     earliest = start - TIME_TOLERANCE_IN_SECONDS if request.start else -math.inf
-    inside = [k for k, time in enumerate(seconds) if earliest <= time < end - TIME_TOLERANCE_IN_SECONDS]
+    inside = range(bisect_left(seconds, earliest), bisect_left(seconds, end - TIME_TOLERANCE_IN_SECONDS))
     return inside or [max(0, bisect_right(seconds, start) - 1)]
 
 
@@ -507,25 +671,6 @@ def _uniform_in_time(seconds: list[float]) -> tuple[float | None, list[int]]:
     return float((len(times) - 1) / (times[-1] - times[0])), nearest.tolist()
 
 
-def _frames_at(
-    container: Any, packets: PacketTimes, wanted: list[int], request: FrameRequest
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Decode and yield (order in `wanted`, frame) for each wanted position, in order; positions may repeat. A frame
-    that the decoder does not deliver is replaced by the one on screen at its time, or left out at the end."""
-    stream = _video_stream(container, "")
-    times, order = packets.display_times, 0
-    shown, size = None, {}
-    for frame in _decoded(container, stream, packets, request):
-        size = size or {"width": frame.width, "height": frame.height}
-        while order < len(wanted) and times[wanted[order]] <= frame.pts:
-            on_screen = frame if shown is None or times[wanted[order]] == frame.pts else shown
-            yield order, request.transform(_upright_rgb(on_screen, size))
-            order += 1
-        if order == len(wanted):
-            return
-        shown = frame
-
-
 def _decoded(container: Any, stream: Any, packets: PacketTimes, request: FrameRequest) -> Iterator[Any]:
     """Yield the decodable frames in the order of display, with their display times in `pts`."""
     # avi stores no display times, so that FFmpeg's are those of decoding; only the order of the frames can be trusted
@@ -542,9 +687,13 @@ def _decoded(container: Any, stream: Any, packets: PacketTimes, request: FrameRe
                 yield frame
 
 
-def _upright_rgb(frame: Any, size: dict[str, int]) -> torch.Tensor:
-    """Convert a decoded frame to uint8 RGB (3, height, width), turned and mirrored as its display matrix says."""
-    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24", threads=1, **size)).permute(2, 0, 1)
+def _rgb(frame: Any, size: dict[str, int]) -> torch.Tensor:
+    """Convert a decoded frame to uint8 RGB (3, height, width)."""
+    return torch.from_numpy(frame.to_ndarray(format="rgb24", threads=1, **size)).permute(2, 0, 1)
+
+
+def _upright(pixels: torch.Tensor, frame: Any) -> torch.Tensor:
+    """Turn and mirror the pixels (channels, height, width) of a frame as its display matrix says."""
     matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
         return pixels

@@ -2,7 +2,7 @@
 """Videos of any kind to the normalised, padded frames that FLaLLM takes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,9 @@ from transformers.image_utils import (
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .video_decoding_flallm import DecodedVideo, VideoDecodingError, decode_video, is_single_video
+from .captions_flallm import format_captions
+from .video_decoding_flallm import DecodedVideo, VideoDecodingError, decode_segments, decode_video, is_single_video
+from .video_segmentation_flallm import SegmentLengths, VideoSegment, split_video_at_rests
 
 FRAMES_IN_CACHE = 2
 
@@ -99,6 +101,60 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
         kwargs.update(do_sample_frames=False, input_data_format=ChannelDimension.FIRST)
         kwargs["video_metadata"] = [_metadata(video) for video in decoded]
         return super().preprocess([video.frames for video in decoded], **kwargs)
+
+    def split_at_rests(
+        self,
+        video: Any,
+        start: float | None = None,
+        end: float | None = None,
+        source_fps: float | None = None,
+        longest_seconds: float = 12.0,
+        shortest_seconds: float = 1.0,
+        overlap_seconds: float = 1.0,
+        idle_seconds: float = 2.0,
+        rest_seconds: float = 0.1,
+    ) -> list[VideoSegment]:
+        """Find the sentences of a long video: the parts between the moments at which the hands rest, in order.
+
+        `video` is one video of any kind that `decode_video` reads, `start` and `end` the part of it to look at in
+        seconds, `source_fps` the frame rate of arrays and pictures. A part shorter than `shortest_seconds` is joined to
+        its neighbour. A part longer than `longest_seconds` is cut where there is little motion, and where there is no
+        such moment, in parts that overlap by `overlap_seconds`. Stretches in which nobody moves for `idle_seconds` or
+        more are left out but for a quarter of that time on either side, so that no sentence is made up for them; a
+        video in which nobody moves gives an empty list. Of the rests between two parts, `rest_seconds` are translated
+        with each, as clips of one sentence begin and end; the captions of the parts cover all of the rest (see
+        `VideoSegment`). A video of one sentence gives one part.
+
+        The video is read once, frame by frame, in memory that does not grow with its length but for three numbers per
+        frame. Raises `VideoDecodingError` for a video that cannot be read and `ValueError` for lengths that make no
+        sense.
+
+        Example: `[(segment.start, segment.end) for segment in FLaLLMVideoProcessor().split_at_rests("talk.mp4")]`
+        """
+        lengths = SegmentLengths(longest_seconds, shortest_seconds, overlap_seconds, idle_seconds, rest_seconds)
+        return split_video_at_rests(video, start, end, source_fps, lengths)
+
+    def read_segments(
+        self, video: Any, segments: Sequence[VideoSegment | tuple[float, float]], source_fps: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Process parts of one video, `VideoSegment`s or pairs of seconds in order of time, one after the other.
+
+        Yields for each a dictionary that the translation pipeline takes as a video: `pixel_values_videos`, float32 of
+        shape (frames, 3, height, width), and the dictionary `video_metadata` as this processor gives them for the
+        part, `start`, `end`, `caption_start` and `caption_end` in seconds. The file is read once, and only the current
+        part is held in memory. Raises `VideoDecodingError` as `decode_video` does."""
+        segments = [part if isinstance(part, VideoSegment) else VideoSegment(*part, *part) for part in segments]
+        seconds = [(segment.start, segment.end) for segment in segments]
+        decoded = decode_segments(video, seconds, source_fps, self._frame_sampler({}), self._frame_resizer({}))
+        for segment, part in zip(segments, decoded, strict=True):
+            inputs = self.preprocess([part.frames], do_sample_frames=False, do_resize=False, return_tensors="pt")
+            times = {name: value for name, value in vars(segment).items() if name != "cut"}
+            pixels = inputs["pixel_values_videos"][0]
+            yield {"pixel_values_videos": pixels, "video_metadata": _metadata(part), **times}
+
+    def format_captions(self, captions: Iterable[dict[str, Any]], format_name: str) -> str:
+        """Write answers of the translation pipeline with `start` and `end` as a caption file: see `format_captions`."""
+        return format_captions(captions, format_name)
 
     def _frame_sampler(self, kwargs: dict) -> Any:
         """Return the function that picks frames under the settings of this call, or `None` to keep all frames."""

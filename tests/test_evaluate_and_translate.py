@@ -4,11 +4,14 @@ import csv
 import io
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pysubs2
 import pytest
 import torch
+from signing_pictures import signing
 from test_data import video_folder
 from tiny_corpus import corpus, error_of, flags, language_model, trained_model
 from video_files import counting_frames, cut, write_audio, write_video
@@ -227,6 +230,61 @@ def demanding_model(tmp_path) -> Path:
     type(model)(model.config).save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
+
+
+@pytest.fixture
+def talk(tmp_path) -> Path:
+    """Two sentences with a rest in between."""
+    (tmp_path / "talks").mkdir()
+    return write_video(tmp_path / "talks" / "talk.mp4", signing([("sign", 2.0), ("rest", 1.0), ("sign", 3.0)]))
+
+
+def test_a_long_video_is_translated_sentence_by_sentence(talk, capsys):
+    model, processor = load_trained(str(trained_model()))
+    segments = processor.video_processor.split_at_rests(str(talk))
+    assert len(segments) == 2
+    sentences = [one_by_one([talk], start=segment.start, end=segment.end)[0] for segment in segments]
+    output, _ = run_translate(capsys, "--long", talk)
+    assert output == f"{talk}\t{' '.join(sentences)}\n"
+    row = json.loads(run_translate(capsys, "--long", "--format", "jsonl", talk)[0])
+    assert [piece["text"] for piece in row["pieces"]] == sentences
+    assert [piece["start"] for piece in row["pieces"]] == pytest.approx([0, 2.5], abs=0.15)
+    assert row["text"] == " ".join(sentences) and row["error"] == ""
+    rows = list(csv.DictReader(io.StringIO(run_translate(capsys, "--long", "--format", "csv", talk)[0])))
+    expected = [{name: str(value) for name, value in piece.items()} for piece in row["pieces"]]
+    assert rows == [{"file": str(talk), **piece, "error": ""} for piece in expected]
+    row = json.loads(run_translate(capsys, "--long", "--format", "jsonl", "--start", 2.5, talk)[0])
+    assert [piece["start"] for piece in row["pieces"]] == pytest.approx([2.5], abs=0.05)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_captions_lie_beside_the_video_and_never_replace_a_file(long, talk, capsys):
+    options = ["--srt", "--vtt", *(["--long"] if long else [])]
+    output, _ = run_translate(capsys, talk, *options)
+    captions = {name: pysubs2.load(str(talk.with_suffix(f".{name}"))) for name in ("srt", "vtt")}
+    for lines in captions.values():
+        assert len(lines) >= (2 if long else 1)
+        assert lines[0].start == 0 and lines[-1].end == pytest.approx(6000, abs=50)
+    shown = unicodedata.normalize("NFKC", " ".join(line.plaintext for line in captions["srt"]))
+    assert "".join(shown.split()) == "".join(unicodedata.normalize("NFKC", output).split("\t")[1].split())
+    talk.with_suffix(".vtt").write_text("mine", encoding="utf-8")
+    talk.with_suffix(".srt").unlink()
+    other = shutil.copy(clips()[0], talk.with_name("other.mp4"))
+    output, errors = run_translate(capsys, talk.parent, *options, status=1)
+    path = talk.with_suffix(".vtt")
+    assert f"  {talk}: {path} exists already. Move it away to have new captions written." in errors.splitlines()
+    assert path.read_text(encoding="utf-8") == "mine" and not talk.with_suffix(".srt").exists()
+    assert output.startswith(f"{other}\t") and Path(other).with_suffix(".srt").exists()
+
+
+def test_long_videos_that_cannot_be_translated(talk, capsys):
+    still = write_video(talk.with_name("still.mp4"), signing([("rest", 3.0)]))
+    broken = cut(talk, 0.5, talk.with_name("broken.mp4"))
+    output, errors = run_translate(capsys, "--long", "--srt", broken, still, talk, status=1)
+    assert [line.split("\t")[0] for line in output.splitlines()] == [str(talk)]
+    assert f"  {still}: Nobody moves in {still}: there is nothing to translate." in errors.splitlines()
+    assert f"  {broken}: '{broken}' is an mp4 or mov file without a readable index" in errors
+    assert sorted(path.name for path in talk.parent.glob("*.srt")) == ["talk.srt"]
 
 
 def test_clips_that_are_too_short_or_too_long_for_the_model(demanding_model, tmp_path, capsys):

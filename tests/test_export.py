@@ -17,7 +17,13 @@ from processing import FLaLLMProcessor, FLaLLMVideoProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = {"configuration_flallm.py", "modeling_flallm.py", "pipeline_flallm.py", "visual_encoder_flallm.py"}
-PROCESSOR_FILES = {"processing_flallm.py", "video_decoding_flallm.py", "video_processing_flallm.py"}
+PROCESSOR_FILES = {
+    "captions_flallm.py",
+    "processing_flallm.py",
+    "video_decoding_flallm.py",
+    "video_processing_flallm.py",
+    "video_segmentation_flallm.py",
+}
 # What transformers and torchvision bring along, and av, which transformers asks for by name where it is missing.
 MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "torch", "torchvision", "numpy", "PIL", "av"}
 

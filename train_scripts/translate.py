@@ -3,6 +3,12 @@ Translate sign language videos with a trained model.
 
     flallm-translate --model quickstart_output/model clip.mp4 more_clips/ --format csv --output translations.csv
 
+A video longer than one sentence is split where the hands rest, and each of its sentences gets its time:
+
+    flallm-translate --model quickstart_output/model talk.mp4 --long --srt --vtt
+
+writes the captions talk.srt and talk.vtt beside talk.mp4, which video players find by their name.
+
 Takes files and folders (every video in them and below). A file that cannot be read never stops the others: it is named
 at the end, and the exit status is 1.
 """
@@ -13,14 +19,15 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from modeling_flallm import FLaLLMForTranslation
-from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError
+from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
+from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError, format_captions
 
 from .training import load_trained
 
@@ -29,11 +36,12 @@ VIDEO_SUFFIXES = {".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpe
 
 @dataclass
 class Translation:
-    """One line of the output: either a sentence or an error."""
+    """What came of one video: a text or an error; `pieces` are its sentences with `start` and `end` in seconds."""
 
     file: str
     text: str = ""
     error: str = ""
+    pieces: list[dict[str, Any]] = field(default_factory=list)
 
 
 def find_videos(paths: Sequence[str]) -> list[Path]:
@@ -55,6 +63,7 @@ def translate_videos(
     start: float | None = None,
     end: float | None = None,
     num_beams: int | None = None,
+    caption_formats: Sequence[str] = (),
 ) -> Iterator[Translation]:
     """
     Translations in the order of `videos`, made batch by batch; one for each, bad files included.
@@ -62,6 +71,7 @@ def translate_videos(
     Args:
         start, end: seconds within each video; default: all of it.
         num_beams: default: as the model was saved.
+        caption_formats: "srt" and "vtt": caption files to write beside each video.
     """
     generation = {} if num_beams is None else {"num_beams": num_beams}
     for first in range(0, len(videos), batch_size):
@@ -70,27 +80,85 @@ def translate_videos(
         clips, good = [], []
         for video, translation in zip(batch, translations, strict=True):
             try:
-                clips.append(_read_clip(model, processor, video, start, end))
+                _check_caption_files(video, caption_formats)
+                frames, seconds = _read_clip(model, processor, video, start, end)
+                clips.append(frames)
+                translation.pieces.append({"start": start or 0.0, "end": (start or 0.0) + seconds})
                 good.append(translation)
             except (VideoDecodingError, ValueError, OSError) as error:
                 translation.error = str(error)
         if clips:
             sentences = _generate(model, processor, clips, generation)
             for translation, sentence in zip(good, sentences, strict=True):
-                translation.text = sentence
+                translation.text = translation.pieces[0]["text"] = sentence
+                write_captions(translation, caption_formats)
         yield from translations
+
+
+def translate_long_videos(
+    translator: SignLanguageTranslationPipeline,
+    videos: Sequence[Path],
+    start: float | None = None,
+    end: float | None = None,
+    num_beams: int | None = None,
+    caption_formats: Sequence[str] = (),
+) -> Iterator[Translation]:
+    """As `translate_videos`, for videos longer than one sentence: one video and one piece of it after the other."""
+    generation = {} if num_beams is None else {"num_beams": num_beams}
+    for video in videos:
+        translation = Translation(str(video))
+        try:
+            _check_caption_files(video, caption_formats)
+            segments = translator.processor.video_processor.split_at_rests(str(video), start, end)
+            if not segments:
+                raise ValueError(f"Nobody moves in {video}: there is nothing to translate.")
+            answers = translator.translate_long(str(video), segments, **generation)
+            for answer in tqdm(answers, total=len(segments), unit="sentence", desc=video.name, leave=False):
+                piece = {"start": answer["start"], "end": answer["end"], "text": answer["translation_text"]}
+                translation.pieces.append(piece)
+            translation.text = " ".join(piece["text"] for piece in translation.pieces if piece["text"])
+            write_captions(translation, caption_formats)
+        except (VideoDecodingError, ValueError, OSError) as error:
+            translation.error = str(error)
+        yield translation
+
+
+def write_captions(translation: Translation, caption_formats: Sequence[str]) -> None:
+    """Write caption files beside the video. One that cannot be written becomes the error of this translation."""
+    captions = [{**piece, "translation_text": piece["text"]} for piece in translation.pieces]
+    try:
+        for format_name in caption_formats:
+            _check_caption_files(Path(translation.file), [format_name])
+            content = format_captions(captions, format_name)
+            with (
+                Path(translation.file).with_suffix(f".{format_name}").open("x", encoding="utf-8", newline="\n") as file
+            ):
+                file.write(content)
+    except (ValueError, OSError) as error:
+        translation.error = str(error)
+
+
+def _check_caption_files(video: Path, caption_formats: Sequence[str]) -> None:
+    for format_name in caption_formats:
+        path = video.with_suffix(f".{format_name}")
+        if path.exists():
+            raise ValueError(f"{path} exists already. Move it away to have new captions written.")
 
 
 def _read_clip(
     model: FLaLLMForTranslation, processor: FLaLLMProcessor, video: Path, start: float | None, end: float | None
-) -> torch.Tensor:
-    """-> `(frames, 3, height, width)`, normalised. Raises ValueError for a clip too short or too long for the model."""
-    frames = processor(videos=str(video), start=start, end=end, return_tensors="pt")["pixel_values_videos"][0]
+) -> tuple[torch.Tensor, float]:
+    """
+    -> `(frames, 3, height, width)`, normalised, and the length in seconds. Raises ValueError for a clip too short or
+    too long for the model.
+    """
+    inputs = processor(videos=str(video), start=start, end=end, return_metadata=True, return_tensors="pt")
+    frames = inputs["pixel_values_videos"][0]
     num_tokens = model.vision_model.get_num_tokens(len(frames))
     if num_tokens < 1:
         raise ValueError(f"{video} is too short to translate: {len(frames)} frame(s) are left after sampling.")
     model.check_num_tokens(num_tokens)  # here, so that one long clip does not stop the others of its batch
-    return frames
+    return frames, inputs["video_metadata"][0]["duration"] or 0.0
 
 
 @torch.no_grad()
@@ -104,15 +172,29 @@ def _generate(
     return processor.batch_decode(token_ids)
 
 
-def format_translations(translations: Sequence[Translation], format_name: str) -> str:
-    """As `text` (file, tab, sentence; good files only), or `jsonl` or `csv`, which hold bad files with their error."""
+def format_translations(translations: Sequence[Translation], format_name: str, with_pieces: bool = False) -> str:
+    """
+    As `text` (file, tab, sentence; good files only), or `jsonl` or `csv`, which hold bad files with their error.
+    `with_pieces` adds to each line of `jsonl` the list of `pieces`, and gives each piece a row of the `csv`.
+    """
+    names = ["file", "text", "error"]
     if format_name == "jsonl":
-        return "".join(json.dumps(asdict(translation), ensure_ascii=False) + "\n" for translation in translations)
+        names += ["pieces"] * with_pieces
+        rows = [{name: getattr(translation, name) for name in names} for translation in translations]
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if format_name == "csv":
+        rows = [{name: getattr(translation, name) for name in names} for translation in translations]
+        if with_pieces:
+            names = ["file", "start", "end", "text", "error"]
+            rows = [
+                row | piece
+                for row, translation in zip(rows, translations, strict=True)
+                for piece in (translation.pieces if not translation.error else [{}])
+            ]
         file = io.StringIO()
-        writer = csv.DictWriter(file, fieldnames=["file", "text", "error"], lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=names, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(translation) for translation in translations)
+        writer.writerows(rows)
         return file.getvalue()
     return "".join(f"{translation.file}\t{translation.text}\n" for translation in translations if not translation.error)
 
@@ -127,6 +209,9 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_beams", type=int, help="beams; default: as the model was saved")
     parser.add_argument("--start", type=float, help="second at which to start in each video")
     parser.add_argument("--end", type=float, help="second at which to stop in each video")
+    parser.add_argument("--long", action="store_true", help="split videos longer than one sentence where hands rest")
+    parser.add_argument("--srt", action="store_true", help="write captions beside each video, as clip.srt")
+    parser.add_argument("--vtt", action="store_true", help="write captions beside each video, as clip.vtt")
     parser.add_argument("--device", help="such as cuda or cpu; default: the accelerator if there is one")
     arguments = parser.parse_args(argv)
     if arguments.batch_size < 1:
@@ -154,11 +239,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     model.to(arguments.device or _default_device())
-    stream = translate_videos(
-        model, processor, videos, arguments.batch_size, arguments.start, arguments.end, arguments.num_beams
-    )
+    caption_formats = [name for name in ("srt", "vtt") if getattr(arguments, name)]
+    wanted = (arguments.start, arguments.end, arguments.num_beams, caption_formats)
+    if arguments.long:
+        translator = SignLanguageTranslationPipeline(model=model, processor=processor, device=model.device)
+        stream = translate_long_videos(translator, videos, *wanted)
+    else:
+        stream = translate_videos(model, processor, videos, arguments.batch_size, *wanted)
     translations = list(tqdm(stream, total=len(videos), unit="clip", desc="translating"))
-    output = format_translations(translations, arguments.format)
+    output = format_translations(translations, arguments.format, arguments.long)
     if arguments.output is None:
         sys.stdout.write(output)
     else:
