@@ -4,9 +4,10 @@ VENV ?= .venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALL = $(VENV_PYTHON) -m pip install -e ".[dev]"
 INSTALLED := $(VENV)/installed.stamp
+MODEL_ID ?= quickstart_output/model
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-unit test-minimum-versions lint format benchmark-factorised benchmark-decode clean
+.PHONY: help install quickstart demo test test-unit test-minimum-versions lint format benchmark-factorised benchmark-decode benchmark-long-video clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -16,6 +17,13 @@ install: $(INSTALLED) ## Make .venv and install FLaLLM with its development tool
 
 quickstart: install ## Generate the corpus, train both stages, evaluate, translate (QUICKSTART_ARGS="..." adds flags)
 	$(VENV_PYTHON) -m train_scripts.quickstart --output_dir quickstart_output $(QUICKSTART_ARGS)
+
+demo: install $(filter quickstart_output/model,$(MODEL_ID)) ## Open the Space on the quickstart's model (MODEL_ID=me/flallm-phoenix: on another)
+	MODEL_ID=$(MODEL_ID) EXAMPLES_FOLDER=quickstart_output/corpus/test $(VENV_PYTHON) spaces_demo/app.py
+
+quickstart_output/model:
+	@echo "There is no model yet: running the quickstart first, which takes some minutes."
+	$(MAKE) quickstart
 
 test: install ## Run the whole test suite (PYTEST_ARGS="..." adds flags)
 	$(VENV_PYTHON) -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
@@ -41,6 +49,9 @@ benchmark-factorised: install ## Train factorised against joint (BENCHMARK_ARGS=
 
 benchmark-decode: install ## Decode and preprocess, against pictures frame by frame (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/decode_and_preprocess.py $(BENCHMARK_ARGS)
+
+benchmark-long-video: install ## Long videos: joints found and BLEU-4, on the quickstart's output (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/long_video.py $(BENCHMARK_ARGS)
 
 clean: ## Remove the virtual environment, the quickstart's output and all caches
 	rm -rf $(VENV) .venv-minimum-versions quickstart_output build dist .pytest_cache .ruff_cache

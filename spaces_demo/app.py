@@ -4,12 +4,25 @@ A Space that translates sign language videos with the model that MODEL_ID names.
     MODEL_ID=me/flallm-phoenix python app.py
 """
 
+import dataclasses
+import logging
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-from transformers import Pipeline, pipeline
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import appearance  # noqa: E402
+import gradio as gr  # noqa: E402
+import results  # noqa: E402
+import timeline  # noqa: E402
+from decoding import NUM_READERS, VideoProblem, VideoReader  # noqa: E402
+from model_facts import ModelFacts, facts_as_markdown, read_model_facts  # noqa: E402
+from texts import LANGUAGES, TEXTS, language_from_header  # noqa: E402
+from transformers import pipeline  # noqa: E402
+from translating import Result, Step, Translator  # noqa: E402
 
 try:
     import modeling_flallm  # noqa: F401
@@ -18,22 +31,57 @@ try:
 except ImportError:
     IS_FLALLM_INSTALLED = False
 
-LIMITS = {"max_file_size": "50mb"}
-MAX_WAITING_VISITORS = 20
+logger = logging.getLogger(__name__)
+
+LARGEST_FILE_IN_MEGABYTES = 300
+MOST_WAITING = 100
+MINUTES_UNTIL_FILES_ARE_DELETED = 60
+SECONDS_OF_A_LONG_VIDEO = 15
+NO_TIMES = {"minimum": 0, "maximum": 1, "step": 0.1, "interactive": False}
 # Not mirrored: a mirrored signer has swapped hands. Larger pictures and sound would only make the upload longer.
 WEBCAM = gr.WebcamOptions(
     mirror=False, constraints={"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}, "audio": False}
 )
-WARNING = (
-    "**This model makes mistakes, and they read as fluently as what is right.** It knows only the signs and topics "
-    "that it was trained on. Do not use it where a wrong translation does harm: with doctors, in court, in an "
-    "emergency. It takes no interpreter's place."
-)
+
+LAUNCH = {
+    "max_file_size": f"{LARGEST_FILE_IN_MEGABYTES}mb",
+    "css": appearance.CSS,
+    "js": appearance.ON_LOAD,
+    "theme": appearance.THEME,
+    "footer_links": ["api"],
+}
+ENDPOINTS = """
+```python
+from gradio_client import Client, handle_file
+
+client = Client("ADDRESS")
+print(client.predict(handle_file("clip.mp4"), api_name="/translate")["text"])
+print(client.predict(api_name="/about"))
+```
+
+```bash
+video=$(curl -s -F files=@clip.mp4 ADDRESS/gradio_api/upload | cut -d '"' -f 2)
+data='{"data": [{"path": "'$video'", "meta": {"_type": "gradio.FileData"}}, 0, 0, false, "en"]}'
+job=$(curl -s -H "Content-Type: application/json" -d "$data" ADDRESS/gradio_api/call/translate | cut -d '"' -f 4)
+curl -s -N ADDRESS/gradio_api/call/translate/$job
+```
+"""
 
 
-def load_translator(model_id: str | None, revision: str | None) -> Pipeline:
+async def _take_only_uploads(self: gr.Video, url_or_file_path: Any) -> str | None:
+    if str(url_or_file_path).lower().startswith(("http:", "https:")):
+        raise gr.Error(TEXTS["en"]["error_address"], print_exception=False)
+    return await super(gr.Video, self).async_move_resource_to_block_cache(url_or_file_path)
+
+
+# Gradio would fetch a video of any size from any address that it is given. A class of our own would make Gradio write a
+# file beside this one, and one component would lose it where its label changes.
+gr.Video.async_move_resource_to_block_cache = _take_only_uploads
+
+
+def load_translator(model_id: str | None, revision: str | None) -> Translator:
     """
-    The translation pipeline of a model on the Hub or in a folder.
+    The translator with a model on the Hub or in a folder.
 
     Raises:
         SystemExit: if there is no `model_id`.
@@ -43,43 +91,268 @@ def load_translator(model_id: str | None, revision: str | None) -> Pipeline:
     # Without FLaLLM the Python files of that one repository are run. Its name, and with MODEL_REVISION its very commit,
     # is the choice of the Space's owner; a visitor has no way to name another.
     trust_remote_code = not IS_FLALLM_INSTALLED
-    return pipeline("sign-language-translation", model_id, revision=revision, trust_remote_code=trust_remote_code)
+    model = pipeline("sign-language-translation", model_id, revision=revision, trust_remote_code=trust_remote_code)
+    return Translator(model, VideoReader(model_id, revision, trust_remote_code))
 
 
-def build_demo(translator: Pipeline, model_id: str) -> gr.Blocks:
-    def translate(video: str | None) -> tuple[str, list[list[Any]]]:
-        if video is None:
-            raise gr.Error("Upload or record a video first.", print_exception=False)
-        try:
-            answer = translator(video, return_timestamps=True)
-        except (ValueError, OSError) as error:
-            message = str(error).replace(video, Path(video).name)  # visitors need not know our folders
-            raise gr.Error(message, print_exception=False) from error
-        words = [[word["word"], round(word["start"], 2), round(word["end"], 2)] for word in answer["words"]]
-        return answer["translation_text"], words
+class Page:
+    """The page and what its parts do, and the same for programs."""
 
-    with gr.Blocks(title="Sign language translation") as demo:
-        gr.Markdown(f"# Sign language translation\nModel: `{model_id}`\n\n{WARNING}")
+    def __init__(self, translator: Translator, facts: ModelFacts):
+        self.translator, self.facts = translator, facts
+        self.speaking: list[tuple[gr.components.Component, Callable[[dict[str, str]], dict[str, Any]]]] = []
+
+    def build(self, examples: list[str]) -> gr.Blocks:
+        # Every minute Gradio deletes what is older.
+        delete_cache = (60, MINUTES_UNTIL_FILES_ARE_DELETED * 60)
+        with gr.Blocks(title=TEXTS["en"]["title"], delete_cache=delete_cache, analytics_enabled=False) as demo:
+            self._head()
+            with gr.Row():
+                with gr.Column():
+                    self._inputs(examples)
+                with gr.Column():
+                    self._outputs()
+            self.timeline = gr.HTML()
+            self._foot()
+            self._events(demo)
+            self._endpoints()
+        return demo.queue(max_size=MOST_WAITING)
+
+    def _add(self, component: type, texts: Callable[[dict[str, str]], dict[str, Any]], **options: Any) -> Any:
+        """A component whose words change with the language of the page."""
+        made = component(**texts(TEXTS["en"]), **options)
+        self.speaking.append((made, texts))
+        return made
+
+    def _head(self) -> None:
+        choices = [(name, code) for code, name in LANGUAGES.items()]
+        self.language = self._add(
+            gr.Radio, lambda texts: {"label": texts["language_switch"]}, choices=choices, value="en"
+        )
+        self._add(gr.Markdown, lambda texts: {"value": f"# {texts['title']}\n\n{texts['intro']}"})
+        self._add(gr.Markdown, lambda texts: {"value": texts["warning"]}, elem_id="warning")
+
+    def _inputs(self, examples: list[str]) -> None:
+        # A single source, another format or include_audio=False would call the ffmpeg command.
+        self.video = self._add(
+            gr.Video,
+            lambda texts: {"label": texts["video_label"]},
+            sources=["upload", "webcam"],
+            webcam_options=WEBCAM,
+            format=None,
+            elem_id=timeline.VIDEO_ID,
+        )
         with gr.Row():
-            with gr.Column():
-                # A single source, another format or include_audio=False would call the ffmpeg command.
-                video = gr.Video(label="Video", sources=["upload", "webcam"], webcam_options=WEBCAM, format=None)
-                button = gr.Button("Translate", variant="primary")
-            with gr.Column():
-                text = gr.Textbox(label="Translation", buttons=["copy"])
-                words = gr.Dataframe(
-                    label="Where the model looked for each word",
-                    headers=["word", "from second", "to second"],
-                    datatype=["str", "number", "number"],
-                    interactive=False,
+            self.translate = self._add(gr.Button, lambda texts: {"value": texts["translate_button"]}, variant="primary")
+            self.stop = self._add(gr.Button, lambda texts: {"value": texts["stop_button"]})
+        if examples:
+            dataset = gr.Examples(examples, self.video, label=TEXTS["en"]["examples_label"]).dataset
+            self.speaking.append((dataset, lambda texts: {"label": texts["examples_label"]}))
+        self.start = self._add(gr.Slider, _label_and_info("start"), value=0, **NO_TIMES)
+        self.end = self._add(gr.Slider, _label_and_info("end"), value=1, **NO_TIMES)
+        self.is_long = self._add(gr.Checkbox, _label_and_info("long"))
+
+    def _outputs(self) -> None:
+        self._add(gr.Markdown, self._about_the_model)
+        self._add(gr.Markdown, lambda texts: {"value": f"## {texts['translation_label']}"})
+        self.result = gr.HTML(elem_id="result")
+        self._add(gr.Markdown, lambda texts: {"value": f"## {texts['captions_heading']}\n\n{texts['captions_info']}"})
+        self.captions = {name: gr.Textbox(visible="hidden") for name in ("srt", "vtt")}
+        with gr.Row():
+            self.save = {
+                name: self._add(
+                    gr.Button, lambda texts, name=name: {"value": texts[f"download_{name}"]}, interactive=False
                 )
-        button.click(translate, inputs=video, outputs=[text, words], api_name="translate", concurrency_limit=1)
-    return demo.queue(max_size=MAX_WAITING_VISITORS)
+                for name in self.captions
+            }
+
+    def _about_the_model(self, texts: dict[str, str]) -> dict[str, str]:
+        return {"value": f"## {texts['model_heading']}\n\n{facts_as_markdown(self.facts, _language_of(texts))}"}
+
+    def _foot(self) -> None:
+        minutes = MINUTES_UNTIL_FILES_ARE_DELETED
+        self._add(gr.Markdown, lambda texts: {"value": texts["privacy"].format(minutes=minutes)})
+        self._add(gr.Markdown, lambda texts: {"value": _about_endpoints(texts)}, elem_id="for-programs")
+
+    def _events(self, demo: gr.Blocks) -> None:
+        hidden = {"api_visibility": "private"}
+        outcome = gr.State()
+        shown = [self.result, self.timeline, outcome, *self.captions.values(), *self.save.values()]
+        demo.load(_language_of_browser, outputs=self.language, **hidden)
+        spoken = [component for component, _ in self.speaking] + [self.result, self.timeline]
+        self.language.change(
+            self._speak, [self.language, outcome], spoken, js=appearance.SET_LANGUAGE, queue=False, **hidden
+        )
+        self.video.change(
+            self._look,
+            [self.video, self.language],
+            [self.start, self.end, self.is_long, *shown],
+            concurrency_limit=NUM_READERS,
+            show_progress="hidden",
+            **hidden,
+        )
+        for slider in (self.start, self.end):
+            slider.input(None, slider, js=appearance.SHOW_SECOND, **hidden)
+        run = self.translate.click(
+            self._translate,
+            [self.video, self.start, self.end, self.is_long, self.language],
+            shown,
+            js=appearance.SHOW_RESULT,
+            concurrency_limit=1,
+            concurrency_id="translation",
+            show_progress="hidden",
+            **hidden,
+        )
+        run.then(None, self.captions["vtt"], js=appearance.SHOW_CAPTIONS, **hidden)
+        self.stop.click(self._stopped, self.language, shown, cancels=[run], queue=False, **hidden)
+        for name, button in self.save.items():
+            button.click(None, self.captions[name], js=appearance.SAVE_FILE.replace("SUFFIX", name), **hidden)
+
+    def _endpoints(self) -> None:
+        """For programs; sliders would refuse seconds beyond the video that the page last showed."""
+        seconds = [gr.Number(value=0, label=label, visible=False) for label in ("start", "end")]
+        is_long = gr.Checkbox(label="is_long", visible=False)
+        language = gr.Radio(list(LANGUAGES), value="en", label="language", visible=False)
+        gr.Button(visible=False).click(
+            self.translate_for_programs,
+            [self.video, *seconds, is_long, language],
+            gr.JSON(label="translation", visible=False),
+            api_name="translate",
+            concurrency_limit=1,
+            concurrency_id="translation",
+        )
+        gr.Button(visible=False).click(
+            self.about, None, gr.JSON(label="model", visible=False), api_name="about", queue=False
+        )
+
+    def _speak(self, language: str, outcome: Result | Exception | None) -> list[Any]:
+        words = [gr.update(**texts(TEXTS[language])) for _, texts in self.speaking]
+        return [*words, *self._shown(outcome, language)]
+
+    def _shown(self, outcome: Result | Exception | None, language: str) -> tuple[str, str]:
+        """What stands in the place of the result, and in that of the timeline."""
+        if outcome is None:
+            return "", ""
+        if isinstance(outcome, Exception):
+            return results.problem_html(_sentence_for(outcome, language)), ""
+        picture = timeline.timeline_html(
+            outcome.pieces,
+            outcome.start,
+            outcome.end - outcome.start,
+            outcome.thumbnails,
+            language,
+            self.facts.spoken_language_tag,
+        )
+        return results.result_html(outcome, language), picture
+
+    def _look(self, video: str | None, language: str) -> list[Any]:
+        """The sliders for a new video, and nothing left of the last one's results."""
+        sliders = [gr.update(value=0, **NO_TIMES), gr.update(value=1, **NO_TIMES), False]
+        if video is None:
+            return [*sliders, *self._after(None, language)]
+        try:
+            seconds = self.translator.reader.look(video).seconds
+        except Exception as error:
+            return [*sliders, *self._after(error, language)]
+        limits = {**NO_TIMES, "maximum": seconds, "interactive": True}
+        is_long = seconds > SECONDS_OF_A_LONG_VIDEO
+        return [gr.update(value=0, **limits), gr.update(value=seconds, **limits), is_long, *self._after(None, language)]
+
+    def _after(self, outcome: Result | Exception | None, language: str) -> tuple[Any, ...]:
+        """Values for result, timeline, outcome, captions and the buttons that save them."""
+        is_there = isinstance(outcome, Result)
+        captions = self._captions_of(outcome) if is_there else dict.fromkeys(self.captions, "")
+        buttons = (gr.update(interactive=is_there) for _ in self.save)
+        return (*self._shown(outcome, language), outcome, *captions.values(), *buttons)
+
+    def _translate(
+        self, video: str | None, start: float, end: float, is_long: bool, language: str
+    ) -> Iterator[tuple[Any, ...]]:
+        try:
+            for event in self._events_of(video, start, end, is_long):
+                if isinstance(event, Step):
+                    progress = TEXTS[language][event.name].format(**event.values)
+                    shown = self._after(None, language)
+                    yield results.step_html(event.sentence, progress, event.done), *shown[1:]
+                else:
+                    yield self._after(event, language)
+        except Exception as error:
+            yield self._after(error, language)
+
+    def _events_of(self, video: str | None, start: float, end: float | None, is_long: bool) -> Iterator[Step | Result]:
+        if video is None:
+            raise VideoProblem("error_no_video")
+        yield from self.translator.translate(video, start, end, is_long)
+
+    def _captions_of(self, result: Result) -> dict[str, str]:
+        """By `srt` and `vtt`, the content of such a file."""
+        pieces = [{**piece, "translation_text": results.marked(piece)} for piece in result.pieces]
+        video_processor = self.translator.pipeline.processor.video_processor
+        return {name: video_processor.format_captions(pieces, name) for name in self.captions}
+
+    def _stopped(self, language: str) -> tuple[Any, ...]:
+        return self._after(VideoProblem("stopped"), language)
+
+    def translate_for_programs(
+        self, video: str | None, start: float | None, end: float | None, is_long: bool, language: str
+    ) -> dict[str, Any]:
+        """
+        Translate a video: `text`, `sentences` with their seconds and how sure the model is, `alternatives`, and the
+        captions as `srt` and `vtt`.
+        """
+        try:
+            *_, result = self._events_of(video, start, end or None, is_long)
+        except Exception as error:
+            raise gr.Error(_sentence_for(error, language), print_exception=False) from error
+        return results.as_json(result, self._captions_of(result), language)
+
+    def about(self) -> dict[str, Any]:
+        """What the model's card says of it."""
+        return dataclasses.asdict(self.facts)
+
+
+def _label_and_info(name: str) -> Callable[[dict[str, str]], dict[str, str]]:
+    return lambda texts: {"label": texts[f"{name}_label"], "info": texts[f"{name}_info"]}
+
+
+def _language_of(texts: dict[str, str]) -> str:
+    return next(language for language, others in TEXTS.items() if others is texts)
+
+
+def _language_of_browser(request: gr.Request) -> str:
+    return language_from_header(request.headers.get("accept-language"))
+
+
+def _sentence_for(error: Exception, language: str) -> str:
+    """What a visitor is told; what only the owner can mend goes to the log."""
+    texts = TEXTS[language]
+    if isinstance(error, VideoProblem):
+        return texts[error.name].format(**error.values)
+    if isinstance(error, FileNotFoundError):  # waited for so long that the file has been deleted
+        return texts["error_no_video"]
+    logger.error("A translation failed.", exc_info=error)
+    return texts["error_ours"]
+
+
+def _about_endpoints(texts: dict[str, str]) -> str:
+    host = os.environ.get("SPACE_HOST")
+    address = f"https://{host}" if host else f"http://127.0.0.1:{os.environ.get('GRADIO_SERVER_PORT', 7860)}"
+    head = f"## {texts['api_heading']}\n\n{texts['api_info']} {texts['api_errors']}"
+    names = f"- `/translate`: {texts['api_translate']}\n- `/about`: {texts['api_about']}"
+    return f"{head}\n\n{names}\n{ENDPOINTS.replace('ADDRESS', address)}"
+
+
+def find_examples() -> list[str]:
+    """Videos in EXAMPLES_FOLDER, or in the folder `examples` beside this file; the first four."""
+    folder = Path(os.environ.get("EXAMPLES_FOLDER") or Path(__file__).resolve().parent / "examples")
+    suffixes = {".mp4", ".webm", ".mov"}
+    return sorted(str(path) for path in folder.glob("*") if path.suffix.lower() in suffixes)[:4]
 
 
 def main() -> None:
-    model_id = os.environ.get("MODEL_ID")
-    build_demo(load_translator(model_id, os.environ.get("MODEL_REVISION")), model_id).launch(**LIMITS)
+    model_id, revision = os.environ.get("MODEL_ID"), os.environ.get("MODEL_REVISION")
+    page = Page(load_translator(model_id, revision), read_model_facts(model_id, revision))
+    page.build(find_examples()).launch(**LAUNCH)
 
 
 if __name__ == "__main__":

@@ -436,7 +436,7 @@ def test_adapter_and_model_do_not_share_a_repository(hub, folder, adapter, capsy
 
 
 def space_files() -> dict[str, bytes]:
-    return {name: (SPACE_FOLDER / name).read_bytes() for name in ("README.md", "app.py", "requirements.txt")}
+    return {path.name: path.read_bytes() for path in SPACE_FOLDER.iterdir() if path.is_file()}
 
 
 def test_model_and_space_in_one_command(hub, folder, capsys):

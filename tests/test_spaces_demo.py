@@ -1,19 +1,26 @@
 """The Space: its real server, asked by Gradio's client as a browser asks it."""
 
-import importlib.util
+import html
+import inspect
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
+import av
 import numpy as np
+import pysubs2
 import pytest
 from tiny_corpus import corpus, trained_model
-from video_files import write_audio
+from video_files import counting_frames, cut, write_audio, write_video
+
+from modeling_flallm.own_processing import decode_video
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
@@ -36,23 +43,26 @@ sys.meta_path.insert(0, Refuse())
 runpy.run_path("app.py", run_name="__main__")
 """
 
+sys.path.insert(0, str(FOLDER))
 
-def load_app():
-    """By path, as the Space runs it."""
-    spec = importlib.util.spec_from_file_location("app", FOLDER / "app.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-app = load_app()
+import app  # noqa: E402
+from decoding import VideoProblem  # noqa: E402
+from texts import TEXTS  # noqa: E402
+from translating import Result, Step  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def demo():
-    folder = str(trained_model())
-    demo = app.build_demo(app.load_translator(folder, None), "me/flallm-tiny")
-    demo.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, **app.LIMITS)
+def translator():
+    translator = app.load_translator(str(trained_model()), None)
+    yield translator
+    translator.reader.close()
+
+
+@pytest.fixture(scope="module")
+def demo(translator):
+    facts = app.read_model_facts(str(trained_model()))
+    demo = app.Page(translator, facts).build(examples=[])
+    demo.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, **app.LAUNCH)
     yield demo
     demo.close()
 
@@ -68,60 +78,190 @@ def clip() -> Path:
     return clips[np.random.randint(len(clips))]
 
 
-def translate(client: Client, path: Path) -> tuple[str, list]:
-    text, words = client.predict(handle_file(str(path)), api_name="/translate")
-    return text, words["data"]
+def translate(client: Client, path: Path, **options) -> dict:
+    return client.predict(handle_file(str(path)), api_name="/translate", **options)
 
 
-def error_for(client: Client, path: Path) -> str:
+def error_for(client: Client, path: Path, **options) -> str:
     with pytest.raises(AppError) as caught:
-        translate(client, path)
+        translate(client, path, **options)
     return str(caught.value)
 
 
+def seconds_of(path: Path) -> float:
+    with av.open(str(path)) as container:
+        return container.duration / av.time_base
+
+
+def joined(paths: list[Path], target: Path) -> Path:
+    """One clip after another."""
+    frames = [decode_video(str(path)).frames.permute(0, 2, 3, 1).numpy() for path in paths]
+    return write_video(target, np.concatenate(frames))
+
+
 def test_an_upload_gives_what_the_pipeline_gives(client, clip):
-    text, words = translate(client, clip)
-    expected = pipeline("sign-language-translation", str(trained_model()))(str(clip), return_timestamps=True)
-    assert text == expected["translation_text"] != ""
-    assert words == [[word["word"], round(word["start"], 2), round(word["end"], 2)] for word in expected["words"]]
+    answer = translate(client, clip)
+    best, *others = pipeline("sign-language-translation", str(trained_model()))(
+        str(clip), return_timestamps=True, return_scores=True, num_return_sequences=2
+    )
+    (sentence,) = answer["sentences"]
+    assert answer["text"] == sentence["text"] == best["translation_text"] != ""
+    assert sentence["words"] == best["words"]
+    assert sentence["score"] == pytest.approx(best["score"], abs=1e-4)
+    assert [other["text"] for other in answer["alternatives"]] == [other["translation_text"] for other in others]
+    assert answer["seconds_taken"] > 0
 
 
-def test_a_file_that_is_no_video(client, tmp_path):
-    path = tmp_path / "broken clip.mp4"
-    path.write_bytes(np.random.bytes(2000))
-    message = error_for(client, path)
-    assert re.match(r"'?broken.clip\.mp4'? ", message)
-    assert "/" not in message and "Traceback" not in message
+def test_a_part_of_a_video(client, clip):
+    length = seconds_of(clip)
+    start, end = np.random.uniform(0, length / 4), np.random.uniform(length / 2, length)
+    expected = pipeline("sign-language-translation", str(trained_model()))(str(clip), start=start, end=end)
+    (sentence,) = translate(client, clip, start=start, end=end)["sentences"]
+    assert sentence["text"] == expected["translation_text"]
+    assert (sentence["start"], sentence["end"]) == (pytest.approx(start, abs=1e-3), pytest.approx(end, abs=1e-3))
 
 
-def test_a_file_with_nothing_to_see(client, tmp_path):
-    message = error_for(client, write_audio(tmp_path / "speech.mp4"))
-    assert "speech.mp4" in message and "/" not in message and "Traceback" not in message
+def test_captions_are_those_of_the_sentence(client, clip):
+    answer = translate(client, clip)
+    for format_name in ("srt", "vtt"):
+        captions = pysubs2.SSAFile.from_string(answer[format_name], format_=format_name)
+        assert " ".join(" ".join(line.plaintext.split()) for line in captions) == answer["text"]
+        assert captions[0].start == 0 and captions[-1].end == pytest.approx(1000 * seconds_of(clip), abs=50)
+
+
+def test_a_long_video_is_translated_piece_by_piece(client, translator, tmp_path):
+    clips = sorted((corpus() / "test").glob("*.mp4"))[:3]
+    path = joined(clips, tmp_path / "long.mp4")
+    expected = [piece for piece in translator.pipeline.translate_long(str(path)) if piece["translation_text"]]
+    answer = translate(client, path, is_long=True)
+    assert [(sentence["text"], sentence["start"], sentence["end"]) for sentence in answer["sentences"]] == [
+        (piece["translation_text"], piece["start"], piece["end"]) for piece in expected
+    ]
+    times = [second for sentence in answer["sentences"] for second in (sentence["start"], sentence["end"])]
+    assert times == sorted(times) and times[-1] <= seconds_of(path) + 0.05
+
+
+def test_steps_grow_to_the_sentence(translator, clip):
+    *steps, result = translator.translate(str(clip), None, None, is_long=False)
+    assert isinstance(result, Result) and all(isinstance(step, Step) for step in steps)
+    assert [step.name for step in steps[:3]] == ["progress_reading", "progress_watching", "progress_writing"]
+    shares = [step.done for step in steps]
+    assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] < 1
+    assert steps[-1].sentence == result.pieces[0]["translation_text"]
+    assert len({step.sentence for step in steps}) > 3
+    assert 0 < len(result.thumbnails) <= 10
+
+
+def test_whoever_stops_asking_stops_the_translation(translator, clip):
+    steps = translator.translate(str(clip), None, None, is_long=False)
+    while next(steps).name != "progress_writing":
+        pass
+    num_threads = threading.active_count()
+    steps.close()
+    assert threading.active_count() < num_threads
+
+
+def test_no_translation_goes_on_for_ever(translator, clip, monkeypatch):
+    monkeypatch.setattr("translating.SECONDS_TO_WRITE_ONE_SENTENCE", 0)
+    with pytest.raises(VideoProblem) as caught:
+        list(translator.translate(str(clip), None, None, is_long=False))
+    assert caught.value.name == "error_took_too_long"
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_bad_files(client, clip, tmp_path, language):
+    noise, empty = tmp_path / "broken clip.mp4", tmp_path / "empty.mp4"
+    noise.write_bytes(bytes(16) + np.random.bytes(2000))
+    empty.touch()
+    names = {
+        "error_no_video_file": noise,
+        "error_empty_file": empty,
+        "error_no_picture": write_audio(tmp_path / "speech.mp4"),
+        "error_damaged": cut(clip, 0.4, tmp_path / "cut.mp4"),
+    }
+    for name, path in names.items():
+        assert error_for(client, path, language=language) == TEXTS[language][name]
+
+
+def test_bad_times(client, clip):
+    assert error_for(client, clip, start=0.2, end=0.1) == (
+        "“From second” (0.2) must be smaller than “To second” (0.1)."
+    )
+    assert error_for(client, clip, start=1000) == TEXTS["en"]["error_times_outside"].format(
+        start="1000.0", duration=f"{seconds_of(clip):.1f}"
+    )
+
+
+def test_a_video_too_long_for_one_sentence(client, tmp_path):
+    path = write_video(tmp_path / "slow.mp4", counting_frames(2), times_in_milliseconds=[0, 70_000])
+    assert error_for(client, path).startswith("This is too long for one sentence: ")
 
 
 def test_no_video(client):
-    with pytest.raises(AppError, match=re.escape("Upload or record a video first.")):
+    with pytest.raises(AppError, match=re.escape(TEXTS["en"]["error_no_video"])):
         client.predict(None, api_name="/translate")
+
+
+def test_faults_of_ours_are_told_without_their_insides(client, clip, translator, monkeypatch):
+    def fail(path):
+        raise RuntimeError(f"secret {path}")
+
+    monkeypatch.setattr(translator.reader, "look", fail)
+    assert error_for(client, clip) == TEXTS["en"]["error_ours"]
 
 
 def test_a_file_that_is_too_large(client, tmp_path):
     path = tmp_path / "long.mp4"
     with open(path, "wb") as file:
-        file.truncate(51 * 2**20)
+        file.truncate((app.LARGEST_FILE_IN_MEGABYTES + 1) * 2**20)
     with pytest.raises((ValueError, AppError)) as caught:
         translate(client, path)
     assert "size" in str(caught.value).lower()
 
 
-def test_the_page_says_what_it_is_and_does_not_mirror_the_signer(demo):
-    components = {component["type"]: component["props"] for component in demo.config["components"]}
-    text = components["markdown"]["value"]
-    assert "me/flallm-tiny" in text and "makes mistakes" in text and "does harm" in text
-    assert components["video"]["sources"] == ["upload", "webcam"]
-    webcam = components["video"]["webcam_options"]
-    assert webcam["mirror"] is False and webcam["constraints"]["audio"] is False
+def test_what_the_card_says_is_there_for_programs(client):
+    facts = client.predict(api_name="/about")
+    assert facts["model_id"] == trained_model().name
+    assert facts["is_card_readable"] is False
+
+
+def test_the_signer_is_not_mirrored(demo):
     (video,) = [block for block in demo.blocks.values() if isinstance(block, gr.Video)]
+    assert video.sources == ["upload", "webcam"]
+    assert video.webcam_options.mirror is False and video.webcam_options.constraints["audio"] is False
     assert video.format is None and video.include_audio  # else the ffmpeg command is needed
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_every_word_of_the_page_is_in_its_language(demo, language):
+    """What `_speak` changes, and nothing else, holds words; no placeholder is left open."""
+    page = next(
+        function.fn.__self__ for function in demo.fns.values() if getattr(function.fn, "__name__", "") == "_speak"
+    )
+    spoken = page._speak(language, None)[:-2]
+    words = " ".join(str(value) for update in spoken for value in update.values())
+    for name in ("title", "warning", "translate_button", "long_label", "captions_heading", "api_heading", "privacy"):
+        assert TEXTS[language][name].split("{")[0] in words
+    assert not re.search(r"{[a-z_]+}", words)
+
+
+def test_a_low_confidence_looks_different():
+    shown = {}
+    for level, answer in {
+        "sure": {"confidence": 0.9},
+        "unsure": {"confidence": 0.6},
+        "very_unsure": {"confidence": 0.2},
+        "unfamiliar": {"confidence": 0.0, "is_familiar": False},
+        "sureness_unknown": {},
+    }.items():
+        piece = {"translation_text": "<b>rain</b>", "start": 0.0, "end": 1.0, "score": -1.0, "words": [], **answer}
+        assert app.results.sureness(piece) == level
+        shown[level] = app.results.result_html(Result([piece], [], [], 0.0, 1.0, 2.0), "en")
+        assert TEXTS["en"][level] in html.unescape(shown[level]) and "<b>rain" not in shown[level]
+        marked = app.results.marked(piece)
+        assert (marked == "<b>rain</b>") == (level in ("sure", "sureness_unknown"))
+        assert marked.endswith("<b>rain</b>")
+    assert len(set(shown.values())) == 5
 
 
 def test_without_a_model():
@@ -148,16 +288,46 @@ def wait_for(port: int, process: subprocess.Popen, seconds: float = 300.0) -> No
 
 @pytest.mark.slow
 def test_the_space_runs_where_nothing_of_ours_is_installed(clip, tmp_path):
-    shutil.copy(FOLDER / "app.py", tmp_path)
+    for path in FOLDER.glob("*.py"):
+        shutil.copy(path, tmp_path)
     port = unused_port()
     environment = {"MODEL_ID": str(trained_model()), "GRADIO_SERVER_PORT": str(port), "HF_HOME": str(tmp_path / "home")}
+    long = joined(sorted((corpus() / "test").glob("*.mp4"))[:2], tmp_path / "long.mp4")
     with subprocess.Popen(
         [sys.executable, "-c", RUN_WITHOUT_OUR_PACKAGES], cwd=tmp_path, env={**os.environ, **environment}
     ) as process:
         try:
             wait_for(port, process)
-            text, words = translate(Client(f"http://127.0.0.1:{port}", verbose=False), clip)
+            client = Client(f"http://127.0.0.1:{port}", verbose=False)
+            answer, pieces = translate(client, clip), translate(client, long, is_long=True)
         finally:
             process.terminate()
-    assert text == pipeline("sign-language-translation", str(trained_model()))(str(clip))["translation_text"]
-    assert words
+    assert answer["text"] == pipeline("sign-language-translation", str(trained_model()))(str(clip))["translation_text"]
+    assert answer["sentences"][0]["words"]
+    assert pieces["sentences"]
+
+
+def test_an_accelerator_that_is_lent_is_asked_for_each_call(clip, monkeypatch):
+    """What `spaces.GPU` decorates must be a generator function, and gets nothing that cannot go to another process."""
+    lent = []
+
+    def lend(function):
+        assert inspect.isgeneratorfunction(function)
+
+        def call(*arguments):
+            lent.append(function.__name__)
+            ForkingPickler.dumps(arguments)
+            yield from function(*arguments)
+
+        return call
+
+    monkeypatch.setattr("translating.on_accelerator", lend)
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+    translator = app.load_translator(str(trained_model()), None)
+    try:
+        *_, result = translator.translate(str(clip), None, None, is_long=False)
+        *_, pieces = translator.translate(str(clip), None, None, is_long=True)
+    finally:
+        translator.reader.close()
+    assert lent == ["write", "write_pieces"]
+    assert result.pieces[0]["translation_text"] and isinstance(pieces, Result)

@@ -28,7 +28,7 @@ from .model_card import CARD_FILE
 from .training import run_command
 
 SPACE_FOLDER = Path(__file__).resolve().parent.parent / "spaces_demo"
-SPACE_FILES = ("README.md", "app.py", "requirements.txt")
+SPACE_FILES = ("README.md", "requirements.txt", *sorted(path.name for path in SPACE_FOLDER.glob("*.py")))
 
 
 @dataclass

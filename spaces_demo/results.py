@@ -1,0 +1,147 @@
+"""What came out, as the page shows it and as programs get it."""
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+from texts import TEXTS
+from timeline import TEMPLATE_CHARACTERS
+from translating import Result
+
+SURE_FROM, UNSURE_FROM = 0.8, 0.5
+UNSURE_MARK = "(?)"
+# Told apart by words, by a sign and by the line around them, not by colour alone.
+SIGNS = {"sure": "✓", "unsure": "?", "very_unsure": "⚠", "unfamiliar": "⚠", "sureness_unknown": "–"}
+
+CSS = """
+.result { border: 2px solid #6b7280; border-radius: 8px; padding: 12px 16px; font-size: 16px; line-height: 1.5; }
+.result .sentence { font-size: 22px; font-weight: 600; margin: 0 0 8px; overflow-wrap: anywhere; }
+.result.sure { border: 3px solid #15803d; }
+.result.unsure { border: 3px dashed #b45309; }
+.result.very_unsure, .result.unfamiliar { border: 4px double #b91c1c; }
+.result.very_unsure .sentence, .result.unfamiliar .sentence { font-weight: 400; font-style: italic; }
+.result h3 { font-size: 16px; margin: 12px 0 4px; }
+.result table { border-collapse: collapse; }
+.result th, .result td { text-align: left; padding: 2px 12px 2px 0; overflow-wrap: anywhere; }
+.result th:last-child { white-space: nowrap; }
+.result.problem { border: 4px double #b91c1c; }
+"""
+
+
+def sureness(answer: dict[str, Any]) -> str:
+    """A name in `texts` for how sure the model is of one answer of the pipeline, as measured on its dev split."""
+    if "confidence" not in answer:
+        return "sureness_unknown"
+    if not answer.get("is_familiar", True):
+        return "unfamiliar"
+    if answer["confidence"] >= SURE_FROM:
+        return "sure"
+    return "unsure" if answer["confidence"] >= UNSURE_FROM else "very_unsure"
+
+
+def step_html(sentence: str, progress: str, done: float) -> str:
+    """
+    Args:
+        done: share of the work, 0 to 1.
+    """
+    return (
+        f'<div class="result"><p class="sentence">{escape(sentence)}</p>'
+        f'<p>{escape(progress)} <progress value="{done:.2f}" aria-label="{escape(progress)}"></progress></p></div>'
+    )
+
+
+def problem_html(sentence: str) -> str:
+    return f'<div class="result problem"><p class="sentence" role="alert">⚠ {escape(sentence)}</p></div>'
+
+
+def result_html(result: Result, language: str) -> str:
+    """The sentence, how sure it is, what else it could be and the time it took; of a long video all sentences."""
+    texts = TEXTS[language]
+    taken = texts["time_taken"].format(seconds=f"{result.seconds_taken:.1f}")
+    if len(result.pieces) == 1:
+        (piece,) = result.pieces
+        level = sureness(piece)
+        body = _sentence(piece, level, texts) + _alternatives(result.alternatives, texts)
+    else:
+        levels = [sureness(piece) for piece in result.pieces]
+        level = "sureness_unknown" if "sureness_unknown" in levels or not levels else "mixed"
+        body = _text_of_all(result.pieces, texts) + f"<p>{_summary(levels, texts)}</p>"
+    return f'<div class="result {level}">{body}<p>{escape(taken)}</p></div>'
+
+
+def _sentence(piece: dict[str, Any], level: str, texts: dict[str, str]) -> str:
+    text = piece["translation_text"] or texts["translation_empty"]
+    said = [texts[level]]
+    if level in ("sure", "unsure", "very_unsure"):
+        said.append(texts["sureness_share"].format(number=round(100 * piece["confidence"])))
+    return (
+        f'<p class="sentence" dir="auto">{escape(text)}</p>'
+        f'<p><span aria-hidden="true">{SIGNS[level]} </span>{escape(" ".join(said))}</p>'
+    )
+
+
+def _alternatives(alternatives: Sequence[dict[str, Any]], texts: dict[str, str]) -> str:
+    if not alternatives:
+        return ""
+    rows = "".join(
+        f'<tr><td dir="auto">{escape(other["translation_text"])}</td><td>{other["score"]:.2f}</td></tr>'
+        for other in alternatives
+    )
+    return (
+        f"<h3>{escape(texts['alternatives_heading'])}</h3><p>{escape(texts['alternatives_info'])} "
+        f"{escape(texts['alternatives_score_info'])}</p>"
+        f'<table><thead><tr><th scope="col">{escape(texts["alternatives_text"])}</th>'
+        f'<th scope="col">{escape(texts["alternatives_score"])}</th></tr></thead><tbody>{rows}</tbody></table>'
+    )
+
+
+def _text_of_all(pieces: Sequence[dict[str, Any]], texts: dict[str, str]) -> str:
+    if not pieces:
+        return f'<p class="sentence">{escape(texts["nothing_signed"])}</p>'
+    sentences = "".join(f"<p>{escape(marked(piece))}</p>" for piece in pieces)
+    return f'<div class="sentences" dir="auto">{sentences}</div>'
+
+
+def _summary(levels: Sequence[str], texts: dict[str, str]) -> str:
+    if "sureness_unknown" in levels or not levels:
+        return escape(texts["sureness_unknown"]) if levels else ""
+    unsure = sum(level != "sure" for level in levels)
+    return escape(texts["sureness_of_all"].format(unsure=unsure, total=len(levels), mark=UNSURE_MARK))
+
+
+def marked(piece: dict[str, Any]) -> str:
+    """The sentence, with a mark in front where the model is not sure of it."""
+    is_sure = sureness(piece) in ("sure", "sureness_unknown")
+    return piece["translation_text"] if is_sure else f"{UNSURE_MARK} {piece['translation_text']}"
+
+
+def as_json(result: Result, captions: dict[str, str], language: str) -> dict[str, Any]:
+    """
+    What programs get.
+
+    Args:
+        captions: by `srt` and `vtt`, the content of such a file.
+    """
+    return {
+        "text": " ".join(piece["translation_text"] for piece in result.pieces),
+        "sentences": [
+            {
+                "text": piece["translation_text"],
+                "start": round(piece["start"], 3),
+                "end": round(piece["end"], 3),
+                "score": piece["score"],
+                "confidence": piece.get("confidence"),
+                "sureness": sureness(piece),
+                "sureness_text": TEXTS[language][sureness(piece)],
+                "words": piece["words"],
+            }
+            for piece in result.pieces
+        ],
+        "alternatives": [{"text": other["translation_text"], "score": other["score"]} for other in result.alternatives],
+        **captions,
+        "seconds_taken": round(result.seconds_taken, 3),
+    }
+
+
+def escape(text: str) -> str:
+    return html.escape(text).translate(TEMPLATE_CHARACTERS)

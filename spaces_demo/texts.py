@@ -1,0 +1,334 @@
+"""All words of the Space's interface, in English and in German, and the choice between the two."""
+
+import re
+
+LANGUAGES = {"en": "English", "de": "Deutsch"}
+DEFAULT_LANGUAGE = "en"
+
+ENGLISH = {
+    # The page
+    "title": "Sign language translation",
+    "intro": (
+        "Upload or record a video of a person who signs. The model writes what it understood. MP4 and WebM are best: "
+        "other kinds, such as AVI, are translated too, but most browsers cannot show them."
+    ),
+    "warning": (
+        "**This model makes mistakes, and they read as fluently as what is right.** It knows only the signs and topics "
+        "that it was trained on. Do not use it where a wrong translation does harm: with doctors, in court, in an "
+        "emergency. It takes no interpreter's place."
+    ),
+    "privacy": (
+        "Your video is used for this translation only. It is deleted after {minutes} minutes at the latest, and it is "
+        "never kept."
+    ),
+    "language_switch": "Language of this page",
+    # What goes in
+    "video_label": "Video: upload or record",
+    "start_label": "From second",
+    "start_info": "Where the signing starts. 0 is the beginning of the video.",
+    "end_label": "To second",
+    "end_info": "Where the signing ends.",
+    "long_label": "Long video, with more than one sentence",
+    "long_info": "The video is cut where the hands rest. Each piece is translated by itself. This takes longer.",
+    "translate_button": "Translate",
+    "stop_button": "Stop",
+    "examples_label": "Videos to try",
+    # What is going on
+    "progress_reading": "Reading the video",
+    "progress_splitting": "Looking for the pauses between sentences",
+    "progress_watching": "Watching {total} pictures",
+    "progress_writing": "Writing",
+    "progress_piece": "Sentence {number} of {total}",
+    "stopped": "Stopped.",
+    "time_taken": "This took {seconds} seconds.",
+    # What comes out
+    "translation_label": "Translation",
+    "translation_empty": "The model wrote nothing for this video.",
+    "nothing_signed": "The model found nothing signed in this video.",
+    "sure": "The model is sure. It can still be wrong.",
+    "unsure": "The model is unsure. Some of this may be wrong.",
+    "very_unsure": (
+        "The model is very unsure. This is probably wrong: it may not know these signs, this person's signing or this "
+        "kind of video."
+    ),
+    "unfamiliar": (
+        "This video looks different from the videos that the model learned from. This is probably wrong: it may not "
+        "know these signs, this person's signing or this kind of video."
+    ),
+    "sureness_of_all": "The model is unsure of {unsure} of {total} sentences. They are marked with {mark}.",
+    "sureness_share": "Of 100 sentences like this one, about {number} were right.",
+    "sureness_unknown": "It was not measured how sure this model is when it is right. So we cannot say it.",
+    "alternatives_heading": "What else it could be",
+    "alternatives_info": "Other sentences that the model thought of, best first.",
+    "alternatives_text": "Sentence",
+    "alternatives_score": "Score",
+    "alternatives_score_info": "The closer to 0, the better the model likes the sentence.",
+    "captions_heading": "Captions",
+    "captions_info": "The sentences as captions for a video player. Check them before you show them to others.",
+    "download_srt": "Download captions (SRT)",
+    "download_vtt": "Download captions (VTT)",
+    # The picture under the video
+    "timeline_heading": "Where the model looked",
+    "timeline_intro": "Choose a word: the video jumps to the place that the model looked at most.",
+    "timeline_intro_long": "Choose a time: the video jumps there.",
+    "timeline_legend_darkness": "The stronger the colour, the more the model looked there when it wrote the word.",
+    "timeline_legend_interval": "The box goes from the first to the last second of that place.",
+    "timeline_legend_peak": "The line marks where it looked most.",
+    "timeline_legend_unsure": "Dotted line and question mark: the model is unsure of this word.",
+    "timeline_legend_limit": "What the model looked at need not be the sign for this word.",
+    "timeline_no_words": "There are no words to show.",
+    "timeline_too_long": "The pictures are left out from here on: the video is too long. Choose a shorter part.",
+    "timeline_details": "Words of this sentence",
+    "timeline_word": "{word}, looked at {start} to {end} {unit}, most at {peak}; jump there",
+    "timeline_unsure_word": "{word}, unsure, looked at {start} to {end} {unit}, most at {peak}; jump there",
+    "timeline_piece": "{start} to {end}; jump there",
+    "timeline_jumped": "The video is now at {time}.",
+    "unit_seconds": "seconds",
+    "unit_minutes": "minutes",
+    "table_heading": "As a table",
+    "table_times": "Times in {unit}",
+    "table_word": "Word",
+    "table_start": "From",
+    "table_end": "To",
+    "table_peak": "Most at",
+    "table_sure": "How sure",
+    "table_unsure_word": "unsure",
+    # What the model is
+    "model_heading": "What this model is",
+    "model_sign_language": "Sign language",
+    "model_spoken_language": "It writes",
+    "model_data": "It learned from",
+    "model_clips": "{number} videos, each of one sentence",
+    "model_scores": "How good it is",
+    "model_score": "{name}: {value} of 100, on {number} videos of “{dataset}” ({split})",
+    "model_score_without_number": "{name}: {value} of 100, on “{dataset}” ({split})",
+    "model_score_between": "likely between {low} and {high}",
+    "model_scores_meaning": (
+        "0 to 100; how much of the wording agrees with a sentence that a person wrote. It does not say how many "
+        "sentences are right. On videos of another kind it is lower."
+    ),
+    "split_test": "videos it did not learn from",
+    "split_validation": "videos that were used to choose the best version, so this can be too high",
+    "split_train": "videos it learned from, so this is too high",
+    "split_unknown": "the card does not say which part",
+    "model_limits": "What it cannot do",
+    "model_limits_from_card": "From the model's card.",
+    "model_no_registered_code": (
+        "This sign language has no registered code. It may have been made up to try the program: then the scores say "
+        "nothing about any real sign language."
+    ),
+    "model_license": "Licence",
+    "model_card_link": "The whole model card",
+    "model_name": "Model",
+    "model_no_card": "This model has no card that can be read. Its author has said nothing about it.",
+    "model_unknown": "The model's card does not say it, or not in a form that can be read here.",
+    # Errors
+    "error_no_video": "There is no video yet. Upload or record one first.",
+    "error_no_video_file": "This file is not a video. Choose a video file, such as MP4, WebM or MOV.",
+    "error_no_picture": "This file has no picture, only sound. Choose a file with a picture.",
+    "error_damaged": "This video is damaged and cannot be read. Record it again, or save it as MP4.",
+    "error_empty_file": "This file is empty. Choose another file.",
+    "error_too_long": (
+        "This part is too long: {seconds} seconds. It may have up to {limit} seconds. Choose a shorter part."
+    ),
+    "error_too_long_for_one": (
+        "This is too long for one sentence: {seconds} seconds. It may have up to {limit} seconds. Choose a shorter "
+        "part, or tick “Long video”."
+    ),
+    "error_too_large_picture": (
+        "The picture of this video is too large: {width} x {height}. It may have up to {limit_width} x {limit_height}."
+    ),
+    "error_too_short": "This is too short to translate. Choose a longer part.",
+    "error_took_too_long": "This took too long and was stopped. Choose a shorter part.",
+    "error_ours": "Something went wrong on our side. Try again. If it happens again, tell the owner of this page.",
+    "error_times": "“From second” ({start}) must be smaller than “To second” ({end}).",
+    "error_times_outside": "“From second” is {start}, but the video ends at {duration}. Choose an earlier second.",
+    "error_address": "Only a video that you upload or record can be translated, no address.",
+    # For programs
+    "api_heading": "For programs",
+    "api_info": "Programs can ask this page too. It takes Python and `gradio_client`, or `curl`.",
+    "api_translate": (
+        "`video`, `start` and `end` in seconds (0: to its end), `is_long` for more than one sentence, `language` of "
+        "what it says about errors (`en` or `de`)"
+    ),
+    "api_about": "what the model's card says",
+    "api_errors": "A video that cannot be translated gets the same sentence as on this page.",
+}
+
+GERMAN = {
+    "title": "Übersetzung aus der Gebärdensprache",
+    "intro": (
+        "Video hochladen oder aufnehmen, in dem eine Person gebärdet. Das Modell schreibt, was es verstanden hat. Am "
+        "besten sind MP4 und WebM: Andere Arten, zum Beispiel AVI, werden auch übersetzt, aber die meisten Browser "
+        "können sie nicht zeigen."
+    ),
+    "warning": (
+        "**Dieses Modell macht Fehler. Ein falscher Satz klingt so gut wie ein richtiger.** Es kennt nur die Gebärden "
+        "und Themen, mit denen es gelernt hat. Bitte nicht dort benutzen, wo eine falsche Übersetzung schadet: nicht "
+        "in der Arztpraxis, nicht vor Gericht, nicht im Notfall. Es ersetzt keine Person, die dolmetscht."
+    ),
+    "privacy": (
+        "Das Video wird nur für diese Übersetzung benutzt. Es wird nach spätestens {minutes} Minuten gelöscht und nie "
+        "aufgehoben."
+    ),
+    "language_switch": "Sprache dieser Seite",
+    "video_label": "Video: hochladen oder aufnehmen",
+    "start_label": "Von Sekunde",
+    "start_info": "Hier fängt das Gebärden an. 0 ist der Anfang des Videos.",
+    "end_label": "Bis Sekunde",
+    "end_info": "Hier hört das Gebärden auf.",
+    "long_label": "Langes Video mit mehr als einem Satz",
+    "long_info": "Das Video wird geteilt, wo die Hände ruhen. Jedes Stück wird einzeln übersetzt. Das dauert länger.",
+    "translate_button": "Übersetzen",
+    "stop_button": "Stopp",
+    "examples_label": "Videos zum Ausprobieren",
+    "progress_reading": "Das Video wird gelesen",
+    "progress_splitting": "Die Pausen zwischen den Sätzen werden gesucht",
+    "progress_watching": "{total} Bilder werden angesehen",
+    "progress_writing": "Der Satz wird geschrieben",
+    "progress_piece": "Satz {number} von {total}",
+    "stopped": "Gestoppt.",
+    "time_taken": "Das hat {seconds} Sekunden gedauert.",
+    "translation_label": "Übersetzung",
+    "translation_empty": "Das Modell hat zu diesem Video nichts geschrieben.",
+    "nothing_signed": "In diesem Video wurde nichts Gebärdetes gefunden.",
+    "sure": "Das Modell ist sicher. Es kann trotzdem falsch sein.",
+    "unsure": "Das Modell ist unsicher. Manches kann falsch sein.",
+    "very_unsure": (
+        "Das Modell ist sehr unsicher. Das ist wahrscheinlich falsch: Vielleicht kennt es diese Gebärden, die Art "
+        "dieser Person zu gebärden oder solche Videos nicht."
+    ),
+    "unfamiliar": (
+        "Dieses Video sieht anders aus als die, mit denen das Modell gelernt hat. Das ist wahrscheinlich falsch: "
+        "Vielleicht kennt es diese Gebärden, die Art dieser Person zu gebärden oder solche Videos nicht."
+    ),
+    "sureness_of_all": "Das Modell ist bei {unsure} von {total} Sätzen unsicher. Vor ihnen steht {mark}.",
+    "sureness_share": "Von 100 Sätzen wie diesem waren etwa {number} richtig.",
+    "sureness_unknown": (
+        "Es wurde nicht gemessen, wie sicher dieses Modell ist, wenn es richtig liegt. Darum steht es hier nicht."
+    ),
+    "alternatives_heading": "Was es noch heißen kann",
+    "alternatives_info": "Andere Sätze, an die das Modell gedacht hat. Der beste steht oben.",
+    "alternatives_text": "Satz",
+    "alternatives_score": "Wert",
+    "alternatives_score_info": "Je näher an 0, desto besser findet das Modell den Satz.",
+    "captions_heading": "Untertitel",
+    "captions_info": "Die Sätze als Untertitel für ein Video. Bitte prüfen, bevor andere sie sehen.",
+    "download_srt": "Untertitel herunterladen (SRT)",
+    "download_vtt": "Untertitel herunterladen (VTT)",
+    "timeline_heading": "Wohin das Modell gesehen hat",
+    "timeline_intro": "Ein Wort wählen: Das Video springt dorthin, wo das Modell am meisten hingesehen hat.",
+    "timeline_intro_long": "Eine Zeit wählen: Das Video springt dorthin.",
+    "timeline_legend_darkness": "Je kräftiger die Farbe, desto mehr hat das Modell beim Schreiben dorthin gesehen.",
+    "timeline_legend_interval": "Der Kasten geht von der ersten bis zur letzten Sekunde dieser Stelle.",
+    "timeline_legend_peak": "Der Strich zeigt, wohin es am meisten gesehen hat.",
+    "timeline_legend_unsure": "Gepunktete Linie und Fragezeichen: Bei diesem Wort ist das Modell unsicher.",
+    "timeline_legend_limit": "Wohin das Modell gesehen hat, muss nicht die Gebärde für dieses Wort sein.",
+    "timeline_no_words": "Es gibt keine Wörter zu zeigen.",
+    "timeline_too_long": "Ab hier fehlen die Bilder: Das Video ist zu lang. Bitte ein kürzeres Stück wählen.",
+    "timeline_details": "Wörter dieses Satzes",
+    "timeline_word": "{word}, angesehen von {start} bis {end} {unit}, am meisten bei {peak}; dorthin springen",
+    "timeline_unsure_word": (
+        "{word}, unsicher, angesehen von {start} bis {end} {unit}, am meisten bei {peak}; dorthin springen"
+    ),
+    "timeline_piece": "{start} bis {end}; dorthin springen",
+    "timeline_jumped": "Das Video ist jetzt bei {time}.",
+    "unit_seconds": "Sekunden",
+    "unit_minutes": "Minuten",
+    "table_heading": "Als Tabelle",
+    "table_times": "Zeiten in {unit}",
+    "table_word": "Wort",
+    "table_start": "Von",
+    "table_end": "Bis",
+    "table_peak": "Am meisten bei",
+    "table_sure": "Wie sicher",
+    "table_unsure_word": "unsicher",
+    "model_heading": "Was dieses Modell ist",
+    "model_sign_language": "Gebärdensprache",
+    "model_spoken_language": "Es schreibt",
+    "model_data": "Es hat gelernt mit",
+    "model_clips": "{number} Videos mit je einem Satz",
+    "model_scores": "Wie gut es ist",
+    "model_score": "{name}: {value} von 100, bei {number} Videos aus „{dataset}“ ({split})",
+    "model_score_without_number": "{name}: {value} von 100, bei „{dataset}“ ({split})",
+    "model_score_between": "wahrscheinlich zwischen {low} und {high}",
+    "model_scores_meaning": (
+        "0 bis 100; wie viel vom Wortlaut mit einem Satz übereinstimmt, den ein Mensch geschrieben hat. Es sagt nicht, "
+        "wie viele Sätze richtig sind. Bei anderen Videos ist es weniger."
+    ),
+    "split_test": "Videos, mit denen es nicht gelernt hat",
+    "split_validation": "Videos, nach denen die beste Fassung gewählt wurde; der Wert kann zu hoch sein",
+    "split_train": "Videos, mit denen es gelernt hat; der Wert ist zu hoch",
+    "split_unknown": "die Karte sagt nicht, welcher Teil",
+    "model_limits": "Was es nicht kann",
+    "model_limits_from_card": "Aus der Karte des Modells, meist auf Englisch.",
+    "model_no_registered_code": (
+        "Diese Gebärdensprache hat keinen eingetragenen Code. Vielleicht wurde sie erfunden, um das Programm zu "
+        "prüfen: Dann sagen die Werte nichts über eine echte Gebärdensprache."
+    ),
+    "model_license": "Lizenz",
+    "model_card_link": "Die ganze Karte des Modells",
+    "model_name": "Modell",
+    "model_no_card": "Es gibt keine lesbare Karte zu diesem Modell. Wer es gemacht hat, sagt nichts darüber.",
+    "model_unknown": "Die Karte des Modells sagt es nicht, oder nicht in einer Form, die hier lesbar ist.",
+    "error_no_video": "Es gibt noch kein Video. Bitte erst eines hochladen oder aufnehmen.",
+    "error_no_video_file": "Diese Datei ist kein Video. Bitte eine Videodatei wählen, zum Beispiel MP4, WebM oder MOV.",
+    "error_no_picture": "Diese Datei hat kein Bild, nur Ton. Bitte eine Datei mit Bild wählen.",
+    "error_damaged": (
+        "Dieses Video ist beschädigt und nicht lesbar. Bitte neu aufnehmen oder das Video als MP4 speichern."
+    ),
+    "error_empty_file": "Diese Datei ist leer. Bitte eine andere wählen.",
+    "error_too_long": (
+        "Dieses Stück ist zu lang: {seconds} Sekunden. Erlaubt sind bis zu {limit} Sekunden. Bitte ein kürzeres Stück "
+        "wählen."
+    ),
+    "error_too_long_for_one": (
+        "Das ist zu lang für einen Satz: {seconds} Sekunden. Erlaubt sind bis zu {limit} Sekunden. Bitte ein kürzeres "
+        "Stück wählen oder „Langes Video“ ankreuzen."
+    ),
+    "error_too_large_picture": (
+        "Das Bild dieses Videos ist zu groß: {width} x {height}. Erlaubt sind bis zu {limit_width} x {limit_height}."
+    ),
+    "error_too_short": "Das ist zu kurz zum Übersetzen. Bitte ein längeres Stück wählen.",
+    "error_took_too_long": "Das hat zu lange gedauert und wurde gestoppt. Bitte ein kürzeres Stück wählen.",
+    "error_ours": (
+        "Bei uns ist etwas schiefgegangen. Bitte noch einmal versuchen. Wenn es wieder passiert: bitte dem Menschen "
+        "sagen, dem diese Seite gehört."
+    ),
+    "error_times": "„Von Sekunde“ ({start}) muss kleiner sein als „Bis Sekunde“ ({end}).",
+    "error_times_outside": (
+        "„Von Sekunde“ ist {start}, aber das Video endet bei {duration}. Bitte eine frühere Sekunde wählen."
+    ),
+    "error_address": "Nur ein hochgeladenes oder aufgenommenes Video kann übersetzt werden, keine Adresse.",
+    "api_heading": "Für Programme",
+    "api_info": "Auch Programme können diese Seite fragen: mit Python und `gradio_client` oder mit `curl`.",
+    "api_translate": (
+        "`video`, `start` und `end` in Sekunden (0: bis zum Ende), `is_long` für mehr als einen Satz, `language` für "
+        "die Sprache der Fehlertexte (`en` oder `de`)"
+    ),
+    "api_about": "was auf der Karte des Modells steht",
+    "api_errors": "Zu einem Video, das nicht übersetzt werden kann, kommt derselbe Satz wie auf dieser Seite.",
+}
+
+TEXTS = {"en": ENGLISH, "de": GERMAN}
+
+
+def language_from_header(header: str | None) -> str:
+    """`"en"` or `"de"`: the one an Accept-Language header likes better, or names first; `"en"` if it takes neither."""
+    qualities = {}
+    for part in (header or "").split(","):
+        tag, *parameters = part.strip().lower().split(";")
+        code = tag.strip().split("-")[0]
+        if code in LANGUAGES:
+            qualities[code] = max(qualities.get(code, 0.0), _quality(parameters))
+    best = max(qualities, key=qualities.get, default=DEFAULT_LANGUAGE)
+    return best if qualities.get(best) else DEFAULT_LANGUAGE
+
+
+def _quality(parameters: list[str]) -> float:
+    """`["q=0.8"]` -> 0.8; 1 without a `q`, 0 for one that is no number from 0 to 1."""
+    values = [value.strip() for name, _, value in (text.partition("=") for text in parameters) if name.strip() == "q"]
+    if not values:
+        return 1.0
+    is_number = re.fullmatch(r"0(\.[0-9]*)?|1(\.0*)?", values[0])
+    return float(values[0]) if is_number else 0.0

@@ -1,0 +1,389 @@
+"""
+The evidence picture under the video: which seconds the model looked at when it wrote each word.
+
+One string of HTML for `gr.HTML`. `CSS` and `JAVASCRIPT` belong into `launch(css=..., js=...)`, and the page's
+`gr.Video` takes `elem_id=VIDEO_ID`: a word's button then makes that video jump to the word's second, and the word of
+the second that is playing is marked. Each word is on the time axis at its peak; below, the same stands as a table.
+"""
+
+import base64
+import html
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from texts import TEXTS
+
+VIDEO_ID = "signed-video"
+UNSURE_BELOW = 0.5
+MAX_WORDS_WITH_PICTURE = 400
+MAX_THUMBNAILS = 10
+THUMBNAIL_HEIGHT_IN_PIXELS = 104
+MAX_MARKS = 8
+MARK_STEPS_IN_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600)
+NUM_SHADES = 6
+MAX_CELLS = 64
+# What Gradio's HTML component would take for a template, beside what HTML takes for its own.
+TEMPLATE_CHARACTERS = str.maketrans({character: f"&#{ord(character)};" for character in "{}$`\\"})
+
+# Contrast is held by a test: text 4.5 to 1, lines and marks 3 to 1.
+COLOURS = {
+    "light": {
+        "background": "#ffffff",
+        "text": "#1f2937",
+        "quiet": "#4b5563",
+        "line": "#6b7280",
+        "button": "#eef2ff",
+        "accent": "#3730a3",
+        "now": "#b91c1c",
+        "now-background": "#fef3c7",
+        "shade": "79, 70, 229",
+    },
+    "dark": {
+        "background": "#111827",
+        "text": "#f3f4f6",
+        "quiet": "#d1d5db",
+        "line": "#9ca3af",
+        "button": "#1e1b4b",
+        "accent": "#c7d2fe",
+        "now": "#fca5a5",
+        "now-background": "#451a03",
+        "shade": "129, 140, 248",
+    },
+}
+
+
+def _colour_rules(theme: str) -> str:
+    colours = dict(COLOURS[theme])
+    shade = colours.pop("shade")
+    rules = [f"--tl-{name}: {value};" for name, value in colours.items()]
+    rules += [f"--tl-h{level}: rgba({shade}, {level / NUM_SHADES:.2f});" for level in range(1, NUM_SHADES + 1)]
+    return " ".join(rules)
+
+
+CSS = (
+    f"""
+.timeline {{ {_colour_rules("light")} }}
+.dark .timeline {{ {_colour_rules("dark")} }}
+"""
+    + """
+.timeline { background: var(--tl-background); color: var(--tl-text); border-radius: 8px;
+  border: 1px solid var(--tl-line); padding: 12px; font-size: 16px; line-height: 1.4; overflow-wrap: anywhere; }
+.timeline p, .timeline ol, .timeline ul { color: inherit; margin: 0 0 8px; padding: 0; }
+.timeline ol { list-style: none; }
+.timeline ol > li { margin: 0; padding: 0; color: inherit; }
+.timeline .legend { color: var(--tl-quiet); font-size: 14px; margin-top: 8px; }
+.timeline .legend li { list-style: disc; margin-left: 20px; color: inherit; }
+.timeline .picture { position: relative; margin: 8px 0; overflow: hidden; }
+.timeline .film { position: relative; height: clamp(64px, 9vw, 104px); background: var(--tl-button); overflow: hidden; }
+.timeline .film img { position: absolute; top: 0; height: 100%; object-fit: cover; object-position: 50% 25%;
+  margin: 0; border-radius: 0; border-right: 1px solid var(--tl-background); }
+.timeline .axis { position: relative; height: 28px; color: var(--tl-quiet); font-size: 14px; }
+.timeline .axis span { position: absolute; top: 6px; color: inherit; white-space: nowrap; }
+.timeline .axis i { position: absolute; top: 0; width: 1px; height: 6px; background: var(--tl-line); }
+.timeline .words > li { position: relative; height: 50px; }
+.timeline .heat { position: absolute; left: 0; right: 0; bottom: 4px; height: 14px;
+  border-bottom: 1px solid var(--tl-line); }
+.timeline .heat i { position: absolute; top: -2px; bottom: -2px; border: 2px solid var(--tl-accent); border-radius: 3px;
+  box-sizing: border-box; min-width: 6px; }
+.timeline .heat b { position: absolute; top: -5px; bottom: -2px; width: 2px; margin-left: -1px;
+  background: var(--tl-text); }
+.timeline button { position: relative; font: inherit; color: var(--tl-accent); background: var(--tl-button);
+  border: 1px solid var(--tl-line); border-radius: 6px; padding: 0 8px; min-height: 28px; min-width: 28px;
+  max-width: 100%; cursor: pointer; }
+.timeline .words button { position: absolute; top: 0; z-index: 1; white-space: nowrap; overflow: hidden;
+  text-overflow: ellipsis; }
+.timeline button:hover { text-decoration: underline; }
+.timeline button:focus-visible, .timeline summary:focus-visible, .timeline .table-box:focus-visible {
+  outline: 3px solid var(--tl-text); outline-offset: -3px; }
+.timeline button.unsure span { border-bottom: 2px dotted currentColor; }
+.timeline button.is-now, .timeline .is-now > button { background: var(--tl-now-background); color: var(--tl-text);
+  border: 2px solid var(--tl-now); font-weight: 700; }
+.timeline .playhead { position: absolute; top: 0; bottom: 0; width: 2px; background: var(--tl-now); display: none;
+  left: 0; pointer-events: none; }
+.timeline .is-playing > .playhead { display: block; }
+.timeline .pieces > li { border-top: 1px solid var(--tl-line); padding: 8px 0; }
+.timeline .pieces .said { margin: 0 0 0 8px; }
+.timeline summary { cursor: pointer; color: var(--tl-accent); min-height: 28px; padding: 2px 0; }
+.timeline .table-box { overflow-x: auto; }
+.timeline table { border-collapse: collapse; overflow-wrap: normal; font-size: 15px; color: inherit; }
+.timeline caption { text-align: left; color: var(--tl-quiet); }
+.timeline th, .timeline td { border: 1px solid var(--tl-line); padding: 4px 8px; text-align: left; color: inherit;
+  font-family: inherit;
+  font-variant-numeric: tabular-nums; }
+.timeline .status { color: var(--tl-quiet); font-size: 14px; min-height: 20px; }
+@media (prefers-reduced-motion: no-preference) { .timeline .words button { transition: background-color 0.15s; } }
+@media (max-width: 480px) { .timeline th, .timeline td { padding: 3px 4px; font-size: 14px; } }
+@media (forced-colors: active) { .timeline .heat i, .timeline .heat b { forced-color-adjust: none; } }
+"""
+)
+
+JAVASCRIPT = """
+() => {
+  const findVideo = () => document.querySelector("#VIDEO_ID video");
+  const isCalm = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest(".timeline button[data-seconds]");
+    const video = findVideo();
+    if (!button || !video) return;
+    video.currentTime = Number(button.dataset.seconds);
+    video.scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" });
+    const status = button.closest(".timeline").querySelector(".status");
+    status.textContent = status.dataset.text.replace("[time]", button.dataset.time);
+  });
+
+  const follow = (event) => {
+    const video = findVideo();
+    if (event.target !== video) return;
+    const now = video.currentTime;
+    for (const part of document.querySelectorAll(".timeline [data-from]")) {
+      const [from, to] = [Number(part.dataset.from), Number(part.dataset.to)];
+      const isNow = from <= now && now < to;
+      const isPicture = part.classList.contains("picture");
+      part.classList.toggle(isPicture ? "is-playing" : "is-now", isNow);
+      if (isPicture) part.querySelector(".playhead").style.left = `${(100 * (now - from)) / (to - from)}%`;
+    }
+  };
+  for (const name of ["timeupdate", "seeked"]) document.addEventListener(name, follow, true);
+}
+""".replace("VIDEO_ID", VIDEO_ID)
+
+
+def timeline_html(
+    pieces: Sequence[dict[str, Any]],
+    start: float,
+    duration: float,
+    thumbnails: Sequence[tuple[float, np.ndarray]] = (),
+    language: str = "en",
+    text_language: str | None = None,
+    unsure_below: float = UNSURE_BELOW,
+) -> str:
+    """
+    The picture for one sentence, or a list of captions with a picture behind each for several.
+
+    Args:
+        pieces: sentences in order, each with `start` and `end`, `translation_text`, and `words` as the pipeline gives
+            them; if they are there also `attention` `(words, visual tokens)` and `token_times` `(visual tokens,)`.
+            Behind 400 words the pictures stop, so that the page of a long video stays small.
+        start: second of the file at which the part that is shown starts. All other times count in the file, too.
+        duration: seconds of the part that is shown.
+        thumbnails: second and uint8 picture `(height, width, 3)` of some frames; ten of them are shown, and only where
+            there is a single sentence.
+        language: of the page, a key of `texts.TEXTS`.
+        text_language: tag of the language of the words, for screen readers.
+        unsure_below: probability below which a word is marked as unsure.
+    """
+    texts = TEXTS[language]
+    painter = _Painter(texts, language, text_language, unsure_below)
+    if len(pieces) == 1:
+        body = painter.picture(pieces[0], start, start + duration, thumbnails)
+        intro = texts["timeline_intro"]
+    else:
+        body = painter.captions(pieces)
+        intro = texts["timeline_intro_long"]
+    jumped = _escape(texts["timeline_jumped"].format(time="[time]"))
+    return (
+        f'<section class="timeline" lang="{language}" aria-label="{_escape(texts["timeline_heading"])}">'
+        f'<p>{_escape(intro)}</p><p class="status" role="status" data-text="{jumped}"></p>'
+        f"{body}{painter.legend()}</section>"
+    )
+
+
+class _Painter:
+    """Draws sentences in the language of the page; times of a minute or more become minutes and seconds."""
+
+    def __init__(self, texts: dict[str, str], language: str, text_language: str | None, unsure_below: float):
+        self.texts = {name: html.escape(text) for name, text in texts.items()}
+        self.decimal_mark = "," if language == "de" else "."
+        self.lang = f' lang="{_escape(text_language)}"' if text_language else ""
+        self.unsure_below = unsure_below
+
+    def picture(
+        self, piece: dict[str, Any], start: float, end: float, thumbnails: Sequence[tuple[float, np.ndarray]] = ()
+    ) -> str:
+        """Film strip, time axis and one row per word, all from second `start` to `end`; then the table."""
+        if not piece["words"]:
+            return f"<p>{self.texts['timeline_no_words']}</p>"
+        axis = _Axis(start, end)
+        rows = "".join(
+            f'<li>{self._button(word, axis)}<div class="heat" aria-hidden="true"{shades}>{self._marks(word, axis)}'
+            "</div></li>"
+            for word, shades in zip(piece["words"], _shades(piece, axis), strict=True)
+        )
+        return (
+            f'<div class="picture" data-from="{axis.start:.2f}" data-to="{axis.end:.2f}">{_film(thumbnails, axis)}'
+            f'<div class="axis" aria-hidden="true">{self._second_marks(axis)}</div><ol class="words">{rows}</ol>'
+            f'<div class="playhead"></div></div>{self._table(piece["words"], axis)}'
+        )
+
+    def captions(self, pieces: Sequence[dict[str, Any]]) -> str:
+        """Every sentence with its time; behind the first ones, as many as the page can bear, their pictures."""
+        items, num_words, is_full = [], 0, False
+        for piece in pieces:
+            num_words += len(piece["words"])
+            is_first_left_out = num_words > MAX_WORDS_WITH_PICTURE and not is_full
+            is_full = is_full or is_first_left_out
+            note = f"<p>{self.texts['timeline_too_long']}</p>" if is_first_left_out else ""
+            items.append(self._caption(piece, note if is_full else self._folded_picture(piece)))
+        return f'<ol class="pieces">{"".join(items)}</ol>'
+
+    def _caption(self, piece: dict[str, Any], below: str) -> str:
+        axis = _Axis(piece["start"], piece["end"])
+        start, end = (self._time(seconds, True) for seconds in (axis.start, axis.end))
+        name = self.texts["timeline_piece"].format(start=start, end=end)
+        return (
+            f'<li data-from="{axis.start:.2f}" data-to="{axis.end:.2f}"><button type="button" '
+            f'data-seconds="{axis.start:.2f}" data-time="{start}" aria-label="{name}">{start} – {end}</button>'
+            f'<span class="said"{self.lang} dir="auto">{_escape(piece["translation_text"])}</span>{below}</li>'
+        )
+
+    def _folded_picture(self, piece: dict[str, Any]) -> str:
+        picture = self.picture(piece, piece["start"], piece["end"])
+        return f"<details><summary>{self.texts['timeline_details']}</summary>{picture}</details>"
+
+    def _button(self, word: dict[str, Any], axis: "_Axis") -> str:
+        is_unsure = word["probability"] < self.unsure_below
+        template = self.texts["timeline_unsure_word" if is_unsure else "timeline_word"]
+        start, end, peak = (self._time(word[name], axis.in_minutes) for name in ("start", "end", "peak"))
+        text, left = _escape(word["word"]), axis.percent(word["peak"])
+        name = template.format(word=text, start=start, end=end, peak=peak, unit=self._unit(axis))
+        mark = " ?" if is_unsure else ""
+        return (
+            f'<button type="button" class="{"unsure" if is_unsure else "likely"}" '
+            f'style="left:{left};transform:translateX(-{left})" data-seconds="{word["peak"]:.2f}" '
+            f'data-time="{peak} {self._unit(axis)}" data-from="{word["start"]:.2f}" data-to="{word["end"]:.2f}" '
+            f'aria-label="{name}"><span{self.lang} dir="auto">{text}</span>{mark}</button>'
+        )
+
+    def _marks(self, word: dict[str, Any], axis: "_Axis") -> str:
+        """The frame around the interval, and the line at the peak."""
+        left, right = axis.percent(word["start"]), axis.percent(word["end"])
+        return (
+            f'<i style="left:{left};right:calc(100% - {right})"></i><b style="left:{axis.percent(word["peak"])}"></b>'
+        )
+
+    def _second_marks(self, axis: "_Axis") -> str:
+        marks = []
+        for seconds in axis.marks():
+            left = axis.percent(seconds)
+            text = self._time(seconds, axis.in_minutes)
+            marks.append(
+                f'<i style="left:{left}"></i><span style="left:{left};transform:translateX(-{left})">{text}</span>'
+            )
+        return "".join(marks)
+
+    def _table(self, words: Sequence[dict[str, Any]], axis: "_Axis") -> str:
+        names = ("table_word", "table_start", "table_end", "table_peak", "table_sure")
+        rows = "".join(f"<tr>{self._table_row(word, axis)}</tr>" for word in words)
+        head_cells = "".join(f'<th scope="col">{self.texts[name]}</th>' for name in names)
+        caption = self.texts["table_times"].format(unit=self._unit(axis))
+        return (
+            f"<details><summary>{self.texts['table_heading']}</summary>"
+            f'<div class="table-box" role="region" tabindex="0" aria-label="{self.texts["table_heading"]}">'
+            f"<table><caption>{caption}</caption><thead><tr>{head_cells}</tr></thead><tbody>{rows}</tbody></table></div></details>"
+        )
+
+    def _table_row(self, word: dict[str, Any], axis: "_Axis") -> str:
+        times = [self._time(word[name], axis.in_minutes) for name in ("start", "end", "peak")]
+        unsure = f" ({self.texts['table_unsure_word']})" if word["probability"] < self.unsure_below else ""
+        cells = "".join(f"<td>{text}</td>" for text in [*times, f"{100 * word['probability']:.0f} %{unsure}"])
+        return f'<th scope="row"{self.lang} dir="auto">{_escape(word["word"])}</th>{cells}'
+
+    def legend(self) -> str:
+        items = (f"<li>{text}</li>" for name, text in self.texts.items() if name.startswith("timeline_legend_"))
+        return f'<ul class="legend">{"".join(items)}</ul>'
+
+    def _unit(self, axis: "_Axis") -> str:
+        return self.texts["unit_minutes" if axis.in_minutes else "unit_seconds"]
+
+    def _time(self, seconds: float, in_minutes: bool) -> str:
+        """`3.04` -> "3.0", or "0:03.0" in minutes, "1:02:03.0" from an hour on; with a comma in German."""
+        tenths = round(10 * seconds)
+        rest = f"{tenths / 10:.1f}"
+        if in_minutes:
+            minutes = tenths // 600
+            hours = f"{minutes // 60}:{minutes % 60:02d}" if minutes >= 60 else f"{minutes}"
+            rest = f"{hours}:{tenths % 600 / 10:04.1f}"
+        return rest.replace(".", self.decimal_mark)
+
+
+class _Axis:
+    """The time axis of one picture, in seconds of the file."""
+
+    def __init__(self, start: float, end: float):
+        self.start, self.end = start, max(end, start + 0.01)
+        self.in_minutes = self.end >= 60
+
+    def percent(self, seconds: float) -> str:
+        share = 100 * (seconds - self.start) / (self.end - self.start)
+        return f"{min(max(share, 0), 100):.1f}%"
+
+    def marks(self) -> list[float]:
+        """At most eight round seconds."""
+        seconds = self.end - self.start
+        step = next((step for step in MARK_STEPS_IN_SECONDS if seconds / step < MAX_MARKS), seconds)
+        return [number * step for number in range(math.ceil(self.start / step), math.floor(self.end / step) + 1)]
+
+
+def _escape(text: str) -> str:
+    return html.escape(text).translate(TEMPLATE_CHARACTERS)
+
+
+def _film(thumbnails: Sequence[tuple[float, np.ndarray]], axis: _Axis) -> str:
+    """Each thumbnail from half way to the one before to half way to the next."""
+    if not thumbnails:
+        return ""
+    chosen = np.linspace(0, len(thumbnails) - 1, min(MAX_THUMBNAILS, len(thumbnails))).round().astype(int)
+    shown = [thumbnails[index] for index in chosen]
+    seconds = np.array([second for second, _ in shown])
+    edges = [axis.start, *(seconds[1:] + seconds[:-1]) / 2, axis.end]
+    images = "".join(
+        f'<img alt="" src="{_data_address(picture)}" style="left:{axis.percent(left)};'
+        f'width:{axis.percent(axis.start + right - left)}">'
+        for (_, picture), left, right in zip(shown, edges[:-1], edges[1:], strict=True)
+    )
+    return f'<div class="film" aria-hidden="true">{images}</div>'
+
+
+def _data_address(picture: np.ndarray) -> str:
+    """A small JPEG picture as an address, from uint8 `(height, width, 3)`."""
+    image = Image.fromarray(picture)
+    height = THUMBNAIL_HEIGHT_IN_PIXELS
+    image = image.resize((max(1, round(image.width * height / image.height)), height))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=70)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def _shades(piece: dict[str, Any], axis: _Axis) -> list[str]:
+    """For each word the style attribute that paints its row of the heat map; empty without attention."""
+    if piece.get("attention") is None:
+        return [""] * len(piece["words"])
+    times = np.asarray(piece["token_times"], dtype=float)
+    attention = np.asarray(piece["attention"], dtype=float)
+    half = np.diff(times).mean() / 2 if len(times) > 1 else (axis.end - axis.start) / 2
+    per_cell = math.ceil(len(times) / MAX_CELLS)
+    starts = np.arange(0, len(times), per_cell)
+    edges = np.append(times[starts] - half, times[-1] + half)
+    strongest = np.maximum.reduceat(attention, starts, axis=1)
+    levels = (NUM_SHADES * strongest / np.maximum(strongest.max(1, keepdims=True), 1e-9)).round().astype(int)
+    return [f' style="background:linear-gradient(90deg,{_stops(row, edges, axis)})"' for row in levels]
+
+
+def _shade(level: int) -> str:
+    return f"var(--tl-h{level})" if level else "transparent"
+
+
+def _stops(levels: np.ndarray, edges: np.ndarray, axis: _Axis) -> str:
+    """Colour stops of one row of shades, neighbours of the same shade together."""
+    changes = np.flatnonzero(np.diff(levels)) + 1
+    stops = [
+        f"{_shade(levels[first])} {axis.percent(edges[first])} {axis.percent(edges[last])}"
+        for first, last in zip([0, *changes], [*changes, len(levels)], strict=True)
+    ]
+    before, behind = axis.percent(edges[0]), axis.percent(edges[-1])
+    return ",".join([f"transparent 0 {before}", *stops, f"transparent {behind} 100%"])

@@ -1,0 +1,213 @@
+"""From a video to everything that the page shows of it, step by step."""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from decoding import VideoProblem, VideoReader
+from transformers import Pipeline, StoppingCriteria, StoppingCriteriaList
+
+try:  # a Space on ZeroGPU: an accelerator is lent for each call of what this decorates
+    from spaces import GPU as on_accelerator
+except ImportError:
+
+    def on_accelerator(function: Callable) -> Callable:
+        return function
+
+
+NUM_THUMBNAILS = 10
+THUMBNAIL_HEIGHT_IN_PIXELS = 72
+MOST_ALTERNATIVES = 3
+LONGEST_SENTENCE_IN_SECONDS = 60
+SECONDS_TO_WRITE_ONE_SENTENCE = 120
+SECONDS_FOR_A_LONG_VIDEO = 3600
+EVIDENCE = {"return_scores": True, "return_timestamps": True, "return_attention": True}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What goes on: a name in `texts` with its values, the share that is done, and what is written so far."""
+
+    name: str
+    values: dict[str, Any]
+    done: float
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """
+    Args:
+        pieces: for each sentence what the pipeline says of it, with `start` and `end` in seconds of the file.
+        alternatives: other sentences for a video of one, with `translation_text` and `score`, best first.
+        thumbnails: second and picture, uint8 `(height, width, 3)`; none for a long video.
+        start, end: seconds of the part that was translated.
+    """
+
+    pieces: list[dict[str, Any]]
+    alternatives: list[dict[str, Any]]
+    thumbnails: list[tuple[float, np.ndarray]]
+    start: float
+    end: float
+    seconds_taken: float
+
+
+class Translator:
+    """Translates parts of videos; each method raises `VideoProblem` for what the visitor can mend."""
+
+    def __init__(self, pipeline: Pipeline, reader: VideoReader):
+        self.pipeline = pipeline
+        self.reader = reader
+
+        @on_accelerator
+        def write(clip: dict[str, Any]) -> Iterator[str | dict[str, Any]]:
+            yield from _in_background(
+                lambda evidence: _answers(pipeline, clip, evidence), pipeline, SECONDS_TO_WRITE_ONE_SENTENCE
+            )
+
+        @on_accelerator
+        def write_pieces(path: str, segments: list[dict[str, float]]) -> Iterator[str | dict[str, Any]]:
+            clips = self._clips(path, segments)
+            yield from _in_background(
+                lambda evidence: pipeline.translate_pieces(clips, **evidence), pipeline, SECONDS_FOR_A_LONG_VIDEO
+            )
+
+        self._write, self._write_pieces = write, write_pieces
+
+    def translate(self, path: str, start: float | None, end: float | None, is_long: bool) -> Iterator[Step | Result]:
+        """
+        Steps, and at the end the result. Whoever stops asking for steps stops the translation.
+
+        Args:
+            start, end: seconds of the part; `None` is the beginning or the end of the video.
+            is_long: cut it where the hands rest, and translate it piece by piece.
+        """
+        began = time.monotonic()
+        yield Step("progress_reading", {}, 0.0)
+        start, end = _checked_part(start, end, self.reader.look(path).seconds)
+        if not is_long and end - start > LONGEST_SENTENCE_IN_SECONDS:
+            raise _too_long_for_one(end - start)
+        yield from (self._long if is_long else self._one_sentence)(path, start, end, began)
+
+    def _one_sentence(self, path: str, start: float, end: float, began: float) -> Iterator[Step | Result]:
+        clip = self.reader.read(path, start, end)
+        self._check_length(clip, end - start)
+        thumbnails = self.reader.thumbnails(path, start, end, NUM_THUMBNAILS, THUMBNAIL_HEIGHT_IN_PIXELS)
+        yield Step("progress_watching", {"total": len(clip["pixel_values_videos"])}, 0.3)
+        answers = []
+        for event in self._write(clip):
+            if isinstance(event, str):
+                yield Step("progress_writing", {}, 0.7, event)
+            else:
+                answers.append(event)
+        piece = {**answers[0], "start": start, "end": end}
+        yield Result([piece], answers[1:], thumbnails, start, end, time.monotonic() - began)
+
+    def _check_length(self, clip: dict[str, Any], seconds: float) -> None:
+        model = self.pipeline.model
+        num_tokens = model.vision_model.get_num_tokens(len(clip["pixel_values_videos"]))
+        if num_tokens < 1:
+            raise VideoProblem("error_too_short")
+        try:
+            model.check_num_tokens(num_tokens)
+        except ValueError as error:
+            raise _too_long_for_one(seconds) from error
+
+    def _long(self, path: str, start: float, end: float, began: float) -> Iterator[Step | Result]:
+        yield Step("progress_splitting", {}, 0.0)
+        segments = self.reader.split_at_rests(path, start, end)
+        pieces: list[dict[str, Any]] = []
+        for event in self._write_pieces(path, segments):
+            if isinstance(event, dict):
+                pieces.append(event)
+            number = min(pieces[-1]["piece"] + 2 if pieces else 1, len(segments))
+            sentence = event if isinstance(event, str) else event["translation_text"]
+            values = {"number": number, "total": len(segments)}
+            yield Step("progress_piece", values, (number - 1) / len(segments), sentence)
+        pieces = [piece for piece in pieces if piece["translation_text"]]
+        yield Result(pieces, [], [], start, end, time.monotonic() - began)
+
+    def _clips(self, path: str, segments: list[dict[str, float]]) -> Iterator[dict[str, Any]]:
+        if os.environ.get("SPACES_ZERO_GPU"):  # there, this runs in a process of its own that cannot ask the readers
+            times = [(segment["start"], segment["end"]) for segment in segments]
+            clips = self.pipeline.processor.video_processor.read_segments(path, times)
+        else:
+            clips = (self.reader.read(path, segment["start"], segment["end"]) for segment in segments)
+        return ({**clip, **segment} for clip, segment in zip(clips, segments, strict=True))
+
+
+def _checked_part(start: float | None, end: float | None, seconds: float) -> tuple[float, float]:
+    start = max(start or 0.0, 0.0)
+    if start >= seconds:
+        raise VideoProblem("error_times_outside", start=f"{start:.1f}", duration=f"{seconds:.1f}")
+    if end is not None and start >= end:
+        raise VideoProblem("error_times", start=f"{start:.1f}", end=f"{end:.1f}")
+    return start, min(seconds if end is None else end, seconds)
+
+
+def _too_long_for_one(seconds: float) -> VideoProblem:
+    return VideoProblem("error_too_long_for_one", seconds=round(seconds), limit=LONGEST_SENTENCE_IN_SECONDS)
+
+
+class WriteDown(StoppingCriteria):
+    """Shows the best sentence so far at each token, and ends what has no time left or what nobody waits for."""
+
+    def __init__(self, decode: Callable[[torch.Tensor], str], show: Callable[[str], None], is_over: Callable[[], bool]):
+        self.decode, self.show, self.is_over = decode, show, is_over
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        self.show(self.decode(input_ids[0]))  # beams come best first
+        return torch.full((len(input_ids),), self.is_over(), dtype=torch.bool, device=input_ids.device)
+
+
+def _in_background(
+    ask: Callable[[dict[str, Any]], Iterable[dict[str, Any]]], pipeline: Pipeline, seconds: float
+) -> Iterator[str | dict[str, Any]]:
+    """
+    The sentence as it grows, and answers of the pipeline as they come.
+
+    Args:
+        ask: gives the answers, for the arguments of a call that it gets.
+        seconds: after which it ends with a `VideoProblem`.
+    """
+    events: queue.SimpleQueue = queue.SimpleQueue()
+    deadline, is_stopped = time.monotonic() + seconds, threading.Event()
+
+    def is_over() -> bool:
+        return is_stopped.is_set() or time.monotonic() > deadline
+
+    write_down = StoppingCriteriaList([WriteDown(pipeline.processor.decode, events.put, is_over)])
+
+    def run() -> None:
+        try:
+            for answer in ask({**EVIDENCE, "stopping_criteria": write_down}):
+                if is_over():
+                    raise VideoProblem("error_took_too_long")
+                events.put(answer)
+            events.put(None)
+        except Exception as error:  # raised again below, in the thread of the visitor
+            events.put(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while (event := events.get()) is not None:
+            if isinstance(event, Exception):
+                raise event
+            yield event
+    finally:
+        is_stopped.set()
+        thread.join()
+
+
+def _answers(pipeline: Pipeline, clip: dict[str, Any], evidence: dict[str, Any]) -> list[dict[str, Any]]:
+    """The best sentence, and as many others as the beams give."""
+    count = min(1 + MOST_ALTERNATIVES, pipeline.model.generation_config.num_beams or 1)
+    answers = pipeline(clip, num_return_sequences=count, **evidence)
+    return answers if isinstance(answers, list) else [answers]
