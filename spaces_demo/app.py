@@ -18,7 +18,7 @@ import appearance  # noqa: E402
 import gradio as gr  # noqa: E402
 import results  # noqa: E402
 import timeline  # noqa: E402
-from decoding import NUM_READERS, VideoProblem, VideoReader  # noqa: E402
+from decoding import LONGEST_VIDEO_IN_SECONDS, NUM_READERS, VideoProblem, VideoReader  # noqa: E402
 from model_facts import ModelFacts, facts_as_markdown, read_model_facts  # noqa: E402
 from texts import LANGUAGES, TEXTS, language_from_header  # noqa: E402
 from transformers import pipeline  # noqa: E402
@@ -129,7 +129,7 @@ class Page:
         self.language = self._add(
             gr.Radio, lambda texts: {"label": texts["language_switch"]}, choices=choices, value="en"
         )
-        self._add(gr.Markdown, lambda texts: {"value": f"# {texts['title']}\n\n{texts['intro']}"})
+        self._add(gr.Markdown, _title_and_intro)
         self._add(gr.Markdown, lambda texts: {"value": texts["warning"]}, elem_id="warning")
 
     def _inputs(self, examples: list[str]) -> None:
@@ -309,6 +309,11 @@ class Page:
     def about(self) -> dict[str, Any]:
         """What the model's card says of it."""
         return dataclasses.asdict(self.facts)
+
+
+def _title_and_intro(texts: dict[str, str]) -> dict[str, str]:
+    intro = texts["intro"].format(megabytes=LARGEST_FILE_IN_MEGABYTES, minutes=LONGEST_VIDEO_IN_SECONDS // 60)
+    return {"value": f"# {texts['title']}\n\n{intro}"}
 
 
 def _label_and_info(name: str) -> Callable[[dict[str, str]], dict[str, str]]:

@@ -30,6 +30,8 @@ CSS = (
 #VIDEO_ID video { max-height: 320px; }
 /* Gradio's scissors load a program from another server; the page has its own seconds to choose. Nothing is heard. */
 #VIDEO_ID button[aria-label="Trim video to selection"], #VIDEO_ID .volume-control-wrapper { display: none; }
+.gradio-container input[type=range]::-webkit-slider-thumb { border: 2px solid #4338ca; }
+.gradio-container input[type=range]::-moz-range-thumb { border: 2px solid #4338ca; }
 #warning { border-left: 6px solid #b45309; padding-left: 12px; }
 """.replace("VIDEO_ID", timeline.VIDEO_ID)
 )

@@ -10,7 +10,8 @@ ENGLISH = {
     "title": "Sign language translation",
     "intro": (
         "Upload or record a video of a person who signs. The model writes what it understood. MP4 and WebM are best: "
-        "other kinds, such as AVI, are translated too, but most browsers cannot show them."
+        "other kinds, such as AVI, are translated too, but most browsers cannot show them. Up to {megabytes} MB and "
+        "{minutes} minutes."
     ),
     "warning": (
         "**This model makes mistakes, and they read as fluently as what is right.** It knows only the signs and topics "
@@ -160,7 +161,7 @@ GERMAN = {
     "intro": (
         "Video hochladen oder aufnehmen, in dem eine Person gebärdet. Das Modell schreibt, was es verstanden hat. Am "
         "besten sind MP4 und WebM: Andere Arten, zum Beispiel AVI, werden auch übersetzt, aber die meisten Browser "
-        "können sie nicht zeigen."
+        "können sie nicht zeigen. Bis zu {megabytes} MB und {minutes} Minuten."
     ),
     "warning": (
         "**Dieses Modell macht Fehler. Ein falscher Satz klingt so gut wie ein richtiger.** Es kennt nur die Gebärden "

@@ -334,13 +334,12 @@ def _escape(text: str) -> str:
 
 
 def _film(thumbnails: Sequence[tuple[float, np.ndarray]], axis: _Axis) -> str:
-    """Each thumbnail from half way to the one before to half way to the next."""
+    """Each thumbnail from its second to that of the next one."""
     if not thumbnails:
         return ""
     chosen = np.linspace(0, len(thumbnails) - 1, min(MAX_THUMBNAILS, len(thumbnails))).round().astype(int)
     shown = [thumbnails[index] for index in chosen]
-    seconds = np.array([second for second, _ in shown])
-    edges = [axis.start, *(seconds[1:] + seconds[:-1]) / 2, axis.end]
+    edges = [axis.start, *(second for second, _ in shown[1:]), axis.end]
     images = "".join(
         f'<img alt="" src="{_data_address(picture)}" style="left:{axis.percent(left)};'
         f'width:{axis.percent(axis.start + right - left)}">'
