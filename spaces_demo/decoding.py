@@ -22,6 +22,7 @@ LONGEST_VIDEO_IN_SECONDS = 30 * 60
 LARGEST_WIDTH_IN_PIXELS, LARGEST_HEIGHT_IN_PIXELS = 4096, 2304  # either may be the upright side
 MEMORY_FOR_ONE_VIDEO_IN_BYTES = 3 * 2**30
 NUM_READERS = 2
+MOST_ATTEMPTS = 5  # where processes are killed from outside; what ends its own process is not tried again
 # Files that hold their pictures themselves. Playlists are left out: they could name other files of the server.
 VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,gif"
 SECONDS_TO_LOOK, SECONDS_TO_READ, SECONDS_TO_SPLIT = 30, 120, 900
@@ -99,7 +100,7 @@ class VideoReader:
         self._pool.join()
 
     def _ask(self, seconds: int, function: Callable[..., Any], *arguments: Any) -> Any:
-        for is_last_attempt in (False, True):
+        for attempt in range(MOST_ATTEMPTS):
             pool = self._working_pool()
             try:
                 return pool.schedule(function, args=arguments, timeout=seconds).result()
@@ -108,7 +109,7 @@ class VideoReader:
             except (ProcessExpired, MemoryError) as error:
                 raise VideoProblem("error_damaged") from error
             except RuntimeError:
-                if pool.active or is_last_attempt:
+                if pool.active or attempt == MOST_ATTEMPTS - 1:
                     raise
 
 

@@ -135,12 +135,14 @@ def test_each_sentence_is_generated_in_its_language(kind, tags, tokenizer, tmp_p
     dataset = SignVideoDataset(clips, processor)
     arguments = FLaLLMTrainingArguments(
         output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none", eval_strategy="no", disable_tqdm=True,
-        load_best_model_at_end=False, per_device_eval_batch_size=4, generation_max_length=9, generation_num_beams=2,
+        load_best_model_at_end=False, per_device_eval_batch_size=4,
     )  # fmt: skip
     trainer = FLaLLMTrainer(
         model=model, args=arguments, data_collator=TranslationCollator(processor), processing_class=processor
     )
-    generated = trainer.predict(dataset).predictions
+    # Beams count tokens from behind what they start with, so that their length is another where the language is forced.
+    options = {"max_length": 9, "num_beams": 2, "length_penalty": 0.0}
+    generated = trainer.predict(dataset, **options).predictions
     position = 1 if kind in LANGUAGE_COMES_FIRST else 0
     expected = [code_of_language(processor.tokenizer, kind, tag) for tag in tags]
     assert generated[:, position].tolist() == expected
@@ -148,7 +150,7 @@ def test_each_sentence_is_generated_in_its_language(kind, tags, tokenizer, tmp_p
         inputs = processor(videos=dataset[row]["frames"], do_sample_frames=False, return_tensors="pt")
         code = code_of_language(processor.tokenizer, kind, tag)
         start = {"forced_bos_token_id" if position else "decoder_start_token_id": code}
-        alone = model.eval().generate(**inputs, **start, max_length=9, num_beams=2)[0]
+        alone = model.eval().generate(**inputs, **start, **options)[0]
         assert generated[row][: len(alone)].tolist() == alone.tolist()
 
 
