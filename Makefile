@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed.stamp
 MODEL_ID ?= quickstart_output/model
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart demo test test-unit test-minimum-versions lint format benchmark-factorised benchmark-decode benchmark-long-video clean
+.PHONY: help install quickstart demo test test-unit test-minimum-versions lint format benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -52,6 +52,9 @@ benchmark-decode: install ## Decode and preprocess, against pictures frame by fr
 
 benchmark-long-video: install ## Long videos: joints found and BLEU-4, on the quickstart's output (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/long_video.py $(BENCHMARK_ARGS)
+
+benchmark-feature-cache: install ## Stage 2 from cached features, with and without (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/feature_cache.py $(BENCHMARK_ARGS)
 
 clean: ## Remove the virtual environment, the quickstart's output and all caches
 	rm -rf $(VENV) .venv-minimum-versions quickstart_output build dist .pytest_cache .ruff_cache

@@ -18,6 +18,7 @@ from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 from .languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
+FEATURE_DTYPES = ("float16", "bfloat16", "float32")
 
 
 @dataclass
@@ -140,6 +141,44 @@ class VideoArguments:
     crop_size: int = field(
         default=224, metadata={"help": "Height and width of the crop that the model sees, in pixels."}
     )
+
+
+@dataclass
+class FeatureCacheArguments:
+    """Visual features of a frozen encoder, computed once and kept on disk for all later epochs and runs."""
+
+    cache_features: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute the visual features of every clip once, keep them on disk and train from them. Training "
+            "clips are then not augmented, or come in the few augmented forms of --feature_views."
+        },
+    )
+    feature_views: int | None = field(
+        default=None,
+        metadata={
+            "help": "With --cache_features: keep so many augmented forms of each training clip; epoch after epoch the "
+            "next one is taken, and after the last the first again. Default: one form, without augmentation."
+        },
+    )
+    features_dtype: str = field(
+        default="float16", metadata={"help": "With --cache_features: float16, bfloat16 or float32, as they are kept."}
+    )
+    feature_cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "With --cache_features: folder of the features, shared by all runs. Default: flallm/features in "
+            "the folder of Hugging Face's caches, $HF_HOME or ~/.cache/huggingface."
+        },
+    )
+
+    def __post_init__(self):
+        if self.features_dtype not in FEATURE_DTYPES:
+            raise ValueError(f"--features_dtype must be {', '.join(FEATURE_DTYPES)}, got {self.features_dtype!r}.")
+        if self.feature_views is not None and self.feature_views < 1:
+            raise ValueError(f"--feature_views must be 1 or more, got {self.feature_views}.")
+        if self.feature_views is not None and not self.cache_features:
+            raise ValueError("--feature_views needs --cache_features True: without it every epoch draws anew.")
 
 
 @dataclass

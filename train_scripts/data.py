@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +392,10 @@ class SignVideoDataset(Dataset):
         self._decoded: dict[int, tuple[torch.Tensor, float]] | None = {} if keep_decoded_videos else None
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by worker processes too
 
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)
 
@@ -399,16 +403,28 @@ class SignVideoDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        frames = self.read_clip(
-            functools.partial(self._sampled_frames, index), clip_seed(self.seed, int(self._epoch), index)
-        )
-        return {**frames, "text": self.texts[index], "target_language": self.target_languages[index]}
+        return {**self.frames_of(index, clip_seed(self.seed, self.epoch, index)), **self.sentence_of(index)}
 
-    def longest_lengths(self) -> list[int]:
-        """The most frames that each clip can have after sampling and augmentation; nothing is decoded for it."""
-        nothing = [None] * len(self.dataset)
-        known = self.dataset["num_frames"] if "num_frames" in self.dataset.column_names else nothing
-        counts = [int(count) if count else self._count_frames(index) for index, count in enumerate(known)]
+    def frames_of(self, index: int, seed: int) -> dict[str, Any]:
+        """What `ClipReader` gives for a clip and a seed."""
+        return self.read_clip(functools.partial(self._sampled_frames, index), seed)
+
+    def sentence_of(self, index: int) -> dict[str, Any]:
+        return {"text": self.texts[index], "target_language": self.target_languages[index]}
+
+    def forget_decoded_videos(self) -> None:
+        """Free the memory of `keep_decoded_videos`."""
+        if self._decoded is not None:
+            self._decoded.clear()
+
+    def longest_lengths(self, indices: Sequence[int] | None = None) -> list[int]:
+        """
+        The most frames that each clip, or each of `indices`, can have after sampling and augmentation; nothing is
+        decoded for it.
+        """
+        indices = range(len(self)) if indices is None else indices
+        known = self.dataset["num_frames"] if "num_frames" in self.dataset.column_names else [None] * len(self)
+        counts = [int(known[index]) if known[index] else self._count_frames(index) for index in indices]
         return [self.read_clip.longest_length(count) for count in counts]
 
     def _count_frames(self, index: int) -> int:
@@ -453,7 +469,8 @@ def _frames_and_seconds(source: Any) -> tuple[int, float]:
 
 class TranslationCollator:
     """
-    Items of `SignVideoDataset` -> what `FLaLLMForTranslation` takes, padded.
+    Items of `SignVideoDataset` -> what `FLaLLMForTranslation` takes, padded; of items that hold cached `features`
+    `(tokens, hidden size)` instead of frames, `visual_features` and their mask.
 
     With `preprocess_on_device` the frames of each clip stay as they are, uint8, with the seeds of their augmentation:
     `FramePreprocessor` makes pixel values of them where the model is.
@@ -464,12 +481,18 @@ class TranslationCollator:
         self.preprocess_on_device = preprocess_on_device
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        # Labels first: the Trainer takes the batch size from the first tensor.
         labels = self._labels([item["text"] for item in items], [item["target_language"] for item in items])
+        if "features" in items[0]:
+            return {"labels": labels, **_padded_features([item["features"] for item in items])}
+        return {"labels": labels, **self.video_inputs(items)}
+
+    def video_inputs(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """Of what `ClipReader` gives for each clip."""
         frames = [item["frames"] for item in items]
         if self.preprocess_on_device:
-            # Labels first: the Trainer takes the batch size from the first tensor.
-            return {"labels": labels, "frames": frames, "spatial_seeds": [item["spatial_seed"] for item in items]}
-        return {**_pixel_values(self.processor, frames, resize=not items[0]["is_cropped"]), "labels": labels}
+            return {"frames": frames, "spatial_seeds": [item["spatial_seed"] for item in items]}
+        return _pixel_values(self.processor, frames, resize=not items[0]["is_cropped"])
 
     def _labels(self, texts: list[str], languages: list[str | None]) -> torch.Tensor:
         """-> `(batch, tokens)`, each sentence with the code of its language."""
@@ -487,6 +510,15 @@ class TranslationCollator:
         finally:
             tokenizer.tgt_lang = usual
         return pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
+
+
+def _padded_features(features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        "visual_features": pad_sequence(features, batch_first=True),
+        "visual_attention_mask": pad_sequence(
+            [torch.ones(len(tokens), dtype=torch.long) for tokens in features], batch_first=True
+        ),
+    }
 
 
 class FramePreprocessor:

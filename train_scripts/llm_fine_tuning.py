@@ -5,8 +5,9 @@ Stage 2 of FLa-LLM, LLM fine-tuning: the visual encoder of stage 1, frozen, a ne
     flallm-llm-fine-tuning --config paper_llm_fine_tuning --dataset phoenix14t/ --vision_model_name_or_path stage1 \
         --text_model_name_or_path facebook/mbart-large-cc25 --target_language de_DE --output_dir stage2
 
-With `--lora True` only low-rank adapters in the text model and the visual-language adapter are trained. On a CPU,
-small, after the example of `visual_initialing.py`:
+With `--lora True` only low-rank adapters in the text model and the visual-language adapter are trained. With
+`--cache_features True` each clip goes through the encoder once, for all epochs and all later runs (`feature_cache.py`).
+On a CPU, small, after the example of `visual_initialing.py`:
 
     flallm-llm-fine-tuning --config quickstart_llm_fine_tuning --dataset corpus --vision_model_name_or_path stage1 \
         --text_model_name_or_path language_model --output_dir stage2
@@ -26,6 +27,7 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 from .arguments import (
     AugmentationArguments,
     DataArguments,
+    FeatureCacheArguments,
     FLaLLMTrainingArguments,
     VideoArguments,
     parse_arguments,
@@ -120,12 +122,19 @@ def _with_lora(model: FLaLLMForTranslation, arguments: LLMFineTuningArguments) -
 
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Stage 2 from command-line arguments; returns the scores on the evaluation split."""
-    arguments, data, video, augmentation, training = parse_arguments(
-        (LLMFineTuningArguments, DataArguments, VideoArguments, AugmentationArguments, FLaLLMTrainingArguments),
+    arguments, data, video, augmentation, training, features = parse_arguments(
+        (
+            LLMFineTuningArguments,
+            DataArguments,
+            VideoArguments,
+            AugmentationArguments,
+            FLaLLMTrainingArguments,
+            FeatureCacheArguments,
+        ),
         argv,
         description="Stage 2 of FLa-LLM: LLM fine-tuning with the visual encoder frozen.",
     )
-    return run_training(lambda: build_model(arguments, video), arguments, data, video, augmentation, training)
+    return run_training(lambda: build_model(arguments, video), arguments, data, video, augmentation, training, features)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

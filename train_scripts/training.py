@@ -31,12 +31,21 @@ from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
 from .arguments import (
     AugmentationArguments,
     DataArguments,
+    FeatureCacheArguments,
     FLaLLMTrainingArguments,
     VideoArguments,
     check_output_folder,
 )
 from .augmentation import ClipAugmentation
 from .data import FramePreprocessor, SignVideoDataset, TranslationCollator, load_split, load_training_split
+from .feature_cache import (
+    CachedVideoDataset,
+    FeatureCache,
+    augmentation_in_cache,
+    check_feature_cache,
+    describe_views,
+    tell_unused_augmentation,
+)
 from .hub_errors import explain_hub_error
 from .metrics import TITLE_OF_SCORE, build_compute_metrics
 from .model_card import TrainingRun, complete_run, describe_run, save_adapter, write_model_card
@@ -187,7 +196,7 @@ def _last_name_of_path(value: Any) -> Any:
 
 
 class _TellTheEpoch(TrainerCallback):
-    def __init__(self, listeners: list[SignVideoDataset | ClipSampler | FrameBudgetBatchSampler]):
+    def __init__(self, listeners: list[SignVideoDataset | CachedVideoDataset | ClipSampler | FrameBudgetBatchSampler]):
         self.listeners = listeners
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -257,6 +266,7 @@ def run_training(
     video: VideoArguments,
     augmentation: AugmentationArguments,
     training: FLaLLMTrainingArguments,
+    features: FeatureCacheArguments | None = None,
 ) -> dict[str, float]:
     """
     Train, evaluate, choose the best checkpoint and save model, processor and model card in the output folder.
@@ -264,6 +274,7 @@ def run_training(
     Args:
         build: makes the model and its processor, after the seed has been set.
         stage: the stage's own arguments, for the model card.
+        features: whether to train from cached features, and which.
 
     Returns:
         `dict[str, float]`: the last evaluation's scores of the best checkpoint.
@@ -273,6 +284,12 @@ def run_training(
     """
     check_output_folder(training)
     _check_score_name(training)
+    cached = features is not None and features.cache_features
+    if cached:
+        check_feature_cache(stage, data)
+        if training.process_index == 0:
+            tell_unused_augmentation(augmentation, features.feature_views)
+        augmentation = augmentation_in_cache(augmentation, features.feature_views)
     streams = open_streams(data, training) if data.streaming else None
     train_split, sizes = (None, []) if streams else load_training_split(data)
     evaluation_split = load_split(data, data.evaluation_split, data.max_evaluation_clips)
@@ -298,6 +315,10 @@ def run_training(
     else:
         train_dataset = SignVideoDataset(train_split, augmentation=clip_augmentation, seed=training.seed, **shared)
         train_sampler = build_train_sampler(train_dataset, sizes, data.dataset_weights, training)
+    if cached:
+        cache = FeatureCache(model, processor, features, training)
+        train_dataset = cache.clips(train_dataset, "training", features.feature_views or 1)
+        evaluation_dataset = cache.clips(evaluation_dataset, "evaluation")
     trainer = FLaLLMTrainer(
         model=model,
         args=training,
@@ -317,6 +338,8 @@ def run_training(
     trainer.frame_preprocessor = FramePreprocessor(processor, clip_augmentation)
     splits = {data.train_split: train_split, data.evaluation_split: evaluation_split}
     trainer.training_run = describe_run(stage, data, video, augmentation, training, splits, model)
+    if cached:
+        trainer.training_run.settings.append(describe_views(features.feature_views))
     if training.process_index == 0:
         _print_trained_parts(model)
         if streams and "epoch" in (training.eval_strategy, training.save_strategy):

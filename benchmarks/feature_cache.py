@@ -1,0 +1,351 @@
+"""
+Stage 2 with and without cached features, beside a plain baseline written as the field does it: every frame a PNG file,
+resized by PIL, ResNet-18 at 224 px in float32 and NCHW for every clip in every epoch, AdamW not fused.
+
+    python benchmarks/feature_cache.py --output_dir outputs/feature_cache
+
+Weights are random, clips are drawn, and all ways train one and the same language model on the same sentences. What is
+measured is the processor time of one thread for a step of the optimiser: reading, encoding, forward, backward, AdamW.
+The tables of docs/feature-cache.md and its figures (.json) are written at the end; `--report_only True` writes them
+again from the results that are there. Small, in under a minute:
+
+    python benchmarks/feature_cache.py --output_dir outputs/tiny --report outputs/tiny/page.md --sizes tiny \
+        --num_clips 2 --num_frames 68 --num_steps 1
+"""
+
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from decode_and_preprocess import FrameByFrame, moving_picture, processor_name, write_json, write_mp4
+from numpy.random import default_rng
+from PIL import Image
+from torch import nn
+from transformers import MBartConfig
+
+from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig
+from modeling_flallm.own_processing import FLaLLMProcessor, decode_video
+from train_scripts.arguments import (
+    DataArguments,
+    FeatureCacheArguments,
+    FLaLLMTrainingArguments,
+    VideoArguments,
+    parse_arguments,
+)
+from train_scripts.augmentation import ClipAugmentation
+from train_scripts.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.feature_cache import NO_AUGMENTATION, FeatureCache
+from train_scripts.pretrain_language_model import train_tokenizer
+from train_scripts.training import build_processor, run_command
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "feature-cache.md"
+TABLE_START = "<!-- written by benchmarks/feature_cache.py -->"
+TABLE_END = "<!-- end of what the benchmark writes -->"
+RESULTS_FILE = "results.json"
+HEIGHT, WIDTH = 260, 210  # PHOENIX14T
+WORDS_OF_SENTENCE = 20
+LEARNING_RATE = 1e-5
+# layers on either side, width, feed-forward width, heads, vocabulary
+TEXT_MODELS = {
+    "tiny": (1, 32, 64, 2, 400),
+    "small": (2, 192, 384, 4, 400),  # of the quickstart
+    "12+12 layers": (12, 1024, 4096, 16, 24000),  # mBART-large with a trimmed vocabulary
+}
+Inputs = dict[str, torch.Tensor]
+
+
+@dataclass
+class BenchmarkArguments:
+    """How much is measured."""
+
+    output_dir: str = field(default="outputs/feature_cache", metadata={"help": "Folder of clips and results."})
+    report: str = field(default=str(PAGE), metadata={"help": "Page to write; figures land beside it."})
+    report_only: bool = field(default=False, metadata={"help": "Measure nothing, report what there is."})
+    sizes: list[str] = field(
+        default_factory=lambda: ["small", "12+12 layers"],
+        metadata={"help": f"Language models: {', '.join(TEXT_MODELS)}."},
+    )
+    num_clips: int = field(default=4, metadata={"help": "Clips of a step, and of the corpus."})
+    num_frames: int = field(default=86, metadata={"help": "Frames of each clip."})
+    num_steps: int = field(default=2, metadata={"help": "Steps of each way."})
+    seed: int = field(default=0, metadata={"help": "Seed of clips and weights."})
+
+    def __post_init__(self):
+        unknown = [size for size in self.sizes if size not in TEXT_MODELS]
+        if unknown:
+            raise ValueError(f"--sizes must be of {', '.join(map(repr, TEXT_MODELS))}, got {unknown[0]!r}.")
+        if min(self.num_clips, self.num_frames, self.num_steps) < 1:
+            raise ValueError("--num_clips, --num_frames and --num_steps must be 1 or more.")
+
+
+class PlainEncoder(nn.Module):
+    """ResNet-18 on every frame of a clip, then K5 P2 K5 P2: `(frames, 3, 224, 224)` -> `(tokens, 512)`."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = torchvision.models.resnet18(weights=None)
+        self.backbone.fc = nn.Identity()
+        blocks = [nn.Conv1d(512, 512, 5), nn.BatchNorm1d(512), nn.ReLU(), nn.MaxPool1d(2)]
+        again = [nn.Conv1d(512, 512, 5), nn.BatchNorm1d(512), nn.ReLU(), nn.MaxPool1d(2)]
+        self.temporal = nn.Sequential(*blocks, *again)
+
+    @torch.no_grad()
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.temporal(self.backbone(frames).T[None])[0].T
+
+
+@dataclass
+class Corpus:
+    """`pictures` holds the PNG files of each clip of the video folder `folder`."""
+
+    folder: Path
+    pictures: list[list[Path]]
+    sentences: list[str]
+
+
+def make_corpus(arguments: BenchmarkArguments) -> Corpus:
+    generator = default_rng(arguments.seed)
+    folder = Path(arguments.output_dir) / "corpus"
+    (folder / "train").mkdir(parents=True, exist_ok=True)
+    words = [f"w{number}" for number in range(60)]
+    corpus = Corpus(folder, [], [])
+    lines = ["file_name,text"]
+    for number in range(arguments.num_clips):
+        video, pictures = folder / "train" / f"{number}.mp4", Path(arguments.output_dir) / "png" / str(number)
+        pictures.mkdir(parents=True, exist_ok=True)
+        write_mp4(video, moving_picture(arguments.num_frames, HEIGHT, WIDTH, generator))
+        paths = [pictures / f"images{index:04d}.png" for index in range(arguments.num_frames)]
+        for path, frame in zip(paths, decode_video(video).frames, strict=True):
+            Image.fromarray(frame.permute(1, 2, 0).numpy()).save(path)
+        corpus.pictures.append(paths)
+        corpus.sentences.append(" ".join(generator.choice(words, WORDS_OF_SENTENCE)))
+        lines.append(f"{video.name},{corpus.sentences[-1]}")
+    (folder / "train" / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return corpus
+
+
+def build_model(size: str, processor: FLaLLMProcessor, seed: int) -> FLaLLMForTranslation:
+    """With random weights, the same for the same seed, and no dropout, so that losses can be compared."""
+    torch.manual_seed(seed)
+    layers, width, feed_forward, heads, vocabulary = TEXT_MODELS[size]
+    tokenizer = processor.tokenizer
+    sides = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (
+        ("layers", layers), ("ffn_dim", feed_forward), ("attention_heads", heads)
+    )}  # fmt: skip
+    text_config = MBartConfig(
+        **sides,
+        d_model=width,
+        vocab_size=max(vocabulary, len(tokenizer)),
+        dropout=0.0,
+        attention_dropout=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.eos_token_id,
+    )
+    vision_config = FLaLLMVisionConfig(hidden_size=512, temporal_blocks=["K5"])
+    model = FLaLLMForTranslation(FLaLLMConfig(vision_config=vision_config, text_config=text_config))
+    model.freeze_visual_encoder()
+    model.vision_model.backbone.to(memory_format=torch.channels_last)
+    return model.train()
+
+
+class Ways:
+    """-> inputs of the model for clips by their numbers, each in a way of its own"""
+
+    def __init__(self, corpus: Corpus, processor: FLaLLMProcessor, output_dir: Path):
+        self.corpus = corpus
+        self.processor = processor
+        self.output_dir = output_dir
+        self.collator = TranslationCollator(processor)
+        self.plain_encoder = PlainEncoder().eval()
+        clips = load_split(DataArguments([str(corpus.folder)]), "train")
+        self.clips = SignVideoDataset(
+            clips, processor, augmentation=ClipAugmentation(NO_AUGMENTATION, VideoArguments())
+        )
+
+    def plain(self, frame_sampling_rate: float) -> Callable[[Sequence[int]], Inputs]:
+        read = FrameByFrame(frame_sampling_rate)
+
+        def inputs_of(numbers: Sequence[int]) -> Inputs:
+            features = [self.plain_encoder(read((Path(), self.corpus.pictures[number]))) for number in numbers]
+            items = [{"features": each, **self.clips.sentence_of(n)} for each, n in zip(features, numbers, strict=True)]
+            return self.collator(items)
+
+        return inputs_of
+
+    def through_the_encoder(self, numbers: Sequence[int]) -> Inputs:
+        return self.collator([self.clips[number] for number in numbers])
+
+    def from_the_cache(self, model: FLaLLMForTranslation, bf16: bool) -> Callable[[Sequence[int]], Inputs]:
+        """The features are computed first, which is not measured here."""
+        folder = self.output_dir / "features"
+        training = FLaLLMTrainingArguments(
+            output_dir=str(self.output_dir / "run"), use_cpu=True, bf16=bf16, disable_tqdm=True, report_to="none"
+        )
+        arguments = FeatureCacheArguments(
+            cache_features=True, features_dtype="bfloat16" if bf16 else "float32", feature_cache_dir=str(folder)
+        )
+        cached = FeatureCache(model, self.processor, arguments, training).clips(self.clips, "training")
+        return lambda numbers: self.collator([cached[number] for number in numbers])
+
+
+def train(
+    model: FLaLLMForTranslation,
+    inputs_of: Callable[[Sequence[int]], Inputs],
+    numbers: Sequence[int],
+    num_steps: int,
+    bf16: bool = False,
+    fused: bool = True,
+) -> tuple[list[float], list[float]]:
+    """-> seconds of processor time and losses of the steps, after one step with one clip that is not counted"""
+    model.set_attn_implementation("eager" if bf16 else "sdpa")
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, fused=fused)
+    seconds, losses = [], []
+    for step in range(num_steps + 1):
+        before = time.process_time()
+        inputs = inputs_of(numbers[:1] if step == 0 else numbers)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = model(**inputs).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.process_time() - before)
+        losses.append(loss.item())
+    return seconds[1:], losses[1:]
+
+
+def measure_size(size: str, ways: Ways, arguments: BenchmarkArguments) -> dict[str, Any]:
+    """Clips per second of processor time of each step by way, and the losses of two ways in float32."""
+    rates, losses = {}, {}
+    for name in (
+        "plain, all frames",
+        "plain, a quarter of the frames",
+        "encoder, fp32",
+        "cache, fp32",
+        "encoder",
+        "cache",
+    ):
+        model = build_model(size, ways.processor, arguments.seed)
+        options = {"bf16": name in ("encoder", "cache"), "fused": not name.startswith("plain")}
+        if name.startswith("plain"):
+            inputs_of = ways.plain(1.0 if name.endswith("all frames") else VideoArguments().frame_sampling_rate)
+        elif name.startswith("encoder"):
+            inputs_of = ways.through_the_encoder
+        else:
+            inputs_of = ways.from_the_cache(model, options["bf16"])
+        seconds, losses[name] = train(model, inputs_of, range(arguments.num_clips), arguments.num_steps, **options)
+        rates[name] = [arguments.num_clips / value for value in seconds]
+        print(f"{size}, {name}: {statistics.median(rates[name]):.2f} clips/s, losses {losses[name]}", flush=True)
+    differences = [abs(one - other) for one, other in zip(losses["encoder, fp32"], losses["cache, fp32"], strict=True)]
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "size": size,
+        "num_parameters": num_parameters,
+        "clips_per_second": rates,
+        "losses": losses,
+        "largest_difference_of_losses": max(differences),
+    }
+
+
+def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    output_dir = Path(arguments.output_dir)
+    shutil.rmtree(output_dir / "features", ignore_errors=True)
+    corpus = make_corpus(arguments)
+    processor = build_processor(VideoArguments(), train_tokenizer(corpus.sentences, 400))
+    torch.manual_seed(arguments.seed)
+    ways = Ways(corpus, processor, output_dir)
+    return {
+        "arguments": {name: getattr(arguments, name) for name in ("num_clips", "num_frames", "num_steps", "seed")},
+        "machine": f"one thread of {processor_name()}, torch {torch.__version__}",
+        "results": [measure_size(size, ways, arguments) for size in arguments.sizes],
+    }
+
+
+def format_result(result: Mapping[str, Any]) -> list[str]:
+    medians = {name: statistics.median(values) for name, values in result["clips_per_second"].items()}
+    baselines = [medians["plain, all frames"], medians["plain, a quarter of the frames"]]
+    titles = {
+        "plain, all frames": "plain baseline, all frames",
+        "plain, a quarter of the frames": "plain baseline, a quarter of the frames",
+        "encoder, fp32": "ours through the encoder, float32",
+        "encoder": "ours through the encoder, bfloat16",
+        "cache, fp32": "ours from the cache, float32",
+        "cache": "**ours from the cache, bfloat16**",
+    }
+    lines = [
+        f"Language model: {result['size']} ({result['num_parameters'] / 1e6:,.0f} million parameters in all).",
+        "",
+        "| a step of training | clips/s | to the baseline, all frames | to the baseline, a quarter of them |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, title in titles.items():
+        cells = [f"{medians[name]:.2f}", *(f"{medians[name] / baseline:.1f}" for baseline in baselines)]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    difference = result["largest_difference_of_losses"]
+    return [*lines, "", f"Largest difference of the losses, cache against encoder in float32: {difference:.1e}.", ""]
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """Command, machine and a table for each language model in Markdown."""
+    values = report["arguments"]
+    command = " ".join(f"--{name} {value}" for name, value in values.items())
+    lines = [
+        f"{values['num_clips']} clips of {values['num_frames']} frames ({WIDTH} x {HEIGHT}, mp4 and PNG) in each step, "
+        f"medians of {values['num_steps']} steps, clips per second of processor time, on {report['machine']}:",
+        "",
+        f"    python benchmarks/feature_cache.py {command}",
+        "",
+    ]
+    for result in report["results"]:
+        lines += format_result(result)
+    return "\n".join(lines).rstrip()
+
+
+def write_report(arguments: BenchmarkArguments) -> None:
+    """
+    Replace what stands between the two marks of the page, or begin a page; write the figures beside it.
+
+    Raises:
+        ValueError: if there are no results, or the page has no marks.
+    """
+    results = Path(arguments.output_dir) / RESULTS_FILE
+    if not results.is_file():
+        raise ValueError(f"--output_dir {arguments.output_dir} holds no results. Run without --report_only first.")
+    report = json.loads(results.read_text(encoding="utf-8"))
+    page = Path(arguments.report)
+    text = page.read_text(encoding="utf-8") if page.is_file() else f"{TABLE_START}\n{TABLE_END}\n"
+    before, start, rest = text.partition(TABLE_START)
+    _, end, after = rest.partition(TABLE_END)
+    if not (start and end):
+        raise ValueError(f"{page} must hold the lines {TABLE_START!r} and {TABLE_END!r}: the tables go between them.")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_json(page.with_suffix(".json"), report)
+    page.write_text(f"{before}{TABLE_START}\n{format_report(report)}\n{TABLE_END}{after}", encoding="utf-8")
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = parse_arguments((BenchmarkArguments,), argv, description="Stage 2 with and without cached features.")
+    if not arguments.report_only:
+        Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
+        write_json(Path(arguments.output_dir) / RESULTS_FILE, measure(arguments))
+    write_report(arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(lambda: run(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
