@@ -176,7 +176,7 @@ class Page:
 
     def _events(self, demo: gr.Blocks) -> None:
         hidden = {"api_visibility": "private"}
-        outcome = gr.State()
+        outcome = gr.State(time_to_live=MINUTES_UNTIL_FILES_ARE_DELETED * 60)
         shown = [self.result, self.timeline, outcome, *self.captions.values(), *self.save.values()]
         demo.load(_language_of_browser, outputs=self.language, **hidden)
         spoken = [component for component, _ in self.speaking] + [self.result, self.timeline]
