@@ -349,6 +349,7 @@ def test_a_broken_record_is_told_before_the_work(model_folder, data, capsys):
     assert contents(model_folder) == before
 
 
+@pytest.mark.slow
 def test_the_calibration_survives_saving_and_reading_without_our_packages(tmp_path):
     model, processor = load_trained(str(trained_model()))
     width = model.config.vision_config.hidden_size

@@ -357,6 +357,7 @@ def test_a_broken_video_is_named(num_workers, processor, tmp_path):
         list(loader)
 
 
+@pytest.mark.slow
 def test_items_of_videos_given_as_bytes(processor):
     from_files = load(corpus(), "dev")
     content = [{"bytes": Path(row["video"]["path"]).read_bytes(), "path": None} for row in from_files]

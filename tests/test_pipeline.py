@@ -580,6 +580,7 @@ def test_the_file_stands_alone():
     assert names - set(sys.stdlib_module_names) == {"numpy", "torch", "transformers"}
 
 
+@pytest.mark.slow
 def test_loads_where_the_package_is_not_installed(tmp_path, video):
     translator = make_pipeline()
     translator.save_pretrained(tmp_path / "model")

@@ -179,6 +179,7 @@ def test_save_and_load(processor, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_loads_as_remote_code_without_the_package(plain, tmp_path):
     plain.save_pretrained(tmp_path / "saved")
     code = f"""

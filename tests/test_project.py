@@ -235,6 +235,7 @@ def test_no_file_names_a_machine_path_or_a_package_registry():
 
 
 @pytest.mark.parametrize("users_is_imported_first", [True, False])
+@pytest.mark.slow
 def test_a_users_own_processing_folder_does_not_hide_ours(tmp_path, users_is_imported_first):
     (tmp_path / "processing").mkdir()
     (tmp_path / "processing" / "__init__.py").write_text("OWNER = 'the user'\n")

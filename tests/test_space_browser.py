@@ -220,6 +220,7 @@ def expect_second(page: Page, seconds: float) -> None:
     )
 
 
+@pytest.mark.slow
 def test_an_upload_is_translated(visit, clip, translate_alone):
     page = visit()
     translate(page, clip)

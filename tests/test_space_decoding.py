@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "spaces_demo"))
 import decoding  # noqa: E402
 from decoding import VideoFacts, VideoProblem, VideoReader  # noqa: E402
 
+pytestmark = pytest.mark.slow  # a reading process takes its time to start
+
 
 @pytest.fixture(scope="module")
 def reader():
@@ -116,7 +118,6 @@ def write_a_file(path: str) -> None:
     Path(path).write_bytes(b"kept")
 
 
-@pytest.mark.slow
 def test_no_file_takes_the_space_down(reader, clip, tmp_path):
     assert problem_of(reader._ask, 60, crash, str(clip)).name == "error_damaged"
     assert problem_of(reader._ask, 60, fill_the_memory, str(clip)).name == "error_damaged"
@@ -126,7 +127,6 @@ def test_no_file_takes_the_space_down(reader, clip, tmp_path):
     assert reader.look(str(clip)) == VideoFacts(2.0, 64, 48)
 
 
-@pytest.mark.slow
 def test_killed_processes_are_replaced(reader, clip):
     for process in psutil.Process().children(recursive=True):
         process.kill()

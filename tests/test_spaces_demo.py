@@ -307,6 +307,7 @@ def test_the_space_runs_where_nothing_of_ours_is_installed(clip, tmp_path):
     assert pieces["sentences"]
 
 
+@pytest.mark.slow
 def test_an_accelerator_that_is_lent_is_asked_for_each_call(clip, monkeypatch):
     """What `spaces.GPU` decorates must be a generator function, and gets nothing that cannot go to another process."""
     lent = []

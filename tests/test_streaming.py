@@ -357,6 +357,7 @@ def test_a_broken_video_ends_the_training_with_its_row(num_workers, tmp_path, ca
     assert text.startswith(f"{folder} (train): row 1 (counted from 0): '{folder / 'train' / 'b.mp4'}' is not a video")
 
 
+@pytest.mark.slow
 def test_once_an_epoch_is_told_to_be_once(tmp_path, capsys):
     values = {**STREAMED, "eval_strategy": "epoch", "max_steps": 1, "max_train_clips": 2, "max_evaluation_clips": 1}
     visual_initialing.train(stage1_flags(tmp_path / "run", **values))
@@ -566,6 +567,7 @@ def test_a_data_set_on_the_hub_mixed_with_a_folder(streams, hub, tmp_path):
     assert len(log_of(tmp_path / "run", "loss")) == 2
 
 
+@pytest.mark.slow
 def test_mistakes_in_a_data_set_on_the_hub(hub, tmp_path, capsys):
     push_corpus(hub, 2)
     values = {**STREAMED, "dataset": "me/corpus", "max_steps": 9}

@@ -834,6 +834,7 @@ def num_frames_of(batch: dict[str, torch.Tensor]) -> list[int]:
     return batch["pixel_attention_mask"].sum(1).tolist()
 
 
+@pytest.mark.slow
 def test_batches_of_clips_of_about_one_length(batches, tmp_path):
     values = {"num_train_epochs": 1, "per_device_train_batch_size": 3, "frame_jitter": False, **WITHOUT_EVALUATION}
     llm_fine_tuning.train(stage2_flags(tmp_path / "run", train_sampling_strategy="group_by_length", **values))

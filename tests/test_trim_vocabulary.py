@@ -322,6 +322,7 @@ def test_the_report_is_true(family, tmp_path, capsys):
     assert "The tokenizer can spell every character of the text." in printed
 
 
+@pytest.mark.slow
 def test_a_new_process_loads_what_was_written():
     folders = {family: str(trimmed(family).folder) for family in FAMILIES}
     expected = {family: load(Path(folder))[1](text_of(family)[0])["input_ids"] for family, folder in folders.items()}
