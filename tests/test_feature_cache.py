@@ -71,6 +71,7 @@ def encoded_clips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ],
     ids=["batches", "accumulated", "grouped", "by frames"],
 )
+@pytest.mark.slow
 def test_training_from_the_cache_is_training_through_the_encoder(batches, tmp_path, capsys):
     values = {
         **WITHOUT_AUGMENTATION, **batches, "max_steps": 20, "learning_rate": 0.001, "word_presence_loss_weight": 1.0,
@@ -93,6 +94,7 @@ def test_training_from_the_cache_is_training_through_the_encoder(batches, tmp_pa
     assert encoder and all(torch.equal(stage1[name], final[name]) for name in encoder)
 
 
+@pytest.mark.slow
 def test_a_second_run_never_calls_the_encoder(encoded_clips, tmp_path, capsys):
     values = {
         **WITHOUT_AUGMENTATION, "cache_features": True, "feature_cache_dir": tmp_path / "cache", "num_train_epochs": 2,

@@ -294,6 +294,7 @@ def test_card_names_licence_seed_and_signers(corpus_dir: Path):
     assert str(corpus_dir.parent) not in card
 
 
+@pytest.mark.slow
 def test_corpus_depends_on_the_seed_and_not_on_the_number_of_workers(corpus_dir: Path, tmp_path: Path):
     again = generate_corpus(CorpusArguments(str(tmp_path / "again"), num_workers=2, **SMALL_SIZES))
     other = generate_corpus(CorpusArguments(str(tmp_path / "other"), num_workers=1, seed=1, **SMALL_SIZES))
@@ -361,6 +362,7 @@ def test_a_folder_with_something_in_it_is_not_touched(tmp_path: Path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_text_only_sentences_are_as_many_as_the_signs_give(tmp_path: Path):
     options = {**SMALL_SIZES, "num_signs": MIN_NUM_SIGNS, "num_text_only_sentences": 6_000}
     corpus_dir = generate_corpus(CorpusArguments(str(tmp_path / "corpus"), num_workers=1, **options))

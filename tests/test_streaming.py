@@ -287,6 +287,7 @@ def test_both_stages_train_from_a_stream(stage, tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_the_uninterrupted_one(num_workers, tmp_path, monkeypatch):
     """Over several passes of few clips; with dropout, augmentation and steps of two batches."""
     values = {

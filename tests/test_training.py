@@ -139,6 +139,7 @@ def test_stage_2_with_the_visual_encoder_trained(trainers, tmp_path):
     assert "vision_model.backbone.bn1.running_mean" in moved(trainer.weights_before, after)
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_is_one_large_batch(trainers, tmp_path):
     values = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 1e9, "max_steps": 2, "label_smoothing": 0.1}
     for name, batch_size, accumulation in (("whole", 8, 1), ("split", 4, 2), ("single", 1, 8)):
@@ -564,6 +565,7 @@ def test_early_stopping(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_the_uninterrupted_one(step, tmp_path):
     """From the middle of an epoch and from the end of one; with dropout, augmentation and a schedule."""
     values = {
@@ -860,6 +862,7 @@ def test_too_few_frames_for_a_clip(tmp_path, capsys):
     assert text.startswith("--max_frames_per_batch 3 is too few for the longest clip, of up to ")
 
 
+@pytest.mark.slow
 def test_a_budget_of_frames_resumes_as_it_would_have_gone_on(tmp_path):
     values = {
         "num_train_epochs": 2, "max_frames_per_batch": 70, "save_strategy": "steps", "save_steps": 2,
@@ -888,6 +891,7 @@ def test_weights_of_data_sets_reach_the_batches(batches, tmp_path):
     assert run["scores"][0]["num_clips"] == 1 and run["data"]["splits"]["train"]["num_clips"] == 4
 
 
+@pytest.mark.slow
 def test_pixels_made_on_the_device_train_as_those_of_the_loading_processes(trainers, tmp_path):
     values = {"num_train_epochs": 1, "rotation_degrees": 20, "brightness": 0.2, "speed": 0.2, "generation_num_beams": 1}
     for name, on_device in (("cpu", False), ("device", True)):
