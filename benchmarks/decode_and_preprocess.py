@@ -241,26 +241,27 @@ def format_report(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_report(arguments: BenchmarkArguments) -> None:
+def write_report(
+    output_dir: Path, page: Path, table_start: str, format_report: Callable[[Mapping[str, Any]], str]
+) -> None:
     """
     Replace what stands between the two marks of the page, or begin a page; write the figures beside it.
 
     Raises:
         ValueError: if there are no results, or the page has no marks.
     """
-    results = Path(arguments.output_dir) / RESULTS_FILE
+    results = output_dir / RESULTS_FILE
     if not results.is_file():
-        raise ValueError(f"--output_dir {arguments.output_dir} holds no results. Run without --report_only first.")
+        raise ValueError(f"--output_dir {output_dir} holds no results. Run without --report_only first.")
     report = json.loads(results.read_text(encoding="utf-8"))
-    page = Path(arguments.report)
-    text = page.read_text(encoding="utf-8") if page.is_file() else f"{TABLE_START}\n{TABLE_END}\n"
-    before, start, rest = text.partition(TABLE_START)
+    text = page.read_text(encoding="utf-8") if page.is_file() else f"{table_start}\n{TABLE_END}\n"
+    before, start, rest = text.partition(table_start)
     _, end, after = rest.partition(TABLE_END)
     if not (start and end):
-        raise ValueError(f"{page} must hold the lines {TABLE_START!r} and {TABLE_END!r}: the table goes between them.")
+        raise ValueError(f"{page} must hold the lines {table_start!r} and {TABLE_END!r}: the table goes between them.")
     page.parent.mkdir(parents=True, exist_ok=True)
     write_json(page.with_suffix(".json"), report)
-    page.write_text(f"{before}{TABLE_START}\n{format_report(report)}\n{TABLE_END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{table_start}\n{format_report(report)}\n{TABLE_END}{after}", encoding="utf-8")
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -272,7 +273,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     if not arguments.report_only:
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
         write_json(Path(arguments.output_dir) / RESULTS_FILE, measure(arguments))
-    write_report(arguments)
+    write_report(Path(arguments.output_dir), Path(arguments.report), TABLE_START, format_report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,6 @@ again from the results that are there. Small, in under a minute:
         --num_clips 2 --num_frames 68 --num_steps 1
 """
 
-import json
 import shutil
 import statistics
 import sys
@@ -25,7 +24,15 @@ from typing import Any
 
 import torch
 import torchvision
-from decode_and_preprocess import FrameByFrame, moving_picture, processor_name, write_json, write_mp4
+from decode_and_preprocess import (
+    RESULTS_FILE,
+    FrameByFrame,
+    moving_picture,
+    processor_name,
+    write_json,
+    write_mp4,
+    write_report,
+)
 from numpy.random import default_rng
 from PIL import Image
 from torch import nn
@@ -48,8 +55,6 @@ from train_scripts.training import build_processor, run_command
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "feature-cache.md"
 TABLE_START = "<!-- written by benchmarks/feature_cache.py -->"
-TABLE_END = "<!-- end of what the benchmark writes -->"
-RESULTS_FILE = "results.json"
 HEIGHT, WIDTH = 260, 210  # PHOENIX14T
 WORDS_OF_SENTENCE = 20
 LEARNING_RATE = 1e-5
@@ -313,34 +318,12 @@ def format_report(report: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def write_report(arguments: BenchmarkArguments) -> None:
-    """
-    Replace what stands between the two marks of the page, or begin a page; write the figures beside it.
-
-    Raises:
-        ValueError: if there are no results, or the page has no marks.
-    """
-    results = Path(arguments.output_dir) / RESULTS_FILE
-    if not results.is_file():
-        raise ValueError(f"--output_dir {arguments.output_dir} holds no results. Run without --report_only first.")
-    report = json.loads(results.read_text(encoding="utf-8"))
-    page = Path(arguments.report)
-    text = page.read_text(encoding="utf-8") if page.is_file() else f"{TABLE_START}\n{TABLE_END}\n"
-    before, start, rest = text.partition(TABLE_START)
-    _, end, after = rest.partition(TABLE_END)
-    if not (start and end):
-        raise ValueError(f"{page} must hold the lines {TABLE_START!r} and {TABLE_END!r}: the tables go between them.")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_json(page.with_suffix(".json"), report)
-    page.write_text(f"{before}{TABLE_START}\n{format_report(report)}\n{TABLE_END}{after}", encoding="utf-8")
-
-
 def run(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments((BenchmarkArguments,), argv, description="Stage 2 with and without cached features.")
     if not arguments.report_only:
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
         write_json(Path(arguments.output_dir) / RESULTS_FILE, measure(arguments))
-    write_report(arguments)
+    write_report(Path(arguments.output_dir), Path(arguments.report), TABLE_START, format_report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

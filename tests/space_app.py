@@ -49,9 +49,9 @@ def bad_files(folder: Path) -> dict[str, Path]:
     }
 
 
-def long_video(path: Path) -> Path:
-    """All clips one after the other."""
-    frames = [decode_video(str(clip)).frames.permute(0, 2, 3, 1).numpy() for clip in clips()]
+def long_video(path: Path, num_clips: int | None = None) -> Path:
+    """The first clips, by default all, one after the other."""
+    frames = [decode_video(str(clip)).frames.permute(0, 2, 3, 1).numpy() for clip in clips()[:num_clips]]
     return write_video(path, np.concatenate(frames))
 
 

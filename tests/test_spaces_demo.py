@@ -17,19 +17,18 @@ import av
 import numpy as np
 import pysubs2
 import pytest
-from tiny_corpus import corpus, trained_model
+from space_app import FOLDER, TEXTS, clips, long_video, unused_port  # makes the Space's modules known, too
+from tiny_corpus import trained_model
 from video_files import counting_frames, cut, write_audio, write_video
 
-from modeling_flallm.own_processing import decode_video
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-
-import gradio as gr  # noqa: E402
-from gradio_client import Client, handle_file  # noqa: E402
-from gradio_client.exceptions import AppError  # noqa: E402
-from transformers import pipeline  # noqa: E402
-
-FOLDER = Path(__file__).resolve().parent.parent / "spaces_demo"
+# isort: split
+import app
+import gradio as gr
+from decoding import VideoProblem
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from transformers import pipeline
+from translating import Result, Step
 
 RUN_WITHOUT_OUR_PACKAGES = """
 import runpy, sys
@@ -42,13 +41,6 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 runpy.run_path("app.py", run_name="__main__")
 """
-
-sys.path.insert(0, str(FOLDER))
-
-import app  # noqa: E402
-from decoding import VideoProblem  # noqa: E402
-from texts import TEXTS  # noqa: E402
-from translating import Result, Step  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +66,7 @@ def client(demo) -> Client:
 
 @pytest.fixture
 def clip() -> Path:
-    clips = sorted((corpus() / "test").glob("*.mp4"))
-    return clips[np.random.randint(len(clips))]
+    return clips()[np.random.randint(len(clips()))]
 
 
 def translate(client: Client, path: Path, **options) -> dict:
@@ -91,12 +82,6 @@ def error_for(client: Client, path: Path, **options) -> str:
 def seconds_of(path: Path) -> float:
     with av.open(str(path)) as container:
         return container.duration / av.time_base
-
-
-def joined(paths: list[Path], target: Path) -> Path:
-    """One clip after another."""
-    frames = [decode_video(str(path)).frames.permute(0, 2, 3, 1).numpy() for path in paths]
-    return write_video(target, np.concatenate(frames))
 
 
 def test_an_upload_gives_what_the_pipeline_gives(client, clip):
@@ -130,8 +115,7 @@ def test_captions_are_those_of_the_sentence(client, clip):
 
 
 def test_a_long_video_is_translated_piece_by_piece(client, translator, tmp_path):
-    clips = sorted((corpus() / "test").glob("*.mp4"))[:3]
-    path = joined(clips, tmp_path / "long.mp4")
+    path = long_video(tmp_path / "long.mp4", 3)
     expected = [piece for piece in translator.pipeline.translate_long(str(path)) if piece["translation_text"]]
     answer = translate(client, path, is_long=True)
     assert [(sentence["text"], sentence["start"], sentence["end"]) for sentence in answer["sentences"]] == [
@@ -269,12 +253,6 @@ def test_without_a_model():
         app.load_translator(None, None)
 
 
-def unused_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def wait_for(port: int, process: subprocess.Popen, seconds: float = 300.0) -> None:
     """Until the process listens."""
     deadline = time.monotonic() + seconds
@@ -292,7 +270,7 @@ def test_the_space_runs_where_nothing_of_ours_is_installed(clip, tmp_path):
         shutil.copy(path, tmp_path)
     port = unused_port()
     environment = {"MODEL_ID": str(trained_model()), "GRADIO_SERVER_PORT": str(port), "HF_HOME": str(tmp_path / "home")}
-    long = joined(sorted((corpus() / "test").glob("*.mp4"))[:2], tmp_path / "long.mp4")
+    long = long_video(tmp_path / "long.mp4", 2)
     with subprocess.Popen(
         [sys.executable, "-c", RUN_WITHOUT_OUR_PACKAGES], cwd=tmp_path, env={**os.environ, **environment}
     ) as process:
