@@ -39,6 +39,7 @@ VALUES = {
     "rotation_degrees": 10,
     "max_evaluation_clips": 5,
     "per_device_eval_batch_size": 2,
+    "eval_on_start": True,  # of the same weights: after steps that differ by rounding another word may win
 }
 
 
@@ -94,7 +95,7 @@ def test_two_processes_train_as_one(
     # Sums of other order differ by rounding, which BatchNorm makes much of from step to step.
     assert other_losses[:3] == pytest.approx(losses[:3], rel=1e-3)
     assert other_losses[3:] == pytest.approx(losses[3:], rel=1e-2)
-    assert len(evaluations) == 4 and other_evaluations == evaluations
+    assert len(evaluations) == len(other_evaluations) == 5 and other_evaluations[0] == evaluations[0]
     if "lora" not in values:  # the Trainer does not hand --generation_config on to a model inside a peft model
         assert evaluations[-1]["eval_chrf"] > 0
     assert {path.name for path in (tmp_path / "one").iterdir()} == {path.name for path in (tmp_path / "two").iterdir()}
