@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, hf_hub_download
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from texts import TEXTS
+from texts import TEXTS, decimal
 
 CARD_FILE = "README.md"
 OUR_TAG = "flallm"
@@ -264,19 +264,15 @@ def _score_text(score: Score, language: str) -> str:
     split = f"split_{score.split}"
     text = template.format(
         name=_plain(score.name),
-        value=_number(score.value, language),
+        value=decimal(score.value, language),
         number=score.num_clips,
         dataset=_plain(score.dataset),
         split=texts[split if split in texts else "split_unknown"],
     )
     if score.low is None:
         return text + "."
-    ends = {"low": _number(score.low, language), "high": _number(score.high, language)}
+    ends = {"low": decimal(score.low, language), "high": decimal(score.high, language)}
     return f"{text}; {texts['model_score_between'].format(**ends)}."
-
-
-def _number(value: float, language: str) -> str:
-    return f"{value:.1f}".replace(".", "," if language == "de" else ".")
 
 
 def _limits_text(facts: ModelFacts, texts: dict[str, str]) -> str:

@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from texts import TEXTS
+from texts import TEXTS, decimal
 from timeline import TEMPLATE_CHARACTERS
 from translating import Result
 
@@ -57,11 +57,11 @@ def problem_html(sentence: str) -> str:
 def result_html(result: Result, language: str) -> str:
     """The sentence, how sure it is, what else it could be and the time it took; of a long video all sentences."""
     texts = TEXTS[language]
-    taken = texts["time_taken"].format(seconds=f"{result.seconds_taken:.1f}")
+    taken = texts["time_taken"].format(seconds=decimal(result.seconds_taken, language))
     if len(result.pieces) == 1:
         (piece,) = result.pieces
         level = sureness(piece)
-        body = _sentence(piece, level, texts) + _alternatives(result.alternatives, texts)
+        body = _sentence(piece, level, texts) + _alternatives(result.alternatives, language)
     else:
         levels = [sureness(piece) for piece in result.pieces]
         level = "sureness_unknown" if "sureness_unknown" in levels or not levels else "mixed"
@@ -80,11 +80,13 @@ def _sentence(piece: dict[str, Any], level: str, texts: dict[str, str]) -> str:
     )
 
 
-def _alternatives(alternatives: Sequence[dict[str, Any]], texts: dict[str, str]) -> str:
+def _alternatives(alternatives: Sequence[dict[str, Any]], language: str) -> str:
     if not alternatives:
         return ""
+    texts = TEXTS[language]
     rows = "".join(
-        f'<tr><td dir="auto">{escape(other["translation_text"])}</td><td>{other["score"]:.2f}</td></tr>'
+        f'<tr><td dir="auto">{escape(other["translation_text"])}</td>'
+        f"<td>{decimal(other['score'], language, places=2)}</td></tr>"
         for other in alternatives
     )
     return (

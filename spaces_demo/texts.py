@@ -312,6 +312,12 @@ GERMAN = {
 }
 
 TEXTS = {"en": ENGLISH, "de": GERMAN}
+DECIMAL_MARKS = {"en": ".", "de": ","}
+
+
+def decimal(value: float, language: str, places: int = 1) -> str:
+    """`0.25`, in German `0,25`."""
+    return f"{value:.{places}f}".replace(".", DECIMAL_MARKS[language])
 
 
 def language_from_header(header: str | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from texts import TEXTS
+from texts import DECIMAL_MARKS, TEXTS
 
 VIDEO_ID = "signed-video"
 UNSURE_BELOW = 0.5
@@ -198,7 +198,7 @@ class _Painter:
 
     def __init__(self, texts: dict[str, str], language: str, text_language: str | None, unsure_below: float):
         self.texts = {name: html.escape(text) for name, text in texts.items()}
-        self.decimal_mark = "," if language == "de" else "."
+        self.decimal_mark = DECIMAL_MARKS[language]
         self.lang = f' lang="{_escape(text_language)}"' if text_language else ""
         self.unsure_below = unsure_below
 

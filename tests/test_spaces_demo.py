@@ -248,6 +248,16 @@ def test_a_low_confidence_looks_different():
     assert len(set(shown.values())) == 5
 
 
+@pytest.mark.parametrize(("language", "mark"), [("en", "."), ("de", ",")])
+def test_numbers_are_written_as_in_the_language(language, mark):
+    score, seconds_taken = -np.random.uniform(1, 2), np.random.uniform(1, 9)
+    piece = {"translation_text": "rain", "start": 0.0, "end": 1.0, "score": -1.0, "words": []}
+    other = {"translation_text": "snow", "score": score}
+    shown = app.results.result_html(Result([piece], [other], [], 0.0, 1.0, seconds_taken), language)
+    assert f"<td>{score:.2f}</td>".replace(".", mark) in shown
+    assert f" {seconds_taken:.1f} ".replace(".", mark) in shown
+
+
 def test_without_a_model():
     with pytest.raises(SystemExit, match=re.escape("MODEL_ID is not set: name a model such as me/flallm-phoenix")):
         app.load_translator(None, None)
