@@ -2,10 +2,12 @@
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as distributed
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from transformers import PreTrainedModel
@@ -22,6 +24,8 @@ RESNET_STAGES = {
 # What sltbaselines puts around a clip: 8 frames in front, 16 in all once the length is a multiple of the stride.
 REPLICATED_FRAMES_IN_FRONT = 8
 REPLICATED_FRAMES = 16
+# Without gradient: more are no faster on a CPU and need more memory, see docs/visual-initialing-speed.md.
+FRAMES_PER_CHUNK_ON_CPU = 32
 
 
 @dataclass
@@ -54,6 +58,10 @@ class _SumOverProcesses(torch.autograd.Function):
         return total
 
 
+def _several_processes() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
 class _SynchronizedBatchNorm:
     """
     Mixin for `nn.BatchNorm1d` and `nn.BatchNorm2d`: in training under several processes the statistics are those of the
@@ -61,8 +69,7 @@ class _SynchronizedBatchNorm:
     """
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        several_processes = distributed.is_available() and distributed.is_initialized()
-        if not (self.training and several_processes and distributed.get_world_size() > 1):
+        if not (self.training and _several_processes()):
             return super().forward(values)
         return self._forward_synchronized(values)
 
@@ -148,7 +155,8 @@ class FrameBackbone(nn.Module):
         return nn.Sequential(first, *others)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        hidden = self.maxpool(self.relu(self.bn1(self.conv1(frames))))
+        # The same as torchvision's ReLU before the pooling, on a quarter of the values.
+        hidden = self.relu(self.maxpool(self.bn1(self.conv1(frames))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             hidden = self._run_stage(stage, hidden)
         return hidden.mean((2, 3))
@@ -267,6 +275,12 @@ class FLaLLMVisionModel(PreTrainedModel):
     Only real frames go through the CNN: they are packed by the mask first, so padding costs nothing and enters no
     BatchNorm statistic. With `frozen` set (see `freeze`), weights and BatchNorm statistics stay as they are, also after
     `.train()`, and no gradient is computed.
+
+    `frames_per_chunk` bounds the memory of the CNN: it runs over at most so many frames at a time, and again in the
+    backward pass, so that of a chunk nothing is kept. Without training this changes nothing. In training BatchNorm
+    normalises each chunk by its own statistics (ghost batch norm, https://arxiv.org/abs/1705.08741); chunks are of
+    nearly equal size and interleaved, so that each is a fair sample of all clips. `None` is one chunk, or, without
+    gradient on a CPU, chunks of 32 frames.
     """
 
     config_class = FLaLLMVisionConfig
@@ -283,6 +297,7 @@ class FLaLLMVisionModel(PreTrainedModel):
         self.backbone = FrameBackbone(config)
         self.temporal_module = LocalTemporalModule(self.backbone.num_features, config)
         self.frozen = False
+        self.frames_per_chunk: int | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -332,19 +347,59 @@ class FLaLLMVisionModel(PreTrainedModel):
                 1 for real frames, 0 for padding behind them. Default: all are real.
 
         Raises:
-            ValueError: for another shape or dtype, a mask that is not 1 up to a clip's end and 0 behind it, or a clip
-                too short for one visual token.
+            ValueError: for another shape or dtype, a mask that is not 1 up to a clip's end and 0 behind it, a clip
+                too short for one visual token, or `frames_per_chunk` below 1.
         """
         mask = self._checked_mask(pixel_values_videos, pixel_attention_mask)
         with torch.no_grad() if self.frozen else nullcontext():
             lengths = mask.sum(1)
             self._check_lengths(lengths)
-            frames = pixel_values_videos[mask].to(self.backbone.conv1.weight.dtype)
-            packed = self.backbone(frames.contiguous(memory_format=torch.channels_last))
+            packed = self._encode_frames(pixel_values_videos, mask)
             features = packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(mask[..., None], packed)
             hidden, num_tokens = self.temporal_module(features, lengths)
         attention_mask = length_mask(num_tokens, hidden.shape[1]).long()
         return FLaLLMVisionModelOutput(last_hidden_state=hidden, attention_mask=attention_mask)
+
+    def _encode_frames(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`(batch, frames, 3, height, width)` -> `(real frames, features)`, in the order of the mask."""
+        places = mask.nonzero()  # (real frames, 2)
+        num_chunks = self._get_num_chunks(len(places), places.device)
+        if num_chunks == 1:
+            return self._encode_chunk(pixels, places)
+        encode_chunk = self._encode_chunk
+        if self.frames_per_chunk is not None and torch.is_grad_enabled():
+            encode_chunk = partial(
+                checkpoint,
+                encode_chunk,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), _running_statistics_kept(self.backbone)),
+            )
+        packed = torch.cat([encode_chunk(pixels, places[index::num_chunks]) for index in range(num_chunks)])
+        positions = torch.arange(len(places), device=places.device)
+        return packed[torch.cat([positions[index::num_chunks] for index in range(num_chunks)]).argsort()]
+
+    def _get_num_chunks(self, num_frames: int, device: torch.device) -> int:
+        frames_per_chunk = self.frames_per_chunk
+        if frames_per_chunk is None:
+            is_inference = not (self.training or torch.is_grad_enabled())
+            if device.type != "cpu" or not is_inference or torch.compiler.is_compiling():
+                return 1
+            frames_per_chunk = FRAMES_PER_CHUNK_ON_CPU
+        if frames_per_chunk < 1:
+            raise ValueError(f"`frames_per_chunk` must be 1 or more, got {frames_per_chunk}.")
+        num_chunks = -(-num_frames // frames_per_chunk)
+        if self.training and _several_processes():
+            # Their BatchNorm layers wait for each other in every chunk: a process with fewer frames has smaller chunks,
+            # or even empty ones.
+            largest = torch.tensor(num_chunks, device=device)
+            distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+            num_chunks = int(largest)
+        return num_chunks
+
+    def _encode_chunk(self, pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """The frames at `(clip, frame)`, copied here so that a checkpoint keeps no copy of them."""
+        frames = pixels[places[:, 0], places[:, 1]].to(self.backbone.conv1.weight.dtype)
+        return self.backbone(frames.contiguous(memory_format=torch.channels_last))
 
     @staticmethod
     def _checked_mask(pixels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -202,7 +202,8 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"], metadata={"help": "Where to log."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "See torch's DDP."})
     adapter_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the adapter. Default: `learning_rate`."}
+        default=None,
+        metadata={"help": "Learning rate of the adapter, or LLaVA-SLT's connector. Default: `learning_rate`."},
     )
     bias_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the text model's biases. Default: `learning_rate`."}
@@ -224,6 +225,14 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
         default=False,
         metadata={"help": "Resize, augment and normalise frames on the accelerator, not in the loading processes."},
     )
+    frames_per_chunk: int | None = field(
+        default=None,
+        metadata={
+            "help": "To save memory: run the CNN over at most so many frames of a batch at a time, in training again "
+            "in the backward pass. In training BatchNorm statistics are then those of a chunk, not of the batch (ghost "
+            "batch norm); a frozen encoder and evaluation give the same as without."
+        },
+    )
     model_license: str | None = field(
         default=None,
         metadata={"help": "Licence of the trained model for its card, as the Hub writes it, such as cc-by-nc-4.0."},
@@ -236,6 +245,8 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError("--early_stopping_patience needs evaluations: set --eval_strategy to steps or epoch.")
         if self.max_frames_per_batch is not None and self.max_frames_per_batch < 1:
             raise ValueError(f"--max_frames_per_batch must be 1 or more, got {self.max_frames_per_batch}.")
+        if self.frames_per_chunk is not None and self.frames_per_chunk < 1:
+            raise ValueError(f"--frames_per_chunk must be 1 or more, got {self.frames_per_chunk}.")
         check_license("model_license", self.model_license, "apache-2.0, cc-by-nc-4.0 or other")
         if isinstance(self.generation_config, Path):
             self.generation_config = str(self.generation_config)  # a Path cannot be saved as JSON

@@ -1,0 +1,106 @@
+"""Stage 1 switch by switch: the page from its figures, the ways, and, slow, all of it end to end in tiny."""
+
+import importlib.util
+import json
+import random
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import random_batch, tiny_vision_model
+from torch.testing import assert_close
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """By path: another installed package may be called `benchmarks`. It imports its neighbours by their names."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        spec = importlib.util.spec_from_file_location("visual_initialing", BENCHMARKS / "visual_initialing.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return module
+
+
+def test_page_holds_exactly_what_its_figures_say(benchmark):
+    page = benchmark.PAGE.read_text(encoding="utf-8")
+    block = page.partition(benchmark.TABLE_START)[2].partition("<!-- end")[0]
+    report = json.loads(benchmark.PAGE.with_suffix(".json").read_text(encoding="utf-8"))
+    assert block.strip() == benchmark.format_report(report).strip()
+    assert set(report["ways"]) >= set(benchmark.ways_of(benchmark.BenchmarkArguments()))
+
+
+def test_ratios_are_of_neighbours(benchmark):
+    plain = {"num_frames": 80, "num_clips": 4, "seconds": [10.0, 20.0, 5.0]}
+    ours = {"num_frames": 20, "num_clips": 4, "seconds": [1.0, 1.0, 1.0]}
+    assert benchmark.ratio(ours, plain, "num_frames") == pytest.approx(2.5)
+    assert benchmark.ratio(ours, plain, "num_clips") == pytest.approx(10.0)
+    assert benchmark.rate(plain, "num_frames") == pytest.approx(8.0)
+
+
+def test_a_quarter_of_a_batch_is_padding(benchmark):
+    lengths = benchmark.lengths_of_clips(random.randrange(3, 9), 1000)
+    assert max(lengths) == 1000 and min(lengths) == 500
+    assert 1 - sum(lengths) / (max(lengths) * len(lengths)) == pytest.approx(0.25, abs=1e-3)
+
+
+def test_switches_change_how_but_not_what(benchmark):
+    batch = random_batch([7, 4])
+    pixels, mask = batch["pixel_values_videos"], batch["pixel_attention_mask"]
+    encoder = tiny_vision_model()
+    with torch.no_grad():
+        expected = encoder._encode_frames(pixels, mask.bool())
+        for encoded in (
+            benchmark.encode_padding_too(encoder, pixels, mask.bool()),
+            benchmark.encode_in_nchw(encoder, pixels, mask.nonzero()),
+            benchmark.folded(encoder.backbone)(pixels[mask.bool()]),
+        ):
+            assert_close(encoded, expected, atol=1e-3, rtol=1e-3)
+    assert len(benchmark.folded(encoder.backbone).state_dict()) < len(encoder.backbone.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--report_only", "True"], "holds no results. Run without --report_only first."),
+        (["--num_rounds", "0"], "--matrix_size and --frames_per_call must be 1 or more."),
+        (["--frames_per_call", "4", "0"], "--matrix_size and --frames_per_call must be 1 or more."),
+    ],
+)
+def test_mistakes_are_said_in_one_sentence(benchmark, tmp_path, capsys, argv, text):
+    try:
+        status = benchmark.main(["--output_dir", str(tmp_path), *argv])
+    except SystemExit as exit_:
+        status = exit_.code
+    assert status == 2
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_end_to_end_in_tiny(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "MULTIPLES", (1, 2))
+    every_way = benchmark.ways_of(benchmark.BenchmarkArguments())
+    some = {name: every_way[name] for name in ("plain", "plain quarter", "all frames", "ours", "padded")}
+    monkeypatch.setattr(benchmark, "ways_of", lambda arguments: some)
+    page = tmp_path / "page.md"
+    argv = ["--output_dir", str(tmp_path / "run"), "--report", str(page)]
+    sizes = ["--num_clips", "2", "--num_frames", "16", "--num_rounds", "1", "--matrix_size", "64"]
+    assert benchmark.main([*argv, *sizes, "--frames_per_call", "1"]) == 0
+    report = json.loads(page.with_suffix(".json").read_text())
+    ways = report["ways"]
+    assert ways["plain"]["num_frames"] == ways["all frames"]["num_frames"] == 24
+    assert ways["ours"]["num_frames"] == ways["plain quarter"]["num_frames"] == 6
+    assert all(min(way["seconds"]) > 0 for way in ways.values())
+    assert [row["num_frames"] for row in report["growth"]] == [4, 4, 8, 8]
+    before = page.read_text()
+    assert re.search(r"With all frames ours trains \*\*\d+\.\d times\*\* the frames", before)
+    page.write_text("Words before.\n" + before)
+    assert benchmark.main([*argv, "--report_only", "True"]) == 0
+    assert page.read_text() == "Words before.\n" + before
