@@ -16,12 +16,17 @@ at the end, and the exit status is 1.
 import argparse
 import csv
 import io
+import itertools
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -29,9 +34,12 @@ from tqdm import tqdm
 from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
 from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError, format_captions
 
-from .training import load_trained
+from .quantization import DTYPES, QUANTIZATIONS, load_to_translate
 
 VIDEO_SUFFIXES = {".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".gif"}
+BATCHES_SORTED_BY_LENGTH = 4
+MOST_READING_THREADS = 4
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 @dataclass
@@ -41,6 +49,7 @@ class Translation:
     file: str
     text: str = ""
     error: str = ""
+    position: int = 0  # among the videos
     pieces: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -64,35 +73,38 @@ def translate_videos(
     end: float | None = None,
     num_beams: int | None = None,
     caption_formats: Sequence[str] = (),
+    num_workers: int = 1,
 ) -> Iterator[Translation]:
     """
-    Translations in the order of `videos`, made batch by batch; one for each, bad files included.
+    A translation of each of `videos`, bad files included, as soon as it is done: `position` tells its place. While the
+    language model writes the sentences of one batch, the visual encoder works on the next one, and threads read the
+    videos of those behind.
 
     Args:
         start, end: seconds within each video; default: all of it.
         num_beams: default: as the model was saved.
         caption_formats: "srt" and "vtt": caption files to write beside each video.
+        num_workers: threads that read videos.
     """
     generation = {} if num_beams is None else {"num_beams": num_beams}
-    for first in range(0, len(videos), batch_size):
-        batch = videos[first : first + batch_size]
-        translations = [Translation(str(video)) for video in batch]
-        clips, good = [], []
-        for video, translation in zip(batch, translations, strict=True):
-            try:
-                _check_caption_files(video, caption_formats)
-                frames, seconds = _read_clip(model, processor, video, start, end)
-                clips.append(frames)
-                translation.pieces.append({"start": start or 0.0, "end": (start or 0.0) + seconds})
-                good.append(translation)
-            except (VideoDecodingError, ValueError, OSError) as error:
-                translation.error = str(error)
-        if clips:
-            sentences = _generate(model, processor, clips, generation)
-            for translation, sentence in zip(good, sentences, strict=True):
-                translation.text = translation.pieces[0]["text"] = sentence
-                write_captions(translation, caption_formats)
-        yield from translations
+
+    def read(numbered: tuple[int, Path]) -> _Clip:
+        return _read_clip(model, processor, *numbered, start, end, caption_formats)
+
+    def encode(batch: list[_Clip]) -> tuple[list[Translation], dict[str, torch.Tensor]]:
+        clips = [clip.frames for clip in batch if clip.frames is not None]
+        return [clip.translation for clip in batch], _encode(model, processor, clips) if clips else {}
+
+    most_read = batch_size * BATCHES_SORTED_BY_LENGTH + num_workers
+    with ThreadPoolExecutor(num_workers) as readers, ThreadPoolExecutor(1) as encoder:
+        clips = _ahead(readers, read, enumerate(videos), most_read)
+        for translations, inputs in _ahead(encoder, encode, _batches(clips, batch_size), 1):
+            if inputs:  # none of files with an error
+                sentences = _generate(model, processor, inputs, generation)
+                for translation, sentence in zip(translations, sentences, strict=True):
+                    translation.text = translation.pieces[0]["text"] = sentence
+                    write_captions(translation, caption_formats)
+            yield from translations
 
 
 def translate_long_videos(
@@ -105,8 +117,8 @@ def translate_long_videos(
 ) -> Iterator[Translation]:
     """As `translate_videos`, for videos longer than one sentence: one video and one piece of it after the other."""
     generation = {} if num_beams is None else {"num_beams": num_beams}
-    for video in videos:
-        translation = Translation(str(video))
+    for position, video in enumerate(videos):
+        translation = Translation(str(video), position=position)
         try:
             _check_caption_files(video, caption_formats)
             segments = translator.processor.video_processor.split_at_rests(str(video), start, end)
@@ -145,31 +157,97 @@ def _check_caption_files(video: Path, caption_formats: Sequence[str]) -> None:
             raise ValueError(f"{path} exists already. Move it away to have new captions written.")
 
 
+@dataclass
+class _Clip:
+    """What was read of a video: `frames`, uint8 `(frames, 3, height, width)`, or `None` beside an error."""
+
+    translation: Translation
+    frames: torch.Tensor | None = None
+
+
+def _batches(clips: Iterator[_Clip], batch_size: int) -> Iterator[list[_Clip]]:
+    """
+    Batches of clips of similar length, for all of a batch waits until its longest sentence is finished. Clips are
+    sorted a few batches at a time; those with an error make a batch of their own.
+    """
+    while together := list(itertools.islice(clips, batch_size * BATCHES_SORTED_BY_LENGTH)):
+        good = [clip for clip in together if clip.frames is not None]
+        if bad := [clip for clip in together if clip.frames is None]:
+            yield bad
+        good.sort(key=lambda clip: len(clip.frames))
+        yield from (good[first : first + batch_size] for first in range(0, len(good), batch_size))
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], most: int
+) -> Iterator[Result]:
+    """The results of a function in the order of the items, up to `most` of them in work before they are asked for."""
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
 def _read_clip(
-    model: FLaLLMForTranslation, processor: FLaLLMProcessor, video: Path, start: float | None, end: float | None
-) -> tuple[torch.Tensor, float]:
-    """
-    -> `(frames, 3, height, width)`, normalised, and the length in seconds. Raises ValueError for a clip too short or
-    too long for the model.
-    """
-    inputs = processor(videos=str(video), start=start, end=end, return_metadata=True, return_tensors="pt")
-    frames = inputs["pixel_values_videos"][0]
-    num_tokens = model.vision_model.get_num_tokens(len(frames))
-    if num_tokens < 1:
-        raise ValueError(f"{video} is too short to translate: {len(frames)} frame(s) are left after sampling.")
-    model.check_num_tokens(num_tokens)  # here, so that one long clip does not stop the others of its batch
-    return frames, inputs["video_metadata"][0]["duration"] or 0.0
+    model: FLaLLMForTranslation,
+    processor: FLaLLMProcessor,
+    position: int,
+    video: Path,
+    start: float | None,
+    end: float | None,
+    caption_formats: Sequence[str],
+) -> _Clip:
+    """Sampled, resized and cropped frames; the error of a file that cannot be read, or is too short or too long."""
+    translation = Translation(str(video), position=position)
+    try:
+        _check_caption_files(video, caption_formats)
+        inputs = processor.video_processor(
+            str(video), start=start, end=end, do_rescale=False, do_normalize=False, return_metadata=True
+        )
+        frames = inputs["pixel_values_videos"][0]
+        num_tokens = model.vision_model.get_num_tokens(len(frames))
+        if num_tokens < 1:
+            raise ValueError(f"{video} is too short to translate: {len(frames)} frame(s) are left after sampling.")
+        if not model.config.is_encoder_decoder:
+            num_tokens += processor.num_prompt_tokens
+        model.check_num_tokens(num_tokens)  # here, so that one long clip does not stop the others of its batch
+    except (VideoDecodingError, ValueError, OSError) as error:
+        translation.error = str(error)
+        return _Clip(translation)
+    seconds = inputs["video_metadata"][0]["duration"] or 0.0
+    translation.pieces.append({"start": start or 0.0, "end": (start or 0.0) + seconds})
+    return _Clip(translation, frames)
+
+
+@torch.no_grad()
+def _encode(
+    model: FLaLLMForTranslation, processor: FLaLLMProcessor, clips: list[torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Frames, uint8, of each clip -> what `generate` takes instead of them."""
+    frames = [clip.to(model.device) for clip in clips]
+    inputs = dict(
+        processor(videos=frames, do_sample_frames=False, do_resize=False, do_center_crop=False, return_tensors="pt")
+    )
+    output = model.vision_model(inputs.pop("pixel_values_videos"), inputs.pop("pixel_attention_mask"))
+    inputs["visual_features"], inputs["visual_attention_mask"] = output.last_hidden_state, output.attention_mask
+    return {name: values.to(model.device) for name, values in inputs.items()}
 
 
 @torch.no_grad()
 def _generate(
-    model: FLaLLMForTranslation, processor: FLaLLMProcessor, clips: list[torch.Tensor], generation: dict[str, int]
+    model: FLaLLMForTranslation,
+    processor: FLaLLMProcessor,
+    inputs: dict[str, torch.Tensor],
+    generation: dict[str, int],
 ) -> list[str]:
-    pixels = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True).to(model.device)
-    lengths = torch.tensor([len(clip) for clip in clips])
-    mask = (torch.arange(pixels.shape[1])[None] < lengths[:, None]).long().to(model.device)
-    token_ids = model.generate(pixel_values_videos=pixels, pixel_attention_mask=mask, **generation)
-    return processor.batch_decode(token_ids)
+    return processor.batch_decode(model.generate(**inputs, **generation))
 
 
 def format_translations(translations: Sequence[Translation], format_name: str, with_pieces: bool = False) -> str:
@@ -212,12 +290,28 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--long", action="store_true", help="split videos longer than one sentence where hands rest")
     parser.add_argument("--srt", action="store_true", help="write captions beside each video, as clip.srt")
     parser.add_argument("--vtt", action="store_true", help="write captions beside each video, as clip.vtt")
+    parser.add_argument(
+        "--dtype",
+        choices=list(DTYPES),
+        help="in what the model computes; default: bfloat16 where the processor does so natively, else float32",
+    )
+    parser.add_argument(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="bits in which the language model keeps its weights: less memory, and on CPUs int8 is the fastest",
+    )
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        default=min(MOST_READING_THREADS, max((os.cpu_count() or 1) - 1, 1)),
+        help="threads that read videos ahead of the model",
+    )
     parser.add_argument("--device", help="such as cuda or cpu; default: the accelerator if there is one")
     arguments = parser.parse_args(argv)
-    if arguments.batch_size < 1:
-        parser.error(f"--batch_size must be 1 or more, got {arguments.batch_size}")
-    if arguments.num_beams is not None and arguments.num_beams < 1:
-        parser.error(f"--num_beams must be 1 or more, got {arguments.num_beams}")
+    for name in ("batch_size", "num_beams", "num_workers"):
+        number = getattr(arguments, name)
+        if number is not None and number < 1:
+            parser.error(f"--{name} must be 1 or more, got {number}")
     if arguments.device is not None and not _is_usable(arguments.device):
         parser.error(f"--device {arguments.device} cannot be used here; leave it out for {_default_device()}")
     if arguments.output is not None and arguments.output.exists():
@@ -234,19 +328,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: no video in {', '.join(arguments.videos)}", file=sys.stderr)
         return 1
     try:
-        model, processor = load_trained(arguments.model)
+        device = torch.device(arguments.device or _default_device())
+        model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    model.to(arguments.device or _default_device())
     caption_formats = [name for name in ("srt", "vtt") if getattr(arguments, name)]
     wanted = (arguments.start, arguments.end, arguments.num_beams, caption_formats)
     if arguments.long:
         translator = SignLanguageTranslationPipeline(model=model, processor=processor, device=model.device)
         stream = translate_long_videos(translator, videos, *wanted)
     else:
-        stream = translate_videos(model, processor, videos, arguments.batch_size, *wanted)
-    translations = list(tqdm(stream, total=len(videos), unit="clip", desc="translating"))
+        stream = translate_videos(model, processor, videos, arguments.batch_size, *wanted, arguments.num_workers)
+    with closing(stream):  # at Ctrl-C, too, the threads get nothing more to read
+        translations = list(tqdm(stream, total=len(videos), unit="clip", desc="translating"))
+    translations.sort(key=lambda translation: translation.position)
     output = format_translations(translations, arguments.format, arguments.long)
     if arguments.output is None:
         sys.stdout.write(output)

@@ -1,0 +1,167 @@
+"""`flallm-translate` reads, encodes and writes at the same time, in batches of similar length."""
+
+import itertools
+import random
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_corpus import corpus, trained_model
+
+from train_scripts import translate
+from train_scripts.training import load_trained
+
+LONGEST_WAIT_IN_SECONDS = 60
+
+
+def test_results_come_in_order_and_only_so_many_are_ahead():
+    most = random.randint(1, 5)
+    begun, ahead = itertools.count(), []
+
+    def work(number: int) -> int:
+        next(begun)
+        time.sleep(random.random() / 1000)
+        return number
+
+    with ThreadPoolExecutor(3) as pool:
+        for taken, number in enumerate(translate._ahead(pool, work, range(30), most), 1):
+            assert number == taken - 1
+            ahead.append(begun.__reduce__()[1][0] - taken)
+    assert taken == 30 and max(ahead) <= most
+
+
+def test_what_nobody_asks_for_any_more_is_not_done():
+    done = []
+    with ThreadPoolExecutor(1) as pool:
+        results = translate._ahead(pool, lambda number: done.append(number) or time.sleep(0.01), range(100), 20)
+        next(results)
+        results.close()
+    assert len(done) < 100
+
+
+@pytest.fixture
+def clips(tmp_path) -> list[Path]:
+    """Twenty clips in no order of length, and a bad file among them."""
+    sources = sorted((corpus() / "test").glob("*.mp4"))
+    paths = [Path(shutil.copy(random.choice(sources), tmp_path / f"{number:02d}.mp4")) for number in range(20)]
+    paths[7].write_text("no video", encoding="utf-8")
+    return paths
+
+
+def run(clips: list[Path], **options) -> list[translate.Translation]:
+    return list(translate.translate_videos(*load_trained(str(trained_model())), clips, **options))
+
+
+def test_every_clip_gets_its_own_translation_whatever_the_batches_and_threads(clips):
+    model, processor = load_trained(str(trained_model()))
+    translations = run(clips, batch_size=3, num_workers=4)
+    assert sorted(translation.position for translation in translations) == list(range(20))
+    for translation in translations:
+        path = clips[translation.position]
+        assert translation.file == str(path)
+        if path == clips[7]:
+            assert translation.text == "" and "is not a video that can be read" in translation.error
+            continue
+        sentence = processor.batch_decode(model.generate(**processor(videos=str(path), return_tensors="pt")))[0]
+        assert (translation.text, translation.error) == (sentence, "")
+
+
+def test_batches_hold_clips_of_similar_length(clips, monkeypatch):
+    lengths = []
+    encode = translate._encode
+    monkeypatch.setattr(translate, "_encode", lambda *a: lengths.append([len(clip) for clip in a[2]]) or encode(*a))
+    run(clips, batch_size=3)
+    assert [len(batch) for batch in lengths] == [3, 3, 3, 2, 3, 3, 2]  # 12 of 20 clips, one of them bad, then 8
+    for together in (lengths[:4], lengths[4:]):
+        flat = list(itertools.chain(*together))
+        assert flat == sorted(flat)
+
+
+def test_the_next_batch_is_encoded_and_others_are_read_while_sentences_are_written(clips, monkeypatch):
+    encode, read, generate = translate._encode, translate._read_clip, translate._generate
+    encoded, all_read, writing = threading.Event(), threading.Event(), []
+    num_encoded, num_read = itertools.count(1), itertools.count(1)
+
+    def encode_and_tell(*arguments):
+        output = encode(*arguments)
+        if next(num_encoded) == 2:
+            encoded.set()
+        return output
+
+    def read_and_tell(*arguments):
+        clip = read(*arguments)
+        if next(num_read) == 11:  # behind the two batches
+            all_read.set()
+        return clip
+
+    def wait_and_generate(*arguments):
+        if not writing:
+            writing.append((encoded.wait(LONGEST_WAIT_IN_SECONDS), all_read.wait(LONGEST_WAIT_IN_SECONDS)))
+        return generate(*arguments)
+
+    for name, function in (
+        ("_encode", encode_and_tell),
+        ("_read_clip", read_and_tell),
+        ("_generate", wait_and_generate),
+    ):
+        monkeypatch.setattr(translate, name, function)
+    run(clips, batch_size=2)
+    assert writing == [(True, True)]
+
+
+def test_little_is_read_ahead_of_the_model(clips, monkeypatch):
+    """Frames of a whole folder would not fit the memory."""
+    read, num_read = translate._read_clip, itertools.count()
+    monkeypatch.setattr(translate, "_read_clip", lambda *a: (next(num_read), read(*a))[1])
+    model, processor = load_trained(str(trained_model()))
+    stream = translate.translate_videos(model, processor, clips * 3, batch_size=1, num_workers=2)
+    next(stream)
+    stream.close()
+    # A sorted group in batches, and as many and one for each thread ahead of it: never the sixty.
+    assert next(num_read) <= 2 * translate.BATCHES_SORTED_BY_LENGTH + 2 + 1
+
+
+def test_no_thread_is_left_and_nothing_more_is_read_after_ctrl_c(clips, monkeypatch):
+    read, num_read, threads = translate._read_clip, itertools.count(), threading.active_count()
+    monkeypatch.setattr(translate, "_read_clip", lambda *a: (next(num_read), read(*a))[1])
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(translate, "_generate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(clips * 5, batch_size=2)
+    assert threading.active_count() == threads and next(num_read) < 100
+
+
+def test_computing_in_bfloat16_gives_a_sentence_for_each_clip(capsys):
+    paths = [str(path) for path in sorted((corpus() / "test").glob("*.mp4"))[:2]]
+    argv = ["--model", str(trained_model()), "--device", "cpu", "--dtype", "bfloat16", *paths]
+    assert translate.main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == paths and all(line.split("\t")[1] for line in lines)
+
+
+def test_frames_of_another_dtype_do_not_matter_to_the_numbers():
+    """Normalising in front of the encoder gives what the processor gives."""
+    model, processor = load_trained(str(trained_model()))
+    path = sorted((corpus() / "test").glob("*.mp4"))[0]
+    clip = translate._read_clip(model, processor, 0, path, None, None, ())
+    assert clip.frames.dtype == torch.uint8
+    inputs = translate._encode(model, processor, [clip.frames])
+    whole = processor(videos=str(path), return_tensors="pt")
+    with torch.no_grad():
+        expected = model.vision_model(whole["pixel_values_videos"], whole["pixel_attention_mask"])
+    torch.testing.assert_close(inputs["visual_features"], expected.last_hidden_state)
+    assert torch.equal(inputs["visual_attention_mask"], expected.attention_mask)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "num_beams", "num_workers"])
+def test_numbers_below_one_are_refused(name, capsys):
+    with pytest.raises(SystemExit):
+        translate.main(["--model", "m", f"--{name}", "0", "clip.mp4"])
+    assert f"--{name} must be 1 or more, got 0" in capsys.readouterr().err
