@@ -7,7 +7,8 @@ INSTALLED := $(VENV)/installed.stamp
 MODEL_ID ?= quickstart_output/model
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart demo test test-unit test-minimum-versions lint format benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache clean
+.PHONY: help install quickstart quickstart-llava-slt demo test test-unit test-minimum-versions lint format benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing \
+	benchmark-inference benchmark-memory benchmark-llava-slt clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -17,6 +18,9 @@ install: $(INSTALLED) ## Make .venv and install FLaLLM with its development tool
 
 quickstart: install ## Generate the corpus, train both stages, evaluate, translate (QUICKSTART_ARGS="..." adds flags)
 	$(VENV_PYTHON) -m train_scripts.quickstart --output_dir quickstart_output $(QUICKSTART_ARGS)
+
+quickstart-llava-slt: install ## The same with the second system, LLaVA-SLT: all three stages (QUICKSTART_ARGS="..." adds flags)
+	$(VENV_PYTHON) -m train_scripts.quickstart_llava_slt --output_dir quickstart_llava_slt_output $(QUICKSTART_ARGS)
 
 demo: install $(filter quickstart_output/model,$(MODEL_ID)) ## Open the Space on the quickstart's model (MODEL_ID=me/flallm-phoenix: on another)
 	MODEL_ID=$(MODEL_ID) EXAMPLES_FOLDER=quickstart_output/corpus/test $(VENV_PYTHON) spaces_demo/app.py
@@ -56,8 +60,20 @@ benchmark-long-video: install ## Long videos: joints found and BLEU-4, on the qu
 benchmark-feature-cache: install ## Stage 2 from cached features, with and without (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/feature_cache.py $(BENCHMARK_ARGS)
 
+benchmark-visual-initialing: install ## Stage 1, each switch on and off, beside a plain baseline (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/visual_initialing.py $(BENCHMARK_ARGS)
+
+benchmark-inference: install ## Translation, each switch on and off, beside a plain baseline (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/inference.py $(BENCHMARK_ARGS)
+
+benchmark-memory: install ## Peak memory of training by flag (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/peak_memory.py $(BENCHMARK_ARGS)
+
+benchmark-llava-slt: install ## LLaVA-SLT without stage 1, without stage 2 and whole (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/llava_slt_ablation.py $(BENCHMARK_ARGS)
+
 clean: ## Remove the virtual environment, the quickstart's output and all caches
-	rm -rf $(VENV) .venv-minimum-versions quickstart_output build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-minimum-versions quickstart_output quickstart_llava_slt_output build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV_PYTHON):

@@ -137,7 +137,7 @@ class FLaLLMConfig(PreTrainedConfig):
         if self.word_presence_loss_weight < 0:
             raise ValueError(f"`word_presence_loss_weight` must be 0 or more, got {self.word_presence_loss_weight}.")
         if self.confidence_calibration is not None:
-            _check_calibration(self.confidence_calibration, self.vision_config.hidden_size)
+            check_calibration(self.confidence_calibration, self.vision_config.hidden_size)
         if not __name__.startswith("transformers_modules."):
             # The package has registered its pipeline: the copy beside the weights is for those who do not have it.
             kwargs.pop("custom_pipelines", None)
@@ -164,7 +164,7 @@ class FLaLLMConfig(PreTrainedConfig):
         return text_config
 
 
-def _check_calibration(calibration: dict[str, Any], hidden_size: int) -> None:
+def check_calibration(calibration: dict[str, Any], hidden_size: int) -> None:
     keys = set(calibration)
     missing = {"slope", "intercept"} - keys
     unknown = keys - {"slope", "intercept", "lowest_score", "mean_features", "largest_distance"}

@@ -24,6 +24,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from .configuration_flallm import FLaLLMConfig
+from .hub_export_flallm import SavedWithItsCode
 from .visual_encoder_flallm import FLaLLMVisionModel, FLaLLMVisionModelOutput
 
 IGNORED_LABEL = -100
@@ -68,7 +69,7 @@ class VisualLanguageAdapter(nn.Module):
         return self.second(self.activation(self.norm(self.first(visual_features))))
 
 
-class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
+class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     """
     Sign language video in, spoken language sentence out.
 
@@ -93,6 +94,10 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
     base_model_prefix = "flallm"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
+    # A sequence of frames in, a sequence of tokens out, by an encoder and a decoder: of the Auto classes this is the
+    # one whose models are called and generate like ours.
+    translation_auto_class = "AutoModelForSeq2SeqLM"
+    unquantized_modules = ("vision_model", "adapter", "word_presence_head", "lm_head")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -169,36 +174,16 @@ class FLaLLMForTranslation(PreTrainedModel, GenerationMixin):
             return FLaLLMVisionModel.from_pretrained(name_or_path)
         if model_type == "flallm":
             return FLaLLMForTranslation.from_pretrained(name_or_path).vision_model
-        raise ValueError(f"{expected}, got model type {model_type!r}. Train stage 1 first, or name its output folder.")
+        raise ValueError(
+            f"{expected}, got model type {model_type!r}. Train stage 1 of FLa-LLM first (flallm-visual-initialing), or "
+            "name its output folder."
+        )
 
     @staticmethod
     def _load_text_config(name_or_path: str) -> PreTrainedConfig:
         expected = f"Expected {name_or_path!r} to be a text model (a folder or Hub id of an encoder-decoder)"
         _read_model_type(name_or_path, expected)
         return AutoConfig.from_pretrained(name_or_path)
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """
-        `PreTrainedModel.save_pretrained`, and in the folder all that loading needs where this package is not installed:
-        the Python files (this one and what it imports, the pipeline among them), and in config.json their names for
-        `AutoConfig`, `AutoModel`, `AutoModelForSeq2SeqLM` and `pipeline`.
-        """
-        from .pipeline_flallm import SignLanguageTranslationPipeline  # a relative import is what carries the file along
-
-        kept_config = self.config
-        self.config = copy.deepcopy(kept_config)  # what it says about files is true of the folder, not of this object
-        self.config.auto_map = {"AutoModel": f"modeling_flallm.{type(self).__name__}"}  # the others are added on saving
-        self.config.custom_pipelines = {
-            "sign-language-translation": {
-                "impl": f"pipeline_flallm.{SignLanguageTranslationPipeline.__name__}",
-                "pt": ["AutoModelForSeq2SeqLM"],
-                "type": "multimodal",
-            }
-        }
-        try:
-            super().save_pretrained(save_directory, **kwargs)
-        finally:
-            self.config = kept_config
 
     def freeze_visual_encoder(self) -> None:
         """Stage 2: no weight and no buffer of the visual encoder changes any more, also after `.train()`."""

@@ -31,6 +31,9 @@ def _import_our_processing() -> ModuleType:
 _processing = _import_our_processing()
 FLaLLMProcessor = _processing.FLaLLMProcessor
 FLaLLMVideoProcessor = _processing.FLaLLMVideoProcessor
+LlavaSltProcessor = _processing.LlavaSltProcessor
+DEFAULT_PROMPT = _processing.processing_llava_slt.DEFAULT_PROMPT
+DEFAULT_SPOKEN_LANGUAGE = _processing.processing_llava_slt.DEFAULT_SPOKEN_LANGUAGE
 PICTURE_SUFFIXES = _processing.video_decoding_flallm.PICTURE_SUFFIXES
 VideoDecodingError = _processing.VideoDecodingError
 decode_video = _processing.decode_video

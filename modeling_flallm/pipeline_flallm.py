@@ -83,7 +83,8 @@ class ClipTimes:
 
 class SignLanguageTranslationPipeline(Pipeline):
     """
-    Translate sign language videos with a `FLaLLMForTranslation` and its `FLaLLMProcessor`.
+    Translate sign language videos with a `FLaLLMForTranslation` and its `FLaLLMProcessor`, or with a
+    `LlavaSltForTranslation` and its `LlavaSltProcessor`.
 
     ```python
     >>> from transformers import pipeline
@@ -152,6 +153,9 @@ class SignLanguageTranslationPipeline(Pipeline):
                 With `"words"`, add what a heat map needs: `"attention"`, a float32 array of shape `(words, visual
                 tokens)`, rows of sum 1, and `"token_times"`, an array of shape `(visual tokens,)`, the seconds of the
                 frame in the middle of what each visual token sees.
+            spoken_language (`str`, *optional*):
+                The language to write, by the English name that training put into the prompt: `"German"`, not `"de"`.
+                Only for models that read a prompt (LLaVA-SLT). Default: that of the processor.
             batch_size (`int`, *optional*, defaults to 1):
                 Videos that are translated together. They may be of different lengths; the result is the same.
             generate_kwargs (`dict`, *optional*):
@@ -169,11 +173,13 @@ class SignLanguageTranslationPipeline(Pipeline):
             in seconds of the whole file `"peak"`, where its attention is highest, and `"start"` and `"end"`, around
             the peak, where it is at least half as high. The attention is that of the text model's decoder to the
             visual tokens at the time it writes the word, averaged over heads, layers and the tokens of the word; this
-            choice is ours. It shows what the model looked at, which need not be where a sign is.
+            choice is ours. In a decoder-only model it is the self-attention to the visual tokens of the prompt. It
+            shows what the model looked at, which need not be where a sign is.
 
         Raises:
             ValueError: for a video that cannot be read, is too short or too long, with its name and, among several,
-                its index from 0: one bad video ends the call, but an iterator has given the answers before it.
+                its index from 0: one bad video ends the call, but an iterator has given the answers before it. For
+                `"words"` from a text model that gives no attention weights.
             TypeError: for an unknown argument.
         """
         if isinstance(inputs, IterableDataset) or (isinstance(inputs, Iterator) and not hasattr(inputs, "read")):
@@ -283,7 +289,7 @@ class SignLanguageTranslationPipeline(Pipeline):
     def _spans_that_fit(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         """Halve a span of frames, with an overlap, until the model takes its parts."""
         try:
-            self.model.check_num_tokens(self.model.vision_model.get_num_tokens(stop - first))
+            self._check_num_tokens(stop - first)
         except ValueError:
             reach = math.ceil((stop - first) * (1 + OVERLAP_OF_PARTS) / 2)
             if reach >= stop - first:
@@ -312,6 +318,7 @@ class SignLanguageTranslationPipeline(Pipeline):
     def _sanitize_parameters(self, generate_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> tuple[dict, ...]:
         """Sort the arguments of a call into those of `preprocess`, `_forward` and `postprocess`."""
         names = {"start", "end", "source_fps", "return_scores", "return_timestamps", "return_attention"}
+        names.add("spoken_language")
         named = {name: value for name, value in kwargs.items() if name not in names}
         twice = sorted(set(named) & set(generate_kwargs or {}))
         if twice:
@@ -323,7 +330,13 @@ class SignLanguageTranslationPipeline(Pipeline):
         for name, value in preprocess.items():
             _check_one_number(name, value)
         evidence = {name: flags[name] for name in ("return_timestamps", "return_attention") if name in flags}
-        return preprocess | evidence, flags | generation, evidence
+        language = {name: kwargs[name] for name in kwargs if name == "spoken_language"}
+        if language and not self._reads_a_prompt:
+            raise ValueError(
+                "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the "
+                "tokenizer's `tgt_lang` and `forced_bos_token_id`."
+            )
+        return preprocess | evidence, flags | language | generation, evidence
 
     def preprocess(
         self,
@@ -407,9 +420,16 @@ class SignLanguageTranslationPipeline(Pipeline):
                 "(`frame_sampling_rate` of the video processor)."
             )
         try:
-            self.model.check_num_tokens(get_num_tokens(num_frames))
+            self._check_num_tokens(num_frames)
         except ValueError as error:
             raise ValueError(f"{name} is too long to translate. {error}") from error
+
+    def _check_num_tokens(self, num_frames: int) -> None:
+        """Raise a `ValueError` if so many frames are too many for the text model, its prompt included."""
+        num_tokens = self.model.vision_model.get_num_tokens(num_frames)
+        if self._reads_a_prompt:
+            num_tokens += self.processor.num_prompt_tokens
+        self.model.check_num_tokens(num_tokens)
 
     def _forward(
         self,
@@ -417,20 +437,24 @@ class SignLanguageTranslationPipeline(Pipeline):
         return_scores: bool = False,
         return_timestamps: bool = False,
         return_attention: bool = False,
+        spoken_language: str | None = None,
         **generation: Any,
     ) -> dict[str, list[dict[str, Any]]]:
         """Clips, one or a batch -> for each its `times` and the `sequences` that were generated for it."""
         clips = [clip if isinstance(clip, dict) else clip[0] for clip in model_inputs["clips"]]
         vision_output = self.model.vision_model(**_padded([clip["pixel_values_videos"] for clip in clips]))
-        encoder_outputs = self.model.encode(
-            visual_features=vision_output.last_hidden_state, visual_attention_mask=vision_output.attention_mask
-        )
-        output = self._generate(encoder_outputs, return_scores, generation)
+        inputs = self._text_model_inputs(vision_output, spoken_language)
+        output = self._generate(inputs, return_scores, generation)
         parts = {"token_ids": output.sequences}
+        if self._reads_a_prompt:
+            # The tokens behind a prompt come without one to start from, which those of a decoder have.
+            start = torch.full_like(output.sequences[:, :1], self.processor.tokenizer.pad_token_id)
+            parts["token_ids"] = torch.cat([start, output.sequences], dim=1)
         if return_scores:
             parts["score"] = self._scores(output, generation)
         if return_timestamps or return_attention:
-            parts["log_probabilities"], parts["attention"] = self._replay(output.sequences, encoder_outputs)
+            replay = self._replay_prompt if self._reads_a_prompt else self._replay
+            parts["log_probabilities"], parts["attention"] = replay(parts["token_ids"], **inputs)
         sequences = [{name: part[row] for name, part in parts.items()} for row in range(len(output.sequences))]
         per_clip = len(sequences) // len(clips)
         answers = [
@@ -443,15 +467,33 @@ class SignLanguageTranslationPipeline(Pipeline):
         ]
         return {"answers": answers}
 
-    def _generate(self, encoder_outputs: Any, return_scores: bool, generation: dict[str, Any]) -> Any:
+    @property
+    def _reads_a_prompt(self) -> bool:
+        return not self.model.config.is_encoder_decoder
+
+    def _text_model_inputs(self, vision_output: Any, spoken_language: str | None) -> dict[str, Any]:
+        """What `generate` and the replay take: the encoder's outputs, or visual features with their prompts."""
+        visual = {
+            "visual_features": vision_output.last_hidden_state,
+            "visual_attention_mask": vision_output.attention_mask,
+        }
+        if not self._reads_a_prompt:
+            return {"encoder_outputs": self.model.encode(**visual)}
+        num_visual_tokens = vision_output.attention_mask.sum(1).tolist()
+        prompts = self.processor(num_visual_tokens=num_visual_tokens, spoken_language=spoken_language)
+        return visual | {name: prompts[name].to(self.device) for name in ("input_ids", "attention_mask")}
+
+    def _generate(self, inputs: dict[str, Any], return_scores: bool, generation: dict[str, Any]) -> Any:
         wanted = {"return_dict_in_generate": True, "output_scores": return_scores}
         if generation.get("generation_config") is not None:
             config = copy.deepcopy(generation["generation_config"])
             config.update(**wanted)
             wanted = {"generation_config": config}
-        # `generate` repeats the encoder's outputs for its beams in place.
-        encoder_outputs = type(encoder_outputs)(**encoder_outputs)
-        return self.model.generate(encoder_outputs=encoder_outputs, **{**generation, **wanted})
+        if "encoder_outputs" in inputs:
+            # `generate` repeats the encoder's outputs for its beams in place.
+            encoder_outputs = inputs["encoder_outputs"]
+            inputs = {"encoder_outputs": type(encoder_outputs)(**encoder_outputs)}
+        return self.model.generate(**{**inputs, **generation, **wanted})
 
     def _scores(self, output: Any, generation: dict[str, Any]) -> torch.Tensor:
         """-> `(sequences,)`, see `return_scores`."""
@@ -490,13 +532,55 @@ class SignLanguageTranslationPipeline(Pipeline):
         attention = torch.stack([layer.float().mean(1) for layer in output.cross_attentions]).mean(0)
         return log_probabilities, attention
 
+    def _replay_prompt(
+        self,
+        sequences: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        visual_features: torch.Tensor,
+        visual_attention_mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same as `_replay` for a text model that reads prompt and sentence as one text."""
+        repeats = len(sequences) // len(input_ids)
+        written = sequences[:, 1:]
+        prompts = input_ids.repeat_interleave(repeats, 0)
+        prompt_mask = attention_mask.repeat_interleave(repeats, 0)
+        output = _eager_twin(self.model)(
+            input_ids=torch.cat([prompts, written[:, :-1]], 1),
+            attention_mask=torch.cat([prompt_mask, torch.ones_like(written[:, :-1])], 1),
+            visual_features=visual_features.repeat_interleave(repeats, 0),
+            visual_attention_mask=visual_attention_mask.repeat_interleave(repeats, 0),
+            output_attentions=True,
+            use_cache=False,
+        )
+        if not output.attentions or any(layer is None for layer in output.attentions):
+            raise ValueError(
+                f"The text model {self.model.config.text_config.model_type!r} gives no attention weights, so its words "
+                "cannot be given seconds. Leave out `return_timestamps` and `return_attention`."
+            )
+        num_written = written.shape[1]
+        log_probabilities = -torch.nn.functional.cross_entropy(
+            output.logits[:, -num_written:].float().transpose(1, 2), written, reduction="none"
+        )
+        attention = torch.stack([layer[:, :, -num_written:].float().mean(1) for layer in output.attentions]).mean(0)
+        return log_probabilities, _to_visual_tokens(attention, prompts == self.model.config.video_token_id)
+
     def _visual_tokens(self, clip: dict[str, Any]) -> dict[str, Any]:
         """
         -> `times` of the clip, `centres` of its visual tokens `(visual tokens,)` in sampled frames, from 0 to the last
         one, and the `spacing` between them. The centre is that of the frames a token sees; convolutions without padding
         shift it, pooling spreads it, and what is repeated in front of a clip lies before 0.
         """
+        num_frames = len(clip["pixel_values_videos"])
+        centre, spacing = self._centre_and_spacing()
+        centres = centre + spacing * np.arange(self.model.vision_model.get_num_tokens(num_frames))
+        return {"times": clip["times"], "centres": centres.clip(0, num_frames - 1), "spacing": spacing}
+
+    def _centre_and_spacing(self) -> tuple[float, int]:
         config = self.model.config.vision_config
+        if self._reads_a_prompt:
+            # Windows lie around the frames 0, stride, ...; the middle of an even one is half a frame behind.
+            return (config.word_window_size - 1) % 2 / 2, config.word_window_stride
         centre = -REPLICATED_FRAMES_IN_FRONT if config.temporal_padding == "replicate" else 0
         spacing = 1
         for block in config.temporal_blocks:
@@ -506,9 +590,7 @@ class SignLanguageTranslationPipeline(Pipeline):
                 spacing *= size
             elif config.temporal_padding != "zero":
                 centre += spacing * (size - 1) / 2
-        num_frames = len(clip["pixel_values_videos"])
-        centres = centre + spacing * np.arange(self.model.vision_model.get_num_tokens(num_frames))
-        return {"times": clip["times"], "centres": centres.clip(0, num_frames - 1), "spacing": spacing}
+        return centre, spacing
 
     def postprocess(
         self, model_outputs: dict[str, Any], return_timestamps: bool = False, return_attention: bool = False
@@ -701,6 +783,19 @@ def _eager_twin(model: PreTrainedModel) -> PreTrainedModel:
         if isinstance(module, PreTrainedModel):
             module.set_attn_implementation("eager")
     return twin
+
+
+def _to_visual_tokens(attention: torch.Tensor, is_visual: torch.Tensor) -> torch.Tensor:
+    """
+    Attention `(sequences, written tokens, tokens)` to all tokens, of which the first are prompts with `is_visual`
+    `(sequences, prompt tokens)` -> what of it goes to the visual tokens `(sequences, written tokens, visual tokens)`,
+    moved to the front, with rows of sum 1.
+    """
+    num_visual = int(is_visual.sum(1).max())
+    places = (~is_visual).long().argsort(dim=1, stable=True)[:, :num_visual]
+    attention = attention.gather(2, places[:, None].expand(-1, attention.shape[1], -1))
+    attention = attention * is_visual.gather(1, places)[:, None]
+    return attention / attention.sum(2, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
 
 
 def _spans_of_words(text: str) -> Iterator[tuple[int, int]]:

@@ -4,6 +4,7 @@ from transformers import AutoProcessor, AutoVideoProcessor
 
 from .captions_flallm import format_captions
 from .processing_flallm import FLaLLMProcessor
+from .processing_llava_slt import LlavaSltProcessor
 from .video_decoding_flallm import DecodedVideo, VideoDecodingError, decode_video
 from .video_processing_flallm import FLaLLMVideoProcessor
 from .video_segmentation_flallm import VideoSegment
@@ -12,13 +13,16 @@ from .video_segmentation_flallm import VideoSegment
 # which lives in another package.
 AutoVideoProcessor.register("flallm", FLaLLMVideoProcessor, exist_ok=True)
 AutoProcessor.register("flallm", FLaLLMProcessor, exist_ok=True)
+AutoProcessor.register("llava_slt", LlavaSltProcessor, exist_ok=True)
 FLaLLMVideoProcessor.register_for_auto_class("AutoVideoProcessor")
 FLaLLMProcessor.register_for_auto_class("AutoProcessor")
+LlavaSltProcessor.register_for_auto_class("AutoProcessor")
 
 __all__ = [
     "DecodedVideo",
     "FLaLLMProcessor",
     "FLaLLMVideoProcessor",
+    "LlavaSltProcessor",
     "VideoDecodingError",
     "VideoSegment",
     "decode_video",

@@ -58,7 +58,7 @@ class FLaLLMProcessor(ProcessorMixin):
             raise ValueError(f"`{next(iter(text_arguments))}` goes with `text`, which was not given.")
         if videos is None and kwargs:
             raise TypeError(f"Unknown arguments for `text` alone: {sorted(kwargs)}.")
-        sentences = None if text is None else _normalised_sentences(text)
+        sentences = None if text is None else normalised_sentences(text)
         if videos is not None:
             videos = make_list_of_videos(videos)
             if sentences is not None and len(sentences) != len(videos):
@@ -115,7 +115,7 @@ class FLaLLMProcessor(ProcessorMixin):
         )
 
 
-def _normalised_sentences(text: str | list[str] | tuple[str, ...]) -> list[str]:
+def normalised_sentences(text: str | list[str] | tuple[str, ...]) -> list[str]:
     sentences = [text] if isinstance(text, str) else text
     if not isinstance(sentences, (list, tuple)) or not all(isinstance(sentence, str) for sentence in sentences):
         raise ValueError(f"`text` must be a sentence or a list of sentences, got {text!r}.")

@@ -8,11 +8,21 @@ import pytest
 import yaml
 from tiny_corpus import error_of, flags
 
-from train_scripts import evaluate_model, llm_fine_tuning, pretrain_language_model, translate, visual_initialing
+from train_scripts import (
+    evaluate_model,
+    linguistic_pretraining,
+    llm_fine_tuning,
+    pretrain_language_model,
+    translate,
+    visual_contrastive_pretraining,
+    visual_initialing,
+    visual_language_tuning,
+)
 from train_scripts.arguments import (
     CONFIG_FOLDER,
     AugmentationArguments,
     DataArguments,
+    FeatureCacheArguments,
     FLaLLMTrainingArguments,
     VideoArguments,
     check_new_folder,
@@ -33,28 +43,52 @@ LANGUAGE_MODEL = (
     pretrain_language_model.LanguageModelArguments,
     pretrain_language_model.LanguageModelTrainingArguments,
 )
+LINGUISTIC = (
+    linguistic_pretraining.CausalLanguageModelArguments,
+    linguistic_pretraining.TextArguments,
+    linguistic_pretraining.DenoisingArguments,
+    linguistic_pretraining.LinguisticTrainingArguments,
+)
+CONTRASTIVE = (
+    visual_contrastive_pretraining.VisualContrastivePretrainingArguments,
+    *STAGE1[1:-1],
+    visual_contrastive_pretraining.ContrastiveTrainingArguments,
+)
+TUNING = (visual_language_tuning.VisualLanguageTuningArguments, *STAGE1[1:], FeatureCacheArguments)
 EVALUATION = (evaluate_model.EvaluationArguments, DataArguments, evaluate_model.EvaluationRunArguments)
 REQUIRED = {
     STAGE1: {"dataset": "d", "tokenizer_name_or_path": "t", "output_dir": "o"},
     STAGE2: {"dataset": "d", "vision_model_name_or_path": "v", "text_model_name_or_path": "t", "output_dir": "o"},
     LANGUAGE_MODEL: {"text_file": "t", "output_dir": "o"},
+    LINGUISTIC: {"text_file": "t", "output_dir": "o"},
+    CONTRASTIVE: {"dataset": "d", "text_model_name_or_path": "t", "output_dir": "o"},
+    TUNING: {"dataset": "d", "vision_model_name_or_path": "v", "text_model_name_or_path": "t", "output_dir": "o"},
     EVALUATION: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
 }
 TYPES_OF_COMMAND = {
     visual_initialing: STAGE1,
     llm_fine_tuning: STAGE2,
     pretrain_language_model: LANGUAGE_MODEL,
+    linguistic_pretraining: LINGUISTIC,
+    visual_contrastive_pretraining: CONTRASTIVE,
+    visual_language_tuning: TUNING,
     evaluate_model: EVALUATION,
 }
 TYPES_OF_PRESET = {
     "visual_initialing": STAGE1,
     "llm_fine_tuning": STAGE2,
     "language_model": LANGUAGE_MODEL,
+    "linguistic_pretraining": LINGUISTIC,
+    "visual_contrastive_pretraining": CONTRASTIVE,
+    "visual_language_tuning": TUNING,
 }
 COMMANDS = (
     "visual_initialing",
     "llm_fine_tuning",
     "pretrain_language_model",
+    "linguistic_pretraining",
+    "visual_contrastive_pretraining",
+    "visual_language_tuning",
     "evaluate_model",
     "translate",
     "generate_corpus",

@@ -112,7 +112,7 @@ def test_japanese_is_scored_by_character(tmp_path):
         ({"split": "exam"}, "{corpus} must hold a folder for the split 'exam', it has ['dev', 'test', 'train']."),
         (
             {"model_name_or_path": "{language_model}"},
-            "'{language_model}' holds no FLa-LLM model, but one of type 'mbart'.",
+            "'{language_model}' holds no FLa-LLM or LLaVA-SLT model, but one of type 'mbart'.",
         ),
         (
             {"text_column": "sentence"},
@@ -136,7 +136,7 @@ def test_mistakes_at_evaluation(values, expected, tmp_path, capsys):
 def run_translate(capsys, *arguments, status: int = 0) -> tuple[str, str]:
     """-> standard output and standard error"""
     capsys.readouterr()
-    argv = ["--model", str(trained_model()), "--device", "cpu", *map(str, arguments)]
+    argv = ["--model", str(trained_model()), "--device", "cpu", "--dtype", "float32", *map(str, arguments)]
     assert translate.main(argv) == status
     captured = capsys.readouterr()
     return captured.out, captured.err
@@ -332,10 +332,10 @@ def test_a_folder_without_videos(tmp_path, capsys):
 
 def test_a_folder_that_is_no_model(tmp_path, capsys):
     for folder, expected in (
-        (language_model(), f"{str(language_model())!r} holds no FLa-LLM model, but one of type 'mbart'."),
+        (language_model(), f"{str(language_model())!r} holds no FLa-LLM or LLaVA-SLT model, but one of type 'mbart'."),
         (
             tmp_path / "missing",
-            f"{str(tmp_path / 'missing')!r} cannot be loaded as a FLa-LLM model with its processor: ",
+            f"{str(tmp_path / 'missing')!r} cannot be loaded as a FLa-LLM or LLaVA-SLT model with its processor: ",
         ),
     ):
         assert error_of(translate.main, ["--model", str(folder), str(clips()[0])], capsys).startswith(expected)
@@ -385,9 +385,11 @@ def test_grey_and_turned_videos_of_other_sizes(tmp_path, capsys):
 
 
 def test_the_model_is_left_in_evaluation_mode_and_without_gradients():
-    model, _ = load_trained(str(trained_model()))
+    model, processor = load_trained(str(trained_model()))
     assert not any(module.training for module in model.modules())
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    clip = torch.rand(5, 3, 32, 32)
-    translate._generate(model, load_trained(str(trained_model()))[1], [clip], {})
+    clip = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    inputs = translate._encode(model, processor, [clip])
+    assert not inputs["visual_features"].requires_grad
+    assert len(translate._generate(model, processor, inputs, {})) == 1
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -16,7 +16,13 @@ from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionMode
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL_FILES = {"configuration_flallm.py", "modeling_flallm.py", "pipeline_flallm.py", "visual_encoder_flallm.py"}
+MODEL_FILES = {
+    "configuration_flallm.py",
+    "hub_export_flallm.py",
+    "modeling_flallm.py",
+    "pipeline_flallm.py",
+    "visual_encoder_flallm.py",
+}
 PROCESSOR_FILES = {
     "captions_flallm.py",
     "processing_flallm.py",

@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_AUGMENTATION = {"random_crop": False, "frame_jitter": False}
 STRONG = {"brightness": 0.5, "speed": 0.3, "horizontal_flip": 0.5}
 VIDEO = {"frame_size": 36, "crop_size": 32}
+TABLE_END = "<!-- end of what the benchmark writes -->"
 
 
 @pytest.fixture
@@ -620,10 +621,10 @@ def benchmark(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_page_holds_what_its_figures_say(benchmark):
     page = benchmark.PAGE.read_text(encoding="utf-8")
-    block = page.partition(benchmark.TABLE_START)[2].partition(benchmark.TABLE_END)[0]
+    block = page.partition(benchmark.TABLE_START)[2].partition(TABLE_END)[0]
     report = json.loads(benchmark.PAGE.with_suffix(".json").read_text(encoding="utf-8"))
     assert block.strip() == benchmark.format_report(report)
-    assert page.count(benchmark.TABLE_END) == 1
+    assert page.count(TABLE_END) == 1
 
 
 def test_the_benchmark_gives_ratios_of_medians(benchmark):

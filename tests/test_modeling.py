@@ -800,7 +800,8 @@ def test_stage_two_needs_a_stage_one_checkpoint(tmp_path):
     reasons = {
         "empty": ", but it has no config.json that names a model type.",
         "missing": ", but it cannot be read: ",
-        "text": ", got model type 'bart'. Train stage 1 first, or name its output folder.",
+        "text": ", got model type 'bart'. Train stage 1 of FLa-LLM first "
+        "(flallm-visual-initialing), or name its output folder.",
     }
     for folder, reason in reasons.items():
         name = str(tmp_path / folder)

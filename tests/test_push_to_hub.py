@@ -13,9 +13,10 @@ import yaml
 from huggingface_hub import constants
 from mini_hub import MiniHub, Refusal, connect
 from peft import LoraConfig, get_peft_model
-from tiny_corpus import WITHOUT_EVALUATION, error_of, flags, stage1_flags, trained_model
+from tiny_corpus import WITHOUT_EVALUATION, error_of, flags, stage1_flags, trained_llava_slt, trained_model
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMProcessor
+from modeling_flallm.own_processing import LlavaSltProcessor
 from train_scripts import visual_initialing
 from train_scripts.hub_errors import HUB_ERRORS, explain_hub_error
 from train_scripts.push_to_hub import SPACE_FOLDER, main
@@ -95,6 +96,18 @@ def test_a_dry_run_lists_all_and_sends_nothing(hub, folder, capsys, monkeypatch)
     left_out = sorted([*OF_TRAINING, *(f"{name}/" for name in FOLDERS_OF_TRAINING)])
     assert lines[len(sizes) + 2 :] == [f"left out: {', '.join(left_out)}", "Dry run: nothing has been sent."]
     assert hub.requests == []
+
+
+def test_prompts_are_the_same_after_a_push(hub):
+    """Without its chat template a language model is asked in words that it has never read, and nobody is told."""
+    push(trained_llava_slt())
+    assert "chat_template.jinja" in files_on(hub)
+    processors = [LlavaSltProcessor.from_pretrained(name) for name in (trained_llava_slt(), REPO_ID)]
+    prompts = [processor(num_visual_tokens=[3])["input_ids"].tolist() for processor in processors]
+    assert prompts[0] == prompts[1]
+    # A model that is pushed next, and has no template, does not get that of the one before.
+    push(trained_model())
+    assert "chat_template.jinja" not in files_on(hub)
 
 
 def test_a_push_sends_the_model_and_nothing_else(hub, folder, capsys):

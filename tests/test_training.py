@@ -749,7 +749,8 @@ def test_stage_2_from_what_is_no_stage_1(tmp_path, capsys):
     folder = str(language_model())
     argv = stage2_flags(tmp_path / "run", vision_model_name_or_path=folder)
     assert error_of(llm_fine_tuning.main, argv, capsys) == expected.format(
-        folder, "got model type 'mbart'. Train stage 1 first, or name its output folder."
+        folder,
+        "got model type 'mbart'. Train stage 1 of FLa-LLM first (flallm-visual-initialing), or name its output folder.",
     )
     missing = str(tmp_path / "missing")
     argv = stage2_flags(tmp_path / "run", vision_model_name_or_path=missing)
@@ -807,7 +808,8 @@ def test_the_newest_checkpoint_is_the_one_to_resume(tmp_path):
 def test_folders_that_hold_no_trained_model(tmp_path):
     with pytest.raises(ValueError) as error:
         training.load_trained(str(language_model()))
-    assert str(error.value) == f"{str(language_model())!r} holds no FLa-LLM model, but one of type 'mbart'."
+    expected = f"{str(language_model())!r} holds no FLa-LLM or LLaVA-SLT model, but one of type 'mbart'."
+    assert str(error.value) == expected
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(ValueError) as error:
             training.load_trained(str(folder))

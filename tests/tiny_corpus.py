@@ -12,7 +12,14 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from train_scripts import pretrain_language_model, visual_initialing
+from processing import FLaLLMProcessor
+from train_scripts import (
+    linguistic_pretraining,
+    pretrain_language_model,
+    visual_contrastive_pretraining,
+    visual_initialing,
+    visual_language_tuning,
+)
 from train_scripts.arguments import VideoArguments
 from train_scripts.generate_corpus import CorpusArguments, generate_corpus
 
@@ -47,6 +54,16 @@ LIGHT_TRANSFORMER = {
     "light_feed_forward_size": 24,
     "light_layers": 1,
     "light_attention_heads": 2,
+}
+VIDEO = {"frame_size": 36, "crop_size": SIZE_IN_PIXELS}
+VISUAL_ENCODER = {
+    "backbone_width": 4,
+    "visual_hidden_size": 24,
+    "word_window_size": 4,
+    "word_hidden_size": 24,
+    "word_layers": 1,
+    "word_attention_heads": 2,
+    "word_feed_forward_size": 32,
 }
 WITHOUT_EVALUATION = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 
@@ -104,6 +121,11 @@ def trained_model() -> Path:
         tokenizer_name_or_path=str(language_model()), adapter_hidden_size=20, num_beams=2, **LIGHT_TRANSFORMER
     )
     model, processor = visual_initialing.build_model(arguments, VideoArguments(frame_size=36, crop_size=SIZE_IN_PIXELS))
+    save_talkative(model, processor, folder)
+    return folder
+
+
+def save_talkative(model: torch.nn.Module, processor: FLaLLMProcessor, folder: Path) -> None:
     inputs = processor(videos=[str(path) for path in sorted((corpus() / "test").glob("*.mp4"))], return_tensors="pt")
     sentences: set[str] = set()
     while len(sentences) < 3:
@@ -111,13 +133,12 @@ def trained_model() -> Path:
         sentences = set(processor.batch_decode(model.eval().generate(**inputs)))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return folder
 
 
 def make_talkative(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
     """Large weights, and sentences of six to twelve tokens that a person can see."""
-    for parameter in [*model.text_model.parameters(), *model.adapter.parameters()]:
-        if parameter.ndim == 2:
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and not name.startswith("vision_model."):
             torch.nn.init.normal_(parameter, std=0.5)
     model.generation_config.max_length = 12
     model.generation_config.min_length = 6
@@ -125,6 +146,57 @@ def make_talkative(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -
     texts = tokenizer.batch_decode([[token_id] for token_id in range(len(tokenizer))], skip_special_tokens=True)
     unseen = {token_id for token_id, text in enumerate(texts) if not text.strip()}
     model.generation_config.suppress_tokens = sorted(unseen - needed)
+
+
+@functools.cache
+def causal_language_model() -> Path:
+    """Folder as stage 1 of LLaVA-SLT leaves it, after a few steps."""
+    folder = Path(FOLDER.name) / "causal_language_model"
+    sizes = {"hidden_size": 32, "feed_forward_size": 48, "layers": 1, "attention_heads": 2, "max_vocabulary_size": 200}
+    run = {name: RUN[name] for name in ("use_cpu", "disable_tqdm", "report_to", "optim")}
+    text_file = corpus() / "text_only.txt"
+    linguistic_pretraining.train(
+        flags(text_file=text_file, output_dir=folder, block_size=64, max_steps=3, **sizes, **run, **WITHOUT_EVALUATION)
+    )
+    return folder
+
+
+def contrastive_flags(output_dir: Path, **values: Any) -> list[str]:
+    defaults = {"dataset": corpus(), "text_model_name_or_path": causal_language_model(), "output_dir": output_dir}
+    return flags(**{**defaults, **RUN, **VIDEO, **VISUAL_ENCODER, **values})
+
+
+def tuning_flags(output_dir: Path, **values: Any) -> list[str]:
+    defaults = {
+        "dataset": corpus(),
+        "vision_model_name_or_path": contrastive_model(),
+        "text_model_name_or_path": causal_language_model(),
+        "output_dir": output_dir,
+        "num_beams": 2,
+    }
+    return flags(**{**defaults, **RUN, **VIDEO, **values})
+
+
+@functools.cache
+def contrastive_model() -> Path:
+    """Folder as stage 2 of LLaVA-SLT leaves it, after two steps."""
+    folder = Path(FOLDER.name) / "contrastive_model"
+    visual_contrastive_pretraining.train(contrastive_flags(folder, max_steps=2, **WITHOUT_EVALUATION))
+    return folder
+
+
+@functools.cache
+def trained_llava_slt() -> Path:
+    """As `trained_model`, of LLaVA-SLT: a folder as stage 3 leaves it, which writes another sentence for each clip."""
+    folder = Path(FOLDER.name) / "trained_llava_slt"
+    arguments = visual_language_tuning.VisualLanguageTuningArguments(
+        vision_model_name_or_path=str(contrastive_model()),
+        text_model_name_or_path=str(causal_language_model()),
+        num_beams=2,
+    )
+    model, processor = visual_language_tuning.build_model(arguments, VideoArguments(**VIDEO))
+    save_talkative(model, processor, folder)
+    return folder
 
 
 def copy_of_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

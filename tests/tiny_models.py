@@ -1,12 +1,44 @@
 """Tiny random models of every kind that the tests run on."""
 
+import pytest
 import torch
-from transformers import BartConfig, M2M100Config, MBartConfig, MT5Config, T5Config
+from transformers import (
+    BartConfig,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    M2M100Config,
+    MBartConfig,
+    MT5Config,
+    OPTConfig,
+    Qwen2Config,
+    Qwen3Config,
+    T5Config,
+    XGLMConfig,
+)
 
-from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig, FLaLLMVisionModel
+from modeling_flallm import (
+    FLaLLMConfig,
+    FLaLLMForTranslation,
+    FLaLLMVisionConfig,
+    FLaLLMVisionModel,
+    LlavaSltConfig,
+    LlavaSltContrastiveConfig,
+    LlavaSltForContrastivePreTraining,
+    LlavaSltForTranslation,
+    LlavaSltVisualConfig,
+)
 
 TEXT_MODELS = ("mbart", "t5", "mt5", "m2m_100", "bart")
+LANGUAGE_MODELS = ("llama", "qwen2", "qwen3", "gemma", "gpt2", "xglm", "opt")
+# One with rotary positions and scaled embeddings, and one with learned positions and tied embeddings.
+QUICK_LANGUAGE_MODELS = ("gemma", "gpt2")
+every_language_model = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK_LANGUAGE_MODELS else pytest.mark.slow) for name in LANGUAGE_MODELS],
+)
 VOCABULARY_SIZE = 40
+VIDEO_TOKEN = VOCABULARY_SIZE - 1
 PAD, START, END = 1, 2, 3
 SHORTEST_CLIP_IN_FRAMES = 16  # for ["K5", "P2", "K5", "P2"] without padding, the longest reach of the tests' modules
 
@@ -22,6 +54,26 @@ def tiny_text_config(name: str, **values):
         sizes |= {f"{side}_layers": 2, f"{side}_attention_heads": 4, f"{side}_ffn_dim": 48, f"{side}_layerdrop": 0.0}
     config_class = {"mbart": MBartConfig, "bart": BartConfig, "m2m_100": M2M100Config}[name]
     return config_class(**{**sizes, **shared, "bos_token_id": 0, "forced_eos_token_id": END, **values})
+
+
+def tiny_language_model_config(name: str, **values):
+    """A 2-layer decoder-only configuration with dropout 0; `name` is one of `LANGUAGE_MODELS`."""
+    shared = {"vocab_size": VOCABULARY_SIZE, "pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END, **values}
+    if name == "gpt2":
+        no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        return GPT2Config(**{"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **no_dropout, **shared})
+    sizes = {"max_position_embeddings": 64, "attention_dropout": 0.0}
+    if name in ("xglm", "opt"):
+        sizes |= {"ffn_dim": 48, "dropout": 0.0, "layerdrop": 0.0}
+        if name == "xglm":
+            return XGLMConfig(**{"d_model": 32, "num_layers": 2, "attention_heads": 4, **sizes, **shared})
+        # Its token embeddings are narrower than the model.
+        sizes |= {"hidden_size": 32, "word_embed_proj_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+        return OPTConfig(**{**sizes, **shared})
+    sizes |= {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    config_class = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "gemma": GemmaConfig}[name]
+    return config_class(**{**sizes, **heads, **shared})
 
 
 def tiny_vision_config(**values) -> FLaLLMVisionConfig:
@@ -46,11 +98,80 @@ def tiny_model(text: str = "mbart", vision: dict | None = None, **values) -> FLa
     return model.eval()
 
 
+def tiny_visual_config(**values) -> LlavaSltVisualConfig:
+    sizes = {"word_hidden_size": 16, "word_attention_heads": 4, "word_feed_forward_size": 24, "word_window_size": 4}
+    return LlavaSltVisualConfig(**{"frame_config": tiny_vision_config(), "dropout": 0.0, **sizes, **values})
+
+
+def tiny_llava_slt(
+    language_model: str = "llama", vision: dict | None = None, vocabulary_size: int = VOCABULARY_SIZE, **values
+) -> LlavaSltForTranslation:
+    """In evaluation mode, with weights that make outputs differ clearly from input to input."""
+    config = LlavaSltConfig(
+        vision_config=tiny_visual_config(**(vision or {})),
+        text_config=tiny_language_model_config(language_model, vocab_size=vocabulary_size),
+        **{"video_token_id": VIDEO_TOKEN, **values},
+    )
+    model = LlavaSltForTranslation(config)
+    draw_batch_norm_statistics(model)
+    let_windows_mix(model.vision_model)
+    for parameter in [*model.language_model.parameters(), *model.connector.parameters()]:
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.generation_config.max_length = 8
+    return model.eval()
+
+
+def tiny_contrastive_model(vision: dict | None = None, **values) -> LlavaSltForContrastivePreTraining:
+    """In evaluation mode; 9 random word targets."""
+    sizes = {"sentence_target_size": 12, "word_target_size": 10, "word_vocabulary_size": 9}
+    config = LlavaSltContrastiveConfig(vision_config=tiny_visual_config(**(vision or {})), **{**sizes, **values})
+    model = LlavaSltForContrastivePreTraining(config)
+    draw_batch_norm_statistics(model)
+    let_windows_mix(model.vision_model)
+    if model.has_word_level:
+        model.set_word_targets(torch.randn_like(model.word_targets))
+    return model.eval()
+
+
+def random_prompts(lengths: list[int], answer_lengths: list[int] | None = None, stride: int = 2) -> dict:
+    """
+    Clips of the given lengths with their prompts, padded on the left; with `answer_lengths` sentences behind them, and
+    labels.
+    """
+    batch = random_batch(lengths)
+    del batch["labels"]
+    prompts = [
+        [START, *[VIDEO_TOKEN] * -(-length // stride), *torch.randint(4, VIDEO_TOKEN, (3,)).tolist()]
+        for length in lengths
+    ]
+    answers = [
+        [*torch.randint(4, VIDEO_TOKEN, (length - 1,)).tolist(), END] if length else []
+        for length in answer_lengths or [0] * len(lengths)
+    ]
+    rows = list(zip(prompts, answers, strict=True))
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    pads = [longest - len(prompt) - len(answer) for prompt, answer in rows]
+    batch["input_ids"] = torch.tensor([[PAD] * pad + p + a for pad, (p, a) in zip(pads, rows, strict=True)])
+    batch["attention_mask"] = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads])
+    if answer_lengths is not None:
+        labels = [[-100] * (pad + len(p)) + a for pad, (p, a) in zip(pads, rows, strict=True)]
+        batch["labels"] = torch.tensor(labels)
+    return batch
+
+
 def tiny_vision_model(**values) -> FLaLLMVisionModel:
     """In evaluation mode, with BatchNorm statistics that are not the trivial 0 and 1."""
     model = FLaLLMVisionModel(tiny_vision_config(**values))
     draw_batch_norm_statistics(model)
     return model.eval()
+
+
+def let_windows_mix(visual_encoder: torch.nn.Module) -> None:
+    """The word level's layers begin as the identity, which would hide what they do wrong."""
+    for layer in visual_encoder.word_level.layers:
+        torch.nn.init.normal_(layer.self_attn.out_proj.weight, std=0.3)
+        torch.nn.init.normal_(layer.linear2.weight, std=0.3)
 
 
 def draw_batch_norm_statistics(model: torch.nn.Module) -> None:

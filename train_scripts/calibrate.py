@@ -22,8 +22,9 @@ import torch
 from sacrebleu.metrics import CHRF
 from torch.utils.data import Dataset
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
-from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
+from modeling_flallm import SignLanguageTranslationPipeline
 from modeling_flallm.own_processing import FLaLLMProcessor
 from modeling_flallm.pipeline_flallm import mean_visual_features, visual_distances
 
@@ -103,7 +104,7 @@ class Clips(Dataset):
 
 
 def translate_split(
-    model: FLaLLMForTranslation,
+    model: PreTrainedModel,
     processor: FLaLLMProcessor,
     split: datasets.Dataset,
     text_column: str,

@@ -22,6 +22,7 @@ from modeling_flallm.own_processing import FLaLLMProcessor, decode_video
 
 from .arguments import DataArguments
 from .augmentation import ClipAugmentation, clip_seed
+from .languages import language_name
 from .target_languages import target_languages
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
@@ -367,7 +368,8 @@ class SignVideoDataset(Dataset):
     What the augmentation draws depends on nothing but `seed`, the epoch (`set_epoch`) and the index: not on the number
     of processes, workers or restarts. See `ClipReader`.
 
-    A column `spoken_language` tells a multilingual tokenizer the language of each sentence (`target_language`).
+    A column `spoken_language` holds the language tag of each sentence; `target_language` is what a multilingual
+    tokenizer calls it.
 
     Raises:
         ValueError: for a language that the tokenizer lacks.
@@ -388,7 +390,8 @@ class SignVideoDataset(Dataset):
         self.seed = seed
         self.texts: list[str] = [str(text) for text in dataset[text_column]]
         tags = dataset["spoken_language"] if "spoken_language" in dataset.column_names else [None] * len(dataset)
-        self.target_languages = target_languages(processor.tokenizer, list(tags))
+        self.spoken_languages: list[str | None] = list(tags)
+        self.target_languages = target_languages(processor.tokenizer, self.spoken_languages)
         self._decoded: dict[int, tuple[torch.Tensor, float]] | None = {} if keep_decoded_videos else None
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by worker processes too
 
@@ -410,7 +413,11 @@ class SignVideoDataset(Dataset):
         return self.read_clip(functools.partial(self._sampled_frames, index), seed)
 
     def sentence_of(self, index: int) -> dict[str, Any]:
-        return {"text": self.texts[index], "target_language": self.target_languages[index]}
+        return {
+            "text": self.texts[index],
+            "target_language": self.target_languages[index],
+            "spoken_language": self.spoken_languages[index],
+        }
 
     def forget_decoded_videos(self) -> None:
         """Free the memory of `keep_decoded_videos`."""
@@ -481,11 +488,15 @@ class TranslationCollator:
         self.preprocess_on_device = preprocess_on_device
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        # Labels first: the Trainer takes the batch size from the first tensor.
-        labels = self._labels([item["text"] for item in items], [item["target_language"] for item in items])
+        # Text first: the Trainer takes the batch size from the first tensor.
+        text_inputs = self.text_inputs(items)
         if "features" in items[0]:
-            return {"labels": labels, **_padded_features([item["features"] for item in items])}
-        return {"labels": labels, **self.video_inputs(items)}
+            return {**text_inputs, **_padded_features([item["features"] for item in items])}
+        return {**text_inputs, **self.video_inputs(items)}
+
+    def text_inputs(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Of what `SignVideoDataset.sentence_of` gives for each clip."""
+        return {"labels": self._labels([item["text"] for item in items], [item["target_language"] for item in items])}
 
     def video_inputs(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """Of what `ClipReader` gives for each clip."""
@@ -510,6 +521,30 @@ class TranslationCollator:
         finally:
             tokenizer.tgt_lang = usual
         return pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
+
+
+class PromptedTranslationCollator(TranslationCollator):
+    """
+    As `TranslationCollator`, for `LlavaSltForTranslation`: prompt and sentence are one row of `input_ids`, padded on
+    the left, and the prompt names the language of the sentence, where the data set tells it.
+    """
+
+    def text_inputs(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        inputs = self.processor(
+            text=[item["text"] for item in items],
+            num_visual_tokens=[self._num_visual_tokens(item) for item in items],
+            spoken_language=[self._language_of(item["spoken_language"]) for item in items],
+            return_tensors="pt",
+        )
+        return dict(inputs)
+
+    def _num_visual_tokens(self, item: dict[str, Any]) -> int:
+        if "features" in item:
+            return len(item["features"])
+        return self.processor.get_num_visual_tokens(len(item["frames"]))
+
+    def _language_of(self, tag: str | None) -> str:
+        return (language_name(tag) or tag) if tag else self.processor.spoken_language
 
 
 def _padded_features(features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -554,8 +589,8 @@ def _pixel_values(
 ) -> dict[str, torch.Tensor]:
     """`crop` at the centre: by default where the frames are resized, too."""
     return dict(
-        processor(
-            videos=frames,
+        processor.video_processor(
+            frames,
             do_sample_frames=False,
             do_resize=resize,
             do_center_crop=resize if crop is None else crop,

@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from transformers import PreTrainedModel
 
-from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import DataArguments, FLaLLMTrainingArguments, check_new_folder, parse_arguments
-from .data import FramePreprocessor, SignVideoDataset, TranslationCollator, load_split
+from .data import FramePreprocessor, SignVideoDataset, load_split
 from .metrics import format_scores, generated_token_ids, translation_scores
 from .model_card import add_scores, read_run
-from .training import FLaLLMTrainer, load_trained, run_command
+from .quantization import DTYPES, QUANTIZATIONS, load_to_translate
+from .training import run_command, system_of
 
 
 @dataclass
@@ -41,6 +42,16 @@ class EvaluationArguments:
     add_to_model_card: bool = field(
         default=False,
         metadata={"help": "Write the scores into README.md of the model's folder, in place of those of this split."},
+    )
+    dtype: str = field(
+        default="float32", metadata={"help": f"In what the model computes: {', '.join(DTYPES)}.", "choices": [*DTYPES]}
+    )
+    quantization: str | None = field(
+        default=None,
+        metadata={
+            "help": "Bits in which the language model keeps its weights: int8 or int4. As in flallm-translate.",
+            "choices": [*QUANTIZATIONS],
+        },
     )
 
     def __post_init__(self):
@@ -62,7 +73,7 @@ class EvaluationRunArguments(FLaLLMTrainingArguments):
 
 
 def evaluate_model(
-    model: FLaLLMForTranslation,
+    model: PreTrainedModel,
     processor: FLaLLMProcessor,
     evaluation: EvaluationArguments,
     data: DataArguments,
@@ -73,10 +84,12 @@ def evaluate_model(
         raise ValueError(f"--dataset: one data set is scored at a time, got {len(data.dataset)}. Score them in turn.")
     split = load_split(data, evaluation.split, evaluation.max_clips)
     dataset = SignVideoDataset(split, processor, text_column=data.text_column)
-    trainer = FLaLLMTrainer(
+    system = system_of(model)
+    model.is_quantized = False  # else the Trainer refuses such a model, which it could not train
+    trainer = system.trainer_class(
         model=model,
         args=run,
-        data_collator=TranslationCollator(processor, run.preprocess_on_device),
+        data_collator=system.collator_class(processor, run.preprocess_on_device),
         processing_class=processor,
     )
     trainer.frame_preprocessor = FramePreprocessor(processor)
@@ -127,7 +140,9 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
     model_folder = Path(evaluation.model_name_or_path)
     if evaluation.add_to_model_card:
         read_run(model_folder)  # a folder without a record is to be told before the work
-    model, processor = load_trained(evaluation.model_name_or_path)
+    model, processor = load_to_translate(
+        evaluation.model_name_or_path, run.device, evaluation.dtype, evaluation.quantization
+    )
     scores, rows = evaluate_model(model, processor, evaluation, data, run)
     if run.process_index == 0:
         write_results(Path(run.output_dir), scores, rows)

@@ -36,7 +36,7 @@ from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from modeling_flallm import FLaLLMVisionModel
+from modeling_flallm import FLaLLMVisionModel, LlavaSltVisualEncoder
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, FLaLLMTrainingArguments
@@ -191,7 +191,7 @@ def _digest_of_file(path: Path) -> str:
 # What features depend on
 
 
-def fingerprint_of_encoder(vision_model: FLaLLMVisionModel) -> str:
+def fingerprint_of_encoder(vision_model: FLaLLMVisionModel | LlavaSltVisualEncoder) -> str:
     """Digest of the configuration and of every weight and buffer."""
     config = _without_bookkeeping(vision_model.config.to_dict())
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
@@ -211,13 +211,13 @@ def _without_bookkeeping(values: dict[str, Any]) -> dict[str, Any]:
 def fingerprint_of_code() -> str:
     """Digest of the source files of ours that make features of a video."""
     processing = Path(inspect.getfile(FLaLLMProcessor)).parent
-    others = (FLaLLMVisionModel, ClipAugmentation, SignVideoDataset, FeatureStore)
+    others = (FLaLLMVisionModel, LlavaSltVisualEncoder, ClipAugmentation, SignVideoDataset, FeatureStore)
     files = [*sorted(processing.glob("*.py")), *(Path(inspect.getfile(each)) for each in others)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def describe_settings(
-    vision_model: FLaLLMVisionModel,
+    vision_model: FLaLLMVisionModel | LlavaSltVisualEncoder,
     processor: FLaLLMProcessor,
     augmentation: ClipAugmentation | None,
     arguments: FeatureCacheArguments,
@@ -417,7 +417,7 @@ class FeatureCache:
         arguments: FeatureCacheArguments,
         training: FLaLLMTrainingArguments,
     ):
-        self.vision_model: FLaLLMVisionModel = model.vision_model.to(training.device)
+        self.vision_model: FLaLLMVisionModel | LlavaSltVisualEncoder = model.vision_model.to(training.device)
         self.processor = processor
         self.arguments = arguments
         self.training = training

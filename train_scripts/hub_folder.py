@@ -25,15 +25,52 @@ TOKENIZER_FILES = {
     "merges.txt",
     "added_tokens.json",
     "special_tokens_map.json",
+    "chat_template.jinja",
 }
-VOCABULARY_FILES = TOKENIZER_FILES - {"merges.txt", "added_tokens.json", "special_tokens_map.json"}
+VOCABULARY_FILES = TOKENIZER_FILES - {
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+}
 MODEL_FILES = {"config.json", "generation_config.json"}
 PROCESSOR_FILES = {"processor_config.json", "tokenizer_config.json"}
+VIDEO_PROCESSOR_FILE = "video_preprocessor_config.json"  # of a model without a tokenizer
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
-AUTO_CLASSES = ("AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """
+    What belongs to a model of one type.
+
+    Args:
+        auto_classes: with which it must load; the last is the one to load it with.
+        processor_files: that it must have.
+    """
+
+    auto_classes: tuple[str, ...]
+    processor_files: frozenset[str] = frozenset(PROCESSOR_FILES)
+    has_tokenizer: bool = True
+
+
+KINDS = {
+    "flallm": Kind(("AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM")),
+    "llava_slt": Kind(("AutoConfig", "AutoModel", "AutoModelForImageTextToText")),
+    "llava_slt_contrastive": Kind(("AutoConfig", "AutoModel"), frozenset({VIDEO_PROCESSOR_FILE}), has_tokenizer=False),
+}
+# As peft calls the model that an adapter changes.
+KIND_OF_BASE_CLASS = {"LlavaSltForTranslation": "llava_slt"}
 
 # What an earlier push may have left in a repository and no longer belongs there once its file is not sent again.
-REPLACED_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "*_flallm.py")
+REPLACED_PATTERNS = (
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "*_flallm.py",
+    "*_llava_slt.py",
+    "chat_template.jinja",
+)
 
 
 @dataclass
@@ -44,11 +81,13 @@ class ModelFiles:
     Args:
         files: by its name in the repository, a path here, or content that differs from the file here.
         left_out: names of files and folders that stay here.
+        auto_class: with which transformers loads the model, or the one that an adapter changes.
     """
 
     files: dict[str, Path | bytes]
     left_out: list[str] = field(default_factory=list)
     base_model_repo_id: str | None = None
+    auto_class: str = KINDS["flallm"].auto_classes[-1]
 
     @property
     def is_adapter(self) -> bool:
@@ -83,34 +122,46 @@ def read_model_folder(folder: Path, repo_id: str, base_model_repo_id: str | None
 
 def _model_files(folder: Path) -> ModelFiles:
     references: list[str] = []
-    problems = [*_config_problems(folder, references), *_weight_problems(folder), *_processor_problems(folder)]
-    references += _processor_references(folder)
+    kind = _kind_of(folder)
+    problems = [
+        *_config_problems(folder, kind, references),
+        *_weight_problems(folder),
+        *_processor_problems(folder, kind),
+    ]
+    references += _processor_references(folder, kind.processor_files)
     modules, missing = _needed_modules(folder, references)
     problems += [f"{name} is missing, which another file needs" for name in sorted(missing)]
     _raise_if_any(folder, problems)
-    names = {*MODEL_FILES, *PROCESSOR_FILES, *TOKENIZER_FILES, CARD_FILE, *modules, *_weight_names(folder)}
-    return ModelFiles(_existing(folder, names))
+    names = {*MODEL_FILES, *kind.processor_files, *TOKENIZER_FILES, CARD_FILE, *modules, *_weight_names(folder)}
+    return ModelFiles(_existing(folder, names), auto_class=kind.auto_classes[-1])
+
+
+def _kind_of(folder: Path) -> Kind:
+    path = folder / "config.json"
+    return KINDS.get(_read_json(path).get("model_type") if path.is_file() else None, KINDS["flallm"])
 
 
 def _adapter_files(folder: Path, base_model_repo_id: str | None) -> ModelFiles:
     """An adapter brings its processor, if it lies beside it; the Python files come with the base model."""
     if not (folder / "adapter_model.safetensors").is_file():
         _raise_if_any(folder, ["adapter_model.safetensors is missing"])
-    modules, missing = _needed_modules(folder, _processor_references(folder))
+    modules, missing = _needed_modules(folder, _processor_references(folder, PROCESSOR_FILES))
     problems = [f"{name} is missing, which another file needs" for name in sorted(missing)]
     problems += _broken_weights(folder, ["adapter_model.safetensors"])
     _raise_if_any(folder, problems)
     files = _existing(folder, {*ADAPTER_FILES, *PROCESSOR_FILES, *TOKENIZER_FILES, CARD_FILE, *modules})
     config = _read_json(folder / "adapter_config.json")
+    base_class = (config.get("auto_mapping") or {}).get("base_model_class")
+    auto_class = KINDS[KIND_OF_BASE_CLASS.get(base_class, "flallm")].auto_classes[-1]
     if base_model_repo_id is None:
         base_model_repo_id = config.get("base_model_name_or_path")
         _check_base(base_model_repo_id)
-        return ModelFiles(files, base_model_repo_id=base_model_repo_id)
+        return ModelFiles(files, base_model_repo_id=base_model_repo_id, auto_class=auto_class)
     config["base_model_name_or_path"] = base_model_repo_id
     files["adapter_config.json"] = json.dumps(config, indent=2).encode()
     if CARD_FILE in files:
         files[CARD_FILE] = _card_with_base(folder / CARD_FILE, base_model_repo_id)
-    return ModelFiles(files, base_model_repo_id=base_model_repo_id)
+    return ModelFiles(files, base_model_repo_id=base_model_repo_id, auto_class=auto_class)
 
 
 def _card_with_base(path: Path, base_model_repo_id: str) -> bytes:
@@ -138,14 +189,14 @@ def is_repo_id(text: str | None) -> bool:
     return bool(text) and "/" in text
 
 
-def _config_problems(folder: Path, references: list[str]) -> Iterator[str]:
+def _config_problems(folder: Path, kind: Kind, references: list[str]) -> Iterator[str]:
     """Problems of config.json; adds to `references` the classes that it names as `module.Class`."""
     if not (folder / "config.json").is_file():
         yield "config.json is missing"
         return
     config = _read_json(folder / "config.json")
     auto_map = config.get("auto_map") or {}
-    missing = [name for name in AUTO_CLASSES if name not in auto_map]
+    missing = [name for name in kind.auto_classes if name not in auto_map]
     if missing:
         yield (
             f"config.json names no Python file for {', '.join(missing)} (load the model with this version of FLaLLM "
@@ -155,16 +206,16 @@ def _config_problems(folder: Path, references: list[str]) -> Iterator[str]:
     references += [pipeline["impl"] for pipeline in (config.get("custom_pipelines") or {}).values()]
 
 
-def _processor_problems(folder: Path) -> Iterator[str]:
-    missing = sorted(name for name in PROCESSOR_FILES if not (folder / name).is_file())
+def _processor_problems(folder: Path, kind: Kind) -> Iterator[str]:
+    missing = sorted(name for name in kind.processor_files if not (folder / name).is_file())
     yield from (f"{name} is missing" for name in missing)
-    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
+    if kind.has_tokenizer and not any((folder / name).is_file() for name in VOCABULARY_FILES):
         yield "the tokenizer's vocabulary, such as tokenizer.json, is missing"
 
 
-def _processor_references(folder: Path) -> list[str]:
+def _processor_references(folder: Path, names: Iterable[str]) -> list[str]:
     """Classes that the processor and the tokenizer name as `module.Class`, at any depth of their files."""
-    contents = [_read_json(folder / name) for name in sorted(PROCESSOR_FILES) if (folder / name).is_file()]
+    contents = [_read_json(folder / name) for name in sorted(names) if (folder / name).is_file()]
     return [name for content in contents for auto_map in _auto_maps(content) for name in _classes_of(auto_map.values())]
 
 

@@ -67,6 +67,7 @@ TRAINING_SETTINGS = (
     "neftune_noise_alpha",
     "train_sampling_strategy",
     "max_frames_per_batch",
+    "frames_per_chunk",
     "bf16",
     "fp16",
     "seed",
@@ -82,6 +83,53 @@ VISION_SETTINGS = (
     "temporal_norm",
     "visual_hidden_size",
 )
+LLAVA_SLT_VISION_SETTINGS = (
+    "word_window_size",
+    "word_window_stride",
+    "word_hidden_size",
+    "word_layers",
+    "word_attention_heads",
+    "word_feed_forward_size",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    What a card says of every model that a stage leaves.
+
+    Args:
+        preset: the recipe that the settings are compared with; `other_preset`: one that a run may follow instead.
+        vision_stage: the stage that made the visual encoder, if it was an earlier one.
+        auto_class: with which transformers loads the model.
+    """
+
+    method: str
+    number: int
+    num_stages: int
+    preset: str
+    other_preset: str | None = None
+    vision_stage: str | None = None
+    auto_class: str = "AutoModelForSeq2SeqLM"
+
+
+STAGES = {
+    "visual_initialing": Stage("FLa-LLM", 1, 2, "paper_visual_initialing", "sltbaselines_visual_initialing"),
+    "llm_fine_tuning": Stage(
+        "FLa-LLM", 2, 2, "paper_llm_fine_tuning", "sltbaselines_llm_fine_tuning", "visual_initialing"
+    ),
+    "visual_contrastive_pretraining": Stage(
+        "LLaVA-SLT", 2, 3, "llava_slt_visual_contrastive_pretraining", auto_class="AutoModel"
+    ),
+    "visual_language_tuning": Stage(
+        "LLaVA-SLT",
+        3,
+        3,
+        "llava_slt_visual_language_tuning",
+        vision_stage="visual_contrastive_pretraining",
+        auto_class="AutoModelForImageTextToText",
+    ),
+}
 SECTION = re.compile(r"<!-- flallm:(\w+):begin[^>]*-->.*?<!-- flallm:\1:end -->", re.DOTALL)
 MODEL_INDEX = re.compile(r"^model-index:[^\n]*\n(?:[ \t-][^\n]*\n|\n)*", re.MULTILINE)
 
@@ -92,16 +140,17 @@ class TrainingRun:
     What a model card says about a run; all of it JSON.
 
     Args:
-        stage: `visual_initialing` or `llm_fine_tuning`.
+        stage: one of `STAGES`.
         model_name: what "How to use" loads: a repository on the Hub, or a folder's name.
         data: `name`, `source` (folder's name or Hub id), `hub_id` and `splits` with their numbers of clips and signers;
             of further data sets that were trained on, which count in the training split, the same as `other_sources`
             and `other_hub_ids`.
         base_models: public name of each pretrained part by its role; `base_model_ids` those that are on the Hub.
         settings: the recipe, each with `name`, `value`, `paper`, `source` and `meaning`.
-        stage1: deviations and training of the stage that made the visual encoder, for stage 2.
+        stage1: deviations and training of the stage that made the visual encoder, where it was an earlier one.
         training: time, hardware, versions, numbers of parameters.
         scores: one entry per data set and split, with signatures.
+        retrieval: for a model that does not translate: its scores by split.
         confidence: what `flallm-calibrate` found: `least_chrf`, and `measures` by split.
         card_digest: of the README.md that was written from this, to notice changes by hand.
     """
@@ -121,6 +170,7 @@ class TrainingRun:
     scores: list[dict[str, Any]] = field(default_factory=list)
     adapter_base: str | None = None
     confidence: dict[str, Any] | None = None
+    retrieval: dict[str, dict[str, float]] = field(default_factory=dict)
     card_digest: str | None = None
 
 
@@ -140,16 +190,21 @@ def describe_run(
     What is known before training.
 
     Args:
-        stage: the stage's own arguments, `VisualInitialingArguments` or `LLMFineTuningArguments`.
+        stage: the stage's own arguments, such as `VisualInitialingArguments`.
         splits: the data by split; `None` for what is streamed, whose size nobody knows.
         model: as it will be trained, frozen parts and adapters included.
     """
-    paths = {name: value for name, value in vars(stage).items() if name.endswith("_name_or_path")}
-    settings = _settings((stage, data, video, augmentation, training), f"paper_{stage.stage_name}")
-    record_of_stage1 = None
-    if stage.stage_name == "llm_fine_tuning":
-        settings.insert(0, _text_model_setting(model.config.text_config))
-        record_of_stage1 = _record_of_stage1(stage.vision_model_name_or_path, model.config.vision_config)
+    known = STAGES[stage.stage_name]
+    values = {name: value for name, value in vars(stage).items() if name.endswith("_name_or_path")}
+    paths = {name: value for name, value in values.items() if value is not None}
+    settings = _settings((stage, data, video, augmentation, training), known.preset)
+    record_of_vision_stage = None
+    if known.vision_stage is not None:
+        if known.method == "FLa-LLM":
+            settings.insert(0, _text_model_setting(model.config.text_config))
+        record_of_vision_stage = _record_of_vision_stage(
+            stage.vision_model_name_or_path, model.config.vision_config, STAGES[known.vision_stage]
+        )
     return TrainingRun(
         stage=stage.stage_name,
         model_name=training.hub_model_id or public_name(training.output_dir),
@@ -160,9 +215,9 @@ def describe_run(
         base_models={name.removesuffix("_name_or_path"): public_name(path) for name, path in paths.items()},
         base_model_ids=[path for name, path in paths.items() if "model" in name and is_hub_id(path)],
         settings=settings,
-        follows_sltbaselines=_share_kept(settings, f"sltbaselines_{stage.stage_name}")
-        > _share_kept(settings, f"paper_{stage.stage_name}"),
-        stage1=record_of_stage1,
+        follows_sltbaselines=known.other_preset is not None
+        and _share_kept(settings, known.other_preset) > _share_kept(settings, known.preset),
+        stage1=record_of_vision_stage,
         training={
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "num_trained_parameters": sum(value.numel() for value in model.parameters() if value.requires_grad),
@@ -219,7 +274,7 @@ def _settings(all_arguments: tuple[Any, ...], preset: str) -> list[dict[str, Any
             argument.name,
             _plain(argument.name, getattr(arguments, argument.name)),
             _plain(argument.name, paper.get(argument.name, _default(argument))),
-            sources.get(argument.name, "ours: the default, the paper's recipe does not set it"),
+            sources.get(argument.name, "ours: the default, the recipe does not set it"),
             _first_sentence(argument.metadata.get("help", "")),
         )
         for arguments in all_arguments
@@ -256,7 +311,7 @@ def _is_setting(arguments: Any, name: str) -> bool:
         return name in TRAINING_SETTINGS and not is_overridden
     if name.startswith("lora_"):
         return arguments.lora
-    return name != "target_language" and not name.endswith("_name_or_path")
+    return name not in ("target_language", "also_measure_on") and not name.endswith("_name_or_path")
 
 
 def _sources(preset: str) -> dict[str, str]:
@@ -303,16 +358,23 @@ def _num_layers(config: PreTrainedConfig, side: str) -> int | str:
     return next((getattr(config, name) for name in names if hasattr(config, name)), "unknown")
 
 
-def _record_of_stage1(name_or_path: str, vision_config: PreTrainedConfig) -> dict[str, Any]:
-    """From the stage-1 model's own training_run.json; without one, what the visual encoder shows by itself."""
+def _record_of_vision_stage(name_or_path: str, vision_config: PreTrainedConfig, stage: Stage) -> dict[str, Any]:
+    """From that model's own training_run.json; without one, what the visual encoder shows by itself."""
     run = _find_run(name_or_path)
     if run is not None:
         return run.stage1 or {"is_whole": True, "deviations": deviations(run.settings), "training": run.training}
-    paper, sources = read_yaml("paper_visual_initialing"), _sources("paper_visual_initialing")
-    values = {name: getattr(vision_config, name.removeprefix("visual_")) for name in VISION_SETTINGS}
-    values["temporal_blocks"] = list(values["temporal_blocks"])
-    settings = [_setting(name, value, paper[name], sources[name]) for name, value in values.items()]
+    paper, sources = read_yaml(stage.preset), _sources(stage.preset)
+    values = _vision_values(vision_config)
+    settings = [_setting(name, value, paper[name], sources[name]) for name, value in values.items() if name in paper]
     return {"is_whole": False, "deviations": deviations(settings), "training": {}}
+
+
+def _vision_values(vision_config: PreTrainedConfig) -> dict[str, Any]:
+    """What the visual encoder's configuration says, by the names of the arguments that set it."""
+    words = {name: getattr(vision_config, name) for name in LLAVA_SLT_VISION_SETTINGS if hasattr(vision_config, name)}
+    frames = getattr(vision_config, "frame_config", vision_config)
+    values = {name: getattr(frames, name.removeprefix("visual_")) for name in VISION_SETTINGS}
+    return {**values, "temporal_blocks": list(values["temporal_blocks"]), **words}
 
 
 def _find_run(name_or_path: str) -> TrainingRun | None:
@@ -367,6 +429,22 @@ def complete_run(
         }
         num_beams = training.generation_num_beams or trainer.model.generation_config.num_beams
         run.scores = [_score_entry(run, named_scores, split, num_beams)]
+    if not _is_translator(run):
+        add_retrieval(run, scores, "eval", data.evaluation_split)
+
+
+def add_retrieval(run: TrainingRun, scores: dict[str, float], prefix: str, split: str) -> None:
+    """
+    Add how well videos find their sentences.
+
+    Args:
+        scores: as the Trainer gives them, with `prefix` in front of their names.
+    """
+    run.retrieval[_split_name(split)] = {
+        name.removeprefix(f"{prefix}_"): value
+        for name, value in scores.items()
+        if name.startswith(f"{prefix}_") and isinstance(value, float)
+    }
 
 
 def _device_name(device: torch.device) -> str:
@@ -565,6 +643,8 @@ def render(run: TrainingRun) -> str:
         _card_data(run),
         template_path=str(TEMPLATE),
         run=run,
+        stage=STAGES[run.stage],
+        is_translator=_is_translator(run),
         spoken=_language_text(run.spoken_language, "a written language that was not named"),
         sign=_language_text(run.sign_language, "a sign language that was not named"),
         is_local_use=bool(LOCAL_USE.fullmatch(run.sign_language or "")),
@@ -577,13 +657,17 @@ def render(run: TrainingRun) -> str:
     return re.sub(r"\n{3,}", "\n\n", str(card))
 
 
+def _is_translator(run: TrainingRun) -> bool:
+    return STAGES[run.stage].auto_class != "AutoModel"
+
+
 def _card_data(run: TrainingRun) -> ModelCardData:
     results = _eval_results(run)
     return ModelCardData(
         language=[primary_language(run.spoken_language)] if run.spoken_language else None,
         license=run.license,
         library_name="transformers" if run.adapter_base is None else "peft",
-        pipeline_tag=HUB_TASK,
+        pipeline_tag=HUB_TASK if _is_translator(run) else None,
         tags=["sign-language", "sign-language-translation", "gloss-free", "flallm"]
         + ([run.sign_language] if run.sign_language else []),
         datasets=[name for name in (run.data["hub_id"], *run.data.get("other_hub_ids", [])) if name] or None,
@@ -641,7 +725,9 @@ def _value_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return " ".join(map(str, value))
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return " ".join(str(value).split()).replace("|", "\\|")  # a prompt may be of several lines
 
 
 def _duration_text(seconds: float) -> str:

@@ -67,7 +67,7 @@ class PushArguments:
 
 @dataclass
 class Upload:
-    """What becomes one commit; `repo_type` is model or space, `files` as in ModelFiles."""
+    """What becomes one commit; `repo_type` is model or space, `files` and `auto_class` as in ModelFiles."""
 
     repo_id: str
     repo_type: str
@@ -75,6 +75,7 @@ class Upload:
     left_out: list[str]
     branch: str = "main"
     base_model_repo_id: str | None = None
+    auto_class: str | None = None
 
     @property
     def address(self) -> str:
@@ -93,7 +94,8 @@ def plan_uploads(arguments: PushArguments) -> list[Upload]:
         found = read_model_folder(Path(arguments.model), arguments.repo_id, arguments.base_model_repo_id)
         branch = arguments.revision or "main"
         base = found.base_model_repo_id
-        uploads.append(Upload(arguments.repo_id, "model", found.files, found.left_out, branch, base))
+        upload = Upload(arguments.repo_id, "model", found.files, found.left_out, branch, base, found.auto_class)
+        uploads.append(upload)
     if arguments.space is not None:
         files = {name: SPACE_FOLDER / name for name in SPACE_FILES}
         uploads.append(Upload(arguments.space, "space", files, left_out=[]))
@@ -173,9 +175,12 @@ def _check_same_kind(upload: Upload, present: list[str]) -> None:
         raise ValueError(f"{upload.repo_id} holds an adapter: push the whole model to a repository of its own.")
 
 
-def loading_lines(repo_id: str, commit_id: str, base: ModelInfo | None) -> str:
-    """Four lines of Python that load what has been sent, pinned to the commit, so that no later code is run."""
-    if base is None:
+def loading_lines(repo_id: str, commit_id: str, base: ModelInfo | None, auto_class: str) -> str:
+    """A few lines of Python that load what has been sent, pinned to the commit, so that no later code is run."""
+    if base is None and auto_class == "AutoModel":  # an encoder, which does not translate
+        pinned = f'"{repo_id}", revision="{commit_id}", trust_remote_code=True'
+        lines = ("from transformers import AutoModel", f"model = AutoModel.from_pretrained({pinned})")
+    elif base is None:
         lines = (
             "from transformers import pipeline",
             f'repo_id, revision = "{repo_id}", "{commit_id}"',
@@ -186,8 +191,8 @@ def loading_lines(repo_id: str, commit_id: str, base: ModelInfo | None) -> str:
         pinned = f'"{base.id}", revision="{base.sha}", trust_remote_code=True'
         lines = (
             "from peft import PeftModel",
-            "from transformers import AutoModelForSeq2SeqLM",
-            f"base = AutoModelForSeq2SeqLM.from_pretrained({pinned})",
+            f"from transformers import {auto_class}",
+            f"base = {auto_class}.from_pretrained({pinned})",
             f'model = PeftModel.from_pretrained(base, "{repo_id}", revision="{commit_id}")',
         )
     return "\n".join(lines)
@@ -221,7 +226,7 @@ def _send_and_report(api: HfApi, upload: Upload, arguments: PushArguments) -> No
     base = upload.base_model_repo_id and _look_up(api, upload.base_model_repo_id)
     commit_id = send(api, upload, arguments.private, message, variables={})
     print(f"\nSent to {api.endpoint}/{upload.address}. To load it:\n")
-    print(loading_lines(upload.repo_id, commit_id, base))
+    print(loading_lines(upload.repo_id, commit_id, base, upload.auto_class))
 
 
 def _look_up(api: HfApi, repo_id: str, revision: str | None = None) -> ModelInfo:

@@ -7,6 +7,7 @@ clip.
 `make quickstart` sets up the environment and calls this. Everything lands in the output folder.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -25,6 +26,9 @@ from .training import run_command
 
 # For the model cards. No sign language has the code qsl: ISO 639-3 leaves qaa to qtz to whoever needs one.
 CORPUS = {"dataset_name": "Invented sign language, rendered", "sign_language": "qsl", "spoken_language": "en"}
+# torch's library for CPUs prepares each operation anew for each number of frames in a batch, and by default forgets it
+# after 1024 others, which is a few steps of training.
+NUM_KEPT_OPERATIONS = 16384
 
 
 @dataclass
@@ -143,7 +147,7 @@ def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, A
 
 def translate_in_fresh_process(folders: Folders, file_name: str) -> str:
     """The saved folder and nothing else: what a user of the model would do."""
-    command = [sys.executable, "-m", "train_scripts.translate", "--model", str(folders.model)]
+    command = [sys.executable, "-m", "train_scripts.translate", "--dtype", "float32", "--model", str(folders.model)]
     clip = folders.corpus / "test" / file_name
     finished = subprocess.run([*command, str(clip)], capture_output=True, text=True, check=False)
     if finished.returncode != 0:
@@ -175,6 +179,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments((QuickstartArguments,), argv, description="FLa-LLM in small, from corpus to scores.")
     folders = Folders(Path(arguments.output_dir))
     check_new_folder(folders.output)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(NUM_KEPT_OPERATIONS))
     seconds: dict[str, float] = {}
     for name, step in {
         "corpus": make_corpus,

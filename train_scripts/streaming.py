@@ -218,7 +218,8 @@ class StreamedVideoDataset(Dataset):
             raise VideoDecodingError(_in_row(clip, error)) from error
         except ValueError as error:
             raise ValueError(_in_row(clip, error)) from error
-        return {**frames, "text": row["text"], "target_language": language}
+        sentence = {"text": row["text"], "target_language": language, "spoken_language": row["spoken_language"]}
+        return {**frames, **sentence}
 
 
 def _sampled_frames(row: dict[str, Any], sample: SampleFrameIndices) -> torch.Tensor:

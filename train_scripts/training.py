@@ -1,32 +1,32 @@
-"""What both stages share: the Trainer, the order of a run, and what it leaves in the output folder."""
+"""What the stages share: the order of a run, and what it leaves in the output folder."""
 
 import copy
-import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
-from accelerate.data_loader import prepare_data_loader
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
-from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from torch.utils.data import Dataset
 from transformers import (
     AutoTokenizer,
     EarlyStoppingCallback,
     GenerationConfig,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
-    Seq2SeqTrainer,
     TrainerCallback,
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from modeling_flallm import FLaLLMForTranslation
-from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
+from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation
+from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
 
 from .arguments import (
     AugmentationArguments,
@@ -37,7 +37,14 @@ from .arguments import (
     check_output_folder,
 )
 from .augmentation import ClipAugmentation
-from .data import FramePreprocessor, SignVideoDataset, TranslationCollator, load_split, load_training_split
+from .data import (
+    FramePreprocessor,
+    PromptedTranslationCollator,
+    SignVideoDataset,
+    TranslationCollator,
+    load_split,
+    load_training_split,
+)
 from .feature_cache import (
     CachedVideoDataset,
     FeatureCache,
@@ -48,151 +55,14 @@ from .feature_cache import (
 )
 from .hub_errors import explain_hub_error
 from .metrics import TITLE_OF_SCORE, build_compute_metrics
-from .model_card import TrainingRun, complete_run, describe_run, save_adapter, write_model_card
+from .model_card import complete_run, describe_run, save_adapter
 from .samplers import ClipSampler, FrameBudgetBatchSampler
 from .streaming import MixedClips, StreamedVideoDataset, open_streams
 from .target_languages import language_ids, set_target_language
+from .trainers import FLaLLMTrainer, LlavaSltTrainer, VideoTrainer
 
-
-class FLaLLMTrainer(Seq2SeqTrainer):
-    """
-    Seq2SeqTrainer with a learning rate for each part, one pass of the visual encoder per evaluated clip, no pickled
-    arguments among the saved files, and a model card from the record of the run, `training_run`.
-
-    `train_sampler` gives the clips of an epoch (by default all of them, shuffled), whole batches of them, or a stream;
-    `frame_preprocessor` turns frames into pixel values where the collator leaves that to the device. Where the labels
-    of a batch name other languages than the tokenizer's own, generation starts each sentence in its language.
-    """
-
-    training_run: TrainingRun | None = None
-    train_sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None = None
-    frame_preprocessor: FramePreprocessor | None = None
-
-    def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
-        return super()._get_train_sampler(train_dataset) if self.train_sampler is None else self.train_sampler
-
-    def _get_eval_sampler(self, eval_dataset: torch.utils.data.Dataset) -> Sampler:
-        """In order, also where training groups clips by length: predictions belong to the sentences beside them."""
-        return SequentialSampler(eval_dataset)
-
-    def get_train_dataloader(self) -> DataLoader:
-        if isinstance(self.train_sampler, FrameBudgetBatchSampler):
-            return self.accelerator.prepare(self._loader(batch_sampler=self.train_sampler))
-        if isinstance(self.train_sampler, MixedClips):
-            # The stream of each process is its own: accelerate, told of one process, leaves it whole. It passes over
-            # the batches before a checkpoint without asking the data set for them.
-            loader = self._loader(sampler=self.train_sampler, batch_size=self._train_batch_size)
-            return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
-        return super().get_train_dataloader()
-
-    def _loader(self, **order: Any) -> DataLoader:
-        return DataLoader(
-            self.train_dataset,
-            **order,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-        )
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        inputs = super()._prepare_inputs(inputs)
-        if "frames" not in inputs:
-            return inputs
-        inputs = dict(inputs)
-        pixels = self.frame_preprocessor(inputs.pop("frames"), inputs.pop("spatial_seeds"))
-        return {**super()._prepare_inputs(pixels), **inputs}
-
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            model = self.model if model is None else model
-            optimizer_class, values = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = optimizer_class(self._parameter_groups(model), **values)
-        return self.optimizer
-
-    def _parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
-        """Trained parameters by (learning rate, weight decay); norms and biases do not decay."""
-        decaying = set(self.get_decay_parameter_names(model))
-        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                # transformers knows LayerNorm by its class and other norms by their names, which ResNet's are not.
-                weight_decay = self.args.weight_decay if name in decaying and parameter.ndim > 1 else 0.0
-                groups.setdefault((self._learning_rate_of(name), weight_decay), []).append(parameter)
-        return [
-            {"params": parameters, "lr": learning_rate, "weight_decay": weight_decay}
-            for (learning_rate, weight_decay), parameters in groups.items()
-        ]
-
-    def _learning_rate_of(self, parameter_name: str) -> float:
-        chosen = None
-        if "adapter." in parameter_name and "text_model." not in parameter_name:
-            chosen = self.args.adapter_learning_rate
-        elif "text_model." in parameter_name and parameter_name.endswith(".bias"):
-            chosen = self.args.bias_learning_rate
-        return self.args.learning_rate if chosen is None else chosen
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
-        """Encode the frames once; loss and generation both start from the visual features."""
-        inputs = self._prepare_inputs(inputs)
-        if "pixel_values_videos" in inputs:
-            vision_model = self.accelerator.unwrap_model(model).vision_model
-            with torch.no_grad(), self.compute_loss_context_manager():
-                output = vision_model(inputs.pop("pixel_values_videos"), inputs.pop("pixel_attention_mask"))
-            inputs["visual_features"] = output.last_hidden_state
-            inputs["visual_attention_mask"] = output.attention_mask
-        starts = self._starts_of_sentences(model, inputs)
-        if starts is not None:
-            generation_arguments = {
-                **getattr(self, "_gen_kwargs", {}),
-                **generation_arguments,
-                "decoder_input_ids": starts,
-                # Besides, for generation would put the usual start in front of rows that start otherwise.
-                "decoder_start_token_id": starts[:, 0].tolist(),
-            }
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation_arguments)
-
-    def _starts_of_sentences(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor | None:
-        """
-        What the decoder reads `(batch, 1 or 2)` up to the language of each sentence, as its labels have it; `None`
-        where all are in the tokenizer's own language, in which generation starts anyway.
-        """
-        tokenizer = self.processing_class.tokenizer
-        known, labels = language_ids(tokenizer), inputs.get("labels")
-        if labels is None or not known:
-            return None
-        # mBART moves the language from the end of the labels to the front; the others have it behind a start token.
-        num_tokens = 2 if int(labels[0, 0]) in known.values() else 1
-        unwrapped = self.accelerator.unwrap_model(model)
-        starts = unwrapped.prepare_decoder_input_ids_from_labels(labels)[:, :num_tokens]
-        return None if (starts[:, -1] == known.get(tokenizer.tgt_lang)).all() else starts
-
-    def _pad_tensors_to_max_len(self, tensor: torch.Tensor, max_length: int) -> torch.Tensor:
-        pad_token_id = self.processing_class.tokenizer.pad_token_id
-        return torch.nn.functional.pad(tensor, (0, max_length - tensor.shape[-1]), value=pad_token_id)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone who loads the model
-            # Of folders of this machine only the last name: a push of the Trainer's takes this file along.
-            values = {name: _last_name_of_path(value) for name, value in self.args.to_dict().items()}
-            text = json.dumps(values, indent=2) + "\n"
-            (folder / "training_arguments.json").write_text(text, encoding="utf-8")
-
-    def create_model_card(self, **options: Any) -> None:
-        """Also called by `push_to_hub`, whose `options` are for transformers' own card, of a Trainer without record."""
-        if self.training_run is None:
-            super().create_model_card(**options)
-        elif self.is_world_process_zero():
-            self.training_run.model_name = self.hub_model_id or self.training_run.model_name
-            write_model_card(Path(self.args.output_dir), self.training_run)
-
-
-def _last_name_of_path(value: Any) -> Any:
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+# Of LLaVA-SLT, before they are a part of a model that translates.
+VISUAL_ENCODER_TYPES = ("llava_slt_contrastive", "llava_slt_visual")
 
 
 class _TellTheEpoch(TrainerCallback):
@@ -204,14 +74,17 @@ class _TellTheEpoch(TrainerCallback):
             listener.set_epoch(int(state.epoch or 0))
 
 
-def build_processor(video: VideoArguments, tokenizer: PreTrainedTokenizerBase) -> FLaLLMProcessor:
-    video_processor = FLaLLMVideoProcessor(
+def build_video_processor(video: VideoArguments) -> FLaLLMVideoProcessor:
+    return FLaLLMVideoProcessor(
         size={"height": video.frame_size, "width": video.frame_size},
         crop_size={"height": video.crop_size, "width": video.crop_size},
         frame_sampling_rate=video.frame_sampling_rate,
         max_num_frames=video.max_num_frames,
     )
-    return FLaLLMProcessor(video_processor=video_processor, tokenizer=tokenizer)
+
+
+def build_processor(video: VideoArguments, tokenizer: PreTrainedTokenizerBase) -> FLaLLMProcessor:
+    return FLaLLMProcessor(video_processor=build_video_processor(video), tokenizer=tokenizer)
 
 
 def open_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -221,6 +94,11 @@ def open_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: if there is none.
     """
+    if _model_type(name_or_path) in VISUAL_ENCODER_TYPES:
+        raise ValueError(
+            f"{name_or_path!r} holds a visual encoder of LLaVA-SLT, as its stage 2 leaves it, and no language model. "
+            "Name the folder of stage 1 (are two folders swapped?)."
+        )
     try:
         return AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
@@ -259,8 +137,92 @@ def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTo
     )
 
 
+@dataclass
+class Splits:
+    """What a run reads: the clips to train on, or the streams of them, and those to evaluate on."""
+
+    train: datasets.Dataset | None
+    evaluation: datasets.Dataset
+    sizes: list[int]
+    streams: MixedClips | None
+
+    def by_name(self, data: DataArguments) -> dict[str, datasets.Dataset | None]:
+        return {data.train_split: self.train, data.evaluation_split: self.evaluation}
+
+
+def open_splits(data: DataArguments, training: FLaLLMTrainingArguments) -> Splits:
+    """
+    Raises:
+        FileNotFoundError, ValueError: as `load_split` and `open_streams`.
+    """
+    streams = open_streams(data, training) if data.streaming else None
+    train_split, sizes = (None, []) if streams else load_training_split(data)
+    evaluation_split = load_split(data, data.evaluation_split, data.max_evaluation_clips)
+    return Splits(train_split, evaluation_split, sizes, streams)
+
+
+@dataclass
+class TrainingClips:
+    """The data sets of a run for torch, in which order clips are trained on, and what is done to their frames."""
+
+    train: Dataset
+    evaluation: Dataset
+    sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None
+    augmentation: ClipAugmentation
+
+
+def prepare_clips(
+    splits: Splits,
+    processor: FLaLLMProcessor,
+    data: DataArguments,
+    augmentation: ClipAugmentation,
+    training: FLaLLMTrainingArguments,
+) -> TrainingClips:
+    """
+    Raises:
+        ValueError: as `build_train_sampler`.
+    """
+    shared = {
+        "processor": processor,
+        "text_column": data.text_column,
+        "keep_decoded_videos": data.keep_decoded_videos,
+        "preprocess_on_device": training.preprocess_on_device,
+    }
+    evaluation = SignVideoDataset(splits.evaluation, **shared)
+    if splits.streams:
+        train = StreamedVideoDataset(processor, data.text_column, augmentation, training.preprocess_on_device)
+        return TrainingClips(train, evaluation, splits.streams, augmentation)
+    train = SignVideoDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
+    sampler = build_train_sampler(train, splits.sizes, data.dataset_weights, training)
+    return TrainingClips(train, evaluation, sampler, augmentation)
+
+
+def build_trainer(
+    trainer_class: type[VideoTrainer],
+    model: PreTrainedModel,
+    clips: TrainingClips,
+    collator: TranslationCollator,
+    training: FLaLLMTrainingArguments,
+    **options: Any,
+) -> VideoTrainer:
+    """A Trainer for the clips; `options` are those of transformers' Trainer."""
+    listeners = [each for each in (clips.train, clips.sampler) if hasattr(each, "set_epoch")]
+    trainer = trainer_class(
+        model=model,
+        args=training,
+        data_collator=collator,
+        train_dataset=clips.train,
+        eval_dataset=clips.evaluation,
+        callbacks=_callbacks(training, listeners),
+        **options,
+    )
+    trainer.train_sampler = clips.sampler
+    trainer.frame_preprocessor = FramePreprocessor(collator.processor, clips.augmentation)
+    return trainer
+
+
 def run_training(
-    build: Callable[[], tuple[FLaLLMForTranslation, FLaLLMProcessor]],
+    build: Callable[[], tuple[PreTrainedModel, FLaLLMProcessor]],
     stage: Any,
     data: DataArguments,
     video: VideoArguments,
@@ -269,7 +231,8 @@ def run_training(
     features: FeatureCacheArguments | None = None,
 ) -> dict[str, float]:
     """
-    Train, evaluate, choose the best checkpoint and save model, processor and model card in the output folder.
+    Train to translate, evaluate, choose the best checkpoint and save model, processor and model card in the output
+    folder.
 
     Args:
         build: makes the model and its processor, after the seed has been set.
@@ -283,66 +246,52 @@ def run_training(
         ValueError, FileNotFoundError: for what the user has to mend, before any training.
     """
     check_output_folder(training)
-    _check_score_name(training)
+    check_score_name(training, tuple(TITLE_OF_SCORE))
     cached = features is not None and features.cache_features
     if cached:
         check_feature_cache(stage, data)
         if training.process_index == 0:
             tell_unused_augmentation(augmentation, features.feature_views)
         augmentation = augmentation_in_cache(augmentation, features.feature_views)
-    streams = open_streams(data, training) if data.streaming else None
-    train_split, sizes = (None, []) if streams else load_training_split(data)
-    evaluation_split = load_split(data, data.evaluation_split, data.max_evaluation_clips)
+    splits = open_splits(data, training)
     set_seed(training.seed)
     model, processor = build()
     if isinstance(model, PeftModel):
         _save_lora_base(model, processor, training)
-    model.vision_model.backbone.to(memory_format=torch.channels_last)  # convolutions then reorder nothing
+    prepare_visual_encoder(model, training)
     choose_fast_attention(model, training)
-    shared = {
-        "processor": processor,
-        "text_column": data.text_column,
-        "keep_decoded_videos": data.keep_decoded_videos,
-        "preprocess_on_device": training.preprocess_on_device,
-    }
-    clip_augmentation = ClipAugmentation(augmentation, video)
-    evaluation_dataset = SignVideoDataset(evaluation_split, **shared)
-    if streams:
-        train_dataset = StreamedVideoDataset(
-            processor, data.text_column, clip_augmentation, training.preprocess_on_device
-        )
-        train_sampler = streams
-    else:
-        train_dataset = SignVideoDataset(train_split, augmentation=clip_augmentation, seed=training.seed, **shared)
-        train_sampler = build_train_sampler(train_dataset, sizes, data.dataset_weights, training)
+    clips = prepare_clips(splits, processor, data, ClipAugmentation(augmentation, video), training)
     if cached:
         cache = FeatureCache(model, processor, features, training)
-        train_dataset = cache.clips(train_dataset, "training", features.feature_views or 1)
-        evaluation_dataset = cache.clips(evaluation_dataset, "evaluation")
-    trainer = FLaLLMTrainer(
-        model=model,
-        args=training,
-        data_collator=TranslationCollator(processor, training.preprocess_on_device),
-        train_dataset=train_dataset,
-        eval_dataset=evaluation_dataset,
+        clips.train = cache.clips(clips.train, "training", features.feature_views or 1)
+        clips.evaluation = cache.clips(clips.evaluation, "evaluation")
+    system = system_of(model)
+    trainer = build_trainer(
+        system.trainer_class,
+        model,
+        clips,
+        system.collator_class(processor, training.preprocess_on_device),
+        training,
         processing_class=processor,
         compute_metrics=build_compute_metrics(
             processor.batch_decode,
-            evaluation_dataset.texts,
+            clips.evaluation.texts,
             processor.tokenizer.pad_token_id,
             language=data.spoken_language,
         ),
-        callbacks=_callbacks(training, [each for each in (train_dataset, train_sampler) if hasattr(each, "set_epoch")]),
     )
-    trainer.train_sampler = train_sampler
-    trainer.frame_preprocessor = FramePreprocessor(processor, clip_augmentation)
-    splits = {data.train_split: train_split, data.evaluation_split: evaluation_split}
-    trainer.training_run = describe_run(stage, data, video, augmentation, training, splits, model)
+    trainer.training_run = describe_run(stage, data, video, augmentation, training, splits.by_name(data), model)
     if cached:
         trainer.training_run.settings.append(describe_views(features.feature_views))
+    return train_and_finish(trainer, data)
+
+
+def train_and_finish(trainer: VideoTrainer, data: DataArguments) -> dict[str, float]:
+    """Train, evaluate the best checkpoint and fill the output folder; returns the scores of that evaluation."""
+    training = trainer.args
     if training.process_index == 0:
-        _print_trained_parts(model)
-        if streams and "epoch" in (training.eval_strategy, training.save_strategy):
+        _print_trained_parts(trainer.model)
+        if data.streaming and "epoch" in (training.eval_strategy, training.save_strategy):
             print("A stream has no epochs: --eval_strategy epoch and --save_strategy epoch mean once, at the end.")
         if data.sign_language is None:
             print("The model card will name no sign language. Name it with --sign_language.")
@@ -359,10 +308,16 @@ def _save_lora_base(model: PeftModel, processor: FLaLLMProcessor, training: FLaL
         processor.save_pretrained(str(folder))
 
 
-def _save_lora_adapter(trainer: FLaLLMTrainer, folder: Path) -> None:
+def _save_lora_adapter(trainer: VideoTrainer, folder: Path) -> None:
     base = trainer.model.peft_config[trainer.model.active_adapter].base_model_name_or_path
     save_adapter(trainer.model, folder, trainer.training_run, base)
     trainer.processing_class.save_pretrained(str(folder))
+
+
+def prepare_visual_encoder(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
+    """The CNN in the memory order of its convolutions, which then reorder nothing, over so many frames at a time."""
+    model.vision_model.backbone.to(memory_format=torch.channels_last)
+    model.vision_model.frames_per_chunk = training.frames_per_chunk
 
 
 def choose_fast_attention(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
@@ -371,8 +326,12 @@ def choose_fast_attention(model: torch.nn.Module, training: FLaLLMTrainingArgume
         model.set_attn_implementation("eager")
 
 
-def _check_score_name(training: FLaLLMTrainingArguments) -> None:
-    known = ("loss", *TITLE_OF_SCORE)
+def check_score_name(training: FLaLLMTrainingArguments, scores: tuple[str, ...]) -> None:
+    """
+    Raises:
+        ValueError: if the best checkpoint is to be chosen by what is none of the scores.
+    """
+    known = ("loss", *scores)
     if training.metric_for_best_model.removeprefix("eval_") not in known:
         raise ValueError(
             f"--metric_for_best_model must be one of {', '.join(known)}, got {training.metric_for_best_model!r}."
@@ -426,7 +385,7 @@ def _print_trained_parts(model: torch.nn.Module) -> None:
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     print(f"{trained / 1e6:.2f} of {total / 1e6:.2f} million parameters are trained.")
-    weight = model.config.word_presence_loss_weight
+    weight = getattr(model.config, "word_presence_loss_weight", 0.0)
     if weight:
         print(f"The loss has a word-presence term with weight {weight} (ours, not in the paper).")
 
@@ -445,7 +404,7 @@ def checkpoint_to_resume(training: FLaLLMTrainingArguments) -> str | None:
 
 
 def _finish(
-    trainer: FLaLLMTrainer, training: FLaLLMTrainingArguments, data: DataArguments, metrics: dict[str, float]
+    trainer: VideoTrainer, training: FLaLLMTrainingArguments, data: DataArguments, metrics: dict[str, float]
 ) -> dict[str, float]:
     scores = trainer.evaluate()
     trainer.save_metrics("eval", scores)
@@ -481,22 +440,64 @@ def _one_sentence(error: Exception) -> str:
     return " ".join(lines)
 
 
-def load_trained(name_or_path: str) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
+@dataclass(frozen=True)
+class System:
+    """What differs between the two systems wherever videos are translated; all the rest is shared."""
+
+    title: str
+    model_class: type[PreTrainedModel]
+    processor_class: type[FLaLLMProcessor]
+    collator_class: type[TranslationCollator]
+    trainer_class: type[VideoTrainer]
+
+
+def _systems() -> dict[str, System]:
+    """By the type of the model."""
+    return {
+        "flallm": System("FLa-LLM", FLaLLMForTranslation, FLaLLMProcessor, TranslationCollator, FLaLLMTrainer),
+        "llava_slt": System(
+            "LLaVA-SLT", LlavaSltForTranslation, LlavaSltProcessor, PromptedTranslationCollator, LlavaSltTrainer
+        ),
+    }
+
+
+def system_of(model: PreTrainedModel) -> System:
+    """Of a model that translates, also inside a peft model."""
+    return _systems()[model.config.model_type]
+
+
+def _model_type(name_or_path: str) -> str | None:
+    """What the config.json of a folder says; `None` for a Hub id, and where it says nothing."""
+    path = Path(name_or_path) / "config.json"
+    return PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type") if path.is_file() else None
+
+
+def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FLaLLMProcessor]:
     """
-    A trained model in evaluation mode and its processor, from a folder or the Hub.
+    A trained model of either system in evaluation mode and its processor, from a folder or the Hub.
+
+    Args:
+        options: of `from_pretrained`, such as `dtype`.
 
     Raises:
-        ValueError: if it is no FLa-LLM model with its processor.
+        ValueError: if it is no such model with its processor.
     """
+    systems = _systems()
+    titles = " or ".join(system.title for system in systems.values())
     try:
         model_type = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
-        if model_type != "flallm":
-            raise ValueError(f"{name_or_path!r} holds no FLa-LLM model, but one of type {model_type!r}.")
-        model = FLaLLMForTranslation.from_pretrained(name_or_path)
-        processor = FLaLLMProcessor.from_pretrained(name_or_path)
+        if model_type in VISUAL_ENCODER_TYPES:
+            raise ValueError(
+                f"{name_or_path!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. Name the folder of "
+                "stage 3, which flallm-visual-language-tuning makes."
+            )
+        if model_type not in systems:
+            raise ValueError(f"{name_or_path!r} holds no {titles} model, but one of type {model_type!r}.")
+        model = systems[model_type].model_class.from_pretrained(name_or_path, **options)
+        processor = systems[model_type].processor_class.from_pretrained(name_or_path)
     except OSError as error:
         reason = explain_hub_error(error, name_or_path)
         raise ValueError(
-            f"{name_or_path!r} cannot be loaded as a FLa-LLM model with its processor: {reason}"
+            f"{name_or_path!r} cannot be loaded as a {titles} model with its processor: {reason}"
         ) from error
     return model.eval(), processor

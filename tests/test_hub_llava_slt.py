@@ -1,0 +1,199 @@
+"""What `save_pretrained` leaves of LLaVA-SLT, and that it loads with and without our packages."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_pipeline_llava_slt import TASK, make_processor
+from tiny_models import VIDEO_TOKEN, random_batch, tiny_contrastive_model, tiny_llava_slt
+from torch.testing import assert_close
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
+from video_files import write_video
+from without_our_packages import run_without_our_packages
+
+from modeling_flallm import (
+    LlavaSltConfig,
+    LlavaSltForContrastivePreTraining,
+    LlavaSltForTranslation,
+    LlavaSltVisualEncoder,
+    SignLanguageTranslationPipeline,
+)
+from processing import LlavaSltProcessor
+
+ROOT = Path(__file__).resolve().parent.parent
+VISUAL_FILES = {
+    "configuration_flallm.py",
+    "configuration_llava_slt.py",
+    "visual_encoder_flallm.py",
+    "visual_encoder_llava_slt.py",
+}
+MODEL_FILES = VISUAL_FILES | {"hub_export_flallm.py", "modeling_llava_slt.py", "pipeline_flallm.py"}
+PROCESSOR_FILES = {
+    "captions_flallm.py",
+    "processing_flallm.py",
+    "processing_llava_slt.py",
+    "video_decoding_flallm.py",
+    "video_processing_flallm.py",
+    "video_segmentation_flallm.py",
+}
+MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "torch", "torchvision", "numpy", "PIL", "av"}
+
+LOAD_EVERYTHING = """
+import json, sys
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, pipeline
+
+folder, visual, contrastive, clip = sys.argv[1:]
+trust = {"trust_remote_code": True}
+processor = AutoProcessor.from_pretrained(folder, **trust)
+inputs = processor(videos=clip, return_tensors="pt")
+
+def sentence(model):
+    return processor.batch_decode(model.eval().generate(**inputs, num_beams=2))[0]
+
+model = AutoModelForImageTextToText.from_pretrained(folder, **trust)
+AutoModel.from_pretrained(folder, **trust).save_pretrained("again")
+processor.save_pretrained("again")
+translator = pipeline("sign-language-translation", folder, **trust)
+ours = [AutoConfig.from_pretrained(folder, **trust), processor, processor.video_processor, model, translator]
+encoders = [AutoModel.from_pretrained(each, **trust) for each in (visual, contrastive)]
+pixels = torch.load("pixels.pt", weights_only=True)
+torch.save([encoders[0](pixels).pooler_output, encoders[1](pixels).video_embeddings], "embeddings.pt")
+print(json.dumps({
+    "classes": [type(each).__name__ for each in [*ours, *encoders]],
+    "packages": sorted({type(each).__module__.split(".")[0] for each in [*ours, *encoders]}),
+    "sentences": [
+        sentence(model),
+        sentence(AutoModel.from_pretrained(folder, **trust)),
+        sentence(AutoModelForImageTextToText.from_pretrained("again", **trust)),
+        translator(clip, num_beams=2)["translation_text"],
+        pipeline(model="again", **trust)(clip, num_beams=2, return_timestamps=True)["translation_text"],
+    ],
+}))
+"""
+
+
+def python_files(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.py")}
+
+
+def read_config(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def saved(tmp_path) -> tuple[LlavaSltForTranslation, Path]:
+    model = tiny_llava_slt("qwen2")
+    model.save_pretrained(tmp_path / "model")
+    make_processor(spoken_language="German").save_pretrained(tmp_path / "model")
+    return model, tmp_path / "model"
+
+
+def test_a_saved_folder_carries_the_python_files_it_needs_and_no_others(saved):
+    _, folder = saved
+    assert python_files(folder) == MODEL_FILES | PROCESSOR_FILES
+    for path in folder.glob("*.py"):
+        package = "modeling_flallm" if path.name in MODEL_FILES else "processing"
+        assert path.read_bytes() == (ROOT / package / path.name).read_bytes()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert f"{node.module}.py" in python_files(folder)
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            for name in names:
+                package = name.split(".")[0]
+                assert package in MAY_BE_IMPORTED or package in sys.stdlib_module_names, f"{path.name}: {name}"
+
+
+def test_the_configuration_names_the_auto_classes_and_the_pipeline(saved):
+    model, folder = saved
+    config = read_config(folder)
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration_llava_slt.LlavaSltConfig",
+        "AutoModel": "modeling_llava_slt.LlavaSltForTranslation",
+        "AutoModelForImageTextToText": "modeling_llava_slt.LlavaSltForTranslation",
+    }
+    assert config["custom_pipelines"] == {
+        TASK: {
+            "impl": "pipeline_flallm.SignLanguageTranslationPipeline",
+            "pt": ["AutoModelForImageTextToText"],
+            "type": "multimodal",
+        }
+    }
+    assert not hasattr(model.config, "custom_pipelines") and not hasattr(model.config, "auto_map")
+    assert not hasattr(LlavaSltConfig.from_pretrained(folder), "custom_pipelines")
+
+
+@pytest.mark.parametrize("trust_remote_code", [None, True])
+def test_the_installed_package_is_used_where_there_is_one(saved, trust_remote_code):
+    _, folder = saved
+    trust = {"trust_remote_code": trust_remote_code}
+    assert type(AutoConfig.from_pretrained(folder, **trust)) is LlavaSltConfig
+    assert type(AutoModel.from_pretrained(folder, **trust)) is LlavaSltForTranslation
+    assert type(AutoModelForImageTextToText.from_pretrained(folder, **trust)) is LlavaSltForTranslation
+    assert type(AutoProcessor.from_pretrained(folder, **trust)) is LlavaSltProcessor
+
+
+def test_the_installed_pipeline_needs_no_trust(saved):
+    model, folder = saved
+    translator = pipeline(TASK, model=str(folder))
+    assert type(translator) is SignLanguageTranslationPipeline
+    assert type(translator.model) is LlavaSltForTranslation and translator.processor.spoken_language == "German"
+
+
+def test_the_visual_side_is_saved_alone(tmp_path):
+    for model, class_ in (
+        (tiny_contrastive_model(memory_bank_size=3), LlavaSltForContrastivePreTraining),
+        (tiny_contrastive_model().vision_model, LlavaSltVisualEncoder),
+    ):
+        folder = tmp_path / class_.__name__
+        model.save_pretrained(folder)
+        assert python_files(folder) == VISUAL_FILES
+        assert read_config(folder)["auto_map"]["AutoModel"] == f"visual_encoder_llava_slt.{class_.__name__}"
+        loaded = AutoModel.from_pretrained(folder)
+        assert type(loaded) is class_
+        assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.slow
+def test_everything_loads_where_nothing_of_ours_is(saved, tmp_path):
+    model, folder = saved
+    contrastive = tiny_contrastive_model()
+    contrastive.save_pretrained(tmp_path / "contrastive")
+    contrastive.vision_model.save_pretrained(tmp_path / "visual")
+    pixels = random_batch([6, 6])["pixel_values_videos"]
+    torch.save(pixels, tmp_path / "pixels.pt")
+    clip = tmp_path / "clip.mp4"
+    write_video(clip, np.random.randint(0, 256, (20, 36, 36, 3), dtype=np.uint8))
+    found = json.loads(
+        run_without_our_packages(
+            LOAD_EVERYTHING,
+            *map(str, (folder, tmp_path / "visual", tmp_path / "contrastive", clip)),
+            folder=tmp_path,
+        ).splitlines()[-1]
+    )
+    assert found["classes"] == [
+        "LlavaSltConfig",
+        "LlavaSltProcessor",
+        "FLaLLMVideoProcessor",
+        "LlavaSltForTranslation",
+        "SignLanguageTranslationPipeline",
+        "LlavaSltVisualEncoder",
+        "LlavaSltForContrastivePreTraining",
+    ]
+    assert found["packages"] == ["transformers_modules"]
+    processor = LlavaSltProcessor.from_pretrained(folder)
+    assert processor.video_token_id == VIDEO_TOKEN
+    expected = processor.batch_decode(model.generate(**processor(videos=str(clip), return_tensors="pt"), num_beams=2))
+    assert found["sentences"] == expected * 5
+    assert python_files(tmp_path / "again") == MODEL_FILES | PROCESSOR_FILES
+    for name in ("auto_map", "custom_pipelines", "architectures"):
+        assert read_config(folder)[name] == read_config(tmp_path / "again")[name]
+    embeddings = torch.load(tmp_path / "embeddings.pt", weights_only=True)
+    assert_close(embeddings[0], contrastive.vision_model(pixels).pooler_output, atol=1e-4, rtol=1e-4)
+    assert_close(embeddings[1], contrastive(pixels).video_embeddings, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,180 @@
+"""`LlavaSltProcessor`: prompts of every kind of tokenizer, sentences and labels, languages, saving, wrong input."""
+
+import re
+import unicodedata
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_llava_slt
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from torch.testing import assert_close
+from transformers import AutoProcessor, PreTrainedTokenizerFast
+
+from processing import FLaLLMVideoProcessor, LlavaSltProcessor
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+def byte_tokenizer(starts_texts: bool = True, **values) -> PreTrainedTokenizerFast:
+    """Every byte is a token, so that nothing is lost; as that of Llama, it starts texts with `<s>`, if asked to."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", "<unk>", "<pad>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if starts_texts:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=SPECIAL_IDS)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{**SPECIAL_NAMES, "pad_token": "<pad>", **values})
+
+
+SPECIAL_IDS = [("<s>", 0), ("</s>", 1)]
+
+
+def make_processor(tokenizer: PreTrainedTokenizerFast | None = None, **settings) -> LlavaSltProcessor:
+    size = {"size": {"height": 36, "width": 36}, "crop_size": {"height": 32, "width": 32}}
+    return LlavaSltProcessor(
+        FLaLLMVideoProcessor(**size, frame_sampling_rate=0.5), tokenizer or byte_tokenizer(), **settings
+    )
+
+
+def random_video(num_frames: int) -> np.ndarray:
+    return np.random.randint(0, 256, (num_frames, 36, 36, 3), dtype=np.uint8)
+
+
+def text_of(processor: LlavaSltProcessor, row: torch.Tensor, mask: torch.Tensor) -> str:
+    return processor.tokenizer.decode(row[mask.bool()], skip_special_tokens=False)
+
+
+def test_the_plain_prompt_starts_as_the_tokenizer_starts_texts():
+    for starts_texts, start in ((True, "<s>"), (False, "")):
+        inputs = make_processor(byte_tokenizer(starts_texts))(num_visual_tokens=[2], spoken_language="German")
+        text = text_of(make_processor(), inputs["input_ids"][0], inputs["attention_mask"][0])
+        expected = "USER: <video><video>\nTranslate this sign language video into German. ASSISTANT:"
+        assert text == start + expected
+
+
+def test_the_chat_template_is_used_where_there_is_one():
+    processor = make_processor(byte_tokenizer(chat_template=CHAT_TEMPLATE), prompt="Into {spoken_language}, {please}!")
+    inputs = processor(num_visual_tokens=[3])
+    text = text_of(processor, inputs["input_ids"][0], inputs["attention_mask"][0])
+    assert text == "<|user|><video><video><video>\nInto the spoken language, {please}!</s><|assistant|>"
+
+
+def test_each_sampled_window_has_its_placeholder_and_rows_are_padded_on_the_left():
+    processor = make_processor(word_window_stride=3)
+    inputs = processor(videos=[random_video(8), random_video(26)], return_tensors="pt")
+    assert inputs["pixel_attention_mask"].sum(1).tolist() == [4, 13]
+    is_placeholder = inputs["input_ids"] == processor.video_token_id
+    assert is_placeholder.sum(1).tolist() == [2, 5]
+    assert inputs["attention_mask"].tolist()[0] == [0] * 3 + [1] * (inputs["input_ids"].shape[1] - 3)
+    assert inputs["input_ids"][0, :3].tolist() == [processor.tokenizer.pad_token_id] * 3
+    cached = processor(num_visual_tokens=torch.tensor([2, 5]))
+    assert_close(cached["input_ids"], inputs["input_ids"])
+    assert [processor.get_num_visual_tokens(length) for length in (1, 3, 4)] == [1, 1, 2]
+
+
+def test_the_language_must_be_a_name():
+    with pytest.raises(ValueError, match=re.escape("or a list of one for each video, got 3.")):
+        make_processor()(num_visual_tokens=[5], spoken_language=3)
+
+
+def test_sentences_stand_behind_their_prompts_and_are_the_labels():
+    processor = make_processor()
+    composed = ["es regnet", "St\u00fcrme \u00fcber dem S\u00fcden"]
+    sentences = [unicodedata.normalize("NFD", sentence) for sentence in composed]
+    inputs = processor(num_visual_tokens=[5, 1], text=sentences, spoken_language=["German", "English"])
+    prompts = processor(num_visual_tokens=[5, 1], spoken_language=["German", "English"])
+    for row, sentence in enumerate(composed):
+        ids, mask, labels = (inputs[name][row] for name in ("input_ids", "attention_mask", "labels"))
+        prompt = text_of(processor, prompts["input_ids"][row], prompts["attention_mask"][row])
+        assert text_of(processor, ids, mask) == prompt + sentence + "</s>"
+        is_label = labels != -100
+        assert_close(ids[is_label], labels[is_label])
+        assert labels[-1] == processor.tokenizer.eos_token_id and is_label.sum() == len(sentence.encode()) + 1
+        assert not is_label[: -int(is_label.sum())].any()
+    assert processor.batch_decode(inputs["labels"]) == composed != sentences
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end():
+    tokenizer = byte_tokenizer(pad_token=None)
+    processor = make_processor(tokenizer)
+    inputs = processor(num_visual_tokens=[1, 4], text=["a", "b"])
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == inputs["input_ids"][0, 0]
+    assert (inputs["labels"] != -100).sum() == 4
+
+
+def test_the_placeholder_is_added_once():
+    tokenizer = byte_tokenizer()
+    before = len(tokenizer)
+    first, second = make_processor(tokenizer), make_processor(tokenizer)
+    assert len(tokenizer) == before + 1 == first.video_token_id + 1
+    assert second.video_token_id == first.video_token_id
+    assert first.decode([first.video_token_id, *tokenizer("a", add_special_tokens=False)["input_ids"]]) == "a"
+
+
+@pytest.mark.parametrize("chat_template", [None, CHAT_TEMPLATE], ids=["plain", "chat"])
+def test_it_is_saved_and_loaded_whole(chat_template, tmp_path):
+    settings = {
+        "word_window_stride": 3,
+        "video_token": "<clip>",
+        "prompt": "{spoken_language}:",
+        "spoken_language": "x",
+    }
+    processor = make_processor(byte_tokenizer(chat_template=chat_template), **settings)
+    processor.save_pretrained(tmp_path)
+    inputs = processor(videos=random_video(9), text="es regnet")
+    for load in (LlavaSltProcessor, AutoProcessor):
+        loaded = load.from_pretrained(tmp_path)
+        assert type(loaded) is LlavaSltProcessor
+        assert {name: getattr(loaded, name) for name in settings} == settings
+        again = loaded(videos=random_video(9), text="es regnet")
+        assert_close(again["input_ids"], inputs["input_ids"])
+        assert_close(again["labels"], inputs["labels"])
+
+
+def test_what_it_makes_is_what_the_model_takes():
+    processor = make_processor()
+    model = tiny_llava_slt("llama", video_token_id=processor.video_token_id, vocabulary_size=len(processor.tokenizer))
+    inputs = processor(videos=[random_video(8), random_video(15)], text=["a", "bc"], return_tensors="pt")
+    assert model(**inputs).loss.isfinite()
+    assert len(processor.batch_decode(model.generate(**inputs))) == 2
+
+
+def test_wrong_inputs():
+    processor = make_processor()
+    for wrong, text in (
+        ({}, "Pass either `videos` or, for cached features, `num_visual_tokens`."),
+        ({"videos": random_video(4), "num_visual_tokens": [1]}, "Pass either `videos` or, for cached features"),
+        (
+            {"num_visual_tokens": [1], "text": ["a", "b"]},
+            "Each video needs one sentence, got 1 videos and 2 sentences.",
+        ),
+        ({"num_visual_tokens": [1], "text": [" "]}, "`text` holds empty sentences at index [0]"),
+        ({"num_visual_tokens": [1], "text": "a <video>"}, "The sentence 'a <video>' holds the placeholder '<video>'."),
+        (
+            {"num_visual_tokens": [1, 2], "spoken_language": ["German"]},
+            "`spoken_language` names one language, or one for each video, got 1 languages and 2 videos.",
+        ),
+    ):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            processor(**wrong)
+    with pytest.raises(TypeError, match=re.escape("Unknown arguments without `videos`: ['frame_sampling_rate'].")):
+        processor(num_visual_tokens=[1], frame_sampling_rate=1.0)
+    with pytest.raises(TypeError, match=re.escape("Unknown arguments ['num_beams']")):
+        processor(videos=random_video(4), num_beams=1)
+
+
+def test_wrong_settings():
+    with pytest.raises(ValueError, match=re.escape("The tokenizer needs an end token: set `tokenizer.eos_token`.")):
+        make_processor(byte_tokenizer(eos_token=None))
+    with pytest.raises(ValueError, match=re.escape("`word_window_stride` must be 1 or more, got 0.")):
+        make_processor(word_window_stride=0)
+    with pytest.raises(ValueError, match=re.escape("The prompt must hold the placeholder '<video>' once, where the")):
+        make_processor(prompt="{spoken_language} <video>")
+    with pytest.raises(ValueError, match="it holds it 0 times"):
+        make_processor(byte_tokenizer(chat_template="{{ 'Hello' }}"))

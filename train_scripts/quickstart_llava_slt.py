@@ -1,0 +1,150 @@
+"""
+The whole of LLaVA-SLT in small: corpus, the three stages, calibration, scores, pictures and a translated clip.
+
+    flallm-quickstart-llava-slt --output_dir quickstart_llava_slt_output
+
+`make quickstart-llava-slt` sets up the environment and calls this. Everything lands in the output folder. The corpus is
+that of `quickstart.py`; the language model is a small Llama, made in stage 1 from the corpus' text alone. In stage 3
+only the connector is trained.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import linguistic_pretraining, visual_contrastive_pretraining, visual_language_tuning
+from .arguments import check_new_folder, flags, parse_arguments
+from .metrics import TITLE_OF_SCORE
+from .pictures import draw_contact_sheet, draw_learning_curves
+from .quickstart import (
+    CORPUS,
+    NUM_KEPT_OPERATIONS,
+    QuickstartArguments,
+    calibrate_model,
+    make_corpus,
+    print_translations,
+    test_model,
+    translate_in_fresh_process,
+)
+from .training import run_command
+
+
+@dataclass
+class LlavaSltQuickstartArguments(QuickstartArguments):
+    """Sizes; the defaults take under twenty minutes on two CPU cores."""
+
+    output_dir: str = field(
+        default="quickstart_llava_slt_output", metadata={"help": "New or empty folder for everything."}
+    )
+    language_model_epochs: float = field(default=3, metadata={"help": "Epochs of linguistic pretraining (stage 1)."})
+    stage2_epochs: float = field(default=12, metadata={"help": "Epochs of visual contrastive pretraining."})
+    stage3_epochs: float = field(default=8, metadata={"help": "Epochs of visual language tuning."})
+
+
+@dataclass
+class Folders:
+    """Where each part of the run lands."""
+
+    output: Path
+
+    def __post_init__(self):
+        self.corpus = self.output / "corpus"
+        self.stage1 = self.output / "stage1"
+        self.stage2 = self.output / "stage2"
+        self.features = self.output / "features"
+        self.model = self.output / "model"
+        self.test = self.output / "test"
+
+
+def train_stage1(arguments: LlavaSltQuickstartArguments, folders: Folders) -> dict[str, float]:
+    return linguistic_pretraining.train(
+        flags(
+            config="quickstart_llava_slt_linguistic_pretraining",
+            text_file=folders.corpus / "text_only.txt",
+            spoken_language=CORPUS["spoken_language"],
+            num_train_epochs=arguments.language_model_epochs,
+            seed=arguments.seed,
+            output_dir=folders.stage1,
+        )
+    )
+
+
+def train_stage2(arguments: LlavaSltQuickstartArguments, folders: Folders) -> dict[str, float]:
+    return visual_contrastive_pretraining.train(
+        flags(
+            config="quickstart_llava_slt_visual_contrastive_pretraining",
+            dataset=folders.corpus,
+            text_model_name_or_path=folders.stage1,
+            also_measure_on="test",
+            num_train_epochs=arguments.stage2_epochs,
+            seed=arguments.seed,
+            output_dir=folders.stage2,
+            **CORPUS,
+        )
+    )
+
+
+def train_stage3(arguments: LlavaSltQuickstartArguments, folders: Folders) -> dict[str, float]:
+    return visual_language_tuning.train(
+        flags(
+            config="quickstart_llava_slt_visual_language_tuning",
+            dataset=folders.corpus,
+            vision_model_name_or_path=folders.stage2,
+            text_model_name_or_path=folders.stage1,
+            num_train_epochs=arguments.stage3_epochs,
+            seed=arguments.seed,
+            feature_cache_dir=folders.features,
+            output_dir=folders.model,
+            **CORPUS,
+        )
+    )
+
+
+def print_scores(scores: dict[str, Any]) -> None:
+    print(f"\n{scores['num_segments']} test clips, signers never seen in training (95 % interval by bootstrap)")
+    for name, title in TITLE_OF_SCORE.items():
+        interval = scores["confidence_intervals"][name]
+        print(f"{title:18}{scores[name]:8.2f} [{interval['low']:.2f}, {interval['high']:.2f}]")
+    print(f"BLEU-4: {scores['signatures']['bleu4']}")
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = parse_arguments(
+        (LlavaSltQuickstartArguments,), argv, description="LLaVA-SLT in small, from corpus to scores."
+    )
+    folders = Folders(Path(arguments.output_dir))
+    check_new_folder(folders.output)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(NUM_KEPT_OPERATIONS))
+    seconds: dict[str, float] = {}
+    for name, step in {
+        "corpus": make_corpus,
+        "stage 1": train_stage1,
+        "stage 2": train_stage2,
+        "stage 3": train_stage3,
+        "calibration": calibrate_model,
+    }.items():
+        print(f"\n=== {name}", flush=True)
+        started = time.monotonic()
+        step(arguments, folders)
+        seconds[name] = time.monotonic() - started
+    print("\n=== test", flush=True)
+    scores, rows = test_model(folders.model, folders, folders.test)
+    draw_learning_curves({"stage 2": folders.stage2, "stage 3": folders.model}, folders.output / "learning_curves.png")
+    draw_contact_sheet(folders.corpus / "test" / rows[0]["file_name"], rows[0], folders.output / "contact_sheet.png")
+    print_scores(scores)
+    print_translations(rows)
+    print(f"\nFrom {folders.model} in a fresh process:\n  {translate_in_fresh_process(folders, rows[0]['file_name'])}")
+    print("\n" + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+    print(f"Model and processor: {folders.model}. Pictures: learning_curves.png and contact_sheet.png beside it.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(lambda: run(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
