@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 import re
 from datetime import timedelta
 
@@ -26,7 +27,7 @@ from tiny_models import (
     tiny_visual_config,
 )
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, GenerationConfig, ViTConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config, ViTConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modeling_flallm import (
@@ -214,6 +215,42 @@ def test_connector_tuning_changes_nothing_but_the_connector(name):
     assert changed == {f"connector.{layer}.{part}" for layer in ("first", "second") for part in ("weight", "bias")}
     assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_two_steps_at_real_size(device):
+    """ResNet-18 at 224 px and a language model of the shape of Qwen2.5-0.5B: 516 million parameters."""
+    language_model = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    model = LlavaSltForTranslation(LlavaSltConfig(text_config=language_model, video_token_id=151_900)).to(device)
+    model.freeze_for_connector_tuning()
+    model.train()
+    assert 0.51e9 < sum(parameter.numel() for parameter in model.parameters()) < 0.52e9
+    prompt, sentence = [1, *[151_900] * 8, 2, 3], torch.randint(10, 100_000, (6,)).tolist()
+    input_ids = torch.tensor([prompt + sentence], device=device)
+    labels = torch.tensor([[-100] * len(prompt) + sentence], device=device)
+    batch = {"input_ids": input_ids, "pixel_values_videos": torch.randn(1, 16, 3, 224, 224, device=device)}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    frozen = sum(parameter.double().sum() for parameter in model.language_model.parameters())
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    losses = []
+    for _ in range(2):
+        loss = model(**batch, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    assert all(map(math.isfinite, losses)) and losses[1] != losses[0]
+    assert sum(parameter.double().sum() for parameter in model.language_model.parameters()) == frozen
+    assert {id(parameter) for parameter in trained} == {id(parameter) for parameter in model.connector.parameters()}
 
 
 def test_frozen_parts_run_as_in_evaluation():
