@@ -376,6 +376,7 @@ def segments(count: int) -> str:
     return "file_name,text,start,end\n" + "".join(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_decoded_videos", [False, True])
 def test_parts_of_one_file_are_clips_of_their_own(keep_decoded_videos, processor, tmp_path):
     folder = video_folder(tmp_path, segments(4))

@@ -98,6 +98,7 @@ def test_a_dry_run_lists_all_and_sends_nothing(hub, folder, capsys, monkeypatch)
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_prompts_are_the_same_after_a_push(hub):
     """Without its chat template a language model is asked in words that it has never read, and nobody is told."""
     push(trained_llava_slt())

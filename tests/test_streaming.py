@@ -499,6 +499,7 @@ def names_of_read_files(hub: MiniHub) -> set[str]:
     return {request.path.split("/")[-1] for request in hub.requests if request.method == "GET"}
 
 
+@pytest.mark.slow
 def test_a_data_set_on_the_hub_is_not_downloaded_whole(hub, tmp_path):
     push_corpus(hub)
     values = {**STREAMED, "dataset": "me/corpus", "per_device_train_batch_size": 1, "shuffle_buffer_size": 1}

@@ -847,6 +847,7 @@ def test_batches_of_clips_of_about_one_length(batches, tmp_path):
     assert sorted(lengths) == sorted(together[start : start + 3] for start in range(0, 12, 3))
 
 
+@pytest.mark.slow
 def test_batches_of_so_many_frames(batches, tmp_path):
     values = {"num_train_epochs": 3, "max_frames_per_batch": 70, "speed": 0.2, **WITHOUT_EVALUATION}
     llm_fine_tuning.train(stage2_flags(tmp_path / "run", **values))

@@ -64,6 +64,7 @@ def sentences_of(folder: Path) -> list[str]:
 # What is trained
 
 
+@pytest.mark.slow
 def test_only_the_connector_changes(tmp_path):
     arguments = VisualLanguageTuningArguments(str(contrastive_model()), str(causal_language_model()))
     visual_language_tuning.train(tuning_flags(tmp_path / "run", **FAST, weight_decay=0.1))
