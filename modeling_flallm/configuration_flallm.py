@@ -132,16 +132,10 @@ class FLaLLMConfig(PreTrainedConfig):
             raise ValueError(f"`adapter_activation` must be one of {sorted(ACT2FN)}, got {self.adapter_activation!r}.")
         if self.adapter_hidden_size < 0:
             raise ValueError(f"`adapter_hidden_size` must be 0 or more, got {self.adapter_hidden_size}.")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` must be at least 0 and below 1, got {self.label_smoothing}.")
         if self.word_presence_loss_weight < 0:
             raise ValueError(f"`word_presence_loss_weight` must be 0 or more, got {self.word_presence_loss_weight}.")
-        if self.confidence_calibration is not None:
-            check_calibration(self.confidence_calibration, self.vision_config.hidden_size)
-        if not __name__.startswith("transformers_modules."):
-            # The package has registered its pipeline: the copy beside the weights is for those who do not have it.
-            kwargs.pop("custom_pipelines", None)
-        super().__post_init__(**kwargs)
+        check_translation_values(self)
+        super().__post_init__(**without_installed_pipeline(kwargs))
 
     @staticmethod
     def _build_text_config(text_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
@@ -164,7 +158,24 @@ class FLaLLMConfig(PreTrainedConfig):
         return text_config
 
 
-def check_calibration(calibration: dict[str, Any], hidden_size: int) -> None:
+def check_translation_values(config: PreTrainedConfig) -> None:
+    """Raise a `ValueError` for a wrong `label_smoothing` or `confidence_calibration`, which both systems have."""
+    if not 0 <= config.label_smoothing < 1:
+        raise ValueError(f"`label_smoothing` must be at least 0 and below 1, got {config.label_smoothing}.")
+    if config.confidence_calibration is not None:
+        _check_calibration(config.confidence_calibration, config.vision_config.hidden_size)
+
+
+def without_installed_pipeline(values: dict[str, Any]) -> dict[str, Any]:
+    """
+    Values of a config.json without the pipeline beside the weights, which is for those who do not have this package:
+    the package has registered its own.
+    """
+    is_installed = not __name__.startswith("transformers_modules.")
+    return {name: value for name, value in values.items() if not (is_installed and name == "custom_pipelines")}
+
+
+def _check_calibration(calibration: dict[str, Any], hidden_size: int) -> None:
     keys = set(calibration)
     missing = {"slope", "intercept"} - keys
     unknown = keys - {"slope", "intercept", "lowest_score", "mean_features", "largest_distance"}

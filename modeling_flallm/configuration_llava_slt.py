@@ -10,7 +10,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .configuration_flallm import FLaLLMVisionConfig, check_calibration
+from .configuration_flallm import FLaLLMVisionConfig, check_translation_values, without_installed_pipeline
 
 TEXT_MODEL_EXPECTED = "The text model of LLaVA-SLT must be a causal language model (Llama, Qwen, Gemma, GPT-2, ...)"
 
@@ -199,14 +199,8 @@ class LlavaSltConfig(PreTrainedConfig):
             )
         if self.connector_hidden_size is not None and self.connector_hidden_size < 1:
             raise ValueError(f"`connector_hidden_size` must be 1 or more, got {self.connector_hidden_size}.")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` must be at least 0 and below 1, got {self.label_smoothing}.")
-        if self.confidence_calibration is not None:
-            check_calibration(self.confidence_calibration, self.vision_config.hidden_size)
-        if not __name__.startswith("transformers_modules."):
-            # The package has registered its pipeline: the copy beside the weights is for those who do not have it.
-            kwargs.pop("custom_pipelines", None)
-        super().__post_init__(**kwargs)
+        check_translation_values(self)
+        super().__post_init__(**without_installed_pipeline(kwargs))
 
     @staticmethod
     def _build_text_config(text_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
@@ -232,6 +226,7 @@ class LlavaSltConfig(PreTrainedConfig):
 
 
 def check_is_decoder_only(text_config: PreTrainedConfig) -> None:
+    """Raise a `ValueError` for the configuration of an encoder-decoder."""
     if text_config.is_encoder_decoder:
         raise ValueError(
             f"{TEXT_MODEL_EXPECTED}, got model type {text_config.model_type!r}, an encoder-decoder. For these there is "

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AutoQuantizationConfig
 
 from .pipeline_flallm import SignLanguageTranslationPipeline  # a relative import is what carries the file along
@@ -53,7 +53,12 @@ class SavedWithItsCode:
 
 
 def leave_unquantized(quantization_config: Any, module_names: Sequence[str]) -> Any:
-    """A copy of a quantization config of transformers, or of the dictionary of one, that also spares these modules."""
+    """
+    A copy of a quantization config of transformers, or of the dictionary of one, that also spares these modules.
+
+    Raises:
+        ValueError: for a kind of configuration that cannot spare any.
+    """
     if isinstance(quantization_config, dict):
         quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
     quantization_config = copy.deepcopy(quantization_config)
@@ -68,4 +73,15 @@ def leave_unquantized(quantization_config: Any, module_names: Sequence[str]) -> 
     return quantization_config
 
 
-__all__ = ["SavedWithItsCode"]
+def read_model_type(name_or_path: str, expected: str) -> str:
+    """Model type in the config.json of a folder or Hub id. Without one, a `ValueError` that begins with `expected`."""
+    try:
+        model_type = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
+    except OSError as error:
+        raise ValueError(f"{expected}, but it cannot be read: {error}") from error
+    if model_type is None:
+        raise ValueError(f"{expected}, but it has no config.json that names a model type.")
+    return model_type
+
+
+__all__ = ["SavedWithItsCode", "leave_unquantized", "read_model_type"]

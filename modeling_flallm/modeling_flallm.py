@@ -24,13 +24,16 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from .configuration_flallm import FLaLLMConfig
-from .hub_export_flallm import SavedWithItsCode
-from .visual_encoder_flallm import FLaLLMVisionModel, FLaLLMVisionModelOutput
+from .hub_export_flallm import SavedWithItsCode, read_model_type
+from .losses_flallm import (
+    IGNORED_LABEL,
+    WORD_ABSENT_LOGIT,
+    summed_cross_entropy,
+    word_presence_cross_entropy,
+    word_scores_of_clips,
+)
+from .visual_encoder_flallm import FLaLLMVisionModel, FLaLLMVisionModelOutput, checked_visual_mask
 
-IGNORED_LABEL = -100
-# Nearly all words are absent from a sentence. Starting from there, the loss teaches what is seen, not how rare words
-# are.
-WORD_ABSENT_LOGIT = -6.0
 WORD_DIRECTION_NORM = 4.0
 
 
@@ -169,7 +172,7 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             f"Expected {name_or_path!r} to be a stage-1 checkpoint (a folder or Hub id with a config.json of model "
             "type 'flallm' or 'flallm_vision')"
         )
-        model_type = _read_model_type(name_or_path, expected)
+        model_type = read_model_type(name_or_path, expected)
         if model_type == "flallm_vision":
             return FLaLLMVisionModel.from_pretrained(name_or_path)
         if model_type == "flallm":
@@ -182,7 +185,7 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     @staticmethod
     def _load_text_config(name_or_path: str) -> PreTrainedConfig:
         expected = f"Expected {name_or_path!r} to be a text model (a folder or Hub id of an encoder-decoder)"
-        _read_model_type(name_or_path, expected)
+        read_model_type(name_or_path, expected)
         return AutoConfig.from_pretrained(name_or_path)
 
     def freeze_visual_encoder(self) -> None:
@@ -309,6 +312,9 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         Translate: `transformers.GenerationMixin.generate` with the video in any form that `forward` takes.
 
         The video is encoded once, before the beams are expanded. All further arguments are those of transformers.
+
+        Raises:
+            ValueError: as `forward`.
         """
         _check_one_video(pixel_values_videos, visual_features, encoder_outputs)
         if encoder_outputs is None:
@@ -334,19 +340,13 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         if pixel_values_videos is not None:
             output = self.vision_model(pixel_values_videos, pixel_attention_mask)
             visual_features, visual_attention_mask = output.last_hidden_state, output.attention_mask
-        width = self.config.vision_config.hidden_size
-        if visual_features.ndim != 3 or visual_features.shape[2] != width:
-            raise ValueError(
-                f"`visual_features` must have the shape (batch, tokens, {width}), got {tuple(visual_features.shape)}."
-            )
-        if visual_attention_mask is None:
-            visual_attention_mask = torch.ones(
-                visual_features.shape[:2], dtype=torch.long, device=visual_features.device
-            )
+        hidden_size = self.config.vision_config.hidden_size
+        mask = checked_visual_mask(visual_features, visual_attention_mask, hidden_size, "tokens")
         self.check_num_tokens(visual_features.shape[1])
-        return self.adapter(visual_features.to(self.adapter.first.weight.dtype)), visual_attention_mask
+        return self.adapter(visual_features.to(self.adapter.first.weight.dtype)), mask.long()
 
     def check_num_tokens(self, num_tokens: int) -> None:
+        """Raise a `ValueError` if so many visual tokens are too many for the text model's encoder."""
         text_config = self.config.text_config
         if _has_learned_positions(self.text_model.get_encoder()) and num_tokens > text_config.max_position_embeddings:
             raise ValueError(
@@ -391,13 +391,7 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         labels = labels.to(logits.device)
         if num_items_in_batch is None:
             num_items_in_batch = (labels != IGNORED_LABEL).sum()
-        loss = nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(),
-            labels.flatten(),
-            ignore_index=IGNORED_LABEL,
-            label_smoothing=self.config.label_smoothing if self.training else 0.0,
-            reduction="sum",
-        )
+        loss = summed_cross_entropy(logits, labels, self.config.label_smoothing if self.training else 0.0)
         if self.config.word_presence_loss_weight and visual_embeddings is not None:
             presence_loss = self._word_presence_loss(visual_embeddings, encoder_outputs.attention_mask, labels)
             loss = loss + self.config.word_presence_loss_weight * presence_loss
@@ -407,17 +401,11 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         self, visual_embeddings: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor:
         """
-        Sum over the clips of (binary cross entropy summed over the vocabulary / number of different tokens present)
-        times the clip's label tokens: divided by `num_items_in_batch` it is a mean over clips that does not depend on
-        how a batch is split, and it does not shrink with the size of the vocabulary.
+        Sum over the clips of their `word_presence_cross_entropy` times their label tokens: divided by
+        `num_items_in_batch` it is a mean over clips that does not depend on how a batch is split.
         """
-        scores = self.word_presence_head(visual_embeddings).float()  # (batch, tokens, vocabulary)
-        # A smooth maximum over time: unlike max it teaches every visual token that could be the word, not one of them.
-        scores = scores.masked_fill(mask[..., None] == 0, torch.finfo(scores.dtype).min).logsumexp(1)
-        real_labels = labels != IGNORED_LABEL
-        present = torch.zeros_like(scores).scatter_add(1, labels.clamp(min=0), real_labels.float()).clamp(max=1)
-        cross_entropy = nn.functional.binary_cross_entropy_with_logits(scores, present, reduction="none").sum(1)
-        return (cross_entropy / present.sum(1).clamp(min=1) * real_labels.sum(1)).sum()
+        scores = word_scores_of_clips(self.word_presence_head(visual_embeddings).float(), mask)
+        return (word_presence_cross_entropy(scores, labels) * (labels != IGNORED_LABEL).sum(1)).sum()
 
 
 def _has_learned_positions(part: nn.Module) -> bool:
@@ -427,17 +415,6 @@ def _has_learned_positions(part: nn.Module) -> bool:
 def _check_one_video(*forms: Any) -> None:
     if sum(form is not None for form in forms) != 1:
         raise ValueError("Pass exactly one of `pixel_values_videos`, `visual_features` and `encoder_outputs`.")
-
-
-def _read_model_type(name_or_path: str, expected: str) -> str:
-    """Model type in the config.json of a folder or Hub id. Without one, an error that begins with `expected`."""
-    try:
-        model_type = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
-    except OSError as error:
-        raise ValueError(f"{expected}, but it cannot be read: {error}") from error
-    if model_type is None:
-        raise ValueError(f"{expected}, but it has no config.json that names a model type.")
-    return model_type
 
 
 __all__ = ["FLaLLMEncoderOutput", "FLaLLMForTranslation", "FLaLLMVisionModel", "FLaLLMVisionModelOutput"]

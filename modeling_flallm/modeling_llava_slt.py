@@ -17,21 +17,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GenerationMixin
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .configuration_llava_slt import TEXT_MODEL_EXPECTED, LlavaSltConfig, check_is_decoder_only
-from .hub_export_flallm import SavedWithItsCode
+from .hub_export_flallm import SavedWithItsCode, read_model_type
+from .losses_flallm import IGNORED_LABEL, summed_cross_entropy
+from .visual_encoder_flallm import checked_visual_mask
 from .visual_encoder_llava_slt import (
     LlavaSltForContrastivePreTraining,
     LlavaSltPreTrainedModel,
     LlavaSltVisualEncoder,
 )
 
-IGNORED_LABEL = -100
 # What the position embeddings are called in transformers' models that have learned ones.
 LEARNED_POSITIONS = ("wpe", "embed_positions", "position_embeddings")
 EMBEDDINGS_LOOKED_AT = 1000
@@ -168,7 +169,7 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
             f"Expected {name_or_path!r} to hold a visual encoder of LLaVA-SLT (a folder or Hub id with a config.json "
             "of model type 'llava_slt_contrastive', 'llava_slt_visual' or 'llava_slt')"
         )
-        model_type = _read_model_type(name_or_path, expected)
+        model_type = read_model_type(name_or_path, expected)
         if model_type == "llava_slt_visual":
             return LlavaSltVisualEncoder.from_pretrained(name_or_path)
         if model_type == "llava_slt_contrastive":
@@ -180,7 +181,7 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
     @staticmethod
     def _load_language_model(name_or_path: str) -> nn.Module:
         expected = f"Expected {name_or_path!r} to be a causal language model (a folder or Hub id)"
-        _check_is_causal(_read_model_type(name_or_path, expected))
+        _check_is_causal(read_model_type(name_or_path, expected))
         # Of an encoder-decoder, transformers would load the decoder alone, without a word.
         check_is_decoder_only(AutoConfig.from_pretrained(name_or_path))
         return AutoModelForCausalLM.from_pretrained(name_or_path, dtype=torch.get_default_dtype())
@@ -291,18 +292,22 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
             kwargs.setdefault("use_cache", False)
         if logits_to_keep is None:
             logits_to_keep = 0 if labels is None else _num_logits_for(labels)
-        accepted = inspect.signature(self.language_model.forward).parameters
-        optional = {"position_ids": position_ids, "logits_to_keep": logits_to_keep}
-        outputs = self.language_model(
+        outputs = self._run_language_model(
             **new_tokens,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
-            **{name: value for name, value in optional.items() if name in accepted},
+            position_ids=position_ids,
+            logits_to_keep=logits_to_keep,
             **{**kwargs, "return_dict": True},
         )
         if labels is not None:
             outputs["loss"] = self._loss(outputs.logits, labels, num_items_in_batch)
         return outputs
+
+    def _run_language_model(self, **arguments: Any) -> CausalLMOutputWithPast:
+        """Not every language model of transformers takes positions, or the number of logits that are wanted."""
+        unknown = {"position_ids", "logits_to_keep"} - set(inspect.signature(self.language_model.forward).parameters)
+        return self.language_model(**{name: value for name, value in arguments.items() if name not in unknown})
 
     def embed_prompt(
         self,
@@ -325,27 +330,13 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         if pixel_values_videos is not None:
             output = self.vision_model(pixel_values_videos, pixel_attention_mask)
             visual_features, visual_attention_mask = output.last_hidden_state, output.attention_mask
-        is_real = self._checked_visual_mask(visual_features, visual_attention_mask)
+        hidden_size = self.config.vision_config.hidden_size
+        is_real = checked_visual_mask(visual_features, visual_attention_mask, hidden_size, "words")
         is_placeholder = input_ids == self.config.video_token_id
         self._check_placeholders(is_placeholder, is_real)
         packed = self.connector(visual_features[is_real].to(self.connector.first.weight.dtype))
         embeddings = self.get_input_embeddings()(input_ids)
         return embeddings.masked_scatter(is_placeholder[..., None], packed.to(embeddings.dtype))
-
-    def _checked_visual_mask(self, features: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        width = self.config.vision_config.hidden_size
-        if features.ndim != 3 or features.shape[2] != width:
-            raise ValueError(
-                f"`visual_features` must have the shape (batch, words, {width}), got {tuple(features.shape)}."
-            )
-        if mask is None:
-            return torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-        if mask.shape != features.shape[:2]:
-            raise ValueError(
-                f"`visual_attention_mask` must have the shape (batch, words) = {tuple(features.shape[:2])}, got "
-                f"{tuple(mask.shape)}."
-            )
-        return mask.bool()
 
     def _check_placeholders(self, is_placeholder: torch.Tensor, is_real: torch.Tensor) -> None:
         if len(is_placeholder) != len(is_real):
@@ -387,14 +378,8 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         labels = labels.to(logits.device)[:, -logits.shape[1] :]
         if num_items_in_batch is None:
             num_items_in_batch = (labels[:, 1:] != IGNORED_LABEL).sum()
-        loss = nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(),
-            labels[:, 1:].flatten(),
-            ignore_index=IGNORED_LABEL,
-            label_smoothing=self.config.label_smoothing if self.training else 0.0,
-            reduction="sum",
-        )
-        return loss / num_items_in_batch
+        label_smoothing = self.config.label_smoothing if self.training else 0.0
+        return summed_cross_entropy(logits[:, :-1], labels[:, 1:], label_smoothing) / num_items_in_batch
 
     @torch.no_grad()
     def generate(
@@ -479,17 +464,6 @@ def _count_new_tokens_alone(
 def _check_is_causal(model_type: str) -> None:
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(f"{TEXT_MODEL_EXPECTED}, got model type {model_type!r}, which is none.")
-
-
-def _read_model_type(name_or_path: str, expected: str) -> str:
-    """Model type in the config.json of a folder or Hub id. Without one, an error that begins with `expected`."""
-    try:
-        model_type = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
-    except OSError as error:
-        raise ValueError(f"{expected}, but it cannot be read: {error}") from error
-    if model_type is None:
-        raise ValueError(f"{expected}, but it has no config.json that names a model type.")
-    return model_type
 
 
 __all__ = ["LlavaSltConnector", "LlavaSltForTranslation"]

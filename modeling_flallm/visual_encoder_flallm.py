@@ -1,8 +1,10 @@
 """The visual encoder of FLa-LLM (https://arxiv.org/abs/2403.12556, section 3.1): ResNet per frame, then time."""
 
+import itertools
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Self, TypeVar
 
 import torch
 import torch.distributed as distributed
@@ -26,6 +28,8 @@ REPLICATED_FRAMES_IN_FRONT = 8
 REPLICATED_FRAMES = 16
 # Without gradient: more are no faster on a CPU and need more memory, see docs/visual-initialing-speed.md.
 FRAMES_PER_CHUNK_ON_CPU = 32
+# A number of frames or tokens, or a tensor of them, one for each clip.
+Frames = TypeVar("Frames", int, torch.Tensor)
 
 
 @dataclass
@@ -58,7 +62,8 @@ class _SumOverProcesses(torch.autograd.Function):
         return total
 
 
-def _several_processes() -> bool:
+def several_processes() -> bool:
+    """Whether this is one of several processes that train together."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
@@ -69,7 +74,7 @@ class _SynchronizedBatchNorm:
     """
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if not (self.training and _several_processes()):
+        if not (self.training and several_processes()):
             return super().forward(values)
         return self._forward_synchronized(values)
 
@@ -185,8 +190,8 @@ class TemporalConvolution(nn.Module):
         norm = SynchronizedBatchNorm1d if config.temporal_norm == "batch_norm" else nn.LayerNorm
         self.norm = norm(out_channels)
 
-    def get_num_tokens(self, lengths):
-        return lengths - self.shrinks_by
+    def get_num_tokens(self, num_frames: Frames) -> Frames:
+        return num_frames - self.shrinks_by
 
     def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         hidden = self.convolution(hidden).transpose(1, 2)  # (batch, time, channels)
@@ -202,8 +207,8 @@ class TemporalPooling(nn.Module):
         super().__init__()
         self.factor = factor
 
-    def get_num_tokens(self, lengths):
-        return lengths // self.factor
+    def get_num_tokens(self, num_frames: Frames) -> Frames:
+        return num_frames // self.factor
 
     def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         hidden = nn.functional.max_pool1d(hidden, self.factor)
@@ -232,14 +237,25 @@ class LocalTemporalModule(nn.Module):
             )
         self.blocks = nn.ModuleList(blocks)
 
-    def get_num_tokens(self, num_frames):
-        """Length after the module, for an `int` or a tensor of numbers of frames."""
+    def get_num_tokens(self, num_frames: Frames) -> Frames:
+        """Length after the module."""
         length = self._padded_length(num_frames)
         for block in self.blocks:
             length = block.get_num_tokens(length)
         return length
 
-    def _padded_length(self, num_frames):
+    def get_centre_and_spacing(self) -> tuple[float, float]:
+        """See `VisualEncoderMixin`. Convolutions without padding shift the tokens, pooling spreads them."""
+        centre, spacing = -REPLICATED_FRAMES_IN_FRONT if self.replicates else 0, 1
+        for block in self.blocks:
+            if isinstance(block, TemporalPooling):
+                centre += spacing * (block.factor - 1) / 2
+                spacing *= block.factor
+            else:
+                centre += spacing * block.shrinks_by / 2
+        return centre, spacing
+
+    def _padded_length(self, num_frames: Frames) -> Frames:
         if not self.replicates:
             return num_frames
         return (num_frames + self.stride - 1) // self.stride * self.stride + REPLICATED_FRAMES
@@ -268,7 +284,70 @@ def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
     return torch.arange(max_length, device=lengths.device)[None] < lengths[:, None]
 
 
-class FLaLLMVisionModel(PreTrainedModel):
+def checked_mask(mask: torch.Tensor | None, values: torch.Tensor, name: str, dimensions: str) -> torch.Tensor:
+    """
+    The boolean mask `(batch, length)` of `values` `(batch, length, ...)`, all True without one.
+
+    Raises:
+        ValueError: for a mask of another shape, with the argument's `name` and what its `dimensions` are.
+    """
+    if mask is None:
+        return torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+    if mask.shape != values.shape[:2]:
+        raise ValueError(
+            f"`{name}` must have the shape {dimensions} = {tuple(values.shape[:2])}, got {tuple(mask.shape)}."
+        )
+    return mask.bool()
+
+
+def checked_visual_mask(
+    features: torch.Tensor, mask: torch.Tensor | None, hidden_size: int, tokens: str
+) -> torch.Tensor:
+    """
+    The boolean mask `(batch, tokens)` of `visual_features` and `visual_attention_mask` as a caller passed them.
+
+    Raises:
+        ValueError: for features of another shape than `(batch, tokens, hidden_size)`, or a mask of another shape. It
+            calls the tokens what `tokens` says.
+    """
+    if features.ndim != 3 or features.shape[2] != hidden_size:
+        raise ValueError(
+            f"`visual_features` must have the shape (batch, {tokens}, {hidden_size}), got {tuple(features.shape)}."
+        )
+    return checked_mask(mask, features, "visual_attention_mask", f"(batch, {tokens})")
+
+
+class VisualEncoderMixin:
+    """What the visual encoders of both systems can do beside encoding."""
+
+    frozen = False
+
+    def freeze(self) -> None:
+        """From now on no weight and no buffer of this model changes in training."""
+        self.frozen = True
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and not self.frozen)
+
+    def get_num_tokens(self, num_frames: Frames) -> Frames:
+        """Visual tokens of clips of so many frames; below 1 for clips that are too short."""
+        raise NotImplementedError
+
+    def get_centre_and_spacing(self) -> tuple[float, float]:
+        """
+        Where the visual tokens of a clip lie, in frames from its first: the middle of what the first token sees, and
+        the way from one token to the next. What is repeated in front of a clip lies before 0.
+        """
+        raise NotImplementedError
+
+    def get_min_num_frames(self) -> int:
+        """Frames of the shortest clip that gives a visual token."""
+        return next(num_frames for num_frames in itertools.count(1) if self.get_num_tokens(num_frames) >= 1)
+
+
+class FLaLLMVisionModel(VisualEncoderMixin, PreTrainedModel):
     """
     ResNet on every frame, then the local temporal module (FLa-LLM, section 3.1).
 
@@ -296,7 +375,6 @@ class FLaLLMVisionModel(PreTrainedModel):
         super().__init__(config)
         self.backbone = FrameBackbone(config)
         self.temporal_module = LocalTemporalModule(self.backbone.num_features, config)
-        self.frozen = False
         self.frames_per_chunk: int | None = None
         self.post_init()
 
@@ -321,18 +399,11 @@ class FLaLLMVisionModel(PreTrainedModel):
         backbone_weights = {name: value for name, value in state_dict.items() if not name.startswith("fc.")}
         self.backbone.load_state_dict(backbone_weights, strict=True)
 
-    def freeze(self) -> None:
-        """From now on no weight and no buffer of this model changes in training."""
-        self.frozen = True
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> "FLaLLMVisionModel":
-        return super().train(mode and not self.frozen)
-
-    def get_num_tokens(self, num_frames):
-        """Visual tokens of a clip of `num_frames` frames (an `int` or a tensor of them)."""
+    def get_num_tokens(self, num_frames: Frames) -> Frames:
         return self.temporal_module.get_num_tokens(num_frames)
+
+    def get_centre_and_spacing(self) -> tuple[float, float]:
+        return self.temporal_module.get_centre_and_spacing()
 
     def forward(
         self,
@@ -388,7 +459,7 @@ class FLaLLMVisionModel(PreTrainedModel):
         if frames_per_chunk < 1:
             raise ValueError(f"`frames_per_chunk` must be 1 or more, got {frames_per_chunk}.")
         num_chunks = -(-num_frames // frames_per_chunk)
-        if self.training and _several_processes():
+        if self.training and several_processes():
             # Their BatchNorm layers wait for each other in every chunk: a process with fewer frames has smaller chunks,
             # or even empty ones.
             largest = torch.tensor(num_chunks, device=device)
@@ -413,14 +484,7 @@ class FLaLLMVisionModel(PreTrainedModel):
                 f"`pixel_values_videos` must be normalised floating point frames, got {pixels.dtype}. FLaLLMProcessor "
                 "makes them from videos."
             )
-        if mask is None:
-            return torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
-        if mask.shape != pixels.shape[:2]:
-            raise ValueError(
-                f"`pixel_attention_mask` must have the shape (batch, frames) = {tuple(pixels.shape[:2])}, got "
-                f"{tuple(mask.shape)}."
-            )
-        mask = mask.bool()
+        mask = checked_mask(mask, pixels, "pixel_attention_mask", "(batch, frames)")
         if (mask[:, 1:] > mask[:, :-1]).any():
             raise ValueError("`pixel_attention_mask` must be 1 up to the end of each clip and 0 behind it.")
         return mask
@@ -430,11 +494,10 @@ class FLaLLMVisionModel(PreTrainedModel):
         too_short = (num_tokens < 1) | (lengths < 1)
         if too_short.any():
             index = int(too_short.nonzero()[0])
-            shortest = next(frames for frames in range(1, 10_000) if self.get_num_tokens(frames) >= 1)
             raise ValueError(
                 f"Clip {index} of the batch is too short: it has {int(lengths[index])} frames after sampling, and one "
-                f"visual token needs at least {shortest}. Use a longer clip or keep more of its frames "
-                "(`frame_sampling_rate`)."
+                f"visual token needs at least {self.get_min_num_frames()}. Use a longer clip or keep more of its "
+                "frames (`frame_sampling_rate`)."
             )
 
 

@@ -25,14 +25,12 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_llava_slt import LlavaSltContrastiveConfig, LlavaSltVisualConfig
-from .visual_encoder_flallm import FLaLLMVisionModel, length_mask
+from .losses_flallm import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
+from .visual_encoder_flallm import FLaLLMVisionModel, Frames, VisualEncoderMixin, length_mask, several_processes
 
-IGNORED_WORD = -100
 # CLIP's limit: a sharper contrast than one hundred to one is not stable.
 LARGEST_LOGIT_SCALE = 100.0
-# Nearly all words are absent from a sentence. Starting from there, the loss teaches what is seen, not how rare words
-# are: a cosine of 1 then gives the logit 4.
-WORD_ABSENT_LOGIT = -6.0
+# A cosine of 1 then begins with the logit 4, 10 above that of an absent word.
 WORD_LOGIT_SCALE = 10.0
 # Two computations of one sentence's embedding differ by less, two sentences by more.
 LARGEST_DISTANCE_OF_EQUALS = 1e-3
@@ -89,7 +87,7 @@ class WordLevel(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.gradient_checkpointing = False
 
-    def get_num_tokens(self, num_frames):
+    def get_num_tokens(self, num_frames: Frames) -> Frames:
         return (num_frames + self.stride - 1) // self.stride
 
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,7 +143,7 @@ class LlavaSltPreTrainedModel(PreTrainedModel):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-class LlavaSltVisualEncoder(LlavaSltPreTrainedModel):
+class LlavaSltVisualEncoder(VisualEncoderMixin, LlavaSltPreTrainedModel):
     """
     Frames to word-like tokens and to one vector for the sentence, see the top of this file.
 
@@ -162,7 +160,6 @@ class LlavaSltVisualEncoder(LlavaSltPreTrainedModel):
         self.frame_encoder = FLaLLMVisionModel(config.frame_config)
         self.word_level = WordLevel(config)
         self.sentence_level = SentenceLevel(config)
-        self.frozen = False
         self.post_init()
 
     @property
@@ -183,18 +180,12 @@ class LlavaSltVisualEncoder(LlavaSltPreTrainedModel):
         """See `FLaLLMVisionModel.load_imagenet_weights`."""
         self.frame_encoder.load_imagenet_weights()
 
-    def freeze(self) -> None:
-        """From now on no weight and no buffer of this model changes in training."""
-        self.frozen = True
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> "LlavaSltVisualEncoder":
-        return super().train(mode and not self.frozen)
-
-    def get_num_tokens(self, num_frames):
-        """Word-like tokens of a clip of `num_frames` frames (an `int` or a tensor of them)."""
+    def get_num_tokens(self, num_frames: Frames) -> Frames:
         return self.word_level.get_num_tokens(num_frames)
+
+    def get_centre_and_spacing(self) -> tuple[float, float]:
+        # Windows lie around the frames 0, stride, ...; the middle of an even one is half a frame behind.
+        return (self.word_level.frames_behind - self.word_level.frames_in_front) / 2, self.word_level.stride
 
     def forward(
         self,
@@ -356,7 +347,7 @@ class LlavaSltForContrastivePreTraining(LlavaSltPreTrainedModel):
         output["loss"] = output.sentence_loss
         if self.has_word_level:
             output["word_logits"] = self._word_logits(vision_output)
-            output["word_loss"] = self._word_loss(output.word_logits, word_ids)
+            output["word_loss"] = _gather(word_presence_cross_entropy(output.word_logits, word_ids)).mean()
             output["loss"] = output.loss + self.config.word_alignment_weight * output.word_loss
         return output
 
@@ -375,11 +366,11 @@ class LlavaSltForContrastivePreTraining(LlavaSltPreTrainedModel):
             raise ValueError(
                 f"`word_ids` must have the shape (batch, words) with {num_videos} rows, got {tuple(word_ids.shape)}."
             )
-        is_wrong = (word_ids != IGNORED_WORD) & ((word_ids < 0) | (word_ids >= len(self.word_targets)))
+        is_wrong = (word_ids != IGNORED_LABEL) & ((word_ids < 0) | (word_ids >= len(self.word_targets)))
         if is_wrong.any():
             raise ValueError(
-                f"`word_ids` must be rows of the {len(self.word_targets)} word targets, or {IGNORED_WORD} for padding, "
-                f"got {int(word_ids[is_wrong][0])}."
+                f"`word_ids` must be rows of the {len(self.word_targets)} word targets, or {IGNORED_LABEL} for "
+                f"padding, got {int(word_ids[is_wrong][0])}."
             )
 
     def _sentence_loss(self, videos: torch.Tensor, sentences: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -419,16 +410,7 @@ class LlavaSltForContrastivePreTraining(LlavaSltPreTrainedModel):
         targets = nn.functional.normalize(self.word_targets.float(), dim=-1)
         scale = self.word_logit_scale.float().exp().clamp(max=LARGEST_LOGIT_SCALE)
         scores = scale * _product(words, targets) + self.word_logit_bias.float()  # (clips, words, vocabulary)
-        # A smooth maximum over time: unlike max it teaches every window that could be the word, not one of them.
-        return scores.masked_fill(vision_output.attention_mask[..., None] == 0, -torch.inf).logsumexp(1)
-
-    @staticmethod
-    def _word_loss(scores: torch.Tensor, word_ids: torch.Tensor) -> torch.Tensor:
-        is_word = (word_ids != IGNORED_WORD).float()
-        present = torch.zeros_like(scores).scatter_add(1, word_ids.clamp(min=0), is_word).clamp(max=1)
-        cross_entropy = nn.functional.binary_cross_entropy_with_logits(scores, present, reduction="none").sum(1)
-        of_clips = cross_entropy / present.sum(1).clamp(min=1)
-        return _gather(of_clips).mean()
+        return word_scores_of_clips(scores, vision_output.attention_mask)
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -461,7 +443,8 @@ class _GatherClips(torch.autograd.Function):
 
 
 def _gather(rows: torch.Tensor) -> torch.Tensor:
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    """Rows `(clips, ...)` of this process -> those of all."""
+    if not several_processes():
         return rows
     counts = [torch.empty(1, dtype=torch.long, device=rows.device) for _ in range(distributed.get_world_size())]
     distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))

@@ -116,6 +116,7 @@ class FLaLLMProcessor(ProcessorMixin):
 
 
 def normalised_sentences(text: str | list[str] | tuple[str, ...]) -> list[str]:
+    """Return one or several sentences in Unicode normal form NFKC. Raises `ValueError` for none and for empty ones."""
     sentences = [text] if isinstance(text, str) else text
     if not isinstance(sentences, (list, tuple)) or not all(isinstance(sentence, str) for sentence in sentences):
         raise ValueError(f"`text` must be a sentence or a list of sentences, got {text!r}.")

@@ -119,10 +119,8 @@ def decode_video(
     """
     request = FrameRequest(start, end, fps, sample_frame_indices, transform_frame)
     _check_request(start, end, fps)
-    video, name = _open_input(video)
-    if isinstance(video, (np.ndarray, torch.Tensor)):
-        return _decode_frames(_array_to_channels_first(video, name), name, request)
-    if isinstance(video, (list, tuple)):
+    video, name = _open_video(video)
+    if isinstance(video, (torch.Tensor, list, tuple)):
         return _decode_frames(video, name, request)
     return next(_decode_file(video, name, [request]))
 
@@ -152,9 +150,7 @@ def decode_segments(
             )
     if not requests:
         return
-    video, name = _open_input(video)
-    if isinstance(video, (np.ndarray, torch.Tensor)):
-        video = _array_to_channels_first(video, name)
+    video, name = _open_video(video)
     if isinstance(video, (torch.Tensor, list, tuple)):
         yield from (_decode_frames(video, name, request) for request in requests)
     else:
@@ -171,9 +167,7 @@ def stream_grey_pictures(
     """
     request = FrameRequest(start, end, fps)
     _check_request(start, end, fps)
-    video, name = _open_input(video)
-    if isinstance(video, (np.ndarray, torch.Tensor)):
-        video = _array_to_channels_first(video, name)
+    video, name = _open_video(video)
     if isinstance(video, (torch.Tensor, list, tuple)):
         yield from _grey_frames(video, name, request, size_in_pixels)
     else:
@@ -213,9 +207,15 @@ def _check_request(start: float | None, end: float | None, fps: float | None) ->
 # Inputs
 
 
+def _open_video(video: Any) -> tuple[Any, str]:
+    """Reduce every kind of input to an absolute path, a seekable binary file, a tensor (frames, channels, height,
+    width) or a list of frames, and give it a name for the error texts."""
+    video, name = _open_input(video)
+    is_array = isinstance(video, (np.ndarray, torch.Tensor))
+    return _array_to_channels_first(video, name) if is_array else video, name
+
+
 def _open_input(video: Any) -> tuple[Any, str]:
-    """Reduce every kind of input to an absolute path, a seekable binary file, an array or a list of frames, and give it
-    a name for the error texts."""
     if isinstance(video, dict):
         return _open_dictionary(video)
     if hasattr(video, "_hf_encoded"):  # what `datasets` attaches to the decoder it returns: the undecoded video
@@ -452,13 +452,13 @@ class FilePart:
     def is_complete(self) -> bool:
         return len(self.frames) == len(self.wanted)
 
-    def take(self, frame: Any, shown: Any, display_times: list[int], size: dict[str, int]) -> None:
+    def take(self, frame: Any, shown: Any, display_times: list[int], convert: Callable[[Any], Any]) -> None:
         """Keep the frame for each wanted position whose time it reaches; one that the decoder did not deliver is
         replaced by the frame before, which was then on screen."""
         while not self.is_complete and display_times[self.wanted[len(self.frames)]] <= frame.pts:
             is_missing = display_times[self.wanted[len(self.frames)]] < frame.pts
             on_screen = shown if is_missing and shown is not None else frame
-            self.frames.append(self.request.transform(_upright(_rgb(on_screen, size), on_screen)))
+            self.frames.append(self.request.transform(_upright(_pixels(convert(on_screen)), on_screen)))
 
 
 def _decode_file(source: Any, name: str, requests: Sequence[FrameRequest]) -> Iterator[DecodedVideo]:
@@ -466,14 +466,14 @@ def _decode_file(source: Any, name: str, requests: Sequence[FrameRequest]) -> It
     whole = replace(requests[0], end=requests[-1].end)
     times = _read_times(source, name, whole)
     parts = deque(_plan_part(times, request, name) for request in requests)
-    shown, size = None, {}
+    shown, convert = None, None
     with _open_container(source, name) as container:
         for frame in _decoded(container, _video_stream(container, name), times.packets, whole):
-            size = size or {"width": frame.width, "height": frame.height}
+            convert = convert or _conversion_to_rgb(frame.width, frame.height)
             for part in parts:
                 if times.packets.display_times[part.wanted[0]] > frame.pts:
                     break
-                part.take(frame, shown, times.packets.display_times, size)
+                part.take(frame, shown, times.packets.display_times, convert)
             while parts and parts[0].is_complete:
                 yield _finish_part(parts.popleft(), times, name)
             if not parts:
@@ -687,9 +687,14 @@ def _decoded(container: Any, stream: Any, packets: PacketTimes, request: FrameRe
                 yield frame
 
 
-def _rgb(frame: Any, size: dict[str, int]) -> torch.Tensor:
-    """Convert a decoded frame to uint8 RGB (3, height, width)."""
-    return torch.from_numpy(frame.to_ndarray(format="rgb24", threads=1, **size)).permute(2, 0, 1)
+def _conversion_to_rgb(width: int, height: int) -> Callable[[Any], Any]:
+    """One for all frames of a video: making its tables takes longer than converting a small frame with them."""
+    return partial(VideoReformatter().reformat, width=width, height=height, format="rgb24", threads=1)
+
+
+def _pixels(frame: Any) -> torch.Tensor:
+    """Of an RGB frame, uint8 (3, height, width)."""
+    return torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
 
 
 def _upright(pixels: torch.Tensor, frame: Any) -> torch.Tensor:

@@ -158,7 +158,7 @@ def _change(difference: np.ndarray) -> tuple[float, float, float]:
     moving = np.argpartition(change, -num_moving, axis=None)[-num_moving:]
     weights = change.ravel()[moving]
     total = float(weights.sum())
-    row = float((weights * (moving // len(change))).sum()) / total if total > 0 else 0.5 * len(change)
+    row = float((weights * (moving // change.shape[1])).sum()) / total if total > 0 else 0.5 * len(change)
     return total / num_moving, row / len(change), float(np.median(np.abs(difference)))
 
 
