@@ -20,8 +20,9 @@ import results  # noqa: E402
 import timeline  # noqa: E402
 from decoding import LONGEST_VIDEO_IN_SECONDS, NUM_READERS, VideoProblem, VideoReader  # noqa: E402
 from model_facts import ModelFacts, facts_as_markdown, read_model_facts  # noqa: E402
-from texts import LANGUAGES, TEXTS, language_from_header  # noqa: E402
-from transformers import pipeline  # noqa: E402
+from texts import LANGUAGES, TEXTS, decimal, language_from_header  # noqa: E402
+from transformers import PreTrainedConfig, pipeline  # noqa: E402
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 from translating import Result, Step, Translator  # noqa: E402
 
 try:
@@ -32,6 +33,9 @@ except ImportError:
     IS_FLALLM_INSTALLED = False
 
 logger = logging.getLogger(__name__)
+
+MODEL_TYPES = ("flallm", "llava_slt")
+VISUAL_ENCODER_TYPES = ("llava_slt_contrastive", "llava_slt_visual")
 
 LARGEST_FILE_IN_MEGABYTES = 300
 MOST_WAITING = 100
@@ -84,15 +88,39 @@ def load_translator(model_id: str | None, revision: str | None) -> Translator:
     The translator with a model on the Hub or in a folder.
 
     Raises:
-        SystemExit: if there is no `model_id`.
+        SystemExit: if there is no `model_id`, or what it names cannot be read or translates no videos.
     """
     if not model_id:
         raise SystemExit("MODEL_ID is not set: name a model such as me/flallm-phoenix in the Space's variables.")
+    try:
+        return _load(model_id, revision)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"MODEL_ID {model_id!r} cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def _load(model_id: str, revision: str | None) -> Translator:
+    _check_translates(model_id, PreTrainedConfig.get_config_dict(model_id, revision=revision)[0].get("model_type"))
     # Without FLaLLM the Python files of that one repository are run. Its name, and with MODEL_REVISION its very commit,
     # is the choice of the Space's owner; a visitor has no way to name another.
     trust_remote_code = not IS_FLALLM_INSTALLED
     model = pipeline("sign-language-translation", model_id, revision=revision, trust_remote_code=trust_remote_code)
     return Translator(model, VideoReader(model_id, revision, trust_remote_code))
+
+
+def _check_translates(model_id: str, model_type: str | None) -> None:
+    """A part of a model has no pipeline, and the error that it would raise names neither the part nor the whole."""
+    if model_type in (None, *MODEL_TYPES):  # without one, adapters are loaded by the name in their own configuration
+        return
+    if model_type in VISUAL_ENCODER_TYPES:
+        part = "a visual encoder alone, as stage 2 of LLaVA-SLT leaves it"
+    elif model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        part = f"a language model alone ({model_type})"
+    else:
+        part = f"a model of type {model_type!r}"
+    raise SystemExit(
+        f"MODEL_ID {model_id!r} holds {part}, which translates no videos: name what stage 3 of LLaVA-SLT or stage 2 of "
+        "FLa-LLM has made."
+    )
 
 
 class Page:
@@ -332,7 +360,10 @@ def _sentence_for(error: Exception, language: str) -> str:
     """What a visitor is told; what only the owner can mend goes to the log."""
     texts = TEXTS[language]
     if isinstance(error, VideoProblem):
-        return texts[error.name].format(**error.values)
+        values = {
+            key: decimal(value, language) if isinstance(value, float) else value for key, value in error.values.items()
+        }
+        return texts[error.name].format(**values)
     if isinstance(error, FileNotFoundError):  # waited for so long that the file has been deleted
         return texts["error_no_video"]
     logger.error("A translation failed.", exc_info=error)

@@ -143,11 +143,11 @@ class Translator:
 
 
 def _checked_part(start: float | None, end: float | None, seconds: float) -> tuple[float, float]:
-    start = max(start or 0.0, 0.0)
+    start = max(float(start or 0), 0.0)
     if start >= seconds:
-        raise VideoProblem("error_times_outside", start=f"{start:.1f}", duration=f"{seconds:.1f}")
+        raise VideoProblem("error_times_outside", start=start, duration=seconds)
     if end is not None and start >= end:
-        raise VideoProblem("error_times", start=f"{start:.1f}", end=f"{end:.1f}")
+        raise VideoProblem("error_times", start=start, end=float(end))
     return start, min(seconds if end is None else end, seconds)
 
 

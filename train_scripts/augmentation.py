@@ -70,6 +70,6 @@ class ClipAugmentation:
         return (kept if len(kept) else indices[:1]).tolist()
 
 
-def clip_seed(seed: int, epoch: int, index: int) -> int:
-    """A seed for one clip in one epoch, whatever process or worker loads it."""
+def item_seed(seed: int, epoch: int, index: int) -> int:
+    """A seed for one clip or sentence in one epoch, whatever process or worker loads it."""
     return hash((seed, epoch, index)) % LONGEST_SEED

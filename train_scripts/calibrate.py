@@ -30,8 +30,10 @@ from modeling_flallm.pipeline_flallm import mean_visual_features, visual_distanc
 
 from .arguments import DataArguments, parse_arguments
 from .data import load_split
-from .model_card import RUN_FILE, add_confidence, is_hub_id, read_run
+from .hub_names import is_hub_id
+from .model_card import add_confidence
 from .training import load_trained, run_command
+from .training_run import RUN_FILE, read_run
 
 LEAST_CLIPS = 20
 NUM_FOLDS = 10

@@ -6,12 +6,11 @@ clip, it lists as a `Problem` with file and line, and nothing is left out silent
 are refused; links are followed, as corpora are often linked into place.
 """
 
-import csv
 import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from modeling_flallm.own_processing import PICTURE_SUFFIXES
 
 from .corpus_schema import SPLITS, Problem, RawClip, RawCorpus
+from .corpus_tables import Row, RowError, check_characters, read_rows, shown_path
 from .legacy_labels import read_plain_pickle
 
 SPLIT_NAMES = {"train": "train", "dev": "validation", "val": "validation", "valid": "validation"} | {
@@ -29,20 +29,6 @@ VIDEO_SUFFIXES = frozenset(
 )
 TABLE_SUFFIXES = (".csv", ".tsv")
 TABLE_COLUMNS = ("file", "text", "start", "end", "name", "signer", "gloss", "split")
-MOST_LINES_OF_A_ROW = 20
-SAVE_AS_UTF8 = "Save the file as UTF-8 (spreadsheet programs call it 'CSV UTF-8')"
-
-
-class RowError(ValueError):
-    """What is wrong with one row: `Gathered.add` makes a `Problem` of it."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """Values of one row by column, and where it stands: file and line."""
-
-    where: str
-    values: dict[str, Any]
 
 
 @dataclass
@@ -121,7 +107,7 @@ def read_phoenix14t(folder: Path, videos: Path | None) -> RawCorpus:
     gathered = Gathered()
     for split, name in tables.items():
         path = _needed_file(root / name)
-        rows = _read_table(path, folder, "|", ("name", "speaker", "orth", "translation"))
+        rows = read_rows(path, folder, "|", ("name", "speaker", "orth", "translation"))
         gathered.add(rows, lambda values, split=split: _phoenix_clip(values, split, pictures))
     return RawCorpus(
         gathered.clips,
@@ -162,7 +148,7 @@ def read_csl_daily(folder: Path, videos: Path | None) -> RawCorpus:
         raise ValueError(f"{path} must hold a dictionary with a list 'info', as CSL-Daily's does.")
     gathered, annotations = Gathered(), {}
     for number, entry in enumerate(content["info"]):
-        where = f"{_shown(path, folder)}, entry {number} of 'info'"
+        where = f"{shown_path(path, folder)}, entry {number} of 'info'"
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             gathered.problems.append(Problem(where, "has no name"))
         elif entry["name"] in annotations:
@@ -175,9 +161,9 @@ def read_csl_daily(folder: Path, videos: Path | None) -> RawCorpus:
         in_split.add(values["name"].strip())
         return _csl_daily_clip(values, annotations, pictures, gathered)
 
-    gathered.add(_read_table(split_path, folder, "|", ("name", "split")), to_clip)
+    gathered.add(read_rows(split_path, folder, "|", ("name", "split")), to_clip)
     gathered.problems += [
-        Problem(_shown(path, folder), f"has the clip {name!r}, which {split_path.name} puts in no split")
+        Problem(shown_path(path, folder), f"has the clip {name!r}, which {split_path.name} puts in no split")
         for name in annotations
         if name not in in_split
     ]
@@ -225,7 +211,7 @@ def read_how2sign(folder: Path, videos: Path | None) -> RawCorpus:
     gathered = Gathered(problems=list(dict.fromkeys(files.problems + index.problems)))
     needed = ("VIDEO_NAME", "SENTENCE_NAME", "START_REALIGNED", "END_REALIGNED", "SENTENCE")
     for split, path in paths.items():
-        rows = _read_table(path, folder, "\t", needed)
+        rows = read_rows(path, folder, "\t", needed)
         gathered.add(rows, lambda values, split=split: _how2sign_clip(values, split, index))
     return RawCorpus(
         gathered.clips,
@@ -266,7 +252,7 @@ def read_openasl(folder: Path, videos: Path | None) -> RawCorpus:
     path = files.the_one("openasl-v1.0.tsv")
     index = files.with_videos() if videos is None else FilesBelow(videos).with_videos()
     gathered = Gathered(problems=list(dict.fromkeys(files.problems + index.problems)))
-    rows = _read_table(path, folder, "\t", ("vid", "yid", "start", "end", "raw-text", "gloss", "split"))
+    rows = read_rows(path, folder, "\t", ("vid", "yid", "start", "end", "raw-text", "gloss", "split"))
     gathered.add(rows, lambda values: _openasl_clip(values, index))
     return RawCorpus(
         gathered.clips,
@@ -308,7 +294,7 @@ def read_gfslt_labels(folder: Path, videos: Path | None) -> RawCorpus:
         labels = read_plain_pickle(path)
         if not isinstance(labels, dict):
             raise ValueError(f"{path} must hold a dictionary {{id: {{name, gloss, text, ...}}}}, got {type(labels)}.")
-        rows = (Row(f"{_shown(path, folder)}, {key!r}", {"entry": entry}) for key, entry in labels.items())
+        rows = (Row(f"{shown_path(path, folder)}, {key!r}", {"entry": entry}) for key, entry in labels.items())
         gathered.add(
             rows, lambda values, split=split: _gfslt_clip(values["entry"], SPLIT_NAMES[split], pictures, gathered)
         )
@@ -357,7 +343,9 @@ def read_table(folder: Path, videos: Path | None, table: Path | None, columns: M
     used = {os.path.realpath(clip.video) for clip in gathered.clips}
     tables_named = " or ".join(path.name for path in tables)
     gathered.problems += [
-        Problem(_shown(path, index.folder), f"no clip is made of this video: no good row of {tables_named} names it")
+        Problem(
+            shown_path(path, index.folder), f"no clip is made of this video: no good row of {tables_named} names it"
+        )
         for path in index.videos()
         if os.path.realpath(path) not in used
     ]
@@ -396,7 +384,7 @@ def _add_table(
     def renamed(values: dict[str, str]) -> RawClip:
         return to_clip({name: values.get(column, "").strip() for name, column in theirs.items()}, split)
 
-    gathered.add(_read_table(path, folder, None, needed), renamed)
+    gathered.add(read_rows(path, folder, None, needed), renamed)
 
 
 def _table_clip(values: dict[str, str], split: str, find: Callable[[str], Path]) -> RawClip:
@@ -440,16 +428,8 @@ def _sentence(text: str) -> str:
     text = re.sub(r"\s*[\r\n]+\s*", " ", text.strip())
     if not text:
         raise RowError("the sentence is empty")
-    _check_characters([text])
+    check_characters([text])
     return text
-
-
-def _check_characters(values: Iterable[str]) -> None:
-    for value in values:
-        if "\0" in value:
-            raise RowError("it holds a NUL byte; the file is broken there")
-        if not value.isascii() and re.search("[\ud800-\udfff]", value):
-            raise RowError(f"it is not UTF-8 text. {SAVE_AS_UTF8}")
 
 
 def _clip_name(name: str) -> str:
@@ -457,7 +437,7 @@ def _clip_name(name: str) -> str:
     name = name.strip()
     if not name or name in {".", ".."} or re.search(r"[/\\\x00-\x1f]", name):
         raise RowError(f"{name!r} cannot be the name of a clip: it must not be empty or hold / or \\")
-    _check_characters([name])
+    check_characters([name])
     return name
 
 
@@ -468,7 +448,7 @@ def _path_below(name: str) -> str:
         raise RowError(f"the path {name!r} names no file")
     if name.startswith("/") or re.match("[A-Za-z]:/", name) or ".." in name.split("/"):
         raise RowError(f"the path {name!r} would leave the folder of the corpus, and is refused")
-    _check_characters([name])
+    check_characters([name])
     return name
 
 
@@ -527,7 +507,7 @@ def _string(entry: Mapping[str, Any], key: str, needed: bool = True) -> str:
         return ""
     if not isinstance(value, str):
         raise RowError(f"`{key}` must be a string, got {type(value).__name__}")
-    _check_characters([value])
+    check_characters([value])
     return value
 
 
@@ -535,7 +515,7 @@ def _strings(entry: Mapping[str, Any], key: str) -> list[str]:
     values = entry.get(key)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise RowError(f"`{key}` must be a list of strings")
-    _check_characters(values)
+    check_characters(values)
     return values
 
 
@@ -595,10 +575,10 @@ class FilesBelow:
         if not paths:
             return None
         if len(paths) > 1:
-            shown = " and ".join(_shown(path, self.folder) for path in paths[:2])
+            shown = " and ".join(shown_path(path, self.folder) for path in paths[:2])
             raise RowError(f"{len(paths)} files are called {name!r}, such as {shown}")
         if not os.path.isfile(paths[0]):
-            raise RowError(f"{_shown(paths[0], self.folder)} is a link to nothing")
+            raise RowError(f"{shown_path(paths[0], self.folder)} is a link to nothing")
         return paths[0]
 
 
@@ -647,83 +627,6 @@ def _folder_with_frames(folder: Path, places: tuple[str, ...]) -> Path:
     if found is None:
         raise FileNotFoundError(f"The frames are expected in {folder / places[0]}, which is not there.")
     return found
-
-
-def _shown(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-
-
-# Tables
-
-
-def _read_table(path: Path, folder: Path, delimiter: str | None, needed: Iterable[str]) -> Iterator[Row | Problem]:
-    """
-    Rows of a text file with a header. With a delimiter, there is no quoting; without, the file is CSV as spreadsheet
-    programs write it, divided by what its header has most of. A broken line costs that line, not those after it.
-
-    Raises:
-        ValueError: if a needed column is missing.
-    """
-    content = path.read_bytes()
-    shown = _shown(path, folder)
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return iter([Problem(shown, f"all of it is left out: it is UTF-16, not UTF-8. {SAVE_AS_UTF8}")])
-    # What is no UTF-8 becomes lone surrogates, so that it costs its own row only.
-    lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig", errors="surrogateescape"))
-    first = next((number for number, line in enumerate(lines) if line.strip()), None)
-    if first is None:
-        raise ValueError(f"{path} is empty, expected a header with {', '.join(needed)}.")
-    quoted = delimiter is None
-    delimiter = delimiter or max(",;\t|", key=lines[first].count)
-    header = [name.strip() for name in _parse(lines[first : first + 1], delimiter, quoted) or []]
-    missing = [name for name in needed if header.count(name) != 1]
-    if missing:
-        raise ValueError(f"{path} must have the columns {', '.join(needed)} once each, got {str(header)[:300]}.")
-    return _rows(lines, first + 1, header, delimiter, quoted, shown)
-
-
-def _rows(
-    lines: list[str], number: int, header: list[str], delimiter: str, quoted: bool, shown: str
-) -> Iterator[Row | Problem]:
-    while number < len(lines):
-        values, num_lines = _row_at(lines, number, delimiter, quoted, len(header))
-        where = f"{shown}, line {number + 1}" + (f" to {number + num_lines}" if num_lines > 1 else "")
-        number += num_lines
-        if values is not None and not any(value.strip() for value in values):
-            continue
-        problem = _problem_with(values, header)
-        yield Problem(where, problem) if problem else Row(where, dict(zip(header, values or [], strict=False)))
-
-
-def _problem_with(values: list[str] | None, header: list[str]) -> str | None:
-    if values is None:
-        return "it cannot be read as CSV: a quotation mark is not closed, or stands where it must be doubled"
-    if len(values) < len(header) or any(value.strip() for value in values[len(header) :]):
-        return f"it has {len(values)} values, the header has {len(header)}"
-    try:
-        _check_characters(values)
-    except RowError as error:
-        return str(error)
-    return None
-
-
-def _row_at(lines: list[str], number: int, delimiter: str, quoted: bool, width: int) -> tuple[list[str] | None, int]:
-    """Values of the row that begins in a line, None if it is broken, and how many lines it takes."""
-    most_lines = MOST_LINES_OF_A_ROW if quoted else 1
-    for num_lines in range(1, min(most_lines, len(lines) - number) + 1):
-        values = _parse(lines[number : number + num_lines], delimiter, quoted)
-        if values is not None and (num_lines == 1 or len(values) == width):
-            return values, num_lines
-    return None, 1
-
-
-def _parse(lines: list[str], delimiter: str, quoted: bool) -> list[str] | None:
-    if not quoted:
-        return lines[0].split(delimiter)
-    try:
-        return next(csv.reader(["\n".join(lines)], delimiter=delimiter, strict=True), [])
-    except csv.Error:
-        return None
 
 
 TABLE_KINDS = ("table", "frame_folders")

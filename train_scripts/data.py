@@ -21,7 +21,8 @@ from transformers.image_utils import SizeDict
 from modeling_flallm.own_processing import FLaLLMProcessor, decode_video
 
 from .arguments import DataArguments
-from .augmentation import ClipAugmentation, clip_seed
+from .augmentation import ClipAugmentation, item_seed
+from .hub_names import explain_missing_folder
 from .languages import language_name
 from .target_languages import target_languages
 
@@ -155,7 +156,7 @@ def _as_number(value: Any, column: str, row: int, name: str) -> float | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number < math.inf:
         what = "a number of frames" if column == "num_frames" else "seconds from the beginning of the video"
@@ -170,7 +171,7 @@ def _load_video_folder(folder: Path, split: str, text_column: str) -> datasets.D
         found = sorted(path.name for path in folder.iterdir() if path.is_dir())
         raise FileNotFoundError(f"{folder} must hold a folder for the split {split!r}, it has {found}.")
     rows = read_metadata(split_folder, text_column)
-    columns = {name: [row.get(name) for row in rows] for name in rows[0] if name != "file_name"}
+    columns = {name: _of_one_kind([row.get(name) for row in rows]) for name in rows[0] if name != "file_name"}
     # Not load_dataset("videofolder"): it reads the sentence "NA" as none and "007" as 7, and folders as glob patterns.
     return datasets.Dataset.from_dict({**columns, "video": [str(split_folder / row["file_name"]) for row in rows]})
 
@@ -183,16 +184,38 @@ def open_on_hub(name: str, split: str, streaming: bool = False) -> datasets.Data
         FileNotFoundError: if there is no such data set.
         ValueError: for a split that it lacks, or if it has no videos.
     """
-    try:
-        dataset = datasets.load_dataset(name, split=split, streaming=streaming)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"--dataset {name!r} is no folder here, and no data set on the Hub: {error}") from error
+    dataset = load_from_hub(name, split=split, streaming=streaming)
     if streaming and dataset.features is not None:
         dataset = dataset.decode(False)
     columns = column_names(dataset)
     if "video" not in columns:
         raise ValueError(f"`video` must be a column of the data set {name}, got columns {columns}.")
     return dataset
+
+
+def _of_one_kind(values: list[Any]) -> list[Any]:
+    """A column of a data set has one kind of value; in JSON a signer may be 1 in one row and "S2" in the next."""
+    kinds = {type(value) for value in values if value is not None}
+    if len(kinds) < 2 or kinds <= {int, float}:
+        return values
+    return [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+
+
+def load_from_hub(name: str, **options: Any) -> Any:
+    """
+    What `datasets.load_dataset` gives.
+
+    Raises:
+        FileNotFoundError: if there is no such data set; at once for a typo in a path.
+    """
+    nowhere = f"--dataset {name!r} is no folder here, and no data set on the Hub"
+    missing = explain_missing_folder(name)
+    if missing is not None:
+        raise FileNotFoundError(f"{nowhere}: {missing}")
+    try:
+        return datasets.load_dataset(name, **options)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(f"{nowhere}: {error}") from error
 
 
 def column_names(dataset: datasets.Dataset | datasets.IterableDataset) -> list[str]:
@@ -239,9 +262,8 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
         if column not in rows[0]:
             advice = " Pass --text_column." if column == text_column else ""
             raise ValueError(f"{path} must have the column {column!r}, got {list(rows[0])}.{advice}")
-    unnamed = [number for number, row in enumerate(rows, 1) if not row.get("file_name")]
-    if unnamed:
-        raise ValueError(f"{path}: row {unnamed[0]} has no file_name.")
+    for number, row in enumerate(rows, 1):
+        _check_texts(row, text_column, f"{path}: row {number}")
     parts = Counter((str(Path(row["file_name"])), *_part_of_file(row)) for row in rows)
     duplicates = sorted({name for (name, *_), count in parts.items() if count > 1})
     if duplicates:
@@ -255,6 +277,17 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _check_texts(row: dict[str, Any], text_column: str, where: str) -> None:
+    """JSON can hold anything where a text belongs; a sentence may be a number."""
+    name, sentence = row.get("file_name"), row.get(text_column)
+    if not name:
+        raise ValueError(f"{where} has no file_name.")
+    if not isinstance(name, str):
+        raise ValueError(f"{where}: file_name must be a text, got {name!r}.")
+    if isinstance(sentence, list | dict | bool):
+        raise ValueError(f"{where}: {text_column} must be a text, got {sentence!r}.")
+
+
 def _part_of_file(row: dict[str, Any]) -> tuple[Any, Any]:
     """`start` and `end` in a form in which "1.50" and 1.5 are the same."""
     values = []
@@ -262,7 +295,7 @@ def _part_of_file(row: dict[str, Any]) -> tuple[Any, Any]:
         try:
             values.append(float(row.get(name) or 0))
         except (TypeError, ValueError):
-            values.append(row[name])  # said with the number of its row by `_with_numbers`
+            values.append(str(row[name]))  # said with the number of its row by `_with_numbers`
     return values[0], values[1]
 
 
@@ -361,12 +394,31 @@ def decode_clip(row: dict[str, Any], **options: Any) -> Any:
     return decode_video(row["video"], start=row.get("start"), end=row.get("end"), **options)
 
 
-class SignVideoDataset(Dataset):
+class RandomDataset(Dataset):
     """
-    Clips as sampled uint8 frames `(frames, 3, height, width)`, with their sentences.
+    What is drawn for an item depends on nothing but `seed`, the epoch (`set_epoch`) and the index: not on the number of
+    processes, workers or restarts.
+    """
 
-    What the augmentation draws depends on nothing but `seed`, the epoch (`set_epoch`) and the index: not on the number
-    of processes, workers or restarts. See `ClipReader`.
+    def __init__(self, seed: int):
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by worker processes too
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def seed_of(self, index: int) -> int:
+        """For the draws of one item in this epoch."""
+        return item_seed(self.seed, self.epoch, index)
+
+
+class SignVideoDataset(RandomDataset):
+    """
+    Clips as sampled uint8 frames `(frames, 3, height, width)`, with their sentences. See `ClipReader`.
 
     A column `spoken_language` holds the language tag of each sentence; `target_language` is what a multilingual
     tokenizer calls it.
@@ -385,28 +437,20 @@ class SignVideoDataset(Dataset):
         preprocess_on_device: bool = False,
         seed: int = 0,
     ):
+        super().__init__(seed)
         self.dataset = dataset
         self.read_clip = ClipReader(processor, augmentation, preprocess_on_device)
-        self.seed = seed
         self.texts: list[str] = [str(text) for text in dataset[text_column]]
         tags = dataset["spoken_language"] if "spoken_language" in dataset.column_names else [None] * len(dataset)
         self.spoken_languages: list[str | None] = list(tags)
         self.target_languages = target_languages(processor.tokenizer, self.spoken_languages)
         self._decoded: dict[int, tuple[torch.Tensor, float]] | None = {} if keep_decoded_videos else None
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by worker processes too
-
-    @property
-    def epoch(self) -> int:
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.frames_of(index, clip_seed(self.seed, self.epoch, index)), **self.sentence_of(index)}
+        return {**self.frames_of(index, self.seed_of(index)), **self.sentence_of(index)}
 
     def frames_of(self, index: int, seed: int) -> dict[str, Any]:
         """What `ClipReader` gives for a clip and a seed."""

@@ -23,9 +23,10 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 from .arguments import DataArguments, FLaLLMTrainingArguments, check_new_folder, parse_arguments
 from .data import FramePreprocessor, SignVideoDataset, load_split
 from .metrics import format_scores, generated_token_ids, translation_scores
-from .model_card import add_scores, read_run
+from .model_card import add_scores
 from .quantization import DTYPES, QUANTIZATIONS, load_to_translate
 from .training import run_command, system_of
+from .training_run import read_run
 
 
 @dataclass

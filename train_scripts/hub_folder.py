@@ -13,7 +13,8 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_imports
 
-from .model_card import CARD_FILE, RUN_FILE, named_card
+from .model_card import CARD_FILE, named_card
+from .training_run import RUN_FILE
 
 TOKENIZER_FILES = {
     "tokenizer.json",

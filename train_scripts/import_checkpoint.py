@@ -45,6 +45,7 @@ from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
 from modeling_flallm.visual_encoder_flallm import RESNET_STAGES
 
 from .arguments import check_new_folder
+from .hub_names import check_model_names
 from .training import load_tokenizer, run_command, set_generation_defaults
 
 SOURCES = ("sltbaselines_stage1", "sltbaselines_stage2", "gfslt_vlp")
@@ -426,6 +427,7 @@ def import_checkpoint(arguments: argparse.Namespace) -> None:
         ValueError, OSError: for what the user has to mend; nothing has been written then.
     """
     check_new_folder(arguments.output_dir)
+    check_model_names(arguments)
     tokenizer = load_tokenizer(arguments.text_model_name_or_path, arguments.target_language)
     checkpoint = read_checkpoint(arguments.checkpoint)
     conversion = convert(checkpoint)

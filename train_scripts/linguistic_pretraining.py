@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -49,10 +48,11 @@ from modeling_flallm.own_processing import (
 )
 
 from .arguments import FLaLLMTrainingArguments, check_output_folder, parse_arguments
-from .data import IGNORED_LABEL, check_text_column, column_names, read_metadata
+from .data import IGNORED_LABEL, RandomDataset, check_text_column, column_names, load_from_hub, read_metadata
+from .hub_names import check_model_names
 from .languages import check_spoken_language, language_name
 from .pretrain_language_model import read_sentences, train_tokenizer
-from .training import checkpoint_to_resume, choose_fast_attention, open_tokenizer, run_command
+from .training import TellTheEpoch, checkpoint_to_resume, choose_fast_attention, open_tokenizer, run_command
 
 USER_TOKEN, ASSISTANT_TOKEN = "<user>", "<assistant>"
 CHAT_TEMPLATE = (
@@ -204,10 +204,7 @@ def _sentences_of_dataset(name: str, text: TextArguments) -> list[str]:
 
 def _text_on_hub(name: str, text: TextArguments) -> datasets.IterableDataset:
     """Streamed, and without its other columns: no video is downloaded where the sentences are beside them."""
-    try:
-        rows = datasets.load_dataset(name, split=text.train_split, streaming=True)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"--dataset {name!r} is no folder here, and no data set on the Hub: {error}") from error
+    rows = load_from_hub(name, split=text.train_split, streaming=True)
     check_text_column(column_names(rows), text.text_column, name)
     return rows.select_columns([text.text_column])
 
@@ -339,62 +336,61 @@ def pack(token_ids: Sequence[np.ndarray], block_size: int) -> list[np.ndarray]:
     return [block for block in blocks if len(block) > 1]
 
 
-class TextDataset(Dataset):
-    """Packed blocks, then the lines that become denoising examples: `(token ids, whether it is a line)`."""
+class TextDataset(RandomDataset):
+    """Packed blocks `(token ids, None)`, then lines that become denoising examples `(token ids, seed of the noise)`."""
 
-    def __init__(self, blocks: Sequence[np.ndarray], lines: Sequence[np.ndarray] = ()):
+    def __init__(self, blocks: Sequence[np.ndarray], lines: Sequence[np.ndarray] = (), seed: int = 0):
+        super().__init__(seed)
         self.blocks, self.lines = blocks, lines
 
     def __len__(self) -> int:
         return len(self.blocks) + len(self.lines)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, bool]:
-        is_line = index >= len(self.blocks)
-        return (self.lines[index - len(self.blocks)] if is_line else self.blocks[index]), is_line
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int | None]:
+        if index < len(self.blocks):
+            return self.blocks[index], None
+        return self.lines[index - len(self.blocks)], self.seed_of(index)
 
 
 class WordNoise:
     """
-    What stands in place of a video: the words of a sentence as recognised signs would come, drawn anew at each call.
+    What stands in place of a video: the words of a sentence as recognised signs would come, the same for the same seed.
 
     Args:
         token_ids: the sentences from which words are taken to replace others, as often as they occur there.
         blank: token id of a place that shows no word.
     """
 
-    def __init__(self, arguments: DenoisingArguments, token_ids: Sequence[np.ndarray], blank: int, seed: int):
+    def __init__(self, arguments: DenoisingArguments, token_ids: Sequence[np.ndarray], blank: int):
         self.arguments, self.token_ids, self.blank = arguments, token_ids, blank
-        self.random = random.Random(seed)
 
-    def __call__(self, words: list[int]) -> list[int]:
+    def __call__(self, words: list[int], seed: int) -> list[int]:
+        draws = random.Random(seed)
         noised: list[int] = []
-        for word in self._moved(words):
-            if self._happens(self.arguments.deletion_probability):
+        for word in self._moved(words, draws):
+            if draws.random() < self.arguments.deletion_probability:
                 continue
-            replaced = self._happens(self.arguments.replacement_probability)
-            noised.append(self._word_of_any_sentence() if replaced else word)
-            while self._happens(self.arguments.repetition_probability):
+            replaced = draws.random() < self.arguments.replacement_probability
+            noised.append(self._word_of_any_sentence(draws) if replaced else word)
+            while draws.random() < self.arguments.repetition_probability:
                 noised.append(noised[-1])
-            while self._happens(self.arguments.blank_probability):
+            while draws.random() < self.arguments.blank_probability:
                 noised.append(self.blank)
         return noised or [self.blank]
 
-    def _happens(self, probability: float) -> bool:
-        return self.random.random() < probability
-
-    def _moved(self, words: list[int]) -> list[int]:
+    def _moved(self, words: list[int], draws: random.Random) -> list[int]:
         """Signs come in another order than words, but those that belong together stay near each other."""
-        num_cuts = self.random.randint(0, min(self.arguments.max_pieces, len(words)) - 1) if words else 0
-        cuts = sorted(self.random.sample(range(1, len(words)), num_cuts)) if num_cuts else []
+        num_cuts = draws.randint(0, min(self.arguments.max_pieces, len(words)) - 1) if words else 0
+        cuts = sorted(draws.sample(range(1, len(words)), num_cuts)) if num_cuts else []
         pieces = [words[start:end] for start, end in zip([0, *cuts], [*cuts, len(words)], strict=True)]
-        self.random.shuffle(pieces)
+        draws.shuffle(pieces)
         ordered = [word for piece in pieces for word in piece]
-        places = [place + self.random.uniform(0, self.arguments.max_shift) for place in range(len(ordered))]
+        places = [place + draws.uniform(0, self.arguments.max_shift) for place in range(len(ordered))]
         return [ordered[index] for index in sorted(range(len(ordered)), key=places.__getitem__)]
 
-    def _word_of_any_sentence(self) -> int:
-        words = self.token_ids[self.random.randrange(len(self.token_ids))][:-1]
-        return int(words[self.random.randrange(len(words))]) if len(words) else self.blank
+    def _word_of_any_sentence(self, draws: random.Random) -> int:
+        words = self.token_ids[draws.randrange(len(self.token_ids))][:-1]
+        return int(words[draws.randrange(len(words))]) if len(words) else self.blank
 
 
 class TextCollator:
@@ -405,11 +401,11 @@ class TextCollator:
         around_video: token ids of the prompt before and behind the place of the video.
     """
 
-    def __init__(self, pad_token_id: int, around_video: tuple[list[int], list[int]], noise: WordNoise | None):
+    def __init__(self, pad_token_id: int, around_video: tuple[list[int], list[int]], noise: WordNoise):
         self.pad_token_id, self.around_video, self.noise = pad_token_id, around_video, noise
 
-    def __call__(self, items: Sequence[tuple[np.ndarray, bool]]) -> dict[str, torch.Tensor]:
-        rows = [self._denoising_example(ids.tolist()) if is_line else (ids, ids) for ids, is_line in items]
+    def __call__(self, items: Sequence[tuple[np.ndarray, int | None]]) -> dict[str, torch.Tensor]:
+        rows = [(ids, ids) if seed is None else self._denoising_example(ids.tolist(), seed) for ids, seed in items]
         sides = zip(*rows, strict=True)
         input_ids, labels = ([torch.as_tensor(row, dtype=torch.long) for row in side] for side in sides)
         masks = [torch.ones_like(ids) for ids in input_ids]
@@ -419,9 +415,9 @@ class TextCollator:
             "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL),
         }
 
-    def _denoising_example(self, sentence: list[int]) -> tuple[list[int], list[int]]:
+    def _denoising_example(self, sentence: list[int], seed: int) -> tuple[list[int], list[int]]:
         before, behind = self.around_video
-        prompt = [*before, *self.noise(sentence[:-1]), *behind]
+        prompt = [*before, *self.noise(sentence[:-1], seed), *behind]
         return [*prompt, *sentence], [*[IGNORED_LABEL] * len(prompt), *sentence]
 
 
@@ -453,6 +449,7 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
         description="Stage 1 of LLaVA-SLT: linguistic continued pretraining.",
     )
     check_output_folder(training)
+    check_model_names(arguments)
     check_language_model(arguments, text.block_size)
     lines, held_out = hold_out(read_text(text), text, training.seed)
     set_seed(training.seed)
@@ -464,17 +461,18 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     around_video = prompt_around_video(processor)
     blocks = pack(token_ids, text.block_size)
     sentences = _short_enough(token_ids, text.block_size, around_video) if denoising.denoising else []
-    noise = WordNoise(denoising, token_ids, processor.video_token_id, training.seed)
+    noise = WordNoise(denoising, token_ids, processor.video_token_id)
+    dataset = TextDataset(blocks, sentences, training.seed)
     trainer = Trainer(
         model=model,
         args=training,
         data_collator=TextCollator(tokenizer.pad_token_id, around_video, noise),
-        train_dataset=TextDataset(blocks, sentences),
+        train_dataset=dataset,
         eval_dataset=TextDataset(pack(tokenize(held_out, tokenizer), text.block_size)),
         processing_class=tokenizer,
         compute_metrics=perplexity,
         preprocess_logits_for_metrics=token_losses,
-        callbacks=_callbacks(training),
+        callbacks=[TellTheEpoch([dataset]), *_early_stopping(training)],
     )
     if training.process_index == 0:
         print(
@@ -493,7 +491,7 @@ def _short_enough(
     return [ids for ids in token_ids if len(ids) > 1 and prompt_length + 3 * len(ids) <= block_size]
 
 
-def _callbacks(training: LinguisticTrainingArguments) -> list[EarlyStoppingCallback]:
+def _early_stopping(training: LinguisticTrainingArguments) -> list[EarlyStoppingCallback]:
     patience = training.early_stopping_patience
     return [] if patience is None else [EarlyStoppingCallback(patience)]
 

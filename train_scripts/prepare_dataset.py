@@ -13,21 +13,15 @@ Whatever is missing or broken is left out and listed in `report.txt` and `report
 """
 
 import csv
-import errno
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import re
-import shutil
 import sys
-import threading
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,17 +29,16 @@ from typing import Any
 from huggingface_hub import DatasetCardData, HfApi
 from tqdm import tqdm
 
-from modeling_flallm.own_processing import VideoDecodingError
-
 from .arguments import check_license, parse_arguments
 from .corpus_readers import KINDS, TABLE_COLUMNS, read_corpus
 from .corpus_schema import COLUMNS, SPLITS, RawClip, RawCorpus
 from .hub_errors import HUB_ERRORS, explain_hub_error
 from .hub_folder import is_repo_id
 from .languages import check_sign_language, check_spoken_language, language_name
+from .prepared_videos import VideoOutcome, VideoTask, run_tasks
 from .push_to_hub import Upload, send
 from .training import run_command
-from .video_encoding import VideoLength, encode_pictures, list_pictures, measure_video
+from .video_encoding import VideoLength
 
 STATE_FOLDER = ".preparation"
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mpeg", ".mov", ".webm")
@@ -54,8 +47,6 @@ MOST_FILES_IN_A_FOLDER = 5000
 LONGEST_NAME = 80
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(10))}
 LARGEST_LACK_IN_SECONDS = 0.5
-# Of the machine, not of a clip: the run ends with them instead of listing every clip that is left.
-FATAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
 
 
 @dataclass
@@ -123,46 +114,6 @@ class PrepareArguments:
 # What is to be done
 
 
-@dataclass(frozen=True)
-class VideoTask:
-    """
-    One video of one split, with all clips that are parts of it.
-
-    Args:
-        file_name: within the folder of the split.
-        encoding: frames per second and quality, where the source is a folder of pictures.
-        intervals: start and end of each clip.
-    """
-
-    split: str
-    source: Path
-    file_name: str
-    split_folder: Path
-    work_folder: Path
-    encoding: tuple[float, int] | None
-    intervals: tuple[tuple[float | None, float | None], ...]
-
-    @property
-    def target(self) -> Path:
-        return self.split_folder / self.file_name
-
-    @property
-    def key(self) -> str:
-        return f"{self.split}/{self.file_name}"
-
-
-@dataclass
-class VideoOutcome:
-    """
-    Args:
-        how: encoded, linked or copied; None if there is no video.
-        lengths: of each interval, or what is wrong with it.
-    """
-
-    how: str | None
-    lengths: list[VideoLength | str]
-
-
 def plan_tasks(
     clips: Sequence[RawClip], source_folder: Path, output_dir: Path, encoding: tuple[float, int]
 ) -> list[tuple[VideoTask, list[RawClip]]]:
@@ -227,103 +178,6 @@ def find_faults(clips: Iterable[RawClip]) -> Iterator[tuple[RawClip, str | None]
 
 def _has_surrogates(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
-
-
-# Doing it, in worker processes
-
-
-def prepare_video(task: VideoTask) -> VideoOutcome:
-    """Put one video into its place, whole or not at all, and measure its clips."""
-    partial = task.work_folder / f"{hashlib.sha256(task.key.encode()).hexdigest()}.partial"
-    try:
-        if task.encoding is None:
-            how, lengths = _take_file(task, partial)
-        else:
-            how, lengths = _encode_folder(task, partial)
-        if how is not None:
-            os.replace(partial, task.target)
-        return VideoOutcome(how, lengths)
-    # A corpus holds what nobody foresees, and one clip must not end the work on all others.
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in FATAL_ERRORS:
-            raise
-        return VideoOutcome(None, [_text_of(error)] * len(task.intervals))
-    finally:
-        partial.unlink(missing_ok=True)  # replacing a hard link by another one to the same file leaves both
-
-
-def _take_file(task: VideoTask, partial: Path) -> tuple[str | None, list[VideoLength | str]]:
-    source = task.source.resolve()
-    if not source.exists():
-        raise VideoDecodingError(f"There is no video file '{task.source}'.")
-    if not source.is_file():
-        raise VideoDecodingError(f"'{task.source}' is neither a file nor a folder.")
-    lengths = [_measure(source, start, end) for start, end in task.intervals]
-    if all(isinstance(length, str) for length in lengths):
-        return None, lengths
-    try:
-        os.link(source, partial)
-        return "linked", lengths
-    except OSError:
-        shutil.copyfile(source, partial)
-        return "copied", lengths
-
-
-def _encode_folder(task: VideoTask, partial: Path) -> tuple[str | None, list[VideoLength | str]]:
-    whole = encode_pictures(list_pictures(task.source), partial, *task.encoding)
-    lengths = [
-        whole if start is None and end is None else _measure(partial, start, end) for start, end in task.intervals
-    ]
-    return (None if all(isinstance(length, str) for length in lengths) else "encoded"), lengths
-
-
-def _measure(path: Path, start: float | None, end: float | None) -> VideoLength | str:
-    try:
-        return measure_video(path, start, end)
-    except VideoDecodingError as error:
-        return str(error)
-
-
-def _text_of(error: Exception) -> str:
-    return str(error) if isinstance(error, VideoDecodingError) else f"{type(error).__name__}: {error}"
-
-
-def run_tasks(tasks: list[VideoTask], num_workers: int) -> Iterator[tuple[VideoTask, VideoOutcome]]:
-    """Outcomes as they come. A video that ends its process, which decoders in C can, costs itself only."""
-    if num_workers == 1:
-        yield from ((task, prepare_video(task)) for task in tasks)
-        return
-    unfinished = []
-    # Spawned, as forking a process with threads (torch, tqdm) can hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(num_workers, len(tasks)) or 1, mp_context=context, initializer=_end_with_parent)
-    try:
-        futures = {pool.submit(prepare_video, task): task for task in tasks}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                unfinished.append(futures[future])
-    finally:
-        pool.shutdown(cancel_futures=True)
-    if len(unfinished) == 1 and len(tasks) == 1:
-        (task,) = tasks
-        yield task, VideoOutcome(None, ["decoding it ended the process."] * len(task.intervals))
-        return
-    middle = len(unfinished) // 2
-    for part in (unfinished[:middle], unfinished[middle:]):
-        if part:
-            yield from run_tasks(part, num_workers)
-
-
-def _end_with_parent() -> None:
-    """Worker processes of a run that was killed would wait for work for ever."""
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 # The output folder

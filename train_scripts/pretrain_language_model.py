@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from torch.utils.data import Dataset
 from transformers import (
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
@@ -29,7 +28,8 @@ from transformers import (
 from modeling_flallm import light_transformer_config
 
 from .arguments import FLaLLMTrainingArguments, check_output_folder, parse_arguments
-from .training import checkpoint_to_resume, choose_fast_attention, run_command
+from .data import RandomDataset
+from .training import TellTheEpoch, checkpoint_to_resume, choose_fast_attention, run_command
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 MASK_TOKEN = "<mask>"
@@ -124,47 +124,49 @@ def build_language_model(arguments: LanguageModelArguments, tokenizer: PreTraine
 
 
 class DenoisingCollator:
-    """Token ids with `</s>` at the end -> noised `input_ids`, `attention_mask` and clean `labels`."""
+    """Token ids with `</s>` at the end and seeds -> noised `input_ids`, `attention_mask` and clean `labels`."""
 
-    def __init__(self, arguments: LanguageModelArguments, tokenizer: PreTrainedTokenizerFast, seed: int):
+    def __init__(self, arguments: LanguageModelArguments, tokenizer: PreTrainedTokenizerFast):
         self.arguments = arguments
         self.tokenizer = tokenizer
-        self.random = random.Random(seed)
 
-    def __call__(self, sentences: list[list[int]]) -> dict[str, torch.Tensor]:
-        noised = [[*self._add_noise(sentence[:-1]), sentence[-1]] for sentence in sentences]
+    def __call__(self, items: Sequence[tuple[list[int], int]]) -> dict[str, torch.Tensor]:
+        noised = [[*self._add_noise(ids[:-1], random.Random(seed)), ids[-1]] for ids, seed in items]
         inputs = self.tokenizer.pad({"input_ids": noised}, return_tensors="pt")
-        labels = self.tokenizer.pad({"input_ids": sentences}, return_tensors="pt")
+        labels = self.tokenizer.pad({"input_ids": [ids for ids, _ in items]}, return_tensors="pt")
         inputs["labels"] = labels["input_ids"].masked_fill(labels["attention_mask"] == 0, -100)
         return dict(inputs)
 
-    def _add_noise(self, tokens: list[int]) -> list[int]:
+    def _add_noise(self, tokens: list[int], draws: random.Random) -> list[int]:
         mask = self.tokenizer.mask_token_id
-        if self.random.random() < self.arguments.shuffle_probability:
-            tokens = self.random.sample(tokens, len(tokens))
+        if draws.random() < self.arguments.shuffle_probability:
+            tokens = draws.sample(tokens, len(tokens))
         noised: list[int] = []
         for token in tokens:
-            draw = self.random.random()
+            draw = draws.random()
             if draw < self.arguments.deletion_probability:
                 continue
             is_masked = draw < self.arguments.deletion_probability + self.arguments.mask_probability
             if is_masked and noised and noised[-1] == mask:  # neighbouring masks become one: infilling
                 continue
             noised.append(mask if is_masked else token)
-            while not is_masked and self.random.random() < self.arguments.repetition_probability:
+            while not is_masked and draws.random() < self.arguments.repetition_probability:
                 noised.append(token)
         return noised
 
 
-class _TokenizedSentences(Dataset):
-    def __init__(self, sentences: Sequence[str], tokenizer: PreTrainedTokenizerFast):
+class _TokenizedSentences(RandomDataset):
+    """Token ids of each sentence, and the seed of its noise."""
+
+    def __init__(self, sentences: Sequence[str], tokenizer: PreTrainedTokenizerFast, seed: int):
+        super().__init__(seed)
         self.input_ids: list[list[int]] = tokenizer(list(sentences))["input_ids"]
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def __getitem__(self, index: int) -> list[int]:
-        return self.input_ids[index]
+    def __getitem__(self, index: int) -> tuple[list[int], int]:
+        return self.input_ids[index], self.seed_of(index)
 
 
 def train(argv: Sequence[str] | None = None) -> None:
@@ -180,12 +182,14 @@ def train(argv: Sequence[str] | None = None) -> None:
     tokenizer = train_tokenizer(sentences, arguments.max_vocabulary_size)
     model = build_language_model(arguments, tokenizer)
     choose_fast_attention(model, training)
+    dataset = _TokenizedSentences(sentences, tokenizer, training.seed)
     trainer = Seq2SeqTrainer(
         model=model,
         args=training,
-        data_collator=DenoisingCollator(arguments, tokenizer, training.seed),
-        train_dataset=_TokenizedSentences(sentences, tokenizer),
+        data_collator=DenoisingCollator(arguments, tokenizer),
+        train_dataset=dataset,
         processing_class=tokenizer,
+        callbacks=[TellTheEpoch([dataset])],
     )
     # MBart takes `num_items_in_batch` and ignores it: the Trainer must average over accumulated batches itself.
     trainer.model_accepts_loss_kwargs = False

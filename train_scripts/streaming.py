@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Sampler
 from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError
 
 from .arguments import DataArguments, FLaLLMTrainingArguments
-from .augmentation import ClipAugmentation, clip_seed
+from .augmentation import ClipAugmentation, item_seed
 from .data import (
     ClipReader,
     SampleFrameIndices,
@@ -151,7 +151,7 @@ class ClipStream:
         for part in parts:
             for source, number, row in self.source.read(part):
                 if shares_parts or number % self.num_processes == self.process_index:
-                    seed = clip_seed(self.seed, pass_number, hash((self.index, part, number)))
+                    seed = item_seed(self.seed, pass_number, hash((self.index, part, number)))
                     yield StreamedClip(row, source, number, seed)
 
 

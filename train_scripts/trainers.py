@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Seq2SeqTrainer
 
 from .data import FramePreprocessor
-from .model_card import TrainingRun, write_model_card
+from .model_card import write_model_card
 from .samplers import ClipSampler, FrameBudgetBatchSampler
 from .streaming import MixedClips
 from .target_languages import language_ids
+from .training_run import TrainingRun
 
 
 class VideoTrainer(Seq2SeqTrainer):

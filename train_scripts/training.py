@@ -23,6 +23,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation
@@ -40,6 +41,7 @@ from .augmentation import ClipAugmentation
 from .data import (
     FramePreprocessor,
     PromptedTranslationCollator,
+    RandomDataset,
     SignVideoDataset,
     TranslationCollator,
     load_split,
@@ -54,19 +56,23 @@ from .feature_cache import (
     tell_unused_augmentation,
 )
 from .hub_errors import explain_hub_error
+from .hub_names import check_model_names, explain_missing_folder
 from .metrics import TITLE_OF_SCORE, build_compute_metrics
-from .model_card import complete_run, describe_run, save_adapter
+from .model_card import save_adapter
 from .samplers import ClipSampler, FrameBudgetBatchSampler
 from .streaming import MixedClips, StreamedVideoDataset, open_streams
 from .target_languages import language_ids, set_target_language
 from .trainers import FLaLLMTrainer, LlavaSltTrainer, VideoTrainer
+from .training_run import complete_run, describe_run
 
 # Of LLaVA-SLT, before they are a part of a model that translates.
 VISUAL_ENCODER_TYPES = ("llava_slt_contrastive", "llava_slt_visual")
 
 
-class _TellTheEpoch(TrainerCallback):
-    def __init__(self, listeners: list[SignVideoDataset | CachedVideoDataset | ClipSampler | FrameBudgetBatchSampler]):
+class TellTheEpoch(TrainerCallback):
+    """For what draws anew in each epoch."""
+
+    def __init__(self, listeners: list[RandomDataset | CachedVideoDataset | ClipSampler | FrameBudgetBatchSampler]):
         self.listeners = listeners
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -102,7 +108,8 @@ def open_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{name_or_path!r} holds no tokenizer that can be loaded: {error}") from error
+        reason = explain_hub_error(error, name_or_path)
+        raise ValueError(f"{name_or_path!r} holds no tokenizer that can be loaded: {reason}") from error
 
 
 def load_tokenizer(name_or_path: str, target_language: str | None) -> PreTrainedTokenizerBase:
@@ -246,6 +253,7 @@ def run_training(
         ValueError, FileNotFoundError: for what the user has to mend, before any training.
     """
     check_output_folder(training)
+    check_model_names(stage)
     check_score_name(training, tuple(TITLE_OF_SCORE))
     cached = features is not None and features.cache_features
     if cached:
@@ -375,7 +383,7 @@ def _most_epochs(training: FLaLLMTrainingArguments, fewest_batches: float) -> in
 
 
 def _callbacks(training: FLaLLMTrainingArguments, listeners: list[Any]) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [_TellTheEpoch(listeners)]
+    callbacks: list[TrainerCallback] = [TellTheEpoch(listeners)]
     if training.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(training.early_stopping_patience))
     return callbacks
@@ -466,6 +474,26 @@ def system_of(model: PreTrainedModel) -> System:
     return _systems()[model.config.model_type]
 
 
+def _titles() -> str:
+    return " or ".join(system.title for system in _systems().values())
+
+
+def _what_it_holds_instead(name_or_path: str, config: dict[str, Any]) -> str:
+    """Why a model of this config.json cannot translate; for the parts of LLaVA-SLT, which stage makes one that can."""
+    model_type = config.get("model_type")
+    if model_type is None:
+        return f"{name_or_path!r} holds no model: it has no config.json, or one that names no model type."
+    last_stage = "Name the folder of stage 3, which flallm-visual-language-tuning makes."
+    if model_type in VISUAL_ENCODER_TYPES:
+        return f"{name_or_path!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. {last_stage}"
+    if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type) in (config.get("architectures") or ()):
+        return (
+            f"{name_or_path!r} holds a language model ({model_type}) without a visual encoder, as LLaVA-SLT's stage 1 "
+            f"of 3 leaves it, which cannot translate yet. {last_stage}"
+        )
+    return f"{name_or_path!r} holds no {_titles()} model, but one of type {model_type!r}."
+
+
 def _model_type(name_or_path: str) -> str | None:
     """What the config.json of a folder says; `None` for a Hub id, and where it says nothing."""
     path = Path(name_or_path) / "config.json"
@@ -483,21 +511,17 @@ def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FL
         ValueError: if it is no such model with its processor.
     """
     systems = _systems()
-    titles = " or ".join(system.title for system in systems.values())
+    cannot = f"{name_or_path!r} cannot be loaded as a {_titles()} model with its processor"
+    missing = explain_missing_folder(name_or_path, needs_owner=True)
+    if missing is not None:
+        raise ValueError(f"{cannot}: {missing}")
     try:
-        model_type = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
-        if model_type in VISUAL_ENCODER_TYPES:
-            raise ValueError(
-                f"{name_or_path!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. Name the folder of "
-                "stage 3, which flallm-visual-language-tuning makes."
-            )
+        config = PreTrainedConfig.get_config_dict(name_or_path)[0]
+        model_type = config.get("model_type")
         if model_type not in systems:
-            raise ValueError(f"{name_or_path!r} holds no {titles} model, but one of type {model_type!r}.")
+            raise ValueError(_what_it_holds_instead(name_or_path, config))
         model = systems[model_type].model_class.from_pretrained(name_or_path, **options)
         processor = systems[model_type].processor_class.from_pretrained(name_or_path)
     except OSError as error:
-        reason = explain_hub_error(error, name_or_path)
-        raise ValueError(
-            f"{name_or_path!r} cannot be loaded as a {titles} model with its processor: {reason}"
-        ) from error
+        raise ValueError(f"{cannot}: {explain_hub_error(error, name_or_path)}") from error
     return model.eval(), processor

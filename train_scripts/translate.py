@@ -7,7 +7,8 @@ A video longer than one sentence is split where the hands rest, and each of its 
 
     flallm-translate --model quickstart_output/model talk.mp4 --long --srt --vtt
 
-writes the captions talk.srt and talk.vtt beside talk.mp4, which video players find by their name.
+writes the captions talk.srt and talk.vtt beside talk.mp4, which video players find by their name. A LLaVA-SLT that was
+trained in several languages is asked for one of them with `--spoken_language de`.
 
 Takes files and folders (every video in them and below). A file that cannot be read never stops the others: it is named
 at the end, and the exit status is 1.
@@ -34,6 +35,7 @@ from tqdm import tqdm
 from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
 from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError, format_captions
 
+from .languages import check_spoken_language, language_name
 from .quantization import DTYPES, QUANTIZATIONS, load_to_translate
 
 VIDEO_SUFFIXES = {".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".gif"}
@@ -306,6 +308,10 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         default=min(MOST_READING_THREADS, max((os.cpu_count() or 1) - 1, 1)),
         help="threads that read videos ahead of the model",
     )
+    parser.add_argument(
+        "--spoken_language",
+        help="LLaVA-SLT: tag of the language to write, such as de; default: the one it was trained in",
+    )
     parser.add_argument("--device", help="such as cuda or cpu; default: the accelerator if there is one")
     arguments = parser.parse_args(argv)
     for name in ("batch_size", "num_beams", "num_workers"):
@@ -329,14 +335,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     try:
         device = torch.device(arguments.device or _default_device())
+        check_spoken_language(arguments.spoken_language)
         model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
+        if arguments.spoken_language is not None:
+            choose_language(model, processor, arguments.spoken_language)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     caption_formats = [name for name in ("srt", "vtt") if getattr(arguments, name)]
     wanted = (arguments.start, arguments.end, arguments.num_beams, caption_formats)
     if arguments.long:
-        translator = SignLanguageTranslationPipeline(model=model, processor=processor, device=model.device)
+        # The pipeline refuses a device beside a model that was loaded onto one, as quantized ones are.
+        device = None if hasattr(model, "hf_device_map") else model.device
+        translator = SignLanguageTranslationPipeline(model=model, processor=processor, device=device)
         stream = translate_long_videos(translator, videos, *wanted)
     else:
         stream = translate_videos(model, processor, videos, arguments.batch_size, *wanted, arguments.num_workers)
@@ -349,6 +360,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         arguments.output.write_text(output, encoding="utf-8")
     return _report_errors(translations)
+
+
+def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag: str) -> None:
+    """
+    Have the prompt ask for the language of a tag, by its English name, as training does.
+
+    Raises:
+        ValueError: the pipeline's, for a model that reads no prompt.
+    """
+    if model.config.is_encoder_decoder:
+        raise ValueError(
+            "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
+            "`tgt_lang` and `forced_bos_token_id`."
+        )
+    processor.spoken_language = language_name(tag) or tag
 
 
 def _is_usable(device: str) -> bool:

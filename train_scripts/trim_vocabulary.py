@@ -40,6 +40,7 @@ from transformers import (
 
 from .arguments import DataArguments, check_new_folder, parse_arguments
 from .data import load_split
+from .hub_names import check_model_names
 from .pretrain_language_model import read_sentences
 from .target_languages import language_ids
 from .training import load_tokenizer, run_command
@@ -497,6 +498,7 @@ def trim(argv: Sequence[str] | None = None) -> TrimReport:
         (TrimArguments,), argv, description="Cut a text model and its tokenizer to the tokens that a text needs."
     )
     check_new_folder(Path(arguments.output_dir))
+    check_model_names(arguments)
     sentences, added = read_text(arguments)
     tokenizer = load_tokenizer(arguments.model_name_or_path, arguments.target_language)
     model = load_text_model(arguments.model_name_or_path)

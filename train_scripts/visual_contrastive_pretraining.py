@@ -45,7 +45,7 @@ from .arguments import (
 )
 from .augmentation import ClipAugmentation
 from .data import IGNORED_LABEL, SignVideoDataset, TranslationCollator, load_split
-from .model_card import add_retrieval, describe_run
+from .hub_names import check_model_names
 from .sentence_encoder import load_sentence_encoder
 from .trainers import VideoTrainer
 from .training import (
@@ -60,6 +60,7 @@ from .training import (
     run_command,
     train_and_finish,
 )
+from .training_run import add_retrieval, describe_run
 
 # Share of the mean variance: whitened directions are never longer than this allows.
 WHITENING_RIDGE = 0.1
@@ -402,6 +403,7 @@ def run_pretraining(
         ValueError, FileNotFoundError: for what the user has to mend, before any training.
     """
     check_output_folder(training)
+    check_model_names(arguments)
     check_score_name(training, SCORES)
     if data.streaming:
         raise ValueError(
