@@ -13,7 +13,6 @@ from the results that are there. Small, in a few seconds:
         --num_clips 1 --num_frames 8 --num_rounds 2
 """
 
-import json
 import statistics
 import sys
 import time
@@ -25,19 +24,26 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from benchmark_parts import (
+    DOCS,
+    HEIGHT,
+    WIDTH,
+    check_counts,
+    command_line,
+    moving_picture,
+    processor_name,
+    run_benchmark,
+    write_clip,
+)
 from PIL import Image
 from torchvision import transforms
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from processing import FLaLLMVideoProcessor, decode_video
-from train_scripts.arguments import parse_arguments
-from train_scripts.training import run_command
+from processing import FLaLLMVideoProcessor
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "decode-and-preprocess.md"
+PAGE = DOCS / "decode-and-preprocess.md"
 TABLE_START = "<!-- written by benchmarks/decode_and_preprocess.py -->"
-TABLE_END = "<!-- end of what the benchmark writes -->"
-RESULTS_FILE = "results.json"
-SIZES = ((260, 210), (512, 512))  # height, width: PHOENIX14T, CSL-Daily
+SIZES = ((HEIGHT, WIDTH), (512, 512))  # height, width: PHOENIX14T, CSL-Daily
 SAMPLING_RATES = (1.0, 0.25)
 FRAME_SIZE, CROP_SIZE = 256, 224
 MARGIN = (FRAME_SIZE - CROP_SIZE) // 2
@@ -60,33 +66,7 @@ class BenchmarkArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the clips."})
 
     def __post_init__(self):
-        if min(self.num_clips, self.num_frames, self.num_rounds) < 1:
-            raise ValueError("--num_clips, --num_frames and --num_rounds must be 1 or more.")
-
-
-def moving_picture(num_frames: int, height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    """-> uint8 `(frames, height, width, 3)`: a blurred scene with a patch that moves, and a camera's noise"""
-    coarse = generator.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8)
-    scene = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
-    patch = generator.integers(0, 256, (height // 4, width // 4, 3), dtype=np.int16)
-    frames = np.empty((num_frames, height, width, 3), np.uint8)
-    for index, phase in enumerate(np.linspace(0, 4 * np.pi, num_frames)):
-        top, left = int((1 + np.sin(phase)) * height * 0.35), int((1 + np.cos(phase)) * width * 0.35)
-        frame = scene.copy()
-        frame[top : top + len(patch), left : left + patch.shape[1]] = patch // 2 + 64
-        frames[index] = np.clip(frame + generator.normal(0, 3, frame.shape), 0, 255)
-    return frames
-
-
-def write_mp4(path: Path, frames: np.ndarray) -> None:
-    """H.264 at 25 frames per second with x264's own settings."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+        check_counts(self, "num_clips", "num_frames", "num_rounds")
 
 
 def make_clips(arguments: BenchmarkArguments, height: int, width: int) -> list[tuple[Path, list[Path]]]:
@@ -96,12 +76,8 @@ def make_clips(arguments: BenchmarkArguments, height: int, width: int) -> list[t
     clips = []
     for number in range(arguments.num_clips):
         video, pictures = folder / f"{number}.mp4", folder / str(number)
-        pictures.mkdir(parents=True, exist_ok=True)
-        write_mp4(video, moving_picture(arguments.num_frames, height, width, generator))
-        paths = [pictures / f"images{index:04d}.png" for index in range(arguments.num_frames)]
-        for path, frame in zip(paths, decode_video(video).frames, strict=True):
-            Image.fromarray(frame.permute(1, 2, 0).numpy()).save(path)
-        clips.append((video, paths))
+        frames = moving_picture(arguments.num_frames, height, width, generator)
+        clips.append((video, write_clip(video, frames, pictures)))
     return clips
 
 
@@ -197,13 +173,6 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     }
 
 
-def processor_name() -> str:
-    """As Linux names it; elsewhere only that it is a CPU."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "a CPU")
-
-
 def ratios(result: Mapping[str, Any]) -> list[float]:
     rates = result["frames_per_second"]
     return [ours / theirs for ours, theirs in zip(rates["ours"], rates["frame_by_frame"], strict=True)]
@@ -223,12 +192,11 @@ def format_report(report: Mapping[str, Any]) -> str:
     """Command, machine and table in Markdown."""
     sizes = report["sizes"]
     titles = ["pixels", "frames kept", "ours, frames/s", "frame by frame, frames/s", "ratio", "largest difference"]
-    command = " ".join(f"--{name} {value}" for name, value in sizes.items())
     lines = [
         f"{sizes['num_clips']} clips of {sizes['num_frames']} frames for each size, {sizes['num_rounds']} rounds, on "
         f"{report['machine']}:",
         "",
-        f"    python benchmarks/decode_and_preprocess.py {command}",
+        f"    {command_line('decode_and_preprocess.py', sizes)}",
         "",
         f"| {' | '.join(titles)} |",
         f"| {' | '.join(['---'] * len(titles))} |",
@@ -241,43 +209,8 @@ def format_report(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_report(
-    output_dir: Path, page: Path, table_start: str, format_report: Callable[[Mapping[str, Any]], str]
-) -> None:
-    """
-    Replace what stands between the two marks of the page, or begin a page; write the figures beside it.
-
-    Raises:
-        ValueError: if there are no results, or the page has no marks.
-    """
-    results = output_dir / RESULTS_FILE
-    if not results.is_file():
-        raise ValueError(f"--output_dir {output_dir} holds no results. Run without --report_only first.")
-    report = json.loads(results.read_text(encoding="utf-8"))
-    text = page.read_text(encoding="utf-8") if page.is_file() else f"{table_start}\n{TABLE_END}\n"
-    before, start, rest = text.partition(table_start)
-    _, end, after = rest.partition(TABLE_END)
-    if not (start and end):
-        raise ValueError(f"{page} must hold the lines {table_start!r} and {TABLE_END!r}: the table goes between them.")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_json(page.with_suffix(".json"), report)
-    page.write_text(f"{before}{table_start}\n{format_report(report)}\n{TABLE_END}{after}", encoding="utf-8")
-
-
-def write_json(path: Path, values: Any) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def run(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = parse_arguments((BenchmarkArguments,), argv, description="Decode and preprocess rate.")
-    if not arguments.report_only:
-        Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
-        write_json(Path(arguments.output_dir) / RESULTS_FILE, measure(arguments))
-    write_report(Path(arguments.output_dir), Path(arguments.report), TABLE_START, format_report)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: run(argv))
+    return run_benchmark(argv, BenchmarkArguments, "Decode and preprocess rate.", measure, format_report, TABLE_START)
 
 
 if __name__ == "__main__":

@@ -24,39 +24,38 @@ from typing import Any
 
 import torch
 import torchvision
-from decode_and_preprocess import (
-    RESULTS_FILE,
-    FrameByFrame,
-    moving_picture,
+from benchmark_parts import (
+    DOCS,
+    HEIGHT,
+    WIDTH,
+    Corpus,
+    check_counts,
+    command_line,
+    make_corpus,
     processor_name,
-    write_json,
-    write_mp4,
-    write_report,
+    run_benchmark,
 )
+from decode_and_preprocess import FrameByFrame
 from numpy.random import default_rng
-from PIL import Image
 from torch import nn
 from transformers import MBartConfig
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig
-from modeling_flallm.own_processing import FLaLLMProcessor, decode_video
+from modeling_flallm.own_processing import FLaLLMProcessor
 from train_scripts.arguments import (
     DataArguments,
     FeatureCacheArguments,
     FLaLLMTrainingArguments,
     VideoArguments,
-    parse_arguments,
 )
 from train_scripts.augmentation import ClipAugmentation
 from train_scripts.data import SignVideoDataset, TranslationCollator, load_split
 from train_scripts.feature_cache import NO_AUGMENTATION, FeatureCache
 from train_scripts.pretrain_language_model import train_tokenizer
-from train_scripts.training import build_processor, run_command
+from train_scripts.training import build_processor
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "feature-cache.md"
+PAGE = DOCS / "feature-cache.md"
 TABLE_START = "<!-- written by benchmarks/feature_cache.py -->"
-HEIGHT, WIDTH = 260, 210  # PHOENIX14T
-WORDS_OF_SENTENCE = 20
 LEARNING_RATE = 1e-5
 # layers on either side, width, feed-forward width, heads, vocabulary
 TEXT_MODELS = {
@@ -87,8 +86,7 @@ class BenchmarkArguments:
         unknown = [size for size in self.sizes if size not in TEXT_MODELS]
         if unknown:
             raise ValueError(f"--sizes must be of {', '.join(map(repr, TEXT_MODELS))}, got {unknown[0]!r}.")
-        if min(self.num_clips, self.num_frames, self.num_steps) < 1:
-            raise ValueError("--num_clips, --num_frames and --num_steps must be 1 or more.")
+        check_counts(self, "num_clips", "num_frames", "num_steps")
 
 
 class PlainEncoder(nn.Module):
@@ -105,36 +103,6 @@ class PlainEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         return self.temporal(self.backbone(frames).T[None])[0].T
-
-
-@dataclass
-class Corpus:
-    """`pictures` holds the PNG files of each clip of the video folder `folder`."""
-
-    folder: Path
-    pictures: list[list[Path]]
-    sentences: list[str]
-
-
-def make_corpus(arguments: BenchmarkArguments) -> Corpus:
-    generator = default_rng(arguments.seed)
-    folder = Path(arguments.output_dir) / "corpus"
-    (folder / "train").mkdir(parents=True, exist_ok=True)
-    words = [f"w{number}" for number in range(60)]
-    corpus = Corpus(folder, [], [])
-    lines = ["file_name,text"]
-    for number in range(arguments.num_clips):
-        video, pictures = folder / "train" / f"{number}.mp4", Path(arguments.output_dir) / "png" / str(number)
-        pictures.mkdir(parents=True, exist_ok=True)
-        write_mp4(video, moving_picture(arguments.num_frames, HEIGHT, WIDTH, generator))
-        paths = [pictures / f"images{index:04d}.png" for index in range(arguments.num_frames)]
-        for path, frame in zip(paths, decode_video(video).frames, strict=True):
-            Image.fromarray(frame.permute(1, 2, 0).numpy()).save(path)
-        corpus.pictures.append(paths)
-        corpus.sentences.append(" ".join(generator.choice(words, WORDS_OF_SENTENCE)))
-        lines.append(f"{video.name},{corpus.sentences[-1]}")
-    (folder / "train" / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return corpus
 
 
 def build_model(size: str, processor: FLaLLMProcessor, seed: int) -> FLaLLMForTranslation:
@@ -267,7 +235,8 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     torch.set_num_threads(1)
     output_dir = Path(arguments.output_dir)
     shutil.rmtree(output_dir / "features", ignore_errors=True)
-    corpus = make_corpus(arguments)
+    lengths = [arguments.num_frames] * arguments.num_clips
+    corpus = make_corpus(output_dir / "corpus", lengths, default_rng(arguments.seed))
     processor = build_processor(VideoArguments(), train_tokenizer(corpus.sentences, 400))
     torch.manual_seed(arguments.seed)
     ways = Ways(corpus, processor, output_dir)
@@ -305,12 +274,11 @@ def format_result(result: Mapping[str, Any]) -> list[str]:
 def format_report(report: Mapping[str, Any]) -> str:
     """Command, machine and a table for each language model in Markdown."""
     values = report["arguments"]
-    command = " ".join(f"--{name} {value}" for name, value in values.items())
     lines = [
         f"{values['num_clips']} clips of {values['num_frames']} frames ({WIDTH} x {HEIGHT}, mp4 and PNG) in each step, "
         f"medians of {values['num_steps']} steps, clips per second of processor time, on {report['machine']}:",
         "",
-        f"    python benchmarks/feature_cache.py {command}",
+        f"    {command_line('feature_cache.py', values)}",
         "",
     ]
     for result in report["results"]:
@@ -318,16 +286,9 @@ def format_report(report: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def run(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = parse_arguments((BenchmarkArguments,), argv, description="Stage 2 with and without cached features.")
-    if not arguments.report_only:
-        Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
-        write_json(Path(arguments.output_dir) / RESULTS_FILE, measure(arguments))
-    write_report(Path(arguments.output_dir), Path(arguments.report), TABLE_START, format_report)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: run(argv))
+    description = "Stage 2 with and without cached features."
+    return run_benchmark(argv, BenchmarkArguments, description, measure, format_report, TABLE_START)
 
 
 if __name__ == "__main__":

@@ -25,27 +25,32 @@ from typing import Any
 from unittest import mock
 
 import torch
-from decode_and_preprocess import (
-    RESULTS_FILE,
-    FrameByFrame,
+from benchmark_parts import (
+    DOCS,
+    HEIGHT,
+    WIDTH,
+    Corpus,
+    check_counts,
+    command_line,
+    make_corpus,
     moving_picture,
     processor_name,
-    write_json,
+    run_benchmark,
     write_mp4,
-    write_report,
 )
-from feature_cache import HEIGHT, TEXT_MODELS, WIDTH, Corpus, PlainEncoder, build_model, make_corpus
+from decode_and_preprocess import FrameByFrame
+from feature_cache import TEXT_MODELS, PlainEncoder, build_model
 from numpy.random import default_rng
 
 from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
 from train_scripts import translate
-from train_scripts.arguments import VideoArguments, parse_arguments
+from train_scripts.arguments import VideoArguments
 from train_scripts.pretrain_language_model import train_tokenizer
 from train_scripts.quantization import quantize_on_cpu
-from train_scripts.training import build_processor, run_command
+from train_scripts.training import build_processor
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "inference-speed.md"
+PAGE = DOCS / "inference-speed.md"
 TABLE_START = "<!-- written by benchmarks/inference.py -->"
 NUM_BEAMS = 4
 GROWTH = (1, 2, 4)
@@ -79,8 +84,7 @@ class BenchmarkArguments:
     def __post_init__(self):
         if self.size not in TEXT_MODELS:
             raise ValueError(f"--size must be one of {', '.join(map(repr, TEXT_MODELS))}, got {self.size!r}.")
-        if min(self.num_clips, self.num_frames, self.num_tokens, self.num_rounds) < 1:
-            raise ValueError("--num_clips, --num_frames, --num_tokens and --num_rounds must be 1 or more.")
+        check_counts(self, "num_clips", "num_frames", "num_tokens", "num_rounds")
 
 
 class AtOnce:
@@ -218,7 +222,8 @@ def _clips_of_length(arguments: BenchmarkArguments, num_clips: int, num_frames: 
 
 def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     torch.set_num_threads(1)
-    corpus = make_corpus(arguments)
+    lengths = [arguments.num_frames] * arguments.num_clips
+    corpus = make_corpus(Path(arguments.output_dir) / "corpus", lengths, default_rng(arguments.seed))
     processor = build_processor(VideoArguments(), train_tokenizer(corpus.sentences, 400))
     ways = Ways(corpus, processor, arguments)
     names = ("size", "num_clips", "num_frames", "num_tokens", "num_rounds", "seed")
@@ -255,9 +260,6 @@ def format_growth(growth: Mapping[str, Sequence[Mapping[str, float]]]) -> list[s
 def format_report(report: Mapping[str, Any]) -> str:
     """Command, machine and tables in Markdown."""
     values = report["arguments"]
-    command = " ".join(
-        f"--{name} '{value}'" if " " in str(value) else f"--{name} {value}" for name, value in values.items()
-    )
     return "\n".join(
         [
             f"{values['num_clips']} clips of {values['num_frames']} frames ({WIDTH} x {HEIGHT}, mp4 and PNG), "
@@ -265,7 +267,7 @@ def format_report(report: Mapping[str, Any]) -> str:
             f"{report['num_parameters'] / 1e6:,.0f} million parameters",
             f"in all, medians of {values['num_rounds']} round(s), on {report['machine']}:",
             "",
-            f"    python benchmarks/inference.py {command}",
+            f"    {command_line('inference.py', values)}",
             "",
             *format_ways(report["seconds_per_clip"]),
             "",
@@ -276,16 +278,10 @@ def format_report(report: Mapping[str, Any]) -> str:
     )
 
 
-def run(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = parse_arguments((BenchmarkArguments,), argv, description="From video files to sentences.")
-    if not arguments.report_only:
-        Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
-        write_json(Path(arguments.output_dir) / RESULTS_FILE, measure(arguments))
-    write_report(Path(arguments.output_dir), Path(arguments.report), TABLE_START, format_report)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: run(argv))
+    return run_benchmark(
+        argv, BenchmarkArguments, "From video files to sentences.", measure, format_report, TABLE_START
+    )
 
 
 if __name__ == "__main__":

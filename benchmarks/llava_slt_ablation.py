@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from decode_and_preprocess import RESULTS_FILE, write_json, write_report
+from benchmark_parts import DOCS, RESULTS_FILE, write_json, write_report
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from modeling_flallm import LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining
@@ -29,7 +29,7 @@ from train_scripts.quickstart import CORPUS, test_model
 from train_scripts.quickstart_llava_slt import Folders, LlavaSltQuickstartArguments, train_stage3
 from train_scripts.training import run_command
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "llava-slt-ablation.md"
+PAGE = DOCS / "llava-slt-ablation.md"
 TABLE_START = "<!-- written by benchmarks/llava_slt_ablation.py -->"
 
 

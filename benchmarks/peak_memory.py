@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import convert_to_fp32
-from decode_and_preprocess import RESULTS_FILE, processor_name, write_json, write_report
+from benchmark_parts import DOCS, measure_and_report, processor_name
 from peft import LoraConfig, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -44,7 +44,7 @@ from train_scripts.pretrain_language_model import train_tokenizer
 from train_scripts.training import run_command
 from train_scripts.visual_initialing import VisualInitialingArguments, build_light_transformer_config
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "memory.md"
+PAGE = DOCS / "memory.md"
 TABLE_START = "<!-- written by benchmarks/peak_memory.py -->"
 GIGABYTE = 1e9
 GRANULE_IN_BYTES = 512  # torch's CUDA allocator hands out multiples of it
@@ -505,10 +505,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     if arguments.measure_row is not None:
         print(json.dumps(measure_on_cpu(arguments.measure_row)))
         return
-    if not arguments.report_only:
-        Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
-        write_json(Path(arguments.output_dir) / RESULTS_FILE, measure(arguments))
-    write_report(Path(arguments.output_dir), Path(arguments.report), TABLE_START, format_report)
+    measure_and_report(arguments, measure, format_report, TABLE_START)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

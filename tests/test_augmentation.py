@@ -7,7 +7,7 @@ import torch
 
 from processing import FLaLLMVideoProcessor
 from train_scripts.arguments import AugmentationArguments, VideoArguments
-from train_scripts.augmentation import ClipAugmentation, clip_seed
+from train_scripts.augmentation import ClipAugmentation, item_seed
 
 VIDEO = VideoArguments(frame_size=40, crop_size=32)
 STRONG = {
@@ -113,7 +113,7 @@ def test_slow_signing_does_not_exceed_the_most_frames():
 
 
 def test_seeds_of_clips():
-    seeds = {clip_seed(seed, epoch, index) for seed in range(3) for epoch in range(10) for index in range(100)}
+    seeds = {item_seed(seed, epoch, index) for seed in range(3) for epoch in range(10) for index in range(100)}
     assert len(seeds) == 3000
     assert all(torch.Generator().manual_seed(seed) for seed in seeds)
-    assert clip_seed(1, 2, 3) == clip_seed(1, 2, 3)
+    assert item_seed(1, 2, 3) == item_seed(1, 2, 3)

@@ -1,32 +1,20 @@
 """Factorised against joint learning: the report from given results, and, slow, all of it end to end in tiny."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from benchmark_modules import load_benchmark
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parent.parent
+TABLE_END = load_benchmark("benchmark_parts").TABLE_END
 NUM_STEPS = {"stage1_steps": 4, "stage2_steps": 2}
 TINY = {"num_train_clips": 16, "num_dev_clips": 4, "num_test_clips": 4, "num_text_only_sentences": 60, **NUM_STEPS}
 TINY |= {"language_model_epochs": 3.0, "evaluation_interval_in_steps": 2}
 
-
-def load_benchmark():
-    """By path: another installed package may be called `benchmarks`."""
-    path = ROOT / "benchmarks" / "factorised_against_joint.py"
-    spec = importlib.util.spec_from_file_location("factorised_against_joint", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-benchmark = load_benchmark()
+benchmark = load_benchmark("factorised_against_joint")
 
 
 def flags(output_dir: Path, report: Path, **values) -> list[str]:
@@ -55,13 +43,13 @@ def table_rows(page: Path) -> dict[tuple[str, str], list[str]]:
 
 def test_page_holds_exactly_what_its_figures_say():
     page = benchmark.PAGE.read_text(encoding="utf-8")
-    block = page.partition(benchmark.TABLE_START)[2].partition(benchmark.TABLE_END)[0]
+    block = page.partition(benchmark.TABLE_START)[2].partition(TABLE_END)[0]
     figures = benchmark.PAGE.with_suffix(".json")
     expected = ""
     if figures.is_file():
         expected = benchmark.format_report(json.loads(figures.read_text()), benchmark.PAGE.with_suffix(".png").name)
     assert block.strip() == expected
-    assert page.endswith("\n") and page.count(benchmark.TABLE_END) == 1
+    assert page.endswith("\n") and page.count(TABLE_END) == 1
 
 
 def test_compared_arms_have_equal_optimiser_steps():
@@ -101,13 +89,13 @@ def test_report_leaves_the_rest_of_the_page_alone(tmp_path):
     write_sizes(tmp_path)
     write_result(tmp_path, "stage1", 0, 12.3)
     page = tmp_path / "page.md"
-    page.write_text(f"# Before\n\n{benchmark.TABLE_START}\nold\n{benchmark.TABLE_END}\n\nAfter, by hand.\n")
+    page.write_text(f"# Before\n\n{benchmark.TABLE_START}\nold\n{TABLE_END}\n\nAfter, by hand.\n")
     for bleu4 in (12.3, 45.6):
         write_result(tmp_path, "stage1", 0, bleu4)
         benchmark.run(flags(tmp_path, page, report_only=True))
     text = page.read_text()
     assert text.startswith(f"# Before\n\n{benchmark.TABLE_START}\n") and "45.6" in text
-    assert text.endswith(f"{benchmark.TABLE_END}\n\nAfter, by hand.\n")
+    assert text.endswith(f"{TABLE_END}\n\nAfter, by hand.\n")
     assert "old" not in text and "12.3" not in text
 
 

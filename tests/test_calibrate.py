@@ -232,7 +232,7 @@ def test_the_pipeline_then_gives_confidences_that_come_from_its_scores(model_fol
         [str(path) for path in sorted((data / "dev").glob("*.mp4"))], return_scores=True
     )
     scores = torch.tensor([answer["score"] for answer in answers], dtype=torch.double)
-    assert scores.min() == pytest.approx(calibration["lowest_score"], abs=1e-5)
+    assert scores.min() == pytest.approx(calibration["lowest_score"], abs=1e-4)
     expected = confidences_of(scores, calibration["slope"], calibration["intercept"]).tolist()
     for answer, confidence in zip(answers, expected, strict=True):
         assert answer["confidence"] in (pytest.approx(confidence, abs=1e-6), 0.0)

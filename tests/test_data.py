@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -223,12 +224,34 @@ def test_mistakes_in_metadata(table, expected, tmp_path):
             "1 sentence(s) of {folder} (train) are empty, the first in row 1 (counted from 0). Every clip needs its "
             "sentence.",
         ),
+        ('{"file_name": 7, "text": "x"}\n', "{path}: row 1: file_name must be a text, got 7."),
+        (
+            '{"file_name": "a.mp4", "text": "x"}\n{"file_name": "b.mp4", "text": ["y"]}\n',
+            "{path}: row 2: text must be a text, got ['y'].",
+        ),
+        (
+            '{"file_name": "a.mp4", "text": "x", "start": [1]}\n',
+            "{folder} (train): start must be seconds from the beginning of the video, got [1] in row 0 (counted from "
+            "0).",
+        ),
         ('{"file_name"\n', "{path} cannot be read: Expecting ':' delimiter: line 2 column 1 (char 13)."),
     ],
 )
 def test_mistakes_in_json_lines(lines, expected, tmp_path):
     folder = video_folder(tmp_path, lines, name="metadata.jsonl")
     assert error_of(folder) == expected.format(path=folder / "train" / "metadata.jsonl", folder=folder)
+
+
+def test_json_lines_of_mixed_kinds(tmp_path):
+    number = random.randrange(100)
+    rows = [
+        {"file_name": "a.mp4", "text": number, "signer": number, "gloss": ["RAIN"]},
+        {"file_name": "b.mp4", "text": "it rains", "signer": "S2", "gloss": "RAIN"},
+    ]
+    folder = video_folder(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), name="metadata.jsonl")
+    clips = load(folder, "train")
+    assert (clips["text"][:], clips["signer"][:]) == ([str(number), "it rains"], [str(number), "S2"])
+    assert clips["gloss"][:] == ['["RAIN"]', "RAIN"]
 
 
 def test_missing_videos(tmp_path):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from test_data import video_folder
-from test_training import LANGUAGE_COMES_FIRST, MAKE_TOKENIZER, save_text_model
-from tiny_corpus import RUN, SIZE_IN_PIXELS, error_of, flags, stage2_flags, trained_model
+from tiny_corpus import RUN, SIZE_IN_PIXELS, error_of, flags, save_text_model, stage2_flags, trained_model
+from tiny_tokenizers import LANGUAGE_COMES_FIRST, MAKE_TOKENIZER
 
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor

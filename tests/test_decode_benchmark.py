@@ -1,29 +1,14 @@
 """Decode and preprocess rate: the report from given results, and all of it end to end in tiny."""
 
-import importlib.util
 import json
 import random
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from benchmark_modules import load_benchmark, read_page
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def load_benchmark():
-    """By path: another installed package may be called `benchmarks`."""
-    path = ROOT / "benchmarks" / "decode_and_preprocess.py"
-    spec = importlib.util.spec_from_file_location("decode_and_preprocess", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-benchmark = load_benchmark()
+benchmark = load_benchmark("decode_and_preprocess")
 
 
 def result(ours: list[float], frame_by_frame: list[float]) -> dict:
@@ -33,10 +18,8 @@ def result(ours: list[float], frame_by_frame: list[float]) -> dict:
 
 
 def test_page_holds_exactly_what_its_figures_say():
-    page = benchmark.PAGE.read_text(encoding="utf-8")
-    block = page.partition(benchmark.TABLE_START)[2].partition(benchmark.TABLE_END)[0]
-    report = json.loads(benchmark.PAGE.with_suffix(".json").read_text(encoding="utf-8"))
-    assert block.strip() == benchmark.format_report(report).strip()
+    block, report = read_page(benchmark)
+    assert block == benchmark.format_report(report).strip()
     assert len(report["results"]) == len(benchmark.SIZES) * len(benchmark.SAMPLING_RATES)
 
 

@@ -19,9 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = {
     "configuration_flallm.py",
     "hub_export_flallm.py",
+    "long_videos_flallm.py",
+    "losses_flallm.py",
     "modeling_flallm.py",
     "pipeline_flallm.py",
     "visual_encoder_flallm.py",
+    "word_evidence_flallm.py",
 }
 PROCESSOR_FILES = {
     "captions_flallm.py",

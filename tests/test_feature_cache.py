@@ -76,17 +76,17 @@ def encoded_clips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_training_from_the_cache_is_training_through_the_encoder(batches, tmp_path, capsys):
     values = {
         **WITHOUT_AUGMENTATION, **batches, "max_steps": 20, "learning_rate": 0.001, "word_presence_loss_weight": 1.0,
-        "label_smoothing": 0.1, "eval_strategy": "steps", "eval_steps": 10, "save_strategy": "no",
-        "load_best_model_at_end": False, "generation_config": trained_model(),
+        "label_smoothing": 0.1, "eval_on_start": True, "eval_strategy": "steps", "eval_steps": 10,
+        "save_strategy": "no", "load_best_model_at_end": False, "generation_config": trained_model(),
     }  # fmt: skip
     cached = {"cache_features": True, "features_dtype": "float32", "feature_cache_dir": tmp_path / "cache"}
     llm_fine_tuning.train(stage2_flags(tmp_path / "encoder", **values))
     llm_fine_tuning.train(stage2_flags(tmp_path / "cached", **values, **cached))
-    losses, evaluations = logged(tmp_path / "encoder")
-    assert len(losses) == 20 and len(evaluations) == 3 and len(set(losses)) > 10
-    cached_losses, cached_evaluations = logged(tmp_path / "cached")
+    (losses, evaluations), (cached_losses, cached_evaluations) = (logged(tmp_path / n) for n in ("encoder", "cached"))
+    assert len(losses) == 20 and len(evaluations) == len(cached_evaluations) == 4 and len(set(losses)) > 10
     assert cached_losses == pytest.approx(losses, abs=1e-3)
-    assert cached_evaluations == evaluations and evaluations[-1]["eval_chrf"] > 0
+    # Of the same weights: after steps that differ by rounding another word may win.
+    assert cached_evaluations[0] == evaluations[0] and evaluations[-1]["eval_chrf"] > 0
     assert re.search(
         r"12 training clips: 0 features from the cache, 12 computed in [\d.]+ s\.", capsys.readouterr().out
     )

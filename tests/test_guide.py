@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from mini_hub import MiniHub, connect
-from test_trim_vocabulary import checkpoint
+from tiny_checkpoints import checkpoint
 from tiny_corpus import LIGHT_TRANSFORMER, WITHOUT_EVALUATION, corpus, flags
 
 pytestmark = pytest.mark.slow

@@ -28,10 +28,17 @@ ROOT = Path(__file__).resolve().parent.parent
 VISUAL_FILES = {
     "configuration_flallm.py",
     "configuration_llava_slt.py",
+    "losses_flallm.py",
     "visual_encoder_flallm.py",
     "visual_encoder_llava_slt.py",
 }
-MODEL_FILES = VISUAL_FILES | {"hub_export_flallm.py", "modeling_llava_slt.py", "pipeline_flallm.py"}
+MODEL_FILES = VISUAL_FILES | {
+    "hub_export_flallm.py",
+    "long_videos_flallm.py",
+    "modeling_llava_slt.py",
+    "pipeline_flallm.py",
+    "word_evidence_flallm.py",
+}
 PROCESSOR_FILES = {
     "captions_flallm.py",
     "processing_flallm.py",

@@ -1,37 +1,20 @@
 """The benchmark of translating: its page from given figures, and all of it end to end in tiny."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
+from benchmark_modules import load_benchmark, read_page
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    """By path: another installed package may be called `benchmarks`. What it imports of its folder is found beside."""
-    folder = ROOT / "benchmarks"
-    sys.path.insert(0, str(folder))
-    try:
-        spec = importlib.util.spec_from_file_location("inference", folder / "inference.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # where dataclasses look for their types
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(folder))
-        sys.modules.pop("inference", None)
+    return load_benchmark("inference")
 
 
 def test_page_holds_exactly_what_its_figures_say(benchmark):
-    page = benchmark.PAGE.read_text(encoding="utf-8")
-    block = page.partition(benchmark.TABLE_START)[2].partition("<!-- end of what the benchmark writes -->")[0]
-    report = json.loads(benchmark.PAGE.with_suffix(".json").read_text(encoding="utf-8"))
-    assert block.strip() == benchmark.format_report(report).strip()
+    block, report = read_page(benchmark)
+    assert block == benchmark.format_report(report).strip()
     assert set(report["seconds_per_clip"]) == {*benchmark.BASELINES, *benchmark.WAYS}
 
 

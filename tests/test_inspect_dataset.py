@@ -11,12 +11,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from test_trim_vocabulary import checkpoint
+from tiny_checkpoints import checkpoint
 from tiny_corpus import corpus, error_of, flags, language_model
 from video_files import cut, write_video
 
 from train_scripts import inspect_dataset
-from train_scripts.inspect_dataset import InspectArguments, corpus_of_splits, measure_clips
+from train_scripts.inspect_dataset import InspectArguments, corpus_of_splits
+from train_scripts.inspected_clips import measure_clips
 
 FRAMES = 10
 
@@ -275,3 +276,5 @@ def test_mistakes_are_said_in_one_sentence(tmp_path, capsys):
     assert error(dataset=corpus(), output_dir=corpus()).startswith(f"--output_dir {corpus()} is not empty.")
     assert "--num_workers must be 1 or more" in error(dataset=corpus(), num_workers=0)
     assert "is no folder here, and no data set on the Hub" in error(dataset=tmp_path / "nowhere")
+    text = error(dataset=tmp_path / "nowhere", tokenizer_name_or_path=empty)  # before the data set is read
+    assert text.startswith(f"{str(empty)!r} holds no tokenizer that can be loaded: ")

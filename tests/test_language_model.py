@@ -1,6 +1,7 @@
 """The small language model: a tokenizer that loses nothing, noise on the input alone, and a loss that falls."""
 
 import itertools
+import json
 import random
 import re
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_saved_tokenizer_and_model_belong_together():
 
 def collate(sentences: list[list[int]], tokenizer, **noise) -> dict[str, torch.Tensor]:
     arguments = LanguageModelArguments(text_file="text", **noise)
-    return DenoisingCollator(arguments, tokenizer, seed=random.randrange(1000))(sentences)
+    return DenoisingCollator(arguments, tokenizer)([(ids, random.randrange(1000)) for ids in sentences])
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +149,23 @@ def test_each_kind_of_noise(tokenizer):
 
 def test_noise_of_a_seed(tokenizer):
     sentences = random_ids(tokenizer)
-    arguments = LanguageModelArguments(text_file="text")
-    collators = [DenoisingCollator(arguments, tokenizer, seed) for seed in (1, 1, 2)]
-    first, same, other = [inputs_of(collator(sentences)) for collator in collators]
+    collator = DenoisingCollator(LanguageModelArguments(text_file="text"), tokenizer)
+    first, same, other = [inputs_of(collator([(ids, seed) for ids in sentences])) for seed in (1, 1, 2)]
     assert first == same != other
-    assert inputs_of(collators[0](sentences)) != first  # the next time it is other noise
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(random_sentences(24)) + "\n", encoding="utf-8")
+    output = tmp_path / "model"
+    shared = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 9}
+    losses = []
+    for resume in ({}, {"resume_from_checkpoint": output / "checkpoint-2"}):  # in the middle of the first epoch of two
+        pretrain_language_model.train(run_flags(output, text, **shared, **resume))
+        state = json.loads((output / "checkpoint-6" / "trainer_state.json").read_text(encoding="utf-8"))
+        losses.append([row["loss"] for row in state["log_history"] if "loss" in row])
+    assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
 def test_the_loss_falls(tmp_path, capsys):

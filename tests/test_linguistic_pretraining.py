@@ -5,6 +5,7 @@ import json
 import math
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from train_scripts.linguistic_pretraining import (
     LinguisticTrainingArguments,
     TextArguments,
     TextCollator,
+    TextDataset,
     WordNoise,
     build_processor,
     hold_out,
@@ -158,8 +160,10 @@ def test_packing_keeps_every_token():
     assert {len(block) for block in blocks[:-1]} <= {size}
 
 
-def noise_of(token_ids: list[np.ndarray], **values) -> WordNoise:
-    return WordNoise(DenoisingArguments(**{**NO_NOISE, **values}), token_ids, BLANK, random.randrange(1000))
+def noise_of(token_ids: list[np.ndarray], **values) -> Callable[[list[int]], list[int]]:
+    """Other noise at each call."""
+    noise = WordNoise(DenoisingArguments(**{**NO_NOISE, **values}), token_ids, BLANK)
+    return lambda words, *_: noise(words, random.randrange(2**60))
 
 
 def random_sentences(count: int = 40) -> list[list[int]]:
@@ -192,11 +196,29 @@ def test_a_sentence_of_which_nothing_is_left_is_a_blank():
     assert noise_of([np.array([0])])([]) == [BLANK]
 
 
+def test_noise_depends_on_seed_epoch_and_sentence_alone():
+    lines = [np.array([*range(10, 30), 0])] * 3
+    noise = WordNoise(DenoisingArguments(), lines, BLANK)
+    seed, epoch = random.randrange(1000), random.randrange(100)
+
+    def noised(seed: int, epoch: int) -> list[list[int]]:
+        dataset = TextDataset([np.arange(5)], lines, seed)
+        dataset.set_epoch(epoch)
+        assert dataset[0][1] is None and len(dataset) == 4
+        items = {index: dataset[index] for index in random.sample([1, 2, 3], 3)}  # in whatever order they are asked for
+        return [noise(ids[:-1].tolist(), seed_of_item) for _, (ids, seed_of_item) in sorted(items.items())]
+
+    first = noised(seed, epoch)
+    assert first == noised(seed, epoch)
+    assert first != noised(seed, epoch + 1) and first != noised(seed + 1, epoch)
+    assert len({tuple(words) for words in first}) == 3  # one sentence three times
+
+
 def test_denoising_examples_ask_for_the_sentence_alone():
     sentences = [[*words, 0] for words in random_sentences(5)]
     block = np.arange(1, 20)
     collate = TextCollator(2, ([7, 8], [9]), noise_of([np.array([0])]))
-    batch = collate([(np.array(words), True) for words in sentences] + [(block, False)])
+    batch = collate([(np.array(words), random.randrange(1000)) for words in sentences] + [(block, None)])
     for row, words in enumerate(sentences):
         length = int(batch["attention_mask"][row].sum())
         assert batch["input_ids"][row, :length].tolist() == [7, 8, *words[:-1], 9, *words]
@@ -279,15 +301,21 @@ def test_a_pretrained_model_keeps_what_it_has_and_gets_the_placeholder(kind, tmp
 @pytest.mark.slow
 def test_training_learns_and_resumes_where_it_stopped(tmp_path, capsys):
     text = text_file(tmp_path, random_lines(30) * 4)
-    shared = {"text_file": text, "num_train_epochs": 4, "learning_rate": 0.01, "seed": random.randrange(1000)}
-    scores = linguistic_pretraining.train(run_flags(tmp_path / "whole", **shared))
-    log = json.loads((tmp_path / "whole" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    losses = [row["loss"] for row in log if "loss" in row]
+    output = tmp_path / "stage1"
+    shared = {"text_file": text, "denoising": True, "block_size": 96, "num_train_epochs": 3, "learning_rate": 0.01}
+    shared |= {"seed": random.randrange(1000), "eval_strategy": "steps", "save_strategy": "steps"}
+    shared |= {"eval_steps": 10, "save_steps": 10, "save_total_limit": 99}
+
+    def run(**values) -> tuple[list[float], float]:
+        scores = linguistic_pretraining.train(run_flags(output, **shared, **values))
+        log = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        return [row["loss"] for row in log if "loss" in row], scores["eval_perplexity"]
+
+    losses, perplexity_of_whole = run()
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
-    checkpoint = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))[0]
-    capsys.readouterr()
-    resumed = linguistic_pretraining.train(run_flags(tmp_path / "whole", **shared, resume_from_checkpoint=checkpoint))
-    assert resumed["eval_perplexity"] == pytest.approx(scores["eval_perplexity"], rel=1e-4)
+    again, perplexity_of_resumed = run(resume_from_checkpoint=output / "checkpoint-10")  # in the middle of an epoch
+    assert again == pytest.approx(losses, rel=1e-4) and len(again) == len(losses) > 20
+    assert perplexity_of_resumed == pytest.approx(perplexity_of_whole, rel=1e-4)
 
 
 def test_mistakes_are_told_before_any_training(tmp_path, capsys):

@@ -29,8 +29,9 @@ from train_scripts.arguments import (
 from train_scripts.data import load_split
 from train_scripts.languages import check_sign_language, check_spoken_language, language_name
 from train_scripts.metrics import TITLE_OF_SCORE, translation_scores
-from train_scripts.model_card import TrainingRun, add_scores, describe_run, named_card, read_run, write_model_card
+from train_scripts.model_card import add_scores, named_card, write_model_card
 from train_scripts.training import FLaLLMTrainer
+from train_scripts.training_run import TrainingRun, describe_run, deviations, read_run
 
 STAGES = {
     "visual_initialing": visual_initialing.VisualInitialingArguments,
@@ -86,7 +87,7 @@ def record_of(stage: str, model: Any = None, **values: Any) -> TrainingRun:
 
 
 def deviations_of(run: TrainingRun) -> dict[str, Any]:
-    return {setting["name"]: setting["value"] for setting in model_card.deviations(run.settings)}
+    return {setting["name"]: setting["value"] for setting in deviations(run.settings)}
 
 
 def some_scores(**values: Any) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def check_for_the_hub(text: str) -> dict[str, Any]:
 def test_the_card_of_a_run_is_valid_for_the_hub(stage):
     data = check_for_the_hub(card_of(run_folder(stage)))
     assert metadata_load(run_folder(stage) / "README.md") == data
-    assert data["language"] == ["de"] and "gsg" in data["tags"]
+    assert data["language"] == ["de"] and "gsg" in data["tags"] and "llava-slt" not in data["tags"]
     assert data["library_name"] == "transformers"
     assert data.get("license") == ("cc-by-4.0" if stage == "visual_initialing" else None)
     assert "datasets" not in data and "base_model" not in data  # all of them are folders here
@@ -206,7 +207,7 @@ def test_the_batch_counts_over_accumulation():
 def test_stage_2_tells_how_stage_1_deviated():
     run = record_of("llm_fine_tuning", vision_model_name_or_path=run_folder("visual_initialing"))
     stage1 = read_run(run_folder("visual_initialing"))
-    assert run.stage1["is_whole"] and run.stage1["deviations"] == model_card.deviations(stage1.settings)
+    assert run.stage1["is_whole"] and run.stage1["deviations"] == deviations(stage1.settings)
     assert run.stage1["training"]["seconds"] == stage1.training["seconds"]
 
 

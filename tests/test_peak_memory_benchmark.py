@@ -1,41 +1,20 @@
 """Peak memory by flag: what is counted, what is computed without content against the same with it, and the page."""
 
-import importlib.util
 import json
 import random
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from benchmark_modules import load_benchmark, read_page
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def load_benchmark():
-    """By path: another installed package may be called `benchmarks`. It imports its neighbour by name."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        path = ROOT / "benchmarks" / "peak_memory.py"
-        spec = importlib.util.spec_from_file_location("peak_memory", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-    return module
-
-
-benchmark = load_benchmark()
+benchmark = load_benchmark("peak_memory")
 
 
 def test_page_holds_exactly_what_its_figures_say():
-    page = benchmark.PAGE.read_text(encoding="utf-8")
-    block = page.partition(benchmark.TABLE_START)[2].partition("<!-- end of what the benchmark writes -->")[0]
-    report = json.loads(benchmark.PAGE.with_suffix(".json").read_text(encoding="utf-8"))
-    assert block.strip() == benchmark.format_report(report).strip()
+    block, report = read_page(benchmark)
+    assert block == benchmark.format_report(report).strip()
     assert [(row["stage"], row["flags"]) for row in report["rows"]] == list(benchmark.FLAGS)
 
 

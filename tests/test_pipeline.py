@@ -17,11 +17,13 @@ from PIL import Image
 from tiny_models import END, PAD, START, TEXT_MODELS, VOCABULARY_SIZE, tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, pipeline
+from transformers.generation import GenerateEncoderDecoderOutput
 from transformers.pipelines.pt_utils import KeyDataset
 from video_files import cut, write_pictures, write_video
 from without_our_packages import run_without_our_packages
 
 import modeling_flallm.pipeline_flallm as pipeline_file
+import modeling_flallm.word_evidence_flallm as word_evidence_file
 from modeling_flallm import SignLanguageTranslationPipeline
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor, decode_video
 from processing.video_decoding_flallm import is_single_video
@@ -294,6 +296,16 @@ def test_scores_and_probabilities_are_those_of_the_model(text, arguments, monkey
         np.testing.assert_allclose(probabilities, np.exp(of_words), rtol=1e-3, atol=1e-6)
 
 
+def test_a_score_ends_at_the_end_token_of_the_model_where_a_given_configuration_names_none(translator):
+    sequences = torch.tensor([[START, 5, END, PAD], [START, 5, 6, 7]])
+    scores = tuple(torch.randn(2, VOCABULARY_SIZE) for _ in range(3))
+    output = GenerateEncoderDecoderOutput(sequences=sequences, scores=scores)
+    log_probabilities = torch.stack(scores, 1).log_softmax(-1).gather(2, sequences[:, 1:, None])[..., 0]
+    expected = torch.stack([log_probabilities[0, :2].mean(), log_probabilities[1].mean()])
+    for arguments in ({}, {"generation_config": GenerationConfig(max_new_tokens=3)}, {"eos_token_id": [END, 9]}):
+        torch.testing.assert_close(translator._scores(output, arguments), expected)
+
+
 # Word evidence
 
 
@@ -328,7 +340,7 @@ def test_attention_is_what_generate_attends_to_and_follows_the_beams(text, imple
 
 def test_the_copy_that_attends_step_by_step_takes_no_memory_of_its_own():
     model = tiny_model().text_model
-    twin = pipeline_file._eager_twin(model)
+    twin = word_evidence_file._eager_twin(model)
     for (name, own), (other_name, other) in zip(model.state_dict().items(), twin.state_dict().items(), strict=True):
         assert name == other_name and own.data_ptr() == other.data_ptr()
 
@@ -349,7 +361,8 @@ def test_rows_of_attention_sum_to_one_and_peaks_are_theirs(translator, video):
 def test_an_interval_goes_down_to_half_of_the_peak_on_both_sides():
     attention = np.array([0.19, 0.05, 0.11, 0.2, 0.1, 0.09, 0.19, 0.06])
     times = np.arange(8) * 0.5
-    interval = pipeline_file._interval(attention, times, times - 0.25, times + 0.25)
+    times = word_evidence_file.VisualTokenTimes(times, times - 0.25, times + 0.25)
+    interval = word_evidence_file._interval(attention, times)
     assert interval == {"start": 0.75, "end": 2.25, "peak": 1.5}
 
 
@@ -383,19 +396,17 @@ TEMPORAL_MODULES = [["K5"], ["K3", "P2"], ["K5", "P2", "K5", "P2"], ["P3", "K3"]
 @pytest.mark.parametrize("padding", ["zero", "none", "replicate"])
 @pytest.mark.parametrize("blocks", TEMPORAL_MODULES, ids="".join)
 def test_a_visual_token_stands_in_the_middle_of_the_frames_that_move_it(blocks, padding):
-    translator = make_pipeline(vision={"temporal_blocks": blocks, "temporal_padding": padding, "hidden_size": 96})
-    module = translator.model.vision_model.temporal_module
+    vision = {"temporal_blocks": blocks, "temporal_padding": padding, "hidden_size": 96}
+    vision_model = tiny_model(vision=vision).vision_model
     for num_frames in range(16, 40):
         features = torch.randn(1, num_frames, 32, requires_grad=True)
-        tokens, _ = module(features, torch.tensor([num_frames]))
-        clip = {"pixel_values_videos": features[0], "times": None}
-        visual = translator._visual_tokens(clip)
-        assert len(visual["centres"]) == tokens.shape[1]
-        assert (np.diff(visual["centres"]) >= 0).all()
-        assert visual["centres"][0] >= 0 and visual["centres"][-1] <= num_frames - 1
+        tokens, _ = vision_model.temporal_module(features, torch.tensor([num_frames]))
+        centres = word_evidence_file.visual_token_centres(vision_model, num_frames)
+        assert len(centres) == tokens.shape[1] and (np.diff(centres) >= 0).all()
+        assert centres[0] >= 0 and centres[-1] <= num_frames - 1
         if num_frames != 24:  # with a rest, pooling leaves out frames at the end
             continue
-        for index, centre in enumerate(visual["centres"]):
+        for index, centre in enumerate(centres):
             (gradient,) = torch.autograd.grad(tokens[0, index].sum(), features, retain_graph=True)
             moving = gradient[0].abs().sum(1).nonzero()[:, 0]
             if moving[0] > 0 and moving[-1] < num_frames - 1:  # else it sees beyond the end of the clip
@@ -405,16 +416,12 @@ def test_a_visual_token_stands_in_the_middle_of_the_frames_that_move_it(blocks, 
 # Words of a text
 
 
-def text_pipeline(tokenizer: PreTrainedTokenizerFast) -> SignLanguageTranslationPipeline:
-    return pipeline(TASK, model=tiny_model(), processor=make_processor(tokenizer), device="cpu")
-
-
 def words_of(tokenizer: PreTrainedTokenizerFast, pieces: list[str]) -> list[tuple[str, list[str]]]:
     """Words with the pieces that they were read from, for a sentence as generate writes it."""
-    translator = text_pipeline(tokenizer)
+    processor = make_processor(tokenizer)
     token_ids = [START, *tokenizer.convert_tokens_to_ids(pieces), END, PAD]
-    text = translator.processor.decode(torch.tensor(token_ids))
-    words = translator._words(text, token_ids)
+    text = processor.decode(torch.tensor(token_ids))
+    words = word_evidence_file.words_with_tokens(text, token_ids, processor)
     return [(word, tokenizer.convert_ids_to_tokens([token_ids[p + 1] for p in positions])) for word, positions in words]
 
 
@@ -572,12 +579,15 @@ def test_a_model_in_training_mode_is_not_trained_on_what_it_translates():
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
-def test_the_file_stands_alone():
-    tree = ast.parse(Path(pipeline_file.__file__).read_text(encoding="utf-8"))
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert all(getattr(node, "level", 0) == 0 for node in imports)
-    names = {name.split(".")[0] for node in imports for name in [getattr(node, "module", None) or node.names[0].name]}
-    assert names - set(sys.stdlib_module_names) == {"numpy", "torch", "transformers"}
+def test_the_files_of_the_pipeline_import_no_model_and_no_processor():
+    folder = Path(pipeline_file.__file__).parent
+    own = {"pipeline_flallm", "long_videos_flallm", "word_evidence_flallm"}
+    for name in own:
+        tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert all(node.module in own for node in imports if getattr(node, "level", 0))
+        names = {(getattr(node, "module", None) or node.names[0].name).split(".")[0] for node in imports}
+        assert names - set(sys.stdlib_module_names) - own <= {"numpy", "torch", "transformers"}
 
 
 @pytest.mark.slow

@@ -31,7 +31,8 @@ from train_scripts import evaluate_model, prepare_dataset, video_encoding, visua
 from train_scripts.arguments import DataArguments
 from train_scripts.corpus_schema import COLUMNS, SPLITS, Problem, RawClip, RawCorpus
 from train_scripts.data import load_split
-from train_scripts.prepare_dataset import VideoTask, main, plan_tasks, run_tasks
+from train_scripts.prepare_dataset import main, plan_tasks
+from train_scripts.prepared_videos import VideoTask, run_tasks
 from train_scripts.video_encoding import encode_pictures, list_pictures, measure_video
 
 LONG_VIDEO_IN_SECONDS = 3600
@@ -332,7 +333,7 @@ def test_a_full_disk_ends_the_run(prepare, source, tmp_path, monkeypatch, capsys
         raise OSError(errno.ENOSPC, "No space left on device")
 
     clips = [clip(name, video(source / f"{name}.mp4")) for name in "ab"]
-    monkeypatch.setattr(prepare_dataset.shutil, "copyfile", refuse)
+    monkeypatch.setattr(shutil, "copyfile", refuse)
     monkeypatch.setattr(os, "link", refuse)
     assert prepare(clips) == 2
     assert capsys.readouterr().err.endswith("error: [Errno 28] No space left on device\n")

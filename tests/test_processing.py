@@ -7,64 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tiny_tokenizers import SENTENCES, TOKENIZERS, make_plain_tokenizer
 from transformers import (
     AutoProcessor,
     AutoTokenizer,
-    MBartTokenizer,
-    NllbTokenizer,
-    PreTrainedTokenizerFast,
-    T5Tokenizer,
 )
 from without_our_packages import run_without_our_packages
 
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor
 
 TOKENIZER_FOLDER = Path(__file__).resolve().parents[2] / "shared" / "tokenizer"
-SENTENCES = ["the rain comes", "wind in the north today"]
-WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
-
-
-def unigram_vocabulary(specials: list[str]) -> list[tuple[str, float]]:
-    letters = sorted({letter for word in WORDS for letter in word})
-    return (
-        [(token, 0.0) for token in specials] + [(f"▁{w}", -1.0) for w in WORDS] + [(x, -5.0) for x in ["▁", *letters]]
-    )
-
-
-def make_plain_tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {token: index for index, token in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", padding_side="left"
-    )
-
-
-def make_mbart_tokenizer() -> MBartTokenizer:
-    vocabulary = unigram_vocabulary(["<s>", "<pad>", "</s>", "<unk>"])
-    return MBartTokenizer(vocab=vocabulary, src_lang="en_XX", tgt_lang="de_DE")
-
-
-def make_nllb_tokenizer() -> NllbTokenizer:
-    merges = [(f"▁{word}"[:end], word[end - 1]) for word in WORDS for end in range(1, len(word) + 1)]
-    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *{letter for word in WORDS for letter in word}]
-    pieces += [left + right for left, right in merges if left + right not in pieces]
-    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
-    return NllbTokenizer(vocab=vocabulary, merges=list(dict.fromkeys(merges)), src_lang="eng_Latn", tgt_lang="deu_Latn")
-
-
-def make_t5_tokenizer() -> T5Tokenizer:
-    return T5Tokenizer(vocab=unigram_vocabulary(["<pad>", "</s>", "<unk>"]), extra_ids=0)
-
-
-TOKENIZERS = {
-    "plain": make_plain_tokenizer,
-    "mbart": make_mbart_tokenizer,
-    "nllb": make_nllb_tokenizer,
-    "t5": make_t5_tokenizer,
-}
 
 
 @pytest.fixture(params=TOKENIZERS)

@@ -394,7 +394,7 @@ def test_the_camera_is_not_a_mirror(camera_page, space):
     for recording in recordings:
         with av.open(str(recording)) as container:
             frames = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
-        assert len(frames) > 20
+        assert frames  # how many depends on how busy the machine is
         left, right = np.split(np.mean(frames, axis=0), 2, axis=1)
         assert 2 * left.mean() < right.mean()
 

@@ -2,6 +2,7 @@
 
 import html
 import inspect
+import json
 import os
 import re
 import shutil
@@ -171,9 +172,16 @@ def test_bad_times(client, clip):
     assert error_for(client, clip, start=0.2, end=0.1) == (
         "“From second” (0.2) must be smaller than “To second” (0.1)."
     )
-    assert error_for(client, clip, start=1000) == TEXTS["en"]["error_times_outside"].format(
-        start="1000.0", duration=f"{seconds_of(clip):.1f}"
+    assert error_for(client, clip, start=0.2, end=0.1, language="de") == (
+        "„Von Sekunde“ (0,2) muss kleiner sein als „Bis Sekunde“ (0,1)."
     )
+    duration = f"{seconds_of(clip):.1f}"
+    for language, values in {
+        "en": {"start": "1000.0", "duration": duration},
+        "de": {"start": "1000,0", "duration": duration.replace(".", ",")},
+    }.items():
+        expected = TEXTS[language]["error_times_outside"].format(**values)
+        assert error_for(client, clip, start=1000, language=language) == expected
 
 
 def test_a_video_too_long_for_one_sentence(client, tmp_path):
@@ -261,6 +269,24 @@ def test_numbers_are_written_as_in_the_language(language, mark):
 def test_without_a_model():
     with pytest.raises(SystemExit, match=re.escape("MODEL_ID is not set: name a model such as me/flallm-phoenix")):
         app.load_translator(None, None)
+
+
+def test_folders_from_which_nothing_translates(tmp_path):
+    last = "which translates no videos: name what stage 3 of LLaVA-SLT or stage 2 of FLa-LLM has made."
+    parts = {
+        "llama": "a language model alone (llama)",
+        "mbart": "a language model alone (mbart)",
+        "llava_slt_contrastive": "a visual encoder alone, as stage 2 of LLaVA-SLT leaves it",
+        "llava_slt_visual": "a visual encoder alone, as stage 2 of LLaVA-SLT leaves it",
+        "vit": "a model of type 'vit'",
+    }
+    for model_type, part in parts.items():
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
+        with pytest.raises(SystemExit, match=re.escape(f"MODEL_ID {str(tmp_path)!r} holds {part}, {last}")):
+            app.load_translator(str(tmp_path), None)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(SystemExit, match=re.escape(f"MODEL_ID {str(tmp_path)!r} cannot be loaded: ")):
+        app.load_translator(str(tmp_path), None)
 
 
 def wait_for(port: int, process: subprocess.Popen, seconds: float = 300.0) -> None:

@@ -21,8 +21,19 @@ from mini_hub import Answer, MiniHub
 from safetensors.torch import load_file
 from test_data import VIDEO, assert_same_items, video_folder
 from test_distributed_training import REPOSITORY, TORCHRUN
-from test_training import FAST, MAKE_TOKENIZER, log_of, moved
-from tiny_corpus import NUM_CLIPS, WITHOUT_EVALUATION, corpus, error_of, language_model, stage1_flags, stage2_flags
+from tiny_corpus import (
+    FAST,
+    NUM_CLIPS,
+    WITHOUT_EVALUATION,
+    corpus,
+    error_of,
+    language_model,
+    log_of,
+    moved,
+    stage1_flags,
+    stage2_flags,
+)
+from tiny_tokenizers import MAKE_TOKENIZER
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 

@@ -1,206 +1,52 @@
-"""Trimmed checkpoints of every family: same segmentation, logits and meaning of every id, and what is refused."""
+"""Trimmed checkpoints of every family: same segmentation, logits and meaning of every id."""
 
-import functools
 import json
 import random
-import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import sentencepiece
 import torch
 from safetensors.torch import load_file
-from tiny_corpus import ADAPTER, LIGHT_TRANSFORMER, RUN, corpus, error_of, flags, language_model, trained_model
-from tiny_models import tiny_model, tiny_text_config
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tiny_checkpoints import (
+    FAMILIES,
+    FOLDER,
+    LANGUAGE,
+    MODELS,
+    checkpoint,
+    copy_without_added_tokens,
+    load,
+    make_model,
+    read_trimmed,
+    save_with_tokenizer,
+    text,
+    text_of,
+    trim_flags,
+    trimmed,
+    words,
+    write_lines,
+)
+from tiny_corpus import ADAPTER, LIGHT_TRANSFORMER, RUN, corpus, flags, language_model, trained_model
+from tiny_models import tiny_text_config
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
-    BartTokenizer,
-    BertTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    M2M100Tokenizer,
     MBartTokenizer,
-    NllbTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 
-from modeling_flallm import FLaLLMForTranslation, light_transformer_config
+from modeling_flallm import FLaLLMForTranslation
 from train_scripts import trim_vocabulary, visual_initialing
 from train_scripts.arguments import VideoArguments
 from train_scripts.target_languages import language_ids
 from train_scripts.trim_vocabulary import MAPPING_FILE, merge_parts, unknown_characters
 
 SHARED_TOKENIZER = Path(__file__).resolve().parents[2] / "shared" / "tokenizer"
-FOLDER = tempfile.TemporaryDirectory(prefix="flallm-trim-vocabulary-")
-OTHER_SCRIPT = ["дождь идёт на севере", "на юге снег и ветер"]
 UNKNOWN = "☃"
-LANGUAGE = {"mbart": "de_DE", "mbart50": "de_DE", "nllb": "deu_Latn"}
-# Family -> text model, values of its configuration.
-MODELS = {
-    "mbart": ("mbart", {}),
-    "mbart50": ("mbart", {}),
-    "nllb": ("m2m_100", {}),
-    "t5": ("t5", {}),
-    "mt5": ("mt5", {}),
-    "bart": ("bart", {}),
-}
-FAMILIES = [*MODELS, "own"]
-
-
-@functools.cache
-def words() -> list[str]:
-    """Words of a language of syllables, so that pieces longer than a character are learned."""
-    syllables = ["".join(random.choices(s, k=1)[0] for s in ("bdfgklmnrstwzß", "aeiouäöü", "nrstl")) for _ in range(30)]
-    return ["".join(random.choices(syllables, k=random.randint(1, 3))) for _ in range(150)]
-
-
-@functools.cache
-def language() -> list[str]:
-    """What tokenizers are trained on: much more than is kept."""
-    sentences = [" ".join(random.choices(words(), k=random.randint(3, 8))) for _ in range(300)]
-    return [*sentences, *10 * OTHER_SCRIPT, *5 * ["0 1 2 3 4 5 6 7 8 9 , . ? !", "abcdefghijklmnopqrstuvwxyzäöüß"]]
-
-
-@functools.cache
-def text() -> list[str]:
-    """What is kept: sentences of a tenth of the words."""
-    return [" ".join(random.choices(words()[:15], k=random.randint(2, 6))) + " ." for _ in range(25)]
-
-
-def train_sentencepiece(folder: Path, file_name: str, **options) -> None:
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(language()),
-        model_prefix=str(folder / "m"),
-        vocab_size=350,
-        hard_vocab_limit=options.get("model_type") == "bpe",
-        character_coverage=1.0,
-        minloglevel=2,
-        **options,
-    )
-    (folder / "m.model").rename(folder / file_name)
-    (folder / "m.vocab").unlink()
-
-
-def make_tokenizer(family: str, folder: Path) -> PreTrainedTokenizerBase:
-    """A tokenizer of the family as its files on the Hub would load."""
-    if family == "bart":
-        backend = Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=specials, initial_alphabet=alphabet)
-        backend.train_from_iterator(language(), trainer)
-        model = json.loads(backend.to_str())["model"]
-        return BartTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
-    name = {"t5": "T5Tokenizer", "mt5": "T5Tokenizer", "mbart50": "MBart50Tokenizer"}.get(family, "MBartTokenizer")
-    values = {"tokenizer_class": name}
-    options = {"model_type": "unigram"}
-    if family in ("t5", "mt5"):
-        options |= {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
-    if family == "mt5":
-        values["extra_ids"] = 0
-        options["user_defined_symbols"] = [f"▁<extra_id_{index}>" for index in range(5)]
-    if family == "nllb":
-        values["tokenizer_class"] = "NllbTokenizer"
-        options["model_type"] = "bpe"
-    train_sentencepiece(folder, "spiece.model" if family in ("t5", "mt5") else "sentencepiece.bpe.model", **options)
-    (folder / "tokenizer_config.json").write_text(json.dumps(values))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if family == "nllb":  # whose languages stand in its tokenizer.json
-        model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-        return NllbTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
-    return tokenizer
-
-
-def make_model(family: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    name, values = MODELS[family]
-    ids = {side: getattr(tokenizer, f"{side}_token_id") for side in ("pad", "eos", "bos")}
-    start = {"t5": ids["pad"], "mt5": ids["pad"], "mbart": tokenizer.convert_tokens_to_ids("de_DE")}
-    values = {f"{side}_token_id": index for side, index in ids.items() if index is not None} | values
-    values["decoder_start_token_id"] = start.get(family, ids["eos"])
-    # T5's and NLLB's have more rows than tokens.
-    values["vocab_size"] = len(tokenizer) + (7 if family in ("t5", "mt5", "nllb") else 0)
-    if family not in ("t5", "mt5"):
-        values["forced_eos_token_id"] = ids["eos"]
-    model = AutoModelForSeq2SeqLM.from_config(tiny_text_config(name, **values))
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.3)
-    if family == "mt5":  # although its configuration always says that they are tied
-        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
-    if hasattr(model, "final_logits_bias"):
-        model.final_logits_bias.normal_()
-    if family in ("mbart50", "nllb"):
-        model.generation_config.forced_bos_token_id = tokenizer.convert_tokens_to_ids(LANGUAGE[family])
-    return model.eval()
-
-
-@functools.cache
-def checkpoint(family: str) -> Path:
-    if family == "own":
-        return language_model()
-    folder, spm = Path(FOLDER.name) / family, Path(FOLDER.name) / f"{family}_sentencepiece"
-    spm.mkdir()
-    tokenizer = make_tokenizer(family, spm)
-    tokenizer.save_pretrained(folder)
-    make_model(family, tokenizer).save_pretrained(folder)
-    return folder
-
-
-def text_of(family: str) -> list[str]:
-    if family != "own":
-        return text()
-    return (corpus() / "text_only.txt").read_text(encoding="utf-8").splitlines()[:5]
-
-
-def write_lines(name: str, lines: list[str]) -> Path:
-    path = Path(FOLDER.name) / name
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def trim_flags(family: str, output_dir: Path, **values) -> list[str]:
-    defaults = {
-        "model_name_or_path": checkpoint(family),
-        "text_file": write_lines(f"{family}.txt", text_of(family)),
-        "output_dir": output_dir,
-    }
-    if family in LANGUAGE:
-        defaults["target_language"] = LANGUAGE[family]
-    return flags(**{**defaults, **values})
-
-
-@dataclass
-class Trimmed:
-    folder: Path
-    new_ids: dict[int, int]
-    report: dict
-
-
-def read_trimmed(folder: Path) -> Trimmed:
-    content = json.loads((folder / MAPPING_FILE).read_text(encoding="utf-8"))
-    return Trimmed(folder, {int(old): new for old, new in content["new_id_of_old_id"].items()}, content)
-
-
-@functools.cache
-def trimmed(family: str) -> Trimmed:
-    folder = Path(FOLDER.name) / f"{family}_trimmed"
-    assert trim_vocabulary.main(trim_flags(family, folder)) == 0
-    return read_trimmed(folder)
-
-
-def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return AutoModelForSeq2SeqLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture(params=FAMILIES)
@@ -504,9 +350,9 @@ def test_special_tokens_may_stand_at_the_end_and_bytes_spell_the_rest(kind, proc
     model, new = load(tmp_path / "out")
     dropped = {"ef", "▁ab", "cd"} if kind == "unigram" else {"ef"}
     assert tokenizer.get_vocab().keys() - new.get_vocab().keys() == dropped
-    for text in ("abcd", "ж☃"):
-        tokens = new.convert_ids_to_tokens(new(text)["input_ids"])
-        assert tokens == tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+    for sentence in ("abcd", "ж☃"):
+        tokens = new.convert_ids_to_tokens(new(sentence)["input_ids"])
+        assert tokens == tokenizer.convert_ids_to_tokens(tokenizer(sentence)["input_ids"])
         assert tokens[0] == "<s>" and tokens[-1] == "</s>" and "<unk>" not in tokens
     assert model.config.pad_token_id == new.pad_token_id == model.get_input_embeddings().padding_idx
 
@@ -593,128 +439,7 @@ def test_a_real_mbart_vocabulary(tmp_path):
     assert trim_vocabulary.main(argv) == 0
     new = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert len(new) < len(tokenizer) and isinstance(new, MBartTokenizer)
-    assert [new.tokenize(sentence) for sentence in sentences] == [tokenizer.tokenize(text) for text in sentences]
+    assert [new.tokenize(sentence) for sentence in sentences] == [
+        tokenizer.tokenize(sentence) for sentence in sentences
+    ]
     assert read_trimmed(tmp_path / "out").report["unknown_characters"] == []
-
-
-def test_an_output_folder_in_use_is_refused(tmp_path, capsys):
-    (tmp_path / "notes.txt").write_text("mine")
-    message = error_of(trim_vocabulary.main, trim_flags("mbart", tmp_path), capsys)
-    assert message == f"--output_dir {tmp_path} is not empty. Name a new folder, or remove this one."
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_text_is_required(tmp_path, capsys):
-    file = write_lines("empty.txt", ["", "  "])
-    message = error_of(trim_vocabulary.main, trim_flags("mbart", tmp_path / "out", text_file=file), capsys)
-    assert message == f"{file} has no sentence. It must hold one a line."
-    argv = flags(model_name_or_path=checkpoint("mbart"), output_dir=tmp_path / "out")
-    message = error_of(trim_vocabulary.main, argv, capsys)
-    assert message == "There is no text to cut to. Pass --text_file, --dataset, or both."
-    assert error_of(trim_vocabulary.main, argv[2:], capsys) == "`--model_name_or_path` is required."
-    assert error_of(trim_vocabulary.main, argv[:2], capsys) == "`--output_dir` is required."
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_unknown_language_is_refused(tmp_path, capsys):
-    message = error_of(trim_vocabulary.main, trim_flags("mbart", tmp_path, target_language="de"), capsys)
-    assert message.startswith("--target_language de is none of the tokenizer's languages: ar_AR, cs_CZ, de_DE, ")
-
-
-def copy_without_added_tokens(source: Path, mark: str, folder: Path) -> Path:
-    """A checkpoint whose added tokens with `mark` in them are ordinary ones."""
-    shutil.copytree(source, folder)
-    for name, key in (("tokenizer.json", "added_tokens"), ("tokenizer_config.json", "extra_special_tokens")):
-        state = json.loads((folder / name).read_text(encoding="utf-8"))
-        state[key] = [token for token in state.get(key, []) if mark not in json.dumps(_content(token))]
-        (folder / name).write_text(json.dumps(state), encoding="utf-8")
-    return folder
-
-
-def _content(token: dict | str) -> str:
-    return token["content"] if isinstance(token, dict) else token
-
-
-def save_with_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def refusal(folder: Path, tmp_path: Path, capsys, **values) -> str:
-    argv = trim_flags("mbart", tmp_path / "out", model_name_or_path=folder, **values)
-    message = error_of(trim_vocabulary.main, argv, capsys)
-    assert not (tmp_path / "out").exists()
-    return message
-
-
-def test_other_models_are_refused(tmp_path, capsys):
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint("mbart"))
-    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2))
-    for name, model in (("gpt2", gpt2), ("flallm", tiny_model())):
-        folder = save_with_tokenizer(model, tokenizer, tmp_path / name)
-        assert refusal(folder, tmp_path, capsys) == (
-            f"{str(folder)!r} must hold an encoder-decoder text model (mBART, NLLB, T5, mT5, BART): its model type is "
-            f"{name!r}"
-        )
-
-
-def test_other_tokenizers_are_refused(tmp_path, capsys):
-    spm = tmp_path / "spm"
-    spm.mkdir()
-    train_sentencepiece(spm, "sentencepiece.bpe.model", model_type="bpe")
-    (spm / "vocab.json").write_text(json.dumps({"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "▁": 4}))
-    slow = M2M100Tokenizer(str(spm / "vocab.json"), str(spm / "sentencepiece.bpe.model"))
-    word_pieces = BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5})
-    ends = Tokenizer(models.BPE(vocab={"<unk>": 0, "a</w>": 1}, merges=[], end_of_word_suffix="</w>"))
-    suffix = PreTrainedTokenizerFast(tokenizer_object=ends, unk_token="<unk>", pad_token="<unk>", eos_token="<unk>")
-    model = AutoModelForSeq2SeqLM.from_config(light_transformer_config(vocab_size=200, d_model=16, encoder_layers=1))
-    advice = "Those of mBART, mBART-50, NLLB, T5, mT5 and BART can."
-    for name, tokenizer, language_, expected in (
-        ("m2m", slow, "de", f"A M2M100Tokenizer has no tokenizer.json and cannot be trimmed. {advice}"),
-        ("bert", word_pieces, None, f"A tokenizer with a WordPiece model cannot be trimmed. {advice}"),
-        ("suffix", suffix, None, f"A tokenizer that marks the insides or ends of words cannot be trimmed. {advice}"),
-    ):
-        folder = save_with_tokenizer(model, tokenizer, tmp_path / name)
-        argv = flags(model_name_or_path=folder, output_dir=tmp_path / "out", text_file=write_lines("a.txt", ["a"]))
-        argv += flags(target_language=language_) if language_ else []
-        assert error_of(trim_vocabulary.main, argv, capsys) == expected
-        assert not (tmp_path / "out").exists()
-
-
-def test_configurations_that_do_not_fit_are_refused(tmp_path, capsys):
-    model, tokenizer = load(checkpoint("mbart"))
-    size = model.config.vocab_size
-    model.generation_config.sequence_bias = [[[5], 1.0]]
-    expected = "generation_config.json holds a `sequence_bias`, which cannot be renumbered. Remove it there."
-    assert refusal(save_with_tokenizer(model, tokenizer, tmp_path / "bias"), tmp_path, capsys) == expected
-    model.generation_config.sequence_bias = None
-    model.generation_config.forced_bos_token_id = size + 3
-    message = refusal(save_with_tokenizer(model, tokenizer, tmp_path / "outside"), tmp_path, capsys)
-    assert message == (
-        f"The model's configuration names the token ids [{size + 3}], but its vocabulary has the ids 0 to {size - 1}. "
-        "Correct config.json or generation_config.json."
-    )
-
-
-def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path, capsys):
-    model, tokenizer = load(checkpoint("mbart"))
-    size = len(tokenizer)
-    tokenizer.add_tokens(["<new>", "<newer>"])
-    assert refusal(save_with_tokenizer(model, tokenizer, tmp_path / "old"), tmp_path, capsys) == (
-        f"The tokenizer has token ids up to {size + 1}, the model only {size} tokens. They do not belong together, or "
-        "the model was not resized after tokens had been added."
-    )
-
-
-def test_a_tokenizer_that_changes_on_loading_is_noticed():
-    old, new = (AutoTokenizer.from_pretrained(folder) for folder in (checkpoint("mbart"), trimmed("mbart").folder))
-    new_ids = trimmed("mbart").new_ids
-    old.src_lang = old.tgt_lang = "de_DE"
-    trim_vocabulary.check_trimmed_tokenizer(old, new, new_ids, text())
-    with pytest.raises(ValueError, match=re.escape("The trimmed tokenizer cuts 'Ω' unlike the old one.")):
-        new.backend_tokenizer.normalizer = normalizers.Replace("Ω", "a")
-        trim_vocabulary.check_trimmed_tokenizer(old, new, new_ids, ["Ω"])
-    new.add_tokens(["<new>"])
-    with pytest.raises(ValueError, match=re.escape(f"should load with {len(new_ids)} tokens, it has {len(new)}, and")):
-        trim_vocabulary.check_trimmed_tokenizer(old, new, new_ids, text())

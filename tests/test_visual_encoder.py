@@ -7,7 +7,15 @@ import pytest
 import torch
 import torch.distributed as distributed
 import torchvision
-from tiny_models import SHORTEST_CLIP_IN_FRAMES, random_batch, tiny_vision_config, tiny_vision_model
+from tiny_models import (
+    SHORTEST_CLIP_IN_FRAMES,
+    random_batch,
+    state_of,
+    tiny_vision_config,
+    tiny_vision_model,
+    video_of,
+    with_garbage_in_the_padding,
+)
 from torch import nn
 from torch.testing import assert_close
 from transformers import AutoModel
@@ -42,26 +50,6 @@ def clips_of(batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     """The clips of a batch without their padding, each `(frames, 3, height, width)`."""
     pairs = zip(batch["pixel_values_videos"], batch["pixel_attention_mask"], strict=True)
     return [pixels[mask.bool()] for pixels, mask in pairs]
-
-
-def with_garbage_in_the_padding(batch: dict[str, torch.Tensor], extra_frames: int = 3) -> dict[str, torch.Tensor]:
-    """The same clips behind more padding, all of which holds large numbers."""
-    pixels, mask = batch["pixel_values_videos"], batch["pixel_attention_mask"]
-    pixels = nn.functional.pad(pixels, (0, 0) * 3 + (0, extra_frames))
-    mask = nn.functional.pad(mask, (0, extra_frames))
-    garbage = 1e4 * torch.randn_like(pixels)
-    return {
-        "pixel_values_videos": torch.where(mask[..., None, None, None] == 1, pixels, garbage),
-        "pixel_attention_mask": mask,
-    }
-
-
-def video_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: batch[name] for name in ("pixel_values_videos", "pixel_attention_mask")}
-
-
-def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 # ------------------------------------------------------------------------------------------ padding and lengths

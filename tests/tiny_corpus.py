@@ -1,6 +1,7 @@
 """A tiny generated corpus and tiny trained folders, made once per run of the tests. Tests leave them as they are."""
 
 import functools
+import json
 import os
 import random
 import tempfile
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
+from tiny_models import tiny_text_config
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
 from train_scripts import (
     linguistic_pretraining,
+    llm_fine_tuning,
     pretrain_language_model,
     visual_contrastive_pretraining,
     visual_initialing,
@@ -66,6 +70,7 @@ VISUAL_ENCODER = {
     "word_feed_forward_size": 32,
 }
 WITHOUT_EVALUATION = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+FAST = {"learning_rate": 0.02, "word_presence_loss_weight": 1.0}
 
 
 @functools.cache
@@ -142,10 +147,42 @@ def make_talkative(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -
             torch.nn.init.normal_(parameter, std=0.5)
     model.generation_config.max_length = 12
     model.generation_config.min_length = 6
-    needed = {model.generation_config.eos_token_id, model.generation_config.forced_bos_token_id}
+    ends = model.generation_config.eos_token_id
+    needed = {*(ends if isinstance(ends, list) else [ends]), model.generation_config.forced_bos_token_id}
     texts = tokenizer.batch_decode([[token_id] for token_id in range(len(tokenizer))], skip_special_tokens=True)
     unseen = {token_id for token_id, text in enumerate(texts) if not text.strip()}
     model.generation_config.suppress_tokens = sorted(unseen - needed)
+
+
+def build_stage1(tokenizer: Path, **values):
+    arguments = visual_initialing.VisualInitialingArguments(
+        tokenizer_name_or_path=str(tokenizer), **LIGHT_TRANSFORMER, **values
+    )
+    return visual_initialing.build_model(arguments, VideoArguments())
+
+
+def build_stage2(**values):
+    arguments = llm_fine_tuning.LLMFineTuningArguments(
+        vision_model_name_or_path=str(trained_model()), text_model_name_or_path=str(language_model()), **values
+    )
+    return llm_fine_tuning.build_model(arguments, VideoArguments())
+
+
+def save_text_model(folder: Path, kind: str, tokenizer=None) -> Path:
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(language_model())
+    start = {"mbart": tokenizer.eos_token_id, "bart": tokenizer.eos_token_id, "m2m_100": tokenizer.eos_token_id}
+    config = tiny_text_config(
+        kind,
+        vocab_size=len(tokenizer) + 128,  # M2M100's tokenizer does not count its languages
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=start.get(kind, tokenizer.pad_token_id),
+    )
+    if kind in ("mbart", "bart", "m2m_100"):
+        config.bos_token_id, config.forced_eos_token_id = tokenizer.bos_token_id, None
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @functools.cache
@@ -202,6 +239,21 @@ def trained_llava_slt() -> Path:
 def copy_of_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by name."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def load(folder: Path) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
+    model, information = FLaLLMForTranslation.from_pretrained(folder, output_loading_info=True)
+    assert not information["missing_keys"] and not information["unexpected_keys"]
+    return model.eval(), FLaLLMProcessor.from_pretrained(folder)
+
+
+def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+def log_of(folder: Path, name: str) -> list[float]:
+    history = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return [row[name] for row in history if name in row]
 
 
 def error_of(main: Any, argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:

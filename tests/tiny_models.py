@@ -1,7 +1,10 @@
-"""Tiny random models of every kind that the tests run on."""
+"""Tiny random models of every kind that the tests run on, and what tests of models share."""
+
+import re
 
 import pytest
 import torch
+from torch.testing import assert_close
 from transformers import (
     BartConfig,
     GemmaConfig,
@@ -36,6 +39,27 @@ QUICK_LANGUAGE_MODELS = ("gemma", "gpt2")
 every_language_model = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=() if name in QUICK_LANGUAGE_MODELS else pytest.mark.slow) for name in LANGUAGE_MODELS],
+)
+VIDEO = ("pixel_values_videos", "pixel_attention_mask")
+every_text_model = pytest.mark.parametrize("text", TEXT_MODELS)
+VISUAL_ENCODERS = {
+    "paper": {},
+    "sltbaselines": {"temporal_blocks": ["K5", "P2", "K5", "P2"], "temporal_padding": "replicate"},
+    "layer norm, no padding": {
+        "temporal_blocks": ["K5", "P2", "K5", "P2"],
+        "temporal_padding": "none",
+        "temporal_norm": "layer_norm",
+    },
+    "K3": {"temporal_blocks": ["K3"], "temporal_norm": "layer_norm"},
+}
+every_visual_encoder = pytest.mark.parametrize("vision", VISUAL_ENCODERS.values(), ids=VISUAL_ENCODERS.keys())
+# A text model takes nothing but tokens and their mask from a visual encoder: each with one of the others is enough.
+every_text_model_and_visual_encoder = pytest.mark.parametrize(
+    ("text", "vision"),
+    [
+        *(pytest.param("mbart", vision, id=f"mbart, {name}") for name, vision in VISUAL_ENCODERS.items()),
+        *(pytest.param(text, VISUAL_ENCODERS["layer norm, no padding"], id=text) for text in TEXT_MODELS[1:]),
+    ],
 )
 VOCABULARY_SIZE = 40
 VIDEO_TOKEN = VOCABULARY_SIZE - 1
@@ -196,3 +220,55 @@ def random_batch(lengths: list[int], size: int = 32, target_length: int = 7) -> 
         "pixel_attention_mask": mask.long(),
         "labels": labels,
     }
+
+
+def video_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: batch[name] for name in VIDEO}
+
+
+def random_video_batch(**values) -> dict[str, torch.Tensor]:
+    """Three clips of unequal lengths that are long enough for every visual encoder here."""
+    return random_batch((torch.randperm(12)[:3] + SHORTEST_CLIP_IN_FRAMES).tolist(), **values)
+
+
+def with_garbage_in_the_padding(batch: dict[str, torch.Tensor], extra_frames: int = 3) -> dict[str, torch.Tensor]:
+    """The same clips behind more padding, all of which holds large numbers."""
+    pixels, mask = batch["pixel_values_videos"], batch["pixel_attention_mask"]
+    pixels = torch.nn.functional.pad(pixels, (0, 0) * 3 + (0, extra_frames))
+    mask = torch.nn.functional.pad(mask, (0, extra_frames))
+    garbage = 1e4 * torch.randn_like(pixels)
+    return {
+        "pixel_values_videos": torch.where(mask[..., None, None, None] == 1, pixels, garbage),
+        "pixel_attention_mask": mask,
+    }
+
+
+def visual_features_of(model: FLaLLMForTranslation, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    output = model.vision_model(**video_of(batch))
+    return {"visual_features": output.last_hidden_state, "visual_attention_mask": output.attention_mask}
+
+
+def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def assert_gradients_close(gradients: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """1e-5 of the largest entry of each gradient, and of 1 where they are small."""
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        tolerance = 1e-5 * max(1.0, gradient.abs().max().item())
+        assert_close(gradients[name], gradient, atol=tolerance, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def loss_and_gradients(model, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    loss = model(**batch).loss
+    loss.backward()
+    return loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def error_texts(wrong):
+    return pytest.raises(ValueError, match=re.escape(wrong))
