@@ -32,6 +32,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from benchmark_parts import DOCS, write_json, write_page
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
 
 from train_scripts import evaluate_model, llm_fine_tuning, pretrain_language_model, visual_initialing
@@ -50,9 +51,8 @@ from train_scripts.training import run_command
 
 SIZES_FILE = "sizes.json"
 BATCH_SIZE = 8  # in both stages, so that equal steps are equal numbers of clips
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "factorised-against-joint.md"
+PAGE = DOCS / "factorised-against-joint.md"
 TABLE_START = "<!-- written by benchmarks/factorised_against_joint.py -->"
-TABLE_END = "<!-- end of what the benchmark writes -->"
 NO_WORD_PRESENCE = {"word_presence_loss_weight": 0}
 TRAINED_FROM_RANDOM = {"freeze_visual_encoder": False, "word_presence_loss_weight": 10}  # stage 1's weight
 
@@ -164,12 +164,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_json(path: Path, values: Any) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)  # so that a file that is there is whole
-
-
 class SeedRun:
     """The corpus, the models and the arms of one seed, in one folder."""
 
@@ -260,7 +254,12 @@ class SeedRun:
         visual_encoder = self.folder / arm.visual_encoder
         if not (visual_encoder / "config.json").is_file():
             raise ValueError(f"{visual_encoder} does not exist yet. Add {arm.visual_encoder} to --arms.")
-        return flags(vision_model_name_or_path=visual_encoder, text_model_name_or_path=self.folder / arm.language_model)
+        return flags(
+            vision_model_name_or_path=visual_encoder,
+            text_model_name_or_path=self.folder / arm.language_model,
+            learning_rate=0.001,  # the preset's, at which batches are twice as large, times 0.7
+            adapter_learning_rate=0.002,
+        )
 
     def _run_arm(self, name: str) -> dict[str, Any]:
         arm = ARMS[name]
@@ -322,15 +321,10 @@ def write_report(arguments: BenchmarkArguments) -> None:
     page = Path(arguments.report)
     report = read_results(Path(arguments.output_dir))
     page.parent.mkdir(parents=True, exist_ok=True)
+    table = format_report(report, page.with_suffix(".png").name)
+    write_page(page, TABLE_START, table)
     write_json(page.with_suffix(".json"), report)
     draw_dev_curves(report, page.with_suffix(".png"))
-    text = page.read_text(encoding="utf-8") if page.is_file() else f"{TABLE_START}\n{TABLE_END}\n"
-    before, start, rest = text.partition(TABLE_START)
-    _, end, after = rest.partition(TABLE_END)
-    if not (start and end):
-        raise ValueError(f"{page} must hold the lines {TABLE_START!r} and {TABLE_END!r}: the table goes between them.")
-    table = format_report(report, page.with_suffix(".png").name)
-    page.write_text(f"{before}{TABLE_START}\n{table}\n{TABLE_END}{after}", encoding="utf-8")
     print(table)
 
 

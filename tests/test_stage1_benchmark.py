@@ -1,39 +1,24 @@
 """Stage 1 switch by switch: the page from its figures, the ways, and, slow, all of it end to end in tiny."""
 
-import importlib.util
 import json
 import random
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from benchmark_modules import load_benchmark, read_page
 from tiny_models import random_batch, tiny_vision_model
 from torch.testing import assert_close
-
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    """By path: another installed package may be called `benchmarks`. It imports its neighbours by their names."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("visual_initialing", BENCHMARKS / "visual_initialing.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
+    return load_benchmark("visual_initialing")
 
 
 def test_page_holds_exactly_what_its_figures_say(benchmark):
-    page = benchmark.PAGE.read_text(encoding="utf-8")
-    block = page.partition(benchmark.TABLE_START)[2].partition("<!-- end")[0]
-    report = json.loads(benchmark.PAGE.with_suffix(".json").read_text(encoding="utf-8"))
-    assert block.strip() == benchmark.format_report(report).strip()
+    block, report = read_page(benchmark)
+    assert block == benchmark.format_report(report).strip()
     assert set(report["ways"]) >= set(benchmark.ways_of(benchmark.BenchmarkArguments()))
 
 
@@ -45,10 +30,14 @@ def test_ratios_are_of_neighbours(benchmark):
     assert benchmark.rate(plain, "num_frames") == pytest.approx(8.0)
 
 
-def test_a_quarter_of_a_batch_is_padding(benchmark):
-    lengths = benchmark.lengths_of_clips(random.randrange(3, 9), 1000)
-    assert max(lengths) == 1000 and min(lengths) == 500
-    assert 1 - sum(lengths) / (max(lengths) * len(lengths)) == pytest.approx(0.25, abs=1e-3)
+def test_lengths_are_spread_as_in_a_batch_of_phoenix14t(benchmark):
+    assert benchmark.lengths_of_clips(8, 194) == sorted(benchmark.LENGTHS_IN_BATCH, reverse=True)
+    longest = random.randrange(500, 2000)
+    lengths = benchmark.lengths_of_clips(8, longest)
+    assert max(lengths) == longest
+    assert 1 - sum(lengths) / (longest * 8) == pytest.approx(0.40, abs=3e-3)
+    assert benchmark.lengths_of_clips(2, longest) == [longest, round(longest * 54 / 194)]
+    assert benchmark.lengths_of_clips(1, longest) == [longest]
 
 
 def test_switches_change_how_but_not_what(benchmark):
@@ -95,8 +84,8 @@ def test_end_to_end_in_tiny(benchmark, tmp_path, monkeypatch):
     assert benchmark.main([*argv, *sizes, "--frames_per_call", "1"]) == 0
     report = json.loads(page.with_suffix(".json").read_text())
     ways = report["ways"]
-    assert ways["plain"]["num_frames"] == ways["all frames"]["num_frames"] == 24
-    assert ways["ours"]["num_frames"] == ways["plain quarter"]["num_frames"] == 6
+    assert ways["plain"]["num_frames"] == ways["all frames"]["num_frames"] == 20
+    assert ways["ours"]["num_frames"] == ways["plain quarter"]["num_frames"] == 5
     assert all(min(way["seconds"]) > 0 for way in ways.values())
     assert [row["num_frames"] for row in report["growth"]] == [4, 4, 8, 8]
     before = page.read_text()

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,34 +175,46 @@ def print_translations(rows: Sequence[dict[str, str]], count: int = 10) -> None:
         print(f"  {row['file_name']}\n    reference:   {row['reference']}\n    translation: {row['prediction']}")
 
 
-def run(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = parse_arguments((QuickstartArguments,), argv, description="FLa-LLM in small, from corpus to scores.")
-    folders = Folders(Path(arguments.output_dir))
+def run_steps(steps: Mapping[str, Callable[[Any, Any], Any]], arguments: Any, folders: Any) -> str:
+    """Takes one step after the other, each called with `(arguments, folders)`; returns how long each took, in words."""
     check_new_folder(folders.output)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(NUM_KEPT_OPERATIONS))
     seconds: dict[str, float] = {}
-    for name, step in {
+    for name, step in steps.items():
+        print(f"\n=== {name}", flush=True)
+        started = time.monotonic()
+        step(arguments, folders)
+        seconds[name] = time.monotonic() - started
+    return ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+
+
+def show_results(rows: Sequence[dict[str, str]], stages: Mapping[str, Path], folders: Any, durations: str) -> None:
+    """Draws the learning curves of the stages and a test clip; prints translations, times and where all of it is."""
+    draw_learning_curves(stages, folders.output / "learning_curves.png")
+    clip = rows[0]["file_name"]
+    draw_contact_sheet(folders.corpus / "test" / clip, rows[0], folders.output / "contact_sheet.png")
+    print_translations(rows)
+    print(f"\nFrom {folders.model} in a fresh process:\n  {translate_in_fresh_process(folders, clip)}")
+    print(f"\n{durations}")
+    print(f"Model and processor: {folders.model}. Pictures: learning_curves.png and contact_sheet.png beside it.")
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = parse_arguments((QuickstartArguments,), argv, description="FLa-LLM in small, from corpus to scores.")
+    folders = Folders(Path(arguments.output_dir))
+    steps = {
         "corpus": make_corpus,
         "language model": pretrain,
         "stage 1": train_stage1,
         "stage 2": train_stage2,
         "calibration": calibrate_model,
-    }.items():
-        print(f"\n=== {name}", flush=True)
-        started = time.monotonic()
-        step(arguments, folders)
-        seconds[name] = time.monotonic() - started
+    }
+    durations = run_steps(steps, arguments, folders)
     print("\n=== test", flush=True)
     stage1_scores, _ = test_model(folders.stage1, folders, folders.test_stage1)
     stage2_scores, rows = test_model(folders.model, folders, folders.test)
-    draw_learning_curves({"stage 1": folders.stage1, "stage 2": folders.model}, folders.output / "learning_curves.png")
-    clip = folders.corpus / "test" / rows[0]["file_name"]
-    draw_contact_sheet(clip, rows[0], folders.output / "contact_sheet.png")
     print_scores(stage1_scores, stage2_scores)
-    print_translations(rows)
-    print(f"\nFrom {folders.model} in a fresh process:\n  {translate_in_fresh_process(folders, rows[0]['file_name'])}")
-    print("\n" + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
-    print(f"Model and processor: {folders.model}. Pictures: learning_curves.png and contact_sheet.png beside it.")
+    show_results(rows, {"stage 1": folders.stage1, "stage 2": folders.model}, folders, durations)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,28 +8,16 @@ that of `quickstart.py`; the language model is a small Llama, made in stage 1 fr
 only the connector is trained.
 """
 
-import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import linguistic_pretraining, visual_contrastive_pretraining, visual_language_tuning
-from .arguments import check_new_folder, flags, parse_arguments
+from .arguments import flags, parse_arguments
 from .metrics import TITLE_OF_SCORE
-from .pictures import draw_contact_sheet, draw_learning_curves
-from .quickstart import (
-    CORPUS,
-    NUM_KEPT_OPERATIONS,
-    QuickstartArguments,
-    calibrate_model,
-    make_corpus,
-    print_translations,
-    test_model,
-    translate_in_fresh_process,
-)
+from .quickstart import CORPUS, QuickstartArguments, calibrate_model, make_corpus, run_steps, show_results, test_model
 from .training import run_command
 
 
@@ -117,29 +105,18 @@ def run(argv: Sequence[str] | None = None) -> None:
         (LlavaSltQuickstartArguments,), argv, description="LLaVA-SLT in small, from corpus to scores."
     )
     folders = Folders(Path(arguments.output_dir))
-    check_new_folder(folders.output)
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(NUM_KEPT_OPERATIONS))
-    seconds: dict[str, float] = {}
-    for name, step in {
+    steps = {
         "corpus": make_corpus,
         "stage 1": train_stage1,
         "stage 2": train_stage2,
         "stage 3": train_stage3,
         "calibration": calibrate_model,
-    }.items():
-        print(f"\n=== {name}", flush=True)
-        started = time.monotonic()
-        step(arguments, folders)
-        seconds[name] = time.monotonic() - started
+    }
+    durations = run_steps(steps, arguments, folders)
     print("\n=== test", flush=True)
     scores, rows = test_model(folders.model, folders, folders.test)
-    draw_learning_curves({"stage 2": folders.stage2, "stage 3": folders.model}, folders.output / "learning_curves.png")
-    draw_contact_sheet(folders.corpus / "test" / rows[0]["file_name"], rows[0], folders.output / "contact_sheet.png")
     print_scores(scores)
-    print_translations(rows)
-    print(f"\nFrom {folders.model} in a fresh process:\n  {translate_in_fresh_process(folders, rows[0]['file_name'])}")
-    print("\n" + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
-    print(f"Model and processor: {folders.model}. Pictures: learning_curves.png and contact_sheet.png beside it.")
+    show_results(rows, {"stage 2": folders.stage2, "stage 3": folders.model}, folders, durations)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
