@@ -126,7 +126,7 @@ def test_little_is_read_ahead_of_the_model(clips, monkeypatch):
 
 
 def test_no_thread_is_left_and_nothing_more_is_read_after_ctrl_c(clips, monkeypatch):
-    read, num_read, threads = translate._read_clip, itertools.count(), threading.active_count()
+    read, num_read, threads = translate._read_clip, itertools.count(), set(threading.enumerate())
     monkeypatch.setattr(translate, "_read_clip", lambda *a: (next(num_read), read(*a))[1])
 
     def interrupt(*arguments):
@@ -135,7 +135,7 @@ def test_no_thread_is_left_and_nothing_more_is_read_after_ctrl_c(clips, monkeypa
     monkeypatch.setattr(translate, "_generate", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(clips * 5, batch_size=2)
-    assert threading.active_count() == threads and next(num_read) < 100
+    assert set(threading.enumerate()) <= threads and next(num_read) < 100
 
 
 def test_computing_in_bfloat16_gives_a_sentence_for_each_clip(capsys):
