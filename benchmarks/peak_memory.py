@@ -24,19 +24,17 @@ from typing import Any
 import torch
 from accelerate.utils import convert_to_fp32
 from benchmark_parts import DOCS, measure_and_report, processor_name
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import DynamicCache, EncoderDecoderCache, MBartConfig, Trainer
 
-from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig
+from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation
 from train_scripts.arguments import (
-    AugmentationArguments,
-    DataArguments,
+    TRAINING_ARGUMENTS,
     FeatureCacheArguments,
     FLaLLMTrainingArguments,
-    VideoArguments,
     parse_arguments,
 )
 from train_scripts.llm_fine_tuning import LORA_TARGETS, LLMFineTuningArguments
@@ -128,7 +126,7 @@ class Recipe:
 
 def read_recipe(stage: str, flags: str) -> Recipe:
     own, _, required = COMMANDS[stage]
-    types = (own, DataArguments, VideoArguments, AugmentationArguments, FLaLLMTrainingArguments, FeatureCacheArguments)
+    types = (own, *TRAINING_ARGUMENTS, FeatureCacheArguments)
     argv = f"--config paper_{stage} --dataset x --output_dir x --report_to none {required} {flags}".split()
     model, _, video, _, training, features = parse_arguments(types, argv, description="A recipe.")
     return Recipe(stage, model, training, features, video.crop_size)
@@ -137,14 +135,6 @@ def read_recipe(stage: str, flags: str) -> Recipe:
 def build_model(recipe: Recipe, vocabulary_size: int = VOCABULARY_SIZE) -> torch.nn.Module:
     """With random weights; stage 2 has an mBART-large with a trimmed vocabulary."""
     first = recipe.model if recipe.stage == STAGE1 else read_recipe(STAGE1, "").model
-    vision_config = FLaLLMVisionConfig(
-        backbone=first.backbone,
-        backbone_width=first.backbone_width,
-        hidden_size=first.visual_hidden_size,
-        temporal_blocks=first.temporal_blocks,
-        temporal_padding=first.temporal_padding,
-        temporal_norm=first.temporal_norm,
-    )
     if recipe.stage == STAGE1:
         tokenizer = train_tokenizer(["a"], 10)
         tokenizer.add_tokens([f"w{number}" for number in range(vocabulary_size - len(tokenizer))])
@@ -153,7 +143,7 @@ def build_model(recipe: Recipe, vocabulary_size: int = VOCABULARY_SIZE) -> torch
         text_config = MBartConfig(vocab_size=vocabulary_size)
     text_config.decoder_start_token_id = text_config.eos_token_id
     config = FLaLLMConfig(
-        vision_config=vision_config,
+        vision_config=first.frame_encoder_config(temporal_padding=first.temporal_padding),
         text_config=text_config,
         adapter_hidden_size=recipe.model.adapter_hidden_size,
         label_smoothing=recipe.model.label_smoothing,
@@ -162,18 +152,9 @@ def build_model(recipe: Recipe, vocabulary_size: int = VOCABULARY_SIZE) -> torch
     if recipe.stage == STAGE2:
         model.freeze_visual_encoder()
         if recipe.model.lora:
-            model = get_peft_model(model, _lora_config(recipe.model))
+            lora = recipe.model.lora_config(target_modules=LORA_TARGETS, modules_to_save=["adapter"])
+            model = get_peft_model(model, lora)
     return model
-
-
-def _lora_config(arguments: LLMFineTuningArguments) -> LoraConfig:
-    return LoraConfig(
-        r=arguments.lora_rank,
-        lora_alpha=arguments.lora_alpha,
-        lora_dropout=arguments.lora_dropout,
-        target_modules=LORA_TARGETS,
-        modules_to_save=["adapter"],
-    )
 
 
 def with_fake_weights(model: torch.nn.Module) -> torch.nn.Module:

@@ -255,6 +255,10 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
         super().__post_init__()
 
 
+# Of every stage that learns from videos, behind its own.
+TRAINING_ARGUMENTS = (DataArguments, VideoArguments, AugmentationArguments, FLaLLMTrainingArguments)
+
+
 def check_license(argument: str, value: str | None, examples: str) -> None:
     """
     Raises:

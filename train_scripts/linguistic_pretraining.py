@@ -26,7 +26,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
@@ -51,6 +51,7 @@ from .arguments import FLaLLMTrainingArguments, check_output_folder, parse_argum
 from .data import IGNORED_LABEL, RandomDataset, check_text_column, column_names, load_from_hub, read_metadata
 from .hub_names import check_model_names
 from .languages import check_spoken_language, language_name
+from .model_arguments import LoraArguments
 from .pretrain_language_model import read_sentences, train_tokenizer
 from .training import TellTheEpoch, checkpoint_to_resume, choose_fast_attention, open_tokenizer, run_command
 
@@ -100,7 +101,7 @@ class TextArguments:
 
 
 @dataclass
-class CausalLanguageModelArguments:
+class CausalLanguageModelArguments(LoraArguments):
     """The language model: a pretrained one, all of it trained or low-rank adapters in it, or a new small Llama."""
 
     text_model_name_or_path: str | None = field(
@@ -112,9 +113,6 @@ class CausalLanguageModelArguments:
         metadata={"help": "What the model is asked, as in stage 3; {spoken_language} stands for the language's name."},
     )
     lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole model."})
-    lora_rank: int = field(default=16, metadata={"help": "Rank of the low-rank adapters."})
-    lora_alpha: int = field(default=32, metadata={"help": "Scale of the low-rank adapters, times the rank."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the low-rank adapters."})
     max_vocabulary_size: int = field(default=4000, metadata={"help": "New model: largest number of tokens."})
     hidden_size: int = field(default=256, metadata={"help": "New model: width."})
     feed_forward_size: int = field(default=768, metadata={"help": "New model: feed-forward width."})
@@ -290,14 +288,7 @@ def build_language_model(
         model.resize_token_embeddings(len(tokenizer))
     if not arguments.lora:
         return model
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=arguments.lora_rank,
-        lora_alpha=arguments.lora_alpha,
-        lora_dropout=arguments.lora_dropout,
-        target_modules="all-linear",
-    )
-    return get_peft_model(model, config)
+    return get_peft_model(model, arguments.lora_config(task_type="CAUSAL_LM", target_modules="all-linear"))
 
 
 def _new_config(

@@ -18,29 +18,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from transformers import PreTrainedModel
 
 from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import (
-    AugmentationArguments,
-    DataArguments,
+    TRAINING_ARGUMENTS,
     FeatureCacheArguments,
-    FLaLLMTrainingArguments,
     VideoArguments,
     parse_arguments,
 )
+from .model_arguments import AdapterArguments, LoraArguments
 from .training import build_processor, load_tokenizer, run_command, run_training, set_generation_defaults
-from .visual_initialing import AdapterArguments
 
 # Attention and feed-forward layers as mBART, BART, M2M100/NLLB and T5/mT5 call them, in the text model only.
 LORA_TARGETS = r"text_model\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2|q|k|v|o|wi|wi_0|wi_1|wo)"
 
 
 @dataclass
-class LLMFineTuningArguments(AdapterArguments):
+class LLMFineTuningArguments(AdapterArguments, LoraArguments):
     """The pretrained parts and what of them is trained."""
 
     stage_name: ClassVar[str] = "llm_fine_tuning"
@@ -61,9 +59,6 @@ class LLMFineTuningArguments(AdapterArguments):
         default=None, metadata={"help": "Dropout of the text model. Default: as it was pretrained."}
     )
     lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole text model."})
-    lora_rank: int = field(default=16, metadata={"help": "Rank of the low-rank adapters."})
-    lora_alpha: int = field(default=32, metadata={"help": "Scale of the low-rank adapters, times the rank."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the low-rank adapters."})
 
     def __post_init__(self):
         for name in ("vision_model_name_or_path", "text_model_name_or_path"):
@@ -109,15 +104,7 @@ def _with_lora(model: FLaLLMForTranslation, arguments: LLMFineTuningArguments) -
     whole = ["adapter"] + (["word_presence_head"] if arguments.word_presence_loss_weight else [])
     if not arguments.freeze_visual_encoder:
         whole.append("vision_model")
-    # No task type: peft's wrapper for SEQ_2_SEQ_LM would pass text inputs on that a video model does not take.
-    config = LoraConfig(
-        r=arguments.lora_rank,
-        lora_alpha=arguments.lora_alpha,
-        lora_dropout=arguments.lora_dropout,
-        target_modules=LORA_TARGETS,
-        modules_to_save=whole,
-    )
-    return get_peft_model(model, config)
+    return get_peft_model(model, arguments.lora_config(target_modules=LORA_TARGETS, modules_to_save=whole))
 
 
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -125,10 +112,7 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     arguments, data, video, augmentation, training, features = parse_arguments(
         (
             LLMFineTuningArguments,
-            DataArguments,
-            VideoArguments,
-            AugmentationArguments,
-            FLaLLMTrainingArguments,
+            *TRAINING_ARGUMENTS,
             FeatureCacheArguments,
         ),
         argv,

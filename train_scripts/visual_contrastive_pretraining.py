@@ -28,7 +28,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, EvalPrediction, PreTrainedTokenizerBase, set_seed
 
 from modeling_flallm import (
-    FLaLLMVisionConfig,
     LlavaSltContrastiveConfig,
     LlavaSltForContrastivePreTraining,
     LlavaSltVisualConfig,
@@ -46,6 +45,7 @@ from .arguments import (
 from .augmentation import ClipAugmentation
 from .data import IGNORED_LABEL, SignVideoDataset, TranslationCollator, load_split
 from .hub_names import check_model_names
+from .model_arguments import FrameEncoderArguments
 from .sentence_encoder import load_sentence_encoder
 from .trainers import VideoTrainer
 from .training import (
@@ -68,7 +68,7 @@ SCORES = ("recall_at_1", "recall_at_5", "median_rank", "word_f1")
 
 
 @dataclass
-class VisualContrastivePretrainingArguments:
+class VisualContrastivePretrainingArguments(FrameEncoderArguments):
     """The visual encoder and what it is compared with. The paper's abstract gives no number: all defaults are ours."""
 
     stage_name: ClassVar[str] = "visual_contrastive_pretraining"
@@ -87,15 +87,6 @@ class VisualContrastivePretrainingArguments:
             "embeds the sentences. Default: the language model, the mean over its last hidden states."
         },
     )
-    backbone: str = field(default="resnet18", metadata={"help": "torchvision's name: resnet18, resnet34, resnet50."})
-    backbone_width: int = field(default=64, metadata={"help": "Channels of the backbone's first stage."})
-    imagenet_weights: bool = field(default=False, metadata={"help": "Start the backbone from ImageNet weights."})
-    visual_hidden_size: int = field(default=512, metadata={"help": "Width of the frame level."})
-    temporal_blocks: list[str] = field(
-        default_factory=lambda: ["K5"],
-        metadata={"help": "Local temporal module of the frame level: K5 = Conv1d kernel 5. No pooling."},
-    )
-    temporal_norm: str = field(default="batch_norm", metadata={"help": "batch_norm or layer_norm."})
     word_window_size: int = field(default=8, metadata={"help": "Frames, after sampling, that a word-like token sees."})
     word_window_stride: int = field(default=2, metadata={"help": "Frames from one word-like token to the next."})
     word_hidden_size: int = field(default=512, metadata={"help": "Width of a word-like token."})
@@ -255,13 +246,7 @@ def build_model(
     word_targets = load_word_targets(arguments.text_model_name_or_path, targets.token_ids)
     config = LlavaSltContrastiveConfig(
         vision_config=LlavaSltVisualConfig(
-            frame_config=FLaLLMVisionConfig(
-                backbone=arguments.backbone,
-                backbone_width=arguments.backbone_width,
-                hidden_size=arguments.visual_hidden_size,
-                temporal_blocks=arguments.temporal_blocks,
-                temporal_norm=arguments.temporal_norm,
-            ),
+            frame_config=arguments.frame_encoder_config(),
             word_window_size=arguments.word_window_size,
             word_window_stride=arguments.word_window_stride,
             word_hidden_size=arguments.word_hidden_size,

@@ -21,36 +21,21 @@ from typing import ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
-from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig, light_transformer_config
+from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, light_transformer_config
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import (
-    AugmentationArguments,
-    DataArguments,
-    FLaLLMTrainingArguments,
+    TRAINING_ARGUMENTS,
     VideoArguments,
     parse_arguments,
 )
+from .model_arguments import AdapterArguments, FrameEncoderArguments
 from .target_languages import language_ids
 from .training import build_processor, load_tokenizer, run_command, run_training, set_generation_defaults
 
 
 @dataclass
-class AdapterArguments:
-    """The adapter and the loss, in both stages."""
-
-    adapter_hidden_size: int = field(default=512, metadata={"help": "Hidden width; 0 for linear layer, norm, ReLU."})
-    adapter_activation: str = field(default="relu", metadata={"help": "Activation of the adapter."})
-    adapter_norm: bool = field(default=False, metadata={"help": "LayerNorm in the adapter."})
-    label_smoothing: float = field(default=0.2, metadata={"help": "Label smoothing of the cross entropy."})
-    word_presence_loss_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the word-presence loss (ours, not in the paper); 0 is off."}
-    )
-    num_beams: int = field(default=5, metadata={"help": "Beams with which the saved model generates by default."})
-
-
-@dataclass
-class VisualInitialingArguments(AdapterArguments):
+class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments):
     """The visual encoder and Light-T."""
 
     stage_name: ClassVar[str] = "visual_initialing"
@@ -61,15 +46,7 @@ class VisualInitialingArguments(AdapterArguments):
     target_language: str | None = field(
         default=None, metadata={"help": "Language code of a multilingual tokenizer, such as de_DE or deu_Latn."}
     )
-    backbone: str = field(default="resnet18", metadata={"help": "torchvision's name: resnet18, resnet34, resnet50."})
-    backbone_width: int = field(default=64, metadata={"help": "Channels of the backbone's first stage."})
-    imagenet_weights: bool = field(default=False, metadata={"help": "Start the backbone from ImageNet weights."})
-    visual_hidden_size: int = field(default=512, metadata={"help": "Width of a visual token."})
-    temporal_blocks: list[str] = field(
-        default_factory=lambda: ["K5"], metadata={"help": "Local temporal module: K5 = Conv1d kernel 5, P2 = pool 2."}
-    )
     temporal_padding: str = field(default="zero", metadata={"help": "zero, none or replicate."})
-    temporal_norm: str = field(default="batch_norm", metadata={"help": "batch_norm or layer_norm."})
     light_hidden_size: int = field(default=512, metadata={"help": "Width of Light-T."})
     light_feed_forward_size: int = field(default=2048, metadata={"help": "Feed-forward width of Light-T."})
     light_layers: int = field(default=3, metadata={"help": "Layers of Light-T's encoder, and of its decoder."})
@@ -107,14 +84,7 @@ def build_model(
     """A random visual encoder, adapter and Light-T, and the processor for the LLM's tokenizer."""
     tokenizer = load_tokenizer(arguments.tokenizer_name_or_path, arguments.target_language)
     config = FLaLLMConfig(
-        vision_config=FLaLLMVisionConfig(
-            backbone=arguments.backbone,
-            backbone_width=arguments.backbone_width,
-            hidden_size=arguments.visual_hidden_size,
-            temporal_blocks=arguments.temporal_blocks,
-            temporal_padding=arguments.temporal_padding,
-            temporal_norm=arguments.temporal_norm,
-        ),
+        vision_config=arguments.frame_encoder_config(temporal_padding=arguments.temporal_padding),
         text_config=build_light_transformer_config(arguments, tokenizer),
         adapter_hidden_size=arguments.adapter_hidden_size,
         adapter_activation=arguments.adapter_activation,
@@ -132,7 +102,7 @@ def build_model(
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Stage 1 from command-line arguments; returns the scores on the evaluation split."""
     arguments, data, video, augmentation, training = parse_arguments(
-        (VisualInitialingArguments, DataArguments, VideoArguments, AugmentationArguments, FLaLLMTrainingArguments),
+        (VisualInitialingArguments, *TRAINING_ARGUMENTS),
         argv,
         description="Stage 1 of FLa-LLM: visual initialing with Light-T.",
     )

@@ -19,26 +19,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from transformers import GenerationConfig, PreTrainedModel
 
 from modeling_flallm import LlavaSltForTranslation
 from modeling_flallm.own_processing import DEFAULT_PROMPT, DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
 
 from .arguments import (
-    AugmentationArguments,
-    DataArguments,
+    TRAINING_ARGUMENTS,
     FeatureCacheArguments,
-    FLaLLMTrainingArguments,
     VideoArguments,
     parse_arguments,
 )
 from .languages import language_name
+from .model_arguments import LoraArguments
 from .training import build_video_processor, open_tokenizer, run_command, run_training
 
 
 @dataclass
-class VisualLanguageTuningArguments:
+class VisualLanguageTuningArguments(LoraArguments):
     """The pretrained parts, the connector and the prompt."""
 
     stage_name: ClassVar[str] = "visual_language_tuning"
@@ -65,9 +64,6 @@ class VisualLanguageTuningArguments:
     lora: bool = field(
         default=False, metadata={"help": "Train low-rank adapters in the language model, too, not the connector alone."}
     )
-    lora_rank: int = field(default=16, metadata={"help": "Rank of the low-rank adapters."})
-    lora_alpha: int = field(default=32, metadata={"help": "Scale of the low-rank adapters, times the rank."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the low-rank adapters."})
 
     def __post_init__(self):
         for name in ("vision_model_name_or_path", "text_model_name_or_path"):
@@ -124,14 +120,8 @@ def set_generation_defaults(model: LlavaSltForTranslation, processor: LlavaSltPr
 
 def _with_lora(model: LlavaSltForTranslation, arguments: VisualLanguageTuningArguments) -> PreTrainedModel:
     """Adapters in every linear layer of the language model, whatever it calls them; the connector is trained whole."""
-    # No task type: peft's wrapper for CAUSAL_LM would pass text inputs on that a video model does not take.
-    config = LoraConfig(
-        r=arguments.lora_rank,
-        lora_alpha=arguments.lora_alpha,
-        lora_dropout=arguments.lora_dropout,
-        target_modules="all-linear",
-        exclude_modules=r"(vision_model|connector)\..*",
-        modules_to_save=["connector"],
+    config = arguments.lora_config(
+        target_modules="all-linear", exclude_modules=r"(vision_model|connector)\..*", modules_to_save=["connector"]
     )
     return get_peft_model(model, config)
 
@@ -141,10 +131,7 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     arguments, data, video, augmentation, training, features = parse_arguments(
         (
             VisualLanguageTuningArguments,
-            DataArguments,
-            VideoArguments,
-            AugmentationArguments,
-            FLaLLMTrainingArguments,
+            *TRAINING_ARGUMENTS,
             FeatureCacheArguments,
         ),
         argv,

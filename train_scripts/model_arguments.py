@@ -1,0 +1,64 @@
+"""Arguments on parts of models that several stages share."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import LoraConfig
+
+from modeling_flallm import FLaLLMVisionConfig
+
+
+@dataclass
+class FrameEncoderArguments:
+    """The CNN with the local temporal module, where it is new."""
+
+    backbone: str = field(default="resnet18", metadata={"help": "torchvision's name: resnet18, resnet34, resnet50."})
+    backbone_width: int = field(default=64, metadata={"help": "Channels of the backbone's first stage."})
+    imagenet_weights: bool = field(default=False, metadata={"help": "Start the backbone from ImageNet weights."})
+    visual_hidden_size: int = field(default=512, metadata={"help": "Width of what the local temporal module gives."})
+    temporal_blocks: list[str] = field(
+        default_factory=lambda: ["K5"],
+        metadata={"help": "Local temporal module: K5 = Conv1d kernel 5, P2 = pool 2 (not in LLaVA-SLT)."},
+    )
+    temporal_norm: str = field(default="batch_norm", metadata={"help": "batch_norm or layer_norm."})
+
+    def frame_encoder_config(self, **options: Any) -> FLaLLMVisionConfig:
+        """`options` are further ones of `FLaLLMVisionConfig`."""
+        return FLaLLMVisionConfig(
+            backbone=self.backbone,
+            backbone_width=self.backbone_width,
+            hidden_size=self.visual_hidden_size,
+            temporal_blocks=self.temporal_blocks,
+            temporal_norm=self.temporal_norm,
+            **options,
+        )
+
+
+@dataclass
+class AdapterArguments:
+    """The adapter and the loss, in both stages of FLa-LLM."""
+
+    adapter_hidden_size: int = field(default=512, metadata={"help": "Hidden width; 0 for linear layer, norm, ReLU."})
+    adapter_activation: str = field(default="relu", metadata={"help": "Activation of the adapter."})
+    adapter_norm: bool = field(default=False, metadata={"help": "LayerNorm in the adapter."})
+    label_smoothing: float = field(default=0.2, metadata={"help": "Label smoothing of the cross entropy."})
+    word_presence_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the word-presence loss (ours, not in the paper); 0 is off."}
+    )
+    num_beams: int = field(default=5, metadata={"help": "Beams with which the saved model generates by default."})
+
+
+@dataclass
+class LoraArguments:
+    """Low-rank adapters in the language model; which layers get them, and what else is trained, each stage says."""
+
+    lora_rank: int = field(default=16, metadata={"help": "Rank of the low-rank adapters."})
+    lora_alpha: int = field(default=32, metadata={"help": "Scale of the low-rank adapters, times the rank."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the low-rank adapters."})
+
+    def lora_config(self, **options: Any) -> LoraConfig:
+        """
+        `options` are further ones of `LoraConfig`. Models that take videos have no `task_type`: peft's wrappers for
+        SEQ_2_SEQ_LM and CAUSAL_LM would pass text inputs on that these do not take.
+        """
+        return LoraConfig(r=self.lora_rank, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout, **options)
