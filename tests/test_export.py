@@ -1,12 +1,11 @@
 """What `save_pretrained` leaves in a folder: weights, names for the Auto classes, and the Python files they need."""
 
-import ast
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from saved_python_files import check_imports, python_files
 from tiny_corpus import language_model, trained_model
 from tiny_models import random_batch, tiny_model, tiny_vision_model
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, AutoVideoProcessor, pipeline
@@ -33,16 +32,10 @@ PROCESSOR_FILES = {
     "video_processing_flallm.py",
     "video_segmentation_flallm.py",
 }
-# What transformers and torchvision bring along, and av, which transformers asks for by name where it is missing.
-MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "torch", "torchvision", "numpy", "PIL", "av"}
 
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def python_files(folder: Path) -> set[str]:
-    return {path.name for path in folder.glob("*.py")}
 
 
 @pytest.fixture
@@ -63,16 +56,7 @@ def test_saved_python_files_import_only_each_other_and_common_libraries(saved, t
     _, folder = saved
     FLaLLMProcessor.from_pretrained(trained_model()).save_pretrained(folder)
     assert python_files(folder) == MODEL_FILES | PROCESSOR_FILES
-    for path in folder.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.level:
-                assert f"{node.module}.py" in python_files(folder)
-            elif isinstance(node, ast.ImportFrom):
-                names = [node.module]
-            for name in names:
-                package = name.split(".")[0]
-                assert package in MAY_BE_IMPORTED or package in sys.stdlib_module_names, f"{path.name}: {name}"
+    check_imports(folder)
 
 
 def test_weights_are_sharded_safetensors_and_load_equal(saved):

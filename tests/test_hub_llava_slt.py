@@ -1,13 +1,12 @@
 """What `save_pretrained` leaves of LLaVA-SLT, and that it loads with and without our packages."""
 
-import ast
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from saved_python_files import check_imports, python_files
 from test_pipeline_llava_slt import TASK, make_processor
 from tiny_models import VIDEO_TOKEN, random_batch, tiny_contrastive_model, tiny_llava_slt
 from torch.testing import assert_close
@@ -47,7 +46,6 @@ PROCESSOR_FILES = {
     "video_processing_flallm.py",
     "video_segmentation_flallm.py",
 }
-MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "torch", "torchvision", "numpy", "PIL", "av"}
 
 LOAD_EVERYTHING = """
 import json, sys
@@ -84,10 +82,6 @@ print(json.dumps({
 """
 
 
-def python_files(folder: Path) -> set[str]:
-    return {path.name for path in folder.glob("*.py")}
-
-
 def read_config(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
@@ -106,15 +100,7 @@ def test_a_saved_folder_carries_the_python_files_it_needs_and_no_others(saved):
     for path in folder.glob("*.py"):
         package = "modeling_flallm" if path.name in MODEL_FILES else "processing"
         assert path.read_bytes() == (ROOT / package / path.name).read_bytes()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.level:
-                assert f"{node.module}.py" in python_files(folder)
-            elif isinstance(node, ast.ImportFrom):
-                names = [node.module]
-            for name in names:
-                package = name.split(".")[0]
-                assert package in MAY_BE_IMPORTED or package in sys.stdlib_module_names, f"{path.name}: {name}"
+    check_imports(folder)
 
 
 def test_the_configuration_names_the_auto_classes_and_the_pipeline(saved):

@@ -1,0 +1,53 @@
+"""A run of either quickstart with tiny sizes, and what both promise."""
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from PIL import Image
+from tiny_corpus import error_of, flags
+
+SIZES = {"num_train_clips": 32, "num_dev_clips": 20, "num_test_clips": 12, "num_text_only_sentences": 100}
+
+
+def printed_by(quickstart: ModuleType, sizes: dict[str, Any], folder: Path) -> str:
+    """What a run prints that fills the folder."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert quickstart.main(flags(**sizes, output_dir=folder)) == 0
+    return printed.getvalue()
+
+
+def check_pictures(folder: Path) -> None:
+    for name in ("learning_curves.png", "contact_sheet.png"):
+        with Image.open(folder / name) as picture:
+            assert picture.format == "PNG" and min(picture.size) > 200, name
+            assert len(picture.convert("RGB").getcolors(1 << 24)) > 10, name
+
+
+def check_printed_results(output: str, folder: Path, test_folder: Path) -> None:
+    """`test_folder` holds the scores, and the translations of which the first ten are printed."""
+    scores = json.loads((test_folder / "scores.json").read_text(encoding="utf-8"))
+    assert scores["num_segments"] == SIZES["num_test_clips"]
+    # The one of the table; a step of LLaVA-SLT's quickstart prints one of its own before.
+    line = [line for line in output.splitlines() if line.startswith("BLEU-4 ")][-1]
+    assert f" {scores['bleu4']:.2f} [" in line
+    assert f"BLEU-4: {scores['signatures']['bleu4']}" in output
+    rows = (test_folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    first = [json.loads(row) for row in rows][:10]
+    assert re.findall(r"    reference:   (.*)", output) == [row["reference"] for row in first]
+    assert re.findall(r"    translation: (.*)", output) == [row["prediction"] for row in first]
+    clip = folder / "corpus" / "test" / first[0]["file_name"]
+    assert f"in a fresh process:\n  {clip}\t{first[0]['prediction']}".rstrip() in output
+
+
+def check_that_nothing_is_overwritten(quickstart: ModuleType, sizes: dict[str, Any], folder: Path, capsys) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert error_of(quickstart.main, flags(**sizes, output_dir=folder), capsys) == (
+        f"--output_dir {folder} is not empty. Name a new folder, or remove this one."
+    )
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before

@@ -1,0 +1,26 @@
+"""The Python files in the folder of a saved model or processor."""
+
+import ast
+import sys
+from pathlib import Path
+
+# What transformers and torchvision bring along, and av, which transformers asks for by name where it is missing.
+MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "torch", "torchvision", "numpy", "PIL", "av"}
+
+
+def python_files(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.py")}
+
+
+def check_imports(folder: Path) -> None:
+    """They import each other and common libraries only."""
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert f"{node.module}.py" in python_files(folder)
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            for name in names:
+                package = name.split(".")[0]
+                assert package in MAY_BE_IMPORTED or package in sys.stdlib_module_names, f"{path.name}: {name}"
