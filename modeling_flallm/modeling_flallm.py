@@ -326,6 +326,8 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             encoder_outputs = self.encode(
                 pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask, **wanted
             )
+        if kwargs.get("max_new_tokens") is not None:
+            kwargs.setdefault("max_length", None)  # the saved one gives way, of which transformers would warn
         return super().generate(encoder_outputs=encoder_outputs, **kwargs)
 
     def _embed_video(

@@ -412,8 +412,12 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         )
         self.check_num_tokens(embeddings.shape[1])
         config = copy.deepcopy(kwargs.pop("generation_config", None) or self.generation_config)
+        if kwargs.get("max_new_tokens") is not None:
+            kwargs.setdefault("max_length", None)  # the saved one gives way, of which transformers would warn
         kwargs = config.update(**kwargs)  # those that are not of the configuration
         _count_new_tokens_alone(config, self.generation_config, embeddings.shape[1], self.get_max_num_tokens())
+        if config.max_length is None:
+            kwargs["max_length"] = None  # else transformers takes that of the model again
         config.suppress_tokens = [*(config.suppress_tokens or []), self.config.video_token_id]
         return super().generate(
             inputs_embeds=embeddings, attention_mask=attention_mask, generation_config=config, **kwargs

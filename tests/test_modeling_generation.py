@@ -1,6 +1,7 @@
 """Generation with every kind of text model: caches, beams, sampling, and every form of a video."""
 
 import copy
+import logging
 
 import pytest
 import torch
@@ -187,6 +188,18 @@ def test_generation_follows_its_own_configuration():
     assert output.sequences.shape == (2, 4)
     assert output.encoder_hidden_states is not None
     assert torch.equal(output.sequences, model.generate(**batch, num_beams=3, max_new_tokens=3))
+
+
+def test_asked_for_new_tokens_go_before_the_saved_length_without_a_warning(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model = tiny_model()
+    model.generation_config.max_length = 9
+    batch = video_of(random_batch([9, 5]))
+    assert model.generate(**batch, max_new_tokens=4, min_new_tokens=4).shape == (2, 1 + 4)
+    assert model.generate(**batch, min_new_tokens=8).shape == (2, 9)
+    assert "max_length" not in caplog.text
+    assert model.generate(**batch, max_new_tokens=4, min_new_tokens=4, max_length=3).shape == (2, 1 + 4)
+    assert "`max_length`(=3) seem to have been set" in caplog.text
 
 
 def test_an_unknown_generation_argument_is_refused():

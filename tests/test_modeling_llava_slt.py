@@ -1,6 +1,7 @@
 """LLaVA-SLT that translates: padding, caches, generation, freezing, saving, wrong input."""
 
 import copy
+import logging
 import math
 
 import pytest
@@ -147,6 +148,17 @@ def test_lengths_count_new_tokens_alone():
     assert config.max_length == 2 and model.generation_config.max_length == 8
     silent = GenerationConfig(suppress_tokens=[END])  # says nothing of lengths
     assert model.generate(**batch, generation_config=silent).shape == (2, 8)
+
+
+def test_asked_for_new_tokens_go_before_the_saved_length_without_a_warning(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model, batch = tiny_llava_slt("qwen2"), random_prompts([9, 5])
+    assert model.generate(**batch, suppress_tokens=[END], max_new_tokens=4).shape == (2, 4)
+    config = GenerationConfig(suppress_tokens=[END], max_new_tokens=3)
+    assert model.generate(**batch, generation_config=config).shape == (2, 3)
+    assert "max_length" not in caplog.text
+    assert model.generate(**batch, suppress_tokens=[END], max_new_tokens=4, max_length=3).shape == (2, 4)
+    assert "seem to have been set" in caplog.text
 
 
 def test_generation_takes_the_sentences_out_of_a_training_batch():
