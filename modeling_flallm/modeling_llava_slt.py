@@ -412,12 +412,8 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         )
         self.check_num_tokens(embeddings.shape[1])
         config = copy.deepcopy(kwargs.pop("generation_config", None) or self.generation_config)
-        if kwargs.get("max_new_tokens") is not None:
-            kwargs.setdefault("max_length", None)  # the saved one gives way, of which transformers would warn
         kwargs = config.update(**kwargs)  # those that are not of the configuration
         _count_new_tokens_alone(config, self.generation_config, embeddings.shape[1], self.get_max_num_tokens())
-        if config.max_length is None:
-            kwargs["max_length"] = None  # else transformers takes that of the model again
         config.suppress_tokens = [*(config.suppress_tokens or []), self.config.video_token_id]
         return super().generate(
             inputs_embeds=embeddings, attention_mask=attention_mask, generation_config=config, **kwargs
@@ -452,6 +448,9 @@ def _count_new_tokens_alone(
     Beside embeddings, transformers subtracts the length of the prompt from `max_length` and `min_length`, also where it
     takes them from the model's `defaults`. With learned positions for `most` tokens, a sentence ends where they end.
     """
+    if config.max_new_tokens is not None and defaults.max_new_tokens is None:
+        # It goes before the saved `max_length`, of which transformers would warn.
+        config.max_length, config.max_new_tokens = config.max_new_tokens, None
     for name in ("max", "min"):
         lengths = [getattr(each, f"{name}_length") for each in (config, defaults)]
         length = next((value for value in lengths if value is not None), None)

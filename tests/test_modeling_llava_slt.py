@@ -156,9 +156,11 @@ def test_asked_for_new_tokens_go_before_the_saved_length_without_a_warning(caplo
     assert model.generate(**batch, suppress_tokens=[END], max_new_tokens=4).shape == (2, 4)
     config = GenerationConfig(suppress_tokens=[END], max_new_tokens=3)
     assert model.generate(**batch, generation_config=config).shape == (2, 3)
-    assert "max_length" not in caplog.text
     assert model.generate(**batch, suppress_tokens=[END], max_new_tokens=4, max_length=3).shape == (2, 4)
-    assert "seem to have been set" in caplog.text
+    assert "max_length" not in caplog.text
+    model.generation_config.max_new_tokens = 6
+    assert model.generate(**batch, suppress_tokens=[END], max_new_tokens=4).shape == (2, 4)
+    assert model.generate(**batch, suppress_tokens=[END]).shape == (2, 6)
 
 
 def test_generation_takes_the_sentences_out_of_a_training_batch():

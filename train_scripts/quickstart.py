@@ -131,6 +131,15 @@ def calibrate_model(arguments: QuickstartArguments, folders: Folders) -> None:
     )
 
 
+STEPS = {
+    "corpus": make_corpus,
+    "language model": pretrain,
+    "stage 1": train_stage1,
+    "stage 2": train_stage2,
+    "calibration": calibrate_model,
+}
+
+
 def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     return evaluate_model.run_evaluation(
         flags(
@@ -202,14 +211,7 @@ def show_results(rows: Sequence[dict[str, str]], stages: Mapping[str, Path], fol
 def run(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments((QuickstartArguments,), argv, description="FLa-LLM in small, from corpus to scores.")
     folders = Folders(Path(arguments.output_dir))
-    steps = {
-        "corpus": make_corpus,
-        "language model": pretrain,
-        "stage 1": train_stage1,
-        "stage 2": train_stage2,
-        "calibration": calibrate_model,
-    }
-    durations = run_steps(steps, arguments, folders)
+    durations = run_steps(STEPS, arguments, folders)
     print("\n=== test", flush=True)
     stage1_scores, _ = test_model(folders.stage1, folders, folders.test_stage1)
     stage2_scores, rows = test_model(folders.model, folders, folders.test)
