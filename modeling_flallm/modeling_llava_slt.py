@@ -270,9 +270,11 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
             kwargs: handed to the language model, such as `use_cache`, `output_attentions`.
 
         Raises:
-            ValueError: for no video or two forms of it, another number of placeholders than of word-like tokens, or an
-                input that is too long for the language model.
+            ValueError: for no video or two forms of it, for one beside `inputs_embeds`, another number of placeholders
+                than of word-like tokens, or an input that is too long for the language model.
         """
+        if inputs_embeds is not None and not (pixel_values_videos is None and visual_features is None):
+            raise ValueError("Pass the video, or `inputs_embeds` that hold one already, not both.")
         is_continuation = past_key_values is not None and past_key_values.get_seq_length() > 0
         if inputs_embeds is None and not is_continuation:
             inputs_embeds = self.embed_prompt(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tiny_corpus import error_of, flags
 
@@ -348,4 +349,5 @@ def test_defaults_of_training_suit_translation():
     )
     assert training.greater_is_better and training.predict_with_generate and training.load_best_model_at_end
     assert training.lr_scheduler_type == "cosine" and training.report_to == ["tensorboard"]
+    assert training.dataloader_pin_memory == torch.accelerator.is_available()
     assert not FLaLLMTrainingArguments(output_dir="o", use_cpu=True, metric_for_best_model="loss").greater_is_better

@@ -371,6 +371,10 @@ def test_wrong_inputs_of_the_translation_model():
     model, batch = tiny_llava_slt("llama"), random_prompts([9, 4])
     cached = visual_features_of(model, batch)
     prompt = {name: batch[name] for name in PROMPT}
+    embeddings = model.embed_prompt(**{name: value for name, value in batch.items() if name != "attention_mask"})
+    for video in ("pixel_values_videos", "visual_features"):
+        with error_texts("Pass the video, or `inputs_embeds` that hold one already, not both."):
+            model(inputs_embeds=embeddings, **{video: {**batch, **cached}[video]})
     for call in (model, model.generate):
         with error_texts("Pass exactly one of `pixel_values_videos` and `visual_features`."):
             call(**prompt)

@@ -250,8 +250,9 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
         check_license("model_license", self.model_license, "apache-2.0, cc-by-nc-4.0 or other")
         if isinstance(self.generation_config, Path):
             self.generation_config = str(self.generation_config)  # a Path cannot be saved as JSON
-        if self.bf16 and not torch.accelerator.is_available():
-            self.use_cpu = True  # else the Trainer takes bf16 for a wish that no GPU can fulfil
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # else torch warns that there is nothing to pin it for
+            self.use_cpu |= self.bf16  # else the Trainer takes bf16 for a wish that no GPU can fulfil
         super().__post_init__()
 
 
