@@ -8,7 +8,7 @@ MODEL_ID ?= quickstart_output/model
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart quickstart-llava-slt demo test test-unit test-minimum-versions lint format benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing \
-	benchmark-inference benchmark-memory benchmark-llava-slt clean
+	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -71,6 +71,9 @@ benchmark-memory: install ## Peak memory of training by flag (BENCHMARK_ARGS="..
 
 benchmark-llava-slt: install ## LLaVA-SLT without stage 1, without stage 2 and whole (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/llava_slt_ablation.py $(BENCHMARK_ARGS)
+
+benchmark-quickstart: install ## The quickstart with its switches on and off (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/quickstart.py $(BENCHMARK_ARGS)
 
 clean: ## Remove the virtual environment, the quickstart's output and all caches
 	rm -rf $(VENV) .venv-minimum-versions quickstart_output quickstart_llava_slt_output build dist .pytest_cache .ruff_cache

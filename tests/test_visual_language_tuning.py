@@ -65,12 +65,20 @@ def sentences_of(folder: Path) -> list[str]:
     return [json.loads(line)["prediction"] for line in lines]
 
 
+def tuning_arguments(**values) -> VisualLanguageTuningArguments:
+    return VisualLanguageTuningArguments(
+        vision_model_name_or_path=str(contrastive_model()),
+        text_model_name_or_path=str(causal_language_model()),
+        **values,
+    )
+
+
 # What is trained
 
 
 @pytest.mark.slow
 def test_only_the_connector_changes(tmp_path):
-    arguments = VisualLanguageTuningArguments(str(contrastive_model()), str(causal_language_model()))
+    arguments = tuning_arguments()
     visual_language_tuning.train(tuning_flags(tmp_path / "run", **FAST, weight_decay=0.1))
     folder = tmp_path / "run"
     assert_same(weights(folder, "vision_model."), weights(contrastive_model(), "vision_model."))
@@ -160,9 +168,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path):
 
 @pytest.fixture(scope="module")
 def built() -> tuple[LlavaSltForTranslation, LlavaSltProcessor]:
-    arguments = VisualLanguageTuningArguments(
-        str(contrastive_model()), str(causal_language_model()), prompt="Write {spoken_language}:", num_beams=3
-    )
+    arguments = tuning_arguments(prompt="Write {spoken_language}:", num_beams=3)
     return build_model(arguments, VideoArguments(frame_size=36, crop_size=32), "de_DE")
 
 
@@ -206,8 +212,7 @@ def test_features_and_frames_give_the_same_text(built):
 
 
 def test_the_connector_has_a_learning_rate_of_its_own(tmp_path):
-    arguments = VisualLanguageTuningArguments(str(contrastive_model()), str(causal_language_model()), lora=True)
-    model, _ = build_model(arguments, VideoArguments())
+    model, _ = build_model(tuning_arguments(lora=True), VideoArguments())
     training = FLaLLMTrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, learning_rate=0.001, adapter_learning_rate=0.002,
         eval_strategy="no", save_strategy="no", load_best_model_at_end=False, report_to="none",
