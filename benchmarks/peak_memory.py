@@ -31,12 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import DynamicCache, EncoderDecoderCache, MBartConfig, Trainer
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation
-from train_scripts.arguments import (
-    TRAINING_ARGUMENTS,
-    FeatureCacheArguments,
-    FLaLLMTrainingArguments,
-    parse_arguments,
-)
+from train_scripts.arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, FLaLLMTrainingArguments, parse_arguments
 from train_scripts.llm_fine_tuning import LORA_TARGETS, LLMFineTuningArguments
 from train_scripts.pretrain_language_model import train_tokenizer
 from train_scripts.training import run_command

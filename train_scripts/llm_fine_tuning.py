@@ -24,12 +24,7 @@ from transformers import PreTrainedModel
 from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from .arguments import (
-    TRAINING_ARGUMENTS,
-    FeatureCacheArguments,
-    VideoArguments,
-    parse_arguments,
-)
+from .arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, VideoArguments, parse_arguments
 from .model_arguments import AdapterArguments, LoraArguments
 from .training import build_processor, load_tokenizer, run_command, run_training, set_generation_defaults
 
@@ -110,11 +105,7 @@ def _with_lora(model: FLaLLMForTranslation, arguments: LLMFineTuningArguments) -
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Stage 2 from command-line arguments; returns the scores on the evaluation split."""
     arguments, data, video, augmentation, training, features = parse_arguments(
-        (
-            LLMFineTuningArguments,
-            *TRAINING_ARGUMENTS,
-            FeatureCacheArguments,
-        ),
+        (LLMFineTuningArguments, *TRAINING_ARGUMENTS, FeatureCacheArguments),
         argv,
         description="Stage 2 of FLa-LLM: LLM fine-tuning with the visual encoder frozen.",
     )

@@ -27,11 +27,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, EvalPrediction, PreTrainedTokenizerBase, set_seed
 
-from modeling_flallm import (
-    LlavaSltContrastiveConfig,
-    LlavaSltForContrastivePreTraining,
-    LlavaSltVisualConfig,
-)
+from modeling_flallm import LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining, LlavaSltVisualConfig
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import (

@@ -24,11 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, light_transformer_config
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from .arguments import (
-    TRAINING_ARGUMENTS,
-    VideoArguments,
-    parse_arguments,
-)
+from .arguments import TRAINING_ARGUMENTS, VideoArguments, parse_arguments
 from .model_arguments import AdapterArguments, FrameEncoderArguments
 from .target_languages import language_ids
 from .training import build_processor, load_tokenizer, run_command, run_training, set_generation_defaults

@@ -25,12 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from modeling_flallm import LlavaSltForTranslation
 from modeling_flallm.own_processing import DEFAULT_PROMPT, DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
 
-from .arguments import (
-    TRAINING_ARGUMENTS,
-    FeatureCacheArguments,
-    VideoArguments,
-    parse_arguments,
-)
+from .arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, VideoArguments, parse_arguments
 from .languages import language_name
 from .model_arguments import LoraArguments
 from .training import build_video_processor, open_tokenizer, run_command, run_training
@@ -129,11 +124,7 @@ def _with_lora(model: LlavaSltForTranslation, arguments: VisualLanguageTuningArg
 def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Stage 3 from command-line arguments; returns the scores on the evaluation split."""
     arguments, data, video, augmentation, training, features = parse_arguments(
-        (
-            VisualLanguageTuningArguments,
-            *TRAINING_ARGUMENTS,
-            FeatureCacheArguments,
-        ),
+        (VisualLanguageTuningArguments, *TRAINING_ARGUMENTS, FeatureCacheArguments),
         argv,
         description="Stage 3 of LLaVA-SLT: visual language tuning of the connector.",
     )
