@@ -98,6 +98,16 @@ def check_counts(arguments: Any, *names: str) -> None:
         raise ValueError(f"{', '.join(others)} and {last} must be 1 or more.")
 
 
+def check_sizes(output_dir: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: if the folder's results were `found` to be of other sizes than those that are `wanted`.
+    """
+    different = [f"--{name} {found[name]}" for name, value in wanted.items() if found[name] != value]
+    if different:
+        raise ValueError(f"{output_dir} holds results of {' '.join(different)}. Pass these, or name another folder.")
+
+
 def command_line(file_name: str, values: Mapping[str, Any]) -> str:
     """How the benchmark is run with these values of its arguments; a list is several values of one argument."""
     lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}

@@ -32,7 +32,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from benchmark_parts import DOCS, write_json, write_page
+from benchmark_parts import DOCS, check_sizes, write_json, write_page
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
 
 from train_scripts import evaluate_model, llm_fine_tuning, pretrain_language_model, visual_initialing
@@ -145,7 +145,7 @@ class BenchmarkArguments:
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in names}
 
 
-def check_sizes(arguments: BenchmarkArguments) -> None:
+def keep_sizes(arguments: BenchmarkArguments) -> None:
     """
     Raises:
         ValueError: if the output folder holds results of other sizes.
@@ -154,10 +154,7 @@ def check_sizes(arguments: BenchmarkArguments) -> None:
     if not (output_dir / SIZES_FILE).is_file():
         output_dir.mkdir(parents=True, exist_ok=True)
         write_json(output_dir / SIZES_FILE, arguments.sizes())
-    found = read_json(output_dir / SIZES_FILE)
-    different = [f"--{name} {found[name]}" for name, value in arguments.sizes().items() if found[name] != value]
-    if different:
-        raise ValueError(f"{output_dir} holds results of {' '.join(different)}. Pass these, or name another folder.")
+    check_sizes(output_dir, read_json(output_dir / SIZES_FILE), arguments.sizes())
 
 
 def read_json(path: Path) -> Any:
@@ -407,7 +404,7 @@ def draw_dev_curves(report: Mapping[str, Any], path: Path) -> None:
 def run(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments((BenchmarkArguments,), argv, description="Factorised against joint learning.")
     if not arguments.report_only:
-        check_sizes(arguments)
+        keep_sizes(arguments)
         for seed in arguments.seeds:
             SeedRun(arguments, seed).run()
     write_report(arguments)

@@ -23,14 +23,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from benchmark_parts import DOCS, RESULTS_FILE, command_line, processor_name, run_benchmark
+from benchmark_parts import DOCS, RESULTS_FILE, check_sizes, command_line, processor_name, run_benchmark
 from visual_initialing import encode_in_nchw, encode_padding_too
 
 from modeling_flallm import FLaLLMVisionModel
@@ -66,11 +65,8 @@ def switch_off() -> None:
 
 
 def _add_flags(stage: ModuleType, **values: Any) -> None:
-    stage.train = partial(_train_with_flags, stage.train, flags(**values))
-
-
-def _train_with_flags(train: Callable, more: Sequence[str], argv: Sequence[str]) -> Any:
-    return train([*argv, *more])
+    train = stage.train
+    stage.train = lambda argv: train([*argv, *flags(**values)])
 
 
 def processor_seconds() -> float:
@@ -114,13 +110,13 @@ def kept_results(arguments: BenchmarkArguments) -> dict[str, Any]:
     Raises:
         ValueError: if they are of other sizes.
     """
-    sizes = {name: value for name, value in vars(arguments).items() if name.startswith("num_") or "epochs" in name}
+    names = [each.name for each in fields(QuickstartArguments) if each.name not in ("output_dir", "seed")]
+    sizes = {name: getattr(arguments, name) for name in names}
     file = Path(arguments.output_dir) / RESULTS_FILE
     if not file.is_file():
         return {"machine": f"{processor_name()}, torch {torch.__version__}", "sizes": sizes, "seeds": {}}
     results = json.loads(file.read_text(encoding="utf-8"))
-    if results["sizes"] != sizes:
-        raise ValueError(f"--output_dir {arguments.output_dir} holds results of other sizes. Name a new folder.")
+    check_sizes(file.parent, results["sizes"], sizes)
     return results
 
 

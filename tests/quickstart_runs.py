@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from PIL import Image
-from tiny_corpus import error_of, flags
+from tiny_corpus import flags
 
 SIZES = {"num_train_clips": 32, "num_dev_clips": 20, "num_test_clips": 12, "num_text_only_sentences": 100}
 
@@ -47,7 +47,9 @@ def check_printed_results(output: str, folder: Path, test_folder: Path) -> None:
 
 def check_that_nothing_is_overwritten(quickstart: ModuleType, sizes: dict[str, Any], folder: Path, capsys) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert error_of(quickstart.main, flags(**sizes, output_dir=folder), capsys) == (
-        f"--output_dir {folder} is not empty. Name a new folder, or remove this one."
+    capsys.readouterr()
+    assert quickstart.main(flags(**sizes, output_dir=folder)) == 2
+    assert capsys.readouterr().err == (
+        f"error: --output_dir {folder} is not empty. Name a new folder, or remove this one.\n"
     )
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
