@@ -35,7 +35,7 @@ from visual_initialing import encode_in_nchw, encode_padding_too
 from modeling_flallm import FLaLLMVisionModel
 from train_scripts import llm_fine_tuning, pretrain_language_model, training, visual_initialing
 from train_scripts.arguments import flags
-from train_scripts.quickstart import STEPS, Folders, QuickstartArguments, run_steps, test_model
+from train_scripts.quickstart import STEPS, Folders, QuickstartArguments, run_steps, test_model, work_of_steps
 
 PAGE = DOCS / "quickstart-speed.md"
 TABLE_START = "<!-- written by benchmarks/quickstart.py -->"
@@ -66,7 +66,7 @@ def switch_off() -> None:
 
 def _add_flags(stage: ModuleType, **values: Any) -> None:
     train = stage.train
-    stage.train = lambda argv: train([*argv, *flags(**values)])
+    stage.train = lambda argv, callbacks: train([*argv, *flags(**values)], callbacks)
 
 
 def processor_seconds() -> float:
@@ -90,16 +90,17 @@ def run_way(way: str, arguments: BenchmarkArguments) -> dict[str, Any]:
     scores: dict[str, float] = {}
 
     def timed(name: str, step: Callable) -> Callable:
-        def call(arguments: BenchmarkArguments, folders: Folders) -> None:
+        def call(*of_step: Any) -> None:
             before = processor_seconds()
-            step(arguments, folders)
+            step(*of_step)
             seconds[name] = processor_seconds() - before
 
         return call
 
-    steps = {**STEPS, TEST: lambda arguments, folders: scores.update(test_both(folders))}
+    steps = {**STEPS, TEST: lambda arguments, folders, time_left: scores.update(test_both(folders))}
     with open(f"{output}.log", "w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        run_steps({name: timed(name, step) for name, step in steps.items()}, arguments, Folders(output))
+        timed_steps = {name: timed(name, step) for name, step in steps.items()}
+        run_steps(timed_steps, arguments, Folders(output), work_of_steps(arguments))
     return {"seconds": seconds, "bleu4": scores}
 
 

@@ -235,7 +235,6 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         labels: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Any = None,
         logits_to_keep: int | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
@@ -244,7 +243,7 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
                 Prompt with one `config.video_token_id` per word-like token and, in training, the sentence behind it.
-                Padded on the left. With `past_key_values`, the new tokens alone.
+                Padded on the left. With a cache that holds the tokens before them, the new tokens alone.
             attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*):
                 0 for padding. Default: nothing is.
             pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`, *optional*):
@@ -267,7 +266,8 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Label tokens over which the loss is averaged: those of the whole global batch, as the Trainer counts
                 them. Default: those of this batch.
-            kwargs: handed to the language model, such as `use_cache`, `output_attentions`.
+            kwargs: handed to the language model, such as `use_cache`, `output_attentions`, and its cache under the name
+                that transformers gives it: `cache` from 5.24 on, `past_key_values` before.
 
         Raises:
             ValueError: for no video or two forms of it, for one beside `inputs_embeds`, another number of placeholders
@@ -275,15 +275,14 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         """
         if inputs_embeds is not None and not (pixel_values_videos is None and visual_features is None):
             raise ValueError("Pass the video, or `inputs_embeds` that hold one already, not both.")
-        is_continuation = past_key_values is not None and past_key_values.get_seq_length() > 0
-        if inputs_embeds is None and not is_continuation:
+        num_cached_tokens = _num_cached_tokens(kwargs)
+        if inputs_embeds is None and not num_cached_tokens:
             inputs_embeds = self.embed_prompt(
                 input_ids, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
             )
         new_tokens = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         num_new_tokens = next(iter(new_tokens.values())).shape[1]
-        num_tokens = num_new_tokens + (past_key_values.get_seq_length() if is_continuation else 0)
-        self._check_num_tokens(num_tokens)
+        self._check_num_tokens(num_cached_tokens + num_new_tokens)
         if labels is not None and labels.shape[1] != num_new_tokens:
             raise ValueError(
                 f"`labels` must have a column for each of the {num_new_tokens} input tokens, got {labels.shape[1]}."
@@ -297,7 +296,6 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         outputs = self._run_language_model(
             **new_tokens,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             position_ids=position_ids,
             logits_to_keep=logits_to_keep,
             **{**kwargs, "return_dict": True},
@@ -420,6 +418,12 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         return super().generate(
             inputs_embeds=embeddings, attention_mask=attention_mask, generation_config=config, **kwargs
         )
+
+
+def _num_cached_tokens(language_model_arguments: dict[str, Any]) -> int:
+    """Tokens in the cache among the arguments; `generate` names it `cache`, and `past_key_values` before 5.24."""
+    caches = (language_model_arguments.get(name) for name in ("cache", "past_key_values"))
+    return sum(int(cache.get_seq_length()) for cache in caches if cache is not None)
 
 
 def _positions(attention_mask: torch.Tensor) -> torch.Tensor:

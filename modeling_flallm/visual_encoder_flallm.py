@@ -28,6 +28,9 @@ REPLICATED_FRAMES_IN_FRONT = 8
 REPLICATED_FRAMES = 16
 # Without gradient: more are no faster on a CPU and need more memory, see docs/visual-initialing-speed.md.
 FRAMES_PER_CHUNK_ON_CPU = 32
+# With fewer channels, torch's strided convolutions corrupt memory in their backward pass when their frames lie in
+# channels_last, on a processor without AVX-512 (torch 2.14.1; seen for 2 to 7 channels).
+LEAST_CHANNELS_FOR_CHANNELS_LAST = 8
 # A number of frames or tokens, or a tensor of them, one for each clip.
 Frames = TypeVar("Frames", int, torch.Tensor)
 
@@ -144,7 +147,13 @@ class FrameBackbone(nn.Module):
             setattr(self, f"layer{index + 1}", stage)
             channels = stage_width * block.expansion
         self.num_features = channels
+        is_wide = width >= LEAST_CHANNELS_FOR_CHANNELS_LAST
+        self.memory_format = torch.channels_last if is_wide else torch.contiguous_format
         self.gradient_checkpointing = False
+
+    def choose_memory_format(self) -> None:
+        """Weights in the memory order of the frames, where convolutions then reorder nothing."""
+        self.to(memory_format=self.memory_format)
 
     @staticmethod
     def _build_stage(block: type[nn.Module], channels: int, width: int, depth: int, stride: int) -> nn.Sequential:
@@ -470,7 +479,7 @@ class FLaLLMVisionModel(VisualEncoderMixin, PreTrainedModel):
     def _encode_chunk(self, pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """The frames at `(clip, frame)`, copied here so that a checkpoint keeps no copy of them."""
         frames = pixels[places[:, 0], places[:, 1]].to(self.backbone.conv1.weight.dtype)
-        return self.backbone(frames.contiguous(memory_format=torch.channels_last))
+        return self.backbone(frames.contiguous(memory_format=self.backbone.memory_format))
 
     @staticmethod
     def _checked_mask(pixels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

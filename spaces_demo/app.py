@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+# A waiting thread of torch soon sleeps, where others want its core; read when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import appearance  # noqa: E402
 import gradio as gr  # noqa: E402

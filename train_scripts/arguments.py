@@ -16,6 +16,7 @@ import yaml
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
 from .languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
+from .machine import computes_in_bfloat16, default_device
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")
@@ -221,6 +222,17 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
             "`per_device_train_batch_size` clips."
         },
     )
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Compute in bfloat16 where that is safe. Default: if the processor or GPU has instructions for it; "
+            "without them it is very slow."
+        },
+    )
+    num_threads: int | None = field(
+        default=None,
+        metadata={"help": "Threads of a CPU to compute in. Default: one for each core that other programs leave free."},
+    )
     preprocess_on_device: bool = field(
         default=False,
         metadata={"help": "Resize, augment and normalise frames on the accelerator, not in the loading processes."},
@@ -247,9 +259,13 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f"--max_frames_per_batch must be 1 or more, got {self.max_frames_per_batch}.")
         if self.frames_per_chunk is not None and self.frames_per_chunk < 1:
             raise ValueError(f"--frames_per_chunk must be 1 or more, got {self.frames_per_chunk}.")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ValueError(f"--num_threads must be 1 or more, got {self.num_threads}.")
         check_license("model_license", self.model_license, "apache-2.0, cc-by-nc-4.0 or other")
         if isinstance(self.generation_config, Path):
             self.generation_config = str(self.generation_config)  # a Path cannot be saved as JSON
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and computes_in_bfloat16(default_device(self.use_cpu))
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # else torch warns that there is nothing to pin it for
             self.use_cpu |= self.bf16  # else the Trainer takes bf16 for a wish that no GPU can fulfil

@@ -31,6 +31,7 @@ from modeling_flallm.pipeline_flallm import mean_visual_features, visual_distanc
 from .arguments import DataArguments, parse_arguments
 from .data import load_split
 from .hub_names import is_hub_id
+from .machine import describe_machine, prepare_machine
 from .model_card import add_confidence
 from .training import load_trained, run_command
 from .training_run import RUN_FILE, read_run
@@ -60,14 +61,20 @@ class CalibrationArguments:
     )
     max_clips: int | None = field(default=None, metadata={"help": "Only the first so many clips."})
     batch_size: int = field(default=8, metadata={"help": "Clips that are translated together."})
+    num_threads: int | None = field(
+        default=None,
+        metadata={"help": "Threads of a CPU to compute in. Default: one for each core that other programs leave free."},
+    )
 
     def __post_init__(self):
         if self.model is None:
             raise ValueError("`--model` must name the folder of a trained model.")
         if not 0 < self.least_chrf <= 100:
             raise ValueError(f"--least_chrf must be above 0 and at most 100, got {self.least_chrf:g}.")
-        if self.batch_size < 1:
-            raise ValueError(f"--batch_size must be 1 or more, got {self.batch_size}.")
+        for name in ("batch_size", "num_threads"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"--{name} must be 1 or more, got {number}.")
 
 
 @dataclass
@@ -275,6 +282,8 @@ def calibrate(arguments: CalibrationArguments, data: DataArguments) -> dict[str,
     _check_folder(folder)
     splits = {name: _load(data, arguments, name) for name in (arguments.split, arguments.also_measure_on) if name}
     model, processor = load_trained(arguments.model)
+    prepare_machine(model.device, arguments.num_threads)
+    print(describe_machine(model.device, model.dtype), flush=True)
     model.config.confidence_calibration = None
     options = (data.text_column, arguments.least_chrf, arguments.batch_size)
     translated = translate_split(model, processor, splits[arguments.split], *options)

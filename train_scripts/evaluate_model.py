@@ -25,7 +25,7 @@ from .data import FramePreprocessor, SignVideoDataset, load_split
 from .metrics import format_scores, generated_token_ids, translation_scores
 from .model_card import add_scores
 from .quantization import DTYPES, QUANTIZATIONS, load_to_translate
-from .training import run_command, system_of
+from .training import run_command, start_run, system_of
 from .training_run import read_run
 
 
@@ -67,6 +67,7 @@ class EvaluationRunArguments(FLaLLMTrainingArguments):
     eval_strategy: str = field(default="no", metadata={"help": "Must be no."})
     save_strategy: str = field(default="no", metadata={"help": "Must be no."})
     load_best_model_at_end: bool = field(default=False, metadata={"help": "Must be False."})
+    bf16: bool | None = field(default=False, metadata={"help": "Must be False; see --dtype."})
     generation_max_length: int | None = field(
         default=None, metadata={"help": "Default: what the model was saved with."}
     )
@@ -141,6 +142,7 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
     model_folder = Path(evaluation.model_name_or_path)
     if evaluation.add_to_model_card:
         read_run(model_folder)  # a folder without a record is to be told before the work
+    start_run(run, DTYPES[evaluation.dtype])
     model, processor = load_to_translate(
         evaluation.model_name_or_path, run.device, evaluation.dtype, evaluation.quantization
     )

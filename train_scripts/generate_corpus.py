@@ -14,7 +14,6 @@ the options.
 
 import csv
 import multiprocessing
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from .cores import num_cores
 from .signing_language import LEXICON, MIN_NUM_SIGNS, SentenceSampler, select_signs, translate
 from .signing_renderer import (
     FRAMES_PER_SECOND,
@@ -62,7 +62,7 @@ class CorpusArguments:
         default=6000, metadata={"help": "Sentences without a clip; fewer if the signs do not give as many."}
     )
     num_workers: int = field(
-        default_factory=lambda: os.cpu_count() or 1, metadata={"help": "Processes; the result does not depend on it."}
+        default_factory=num_cores, metadata={"help": "Processes; the result does not depend on it."}
     )
 
 

@@ -31,6 +31,7 @@ from modeling_flallm.own_processing import FLaLLMVideoProcessor
 from modeling_flallm.visual_encoder_flallm import LocalTemporalModule
 
 from .arguments import check_new_folder, parse_arguments, read_yaml
+from .cores import num_cores
 from .corpus_schema import SPLITS, Problem
 from .data import METADATA_FILES, VALIDATION_FOLDERS, load_from_hub
 from .hub_names import check_model_names
@@ -57,7 +58,7 @@ class InspectArguments:
         default=None, metadata={"help": "Tokenizer whose unknown characters and sentence lengths are counted."}
     )
     num_strips: int = field(default=4, metadata={"help": "Clips of each split that the page shows."})
-    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1, metadata={"help": "Decoding processes."})
+    num_workers: int = field(default_factory=num_cores, metadata={"help": "Decoding processes."})
 
     def __post_init__(self):
         check_spoken_language(self.spoken_language)

@@ -31,12 +31,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    EarlyStoppingCallback,
     EvalPrediction,
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
+    TrainerCallback,
     set_seed,
 )
 
@@ -53,7 +53,15 @@ from .hub_names import check_model_names
 from .languages import check_spoken_language, language_name
 from .model_arguments import LoraArguments
 from .pretrain_language_model import read_sentences, train_tokenizer
-from .training import TellTheEpoch, checkpoint_to_resume, choose_fast_attention, open_tokenizer, run_command
+from .training import (
+    TellTheEpoch,
+    checkpoint_to_resume,
+    choose_fast_attention,
+    early_stopping,
+    open_tokenizer,
+    run_command,
+    start_run,
+)
 
 USER_TOKEN, ASSISTANT_TOKEN = "<user>", "<assistant>"
 CHAT_TEMPLATE = (
@@ -432,8 +440,11 @@ def perplexity(evaluation: EvalPrediction) -> dict[str, float]:
     return {"perplexity": float(np.exp(evaluation.predictions[is_token].mean()))}
 
 
-def train(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Stage 1 from command-line arguments; returns the scores on the held-out lines, among them `eval_perplexity`."""
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
+    """
+    Stage 1 from command-line arguments; returns the scores on the held-out lines, among them `eval_perplexity`.
+    `callbacks` are the Trainer's.
+    """
     arguments, text, denoising, training = parse_arguments(
         (CausalLanguageModelArguments, TextArguments, DenoisingArguments, LinguisticTrainingArguments),
         argv,
@@ -443,6 +454,7 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
     check_model_names(arguments)
     check_language_model(arguments, text.block_size)
     lines, held_out = hold_out(read_text(text), text, training.seed)
+    callbacks = [*callbacks, *start_run(training)]
     set_seed(training.seed)
     processor = build_processor(arguments, text, lines)
     tokenizer = processor.tokenizer
@@ -463,7 +475,7 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
         processing_class=tokenizer,
         compute_metrics=perplexity,
         preprocess_logits_for_metrics=token_losses,
-        callbacks=[TellTheEpoch([dataset]), *_early_stopping(training)],
+        callbacks=[TellTheEpoch([dataset]), *early_stopping(training), *callbacks],
     )
     if training.process_index == 0:
         print(
@@ -480,11 +492,6 @@ def _short_enough(
     """Lines that fit into a block with their prompt, even if each word comes twice: paragraphs are no sentences."""
     prompt_length = sum(map(len, around_video))
     return [ids for ids in token_ids if len(ids) > 1 and prompt_length + 3 * len(ids) <= block_size]
-
-
-def _early_stopping(training: LinguisticTrainingArguments) -> list[EarlyStoppingCallback]:
-    patience = training.early_stopping_patience
-    return [] if patience is None else [EarlyStoppingCallback(patience)]
 
 
 def _finish(trainer: Trainer, training: LinguisticTrainingArguments) -> dict[str, float]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from peft import get_peft_model
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
@@ -102,14 +102,16 @@ def _with_lora(model: FLaLLMForTranslation, arguments: LLMFineTuningArguments) -
     return get_peft_model(model, arguments.lora_config(target_modules=LORA_TARGETS, modules_to_save=whole))
 
 
-def train(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Stage 2 from command-line arguments; returns the scores on the evaluation split."""
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
+    """Stage 2 from command-line arguments, with further callbacks; returns the scores on the evaluation split."""
     arguments, data, video, augmentation, training, features = parse_arguments(
         (LLMFineTuningArguments, *TRAINING_ARGUMENTS, FeatureCacheArguments),
         argv,
         description="Stage 2 of FLa-LLM: LLM fine-tuning with the visual encoder frozen.",
     )
-    return run_training(lambda: build_model(arguments, video), arguments, data, video, augmentation, training, features)
+    return run_training(
+        lambda: build_model(arguments, video), arguments, data, video, augmentation, training, features, callbacks
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,6 +30,7 @@ from huggingface_hub import DatasetCardData, HfApi
 from tqdm import tqdm
 
 from .arguments import check_license, parse_arguments
+from .cores import num_cores
 from .corpus_readers import KINDS, TABLE_COLUMNS, read_corpus
 from .corpus_schema import COLUMNS, SPLITS, RawClip, RawCorpus
 from .hub_errors import HUB_ERRORS, explain_hub_error
@@ -82,7 +83,7 @@ class PrepareArguments:
     spoken_language: str | None = field(
         default=None, metadata={"help": "Language tag of the sentences. Default: the corpus's."}
     )
-    num_workers: int = field(default_factory=lambda: os.cpu_count() or 1, metadata={"help": "Processes to work in."})
+    num_workers: int = field(default_factory=num_cores, metadata={"help": "Processes to work in."})
     push_to_hub: str | None = field(
         default=None, metadata={"help": "OWNER/NAME of a data set repository to send the folder to, once it is done."}
     )

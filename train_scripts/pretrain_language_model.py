@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
+    TrainerCallback,
     set_seed,
 )
 
@@ -29,7 +30,7 @@ from modeling_flallm import light_transformer_config
 
 from .arguments import FLaLLMTrainingArguments, check_output_folder, parse_arguments
 from .data import RandomDataset
-from .training import TellTheEpoch, checkpoint_to_resume, choose_fast_attention, run_command
+from .training import TellTheEpoch, checkpoint_to_resume, choose_fast_attention, run_command, start_run
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 MASK_TOKEN = "<mask>"
@@ -169,8 +170,8 @@ class _TokenizedSentences(RandomDataset):
         return self.input_ids[index], self.seed_of(index)
 
 
-def train(argv: Sequence[str] | None = None) -> None:
-    """Train and save tokenizer and model in the output folder."""
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> None:
+    """Train and save tokenizer and model in the output folder. `callbacks` are the Trainer's."""
     arguments, training = parse_arguments(
         (LanguageModelArguments, LanguageModelTrainingArguments),
         argv,
@@ -178,6 +179,7 @@ def train(argv: Sequence[str] | None = None) -> None:
     )
     check_output_folder(training)
     sentences = read_sentences(arguments.text_file)
+    callbacks = [*callbacks, *start_run(training)]
     set_seed(training.seed)
     tokenizer = train_tokenizer(sentences, arguments.max_vocabulary_size)
     model = build_language_model(arguments, tokenizer)
@@ -189,7 +191,7 @@ def train(argv: Sequence[str] | None = None) -> None:
         data_collator=DenoisingCollator(arguments, tokenizer),
         train_dataset=dataset,
         processing_class=tokenizer,
-        callbacks=[TellTheEpoch([dataset])],
+        callbacks=[TellTheEpoch([dataset]), *callbacks],
     )
     # MBart takes `num_items_in_batch` and ignores it: the Trainer must average over accumulated batches itself.
     trainer.model_accepts_loss_kwargs = False

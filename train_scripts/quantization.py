@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from .machine import fastest_dtype
 from .training import load_trained
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,17 +40,8 @@ def load_to_translate(
     else:
         model, processor = load_trained(name_or_path, dtype=chosen)
         model.to(device)
-    model.vision_model.to(memory_format=torch.channels_last)  # convolutions then reorder nothing
+    model.vision_model.backbone.choose_memory_format()
     return model, processor
-
-
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the processor computes in it, float32 elsewhere."""
-    if device.type == "cuda":
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_bfloat16 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
 def quantize_on_cpu(model: PreTrainedModel) -> None:

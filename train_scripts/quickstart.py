@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+
 from . import calibrate, evaluate_model, llm_fine_tuning, pretrain_language_model, visual_initialing
 from .arguments import check_new_folder, flags, parse_arguments
 from .calibrate import LEAST_CLIPS
-from .generate_corpus import CorpusArguments, generate_corpus
 from .metrics import TITLE_OF_SCORE
 from .pictures import draw_contact_sheet, draw_learning_curves
 from .training import run_command
@@ -29,6 +30,11 @@ CORPUS = {"dataset_name": "Invented sign language, rendered", "sign_language": "
 # torch's library for CPUs prepares each operation anew for each number of frames in a batch, and by default forgets it
 # after 1024 others, which is a few steps of training.
 NUM_KEPT_OPERATIONS = 16384
+CORPUS_RESOLUTION = 72
+SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BETWEEN_COUNTS = 0.5
+# Seconds of each step with the default sizes, on two cores without bfloat16: their shares of the time left.
+SECONDS_OF_STEP = {"corpus": 25, "language model": 35, "stage 1": 150, "stage 2": 60, "calibration": 3, "test": 15}
 
 
 @dataclass
@@ -70,21 +76,61 @@ class Folders:
         self.test = self.output / "test_stage2"
 
 
-def make_corpus(arguments: QuickstartArguments, folders: Folders) -> None:
-    generate_corpus(
-        CorpusArguments(
-            output_dir=str(folders.corpus),
-            seed=arguments.seed,
-            num_train_clips=arguments.num_train_clips,
-            num_dev_clips=arguments.num_dev_clips,
-            num_test_clips=arguments.num_test_clips,
-            num_text_only_sentences=arguments.num_text_only_sentences,
-            resolution=72,
-        )
-    )
+class TimeLeft(TrainerCallback):
+    """
+    Prints how long a run of several steps will go on. A callback of the Trainer's in the steps that train.
+
+    Args:
+        work: how long each step takes, in any unit: what is done of them so far says how long that is here.
+    """
+
+    def __init__(self, work: Mapping[str, float]):
+        self.work = dict(work)
+        self._began = self._told = time.monotonic()
+        self._step, self._share = next(iter(self.work)), 0.0
+
+    def begin(self, step: str) -> None:
+        """Those before are done."""
+        self._step, self._share = step, 0.0
+
+    def tell(self, share: float) -> None:
+        """So much of this step is done, of 1; prints a line now and then."""
+        self._share = share
+        now = time.monotonic()
+        left = self.seconds_left()
+        if left is not None and now - self._told >= SECONDS_BETWEEN_LINES:
+            self._told = now
+            print(f"about {_in_words(left)} left", flush=True)
+
+    def seconds_left(self) -> float | None:
+        """`None` before anything is done."""
+        names = list(self.work)
+        before = sum(self.work[name] for name in names[: names.index(self._step)])
+        done = before + self._share * self.work[self._step]
+        return (sum(self.work.values()) - done) / done * (time.monotonic() - self._began) if done else None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.tell(state.global_step / state.max_steps)
 
 
-def pretrain(arguments: QuickstartArguments, folders: Folders) -> None:
+def _in_words(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def make_corpus(arguments: QuickstartArguments, folders: Folders, time_left: TimeLeft) -> None:
+    """In a process of its own, whose workers then do not import what training needs: that would take as long."""
+    counts = {name: getattr(arguments, name) for name in ("num_train_clips", "num_dev_clips", "num_test_clips")}
+    values = {**counts, "num_text_only_sentences": arguments.num_text_only_sentences, "seed": arguments.seed}
+    options = flags(output_dir=folders.corpus, resolution=CORPUS_RESOLUTION, **values)
+    rendering = subprocess.Popen([sys.executable, "-m", "train_scripts.generate_corpus", *options])
+    while rendering.poll() is None:
+        time.sleep(SECONDS_BETWEEN_COUNTS)
+        time_left.tell(len(list(folders.corpus.glob("*/*.mp4"))) / sum(counts.values()))
+    if rendering.returncode != 0:
+        raise ValueError(f"the corpus could not be rendered: see above (exit status {rendering.returncode})")
+
+
+def pretrain(arguments: QuickstartArguments, folders: Folders, time_left: TimeLeft) -> None:
     pretrain_language_model.train(
         flags(
             config="quickstart_language_model",
@@ -92,11 +138,12 @@ def pretrain(arguments: QuickstartArguments, folders: Folders) -> None:
             num_train_epochs=arguments.language_model_epochs,
             seed=arguments.seed,
             output_dir=folders.language_model,
-        )
+        ),
+        [time_left],
     )
 
 
-def train_stage1(arguments: QuickstartArguments, folders: Folders) -> None:
+def train_stage1(arguments: QuickstartArguments, folders: Folders, time_left: TimeLeft) -> None:
     visual_initialing.train(
         flags(
             config="quickstart_visual_initialing",
@@ -106,11 +153,12 @@ def train_stage1(arguments: QuickstartArguments, folders: Folders) -> None:
             seed=arguments.seed,
             output_dir=folders.stage1,
             **CORPUS,
-        )
+        ),
+        [time_left],
     )
 
 
-def train_stage2(arguments: QuickstartArguments, folders: Folders) -> None:
+def train_stage2(arguments: QuickstartArguments, folders: Folders, time_left: TimeLeft) -> None:
     llm_fine_tuning.train(
         flags(
             config="quickstart_llm_fine_tuning",
@@ -121,11 +169,12 @@ def train_stage2(arguments: QuickstartArguments, folders: Folders) -> None:
             seed=arguments.seed,
             output_dir=folders.model,
             **CORPUS,
-        )
+        ),
+        [time_left],
     )
 
 
-def calibrate_model(arguments: QuickstartArguments, folders: Folders) -> None:
+def calibrate_model(arguments: QuickstartArguments, folders: Folders, time_left: TimeLeft) -> None:
     calibrate.run_calibration(
         flags(model=folders.model, dataset=folders.corpus, also_measure_on="test", batch_size=15, **CORPUS)
     )
@@ -184,15 +233,37 @@ def print_translations(rows: Sequence[dict[str, str]], count: int = 10) -> None:
         print(f"  {row['file_name']}\n    reference:   {row['reference']}\n    translation: {row['prediction']}")
 
 
-def run_steps(steps: Mapping[str, Callable[[Any, Any], Any]], arguments: Any, folders: Any) -> str:
-    """Takes one step after the other, each called with `(arguments, folders)`; returns how long each took, in words."""
+def work_of_steps(arguments: QuickstartArguments) -> dict[str, float]:
+    """Seconds of each step for these sizes, as `SECONDS_OF_STEP`."""
+    default = QuickstartArguments()
+    num_clips = arguments.num_train_clips / default.num_train_clips
+    sentences = arguments.num_text_only_sentences / default.num_text_only_sentences
+    times = {
+        "corpus": num_clips,
+        "language model": sentences * arguments.language_model_epochs / default.language_model_epochs,
+        "stage 1": num_clips * arguments.stage1_epochs / default.stage1_epochs,
+        "stage 2": num_clips * arguments.stage2_epochs / default.stage2_epochs,
+        "test": arguments.num_test_clips / default.num_test_clips,
+    }
+    return {name: seconds * times.get(name, 1) for name, seconds in SECONDS_OF_STEP.items()}
+
+
+def run_steps(
+    steps: Mapping[str, Callable[[Any, Any, TimeLeft], Any]], arguments: Any, folders: Any, work: Mapping[str, float]
+) -> str:
+    """
+    Takes one step after the other, each called with `(arguments, folders, time_left)`; returns how long each took, in
+    words.
+    """
     check_new_folder(folders.output)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(NUM_KEPT_OPERATIONS))
     seconds: dict[str, float] = {}
+    time_left = TimeLeft(work)
     for name, step in steps.items():
         print(f"\n=== {name}", flush=True)
         started = time.monotonic()
-        step(arguments, folders)
+        time_left.begin(name)
+        step(arguments, folders, time_left)
         seconds[name] = time.monotonic() - started
     return ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
 
@@ -211,7 +282,7 @@ def show_results(rows: Sequence[dict[str, str]], stages: Mapping[str, Path], fol
 def run(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments((QuickstartArguments,), argv, description="FLa-LLM in small, from corpus to scores.")
     folders = Folders(Path(arguments.output_dir))
-    durations = run_steps(STEPS, arguments, folders)
+    durations = run_steps(STEPS, arguments, folders, work_of_steps(arguments))
     print("\n=== test", flush=True)
     stage1_scores, _ = test_model(folders.stage1, folders, folders.test_stage1)
     stage2_scores, rows = test_model(folders.model, folders, folders.test)

@@ -17,8 +17,20 @@ from typing import Any
 from . import linguistic_pretraining, visual_contrastive_pretraining, visual_language_tuning
 from .arguments import flags, parse_arguments
 from .metrics import TITLE_OF_SCORE
-from .quickstart import CORPUS, QuickstartArguments, calibrate_model, make_corpus, run_steps, show_results, test_model
+from .quickstart import (
+    CORPUS,
+    QuickstartArguments,
+    TimeLeft,
+    calibrate_model,
+    make_corpus,
+    run_steps,
+    show_results,
+    test_model,
+)
 from .training import run_command
+
+# Seconds of each step with the default sizes, on two cores without bfloat16: their shares of the time left.
+SECONDS_OF_STEP = {"corpus": 25, "stage 1": 80, "stage 2": 150, "stage 3": 60, "calibration": 3, "test": 10}
 
 
 @dataclass
@@ -48,7 +60,7 @@ class Folders:
         self.test = self.output / "test"
 
 
-def train_stage1(arguments: LlavaSltQuickstartArguments, folders: Folders) -> dict[str, float]:
+def train_stage1(arguments: LlavaSltQuickstartArguments, folders: Folders, time_left: TimeLeft) -> dict[str, float]:
     return linguistic_pretraining.train(
         flags(
             config="quickstart_llava_slt_linguistic_pretraining",
@@ -57,11 +69,12 @@ def train_stage1(arguments: LlavaSltQuickstartArguments, folders: Folders) -> di
             num_train_epochs=arguments.language_model_epochs,
             seed=arguments.seed,
             output_dir=folders.stage1,
-        )
+        ),
+        [time_left],
     )
 
 
-def train_stage2(arguments: LlavaSltQuickstartArguments, folders: Folders) -> dict[str, float]:
+def train_stage2(arguments: LlavaSltQuickstartArguments, folders: Folders, time_left: TimeLeft) -> dict[str, float]:
     return visual_contrastive_pretraining.train(
         flags(
             config="quickstart_llava_slt_visual_contrastive_pretraining",
@@ -72,11 +85,12 @@ def train_stage2(arguments: LlavaSltQuickstartArguments, folders: Folders) -> di
             seed=arguments.seed,
             output_dir=folders.stage2,
             **CORPUS,
-        )
+        ),
+        [time_left],
     )
 
 
-def train_stage3(arguments: LlavaSltQuickstartArguments, folders: Folders) -> dict[str, float]:
+def train_stage3(arguments: LlavaSltQuickstartArguments, folders: Folders, time_left: TimeLeft) -> dict[str, float]:
     return visual_language_tuning.train(
         flags(
             config="quickstart_llava_slt_visual_language_tuning",
@@ -88,8 +102,24 @@ def train_stage3(arguments: LlavaSltQuickstartArguments, folders: Folders) -> di
             feature_cache_dir=folders.features,
             output_dir=folders.model,
             **CORPUS,
-        )
+        ),
+        [time_left],
     )
+
+
+def work_of_steps(arguments: LlavaSltQuickstartArguments) -> dict[str, float]:
+    """Seconds of each step for these sizes, as `SECONDS_OF_STEP`."""
+    default = LlavaSltQuickstartArguments()
+    num_clips = arguments.num_train_clips / default.num_train_clips
+    sentences = arguments.num_text_only_sentences / default.num_text_only_sentences
+    times = {
+        "corpus": num_clips,
+        "stage 1": sentences * arguments.language_model_epochs / default.language_model_epochs,
+        "stage 2": num_clips * arguments.stage2_epochs / default.stage2_epochs,
+        "stage 3": num_clips * arguments.stage3_epochs / default.stage3_epochs,
+        "test": arguments.num_test_clips / default.num_test_clips,
+    }
+    return {name: seconds * times.get(name, 1) for name, seconds in SECONDS_OF_STEP.items()}
 
 
 def print_scores(scores: dict[str, Any]) -> None:
@@ -112,7 +142,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         "stage 3": train_stage3,
         "calibration": calibrate_model,
     }
-    durations = run_steps(steps, arguments, folders)
+    durations = run_steps(steps, arguments, folders, work_of_steps(arguments))
     print("\n=== test", flush=True)
     scores, rows = test_model(folders.model, folders, folders.test)
     print_scores(scores)

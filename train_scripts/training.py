@@ -3,7 +3,8 @@
 import copy
 import math
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ from .feature_cache import (
 )
 from .hub_errors import explain_hub_error
 from .hub_names import check_model_names, explain_missing_folder
+from .machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from .metrics import TITLE_OF_SCORE, build_compute_metrics
 from .model_card import save_adapter
 from .samplers import ClipSampler, FrameBudgetBatchSampler
@@ -67,6 +69,7 @@ from .training_run import complete_run, describe_run
 
 # Of LLaVA-SLT, before they are a part of a model that translates.
 VISUAL_ENCODER_TYPES = ("llava_slt_contrastive", "llava_slt_visual")
+SECONDS_BETWEEN_LOOKS = 3.0
 
 
 class TellTheEpoch(TrainerCallback):
@@ -78,6 +81,19 @@ class TellTheEpoch(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         for listener in self.listeners:
             listener.set_epoch(int(state.epoch or 0))
+
+
+class FollowFreeCores(TrainerCallback):
+    """Other programs come and go: every few seconds the number of threads is chosen anew."""
+
+    def __init__(self, threads: ThreadsForFreeCores):
+        self.threads = threads
+        self._last = time.monotonic()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if time.monotonic() - self._last >= SECONDS_BETWEEN_LOOKS:
+            self.threads.adapt()
+            self._last = time.monotonic()
 
 
 def build_video_processor(video: VideoArguments) -> FLaLLMVideoProcessor:
@@ -210,6 +226,7 @@ def build_trainer(
     clips: TrainingClips,
     collator: TranslationCollator,
     training: FLaLLMTrainingArguments,
+    callbacks: Sequence[TrainerCallback] = (),
     **options: Any,
 ) -> VideoTrainer:
     """A Trainer for the clips; `options` are those of transformers' Trainer."""
@@ -220,7 +237,7 @@ def build_trainer(
         data_collator=collator,
         train_dataset=clips.train,
         eval_dataset=clips.evaluation,
-        callbacks=_callbacks(training, listeners),
+        callbacks=[TellTheEpoch(listeners), *early_stopping(training), *callbacks],
         **options,
     )
     trainer.train_sampler = clips.sampler
@@ -236,6 +253,7 @@ def run_training(
     augmentation: AugmentationArguments,
     training: FLaLLMTrainingArguments,
     features: FeatureCacheArguments | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, float]:
     """
     Train to translate, evaluate, choose the best checkpoint and save model, processor and model card in the output
@@ -245,6 +263,7 @@ def run_training(
         build: makes the model and its processor, after the seed has been set.
         stage: the stage's own arguments, for the model card.
         features: whether to train from cached features, and which.
+        callbacks: further ones of the Trainer.
 
     Returns:
         `dict[str, float]`: the last evaluation's scores of the best checkpoint.
@@ -262,6 +281,7 @@ def run_training(
             tell_unused_augmentation(augmentation, features.feature_views)
         augmentation = augmentation_in_cache(augmentation, features.feature_views)
     splits = open_splits(data, training)
+    callbacks = [*callbacks, *start_run(training)]
     set_seed(training.seed)
     model, processor = build()
     if isinstance(model, PeftModel):
@@ -280,6 +300,7 @@ def run_training(
         clips,
         system.collator_class(processor, training.preprocess_on_device),
         training,
+        callbacks,
         processing_class=processor,
         compute_metrics=build_compute_metrics(
             processor.batch_decode,
@@ -324,8 +345,19 @@ def _save_lora_adapter(trainer: VideoTrainer, folder: Path) -> None:
 
 def prepare_visual_encoder(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
     """The CNN in the memory order of its convolutions, which then reorder nothing, over so many frames at a time."""
-    model.vision_model.backbone.to(memory_format=torch.channels_last)
+    model.vision_model.backbone.choose_memory_format()
     model.vision_model.frames_per_chunk = training.frames_per_chunk
+
+
+def start_run(training: FLaLLMTrainingArguments, dtype: torch.dtype | None = None) -> list[TrainerCallback]:
+    """
+    Set up the machine for a run, and print how it computes; without a `dtype`, as it trains. Returns what the Trainer
+    calls to follow the machine.
+    """
+    threads = prepare_machine(training.device, training.num_threads)
+    if training.process_index == 0:
+        print(describe_machine(training.device, dtype or computing_dtype(training)), flush=True)
+    return [] if threads is None else [FollowFreeCores(threads)]
 
 
 def choose_fast_attention(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
@@ -382,11 +414,9 @@ def _most_epochs(training: FLaLLMTrainingArguments, fewest_batches: float) -> in
     return math.ceil(num_batches / max(fewest_batches, 1)) + 1
 
 
-def _callbacks(training: FLaLLMTrainingArguments, listeners: list[Any]) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [TellTheEpoch(listeners)]
-    if training.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(training.early_stopping_patience))
-    return callbacks
+def early_stopping(training: FLaLLMTrainingArguments) -> list[TrainerCallback]:
+    patience = training.early_stopping_patience
+    return [] if patience is None else [EarlyStoppingCallback(patience)]
 
 
 def _print_trained_parts(model: torch.nn.Module) -> None:

@@ -31,6 +31,7 @@ from .arguments import (
     read_yaml,
 )
 from .hub_names import is_hub_id
+from .machine import computing_dtype
 from .metrics import TITLE_OF_SCORE, translation_scores
 
 RUN_FILE = "training_run.json"
@@ -55,8 +56,6 @@ TRAINING_SETTINGS = (
     "train_sampling_strategy",
     "max_frames_per_batch",
     "frames_per_chunk",
-    "bf16",
-    "fp16",
     "seed",
     "metric_for_best_model",
     "early_stopping_patience",
@@ -392,6 +391,7 @@ def complete_run(
         "num_epochs": None if data.streaming else trainer.state.epoch,
         "num_steps": trainer.state.global_step,
         "device": _device_name(training.device),
+        "precision": str(computing_dtype(training)).removeprefix("torch."),
         "num_processes": training.world_size,
         "peak_memory_in_gib": round(_peak_memory_in_bytes(training.device) / 2**30, 2),
         "versions": {

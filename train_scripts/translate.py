@@ -19,7 +19,6 @@ import csv
 import io
 import itertools
 import json
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +34,9 @@ from tqdm import tqdm
 from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
 from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError, format_captions
 
+from .cores import num_cores
 from .languages import check_spoken_language, language_name
+from .machine import default_device, describe_machine, prepare_machine
 from .quantization import DTYPES, QUANTIZATIONS, load_to_translate
 
 VIDEO_SUFFIXES = {".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".gif"}
@@ -305,21 +306,22 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--num_workers",
         type=int,
-        default=min(MOST_READING_THREADS, max((os.cpu_count() or 1) - 1, 1)),
+        default=min(MOST_READING_THREADS, max(num_cores() - 1, 1)),
         help="threads that read videos ahead of the model",
     )
     parser.add_argument(
         "--spoken_language",
         help="LLaVA-SLT: tag of the language to write, such as de; default: the one it was trained in",
     )
+    parser.add_argument("--num_threads", type=int, help="threads of a CPU; default: one for each core that is free")
     parser.add_argument("--device", help="such as cuda or cpu; default: the accelerator if there is one")
     arguments = parser.parse_args(argv)
-    for name in ("batch_size", "num_beams", "num_workers"):
+    for name in ("batch_size", "num_beams", "num_workers", "num_threads"):
         number = getattr(arguments, name)
         if number is not None and number < 1:
             parser.error(f"--{name} must be 1 or more, got {number}")
     if arguments.device is not None and not _is_usable(arguments.device):
-        parser.error(f"--device {arguments.device} cannot be used here; leave it out for {_default_device()}")
+        parser.error(f"--device {arguments.device} cannot be used here; leave it out for {default_device().type}")
     if arguments.output is not None and arguments.output.exists():
         parser.error(f"--output {arguments.output} exists already; name a new file")
     if arguments.output is not None and not arguments.output.parent.is_dir():
@@ -334,9 +336,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: no video in {', '.join(arguments.videos)}", file=sys.stderr)
         return 1
     try:
-        device = torch.device(arguments.device or _default_device())
+        device = torch.device(arguments.device or default_device())
         check_spoken_language(arguments.spoken_language)
+        prepare_machine(device, arguments.num_threads)
         model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
+        print(describe_machine(device, model.vision_model.dtype), file=sys.stderr)
         if arguments.spoken_language is not None:
             choose_language(model, processor, arguments.spoken_language)
     except ValueError as error:
@@ -383,11 +387,6 @@ def _is_usable(device: str) -> bool:
     except (RuntimeError, AssertionError):  # an unknown name, or a device that this machine or build has not
         return False
     return True
-
-
-def _default_device() -> str:
-    # current_accelerator() alone names what torch was built for, also on a machine that has none.
-    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
 
 
 def _report_errors(translations: Sequence[Translation]) -> int:

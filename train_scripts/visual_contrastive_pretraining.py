@@ -25,7 +25,14 @@ import datasets
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM, EvalPrediction, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
 
 from modeling_flallm import LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining, LlavaSltVisualConfig
 from modeling_flallm.own_processing import FLaLLMProcessor
@@ -54,6 +61,7 @@ from .training import (
     prepare_clips,
     prepare_visual_encoder,
     run_command,
+    start_run,
     train_and_finish,
 )
 from .training_run import add_retrieval, describe_run
@@ -372,6 +380,7 @@ def run_pretraining(
     video: VideoArguments,
     augmentation: AugmentationArguments,
     training: ContrastiveTrainingArguments,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, float]:
     """
     Train, choose the best checkpoint and save model, video processor and model card in the output folder.
@@ -393,6 +402,7 @@ def run_pretraining(
         )
     splits = open_splits(data, training)
     other_split = None if arguments.also_measure_on is None else load_split(data, arguments.also_measure_on)
+    callbacks = [*callbacks, *start_run(training)]
     tokenizer = open_tokenizer(arguments.text_model_name_or_path)
     evaluated = [split[data.text_column] for split in (splits.evaluation, other_split) if split is not None]
     targets = load_text_targets(
@@ -412,6 +422,7 @@ def run_pretraining(
         clips,
         ContrastiveCollator(processor, targets, training.preprocess_on_device),
         training,
+        callbacks,
         processing_class=processor.video_processor,
         compute_metrics=build_compute_scores(targets, clips.evaluation.texts),
     )
@@ -437,8 +448,8 @@ def _measure(
     return scores
 
 
-def train(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Stage 2 from command-line arguments; returns the scores as `run_pretraining`."""
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
+    """Stage 2 from command-line arguments; returns the scores as `run_pretraining`. `callbacks` are the Trainer's."""
     arguments, data, video, augmentation, training = parse_arguments(
         (
             VisualContrastivePretrainingArguments,
@@ -450,7 +461,7 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
         argv,
         description="Stage 2 of LLaVA-SLT: visual contrastive pretraining against a frozen text encoder.",
     )
-    scores = run_pretraining(arguments, data, video, augmentation, training)
+    scores = run_pretraining(arguments, data, video, augmentation, training, callbacks)
     if training.process_index == 0:
         for prefix, name in (("eval", data.evaluation_split), (arguments.also_measure_on, arguments.also_measure_on)):
             if prefix is not None:

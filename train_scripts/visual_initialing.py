@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, light_transformer_config
 from modeling_flallm.own_processing import FLaLLMProcessor
@@ -95,14 +95,16 @@ def build_model(
     return model, build_processor(video, tokenizer)
 
 
-def train(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Stage 1 from command-line arguments; returns the scores on the evaluation split."""
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
+    """Stage 1 from command-line arguments, with further callbacks; returns the scores on the evaluation split."""
     arguments, data, video, augmentation, training = parse_arguments(
         (VisualInitialingArguments, *TRAINING_ARGUMENTS),
         argv,
         description="Stage 1 of FLa-LLM: visual initialing with Light-T.",
     )
-    return run_training(lambda: build_model(arguments, video), arguments, data, video, augmentation, training)
+    return run_training(
+        lambda: build_model(arguments, video), arguments, data, video, augmentation, training, callbacks=callbacks
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

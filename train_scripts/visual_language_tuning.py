@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from peft import get_peft_model
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, TrainerCallback
 
 from modeling_flallm import LlavaSltForTranslation
 from modeling_flallm.own_processing import DEFAULT_PROMPT, DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
@@ -121,8 +121,8 @@ def _with_lora(model: LlavaSltForTranslation, arguments: VisualLanguageTuningArg
     return get_peft_model(model, config)
 
 
-def train(argv: Sequence[str] | None = None) -> dict[str, float]:
-    """Stage 3 from command-line arguments; returns the scores on the evaluation split."""
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
+    """Stage 3 from command-line arguments, with further callbacks; returns the scores on the evaluation split."""
     arguments, data, video, augmentation, training, features = parse_arguments(
         (VisualLanguageTuningArguments, *TRAINING_ARGUMENTS, FeatureCacheArguments),
         argv,
@@ -136,6 +136,7 @@ def train(argv: Sequence[str] | None = None) -> dict[str, float]:
         augmentation,
         training,
         features,
+        callbacks,
     )
 
 

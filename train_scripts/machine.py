@@ -1,0 +1,144 @@
+"""
+What this machine can do, and how a run uses it: precision, threads, processes and memory are decided here.
+
+Presets name none of them, so that they suit every machine. `--bf16` and `--num_threads` overrule what is found.
+"""
+
+import ctypes
+import platform
+import sys
+import time
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
+
+from .cores import BusyCores, num_cores, num_free_cores
+
+SECONDS_OF_LOOKING = 0.1
+# Numbers of glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+# Below it oneDNN multiplies bfloat16 matrices number by number: such a product shows what that costs.
+SIDE_OF_TRIAL_MATRICES = 256
+
+
+# Precision
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """
+    Whether the device has instructions for bfloat16. Where they are missing, torch computes in it all the same, but
+    slowly: on a processor with AVX2 alone, products of matrices take a hundred times as long as in float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # The capability is that of torch's own kernels, which ATEN_CPU_CAPABILITY lowers.
+        return "AVX512" in torch.backends.cpu.get_cpu_capability() and torch.cpu._is_avx512_bf16_supported()
+    return device.type != "meta" and is_torch_bf16_gpu_available()
+
+
+def fastest_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes in it, float32 elsewhere."""
+    return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
+
+
+def computing_dtype(training: TrainingArguments) -> torch.dtype:
+    """In what a run computes where that is safe."""
+    if training.bf16:
+        return torch.bfloat16
+    return torch.float16 if training.fp16 else torch.float32
+
+
+def cost_of_bfloat16() -> float:
+    """How many times as long as in float32 this processor takes for a product of bfloat16 matrices, by trying it."""
+    return _seconds_of_a_product(torch.bfloat16) / _seconds_of_a_product(torch.float32)
+
+
+def _seconds_of_a_product(dtype: torch.dtype) -> float:
+    matrix = torch.ones(SIDE_OF_TRIAL_MATRICES, SIDE_OF_TRIAL_MATRICES, dtype=dtype)
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        matrix @ matrix
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def default_device(use_cpu: bool = False) -> torch.device:
+    """The accelerator if there is one, unless the CPU is asked for."""
+    # current_accelerator() alone names what torch was built for, also on a machine that has none.
+    has_one = torch.accelerator.is_available() and not use_cpu
+    return torch.accelerator.current_accelerator() if has_one else torch.device("cpu")
+
+
+# Threads
+
+
+class ThreadsForFreeCores:
+    """
+    Has torch compute in one thread for each core that others leave free, now and whenever `adapt` is called.
+
+    Threads wait for each other in each layer. One that shares its core with another program holds up all of them, so
+    that one thread is faster than two.
+    """
+
+    def __init__(self):
+        self.most = min(torch.get_num_threads(), num_cores())
+        self._busy_cores = BusyCores()
+        time.sleep(SECONDS_OF_LOOKING)
+        self.adapt()
+
+    def adapt(self) -> None:
+        """For the cores that were free since the last call."""
+        torch.set_num_threads(min(num_free_cores(self._busy_cores.since_last()), self.most))
+
+
+# Memory
+
+
+def keep_freed_memory() -> None:
+    """
+    Have the C library keep the memory of freed tensors for the next ones, instead of giving it back to the system,
+    which clears every page anew: a fifth of the time of a training step on long clips. Only glibc can be told so.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+# The whole
+
+
+def prepare_machine(device: torch.device, num_threads: int | None = None) -> ThreadsForFreeCores | None:
+    """
+    Threads and memory for a run that computes on `device`; returns what adapts the number of threads to other programs,
+    unless a number is given.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    if num_threads is None:
+        return ThreadsForFreeCores()
+    torch.set_num_threads(num_threads)
+    return None
+
+
+def describe_machine(device: torch.device, dtype: torch.dtype) -> str:
+    """One line: what computes, in what precision, in how many threads; and what bfloat16 costs where it is slow."""
+    precision = str(dtype).removeprefix("torch.")
+    if device.type != "cpu":
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return f"Computing in {precision} on {name}."
+    has_bfloat16 = computes_in_bfloat16(device)
+    line = (
+        f"Computing in {precision} on a processor {'with' if has_bfloat16 else 'without'} bfloat16 "
+        f"({torch.backends.cpu.get_cpu_capability()}), in {torch.get_num_threads()} thread(s) on {num_cores()} core(s)."
+    )
+    if dtype == torch.bfloat16 and not has_bfloat16:
+        line += (
+            f" In bfloat16 this processor takes {cost_of_bfloat16():.0f} times as long for a product of matrices as in "
+            "float32: leave the precision out, and it is chosen for you."
+        )
+    return line
