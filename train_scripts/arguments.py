@@ -16,7 +16,7 @@ import yaml
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
 from .languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
-from .machine import computes_in_bfloat16, default_device
+from .machine import computes_in_bfloat16, default_device, num_loading_processes
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")
@@ -229,6 +229,13 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
             "without them it is very slow."
         },
     )
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Processes that read videos beside the training. Default: none on a CPU, which trains on all of its "
+            "cores; up to eight with an accelerator, if there are cores for them."
+        },
+    )
     num_threads: int | None = field(
         default=None,
         metadata={"help": "Threads of a CPU to compute in. Default: one for each core that other programs leave free."},
@@ -264,8 +271,11 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
         check_license("model_license", self.model_license, "apache-2.0, cc-by-nc-4.0 or other")
         if isinstance(self.generation_config, Path):
             self.generation_config = str(self.generation_config)  # a Path cannot be saved as JSON
+        device = default_device(self.use_cpu)
         if self.bf16 is None:
-            self.bf16 = not self.fp16 and computes_in_bfloat16(default_device(self.use_cpu))
+            self.bf16 = not self.fp16 and computes_in_bfloat16(device)
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = num_loading_processes(device)
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # else torch warns that there is nothing to pin it for
             self.use_cpu |= self.bf16  # else the Trainer takes bf16 for a wish that no GPU can fulfil

@@ -5,6 +5,7 @@ Presets name none of them, so that they suit every machine. `--bf16` and `--num_
 """
 
 import ctypes
+import os
 import platform
 import sys
 import time
@@ -16,6 +17,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from .cores import BusyCores, num_cores, num_free_cores
 
 SECONDS_OF_LOOKING = 0.1
+MOST_LOADING_PROCESSES = 8
 # Numbers of glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 # Below it oneDNN multiplies bfloat16 matrices number by number: such a product shows what that costs.
@@ -92,6 +94,14 @@ class ThreadsForFreeCores:
     def adapt(self) -> None:
         """For the cores that were free since the last call."""
         torch.set_num_threads(min(num_free_cores(self._busy_cores.since_last()), self.most))
+
+
+def num_loading_processes(device: torch.device) -> int:
+    """Processes that read videos while `device` trains: none beside a CPU, whose cores all train."""
+    if device.type == "cpu":
+        return 0
+    num_trainings = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, on this machine
+    return max(min(num_cores() // num_trainings - 1, MOST_LOADING_PROCESSES), 0)
 
 
 # Memory
