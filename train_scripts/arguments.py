@@ -232,8 +232,8 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
     dataloader_num_workers: int | None = field(
         default=None,
         metadata={
-            "help": "Processes that read videos beside the training. Default: none on a CPU, which trains on all of its "
-            "cores; up to eight with an accelerator, if there are cores for them."
+            "help": "Processes that read videos beside the training. Default: none on a CPU, which trains on all "
+            "of its cores; up to eight with an accelerator, if there are cores for them."
         },
     )
     num_threads: int | None = field(
