@@ -5,9 +5,11 @@ VENV_PYTHON := $(VENV)/bin/python
 INSTALL = $(VENV_PYTHON) -m pip install -e ".[dev]"
 INSTALLED := $(VENV)/installed.stamp
 MODEL_ID ?= quickstart_output/model
+# What `make test-newest-versions` upgrades beyond what pyproject.toml allows, and with PRE=--pre to pre-releases.
+NEWEST ?= torch torchvision transformers datasets peft accelerate evaluate huggingface-hub gradio
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-llava-slt demo test test-unit test-minimum-versions lint format benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing \
+.PHONY: help install quickstart quickstart-llava-slt demo test test-unit test-minimum-versions test-newest-versions lint format benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing \
 	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart clean
 
 help: ## Show this list
@@ -39,6 +41,12 @@ test-unit: install ## Run the tests that are not marked slow
 test-minimum-versions: ## Run the tests that are not marked slow on the oldest versions of everything FLaLLM needs
 	$(MAKE) test-unit VENV=.venv-minimum-versions INSTALL='$$(VENV_PYTHON) -m pip install "uv>=0.5" && \
 		$$(VENV)/bin/uv pip install --python $$(VENV_PYTHON) --resolution lowest-direct -e ".[dev]"'
+
+# Anew each time. pip warns that the releases are beyond what FLaLLM asks for: that is the point.
+test-newest-versions: ## The same on the newest releases, also those that pyproject.toml does not allow yet (NEWEST=peft, PRE=--pre)
+	rm -rf .venv-newest-versions
+	$(MAKE) test-unit VENV=.venv-newest-versions INSTALL='$$(VENV_PYTHON) -m pip install -e ".[dev]" && \
+		$$(VENV_PYTHON) -m pip install --upgrade $(PRE) $(NEWEST) && $$(VENV_PYTHON) tests/untested_versions.py'
 
 lint: install ## Check style and formatting
 	$(VENV_PYTHON) -m ruff check .
@@ -76,7 +84,7 @@ benchmark-quickstart: install ## The quickstart with its switches on and off (BE
 	$(VENV_PYTHON) benchmarks/quickstart.py $(BENCHMARK_ARGS)
 
 clean: ## Remove the virtual environment, the quickstart's output and all caches
-	rm -rf $(VENV) .venv-minimum-versions quickstart_output quickstart_llava_slt_output build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-minimum-versions .venv-newest-versions quickstart_output quickstart_llava_slt_output build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV_PYTHON):
