@@ -35,7 +35,7 @@ from visual_initialing import encode_in_nchw, encode_padding_too
 from modeling_flallm import FLaLLMVisionModel
 from train_scripts import llm_fine_tuning, pretrain_language_model, training, visual_initialing
 from train_scripts.arguments import flags
-from train_scripts.quickstart import STEPS, Folders, QuickstartArguments, run_steps, test_model, work_of_steps
+from train_scripts.quickstart import STEPS, WORK, Folders, QuickstartArguments, run_steps, test_model
 
 PAGE = DOCS / "quickstart-speed.md"
 TABLE_START = "<!-- written by benchmarks/quickstart.py -->"
@@ -100,7 +100,7 @@ def run_way(way: str, arguments: BenchmarkArguments) -> dict[str, Any]:
     steps = {**STEPS, TEST: lambda arguments, folders, time_left: scores.update(test_both(folders))}
     with open(f"{output}.log", "w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         timed_steps = {name: timed(name, step) for name, step in steps.items()}
-        run_steps(timed_steps, arguments, Folders(output), work_of_steps(arguments))
+        run_steps(timed_steps, arguments, Folders(output), WORK | {TEST: WORK["test"]})
     return {"seconds": seconds, "bleu4": scores}
 
 

@@ -7,6 +7,7 @@ clip.
 `make quickstart` sets up the environment and calls this. Everything lands in the output folder.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from transformers import TrainerCallback
 from . import calibrate, evaluate_model, llm_fine_tuning, pretrain_language_model, visual_initialing
 from .arguments import check_new_folder, flags, parse_arguments
 from .calibrate import LEAST_CLIPS
-from .metrics import TITLE_OF_SCORE
+from .data import read_metadata
+from .metrics import TITLE_OF_SCORE, translation_scores
 from .pictures import draw_contact_sheet, draw_learning_curves
 from .training import run_command
 
@@ -33,8 +35,16 @@ NUM_KEPT_OPERATIONS = 16384
 CORPUS_RESOLUTION = 72
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_COUNTS = 0.5
-# Seconds of each step with the default sizes, on two cores without bfloat16: their shares of the time left.
-SECONDS_OF_STEP = {"corpus": 25, "language model": 35, "stage 1": 150, "stage 2": 60, "calibration": 3, "test": 15}
+# Seconds of each step with the default sizes, on two cores without bfloat16, and the sizes that they grow with: what
+# share of the run each step is.
+WORK = {
+    "corpus": (20, ["num_train_clips"]),
+    "language model": (30, ["num_text_only_sentences", "language_model_epochs"]),
+    "stage 1": (140, ["num_train_clips", "stage1_epochs"]),
+    "stage 2": (55, ["num_train_clips", "stage2_epochs"]),
+    "calibration": (3, ["num_dev_clips"]),
+    "test": (15, ["num_test_clips"]),
+}
 
 
 @dataclass
@@ -227,38 +237,45 @@ def _score_with_interval(scores: dict[str, Any], name: str) -> str:
     return f"{scores[name]:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
 
 
+def print_signers(rows: Sequence[dict[str, str]], test_split: Path) -> None:
+    """A mean over all clips can hide a signer who is not understood."""
+    signer_of = {row["file_name"]: row["signer"] for row in read_metadata(test_split, "text")}
+    scores = {}
+    for signer in sorted(set(signer_of.values())):
+        texts = [(row["prediction"], row["reference"]) for row in rows if signer_of[row["file_name"]] == signer]
+        scores[signer] = translation_scores(*map(list, zip(*texts, strict=True)), num_resamples=0)["bleu4"]
+    worst_first = sorted(scores, key=scores.__getitem__)
+    print(f"BLEU-4 by test signer, worst first: {', '.join(f'{name} {scores[name]:.2f}' for name in worst_first)}")
+
+
 def print_translations(rows: Sequence[dict[str, str]], count: int = 10) -> None:
     print(f"\n{count} translations beside their references")
     for row in rows[:count]:
         print(f"  {row['file_name']}\n    reference:   {row['reference']}\n    translation: {row['prediction']}")
 
 
-def work_of_steps(arguments: QuickstartArguments) -> dict[str, float]:
-    """Seconds of each step for these sizes, as `SECONDS_OF_STEP`."""
-    default = QuickstartArguments()
-    num_clips = arguments.num_train_clips / default.num_train_clips
-    sentences = arguments.num_text_only_sentences / default.num_text_only_sentences
-    times = {
-        "corpus": num_clips,
-        "language model": sentences * arguments.language_model_epochs / default.language_model_epochs,
-        "stage 1": num_clips * arguments.stage1_epochs / default.stage1_epochs,
-        "stage 2": num_clips * arguments.stage2_epochs / default.stage2_epochs,
-        "test": arguments.num_test_clips / default.num_test_clips,
+def seconds_of_steps(
+    work: Mapping[str, tuple[float, Sequence[str]]], arguments: QuickstartArguments
+) -> dict[str, float]:
+    """`WORK` for these sizes."""
+    default = type(arguments)()
+    return {
+        step: seconds * math.prod(getattr(arguments, name) / getattr(default, name) for name in sizes)
+        for step, (seconds, sizes) in work.items()
     }
-    return {name: seconds * times.get(name, 1) for name, seconds in SECONDS_OF_STEP.items()}
 
 
 def run_steps(
-    steps: Mapping[str, Callable[[Any, Any, TimeLeft], Any]], arguments: Any, folders: Any, work: Mapping[str, float]
+    steps: Mapping[str, Callable[[Any, Any, TimeLeft], Any]], arguments: Any, folders: Any, work: Mapping[str, Any]
 ) -> str:
     """
     Takes one step after the other, each called with `(arguments, folders, time_left)`; returns how long each took, in
-    words.
+    words. `work` is as `WORK`.
     """
     check_new_folder(folders.output)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(NUM_KEPT_OPERATIONS))
     seconds: dict[str, float] = {}
-    time_left = TimeLeft(work)
+    time_left = TimeLeft(seconds_of_steps(work, arguments))
     for name, step in steps.items():
         print(f"\n=== {name}", flush=True)
         started = time.monotonic()
@@ -269,7 +286,11 @@ def run_steps(
 
 
 def show_results(rows: Sequence[dict[str, str]], stages: Mapping[str, Path], folders: Any, durations: str) -> None:
-    """Draws the learning curves of the stages and a test clip; prints translations, times and where all of it is."""
+    """
+    Prints the scores of each signer, translations, times and where all of it is; draws the learning curves of the
+    stages and a test clip.
+    """
+    print_signers(rows, folders.corpus / "test")
     draw_learning_curves(stages, folders.output / "learning_curves.png")
     clip = rows[0]["file_name"]
     draw_contact_sheet(folders.corpus / "test" / clip, rows[0], folders.output / "contact_sheet.png")
@@ -282,7 +303,7 @@ def show_results(rows: Sequence[dict[str, str]], stages: Mapping[str, Path], fol
 def run(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments((QuickstartArguments,), argv, description="FLa-LLM in small, from corpus to scores.")
     folders = Folders(Path(arguments.output_dir))
-    durations = run_steps(STEPS, arguments, folders, work_of_steps(arguments))
+    durations = run_steps(STEPS, arguments, folders, WORK)
     print("\n=== test", flush=True)
     stage1_scores, _ = test_model(folders.stage1, folders, folders.test_stage1)
     stage2_scores, rows = test_model(folders.model, folders, folders.test)

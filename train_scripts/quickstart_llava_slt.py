@@ -29,8 +29,15 @@ from .quickstart import (
 )
 from .training import run_command
 
-# Seconds of each step with the default sizes, on two cores without bfloat16: their shares of the time left.
-SECONDS_OF_STEP = {"corpus": 25, "stage 1": 80, "stage 2": 150, "stage 3": 60, "calibration": 3, "test": 10}
+# As that of the other quickstart.
+WORK = {
+    "corpus": (20, ["num_train_clips"]),
+    "stage 1": (80, ["num_text_only_sentences", "language_model_epochs"]),
+    "stage 2": (190, ["num_train_clips", "stage2_epochs"]),
+    "stage 3": (60, ["num_train_clips", "stage3_epochs"]),
+    "calibration": (3, ["num_dev_clips"]),
+    "test": (10, ["num_test_clips"]),
+}
 
 
 @dataclass
@@ -107,21 +114,6 @@ def train_stage3(arguments: LlavaSltQuickstartArguments, folders: Folders, time_
     )
 
 
-def work_of_steps(arguments: LlavaSltQuickstartArguments) -> dict[str, float]:
-    """Seconds of each step for these sizes, as `SECONDS_OF_STEP`."""
-    default = LlavaSltQuickstartArguments()
-    num_clips = arguments.num_train_clips / default.num_train_clips
-    sentences = arguments.num_text_only_sentences / default.num_text_only_sentences
-    times = {
-        "corpus": num_clips,
-        "stage 1": sentences * arguments.language_model_epochs / default.language_model_epochs,
-        "stage 2": num_clips * arguments.stage2_epochs / default.stage2_epochs,
-        "stage 3": num_clips * arguments.stage3_epochs / default.stage3_epochs,
-        "test": arguments.num_test_clips / default.num_test_clips,
-    }
-    return {name: seconds * times.get(name, 1) for name, seconds in SECONDS_OF_STEP.items()}
-
-
 def print_scores(scores: dict[str, Any]) -> None:
     print(f"\n{scores['num_segments']} test clips, signers never seen in training (95 % interval by bootstrap)")
     for name, title in TITLE_OF_SCORE.items():
@@ -142,7 +134,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         "stage 3": train_stage3,
         "calibration": calibrate_model,
     }
-    durations = run_steps(steps, arguments, folders, work_of_steps(arguments))
+    durations = run_steps(steps, arguments, folders, WORK)
     print("\n=== test", flush=True)
     scores, rows = test_model(folders.model, folders, folders.test)
     print_scores(scores)
