@@ -9,7 +9,7 @@ MODEL_ID ?= quickstart_output/model
 NEWEST ?= torch torchvision transformers datasets peft accelerate evaluate huggingface-hub gradio
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-llava-slt demo test test-unit test-minimum-versions test-newest-versions lint format benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing \
+.PHONY: help install quickstart quickstart-llava-slt demo test test-unit test-minimum-versions test-newest-versions lint format benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing benchmark-sltbaselines \
 	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart clean
 
 help: ## Show this list
@@ -70,6 +70,9 @@ benchmark-feature-cache: install ## Stage 2 from cached features, with and witho
 
 benchmark-visual-initialing: install ## Stage 1, each switch on and off, beside a plain baseline (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/visual_initialing.py $(BENCHMARK_ARGS)
+
+benchmark-sltbaselines: install ## Stage 1 in float32 beside a step as sltbaselines does it (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/stage1_beside_sltbaselines.py $(BENCHMARK_ARGS)
 
 benchmark-inference: install ## Translation, each switch on and off, beside a plain baseline (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/inference.py $(BENCHMARK_ARGS)

@@ -59,8 +59,8 @@ class QuickstartArguments:
     )
     num_test_clips: int = field(default=150, metadata={"help": "Test clips, by signers never seen in training."})
     num_text_only_sentences: int = field(default=6000, metadata={"help": "Sentences for the language model."})
-    stage1_epochs: float = field(default=12, metadata={"help": "Epochs of visual initialing."})
-    stage2_epochs: float = field(default=8, metadata={"help": "Epochs of LLM fine-tuning."})
+    stage1_epochs: float = field(default=11, metadata={"help": "Epochs of visual initialing."})
+    stage2_epochs: float = field(default=6, metadata={"help": "Epochs of LLM fine-tuning."})
     language_model_epochs: float = field(default=3, metadata={"help": "Epochs of the language model's pretraining."})
 
     def __post_init__(self):
