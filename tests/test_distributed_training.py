@@ -93,8 +93,8 @@ def test_two_processes_train_as_one(
     other_losses, other_evaluations = logged(tmp_path / "two")
     assert len(losses) == 9 and sum(losses[-3:]) < sum(losses[:3])  # 12 clips, 3 epochs
     # Sums of other order differ by rounding, which BatchNorm makes much of from step to step.
-    assert other_losses[:3] == pytest.approx(losses[:3], rel=1e-3)
-    assert other_losses[3:] == pytest.approx(losses[3:], rel=1e-2)
+    assert other_losses[:2] == pytest.approx(losses[:2], rel=1e-4)
+    assert other_losses[2:] == pytest.approx(losses[2:], rel=1e-2)
     assert len(evaluations) == len(other_evaluations) == 5 and other_evaluations[0] == evaluations[0]
     if "lora" not in values:  # the Trainer does not hand --generation_config on to a model inside a peft model
         assert evaluations[-1]["eval_chrf"] > 0

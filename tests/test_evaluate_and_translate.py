@@ -74,6 +74,7 @@ def test_scores_and_predictions_of_a_split(tmp_path, capsys):
     assert scores["confidence_intervals"]["bleu4"].keys() >= {"low", "high"}
     output = capsys.readouterr().out
     assert scores["signatures"]["bleu4"] in output and "6 segments" in output
+    assert output.startswith("Computing in float32 on a processor with")
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {"scores.json", "predictions.jsonl"}
 
 
@@ -144,8 +145,9 @@ def run_translate(capsys, *arguments, status: int = 0) -> tuple[str, str]:
 
 def test_one_file(capsys):
     (clip,) = clips(1)
-    output, _ = run_translate(capsys, clip)
+    output, errors = run_translate(capsys, clip)
     assert output == f"{clip}\t{one_by_one([clip])[0]}\n"
+    assert errors.count("Computing in float32 on a processor with") == 1
 
 
 def test_many_files_in_batches_are_what_each_is_alone(capsys):

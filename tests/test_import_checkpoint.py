@@ -39,7 +39,7 @@ CHECKPOINTS = {
 
 
 def make_peer(text_config: MBartConfig, adapter_norm: type[nn.Module]) -> GlossFreeModel:
-    return GlossFreeModel(text_config, adapter_norm, narrow_resnet18(width=4))
+    return GlossFreeModel(text_config, adapter_norm, narrow_resnet18(width=8))
 
 
 def make_tokenizer() -> MBartTokenizer:
@@ -346,8 +346,8 @@ def test_checkpoints_of_other_architectures(refuse, light_checkpoint):
     weights = light_checkpoint["model"]
     kernel = weights["backbone.conv_1d.temporal_conv.0.weight"]
     assert refuse({"model": weights | {"backbone.conv_1d.temporal_conv.0.weight": kernel[..., :3].clone()}}) == (
-        "The checkpoint does not fit FLaLLM: vision_model.temporal_module.blocks.0.convolution.weight is (32, 32, 3) "
-        "instead of (32, 32, 5)."
+        "The checkpoint does not fit FLaLLM: vision_model.temporal_module.blocks.0.convolution.weight is (32, 64, 3) "
+        "instead of (32, 64, 5)."
     )
     without_adapter = {key: weight for key, weight in weights.items() if not key.startswith("sign_emb.")}
     assert refuse({"model": without_adapter}).startswith(

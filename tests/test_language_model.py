@@ -35,6 +35,7 @@ def run_flags(output_dir: Path, text_file: Path | None = None, **values) -> list
         "text_file": text_file or corpus() / "text_only.txt",
         "output_dir": output_dir,
         "use_cpu": True,
+        "bf16": False,  # on every machine
         "disable_tqdm": True,
         "report_to": "none",
         "optim": "adamw_torch",

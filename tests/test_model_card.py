@@ -18,6 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from tiny_corpus import FOLDER, corpus, error_of, flags, language_model, stage1_flags, stage2_flags, trained_model
 from tiny_models import tiny_model
 
+from train_scripts import arguments as arguments_file
 from train_scripts import evaluate_model, llm_fine_tuning, model_card, visual_initialing
 from train_scripts.arguments import (
     AugmentationArguments,
@@ -142,6 +143,7 @@ def test_the_card_says_what_the_run_was(stage):
     assert f"{history['epoch']:.1f} epochs, {history['global_step']} steps of 4 clips" in text
     run = read_run(folder)
     assert run.training["seconds"] > 0 and run.training["peak_memory_in_gib"] > 0
+    assert run.training["precision"] == "float32" and ", in float32; peak memory" in text
     assert f"torch {run.training['versions']['torch']}" in text
     assert ("**Stage 1**, which made the video encoder" in text) == (stage == "llm_fine_tuning")
 
@@ -168,6 +170,12 @@ def test_the_python_in_the_card_is_python():
 def test_what_stands_for_the_paper_recipe_deviates_in_nothing():
     assert deviations_of(record_of("visual_initialing")) == {}
     assert list(deviations_of(record_of("llm_fine_tuning"))) == ["text_model"]  # a tiny one
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_the_precision_that_the_machine_chooses_is_no_deviation(has_bfloat16, monkeypatch):
+    monkeypatch.setattr(arguments_file, "computes_in_bfloat16", lambda device: has_bfloat16)
+    assert deviations_of(record_of("visual_initialing")) == {}
 
 
 @pytest.mark.parametrize(
@@ -212,7 +220,7 @@ def test_stage_2_tells_how_stage_1_deviated():
 
 
 def test_stage_2_on_an_encoder_without_a_record_compares_its_architecture():
-    narrow = tiny_model("mbart", {"hidden_size": 512, "backbone_width": 4})
+    narrow = tiny_model("mbart", {"hidden_size": 512, "backbone_width": 8})
     run = record_of("llm_fine_tuning", model=narrow)
     assert [setting["name"] for setting in run.stage1["deviations"]] == ["backbone_width"]
     assert "Only its architecture is known here" in model_card.render(run)

@@ -1,11 +1,14 @@
 """LLaVA-SLT that translates: padding, caches, generation, freezing, saving, wrong input."""
 
 import copy
+import inspect
 import logging
 import math
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from tiny_corpus import copy_of_weights
 from tiny_models import (
     END,
@@ -24,7 +27,7 @@ from tiny_models import (
     tiny_text_config,
 )
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config, ViTConfig
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, LlamaForCausalLM, Qwen2Config, ViTConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from modeling_flallm import (
@@ -35,6 +38,17 @@ from modeling_flallm import (
 )
 
 PROMPT = ("input_ids", "attention_mask")
+# Of the cache: that of the installed transformers, and that before 5.24, which is taken until 5.40.
+CACHE_NAMES = {"cache", "past_key_values"} & set(inspect.signature(LlamaForCausalLM.forward).parameters)
+if Version(transformers.__version__) < Version("5.40"):
+    CACHE_NAMES.add("past_key_values")
+every_cache_name = pytest.mark.parametrize(
+    "cache_name",
+    [
+        pytest.param(name, marks=pytest.mark.filterwarnings(f"ignore:`{name}` is deprecated"))
+        for name in sorted(CACHE_NAMES)
+    ],
+)
 
 
 def row_of(batch: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
@@ -51,6 +65,12 @@ def visual_features_of(model: LlavaSltForTranslation, batch: dict[str, torch.Ten
         output = model.vision_model(**{name: batch[name] for name in VIDEO})
     features = {"visual_features": output.last_hidden_state, "visual_attention_mask": output.attention_mask}
     return {name: value for name, value in batch.items() if name not in VIDEO} | features
+
+
+def num_new_tokens(arguments: dict[str, torch.Tensor]) -> int:
+    """Tokens that a language model gets in one pass, as ids or as embeddings."""
+    ids, embeddings = arguments.get("input_ids"), arguments.get("inputs_embeds")
+    return (ids if embeddings is None else embeddings).shape[1]
 
 
 def without_end(tokens: torch.Tensor) -> list[int]:
@@ -94,6 +114,73 @@ def test_generation_is_that_of_each_row_alone_with_and_without_cache(name):
             logits[VIDEO_TOKEN] = -torch.inf
             written.append(int(logits.argmax()))
         assert without_end(together[row]) == written
+
+
+def best_without_cache(
+    model: LlavaSltForTranslation, prompt: dict[str, torch.Tensor], num_beams: int, length: int
+) -> list[int]:
+    """So many tokens of a beam search for one clip, each pass of which begins anew with the video."""
+    beams: list[tuple[list[int], float]] = [([], 0.0)]
+    for _ in range(length):
+        longer = []
+        for tokens, score in beams:
+            input_ids = torch.cat([prompt["input_ids"], torch.tensor([tokens], dtype=torch.long)], 1)
+            with torch.no_grad():
+                logits = model(input_ids, **{name: prompt[name] for name in VIDEO}, use_cache=False).logits[0, -1]
+            scores = logits.log_softmax(0)
+            scores[[VIDEO_TOKEN, END]] = -torch.inf
+            longer += [
+                ([*tokens, token], score + float(scores[token])) for token in scores.topk(num_beams).indices.tolist()
+            ]
+        beams = sorted(longer, key=lambda beam: -beam[1])[:num_beams]
+    return beams[0][0]
+
+
+@every_language_model
+@pytest.mark.parametrize("num_beams", [1, 3], ids=["greedy", "beams"])
+def test_a_cache_saves_work_and_changes_no_sentence(name, num_beams):
+    model, batch = exact_model(name), random_prompts([9, 4])
+    num_tokens: list[int] = []
+    hook = model.language_model.register_forward_pre_hook(
+        lambda module, arguments, named: num_tokens.append(num_new_tokens(named)), with_kwargs=True
+    )
+    settings = {"num_beams": num_beams, "max_new_tokens": 5, "suppress_tokens": [END]}
+    written = model.generate(**batch, **settings)
+    assert num_tokens == [batch["input_ids"].shape[1], 1, 1, 1, 1]
+    hook.remove()
+    assert written.tolist() == [best_without_cache(model, row_of(batch, row), num_beams, 5) for row in range(2)]
+    assert torch.equal(model.generate(**batch, **settings, use_cache=False), written)
+
+
+@every_language_model
+@every_cache_name
+def test_a_forward_pass_goes_on_from_a_cache(name, cache_name):
+    """A prompt, then two tokens, then one."""
+    model, batch = exact_model(name), random_prompts([9, 4], answer_lengths=[3, 3])
+    prompt = {key: value[:, :-3] if key in PROMPT else value for key, value in batch.items() if key != "labels"}
+    cache = {cache_name: DynamicCache(config=model.language_model.config)}
+    with torch.no_grad():
+        expected = model(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False).logits
+        logits = [model(**prompt, **cache, use_cache=True).logits]
+        for tokens, mask in (
+            (batch["input_ids"][:, -3:-1], batch["attention_mask"][:, :-1]),
+            (batch["input_ids"][:, -1:], batch["attention_mask"]),
+        ):
+            logits.append(model(input_ids=tokens, attention_mask=mask, **cache, use_cache=True).logits)
+    assert cache[cache_name].get_seq_length() == batch["input_ids"].shape[1]
+    is_real = batch["attention_mask"].bool()
+    assert_close(torch.cat(logits, 1)[is_real], expected[is_real], atol=1e-4, rtol=1e-4)
+
+
+@every_cache_name
+def test_tokens_in_a_cache_count_for_learned_positions(cache_name):
+    model, prompt = tiny_llava_slt("gpt2"), random_prompts([117])
+    cache = {cache_name: DynamicCache(config=model.language_model.config)}
+    with torch.no_grad():
+        assert model(**prompt, **cache, use_cache=True).logits.shape[1] == 63
+        assert model(input_ids=torch.tensor([[5]]), **cache, use_cache=True).logits.shape[1] == 1
+        with error_texts("Prompt, video and sentence have 65 tokens, but the language model 'gpt2' takes at most 64."):
+            model(input_ids=torch.tensor([[5]]), **cache, use_cache=True)
 
 
 @every_language_model
@@ -216,9 +303,9 @@ def test_connector_tuning_changes_nothing_but_the_connector(name):
     before = copy_of_weights(model)
     buffers = {name: value.clone() for name, value in model.named_buffers()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=0.1)
+    optimizer = torch.optim.AdamW(trained, lr=0.02)
     losses = []
-    for _ in range(4):
+    for _ in range(8):
         model.train()
         losses.append(model(**batch).loss)
         losses[-1].backward()

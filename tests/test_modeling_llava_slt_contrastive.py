@@ -83,7 +83,7 @@ def test_the_frozen_encoder_stays_as_it_is():
 def test_the_middle_of_a_window_is_where_the_pipeline_says():
     """A frame that changes moves the words whose windows hold it: those around it, at the distance of the stride."""
     sizes = {"word_window_size": 5, "word_window_stride": 2, "word_layers": 0}
-    frames = {"backbone_width": 4, "hidden_size": 24, "temporal_blocks": ["K1"]}
+    frames = {"backbone_width": 8, "hidden_size": 24, "temporal_blocks": ["K1"]}
     model = tiny_contrastive_model(vision={**sizes, "frame_config": frames}).vision_model
     pixels = random_batch([12])["pixel_values_videos"]
     other = pixels.clone()

@@ -1,5 +1,9 @@
-"""The presets `paper` and `sltbaselines`: a source for every value, the sizes that they name, and two real steps."""
+"""
+The presets: sources of their values, what two of them must have in common, what the papers say of their models, and two
+real steps.
+"""
 
+import dataclasses
 import math
 import random
 import re
@@ -11,7 +15,7 @@ import torch
 from tiny_models import tiny_model, tiny_vision_config
 from torch import nn
 
-from modeling_flallm import FLaLLMVisionConfig, FLaLLMVisionModel
+from modeling_flallm import FLaLLMConfig, FLaLLMVisionConfig, FLaLLMVisionModel
 from train_scripts import llm_fine_tuning, visual_initialing
 from train_scripts.arguments import (
     CONFIG_FOLDER,
@@ -20,6 +24,8 @@ from train_scripts.arguments import (
     FLaLLMTrainingArguments,
     VideoArguments,
     parse_arguments,
+    preset_names,
+    read_yaml,
 )
 from train_scripts.generate_corpus import CorpusArguments, generate_corpus
 from train_scripts.pretrain_language_model import train_tokenizer
@@ -31,7 +37,16 @@ STAGES = {
     "llm_fine_tuning": llm_fine_tuning.LLMFineTuningArguments,
 }
 WITHOUT_EVALUATION = ("--eval_strategy", "no", "--load_best_model_at_end", "False")  # the Trainer wants no data then
-SOURCE = re.compile(r"paper, section \d\.\d|sltbaselines, [\w./-]+|ours: \w+")
+SOURCE = re.compile(r"paper, (section \d\.\d|abstract)|sltbaselines, [\w./-]+|ours: \S+")
+RECIPES = sorted(name for name in preset_names() if not name.startswith("quickstart"))
+# Of the stages that read videos, each with the one that goes on from its checkpoint.
+STAGES_OF_VIDEOS = [
+    *((f"{recipe}_visual_initialing", f"{recipe}_llm_fine_tuning") for recipe in (*PRESETS, "quickstart")),
+    *(
+        (f"{recipe}_visual_contrastive_pretraining", f"{recipe}_visual_language_tuning")
+        for recipe in ("llava_slt", "quickstart_llava_slt")
+    ),
+]
 # Of mBART's vocabulary, trimmed to the target language of PHOENIX14T by the authors' earlier work, GFSLT-VLP.
 PHOENIX14T_VOCABULARY_SIZE = 2454
 
@@ -77,37 +92,50 @@ def settings_by_parameter(model: nn.Module, optimizer: torch.optim.Optimizer) ->
     }
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_value_names_its_source(preset, stage):
-    lines = (CONFIG_FOLDER / f"{preset}_{stage}.yaml").read_text(encoding="utf-8").splitlines()
-    values = [line for line in lines if re.match(r"\w+:", line)]
-    assert len(values) > 20
-    assert [line for line in values if not SOURCE.search(line.partition("  # ")[2])] == []
+def sources_of(preset: str) -> dict[str, str]:
+    """The comment behind each value."""
+    text = (CONFIG_FOLDER / f"{preset}.yaml").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if re.match(r"\w+:", line)]
+    return {line.partition(":")[0]: line.partition("  # ")[2] for line in lines}
 
 
-def test_paper_visual_initialing_has_the_papers_values(folders):
-    stage, _, video, augmentation, training = parse("paper", "visual_initialing", folders)
-    assert (stage.backbone, stage.backbone_width, stage.imagenet_weights) == ("resnet18", 64, True)
-    assert (stage.temporal_blocks, stage.temporal_padding, stage.temporal_norm) == (["K5"], "zero", "batch_norm")
-    assert (stage.visual_hidden_size, stage.adapter_hidden_size, stage.adapter_norm) == (512, 512, False)
-    assert (stage.light_layers, stage.light_attention_heads) == (3, 8)
-    assert (stage.light_hidden_size, stage.light_feed_forward_size) == (512, 2048)
-    assert (stage.label_smoothing, stage.word_presence_loss_weight, stage.num_beams) == (0.2, 0.0, 5)
-    assert (video.frame_sampling_rate, video.max_num_frames, video.crop_size) == (0.25, None, 224)
-    assert augmentation.horizontal_flip == 0
-    assert (training.optim, training.learning_rate, training.lr_scheduler_type) == ("sgd", 1e-2, "cosine")
-    assert (training.per_device_train_batch_size, training.num_train_epochs) == (8, 75)
+# ------------------------------------------------------------------------------------------ all presets
 
 
-def test_paper_llm_fine_tuning_has_the_papers_values(folders):
-    stage, _, video, _, training = parse("paper", "llm_fine_tuning", folders)
-    assert (stage.freeze_visual_encoder, stage.lora, stage.text_model_dropout) == (True, False, None)
-    assert (stage.adapter_hidden_size, stage.adapter_norm) == (512, False)
-    assert (stage.label_smoothing, stage.word_presence_loss_weight, stage.num_beams) == (0.2, 0.0, 5)
-    assert (video.frame_sampling_rate, video.max_num_frames, video.crop_size) == (0.25, None, 224)
-    assert (training.learning_rate, training.adapter_learning_rate) == (1e-5, 1e-3)
-    assert (training.per_device_train_batch_size, training.lr_scheduler_type) == (16, "cosine")
+@pytest.mark.parametrize("preset", RECIPES)
+def test_every_value_names_its_source(preset):
+    sources = sources_of(preset)
+    assert sources.keys() == read_yaml(preset).keys()
+    assert {name: source for name, source in sources.items() if not SOURCE.match(source)} == {}
+
+
+@pytest.mark.parametrize(("first", "second"), STAGES_OF_VIDEOS, ids=lambda preset: preset)
+def test_the_next_stage_sees_what_the_visual_encoder_was_trained_on(first, second):
+    """Another sampling rate or size would show the frozen encoder what it does not know."""
+    pixels = [field.name for field in dataclasses.fields(VideoArguments)]
+    defaults = vars(VideoArguments())
+    one, other = ({name: read_yaml(preset).get(name, defaults[name]) for name in pixels} for preset in (first, second))
+    assert one == other
+
+
+@pytest.mark.parametrize("recipe", [*PRESETS, "quickstart"])
+def test_both_adapters_of_a_recipe_are_built_alike(recipe):
+    first, second = (read_yaml(f"{recipe}_{stage}") for stage in STAGES)
+    names = {name for name in first.keys() | second.keys() if name.startswith("adapter_")} - {"adapter_learning_rate"}
+    assert names and {name: first.get(name) for name in names} == {name: second.get(name) for name in names}
+
+
+@pytest.mark.parametrize("preset", RECIPES)
+def test_a_value_that_is_said_to_be_of_another_recipe_is_that(preset):
+    stages = {stage for stage in STAGES if preset.endswith(stage)} or set(STAGES)
+    for recipe, name_of_recipe in (("paper", "FLa-LLM"), ("sltbaselines", "sltbaselines")):
+        for name, source in sources_of(preset).items():
+            if re.search(rf"; as {name_of_recipe}\b", source):
+                theirs = [read_yaml(f"{recipe}_{stage}") for stage in sorted(stages)]
+                assert read_yaml(preset)[name] in [values[name] for values in theirs if name in values], name
+
+
+# ------------------------------------------------------------------------------------------ paper and sltbaselines
 
 
 def test_light_transformer_of_the_paper_has_25_6_million_parameters(folders):
@@ -123,6 +151,19 @@ def test_light_transformer_of_the_paper_has_25_6_million_parameters(folders):
     assert round((light_transformer.num_parameters() + words.numel()) / 1e6, 1) == 25.6
 
 
+def test_a_configuration_without_values_is_that_of_the_paper(folders):
+    """Both name its sizes: the preset with a source for each, the configuration for those who build a model alone."""
+    stage, _, video, _, _ = parse("paper", "visual_initialing", folders, "--imagenet_weights", "False")
+    config, default = visual_initialing.build_model(stage, video)[0].config.to_dict(), FLaLLMConfig().to_dict()
+    assert config["vision_config"] == default["vision_config"]
+    of_tokenizer = {name for name in config["text_config"] if "token" in name or "vocab" in name}
+    differing = {name for name in config["text_config"] if config["text_config"][name] != default["text_config"][name]}
+    # The paper names no activation: the command takes that of sltbaselines, the configuration that of mBART.
+    assert differing <= of_tokenizer | {"activation_function", "dtype"}
+    losses = [name for name in config if name.startswith(("adapter_", "label_", "word_"))]
+    assert len(losses) >= 5 and {name: config[name] for name in losses} == {name: default[name] for name in losses}
+
+
 def test_paper_model_gives_one_token_per_frame_and_starts_from_imagenet(folders, monkeypatch):
     loaded = []
     monkeypatch.setattr(FLaLLMVisionModel, "load_imagenet_weights", lambda model: loaded.append(model))
@@ -134,7 +175,7 @@ def test_paper_model_gives_one_token_per_frame_and_starts_from_imagenet(folders,
     assert len(processor.video_processor.sample_frame_indices(4 * num_frames, 25.0)) == num_frames
     adapter = [type(module) for module in (model.adapter.first, model.adapter.activation, model.adapter.second)]
     assert adapter == [nn.Linear, nn.ReLU, nn.Linear]
-    assert (model.generation_config.num_beams, model.generation_config.max_length) == (5, 150)
+    assert model.generation_config.num_beams == stage.num_beams > 1
 
 
 def test_paper_stage_1_optimizer_is_sgd_with_momentum(folders):
@@ -142,7 +183,8 @@ def test_paper_stage_1_optimizer_is_sgd_with_momentum(folders):
     optimizer = optimizer_of(tiny_model("mbart"), training)
     assert type(optimizer) is torch.optim.SGD
     for group in optimizer.param_groups:
-        assert (group["momentum"], group["nesterov"], group["lr"], group["weight_decay"]) == (0.9, False, 1e-2, 0.0)
+        assert (group["lr"], group["weight_decay"]) == (training.learning_rate, training.weight_decay)
+        assert f"momentum={group['momentum']}" == training.optim_args and not group["nesterov"]
 
 
 def test_paper_stage_2_optimizer_is_adam_with_two_learning_rates(folders):
@@ -151,21 +193,17 @@ def test_paper_stage_2_optimizer_is_adam_with_two_learning_rates(folders):
     settings = settings_by_parameter(model, optimizer := optimizer_of(model, training))
     assert type(optimizer) is torch.optim.AdamW
     assert {name.split(".")[0] for name in settings} == {"adapter", "text_model"}
+    rates = {"adapter": training.adapter_learning_rate, "text_model": training.learning_rate}
+    assert rates["adapter"] > rates["text_model"] > 0  # one learns from nothing, the other is not to forget
     for name, (learning_rate, weight_decay) in settings.items():
-        assert (learning_rate, weight_decay) == (1e-3 if name.startswith("adapter") else 1e-5, 0.0), name
+        assert (learning_rate, weight_decay) == (rates[name.split(".")[0]], training.weight_decay), name
 
 
-def test_sltbaselines_visual_initialing_has_its_values(folders):
-    stage, _, video, augmentation, training = parse("sltbaselines", "visual_initialing", folders)
-    assert (stage.light_hidden_size, stage.light_feed_forward_size) == (1024, 4096)
-    assert (stage.light_layers, stage.light_attention_heads, stage.light_dropout) == (3, 8, 0.1)
-    assert (stage.label_smoothing, stage.word_presence_loss_weight, stage.num_beams) == (0.2, 0.0, 4)
-    assert (video.frame_sampling_rate, video.max_num_frames) == (1.0, 300)
-    assert (video.frame_size, video.crop_size, augmentation.random_crop) == (256, 224, True)
-    assert augmentation.rotation_degrees == 30
+@pytest.mark.parametrize("stage", STAGES)
+def test_sltbaselines_moves_pictures_by_up_to_ten_pixels(folders, stage):
+    """It says so in pixels; our setting is a share of the picture."""
+    _, _, video, augmentation, _ = parse("sltbaselines", stage, folders)
     assert round(augmentation.translation * video.frame_size) == 10
-    assert (training.learning_rate, training.weight_decay, training.num_train_epochs) == (1e-3, 1e-3, 80)
-    assert (training.per_device_train_batch_size, training.generation_max_length) == (8, 150)
 
 
 def test_sltbaselines_visual_encoder_gives_a_quarter_of_the_frames_and_one_token(folders):
@@ -180,7 +218,8 @@ def test_sltbaselines_visual_encoder_gives_a_quarter_of_the_frames_and_one_token
     model = FLaLLMVisionModel(config)
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv1d)]
     shapes = [(one.in_channels, one.out_channels, one.kernel_size, one.padding) for one in convolutions]
-    assert shapes == [(512, 1024, (5,), (0,)), (1024, 1024, (5,), (0,))]
+    width = stage.visual_hidden_size
+    assert shapes == [(model.backbone.num_features, width, (5,), (0,)), (width, width, (5,), (0,))]
     for num_frames in [1, 2, 3, 4, 5, *random.sample(range(6, 301), 20)]:
         assert model.get_num_tokens(num_frames) == math.ceil(num_frames / 4) + 1
 
@@ -192,19 +231,25 @@ def test_sltbaselines_adapter_is_linear_norm_and_relu(folders):
     assert [type(module) for module in adapter] == [nn.Linear, nn.LayerNorm, nn.ReLU, nn.Identity]
     text_hidden_size = model.config.text_config.d_model
     assert model.adapter.first.weight.shape == (text_hidden_size, tiny_vision_config().hidden_size)
-    assert (model.config.text_config.dropout, model.generation_config.num_beams) == (0.3, 4)
+    assert (model.config.text_config.dropout, model.generation_config.num_beams) == (
+        stage.text_model_dropout,
+        stage.num_beams,
+    )
 
 
 def test_sltbaselines_stage_2_optimizer_has_three_parts(folders):
     stage, _, video, _, training = parse("sltbaselines", "llm_fine_tuning", folders, *WITHOUT_EVALUATION)
     model, _ = llm_fine_tuning.build_model(stage, video)
     settings = settings_by_parameter(model, optimizer := optimizer_of(model, training))
-    assert {(group["momentum"], group["nesterov"]) for group in optimizer.param_groups} == {(0.9, True)}
+    arguments = {f"momentum={group['momentum']},nesterov={group['nesterov']}" for group in optimizer.param_groups}
+    assert arguments == {training.optim_args}
     assert {name.split(".")[0] for name in settings} == {"adapter", "text_model"}
+    assert training.weight_decay > 0 and training.adapter_learning_rate != training.learning_rate
     matrices = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
     for name, (learning_rate, weight_decay) in settings.items():
-        assert learning_rate == (5e-5 if name.startswith("adapter") else 1e-3), name
-        assert weight_decay == (1e-3 if name in matrices else 0.0), name
+        of_adapter = name.startswith("adapter")
+        assert learning_rate == (training.adapter_learning_rate if of_adapter else training.learning_rate), name
+        assert weight_decay == (training.weight_decay if name in matrices else 0.0), name
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """The project's shape: which package may import which, what no file may contain, and that named commands exist."""
 
 import ast
+import importlib
+import inspect
 import os
 import re
 import shutil
@@ -150,16 +152,6 @@ def test_no_file_unpickles_evaluates_or_parses_flags_as_bool():
     assert problems_in(python_files(), unsafe) == []
 
 
-def test_the_one_unpickler_refuses_every_class():
-    nodes = list(syntax_nodes(THE_ONE_UNPICKLER))
-    used = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle"}
-    [unpickler] = [node for node in nodes if isinstance(node, ast.ClassDef)]
-    [find_class] = [node for node in unpickler.body if isinstance(node, ast.FunctionDef)]
-    assert used == {"_Unpickler", "UnpicklingError", "BYTEARRAY8"}
-    assert [ast.unparse(base) for base in unpickler.bases] == ["pickle._Unpickler"]
-    assert find_class.name == "find_class" and [type(statement) for statement in find_class.body] == [ast.Raise]
-
-
 @pytest.mark.parametrize(
     "source",
     [
@@ -183,18 +175,10 @@ def test_the_search_for_unsafe_code_lets_safe_code_be(source):
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
-def test_console_script_has_its_main(command):
+def test_a_console_script_can_be_called_as_its_command_does(command):
+    """Without arguments, and with a status as its answer."""
     module, function = SCRIPTS[command].split(":")
-    path = ROOT / (module.replace(".", "/") + ".py")
-    assert path.is_file(), f"{command} names {module}, which does not exist"
-    mains = [
-        node
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.FunctionDef) and node.name == function
-    ]
-    assert len(mains) == 1, f"{module} has no {function}()"
-    needed = len(mains[0].args.posonlyargs + mains[0].args.args) - len(mains[0].args.defaults)
-    assert needed == 0, f"{module}.{function} takes {needed} arguments, a console script gives none"
+    inspect.signature(getattr(importlib.import_module(module), function)).bind()
 
 
 def make_targets() -> set[str]:

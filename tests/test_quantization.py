@@ -1,5 +1,6 @@
 """Translating with a language model in 8 or 4 bits, whose visual encoder and adapter stay as they are."""
 
+import copy
 import importlib.util
 import re
 from pathlib import Path
@@ -51,15 +52,16 @@ def features() -> torch.Tensor:
 @pytest.mark.parametrize("text", TEXT_MODELS)
 def test_dynamic_int8_on_cpu_changes_the_language_models_linear_layers_alone(text):
     original = tiny_model(text)
-    model = tiny_model(text)
-    model.load_state_dict(original.state_dict())
+    for parameter in original.text_model.parameters():
+        parameter.data *= 0.5 if parameter.ndim == 2 else 1.0  # else attention is all or nothing, and tips by rounding
+    model = copy.deepcopy(original)
     quantize_on_cpu(model)
     assert changed_layers(model, original) == linear_layers_of_text_model(original)
     clip, tokens = features(), torch.randint(4, 40, (2, 5))
     with torch.no_grad():
         logits = [each(visual_features=clip, decoder_input_ids=tokens).logits for each in (model, original)]
     error = (logits[0] - logits[1]).norm() / logits[1].norm()
-    assert 0 < error < 0.2  # rounding, and no more than that
+    assert 0 < error < 0.1  # rounding, and no more than that
     assert model.generate(visual_features=clip, max_new_tokens=5, num_beams=2).shape[0] == 2
 
 
@@ -193,7 +195,7 @@ def test_pipeline_takes_a_quantization_config(folder):
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_a_static_cache_gives_the_same_tokens(num_beams):
-    model, clip = tiny_model(), features()
+    model, clip = tiny_model().double(), features().double()  # so that rounding decides no close race of two tokens
     settings = {"num_beams": num_beams, "min_new_tokens": 6, "max_new_tokens": 6}
     expected = model.generate(visual_features=clip, **settings)
     assert torch.equal(model.generate(visual_features=clip, cache_implementation="static", **settings), expected)

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from modeling_flallm import FLaLLMVisionModel
 from train_scripts import llm_fine_tuning, pretrain_language_model, training, visual_initialing
+from train_scripts.machine import computes_in_bfloat16, default_device
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +24,13 @@ def benchmark():
 
 @pytest.fixture
 def switches_off(benchmark, monkeypatch):
-    """Off until the test ends; -> what each stage's `train` is called with."""
+    """Off until the test ends; -> with what arguments and callbacks each stage's `train` is called."""
     calls = {}
     for stage in (pretrain_language_model, visual_initialing, llm_fine_tuning):
         name = stage.__name__.rpartition(".")[2]
-        monkeypatch.setattr(stage, "train", lambda argv, name=name: calls.update({name: argv}))
+        monkeypatch.setattr(
+            stage, "train", lambda argv, callbacks=(), name=name: calls.update({name: (argv, callbacks)})
+        )
     monkeypatch.setattr(training, "prepare_visual_encoder", training.prepare_visual_encoder)
     monkeypatch.setattr(FLaLLMVisionModel, "_encode_chunk", FLaLLMVisionModel._encode_chunk)
     monkeypatch.setattr(FLaLLMVisionModel, "_encode_frames", FLaLLMVisionModel._encode_frames)
@@ -82,12 +85,12 @@ def test_nothing_to_report_is_said(benchmark, tmp_path, capsys):
 
 def test_every_stage_gets_its_flags_behind_the_others(switches_off):
     for stage in (pretrain_language_model, visual_initialing, llm_fine_tuning):
-        stage.train(["--seed", "3"])
+        stage.train(["--seed", "3"], ["a callback"])
     without = ["--seed", "3", "--bf16", "False", "--optim", "adamw_torch"]
     assert switches_off == {
-        "pretrain_language_model": without,
-        "visual_initialing": [*without, "--keep_decoded_videos", "False"],
-        "llm_fine_tuning": [*without, "--keep_decoded_videos", "False"],
+        "pretrain_language_model": (without, ["a callback"]),
+        "visual_initialing": ([*without, "--keep_decoded_videos", "False"], ["a callback"]),
+        "llm_fine_tuning": ([*without, "--keep_decoded_videos", "False"], ["a callback"]),
     }
 
 
@@ -124,6 +127,6 @@ def test_end_to_end_in_tiny(benchmark, tmp_path):
         folder = benchmark.Folders(tmp_path / "tiny" / f"{way.replace(' ', '_')}_0")
         for model in (folder.stage1, folder.model):
             arguments = json.loads((model / "training_arguments.json").read_text())
-            assert arguments["bf16"] == (way == benchmark.ON)
+            assert arguments["bf16"] == (way == benchmark.ON and computes_in_bfloat16(default_device()))
             assert arguments["optim"] == ("adamw_torch_fused" if way == benchmark.ON else "adamw_torch")
     assert "| **all** |" in (tmp_path / "tiny" / "page.md").read_text()

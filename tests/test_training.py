@@ -207,7 +207,7 @@ def test_flags_of_stage_1_reach_the_model():
     assert (config.adapter_hidden_size, config.adapter_norm, config.adapter_activation) == (0, True, "gelu")
     assert list(config.vision_config.temporal_blocks) == ["K3", "P2"]
     assert (config.vision_config.temporal_padding, config.vision_config.temporal_norm) == ("replicate", "layer_norm")
-    assert (config.vision_config.backbone_width, config.vision_config.hidden_size) == (4, 24)
+    assert (config.vision_config.backbone_width, config.vision_config.hidden_size) == (8, 24)
     text = config.text_config
     assert (text.d_model, text.encoder_layers, text.decoder_layers, text.encoder_attention_heads) == (16, 1, 1, 2)
     assert (text.encoder_ffn_dim, text.decoder_ffn_dim, text.dropout) == (24, 24, 0.05)

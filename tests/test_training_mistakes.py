@@ -35,7 +35,7 @@ from train_scripts.arguments import FLaLLMTrainingArguments
         ({"label_smoothing": 1.0}, "`label_smoothing` must be at least 0 and below 1, got 1.0."),
         (
             {"imagenet_weights": True},
-            "ImageNet weights exist for `backbone_width` 64 only, this model has 4.",
+            "ImageNet weights exist for `backbone_width` 64 only, this model has 8.",
         ),
         (
             {"metric_for_best_model": "blue4"},

@@ -46,13 +46,14 @@ RUN = {
     "logging_steps": 1,
     "generation_max_length": 12,
     "use_cpu": True,
+    "bf16": False,  # else it follows the machine, and the tests' tolerances with it
     "disable_tqdm": True,
     "report_to": "none",
     "optim": "adamw_torch",
 }
 ADAPTER = {"adapter_hidden_size": 20, "num_beams": 2, "frame_size": 36, "crop_size": SIZE_IN_PIXELS}
 LIGHT_TRANSFORMER = {
-    "backbone_width": 4,
+    "backbone_width": 8,
     "visual_hidden_size": 24,
     "light_hidden_size": 16,
     "light_feed_forward_size": 24,
@@ -61,7 +62,7 @@ LIGHT_TRANSFORMER = {
 }
 VIDEO = {"frame_size": 36, "crop_size": SIZE_IN_PIXELS}
 VISUAL_ENCODER = {
-    "backbone_width": 4,
+    "backbone_width": 8,
     "visual_hidden_size": 24,
     "word_window_size": 4,
     "word_hidden_size": 24,
@@ -95,7 +96,7 @@ def language_model() -> Path:
     """Folder of a tokenizer and a text model, pretrained for a few steps."""
     folder = Path(FOLDER.name) / "language_model"
     sizes = {"hidden_size": 32, "feed_forward_size": 48, "layers": 1, "attention_heads": 2, "dropout": 0.0}
-    run = {name: RUN[name] for name in ("use_cpu", "disable_tqdm", "report_to", "optim")}
+    run = {name: RUN[name] for name in ("use_cpu", "bf16", "disable_tqdm", "report_to", "optim")}
     pretrain_language_model.train(flags(text_file=corpus() / "text_only.txt", output_dir=folder, **sizes, **run))
     return folder
 
@@ -190,7 +191,7 @@ def causal_language_model() -> Path:
     """Folder as stage 1 of LLaVA-SLT leaves it, after a few steps."""
     folder = Path(FOLDER.name) / "causal_language_model"
     sizes = {"hidden_size": 32, "feed_forward_size": 48, "layers": 1, "attention_heads": 2, "max_vocabulary_size": 200}
-    run = {name: RUN[name] for name in ("use_cpu", "disable_tqdm", "report_to", "optim")}
+    run = {name: RUN[name] for name in ("use_cpu", "bf16", "disable_tqdm", "report_to", "optim")}
     text_file = corpus() / "text_only.txt"
     linguistic_pretraining.train(
         flags(text_file=text_file, output_dir=folder, block_size=64, max_steps=3, **sizes, **run, **WITHOUT_EVALUATION)

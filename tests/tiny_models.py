@@ -101,7 +101,7 @@ def tiny_language_model_config(name: str, **values):
 
 
 def tiny_vision_config(**values) -> FLaLLMVisionConfig:
-    return FLaLLMVisionConfig(**{"backbone_width": 4, "hidden_size": 24, **values})
+    return FLaLLMVisionConfig(**{"backbone_width": 8, "hidden_size": 24, **values})
 
 
 def tiny_config(text: str = "mbart", vision: dict | None = None, **values) -> FLaLLMConfig:

@@ -82,18 +82,24 @@ class ThreadsForFreeCores:
     Has torch compute in one thread for each core that others leave free, now and whenever `adapt` is called.
 
     Threads wait for each other in each layer. One that shares its core with another program holds up all of them, so
-    that one thread is faster than two.
+    that one thread is faster than two. There are never more than torch had before this class lowered their number.
     """
 
+    _lowered: tuple[int, int] | None = None  # to how many the last run of this process lowered them, and from how many
+
     def __init__(self):
-        self.most = min(torch.get_num_threads(), num_cores())
+        number = torch.get_num_threads()
+        is_ours = self._lowered is not None and self._lowered[0] == number
+        self.most = self._lowered[1] if is_ours else number
         self._busy_cores = BusyCores()
         time.sleep(SECONDS_OF_LOOKING)
         self.adapt()
 
     def adapt(self) -> None:
         """For the cores that were free since the last call."""
-        torch.set_num_threads(min(num_free_cores(self._busy_cores.since_last()), self.most))
+        number = min(num_free_cores(self._busy_cores.since_last()), self.most)
+        torch.set_num_threads(number)
+        ThreadsForFreeCores._lowered = (number, self.most)
 
 
 def num_loading_processes(device: torch.device) -> int:
