@@ -73,7 +73,8 @@ def test_results_of_other_seeds_are_kept_and_of_other_sizes_refused(benchmark, t
     assert benchmark.kept_results(arguments) == results
     assert benchmark.main(["--output_dir", str(tmp_path), "--stage1_epochs", "5"]) == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path} holds results of --stage1_epochs 12. Pass these, or name another folder.\n"
+        f"error: {tmp_path} holds results of --stage1_epochs {arguments.stage1_epochs}. Pass these, or name another "
+        "folder.\n"
     )
     assert json.loads((tmp_path / "results.json").read_text()) == results
 
