@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_se
 from modeling_flallm import LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining
 from train_scripts import linguistic_pretraining
 from train_scripts.arguments import flags, parse_arguments
-from train_scripts.quickstart import CORPUS, test_model
+from train_scripts.quickstart import CORPUS, TimeLeft, test_model
 from train_scripts.quickstart_llava_slt import Folders, LlavaSltQuickstartArguments, train_stage3
 from train_scripts.training import run_command
 
@@ -102,7 +102,7 @@ def run_arm(name: str, whole: Folders, output: Path, stage3_epochs: float) -> di
     if not (output / part).is_dir():
         make(whole, arm, seed)
     arguments = LlavaSltQuickstartArguments(output_dir=str(output), seed=seed, stage3_epochs=stage3_epochs)
-    train_stage3(arguments, arm)
+    train_stage3(arguments, arm, TimeLeft({"stage 3": 1}))
     scores, _ = test_model(arm.model, arm, arm.test)
     return scores
 

@@ -43,7 +43,7 @@ def test_what_is_printed(folder, output):
     stage1 = json.loads((folder / "test_stage1" / "scores.json").read_text(encoding="utf-8"))
     (line,) = [line for line in output.splitlines() if line.startswith("BLEU-4 ") and line.count("[") == 2]
     assert f" {stage1['bleu4']:.2f} [" in line
-    (line,) = [line for line in output.splitlines() if line.startswith("BLEU-4 by test signer, worst first: ")]
+    (line,) = [line for line in output.splitlines() if line.startswith("Test signers by BLEU-4, worst first: ")]
     scores = [float(part.split()[-1]) for part in line.partition(": ")[2].split(", ")]
     assert len(scores) == 3 and scores == sorted(scores)
 

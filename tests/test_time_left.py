@@ -71,7 +71,7 @@ def test_the_worst_signer_comes_first(tmp_path, capsys):
     ]
     print_signers(rows, tmp_path)
     printed = capsys.readouterr().out
-    assert printed.startswith("BLEU-4 by test signer, worst first: b ")
+    assert printed.startswith("Test signers by BLEU-4, worst first: b ")
     assert printed.endswith(", a 100.00\n")
 
 

@@ -245,7 +245,7 @@ def print_signers(rows: Sequence[dict[str, str]], test_split: Path) -> None:
         texts = [(row["prediction"], row["reference"]) for row in rows if signer_of[row["file_name"]] == signer]
         scores[signer] = translation_scores(*map(list, zip(*texts, strict=True)), num_resamples=0)["bleu4"]
     worst_first = sorted(scores, key=scores.__getitem__)
-    print(f"BLEU-4 by test signer, worst first: {', '.join(f'{name} {scores[name]:.2f}' for name in worst_first)}")
+    print(f"Test signers by BLEU-4, worst first: {', '.join(f'{name} {scores[name]:.2f}' for name in worst_first)}")
 
 
 def print_translations(rows: Sequence[dict[str, str]], count: int = 10) -> None:
