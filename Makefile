@@ -92,11 +92,11 @@ clean: ## Remove the virtual environment, the quickstart's output and all caches
 
 $(VENV_PYTHON):
 	@command -v "$(PYTHON)" >/dev/null || { \
-		echo "FLaLLM needs Python 3.11 or later, but there is no command '$(PYTHON)'." >&2; \
+		echo "FLaLLM needs Python 3.11 to 3.13, but there is no command '$(PYTHON)'." >&2; \
 		echo "Install Python, or name one that you have: make install PYTHON=python3.12" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "FLaLLM needs Python 3.11 or later, but '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1)." >&2; \
-		echo "Install a newer one and name it: make install PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+		echo "FLaLLM needs Python 3.11 to 3.13, but '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1)." >&2; \
+		echo "Install one of these and name it: make install PYTHON=python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -m venv --clear $(VENV) || { rm -rf $(VENV); \
 		echo "'$(PYTHON) -m venv' could not make a virtual environment in $(VENV)." >&2; \
 		echo "On Debian and Ubuntu its parts are a package of their own: apt install python3-venv" >&2; exit 1; }
