@@ -122,7 +122,8 @@ class Recipe:
 def read_recipe(stage: str, flags: str) -> Recipe:
     own, _, required = COMMANDS[stage]
     types = (own, *TRAINING_ARGUMENTS, FeatureCacheArguments)
-    argv = f"--config paper_{stage} --dataset x --output_dir x --report_to none {required} {flags}".split()
+    usual = "--dataset x --output_dir x --report_to none --bf16 False"  # not as this machine computes
+    argv = f"--config paper_{stage} {usual} {required} {flags}".split()
     model, _, video, _, training, features = parse_arguments(types, argv, description="A recipe.")
     return Recipe(stage, model, training, features, video.crop_size)
 

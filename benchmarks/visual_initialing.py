@@ -41,6 +41,7 @@ from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionConfig, FLaLLMVisi
 from train_scripts.arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.augmentation import ClipAugmentation
 from train_scripts.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.machine import computes_in_bfloat16, default_device
 from train_scripts.pretrain_language_model import train_tokenizer
 from train_scripts.training import build_processor
 from train_scripts.visual_initialing import VisualInitialingArguments, build_model
@@ -167,7 +168,7 @@ class Way:
     title: str
     plain: bool = False
     frame_sampling_rate: float = 0.25
-    bf16: bool = True
+    bf16: bool = computes_in_bfloat16(default_device())
     channels_last: bool = True
     packed: bool = True
     fused: bool = True
