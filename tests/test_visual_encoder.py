@@ -398,12 +398,21 @@ def enable_checkpointing(model) -> None:
     getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
 
 
+# The code that it writes finds 0 frames in a clip of 5, and the encoder refuses the clip. torch 2.6 and 2.15 do not.
+inductor_counts_frames_wrong = pytest.mark.xfail(
+    torch.__version__.startswith("2.14.") and "AVX512" not in torch.backends.cpu.get_cpu_capability(),
+    reason="torch 2.14's inductor counts the frames of a clip wrong with AVX2",
+    raises=ValueError,
+    strict=False,
+)
+
+
 @pytest.mark.parametrize(
     ("backend", "batches"),
     [
         ("eager", [[8, 5]]),
         pytest.param("aot_eager", [[8, 5], [6, 9], [3, 7, 4]], marks=pytest.mark.slow),
-        pytest.param("inductor", [[8, 5]], marks=pytest.mark.slow),
+        pytest.param("inductor", [[8, 5]], marks=[pytest.mark.slow, inductor_counts_frames_wrong]),
     ],
 )
 def test_compiled_it_gives_the_same(backend, batches):
