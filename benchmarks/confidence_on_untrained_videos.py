@@ -17,13 +17,13 @@ from unittest.mock import patch
 
 import av
 import numpy as np
-from sacrebleu.metrics import CHRF
 
 from modeling_flallm import SignLanguageTranslationPipeline
 from train_scripts import signing_language
 from train_scripts.arguments import DataArguments
 from train_scripts.data import load_split
 from train_scripts.generate_corpus import CorpusArguments, generate_corpus
+from train_scripts.metrics import sentence_chrf
 from train_scripts.training import load_trained
 
 LEAST_CHRF = 95.0
@@ -121,12 +121,11 @@ def answer(translator: SignLanguageTranslationPipeline, clips: list[Clip]) -> li
     """-> `confidence`, `is_familiar`, `is_right` and `by_score`, the curve without the look, of each clip."""
     calibration = translator.model.config.confidence_calibration
     answers = translator([frames for frames, _ in clips], source_fps=FRAMES_PER_SECOND, return_scores=True)
-    chrf = CHRF()
     for result, (_, sentence) in zip(answers, clips, strict=True):
         text = result["translation_text"]
         logit = calibration["slope"] * result["score"] + calibration["intercept"]
         result["by_score"] = 1 / (1 + np.exp(-logit))
-        result["is_right"] = sentence is not None and chrf.sentence_score(text, [sentence]).score >= LEAST_CHRF
+        result["is_right"] = sentence is not None and sentence_chrf(text, sentence) >= LEAST_CHRF
     return answers
 
 

@@ -22,16 +22,25 @@ import numpy as np
 import pytest
 import torch
 from sacrebleu.metrics import BLEU
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     EvalPrediction,
     MBartConfig,
     MBartForConditionalGeneration,
+    PreTrainedTokenizerFast,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
 )
 from without_our_packages import run_without_our_packages
 
-from train_scripts.metrics import SCORE_MODULE_FOLDER, build_compute_metrics, format_scores, translation_scores
+from processing import FLaLLMProcessor, FLaLLMVideoProcessor
+from train_scripts.metrics import (
+    SCORE_MODULE_FOLDER,
+    build_compute_metrics,
+    format_scores,
+    sentence_chrf,
+    translation_scores,
+)
 from train_scripts.score_translations import main, read_segments
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -91,6 +100,10 @@ def sacrebleu_command(tmp_path: Path, predictions: list[str], references: list[s
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def with_normal_form(signature: str) -> str:
+    return signature.replace("|version:", "|norm:nfkc|version:")
+
+
 @pytest.mark.parametrize(
     ("flags", "options"),
     [
@@ -108,8 +121,8 @@ def test_bleu_and_chrf_equal_the_sacrebleu_command(generator, tmp_path, flags, o
     scores = translation_scores(predictions, references, num_resamples=0, **options)
     assert round(scores["bleu4"], 9) == expected_bleu["score"]
     assert round(scores["chrf"], 9) == expected_chrf["score"]
-    assert scores["signatures"]["bleu4"] == expected_bleu["signature"]
-    assert scores["signatures"]["chrf"] == expected_chrf["signature"]
+    assert scores["signatures"]["bleu4"] == with_normal_form(expected_bleu["signature"])
+    assert scores["signatures"]["chrf"] == with_normal_form(expected_chrf["signature"])
     assert scores["confidence_intervals"] == {}
 
 
@@ -119,7 +132,7 @@ def test_confidence_intervals_equal_the_sacrebleu_command(generator, tmp_path):
     scores = translation_scores(predictions, references)
     for name, result in zip(("bleu4", "chrf"), expected, strict=True):
         interval = scores["confidence_intervals"][name]
-        assert scores["signatures"][name] == result["signature"]
+        assert scores["signatures"][name] == with_normal_form(result["signature"])
         # sacrebleu sums in single precision
         assert interval["mean"] == pytest.approx(result["confidence_mean"], abs=1e-3)
         assert interval["half_width"] == pytest.approx(result["confidence_var"], abs=1e-3)
@@ -202,9 +215,65 @@ def test_rouge_l_equals_brute_force(generator, options, split):
 def test_signature_of_rouge_l_says_what_it_is():
     word = translation_scores(["a"], ["a"], num_resamples=0)["signatures"]["rouge_l_mscoco"]
     character = translation_scores(["a"], ["a"], num_resamples=0, language="zh", lowercase=True)["signatures"]
-    assert word == "nrefs:1|case:mixed|formula:mscoco|beta:1.2|unit:word|average:segments"
-    assert character["rouge_l_mscoco"] == "nrefs:1|case:lc|formula:mscoco|beta:1.2|unit:character|average:segments"
+    assert word == "nrefs:1|case:mixed|formula:mscoco|beta:1.2|unit:word|average:segments|norm:nfkc"
+    assert (
+        character["rouge_l_mscoco"]
+        == "nrefs:1|case:lc|formula:mscoco|beta:1.2|unit:character|average:segments|norm:nfkc"
+    )
     assert "|tok:char|" in character["bleu4"]
+
+
+@pytest.mark.parametrize("tag", ["zh_CN", "yue", "jpn_Jpan", "ko-KR", "th_TH", "lao_Laoo", "my", "khm_Khmr", "bo"])
+def test_languages_without_words_between_spaces_are_scored_by_character(tag):
+    signatures = translation_scores(["a"], ["a"], num_resamples=0, language=tag)["signatures"]
+    assert "|tok:char|" in signatures["bleu4"] and "|unit:character|" in signatures["rouge_l_mscoco"]
+
+
+@pytest.mark.parametrize("tag", ["de", "vi", "ar_AR", "kok", "thl", "myv"])
+def test_other_languages_are_scored_by_word(tag):
+    signatures = translation_scores(["a"], ["a"], num_resamples=0, language=tag)["signatures"]
+    assert "|tok:13a|" in signatures["bleu4"] and "|unit:word|" in signatures["rouge_l_mscoco"]
+
+
+# Pairs of one sentence in two forms, and the language.
+TWO_FORMS = {
+    "full-width marks": ("你好，你叫什么名字？", "你好,你叫什么名字?", "zh"),
+    "decomposed umlauts": ("Scho\u0308ne Gru\u0308ße aus Ko\u0308ln .", "Schöne Grüße aus Köln .", "de"),
+    "ligatures": ("the ﬁrst oﬃce on the ﬂoor", "the first office on the floor", "en"),
+    "half-width katakana": ("ｶﾞﾗｽの窓です。", "ガラスの窓です。", "ja"),
+    "conjoining jamo": ("\u1112\u1161\u11ab\u1100\u1173\u11af 수업이 있어요", "한글 수업이 있어요", "ko"),
+    "Arabic presentation forms": ("ﻣﺮﺣﺒﺎ ﺑﻚ في ﺑﻴﺘﻨﺎ", "مرحبا بك في بيتنا", "ar"),
+    "Thai vowel in two parts": ("น\u0e33ตาล", "น\u0e4d\u0e32ตาล", "th"),
+    "non-breaking and thin spaces": ("il\u00a0dit\u202f: «\u2009oui\u2009» demain", "il dit : « oui » demain", "fr"),
+    "spaces at the ends and in a row": ("  morgen  regnet\tes  im Norden ", "morgen regnet es im Norden", "de"),
+    "line ends": ("morgen\nregnet\u2028es\x0bim\r\nNorden", "morgen regnet es im Norden", "de"),
+    "hints for line ends": ("mor\u00adgen reg\u200bnet es im\ufeff Nor\u2060den", "morgen regnet es im Norden", "de"),
+    "marks of direction": ("\u202bשלום לך\u202c מן הצפון\u200f", "שלום לך מן הצפון", "he"),
+    "control characters": ("morgen\x00 regnet es\x7f im Nor\x9fden", "morgen regnet es im Norden", "de"),
+}
+
+
+@pytest.mark.parametrize("lowercase", [False, True])
+@pytest.mark.parametrize("name", TWO_FORMS)
+def test_two_forms_of_one_sentence_are_the_same_on_either_side(name, lowercase):
+    *forms, language = TWO_FORMS[name]
+    options = {"language": language, "lowercase": lowercase, "num_resamples": 2}
+    for prediction, reference in (forms, forms[::-1]):
+        scores = translation_scores([prediction], [reference], **options)
+        assert [scores[score] for score in SCORE_NAMES] == pytest.approx([100.0] * 6), (prediction, reference)
+        assert sentence_chrf(prediction, reference) == pytest.approx(100)
+    assert all("|norm:nfkc" in signature for signature in scores["signatures"].values())
+
+
+def test_a_joiner_is_spelling():
+    assert sentence_chrf("می\u200cخواهم", "میخواهم") < 100
+
+
+@pytest.mark.parametrize("nothing", ["\u200b", "\ufeff \u00ad", "\u00a0\u2028"])
+def test_what_nobody_sees_is_no_sentence(nothing):
+    assert translation_scores([nothing], ["a b"], num_resamples=0)["num_empty_predictions"] == 1
+    with pytest.raises(ValueError, match=re.escape("references[1] is empty (1 of 2 references are).")):
+        translation_scores(["a", "b"], ["a", nothing])
 
 
 def test_spaces_do_not_matter_at_character_level(generator):
@@ -385,6 +454,44 @@ def test_compute_metrics_scores_raw_references(generator):
     lossy = build_compute_metrics(decode_words, unspellable, PAD_TOKEN_ID)(EvalPrediction(predictions, predictions))
     expected = translation_scores(references, unspellable, num_resamples=0)
     assert lossy["bleu4"] == expected["bleu4"] < 100
+
+
+def byte_processor(sentences: list[str]) -> FLaLLMProcessor:
+    """With a tokenizer that can spell everything."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}
+    return FLaLLMProcessor(FLaLLMVideoProcessor(), PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names))
+
+
+@pytest.mark.parametrize("name", TWO_FORMS)
+def test_a_model_that_writes_its_labels_gets_full_scores(name):
+    """These scores choose the best checkpoint, too."""
+    raw, _, language = TWO_FORMS[name]
+    references = [raw, f"{raw} {raw}"]
+    processor = byte_processor(references)
+    labels = processor(text=references)["labels"].numpy()
+    compute_metrics = build_compute_metrics(
+        processor.batch_decode, references, processor.tokenizer.pad_token_id, language=language
+    )
+    scores = compute_metrics(EvalPrediction(labels, labels))
+    assert [scores[score] for score in SCORE_NAMES] == pytest.approx([100.0] * 6)
+
+
+def test_labels_in_another_form_still_show_a_reordered_evaluation():
+    references = ["Scho\u0308n", "Gru\u0308n", "Ko\u0308ln"]
+    processor = byte_processor(references)
+    labels = processor(text=references)["labels"].numpy()
+    compute_metrics = build_compute_metrics(processor.batch_decode, references, processor.tokenizer.pad_token_id)
+    with pytest.raises(ValueError, match=re.escape("2 of 3 labels belong to another sentence")):
+        compute_metrics(EvalPrediction(labels[[1, 0, 2]], labels[[1, 0, 2]]))
 
 
 def test_compute_metrics_refuses_what_does_not_belong_together(generator):

@@ -19,7 +19,6 @@ from typing import Any
 
 import datasets
 import torch
-from sacrebleu.metrics import CHRF
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -32,6 +31,7 @@ from .arguments import DataArguments, parse_arguments
 from .data import load_split
 from .hub_names import is_hub_id
 from .machine import describe_machine, prepare_machine
+from .metrics import sentence_chrf
 from .model_card import add_confidence
 from .training import load_trained, run_command
 from .training_run import RUN_FILE, read_run
@@ -129,9 +129,8 @@ def translate_split(
         answers = list(tqdm(answers, total=len(split), unit="clip", desc="translating"))
     finally:
         hook.remove()
-    chrf = CHRF()
     pairs = zip(answers, split[text_column], strict=True)
-    right = [chrf.sentence_score(answer["translation_text"], [text]).score >= least_chrf for answer, text in pairs]
+    right = [sentence_chrf(answer["translation_text"], str(text)) >= least_chrf for answer, text in pairs]
     confidences = None if model.config.confidence_calibration is None else _column(answers, "confidence")
     return TranslatedSplit(_column(answers, "score"), torch.tensor(right), torch.cat(features).cpu(), confidences)
 

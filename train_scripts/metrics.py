@@ -6,7 +6,10 @@ from pathlib import Path
 import evaluate
 import numpy as np
 from accelerate import PartialState
+from sacrebleu.metrics import CHRF
 from transformers import EvalPrediction
+
+from .sign_language_translation_score.sign_language_translation_score import comparable
 
 SCORE_MODULE_FOLDER = Path(__file__).resolve().parent / "sign_language_translation_score"
 TITLE_OF_SCORE = {
@@ -20,7 +23,7 @@ TITLE_OF_SCORE = {
 
 
 def translation_scores(predictions: Sequence[str], references: Sequence[str], **options) -> dict:
-    """Score the predictions against the raw reference strings, once over the whole corpus.
+    """Score the predictions against the references, both in one normal form (`comparable`), once over the whole corpus.
 
     `options` are those of the module: `language`, `tokenize`, `lowercase`, `append_period`, `num_resamples`, `seed`.
     The result holds `bleu1` to `bleu4`, `chrf` and `rouge_l_mscoco` (0 to 100), `num_segments`,
@@ -32,6 +35,11 @@ def translation_scores(predictions: Sequence[str], references: Sequence[str], **
     """
     score_module = evaluate.load(str(SCORE_MODULE_FOLDER), keep_in_memory=True)
     return score_module.compute(predictions=predictions, references=references, **options)
+
+
+def sentence_chrf(prediction: str, reference: str) -> float:
+    """Return the chrF, 0 to 100, of one prediction, in the normal form of the other scores."""
+    return CHRF().sentence_score(comparable(prediction), [comparable(reference)]).score
 
 
 def format_scores(scores: dict) -> str:
@@ -113,8 +121,8 @@ def check_dataset_order(decoded_labels: list[str], references: list[str]) -> Non
     The labels are not scored. They only show a reordered evaluation, as by `train_sampling_strategy="group_by_length"`,
     which transformers applies to the evaluation dataset too.
     """
-    labels = [label.strip() for label in decoded_labels]
-    expected = [reference.strip() for reference in references]
+    labels = [comparable(label) for label in decoded_labels]
+    expected = [comparable(reference) for reference in references]
     known = set(expected)
     num_misplaced = sum(
         label != reference and label in known for label, reference in zip(labels, expected, strict=True)

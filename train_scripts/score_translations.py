@@ -3,8 +3,9 @@
     python -m train_scripts.score_translations hypotheses.txt references.txt
     python -m train_scripts.score_translations hypotheses.txt references.txt --language zh --json
 
-Both files are UTF-8 with one segment per line, in the same order. BLEU and chrF equal those of the sacrebleu command
-line; ROUGE-L is the one of the sign language translation literature (mscoco, beta 1.2), not that of the `rouge_score`
+Both files are UTF-8 with one segment per line, in the same order. Both sides are brought to Unicode normal form NFKC
+with single spaces (`norm:nfkc` in the signatures). On such text BLEU and chrF equal those of sacrebleu's command line;
+ROUGE-L is the one of the sign language translation literature (mscoco, beta 1.2), not that of the `rouge_score`
 package.
 """
 
@@ -65,7 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("hypotheses", type=Path, help="translations to score, UTF-8, one per line; lines may be empty")
     parser.add_argument("references", type=Path, help="raw reference sentences, UTF-8, one per line")
-    parser.add_argument("--language", help="tag of the written language; zh and ja are scored by character")
+    parser.add_argument(
+        "--language", help="tag of the written language; zh, ja, ko, th and the like are scored by character"
+    )
     parser.add_argument(
         "--tokenize", help="sacrebleu tokenizer: 13a, intl, none, char or zh (default: by the language)"
     )

@@ -1,11 +1,13 @@
 """BLEU-1 to BLEU-4, chrF and ROUGE-L (mscoco) of sign language translations, as an `evaluate` module.
 
-All scores are computed once over the whole corpus, from raw prediction and reference strings, and each one carries the
-signature that says how. `evaluate.load` runs a copy of this file without a network, so it imports nothing of ours, and
-each `import` names one package because `evaluate` reads them with a regular expression.
+All scores are computed once over the whole corpus. Predictions and references are brought to one normal form first, and
+each score carries the signature that says how it was computed. `evaluate.load` runs a copy of this file without a
+network, so it imports nothing of ours, and each `import` names one package because `evaluate` reads them with a
+regular expression.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import datasets
@@ -15,7 +17,8 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric, Score, Signature
 
 _DESCRIPTION = """\
-Corpus-level scores of sign language translation: BLEU-1..4 and chrF by sacrebleu, equal to its command line, and
+Corpus-level scores of sign language translation: BLEU-1..4 and chrF by sacrebleu, equal to its command line on text in
+Unicode normal form NFKC with single spaces, to which both sides are brought first (`norm:nfkc` in the signatures), and
 `rouge_l_mscoco`, the ROUGE-L of the sign language translation literature (longest common subsequence, F-measure with
 beta 1.2, averaged over sentences). `rouge_l_mscoco` is NOT the ROUGE-L of the `rouge_score` package.
 """
@@ -35,11 +38,12 @@ _INPUTS_DESCRIPTION = """\
 Args:
     predictions: list of str, one translation per segment; empty ones are allowed and counted.
     references: list of str, the raw reference of each segment, never passed through a tokenizer; none may be empty.
-    language: tag of the written language ("de", "zh", "zh_CN", "jpn_Jpan"). Chinese and Japanese are scored by
-        character, as the literature does for CSL-Daily.
+    language: tag of the written language ("de", "zh", "zh_CN", "jpn_Jpan"). Chinese, Japanese, Thai and the others that
+        are written without spaces between words are scored by character, as the literature does for CSL-Daily. So is
+        Korean, whose words between spaces carry their particles, which a word tokenizer does not split.
     tokenize: sacrebleu tokenizer for BLEU, one of "13a", "intl", "none" (words) or "char", "zh" (characters); the
-        default is "char" for Chinese and Japanese, else "13a". ROUGE-L splits at white space with the first three, and
-        into characters with the last two.
+        default is "char" for languages that are scored by character, else "13a". ROUGE-L splits at white space with
+        the first three, and into characters with the last two.
     lowercase: lower-case both sides for every score.
     append_period: append " ." to both sides, as many published PHOENIX-2014T results do. Raises most scores.
     num_resamples: bootstrap resamples for the 95 % confidence intervals; 0 for none.
@@ -58,7 +62,29 @@ MAX_NGRAM_ORDER = 4
 ROUGE_L_BETA = 1.2
 SACREBLEU_DEFAULT_SEED = 12345
 SCORED_UNIT_OF_TOKENIZER = {"13a": "word", "intl": "word", "none": "word", "char": "character", "zh": "character"}
-CHARACTER_LEVEL_LANGUAGES = {"zh", "zho", "cmn", "yue", "ja", "jpn"}
+# ISO 639 tags, with the older three-letter ones of MARC; "13a" leaves a whole clause of these as one word.
+CHARACTER_LEVEL_LANGUAGES = {
+    *("zh", "zho", "chi", "cmn", "yue", "wuu", "nan", "hak", "gan", "hsn", "lzh"),  # Chinese
+    *("ja", "jpn"),  # Japanese
+    *("ko", "kor"),  # Korean
+    *("th", "tha", "lo", "lao"),  # Thai and Lao
+    *("my", "mya", "bur", "shn", "km", "khm"),  # Burmese, Shan and Khmer
+    *("bo", "bod", "tib", "dz", "dzo"),  # Tibetan and Dzongkha
+}
+# Nobody sees control characters and hints for line ends and directions. The joiners U+200C and U+200D are spelling.
+INVISIBLE_CHARACTERS = dict.fromkeys(
+    [
+        *(*range(0x09), *range(0x0E, 0x1C), *range(0x7F, 0x85), *range(0x86, 0xA0)),  # all but line ends and tabs
+        *(0xAD, 0x200B, 0x2060, 0xFEFF),
+        *(0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)),
+    ]
+)
+
+
+def comparable(text: str) -> str:
+    """Return the form in which sentences are compared: Unicode NFKC, as labels have, with single spaces, and without
+    characters that nobody sees. Every space and line end of Unicode counts as a space."""
+    return " ".join(unicodedata.normalize("NFKC", text.translate(INVISIBLE_CHARACTERS)).split())
 
 
 class RougeLSignature(Signature):
@@ -149,7 +175,7 @@ def check_parallel_segments(predictions: Sequence[str], references: Sequence[str
             f"predictions and references must have the same length, in the same order; got {len(predictions)} "
             f"predictions and {len(references)} references."
         )
-    empty = [index for index, reference in enumerate(references) if not reference.strip()]
+    empty = [index for index, reference in enumerate(references) if not comparable(reference)]
     if empty:
         raise ValueError(
             f"references[{empty[0]}] is empty ({len(empty)} of {len(references)} references are). A score against "
@@ -221,8 +247,10 @@ def confidence_interval(resampled_scores: np.ndarray) -> dict[str, float]:
 
 
 def signature_of(name: str, metric: Metric, append_period: bool) -> str:
-    """Return the signature of a metric that has seen its references; for BLEU-4 and chrF it is that of sacrebleu."""
+    """Return the signature of a metric that has seen its references; for BLEU-4 and chrF it is that of sacrebleu, and
+    the normal form."""
     signature = metric.get_signature()
+    signature.update("norm", "nfkc")
     if isinstance(metric, BLEU) and metric.max_ngram_order != MAX_NGRAM_ORDER:
         signature.update("order", metric.max_ngram_order)
     if append_period:
@@ -260,7 +288,8 @@ class SignLanguageTranslationScore(evaluate.Metric):
         predictions, references = check_parallel_segments(predictions, references)
         if num_resamples < 0:
             raise ValueError(f"num_resamples must be 0 (no confidence intervals) or more, got {num_resamples}.")
-        num_empty_predictions = sum(not prediction.strip() for prediction in predictions)
+        predictions, references = ([comparable(segment) for segment in side] for side in (predictions, references))
+        num_empty_predictions = predictions.count("")
         if append_period:
             predictions, references = ([f"{segment} ." for segment in side] for side in (predictions, references))
         metrics = build_metrics(resolve_tokenizer(tokenize, language), lowercase)
