@@ -93,7 +93,7 @@ def test_figures_of_words_and_signers(tmp_path):
     assert lines(report["warnings"]) == ["test: there is no such split"]
 
 
-@pytest.mark.parametrize(("language", "length"), [("zh", 5), ("th", 5), ("de", 2)])
+@pytest.mark.parametrize(("language", "length"), [("zh", 5), ("th", 5), ("ko", 5), ("de", 2)])
 def test_languages_without_spaces_are_counted_by_character(tmp_path, language, length):
     write_split(tmp_path / "data" / "train", [{"file_name": "a.mp4", "text": "ab cde"}])
     report = inspect(tmp_path / "data", tmp_path / "out", spoken_language=language)
@@ -117,6 +117,18 @@ def test_leaks_are_said(tmp_path, capsys):
     pairs = {tuple(pair["splits"]): pair for pair in report["leakage"]}
     assert pairs["train", "test"]["same_clips"] == [["test, row 2 (test1.mp4)", "train, row 1 (train0.mp4)"]]
     assert pairs["train", "validation"]["same_sentences"] == 1
+
+
+def test_two_forms_of_a_sentence_are_the_same(tmp_path):
+    """Train has them decomposed, with a non-breaking space and a soft hyphen."""
+    train = ["Scho\u0308ne\u00a0Gru\u0308ße", "Schöne  Grü\u00adße"]
+    for split, sentences in (("train", train), ("dev", ["Schöne Grüße"])):
+        rows = [{"file_name": f"{split}{k}.mp4", "text": text} for k, text in enumerate(sentences)]
+        write_split(tmp_path / "data" / split, rows)
+    report = inspect(tmp_path / "data", tmp_path / "out")
+    assert report["leakage"][0]["same_sentences"] == 1
+    assert report["splits"]["train"]["repeated_sentences"] == 1
+    assert (report["splits"]["train"]["vocabulary"], report["splits"]["validation"]["unseen_words"]) == (2, 0)
 
 
 def test_parts_of_one_file(tmp_path):

@@ -38,6 +38,7 @@ from .hub_names import check_model_names
 from .inspected_clips import Clip, Corpus, measure_clips
 from .inspection_page import MAX_NUM_TOKENS, format_text, render_page, spread_of
 from .languages import check_spoken_language
+from .metrics import comparable
 from .training import open_tokenizer, run_command
 from .translate import VIDEO_SUFFIXES
 
@@ -52,7 +53,7 @@ class InspectArguments:
     output_dir: str = field(default="inspection", metadata={"help": "New or empty folder for the report."})
     text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
     spoken_language: str | None = field(
-        default=None, metadata={"help": "Language tag of sentences whose rows have none. zh, ja, th: by character."}
+        default=None, metadata={"help": "Language tag of sentences whose rows have none. zh, ja, ko, th: by character."}
     )
     tokenizer_name_or_path: str | None = field(
         default=None, metadata={"help": "Tokenizer whose unknown characters and sentence lengths are counted."}
@@ -259,7 +260,7 @@ def _split_figures(clips: list[Clip], train: Counter) -> dict[str, Any]:
     seconds = [clip.measured.duration_in_seconds for clip in readable if clip.measured.duration_in_seconds]
     words = Counter(unit for clip in clips for unit in clip.units())
     unseen = {word: count for word, count in words.items() if word not in train}
-    sentences = Counter(clip.text for clip in clips if clip.text)
+    sentences = Counter(comparable(clip.text) for clip in clips if clip.text)
     parts = Counter((clip.measured.content_hash, clip.start, clip.end) for clip in readable)
     return {
         "clips": len(clips),
@@ -303,13 +304,13 @@ def _between(first: list[Clip], second: list[Clip]) -> dict[str, Any]:
     for clip in second:
         others = by_content.get(clip.measured.content_hash, [])
         same += [(clip.where, other.where) for other in others if clip.shares_frames_with(other)][:1]
-    sentences = {clip.text for clip in first if clip.text}
+    sentences = {comparable(clip.text) for clip in first if clip.text}
     signers = {clip.signer for clip in first if clip.signer}
     return {
         "splits": [first[0].split, second[0].split],
         "clips": len(second),
         "same_clips": [list(pair) for pair in same],
-        "same_sentences": sum(clip.text in sentences for clip in second),
+        "same_sentences": sum(comparable(clip.text) in sentences for clip in second),
         "same_signers": sorted({clip.signer for clip in second if clip.signer in signers}),
         "clips_of_same_signers": sum(clip.signer in signers for clip in second),
     }

@@ -20,10 +20,9 @@ from modeling_flallm.own_processing import VideoDecodingError, decode_video
 
 from .corpus_schema import Problem
 from .languages import primary_language
+from .sign_language_translation_score.sign_language_translation_score import CHARACTER_LEVEL_LANGUAGES, comparable
 
 DECODER_LOG = logging.getLogger(decode_video.__module__)  # where a damaged file is told of
-# Written without spaces between the words; counted by character.
-LANGUAGES_WITHOUT_SPACES = {"zh", "zho", "cmn", "yue", "ja", "jpn", "th", "tha"}
 STRIP_HEIGHT_IN_PIXELS = 96
 NUM_STRIP_FRAMES = 5
 
@@ -78,10 +77,10 @@ class Clip:
         return starts[0] == starts[1] or min(ends) - max(starts) > min(lengths) / 2
 
     def units(self) -> list[str]:
-        """Words, or characters where the language is written without spaces."""
+        """Words, or characters where the language is scored by character, in the form in which sentences are scored."""
         language = primary_language(self.spoken_language) if self.spoken_language else None
-        words = self.text.split()
-        return list("".join(words)) if language in LANGUAGES_WITHOUT_SPACES else words
+        words = comparable(self.text).split()
+        return list("".join(words)) if language in CHARACTER_LEVEL_LANGUAGES else words
 
 
 @dataclass

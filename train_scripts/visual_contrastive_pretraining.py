@@ -16,7 +16,6 @@ likeness to it, and the place of its own one is counted. Small, on a CPU:
 
 import itertools
 import sys
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -48,6 +47,7 @@ from .arguments import (
 from .augmentation import ClipAugmentation
 from .data import IGNORED_LABEL, SignVideoDataset, TranslationCollator, load_split
 from .hub_names import check_model_names
+from .metrics import comparable
 from .model_arguments import FrameEncoderArguments
 from .sentence_encoder import load_sentence_encoder
 from .trainers import VideoTrainer
@@ -188,7 +188,7 @@ class TextTargets:
 
 
 def _normalised(text: str) -> str:
-    return unicodedata.normalize("NFKC", str(text))
+    return comparable(str(text))
 
 
 def load_text_targets(
