@@ -102,9 +102,10 @@ class FLaLLMConfig(PreTrainedConfig):
         confidence_calibration (`dict`, *optional*):
             How the pipeline turns the score of a translation into a confidence, as `flallm-calibrate` measured it on
             the dev split: `slope` (0 or more) and `intercept` of a logistic curve over the score; if they are there,
-            `lowest_score`, below which nothing was measured, and `mean_features`, the mean visual token of the dev
-            clips (a list of the vision configuration's `hidden_size` numbers), with `largest_distance` (1 - cosine),
-            up to which a clip looks like them. Default: not measured, so the pipeline gives scores without confidence.
+            `lowest_score` and `highest_score`, outside of which nothing was measured, and `mean_features`, the mean
+            visual token of the dev clips (a list of the vision configuration's `hidden_size` numbers), with
+            `largest_distance` (1 - cosine), up to which a clip looks like them. Default: not measured, so the pipeline
+            gives scores without confidence.
 
     Raises:
         ValueError: for a text configuration that is no encoder-decoder of transformers, an unknown activation, a number
@@ -178,11 +179,11 @@ def without_installed_pipeline(values: dict[str, Any]) -> dict[str, Any]:
 def _check_calibration(calibration: dict[str, Any], hidden_size: int) -> None:
     keys = set(calibration)
     missing = {"slope", "intercept"} - keys
-    unknown = keys - {"slope", "intercept", "lowest_score", "mean_features", "largest_distance"}
+    unknown = keys - {"slope", "intercept", "lowest_score", "highest_score", "mean_features", "largest_distance"}
     if missing or unknown or ("mean_features" in keys) != ("largest_distance" in keys):
         raise ValueError(
-            "`confidence_calibration` must hold `slope` and `intercept`, and may hold `lowest_score` and, together, "
-            f"`mean_features` and `largest_distance`, got {sorted(keys)}. Make it with flallm-calibrate."
+            "`confidence_calibration` must hold `slope` and `intercept`, and may hold `lowest_score`, `highest_score` "
+            f"and, together, `mean_features` and `largest_distance`, got {sorted(keys)}. Make it with flallm-calibrate."
         )
     for name in sorted(keys - {"mean_features"}):
         value = calibration[name]

@@ -118,8 +118,10 @@ class SignLanguageTranslationPipeline(LongVideoTranslation, Pipeline):
                 token. Both count the end token, and both are what `generate` chose by, after temperature and the like.
                 With a model whose configuration carries `confidence_calibration`, add `"confidence"` too, from 0 to 1:
                 `1 / (1 + exp(-(slope * score + intercept)))` with the slope and the intercept that it names. And
-                `"is_familiar"`: whether the video looks like those that this was measured on. If it does not, or if the
-                score is below all that were measured, the confidence is 0.
+                `"is_familiar"`: whether the video looks like those that this was measured on, and `"is_measured"`:
+                whether the score lies between the lowest and the highest of theirs. The confidence of an unfamiliar
+                video and of a lower score is 0, that of a higher score the one of the highest: how often such
+                sentences are right was never measured.
             return_timestamps (`bool`, *optional*, defaults to `False`):
                 Add `"words"`, what each word was read from. See below.
             return_attention (`bool`, *optional*, defaults to `False`):
@@ -387,15 +389,19 @@ class SignLanguageTranslationPipeline(LongVideoTranslation, Pipeline):
         calibration = getattr(self.model.config, "confidence_calibration", None)
         if calibration is None:
             return {"score": score}
+        lowest, highest = calibration.get("lowest_score", -math.inf), calibration.get("highest_score", math.inf)
+        is_measured = lowest <= score <= highest
         is_familiar = True
         if "mean_features" in calibration:
             center = torch.tensor(calibration["mean_features"], device=mean_features.device)
             is_familiar = bool(visual_distances(mean_features[None], center) <= calibration["largest_distance"])
-        # tanh does not overflow
-        confidence = (1 + math.tanh((calibration["slope"] * score + calibration["intercept"]) / 2)) / 2
-        if not is_familiar or score < calibration.get("lowest_score", -math.inf):
-            confidence = 0.0  # nothing like it was measured
-        return {"score": score, "confidence": confidence, "is_familiar": is_familiar}
+        confidence = 0.0
+        if is_familiar and score >= lowest:
+            # tanh does not overflow
+            confidence = (
+                1 + math.tanh((calibration["slope"] * min(score, highest) + calibration["intercept"]) / 2)
+            ) / 2
+        return {"score": score, "confidence": confidence, "is_familiar": is_familiar, "is_measured": is_measured}
 
 
 def _is_one_video(inputs: Any) -> bool:

@@ -11,15 +11,15 @@ from translating import Result
 SURE_FROM, UNSURE_FROM = 0.8, 0.5
 UNSURE_MARK = "(?)"
 # Told apart by words, by a sign and by the line around them, not by colour alone.
-SIGNS = {"sure": "✓", "unsure": "?", "very_unsure": "⚠", "unfamiliar": "⚠", "sureness_unknown": "–"}
+SIGNS = {"sure": "✓", "unsure": "?", "very_unsure": "⚠", "unfamiliar": "⚠", "unmeasured": "⚠", "sureness_unknown": "–"}
 
 CSS = """
 .result { border: 2px solid #6b7280; border-radius: 8px; padding: 12px 16px; font-size: 16px; line-height: 1.5; }
 .result .sentence { font-size: 22px; font-weight: 600; margin: 0 0 8px; overflow-wrap: anywhere; }
 .result.sure { border: 3px solid #15803d; }
 .result.unsure { border: 3px dashed #b45309; }
-.result.very_unsure, .result.unfamiliar { border: 4px double #b91c1c; }
-.result.very_unsure .sentence, .result.unfamiliar .sentence { font-weight: 400; font-style: italic; }
+.result.very_unsure, .result.unfamiliar, .result.unmeasured { border: 4px double #b91c1c; }
+.result:is(.very_unsure, .unfamiliar, .unmeasured) .sentence { font-weight: 400; font-style: italic; }
 .result h3 { font-size: 16px; margin: 12px 0 4px; }
 .result table { border-collapse: collapse; }
 .result th, .result td { text-align: left; padding: 2px 12px 2px 0; overflow-wrap: anywhere; }
@@ -34,6 +34,8 @@ def sureness(answer: dict[str, Any]) -> str:
         return "sureness_unknown"
     if not answer.get("is_familiar", True):
         return "unfamiliar"
+    if not answer["confidence"] and not answer.get("is_measured", False):
+        return "unmeasured"  # the pipeline's 0 for scores below all that were measured
     if answer["confidence"] >= SURE_FROM:
         return "sure"
     return "unsure" if answer["confidence"] >= UNSURE_FROM else "very_unsure"
@@ -73,7 +75,8 @@ def _sentence(piece: dict[str, Any], level: str, texts: dict[str, str]) -> str:
     text = piece["translation_text"] or texts["translation_empty"]
     said = [texts[level]]
     if level in ("sure", "unsure", "very_unsure"):
-        said.append(texts["sureness_share"].format(number=round(100 * piece["confidence"])))
+        share = "sureness_share" if piece.get("is_measured", True) else "sureness_share_of_surest"
+        said.append(texts[share].format(number=round(100 * piece["confidence"])))
     return (
         f'<p class="sentence" dir="auto">{escape(text)}</p>'
         f'<p><span aria-hidden="true">{SIGNS[level]} </span>{escape(" ".join(said))}</p>'

@@ -56,8 +56,15 @@ ENGLISH = {
         "This video looks different from the videos that the model learned from. This is probably wrong: it may not "
         "know these signs, this person's signing or this kind of video."
     ),
+    "unmeasured": (
+        "The model is very unsure. No sentence that was measured had so low a score, so nobody knows how many like "
+        "this one are right. This is probably wrong."
+    ),
     "sureness_of_all": "The model is unsure of {unsure} of {total} sentences. They are marked with {mark}.",
     "sureness_share": "Of 100 sentences like this one, about {number} were right.",
+    "sureness_share_of_surest": (
+        "No sentence that was measured had so high a score. Of 100 with the highest scores, about {number} were right."
+    ),
     "sureness_unknown": "It was not measured how sure this model is when it is right. So we cannot say it.",
     "alternatives_heading": "What else it could be",
     "alternatives_info": "Other sentences that the model thought of, best first.",
@@ -203,8 +210,16 @@ GERMAN = {
         "Dieses Video sieht anders aus als die, mit denen das Modell gelernt hat. Das ist wahrscheinlich falsch: "
         "Vielleicht kennt es diese Gebärden, die Art dieser Person zu gebärden oder solche Videos nicht."
     ),
+    "unmeasured": (
+        "Das Modell ist sehr unsicher. Kein Satz, der gemessen wurde, hatte einen so niedrigen Wert. Darum weiß "
+        "niemand, wie viele solche Sätze richtig sind. Das ist wahrscheinlich falsch."
+    ),
     "sureness_of_all": "Das Modell ist bei {unsure} von {total} Sätzen unsicher. Vor ihnen steht {mark}.",
     "sureness_share": "Von 100 Sätzen wie diesem waren etwa {number} richtig.",
+    "sureness_share_of_surest": (
+        "Kein Satz, der gemessen wurde, hatte einen so hohen Wert. Von 100 mit den höchsten Werten waren etwa {number} "
+        "richtig."
+    ),
     "sureness_unknown": (
         "Es wurde nicht gemessen, wie sicher dieses Modell ist, wenn es richtig liegt. Darum steht es hier nicht."
     ),

@@ -134,11 +134,69 @@ def test_what_a_calibration_holds():
     split = translated(draw_scores(50), torch.rand(50) < 0.5)
     calibration = fit_calibration(split)
     assert calibration["lowest_score"] == split.scores.min()
+    assert calibration["highest_score"] == split.scores.max()
     assert calibration["mean_features"] == pytest.approx(split.mean_features.mean(0).tolist(), abs=1e-6)
     distances = visual_distances(split.mean_features, torch.tensor(calibration["mean_features"], dtype=torch.double))
     assert (distances <= calibration["largest_distance"] / 1.5 + 1e-6).double().mean() == pytest.approx(0.95, abs=0.02)
     config = FLaLLMConfig(vision_config={"hidden_size": 8}, confidence_calibration=calibration)
     assert config.confidence_calibration == calibration
+
+
+def fold_of_one_score() -> tuple[torch.Tensor, torch.Tensor]:
+    """Only the last clip has another score: the fold without it has one score."""
+    return torch.tensor([-1.0] * 19 + [-2.0], dtype=torch.double), torch.tensor([True] * 10 + [False] * 10)
+
+
+PARTS = {
+    "one score in a fold": fold_of_one_score(),
+    "scores apart by rounding": (-1 + 1e-15 * torch.arange(20, dtype=torch.double), torch.arange(20) > 9),
+    "one score": (torch.full((20,), -1.0, dtype=torch.double), torch.arange(20) > 9),
+    "all right": (torch.linspace(-2, -1, 20, dtype=torch.double), torch.ones(20, dtype=torch.bool)),
+    "all wrong": (torch.linspace(-2, -1, 20, dtype=torch.double), torch.zeros(20, dtype=torch.bool)),
+    "one kind in a fold": (torch.linspace(-2, -1, 20, dtype=torch.double), torch.arange(20) % 10 == 3),
+    "one outlier": (torch.tensor([-1e9] + [-1.0, -1.1] * 10, dtype=torch.double), torch.arange(21) > 9),
+    "two clips": (torch.tensor([-1.0, -2.0], dtype=torch.double), torch.tensor([True, False])),
+    "one clip": (torch.tensor([-1.0], dtype=torch.double), torch.tensor([True])),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_of_a_fit_is_finite(name):
+    scores, is_right = PARTS[name]
+    slope, intercept = fit_platt(scores, is_right)
+    assert slope >= 0 and math.isfinite(slope) and math.isfinite(intercept)
+    confidences = cross_validated_confidences(scores, is_right)
+    assert ((confidences >= 0) & (confidences <= 1)).all()
+    measures = measure(scores, confidences, is_right)
+    assert all(value is None or math.isfinite(value) for value in measures.values())
+
+
+def test_a_fold_of_one_score_gives_the_share_that_was_right_in_it():
+    scores, is_right = fold_of_one_score()
+    assert cross_validated_confidences(scores, is_right)[[9, 19]].tolist() == pytest.approx([10 / 20, 10 / 20])
+    assert fit_platt(scores[:19], is_right[:19]) == (0.0, pytest.approx(math.log(11 / 10)))
+
+
+def test_clips_that_all_look_the_same_are_familiar():
+    split = translated(draw_scores(40), torch.rand(40) < 0.5)
+    split.mean_features[:] = 1e-5 * torch.rand(8)
+    calibration = fit_calibration(split)
+    center = torch.tensor(calibration["mean_features"], dtype=torch.double)
+    assert (visual_distances(split.mean_features, center) <= calibration["largest_distance"]).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("spoiled", ["scores", "mean_features"])
+def test_what_is_no_number_is_not_measured(value, spoiled):
+    values = {"scores": draw_scores(30), "mean_features": torch.rand(30, 8, dtype=torch.double)}
+    values[spoiled][7:9] = value
+    message = (
+        "The model gives 2 of 30 clips a score or a look that is no finite number; clip 7 (counted from 0) has the "
+        f"score {values['scores'][7]}. Its weights seem broken, as by a training that diverged, so nothing can be "
+        "measured, and nothing was written."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TranslatedSplit(is_right=torch.rand(30) < 0.5, **values)
 
 
 def test_one_spoiled_clip_does_not_make_everything_familiar():
@@ -152,8 +210,8 @@ def test_one_spoiled_clip_does_not_make_everything_familiar():
 def test_too_few_clips_and_scores_that_are_all_the_same():
     few = translated(draw_scores(LEAST_CLIPS - 1), torch.rand(LEAST_CLIPS - 1) < 0.5)
     message = (
-        "At least 20 clips are needed to measure how sure the model is, and 200 or more are better; the split has 19. "
-        "Use a larger split (--split) that the model has not trained on."
+        "At least 20 clips are needed to measure how sure the model is, and 200 or more are better. But the split has "
+        "19. Use a larger split (--split) that the model has not trained on."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         fit_calibration(few)
@@ -314,7 +372,8 @@ def test_a_split_that_is_all_wrong_is_told(model_folder, data, tmp_path, capsys)
     [
         (
             {"max_clips": 19},
-            "At least 20 clips are needed to measure how sure the model is, and 200 or more are better; ",
+            "--max_clips must be 20 or more, got 19. At least 20 clips are needed to measure how sure the model is, "
+            "and 200 or more are better.",
         ),
         ({"split": "exam"}, "{data} must hold a folder for the split 'exam', it has ['dev']."),
         ({"also_measure_on": "exam"}, "{data} must hold a folder for the split 'exam', it has ['dev']."),
@@ -338,6 +397,70 @@ def test_mistakes_leave_the_folder_as_it_is(values, expected, model_folder, data
     argv = flags(**{"model": model_folder, "dataset": data, **values})
     assert error_of(calibrate.main, argv, capsys).startswith(expected.format(**names))
     assert contents(model_folder) == before
+
+
+def small_split(data: Path, folder: Path, text: str = "") -> Path:
+    """The first 19 clips; with a `text`, all clips with this sentence."""
+    folder = shutil.copytree(data, folder)
+    table = folder / "dev" / "metadata.csv"
+    rows = table.read_text(encoding="utf-8").splitlines()
+    rows = rows[:20] if not text else [rows[0], *(f"{row.split(',')[0]},{text}" for row in rows[1:])]
+    table.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_a_small_split_is_reported_before_the_model_is_loaded(model_folder, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(calibrate, "load_trained", None)
+    argv = flags(model=model_folder, dataset=small_split(data, tmp_path / "data"))
+    assert error_of(calibrate.main, argv, capsys) == (
+        "At least 20 clips are needed to measure how sure the model is, and 200 or more are better. But --split dev "
+        "has 19. Use a larger split (--split) that the model has not trained on."
+    )
+
+
+@pytest.mark.parametrize("also", [{}, {"also_measure_on": "dev"}])
+def test_a_broken_model_leaves_the_folder_as_it_is(also, model_folder, data, capsys):
+    model, _ = load_trained(str(model_folder))
+    with torch.no_grad():
+        next(model.adapter.parameters()).fill_(math.nan)
+    model.save_pretrained(model_folder)
+    before = contents(model_folder)
+    error = error_of(calibrate.main, flags(model=model_folder, dataset=data, **also), capsys)
+    assert error.startswith("The model gives 24 of 24 clips a score or a look that is no finite number; clip 0 ")
+    assert contents(model_folder) == before
+
+
+def test_a_second_split_that_cannot_be_measured_leaves_the_folder_as_it_is(model_folder, data, capsys, monkeypatch):
+    splits = iter([translated(draw_scores(24), torch.rand(24) < 0.5, hidden_size=24), ValueError("broken")])
+
+    def translate_split(*arguments):
+        split = next(splits)
+        if isinstance(split, Exception):
+            raise split
+        return split
+
+    monkeypatch.setattr(calibrate, "translate_split", translate_split)
+    before = contents(model_folder)
+    assert error_of(calibrate.main, flags(model=model_folder, dataset=data, also_measure_on="dev"), capsys) == "broken"
+    assert contents(model_folder) == before
+
+
+def test_a_translation_in_another_unicode_form_is_right(data, tmp_path, monkeypatch):
+    raw, written = "Scho\u0308ne\u00a0Gru\u0308ße，\u00adja！", "Schöne Grüße,ja!"
+    answers = [{"translation_text": written, "score": -1.0}] * 24
+    split = calibrate.load_split(calibrate.DataArguments(dataset=str(small_split(data, tmp_path / "data", raw))), "dev")
+    model, processor = load_trained(str(trained_model()))
+    monkeypatch.setattr(calibrate, "SignLanguageTranslationPipeline", lambda **values: lambda *a, **b: answers)
+    monkeypatch.setattr(calibrate.torch, "cat", lambda features: torch.zeros(24, 24))
+    assert calibrate.translate_split(model, processor, split, "text", 100.0, 8).is_right.all()
+
+
+def test_a_folder_with_code_of_an_earlier_version_gets_what_that_knows(model_folder, data, capsys):
+    code = model_folder / "configuration_flallm.py"
+    code.write_text(code.read_text(encoding="utf-8").replace("highest_score", "x"), encoding="utf-8")
+    assert run(model_folder, data) == 0
+    assert "highest_score" not in json.loads((model_folder / "config.json").read_text())["confidence_calibration"]
+    assert capsys.readouterr().err.count(f"{code} is of an earlier version, so the highest score is not written.") == 1
 
 
 def test_the_model_must_be_named(data, capsys):

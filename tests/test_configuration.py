@@ -100,7 +100,9 @@ def test_a_model_is_not_calibrated_until_somebody_measures_it():
     assert FLaLLMConfig().confidence_calibration is None
 
 
-@pytest.mark.parametrize("more", [{}, {"lowest_score": -1.25}, LOOK, {**LOOK, "lowest_score": -1.25}])
+@pytest.mark.parametrize(
+    "more", [{}, {"lowest_score": -1.25}, {"highest_score": -0.1}, LOOK, {**LOOK, "lowest_score": -1.25}]
+)
 def test_a_calibration_goes_to_json_and_back(more, tmp_path):
     tiny_config(confidence_calibration={**CURVE, **more}).save_pretrained(tmp_path)
     for loaded in (FLaLLMConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
@@ -120,8 +122,9 @@ def test_a_calibration_goes_to_json_and_back(more, tmp_path):
 )
 def test_a_calibration_with_missing_or_unknown_keys_is_refused(calibration):
     message = (
-        "`confidence_calibration` must hold `slope` and `intercept`, and may hold `lowest_score` and, together, "
-        f"`mean_features` and `largest_distance`, got {sorted(calibration)}. Make it with flallm-calibrate."
+        "`confidence_calibration` must hold `slope` and `intercept`, and may hold `lowest_score`, `highest_score` "
+        f"and, together, `mean_features` and `largest_distance`, got {sorted(calibration)}. Make it with "
+        "flallm-calibrate."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny_config(confidence_calibration=calibration)
@@ -135,6 +138,7 @@ def test_a_calibration_with_missing_or_unknown_keys_is_refused(calibration):
         ({"intercept": float("inf")}, "`intercept` of `confidence_calibration` must be a number, got inf."),
         ({"intercept": "1"}, "`intercept` of `confidence_calibration` must be a number, got '1'."),
         ({"lowest_score": None}, "`lowest_score` of `confidence_calibration` must be a number, got None."),
+        ({"highest_score": float("inf")}, "`highest_score` of `confidence_calibration` must be a number, got inf."),
         ({"lowest_score": True}, "`lowest_score` of `confidence_calibration` must be a number, got True."),
         (
             {**LOOK, "largest_distance": [0.2]},

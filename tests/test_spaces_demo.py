@@ -244,7 +244,8 @@ def test_a_low_confidence_looks_different():
         "sure": {"confidence": 0.9},
         "unsure": {"confidence": 0.6},
         "very_unsure": {"confidence": 0.2},
-        "unfamiliar": {"confidence": 0.0, "is_familiar": False},
+        "unfamiliar": {"confidence": 0.0, "is_familiar": False, "is_measured": False},
+        "unmeasured": {"confidence": 0.0, "is_familiar": True, "is_measured": False},
         "sureness_unknown": {},
     }.items():
         piece = {"translation_text": "<b>rain</b>", "start": 0.0, "end": 1.0, "score": -1.0, "words": [], **answer}
@@ -254,7 +255,21 @@ def test_a_low_confidence_looks_different():
         marked = app.results.marked(piece)
         assert (marked == "<b>rain</b>") == (level in ("sure", "sureness_unknown"))
         assert marked.endswith("<b>rain</b>")
-    assert len(set(shown.values())) == 5
+        assert ("Of 100 sentences like this one" in shown[level]) == (level in ("sure", "unsure", "very_unsure"))
+    assert len(set(shown.values())) == 6
+
+
+@pytest.mark.parametrize(("confidence", "level"), [(0.9, "sure"), (0.3, "very_unsure")])
+def test_a_sentence_surer_than_all_that_were_measured_says_so(confidence, level):
+    piece = {"translation_text": "rain", "start": 0.0, "end": 1.0, "score": -0.1, "words": []}
+    piece |= {"confidence": confidence, "is_familiar": True, "is_measured": False}
+    shown = html.unescape(app.results.result_html(Result([piece], [], [], 0.0, 1.0, 2.0), "en"))
+    expected = TEXTS["en"]["sureness_share_of_surest"].format(number=round(100 * confidence))
+    assert expected in shown and TEXTS["en"][level] in shown and "sentences like this one" not in shown
+
+
+def test_of_a_sentence_that_an_earlier_pipeline_scored_below_all_no_share_is_said():
+    assert app.results.sureness({"confidence": 0.0, "is_familiar": True}) == "unmeasured"
 
 
 @pytest.mark.parametrize(("language", "mark"), [("en", "."), ("de", ",")])

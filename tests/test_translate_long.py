@@ -226,7 +226,30 @@ def test_a_model_with_a_calibration_gives_a_confidence(translator):
     translator.model.config.confidence_calibration = {"slope": 1.5, "intercept": 0.25}
     answer = translator(clip, return_scores=True)
     assert answer["confidence"] == pytest.approx(1 / (1 + np.exp(-(1.5 * plain["score"] + 0.25))))
+    assert answer["is_measured"] and answer["is_familiar"]
     assert "confidence" not in plain and "confidence" not in translator(clip)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "is_measured", "counted"),
+    [(-0.5, 0.5, True, 0.0), (0.0, 0.0, True, 0.0), (0.5, 1.0, False, None), (-2.0, -1.0, False, -1.0)],
+)
+def test_what_was_never_measured_is_named(translator, lowest, highest, is_measured, counted):
+    """`lowest`, `highest` and the score that counts, `counted`, beside the score of the clip."""
+    clip = random_clip(20)
+    score = translator(clip, return_scores=True)["score"]
+    curve = {"slope": 1.5, "intercept": 0.25, "lowest_score": score + lowest, "highest_score": score + highest}
+    translator.model.config.confidence_calibration = curve
+    answer = translator(clip, return_scores=True)
+    expected = 0 if counted is None else 1 / (1 + np.exp(-(1.5 * (score + counted) + 0.25)))
+    assert answer["confidence"] == pytest.approx(expected)
+    assert (answer["is_measured"], answer["is_familiar"]) == (is_measured, True)
+
+
+def test_a_score_that_is_no_number_gives_no_confidence(translator):
+    translator.model.config.confidence_calibration = {"slope": 1.5, "intercept": 0.25, "highest_score": -0.5}
+    answer = translator._score_and_confidence(float("nan"), torch.zeros(24))
+    assert (answer["confidence"], answer["is_measured"]) == (0.0, False)
 
 
 # Caption files

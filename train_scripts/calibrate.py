@@ -10,6 +10,7 @@ From then on `return_scores=True` of the pipeline gives `"confidence"` too.
 """
 
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -37,10 +38,13 @@ from .training import load_trained, run_command
 from .training_run import RUN_FILE, read_run
 
 LEAST_CLIPS = 20
+WHY_SO_MANY = f"At least {LEAST_CLIPS} clips are needed to measure how sure the model is, and 200 or more are better."
 NUM_FOLDS = 10
 CLIPS_PER_BIN = 10
 # A clip looks like those of the split up to so many times the distance within which 95 of 100 of them lie.
 FAMILIAR_MARGIN = 1.5
+LEAST_SPREAD = 1e-6  # of scores that are not all the same
+LEAST_DISTANCE = 1e-6  # of looks that are not the same: less is rounding
 
 
 @dataclass
@@ -75,6 +79,8 @@ class CalibrationArguments:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"--{name} must be 1 or more, got {number}.")
+        if self.max_clips is not None and self.max_clips < LEAST_CLIPS:
+            raise ValueError(f"--max_clips must be {LEAST_CLIPS} or more, got {self.max_clips}. {WHY_SO_MANY}")
 
 
 @dataclass
@@ -87,12 +93,25 @@ class TranslatedSplit:
         is_right: `(clips,)`.
         mean_features: mean visual token of each clip, `(clips, vision hidden size)`.
         confidences: of the pipeline, `(clips,)`; `None` for a model without calibration.
+
+    Raises:
+        ValueError: for scores or features that are no finite numbers.
     """
 
     scores: torch.Tensor
     is_right: torch.Tensor
     mean_features: torch.Tensor
     confidences: torch.Tensor | None = None
+
+    def __post_init__(self):
+        is_broken = ~(self.scores.isfinite() & self.mean_features.isfinite().all(1))
+        if is_broken.any():
+            first = int(is_broken.nonzero()[0])
+            raise ValueError(
+                f"The model gives {is_broken.sum()} of {len(is_broken)} clips a score or a look that is no finite "
+                f"number; clip {first} (counted from 0) has the score {self.scores[first]}. Its weights seem broken, "
+                "as by a training that diverged, so nothing can be measured, and nothing was written."
+            )
 
 
 class Clips(Dataset):
@@ -150,12 +169,8 @@ def fit_calibration(translated: TranslatedSplit) -> dict[str, Any]:
         ValueError: for fewer than `LEAST_CLIPS` clips, and if all of them have the same score.
     """
     num_clips = len(translated.scores)
-    if num_clips < LEAST_CLIPS:
-        raise ValueError(
-            f"At least {LEAST_CLIPS} clips are needed to measure how sure the model is, and 200 or more are better; "
-            f"the split has {num_clips}. Use a larger split (--split) that the model has not trained on."
-        )
-    if translated.scores.max() - translated.scores.min() < 1e-6:
+    check_enough_clips("the split", num_clips)
+    if _are_all_the_same(translated.scores):
         raise ValueError(
             f"All {num_clips} clips got the same score, {translated.scores[0]:.4f}, so it says nothing about which "
             "translations are right. The model seems to write the same whatever it sees: train it longer first."
@@ -167,9 +182,25 @@ def fit_calibration(translated: TranslatedSplit) -> dict[str, Any]:
         "slope": slope,
         "intercept": intercept,
         "lowest_score": translated.scores.min().item(),
-        "mean_features": [round(value, 6) for value in center.tolist()],
-        "largest_distance": FAMILIAR_MARGIN * distances.quantile(0.95).item(),
+        "highest_score": translated.scores.max().item(),
+        "mean_features": [float(f"{value:.6g}") for value in center.tolist()],
+        "largest_distance": max(FAMILIAR_MARGIN * distances.quantile(0.95).item(), LEAST_DISTANCE),
     }
+
+
+def check_enough_clips(name: str, num_clips: int) -> None:
+    """
+    Raises:
+        ValueError: for fewer than `LEAST_CLIPS` clips in what is called `name`.
+    """
+    if num_clips < LEAST_CLIPS:
+        raise ValueError(
+            f"{WHY_SO_MANY} But {name} has {num_clips}. Use a larger split (--split) that the model has not trained on."
+        )
+
+
+def _are_all_the_same(scores: torch.Tensor) -> bool:
+    return len(scores) < 2 or (scores.max() - scores.min()).item() < LEAST_SPREAD
 
 
 def fit_platt(scores: torch.Tensor, is_right: torch.Tensor) -> tuple[float, float]:
@@ -177,21 +208,25 @@ def fit_platt(scores: torch.Tensor, is_right: torch.Tensor) -> tuple[float, floa
     Slope and intercept of `1 / (1 + exp(-(slope * score + intercept)))`, the probability to be right.
 
     Args:
-        scores: `(clips,)`; not all the same.
+        scores: `(clips,)`, finite.
         is_right: `(clips,)`, boolean.
 
     The targets are Platt's: not 1 and 0 but (right + 1) / (right + 2) and 1 / (wrong + 2), so that few clips, or clips
     that one score parts without an error, give no certainty. Where a higher score does not go with more right
-    translations, the slope is 0 and the curve the share that is right.
+    translations, or all scores are the same, the slope is 0 and the curve the share that is right, (right + 1) / (clips
+    + 2).
     """
     num_right = is_right.sum().item()
     num_wrong = len(is_right) - num_right
+    of_share = 0.0, math.log((num_right + 1) / (num_wrong + 1))
+    if _are_all_the_same(scores):
+        return of_share
     targets = torch.where(is_right, (num_right + 1) / (num_right + 2), 1 / (num_wrong + 2)).double()
     centre, spread = scores.double().mean(), scores.double().std()
     inputs = (scores.double() - centre) / spread
     slope, intercept = _logistic_regression(inputs, targets)
     if slope <= 0:
-        return 0.0, torch.logit(targets.mean()).item()
+        return of_share
     return (slope / spread).item(), (intercept - slope * centre / spread).item()
 
 
@@ -280,6 +315,7 @@ def calibrate(arguments: CalibrationArguments, data: DataArguments) -> dict[str,
     folder = Path(arguments.model)
     _check_folder(folder)
     splits = {name: _load(data, arguments, name) for name in (arguments.split, arguments.also_measure_on) if name}
+    check_enough_clips(f"--split {arguments.split}", len(splits[arguments.split]))
     model, processor = load_trained(arguments.model)
     prepare_machine(model.device, arguments.num_threads)
     print(describe_machine(model.device, model.dtype), flush=True)
@@ -292,7 +328,7 @@ def calibrate(arguments: CalibrationArguments, data: DataArguments) -> dict[str,
     if arguments.also_measure_on:
         measured = translate_split(model, processor, splits[arguments.also_measure_on], *options)
         measures[arguments.also_measure_on] = measure(measured.scores, measured.confidences, measured.is_right)
-    write_calibration(folder, model.config.confidence_calibration)
+    write_calibration(folder, _known_to(folder, model.config.confidence_calibration))
     if (folder / RUN_FILE).is_file():
         add_confidence(folder, {"least_chrf": arguments.least_chrf, "measures": measures})
     else:
@@ -316,6 +352,19 @@ def _load(data: DataArguments, arguments: CalibrationArguments, split: str) -> d
     if len(data.dataset) > 1:
         raise ValueError(f"--dataset: one data set is measured at a time, got {len(data.dataset)}. Name one.")
     return load_split(data, split, arguments.max_clips)
+
+
+def _known_to(folder: Path, calibration: dict[str, Any]) -> dict[str, Any]:
+    """Without `highest_score` where the folder carries code of an earlier version, which refuses names it has not."""
+    code = folder / "configuration_flallm.py"
+    if not code.is_file() or "highest_score" in code.read_text(encoding="utf-8"):
+        return calibration
+    print(
+        f"{code} is of an earlier version, so the highest score is not written. To renew it, load the model and its "
+        "processor, save both into a new folder and calibrate that.",
+        file=sys.stderr,
+    )
+    return {name: value for name, value in calibration.items() if name != "highest_score"}
 
 
 def write_calibration(folder: Path, calibration: dict[str, Any]) -> None:
