@@ -9,8 +9,9 @@ built with.
 import copy
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,18 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import GenerationConfig, GenerationMixin, Pipeline
 from transformers.image_utils import is_pil_image
 
+from .dataset_rows_flallm import (
+    VIDEO_KEYS,
+    is_data_set,
+    undecoded,
+    values_of_row,
+    with_content,
+    without_torchcodec,
+)
 from .long_videos_flallm import PIECE_KEYS, LongVideoTranslation
 from .word_evidence_flallm import clip_times, replay, visual_token_times, word_evidence
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-VIDEO_KEYS = ("video", "start", "end", "source_fps")
 READY_CLIP_KEYS = (*PIECE_KEYS, "caption_start", "caption_end")
 SET_BY_THE_PIPELINE = {
     "output_scores": "return_scores",
@@ -51,7 +59,13 @@ class NumberedVideos(Dataset):
         return len(self.videos)
 
     def __getitem__(self, index: int) -> NumberedVideo:
-        return NumberedVideo(index, self.videos[index])
+        with without_torchcodec():
+            return NumberedVideo(index, self.videos[index])
+
+
+def _numbered(videos: Iterable[Any]) -> Iterator[NumberedVideo]:
+    with without_torchcodec():
+        yield from map(NumberedVideo, count(), videos)
 
 
 class SignLanguageTranslationPipeline(LongVideoTranslation, Pipeline):
@@ -97,14 +111,17 @@ class SignLanguageTranslationPipeline(LongVideoTranslation, Pipeline):
                 One video: a path or http(s) address of a file, a path of a folder of frames, bytes, an open binary
                 file, an array or tensor of shape `(frames, height, width, channels)` or
                 `(frames, channels, height, width)`, a list of frames (PIL, arrays or picture paths), or what a video
-                column of `datasets` holds. Or a dictionary `{"video": ..., "start": ..., "end": ...,
-                "source_fps": ...}` of a video and its own values for the arguments below. Or what the processor has
-                made of a video already, `{"pixel_values_videos": ..., "video_metadata": ..., "start": ...}`: an array
-                or tensor of shape `(frames, 3, height, width)` as the processor gives it, what it says of the video
-                with `return_metadata=True` (a plain dictionary will do) and the second at which it began to read (0
-                without it). Or several of them: a list,
-                tuple or array with one dimension more, a generator or other iterator, or a torch data set such as
-                `KeyDataset(dataset, "video")`.
+                column of `datasets` holds, decoded or not. Or a dictionary `{"video": ..., "start": ..., "end": ...,
+                "source_fps": ...}` of a video and its own values for the arguments below, or a row of a data set, of
+                which these are read. Or what the processor has made of a video already, `{"pixel_values_videos": ...,
+                "video_metadata": ..., "start": ...}`: an array or tensor of shape `(frames, 3, height, width)` as the
+                processor gives it, what it says of the video with `return_metadata=True` (a plain dictionary will do)
+                and the second at which it began to read (0 without it). Or several of them: a list, tuple or array with
+                one dimension more, a generator or other iterator, a data set of `datasets` with a column `video` (and
+                `start` and `end`, where it has them), streamed or not, or a torch data set such as
+                `KeyDataset(dataset, "video")`. The videos of data sets are not decoded by `datasets`. A row taken out
+                by hand, `dataset[0]`, is, for which `datasets` needs torchcodec, unless its column was cast to
+                `Video(decode=False)`.
             start (`float`, *optional*):
                 Second at which to start in each video. Default: its beginning.
             end (`float`, *optional*):
@@ -156,16 +173,18 @@ class SignLanguageTranslationPipeline(LongVideoTranslation, Pipeline):
                 its index from 0: one bad video ends the call, but an iterator has given the answers before it. For
                 `"words"` from a text model that gives no attention weights.
             TypeError: for an unknown argument.
+            ImportError: for rows that `datasets` would decode while they are read, but without torchcodec cannot.
         """
+        inputs = undecoded(inputs)
         if isinstance(inputs, IterableDataset) or (isinstance(inputs, Iterator) and not hasattr(inputs, "read")):
-            answers = super().__call__((NumberedVideo(*pair) for pair in enumerate(inputs)), **kwargs)
+            answers = super().__call__(_numbered(inputs), **kwargs)
             return (answer for answer in answers)  # transformers' own has no working `next`
-        if isinstance(inputs, Dataset):
+        if isinstance(inputs, Dataset) or is_data_set(inputs):
             return super().__call__(NumberedVideos(inputs), **kwargs)
         if _is_one_video(inputs):
             # transformers takes a bare list for several inputs
             return super().__call__({"video": inputs} if isinstance(inputs, list | tuple) else inputs, **kwargs)
-        return super().__call__([NumberedVideo(*pair) for pair in enumerate(inputs)], **kwargs) if len(inputs) else []
+        return super().__call__(list(_numbered(inputs)), **kwargs) if len(inputs) else []
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save model and processor; the model brings the file of this pipeline along."""
@@ -211,9 +230,8 @@ class SignLanguageTranslationPipeline(LongVideoTranslation, Pipeline):
             if isinstance(video, dict) and "pixel_values_videos" in video:
                 clip = self._ready_clip(**values)
             else:
-                if isinstance(video, dict) and "video" in video:
-                    _check_keys(video)
-                    values |= video
+                if isinstance(video, dict):
+                    values |= _values_of_row(video)
                 clip = self._read_clip(**values)
             if (return_timestamps or return_attention) and clip["times"] is None:
                 raise ValueError(
@@ -232,7 +250,7 @@ class SignLanguageTranslationPipeline(LongVideoTranslation, Pipeline):
         if not _is_one_video(video):
             raise ValueError(f"Expected one video, got {_name(video)}. Lists of videos cannot be nested.")
         inputs = self.processor(
-            videos=video,
+            videos=with_content(video),
             start=start,
             end=end,
             video_metadata=None if source_fps is None else {"fps": source_fps},
@@ -397,10 +415,8 @@ class SignLanguageTranslationPipeline(LongVideoTranslation, Pipeline):
             is_familiar = bool(visual_distances(mean_features[None], center) <= calibration["largest_distance"])
         confidence = 0.0
         if is_familiar and score >= lowest:
-            # tanh does not overflow
-            confidence = (
-                1 + math.tanh((calibration["slope"] * min(score, highest) + calibration["intercept"]) / 2)
-            ) / 2
+            logit = calibration["slope"] * min(score, highest) + calibration["intercept"]
+            confidence = (1 + math.tanh(logit / 2)) / 2  # tanh does not overflow
         return {"score": score, "confidence": confidence, "is_familiar": is_familiar, "is_measured": is_measured}
 
 
@@ -423,6 +439,7 @@ def _is_frame(item: Any) -> bool:
 
 def _name(video: Any) -> str:
     """What error texts call a video."""
+    video = getattr(video, "_hf_encoded", video)
     if isinstance(video, dict) and "pixel_values_videos" in video:
         return "the processed video"
     if isinstance(video, dict) and video.get("path"):
@@ -436,15 +453,20 @@ def _check_generation_arguments(arguments: dict[str, Any]) -> None:
     for name in arguments:
         if name in SET_BY_THE_PIPELINE:
             raise TypeError(f"`{name}` is set by the pipeline. Pass `{SET_BY_THE_PIPELINE[name]}` instead.")
-    own = {"inputs", "self", "kwargs"}
-    known = (set(vars(GenerationConfig())) | set(inspect.signature(GenerationMixin.generate).parameters)) - own
-    unknown = sorted(name for name in arguments if name not in known or name.startswith("_"))
+    known = _known_generation_arguments()
+    unknown = sorted(name for name in arguments if name not in known)
     if unknown:
         raise TypeError(
             f"Unknown arguments {unknown}. Known are start, end, source_fps, return_scores, return_timestamps, "
             "return_attention, spoken_language, batch_size, num_workers, generate_kwargs and the arguments of "
             "`generate`, such as num_beams."
         )
+
+
+def _known_generation_arguments() -> set[str]:
+    own = {"inputs", "self", "kwargs"}
+    known = (set(vars(GenerationConfig())) | set(inspect.signature(GenerationMixin.generate).parameters)) - own
+    return {name for name in known if not name.startswith("_")}
 
 
 def _check_one_number(name: str, value: Any) -> None:
@@ -455,12 +477,18 @@ def _check_one_number(name: str, value: Any) -> None:
         )
 
 
-def _check_keys(video: dict[str, Any]) -> None:
-    unknown = sorted(set(video) - set(VIDEO_KEYS))
-    if unknown:
-        raise ValueError(f"A video given as a dictionary has the keys {', '.join(VIDEO_KEYS)}, got {unknown} too.")
+def _values_of_row(row: dict[str, Any]) -> dict[str, Any]:
+    """What is read of a row or of a dictionary made by hand."""
+    not_of_a_row = {"return_scores", "return_timestamps", "return_attention", "batch_size", "num_workers"}
+    values = values_of_row(row, not_of_a_row | _known_generation_arguments())
+    if not _is_one_video(values["video"]):
+        raise ValueError(
+            f"`video` of a dictionary must be one video, got {len(values['video'])} of them. Of a data set pass "
+            "`dataset.select(range(...))`, not a slice, which is a dictionary of columns."
+        )
     for name in VIDEO_KEYS[1:]:
-        _check_one_number(name, video.get(name))
+        _check_one_number(name, values.get(name))
+    return values
 
 
 def _padded(clips: list[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from processing import FLaLLMProcessor, FLaLLMVideoProcessor
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = {
     "configuration_flallm.py",
+    "dataset_rows_flallm.py",
     "hub_export_flallm.py",
     "long_videos_flallm.py",
     "losses_flallm.py",

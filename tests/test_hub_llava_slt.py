@@ -32,6 +32,7 @@ VISUAL_FILES = {
     "visual_encoder_llava_slt.py",
 }
 MODEL_FILES = VISUAL_FILES | {
+    "dataset_rows_flallm.py",
     "hub_export_flallm.py",
     "long_videos_flallm.py",
     "modeling_llava_slt.py",

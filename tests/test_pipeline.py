@@ -179,6 +179,159 @@ def test_a_column_of_a_data_set(translator, tmp_path):
     assert list(answers) == translator(files)
 
 
+# Data sets
+
+
+class Decoder:
+    """As `datasets` gives a decoded video: torchcodec's decoder, to which it attaches what it has decoded."""
+
+    def __init__(self, path: str | None = None, content: bytes | None = None):
+        self._hf_encoded = {"path": path, "bytes": content}
+
+
+@pytest.fixture
+def files(tmp_path) -> list[str]:
+    return [str(random_file(tmp_path / f"{index}.mp4", num_frames=30 + index)) for index in range(3)]
+
+
+def table(files: list[str], **columns) -> datasets.Dataset:
+    """Decoded by `datasets`, which torchcodec would be needed for, beside sound, which needs it, too."""
+    columns = {"text": ["a"] * len(files), "gender": ["x"] * len(files), "sound": files, **columns}
+    features = {"video": datasets.Video(), "sound": datasets.Audio()}
+    rows = datasets.Dataset.from_dict({"video": files, **columns})
+    for name, kind in features.items():
+        rows = rows.cast_column(name, kind) if name in rows.column_names else rows
+    return rows
+
+
+def paths_of(rows: datasets.Dataset) -> list[str]:
+    return [video["path"] for video in rows.cast_column("video", datasets.Video(decode=False))["video"]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda rows: rows,
+        lambda rows: rows.with_format("torch"),
+        lambda rows: rows.with_format("numpy"),
+        lambda rows: rows.rename_column("video", "clip"),
+        lambda rows: rows.rename_column("video", "Video"),
+        lambda rows: datasets.Dataset.from_dict({"video": paths_of(rows), "text": rows["text"]}),
+        lambda rows: rows.with_transform(lambda columns: {"video": [value["path"] for value in columns["video"]]}),
+        lambda rows: rows.to_iterable_dataset(),
+        lambda rows: rows.to_iterable_dataset().with_format("torch"),
+        lambda rows: rows["video"],
+        lambda rows: rows.to_iterable_dataset()["video"],
+        lambda rows: KeyDataset(rows, "video"),
+        lambda rows: list(rows.cast_column("video", datasets.Video(decode=False)).remove_columns("sound")),
+        lambda rows: iter(rows.cast_column("video", datasets.Video(decode=False)).remove_columns("sound")),
+        lambda rows: [{"video": Decoder(path), "text": "a"} for path in paths_of(rows)],
+        lambda rows: [{"VIDEO": Path(path).read_bytes()} for path in paths_of(rows)],
+    ],
+)
+def test_data_sets_columns_and_rows(translator, files, given, batch_size):
+    answers = translator(given(table(files)), batch_size=batch_size)
+    assert list(answers) == translator(files)
+
+
+def test_one_row(translator, files):
+    (row,) = table(files[:1]).cast_column("video", datasets.Video(decode=False)).remove_columns("sound")
+    expected = translator(files[0])
+    assert translator(row) == expected
+    assert translator(row | {"video": Decoder(files[0])}) == translator(Decoder(files[0])) == expected
+    content = Path(files[0]).read_bytes()
+    assert translator(row | {"video": {"path": "gone.mp4", "bytes": content}}) == expected
+    assert translator(row | {"start": None, "end": None}) == expected
+
+
+@pytest.mark.parametrize("form", [None, "torch", "numpy"])
+@pytest.mark.parametrize("names", [("start", "end"), ("Start", "END")])
+def test_rows_have_parts_of_videos(translator, files, form, names):
+    starts, ends = [0.5, None, 1.0], [None, 2.0, 2.5]
+    rows = table(files, **dict(zip(names, (starts, ends), strict=True))).with_format(form)
+    expected = [
+        translator({"video": file, "start": start, "end": end})
+        for file, start, end in zip(files, starts, ends, strict=True)
+    ]
+    assert list(translator(rows)) == expected
+    assert list(translator(rows, end=3)) == [translator({"video": files[0], "start": 0.5, "end": 3}), *expected[1:]]
+
+
+def test_an_empty_data_set_has_no_answers(translator, files):
+    assert list(translator(table(files).select([]))) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "unread"),
+    [
+        ({"start_time": [1.0] * 3}, "['start_time']"),
+        ({"START_REALIGNED": [1.0] * 3, "END_REALIGNED": [2.0] * 3}, "['END_REALIGNED', 'START_REALIGNED']"),
+        ({"start": [1.0] * 3, "frameEnd": [20] * 3}, "['frameEnd']"),
+        ({"num_beams": [3] * 3}, "['num_beams']"),
+    ],
+)
+def test_columns_that_seem_to_say_which_part_is_meant_are_not_passed_over(translator, files, columns, unread):
+    rows = table(files, **columns)
+    message = (
+        "Video 0 of the inputs cannot be translated: A video given as a dictionary has the keys video, start, end, "
+        f"source_fps, got {unread} too. Rename what says where to start and end, in seconds, to start and end, and "
+        "leave the rest of these out."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        list(translator(rows))
+    with_exact_names = rows.add_column("start", [0.0] * 3) if "start" not in columns else rows
+    rows = with_exact_names.add_column("end", [2.0] * 3)
+    if "num_beams" not in columns:
+        assert len(list(translator(rows))) == 3
+
+
+def test_data_sets_and_rows_that_cannot_be_translated(translator, files, monkeypatch):
+    rows = table(files)
+    plain = rows.cast_column("video", datasets.Video(decode=False)).remove_columns("sound")
+    with pytest.raises(ValueError, match=re.escape("Pass one split of the data set, such as dataset['test']; got")):
+        translator(datasets.DatasetDict({"test": rows}))
+    message = "`video` must be a column of the data set, got columns ['text', 'gender', 'sound']. Rename the one with"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        translator(rows.remove_columns("video"))
+    message = (
+        "`video` of a dictionary must be one video, got 2 of them. Of a data set pass `dataset.select(range(...))`,"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        translator(plain[:2])
+    with pytest.raises(ValueError, match=re.escape("A row must have a video in `video`, got ['gender', 'text'].")):
+        translator(plain.remove_columns("video")[0])
+    message = "Video 1 of the inputs cannot be translated: A row must have a video in `video`, got None."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        translator([plain[0], plain[0] | {"video": None}])
+    with pytest.raises(ValueError, match=re.escape("A row must name 'video' once, got the keys ['Video', 'video'].")):
+        translator({"video": files[0], "Video": files[1]})
+    message = "got ['start'] too. Rename what says where"
+    with pytest.raises(ValueError, match=re.escape(message) + '.* Pass {"video": {"path": ...}, "start": ..., "end"'):
+        translator({"path": files[0], "bytes": None, "start": 1.0})
+    monkeypatch.setattr(datasets.config, "TORCHCODEC_AVAILABLE", False)
+    for reading in (lambda: (rows[index] for index in range(3)), lambda: torch.utils.data.Subset(rows, [1])):
+        with pytest.raises(ImportError, match=re.escape("pass the data set itself, or rows whose videos are not deco")):
+            list(translator(reading()))
+
+
+def test_a_stream_from_the_hub_is_read(translator, files, monkeypatch):
+    def opened(path: str, mode: str) -> io.BytesIO:
+        if "gone" in path:
+            raise FileNotFoundError(path)
+        return io.BytesIO(Path(files[0]).read_bytes())
+
+    monkeypatch.setattr("fsspec.open", opened)
+    address = "hf://datasets/me/corpus/clip.mp4"
+    stream = ({"video": {"path": path, "bytes": None}} for path in (address, f"zip://a.mp4::{address}", "hf://gone"))
+    answers = translator(stream)
+    assert next(answers) == next(answers) == translator(files[0])
+    with pytest.raises(
+        ValueError, match=re.escape("Video 2 of the inputs cannot be translated: 'hf://gone' could not")
+    ):
+        next(answers)
+
+
 @pytest.mark.parametrize("text", TEXT_MODELS)
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_the_batch_size_changes_nothing(text, num_beams):

@@ -302,6 +302,7 @@ def test_a_missing_file(folder, capsys, name):
         "modeling_flallm.py",
         "visual_encoder_flallm.py",
         "pipeline_flallm.py",
+        "dataset_rows_flallm.py",
         "word_evidence_flallm.py",
         "losses_flallm.py",
         "configuration_flallm.py",
