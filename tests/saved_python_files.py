@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 # What transformers and torchvision bring along, and av, which transformers asks for by name where it is missing.
-MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "torch", "torchvision", "numpy", "PIL", "av"}
+MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "fsspec", "torch", "torchvision", "numpy", "PIL", "av"}
 
 
 def python_files(folder: Path) -> set[str]:
