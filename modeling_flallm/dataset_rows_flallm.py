@@ -66,12 +66,7 @@ def _video_column(data_set: Any) -> str:
 
 
 def _undecoded_columns(data_set: Any) -> Any:
-    """
-    Also pictures and sound beside the videos: whoever takes a row decodes all of it. And without a format, for which
-    an empty field is NaN; a user's own transform stays.
-    """
-    if getattr(data_set, "format", {}).get("type") != "custom":
-        data_set = data_set.with_format(None)
+    """Also pictures and sound beside the videos: whoever takes a row decodes all of it."""
     for name, kind in (data_set.features or {}).items():
         if getattr(kind, "decode", False):
             data_set = data_set.cast_column(name, dataclasses.replace(kind, decode=False))
@@ -128,7 +123,8 @@ def values_of_row(row: dict[str, Any], arguments: Collection[str]) -> dict[str, 
         return {"video": row}
     if values.get("video") is None:
         raise ValueError(f"A row must have a video in `video`, got {'None' if 'video' in values else sorted(row)}.")
-    return {name: _plain(value) for name, value in values.items() if value is not None}
+    values = {name: _plain(value) for name, value in values.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _seems_a_part(name: str, values: dict[str, Any]) -> bool:
@@ -137,8 +133,10 @@ def _seems_a_part(name: str, values: dict[str, Any]) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A number, where a data set with a format has an array of no dimensions."""
-    return value.item() if getattr(value, "ndim", None) == 0 else value
+    """A number, where a data set with a format has an array of no dimensions; `None` for its NaN, an empty field."""
+    if getattr(value, "ndim", None) != 0:
+        return value
+    return None if value != value else value.item()
 
 
 def with_content(video: Any) -> Any:

@@ -484,7 +484,8 @@ def _values_of_row(row: dict[str, Any]) -> dict[str, Any]:
     if not _is_one_video(values["video"]):
         raise ValueError(
             f"`video` of a dictionary must be one video, got {len(values['video'])} of them. Of a data set pass "
-            "`dataset.select(range(...))`, not a slice, which is a dictionary of columns."
+            "`dataset.select(range(...))`, not a slice, which is a dictionary of columns. Frames must be "
+            "an array, not nested lists."
         )
     for name in VIDEO_KEYS[1:]:
         _check_one_number(name, values.get(name))

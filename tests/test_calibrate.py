@@ -318,6 +318,13 @@ def test_what_looks_unlike_the_split_or_scores_below_it_gets_no_confidence(model
     assert not any(answer["is_familiar"] or answer["confidence"] for answer in answers)
 
 
+def test_a_model_saved_with_several_sentences_for_each_video(model_folder, data):
+    generation = json.loads((model_folder / "generation_config.json").read_text(encoding="utf-8"))
+    generation |= {"num_beams": 2, "num_return_sequences": 2}
+    (model_folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
+    assert run(model_folder, data) == 0
+
+
 def test_a_second_run_gives_the_same(model_folder, data):
     assert run(model_folder, data) == 0
     first = contents(model_folder)

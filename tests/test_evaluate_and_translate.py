@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import unicodedata
 from pathlib import Path
@@ -20,6 +21,7 @@ from train_scripts import evaluate_model, translate
 from train_scripts.data import load_split
 from train_scripts.evaluate_model import DataArguments
 from train_scripts.metrics import TITLE_OF_SCORE, translation_scores
+from train_scripts.trainers import FLaLLMTrainer
 from train_scripts.training import load_trained
 
 REAL_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
@@ -105,6 +107,109 @@ def test_the_signature_tells_what_was_done_to_the_sentences(tmp_path):
 def test_japanese_is_scored_by_character(tmp_path):
     scores, _ = run_evaluation(tmp_path / "scores", max_clips=2, spoken_language="ja")
     assert "tok:char" in scores["signatures"]["bleu4"]
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch) -> Path:
+    """The output folder of an evaluation that was stopped after four of six clips."""
+    monkeypatch.setattr(evaluate_model, "BATCHES_BETWEEN_WRITES", 1)
+    predict, num_calls = FLaLLMTrainer.predict, iter(range(2))
+
+    def predict_twice(self, dataset):
+        if next(num_calls, None) is None:
+            raise KeyboardInterrupt
+        return predict(self, dataset)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FLaLLMTrainer, "predict", predict_twice)
+        evaluate_model.run_evaluation(evaluation_flags(tmp_path / "scores", per_device_eval_batch_size=2))
+    return tmp_path / "scores"
+
+
+@pytest.mark.parametrize("torn", ["", '{"file_name": "test_0', "\ufffd"])
+def test_an_evaluation_goes_on_where_it_was_stopped(interrupted, tmp_path, torn, monkeypatch, capsys):
+    kept = interrupted / "predictions.unfinished.jsonl"
+    assert [path.name for path in interrupted.iterdir()] == [kept.name]
+    assert len(kept.read_text(encoding="utf-8").splitlines()) == 5
+    with kept.open("ab") as file:
+        file.write(torn.encode()[:-1])
+    predict, sizes = FLaLLMTrainer.predict, []
+    monkeypatch.setattr(FLaLLMTrainer, "predict", lambda self, part: sizes.append(len(part)) or predict(self, part))
+    result = run_evaluation(interrupted, per_device_eval_batch_size=2)
+    assert sizes == [2]
+    assert f"Going on behind 4 of 6 clips, which {kept} holds." in capsys.readouterr().out
+    assert {path.name for path in interrupted.iterdir()} == {"scores.json", "predictions.jsonl"}
+    assert result == run_evaluation(tmp_path / "whole")
+
+
+def test_predictions_are_kept_where_scoring_fails(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_model, "write_results", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
+        assert error_of(evaluate_model.main, evaluation_flags(tmp_path / "scores"), capsys) == "disk full"
+    monkeypatch.setattr(FLaLLMTrainer, "predict", None)
+    _, rows = run_evaluation(tmp_path / "scores")
+    assert len(rows) == 6
+
+
+def test_a_stopped_evaluation_with_other_settings_or_clips_is_not_mixed_in(interrupted, tmp_path, capsys):
+    kept = interrupted / "predictions.unfinished.jsonl"
+    before = kept.read_bytes()
+    cure = "To go on with it, give the command as it was; else name a new --output_dir, or delete this file."
+    holds = f"{kept} holds predictions of an evaluation that has not ended,"
+    argv = evaluation_flags(interrupted, split="dev", generation_num_beams=2)
+    settings = "with other settings (generation_num_beams, split)"
+    assert error_of(evaluate_model.main, argv, capsys) == f"{holds} {settings}. {cure}"
+    lines = kept.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept.write_text("".join([lines[0], *lines[2:]]), encoding="utf-8")
+    clips = "of other clips (it has test_00001.mp4, now test_00000.mp4)"
+    assert error_of(evaluate_model.main, evaluation_flags(interrupted), capsys) == f"{holds} {clips}. {cure}"
+    kept.write_bytes(before)
+    run_evaluation(interrupted, lowercase=True)
+    message = f"--output_dir {interrupted} is not empty. Name a new folder, or remove this one."
+    assert error_of(evaluate_model.main, evaluation_flags(interrupted), capsys) == message
+
+
+def test_an_evaluation_of_another_model_in_the_same_folder_is_not_gone_on_with(tmp_path, monkeypatch, capsys):
+    model = shutil.copytree(trained_model(), tmp_path / "model")
+    kept = tmp_path / "scores" / "predictions.unfinished.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_model, "write_results", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
+        argv = evaluation_flags(tmp_path / "scores", model_name_or_path=model, max_clips=1)
+        assert error_of(evaluate_model.main, argv, capsys) == "disk full"
+    (weights,) = model.glob("*.safetensors")
+    os.utime(weights, (0, 0))
+    assert error_of(evaluate_model.main, argv, capsys).startswith(
+        f"{kept} holds predictions of an evaluation that has not ended, with other settings (weights)."
+    )
+
+
+def test_one_clip_whose_prediction_is_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr("processing.FLaLLMProcessor.batch_decode", lambda self, ids, **options: [""] * len(ids))
+    scores, rows = run_evaluation(tmp_path / "scores", max_clips=1)
+    assert (scores["num_segments"], scores["num_empty_predictions"], scores["bleu4"]) == (1, 1, 0.0)
+    assert rows[0]["prediction"] == ""
+
+
+def test_scores_do_not_depend_on_the_unicode_form_of_the_references(tmp_path):
+    """The tiny model writes the first sentence, in another form than the table has it."""
+    (clip,) = clips(1)
+    (sentence,) = one_by_one([clip])
+    sentence = f"{sentence} für"
+    for form in ("NFC", "NFD"):
+        folder = tmp_path / form / "test"
+        folder.mkdir(parents=True)
+        shutil.copy(clip, folder)
+        text = unicodedata.normalize(form, sentence).replace(" ", "\u00a0" if form == "NFD" else " ")
+        (folder / "metadata.csv").write_text(f'file_name,text\n{clip.name},"{text}"\n', encoding="utf-8")
+    results = [run_evaluation(tmp_path / f"{form} scores", dataset=tmp_path / form) for form in ("NFC", "NFD")]
+    assert results[0][0] == results[1][0] and results[0][1] != results[1][1]
+
+
+@pytest.mark.parametrize("nothing", ["\u200b", "\ufeff\u00ad"])
+def test_a_sentence_that_nobody_sees_is_reported_before_the_work(nothing, tmp_path, capsys):
+    folder = video_folder(tmp_path / "corpus", f"file_name,text\na.mp4,rain\nb.mp4,{nothing}\n", split="test")
+    error = error_of(evaluate_model.main, evaluation_flags(tmp_path / "scores", dataset=folder), capsys)
+    assert error.startswith(f"1 sentence(s) of {folder} (test) are empty, the first in row 1 (counted from 0).")
 
 
 @pytest.mark.parametrize(

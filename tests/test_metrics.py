@@ -411,6 +411,7 @@ def test_files_hold_one_segment_per_line(tmp_path, content, segments):
         (b"gut\nf\xfcr\n", b"a\nb\n", "{hypotheses} is not UTF-8: line 2 holds byte 0xfc. Convert it"),
         (b"", b"a\n", "{hypotheses} is empty. Give a text file with one segment per line."),
         (b"a\nb\n", b"a\n \n", "Line 2 of {references} is empty (1 of 2 lines are)."),
+        (b"a\nb\n", "a\n\u200b\u00a0\n".encode(), "Line 2 of {references} is empty (1 of 2 lines are)."),
     ],
 )
 def test_command_says_which_file_is_wrong(tmp_path, capsys, hypotheses, references, message):

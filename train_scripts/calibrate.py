@@ -144,7 +144,7 @@ def translate_split(
     features: list[torch.Tensor] = []
     hook = model.vision_model.register_forward_hook(lambda *call: features.append(mean_visual_features(call[-1])))
     try:
-        answers = translator(Clips(split), return_scores=True, batch_size=batch_size)
+        answers = translator(Clips(split), return_scores=True, batch_size=batch_size, num_return_sequences=1)
         answers = list(tqdm(answers, total=len(split), unit="clip", desc="translating"))
     finally:
         hook.remove()

@@ -24,6 +24,7 @@ from .arguments import DataArguments
 from .augmentation import ClipAugmentation, item_seed
 from .hub_names import explain_missing_folder
 from .languages import language_name
+from .metrics import comparable
 from .target_languages import target_languages
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
@@ -134,7 +135,7 @@ def checked_row(row: dict[str, Any], text_column: str, number: int, name: str) -
         ValueError: for an empty sentence, a missing video or a part of a file that is none.
     """
     text, video = row.get(text_column), row.get("video")
-    if text is None or not str(text).strip():
+    if text is None or not comparable(str(text)):
         raise ValueError(
             f"{name}: the sentence in row {number} (counted from 0) is empty. Every clip needs its sentence."
         )
@@ -322,7 +323,7 @@ def _check_sentences(dataset: datasets.Dataset, text_column: str, name: str) -> 
     check_text_column(dataset.column_names, text_column, name)
     if len(dataset) == 0:
         raise ValueError(f"{name} has no clips.")
-    empty = [index for index, text in enumerate(dataset[text_column]) if text is None or not str(text).strip()]
+    empty = [index for index, text in enumerate(dataset[text_column]) if text is None or not comparable(str(text))]
     if empty:
         raise ValueError(
             f"{len(empty)} sentence(s) of {name} are empty, the first in row {empty[0]} (counted from 0). Every clip "

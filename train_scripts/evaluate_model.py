@@ -3,9 +3,10 @@ Translate a split with a trained model and score it against its sentences.
 
     flallm-evaluate --model_name_or_path stage2 --dataset corpus --split test --output_dir test_scores
 
-Writes scores.json (with signatures and bootstrap intervals) and predictions.jsonl, and prints the table. With
-`--add_to_model_card True` the scores also go into the model card of a local folder. Under `torchrun` the clips are
-shared out and the scores computed once over all of them.
+Writes predictions.jsonl and scores.json (with signatures and bootstrap intervals), and prints the table. Predictions
+are kept as they come: after a kill the same command goes on behind them. With `--add_to_model_card True` the scores
+also go into the model card of a local folder. Under `torchrun` the clips are shared out and the scores computed once
+over all of them.
 """
 
 import json
@@ -16,17 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import PreTrainedModel
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import Subset
+from tqdm import tqdm
+from transformers import PreTrainedModel, ProgressCallback
 
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from .arguments import DataArguments, FLaLLMTrainingArguments, check_new_folder, parse_arguments
+from .arguments import DataArguments, FLaLLMTrainingArguments, parse_arguments
 from .data import FramePreprocessor, SignVideoDataset, load_split
 from .metrics import format_scores, generated_token_ids, translation_scores
 from .model_card import add_scores
 from .quantization import DTYPES, QUANTIZATIONS, load_to_translate
+from .trainers import VideoTrainer
 from .training import run_command, start_run, system_of
 from .training_run import read_run
+from .unfinished_predictions import UnfinishedPredictions
+
+BATCHES_BETWEEN_WRITES = 8  # of each process
 
 
 @dataclass
@@ -80,12 +88,27 @@ def evaluate_model(
     evaluation: EvaluationArguments,
     data: DataArguments,
     run: EvaluationRunArguments,
-) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    kept: UnfinishedPredictions,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """-> scores as `translation_scores` gives them, and one row per clip: file_name, prediction, reference."""
     if len(data.dataset) > 1:
         raise ValueError(f"--dataset: one data set is scored at a time, got {len(data.dataset)}. Score them in turn.")
     split = load_split(data, evaluation.split, evaluation.max_clips)
     dataset = SignVideoDataset(split, processor, text_column=data.text_column)
+    options = {
+        "language": data.spoken_language,
+        "append_period": evaluation.append_period,
+        "lowercase": evaluation.lowercase,
+    }
+    translation_scores(dataset.texts, dataset.texts, num_resamples=0, **options)  # raises before the work
+    names = zip(_names_of_clips(split), dataset.texts, strict=True)
+    kept.check_clips([{**clip, "reference": reference} for clip, reference in names])
+    rows = _translate(_build_trainer(model, processor, run), dataset, _names_of_clips(split), kept)
+    predictions = [row["prediction"] for row in rows]
+    return translation_scores(predictions, dataset.texts, **options), rows
+
+
+def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: EvaluationRunArguments) -> VideoTrainer:
     system = system_of(model)
     model.is_quantized = False  # else the Trainer refuses such a model, which it could not train
     trainer = system.trainer_class(
@@ -95,21 +118,36 @@ def evaluate_model(
         processing_class=processor,
     )
     trainer.frame_preprocessor = FramePreprocessor(processor)
-    output = trainer.predict(dataset)
-    token_ids = generated_token_ids(output.predictions, len(dataset), processor.tokenizer.pad_token_id)
-    predictions = processor.batch_decode(token_ids)
-    scores = translation_scores(
-        predictions,
-        dataset.texts,
-        language=data.spoken_language,
-        append_period=evaluation.append_period,
-        lowercase=evaluation.lowercase,
-    )
-    rows = [
-        {**clip, "prediction": prediction, "reference": reference}
-        for clip, prediction, reference in zip(_names_of_clips(split), predictions, dataset.texts, strict=True)
-    ]
-    return scores, rows
+    trainer.remove_callback(ProgressCallback)  # it would show a bar for every part
+    return trainer
+
+
+def _translate(
+    trainer: VideoTrainer, dataset: SignVideoDataset, names: list[dict[str, Any]], kept: UnfinishedPredictions
+) -> list[dict[str, Any]]:
+    """Rows of all clips, those of `kept` first; the others are kept as they come, by the first of several processes."""
+    run, processor = trainer.args, trainer.processing_class
+    (rows,) = broadcast_object_list([kept.rows])
+    if run.process_index == 0:
+        kept.open()
+        if rows:
+            print(f"Going on behind {len(rows)} of {len(dataset)} clips, which {kept.path} holds.", flush=True)
+    num_together = BATCHES_BETWEEN_WRITES * run.eval_batch_size * run.world_size
+    is_silent = run.disable_tqdm or run.process_index != 0
+    with tqdm(total=len(dataset), initial=len(rows), unit="clip", desc="translating", disable=is_silent) as progress:
+        for first in range(len(rows), len(dataset), num_together):
+            part = range(first, min(first + num_together, len(dataset)))
+            output = trainer.predict(Subset(dataset, part))
+            token_ids = generated_token_ids(output.predictions, len(part), processor.tokenizer.pad_token_id)
+            new = [
+                {**names[index], "prediction": prediction, "reference": dataset.texts[index]}
+                for index, prediction in zip(part, processor.batch_decode(token_ids), strict=True)
+            ]
+            if run.process_index == 0:
+                kept.add(new)
+            rows = rows + new
+            progress.update(len(new))
+    return rows
 
 
 def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
@@ -123,22 +161,34 @@ def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def write_results(folder: Path, scores: dict[str, Any], rows: list[dict[str, str]]) -> None:
+def _settings(evaluation: EvaluationArguments, data: DataArguments, run: EvaluationRunArguments) -> dict[str, Any]:
+    """What the predictions depend on."""
+    values = {**vars(evaluation), **vars(data), **vars(run)}
+    names = ("model_name_or_path", "dataset", "split", "max_clips", "text_column", "spoken_language", "dtype")
+    generation = ("quantization", "generation_num_beams", "generation_max_length", "generation_config")
+    weights = sorted(Path(evaluation.model_name_or_path).glob("*.safetensors"))
+    return {
+        **{name: values[name] for name in (*names, *generation)},
+        "weights": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weights],
+    }
+
+
+def write_results(folder: Path, scores: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(scores, indent=2, ensure_ascii=False)
-    (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (folder / "predictions.jsonl").write_text(lines, encoding="utf-8")
+    text = json.dumps(scores, indent=2, ensure_ascii=False)
+    (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
 
 
-def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Evaluate from command-line arguments; returns what `evaluate_model` returns."""
     evaluation, data, run = parse_arguments(
         (EvaluationArguments, DataArguments, EvaluationRunArguments),
         argv,
         description="Translate a split with a trained model and score it.",
     )
-    check_new_folder(Path(run.output_dir))
+    kept = UnfinishedPredictions(Path(run.output_dir), _settings(evaluation, data, run))
     model_folder = Path(evaluation.model_name_or_path)
     if evaluation.add_to_model_card:
         read_run(model_folder)  # a folder without a record is to be told before the work
@@ -146,9 +196,10 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
     model, processor = load_to_translate(
         evaluation.model_name_or_path, run.device, evaluation.dtype, evaluation.quantization
     )
-    scores, rows = evaluate_model(model, processor, evaluation, data, run)
+    scores, rows = evaluate_model(model, processor, evaluation, data, run, kept)
     if run.process_index == 0:
         write_results(Path(run.output_dir), scores, rows)
+        kept.delete()
         if evaluation.add_to_model_card:
             num_beams = run.generation_num_beams or model.generation_config.num_beams
             add_scores(model_folder, scores, data, evaluation.split, num_beams)

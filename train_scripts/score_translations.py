@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from train_scripts.metrics import format_scores, translation_scores
+from train_scripts.metrics import comparable, format_scores, translation_scores
 
 
 def read_segments(path: Path) -> list[str]:
@@ -50,7 +50,7 @@ def read_parallel_segments(hypotheses_path: Path, references_path: Path) -> tupl
             f"{hypotheses_path} has {len(hypotheses)} lines and {references_path} has {len(references)}. Both need one "
             f"segment per line, in the same order."
         )
-    empty = [number for number, reference in enumerate(references, start=1) if not reference]
+    empty = [number for number, reference in enumerate(references, start=1) if not comparable(reference)]
     if empty:
         raise ValueError(
             f"Line {empty[0]} of {references_path} is empty ({len(empty)} of {len(references)} lines are). Drop these "
