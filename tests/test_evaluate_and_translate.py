@@ -183,6 +183,16 @@ def test_an_evaluation_of_another_model_in_the_same_folder_is_not_gone_on_with(t
     )
 
 
+def test_a_model_saved_with_several_sentences_for_each_clip(tmp_path):
+    model = shutil.copytree(trained_model(), tmp_path / "model")
+    generation = json.loads((model / "generation_config.json").read_text(encoding="utf-8"))
+    for number in (1, 2):
+        generation |= {"num_beams": 2, "num_return_sequences": number}
+        (model / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
+        run_evaluation(tmp_path / f"scores {number}", model_name_or_path=model, max_clips=3)
+    assert len({(tmp_path / f"scores {number}" / "scores.json").read_bytes() for number in (1, 2)}) == 1
+
+
 def test_one_clip_whose_prediction_is_empty(tmp_path, monkeypatch):
     monkeypatch.setattr("processing.FLaLLMProcessor.batch_decode", lambda self, ids, **options: [""] * len(ids))
     scores, rows = run_evaluation(tmp_path / "scores", max_clips=1)
@@ -210,6 +220,29 @@ def test_a_sentence_that_nobody_sees_is_reported_before_the_work(nothing, tmp_pa
     folder = video_folder(tmp_path / "corpus", f"file_name,text\na.mp4,rain\nb.mp4,{nothing}\n", split="test")
     error = error_of(evaluate_model.main, evaluation_flags(tmp_path / "scores", dataset=folder), capsys)
     assert error.startswith(f"1 sentence(s) of {folder} (test) are empty, the first in row 1 (counted from 0).")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("predict_with_generate", False, True),
+        ("prediction_loss_only", True, False),
+        ("dataloader_drop_last", True, False),
+        ("eval_do_concat_batches", False, True),
+        ("remove_unused_columns", True, False),
+        ("eval_strategy", "epoch", "no"),
+        ("push_to_hub", True, False),
+        ("bf16", True, False),
+        ("per_device_eval_batch_size", 0, "1 or more"),
+    ],
+)
+def test_flags_that_would_leave_clips_without_a_sentence_are_refused_before_the_work(
+    name, value, needed, tmp_path, capsys
+):
+    error = error_of(evaluate_model.main, evaluation_flags(tmp_path / "scores", **{name: value}), capsys)
+    where = "" if name == "per_device_eval_batch_size" else " where nothing is trained"
+    assert error == f"--{name} must be {needed}{where}, got {value}."
+    assert not (tmp_path / "scores").exists()
 
 
 @pytest.mark.parametrize(

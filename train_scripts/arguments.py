@@ -42,7 +42,7 @@ class DataArguments:
     text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
     spoken_language: str | None = field(
         default=None,
-        metadata={"help": "Language tag of the sentences. Chinese (zh) and Japanese (ja) are scored by character."},
+        metadata={"help": "Language tag of the sentences. zh, ja, ko, th and the like are scored by character."},
     )
     sign_language: str | None = field(
         default=None,

@@ -68,6 +68,21 @@ class EvaluationArguments:
             raise ValueError("`--model_name_or_path` must name a trained model.")
 
 
+# Of the Trainer's flags those with which it would not give one sentence for each clip, with what they must be.
+NEEDED = {
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "bf16": False,
+    "predict_with_generate": True,
+    "prediction_loss_only": False,
+    "dataloader_drop_last": False,
+    "eval_do_concat_batches": True,
+    "remove_unused_columns": False,
+    "push_to_hub": False,
+}
+
+
 @dataclass
 class EvaluationRunArguments(FLaLLMTrainingArguments):
     """Without training."""
@@ -80,6 +95,14 @@ class EvaluationRunArguments(FLaLLMTrainingArguments):
         default=None, metadata={"help": "Default: what the model was saved with."}
     )
     report_to: list[str] = field(default_factory=lambda: ["none"], metadata={"help": "Where to log."})
+
+    def __post_init__(self):
+        for name, needed in NEEDED.items():
+            if getattr(self, name) != needed:
+                raise ValueError(f"--{name} must be {needed} where nothing is trained, got {getattr(self, name)}.")
+        if self.per_device_eval_batch_size < 1:
+            raise ValueError(f"--per_device_eval_batch_size must be 1 or more, got {self.per_device_eval_batch_size}.")
+        super().__post_init__()
 
 
 def evaluate_model(
@@ -110,6 +133,7 @@ def evaluate_model(
 
 def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: EvaluationRunArguments) -> VideoTrainer:
     system = system_of(model)
+    model.generation_config.num_return_sequences = 1  # whatever it was saved with
     model.is_quantized = False  # else the Trainer refuses such a model, which it could not train
     trainer = system.trainer_class(
         model=model,

@@ -151,7 +151,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         "All frames as decoded, which --keep_decoded_videos would hold: at most "
         f"{report['decoded_size_in_gib']:.2f} GiB of main memory. A batch of pixels is float32, of the longest clips; "
         "weights and activations of the model come on top.",
-        "Words are what white space separates; Chinese, Japanese and Thai are counted by character.",
+        "Words are what white space separates; Chinese, Japanese, Korean, Thai and the like are counted by character.",
     ]
     unknown = report.get("tokenizer", {}).get("unknown_characters")
     if unknown is not None:
