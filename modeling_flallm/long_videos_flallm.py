@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .dataset_rows_flallm import values_of_row, with_content
 from .word_evidence_flallm import spans_of_words
 
 PIECE_KEYS = ("pixel_values_videos", "video_metadata", "start", "end")
@@ -31,7 +32,8 @@ class LongVideoTranslation:
         Translate a video longer than one sentence piece by piece, in memory that does not grow with its length.
 
         Args:
-            video: One video of any kind that the pipeline takes and that can be read twice.
+            video: One video of any kind that the pipeline takes and that can be read twice, also as the row of a data
+                set, whose `start`, `end` and `source_fps` hold where it has them.
             segments: The pieces, `(start, end)` in seconds or what `split_at_rests` of the video processor gives, in
                 order of time; they may overlap. Default: what `split_at_rests(video, start, end, source_fps)` gives.
             start, end, source_fps: As in a call.
@@ -50,6 +52,10 @@ class LongVideoTranslation:
         ```
         """
         video_processor = self.processor.video_processor
+        if isinstance(video, dict):
+            row = values_of_row(video, arguments=())
+            video, start, end = with_content(row["video"]), row.get("start", start), row.get("end", end)
+            source_fps = row.get("source_fps", source_fps)
         if segments is None:
             segments = video_processor.split_at_rests(video, start, end, source_fps)
         elif start is not None or end is not None:

@@ -217,6 +217,13 @@ def test_a_processed_video_that_is_none(translator):
     assert set(translator({"pixel_values_videos": pixels})) == {"translation_text"}
 
 
+def test_a_row_of_a_data_set(translator, video):
+    row = {"video": {"path": str(video), "bytes": None}, "start": 1.0, "end": None, "text": "a"}
+    assert list(translator.translate_long(row)) == list(translator.translate_long(str(video), start=1.0))
+    with pytest.raises(ValueError, match=re.escape("got ['begin'] too.")):
+        list(translator.translate_long({"video": str(video), "begin": 1.0}))
+
+
 # Confidence
 
 
