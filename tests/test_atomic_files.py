@@ -179,7 +179,7 @@ def test_a_kill_at_any_time_leaves_whole_files(tmp_path):
 
 
 def test_no_file_of_ours_is_written_any_other_way():
-    """But for a list that grows as videos are finished, whose last line may be torn."""
+    """But for lists that grow as videos are finished, whose last line may be torn off."""
     direct = re.compile(r"""\.write_text\(|\.write_bytes\(|open\([^)\n]*["'][wax]b?["']""")
     found = [
         f"{path.name}: {line.strip()}"
@@ -190,4 +190,5 @@ def test_no_file_of_ours_is_written_any_other_way():
     ]
     assert found == [
         'prepare_dataset.py: with (self.state / "finished.jsonl").open("a", encoding="utf-8") as file:',
+        'translation_results.py: self._file = self.path.open("a", encoding="utf-8", newline="\\n")',
     ]

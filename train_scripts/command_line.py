@@ -1,7 +1,10 @@
 """What all commands share: which errors are one line, which exit status says what, and what Ctrl-C leaves to read."""
 
+import argparse
 import contextlib
+import difflib
 import errno
+import math
 import os
 import re
 import signal
@@ -10,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -40,6 +43,42 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, with which schedulers and `kill` end a process."""
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one sentence, and what flag may have been meant."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"allow_abbrev": False, "epilog": DEBUG_HELP, **options})
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        arguments, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag.lstrip("-") for action in self._actions for flag in action.option_strings]
+            self.error(unknown_text("flag", unknown[0].lstrip("-"), flags))
+        return arguments
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE_OF_THE_USER, f"error: {message}\n")
+
+
+def unknown_text(kind: str, name: str, names: Sequence[str]) -> str:
+    """What to say of a name that is none of `names`."""
+    name = name.split("=")[0]
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"unknown {kind} {name!r}." + (f" Did you mean {close[0]!r}?" if close else " See --help for all of them.")
+
+
+def check_range(flag: str, value: float | None, least: float, most: float = math.inf) -> None:
+    """
+    Raises:
+        ValueError: for a number out of range, or none at all such as nan; it names the flag.
+    """
+    if value is None or (least <= value <= most and value < math.inf):
+        return
+    if most < math.inf:
+        raise ValueError(f"--{flag} must be from {least} to {most}, got {value}.")
+    raise ValueError(f"--{flag} must be {least} or more, got {value}.")
+
+
 def run_command(
     command: Callable[[list[str]], Any],
     argv: Sequence[str] | None = None,
@@ -67,17 +106,17 @@ def _run(command: Callable[[list[str]], Any], argv: list[str], go_on: str) -> in
         with _sigterm_as_interrupt():
             result = command(argv)
     except KeyboardInterrupt as interrupt:
-        _show_traceback(interrupt)
+        show_traceback(interrupt)
         print(f"\nStopped. {go_on}", file=sys.stderr)
         return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
     except SystemExit as end:
         if end.code not in (None, 0) and end.__context__ is not None:
-            _show_traceback(end.__context__)
+            show_traceback(end.__context__)
         raise
     except Exception as error:
         if not is_mistake_of_the_user(error):
             raise
-        _show_traceback(error)
+        show_traceback(error)
         print(f"error: {_one_sentence(error)}", file=sys.stderr)
         return MISTAKE_OF_THE_USER
     return result if isinstance(result, int) else 0
@@ -105,7 +144,8 @@ def _debugging() -> Iterator[None]:
             os.environ[DEBUG_VARIABLE] = before
 
 
-def _show_traceback(error: BaseException) -> None:
+def show_traceback(error: BaseException) -> None:
+    """If that is wanted: with `--debug`."""
     if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
         traceback.print_exception(error)
 

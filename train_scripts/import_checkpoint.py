@@ -44,7 +44,7 @@ from modeling_flallm.visual_encoder_flallm import RESNET_STAGES
 
 from .arguments import check_new_folder
 from .atomic_files import write_folder, write_json
-from .command_line import run_command
+from .command_line import CommandParser, run_command
 from .hub_names import check_model_names
 from .training import load_tokenizer, set_generation_defaults
 
@@ -442,9 +442,7 @@ def import_checkpoint(arguments: argparse.Namespace) -> None:
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Import a checkpoint of GFSLT-VLP or sltbaselines.", allow_abbrev=False
-    )
+    parser = CommandParser(description="Import a checkpoint of GFSLT-VLP or sltbaselines.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="best_checkpoint.pth or checkpoint.pth")
     parser.add_argument("--source", choices=SOURCES, required=True, help="what has written it")
     parser.add_argument(

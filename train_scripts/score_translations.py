@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from train_scripts.command_line import run_command
+from train_scripts.command_line import CommandParser, run_command
 from train_scripts.metrics import format_scores, translation_scores
 
 
@@ -60,7 +60,7 @@ def read_parallel_segments(hypotheses_path: Path, references_path: Path) -> tupl
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="score_translations",
         description="BLEU-1 to BLEU-4, chrF and ROUGE-L (mscoco) of one file against another.",
     )

@@ -361,6 +361,12 @@ def _vision_values(vision_config: PreTrainedConfig) -> dict[str, Any]:
     return {**values, "temporal_blocks": list(values["temporal_blocks"]), **words}
 
 
+def longest_clip_of_training(name_or_path: str) -> int | None:
+    """Visual tokens of the longest clip that a local or a Hub model was trained on, or None where that is not known."""
+    run = _find_run(name_or_path)
+    return None if run is None else run.training.get("longest_clip_in_visual_tokens")
+
+
 def _find_run(name_or_path: str) -> TrainingRun | None:
     """The record of a local or a Hub model, or None where there is none that can be read."""
     try:
