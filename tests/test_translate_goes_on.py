@@ -16,10 +16,12 @@ import pysubs2
 import pytest
 import torch
 from signing_pictures import signing
-from tiny_corpus import corpus, error_of, trained_model
+from tiny_corpus import corpus, error_of, trained_llava_slt, trained_model
 from video_files import write_video
 
+from modeling_flallm import SignLanguageTranslationPipeline
 from train_scripts import translate, translation_results
+from train_scripts.training import load_trained
 from train_scripts.translation_results import journal_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -304,6 +306,83 @@ def test_a_traceback_of_a_bad_video_can_be_seen(videos, capsys, monkeypatch):
     assert "Traceback" not in errors
     _, errors = run(capsys, videos[0], "--debug", status=1)
     assert "Traceback (most recent call last):" in errors
+
+
+# What a calibrated model says of itself, and clips that are longer than what it knows
+
+
+@pytest.fixture(params=["flallm", "llava_slt"])
+def calibrated(request, tmp_path) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(trained_model() if request.param == "flallm" else trained_llava_slt(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    size = load_trained(str(folder))[0].vision_model.config.hidden_size
+    config["confidence_calibration"] = {
+        "slope": 1.5,
+        "intercept": 0.25,
+        "lowest_score": -100.0,
+        "mean_features": [1.0] * size,
+        "largest_distance": 1.0,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_a_calibrated_model_says_how_sure_it_is(num_beams, calibrated, videos, capsys):
+    model, processor = load_trained(str(calibrated))
+    translator = SignLanguageTranslationPipeline(model=model, processor=processor, device="cpu")
+    answers = [translator(str(video), return_scores=True, num_beams=num_beams) for video in videos]
+    wanted = (*videos, "--batch_size", 3, "--num_beams", num_beams)
+    lines = run(capsys, *wanted, "--format", "jsonl", model=calibrated)[0].splitlines()
+    for row, video, answer in zip(map(json.loads, lines), videos, answers, strict=True):
+        assert list(row) == ["file", "text", "confidence", "familiar", "error"]
+        assert (row["file"], row["text"], row["familiar"]) == (
+            str(video),
+            answer["translation_text"],
+            answer["is_familiar"],
+        )
+        assert row["confidence"] == pytest.approx(answer["confidence"], abs=1e-4)
+    videos[1].write_bytes(b"no video")
+    output, _ = run(capsys, *wanted, "--format", "csv", model=calibrated, status=1)
+    for row, answer in zip(csv.DictReader(io.StringIO(output)), answers, strict=True):
+        is_bad = row["file"] == str(videos[1])
+        assert list(row) == ["file", "text", "confidence", "familiar", "error"]
+        assert row["familiar"] == ("" if is_bad else str(answer["is_familiar"]))
+        assert (row["confidence"] == "") == is_bad == bool(row["error"])
+
+
+def test_a_calibrated_model_says_how_sure_it_is_of_each_sentence(calibrated, talk, tmp_path, capsys):
+    model, processor = load_trained(str(calibrated))
+    translator = SignLanguageTranslationPipeline(model=model, processor=processor, device="cpu")
+    answers = list(translator.translate_long(str(talk), return_scores=True))
+    path = tmp_path / "out.csv"
+    run(capsys, "--long", talk, "--format", "csv", "--output", path, model=calibrated)
+    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    assert list(rows[0]) == ["file", "start", "end", "text", "confidence", "familiar", "error"]
+    for row, answer in zip(rows, answers, strict=True):
+        assert (row["text"], row["familiar"]) == (answer["translation_text"], str(answer["is_familiar"]))
+        assert float(row["confidence"]) == pytest.approx(answer["confidence"], abs=1e-4)
+
+
+def test_clips_longer_than_those_of_the_training_are_reported(talk, videos, capsys, monkeypatch):
+    headline = (
+        "1 of 2 file(s) are longer than every clip that the model was trained on, so their sentences may be invented. "
+        "Add --long to have them split into sentences:"
+    )
+    model, processor = load_trained(str(trained_model()))
+    tokens = [
+        model.vision_model.get_num_tokens(len(processor(videos=str(video))["pixel_values_videos"][0]))
+        for video in (videos[0], talk)
+    ]
+    monkeypatch.setattr(translate, "longest_clip_of_training", lambda name: tokens[0])
+    assert tokens[0] < tokens[1]
+    _, errors = run(capsys, talk, videos[0])
+    place = errors.splitlines().index(headline)
+    assert re.fullmatch(rf"  {re.escape(str(talk))}: 8\.\d seconds", errors.splitlines()[place + 1])
+    assert "longer than" not in run(capsys, "--long", talk)[1]
+    monkeypatch.setattr(translate, "longest_clip_of_training", lambda name: tokens[1])
+    assert "longer than" not in run(capsys, talk, videos[0])[1]
 
 
 # Captions

@@ -401,6 +401,7 @@ def complete_run(
         "is_resumed": training.resume_from_checkpoint is not None,
         "num_epochs": None if data.streaming else trainer.state.epoch,
         "num_steps": trainer.state.global_step,
+        "longest_clip_in_visual_tokens": trainer.longest_clip_in_visual_tokens(),
         "device": _device_name(training.device),
         "precision": str(computing_dtype(training)).removeprefix("torch."),
         "num_processes": training.world_size,
