@@ -45,6 +45,7 @@ from modeling_flallm.visual_encoder_flallm import RESNET_STAGES
 from .arguments import check_new_folder
 from .atomic_files import write_folder, write_json
 from .command_line import CommandParser, run_command
+from .damaged_models import reading_model
 from .hub_names import check_model_names
 from .training import load_tokenizer, set_generation_defaults
 
@@ -285,7 +286,8 @@ def read_mbart_config(path: str) -> PreTrainedConfig:
         ValueError: if the file, folder or Hub id has no configuration of an mBART.
     """
     try:
-        config = AutoConfig.from_pretrained(path)
+        with reading_model(path):
+            config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} holds no configuration of a text model that can be read: {error}") from error
     if config.model_type != "mbart":

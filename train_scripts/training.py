@@ -37,6 +37,7 @@ from .arguments import (
     check_output_folder,
 )
 from .augmentation import ClipAugmentation
+from .damaged_models import reading_model
 from .data import (
     FramePreprocessor,
     PromptedTranslationCollator,
@@ -120,7 +121,8 @@ def open_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
             "Name the folder of stage 1 (are two folders swapped?)."
         )
     try:
-        return AutoTokenizer.from_pretrained(name_or_path)
+        with reading_model(name_or_path):
+            return AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         reason = explain_hub_error(error, name_or_path)
         raise ValueError(f"{name_or_path!r} holds no tokenizer that can be loaded: {reason}") from error
@@ -507,7 +509,8 @@ def _what_it_holds_instead(name_or_path: str, config: dict[str, Any]) -> str:
 def _model_type(name_or_path: str) -> str | None:
     """What the config.json of a folder says; `None` for a Hub id, and where it says nothing."""
     path = Path(name_or_path) / "config.json"
-    return PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type") if path.is_file() else None
+    with reading_model(name_or_path):
+        return PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type") if path.is_file() else None
 
 
 def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FLaLLMProcessor]:
@@ -526,12 +529,13 @@ def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FL
     if missing is not None:
         raise ValueError(f"{cannot}: {missing}")
     try:
-        config = PreTrainedConfig.get_config_dict(name_or_path)[0]
-        model_type = config.get("model_type")
-        if model_type not in systems:
-            raise ValueError(_what_it_holds_instead(name_or_path, config))
-        model = systems[model_type].model_class.from_pretrained(name_or_path, **options)
-        processor = systems[model_type].processor_class.from_pretrained(name_or_path)
+        with reading_model(name_or_path):
+            config = PreTrainedConfig.get_config_dict(name_or_path)[0]
+            model_type = config.get("model_type")
+            if model_type not in systems:
+                raise ValueError(_what_it_holds_instead(name_or_path, config))
+            model = systems[model_type].model_class.from_pretrained(name_or_path, **options)
+            processor = systems[model_type].processor_class.from_pretrained(name_or_path)
     except OSError as error:
         raise ValueError(f"{cannot}: {explain_hub_error(error, name_or_path)}") from error
     return model.eval(), processor

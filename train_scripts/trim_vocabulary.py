@@ -39,6 +39,7 @@ from transformers import (
 from .arguments import DataArguments, check_new_folder, parse_arguments
 from .atomic_files import write_folder, write_json
 from .command_line import run_command
+from .damaged_models import reading_model
 from .data import load_split
 from .hub_names import check_model_names
 from .pretrain_language_model import read_sentences
@@ -148,10 +149,11 @@ def load_text_model(name_or_path: str) -> PreTrainedModel:
         ValueError: if it is something else, or cannot be loaded.
     """
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
-        if not config.is_encoder_decoder or getattr(config, "vocab_size", None) is None:
-            raise ValueError(f"its model type is {config.model_type!r}")
-        return AutoModelForSeq2SeqLM.from_pretrained(name_or_path).eval()
+        with reading_model(name_or_path):
+            config = AutoConfig.from_pretrained(name_or_path)
+            if not config.is_encoder_decoder or getattr(config, "vocab_size", None) is None:
+                raise ValueError(f"its model type is {config.model_type!r}")
+            return AutoModelForSeq2SeqLM.from_pretrained(name_or_path).eval()
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{name_or_path!r} must hold an encoder-decoder text model (mBART, NLLB, T5, mT5, BART): {error}"

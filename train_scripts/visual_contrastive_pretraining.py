@@ -47,6 +47,7 @@ from .arguments import (
 )
 from .augmentation import ClipAugmentation
 from .command_line import GO_ON_TRAINING, run_command
+from .damaged_models import reading_model
 from .data import IGNORED_LABEL, SignVideoDataset, TranslationCollator, load_split
 from .hub_names import check_model_names
 from .model_arguments import FrameEncoderArguments
@@ -214,13 +215,14 @@ def load_word_targets(name_or_path: str, token_ids: list[int]) -> torch.Tensor:
         ValueError: if it is no causal language model.
     """
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
-        if config.is_encoder_decoder:
-            raise ValueError(
-                f"{config.model_type!r} is an encoder-decoder. For these there is FLa-LLM: flallm-visual-initialing "
-                "and flallm-llm-fine-tuning."
-            )
-        model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype="auto")
+        with reading_model(name_or_path):
+            config = AutoConfig.from_pretrained(name_or_path)
+            if config.is_encoder_decoder:
+                raise ValueError(
+                    f"{config.model_type!r} is an encoder-decoder. For these there is FLa-LLM: "
+                    "flallm-visual-initialing and flallm-llm-fine-tuning."
+                )
+            model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype="auto")
     except (OSError, ValueError) as error:
         raise ValueError(f"{name_or_path!r} holds no causal language model that can be loaded: {error}") from error
     return whiten(model.get_input_embeddings().weight.detach()[token_ids].float())
