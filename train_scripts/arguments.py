@@ -16,6 +16,7 @@ from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
 from .atomic_files import LEAVINGS
 from .command_line import CommandParser, unknown_text
+from .flag_values import check_flags
 from .languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
 from .machine import computes_in_bfloat16, default_device, num_loading_processes
 
@@ -143,6 +144,10 @@ class VideoArguments:
     crop_size: int = field(
         default=224, metadata={"help": "Height and width of the crop that the model sees, in pixels."}
     )
+
+    def __post_init__(self):
+        if self.crop_size > self.frame_size:
+            raise ValueError(f"--crop_size must be at most --frame_size, got {self.crop_size} and {self.frame_size}.")
 
 
 @dataclass
@@ -316,6 +321,7 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None,
     names = [field.name for dataclass_type in dataclass_types for field in dataclasses.fields(dataclass_type)]
     try:
         from_yaml = _flags_from_yaml(config, names) if config else []
+        check_flags(vars(parser.parse_known_args(from_yaml + argv)[0]))
         *instances, _, unknown = parser.parse_args_into_dataclasses(
             args=from_yaml + argv, look_for_args_file=False, return_remaining_strings=True
         )
@@ -350,6 +356,20 @@ def _as_flag_value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
+class _YamlLoader(yaml.SafeLoader):
+    """Only true and false are booleans, as in YAML 1.2: `no` is a strategy of the Trainer's, and Norwegian."""
+
+    yaml_implicit_resolvers = {
+        first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
+)
+
+
 def read_yaml(config: str) -> dict[str, Any]:
     """
     Values of a YAML file or preset.
@@ -363,7 +383,7 @@ def read_yaml(config: str) -> dict[str, Any]:
             f"--config must be a YAML file or one of the presets {', '.join(preset_names())}; there is no {config!r}."
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML file: {error}") from error
     if not isinstance(values, dict):

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import difflib
 import errno
-import math
 import os
 import re
 import signal
@@ -65,18 +64,6 @@ def unknown_text(kind: str, name: str, names: Sequence[str]) -> str:
     name = name.split("=")[0]
     close = difflib.get_close_matches(name, names, n=1)
     return f"unknown {kind} {name!r}." + (f" Did you mean {close[0]!r}?" if close else " See --help for all of them.")
-
-
-def check_range(flag: str, value: float | None, least: float, most: float = math.inf) -> None:
-    """
-    Raises:
-        ValueError: for a number out of range, or none at all such as nan; it names the flag.
-    """
-    if value is None or (least <= value <= most and value < math.inf):
-        return
-    if most < math.inf:
-        raise ValueError(f"--{flag} must be from {least} to {most}, got {value}.")
-    raise ValueError(f"--{flag} must be {least} or more, got {value}.")
 
 
 def run_command(

@@ -58,6 +58,11 @@ class LanguageModelArguments:
     def __post_init__(self):
         if self.text_file is None:
             raise ValueError("`--text_file` must name a text file with one sentence a line.")
+        if self.hidden_size % self.attention_heads:
+            raise ValueError(
+                f"--hidden_size must be a multiple of --attention_heads, got {self.hidden_size} and "
+                f"{self.attention_heads}."
+            )
 
 
 @dataclass

@@ -39,8 +39,9 @@ from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError
 from modeling_flallm.pipeline_flallm import mean_visual_features
 
 from .atomic_files import write_text
-from .command_line import CommandParser, check_range, run_command, show_traceback
+from .command_line import CommandParser, run_command, show_traceback
 from .cores import num_cores
+from .flag_values import check_flags
 from .languages import check_spoken_language, language_name
 from .machine import default_device, describe_machine, prepare_machine
 from .quantization import DTYPES, QUANTIZATIONS, load_to_translate
@@ -61,7 +62,6 @@ from .translation_results import (
 VIDEO_SUFFIXES = {".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".gif"}
 BATCHES_SORTED_BY_LENGTH = 4
 MOST_READING_THREADS = 4
-MOST_BEAMS = 100  # ours: papers take up to 10
 NO_MEMORY = "can't allocate memory"  # torch on a CPU
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -390,11 +390,7 @@ def _check(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: for the first flag that cannot be.
     """
-    for name in ("batch_size", "num_workers", "num_threads"):
-        check_range(name, getattr(arguments, name), least=1)
-    check_range("num_beams", arguments.num_beams, least=1, most=MOST_BEAMS)
-    for name in ("start", "end"):
-        check_range(name, getattr(arguments, name), least=0)
+    check_flags(vars(arguments))
     if arguments.start is not None and arguments.end is not None and arguments.start >= arguments.end:
         raise ValueError(f"--start must lie before --end, got {arguments.start:g} and {arguments.end:g} seconds.")
     if arguments.device is not None and not _is_usable(arguments.device):

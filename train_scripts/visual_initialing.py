@@ -53,6 +53,11 @@ class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments):
     def __post_init__(self):
         if self.tokenizer_name_or_path is None:
             raise ValueError("`--tokenizer_name_or_path` must name the tokenizer of the LLM of stage 2.")
+        if self.light_hidden_size % self.light_attention_heads:
+            raise ValueError(
+                f"--light_hidden_size must be a multiple of --light_attention_heads, got {self.light_hidden_size} and "
+                f"{self.light_attention_heads}."
+            )
 
 
 def build_light_transformer_config(arguments: VisualInitialingArguments, tokenizer: PreTrainedTokenizerBase):
