@@ -1,5 +1,6 @@
 """Arguments: YAML with flags on top, one sentence for each mistake, and presets that their commands take."""
 
+import dataclasses
 import importlib
 import importlib.util
 from dataclasses import dataclass, field
@@ -11,10 +12,15 @@ import yaml
 from tiny_corpus import error_of, flags
 
 from train_scripts import (
+    calibrate,
     evaluate_model,
+    inspect_dataset,
     linguistic_pretraining,
     llm_fine_tuning,
+    prepare_dataset,
     pretrain_language_model,
+    quickstart,
+    quickstart_llava_slt,
     translate,
     visual_contrastive_pretraining,
     visual_initialing,
@@ -32,6 +38,7 @@ from train_scripts.arguments import (
     parse_arguments,
     preset_names,
 )
+from train_scripts.flag_values import CHOICES, RANGES
 from train_scripts.metrics import TITLE_OF_SCORE
 
 STAGE1 = (
@@ -85,6 +92,10 @@ TYPES_OF_PRESET = {
     "visual_contrastive_pretraining": CONTRASTIVE,
     "visual_language_tuning": TUNING,
 }
+OTHER_TYPES = (
+    (calibrate.CalibrationArguments, quickstart.QuickstartArguments, quickstart_llava_slt.LlavaSltQuickstartArguments),
+    (inspect_dataset.InspectArguments, prepare_dataset.PrepareArguments),
+)
 COMMANDS = (
     "visual_initialing",
     "llm_fine_tuning",
@@ -351,3 +362,103 @@ def test_defaults_of_training_fit_each_other():
     assert [name for name in training.report_to if importlib.util.find_spec(name) is None] == []
     assert training.dataloader_pin_memory == torch.accelerator.is_available()
     assert not FLaLLMTrainingArguments(output_dir="o", use_cpu=True, metric_for_best_model="loss").greater_is_better
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("translation", 4, "from 0 to 1, got 4.0."),
+        ("translation", -0.1, "from 0 to 1, got -0.1."),
+        ("translation", "nan", "from 0 to 1, got nan."),
+        ("rotation_degrees", 360, "from 0 to 180, got 360.0."),
+        ("brightness", -1, "0 or more, got -1.0."),
+        ("contrast", "inf", "0 or more, got inf."),
+        ("speed", 1, "0 or more and below 1, got 1.0."),
+        ("frame_drop", 1.5, "from 0 to 1, got 1.5."),
+        ("horizontal_flip", 2, "from 0 to 1, got 2.0."),
+        ("frame_sampling_rate", 0, "above 0 and at most 1, got 0.0."),
+        ("frame_sampling_rate", 25, "above 0 and at most 1, got 25.0."),
+        ("max_num_frames", 0, "1 or more, got 0."),
+        ("crop_size", 0, "1 or more, got 0."),
+        ("num_beams", 10**6, "from 1 to 100, got 1000000."),
+        ("num_beams", 0, "from 1 to 100, got 0."),
+        ("num_beams", -1, "from 1 to 100, got -1."),
+        ("generation_num_beams", 10**6, "from 1 to 100, got 1000000."),
+        ("generation_max_length", 10**9, "from 1 to 10000, got 1000000000."),
+        ("generation_max_length", 0, "from 1 to 10000, got 0."),
+        ("learning_rate", -1e-4, "0 or more, got -0.0001."),
+        ("learning_rate", "nan", "0 or more, got nan."),
+        ("num_train_epochs", -1, "0 or more, got -1.0."),
+        ("per_device_train_batch_size", 0, "1 or more, got 0."),
+        ("gradient_accumulation_steps", 0, "1 or more, got 0."),
+        ("seed", -1, "from 0 to 4294967295, got -1."),
+        ("label_smoothing", 1, "0 or more and below 1, got 1.0."),
+        ("light_attention_heads", 0, "1 or more, got 0."),
+        ("light_dropout", -0.5, "0 or more and below 1, got -0.5."),
+        ("dataloader_num_workers", -1, "0 or more, got -1."),
+        ("eval_strategy", "sometimes", "one of no, steps, epoch, got 'sometimes'."),
+        ("save_strategy", "sometimes", "one of no, steps, epoch, best, got 'sometimes'."),
+    ],
+)
+@pytest.mark.parametrize("form", ["flag", "flag=value", "yaml"])
+def test_every_value_out_of_range_names_its_flag(name, value, allowed, form, tmp_path, capsys):
+    argv = flags(**REQUIRED[STAGE1], use_cpu=True)
+    if form == "yaml":
+        (tmp_path / "run.yaml").write_text(f"{name}: {'.' * (value in ('nan', 'inf'))}{value}\n", encoding="utf-8")
+        argv += ["--config", str(tmp_path / "run.yaml")]
+    else:
+        argv += [f"--{name}", str(value)] if form == "flag" else [f"--{name}={value}"]
+    assert error_of(visual_initialing.main, argv, capsys) == f"--{name} must be {allowed}"
+
+
+@pytest.mark.parametrize("name", ["lr_scheduler_type", "optim", "logging_strategy", "hub_strategy"])
+def test_unknown_choices_of_the_trainer_name_their_flag(name, capsys):
+    error = error_of(visual_initialing.main, flags(**{**REQUIRED[STAGE1], name: "wild"}, use_cpu=True), capsys)
+    # argparse knows the choices of some of them
+    assert error.startswith((f"--{name} must be one of ", f"argument --{name}")) and "'wild'" in error
+
+
+def test_every_range_is_of_a_flag_that_some_command_has():
+    types = {type_ for types in (*REQUIRED, *OTHER_TYPES) for type_ in types}
+    known = {field.name: field.default for type_ in types for field in dataclasses.fields(type_)}
+    of_translate = {"start", "end", "num_beams", "batch_size", "num_threads", "num_workers"}
+    assert set(RANGES) - set(known) - of_translate == set()
+    assert set(CHOICES) - set(known) == set()
+    numbers = {name: value for name, value in known.items() if isinstance(value, int | float) and name in RANGES}
+    assert [name for name, value in numbers.items() if value not in RANGES[name]] == []
+
+
+def test_a_crop_larger_than_the_frame(capsys):
+    argv = flags(**REQUIRED[STAGE1], frame_size=200, crop_size=224, use_cpu=True)
+    assert error_of(visual_initialing.main, argv, capsys) == (
+        "--crop_size must be at most --frame_size, got 224 and 200."
+    )
+
+
+def test_no_is_a_word_in_yaml(tmp_path):
+    """YAML 1.1 takes it for a boolean, and nothing would be said of a run that evaluates all the same."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "eval_strategy: no\nsave_strategy: no\nload_best_model_at_end: false\nspoken_language: no\nrandom_crop: no\n"
+        "frame_jitter: True\n",
+        encoding="utf-8",
+    )
+    instances = parse_arguments(STAGE1, ["--config", str(path), *flags(**REQUIRED[STAGE1], use_cpu=True)], "A run.")
+    values = {key: value for instance in instances for key, value in vars(instance).items()}
+    assert values["eval_strategy"] == values["save_strategy"] == "no"
+    assert (values["spoken_language"], values["load_best_model_at_end"]) == ("no", False)
+    assert (values["random_crop"], values["frame_jitter"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--learning_rat", "1"], "unknown flag 'learning_rat'. Did you mean 'learning_rate'?"),
+        (["--learning_rat=1"], "unknown flag 'learning_rat'. Did you mean 'learning_rate'?"),
+        (["--learning_rate", "fast"], "argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
+        (["--max_num_frames=2.5"], "argument --max_num_frames/--max-num-frames: invalid int value: '2.5'"),
+        (["--num_beams", ""], "argument --num_beams/--num-beams: invalid int value: ''"),
+    ],
+)
+def test_unknown_and_mistyped_flags(argv, expected, capsys):
+    assert error_of(visual_initialing.main, [*flags(**REQUIRED[STAGE1], use_cpu=True), *argv], capsys) == expected

@@ -446,8 +446,13 @@ def test_start_and_end_in_seconds(capsys):
         assert output == f"{clip}\t{one_by_one([clip], **options)[0]}\n"
     _, errors = run_translate(capsys, clip, "--start", 99, status=1)
     assert f"`start`=99 seconds lies beyond the end of '{clip}'" in errors
-    _, errors = run_translate(capsys, clip, "--start", 2, "--end", 1, status=1)
-    assert "`start` must lie before `end`, got start=2.0 and end=1.0 seconds." in errors
+    for wrong, expected in (
+        (["--start", "2", "--end", "1"], "--start must lie before --end, got 2 and 1 seconds."),
+        (["--start", "-1"], "--start must be 0 or more, got -1.0."),
+        (["--end", "nan"], "--end must be 0 or more, got nan."),
+        (["--start", "inf"], "--start must be 0 or more, got inf."),
+    ):
+        assert error_of(translate.main, ["--model", "m", str(clip), *wrong], capsys) == expected
 
 
 def test_beams(monkeypatch, capsys):
@@ -466,8 +471,8 @@ def test_beams(monkeypatch, capsys):
 
 def test_a_folder_without_videos(tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
-    _, errors = run_translate(capsys, tmp_path, status=1)
-    assert errors == f"error: no video in {tmp_path}\n"
+    _, errors = run_translate(capsys, tmp_path, status=2)
+    assert errors == f"error: There is no video in {tmp_path}.\n"
 
 
 def test_a_folder_that_is_no_model(tmp_path, capsys):
@@ -488,7 +493,12 @@ def test_a_folder_that_is_no_model(tmp_path, capsys):
         (["--output", "{folder}/no/new.txt"], "--output {folder}/no/new.txt: there is no folder {folder}/no"),
         (["--batch_size", "0"], "--batch_size must be 1 or more, got 0"),
         (["--device", "toaster"], "--device toaster cannot be used here; leave it out for {device}"),
-        (["--num_beams", "0"], "--num_beams must be 1 or more, got 0"),
+        (["--num_beams", "0"], "--num_beams must be from 1 to 100, got 0."),
+        (["--num_beams", "-3"], "--num_beams must be from 1 to 100, got -3."),
+        (["--num_beams", "1000000"], "--num_beams must be from 1 to 100, got 1000000."),
+        (["--num_beam", "3"], "unknown flag 'num_beam'. Did you mean 'num_beams'?"),
+        (["--outptu=x.csv"], "unknown flag 'outptu'. Did you mean 'output'?"),
+        (["--start", "soon"], "argument --start: invalid float value: 'soon'"),
         (["--format", "xml"], "argument --format: invalid choice: 'xml'"),
     ],
 )

@@ -236,7 +236,7 @@ def test_mistaken_text_files(tmp_path, capsys):
 def test_mistaken_sizes(tmp_path, capsys):
     argv = run_flags(tmp_path / "model", attention_heads=7)
     assert error_of(pretrain_language_model.main, argv, capsys) == (
-        "embed_dim must be divisible by num_heads (got `embed_dim`: 32 and `num_heads`: 7)."
+        "--hidden_size must be a multiple of --attention_heads, got 32 and 7."
     )
     argv = run_flags(tmp_path / "model", resume_from_checkpoint="last")
     assert error_of(pretrain_language_model.main, argv, capsys) == (

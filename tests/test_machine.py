@@ -376,7 +376,7 @@ def test_translating_in_no_threads_is_refused(capsys):
     with pytest.raises(SystemExit) as exit_:
         translate.main(["clip.mp4", "--model", "m", "--num_threads", "0"])
     assert exit_.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].endswith("error: --num_threads must be 1 or more, got 0")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("error: --num_threads must be 1 or more, got 0.")
 
 
 # ------------------------------------------------------------------------------------------ precision

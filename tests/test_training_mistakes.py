@@ -32,7 +32,7 @@ from train_scripts.arguments import FLaLLMTrainingArguments
             "example ['K5', 'P2'], got 'X3' in ['K5', 'X3'].",
         ),
         ({"backbone": "resnet99"}, "`backbone` must be one of resnet18, resnet34, resnet50, got 'resnet99'."),
-        ({"label_smoothing": 1.0}, "`label_smoothing` must be at least 0 and below 1, got 1.0."),
+        ({"label_smoothing": 1.0}, "--label_smoothing must be 0 or more and below 1, got 1.0."),
         (
             {"imagenet_weights": True},
             "ImageNet weights exist for `backbone_width` 64 only, this model has 8.",
@@ -44,9 +44,13 @@ from train_scripts.arguments import FLaLLMTrainingArguments
         ),
         (
             {"frame_sampling_rate": 0},
-            "`frame_sampling_rate` is the fraction of frames to keep, above 0 and up to 1, got 0.0.",
+            "--frame_sampling_rate must be above 0 and at most 1, got 0.0.",
         ),
-        ({"max_train_clips": 0}, "The number of clips to use must be 1 or more, got 0."),
+        (
+            {"light_hidden_size": 20, "light_attention_heads": 3},
+            "--light_hidden_size must be a multiple of --light_attention_heads, got 20 and 3.",
+        ),
+        ({"max_train_clips": 0}, "--max_train_clips must be 1 or more, got 0."),
         ({"target_language": "de_DE"}, "--target_language de_DE: the tokenizer has no languages. Leave it out."),
         (
             {"resume_from_checkpoint": "last"},

@@ -30,6 +30,7 @@ from transformers import AutoModelForSeq2SeqLM
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
 from train_scripts import llm_fine_tuning, training, visual_initialing
+from train_scripts.training_run import longest_clip_of_training
 
 ONE_STEP_AN_EPOCH = {"max_train_clips": 2, "max_evaluation_clips": 1}
 
@@ -72,6 +73,17 @@ def _talkative(build: Callable) -> Callable:
         return model, processor
 
     return build_talkative
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_the_record_holds_the_longest_clip_that_was_trained_on(on_device, tmp_path):
+    options = {**FAST, **WITHOUT_EVALUATION, "speed": 0, "preprocess_on_device": on_device}
+    visual_initialing.train(stage1_flags(tmp_path / "run", num_train_epochs=1, **options))
+    model, processor = load(tmp_path / "run")
+    inputs = processor(videos=clips_of_split("train", 100), return_tensors="pt")
+    expected = model.vision_model.get_num_tokens(int(inputs["pixel_attention_mask"].sum(1).max()))
+    assert longest_clip_of_training(str(tmp_path / "run")) == expected > 1
+    assert longest_clip_of_training(str(tmp_path)) is None
 
 
 def test_the_folder_of_stage_1_is_a_whole_model(finished, monkeypatch, trainers, tmp_path):

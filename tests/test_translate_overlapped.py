@@ -164,4 +164,5 @@ def test_frames_of_another_dtype_do_not_matter_to_the_numbers():
 def test_numbers_below_one_are_refused(name, capsys):
     with pytest.raises(SystemExit):
         translate.main(["--model", "m", f"--{name}", "0", "clip.mp4"])
-    assert f"--{name} must be 1 or more, got 0" in capsys.readouterr().err
+    least = "from 1 to 100" if name == "num_beams" else "1 or more"
+    assert capsys.readouterr().err == f"error: --{name} must be {least}, got 0.\n"

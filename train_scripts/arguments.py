@@ -1,7 +1,6 @@
 """Arguments of the training commands: dataclasses, filled from a YAML file with command-line flags on top."""
 
 import dataclasses
-import difflib
 import json
 import math
 import re
@@ -9,12 +8,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import yaml
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
+from .atomic_files import LEAVINGS
+from .command_line import CommandParser, unknown_text
+from .flag_values import check_flags
 from .languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
 from .machine import computes_in_bfloat16, default_device, num_loading_processes
 
@@ -142,6 +144,10 @@ class VideoArguments:
     crop_size: int = field(
         default=224, metadata={"help": "Height and width of the crop that the model sees, in pixels."}
     )
+
+    def __post_init__(self):
+        if self.crop_size > self.frame_size:
+            raise ValueError(f"--crop_size must be at most --frame_size, got {self.crop_size} and {self.frame_size}.")
 
 
 @dataclass
@@ -295,11 +301,8 @@ def check_license(argument: str, value: str | None, examples: str) -> None:
         raise ValueError(f"--{argument} must be a licence as the Hub writes it, such as {examples}, got {value!r}.")
 
 
-class _OneSentenceParser(HfArgumentParser):
+class _DataclassParser(HfArgumentParser, CommandParser):
     """Says what is wrong with a command line without printing two hundred flags first."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
 
 
 def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[Any, ...]:
@@ -310,19 +313,20 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None,
     file, or a value out of range.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _OneSentenceParser(dataclass_types, description=description, allow_abbrev=False)
+    parser = _DataclassParser(dataclass_types, description=description)
     parser.add_argument("--config", help=f"YAML file, or one of the presets: {', '.join(preset_names())}.")
-    config_parser = _OneSentenceParser((), add_help=False, allow_abbrev=False)
+    config_parser = CommandParser(add_help=False)
     config_parser.add_argument("--config")
     config = config_parser.parse_known_args(argv)[0].config
     names = [field.name for dataclass_type in dataclass_types for field in dataclasses.fields(dataclass_type)]
     try:
         from_yaml = _flags_from_yaml(config, names) if config else []
+        check_flags(vars(parser.parse_known_args(from_yaml + argv)[0]))
         *instances, _, unknown = parser.parse_args_into_dataclasses(
             args=from_yaml + argv, look_for_args_file=False, return_remaining_strings=True
         )
         if unknown:
-            raise ValueError(_unknown_text("flag", unknown[0].lstrip("-"), names))
+            raise ValueError(unknown_text("flag", unknown[0].lstrip("-"), names))
     except ValueError as error:
         parser.error(str(error))
     return tuple(instances)
@@ -342,7 +346,7 @@ def _flags_from_yaml(config: str, names: list[str]) -> list[str]:
     flags = []
     for name, value in values.items():
         if name not in names:
-            raise ValueError(f"{config}: {_unknown_text('key', str(name), names)}")
+            raise ValueError(f"{config}: {unknown_text('key', str(name), names)}")
         if value is not None:
             flags += [f"--{name}", *map(_as_flag_value, value if isinstance(value, list) else [value])]
     return flags
@@ -350,6 +354,20 @@ def _flags_from_yaml(config: str, names: list[str]) -> list[str]:
 
 def _as_flag_value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Only true and false are booleans, as in YAML 1.2: `no` is a strategy of the Trainer's, and Norwegian."""
+
+    yaml_implicit_resolvers = {
+        first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
+)
 
 
 def read_yaml(config: str) -> dict[str, Any]:
@@ -365,18 +383,12 @@ def read_yaml(config: str) -> dict[str, Any]:
             f"--config must be a YAML file or one of the presets {', '.join(preset_names())}; there is no {config!r}."
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML file: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold one 'name: value' a line, got {type(values).__name__}.")
     return values
-
-
-def _unknown_text(kind: str, name: str, names: list[str]) -> str:
-    name = name.split("=")[0]
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"unknown {kind} {name!r}." + (f" Did you mean {close[0]!r}?" if close else " See --help for all of them.")
 
 
 def check_output_folder(arguments: FLaLLMTrainingArguments) -> None:
@@ -399,5 +411,5 @@ def check_new_folder(folder: Path, advice: str = "") -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file. Name a new or empty folder.")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(not path.match(LEAVINGS) for path in folder.iterdir()):
         raise ValueError(f"--output_dir {folder} is not empty. Name a new folder, or remove this one.{advice}")

@@ -9,7 +9,6 @@ also go into the model card of a local folder. Under `torchrun` the clips are sh
 over all of them.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,13 +24,16 @@ from transformers import PreTrainedModel, ProgressCallback
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import DataArguments, FLaLLMTrainingArguments, parse_arguments
+from .atomic_files import write_json, write_json_lines
+from .command_line import run_command
 from .data import FramePreprocessor, SignVideoDataset, load_split
 from .metrics import format_scores, generated_token_ids, translation_scores
 from .model_card import add_scores
 from .quantization import DTYPES, QUANTIZATIONS, load_to_translate
 from .trainers import VideoTrainer
-from .training import run_command, start_run, system_of
+from .training import start_run, system_of
 from .training_run import read_run
+from .translation_results import state_of_file
 from .unfinished_predictions import UnfinishedPredictions
 
 BATCHES_BETWEEN_WRITES = 8  # of each process
@@ -193,16 +195,14 @@ def _settings(evaluation: EvaluationArguments, data: DataArguments, run: Evaluat
     weights = sorted(Path(evaluation.model_name_or_path).glob("*.safetensors"))
     return {
         **{name: values[name] for name in (*names, *generation)},
-        "weights": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weights],
+        "weights": [[path.name, state_of_file(path)] for path in weights],
     }
 
 
 def write_results(folder: Path, scores: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "predictions.jsonl").write_text(lines, encoding="utf-8")
-    text = json.dumps(scores, indent=2, ensure_ascii=False)
-    (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
+    write_json_lines(folder / "predictions.jsonl", rows)
+    write_json(folder / "scores.json", scores)
 
 
 def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -232,7 +232,7 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: run_evaluation(argv))
+    return run_command(run_evaluation, argv)
 
 
 if __name__ == "__main__":

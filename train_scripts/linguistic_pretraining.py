@@ -48,6 +48,8 @@ from modeling_flallm.own_processing import (
 )
 
 from .arguments import FLaLLMTrainingArguments, check_output_folder, parse_arguments
+from .command_line import GO_ON_TRAINING, run_command
+from .damaged_models import reading_model
 from .data import IGNORED_LABEL, RandomDataset, check_text_column, column_names, load_from_hub, read_metadata
 from .hub_names import check_model_names
 from .languages import check_spoken_language, language_name
@@ -59,7 +61,6 @@ from .training import (
     choose_fast_attention,
     early_stopping,
     open_tokenizer,
-    run_command,
     start_run,
 )
 
@@ -271,7 +272,8 @@ def check_language_model(arguments: CausalLanguageModelArguments, block_size: in
     """
     if arguments.text_model_name_or_path is None:
         return
-    config = AutoConfig.from_pretrained(arguments.text_model_name_or_path)
+    with reading_model(arguments.text_model_name_or_path):
+        config = AutoConfig.from_pretrained(arguments.text_model_name_or_path)
     if config.is_encoder_decoder:
         raise ValueError(
             "--text_model_name_or_path must be a decoder-only language model, such as Qwen, Llama or GPT-2; "
@@ -289,9 +291,10 @@ def build_language_model(
     if arguments.text_model_name_or_path is None:
         return AutoModelForCausalLM.from_config(_new_config(arguments, tokenizer, block_size))
     # Weights that are trained are kept in float32; below low-rank adapters they stay as they were saved.
-    model = AutoModelForCausalLM.from_pretrained(
-        arguments.text_model_name_or_path, dtype="auto" if arguments.lora else torch.float32
-    )
+    with reading_model(arguments.text_model_name_or_path):
+        model = AutoModelForCausalLM.from_pretrained(
+            arguments.text_model_name_or_path, dtype="auto" if arguments.lora else torch.float32
+        )
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     if not arguments.lora:
@@ -509,7 +512,7 @@ def _finish(trainer: Trainer, training: LinguisticTrainingArguments) -> dict[str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: train(argv))
+    return run_command(train, argv, GO_ON_TRAINING)
 
 
 if __name__ == "__main__":

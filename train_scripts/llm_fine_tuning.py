@@ -25,8 +25,10 @@ from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, VideoArguments, parse_arguments
+from .command_line import GO_ON_TRAINING, run_command
+from .damaged_models import reading_model
 from .model_arguments import AdapterArguments, LoraArguments
-from .training import build_processor, load_tokenizer, run_command, run_training, set_generation_defaults
+from .training import build_processor, load_tokenizer, run_training, set_generation_defaults
 
 # Attention and feed-forward layers as mBART, BART, M2M100/NLLB and T5/mT5 call them, in the text model only.
 LORA_TARGETS = r"text_model\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2|q|k|v|o|wi|wi_0|wi_1|wo)"
@@ -63,15 +65,16 @@ class LLMFineTuningArguments(AdapterArguments, LoraArguments):
 
 def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tuple[PreTrainedModel, FLaLLMProcessor]:
     """The model of stage 2, frozen and wrapped as asked for, and the processor for the LLM's tokenizer."""
-    model = FLaLLMForTranslation.from_vision_text_pretrained(
-        arguments.vision_model_name_or_path,
-        arguments.text_model_name_or_path,
-        adapter_hidden_size=arguments.adapter_hidden_size,
-        adapter_activation=arguments.adapter_activation,
-        adapter_norm=arguments.adapter_norm,
-        label_smoothing=arguments.label_smoothing,
-        word_presence_loss_weight=arguments.word_presence_loss_weight,
-    )
+    with reading_model(arguments.vision_model_name_or_path, arguments.text_model_name_or_path):
+        model = FLaLLMForTranslation.from_vision_text_pretrained(
+            arguments.vision_model_name_or_path,
+            arguments.text_model_name_or_path,
+            adapter_hidden_size=arguments.adapter_hidden_size,
+            adapter_activation=arguments.adapter_activation,
+            adapter_norm=arguments.adapter_norm,
+            label_smoothing=arguments.label_smoothing,
+            word_presence_loss_weight=arguments.word_presence_loss_weight,
+        )
     tokenizer = load_tokenizer(arguments.text_model_name_or_path, arguments.target_language)
     set_generation_defaults(model, tokenizer, arguments.num_beams)
     if arguments.text_model_dropout is not None:
@@ -115,7 +118,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: train(argv))
+    return run_command(train, argv, GO_ON_TRAINING)
 
 
 if __name__ == "__main__":

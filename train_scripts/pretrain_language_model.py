@@ -29,8 +29,9 @@ from transformers import (
 from modeling_flallm import light_transformer_config
 
 from .arguments import FLaLLMTrainingArguments, check_output_folder, parse_arguments
+from .command_line import GO_ON_TRAINING, run_command
 from .data import RandomDataset
-from .training import TellTheEpoch, checkpoint_to_resume, choose_fast_attention, run_command, start_run
+from .training import TellTheEpoch, checkpoint_to_resume, choose_fast_attention, start_run
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 MASK_TOKEN = "<mask>"
@@ -57,6 +58,11 @@ class LanguageModelArguments:
     def __post_init__(self):
         if self.text_file is None:
             raise ValueError("`--text_file` must name a text file with one sentence a line.")
+        if self.hidden_size % self.attention_heads:
+            raise ValueError(
+                f"--hidden_size must be a multiple of --attention_heads, got {self.hidden_size} and "
+                f"{self.attention_heads}."
+            )
 
 
 @dataclass
@@ -202,7 +208,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: train(argv))
+    return run_command(train, argv, GO_ON_TRAINING)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The Trainers: what is common to all stages on videos, and how each of the two systems translates in evaluation."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Seq2SeqTrainer
 
+from .atomic_files import write_json
 from .data import FramePreprocessor
 from .model_card import write_model_card
 from .samplers import ClipSampler, FrameBudgetBatchSampler
@@ -29,6 +29,27 @@ class VideoTrainer(Seq2SeqTrainer):
     training_run: TrainingRun | None = None
     train_sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None = None
     frame_preprocessor: FramePreprocessor | None = None
+    _most_visual_tokens: int = 0  # of a clip in this process
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any
+    ) -> torch.Tensor:
+        if self.training_run is not None and self.training_run.is_translator:
+            self._most_visual_tokens = max(self._most_visual_tokens, self._num_visual_tokens(model, inputs))
+        return super().training_step(model, inputs, *arguments, **options)
+
+    def _num_visual_tokens(self, model: torch.nn.Module, inputs: dict[str, Any]) -> int:
+        """Of the longest clip of a batch."""
+        if "visual_attention_mask" in inputs:
+            return int(inputs["visual_attention_mask"].sum(1).max())
+        lengths = map(len, inputs["frames"]) if "frames" in inputs else inputs["pixel_attention_mask"].sum(1).tolist()
+        return self.accelerator.unwrap_model(model).vision_model.get_num_tokens(int(max(lengths)))
+
+    def longest_clip_in_visual_tokens(self) -> int | None:
+        """That this run trained on, in any process; `None` if it trained on none, or on others before a checkpoint."""
+        most = torch.tensor([self._most_visual_tokens], device=self.args.device)
+        most = int(self.accelerator.gather(most).max())
+        return most if most and self.args.resume_from_checkpoint is None else None
 
     def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
         return super()._get_train_sampler(train_dataset) if self.train_sampler is None else self.train_sampler
@@ -123,8 +144,7 @@ class VideoTrainer(Seq2SeqTrainer):
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone who loads the model
             # Of folders of this machine only the last name: a push of the Trainer's takes this file along.
             values = {name: _last_name_of_path(value) for name, value in self.args.to_dict().items()}
-            text = json.dumps(values, indent=2) + "\n"
-            (folder / "training_arguments.json").write_text(text, encoding="utf-8")
+            write_json(folder / "training_arguments.json", values, ensure_ascii=True)
 
     def create_model_card(self, **options: Any) -> None:
         """Also called by `push_to_hub`, whose `options` are for transformers' own card, of a Trainer without record."""

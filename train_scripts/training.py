@@ -2,7 +2,6 @@
 
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 
 import datasets
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from torch.utils.data import Dataset
 from transformers import (
@@ -39,6 +37,7 @@ from .arguments import (
     check_output_folder,
 )
 from .augmentation import ClipAugmentation
+from .damaged_models import reading_model
 from .data import (
     FramePreprocessor,
     PromptedTranslationCollator,
@@ -122,7 +121,8 @@ def open_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
             "Name the folder of stage 1 (are two folders swapped?)."
         )
     try:
-        return AutoTokenizer.from_pretrained(name_or_path)
+        with reading_model(name_or_path):
+            return AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         reason = explain_hub_error(error, name_or_path)
         raise ValueError(f"{name_or_path!r} holds no tokenizer that can be loaded: {reason}") from error
@@ -460,24 +460,6 @@ def _finish(
     return scores
 
 
-def run_command(main: Callable[[], None]) -> int:
-    """Run a command; a mistake of the user's becomes one sentence on stderr and exit status 2."""
-    try:
-        main()
-    except (ValueError, OSError, StrictDataclassError) as error:
-        print(f"error: {_one_sentence(error)}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _one_sentence(error: Exception) -> str:
-    """The text of an error on one line, without the traceback that a DataLoader's worker process puts in front."""
-    lines = [line.strip() for line in str(error).strip().splitlines()]
-    if "Original Traceback (most recent call last):" in lines:
-        return lines[-1].partition(": ")[2]
-    return " ".join(lines)
-
-
 @dataclass(frozen=True)
 class System:
     """What differs between the two systems wherever videos are translated; all the rest is shared."""
@@ -527,7 +509,8 @@ def _what_it_holds_instead(name_or_path: str, config: dict[str, Any]) -> str:
 def _model_type(name_or_path: str) -> str | None:
     """What the config.json of a folder says; `None` for a Hub id, and where it says nothing."""
     path = Path(name_or_path) / "config.json"
-    return PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type") if path.is_file() else None
+    with reading_model(name_or_path):
+        return PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type") if path.is_file() else None
 
 
 def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FLaLLMProcessor]:
@@ -546,12 +529,13 @@ def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FL
     if missing is not None:
         raise ValueError(f"{cannot}: {missing}")
     try:
-        config = PreTrainedConfig.get_config_dict(name_or_path)[0]
-        model_type = config.get("model_type")
-        if model_type not in systems:
-            raise ValueError(_what_it_holds_instead(name_or_path, config))
-        model = systems[model_type].model_class.from_pretrained(name_or_path, **options)
-        processor = systems[model_type].processor_class.from_pretrained(name_or_path)
+        with reading_model(name_or_path):
+            config = PreTrainedConfig.get_config_dict(name_or_path)[0]
+            model_type = config.get("model_type")
+            if model_type not in systems:
+                raise ValueError(_what_it_holds_instead(name_or_path, config))
+            model = systems[model_type].model_class.from_pretrained(name_or_path, **options)
+            processor = systems[model_type].processor_class.from_pretrained(name_or_path)
     except OSError as error:
         raise ValueError(f"{cannot}: {explain_hub_error(error, name_or_path)}") from error
     return model.eval(), processor

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import platform
 import re
-import resource
 import sys
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import psutil
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
@@ -33,6 +33,11 @@ from .arguments import (
 from .hub_names import is_hub_id
 from .machine import computing_dtype
 from .metrics import TITLE_OF_SCORE, translation_scores
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 RUN_FILE = "training_run.json"
 # Of the arguments that also say where files lie and how to log, those that change what is learned or chosen.
@@ -356,6 +361,12 @@ def _vision_values(vision_config: PreTrainedConfig) -> dict[str, Any]:
     return {**values, "temporal_blocks": list(values["temporal_blocks"]), **words}
 
 
+def longest_clip_of_training(name_or_path: str) -> int | None:
+    """Visual tokens of the longest clip that a local or a Hub model was trained on, or None where that is not known."""
+    run = _find_run(name_or_path)
+    return None if run is None else run.training.get("longest_clip_in_visual_tokens")
+
+
 def _find_run(name_or_path: str) -> TrainingRun | None:
     """The record of a local or a Hub model, or None where there is none that can be read."""
     try:
@@ -390,6 +401,7 @@ def complete_run(
         "is_resumed": training.resume_from_checkpoint is not None,
         "num_epochs": None if data.streaming else trainer.state.epoch,
         "num_steps": trainer.state.global_step,
+        "longest_clip_in_visual_tokens": trainer.longest_clip_in_visual_tokens(),
         "device": _device_name(training.device),
         "precision": str(computing_dtype(training)).removeprefix("torch."),
         "num_processes": training.world_size,
@@ -440,6 +452,8 @@ def _peak_memory_in_bytes(device: torch.device) -> int:
     """Of the accelerator, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset
     unit_in_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_in_bytes
 

@@ -10,50 +10,60 @@ A video longer than one sentence is split where the hands rest, and each of its 
 writes the captions talk.srt and talk.vtt beside talk.mp4, which video players find by their name. A LLaVA-SLT that was
 trained in several languages is asked for one of them with `--spoken_language de`.
 
-Takes files and folders (every video in them and below). A file that cannot be read never stops the others: it is named
-at the end, and the exit status is 1.
+Takes files and folders (every video in them and below). A file that cannot be translated never stops the others: it is
+named at the end, and the exit status is 1. With `--output` everything finished is kept as it comes, beside it in
+`translations.csv.unfinished.jsonl`: the same command run again goes on from there. A calibrated model also fills the
+columns `confidence` and `familiar` of csv and jsonl.
 """
 
 import argparse
-import csv
-import io
+import dataclasses
+import datetime
 import itertools
-import json
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
-from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError, format_captions
+from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError
+from modeling_flallm.pipeline_flallm import mean_visual_features
 
+from .atomic_files import write_text
+from .command_line import CommandParser, run_command, show_traceback
 from .cores import num_cores
+from .flag_values import check_flags
 from .languages import check_spoken_language, language_name
 from .machine import default_device, describe_machine, prepare_machine
 from .quantization import DTYPES, QUANTIZATIONS, load_to_translate
+from .training_run import longest_clip_of_training
+from .translation_results import (
+    CAPTION_FORMATS,
+    FORMATS,
+    Journal,
+    Printer,
+    Table,
+    Translation,
+    clashing_captions,
+    has_captions,
+    journal_path,
+    write_captions,
+)
 
 VIDEO_SUFFIXES = {".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".gif"}
 BATCHES_SORTED_BY_LENGTH = 4
 MOST_READING_THREADS = 4
+NO_MEMORY = "can't allocate memory"  # torch on a CPU
 Item, Result = TypeVar("Item"), TypeVar("Result")
-
-
-@dataclass
-class Translation:
-    """What came of one video: a text or an error; `pieces` are its sentences with `start` and `end` in seconds."""
-
-    file: str
-    text: str = ""
-    error: str = ""
-    position: int = 0  # among the videos
-    pieces: list[dict[str, Any]] = field(default_factory=list)
 
 
 def find_videos(paths: Sequence[str]) -> list[Path]:
@@ -77,37 +87,70 @@ def translate_videos(
     num_beams: int | None = None,
     caption_formats: Sequence[str] = (),
     num_workers: int = 1,
+    longest_clip: int | None = None,
 ) -> Iterator[Translation]:
     """
     A translation of each of `videos`, bad files included, as soon as it is done: `position` tells its place. While the
     language model writes the sentences of one batch, the visual encoder works on the next one, and threads read the
-    videos of those behind.
+    videos of those behind. Whatever fails on a batch is tried on each of its clips alone.
 
     Args:
         start, end: seconds within each video; default: all of it.
         num_beams: default: as the model was saved.
         caption_formats: "srt" and "vtt": caption files to write beside each video.
         num_workers: threads that read videos.
+        longest_clip: visual tokens of the longest clip that the model was trained on; longer ones are marked.
     """
     generation = {} if num_beams is None else {"num_beams": num_beams}
+    scorer = build_translator(model, processor) if is_calibrated(model) else None
 
     def read(numbered: tuple[int, Path]) -> _Clip:
-        return _read_clip(model, processor, *numbered, start, end, caption_formats)
+        clip = _read_clip(model, processor, *numbered, start, end, caption_formats)
+        if clip.frames is not None and longest_clip is not None:
+            num_tokens = model.vision_model.get_num_tokens(len(clip.frames))
+            clip.translation.is_longer_than_trained = num_tokens > longest_clip
+        return clip
 
-    def encode(batch: list[_Clip]) -> tuple[list[Translation], dict[str, torch.Tensor]]:
+    def encode(batch: list[_Clip]) -> tuple[list[_Clip], dict[str, torch.Tensor] | None]:
         clips = [clip.frames for clip in batch if clip.frames is not None]
-        return [clip.translation for clip in batch], _encode(model, processor, clips) if clips else {}
+        try:
+            return batch, _encode(model, processor, clips) if clips else None
+        except Exception as error:  # the batch is then tried clip by clip
+            show_traceback(error)
+            return batch, None
+
+    def write(batch: list[_Clip], inputs: dict[str, torch.Tensor] | None) -> None:
+        """Give each clip of a batch its sentence, or its error."""
+        problem = None
+        try:
+            inputs = _encode(model, processor, [clip.frames for clip in batch]) if inputs is None else inputs
+            answers = _generate(model, processor, inputs, generation, scorer)
+        except Exception as error:  # one clip must not end the work on all others
+            show_traceback(error)
+            problem, inputs, answers = _text_of(error), None, []
+        for clip, answer in zip(batch, answers, strict=False):
+            clip.translation.pieces[0] |= answer
+            _complete(clip.translation, answer)
+            write_captions(clip.translation, caption_formats)
+        if problem is not None and len(batch) == 1:
+            batch[0].translation.error = problem
+        elif problem is not None:
+            torch.accelerator.empty_cache() if torch.accelerator.is_available() else None
+            for clip in batch:
+                write([clip], None)
 
     most_read = batch_size * BATCHES_SORTED_BY_LENGTH + num_workers
     with ThreadPoolExecutor(num_workers) as readers, ThreadPoolExecutor(1) as encoder:
         clips = _ahead(readers, read, enumerate(videos), most_read)
-        for translations, inputs in _ahead(encoder, encode, _batches(clips, batch_size), 1):
-            if inputs:  # none of files with an error
-                sentences = _generate(model, processor, inputs, generation)
-                for translation, sentence in zip(translations, sentences, strict=True):
-                    translation.text = translation.pieces[0]["text"] = sentence
-                    write_captions(translation, caption_formats)
-            yield from translations
+        for batch, inputs in _ahead(encoder, encode, _batches(clips, batch_size), 1):
+            if batch[0].frames is not None:  # else files with an error
+                write(batch, inputs)
+            yield from (clip.translation for clip in batch)
+
+
+def _complete(translation: Translation, answer: dict[str, Any]) -> None:
+    for name, value in answer.items():
+        setattr(translation, name, value)
 
 
 def translate_long_videos(
@@ -117,47 +160,75 @@ def translate_long_videos(
     end: float | None = None,
     num_beams: int | None = None,
     caption_formats: Sequence[str] = (),
+    journal: Journal | None = None,
 ) -> Iterator[Translation]:
-    """As `translate_videos`, for videos longer than one sentence: one video and one piece of it after the other."""
+    """
+    As `translate_videos`, for videos longer than one sentence: one video and one piece of it after the other. Pieces
+    that the journal has are not translated again.
+    """
     generation = {} if num_beams is None else {"num_beams": num_beams}
     for position, video in enumerate(videos):
         translation = Translation(str(video), position=position)
         try:
-            _check_caption_files(video, caption_formats)
-            segments = translator.processor.video_processor.split_at_rests(str(video), start, end)
-            if not segments:
-                raise ValueError(f"Nobody moves in {video}: there is nothing to translate.")
-            answers = translator.translate_long(str(video), segments, **generation)
-            for answer in tqdm(answers, total=len(segments), unit="sentence", desc=video.name, leave=False):
-                piece = {"start": answer["start"], "end": answer["end"], "text": answer["translation_text"]}
+            for piece in _pieces(translator, video, start, end, generation, journal):
                 translation.pieces.append(piece)
             translation.text = " ".join(piece["text"] for piece in translation.pieces if piece["text"])
             write_captions(translation, caption_formats)
-        except (VideoDecodingError, ValueError, OSError) as error:
-            translation.error = str(error)
+        except Exception as error:  # one video must not end the work on all others
+            show_traceback(error)
+            translation.error = _text_of(error)
         yield translation
 
 
-def write_captions(translation: Translation, caption_formats: Sequence[str]) -> None:
-    """Write caption files beside the video. One that cannot be written becomes the error of this translation."""
-    captions = [{**piece, "translation_text": piece["text"]} for piece in translation.pieces]
-    try:
-        for format_name in caption_formats:
-            _check_caption_files(Path(translation.file), [format_name])
-            content = format_captions(captions, format_name)
-            with (
-                Path(translation.file).with_suffix(f".{format_name}").open("x", encoding="utf-8", newline="\n") as file
-            ):
-                file.write(content)
-    except (ValueError, OSError) as error:
-        translation.error = str(error)
+def _pieces(
+    translator: SignLanguageTranslationPipeline,
+    video: Path,
+    start: float | None,
+    end: float | None,
+    generation: dict[str, int],
+    journal: Journal | None,
+) -> Iterator[dict[str, Any]]:
+    segments = translator.processor.video_processor.split_at_rests(str(video), start, end)
+    if not segments:
+        raise ValueError(f"Nobody moves in {video}: there is nothing to translate.")
+    finished = [] if journal is None else journal.pieces(video)
+    # Of the last segment there may be more to come. The one before it is translated again for what it said.
+    next_segment = max((piece["piece"] for piece in finished), default=0)
+    first = max(next_segment - 1, 0)
+    by_times = {(piece["start"], piece["end"]): piece for piece in finished if piece["piece"] < next_segment}
+    yield from ({name: value for name, value in piece.items() if name != "piece"} for piece in by_times.values())
+    calibrated = is_calibrated(translator.model)
+    answers = translator.translate_long(str(video), segments[first:], return_scores=calibrated, **generation)
+    for answer in tqdm(answers, total=len(segments) - first, unit="sentence", desc=video.name, leave=False):
+        piece = {"start": answer["start"], "end": answer["end"], "text": answer["translation_text"]}
+        piece |= {"confidence": answer["confidence"], "familiar": answer["is_familiar"]} if calibrated else {}
+        if first + answer["piece"] < next_segment:
+            continue
+        if journal is not None:
+            journal.add_piece(video, {**piece, "piece": first + answer["piece"]})
+        yield piece
 
 
-def _check_caption_files(video: Path, caption_formats: Sequence[str]) -> None:
-    for format_name in caption_formats:
-        path = video.with_suffix(f".{format_name}")
-        if path.exists():
-            raise ValueError(f"{path} exists already. Move it away to have new captions written.")
+def is_calibrated(model: FLaLLMForTranslation) -> bool:
+    """Whether flallm-calibrate has measured how far the model's scores can be trusted."""
+    return getattr(model.config, "confidence_calibration", None) is not None
+
+
+def build_translator(model: FLaLLMForTranslation, processor: FLaLLMProcessor) -> SignLanguageTranslationPipeline:
+    # The pipeline refuses a device beside a model that was loaded onto one, as quantized ones are.
+    device = None if hasattr(model, "hf_device_map") else model.device
+    return SignLanguageTranslationPipeline(model=model, processor=processor, device=device)
+
+
+def _text_of(error: Exception) -> str:
+    """One line; of what is not about the file with the kind of error."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in text:
+        return (
+            "There is not enough memory for it. Try --dtype bfloat16 or fewer --num_beams, a part of it with --start "
+            "and --end, or --long for a video of more than one sentence."
+        )
+    return text if isinstance(error, VideoDecodingError | ValueError | OSError) else f"{type(error).__name__}: {text}"
 
 
 @dataclass
@@ -210,7 +281,6 @@ def _read_clip(
     """Sampled, resized and cropped frames; the error of a file that cannot be read, or is too short or too long."""
     translation = Translation(str(video), position=position)
     try:
-        _check_caption_files(video, caption_formats)
         inputs = processor.video_processor(
             str(video), start=start, end=end, do_rescale=False, do_normalize=False, return_metadata=True
         )
@@ -221,8 +291,9 @@ def _read_clip(
         if not model.config.is_encoder_decoder:
             num_tokens += processor.num_prompt_tokens
         model.check_num_tokens(num_tokens)  # here, so that one long clip does not stop the others of its batch
-    except (VideoDecodingError, ValueError, OSError) as error:
-        translation.error = str(error)
+    except Exception as error:  # one file must not end the work on all others
+        show_traceback(error)
+        translation.error = _text_of(error)
         return _Clip(translation)
     seconds = inputs["video_metadata"][0]["duration"] or 0.0
     translation.pieces.append({"start": start or 0.0, "end": (start or 0.0) + seconds})
@@ -249,42 +320,33 @@ def _generate(
     processor: FLaLLMProcessor,
     inputs: dict[str, torch.Tensor],
     generation: dict[str, int],
-) -> list[str]:
-    return processor.batch_decode(model.generate(**inputs, **generation))
-
-
-def format_translations(translations: Sequence[Translation], format_name: str, with_pieces: bool = False) -> str:
-    """
-    As `text` (file, tab, sentence; good files only), or `jsonl` or `csv`, which hold bad files with their error.
-    `with_pieces` adds to each line of `jsonl` the list of `pieces`, and gives each piece a row of the `csv`.
-    """
-    names = ["file", "text", "error"]
-    if format_name == "jsonl":
-        names += ["pieces"] * with_pieces
-        rows = [{name: getattr(translation, name) for name in names} for translation in translations]
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if format_name == "csv":
-        rows = [{name: getattr(translation, name) for name in names} for translation in translations]
-        if with_pieces:
-            names = ["file", "start", "end", "text", "error"]
-            rows = [
-                row | piece
-                for row, translation in zip(rows, translations, strict=True)
-                for piece in (translation.pieces if not translation.error else [{}])
-            ]
-        file = io.StringIO()
-        writer = csv.DictWriter(file, fieldnames=names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return file.getvalue()
-    return "".join(f"{translation.file}\t{translation.text}\n" for translation in translations if not translation.error)
+    scorer: SignLanguageTranslationPipeline | None = None,
+) -> list[dict[str, Any]]:
+    """The `text` of each clip; with the pipeline of a calibrated model also its `confidence` and `familiar`."""
+    if scorer is None:
+        return [{"text": text} for text in processor.batch_decode(model.generate(**inputs, **generation))]
+    output = model.generate(**inputs, **generation, return_dict_in_generate=True, output_scores=True)
+    vision_output = SimpleNamespace(
+        last_hidden_state=inputs["visual_features"], attention_mask=inputs["visual_attention_mask"]
+    )
+    rows = zip(
+        processor.batch_decode(output.sequences),
+        scorer._scores(output, generation).tolist(),
+        mean_visual_features(vision_output),
+        strict=True,
+    )
+    answers = [(text, scorer._score_and_confidence(score, features)) for text, score, features in rows]
+    return [
+        {"text": text, "confidence": answer["confidence"], "familiar": answer["is_familiar"]}
+        for text, answer in answers
+    ]
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Translate sign language videos.", allow_abbrev=False)
+    parser = CommandParser(description="Translate sign language videos.")
     parser.add_argument("videos", nargs="+", help="video files, or folders of them")
     parser.add_argument("--model", required=True, help="folder or Hub id of a trained model")
-    parser.add_argument("--format", choices=["text", "jsonl", "csv"], default="text", help="form of the output")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="form of the output")
     parser.add_argument("--output", type=Path, help="file to write; default: standard output")
     parser.add_argument("--batch_size", type=int, default=8, help="clips that are translated together")
     parser.add_argument("--num_beams", type=int, help="beams; default: as the model was saved")
@@ -316,54 +378,144 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_threads", type=int, help="threads of a CPU; default: one for each core that is free")
     parser.add_argument("--device", help="such as cuda or cpu; default: the accelerator if there is one")
     arguments = parser.parse_args(argv)
-    for name in ("batch_size", "num_beams", "num_workers", "num_threads"):
-        number = getattr(arguments, name)
-        if number is not None and number < 1:
-            parser.error(f"--{name} must be 1 or more, got {number}")
-    if arguments.device is not None and not _is_usable(arguments.device):
-        parser.error(f"--device {arguments.device} cannot be used here; leave it out for {default_device().type}")
-    if arguments.output is not None and arguments.output.exists():
-        parser.error(f"--output {arguments.output} exists already; name a new file")
-    if arguments.output is not None and not arguments.output.parent.is_dir():
-        parser.error(f"--output {arguments.output}: there is no folder {arguments.output.parent}")
+    try:
+        _check(arguments)
+    except ValueError as error:
+        parser.error(str(error))
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def _check(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError: for the first flag that cannot be.
+    """
+    check_flags(vars(arguments))
+    if arguments.start is not None and arguments.end is not None and arguments.start >= arguments.end:
+        raise ValueError(f"--start must lie before --end, got {arguments.start:g} and {arguments.end:g} seconds.")
+    if arguments.device is not None and not _is_usable(arguments.device):
+        raise ValueError(f"--device {arguments.device} cannot be used here; leave it out for {default_device().type}")
+    output = arguments.output
+    if output is None:
+        return
+    if output.exists() and not journal_path(output).exists():
+        raise ValueError(f"--output {output} exists already; name a new file")
+    if not output.parent.is_dir():
+        raise ValueError(f"--output {output}: there is no folder {output.parent}")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """
+    Translate from command-line arguments; 1 if a file could not be translated.
+
+    Raises:
+        ValueError: for what the user has to mend.
+    """
     arguments = parse_command_line(argv)
-    videos = find_videos(arguments.videos)
+    if os.environ.get("RANK", "0") != "0":
+        return 0  # of several processes of torchrun or accelerate only the first one translates
+    videos = list(dict.fromkeys(find_videos(arguments.videos)))
     if not videos:
-        print(f"error: no video in {', '.join(arguments.videos)}", file=sys.stderr)
-        return 1
+        raise ValueError(f"There is no video in {', '.join(arguments.videos)}.")
+    check_spoken_language(arguments.spoken_language)
+    if arguments.output is None:
+        return _translate(arguments, videos, None)
+    with closing(Journal(arguments.output, _settings(arguments))) as journal:
+        return _translate(arguments, videos, journal)
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What decides the translations of a run, by the names of the flags."""
+    names = ("model", "start", "end", "num_beams", "long", "srt", "vtt", "dtype", "quantization", "spoken_language")
+    settings = {f"--{name}": getattr(arguments, name) for name in names}
+    folder = Path(arguments.model)
+    files = [*folder.glob("*.safetensors"), *folder.glob("*config.json")] if folder.is_dir() else []
+    if files:
+        newest = datetime.datetime.fromtimestamp(max(file.stat().st_mtime for file in files))
+        settings["model files of"] = newest.isoformat(" ")
+    return settings
+
+
+def _translate(arguments: argparse.Namespace, videos: Sequence[Path], journal: Journal | None) -> int:
+    caption_formats = [name for name in CAPTION_FORMATS if getattr(arguments, name)]
+    results = _known_results(videos, caption_formats, journal)
+    remaining = [position for position in range(len(videos)) if position not in results]
+    if journal is None:
+        remaining = _without_captions(videos, remaining, caption_formats)
+    model, processor = _load(arguments)
+    table = Table(arguments.format, arguments.long, is_calibrated(model))
+    printer = None if journal is not None else Printer(table, sorted([*results, *remaining]))
+    stream = _open_stream(arguments, model, processor, [videos[position] for position in remaining], journal)
     try:
-        device = torch.device(arguments.device or default_device())
-        check_spoken_language(arguments.spoken_language)
-        prepare_machine(device, arguments.num_threads)
-        model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
-        print(describe_machine(device, model.vision_model.dtype), file=sys.stderr)
-        if arguments.spoken_language is not None:
-            choose_language(model, processor, arguments.spoken_language)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    caption_formats = [name for name in ("srt", "vtt") if getattr(arguments, name)]
+        for result in results.values() if printer is not None else ():
+            printer.add(result)
+        with closing(stream):  # at Ctrl-C, too, the threads get nothing more to read
+            for result in tqdm(stream, total=len(remaining), unit="clip", desc="translating"):
+                result.position = remaining[result.position]
+                results[result.position] = result
+                printer.add(result) if journal is None else journal.add(result)
+    finally:
+        if printer is not None:
+            printer.close()
+    in_order = [results[position] for position in sorted(results)]
+    if journal is not None:
+        write_text(arguments.output, table.text(in_order))
+    return _report(in_order, journal)
+
+
+def _known_results(
+    videos: Sequence[Path], caption_formats: Sequence[str], journal: Journal | None
+) -> dict[int, Translation]:
+    """By position, what an earlier run finished, and what cannot be done."""
+    clashes = clashing_captions(videos, caption_formats)
+    results = {}
+    for position, video in enumerate(videos):
+        finished = None if journal is None else journal.finished(video)
+        if video in clashes:
+            results[position] = Translation(str(video), error=clashes[video], position=position)
+        elif finished is not None:
+            results[position] = dataclasses.replace(finished, position=position)
+    num_finished = len(results) - len(clashes)
+    if num_finished:
+        print(f"Going on: {num_finished} of {len(videos)} video(s) are finished, see {journal.path}.", file=sys.stderr)
+    return results
+
+
+def _without_captions(videos: Sequence[Path], positions: Sequence[int], caption_formats: Sequence[str]) -> list[int]:
+    """Of the positions those of videos whose captions have still to be written."""
+    remaining = [position for position in positions if not has_captions(videos[position], caption_formats)]
+    if len(remaining) < len(positions):
+        print(
+            f"{len(positions) - len(remaining)} of {len(videos)} video(s) have their captions already and are left "
+            "out. Move these files away to have new ones written.",
+            file=sys.stderr,
+        )
+    return remaining
+
+
+def _load(arguments: argparse.Namespace) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
+    device = torch.device(arguments.device or default_device())
+    prepare_machine(device, arguments.num_threads)
+    model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
+    print(describe_machine(device, model.vision_model.dtype), file=sys.stderr)
+    if arguments.spoken_language is not None:
+        choose_language(model, processor, arguments.spoken_language)
+    return model, processor
+
+
+def _open_stream(
+    arguments: argparse.Namespace,
+    model: FLaLLMForTranslation,
+    processor: FLaLLMProcessor,
+    videos: Sequence[Path],
+    journal: Journal | None,
+) -> Iterator[Translation]:
+    caption_formats = [name for name in CAPTION_FORMATS if getattr(arguments, name)]
     wanted = (arguments.start, arguments.end, arguments.num_beams, caption_formats)
     if arguments.long:
-        # The pipeline refuses a device beside a model that was loaded onto one, as quantized ones are.
-        device = None if hasattr(model, "hf_device_map") else model.device
-        translator = SignLanguageTranslationPipeline(model=model, processor=processor, device=device)
-        stream = translate_long_videos(translator, videos, *wanted)
-    else:
-        stream = translate_videos(model, processor, videos, arguments.batch_size, *wanted, arguments.num_workers)
-    with closing(stream):  # at Ctrl-C, too, the threads get nothing more to read
-        translations = list(tqdm(stream, total=len(videos), unit="clip", desc="translating"))
-    translations.sort(key=lambda translation: translation.position)
-    output = format_translations(translations, arguments.format, arguments.long)
-    if arguments.output is None:
-        sys.stdout.write(output)
-    else:
-        arguments.output.write_text(output, encoding="utf-8")
-    return _report_errors(translations)
+        return translate_long_videos(build_translator(model, processor), videos, *wanted, journal)
+    longest = longest_clip_of_training(arguments.model)
+    return translate_videos(model, processor, videos, arguments.batch_size, *wanted, arguments.num_workers, longest)
 
 
 def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag: str) -> None:
@@ -389,13 +541,32 @@ def _is_usable(device: str) -> bool:
     return True
 
 
-def _report_errors(translations: Sequence[Translation]) -> int:
+def _report(translations: Sequence[Translation], journal: Journal | None) -> int:
+    """Say what went wrong, and return the exit status."""
+    longer = [translation for translation in translations if translation.is_longer_than_trained]
+    if longer:
+        print(
+            f"{len(longer)} of {len(translations)} file(s) are longer than every clip that the model was trained on, "
+            "so their sentences may be invented. Add --long to have them split into sentences:",
+            file=sys.stderr,
+        )
+    for translation in longer:
+        seconds = translation.pieces[0]["end"] - translation.pieces[0]["start"]
+        print(f"  {translation.file}: {seconds:.1f} seconds", file=sys.stderr)
     bad = [translation for translation in translations if translation.error]
     if bad:
         print(f"{len(bad)} of {len(translations)} file(s) could not be translated:", file=sys.stderr)
     for translation in bad:
         print(f"  {translation.file}: {translation.error}", file=sys.stderr)
+    if journal is not None and bad:
+        print(f"The same command run again tries these again; {journal.path} keeps the others.", file=sys.stderr)
+    elif journal is not None:
+        journal.remove()
     return 1 if bad else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(run, argv, "With --output, the same command run again goes on after what is finished.")
 
 
 if __name__ == "__main__":

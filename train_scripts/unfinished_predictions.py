@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import check_new_folder
+from .atomic_files import write_json_lines
 
 UNFINISHED_FILE = "predictions.unfinished.jsonl"
 
@@ -34,9 +35,10 @@ class UnfinishedPredictions:
 
     def _read(self) -> None:
         *lines, _ = self.path.read_bytes().split(b"\n")  # a kill may have cut off the last one
-        if not lines:
-            return
-        settings, *self.rows = map(json.loads, lines)
+        try:
+            settings, *self.rows = [dict(json.loads(line)) for line in lines]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.path} cannot be read as predictions of an evaluation. Delete it.") from error
         changed = sorted(
             name for name in self.settings.keys() | settings if self.settings.get(name) != settings.get(name)
         )
@@ -61,19 +63,13 @@ class UnfinishedPredictions:
     def open(self) -> None:
         """Write what there is so far, whole lines only; `add` appends to it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".partial")
-        unfinished.write_text("".join(map(_line, [self.settings, *self.rows])), encoding="utf-8")
-        os.replace(unfinished, self.path)
+        write_json_lines(self.path, [self.settings, *self.rows])
 
     def add(self, rows: list[dict[str, Any]]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(map(_line, rows))
+        with self.path.open("a", encoding="utf-8", newline="\n") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
 
     def delete(self) -> None:
         self.path.unlink()
-
-
-def _line(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"

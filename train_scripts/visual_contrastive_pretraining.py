@@ -45,6 +45,8 @@ from .arguments import (
     parse_arguments,
 )
 from .augmentation import ClipAugmentation
+from .command_line import GO_ON_TRAINING, run_command
+from .damaged_models import reading_model
 from .data import IGNORED_LABEL, SignVideoDataset, TranslationCollator, load_split
 from .hub_names import check_model_names
 from .metrics import comparable
@@ -60,7 +62,6 @@ from .training import (
     open_tokenizer,
     prepare_clips,
     prepare_visual_encoder,
-    run_command,
     start_run,
     train_and_finish,
 )
@@ -214,13 +215,14 @@ def load_word_targets(name_or_path: str, token_ids: list[int]) -> torch.Tensor:
         ValueError: if it is no causal language model.
     """
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
-        if config.is_encoder_decoder:
-            raise ValueError(
-                f"{config.model_type!r} is an encoder-decoder. For these there is FLa-LLM: flallm-visual-initialing "
-                "and flallm-llm-fine-tuning."
-            )
-        model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype="auto")
+        with reading_model(name_or_path):
+            config = AutoConfig.from_pretrained(name_or_path)
+            if config.is_encoder_decoder:
+                raise ValueError(
+                    f"{config.model_type!r} is an encoder-decoder. For these there is FLa-LLM: "
+                    "flallm-visual-initialing and flallm-llm-fine-tuning."
+                )
+            model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype="auto")
     except (OSError, ValueError) as error:
         raise ValueError(f"{name_or_path!r} holds no causal language model that can be loaded: {error}") from error
     return whiten(model.get_input_embeddings().weight.detach()[token_ids].float())
@@ -471,7 +473,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: train(argv))
+    return run_command(train, argv, GO_ON_TRAINING)
 
 
 if __name__ == "__main__":

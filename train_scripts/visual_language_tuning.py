@@ -26,9 +26,11 @@ from modeling_flallm import LlavaSltForTranslation
 from modeling_flallm.own_processing import DEFAULT_PROMPT, DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
 
 from .arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, VideoArguments, parse_arguments
+from .command_line import GO_ON_TRAINING, run_command
+from .damaged_models import reading_model
 from .languages import language_name
 from .model_arguments import LoraArguments
-from .training import build_video_processor, open_tokenizer, run_command, run_training
+from .training import build_video_processor, open_tokenizer, run_training
 
 
 @dataclass
@@ -82,14 +84,15 @@ def build_model(
         prompt=arguments.prompt,
         spoken_language=language_name(spoken_language) or spoken_language or DEFAULT_SPOKEN_LANGUAGE,
     )
-    model = LlavaSltForTranslation.from_vision_text_pretrained(
-        arguments.vision_model_name_or_path,
-        arguments.text_model_name_or_path,
-        video_token_id=processor.video_token_id,
-        connector_hidden_size=arguments.connector_hidden_size,
-        connector_activation=arguments.connector_activation,
-        label_smoothing=arguments.label_smoothing,
-    )
+    with reading_model(arguments.vision_model_name_or_path, arguments.text_model_name_or_path):
+        model = LlavaSltForTranslation.from_vision_text_pretrained(
+            arguments.vision_model_name_or_path,
+            arguments.text_model_name_or_path,
+            video_token_id=processor.video_token_id,
+            connector_hidden_size=arguments.connector_hidden_size,
+            connector_activation=arguments.connector_activation,
+            label_smoothing=arguments.label_smoothing,
+        )
     processor.word_window_stride = model.config.vision_config.word_window_stride
     set_generation_defaults(model, processor, arguments.num_beams)
     if arguments.lora:
@@ -141,7 +144,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: train(argv))
+    return run_command(train, argv, GO_ON_TRAINING)
 
 
 if __name__ == "__main__":
