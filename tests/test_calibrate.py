@@ -438,7 +438,7 @@ def test_a_broken_model_leaves_the_folder_as_it_is(also, model_folder, data, cap
 
 
 def test_a_second_split_that_cannot_be_measured_leaves_the_folder_as_it_is(model_folder, data, capsys, monkeypatch):
-    splits = iter([translated(draw_scores(24), torch.rand(24) < 0.5, hidden_size=24), ValueError("broken")])
+    splits = iter([translated(draw_scores(24), torch.rand(24) < 0.5, hidden_size=24), OSError("broken")])
 
     def translate_split(*arguments):
         split = next(splits)

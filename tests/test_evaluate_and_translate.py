@@ -163,6 +163,11 @@ def test_a_stopped_evaluation_with_other_settings_or_clips_is_not_mixed_in(inter
     kept.write_text("".join([lines[0], *lines[2:]]), encoding="utf-8")
     clips = "of other clips (it has test_00001.mp4, now test_00000.mp4)"
     assert error_of(evaluate_model.main, evaluation_flags(interrupted), capsys) == f"{holds} {clips}. {cure}"
+    for content in (b"", b"[1]\n", b"\xff\n", before.replace(b"{", b"", 1)):
+        kept.write_bytes(content)
+        assert error_of(evaluate_model.main, evaluation_flags(interrupted), capsys) == (
+            f"{kept} cannot be read as predictions of an evaluation. Delete it."
+        )
     kept.write_bytes(before)
     run_evaluation(interrupted, lowercase=True)
     message = f"--output_dir {interrupted} is not empty. Name a new folder, or remove this one."
