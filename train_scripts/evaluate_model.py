@@ -36,7 +36,7 @@ from .training_run import read_run
 from .translation_results import state_of_file
 from .unfinished_predictions import UnfinishedPredictions
 
-BATCHES_BETWEEN_WRITES = 8  # of each process
+BATCHES_BETWEEN_WRITES = 8  # of each process; so many times more as there are processes that read videos beside it
 
 
 @dataclass
@@ -158,7 +158,8 @@ def _translate(
         kept.open()
         if rows:
             print(f"Going on behind {len(rows)} of {len(dataset)} clips, which {kept.path} holds.", flush=True)
-    num_together = BATCHES_BETWEEN_WRITES * run.eval_batch_size * run.world_size
+    num_batches = BATCHES_BETWEEN_WRITES * (1 + run.dataloader_num_workers)  # which start anew for each part
+    num_together = num_batches * run.eval_batch_size * run.world_size
     is_silent = run.disable_tqdm or run.process_index != 0
     with tqdm(total=len(dataset), initial=len(rows), unit="clip", desc="translating", disable=is_silent) as progress:
         for first in range(len(rows), len(dataset), num_together):
