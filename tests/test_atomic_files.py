@@ -13,6 +13,7 @@ import pytest
 
 from train_scripts import atomic_files
 from train_scripts.atomic_files import (
+    holds_something,
     open_atomic,
     unfinished_folder,
     write_bytes,
@@ -138,9 +139,6 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
 
 def test_leavings_of_a_killed_run_are_no_obstacle(tmp_path):
     folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / ".flallm-0123.partial").write_text("half a file")
-    (folder / ".flallm-4567.partial").mkdir()
     unfinished_folder(folder).mkdir()
     (unfinished_folder(folder) / "half.safetensors").write_text("half a model")
     write_folder(folder, lambda unfinished: write_text(unfinished / "config.json", "{}"))
@@ -148,10 +146,45 @@ def test_leavings_of_a_killed_run_are_no_obstacle(tmp_path):
     assert everything_in(tmp_path) == ["model"]
 
 
+def test_an_empty_folder_stays_the_folder_that_it_is(tmp_path):
+    """It may be a mounted disk, somebody's working directory, or one with other permissions."""
+    folder = tmp_path / "model"
+    folder.mkdir(mode=0o750)
+    (folder / ".flallm-0123.partial").write_text("half a file")
+    (folder / ".flallm-4567.partial").mkdir()
+    before = folder.stat()
+
+    def fill(unfinished):
+        assert unfinished.is_relative_to(folder)
+        write_text(unfinished / "config.json", "{}")
+
+    write_folder(folder, fill)
+    assert everything_in(folder) == ["config.json"]
+    assert (folder.stat().st_ino, folder.stat().st_mode) == (before.st_ino, before.st_mode)
+
+
+def test_a_run_that_was_killed_while_it_filled_an_empty_folder(tmp_path):
+    folder = tmp_path / "corpus"
+    (folder / "train").mkdir(parents=True)
+    (folder / "train" / "old.mp4").touch()
+    (folder / ".flallm-folder.partial").mkdir()
+    (folder / "mine.txt").write_text("put there since")
+    assert not holds_something(folder)
+
+    def fill(unfinished):
+        (unfinished / "train").mkdir()
+        write_text(unfinished / "train" / "new.mp4", "")
+
+    write_folder(folder, fill)
+    assert everything_in(folder) == ["mine.txt", "train"] and everything_in(folder / "train") == ["new.mp4"]
+    assert holds_something(folder)
+
+
 def test_a_folder_that_holds_something_is_not_replaced(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "thesis.txt").write_text("years of work")
-    with pytest.raises(OSError):
+    message = f"{tmp_path / 'model'} must be a new or empty folder, and it holds something."
+    with pytest.raises(ValueError, match=re.escape(message)):
         write_folder(tmp_path / "model", lambda unfinished: None)
     assert everything_in(tmp_path) == ["model"]
     assert (tmp_path / "model" / "thesis.txt").read_text() == "years of work"

@@ -4,9 +4,11 @@ import dataclasses
 import functools
 import getpass
 import json
+import os
 import platform
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -436,6 +438,51 @@ def test_a_new_save_drops_the_scores_of_earlier_weights(folder):
     assert "corpus, test" not in card_of(folder) and card_of(folder).endswith("By hand.\n")
 
 
+class Killed(BaseException):
+    """In the middle of taking the place of a file."""
+
+
+def killed_at(number: int, monkeypatch, act: Callable[[], Any]) -> bool:
+    """Whether the act was killed at the file behind so many."""
+    replace, replaced = os.replace, []
+
+    def kill(source, target):
+        if len(replaced) == number:
+            raise Killed
+        replaced.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill)
+        try:
+            act()
+        except Killed:
+            return True
+    return False
+
+
+def test_a_card_that_was_killed_is_written_by_the_next_try(tmp_path, monkeypatch):
+    run, number = read_run(run_folder("visual_initialing")), 0
+    while killed_at(number, monkeypatch, lambda: write_model_card(tmp_path, run)):
+        number += 1
+    assert number >= 2
+    assert card_of(tmp_path) == card_of(run_folder("visual_initialing"))
+    assert read_run(tmp_path).card_digest == read_run(run_folder("visual_initialing")).card_digest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "training_run.json"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_is_written_by_hand_survives_a_kill_and_old_scores_do_not(number, folder, monkeypatch):
+    run = read_run(folder)
+    add_scores(folder, some_scores(), DataArguments(dataset=str(corpus())), "test", num_beams=3)
+    (folder / "README.md").write_text(card_of(folder) + "By hand.\n", encoding="utf-8")
+    assert killed_at(number, monkeypatch, lambda: write_model_card(folder, run))
+    assert card_of(folder).endswith("By hand.\n")
+    write_model_card(folder, run)
+    assert {result.dataset_split for result in ModelCard(card_of(folder)).data.eval_results} == {"validation"}
+    assert "corpus, test" not in card_of(folder) and card_of(folder).endswith("By hand.\n")
+
+
 # Save and push
 
 
@@ -515,6 +562,30 @@ def test_an_adapter_alone_has_a_card_with_its_base(tmp_path, base_model):
         expected = {None: "the model it was trained on", "folder": "base"}.get(base_model, base_model)
         assert f"They change the model `{expected}`" in text and "pipeline(" not in text and SECRET not in text
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_what_is_written_by_hand_survives_a_kill_while_an_adapter_is_saved(folder, monkeypatch):
+    arguments = llm_fine_tuning.LLMFineTuningArguments(
+        vision_model_name_or_path=str(trained_model()), text_model_name_or_path=str(language_model()), lora=True
+    )
+    model, _ = llm_fine_tuning.build_model(arguments, VideoArguments())
+    text = card_of(folder) + "By hand.\n"
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+    def kill(*arguments, **options):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "create_or_update_model_card", kill)
+        with pytest.raises(Killed):
+            model_card.save_adapter(model, folder, read_run(folder))
+    assert card_of(folder) == text
+    number = 0
+    while killed_at(number, monkeypatch, lambda: model_card.save_adapter(model, folder, read_run(folder))):
+        assert card_of(folder).endswith("By hand.\n")
+        number += 1
+    assert number >= 3 and card_of(folder).endswith("By hand.\n")
+    assert (folder / "adapter_model.safetensors").is_file() and (folder / "adapter_config.json").is_file()
 
 
 def test_a_record_is_the_same_after_reading_it_back(folder):

@@ -14,7 +14,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
-from .atomic_files import LEAVINGS
+from .atomic_files import holds_something
 from .command_line import CommandParser, unknown_text
 from .flag_values import check_flags
 from .languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
@@ -411,5 +411,5 @@ def check_new_folder(folder: Path, advice: str = "") -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file. Name a new or empty folder.")
-    if folder.is_dir() and any(not path.match(LEAVINGS) for path in folder.iterdir()):
+    if folder.is_dir() and holds_something(folder):
         raise ValueError(f"--output_dir {folder} is not empty. Name a new folder, or remove this one.{advice}")

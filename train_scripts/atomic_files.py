@@ -82,29 +82,42 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[dict[str,
 
 
 def unfinished_folder(path: Path) -> Path:
-    """Where `write_folder` fills what becomes `path`."""
-    return path.with_name(f".flallm-{path.name}.partial")
+    """Where `write_folder` fills what becomes `path`: within it if it is there, as it may be another file system."""
+    return path / ".flallm-folder.partial" if path.is_dir() else path.with_name(f".flallm-{path.name}.partial")
+
+
+def holds_something(folder: Path) -> bool:
+    """But for what killed processes have left, which `write_folder` replaces."""
+    if unfinished_folder(folder).is_dir():
+        return False
+    return any(not path.match(LEAVINGS) for path in folder.iterdir())
 
 
 def write_folder(path: str | Path, fill: Callable[[Path], None]) -> None:
     """
-    A new folder that is whole or not there: `fill` writes into another one beside it, which is then renamed. What an
-    earlier call left that was killed is deleted first.
+    A new folder that is whole or not there, or the content of an empty one: `fill` writes into another folder, which
+    is then renamed, or whose content is moved. What an earlier call left that was killed is deleted first.
 
     Raises:
-        OSError: if `path` holds anything but leavings, or cannot be written.
+        ValueError: if `path` holds anything but leavings.
+        OSError: if it cannot be written.
     """
     path = Path(path).resolve()
+    if path.is_dir() and holds_something(path):
+        raise ValueError(f"{path} must be a new or empty folder, and it holds something. Name another, or remove it.")
     unfinished = unfinished_folder(path)
     _remove(unfinished)
     try:
         unfinished.mkdir(parents=True)
         fill(unfinished)
-        if path.is_dir():
-            for leaving in path.glob(LEAVINGS):
-                _remove(leaving)
-            path.rmdir()  # an empty one: not every system replaces a folder
-        os.replace(unfinished, path)
+        if not path.is_dir():
+            os.replace(unfinished, path)
+            return
+        for entry in unfinished.iterdir():
+            _remove(path / entry.name)
+            os.replace(entry, path / entry.name)
+        for leaving in path.glob(LEAVINGS):
+            _remove(leaving)
     finally:
         _remove(unfinished)
 

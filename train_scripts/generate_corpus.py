@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .atomic_files import write_csv, write_folder, write_text
+from .atomic_files import holds_something, write_csv, write_folder, write_text
 from .cores import num_cores
 from .signing_language import LEXICON, MIN_NUM_SIGNS, SentenceSampler, select_signs, translate
 from .signing_renderer import (
@@ -125,7 +125,7 @@ def _validate(arguments: CorpusArguments) -> None:
     if problems:
         raise ValueError("\n".join(problems))
     output_dir = Path(arguments.output_dir)
-    if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
+    if output_dir.exists() and not (output_dir.is_dir() and not holds_something(output_dir)):
         raise FileExistsError(
             f"`output_dir` must be a new or empty folder, but '{output_dir}' holds something. Choose another "
             "folder, or remove this one first."

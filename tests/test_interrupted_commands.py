@@ -1,0 +1,71 @@
+"""A command that was stopped while it wrote is run again and ends well: it never refuses what it left itself."""
+
+import os
+
+import pytest
+from tiny_corpus import corpus, flags, language_model, trained_model
+
+from train_scripts import atomic_files, evaluate_model, generate_corpus, inspect_dataset, trim_vocabulary
+
+SMALL_CORPUS = {
+    "num_train_clips": 2, "num_dev_clips": 1, "num_test_clips": 1, "num_text_only_sentences": 5, "resolution": 32,
+    "num_workers": 1,
+}  # fmt: skip
+COMMANDS = {
+    "trim": (trim_vocabulary, lambda: {"model_name_or_path": language_model(), "dataset": corpus()}),
+    "evaluate": (
+        evaluate_model,
+        lambda: {
+            "model_name_or_path": trained_model(),
+            "dataset": corpus(),
+            "split": "test",
+            "max_clips": 2,
+            "use_cpu": True,
+        },
+    ),
+    "inspect": (inspect_dataset, lambda: {"dataset": corpus(), "num_workers": 1}),
+    "generate": (generate_corpus, lambda: SMALL_CORPUS),
+}
+
+
+class Killed(BaseException):
+    """A kill leaves everything as it is: nothing is tidied up."""
+
+
+def main_killed_at(number: int, main, argv, monkeypatch) -> bool:
+    """Whether it was killed: in the middle of taking the place of the file or folder behind so many."""
+    replace, remove = os.replace, atomic_files._remove
+    replaced, killed = [], []
+
+    def kill(source, target):
+        if len(replaced) == number:
+            killed.append(target)
+            raise Killed
+        replaced.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill)
+        patch.setattr(atomic_files, "_remove", lambda path: None if killed else remove(path))
+        try:
+            assert main(argv) == 0
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_same_command_ends_well_after_a_kill_at_any_file(name, exists, tmp_path, monkeypatch):
+    module, arguments = COMMANDS[name]
+    output = tmp_path / "out"
+    if exists:
+        output.mkdir()
+    argv = flags(**arguments(), output_dir=output)
+    num_kills = 0
+    while main_killed_at(num_kills, module.main, argv, monkeypatch):
+        num_kills += 1
+    assert num_kills >= 2
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".flallm")]
+    assert any(output.iterdir())
