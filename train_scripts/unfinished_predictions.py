@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import check_new_folder
-from .atomic_files import write_json_lines
+from .atomic_files import LEAVINGS, write_json_lines
 
 UNFINISHED_FILE = "predictions.unfinished.jsonl"
 
@@ -72,4 +72,6 @@ class UnfinishedPredictions:
             os.fsync(file.fileno())
 
     def delete(self) -> None:
-        self.path.unlink()
+        """Once scores and predictions are written; with it what killed writers have left."""
+        for path in (self.path, *self.path.parent.glob(LEAVINGS)):
+            path.unlink()
