@@ -647,6 +647,21 @@ def test_push_sends_the_data_set_and_nothing_else(prepare, source, tmp_path, mon
     assert capsys.readouterr().out.endswith(f"\nSent to {hub.url}/datasets/me/weather.\n")
 
 
+@pytest.mark.parametrize("name", ["../secret.mp4", "linked.mp4", ".env"])
+def test_push_sends_nothing_from_outside_the_data_set(prepare, source, tmp_path, monkeypatch, name):
+    (tmp_path / "secret.mp4").write_bytes(b"not for others")
+    assert prepare([clip("a", video(source / "a.mp4"))]) == 0
+    train = tmp_path / "prepared" / "train"
+    (train / "linked.mp4").symlink_to(tmp_path / "secret.mp4")
+    table = (train / "metadata.csv").read_text(encoding="utf-8")
+    (train / "metadata.csv").write_text(table.replace("a.mp4", name), encoding="utf-8")
+    with MiniHub() as hub:
+        connect(monkeypatch, hub.url, hub.token)
+        with pytest.raises(ValueError, match="would leave|outside its folder|Hidden files are neither read nor sent"):
+            prepare_dataset.push(tmp_path / "prepared", report=None, arguments=None)
+        assert hub.requests == []
+
+
 def test_a_public_repository_is_not_filled_by_accident(prepare, source, tmp_path, monkeypatch, capsys):
     with MiniHub() as hub:
         connect(monkeypatch, hub.url, hub.token)

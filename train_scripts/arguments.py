@@ -1,5 +1,6 @@
 """Arguments of the training commands: dataclasses, filled from a YAML file with command-line flags on top."""
 
+import argparse
 import dataclasses
 import difflib
 import json
@@ -297,6 +298,12 @@ def check_license(argument: str, value: str | None, examples: str) -> None:
 
 class _OneSentenceParser(HfArgumentParser):
     """Says what is wrong with a command line without printing two hundred flags first."""
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """As always; only `--no_private` would have the help of `--private`, which says the opposite."""
+        if options.get("action") == "store_false":
+            options |= {"help": f"The same as --{options['dest']} False.", "default": argparse.SUPPRESS}
+        return super().add_argument(*names, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")

@@ -35,6 +35,7 @@ from .corpus_readers import KINDS, TABLE_COLUMNS, read_corpus
 from .corpus_schema import COLUMNS, SPLITS, RawClip, RawCorpus
 from .hub_errors import HUB_ERRORS, explain_hub_error
 from .hub_folder import is_repo_id
+from .inside_folder import inside
 from .languages import check_sign_language, check_spoken_language, language_name
 from .prepared_videos import VideoOutcome, VideoTask, run_tasks
 from .push_to_hub import Upload, send
@@ -87,7 +88,10 @@ class PrepareArguments:
     push_to_hub: str | None = field(
         default=None, metadata={"help": "OWNER/NAME of a data set repository to send the folder to, once it is done."}
     )
-    private: bool = field(default=True, metadata={"help": "Only you and those you invite see what is sent."})
+    private: bool = field(
+        default=True,
+        metadata={"help": "With --push_to_hub: False lets everybody see it. Default: only you and those you invite."},
+    )
     dataset_license: str | None = field(
         default=None,
         metadata={"help": "Licence for the data set's card, as the Hub writes it. Default: none."},
@@ -547,7 +551,8 @@ def push(folder: Path, report: Report, arguments: PrepareArguments) -> None:
             with metadata.open(encoding="utf-8", newline="") as file:
                 videos = {f"{split}/{row['file_name']}" for row in csv.DictReader(file)}
             names += [f"{split}/metadata.csv", *sorted(videos)]
-    upload = Upload(arguments.push_to_hub, "dataset", {name: folder / name for name in names}, left_out=[])
+    files = {name: inside(folder, name) for name in names}
+    upload = Upload(arguments.push_to_hub, "dataset", files, left_out=[])
     api = HfApi()
     try:
         api.whoami()  # a wrong token reads like a missing repository in every later answer
