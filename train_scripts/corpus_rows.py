@@ -56,7 +56,7 @@ class Gathered:
                 f"{' and more' if len(self.unknown_splits) > len(some) else ''}. Mend the column, so that no clip gets "
                 "into another split than its own."
             )
-        return RawCorpus(self.clips, self.problems, self.notes, **facts)
+        return RawCorpus(self.clips, self.problems, notes=self.notes, **facts)
 
 
 # Values of a row

@@ -54,16 +54,16 @@ class RawCorpus:
     All clips that a corpus names, and everything in its files that could not be read as one.
 
     Args:
-        notes: what of its files was not used, without anything being wrong with it.
         sign_language: ISO 639-3 code.
         frames_per_second: of folders of pictures, which do not say it themselves.
         official_sizes: clips per split in the corpus's paper, where it gives them.
+        notes: what of its files was not used, without anything being wrong with it.
     """
 
     clips: list[RawClip]
     problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     sign_language: str | None = None
     spoken_language: str | None = None
     frames_per_second: float | None = None
     official_sizes: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
