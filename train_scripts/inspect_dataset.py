@@ -38,6 +38,7 @@ from .hub_names import check_model_names
 from .inspected_clips import Clip, Corpus, measure_clips
 from .inspection_page import MAX_NUM_TOKENS, format_text, render_page, spread_of
 from .languages import check_spoken_language
+from .process_pool import check_num_workers
 from .training import open_tokenizer, run_command
 from .translate import VIDEO_SUFFIXES
 
@@ -62,11 +63,9 @@ class InspectArguments:
 
     def __post_init__(self):
         check_spoken_language(self.spoken_language)
-        if self.num_workers < 1 or self.num_strips < 0:
-            raise ValueError(
-                f"--num_workers must be 1 or more and --num_strips 0 or more, got {self.num_workers} and "
-                f"{self.num_strips}."
-            )
+        check_num_workers("--num_workers", self.num_workers)
+        if self.num_strips < 0:
+            raise ValueError(f"--num_strips must be 0 or more, got {self.num_strips}.")
 
 
 # Reading, without stopping at what is wrong: `data.read_metadata` does that when it comes to training.

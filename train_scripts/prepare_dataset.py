@@ -38,6 +38,7 @@ from .hub_folder import is_repo_id
 from .inside_folder import inside
 from .languages import check_sign_language, check_spoken_language, language_name
 from .prepared_videos import VideoOutcome, VideoTask, run_tasks
+from .process_pool import check_num_workers
 from .push_to_hub import Upload, send
 from .training import run_command
 from .video_encoding import VideoLength
@@ -107,8 +108,7 @@ class PrepareArguments:
             raise ValueError(f"--quality must be from 0 to 35, got {self.quality}.")
         if self.frames_per_second is not None and not 1 <= self.frames_per_second <= 1000:
             raise ValueError(f"--frames_per_second must be from 1 to 1000, got {self.frames_per_second}.")
-        if self.num_workers < 1:
-            raise ValueError(f"--num_workers must be 1 or more, got {self.num_workers}.")
+        check_num_workers("--num_workers", self.num_workers)
         if self.push_to_hub is not None and not is_repo_id(self.push_to_hub):
             raise ValueError(f"--push_to_hub must be OWNER/NAME, such as me/phoenix14t, got {self.push_to_hub!r}.")
         check_license("dataset_license", self.dataset_license, "cc-by-4.0 or other")
