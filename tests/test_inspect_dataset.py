@@ -179,9 +179,9 @@ def test_what_is_broken_is_named_and_stops_nothing(tmp_path, capsys):
         r"row 9 \(no file_name\): has no file_name",
     ):
         assert re.search(text, found), (text, found)
-    assert report["splits"]["train"]["readable_clips"] == 3
-    outside = "train, row 7 (../../outside.mp4): the file lies outside the folder of its split"
-    assert outside in lines(report["warnings"])
+    assert report["splits"]["train"]["readable_clips"] == 2
+    outside = "'../../outside.mp4' would leave train. Put the file into that folder, and name it from there."
+    assert f"train, row 7 (../../outside.mp4): the file name cannot be used: {outside}" in lines(report["errors"])
     assert "train/unnamed.mp4: the metadata does not name this file" in lines(report["warnings"])
     output = capsys.readouterr().out
     assert all(problem["where"].split(" (")[0] in output for problem in report["errors"])
@@ -267,6 +267,18 @@ def test_a_data_set_of_the_hub(tmp_path):
         corpus_of_splits({"train": dataset.remove_columns("video")}, InspectArguments("owner/name"))
 
 
+def test_files_of_this_machine_that_a_data_set_of_the_hub_names_are_not_read(tmp_path):
+    path = write_clip(tmp_path / "a.mp4")
+    dataset = datasets.Dataset.from_dict({"video": [str(path)], "text": ["one"]})
+    found = corpus_of_splits({"train": dataset}, InspectArguments("owner/name"))
+    measure_clips(found, num_workers=1)
+    assert [clip.measured.content_hash for clip in found.clips] == [""]
+    assert lines(map(vars, found.errors)) == [
+        f"train, row 1 (video 1): the row names {str(path)!r}, which is no file of the data set. Its videos must lie "
+        "in it, or their bytes in its table."
+    ]
+
+
 class EndsItsProcess(type(Path())):
     """A path that ends the process that opens it, as a fault in a decoder would."""
 
@@ -287,8 +299,8 @@ def test_a_file_that_ends_its_process_costs_itself_only(tmp_path):
 
 
 def test_a_row_of_the_hub_without_a_video_and_a_part_that_no_clock_shows(tmp_path):
-    path = write_clip(tmp_path / "a.mp4")
-    rows = {"video": [None, str(path)], "text": ["one", "two"], "start": [None, 1e300], "end": [None, 2e300]}
+    videos = [None, {"path": None, "bytes": write_clip(tmp_path / "a.mp4").read_bytes()}]
+    rows = {"video": videos, "text": ["one", "two"], "start": [None, 1e300], "end": [None, 2e300]}
     dataset = datasets.Dataset.from_dict(rows).cast_column("video", datasets.Video(decode=False))
     found = corpus_of_splits({"train": dataset}, InspectArguments("owner/name"))
     measure_clips(found, num_workers=1)

@@ -14,7 +14,6 @@ clip is decoded to its end. What is broken is named and stops nothing; the exit 
 import csv
 import io
 import json
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,8 +32,9 @@ from modeling_flallm.visual_encoder_flallm import LocalTemporalModule
 from .arguments import check_new_folder, parse_arguments, read_yaml
 from .cores import num_cores
 from .corpus_schema import SPLITS, Problem
-from .data import METADATA_FILES, VALIDATION_FOLDERS, load_from_hub
+from .data import METADATA_FILES, VALIDATION_FOLDERS, check_is_of_hub, load_from_hub, without_bytes
 from .hub_names import check_model_names
+from .inside_folder import inside
 from .inspected_clips import Clip, Corpus, measure_clips
 from .inspection_page import MAX_NUM_TOKENS, format_text, render_page, spread_of
 from .languages import check_spoken_language
@@ -95,7 +95,7 @@ def _read_folder(folder: Path, arguments: InspectArguments) -> Corpus:
         names = VALIDATION_FOLDERS if split == "validation" else (split,)
         folders = [folder / name for name in names if (folder / name).is_dir()]
         if folders:
-            found[split] = folders[0]
+            found[split] = inside(folder, folders[0].name)
     if not found:
         raise ValueError(f"{folder} must hold folders train, dev or validation, and test, each with metadata.csv.")
     for split in SPLITS:
@@ -107,7 +107,7 @@ def _read_folder(folder: Path, arguments: InspectArguments) -> Corpus:
 
 
 def _read_split_folder(corpus: Corpus, split: str, folder: Path, arguments: InspectArguments) -> None:
-    metadata = next((folder / name for name in METADATA_FILES if (folder / name).is_file()), None)
+    metadata = next((inside(folder, name) for name in METADATA_FILES if (folder / name).is_file()), None)
     rows = [] if metadata is None else _read_rows(metadata, split, corpus.errors)
     if metadata is None:
         corpus.errors.append(Problem(split, f"there is no metadata.csv with file_name,{arguments.text_column}"))
@@ -180,15 +180,15 @@ def _clean(value: Any) -> str:
 
 
 def _find_file(clip: Clip, folder: Path, corpus: Corpus) -> None:
-    if os.path.isabs(clip.name) or os.path.normpath(clip.name).startswith(".."):
-        corpus.warnings.append(Problem(clip.where, "the file lies outside the folder of its split"))
     try:
-        is_there = (folder / clip.name).is_file()
-    except (OSError, ValueError) as error:  # a NUL byte, too long a name
-        corpus.errors.append(Problem(clip.where, f"the file name cannot be used: {error}"))
+        path = inside(folder, clip.name)
+        is_there = path.is_file()
+    except (OSError, ValueError) as error:  # outside of the folder, a NUL byte, too long a name
+        text = str(error).replace(str(folder), folder.name)
+        corpus.errors.append(Problem(clip.where, f"the file name cannot be used: {text}"))
         return
     if is_there:
-        clip.path = folder / clip.name
+        clip.path = path
     else:
         corpus.errors.append(Problem(clip.where, "there is no such file"))
 
@@ -214,6 +214,11 @@ def corpus_of_splits(splits: Mapping[str, datasets.Dataset], arguments: InspectA
             name = values.get("file_name") or values.get("name") or f"video {number}"
             row = {**values, "file_name": name}
             corpus.clips.append(_clip_of_row(split, number, row, arguments, corpus.errors))
+        for clip, video in zip(corpus.of(split), without_bytes(corpus.on_hub[split]), strict=True):
+            try:
+                check_is_of_hub(video, "the row")
+            except ValueError as error:
+                clip.measured.error = str(error)
     return corpus
 
 

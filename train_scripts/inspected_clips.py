@@ -119,7 +119,7 @@ def measure_clips(corpus: Corpus, num_workers: int) -> None:
     """
     files: dict[Any, list[Clip]] = defaultdict(list)
     for clip in corpus.clips:
-        if clip.path is not None or clip.split in corpus.on_hub:
+        if not clip.measured.error and (clip.path is not None or clip.split in corpus.on_hub):
             files[clip.path or (clip.split, clip.row)].append(clip)
     results = run_in_processes(_measure_file, _to_measure(corpus, files), num_workers, _lost, SECONDS_FOR_A_VIDEO)
     for file, measurements in tqdm(results, total=len(files), unit="file", desc="decoding", disable=not files):
