@@ -340,7 +340,9 @@ def test_a_full_disk_ends_the_run(prepare, source, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(shutil, "copyfile", refuse)
     monkeypatch.setattr(os, "link", refuse)
     assert prepare(clips) == 2
-    assert capsys.readouterr().err.endswith("error: [Errno 28] No space left on device\n")
+    assert capsys.readouterr().err.endswith(
+        "error: [Errno 28] No space left on device. The disk is full: make room and run the same command again.\n"
+    )
     monkeypatch.undo()
     assert not (tmp_path / "prepared" / "report.txt").exists()
 

@@ -30,6 +30,8 @@ from modeling_flallm.own_processing import FLaLLMVideoProcessor
 from modeling_flallm.visual_encoder_flallm import LocalTemporalModule
 
 from .arguments import check_new_folder, parse_arguments, read_yaml
+from .atomic_files import write_folder, write_json, write_text
+from .command_line import run_command
 from .cores import num_cores
 from .corpus_schema import SPLITS, Problem
 from .data import METADATA_FILES, VALIDATION_FOLDERS, check_is_of_hub, load_from_hub, without_bytes
@@ -39,7 +41,7 @@ from .inspected_clips import Clip, Corpus, measure_clips
 from .inspection_page import MAX_NUM_TOKENS, format_text, render_page, spread_of
 from .languages import check_spoken_language
 from .process_pool import check_num_workers
-from .training import open_tokenizer, run_command
+from .training import open_tokenizer
 from .translate import VIDEO_SUFFIXES
 
 PRESETS = ("paper_visual_initialing", "sltbaselines_visual_initialing")
@@ -384,10 +386,12 @@ def inspect(arguments: InspectArguments) -> dict[str, Any]:
     corpus = read_corpus(arguments)
     measure_clips(corpus, arguments.num_workers)
     report = build_report(corpus, arguments, tokenizer)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    figures = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    (output_dir / "inspection.json").write_text(figures, encoding="utf-8")
-    (output_dir / "inspection.html").write_text(render_page(report, corpus), encoding="utf-8")
+
+    def fill(unfinished: Path) -> None:
+        write_json(unfinished / "inspection.json", report)
+        write_text(unfinished / "inspection.html", render_page(report, corpus))
+
+    write_folder(output_dir, fill)
     print(format_text(report))
     print(f"Page: {output_dir / 'inspection.html'}")
     return report
@@ -399,9 +403,7 @@ def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    reports: list[dict[str, Any]] = []
-    status = run_command(lambda: reports.append(run(argv)))
-    return status or int(bool(reports[0]["errors"]))
+    return run_command(lambda given: int(bool(run(given)["errors"])), argv)
 
 
 if __name__ == "__main__":
