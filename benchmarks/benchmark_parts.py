@@ -14,7 +14,7 @@ from PIL import Image
 
 from processing import decode_video
 from train_scripts.arguments import parse_arguments
-from train_scripts.training import run_command
+from train_scripts.command_line import run_command
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TABLE_END = "<!-- end of what the benchmark writes -->"
@@ -177,8 +177,8 @@ def run_benchmark(
 ) -> int:
     """The command of a benchmark -> its exit status"""
 
-    def run() -> None:
-        (arguments,) = parse_arguments((kind_of_arguments,), argv, description=description)
+    def run(given: Sequence[str]) -> None:
+        (arguments,) = parse_arguments((kind_of_arguments,), given, description=description)
         measure_and_report(arguments, measure, format_report, table_start)
 
-    return run_command(run)
+    return run_command(run, argv)

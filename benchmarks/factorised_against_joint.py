@@ -44,10 +44,10 @@ from train_scripts.arguments import (
     flags,
     parse_arguments,
 )
+from train_scripts.command_line import run_command
 from train_scripts.generate_corpus import CorpusArguments, generate_corpus
 from train_scripts.metrics import TITLE_OF_SCORE
 from train_scripts.pictures import read_log
-from train_scripts.training import run_command
 
 SIZES_FILE = "sizes.json"
 BATCH_SIZE = 8  # in both stages, so that equal steps are equal numbers of clips
@@ -411,7 +411,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: run(argv))
+    return run_command(run, argv)
 
 
 if __name__ == "__main__":

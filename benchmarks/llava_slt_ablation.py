@@ -25,9 +25,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_se
 from modeling_flallm import LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining
 from train_scripts import linguistic_pretraining
 from train_scripts.arguments import flags, parse_arguments
+from train_scripts.command_line import run_command
 from train_scripts.quickstart import CORPUS, TimeLeft, test_model
 from train_scripts.quickstart_llava_slt import Folders, LlavaSltQuickstartArguments, train_stage3
-from train_scripts.training import run_command
 
 PAGE = DOCS / "llava-slt-ablation.md"
 TABLE_START = "<!-- written by benchmarks/llava_slt_ablation.py -->"
@@ -151,7 +151,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: run(argv))
+    return run_command(run, argv)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,10 @@ import torch
 from modeling_flallm import SignLanguageTranslationPipeline
 from modeling_flallm.own_processing import decode_video
 from train_scripts.arguments import DataArguments, parse_arguments
+from train_scripts.command_line import run_command
 from train_scripts.data import load_split
 from train_scripts.metrics import translation_scores
-from train_scripts.training import load_trained, run_command
+from train_scripts.training import load_trained
 
 FRAMES_PER_SECOND = 25
 TOLERANCE_IN_SECONDS = 0.5
@@ -192,7 +193,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: run(argv))
+    return run_command(run, argv)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ from transformers import DynamicCache, EncoderDecoderCache, MBartConfig, Trainer
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation
 from train_scripts.arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, FLaLLMTrainingArguments, parse_arguments
+from train_scripts.command_line import run_command
 from train_scripts.llm_fine_tuning import LORA_TARGETS, LLMFineTuningArguments
 from train_scripts.pretrain_language_model import train_tokenizer
-from train_scripts.training import run_command
 from train_scripts.visual_initialing import VisualInitialingArguments, build_light_transformer_config
 
 PAGE = DOCS / "memory.md"
@@ -486,7 +486,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: run(argv))
+    return run_command(run, argv)
 
 
 if __name__ == "__main__":

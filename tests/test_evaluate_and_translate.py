@@ -328,8 +328,8 @@ def test_beams(monkeypatch, capsys):
 
 def test_a_folder_without_videos(tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
-    _, errors = run_translate(capsys, tmp_path, status=1)
-    assert errors == f"error: no video in {tmp_path}\n"
+    _, errors = run_translate(capsys, tmp_path, status=2)
+    assert errors == f"error: There is no video in {tmp_path}.\n"
 
 
 def test_a_folder_that_is_no_model(tmp_path, capsys):

@@ -406,7 +406,7 @@ def test_a_save_that_fails_leaves_nothing(refuse, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(FLaLLMProcessor, "save_pretrained", fill_the_disk)
-    assert refuse() == "No space left on device"
+    assert refuse() == "No space left on device. The disk is full: make room and run the same command again."
 
 
 def test_output_folder_is_not_overwritten(text_model, light_checkpoint, tmp_path, capsys):

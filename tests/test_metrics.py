@@ -315,7 +315,7 @@ def test_command_prints_json_with_its_options(generator, tmp_path, capsys):
     options = {"language": "zh", "num_resamples": 20, "seed": 3, "append_period": True, "lowercase": True}
     stripped = [[segment.rstrip() for segment in side] for side in (predictions, references)]
     assert json.loads(capsys.readouterr().out) == translation_scores(*stripped, **options)
-    assert main([*files, "--tokenize", "spm"]) == 1
+    assert main([*files, "--tokenize", "spm"]) == 2
     assert "error: tokenize must be one of" in capsys.readouterr().err
 
 
@@ -349,10 +349,10 @@ def test_command_says_which_file_is_wrong(tmp_path, capsys, hypotheses, referenc
     paths["hypotheses"].write_bytes(hypotheses)
     if references is not None:
         paths["references"].write_bytes(references)
-    assert main([str(path) for path in paths.values()]) == 1
+    assert main([str(path) for path in paths.values()]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(f"score_translations: error: {message.format(**paths)}")
+    assert captured.err.startswith(f"error: {message.format(**paths)}")
 
 
 # The Trainer

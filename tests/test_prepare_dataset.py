@@ -33,8 +33,12 @@ from train_scripts.corpus_schema import COLUMNS, SPLITS, Problem, RawClip, RawCo
 from train_scripts.data import load_split
 from train_scripts.prepare_dataset import main, plan_tasks
 from train_scripts.prepared_videos import VideoTask, run_tasks
+from train_scripts.process_pool import MOST_WORKERS
 from train_scripts.video_encoding import encode_pictures, list_pictures, measure_video
 
+pytestmark = pytest.mark.usefixtures("one_worker_is_this_process")
+
+ROOT = Path(__file__).resolve().parent.parent
 LONG_VIDEO_IN_SECONDS = 3600
 NUM_SEGMENTS = 300
 MOST_EXTRA_MEMORY_IN_MIB = 40
@@ -336,7 +340,9 @@ def test_a_full_disk_ends_the_run(prepare, source, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(shutil, "copyfile", refuse)
     monkeypatch.setattr(os, "link", refuse)
     assert prepare(clips) == 2
-    assert capsys.readouterr().err.endswith("error: [Errno 28] No space left on device\n")
+    assert capsys.readouterr().err.endswith(
+        "error: [Errno 28] No space left on device. The disk is full: make room and run the same command again.\n"
+    )
     monkeypatch.undo()
     assert not (tmp_path / "prepared" / "report.txt").exists()
 
@@ -466,6 +472,7 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
     (source / "pictures").mkdir()
     before = snapshot(tmp_path)
     done, other, new = tmp_path / "prepared", tmp_path / "other", tmp_path / "new"
+    most = max(MOST_WORKERS, 2 * os.cpu_count())
     cases = [
         (command(source, done, quality=23), f"--output_dir {done} was made with quality 18, not 23. Go on with the "
          "same arguments, or name a new folder."),
@@ -477,7 +484,8 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
         (command(source, tmp_path), f"--output_dir {tmp_path} must lie outside of --source, and not around it."),
         (command(tmp_path / "no", new), f"--source must be the folder of the raw corpus; there is no {tmp_path}/no."),
         (command(source, new, quality=60), "--quality must be from 0 to 35, got 60."),
-        (command(source, new, num_workers=0), "--num_workers must be 1 or more, got 0."),
+        (command(source, new, num_workers=0), f"--num_workers must be from 1 to {most}, got 0."),
+            (command(source, new, num_workers=10**9), f"--num_workers must be from 1 to {most}, got {10**9}."),
         (command(source, new, frames_per_second=0), "--frames_per_second must be from 1 to 1000, got 0.0."),
         (command(source, new, push_to_hub="me"), "--push_to_hub must be OWNER/NAME, such as me/phoenix14t, got 'me'."),
         (command(source, new, corpus="phoenix"), "--corpus must be one of phoenix14t, csl_daily, how2sign, openasl, "
@@ -568,15 +576,34 @@ def test_a_video_that_ends_its_process_costs_itself_only(source, tmp_path):
         for index, path in enumerate(paths)
     ]
     outcomes = {task.file_name: outcome for task, outcome in run_tasks(tasks, num_workers=2)}
-    assert outcomes["0.mp4"].how is None and outcomes["0.mp4"].lengths == ["decoding it ended the process."]
+    assert outcomes["0.mp4"].how is None
+    assert outcomes["0.mp4"].lengths == ["decoding it failed: its process ended with exit status 1."]
     assert [outcomes[f"{index}.mp4"].how for index in (1, 2)] == ["linked", "linked"]
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_can_prepare(source, tmp_path):
+    names = ", ".join(
+        f"{name}={str(value)!r}" for name, value in (("source", source), ("output_dir", tmp_path / "new"))
+    )
+    video(source / "a.mp4")
+    (source / "clips.csv").write_text("file,text,split\na.mp4,hello,train\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys\nsys.path[:0] = [{str(ROOT)!r}]\n"
+        "from train_scripts.prepare_dataset import PrepareArguments, prepare\n"
+        f'print(prepare(PrepareArguments("table", {names}, num_workers=2)).as_text())\n'
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("0 problem(s).") == 1 and (tmp_path / "new" / "train" / "metadata.csv").is_file()
 
 
 # Large and long
 
 
 def memory_of_preparation(folder: Path, seconds: int, segments: int) -> tuple[int, str]:
-    """-> peak resident memory in MiB of a process that prepares one video in parts, and its output"""
+    """-> peak resident memory in MiB of the process in which a video is prepared in parts, and the output"""
     folder.mkdir()
     (folder / "raw").mkdir()
     write_long_video(folder / "raw" / "long.mp4", seconds)
@@ -588,7 +615,7 @@ def memory_of_preparation(folder: Path, seconds: int, segments: int) -> tuple[in
             writer.writerow(["long.mp4", f"sentence {index}", "train", index * length, (index + 1) * length])
     code = (
         "import resource, sys; from train_scripts.prepare_dataset import main; status = main(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(status)"
     )
     argv = command(folder / "raw", folder / "prepared")
     result = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)

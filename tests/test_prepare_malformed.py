@@ -22,6 +22,8 @@ from train_scripts.corpus_schema import SPLITS
 from train_scripts.data import read_metadata
 from train_scripts.prepare_dataset import main
 
+pytestmark = pytest.mark.usefixtures("one_worker_is_this_process")
+
 NUM_INPUTS = 500
 NUM_RUNS = 20
 GOOD_TEXT = "es regnet im norden"

@@ -16,6 +16,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
+from .atomic_files import LEAVINGS
 from .languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
 from .machine import computes_in_bfloat16, default_device, num_loading_processes
 
@@ -406,5 +407,5 @@ def check_new_folder(folder: Path, advice: str = "") -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file. Name a new or empty folder.")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(not path.match(LEAVINGS) for path in folder.iterdir()):
         raise ValueError(f"--output_dir {folder} is not empty. Name a new folder, or remove this one.{advice}")

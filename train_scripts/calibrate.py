@@ -10,7 +10,6 @@ From then on `return_scores=True` of the pipeline gives `"confidence"` too.
 """
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,11 +28,13 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 from modeling_flallm.pipeline_flallm import mean_visual_features, visual_distances
 
 from .arguments import DataArguments, parse_arguments
+from .atomic_files import write_json
+from .command_line import run_command
 from .data import load_split
 from .hub_names import is_hub_id
 from .machine import describe_machine, prepare_machine
 from .model_card import add_confidence
-from .training import load_trained, run_command
+from .training import load_trained
 from .training_run import RUN_FILE, read_run
 
 LEAST_CLIPS = 20
@@ -321,11 +322,10 @@ def _load(data: DataArguments, arguments: CalibrationArguments, split: str) -> d
 
 def write_calibration(folder: Path, calibration: dict[str, Any]) -> None:
     """Into config.json as `save_pretrained` writes it; a reader sees the old file or the new one."""
-    path, unfinished = folder / "config.json", folder / "config.json.unfinished"
+    path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["confidence_calibration"] = calibration
-    unfinished.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_json(path, config, sort_keys=True, ensure_ascii=True)
 
 
 def run_calibration(argv: Sequence[str] | None = None) -> dict[str, dict[str, float | None]]:
@@ -349,7 +349,7 @@ def _without_both_kinds(split: str, share_right: float) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: run_calibration(argv))
+    return run_command(run_calibration, argv)
 
 
 if __name__ == "__main__":

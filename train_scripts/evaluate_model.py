@@ -8,7 +8,6 @@ Writes scores.json (with signatures and bootstrap intervals) and predictions.jso
 shared out and the scores computed once over all of them.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,11 +20,13 @@ from transformers import PreTrainedModel
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import DataArguments, FLaLLMTrainingArguments, check_new_folder, parse_arguments
+from .atomic_files import write_folder, write_json, write_json_lines
+from .command_line import run_command
 from .data import FramePreprocessor, SignVideoDataset, load_split
 from .metrics import format_scores, generated_token_ids, translation_scores
 from .model_card import add_scores
 from .quantization import DTYPES, QUANTIZATIONS, load_to_translate
-from .training import run_command, start_run, system_of
+from .training import start_run, system_of
 from .training_run import read_run
 
 
@@ -124,11 +125,11 @@ def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
 
 
 def write_results(folder: Path, scores: dict[str, Any], rows: list[dict[str, str]]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(scores, indent=2, ensure_ascii=False)
-    (folder / "scores.json").write_text(text + "\n", encoding="utf-8")
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "predictions.jsonl").write_text(lines, encoding="utf-8")
+    def fill(unfinished: Path) -> None:
+        write_json(unfinished / "scores.json", scores)
+        write_json_lines(unfinished / "predictions.jsonl", rows)
+
+    write_folder(folder, fill)
 
 
 def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], list[dict[str, str]]]:
@@ -157,7 +158,7 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: run_evaluation(argv))
+    return run_command(run_evaluation, argv)
 
 
 if __name__ == "__main__":

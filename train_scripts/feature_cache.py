@@ -16,10 +16,8 @@ import hashlib
 import inspect
 import io
 import json
-import os
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -40,6 +38,7 @@ from modeling_flallm import FLaLLMVisionModel, LlavaSltVisualEncoder
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, FLaLLMTrainingArguments
+from .atomic_files import write_bytes
 from .augmentation import ClipAugmentation
 from .data import FramePreprocessor, SignVideoDataset, TranslationCollator, fetch_content
 
@@ -124,7 +123,7 @@ class FeatureStore:
         self._columns: dict[Path, pyarrow.ChunkedArray] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "settings.json").is_file():
-            _write_whole(self.folder / "settings.json", text.encode())
+            write_bytes(self.folder / "settings.json", text.encode())
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
@@ -164,23 +163,13 @@ class FeatureStore:
         with pyarrow.ipc.new_file(buffer, SHARD_SCHEMA) as writer:
             writer.write_table(pyarrow.table(rows, schema=SHARD_SCHEMA))
         content = buffer.getvalue()
-        _write_whole(self.folder / f"{hashlib.sha256(content).hexdigest()}.arrow", content)
+        write_bytes(self.folder / f"{hashlib.sha256(content).hexdigest()}.arrow", content)
 
 
 def _read_shard(path: Path) -> pyarrow.Table:
     """Memory-mapped; the map stays when the file is closed."""
     with pyarrow.memory_map(str(path)) as source:
         return pyarrow.ipc.open_file(source).read_all()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Nobody ever sees half of the file."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _digest_of_file(path: Path) -> str:
@@ -288,7 +277,7 @@ class ContentDigests:
         for folder, known in self._known.items():
             trusted = {name: state for name, state in known.items() if folder / name not in self._too_young}
             if trusted != _read_states(self._memory_of(folder)):
-                _write_whole(self._memory_of(folder), json.dumps(trusted).encode())
+                write_bytes(self._memory_of(folder), json.dumps(trusted).encode())
 
 
 def _read_states(path: Path) -> dict[str, list[Any]]:

@@ -12,17 +12,17 @@ further sentences of the spoken language in `text_only.txt`, and a dataset card.
 the options.
 """
 
-import csv
-import multiprocessing
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from .atomic_files import write_csv, write_folder, write_text
 from .cores import num_cores
+from .process_pool import check_num_workers, run_in_processes
 from .signing_language import LEXICON, MIN_NUM_SIGNS, SentenceSampler, select_signs, translate
 from .signing_renderer import (
     FRAMES_PER_SECOND,
@@ -82,6 +82,12 @@ def generate_corpus(arguments: CorpusArguments) -> Path:
     FileExistsError for an output folder with something in it; then nothing has been written."""
     _validate(arguments)
     output_dir = Path(arguments.output_dir)
+    write_folder(output_dir, lambda folder: _fill(replace(arguments, output_dir=str(folder))))
+    return output_dir
+
+
+def _fill(arguments: CorpusArguments) -> None:
+    output_dir = Path(arguments.output_dir)
     sentences, text_only_sentences = _draw_sentences(arguments)
     signers = create_signers(arguments)
     tasks = [task for split in SPLITS for task in _plan_split(split, sentences[split], signers, arguments)]
@@ -90,21 +96,24 @@ def generate_corpus(arguments: CorpusArguments) -> Path:
         (output_dir / split).mkdir(parents=True)
         _write_metadata(output_dir / split, [task for task in tasks if task.path.parent.name == split])
     lines = "".join(f"{translate(glosses)}\n" for glosses in text_only_sentences)
-    (output_dir / "text_only.txt").write_text(lines, encoding="utf-8")
-    (output_dir / "README.md").write_text(_dataset_card(arguments, signers, len(text_only_sentences)), encoding="utf-8")
+    write_text(output_dir / "text_only.txt", lines)
+    write_text(output_dir / "README.md", _dataset_card(arguments, signers, len(text_only_sentences)))
     for _ in tqdm(_render_all(tasks, arguments.num_workers), total=len(tasks), desc="rendering", unit="clip"):
         pass
-    return output_dir
 
 
 def _validate(arguments: CorpusArguments) -> None:
     problems = []
-    for name in ("num_train_clips", "num_dev_clips", "num_test_clips", "num_workers"):
+    for name in ("num_train_clips", "num_dev_clips", "num_test_clips"):
         problems += _problem_if_below(arguments, name, 1)
     for name in ("num_training_signers", "num_dev_signers", "num_test_signers"):
         problems += _problem_if_below(arguments, name, 1)
     for name in ("seed", "num_text_only_sentences"):
         problems += _problem_if_below(arguments, name, 0)
+    try:
+        check_num_workers("`num_workers`", arguments.num_workers)
+    except ValueError as error:
+        problems.append(str(error))
     if arguments.resolution < MIN_RESOLUTION_IN_PIXELS or arguments.resolution % 2:
         problems.append(
             f"`resolution` must be an even number of at least {MIN_RESOLUTION_IN_PIXELS} pixels (yuv420p holds no odd "
@@ -190,21 +199,28 @@ def _plan_split(
 
 
 def _write_metadata(split_dir: Path, tasks: list[ClipTask]) -> None:
-    with open(split_dir / "metadata.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file_name", "text", "gloss", "signer"])
-        for task in tasks:
-            writer.writerow([task.path.name, translate(task.glosses), " ".join(task.glosses), task.signer.name])
+    rows = [
+        {
+            "file_name": task.path.name,
+            "text": translate(task.glosses),
+            "gloss": " ".join(task.glosses),
+            "signer": task.signer.name,
+        }
+        for task in tasks
+    ]
+    write_csv(split_dir / "metadata.csv", ["file_name", "text", "gloss", "signer"], rows)
 
 
 def _render_all(tasks: list[ClipTask], num_workers: int) -> Iterable[None]:
     if num_workers == 1:
         yield from map(_render_task, tasks)
         return
-    # Spawned, as forking a process with threads (torch, tqdm) can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as executor:
-        yield from executor.map(_render_task, tasks, chunksize=8)
+    for _ in run_in_processes(_render_task, tasks, num_workers, _lost):
+        yield
+
+
+def _lost(task: ClipTask, why: str) -> None:
+    raise OSError(f"{task.path} could not be rendered: {why}.")
 
 
 def _render_task(task: ClipTask) -> None:
@@ -268,14 +284,21 @@ second. Each split has a `metadata.csv` with `file_name`, `text` (spoken sentenc
 """
 
 
-def main() -> None:
+def run(argv: Sequence[str] | None = None) -> None:
+    """Make a corpus from command-line arguments."""
     # Imported here, as it takes seconds and every worker process imports this module.
-    from transformers import HfArgumentParser
+    from .arguments import parse_arguments
 
-    (arguments,) = HfArgumentParser(CorpusArguments).parse_args_into_dataclasses()
+    (arguments,) = parse_arguments((CorpusArguments,), argv, description="Make a corpus of drawn signers.")
     output_dir = generate_corpus(arguments)
     print(f"Corpus with {arguments.num_train_clips} training clips written to {output_dir}")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    from .command_line import run_command
+
+    return run_command(run, argv)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -27,10 +27,8 @@ What differs after the import:
 """
 
 import argparse
-import json
 import re
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,8 +43,10 @@ from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
 from modeling_flallm.visual_encoder_flallm import RESNET_STAGES
 
 from .arguments import check_new_folder
+from .atomic_files import write_folder, write_json
+from .command_line import run_command
 from .hub_names import check_model_names
-from .training import load_tokenizer, run_command, set_generation_defaults
+from .training import load_tokenizer, set_generation_defaults
 
 SOURCES = ("sltbaselines_stage1", "sltbaselines_stage2", "gfslt_vlp")
 
@@ -410,15 +410,14 @@ def build_processor(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) 
 
 
 def save(model: FLaLLMForTranslation, processor: FLaLLMProcessor, report: Mapping[str, Any], output_dir: Path) -> None:
-    """Write everything beside the output folder first, so that a folder of that name is always a whole one."""
-    output_dir = output_dir.resolve()
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as unfinished:
-        folder = Path(unfinished) / output_dir.name
+    """Write a folder that is whole or not there."""
+
+    def fill(folder: Path) -> None:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        (folder / "import_report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        folder.replace(output_dir)
+        write_json(folder / "import_report.json", report)
+
+    write_folder(output_dir, fill)
 
 
 def import_checkpoint(arguments: argparse.Namespace) -> None:
@@ -462,8 +461,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_command_line(argv)
-    return run_command(lambda: import_checkpoint(arguments))
+    return run_command(lambda given: import_checkpoint(parse_command_line(given)), argv)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def _target(path: Path) -> Path:
 def roots(folder: Path) -> list[Path]:
     """The folder; of a snapshot in the Hub's cache, whose files are links, also the folder that these lead to."""
     root = folder.resolve()
-    return [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+    snapshot = next((path for path in (root, *root.parents) if path.parent.name == "snapshots"), None)
+    return [root] if snapshot is None else [root, snapshot.parent.parent / "blobs"]
 
 
 def is_also_outside(path: Path, folder: Path) -> bool:

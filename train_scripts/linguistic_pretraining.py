@@ -48,6 +48,7 @@ from modeling_flallm.own_processing import (
 )
 
 from .arguments import FLaLLMTrainingArguments, check_output_folder, parse_arguments
+from .command_line import GO_ON_TRAINING, run_command
 from .data import IGNORED_LABEL, RandomDataset, check_text_column, column_names, load_from_hub, read_metadata
 from .hub_names import check_model_names
 from .languages import check_spoken_language, language_name
@@ -59,7 +60,6 @@ from .training import (
     choose_fast_attention,
     early_stopping,
     open_tokenizer,
-    run_command,
     start_run,
 )
 
@@ -509,7 +509,7 @@ def _finish(trainer: Trainer, training: LinguisticTrainingArguments) -> dict[str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: train(argv))
+    return run_command(train, argv, GO_ON_TRAINING)
 
 
 if __name__ == "__main__":

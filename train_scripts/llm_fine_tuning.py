@@ -25,8 +25,9 @@ from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, VideoArguments, parse_arguments
+from .command_line import GO_ON_TRAINING, run_command
 from .model_arguments import AdapterArguments, LoraArguments
-from .training import build_processor, load_tokenizer, run_command, run_training, set_generation_defaults
+from .training import build_processor, load_tokenizer, run_training, set_generation_defaults
 
 # Attention and feed-forward layers as mBART, BART, M2M100/NLLB and T5/mT5 call them, in the text model only.
 LORA_TARGETS = r"text_model\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2|q|k|v|o|wi|wi_0|wi_1|wo)"
@@ -115,7 +116,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: train(argv))
+    return run_command(train, argv, GO_ON_TRAINING)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ front matter are written anew.
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from peft import PeftModel
 
 from .arguments import DataArguments
+from .atomic_files import write_text
 from .hub_names import is_hub_id
 from .languages import LOCAL_USE, language_name, primary_language
 from .metrics import TITLE_OF_SCORE
@@ -46,15 +49,17 @@ def write_model_card(folder: Path, run: TrainingRun) -> None:
     fresh = render(run)
     old = path.read_text(encoding="utf-8") if path.is_file() else None
     if old is None or (previous is not None and previous.card_digest == _digest(old)):
-        path.write_text(fresh, encoding="utf-8")
         run.card_digest = _digest(fresh)
+        if previous is None:
+            write_text(folder / RUN_FILE, _as_json(run))  # first, as a card without it counts as somebody else's
+        write_text(path, fresh)
     elif previous is None:
         print(f"{path} is not from a training run, so it is left as it is.", file=sys.stderr)
     else:
         # Scores of earlier weights go, those that somebody added by hand stay.
         _write_like(path, _updated(old, fresh, run, outdated=_eval_results(previous)))
         run.card_digest = previous.card_digest
-    (folder / RUN_FILE).write_text(_as_json(run), encoding="utf-8")
+    write_text(folder / RUN_FILE, _as_json(run))
 
 
 def save_adapter(model: PeftModel, folder: Path, run: TrainingRun, base_model: str | None = None) -> None:
@@ -64,10 +69,12 @@ def save_adapter(model: PeftModel, folder: Path, run: TrainingRun, base_model: s
     Args:
         base_model: folder or Hub id of the model that the adapters change.
     """
-    path = folder / CARD_FILE
-    kept = path.read_bytes() if path.is_file() else None
-    model.save_pretrained(str(folder))
-    path.unlink(missing_ok=True) if kept is None else path.write_bytes(kept)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".flallm-", suffix=".partial") as unfinished:
+        model.save_pretrained(unfinished)
+        for file in Path(unfinished).iterdir():
+            if file.name != CARD_FILE:
+                os.replace(file, folder / file.name)
     ids = [base_model] if base_model is not None and is_hub_id(base_model) else run.base_model_ids
     base = public_name(base_model) if base_model is not None else "the model it was trained on"
     write_model_card(
@@ -142,7 +149,7 @@ def _digest(text: str) -> str:
 def _write_like(path: Path, text: str) -> None:
     """With the line ends that the file has."""
     line_end = "\r\n" if b"\r\n" in path.read_bytes() else "\n"
-    path.write_text(text, encoding="utf-8", newline=line_end)
+    write_text(path, text, newline=line_end)
 
 
 def _updated(old: str, fresh: str, run: TrainingRun, outdated: list[EvalResult]) -> str:

@@ -13,6 +13,8 @@ import torch
 
 from modeling_flallm.own_processing import decode_video
 
+from .atomic_files import open_atomic
+
 LINE_STYLES = ("-", "--", ":", "-.")  # so that colour is not the only difference
 
 
@@ -38,7 +40,8 @@ def draw_learning_curves(runs: Mapping[str, Path], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:  # a run can be too short to have logged anything
             axes.legend()
-    figure.savefig(path, dpi=120)
+    with open_atomic(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
     plt.close(figure)
 
 
@@ -56,5 +59,6 @@ def draw_contact_sheet(clip: Path, row: Mapping[str, str], path: Path, num_frame
         ax.set_title(f"{index / video.fps:.2f} s", fontsize=9)
     figure.suptitle(f"{row['file_name']}\nreference: {row['reference']}\ntranslation: {row['prediction']}", fontsize=11)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with open_atomic(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
     plt.close(figure)

@@ -31,6 +31,8 @@ from huggingface_hub import DatasetCardData, HfApi
 from tqdm import tqdm
 
 from .arguments import check_license, parse_arguments
+from .atomic_files import write_json, write_text
+from .command_line import run_command
 from .cores import num_cores
 from .corpus_readers import KINDS, read_corpus
 from .corpus_schema import COLUMNS, SPLITS, RawClip, RawCorpus
@@ -40,8 +42,8 @@ from .inside_folder import inside
 from .languages import check_sign_language, check_spoken_language, language_name
 from .own_corpora import TABLE_COLUMNS
 from .prepared_videos import VideoOutcome, VideoTask, run_tasks
+from .process_pool import check_num_workers
 from .push_to_hub import Upload, send
-from .training import run_command
 from .video_encoding import VideoLength
 
 STATE_FOLDER = ".preparation"
@@ -119,8 +121,7 @@ class PrepareArguments:
             raise ValueError(f"--quality must be from 0 to 35, got {self.quality}.")
         if self.frames_per_second is not None and not 1 <= self.frames_per_second <= 1000:
             raise ValueError(f"--frames_per_second must be from 1 to 1000, got {self.frames_per_second}.")
-        if self.num_workers < 1:
-            raise ValueError(f"--num_workers must be 1 or more, got {self.num_workers}.")
+        check_num_workers("--num_workers", self.num_workers)
         if self.push_to_hub is not None and not is_repo_id(self.push_to_hub):
             raise ValueError(f"--push_to_hub must be OWNER/NAME, such as me/phoenix14t, got {self.push_to_hub!r}.")
         check_license("dataset_license", self.dataset_license, "cc-by-4.0 or other")
@@ -218,7 +219,7 @@ class OutputFolder:
         self.state.mkdir(parents=True, exist_ok=True)
         for partial in self.state.glob("*.partial"):
             partial.unlink()
-        write_text(self.state / "arguments.json", json.dumps(arguments, indent=2) + "\n")
+        write_json(self.state / "arguments.json", arguments)
         self.finished = dict(self._read_finished())
 
     def _check(self, arguments: dict[str, Any]) -> None:
@@ -296,14 +297,6 @@ def _state(task: VideoTask) -> list[Any]:
         else:
             state.append([status.st_size, status.st_mtime_ns])
     return state
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)  # else a link of that name would be written through
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)
 
 
 # Metadata and report
@@ -524,7 +517,7 @@ def _write(
         splits[split] = {"official": official, "read": num_read, "prepared": prepared, "why": why}
         metadata = folder.path / split / "metadata.csv"
         if rows[split]:
-            write_text(metadata, _metadata_text(rows[split]))
+            write_text(metadata, _metadata_text(rows[split]), newline="")
         else:
             metadata.unlink(missing_ok=True)
             _remove_empty(folder.path / split)
@@ -539,7 +532,7 @@ def _write(
         problems=problems,
         notes=[printable(note) for note in [*corpus.notes, *_formula_note(rows)]],
     )
-    write_text(folder.path / "report.json", json.dumps(asdict(report), indent=2) + "\n")
+    write_json(folder.path / "report.json", asdict(report), ensure_ascii=True)
     write_text(folder.path / "report.txt", report.as_text())
     write_text(folder.path / "README.md", dataset_card(report, arguments.dataset_license))
     return report
@@ -592,18 +585,18 @@ def push(folder: Path, report: Report, arguments: PrepareArguments) -> None:
     print(f"\nSent to {api.endpoint}/datasets/{arguments.push_to_hub}.")
 
 
+def run(argv: Sequence[str] | None = None) -> int:
+    """Prepare from command-line arguments; 1 if anything is wrong with the corpus."""
+    (arguments,) = parse_arguments((PrepareArguments,), argv, description="Make a video folder of a raw corpus.")
+    report = prepare(arguments)
+    print(report.as_text(), end="")
+    if arguments.push_to_hub is not None:
+        push(Path(arguments.output_dir), report, arguments)
+    return int(bool(report.problems))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    reports = []
-
-    def run() -> None:
-        (arguments,) = parse_arguments((PrepareArguments,), argv, description="Make a video folder of a raw corpus.")
-        report = prepare(arguments)
-        print(report.as_text(), end="")
-        if arguments.push_to_hub is not None:
-            push(Path(arguments.output_dir), report, arguments)
-        reports.append(report)
-
-    return run_command(run) or int(bool(reports[0].problems))
+    return run_command(run, argv)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ from transformers import (
 from modeling_flallm import light_transformer_config
 
 from .arguments import FLaLLMTrainingArguments, check_output_folder, parse_arguments
+from .command_line import GO_ON_TRAINING, run_command
 from .data import RandomDataset
-from .training import TellTheEpoch, checkpoint_to_resume, choose_fast_attention, run_command, start_run
+from .training import TellTheEpoch, checkpoint_to_resume, choose_fast_attention, start_run
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 MASK_TOKEN = "<mask>"
@@ -202,7 +203,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: train(argv))
+    return run_command(train, argv, GO_ON_TRAINING)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import ModelInfo
 
 from .arguments import parse_arguments
+from .command_line import run_command
 from .hub_errors import HUB_ERRORS, explain_hub_error
 from .hub_folder import is_repo_id, read_model_folder, replaced_files
 from .model_card import CARD_FILE
-from .training import run_command
 
 SPACE_FOLDER = Path(__file__).resolve().parent.parent / "spaces_demo"
 SPACE_FILES = ("README.md", "requirements.txt", *sorted(path.name for path in SPACE_FOLDER.glob("*.py")))
@@ -240,7 +240,7 @@ def _look_up(api: HfApi, repo_id: str, revision: str | None = None) -> ModelInfo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: push(argv))
+    return run_command(push, argv)
 
 
 if __name__ == "__main__":

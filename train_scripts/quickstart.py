@@ -21,11 +21,12 @@ from transformers import TrainerCallback
 
 from . import calibrate, evaluate_model, llm_fine_tuning, pretrain_language_model, visual_initialing
 from .arguments import check_new_folder, flags, parse_arguments
+from .atomic_files import unfinished_folder
 from .calibrate import LEAST_CLIPS
+from .command_line import START_ANEW, run_command
 from .data import read_metadata
 from .metrics import TITLE_OF_SCORE, translation_scores
 from .pictures import draw_contact_sheet, draw_learning_curves
-from .training import run_command
 
 # For the model cards. No sign language has the code qsl: ISO 639-3 leaves qaa to qtz to whoever needs one.
 CORPUS = {"dataset_name": "Invented sign language, rendered", "sign_language": "qsl", "spoken_language": "en"}
@@ -135,7 +136,8 @@ def make_corpus(arguments: QuickstartArguments, folders: Folders, time_left: Tim
     rendering = subprocess.Popen([sys.executable, "-m", "train_scripts.generate_corpus", *options])
     while rendering.poll() is None:
         time.sleep(SECONDS_BETWEEN_COUNTS)
-        time_left.tell(len(list(folders.corpus.glob("*/*.mp4"))) / sum(counts.values()))
+        finished = [*folders.corpus.glob("*/*.mp4"), *unfinished_folder(folders.corpus).glob("*/*.mp4")]
+        time_left.tell(len(finished) / sum(counts.values()))
     if rendering.returncode != 0:
         raise ValueError(f"the corpus could not be rendered: see above (exit status {rendering.returncode})")
 
@@ -312,7 +314,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: run(argv))
+    return run_command(run, argv, START_ANEW)
 
 
 if __name__ == "__main__":

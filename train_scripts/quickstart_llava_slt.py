@@ -16,6 +16,7 @@ from typing import Any
 
 from . import linguistic_pretraining, visual_contrastive_pretraining, visual_language_tuning
 from .arguments import flags, parse_arguments
+from .command_line import START_ANEW, run_command
 from .metrics import TITLE_OF_SCORE
 from .quickstart import (
     CORPUS,
@@ -27,7 +28,6 @@ from .quickstart import (
     show_results,
     test_model,
 )
-from .training import run_command
 
 # As that of the other quickstart.
 WORK = {
@@ -142,7 +142,7 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: run(argv))
+    return run_command(run, argv, START_ANEW)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import json
 import sys
 from pathlib import Path
 
+from train_scripts.command_line import run_command
 from train_scripts.metrics import format_scores, translation_scores
 
 
@@ -84,18 +85,17 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print the scores and return 0, or print what is wrong to stderr and return 1."""
+def score(argv: list[str] | None = None) -> None:
+    """Print the scores."""
     options = vars(build_parser().parse_args(argv))
     as_json = options.pop("json")
-    try:
-        hypotheses, references = read_parallel_segments(options.pop("hypotheses"), options.pop("references"))
-        scores = translation_scores(hypotheses, references, **options)
-    except (OSError, ValueError) as error:
-        print(f"score_translations: error: {error}", file=sys.stderr)
-        return 1
+    hypotheses, references = read_parallel_segments(options.pop("hypotheses"), options.pop("references"))
+    scores = translation_scores(hypotheses, references, **options)
     print(json.dumps(scores, indent=2, ensure_ascii=False) if as_json else format_scores(scores))
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run_command(score, argv)
 
 
 if __name__ == "__main__":

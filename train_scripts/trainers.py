@@ -1,6 +1,5 @@
 """The Trainers: what is common to all stages on videos, and how each of the two systems translates in evaluation."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Seq2SeqTrainer
 
+from .atomic_files import write_json
 from .data import FramePreprocessor
 from .model_card import write_model_card
 from .samplers import ClipSampler, FrameBudgetBatchSampler
@@ -123,8 +123,7 @@ class VideoTrainer(Seq2SeqTrainer):
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone who loads the model
             # Of folders of this machine only the last name: a push of the Trainer's takes this file along.
             values = {name: _last_name_of_path(value) for name, value in self.args.to_dict().items()}
-            text = json.dumps(values, indent=2) + "\n"
-            (folder / "training_arguments.json").write_text(text, encoding="utf-8")
+            write_json(folder / "training_arguments.json", values, ensure_ascii=True)
 
     def create_model_card(self, **options: Any) -> None:
         """Also called by `push_to_hub`, whose `options` are for transformers' own card, of a Trainer without record."""

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 
 import datasets
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from torch.utils.data import Dataset
 from transformers import (
@@ -458,24 +456,6 @@ def _finish(
     if training.push_to_hub:
         trainer.push_to_hub()
     return scores
-
-
-def run_command(main: Callable[[], None]) -> int:
-    """Run a command; a mistake of the user's becomes one sentence on stderr and exit status 2."""
-    try:
-        main()
-    except (ValueError, OSError, StrictDataclassError) as error:
-        print(f"error: {_one_sentence(error)}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _one_sentence(error: Exception) -> str:
-    """The text of an error on one line, without the traceback that a DataLoader's worker process puts in front."""
-    lines = [line.strip() for line in str(error).strip().splitlines()]
-    if "Original Traceback (most recent call last):" in lines:
-        return lines[-1].partition(": ")[2]
-    return " ".join(lines)
 
 
 @dataclass(frozen=True)

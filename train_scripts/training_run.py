@@ -9,7 +9,6 @@ import dataclasses
 import json
 import platform
 import re
-import resource
 import sys
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import psutil
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
@@ -33,6 +33,11 @@ from .arguments import (
 from .hub_names import is_hub_id
 from .machine import computing_dtype
 from .metrics import TITLE_OF_SCORE, translation_scores
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 RUN_FILE = "training_run.json"
 # Of the arguments that also say where files lie and how to log, those that change what is learned or chosen.
@@ -440,6 +445,8 @@ def _peak_memory_in_bytes(device: torch.device) -> int:
     """Of the accelerator, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset
     unit_in_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_in_bytes
 

@@ -34,6 +34,8 @@ from tqdm import tqdm
 from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
 from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError, format_captions
 
+from .atomic_files import write_text
+from .command_line import run_command
 from .cores import num_cores
 from .languages import check_spoken_language, language_name
 from .machine import default_device, describe_machine, prepare_machine
@@ -144,11 +146,7 @@ def write_captions(translation: Translation, caption_formats: Sequence[str]) -> 
     try:
         for format_name in caption_formats:
             _check_caption_files(Path(translation.file), [format_name])
-            content = format_captions(captions, format_name)
-            with (
-                Path(translation.file).with_suffix(f".{format_name}").open("x", encoding="utf-8", newline="\n") as file
-            ):
-                file.write(content)
+            write_text(Path(translation.file).with_suffix(f".{format_name}"), format_captions(captions, format_name))
     except (ValueError, OSError) as error:
         translation.error = str(error)
 
@@ -329,23 +327,24 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def run(argv: Sequence[str] | None = None) -> int:
+    """
+    Translate from command-line arguments; 1 if a file could not be translated.
+
+    Raises:
+        ValueError: for what the user has to mend.
+    """
     arguments = parse_command_line(argv)
     videos = find_videos(arguments.videos)
     if not videos:
-        print(f"error: no video in {', '.join(arguments.videos)}", file=sys.stderr)
-        return 1
-    try:
-        device = torch.device(arguments.device or default_device())
-        check_spoken_language(arguments.spoken_language)
-        prepare_machine(device, arguments.num_threads)
-        model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
-        print(describe_machine(device, model.vision_model.dtype), file=sys.stderr)
-        if arguments.spoken_language is not None:
-            choose_language(model, processor, arguments.spoken_language)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise ValueError(f"There is no video in {', '.join(arguments.videos)}.")
+    device = torch.device(arguments.device or default_device())
+    check_spoken_language(arguments.spoken_language)
+    prepare_machine(device, arguments.num_threads)
+    model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
+    print(describe_machine(device, model.vision_model.dtype), file=sys.stderr)
+    if arguments.spoken_language is not None:
+        choose_language(model, processor, arguments.spoken_language)
     caption_formats = [name for name in ("srt", "vtt") if getattr(arguments, name)]
     wanted = (arguments.start, arguments.end, arguments.num_beams, caption_formats)
     if arguments.long:
@@ -362,7 +361,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.output is None:
         sys.stdout.write(output)
     else:
-        arguments.output.write_text(output, encoding="utf-8")
+        write_text(arguments.output, output)
     return _report_errors(translations)
 
 
@@ -396,6 +395,10 @@ def _report_errors(translations: Sequence[Translation]) -> int:
     for translation in bad:
         print(f"  {translation.file}: {translation.error}", file=sys.stderr)
     return 1 if bad else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(run, argv)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,7 @@ BPE model: mBART, mBART-50, NLLB, T5, mT5, BART and those of `pretrain_language_
 import copy
 import json
 import re
-import shutil
 import sys
-import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -39,11 +37,13 @@ from transformers import (
 )
 
 from .arguments import DataArguments, check_new_folder, parse_arguments
+from .atomic_files import write_folder, write_json
+from .command_line import run_command
 from .data import load_split
 from .hub_names import check_model_names
 from .pretrain_language_model import read_sentences
 from .target_languages import language_ids
-from .training import load_tokenizer, run_command
+from .training import load_tokenizer
 
 MAPPING_FILE = "trimmed_vocabulary.json"
 # Sentinels of T5, mT5's with a space in front, which are no special tokens there; and the bytes of byte fallback.
@@ -291,7 +291,7 @@ def save_trimmed_tokenizer(tokenizer: PreTrainedTokenizerBase, new_ids: dict[int
         token["id"] = new_ids[token["id"]]
     state["post_processor"] = _renumbered_post_processor(state["post_processor"], new_ids)
     tokenizer.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(json.dumps(state, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer.json", state)
 
 
 def _renumbered_post_processor(part: Any, new_ids: dict[int, int]) -> Any:
@@ -437,13 +437,6 @@ def trim_vocabulary(
             "do not belong together, or the model was not resized after tokens had been added."
         )
     trimmed = trim_model(model, new_ids)
-    with tempfile.TemporaryDirectory() as folder:
-        trimmed.config.save_pretrained(folder)  # the model's type may decide about the tokenizer's class
-        save_trimmed_tokenizer(tokenizer, new_ids, Path(folder))
-        check_trimmed_tokenizer(tokenizer, AutoTokenizer.from_pretrained(folder), new_ids, [*sentences, *added])
-        trimmed.save_pretrained(output_dir)
-        for file in Path(folder).iterdir():
-            shutil.copyfile(file, Path(output_dir) / file.name)
     (parameters_before, bytes_before), (parameters_after, bytes_after) = _size(model), _size(trimmed)
     report = TrimReport(
         vocabulary_size_before=model.config.vocab_size,
@@ -455,8 +448,15 @@ def trim_vocabulary(
         bytes_after=bytes_after,
         unknown_characters=unknown_characters(tokenizer, sentences),
     )
-    content = json.dumps({**asdict(report), "new_id_of_old_id": new_ids}, ensure_ascii=False, indent=2)
-    (Path(output_dir) / MAPPING_FILE).write_text(content + "\n", encoding="utf-8")
+
+    def fill(folder: Path) -> None:
+        trimmed.config.save_pretrained(folder)  # the model's type may decide about the tokenizer's class
+        save_trimmed_tokenizer(tokenizer, new_ids, folder)
+        check_trimmed_tokenizer(tokenizer, AutoTokenizer.from_pretrained(folder), new_ids, [*sentences, *added])
+        trimmed.save_pretrained(folder)
+        write_json(folder / MAPPING_FILE, {**asdict(report), "new_id_of_old_id": new_ids})
+
+    write_folder(output_dir, fill)
     return report
 
 
@@ -513,7 +513,7 @@ def trim(argv: Sequence[str] | None = None) -> TrimReport:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: trim(argv))
+    return run_command(trim, argv)
 
 
 if __name__ == "__main__":

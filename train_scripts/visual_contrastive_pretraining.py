@@ -46,6 +46,7 @@ from .arguments import (
     parse_arguments,
 )
 from .augmentation import ClipAugmentation
+from .command_line import GO_ON_TRAINING, run_command
 from .data import IGNORED_LABEL, SignVideoDataset, TranslationCollator, load_split
 from .hub_names import check_model_names
 from .model_arguments import FrameEncoderArguments
@@ -60,7 +61,6 @@ from .training import (
     open_tokenizer,
     prepare_clips,
     prepare_visual_encoder,
-    run_command,
     start_run,
     train_and_finish,
 )
@@ -471,7 +471,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: train(argv))
+    return run_command(train, argv, GO_ON_TRAINING)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, light_transforme
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import TRAINING_ARGUMENTS, VideoArguments, parse_arguments
+from .command_line import GO_ON_TRAINING, run_command
 from .model_arguments import AdapterArguments, FrameEncoderArguments
 from .target_languages import language_ids
-from .training import build_processor, load_tokenizer, run_command, run_training, set_generation_defaults
+from .training import build_processor, load_tokenizer, run_training, set_generation_defaults
 
 
 @dataclass
@@ -108,7 +109,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: train(argv))
+    return run_command(train, argv, GO_ON_TRAINING)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ from modeling_flallm import LlavaSltForTranslation
 from modeling_flallm.own_processing import DEFAULT_PROMPT, DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
 
 from .arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, VideoArguments, parse_arguments
+from .command_line import GO_ON_TRAINING, run_command
 from .languages import language_name
 from .model_arguments import LoraArguments
-from .training import build_video_processor, open_tokenizer, run_command, run_training
+from .training import build_video_processor, open_tokenizer, run_training
 
 
 @dataclass
@@ -141,7 +142,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda: train(argv))
+    return run_command(train, argv, GO_ON_TRAINING)
 
 
 if __name__ == "__main__":
