@@ -135,7 +135,7 @@ def check_unused_columns(unused: Iterable[str], columns: Iterable[str], path: Pa
         ValueError: for a column that may hold splits or times and is not understood, where there is no other one.
     """
     for name in unused:
-        meaning = _likely_meaning(plain_name(name), "start" in columns)
+        meaning = likely_meaning(plain_name(name), "start" in columns)
         if meaning is not None and meaning not in columns:
             what = "train, validation or test" if meaning == "split" else "seconds from the beginning of the video"
             raise ValueError(
@@ -144,8 +144,8 @@ def check_unused_columns(unused: Iterable[str], columns: Iterable[str], path: Pa
             )
 
 
-def _likely_meaning(name: str, has_start: bool) -> str | None:
-    """`"start_frame"` -> `"start"`, `"is_test"` -> `"split"`, `"comment"` -> None"""
+def likely_meaning(name: str, has_start: bool) -> str | None:
+    """Of a `plain_name`: `"start_frame"` -> `"start"`, `"is_test"` -> `"split"`, `"comment"` -> None"""
     words = set(name.split("_"))
     if re.search("split|subset|partition", name) or words & SPLIT_WORDS:
         return "split"
@@ -159,10 +159,10 @@ def _likely_meaning(name: str, has_start: bool) -> str | None:
 # Reading
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, errors: str = "surrogateescape") -> str:
     """
     The text of a file in UTF-8 or, as Excel's "Unicode text" is, UTF-16. What is no UTF-8 becomes lone surrogates, so
-    that it costs its own row only.
+    that it costs its own row only, unless `errors` says otherwise.
 
     Raises:
         ValueError: for broken UTF-16.
@@ -175,7 +175,7 @@ def read_text(path: Path) -> str:
     elif len(content) > 3 and content[0] == content[2] == 0:
         encoding = "utf-16-be"
     else:
-        return content.decode("utf-8-sig", errors="surrogateescape")
+        return content.decode("utf-8-sig", errors=errors)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -189,6 +189,7 @@ def without_separator_line(text: str) -> tuple[str, str | None]:
 
 
 def likely_delimiter(header: str) -> str:
+    """What a line has most of: comma, semicolon, tab or bar."""
     return max(",;\t|", key=header.count)
 
 
