@@ -1,5 +1,6 @@
 """`flallm-prepare`: what it writes, what it says about what is missing, and what a kill leaves behind."""
 
+import contextlib
 import csv
 import errno
 import itertools
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import raw_corpora
 import yaml
+from filelock import FileLock
 from mini_hub import MiniHub, connect
 from PIL import Image
 from tiny_corpus import error_of, flags, stage1_flags
@@ -369,6 +371,69 @@ def test_options_of_the_table_reach_its_reader(tmp_path):
     assert {(row["sign_language"], row["spoken_language"]) for row in rows} == {("ise", "")}
 
 
+def test_subtitles_and_elan_become_clips(source, tmp_path):
+    video(source / "train" / "talk.mp4", 50)
+    srt = "1\n00:00:00,500 --> 00:00:01,000\n- <b>Hello</b>.\n\n2\n00:00:01,000 --> 00:00:01,500\n=How?\n"
+    (source / "train" / "talk.srt").write_text(srt, encoding="utf-8")
+    folder = tmp_path / "prepared"
+    assert main(command(source, folder, sign_language="ase")) == 0
+    assert [(row["text"], row["start"], row["end"]) for row in rows_of(folder)] == [
+        ("- Hello.", "0.5", "1.0"),
+        ("=How?", "1.0", "1.5"),
+    ]
+    assert [row["text"] for row in load_split(DataArguments(dataset=str(folder)), "train")] == ["- Hello.", "=How?"]
+    note = (
+        "2 cell(s) of metadata.csv begin with =, +, - or @, which spreadsheet programs take for formulas: import these "
+        "columns as text there"
+    )
+    assert report_of(folder)["notes"] == [note]
+    assert (folder / "report.txt").read_text(encoding="utf-8").endswith(f"\n0 problem(s).\n\nNotes:\n  {note}\n")
+    slots = "".join(f'<TIME_SLOT TIME_SLOT_ID="t{time}" TIME_VALUE="{time}"/>' for time in (0, 400, 900))
+    tier = (
+        '<TIER TIER_ID="{}"><ANNOTATION><ALIGNABLE_ANNOTATION TIME_SLOT_REF1="t{}" TIME_SLOT_REF2="t{}">'
+        "<ANNOTATION_VALUE>{}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER>"
+    )
+    tiers = tier.format("gloss", 0, 400, "HELLO") + tier.format("text", 400, 900, "Hello.")
+    document = f"<ANNOTATION_DOCUMENT><TIME_ORDER>{slots}</TIME_ORDER>{tiers}</ANNOTATION_DOCUMENT>"
+    (source / "train" / "talk.eaf").write_text(document, encoding="utf-8")
+    options = {"table": source / "train" / "talk.eaf", "tier": "Text"}
+    assert main(command(source, tmp_path / "elan", **options)) == 0
+    assert [(row["text"], row["start"], row["end"]) for row in rows_of(tmp_path / "elan")] == [("Hello.", "0.4", "0.9")]
+    assert report_of(tmp_path / "elan")["notes"] == ["tiers that are not used: 'gloss'"]
+
+
+def test_what_is_not_understood_ends_the_command_and_writes_nothing(source, tmp_path, capsys):
+    video(source / "a.mp4")
+    cases = {
+        "file,text,Split\na.mp4,x,sunday\n": "The split of a clip must be one of dev, devel, development, test, "
+        "testing, train, training, val, valid, validation, got 'sunday' (clips.csv, line 2). Mend the column, so that no clip "
+        "gets into another split than its own.",
+        "file,text,start_ms\na.mp4,x,1\n": f"{source}/clips.csv has a column 'start_ms', which is not understood and "
+        "may be the start of each clip. If it is, call it start (seconds from the beginning of the video); else take it "
+        "out of the file.",
+    }
+    for content, text in cases.items():
+        (source / "clips.csv").write_text(content)
+        assert error_of(main, command(source, tmp_path / "new"), capsys) == text
+    text = "--columns must name each of our columns once, got text=a text=b."
+    assert error_of(main, command(source, tmp_path / "new", columns=["text=a", "text=b"]), capsys) == text
+    assert not (tmp_path / "new").exists()
+    (source / "clips.csv").write_text("file,a=b,Split,Comment\na.mp4,x,Test,y\n")
+    assert main(command(source, tmp_path / "new", columns=["text=a=b"])) == 0
+    assert [row["text"] for row in rows_of(tmp_path / "new", "test")] == ["x"]
+    assert "clips.csv has columns that are not used: Comment" in capsys.readouterr().out
+
+
+def test_a_start_beyond_all_videos_is_a_problem(source, tmp_path):
+    video(source / "a.mp4")
+    (source / "clips.csv").write_text("file,text,start\na.mp4,x,1e18\na.mp4,y,9999999\na.mp4,z,0\n")
+    assert main(command(source, tmp_path / "prepared")) == 1
+    assert [row["text"] for row in rows_of(tmp_path / "prepared")] == ["z"]
+    problems = problems_of(tmp_path / "prepared")
+    assert problems["clips.csv, line 2"] == "start must be at most 10,000,000 seconds, got '1e18'"
+    assert len(problems) == 2 and "OverflowError" not in str(problems)
+
+
 def test_nothing_at_all_is_reported_too(prepare, tmp_path, source):
     assert prepare([], problems=[Problem("clips.csv", "is empty.")]) == 1
     assert {path.name for path in (tmp_path / "prepared").iterdir()} == {
@@ -499,6 +564,39 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
     text = "Folders of pictures do not tell their frame rate: pass --frames_per_second, such as 25."
     assert error_of(main, command(source, new), capsys) == text
     assert snapshot(tmp_path) == before
+
+
+def test_two_processes_do_not_work_in_one_folder(prepare, source, tmp_path, capsys):
+    clips, folder = [clip("a", video(source / "a.mp4"))], tmp_path / "prepared"
+    prepare(clips)
+    partial = folder / ".preparation" / f"{'0' * 64}.partial"
+    partial.touch()
+    with FileLock(folder / ".preparation" / "lock"):
+        text = f"Another flallm-prepare is at work in --output_dir {folder}. Wait until it has ended."
+        assert error_of(main, command(source, folder), capsys) == text
+        assert partial.exists()
+    assert main(command(source, folder)) == 0
+    assert not partial.exists()
+
+
+def test_leavings_of_a_killed_process_are_removed(prepare, source, tmp_path, monkeypatch):
+    clips, folder = [clip("a", video(source / "a.mp4"))], tmp_path / "prepared"
+    prepare(clips)
+    places = (folder, folder / "train", folder / ".preparation")
+    leavings = [place / ".flallm-0123.partial" for place in places] + [folder / ".preparation" / "1.partial"]
+    for leaving in leavings:
+        leaving.touch()
+    assert prepare(clips) == 0
+    assert not any(leaving.exists() for leaving in leavings)
+
+    def killed(tasks, num_workers):
+        (folder / ".preparation" / "of a worker.partial").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_dataset, "run_tasks", killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        prepare([clip("b", video(source / "b.mp4"))])
+    assert not list((folder / ".preparation").glob("*.partial"))
 
 
 def test_a_folder_with_links_in_it_is_not_written_through(prepare, source, tmp_path, capsys):

@@ -13,6 +13,7 @@ Whatever is missing or broken is left out and listed in `report.txt` and `report
 0 if there was nothing. A run that was interrupted goes on with the same command.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -27,11 +28,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from huggingface_hub import DatasetCardData, HfApi
 from tqdm import tqdm
 
 from .arguments import check_license, parse_arguments
-from .atomic_files import write_json, write_text
+from .atomic_files import LEAVINGS, write_json, write_text
 from .command_line import run_command
 from .cores import num_cores
 from .corpus_readers import KINDS, read_corpus
@@ -203,13 +205,14 @@ def _has_surrogates(text: str) -> bool:
 
 class OutputFolder:
     """
-    The folder that is made, with what earlier runs finished in it.
+    The folder that is made, with what earlier runs finished in it; as a context, it belongs to this process alone.
 
     Args:
         arguments: what decides its content; a folder is resumed only with the same.
 
     Raises:
-        ValueError: if the folder holds anything else, or was made with other arguments; nothing has been written then.
+        ValueError: if the folder holds anything else, was made with other arguments, or another process is at work in
+            it; nothing has been written then.
     """
 
     def __init__(self, path: Path, arguments: dict[str, Any]):
@@ -217,10 +220,31 @@ class OutputFolder:
         self.state = path / STATE_FOLDER
         self._check(arguments)
         self.state.mkdir(parents=True, exist_ok=True)
-        for partial in self.state.glob("*.partial"):
-            partial.unlink()
+        self._lock = FileLock(self.state / "lock")
+        with contextlib.suppress(NotImplementedError):  # of file systems without locks
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout as error:
+                raise ValueError(
+                    f"Another flallm-prepare is at work in --output_dir {self.path}. Wait until it has ended."
+                ) from error
+        self._remove_leavings()
         write_json(self.state / "arguments.json", arguments)
         self.finished = dict(self._read_finished())
+
+    def __enter__(self) -> "OutputFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove_leavings()
+        self._lock.release()
+
+    def _remove_leavings(self) -> None:
+        """What processes left that were killed while they wrote a video or a table."""
+        places = (self.path, *(self.path / split for split in SPLITS))
+        leavings = [leaving for place in places for leaving in place.glob(LEAVINGS)]
+        for leaving in [*leavings, *self.state.glob("*.partial")]:
+            leaving.unlink(missing_ok=True)
 
     def _check(self, arguments: dict[str, Any]) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -381,7 +405,7 @@ class Report:
         lines += ["", f"{len(self.problems)} problem(s)" + (":" if self.problems else ".")]
         lines += [f"  {problem['where']}: {problem['what']}" for problem in self.problems]
         if self.notes:
-            lines += ["", "To know, without anything being wrong:", *(f"  {note}" for note in self.notes)]
+            lines += ["", "Notes:", *(f"  {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
 
 
@@ -423,7 +447,13 @@ def prepare(arguments: PrepareArguments) -> Report:
     corpus.sign_language = arguments.sign_language or corpus.sign_language
     corpus.spoken_language = arguments.spoken_language or corpus.spoken_language
     encoding = (_frames_per_second(arguments, corpus), arguments.quality)
-    folder = OutputFolder(output_dir, _deciding(arguments, source, corpus, encoding))
+    with OutputFolder(output_dir, _deciding(arguments, source, corpus, encoding)) as folder:
+        return _fill(folder, corpus, source, encoding, arguments)
+
+
+def _fill(
+    folder: OutputFolder, corpus: RawCorpus, source: Path, encoding: tuple[float, int], arguments: PrepareArguments
+) -> Report:
     problems = [_problem(problem.where, problem.what) for problem in corpus.problems]
     sound = []
     for clip, fault in find_faults(corpus.clips):
@@ -431,7 +461,7 @@ def prepare(arguments: PrepareArguments) -> Report:
             sound.append(clip)
         else:
             problems.append(_problem(clip.name, fault, clip.split))
-    tasks = plan_tasks(sound, source, output_dir, encoding)
+    tasks = plan_tasks(sound, source, folder.path, encoding)
     outcomes = _finish_tasks(folder, [task for task, _ in tasks], arguments.num_workers)
     rows, more_problems = _collect(tasks, outcomes, corpus)
     problems += more_problems
