@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from modeling_flallm.own_processing import PICTURE_SUFFIXES
+from modeling_flallm.own_processing import VIDEO_SUFFIXES, is_picture_file, is_video_file
 
 from .corpus_schema import SPLITS, Problem, RawClip, RawCorpus
 from .corpus_tables import Row, RowError, check_characters, read_rows, shown_path
@@ -24,9 +24,6 @@ from .legacy_labels import read_plain_pickle
 SPLIT_NAMES = {"train": "train", "dev": "validation", "val": "validation", "valid": "validation"} | {
     split: split for split in SPLITS
 }
-VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv", ".gif")
-)
 TABLE_SUFFIXES = (".csv", ".tsv")
 TABLE_COLUMNS = ("file", "text", "start", "end", "name", "signer", "gloss", "split")
 
@@ -543,7 +540,7 @@ class FilesBelow:
             for name in sorted(names):
                 path = Path(directory, name)
                 self.by_name[name].append(path)
-                if path.suffix.lower() in VIDEO_SUFFIXES:
+                if is_video_file(path):
                     self.by_stem[path.stem].append(path)
 
     def _not_listed(self, error: OSError) -> None:
@@ -594,7 +591,7 @@ def _frame_folder(root: Path, name: str) -> Path:
 def _num_pictures(folder: Path) -> int:
     try:
         with os.scandir(folder) as entries:
-            return sum(entry.name.lower().endswith(PICTURE_SUFFIXES) and entry.name[0] != "." for entry in entries)
+            return sum(is_picture_file(entry.name) for entry in entries)
     except OSError as error:
         raise RowError(f"the folder {folder} cannot be listed: {error.strerror}") from error
 
