@@ -406,11 +406,11 @@ def test_what_is_not_understood_ends_the_command_and_writes_nothing(source, tmp_
     video(source / "a.mp4")
     cases = {
         "file,text,Split\na.mp4,x,sunday\n": "The split of a clip must be one of dev, devel, development, test, "
-        "testing, train, training, val, valid, validation, got 'sunday' (clips.csv, line 2). Mend the column, so that no clip "
-        "gets into another split than its own.",
+        "testing, train, training, val, valid, validation, got 'sunday' (clips.csv, line 2). Mend the column, so that "
+        "no clip gets into another split than its own.",
         "file,text,start_ms\na.mp4,x,1\n": f"{source}/clips.csv has a column 'start_ms', which is not understood and "
-        "may be the start of each clip. If it is, call it start (seconds from the beginning of the video); else take it "
-        "out of the file.",
+        "may be the start of each clip. If it is, call it start (seconds from the beginning of the video); else take "
+        "it out of the file.",
     }
     for content, text in cases.items():
         (source / "clips.csv").write_text(content)

@@ -11,15 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modeling_flallm.own_processing import PICTURE_SUFFIXES
+from modeling_flallm.own_processing import is_picture_file, is_video_file
 
 from .corpus_schema import Problem
 from .corpus_tables import RowError, shown_path
 from .inside_folder import roots
 
-VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv", ".gif")
-)
 # What macOS, Windows and network drives put beside people's files.
 FOLDERS_OF_SYSTEMS = frozenset(
     ("__macosx", ".appledouble", ".trashes", ".spotlight-v100", ".fseventsd", "@eadir", "$recycle.bin", "lost+found")
@@ -81,7 +78,7 @@ class FilesBelow:
         self.all.append(path)
         self.by_path[same_name(below.as_posix())].append(path)
         self.by_name[same_name(path.name)].append(path)
-        if path.suffix.lower() in VIDEO_SUFFIXES:
+        if is_video_file(path):
             self.by_path[same_name(below.with_suffix("").as_posix())].append(path)
             self.by_stem[same_name(path.stem)].append(path)
 
@@ -178,7 +175,7 @@ def num_pictures(folder: Path, root: Path | None = None) -> int:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.lower().endswith(PICTURE_SUFFIXES) and entry.name[0] != ".":
+                if is_picture_file(entry.name):
                     count += 1
                     if root is not None and entry.is_symlink():
                         check_inside(Path(entry.path), root)

@@ -26,7 +26,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from modeling_flallm.configuration_flallm import FLaLLMVisionConfig
-from modeling_flallm.own_processing import FLaLLMVideoProcessor
+from modeling_flallm.own_processing import FLaLLMVideoProcessor, is_video_file
 from modeling_flallm.visual_encoder_flallm import LocalTemporalModule
 
 from .arguments import check_new_folder, parse_arguments, read_yaml
@@ -42,7 +42,6 @@ from .inspection_page import MAX_NUM_TOKENS, format_text, render_page, spread_of
 from .languages import check_spoken_language
 from .process_pool import check_num_workers
 from .training import open_tokenizer
-from .translate import VIDEO_SUFFIXES
 
 PRESETS = ("paper_visual_initialing", "sltbaselines_visual_initialing")
 
@@ -121,7 +120,7 @@ def _read_split_folder(corpus: Corpus, split: str, folder: Path, arguments: Insp
         if clip.name:
             _find_file(clip, folder, corpus)
     named = {clip.path for clip in corpus.of(split)}
-    videos = (path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    videos = (path for path in folder.iterdir() if is_video_file(path) and path.is_file())
     unnamed = sorted(_clean(path.name) for path in videos if path not in named)
     corpus.warnings += [Problem(f"{split}/{name}", "the metadata does not name this file") for name in unnamed]
 

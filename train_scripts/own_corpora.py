@@ -8,8 +8,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
+from modeling_flallm.own_processing import VIDEO_SUFFIXES
+
 from .annotation_files import READERS, Annotations, is_annotation_file, read_annotations
-from .corpus_files import VIDEO_SUFFIXES, FilesBelow, check_inside, frame_folder, is_of_a_system, needed_file, same_name
+from .corpus_files import FilesBelow, check_inside, frame_folder, is_of_a_system, needed_file, same_name
 from .corpus_rows import Gathered, clip_name, part_of, path_below, sentence, split_named, times_of
 from .corpus_schema import Problem, RawClip, RawCorpus
 from .corpus_tables import (

@@ -49,7 +49,8 @@ from .push_to_hub import Upload, send
 from .video_encoding import VideoLength
 
 STATE_FOLDER = ".preparation"
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mpeg", ".mov", ".webm")
+# What `datasets` and the Hub take for videos; a file of another kind is read by its content, whatever its name.
+HUB_VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mpeg", ".mov", ".webm")
 # The Hub takes at most 10,000 files in a folder.
 MOST_FILES_IN_A_FOLDER = 5000
 LONGEST_NAME = 80
@@ -152,7 +153,7 @@ def plan_tasks(
         address = hashlib.sha256(repr(str(video).removeprefix(str(source_folder))).encode()).hexdigest()
         if name != names[split, video] or counts[split, name.casefold()] > 1:
             name = f"{name}-{address[:10]}"
-        suffix = video.suffix.lower() if not is_folder and video.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
+        suffix = video.suffix.lower() if not is_folder and video.suffix.lower() in HUB_VIDEO_SUFFIXES else ".mp4"
         subfolder = f"{address[:2]}/" if sizes[split] > MOST_FILES_IN_A_FOLDER else ""
         task = VideoTask(
             split=split,
