@@ -274,6 +274,8 @@ def test_a_table_with_other_names_and_semicolons(tmp_path):
         " Video_Path , Sentence ,Subset,Start Time,end-time,Signer ID",
         "\uff26\uff49\uff4c\uff45,\uff34ext,\uff33plit,\uff33tart,\uff25nd,\uff33igner",
         "file name,translation,Data split,begin (s),End [seconds],speaker",
+        "FileName,Text,DataSplit,StartTime,EndTime,SignerID",
+        "\ufefffi\u00adle,text,spl\u200bit,st\u2060art,end,signer",
         "filename\u200b,text\u00a0,partition,start_in_seconds,End Time - ss.msec,Participant",
     ],
 )
@@ -303,6 +305,8 @@ def test_columns_that_are_not_used_are_named(tmp_path):
         "clips.csv has columns that are not used: comment, Wetter",
         "clips.csv names no split for 1 clip(s): they are of train",
     ]
+    corpus = read("table", own_table(tmp_path, ",file,text,split,\n7,a.mp4,x,test,\n"))
+    assert corpus.notes == ["clips.csv has columns that are not used: column 1, column 5"]
     corpus = read("table", own_table(tmp_path, "file,text,split\na.mp4,x,\na.mp4,y,test\n"))
     assert corpus.notes == ["clips.csv names no split for 1 clip(s): they are of train"]
 
@@ -310,7 +314,7 @@ def test_columns_that_are_not_used_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("column", "meaning"),
     [
-        *((name, "split") for name in ("my split", "datasplit", "subset name", "Fold", "is_test", "train/dev")),
+        *((name, "split") for name in ("my split", "subset name", "Fold", "is_test", "train/dev")),
         *((name, "start") for name in ("start_frame", "Startzeit", "begin_ms", "Onset", "von", "Timecode", "time")),
         *((name, "end") for name in ("end_frame", "Ende", "stop time", "bis", "offset")),
     ],

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from tiny_corpus import NUM_CLIPS, SIZE_IN_PIXELS, corpus, flags, language_model, trained_model
@@ -28,7 +27,6 @@ from train_scripts.data import (
     TranslationCollator,
     load_split,
     load_training_split,
-    open_on_hub,
 )
 from train_scripts.training import build_processor
 
@@ -214,117 +212,6 @@ def test_missing_metadata(tmp_path):
 def test_mistakes_in_metadata(table, expected, tmp_path):
     folder = video_folder(tmp_path, table)
     assert error_of(folder) == expected.format(path=folder / "train" / "metadata.csv", folder=folder)
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        "file_name,text,start,end,split",
-        "File_Name,TEXT,Start,END,Split",
-        "file name,Text ,start_time,End Time,subset",
-        "file-name,\uff34ext,begin (s),End_Seconds,Partition",
-    ],
-)
-@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
-def test_columns_are_understood_however_they_are_written(header, name, tmp_path):
-    values = ["a.mp4", "x", "0.5", "1.5", "Validation"]
-    if name.endswith("csv"):
-        content = f"{header}\n{','.join(values)}\n"
-    else:
-        row = dict(zip(header.split(","), values, strict=True))
-        only_text = {header.split(",")[0]: "b.mp4", header.split(",")[1]: "y"}
-        content = json.dumps(only_text) + "\n" + json.dumps(row) + "\n"
-    clips = load(video_folder(tmp_path, content, split="dev", name=name), "dev")
-    last = clips[len(clips) - 1]
-    assert (last["text"], last["start"], last["end"]) == ("x", 0.5, 1.5)
-    assert Path(last["video"]["path"]).name == "a.mp4"
-
-
-@pytest.mark.parametrize(
-    ("table", "expected"),
-    [
-        (
-            "file_name,text,start_frame\na.mp4,x,1\n",
-            "{path} has a column 'start_frame', which is not understood and may be the start of each clip. If it is, "
-            "call it start (seconds from the beginning of the video); else take it out of the file.",
-        ),
-        (
-            "file_name,text,is_test\na.mp4,x,1\n",
-            "{path} has a column 'is_test', which is not understood and may be the split of each clip. If it is, call "
-            "it split (train, validation or test); else take it out of the file.",
-        ),
-        (
-            "file_name,text,start,start\na.mp4,x,1,2\n",
-            "{path} must have the columns start once each, got ['file_name', 'text', 'start', 'start'].",
-        ),
-        (
-            "file_name,text,Split\na.mp4,x,train\nb.mp4,y,Test\n",
-            "{path}: row 2 is of the split 'Test', and lies in the folder 'train'. Move it to the folder of its split, "
-            "or take the column out.",
-        ),
-        (
-            "file_name,text,subset\na.mp4,x,one\n",
-            "{path}: row 1 is of the split 'one', and lies in the folder 'train'. Move it to the folder of its split, "
-            "or take the column out.",
-        ),
-        (
-            "file_name,text,start\na.mp4,x,1e18\n",
-            "{folder} (train): start must be seconds from the beginning of the video, got '1e18' in row 0 (counted "
-            "from 0).",
-        ),
-    ],
-)
-def test_columns_of_metadata_are_not_ignored(table, expected, tmp_path):
-    folder = video_folder(tmp_path, table)
-    assert error_of(folder) == expected.format(path=folder / "train" / "metadata.csv", folder=folder)
-
-
-def test_columns_of_metadata_that_are_not_used_are_named(tmp_path, monkeypatch):
-    warnings = []
-    monkeypatch.setattr("train_scripts.data.logger.warning_once", warnings.append)
-    folder = video_folder(tmp_path, "file_name,text,gloss,comment,Wetter\na.mp4,x,X,1,2\n")
-    assert rows(folder) == [("a.mp4", "x")]
-    assert warnings == [f"{folder / 'train' / 'metadata.csv'} has columns that are not used: comment, Wetter"]
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_columns_on_the_hub_are_understood_in_any_letter_case(streaming, monkeypatch):
-    warnings, video = [], {"path": "a.mp4", "bytes": b"video"}
-    monkeypatch.setattr("train_scripts.data.logger.warning_once", warnings.append)
-
-    def load(name, **_):
-        dataset = datasets.Dataset.from_dict(contents[name]).cast_column("Video", datasets.Video(decode=False))
-        return dataset.to_iterable_dataset() if streaming else dataset
-
-    contents = {
-        "me/good": {"Video": [video], "text": ["x"], "Start": [0.5], "END": [1.5], "Signer": ["A"]},
-        "me/frames": {"Video": [video], "text": ["x"], "start_frame": [12], "end_frame": [40]},
-        "me/twice": {"Video": [video], "text": ["x"], "Start": [0.5], "START": [1.5]},
-    }
-    monkeypatch.setattr("train_scripts.data.load_from_hub", load)
-    [row] = list(open_on_hub("me/good", "train", streaming=streaming))
-    assert (row["start"], row["end"], row["signer"], row["video"]) == (0.5, 1.5, "A", video)
-    assert warnings == []
-    open_on_hub("me/frames", "train", streaming=streaming)
-    assert warnings == ["me/frames has columns that may be times of clips, and are not used: start_frame, end_frame"]
-    with pytest.raises(ValueError, match="The data set me/twice must have each column once, got Start, START"):
-        open_on_hub("me/twice", "train", streaming=streaming)
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-@pytest.mark.parametrize("first", ["sep=;\r\n", ""])
-def test_metadata_that_excel_saved(first, encoding, tmp_path):
-    table = f'{first}file_name;text;split\r\na.mp4;"Ja; nein, ""und""";train\r\nb.mp4;Grüße;\r\n'
-    folder = video_folder(tmp_path, table.encode(encoding))
-    assert rows(folder) == [("a.mp4", 'Ja; nein, "und"'), ("b.mp4", "Grüße")]
-
-
-def test_names_of_videos_meet_in_any_unicode_form_and_letter_case(tmp_path):
-    table = "file_name,text\nclips/M\u00fcller.MP4,x\nB.mp4,y\n"
-    folder = video_folder(tmp_path, table, ("clips/Mu\u0308ller.mp4", "b.mp4"))
-    assert rows(folder) == [("Mu\u0308ller.mp4", "x"), ("b.mp4", "y")]
-    (folder / "train" / "B.MP4").write_bytes(b"")
-    assert "names 1 video(s) that are not there: 'B.mp4'" in error_of(folder, kind=FileNotFoundError)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import functools
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -160,7 +160,7 @@ def frame_folder(root: Path, name: str) -> Path:
     Raises:
         RowError: if it is not there, holds no pictures, or if it or one of them is a link that leads out of the root.
     """
-    path = existing_path(root, name, os.path.isdir)
+    path = _existing_folder(root, name)
     if not os.path.isdir(path):
         raise RowError(f"there is no folder of frames {path}")
     check_inside(path, root)
@@ -184,16 +184,16 @@ def num_pictures(folder: Path, root: Path | None = None) -> int:
     return count
 
 
-def existing_path(root: Path, name: str, is_there: Callable[[Path], bool]) -> Path:
-    """The path of a file or folder as it is written, else of the only one there in another Unicode form or case."""
+def _existing_folder(root: Path, name: str) -> Path:
+    """The folder as its path is written, else the only one that is there in another Unicode form or letter case."""
     path = root / name
-    if is_there(path):
+    if os.path.isdir(path):
         return path
     paths = [root]
     for part in path.relative_to(root).parts:
         paths = [folder / found for folder in paths for found in _names_in(folder).get(same_name(part), [])]
-    found = [other for other in paths if is_there(other)]
-    return found[0] if len(found) == 1 else path
+    folders = [folder for folder in paths if os.path.isdir(folder)]
+    return folders[0] if len(folders) == 1 else path
 
 
 def _names_in(folder: Path) -> dict[str, list[str]]:

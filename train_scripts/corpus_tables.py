@@ -90,7 +90,13 @@ class Table:
 
 def plain_name(name: str) -> str:
     """`" Start Time "`, `"start-time"` and `"START_TIME"` -> `"start_time"`"""
-    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).casefold()).strip("_")
+    visible = "".join(character for character in name if unicodedata.category(character) != "Cf")
+    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", visible).casefold()).strip("_")
+
+
+def _without_gaps(name: str) -> str:
+    """`"StartTime"` and `"start_time"` -> `"starttime"`"""
+    return plain_name(name).replace("_", "")
 
 
 def split_of(name: str) -> str | None:
@@ -111,13 +117,13 @@ def find_columns(
     Raises:
         ValueError: if a needed column is missing, or any of ours is there twice.
     """
-    plain = [plain_name(name) for name in header]
+    plain = [_without_gaps(name) for name in header]
     found, wrong = {}, []
     for ours, theirs in names.items():
         if header.count(theirs[0]) == 1:
             found[ours] = header.index(theirs[0])
             continue
-        name = next((name for name in map(plain_name, theirs) if name in plain), None)
+        name = next((name for name in map(_without_gaps, theirs) if name in plain), None)
         if name is None or plain.count(name) > 1:
             wrong += [theirs[0]] if name is not None or ours in needed else []
         else:
@@ -135,7 +141,7 @@ def check_unused_columns(unused: Iterable[str], columns: Iterable[str], path: Pa
         ValueError: for a column that may hold splits or times and is not understood, where there is no other one.
     """
     for name in unused:
-        meaning = likely_meaning(plain_name(name), "start" in columns)
+        meaning = _likely_meaning(plain_name(name), "start" in columns)
         if meaning is not None and meaning not in columns:
             what = "train, validation or test" if meaning == "split" else "seconds from the beginning of the video"
             raise ValueError(
@@ -144,7 +150,7 @@ def check_unused_columns(unused: Iterable[str], columns: Iterable[str], path: Pa
             )
 
 
-def likely_meaning(name: str, has_start: bool) -> str | None:
+def _likely_meaning(name: str, has_start: bool) -> str | None:
     """Of a `plain_name`: `"start_frame"` -> `"start"`, `"is_test"` -> `"split"`, `"comment"` -> None"""
     words = set(name.split("_"))
     if re.search("split|subset|partition", name) or words & SPLIT_WORDS:
@@ -213,7 +219,7 @@ def open_table(
     delimiter = delimiter or likely_delimiter(lines[first])
     header = [name.strip() for name in _parse(lines[first : first + 1], delimiter, quoted) or []]
     places = find_columns(header, names, needed, path)
-    unused = [name for index, name in enumerate(header) if index not in places.values() and name]
+    unused = [name or f"column {index + 1}" for index, name in enumerate(header) if index not in places.values()]
     rows = _rows(lines, first + 1, len(header), delimiter, quoted, shown_path(path, folder))
     by_name = (row if isinstance(row, Problem) else _by_our_names(row, names, places) for row in rows)
     return Table(by_name, set(places), unused)

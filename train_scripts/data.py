@@ -5,7 +5,6 @@ import functools
 import io
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,32 +19,16 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers.image_utils import SizeDict
-from transformers.utils import logging
 
 from modeling_flallm.own_processing import FLaLLMProcessor, decode_video
 
 from .arguments import DataArguments
 from .augmentation import ClipAugmentation, item_seed
-from .corpus_files import existing_path
-from .corpus_schema import COLUMNS
-from .corpus_tables import (
-    COLUMN_NAMES,
-    MOST_SECONDS,
-    check_unused_columns,
-    find_columns,
-    likely_delimiter,
-    likely_meaning,
-    plain_name,
-    read_text,
-    split_of,
-    without_separator_line,
-)
 from .hub_names import explain_missing_folder
 from .inside_folder import inside
 from .languages import language_name
 from .target_languages import target_languages
 
-logger = logging.get_logger(__name__)
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 # Names of folders that `datasets` reads as the validation split.
 VALIDATION_FOLDERS = ("validation", "valid", "val", "dev")
@@ -183,7 +166,7 @@ def _as_number(value: Any, column: str, row: int, name: str) -> float | None:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not 0 <= number < math.inf or (column != "num_frames" and number > MOST_SECONDS):
+    if not 0 <= number < math.inf:
         what = "a number of frames" if column == "num_frames" else "seconds from the beginning of the video"
         raise ValueError(f"{name}: {column} must be {what}, got {value!r} in row {row} (counted from 0).")
     return number
@@ -213,29 +196,10 @@ def open_on_hub(name: str, split: str, streaming: bool = False) -> datasets.Data
     dataset = load_from_hub(name, split=split, streaming=streaming)
     if streaming and dataset.features is not None:
         dataset = dataset.decode(False)
-    dataset = _with_our_names(dataset, name)
     columns = column_names(dataset)
     if "video" not in columns:
         raise ValueError(f"`video` must be a column of the data set {name}, got columns {columns}.")
     return dataset
-
-
-def _with_our_names(
-    dataset: datasets.Dataset | datasets.IterableDataset, name: str
-) -> datasets.Dataset | datasets.IterableDataset:
-    """`Start` and `start` are one column; of those that may be times and are not understood, there is a warning."""
-    columns = column_names(dataset)
-    ours = {column: plain_name(column) for column in columns}
-    ours = {column: our for column, our in ours.items() if our in ("video", *NUMBERS, *WORDS) and our not in columns}
-    twice = [column for column, our in ours.items() if list(ours.values()).count(our) > 1]
-    if twice:
-        raise ValueError(f"The data set {name} must have each column once, got {', '.join(twice)}.")
-    columns = [ours.get(column, column) for column in columns]
-    meanings = {column: likely_meaning(plain_name(column), "start" in columns) for column in columns}
-    ignored = [column for column, meaning in meanings.items() if meaning in ("start", "end") and meaning not in columns]
-    if ignored:
-        logger.warning_once(f"{name} has columns that may be times of clips, and are not used: {', '.join(ignored)}")
-    return dataset.rename_columns(ours) if ours else dataset
 
 
 def _of_one_kind(values: list[Any]) -> list[Any]:
@@ -348,7 +312,7 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
     path = next((inside(split_folder, name) for name in METADATA_FILES if (split_folder / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{split_folder} must hold metadata.csv with the columns file_name,{text_column}.")
-    rows = _by_our_names(*_read_rows(path), text_column, path)
+    rows = _read_rows(path)
     if not rows:
         raise ValueError(f"{path} names no video.")
     for column in ("file_name", text_column):
@@ -358,7 +322,7 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         _check_texts(row, text_column, f"{path}: row {number}")
         try:
-            row["file_name"] = _name_of_file(split_folder, row["file_name"])
+            inside(split_folder, row["file_name"])
         except ValueError as error:
             raise ValueError(f"{path}: row {number}: {error}") from error
     parts = Counter((str(Path(row["file_name"])), *_part_of_file(row)) for row in rows)
@@ -372,42 +336,6 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
     if missing:
         raise FileNotFoundError(f"{path} names {len(missing)} video(s) that are not there: {_some(missing)}.")
     return rows
-
-
-def _by_our_names(rows: list[dict[str, Any]], header: list[str], text_column: str, path: Path) -> list[dict[str, Any]]:
-    """
-    The rows with every column that is there, by our names where we have one.
-
-    Raises:
-        ValueError: for a column that is there twice, one that may hold splits or times and is not understood, and for
-            rows of another split than the folder's.
-    """
-    names = {name: (name,) for name in (*COLUMNS, text_column)}
-    names |= {name: COLUMN_NAMES[name] for name in ("start", "end", "split")}
-    places = find_columns(header, names, (), path)
-    ours = {header[place]: name for name, place in places.items()}
-    unused = [name for name in header if name not in ours]
-    check_unused_columns(unused, places, path)
-    if unused:
-        logger.warning_once(f"{path} has columns that are not used: {', '.join(unused)}")
-    rows = [{ours.get(name, name): row.get(name) for name in header} for row in rows]
-    folder_split = split_of(path.parent.name)
-    for number, row in enumerate(rows, 1):
-        split = str(row.get("split") or "").strip()
-        if split and folder_split is not None and split_of(split) != folder_split:
-            raise ValueError(
-                f"{path}: row {number} is of the split {split!r}, and lies in the folder {path.parent.name!r}. Move it "
-                "to the folder of its split, or take the column out."
-            )
-    return rows
-
-
-def _name_of_file(split_folder: Path, name: str) -> str:
-    """The name of a file as it is on disk, where that differs in Unicode form or letter case; raises as `inside`."""
-    if inside(split_folder, name).is_file():
-        return name
-    found = existing_path(split_folder, name, os.path.isfile).relative_to(split_folder).as_posix()
-    return found if inside(split_folder, found).is_file() else name
 
 
 def _check_texts(row: dict[str, Any], text_column: str, where: str) -> None:
@@ -432,20 +360,13 @@ def _part_of_file(row: dict[str, Any]) -> tuple[Any, Any]:
     return values[0], values[1]
 
 
-def _read_rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of a metadata file, and all names of its columns."""
+def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
-        text = read_text(path, errors="strict")
-        if path.suffix == ".csv":
-            text, delimiter = without_separator_line(text)
-            text = text.lstrip("\r\n")
-            delimiter = delimiter or likely_delimiter(text.partition("\n")[0])
-            reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-            rows = list(reader)
-            header = list(reader.fieldnames or [])
-        else:
-            rows = [json.loads(line) for line in io.StringIO(text, newline="") if line.strip()]
-            header = list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix == ".csv":
+                rows = list(csv.DictReader(file, strict=True))
+            else:
+                rows = [json.loads(line) for line in file if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
     except (csv.Error, json.JSONDecodeError) as error:
@@ -455,7 +376,7 @@ def _read_rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
             raise ValueError(f'{path}: row {number} must be an object, such as {{"file_name": ..., "text": ...}}.')
         if None in row:  # where DictReader puts what is left over
             raise ValueError(f"{path}: row {number} has more values than the header. Put commas in double quotes.")
-    return rows, header
+    return rows
 
 
 def _check_sentences(dataset: datasets.Dataset, text_column: str, name: str) -> None:

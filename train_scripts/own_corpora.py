@@ -42,9 +42,9 @@ def read_table(
     Rows without a split are of the one that the file is named after (`dev.csv`), else of `train`; sentences of
     subtitles and of ELAN are of the one that a folder above them is named after. Videos that no row names are problems.
     """
-    index = FilesBelow(videos or folder)
-    sources = _sources(folder, table, FilesBelow(folder) if videos else index)
-    gathered = Gathered(problems=list(index.with_videos().problems))
+    index, files = FilesBelow(videos or folder), FilesBelow(folder)
+    sources = _sources(folder, table, files)
+    gathered = Gathered(problems=list(dict.fromkeys(files.problems + index.with_videos().problems)))
     if all(map(is_annotation_file, sources)):
         if columns:
             raise ValueError(f"Only spreadsheets have columns to name, got {sorted(columns)} for {sources[0].name}.")
