@@ -15,8 +15,7 @@ Hello <i>there</i>.
 
 2
 00:00:01,600 --> 00:00:02,400  X1:10 X2:20
-{\\an8}How are
-you?
+{\\an8}How are<br/>you?
 """
 VTT = """WEBVTT - Talk
 Kind: captions
@@ -309,6 +308,11 @@ def test_exports_of_elan(content, name, tmp_path):
 
 
 def test_an_export_of_elan_without_an_end_is_named(tmp_path):
+    lines = ["t\t\t00:00:01.000\t00:00:02.000\tx", "t\t\t00:00:03.000\ty", ""]
+    corpus = read(tmp_path, "\n".join(lines), "talk.txt")
+    assert parts(corpus) == [("x", 1, 2)]
+    what = "it has no begin and end time in the format hh:mm:ss.ms with a text after them"
+    assert problems(corpus) == [("talk.txt, line 2", what)]
     corpus = read(tmp_path, "Begin Time - ss.msec\tEnd Time - hh:mm:ss.ms\tt\n1\t00:00:02.000\tx\n", "talk.txt")
     assert problems(corpus)[0] == ("talk.txt, line 2", "it has no end: export begin and end time")
     with pytest.raises(

@@ -300,9 +300,11 @@ def test_names_given_for_columns_meet_in_any_unicode_form(tmp_path):
 
 
 def test_columns_that_are_not_used_are_named(tmp_path):
-    corpus = read("table", own_table(tmp_path, "file,text,comment,Wetter\na.mp4,x,1,2\n"))
+    corpus = read(
+        "table", own_table(tmp_path, "file,text,Gender,weekend,reply to,frames,duration\na.mp4,x,1,2,3,4,5\n")
+    )
     assert corpus.notes == [
-        "clips.csv has columns that are not used: comment, Wetter",
+        "clips.csv has columns that are not used: Gender, weekend, reply to, frames, duration",
         "clips.csv names no split for 1 clip(s): they are of train",
     ]
     corpus = read("table", own_table(tmp_path, ",file,text,split,\n7,a.mp4,x,test,\n"))
@@ -315,8 +317,11 @@ def test_columns_that_are_not_used_are_named(tmp_path):
     ("column", "meaning"),
     [
         *((name, "split") for name in ("my split", "subset name", "Fold", "is_test", "train/dev")),
-        *((name, "start") for name in ("start_frame", "Startzeit", "begin_ms", "Onset", "von", "Timecode", "time")),
-        *((name, "end") for name in ("end_frame", "Ende", "stop time", "bis", "offset")),
+        *(
+            (name, "start")
+            for name in ("start_frame", "Startzeit", "begin_ms", "Onset", "von", "Timecode", "from frame")
+        ),
+        *((name, "end") for name in ("end_frame", "Ende", "stop time", "bis", "frame to", "offset")),
     ],
 )
 def test_a_column_that_may_be_a_split_or_a_time_is_not_ignored(column, meaning, tmp_path):

@@ -122,11 +122,15 @@ def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
 
 def _text_of_srt(lines: list[str]) -> str:
     tags = r"</?(?:i|b|u|s|font|c|v)\b[^<>]*>|\{\\[^{}]*\}"
-    return " ".join(re.sub(tags, "", " ".join(lines), flags=re.IGNORECASE).split())
+    return " ".join(re.sub(tags, "", _as_one_line(lines), flags=re.IGNORECASE).split())
 
 
 def _text_of_vtt(lines: list[str]) -> str:
-    return " ".join(html.unescape(re.sub(r"<[^<>]*>|\{\\[^{}]*\}", "", " ".join(lines))).split())
+    return " ".join(html.unescape(re.sub(r"<[^<>]*>|\{\\[^{}]*\}", "", _as_one_line(lines))).split())
+
+
+def _as_one_line(lines: list[str]) -> str:
+    return re.sub(r"<br\s*/?>|\\N", " ", " ".join(lines), flags=re.IGNORECASE)
 
 
 # ELAN

@@ -41,22 +41,16 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
 }
 # What a column may be that has none of these names: to read such a table without it would be wrong without a word.
 SPLIT_WORDS = {*SPLIT_NAMES, "fold", "folds"}
-TIME_WORDS = {"time", "times", "timecode", "timecodes", "interval", "segment", "tc", "in", "from", "von", "ab", "debut"}
-END_WORDS = {
-    "end",
-    "ende",
-    "endtime",
-    "endzeit",
-    "ends",
-    "stop",
-    "stoptime",
-    "offset",
-    "bis",
-    "until",
-    "to",
-    "out",
-    "fin",
-}
+TIME_UNIT = "(?:_(?:ms|s|sec|seconds|frame|frames|time|tc|timecode))?"
+TIME_KIND = "(?:(?:frame|frames|time|tc|timecode)_)?"
+LIKE_SPLIT = re.compile("split|subset|partition")
+LIKE_START = re.compile(
+    f"(.*(start|begin|onset|anfang).*)|({TIME_KIND}(from|von|ab|in|debut){TIME_UNIT})|times?|timecodes?|tc|interval|zeit"
+)
+LIKE_END = re.compile(
+    f"(.*_)?(end|ende|ends|endtime|endzeit|stop|offset)(_.*)?|{TIME_KIND}(to|bis|until|out|fin){TIME_UNIT}"
+)
+LIKE_DURATION = re.compile("duration|length|dauer")
 
 
 class RowError(ValueError):
@@ -152,12 +146,11 @@ def check_unused_columns(unused: Iterable[str], columns: Iterable[str], path: Pa
 
 def _likely_meaning(name: str, has_start: bool) -> str | None:
     """Of a `plain_name`: `"start_frame"` -> `"start"`, `"is_test"` -> `"split"`, `"comment"` -> None"""
-    words = set(name.split("_"))
-    if re.search("split|subset|partition", name) or words & SPLIT_WORDS:
+    if LIKE_SPLIT.search(name) or set(name.split("_")) & SPLIT_WORDS:
         return "split"
-    if re.search("start|begin|onset|anfang", name) or name in TIME_WORDS:
+    if LIKE_START.fullmatch(name):
         return "start"
-    if words & END_WORDS or (has_start and re.search("duration|length|dauer", name)):
+    if LIKE_END.fullmatch(name) or (has_start and LIKE_DURATION.search(name)):
         return "end"
     return None
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from modeling_flallm.own_processing import VIDEO_SUFFIXES
 
-from .annotation_files import READERS, Annotations, is_annotation_file, read_annotations
+from .annotation_files import Annotations, is_annotation_file, read_annotations
 from .corpus_files import FilesBelow, check_inside, frame_folder, is_of_a_system, needed_file, same_name
 from .corpus_rows import Gathered, clip_name, part_of, path_below, sentence, split_named, times_of
 from .corpus_schema import Problem, RawClip, RawCorpus
@@ -42,7 +42,8 @@ def read_table(
     Rows without a split are of the one that the file is named after (`dev.csv`), else of `train`; sentences of
     subtitles and of ELAN are of the one that a folder above them is named after. Videos that no row names are problems.
     """
-    index, files = FilesBelow(videos or folder), FilesBelow(folder)
+    files = FilesBelow(folder)
+    index = FilesBelow(videos) if videos else files
     sources = _sources(folder, table, files)
     gathered = Gathered(problems=list(dict.fromkeys(files.problems + index.with_videos().problems)))
     if all(map(is_annotation_file, sources)):
@@ -52,9 +53,9 @@ def read_table(
     else:
         _refuse_tier(tier)
         _add_tables(gathered, sources, folder, columns, lambda values, split: _table_clip(values, split, index.one))
-        others = [path for path in index.all if path.suffix.lower() in READERS and path not in sources]
+        others = [path for path in files.all if is_annotation_file(path) and path not in sources]
         if others:
-            names = ", ".join(shown_path(path, index.folder) for path in others[:5])
+            names = ", ".join(shown_path(path, folder) for path in others[:5])
             gathered.notes.append(f"{len(others)} file(s) with subtitles or annotations are not used, such as {names}")
     used = {os.path.realpath(clip.video) for clip in gathered.clips}
     named = " or ".join(path.name for path in sources[:5])
@@ -197,7 +198,7 @@ def _add_annotations(gathered: Gathered, paths: list[Path], folder: Path, index:
                 f"{path.name}. Name one with --table, or leave one of them."
             )
         file_of[video] = path
-        rows = content.tiers.get(tier, []) if tier in content.tiers else content.tiers.get("", [])
+        rows = [*content.tiers.get("", []), *(content.tiers.get(tier, []) if tier else [])]
         if not rows:
             what = f"it has no sentences in the tier {tier!r}" if tier else "it holds no sentences"
             gathered.problems.append(Problem(shown_path(path, folder), what))
