@@ -1,5 +1,6 @@
 """Subtitles and files of ELAN as sources of clips: what they hold, which video they belong to, and what is wrong."""
 
+import os
 import re
 from pathlib import Path
 
@@ -118,6 +119,21 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
     corpus = read(tmp_path, SRT.replace("there", "Grüße").encode("latin-1"), "talk.srt")
     assert texts(corpus) == ["How are you?"]
     assert problems(corpus)[0][1].startswith("it is not UTF-8 text. Save the file as UTF-8")
+
+
+def test_a_link_to_subtitles_elsewhere_is_named(tmp_path):
+    folder = own_table(tmp_path / "corpus", b"", files=("talk.mp4",), name="note.txt")
+    (tmp_path / "talk.srt").write_text(SRT)
+    (folder / "talk.srt").symlink_to("../talk.srt")
+    with pytest.raises(FileNotFoundError, match="or name one. talk.srt is a link that leads out of the folder, and is"):
+        read_corpus("table", folder)
+
+
+def test_notes_of_anybody_and_pipes_are_no_annotations(tmp_path):
+    own_table(tmp_path, b"\xff\xfea", files=("talk.mp4",), name="notes.txt")
+    os.mkfifo(tmp_path / "other.srt")
+    own_table(tmp_path, SRT, name="talk.srt")
+    assert len(read_corpus("table", tmp_path).clips) == 2
 
 
 def test_every_file_below_belongs_to_the_video_beside_it(tmp_path):
@@ -308,11 +324,17 @@ def test_exports_of_elan(content, name, tmp_path):
 
 
 def test_an_export_of_elan_without_an_end_is_named(tmp_path):
-    lines = ["t\t\t00:00:01.000\t00:00:02.000\tx", "t\t\t00:00:03.000\ty", ""]
+    lines = [
+        "t\t\t00:00:01.000\t00:00:02.000\tx",
+        "t\t\t00:00:03.000\ty",
+        "t\t\t00:00:03.000\t00:00:04.000\ttwo\ttexts",
+    ]
     corpus = read(tmp_path, "\n".join(lines), "talk.txt")
     assert parts(corpus) == [("x", 1, 2)]
-    what = "it has no begin and end time in the format hh:mm:ss.ms with a text after them"
-    assert problems(corpus) == [("talk.txt, line 2", what)]
+    what = "it has no begin and end time in the format hh:mm:ss.ms with one text after them"
+    assert problems(corpus) == [("talk.txt, line 2", what), ("talk.txt, line 3", what)]
+    corpus = read(tmp_path, f"{TIMES}\tt\n00:00:01.000\t1\t00:00:02.000\t2\t1\tx\ty\n", "talk.txt")
+    assert problems(corpus)[0] == ("talk.txt, line 2", "it has 7 values, the header has 6")
     corpus = read(tmp_path, "Begin Time - ss.msec\tEnd Time - hh:mm:ss.ms\tt\n1\t00:00:02.000\tx\n", "talk.txt")
     assert problems(corpus)[0] == ("talk.txt, line 2", "it has no end: export begin and end time")
     with pytest.raises(

@@ -345,6 +345,18 @@ def test_a_start_with_a_duration_is_no_start_to_the_end(tmp_path):
     assert texts(read("table", tmp_path)) == ["x"]
 
 
+def test_a_column_of_splits_is_not_ignored_whatever_its_name(tmp_path):
+    own_table(tmp_path, "file,text,Aufteilung\na.mp4,x,Train\nb.mp4,y,\nc.mp4,z,test\n")
+    expected = (
+        f"{tmp_path / 'clips.csv'} has a column 'Aufteilung', which is not understood and whose values are those of "
+        "splits: Train, test. If it says to which split each clip belongs, call it split; else take it out of the file."
+    )
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        read("table", tmp_path)
+    corpus = read("table", tmp_path, columns={"split": "aufteilung"})
+    assert [clip.split for clip in corpus.clips] == ["train"]
+
+
 def test_splits_that_are_not_understood_end_the_reading(tmp_path):
     rows = ["a.mp4,x,train", "b.mp4,y,sunday", "c.mp4,z,3", "d.mp4,w,sunday"]
     own_table(tmp_path, "\n".join(["file,text,split", *rows]), files=tuple(f"{name}.mp4" for name in "abcd"))
@@ -389,7 +401,7 @@ def test_exports_of_excel(first, delimiter, encoding, tmp_path):
 
 def test_a_file_of_a_spreadsheet_program_is_named(tmp_path):
     own_table(tmp_path, "PK", name="clips.xlsx")
-    with pytest.raises(FileNotFoundError, match=re.escape("or name one. Save the file as UTF-8")):
+    with pytest.raises(FileNotFoundError, match=re.escape("or name one. clips.xlsx: Save the file as UTF-8")):
         read("table", tmp_path)
     expected = f"{tmp_path / 'clips.xlsx'} is a file of a spreadsheet program. Save the file as UTF-8"
     with pytest.raises(ValueError, match=re.escape(expected)):
@@ -427,6 +439,12 @@ def test_tables_named_after_their_splits(tmp_path):
     own_table(tmp_path, "file,text\nb.mp4,Bye\n", files=("b.mp4",), name="dev.csv")
     corpus = read("table", tmp_path)
     assert {clip.name: clip.split for clip in corpus.clips} == {"a": "train", "b": "validation"}
+
+
+def test_a_header_over_several_lines(tmp_path):
+    corpus = read("table", own_table(tmp_path, '"file","text","start\r\ntime"\r\na.mp4,x,1\r\ngone,y,2\r\n'))
+    assert [(clip.text, clip.start) for clip in corpus.clips] == [("x", 1)]
+    assert problems(corpus)[0][0] == "clips.csv, line 4"
 
 
 def test_a_sentence_over_several_lines(tmp_path):

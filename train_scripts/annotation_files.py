@@ -28,6 +28,7 @@ NO_CUE = re.compile(r"(NOTE|STYLE|REGION)\b")
 # How ELAN's export calls its columns of times, in whatever language the words before are.
 EXPORTED_TIMES = re.compile(r".* - (hh:mm:ss\.ms|ss\.msec|msec)")
 EXPORTED_CLOCK = re.compile(r"\d\d:\d\d:\d\d\.\d{3}")
+EXPORTED_TIME = re.compile(r"[\d:.,]+")
 
 
 @dataclass
@@ -56,9 +57,12 @@ def read_annotations(path: Path, folder: Path) -> Annotations:
 def is_annotation_file(path: Path) -> bool:
     """By its suffix; an export of ELAN, which may have any, by its first line."""
     suffix = path.suffix.lower()
-    return suffix in READERS or (
-        suffix in EXPORT_SUFFIXES and path.is_file() and _is_export(next(filter(None, _export_rows(path)), []))
-    )
+    if not path.is_file() or suffix not in (*READERS, *EXPORT_SUFFIXES):
+        return False
+    try:
+        return suffix in READERS or _is_export(next(filter(None, _export_rows(path)), []))
+    except (OSError, ValueError):  # anybody's notes
+        return False
 
 
 def _row(where: str, text: str, start: float | None, end: float | None, signer: str = "") -> Row:
@@ -239,7 +243,7 @@ Cell = tuple[str, str, float | None, float | None, str]  # tier, text, start and
 
 
 def _named_cells(row: list[str], header: list[str]) -> Iterator[Cell]:
-    if len(row) < len(header):
+    if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
         raise RowError(f"it has {len(row)} values, the header has {len(header)}")
     times: dict[str, list[str]] = defaultdict(list)
     others: dict[str, str] = {}
@@ -266,8 +270,13 @@ def _named_cells(row: list[str], header: list[str]) -> Iterator[Cell]:
 
 def _plain_cells(row: list[str], header: list[str]) -> Iterator[Cell]:
     clocks = [index for index, cell in enumerate(row) if EXPORTED_CLOCK.fullmatch(cell.strip())]
-    if len(clocks) < 2 or clocks[-1] == len(row) - 1:
-        raise RowError("it has no begin and end time in the format hh:mm:ss.ms with a text after them")
+    times = row[clocks[0] : -1] if clocks else []
+    if (
+        len(clocks) < 2
+        or clocks[-1] == len(row) - 1
+        or not all(EXPORTED_TIME.fullmatch(time.strip()) for time in times)
+    ):
+        raise RowError("it has no begin and end time in the format hh:mm:ss.ms with one text after them")
     start, end = (parse_seconds(row[index], "the time") for index in clocks[:2])
     yield row[0].strip() if clocks[0] else "", row[-1], start, end, row[1] if clocks[0] > 1 else ""
 

@@ -71,12 +71,12 @@ class Table:
     Args:
         rows: values by our names of the columns, empty where the table has no such column.
         columns: our names of those that it has.
-        unused: its own names of the others.
+        unused: its own names of the others, and the values that each of them has.
     """
 
     rows: Iterator[Row | Problem]
     columns: set[str]
-    unused: list[str]
+    unused: dict[str, set[str]]
 
 
 # Names
@@ -141,6 +141,20 @@ def check_unused_columns(unused: Iterable[str], columns: Iterable[str], path: Pa
             raise ValueError(
                 f"{path} has a column {name!r}, which is not understood and may be the {meaning} of each clip. If it "
                 f"is, call it {meaning} ({what}); else take it out of the file."
+            )
+
+
+def check_for_splits(table: Table, path: Path) -> None:
+    """
+    Raises:
+        ValueError: for a column of another name, perhaps of another language, whose values are splits all the same.
+    """
+    for name, values in table.unused.items():
+        if "split" not in table.columns and values and all(map(split_of, values)):
+            raise ValueError(
+                f"{path} has a column {name!r}, which is not understood and whose values are those of splits: "
+                f"{', '.join(sorted(values))}. If it says to which split each clip belongs, call it split; else take "
+                "it out of the file."
             )
 
 
@@ -210,10 +224,14 @@ def open_table(
     if first is None:
         raise ValueError(f"{path} is empty, expected a header with {', '.join(needed)}.")
     delimiter = delimiter or likely_delimiter(lines[first])
-    header = [name.strip() for name in _parse(lines[first : first + 1], delimiter, quoted) or []]
+    header, num_lines = _header_at(lines, first, delimiter, quoted)
     places = find_columns(header, names, needed, path)
-    unused = [name or f"column {index + 1}" for index, name in enumerate(header) if index not in places.values()]
-    rows = _rows(lines, first + 1, len(header), delimiter, quoted, shown_path(path, folder))
+    rows = list(_rows(lines, first + num_lines, len(header), delimiter, quoted, shown_path(path, folder)))
+    unused = {
+        name or f"column {index + 1}": {row.values["all"][index].strip() for row in rows if isinstance(row, Row)} - {""}
+        for index, name in enumerate(header)
+        if index not in places.values()
+    }
     by_name = (row if isinstance(row, Problem) else _by_our_names(row, names, places) for row in rows)
     return Table(by_name, set(places), unused)
 
@@ -252,6 +270,15 @@ def _problem_with(values: list[str] | None, width: int) -> str | None:
     except RowError as error:
         return str(error)
     return None
+
+
+def _header_at(lines: list[str], number: int, delimiter: str, quoted: bool) -> tuple[list[str], int]:
+    """The names of the columns, none if they are broken, and how many lines they take."""
+    for num_lines in range(1, MOST_LINES_OF_A_ROW + 1 if quoted else 2):
+        names = _parse(lines[number : number + num_lines], delimiter, quoted)
+        if names is not None:
+            return [" ".join(name.split()) for name in names], num_lines
+    return [], 1
 
 
 def _row_at(lines: list[str], number: int, delimiter: str, quoted: bool, width: int) -> tuple[list[str] | None, int]:

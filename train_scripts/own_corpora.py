@@ -19,6 +19,7 @@ from .corpus_tables import (
     SAVE_AS_UTF8,
     RowError,
     check_characters,
+    check_for_splits,
     check_unused_columns,
     open_table,
     plain_name,
@@ -106,11 +107,12 @@ def _sources(folder: Path, table: Path | None, files: FilesBelow | None) -> list
         names = ", ".join(path.name for path in tables)
         raise ValueError(f"{folder} holds {len(tables)} tables, {names}: say which one it is.")
     if not tables and not annotations:
-        spreadsheets = [path.name for path in here if path.suffix.lower() in SPREADSHEET_SUFFIXES]
-        advice = f" {SAVE_AS_UTF8}: {', '.join(spreadsheets)}." if spreadsheets else ""
         beside = ", or subtitles (.srt, .vtt) or ELAN files (.eaf) beside its videos" if files else ""
+        advice = [f"{path.name}: {SAVE_AS_UTF8}." for path in here if path.suffix.lower() in SPREADSHEET_SUFFIXES]
+        advice += [f"{problem.where} {problem.what}." for problem in (files.problems if files else [])[:3]]
         raise FileNotFoundError(
-            f"{folder} must hold a .csv or .tsv file with the columns file and text{beside}, or name one.{advice}"
+            f"{folder} must hold a .csv or .tsv file with the columns file and text{beside}, or name one. "
+            f"{' '.join(advice)}".strip()
         )
     return tables or annotations
 
@@ -133,6 +135,7 @@ def _add_tables(
     for path in paths:
         table = open_table(path, folder, None, names, ["file", "text", *columns])
         check_unused_columns(table.unused, table.columns, path)
+        check_for_splits(table, path)
         if table.unused:
             gathered.notes.append(f"{path.name} has columns that are not used: {', '.join(table.unused)}")
         split, without_split = split_of(path.stem), []
@@ -180,7 +183,7 @@ def _add_annotations(gathered: Gathered, paths: list[Path], folder: Path, index:
     for path in paths:
         try:
             annotations[path] = read_annotations(path, folder)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             if len(paths) == 1:
                 raise
             gathered.problems.append(Problem(shown_path(path, folder), str(error)))
