@@ -29,9 +29,10 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image, UnidentifiedImageError
 from transformers.utils import logging
 
+from .video_files_flallm import PICTURE_SUFFIXES, is_picture_file
+
 logger = logging.get_logger(__name__)
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Playlist formats are left out on purpose: an uploaded playlist could name any other file or address.
 VIDEO_FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,apng,nut,mxf,ivf,rm,dv"
 DOWNLOAD_TIMEOUT_IN_SECONDS = 30
@@ -260,7 +261,7 @@ def _open_path(path: Path) -> tuple[Any, str]:
 
 
 def _list_pictures(folder: Path) -> list[Path]:
-    pictures = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != "."]
+    pictures = [path for path in folder.iterdir() if is_picture_file(path)]
     if not pictures:
         raise VideoDecodingError(
             f"The folder '{folder}' holds no frames: expected pictures ({', '.join(PICTURE_SUFFIXES)}) directly in it."

@@ -43,6 +43,7 @@ LARGEST_FILE_IN_MEGABYTES = 300
 MOST_WAITING = 100
 MINUTES_UNTIL_FILES_ARE_DELETED = 60
 SECONDS_OF_A_LONG_VIDEO = 15
+PLAYED_BY_BROWSERS = (".mp4", ".webm", ".mov", ".m4v", ".ogv")  # a Space has no list of ours to ask
 NO_TIMES = {"minimum": 0, "maximum": 1, "step": 0.1, "interactive": False}
 # Not mirrored: a mirrored signer has swapped hands. Larger pictures and sound would only make the upload longer.
 WEBCAM = gr.WebcamOptions(
@@ -383,8 +384,11 @@ def _about_endpoints(texts: dict[str, str]) -> str:
 def find_examples() -> list[str]:
     """Videos in EXAMPLES_FOLDER, or in the folder `examples` beside this file; the first four."""
     folder = Path(os.environ.get("EXAMPLES_FOLDER") or Path(__file__).resolve().parent / "examples")
-    suffixes = {".mp4", ".webm", ".mov"}
-    return sorted(str(path) for path in folder.glob("*") if path.suffix.lower() in suffixes)[:4]
+    files = sorted(path for path in folder.glob("*") if path.is_file() and path.name[0] != ".")
+    unplayable = [path.name for path in files if path.suffix.lower() not in PLAYED_BY_BROWSERS]
+    if unplayable:
+        logger.warning(f"Examples must be {', '.join(PLAYED_BY_BROWSERS)}; left out: {', '.join(unplayable)}")
+    return [str(path) for path in files if path.name not in unplayable][:4]
 
 
 def main() -> None:

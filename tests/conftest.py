@@ -59,6 +59,22 @@ def seed() -> int:
 
 
 @pytest.fixture
+def one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`num_workers=1` without a process of its own, which would take seconds to import torch."""
+    from train_scripts import inspected_clips, prepared_videos
+
+    run_in_processes = prepared_videos.run_in_processes
+
+    def run_here(function, tasks, num_workers, *arguments):
+        if num_workers > 1:
+            return run_in_processes(function, tasks, num_workers, *arguments)
+        return ((task, function(task)) for task in tasks)
+
+    for module in (inspected_clips, prepared_videos):
+        monkeypatch.setattr(module, "run_in_processes", run_here)
+
+
+@pytest.fixture
 def trainers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The Trainers of the commands that a test runs, each with the weights and buffers that it started from."""
     from tiny_corpus import copy_of_weights

@@ -40,6 +40,8 @@ from train_scripts.arguments import (
 )
 from train_scripts.flag_values import CHOICES, RANGES
 from train_scripts.metrics import TITLE_OF_SCORE
+from train_scripts.prepare_dataset import PrepareArguments
+from train_scripts.push_to_hub import PushArguments
 
 STAGE1 = (
     visual_initialing.VisualInitialingArguments,
@@ -160,6 +162,15 @@ def test_flags_that_are_true_or_false(text, value):
 
 def test_a_flag_alone_is_true():
     assert parse_sizes("--is_high").is_high is True
+
+
+def test_the_opposite_of_a_flag_is_not_explained_by_the_flags_own_words(capsys):
+    for dataclass_type in (PushArguments, PrepareArguments):
+        with pytest.raises(SystemExit):
+            parse_arguments((dataclass_type,), ["--help"], "Send.")
+        text = " ".join(capsys.readouterr().out.split())
+        assert "--no_private, --no-private The same as --private False. --" in text
+    assert parse_sizes("--no_is_wide") == Sizes(is_wide=False)
 
 
 def test_dictionaries_in_yaml_reach_the_trainer(tmp_path):

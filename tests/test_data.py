@@ -263,6 +263,54 @@ def test_missing_videos(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("{outside}/secret.mp4", "'{outside}/secret.mp4' would leave {train}. "),
+        ("../../outside/secret.mp4", "'../../outside/secret.mp4' would leave {train}. "),
+        ("a/../../../outside/secret.mp4", "'a/../../../outside/secret.mp4' would leave {train}. "),
+        ("..\\\\outside\\\\secret.mp4", "'..\\\\\\\\outside\\\\\\\\secret.mp4' would leave {train}. "),
+        ("C:\\\\secret.mp4", "'C:\\\\\\\\secret.mp4' would leave {train}. "),
+        ("link.mp4", "{train}/link.mp4 is a link to {outside}/secret.mp4, outside its folder. "),
+        ("folder/secret.mp4", "{train}/folder/secret.mp4 is a link to {outside}/secret.mp4, outside its folder. "),
+    ],
+)
+@pytest.mark.parametrize("metadata", ["metadata.csv", "metadata.jsonl"])
+def test_only_what_lies_inside_the_folder_is_read(metadata, name, expected, tmp_path):
+    outside, train = tmp_path / "outside", tmp_path / "data" / "train"
+    outside.mkdir()
+    shutil.copy(clips()[0], outside / "secret.mp4")
+    name = name.format(outside=outside)
+    table = f"file_name,text\na.mp4,x\n{name},y\n"
+    if metadata == "metadata.jsonl":
+        table = "".join(json.dumps({"file_name": each, "text": "x"}) + "\n" for each in ("a.mp4", name))
+    folder = video_folder(tmp_path / "data", table, name=metadata)
+    (train / "link.mp4").symlink_to(outside / "secret.mp4")
+    (train / "folder").symlink_to(outside)
+    text = error_of(folder)
+    assert text.startswith(f"{train / metadata}: row 2: {expected.format(outside=outside, train=train)}"), text
+
+
+def test_links_within_the_folder_and_of_the_cache_of_the_hub_are_read(tmp_path):
+    snapshot = tmp_path / "datasets--me--corpus" / "snapshots" / "0123"
+    folder = video_folder(snapshot, "file_name,text\na.mp4,x\nb.mp4,y\n", files=("a.mp4",))
+    (snapshot.parent.parent / "blobs").mkdir()
+    for path in [folder / "train" / "a.mp4", folder / "train" / "metadata.csv"]:
+        path.rename(blob := snapshot.parent.parent / "blobs" / path.stem)
+        path.symlink_to(blob)
+    (folder / "train" / "b.mp4").symlink_to("a.mp4")
+    assert rows(folder) == [("a.mp4", "x"), ("b.mp4", "y")]
+
+
+@pytest.mark.parametrize("linked", ["metadata.csv", "train"])
+def test_tables_and_splits_that_are_links_out_of_the_folder(linked, tmp_path):
+    folder = video_folder(tmp_path / "data", "file_name,text\na.mp4,x\n")
+    path = folder / "train" if linked == "train" else folder / "train" / linked
+    target = path.rename(tmp_path / linked)
+    path.symlink_to(target)
+    assert error_of(folder) == (f"{path} is a link to {target}, outside its folder. Put the file itself in its place.")
+
+
 def make_dataset(processor, split="train", augmentation: AugmentationArguments | None = STRONG, **values):
     augmenting = None if augmentation is None else ClipAugmentation(augmentation, VIDEO)
     return SignVideoDataset(load(corpus(), split), processor, augmentation=augmenting, **values)

@@ -477,7 +477,32 @@ def test_beams(monkeypatch, capsys):
 def test_a_folder_without_videos(tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
     _, errors = run_translate(capsys, tmp_path, status=2)
-    assert errors == f"error: There is no video in {tmp_path}.\n"
+    left_out = f"Left out 1 file(s) of {tmp_path} that are no videos: notes.txt\n"
+    assert errors == f"{left_out}error: There is no video in {tmp_path}.\n"
+
+
+def test_a_folder_of_camcorders_phones_and_macos(tmp_path, capsys):
+    videos = [
+        "00001.MTS",
+        "a.m2ts",
+        "b.wmv",
+        "c.FLV",
+        "d.3gp",
+        "e.ogv",
+        "f.mxf",
+        "g.DV",
+        "h.vob",
+        "sub/i.QT",
+        "sub/j.ts",
+    ]
+    others = ["app/index.ts", "go.mod", "notes.txt", "sub/photo.JPG"]
+    hidden = ["._a.mp4", ".DS_Store", "__MACOSX/b.mp4", "__MACOSX/._b.mp4", ".trash/c.mp4"]
+    for name in [*videos, *others, *hidden]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"export {};" if name in others else b"G\0")
+    assert translate.find_videos([str(tmp_path)]) == sorted(tmp_path / name for name in videos)
+    named = ", ".join(str(Path(name)) for name in others)
+    assert capsys.readouterr().err == f"Left out 4 file(s) of {tmp_path} that are no videos: {named}\n"
 
 
 def test_a_folder_that_is_no_model(tmp_path, capsys):

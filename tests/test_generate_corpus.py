@@ -332,7 +332,8 @@ def test_default_signers_include_left_handed_ones_in_training():
         ({"num_dev_signers": 0}, "`num_dev_signers` must be at least 1, got 0."),
         ({"num_test_signers": -1}, "`num_test_signers` must be at least 1, got -1."),
         ({"num_test_clips": 0}, "`num_test_clips` must be at least 1, got 0."),
-        ({"num_workers": 0}, "`num_workers` must be at least 1, got 0."),
+        ({"num_workers": 0}, "`num_workers` must be from 1 to "),
+        ({"num_workers": 10**9}, f", got {10**9}."),
         ({"seed": -1}, "`seed` must be at least 0, got -1."),
         ({"left_handed_fraction": 1.5}, "`left_handed_fraction` must be from 0 to 1, got 1.5."),
         (

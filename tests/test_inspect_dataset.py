@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import re
 import shutil
@@ -17,7 +18,9 @@ from video_files import cut, write_video
 
 from train_scripts import inspect_dataset
 from train_scripts.inspect_dataset import InspectArguments, corpus_of_splits
-from train_scripts.inspected_clips import measure_clips
+from train_scripts.inspected_clips import Clip, Corpus, measure_clips
+
+pytestmark = pytest.mark.usefixtures("one_worker_is_this_process")
 
 FRAMES = 10
 
@@ -49,7 +52,7 @@ def lines(problems: list[dict]) -> list[str]:
 
 def test_a_good_corpus(tmp_path, capsys):
     output_dir = tmp_path / "out"
-    argv = flags(dataset=corpus(), output_dir=output_dir, num_workers=2, tokenizer_name_or_path=language_model())
+    argv = flags(dataset=corpus(), output_dir=output_dir, num_workers=1, tokenizer_name_or_path=language_model())
     assert inspect_dataset.main(argv) == 0
     report = json.loads((output_dir / "inspection.json").read_text())
     assert {name: split["clips"] for name, split in report["splits"].items()} == {
@@ -175,7 +178,7 @@ def test_what_is_broken_is_named_and_stops_nothing(tmp_path, capsys):
     (train / "text.mp4").write_text("not a video")
     (train / "loop.mp4").symlink_to("loop.mp4")
     output_dir = tmp_path / "out"
-    assert inspect_dataset.main(flags(dataset=tmp_path / "data", output_dir=output_dir, num_workers=2)) == 1
+    assert inspect_dataset.main(flags(dataset=tmp_path / "data", output_dir=output_dir, num_workers=1)) == 1
     report = json.loads((output_dir / "inspection.json").read_text())
     found = "\n".join(lines(report["errors"]))
     for text in (
@@ -188,9 +191,9 @@ def test_what_is_broken_is_named_and_stops_nothing(tmp_path, capsys):
         r"row 9 \(no file_name\): has no file_name",
     ):
         assert re.search(text, found), (text, found)
-    assert report["splits"]["train"]["readable_clips"] == 3
-    outside = "train, row 7 (../../outside.mp4): the file lies outside the folder of its split"
-    assert outside in lines(report["warnings"])
+    assert report["splits"]["train"]["readable_clips"] == 2
+    outside = "'../../outside.mp4' would leave train. Put the file into that folder, and name it from there."
+    assert f"train, row 7 (../../outside.mp4): the file name cannot be used: {outside}" in lines(report["errors"])
     assert "train/unnamed.mp4: the metadata does not name this file" in lines(report["warnings"])
     output = capsys.readouterr().out
     assert all(problem["where"].split(" (")[0] in output for problem in report["errors"])
@@ -276,6 +279,48 @@ def test_a_data_set_of_the_hub(tmp_path):
         corpus_of_splits({"train": dataset.remove_columns("video")}, InspectArguments("owner/name"))
 
 
+def test_files_of_this_machine_that_a_data_set_of_the_hub_names_are_not_read(tmp_path):
+    path = write_clip(tmp_path / "a.mp4")
+    dataset = datasets.Dataset.from_dict({"video": [str(path)], "text": ["one"]})
+    found = corpus_of_splits({"train": dataset}, InspectArguments("owner/name"))
+    measure_clips(found, num_workers=1)
+    assert [clip.measured.content_hash for clip in found.clips] == [""]
+    assert lines(map(vars, found.errors)) == [
+        f"train, row 1 (video 1): the row names {str(path)!r}, which is no file of the data set. Its videos must lie "
+        "in it, or their bytes in its table."
+    ]
+
+
+class EndsItsProcess(type(Path())):
+    """A path that ends the process that opens it, as a fault in a decoder would."""
+
+    def __fspath__(self):
+        os._exit(1)
+
+
+@pytest.mark.slow
+def test_a_file_that_ends_its_process_costs_itself_only(tmp_path):
+    names = ["good.mp4", "killer.mp4", "better.mp4"]
+    paths = [EndsItsProcess(tmp_path / name) if "killer" in name else write_clip(tmp_path / name) for name in names]
+    found = Corpus([Clip("train", row, path.name, "text", path) for row, path in enumerate(paths, 1)])
+    measure_clips(found, num_workers=2)
+    assert [clip.measured.num_frames for clip in found.clips] == [FRAMES, 0, FRAMES]
+    assert lines(map(vars, found.errors)) == [
+        "train, row 2 (killer.mp4): decoding it failed: its process ended with exit status 1"
+    ]
+
+
+def test_a_row_of_the_hub_without_a_video_and_a_part_that_no_clock_shows(tmp_path):
+    videos = [None, {"path": None, "bytes": write_clip(tmp_path / "a.mp4").read_bytes()}]
+    rows = {"video": videos, "text": ["one", "two"], "start": [None, 1e300], "end": [None, 2e300]}
+    dataset = datasets.Dataset.from_dict(rows).cast_column("video", datasets.Video(decode=False))
+    found = corpus_of_splits({"train": dataset}, InspectArguments("owner/name"))
+    measure_clips(found, num_workers=1)
+    texts = lines(map(vars, found.errors))
+    assert texts[0] == "train, row 1 (video 1): has no video"
+    assert len(texts) == 2 and texts[1].startswith("train, row 2 (video 2): ")
+
+
 def test_mistakes_are_said_in_one_sentence(tmp_path, capsys):
     def error(**values) -> str:
         return error_of(inspect_dataset.main, flags(**{"output_dir": tmp_path / "out", **values}), capsys)
@@ -286,7 +331,9 @@ def test_mistakes_are_said_in_one_sentence(tmp_path, capsys):
         f"{empty} must hold folders train, dev or validation, and test, each with metadata.csv."
     )
     assert error(dataset=corpus(), output_dir=corpus()).startswith(f"--output_dir {corpus()} is not empty.")
-    assert "--num_workers must be 1 or more" in error(dataset=corpus(), num_workers=0)
+    for value in (0, -1, 10**9):
+        assert error(dataset=corpus(), num_workers=value).startswith("--num_workers must be from 1 to ")
+    assert error(dataset=corpus(), num_strips=-1) == "--num_strips must be 0 or more, got -1."
     assert "is no folder here, and no data set on the Hub" in error(dataset=tmp_path / "nowhere")
     text = error(dataset=tmp_path / "nowhere", tokenizer_name_or_path=empty)  # before the data set is read
     assert text.startswith(f"{str(empty)!r} holds no tokenizer that can be loaded: ")

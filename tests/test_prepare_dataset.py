@@ -1,5 +1,6 @@
 """`flallm-prepare`: what it writes, what it says about what is missing, and what a kill leaves behind."""
 
+import contextlib
 import csv
 import errno
 import itertools
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import raw_corpora
 import yaml
+from filelock import FileLock
 from mini_hub import MiniHub, connect
 from PIL import Image
 from tiny_corpus import error_of, flags, stage1_flags
@@ -33,8 +35,12 @@ from train_scripts.corpus_schema import COLUMNS, SPLITS, Problem, RawClip, RawCo
 from train_scripts.data import load_split
 from train_scripts.prepare_dataset import main, plan_tasks
 from train_scripts.prepared_videos import VideoTask, run_tasks
+from train_scripts.process_pool import MOST_WORKERS
 from train_scripts.video_encoding import encode_pictures, list_pictures, measure_video
 
+pytestmark = pytest.mark.usefixtures("one_worker_is_this_process")
+
+ROOT = Path(__file__).resolve().parent.parent
 LONG_VIDEO_IN_SECONDS = 3600
 NUM_SEGMENTS = 300
 MOST_EXTRA_MEMORY_IN_MIB = 40
@@ -365,6 +371,69 @@ def test_options_of_the_table_reach_its_reader(tmp_path):
     assert {(row["sign_language"], row["spoken_language"]) for row in rows} == {("ise", "")}
 
 
+def test_subtitles_and_elan_become_clips(source, tmp_path):
+    video(source / "train" / "talk.mp4", 50)
+    srt = "1\n00:00:00,500 --> 00:00:01,000\n- <b>Hello</b>.\n\n2\n00:00:01,000 --> 00:00:01,500\n=How?\n"
+    (source / "train" / "talk.srt").write_text(srt, encoding="utf-8")
+    folder = tmp_path / "prepared"
+    assert main(command(source, folder, sign_language="ase")) == 0
+    assert [(row["text"], row["start"], row["end"]) for row in rows_of(folder)] == [
+        ("- Hello.", "0.5", "1.0"),
+        ("=How?", "1.0", "1.5"),
+    ]
+    assert [row["text"] for row in load_split(DataArguments(dataset=str(folder)), "train")] == ["- Hello.", "=How?"]
+    note = (
+        "2 cell(s) of metadata.csv begin with =, +, - or @, which spreadsheet programs take for formulas: import these "
+        "columns as text there"
+    )
+    assert report_of(folder)["notes"] == [note]
+    assert (folder / "report.txt").read_text(encoding="utf-8").endswith(f"\n0 problem(s).\n\nNotes:\n  {note}\n")
+    slots = "".join(f'<TIME_SLOT TIME_SLOT_ID="t{time}" TIME_VALUE="{time}"/>' for time in (0, 400, 900))
+    tier = (
+        '<TIER TIER_ID="{}"><ANNOTATION><ALIGNABLE_ANNOTATION TIME_SLOT_REF1="t{}" TIME_SLOT_REF2="t{}">'
+        "<ANNOTATION_VALUE>{}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION></TIER>"
+    )
+    tiers = tier.format("gloss", 0, 400, "HELLO") + tier.format("text", 400, 900, "Hello.")
+    document = f"<ANNOTATION_DOCUMENT><TIME_ORDER>{slots}</TIME_ORDER>{tiers}</ANNOTATION_DOCUMENT>"
+    (source / "train" / "talk.eaf").write_text(document, encoding="utf-8")
+    options = {"table": source / "train" / "talk.eaf", "tier": "Text"}
+    assert main(command(source, tmp_path / "elan", **options)) == 0
+    assert [(row["text"], row["start"], row["end"]) for row in rows_of(tmp_path / "elan")] == [("Hello.", "0.4", "0.9")]
+    assert report_of(tmp_path / "elan")["notes"] == ["tiers that are not used: 'gloss'"]
+
+
+def test_what_is_not_understood_ends_the_command_and_writes_nothing(source, tmp_path, capsys):
+    video(source / "a.mp4")
+    cases = {
+        "file,text,Split\na.mp4,x,sunday\n": "The split of a clip must be one of dev, devel, development, test, "
+        "testing, train, training, val, valid, validation, got 'sunday' (clips.csv, line 2). Mend the column, so that "
+        "no clip gets into another split than its own.",
+        "file,text,start_ms\na.mp4,x,1\n": f"{source}/clips.csv has a column 'start_ms', which is not understood and "
+        "may be the start of each clip. If it is, call it start (seconds from the beginning of the video); else take "
+        "it out of the file.",
+    }
+    for content, text in cases.items():
+        (source / "clips.csv").write_text(content)
+        assert error_of(main, command(source, tmp_path / "new"), capsys) == text
+    text = "--columns must name each of our columns once, got text=a text=b."
+    assert error_of(main, command(source, tmp_path / "new", columns=["text=a", "text=b"]), capsys) == text
+    assert not (tmp_path / "new").exists()
+    (source / "clips.csv").write_text("file,a=b,Split,Comment\na.mp4,x,Test,y\n")
+    assert main(command(source, tmp_path / "new", columns=["text=a=b"])) == 0
+    assert [row["text"] for row in rows_of(tmp_path / "new", "test")] == ["x"]
+    assert "clips.csv has columns that are not used: Comment" in capsys.readouterr().out
+
+
+def test_a_start_beyond_all_videos_is_a_problem(source, tmp_path):
+    video(source / "a.mp4")
+    (source / "clips.csv").write_text("file,text,start\na.mp4,x,1e18\na.mp4,y,9999999\na.mp4,z,0\n")
+    assert main(command(source, tmp_path / "prepared")) == 1
+    assert [row["text"] for row in rows_of(tmp_path / "prepared")] == ["z"]
+    problems = problems_of(tmp_path / "prepared")
+    assert problems["clips.csv, line 2"] == "start must be at most 10,000,000 seconds, got '1e18'"
+    assert len(problems) == 2 and "OverflowError" not in str(problems)
+
+
 def test_nothing_at_all_is_reported_too(prepare, tmp_path, source):
     assert prepare([], problems=[Problem("clips.csv", "is empty.")]) == 1
     assert {path.name for path in (tmp_path / "prepared").iterdir()} == {
@@ -468,6 +537,7 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
     (source / "pictures").mkdir()
     before = snapshot(tmp_path)
     done, other, new = tmp_path / "prepared", tmp_path / "other", tmp_path / "new"
+    most = max(MOST_WORKERS, 2 * os.cpu_count())
     cases = [
         (command(source, done, quality=23), f"--output_dir {done} was made with quality 18, not 23. Go on with the "
          "same arguments, or name a new folder."),
@@ -479,7 +549,8 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
         (command(source, tmp_path), f"--output_dir {tmp_path} must lie outside of --source, and not around it."),
         (command(tmp_path / "no", new), f"--source must be the folder of the raw corpus; there is no {tmp_path}/no."),
         (command(source, new, quality=60), "--quality must be from 0 to 35, got 60."),
-        (command(source, new, num_workers=0), "--num_workers must be 1 or more, got 0."),
+        (command(source, new, num_workers=0), f"--num_workers must be from 1 to {most}, got 0."),
+            (command(source, new, num_workers=10**9), f"--num_workers must be from 1 to {most}, got {10**9}."),
         (command(source, new, frames_per_second=0), "--frames_per_second must be from 1 to 1000, got 0.0."),
         (command(source, new, push_to_hub="me"), "--push_to_hub must be OWNER/NAME, such as me/phoenix14t, got 'me'."),
         (command(source, new, corpus="phoenix"), "--corpus must be one of phoenix14t, csl_daily, how2sign, openasl, "
@@ -493,6 +564,39 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
     text = "Folders of pictures do not tell their frame rate: pass --frames_per_second, such as 25."
     assert error_of(main, command(source, new), capsys) == text
     assert snapshot(tmp_path) == before
+
+
+def test_two_processes_do_not_work_in_one_folder(prepare, source, tmp_path, capsys):
+    clips, folder = [clip("a", video(source / "a.mp4"))], tmp_path / "prepared"
+    prepare(clips)
+    partial = folder / ".preparation" / f"{'0' * 64}.partial"
+    partial.touch()
+    with FileLock(folder / ".preparation" / "lock"):
+        text = f"Another flallm-prepare is at work in --output_dir {folder}. Wait until it has ended."
+        assert error_of(main, command(source, folder), capsys) == text
+        assert partial.exists()
+    assert main(command(source, folder)) == 0
+    assert not partial.exists()
+
+
+def test_leavings_of_a_killed_process_are_removed(prepare, source, tmp_path, monkeypatch):
+    clips, folder = [clip("a", video(source / "a.mp4"))], tmp_path / "prepared"
+    prepare(clips)
+    places = (folder, folder / "train", folder / ".preparation")
+    leavings = [place / ".flallm-0123.partial" for place in places] + [folder / ".preparation" / "1.partial"]
+    for leaving in leavings:
+        leaving.touch()
+    assert prepare(clips) == 0
+    assert not any(leaving.exists() for leaving in leavings)
+
+    def killed(tasks, num_workers):
+        (folder / ".preparation" / "of a worker.partial").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_dataset, "run_tasks", killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        prepare([clip("b", video(source / "b.mp4"))])
+    assert not list((folder / ".preparation").glob("*.partial"))
 
 
 def test_a_folder_with_links_in_it_is_not_written_through(prepare, source, tmp_path, capsys):
@@ -570,15 +674,34 @@ def test_a_video_that_ends_its_process_costs_itself_only(source, tmp_path):
         for index, path in enumerate(paths)
     ]
     outcomes = {task.file_name: outcome for task, outcome in run_tasks(tasks, num_workers=2)}
-    assert outcomes["0.mp4"].how is None and outcomes["0.mp4"].lengths == ["decoding it ended the process."]
+    assert outcomes["0.mp4"].how is None
+    assert outcomes["0.mp4"].lengths == ["decoding it failed: its process ended with exit status 1."]
     assert [outcomes[f"{index}.mp4"].how for index in (1, 2)] == ["linked", "linked"]
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_can_prepare(source, tmp_path):
+    names = ", ".join(
+        f"{name}={str(value)!r}" for name, value in (("source", source), ("output_dir", tmp_path / "new"))
+    )
+    video(source / "a.mp4")
+    (source / "clips.csv").write_text("file,text,split\na.mp4,hello,train\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys\nsys.path[:0] = [{str(ROOT)!r}]\n"
+        "from train_scripts.prepare_dataset import PrepareArguments, prepare\n"
+        f'print(prepare(PrepareArguments("table", {names}, num_workers=2)).as_text())\n'
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("0 problem(s).") == 1 and (tmp_path / "new" / "train" / "metadata.csv").is_file()
 
 
 # Large and long
 
 
 def memory_of_preparation(folder: Path, seconds: int, segments: int) -> tuple[int, str]:
-    """-> peak resident memory in MiB of a process that prepares one video in parts, and its output"""
+    """-> peak resident memory in MiB of the process in which a video is prepared in parts, and the output"""
     folder.mkdir()
     (folder / "raw").mkdir()
     write_long_video(folder / "raw" / "long.mp4", seconds)
@@ -590,7 +713,7 @@ def memory_of_preparation(folder: Path, seconds: int, segments: int) -> tuple[in
             writer.writerow(["long.mp4", f"sentence {index}", "train", index * length, (index + 1) * length])
     code = (
         "import resource, sys; from train_scripts.prepare_dataset import main; status = main(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(status)"
     )
     argv = command(folder / "raw", folder / "prepared")
     result = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
@@ -647,6 +770,21 @@ def test_push_sends_the_data_set_and_nothing_else(prepare, source, tmp_path, mon
     assert repository.private
     assert yaml.safe_load(files["README.md"].decode().split("---")[1])["license"] == "cc-by-nc-sa-4.0"
     assert capsys.readouterr().out.endswith(f"\nSent to {hub.url}/datasets/me/weather.\n")
+
+
+@pytest.mark.parametrize("name", ["../secret.mp4", "linked.mp4", ".env"])
+def test_push_sends_nothing_from_outside_the_data_set(prepare, source, tmp_path, monkeypatch, name):
+    (tmp_path / "secret.mp4").write_bytes(b"not for others")
+    assert prepare([clip("a", video(source / "a.mp4"))]) == 0
+    train = tmp_path / "prepared" / "train"
+    (train / "linked.mp4").symlink_to(tmp_path / "secret.mp4")
+    table = (train / "metadata.csv").read_text(encoding="utf-8")
+    (train / "metadata.csv").write_text(table.replace("a.mp4", name), encoding="utf-8")
+    with MiniHub() as hub:
+        connect(monkeypatch, hub.url, hub.token)
+        with pytest.raises(ValueError, match="would leave|outside its folder|Hidden files are neither read nor sent"):
+            prepare_dataset.push(tmp_path / "prepared", report=None, arguments=None)
+        assert hub.requests == []
 
 
 def test_a_public_repository_is_not_filled_by_accident(prepare, source, tmp_path, monkeypatch, capsys):

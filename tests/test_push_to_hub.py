@@ -6,13 +6,16 @@ import shutil
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 import yaml
 from huggingface_hub import constants
 from mini_hub import MiniHub, Refusal, connect
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 from tiny_corpus import WITHOUT_EVALUATION, error_of, flags, stage1_flags, trained_llava_slt, trained_model
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMProcessor
@@ -314,6 +317,142 @@ def test_a_missing_file(folder, capsys, name):
 def test_a_missing_python_file(folder, capsys, name):
     (folder / name).unlink()
     assert incomplete(folder, capsys) == f"{name} is missing, which another file needs"
+
+
+@pytest.fixture
+def secret(tmp_path) -> Path:
+    """A file of the machine that is none of the model's."""
+    path = tmp_path / "secret.safetensors"
+    save_file({"key": torch.ones(2)}, path)
+    return path
+
+
+def refused(hub: MiniHub, folder: Path, capsys) -> str:
+    """Why a folder is not sent; a dry run would say the same."""
+    error = error_of(main, flags(model=folder, repo_id=REPO_ID), capsys)
+    assert hub.writes() == []
+    assert error_of(main, flags(model=folder, repo_id=REPO_ID, dry_run=True), capsys) == error
+    return error
+
+
+def name_in_index(folder: Path, name: Any) -> Path:
+    """Let the index of a sharded model name another file in place of its first shard."""
+    first, *_ = make_sharded(folder)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    shards = index["weight_map"]
+    index["weight_map"] = {key: name if shard == first else shard for key, shard in shards.items()}
+    path.write_text(json.dumps(index))
+    return path
+
+
+@pytest.mark.parametrize("name", ["{secret}", "../secret.safetensors", "runs/../../secret.safetensors", "..\\secret"])
+def test_an_index_that_names_a_file_elsewhere(hub, folder, secret, capsys, name):
+    name = name.format(secret=secret)
+    name_in_index(folder, name)
+    assert refused(hub, folder, capsys) == (
+        f"{name!r} would leave {folder}. Put the file into that folder, and name it from there."
+    )
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "token", "checkpoint-8/model.safetensors", "notes.py"])
+def test_an_index_that_names_what_is_no_weights_beside_it(hub, folder, capsys, name):
+    index = name_in_index(folder, name)
+    assert refused(hub, folder, capsys) == (
+        f"{index} names {name!r}, which is no .safetensors file beside it. Save the model again."
+    )
+
+
+@pytest.mark.parametrize("name", [".env", ".git/config", ".hidden.safetensors"])
+def test_an_index_that_names_a_hidden_file(hub, folder, capsys, name):
+    name_in_index(folder, name)
+    assert refused(hub, folder, capsys) == (
+        f"{folder / name} leads to the hidden {folder / name}. Hidden files are neither read nor sent."
+    )
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', "[" * 100_000])
+def test_an_index_that_is_none(hub, folder, capsys, content):
+    make_sharded(folder)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(content)
+    assert refused(hub, folder, capsys).startswith(f"{index} ")
+
+
+@pytest.mark.parametrize("key", ["auto_map", "custom_pipelines"])
+@pytest.mark.parametrize("module", ["/{secret}", "../secret", "sub/secret"])
+def test_code_elsewhere_is_no_module_of_the_model(hub, folder, tmp_path, capsys, key, module):
+    (tmp_path / "secret.py").write_text("KEY = 1")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "secret.py").write_text("KEY = 1")
+    module = module.format(secret=str(tmp_path / "secret").lstrip("/"))
+    config = json.loads((folder / "config.json").read_text())
+    reference = f"{module}.Class"
+    config[key]["more"] = reference if key == "auto_map" else {"impl": reference}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert refused(hub, folder, capsys) == (
+        f"{folder} holds no complete model: {module.split('.')[0]}.py is missing, which another file needs."
+    )
+
+
+def test_an_import_of_code_elsewhere(hub, folder, tmp_path, capsys):
+    (tmp_path / "secret.py").write_text("KEY = 1")
+    module = folder / "losses_flallm.py"
+    module.write_text(module.read_text() + "\nfrom ./../secret import KEY\n")
+    assert "/../secret.py is missing, which another file needs." in refused(hub, folder, capsys)
+
+
+SENT_BY_NAME = ["README.md", "config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors",
+                "training_run.json", "processing_flallm.py", "vocab.txt", "adapter_config.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SENT_BY_NAME)
+def test_links_to_other_places_are_not_followed(hub, folder, secret, capsys, name):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(secret)
+    assert refused(hub, folder, capsys) == (
+        f"{folder / name} is a link to {secret}, outside its folder. Put the file itself in its place."
+    )
+    (folder / name).unlink()
+    (folder / name).hardlink_to(secret)
+    assert refused(hub, folder, capsys) == (
+        f"{folder / name} is a hard link to a file outside its folder. Put a copy of it in its place."
+    )
+
+
+def test_a_link_to_a_hidden_file_of_the_folder(hub, folder, capsys):
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(".env")
+    assert refused(hub, folder, capsys) == (
+        f"{folder / 'README.md'} leads to the hidden {folder / '.env'}. Hidden files are neither read nor sent."
+    )
+
+
+def test_a_link_that_leads_nowhere(hub, folder, capsys):
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to("README.md")
+    assert refused(hub, folder, capsys).startswith(f"{folder / 'README.md'} cannot be read: ")
+
+
+def test_links_within_the_folder_and_links_that_are_not_sent(hub, folder, secret, tmp_path):
+    expected = files_of(folder)
+    (folder / "weights").mkdir()
+    (folder / "model.safetensors").rename(folder / "weights" / "model.safetensors")
+    (folder / "model.safetensors").symlink_to("weights/model.safetensors")
+    (folder / "checkpoint-8" / "config.json").hardlink_to(folder / "config.json")
+    (folder / "more").symlink_to(tmp_path)
+    (folder / "all.safetensors").symlink_to(secret)
+    (tmp_path / "link").symlink_to(folder)
+    push(tmp_path / "link")
+    assert files_on(hub) == expected
+
+
+def test_a_snapshot_of_the_cache_is_sent(hub, folder):
+    push(folder)
+    snapshot = Path(huggingface_hub.snapshot_download(REPO_ID, cache_dir=folder.parent / "cache"))
+    assert (snapshot / "config.json").is_symlink()
+    push(snapshot, repo_id="me/again")
+    assert files_on(hub, "me/again") == files_on(hub)
 
 
 def test_everything_that_is_wrong_is_said_at_once(folder, capsys):

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import datasets
 import mini_hub
+import pyarrow.parquet
 import pytest
 import torch
 from huggingface_hub import HfFileSystem
@@ -41,7 +42,7 @@ from processing import FLaLLMProcessor, VideoDecodingError
 from train_scripts import llm_fine_tuning, streaming, visual_initialing
 from train_scripts.arguments import AugmentationArguments, DataArguments, FLaLLMTrainingArguments
 from train_scripts.augmentation import ClipAugmentation
-from train_scripts.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.data import SignVideoDataset, TranslationCollator, checked_row, fetch_content, load_split
 from train_scripts.streaming import ClipStream, MixedClips, StreamedClip, StreamedVideoDataset, open_streams
 from train_scripts.target_languages import language_ids
 from train_scripts.training import build_processor, load_tokenizer
@@ -533,6 +534,37 @@ def test_the_evaluation_split_is_kept_on_disk(hub):
     assert not any(name.endswith(".parquet") for name in names_of_read_files(hub))
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("spelling", ["{}", "file://{}", "../{0.name}", "zip://a.mp4::{}", "zip://a.mp4::file://{}"])
+def test_files_of_this_machine_that_a_data_set_on_the_hub_names_are_not_read(
+    spelling, streaming, hub, tmp_path, monkeypatch
+):
+    secret = shutil.copy(next((corpus() / "train").glob("*.mp4")), tmp_path / "secret.mp4")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    path = spelling.format(Path(secret))
+    table = pyarrow.table({"text": ["x"], "video": [{"bytes": None, "path": path}]})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    files = {"data/train-00000-of-00001.parquet": (tmp_path / "train.parquet").read_bytes()}
+    hub.create_repository("me/hostile", "datasets", files)
+    data = DataArguments(dataset=["me/hostile"], streaming=streaming)
+    text = re.escape(f"row 0 (counted from 0) names {path!r}, which is no file of the data set.")
+    with pytest.raises(ValueError, match=text):
+        load_split(data, "train")
+    if streaming:
+        with pytest.raises(ValueError, match=text):
+            next(iter(open_streams(data, arguments_of(tmp_path))))
+
+
+def test_bytes_are_read_and_not_a_file_that_happens_to_have_their_name(tmp_path, monkeypatch):
+    first, second = sorted((corpus() / "train").glob("*.mp4"))[:2]
+    shutil.copy(second, tmp_path / "a.mp4")
+    monkeypatch.chdir(tmp_path)
+    video = {"bytes": first.read_bytes(), "path": "a.mp4"}
+    assert fetch_content(video) == video
+    assert checked_row({"text": "x", "video": video}, "text", 0, "corpus")["video"] == video
+
+
 def test_passes_over_the_files_of_a_data_set_on_the_hub(hub, tmp_path):
     push_corpus(hub)
     texts = sorted(rows_of_corpus("train", 8)["text"])
@@ -566,6 +598,9 @@ def test_videos_that_are_files_on_the_hub(hub, tmp_path, processor):
     assert {name for name in names_of_read_files(hub) if name.endswith(".mp4")} == {"a.mp4", "b.mp4"}
     (row,) = load_split(data, "dev", max_clips=9)
     assert row["text"] == "z" and row["video"]["bytes"] == files["validation/c.mp4"]
+    downloaded = load_split(DataArguments(dataset=["me/folder"]), "train")
+    contents = [Path(row["video"]["path"]).read_bytes() for row in downloaded]
+    assert contents == [files["train/a.mp4"], files["train/b.mp4"]]
 
 
 @pytest.mark.parametrize("streams", [True, False])

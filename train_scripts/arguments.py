@@ -1,5 +1,6 @@
 """Arguments of the training commands: dataclasses, filled from a YAML file with command-line flags on top."""
 
+import argparse
 import dataclasses
 import json
 import math
@@ -303,6 +304,12 @@ def check_license(argument: str, value: str | None, examples: str) -> None:
 
 class _DataclassParser(HfArgumentParser, CommandParser):
     """Says what is wrong with a command line without printing two hundred flags first."""
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """As always; only `--no_private` would have the help of `--private`, which says the opposite."""
+        if options.get("action") == "store_false":
+            options |= {"help": f"The same as --{options['dest']} False.", "default": argparse.SUPPRESS}
+        return super().add_argument(*names, **options)
 
 
 def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None, description: str) -> tuple[Any, ...]:

@@ -14,6 +14,8 @@ import av
 import datasets
 import fsspec
 import torch
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.constants import HF_HUB_CACHE
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers.image_utils import SizeDict
@@ -23,6 +25,7 @@ from modeling_flallm.own_processing import FLaLLMProcessor, decode_video
 from .arguments import DataArguments
 from .augmentation import ClipAugmentation, item_seed
 from .hub_names import explain_missing_folder
+from .inside_folder import inside
 from .languages import language_name
 from .metrics import comparable
 from .target_languages import target_languages
@@ -32,6 +35,8 @@ METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 VALIDATION_FOLDERS = ("validation", "valid", "val", "dev")
 NUMBERS = ("start", "end", "num_frames")  # columns that a CSV file, or the Hub, may hold as text
 WORDS = ("spoken_language", "sign_language", "signer")
+# Where what is downloaded from the Hub lies.
+CACHES = (HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
 IGNORED_LABEL = -100
 SampleFrameIndices = Callable[[int, float | None], list[int]]  # of the number of frames and the frames per second
 
@@ -61,6 +66,9 @@ def load_split(
     else:
         clips = open_on_hub(name, split)
     clips = clips.cast_column("video", datasets.Video(decode=False))
+    if not Path(name).is_dir():
+        for row, video in enumerate(without_bytes(clips)):
+            check_is_of_hub(video, f"{name} ({split}): row {row} (counted from 0)")
     _check_sentences(clips, arguments.text_column, f"{name} ({split})")
     clips = _with_numbers(clips, f"{name} ({split})")
     return clips if max_clips is None else clips.select(range(min(max_clips, len(clips))))
@@ -145,7 +153,7 @@ def checked_row(row: dict[str, Any], text_column: str, number: int, name: str) -
     _check_part(start, end, number, name)
     return {
         "text": str(text),
-        "video": datasets.Video(decode=False).encode_example(video),
+        "video": undecoded(video),
         "start": start,
         "end": end,
         "spoken_language": row.get("spoken_language"),
@@ -171,6 +179,7 @@ def _load_video_folder(folder: Path, split: str, text_column: str) -> datasets.D
     if split_folder is None:
         found = sorted(path.name for path in folder.iterdir() if path.is_dir())
         raise FileNotFoundError(f"{folder} must hold a folder for the split {split!r}, it has {found}.")
+    inside(folder, split_folder.name)
     rows = read_metadata(split_folder, text_column)
     columns = {name: _of_one_kind([row.get(name) for row in rows]) for name in rows[0] if name != "file_name"}
     # Not load_dataset("videofolder"): it reads the sentence "NA" as none and "007" as 7, and folders as glob patterns.
@@ -217,6 +226,8 @@ def load_from_hub(name: str, **options: Any) -> Any:
         return datasets.load_dataset(name, **options)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"{nowhere}: {error}") from error
+    except DatasetGenerationError as error:  # its own text only says that there was one
+        raise ValueError(f"The data set {name} cannot be read: {error.__cause__ or error}") from error
 
 
 def column_names(dataset: datasets.Dataset | datasets.IterableDataset) -> list[str]:
@@ -228,17 +239,62 @@ def _load_alone_from_hub(name: str, split: str, max_clips: int | None) -> datase
     """One split without the others, which `load_dataset` would download, too; it is kept on disk for the next time."""
     rows = open_on_hub(name, split, streaming=True)
     rows = rows if max_clips is None else rows.take(max_clips)
-    return datasets.Dataset.from_generator(_rows_with_content, gen_kwargs={"rows": rows}, features=rows.features)
+    try:
+        return datasets.Dataset.from_generator(_rows_with_content, gen_kwargs={"rows": rows}, features=rows.features)
+    except DatasetGenerationError as error:
+        raise ValueError(f"The data set {name} cannot be read: {error.__cause__ or error}") from error
 
 
 def _rows_with_content(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        yield row if row["video"] is None else {**row, "video": fetch_content(row["video"])}
+    for number, row in enumerate(rows):
+        if row["video"] is not None:
+            check_is_of_hub(undecoded(row["video"]), f"row {number} (counted from 0)")
+            row = {**row, "video": fetch_content(row["video"])}
+        yield row
+
+
+def undecoded(video: Any) -> dict[str, Any]:
+    """The `{"path", "bytes"}` of a video. Not as `datasets` has it, which takes a file of that name here for bytes."""
+    if isinstance(video, dict):
+        return {name: video.get(name) for name in ("path", "bytes")}
+    return datasets.Video(decode=False).encode_example(video)
+
+
+def check_is_of_hub(video: dict[str, Any] | None, where: str) -> None:
+    """
+    A table on the Hub can hold the path of any file of this machine; what was downloaded for it may be read.
+
+    Raises:
+        ValueError: for a video without bytes whose path leads elsewhere.
+    """
+    if video is None or video["bytes"] is not None or video["path"] is None:
+        return
+    source = video["path"].rpartition("::")[2]  # of a file in an archive, the address of the archive
+    if "://" in source:
+        is_of_hub = source.startswith(("hf://", "https://", f"{datasets.config.HF_ENDPOINT}/"))
+    else:
+        path = Path(source).resolve()
+        is_of_hub = any(path.is_relative_to(Path(root).resolve()) for root in CACHES)
+    if not is_of_hub:
+        raise ValueError(
+            f"{where} names {video['path']!r}, which is no file of the data set. Its videos must lie in it, or their "
+            "bytes in its table."
+        )
+
+
+def without_bytes(clips: datasets.Dataset) -> list[dict[str, Any]]:
+    """The `{"path", "bytes"}` of all videos of a data set, empty where there are bytes, which can be a whole corpus."""
+    videos = []
+    for chunk in clips.with_format("arrow").select_columns("video").data.column("video").chunks:
+        paths, has_bytes = chunk.field("path").to_pylist(), chunk.field("bytes").is_valid().to_pylist()
+        pairs = zip(paths, has_bytes, strict=True)
+        videos += [{"path": path, "bytes": b"" if has else None} for path, has in pairs]
+    return videos
 
 
 def fetch_content(video: Any) -> dict[str, Any]:
     """The `{"path", "bytes"}` of a video; of a file that is not on this machine with its bytes."""
-    video = datasets.Video(decode=False).encode_example(video)
+    video = undecoded(video)
     if video["bytes"] is not None or "://" not in video["path"]:
         return video
     with fsspec.open(video["path"], "rb") as file:
@@ -251,9 +307,10 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is no metadata file, or it names a video that is not there.
-        ValueError: for a file that cannot be read, a missing column or a part of a file that is named twice.
+        ValueError: for a file that cannot be read, a missing column, a part of a file that is named twice, or a video
+            outside of the folder.
     """
-    path = next((split_folder / name for name in METADATA_FILES if (split_folder / name).is_file()), None)
+    path = next((inside(split_folder, name) for name in METADATA_FILES if (split_folder / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{split_folder} must hold metadata.csv with the columns file_name,{text_column}.")
     rows = _read_rows(path)
@@ -265,6 +322,10 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
             raise ValueError(f"{path} must have the column {column!r}, got {list(rows[0])}.{advice}")
     for number, row in enumerate(rows, 1):
         _check_texts(row, text_column, f"{path}: row {number}")
+        try:
+            inside(split_folder, row["file_name"])
+        except ValueError as error:
+            raise ValueError(f"{path}: row {number}: {error}") from error
     parts = Counter((str(Path(row["file_name"])), *_part_of_file(row)) for row in rows)
     duplicates = sorted({name for (name, *_), count in parts.items() if count > 1})
     if duplicates:

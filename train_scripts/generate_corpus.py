@@ -12,10 +12,8 @@ further sentences of the spoken language in `text_only.txt`, and a dataset card.
 the options.
 """
 
-import multiprocessing
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from tqdm import tqdm
 
 from .atomic_files import holds_something, write_csv, write_folder, write_text
 from .cores import num_cores
+from .process_pool import check_num_workers, run_in_processes
 from .signing_language import LEXICON, MIN_NUM_SIGNS, SentenceSampler, select_signs, translate
 from .signing_renderer import (
     FRAMES_PER_SECOND,
@@ -105,12 +104,16 @@ def _fill(arguments: CorpusArguments) -> None:
 
 def _validate(arguments: CorpusArguments) -> None:
     problems = []
-    for name in ("num_train_clips", "num_dev_clips", "num_test_clips", "num_workers"):
+    for name in ("num_train_clips", "num_dev_clips", "num_test_clips"):
         problems += _problem_if_below(arguments, name, 1)
     for name in ("num_training_signers", "num_dev_signers", "num_test_signers"):
         problems += _problem_if_below(arguments, name, 1)
     for name in ("seed", "num_text_only_sentences"):
         problems += _problem_if_below(arguments, name, 0)
+    try:
+        check_num_workers("`num_workers`", arguments.num_workers)
+    except ValueError as error:
+        problems.append(str(error))
     if arguments.resolution < MIN_RESOLUTION_IN_PIXELS or arguments.resolution % 2:
         problems.append(
             f"`resolution` must be an even number of at least {MIN_RESOLUTION_IN_PIXELS} pixels (yuv420p holds no odd "
@@ -212,10 +215,12 @@ def _render_all(tasks: list[ClipTask], num_workers: int) -> Iterable[None]:
     if num_workers == 1:
         yield from map(_render_task, tasks)
         return
-    # Spawned, as forking a process with threads (torch, tqdm) can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as executor:
-        yield from executor.map(_render_task, tasks, chunksize=8)
+    for _ in run_in_processes(_render_task, tasks, num_workers, _lost):
+        yield
+
+
+def _lost(task: ClipTask, why: str) -> None:
+    raise OSError(f"{task.path} could not be rendered: {why}.")
 
 
 def _render_task(task: ClipTask) -> None:

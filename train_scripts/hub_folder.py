@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_imports
 
+from .inside_folder import inside, is_also_outside
 from .model_card import CARD_FILE, named_card
 from .training_run import RUN_FILE
 
@@ -37,6 +38,7 @@ VOCABULARY_FILES = TOKENIZER_FILES - {
 MODEL_FILES = {"config.json", "generation_config.json"}
 PROCESSOR_FILES = {"processor_config.json", "tokenizer_config.json"}
 VIDEO_PROCESSOR_FILE = "video_preprocessor_config.json"  # of a model without a tokenizer
+WEIGHT_INDEX = "model.safetensors.index.json"
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
 
 
@@ -67,7 +69,7 @@ KIND_OF_BASE_CLASS = {"LlavaSltForTranslation": "llava_slt"}
 REPLACED_PATTERNS = (
     "model.safetensors",
     "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
+    WEIGHT_INDEX,
     "*_flallm.py",
     "*_llava_slt.py",
     "chat_template.jinja",
@@ -105,15 +107,15 @@ def read_model_folder(folder: Path, repo_id: str, base_model_repo_id: str | None
             folder.
 
     Raises:
-        ValueError: that names everything that is missing or broken.
+        ValueError: that names everything that is missing or broken, or a file that does not lie in the folder.
     """
     if not folder.is_dir():
         raise ValueError(f"--model {folder} is no folder. Name the one in which training left the model.")
-    is_adapter = (folder / "adapter_config.json").is_file()
+    is_adapter = _has(folder, "adapter_config.json")
     if base_model_repo_id is not None and not is_adapter:
         raise ValueError(f"--base_model_repo_id is for a LoRA adapter, and {folder} holds a whole model. Leave it out.")
     found = _adapter_files(folder, base_model_repo_id) if is_adapter else _model_files(folder)
-    if (folder / RUN_FILE).is_file():
+    if _has(folder, RUN_FILE):
         found.files |= named_card(folder, repo_id, found.base_model_repo_id)
     found.left_out = sorted(
         path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in found.files
@@ -138,13 +140,13 @@ def _model_files(folder: Path) -> ModelFiles:
 
 
 def _kind_of(folder: Path) -> Kind:
-    path = folder / "config.json"
-    return KINDS.get(_read_json(path).get("model_type") if path.is_file() else None, KINDS["flallm"])
+    config = _read_json(folder / "config.json") if _has(folder, "config.json") else {}
+    return KINDS.get(str(config.get("model_type")), KINDS["flallm"])
 
 
 def _adapter_files(folder: Path, base_model_repo_id: str | None) -> ModelFiles:
     """An adapter brings its processor, if it lies beside it; the Python files come with the base model."""
-    if not (folder / "adapter_model.safetensors").is_file():
+    if not _has(folder, "adapter_model.safetensors"):
         _raise_if_any(folder, ["adapter_model.safetensors is missing"])
     modules, missing = _needed_modules(folder, _processor_references(folder, PROCESSOR_FILES))
     problems = [f"{name} is missing, which another file needs" for name in sorted(missing)]
@@ -152,8 +154,8 @@ def _adapter_files(folder: Path, base_model_repo_id: str | None) -> ModelFiles:
     _raise_if_any(folder, problems)
     files = _existing(folder, {*ADAPTER_FILES, *PROCESSOR_FILES, *TOKENIZER_FILES, CARD_FILE, *modules})
     config = _read_json(folder / "adapter_config.json")
-    base_class = (config.get("auto_mapping") or {}).get("base_model_class")
-    auto_class = KINDS[KIND_OF_BASE_CLASS.get(base_class, "flallm")].auto_classes[-1]
+    base_class = _dictionary(config, "auto_mapping").get("base_model_class")
+    auto_class = KINDS[KIND_OF_BASE_CLASS.get(str(base_class), "flallm")].auto_classes[-1]
     if base_model_repo_id is None:
         base_model_repo_id = config.get("base_model_name_or_path")
         _check_base(base_model_repo_id)
@@ -192,11 +194,11 @@ def is_repo_id(text: str | None) -> bool:
 
 def _config_problems(folder: Path, kind: Kind, references: list[str]) -> Iterator[str]:
     """Problems of config.json; adds to `references` the classes that it names as `module.Class`."""
-    if not (folder / "config.json").is_file():
+    if not _has(folder, "config.json"):
         yield "config.json is missing"
         return
     config = _read_json(folder / "config.json")
-    auto_map = config.get("auto_map") or {}
+    auto_map = _dictionary(config, "auto_map")
     missing = [name for name in kind.auto_classes if name not in auto_map]
     if missing:
         yield (
@@ -204,19 +206,20 @@ def _config_problems(folder: Path, kind: Kind, references: list[str]) -> Iterato
             "and save it again)"
         )
     references += _classes_of(auto_map.values())
-    references += [pipeline["impl"] for pipeline in (config.get("custom_pipelines") or {}).values()]
+    pipelines = _dictionary(config, "custom_pipelines").values()
+    references += _classes_of(pipeline.get("impl") for pipeline in pipelines if isinstance(pipeline, dict))
 
 
 def _processor_problems(folder: Path, kind: Kind) -> Iterator[str]:
-    missing = sorted(name for name in kind.processor_files if not (folder / name).is_file())
+    missing = sorted(name for name in kind.processor_files if not _has(folder, name))
     yield from (f"{name} is missing" for name in missing)
-    if kind.has_tokenizer and not any((folder / name).is_file() for name in VOCABULARY_FILES):
+    if kind.has_tokenizer and not any(_has(folder, name) for name in VOCABULARY_FILES):
         yield "the tokenizer's vocabulary, such as tokenizer.json, is missing"
 
 
 def _processor_references(folder: Path, names: Iterable[str]) -> list[str]:
     """Classes that the processor and the tokenizer name as `module.Class`, at any depth of their files."""
-    contents = [_read_json(folder / name) for name in sorted(names) if (folder / name).is_file()]
+    contents = [_read_json(folder / name) for name in sorted(names) if _has(folder, name)]
     return [name for content in contents for auto_map in _auto_maps(content) for name in _classes_of(auto_map.values())]
 
 
@@ -232,7 +235,7 @@ def _auto_maps(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _classes_of(values: Iterable[Any]) -> list[str]:
     """A tokenizer's entry is a pair of classes, of which one may be null."""
     entries = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
-    return [entry for entry in entries if entry]
+    return [entry for entry in entries if isinstance(entry, str)]
 
 
 def _needed_modules(folder: Path, references: list[str]) -> tuple[set[str], set[str]]:
@@ -241,7 +244,7 @@ def _needed_modules(folder: Path, references: list[str]) -> tuple[set[str], set[
     present, missing = set(), set()
     while waiting:
         name = f"{waiting.pop()}.py"
-        if not (folder / name).is_file():
+        if not name.removesuffix(".py").isidentifier() or not _has(folder, name):  # no path is the name of a module
             missing.add(name)
         elif name not in present:
             present.add(name)
@@ -251,19 +254,32 @@ def _needed_modules(folder: Path, references: list[str]) -> tuple[set[str], set[
 
 def _weight_names(folder: Path) -> list[str]:
     """model.safetensors, or the index of a sharded model and its shards; empty if there is neither."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return [index.name, *sorted(set(_read_json(index)["weight_map"].values()))]
-    return ["model.safetensors"] if (folder / "model.safetensors").is_file() else []
+    if _has(folder, WEIGHT_INDEX):
+        return [WEIGHT_INDEX, *sorted(_shard_names(folder))]
+    return ["model.safetensors"] if _has(folder, "model.safetensors") else []
+
+
+def _shard_names(folder: Path) -> set[str]:
+    """The files that an index names, which may be anybody's work: only weights beside it are taken."""
+    index = folder / WEIGHT_INDEX
+    shards = _read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise ValueError(f"{index} has no `weight_map` of weights and their files. Save the model again.")
+    names = set(shards.values())
+    for name in sorted(names):
+        inside(folder, name)
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{index} names {name!r}, which is no .safetensors file beside it. Save the model again.")
+    return names
 
 
 def _weight_problems(folder: Path) -> list[str]:
     names = _weight_names(folder)
     if not names:
         return ["the weights, model.safetensors, are missing"]
-    if len(names) > 1 and (folder / "model.safetensors").is_file():
+    if len(names) > 1 and _has(folder, "model.safetensors"):
         return ["it holds both model.safetensors and a sharded model, of which one is from another run (remove it)"]
-    return _broken_weights(folder, [name for name in names if name.endswith(".safetensors")])
+    return _broken_weights(folder, [name for name in names if name != WEIGHT_INDEX])
 
 
 def _broken_weights(folder: Path, names: list[str]) -> list[str]:
@@ -280,14 +296,37 @@ def _broken_weights(folder: Path, names: list[str]) -> list[str]:
 
 
 def _existing(folder: Path, names: Iterable[str]) -> dict[str, Path | bytes]:
-    return {name: folder / name for name in sorted(names) if (folder / name).is_file()}
+    return {name: folder / name for name in sorted(names) if _has(folder, name)}
+
+
+def _has(folder: Path, name: str) -> bool:
+    """
+    Whether a file is there.
+
+    Raises:
+        ValueError: for one that lies, or also lies, outside the folder.
+    """
+    path = inside(folder, name)
+    if not path.is_file():
+        return False
+    if is_also_outside(path, folder):
+        raise ValueError(f"{path} is a hard link to a file outside its folder. Put a copy of it in its place.")
+    return True
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold one JSON object, got {type(content).__name__}. Save the model again.")
+    return content
+
+
+def _dictionary(content: dict[str, Any], key: str) -> dict[str, Any]:
+    value = content.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _raise_if_any(folder: Path, problems: list[str]) -> None:

@@ -14,7 +14,6 @@ clip is decoded to its end. What is broken is named and stops nothing; the exit 
 import csv
 import io
 import json
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from modeling_flallm.configuration_flallm import FLaLLMVisionConfig
-from modeling_flallm.own_processing import FLaLLMVideoProcessor
+from modeling_flallm.own_processing import FLaLLMVideoProcessor, is_video_file
 from modeling_flallm.visual_encoder_flallm import LocalTemporalModule
 
 from .arguments import check_new_folder, parse_arguments, read_yaml
@@ -35,14 +34,15 @@ from .atomic_files import write_folder, write_json, write_text
 from .command_line import run_command
 from .cores import num_cores
 from .corpus_schema import SPLITS, Problem
-from .data import METADATA_FILES, VALIDATION_FOLDERS, load_from_hub
+from .data import METADATA_FILES, VALIDATION_FOLDERS, check_is_of_hub, load_from_hub, without_bytes
 from .hub_names import check_model_names
+from .inside_folder import inside
 from .inspected_clips import Clip, Corpus, measure_clips
 from .inspection_page import MAX_NUM_TOKENS, format_text, render_page, spread_of
 from .languages import check_spoken_language
 from .metrics import comparable
+from .process_pool import check_num_workers
 from .training import open_tokenizer
-from .translate import VIDEO_SUFFIXES
 
 PRESETS = ("paper_visual_initialing", "sltbaselines_visual_initialing")
 
@@ -65,11 +65,9 @@ class InspectArguments:
 
     def __post_init__(self):
         check_spoken_language(self.spoken_language)
-        if self.num_workers < 1 or self.num_strips < 0:
-            raise ValueError(
-                f"--num_workers must be 1 or more and --num_strips 0 or more, got {self.num_workers} and "
-                f"{self.num_strips}."
-            )
+        check_num_workers("--num_workers", self.num_workers)
+        if self.num_strips < 0:
+            raise ValueError(f"--num_strips must be 0 or more, got {self.num_strips}.")
 
 
 # Reading, without stopping at what is wrong: `data.read_metadata` does that when it comes to training.
@@ -99,7 +97,7 @@ def _read_folder(folder: Path, arguments: InspectArguments) -> Corpus:
         names = VALIDATION_FOLDERS if split == "validation" else (split,)
         folders = [folder / name for name in names if (folder / name).is_dir()]
         if folders:
-            found[split] = folders[0]
+            found[split] = inside(folder, folders[0].name)
     if not found:
         raise ValueError(f"{folder} must hold folders train, dev or validation, and test, each with metadata.csv.")
     for split in SPLITS:
@@ -111,7 +109,7 @@ def _read_folder(folder: Path, arguments: InspectArguments) -> Corpus:
 
 
 def _read_split_folder(corpus: Corpus, split: str, folder: Path, arguments: InspectArguments) -> None:
-    metadata = next((folder / name for name in METADATA_FILES if (folder / name).is_file()), None)
+    metadata = next((inside(folder, name) for name in METADATA_FILES if (folder / name).is_file()), None)
     rows = [] if metadata is None else _read_rows(metadata, split, corpus.errors)
     if metadata is None:
         corpus.errors.append(Problem(split, f"there is no metadata.csv with file_name,{arguments.text_column}"))
@@ -123,7 +121,7 @@ def _read_split_folder(corpus: Corpus, split: str, folder: Path, arguments: Insp
         if clip.name:
             _find_file(clip, folder, corpus)
     named = {clip.path for clip in corpus.of(split)}
-    videos = (path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    videos = (path for path in folder.iterdir() if is_video_file(path) and path.is_file())
     unnamed = sorted(_clean(path.name) for path in videos if path not in named)
     corpus.warnings += [Problem(f"{split}/{name}", "the metadata does not name this file") for name in unnamed]
 
@@ -184,15 +182,15 @@ def _clean(value: Any) -> str:
 
 
 def _find_file(clip: Clip, folder: Path, corpus: Corpus) -> None:
-    if os.path.isabs(clip.name) or os.path.normpath(clip.name).startswith(".."):
-        corpus.warnings.append(Problem(clip.where, "the file lies outside the folder of its split"))
     try:
-        is_there = (folder / clip.name).is_file()
-    except (OSError, ValueError) as error:  # a NUL byte, too long a name
-        corpus.errors.append(Problem(clip.where, f"the file name cannot be used: {error}"))
+        path = inside(folder, clip.name)
+        is_there = path.is_file()
+    except (OSError, ValueError) as error:  # outside of the folder, a NUL byte, too long a name
+        text = str(error).replace(str(folder), folder.name)
+        corpus.errors.append(Problem(clip.where, f"the file name cannot be used: {text}"))
         return
     if is_there:
-        clip.path = folder / clip.name
+        clip.path = path
     else:
         corpus.errors.append(Problem(clip.where, "there is no such file"))
 
@@ -218,6 +216,11 @@ def corpus_of_splits(splits: Mapping[str, datasets.Dataset], arguments: InspectA
             name = values.get("file_name") or values.get("name") or f"video {number}"
             row = {**values, "file_name": name}
             corpus.clips.append(_clip_of_row(split, number, row, arguments, corpus.errors))
+        for clip, video in zip(corpus.of(split), without_bytes(corpus.on_hub[split]), strict=True):
+            try:
+                check_is_of_hub(video, "the row")
+            except ValueError as error:
+                clip.measured.error = str(error)
     return corpus
 
 

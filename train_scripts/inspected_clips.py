@@ -3,10 +3,9 @@
 import hashlib
 import io
 import logging
-import multiprocessing
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from modeling_flallm.own_processing import VideoDecodingError, decode_video
 
 from .corpus_schema import Problem
 from .languages import primary_language
+from .prepared_videos import SECONDS_FOR_A_VIDEO
+from .process_pool import run_in_processes
 from .sign_language_translation_score.sign_language_translation_score import CHARACTER_LEVEL_LANGUAGES, comparable
 
 DECODER_LOG = logging.getLogger(decode_video.__module__)  # where a damaged file is told of
@@ -99,39 +100,30 @@ class Corpus:
 # Decoding
 
 
-_hub_splits: dict[str, datasets.Dataset] = {}  # in a decoding process: what it inherited
+@dataclass
+class FileToMeasure:
+    """A file, or the `{"path", "bytes"}` of a video on the Hub, with the clips that are parts of it."""
 
-
-def _start_worker(on_hub: dict[str, datasets.Dataset]) -> None:
-    torch.set_num_threads(1)
-    DECODER_LOG.propagate = False
-    _hub_splits.update(on_hub)
+    video: Path | dict[str, Any] | None
+    clips: list[Clip]
 
 
 def measure_clips(corpus: Corpus, num_workers: int) -> None:
     """
-    Decode every clip that has a file, and note what could not be read or is damaged.
+    Decode every clip that has a file, and note what could not be read or is damaged. A file that ends the process that
+    decodes it costs its own clips only.
 
     Raises:
-        ValueError: if a file brings a decoding process down.
+        ChildProcessError: if no process can begin.
     """
     files: dict[Any, list[Clip]] = defaultdict(list)
     for clip in corpus.clips:
-        if clip.path is not None or clip.split in corpus.on_hub:
+        if not clip.measured.error and (clip.path is not None or clip.split in corpus.on_hub):
             files[clip.path or (clip.split, clip.row)].append(clip)
-    context = multiprocessing.get_context("fork")  # a data set of the Hub is inherited, not sent
-    try:
-        with ProcessPoolExecutor(
-            num_workers, mp_context=context, initializer=_start_worker, initargs=(corpus.on_hub,)
-        ) as pool:
-            results = pool.map(_measure_file, files.values())
-            for clips, measurements in zip(
-                files.values(), tqdm(results, total=len(files), unit="file", desc="decoding"), strict=True
-            ):
-                for clip, measured in zip(clips, measurements, strict=True):
-                    clip.measured = measured
-    except BrokenProcessPool as error:
-        raise ValueError("A decoding process ended suddenly: too little memory, or a file that crashes it.") from error
+    results = run_in_processes(_measure_file, _to_measure(corpus, files), num_workers, _lost, SECONDS_FOR_A_VIDEO)
+    for file, measurements in tqdm(results, total=len(files), unit="file", desc="decoding", disable=not files):
+        for clip, measured in zip(file.clips, measurements, strict=True):
+            clip.measured = measured
     for clip in corpus.clips:
         if clip.measured.error:
             corpus.errors.append(Problem(clip.where, clip.measured.error))
@@ -139,41 +131,56 @@ def measure_clips(corpus: Corpus, num_workers: int) -> None:
             corpus.errors.append(Problem(clip.where, clip.measured.warning))
 
 
-def _measure_file(clips: list[Clip]) -> list[Measurement]:
-    """All clips of one file, read once for its hash; each part is decoded from the keyframe before it."""
-    first = clips[0]
-    try:
-        if first.path is None:
-            video = _hub_splits[first.split][first.row - 1]["video"]
-            content = video["bytes"]
-            digest = hashlib.sha256(Path(video["path"]).read_bytes() if content is None else content).hexdigest()
+def _to_measure(corpus: Corpus, files: dict[Any, list[Clip]]) -> Iterator[FileToMeasure]:
+    """One after another, as videos of the Hub may come with their bytes."""
+    for place, clips in files.items():
+        if isinstance(place, Path):
+            yield FileToMeasure(place, clips)
         else:
-            video = first.path
-            with video.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            split, row = place
+            yield FileToMeasure(corpus.on_hub[split][row - 1]["video"], clips)
+
+
+def _lost(file: FileToMeasure, why: str) -> list[Measurement]:
+    return [Measurement(error=f"decoding it failed: {why}") for _ in file.clips]
+
+
+def _measure_file(file: FileToMeasure) -> list[Measurement]:
+    """All clips of one file, read once for its hash; each part is decoded from the keyframe before it."""
+    torch.set_num_threads(1)  # there are as many processes as cores
+    if file.video is None or isinstance(file.video, dict) and not any(file.video.values()):
+        return [Measurement(error="has no video") for _ in file.clips]
+    try:
+        digest = _digest_of(file.video)
     except OSError as error:
-        return [Measurement(error=str(error)) for _ in clips]
-    return [_measure(video, clip, digest) for clip in clips]
+        return [Measurement(error=_without_folder(str(error), clip)) for clip in file.clips]
+    return [_measure(file.video, clip, digest) for clip in file.clips]
+
+
+def _digest_of(video: Path | dict[str, Any]) -> str:
+    if isinstance(video, dict) and video["bytes"] is not None:
+        return hashlib.sha256(video["bytes"]).hexdigest()
+    with open(video["path"] if isinstance(video, dict) else video, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _measure(video: Any, clip: Clip, digest: str) -> Measurement:
     measured = Measurement(content_hash=digest)
     sizes: list[tuple[int, int]] = []
-    warnings = _LogLines()
 
     def shrink(frame: torch.Tensor) -> torch.Tensor:
         sizes.append(tuple(frame.shape[-2:]))
         return _shrink(frame)
 
-    DECODER_LOG.addHandler(warnings)
     try:
-        decoded = decode_video(video, clip.start, clip.end, None, _evenly_spaced, shrink)
-    except (VideoDecodingError, OSError, ValueError) as error:
-        measured.error = _without_folder(str(error), clip)
+        with _decoder_log() as warnings:
+            decoded = decode_video(video, clip.start, clip.end, None, _evenly_spaced, shrink)
+    # A data set holds what nobody foresees, and one clip must not end the work on all others.
+    except Exception as error:
+        is_known = isinstance(error, VideoDecodingError | OSError | ValueError)
+        measured.error = _without_folder(str(error) if is_known else f"{type(error).__name__}: {error}", clip)
         return measured
-    finally:
-        DECODER_LOG.removeHandler(warnings)
-    measured.warning = _without_folder(" ".join(warnings.lines), clip)
+    measured.warning = _without_folder(" ".join(warnings), clip)
     measured.num_frames = decoded.num_source_frames
     measured.frames_per_second = decoded.fps
     measured.duration_in_seconds = decoded.duration_in_seconds
@@ -187,10 +194,25 @@ def _without_folder(text: str, clip: Clip) -> str:
     return text if clip.path is None else text.replace(str(clip.path.absolute()), clip.name)
 
 
+@contextmanager
+def _decoder_log() -> Iterator[list[str]]:
+    """What the decoder says of a damaged file, which is told in the report and not in the terminal."""
+    lines: list[str] = []
+    handler = _LogLines(lines)
+    propagates = DECODER_LOG.propagate
+    DECODER_LOG.addHandler(handler)
+    DECODER_LOG.propagate = False
+    try:
+        yield lines
+    finally:
+        DECODER_LOG.removeHandler(handler)
+        DECODER_LOG.propagate = propagates
+
+
 class _LogLines(logging.Handler):
-    def __init__(self):
+    def __init__(self, lines: list[str]):
         super().__init__()
-        self.lines: list[str] = []
+        self.lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())

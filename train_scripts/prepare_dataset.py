@@ -4,6 +4,7 @@ Make a video folder for training of a raw corpus: one folder a split, videos and
     flallm-prepare --corpus phoenix14t --source PHOENIX-2014-T-release-v3/PHOENIX-2014-T --output_dir phoenix14t
     flallm-prepare --corpus table --source my_recordings --output_dir my_corpus --sign_language ise --spoken_language it
 
+A table is a spreadsheet saved as CSV. Without one, subtitles (srt, vtt) and ELAN files (eaf) beside videos are read.
 Folders of pictures are encoded to mp4, one frame a picture. Video files stay as they are: the new folder has hard links
 to them, which take no space, or copies where the file system cannot link. Parts of long videos are not cut: `start` and
 `end` in `metadata.csv` tell them. Every video is decoded once, so that `num_frames` and `duration_in_seconds` are true.
@@ -12,6 +13,7 @@ Whatever is missing or broken is left out and listed in `report.txt` and `report
 0 if there was nothing. A run that was interrupted goes on with the same command.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -26,24 +28,29 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from huggingface_hub import DatasetCardData, HfApi
 from tqdm import tqdm
 
 from .arguments import check_license, parse_arguments
-from .atomic_files import write_json, write_text
+from .atomic_files import LEAVINGS, write_json, write_text
 from .command_line import run_command
 from .cores import num_cores
-from .corpus_readers import KINDS, TABLE_COLUMNS, read_corpus
+from .corpus_readers import KINDS, read_corpus
 from .corpus_schema import COLUMNS, SPLITS, RawClip, RawCorpus
 from .hub_errors import HUB_ERRORS, explain_hub_error
 from .hub_folder import is_repo_id
+from .inside_folder import inside
 from .languages import check_sign_language, check_spoken_language, language_name
+from .own_corpora import TABLE_COLUMNS
 from .prepared_videos import VideoOutcome, VideoTask, run_tasks
+from .process_pool import check_num_workers
 from .push_to_hub import Upload, send
 from .video_encoding import VideoLength
 
 STATE_FOLDER = ".preparation"
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mpeg", ".mov", ".webm")
+# What `datasets` and the Hub take for videos; a file of another kind is read by its content, whatever its name.
+HUB_VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mpeg", ".mov", ".webm")
 # The Hub takes at most 10,000 files in a folder.
 MOST_FILES_IN_A_FOLDER = 5000
 LONGEST_NAME = 80
@@ -62,7 +69,11 @@ class PrepareArguments:
         default=None, metadata={"help": "Folder of the videos or frames. Default: the usual place below --source."}
     )
     table: str | None = field(
-        default=None, metadata={"help": "For table and frame_folders: the CSV or TSV file, if --source holds several."}
+        default=None,
+        metadata={
+            "help": "For table and frame_folders: the CSV or TSV file, if --source holds several; for table also "
+            "subtitles (srt, vtt) or annotations of ELAN (eaf, or a tab-delimited export) of one video."
+        },
     )
     columns: list[str] = field(
         default_factory=list,
@@ -70,6 +81,9 @@ class PrepareArguments:
             "help": f"For table and frame_folders: what the table calls a column of {', '.join(TABLE_COLUMNS)}, as in "
             "text=Satz file=Datei."
         },
+    )
+    tier: str | None = field(
+        default=None, metadata={"help": "For ELAN files with several tiers: the one that holds the sentences."}
     )
     quality: int = field(
         default=18,
@@ -88,7 +102,10 @@ class PrepareArguments:
     push_to_hub: str | None = field(
         default=None, metadata={"help": "OWNER/NAME of a data set repository to send the folder to, once it is done."}
     )
-    private: bool = field(default=True, metadata={"help": "Only you and those you invite see what is sent."})
+    private: bool = field(
+        default=True,
+        metadata={"help": "With --push_to_hub: False lets everybody see it. Default: only you and those you invite."},
+    )
     dataset_license: str | None = field(
         default=None,
         metadata={"help": "Licence for the data set's card, as the Hub writes it. Default: none."},
@@ -98,14 +115,16 @@ class PrepareArguments:
         if self.corpus not in KINDS:
             raise ValueError(f"--corpus must be one of {', '.join(KINDS)}, got {self.corpus!r}.")
         for column in self.columns:
-            if not re.fullmatch("[^=]+=[^=]+", column):
+            if not re.fullmatch("[^=]+=.+", column):
                 raise ValueError(f"--columns takes pairs of our and their name, such as text=Satz, got {column!r}.")
+        ours = [column.partition("=")[0] for column in self.columns]
+        if len(set(ours)) < len(ours):
+            raise ValueError(f"--columns must name each of our columns once, got {' '.join(self.columns)}.")
         if not 0 <= self.quality <= 35:
             raise ValueError(f"--quality must be from 0 to 35, got {self.quality}.")
         if self.frames_per_second is not None and not 1 <= self.frames_per_second <= 1000:
             raise ValueError(f"--frames_per_second must be from 1 to 1000, got {self.frames_per_second}.")
-        if self.num_workers < 1:
-            raise ValueError(f"--num_workers must be 1 or more, got {self.num_workers}.")
+        check_num_workers("--num_workers", self.num_workers)
         if self.push_to_hub is not None and not is_repo_id(self.push_to_hub):
             raise ValueError(f"--push_to_hub must be OWNER/NAME, such as me/phoenix14t, got {self.push_to_hub!r}.")
         check_license("dataset_license", self.dataset_license, "cc-by-4.0 or other")
@@ -134,7 +153,7 @@ def plan_tasks(
         address = hashlib.sha256(repr(str(video).removeprefix(str(source_folder))).encode()).hexdigest()
         if name != names[split, video] or counts[split, name.casefold()] > 1:
             name = f"{name}-{address[:10]}"
-        suffix = video.suffix.lower() if not is_folder and video.suffix.lower() in VIDEO_SUFFIXES else ".mp4"
+        suffix = video.suffix.lower() if not is_folder and video.suffix.lower() in HUB_VIDEO_SUFFIXES else ".mp4"
         subfolder = f"{address[:2]}/" if sizes[split] > MOST_FILES_IN_A_FOLDER else ""
         task = VideoTask(
             split=split,
@@ -187,13 +206,14 @@ def _has_surrogates(text: str) -> bool:
 
 class OutputFolder:
     """
-    The folder that is made, with what earlier runs finished in it.
+    The folder that is made, with what earlier runs finished in it; as a context, it belongs to this process alone.
 
     Args:
         arguments: what decides its content; a folder is resumed only with the same.
 
     Raises:
-        ValueError: if the folder holds anything else, or was made with other arguments; nothing has been written then.
+        ValueError: if the folder holds anything else, was made with other arguments, or another process is at work in
+            it; nothing has been written then.
     """
 
     def __init__(self, path: Path, arguments: dict[str, Any]):
@@ -201,10 +221,31 @@ class OutputFolder:
         self.state = path / STATE_FOLDER
         self._check(arguments)
         self.state.mkdir(parents=True, exist_ok=True)
-        for partial in self.state.glob("*.partial"):
-            partial.unlink()
+        self._lock = FileLock(self.state / "lock")
+        with contextlib.suppress(NotImplementedError):  # of file systems without locks
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout as error:
+                raise ValueError(
+                    f"Another flallm-prepare is at work in --output_dir {self.path}. Wait until it has ended."
+                ) from error
+        self._remove_leavings()
         write_json(self.state / "arguments.json", arguments)
         self.finished = dict(self._read_finished())
+
+    def __enter__(self) -> "OutputFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove_leavings()
+        self._lock.release()
+
+    def _remove_leavings(self) -> None:
+        """What processes left that were killed while they wrote a video or a table."""
+        places = (self.path, *(self.path / split for split in SPLITS))
+        leavings = [leaving for place in places for leaving in place.glob(LEAVINGS)]
+        for leaving in [*leavings, *self.state.glob("*.partial")]:
+            leaving.unlink(missing_ok=True)
 
     def _check(self, arguments: dict[str, Any]) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -311,6 +352,19 @@ def metadata_row(clip: RawClip, file_name: str, length: VideoLength, corpus: Raw
     }
 
 
+def _formula_note(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Cells stay as they are, so that what is trained on is what was written; whoever opens the table must know."""
+    columns = ("text", "name", "signer", "gloss")
+    cells = [str(row[column]) for of_split in rows.values() for row in of_split for column in columns]
+    count = sum(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+    if not count:
+        return []
+    return [
+        f"{count} cell(s) of metadata.csv begin with =, +, - or @, which spreadsheet programs take for formulas: "
+        "import these columns as text there"
+    ]
+
+
 def _metadata_text(rows: list[dict[str, Any]]) -> str:
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, COLUMNS)
@@ -330,6 +384,7 @@ class Report:
     splits: dict[str, dict[str, Any]]
     videos: dict[str, int]
     problems: list[dict[str, str | None]]
+    notes: list[str]
 
     def as_text(self) -> str:
         lines = [
@@ -350,6 +405,8 @@ class Report:
             lines.append("Linked videos are the source's own files under a second name: replace them, never edit them.")
         lines += ["", f"{len(self.problems)} problem(s)" + (":" if self.problems else ".")]
         lines += [f"  {problem['where']}: {problem['what']}" for problem in self.problems]
+        if self.notes:
+            lines += ["", "Notes:", *(f"  {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
 
 
@@ -386,12 +443,18 @@ def prepare(arguments: PrepareArguments) -> Report:
     if source.is_relative_to(output_dir) or output_dir.is_relative_to(source):
         raise ValueError(f"--output_dir {arguments.output_dir} must lie outside of --source, and not around it.")
     videos, table = (None if path is None else Path(path).resolve() for path in (arguments.videos, arguments.table))
-    columns = dict(column.split("=") for column in arguments.columns)
-    corpus = read_corpus(arguments.corpus, source, videos, table, columns)
+    columns = dict(column.split("=", 1) for column in arguments.columns)
+    corpus = read_corpus(arguments.corpus, source, videos, table, columns, arguments.tier)
     corpus.sign_language = arguments.sign_language or corpus.sign_language
     corpus.spoken_language = arguments.spoken_language or corpus.spoken_language
     encoding = (_frames_per_second(arguments, corpus), arguments.quality)
-    folder = OutputFolder(output_dir, _deciding(arguments, source, corpus, encoding))
+    with OutputFolder(output_dir, _deciding(arguments, source, corpus, encoding)) as folder:
+        return _fill(folder, corpus, source, encoding, arguments)
+
+
+def _fill(
+    folder: OutputFolder, corpus: RawCorpus, source: Path, encoding: tuple[float, int], arguments: PrepareArguments
+) -> Report:
     problems = [_problem(problem.where, problem.what) for problem in corpus.problems]
     sound = []
     for clip, fault in find_faults(corpus.clips):
@@ -399,7 +462,7 @@ def prepare(arguments: PrepareArguments) -> Report:
             sound.append(clip)
         else:
             problems.append(_problem(clip.name, fault, clip.split))
-    tasks = plan_tasks(sound, source, output_dir, encoding)
+    tasks = plan_tasks(sound, source, folder.path, encoding)
     outcomes = _finish_tasks(folder, [task for task, _ in tasks], arguments.num_workers)
     rows, more_problems = _collect(tasks, outcomes, corpus)
     problems += more_problems
@@ -426,6 +489,7 @@ def _deciding(
         "videos": arguments.videos,
         "table": arguments.table,
         "columns": arguments.columns,
+        "tier": arguments.tier,
         "frames_per_second": encoding[0],
         "quality": encoding[1],
         "sign_language": corpus.sign_language,
@@ -497,6 +561,7 @@ def _write(
         splits=splits,
         videos=dict(sorted(videos.items())),
         problems=problems,
+        notes=[printable(note) for note in [*corpus.notes, *_formula_note(rows)]],
     )
     write_json(folder.path / "report.json", asdict(report), ensure_ascii=True)
     write_text(folder.path / "report.txt", report.as_text())
@@ -540,7 +605,8 @@ def push(folder: Path, report: Report, arguments: PrepareArguments) -> None:
             with metadata.open(encoding="utf-8", newline="") as file:
                 videos = {f"{split}/{row['file_name']}" for row in csv.DictReader(file)}
             names += [f"{split}/metadata.csv", *sorted(videos)]
-    upload = Upload(arguments.push_to_hub, "dataset", {name: folder / name for name in names}, left_out=[])
+    files = {name: inside(folder, name) for name in names}
+    upload = Upload(arguments.push_to_hub, "dataset", files, left_out=[])
     api = HfApi()
     try:
         api.whoami()  # a wrong token reads like a missing repository in every later answer

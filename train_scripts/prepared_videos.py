@@ -2,22 +2,20 @@
 
 import errno
 import hashlib
-import multiprocessing
 import os
 import shutil
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 from modeling_flallm.own_processing import VideoDecodingError
 
+from .process_pool import run_in_processes
 from .video_encoding import VideoLength, encode_pictures, list_pictures, measure_video
 
 # Of the machine, not of a clip: the run ends with them instead of listing every clip that is left.
 FATAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
+SECONDS_FOR_A_VIDEO = 12 * 3600  # a decoder that takes longer has stopped somewhere
 
 
 @dataclass(frozen=True)
@@ -118,37 +116,8 @@ def _text_of(error: Exception) -> str:
 
 def run_tasks(tasks: list[VideoTask], num_workers: int) -> Iterator[tuple[VideoTask, VideoOutcome]]:
     """Outcomes as they come. A video that ends its process, which decoders in C can, costs itself only."""
-    if num_workers == 1:
-        yield from ((task, prepare_video(task)) for task in tasks)
-        return
-    unfinished = []
-    # Spawned, as forking a process with threads (torch, tqdm) can hang.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(num_workers, len(tasks)) or 1, mp_context=context, initializer=_end_with_parent)
-    try:
-        futures = {pool.submit(prepare_video, task): task for task in tasks}
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:
-                unfinished.append(futures[future])
-    finally:
-        pool.shutdown(cancel_futures=True)
-    if len(unfinished) == 1 and len(tasks) == 1:
-        (task,) = tasks
-        yield task, VideoOutcome(None, ["decoding it ended the process."] * len(task.intervals))
-        return
-    middle = len(unfinished) // 2
-    for part in (unfinished[:middle], unfinished[middle:]):
-        if part:
-            yield from run_tasks(part, num_workers)
+    return run_in_processes(prepare_video, tasks, num_workers, _lost, SECONDS_FOR_A_VIDEO)
 
 
-def _end_with_parent() -> None:
-    """Worker processes of a run that was killed would wait for work for ever."""
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+def _lost(task: VideoTask, why: str) -> VideoOutcome:
+    return VideoOutcome(None, [f"decoding it failed: {why}."] * len(task.intervals))

@@ -42,7 +42,10 @@ class PushArguments:
     space: str | None = field(
         default=None, metadata={"help": "OWNER/NAME of a Space to send the demo to; it shows the model of --repo_id."}
     )
-    private: bool = field(default=True, metadata={"help": "Only you and those you invite see what is sent."})
+    private: bool = field(
+        default=True,
+        metadata={"help": "False lets everybody see what is sent. Default: only you and those you invite."},
+    )
     revision: str | None = field(
         default=None, metadata={"help": "Branch of the model's repository; made if there is none. Default: main."}
     )

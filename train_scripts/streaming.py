@@ -25,6 +25,7 @@ from .augmentation import ClipAugmentation, item_seed
 from .data import (
     ClipReader,
     SampleFrameIndices,
+    check_is_of_hub,
     check_most_clips,
     check_text_column,
     checked_row,
@@ -33,6 +34,7 @@ from .data import (
     fetch_content,
     load_split,
     open_on_hub,
+    undecoded,
 )
 from .target_languages import target_languages
 
@@ -91,8 +93,11 @@ class HubRows:
         """Rows with their numbers, counted from 0 in each part."""
         rows = self.rows.take(self.max_clips) if self.max_clips else self.rows.shard(self.num_parts, part)
         of_part = f", file {part + 1} of {self.num_parts}" if self.num_parts > 1 else ""
+        source = f"{self.name} ({self.split}{of_part})"
         for number, row in enumerate(rows):
-            yield f"{self.name} ({self.split}{of_part})", number, row
+            if row["video"] is not None:
+                check_is_of_hub(undecoded(row["video"]), f"{source}: row {number} (counted from 0)")
+            yield source, number, row
 
 
 class ClipStream:

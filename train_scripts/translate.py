@@ -35,7 +35,7 @@ import torch
 from tqdm import tqdm
 
 from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
-from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError
+from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError, is_hidden_file, is_video_file
 from modeling_flallm.pipeline_flallm import mean_visual_features
 
 from .atomic_files import write_text
@@ -59,7 +59,7 @@ from .translation_results import (
     write_captions,
 )
 
-VIDEO_SUFFIXES = {".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".gif"}
+MOST_FILES_NAMED = 20
 BATCHES_SORTED_BY_LENGTH = 4
 MOST_READING_THREADS = 4
 NO_MEMORY = "can't allocate memory"  # torch on a CPU
@@ -67,14 +67,30 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def find_videos(paths: Sequence[str]) -> list[Path]:
-    """Files as they are named, and all videos below each folder, in order of their names."""
+    """
+    Files as they are named, and all videos below each folder, in order of their names. Hidden files are left out, and
+    so is what is no video, which is named on standard error.
+    """
     videos: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            videos += sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
-        else:
+        if not path.is_dir():
             videos.append(path)
+            continue
+        files = sorted(file for file in path.rglob("*") if not _is_hidden_below(path, file) and not file.is_dir())
+        videos += [file for file in files if is_video_file(file)]
+        _name_left_out(path, [str(file.relative_to(path)) for file in files if not is_video_file(file)])
     return videos
+
+
+def _is_hidden_below(folder: Path, file: Path) -> bool:
+    return any(is_hidden_file(part) for part in file.relative_to(folder).parts)
+
+
+def _name_left_out(folder: Path, names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - MOST_FILES_NAMED} more" if len(names) > MOST_FILES_NAMED else ""
+        listed = ", ".join(names[:MOST_FILES_NAMED])
+        print(f"Left out {len(names)} file(s) of {folder} that are no videos: {listed}{more}", file=sys.stderr)
 
 
 def translate_videos(

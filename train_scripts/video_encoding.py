@@ -12,7 +12,7 @@ import av
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from modeling_flallm.own_processing import PICTURE_SUFFIXES, VideoDecodingError, decode_video
+from modeling_flallm.own_processing import PICTURE_SUFFIXES, VideoDecodingError, decode_video, is_picture_file
 
 SMALLEST_SIZE_IN_PIXELS = 16
 GRID_SIZE = 4
@@ -35,7 +35,7 @@ def list_pictures(folder: Path) -> list[Path]:
     Raises:
         VideoDecodingError: if there is none, or one of them is no file.
     """
-    pictures = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != "."]
+    pictures = [path for path in folder.iterdir() if is_picture_file(path)]
     if not pictures:
         raise VideoDecodingError(
             f"The folder '{folder}' holds no frames: expected pictures ({', '.join(PICTURE_SUFFIXES)}) directly in it."

@@ -1,0 +1,59 @@
+"""What the tests of the pool of processes give it to do. Imports nothing heavy, as every worker imports it."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+class OnlyHere:
+    """Cannot be sent from a worker."""
+
+    def __reduce__(self):
+        raise TypeError("only here")
+
+
+class OddError(Exception):
+    """Cannot be made again from its arguments, as errors of libraries may be."""
+
+    def __init__(self, first, second):
+        super().__init__("odd")
+
+
+def do(task: str) -> str:
+    """`task` is what shall happen; `double 3` gives 6."""
+    what, _, value = task.partition(" ")
+    match what:
+        case "exit":
+            os._exit(int(value))
+        case "kill":
+            os.kill(os.getpid(), getattr(signal, value))
+        case "crash":
+            ctypes.string_at(0)
+        case "sleep":
+            time.sleep(float(value))
+        case "raise":
+            raise ValueError(value)
+        case "odd":
+            raise OddError(1, 2)
+        case "leave":
+            sys.exit(3)
+        case "unsendable":
+            return OnlyHere()
+        case "torch":
+            return str("torch" in sys.modules)
+        case "write":
+            return write_slowly(Path(value))
+    return str(2 * int(value)) if what == "double" else what
+
+
+def write_slowly(path: Path) -> str:
+    """Removes its half-written file when it is ended."""
+    path.write_text(str(os.getpid()))
+    try:
+        time.sleep(600)
+    finally:
+        path.unlink()
+    return "written"

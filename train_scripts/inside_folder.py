@@ -1,0 +1,50 @@
+"""The one check of a name that a file of others gives: only what lies inside a folder is read from it or sent."""
+
+import os
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+
+def inside(folder: Path, name: str) -> Path:
+    """
+    The path of a file, here or not, that a table, an index or a configuration names within its folder.
+
+    Raises:
+        ValueError: for an absolute path, one that goes through `..`, a hidden file such as `.env` or one in a hidden
+            folder such as `.git`, and for a link that leads to one of these.
+    """
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        raise ValueError(f"{name!r} is no name of a file in {folder}. Mend the file that names it.")
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if parts[:1] == ("/",) or PureWindowsPath(name).drive or ".." in parts:
+        raise ValueError(f"{name!r} would leave {folder}. Put the file into that folder, and name it from there.")
+    path = folder / name
+    target = _target(path)
+    root = next((root for root in roots(folder) if target.is_relative_to(root)), None)
+    if root is None:
+        raise ValueError(f"{path} is a link to {target}, outside its folder. Put the file itself in its place.")
+    if any(part.startswith(".") for part in (*parts, *target.relative_to(root).parts)):
+        raise ValueError(f"{path} leads to the hidden {target}. Hidden files are neither read nor sent.")
+    return path
+
+
+def _target(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a circle of links, or a name that is too long
+        raise ValueError(f"{path} cannot be read: {error}. Put the file itself in its place.") from error
+
+
+def roots(folder: Path) -> list[Path]:
+    """The folder; of a snapshot in the Hub's cache, whose files are links, also the folder that these lead to."""
+    root = folder.resolve()
+    snapshot = next((path for path in (root, *root.parents) if path.parent.name == "snapshots"), None)
+    return [root] if snapshot is None else [root, snapshot.parent.parent / "blobs"]
+
+
+def is_also_outside(path: Path, folder: Path) -> bool:
+    """Whether a file has a further name, a hard link, outside the folder: then it may be anything of this machine."""
+    file = path.stat()
+    if file.st_nlink == 1:
+        return False
+    others = (other.stat() for other in folder.rglob("*") if not other.is_symlink())
+    return sum(os.path.samestat(file, other) for other in others) < file.st_nlink
