@@ -66,11 +66,17 @@ def load_split(
         clips = open_on_hub(name, split)
     clips = clips.cast_column("video", datasets.Video(decode=False))
     if not Path(name).is_dir():
-        for row, video in enumerate(without_bytes(clips)):
-            check_is_of_hub(video, f"{name} ({split}): row {row} (counted from 0)")
+        _check_videos(clips, f"{name} ({split})")
     _check_sentences(clips, arguments.text_column, f"{name} ({split})")
     clips = _with_numbers(clips, f"{name} ({split})")
     return clips if max_clips is None else clips.select(range(min(max_clips, len(clips))))
+
+
+def _check_videos(clips: datasets.Dataset, name: str) -> None:
+    for row, video in enumerate(without_bytes(clips)):
+        if video["path"] is None and video["bytes"] is None:
+            raise ValueError(f"{name}: row {row} (counted from 0) has no video.")
+        check_is_of_hub(video, f"{name}: row {row} (counted from 0)")
 
 
 def check_most_clips(max_clips: int | None) -> None:
@@ -284,10 +290,11 @@ def check_is_of_hub(video: dict[str, Any] | None, where: str) -> None:
 def without_bytes(clips: datasets.Dataset) -> list[dict[str, Any]]:
     """The `{"path", "bytes"}` of all videos of a data set, empty where there are bytes, which can be a whole corpus."""
     videos = []
-    for chunk in clips.with_format("arrow").select_columns("video").data.column("video").chunks:
-        paths, has_bytes = chunk.field("path").to_pylist(), chunk.field("bytes").is_valid().to_pylist()
-        pairs = zip(paths, has_bytes, strict=True)
-        videos += [{"path": path, "bytes": b"" if has else None} for path, has in pairs]
+    for batch in clips.select_columns("video").with_format("arrow").iter(batch_size=100):
+        for chunk in batch.column("video").chunks:
+            fields = dict(zip((field.name for field in chunk.type), chunk.flatten(), strict=True))
+            pairs = zip(fields["path"].to_pylist(), fields["bytes"].is_valid().to_pylist(), strict=True)
+            videos += [{"path": path, "bytes": b"" if has_bytes else None} for path, has_bytes in pairs]
     return videos
 
 
