@@ -227,6 +227,31 @@ def test_broken_labels_cost_themselves_only(tmp_path):
     assert "was used in labels.dev, " in whats[5]
 
 
+def test_labels_of_uni_sign_name_videos_and_lists_of_glosses(tmp_path):
+    for index, split in enumerate(("train", "dev", "test")):
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        (tmp_path / "videos" / f"S{index}.mp4").write_bytes(b"video")
+        entry = {
+            "name": f"S{index}",
+            "gloss": ["我", "们"],
+            "text": "我们。",
+            "length": 9,
+            "video_path": f"S{index}.mp4",
+        }
+        labels = {f"S{index}": entry, "gone": {**entry, "name": "gone", "video_path": "gone.mp4"}}
+        (tmp_path / f"labels.{split}").write_bytes(gzip.compress(plain_pickle(labels)))
+    corpus = read_corpus("gfslt_labels", tmp_path)
+    assert [(clip.name, clip.split, clip.text, clip.gloss) for clip in corpus.clips] == [
+        (f"S{index}", split, "我们。", "我 们") for index, split in enumerate(("train", "validation", "test"))
+    ]
+    assert [clip.video.name for clip in corpus.clips] == ["S0.mp4", "S1.mp4", "S2.mp4"]
+    assert problems(corpus) == [
+        (f"labels.{split}, 'gone'", f"there is no video 'gone.mp4' below {tmp_path}")
+        for split in ("train", "dev", "test")
+    ]
+    assert read_corpus("gfslt_labels", tmp_path, videos=tmp_path / "videos").clips == corpus.clips
+
+
 # Tables of anyone's own
 
 
@@ -239,6 +264,153 @@ def test_a_table_with_other_names_and_semicolons(tmp_path):
     assert (clip.start, clip.end) == (1.5, 2.25)
     assert clip.video == tmp_path / "tief" / "unten" / "morgen.MP4"
     assert corpus.problems == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "file,text,split,start,end,signer",
+        "FILE,Text,SPLIT,Start,END,Signer",
+        " Video_Path , Sentence ,Subset,Start Time,end-time,Signer ID",
+        "\uff26\uff49\uff4c\uff45,\uff34ext,\uff33plit,\uff33tart,\uff25nd,\uff33igner",
+        "file name,translation,Data split,begin (s),End [seconds],speaker",
+        "filename\u200b,text\u00a0,partition,start_in_seconds,End Time - ss.msec,Participant",
+    ],
+)
+def test_columns_are_understood_however_they_are_written(header, tmp_path):
+    rows = ["a.mp4,x,train,0.5,1.5,Ada", "b.mp4,y, DEV ,1,2,Bea", "c.mp4,z,\uff34est,0:03,0:04,Cid"]
+    own_table(tmp_path, "\n".join([header, *rows]), files=("a.mp4", "b.mp4", "c.mp4"))
+    corpus = read("table", tmp_path)
+    assert [(clip.text, clip.split, clip.start, clip.end, clip.signer) for clip in corpus.clips] == [
+        ("x", "train", 0.5, 1.5, "Ada"),
+        ("y", "validation", 1.0, 2.0, "Bea"),
+        ("z", "test", 3.0, 4.0, "Cid"),
+    ]
+    assert (corpus.problems, corpus.notes) == ([], [])
+
+
+def test_names_given_for_columns_meet_in_any_unicode_form(tmp_path):
+    own_table(tmp_path, "Ü-Satz,DATEI\nx,a.mp4\n".replace("Ü", "U\u0308"))
+    columns = {"text": "Ü-Satz", "file": "Datei"}
+    assert texts(read("table", tmp_path, columns=columns)) == ["x"]
+    own_table(tmp_path, "file,text,Text\na.mp4,x,y\n")
+    assert texts(read("table", tmp_path, columns={"text": "Text"})) == ["y"]
+
+
+def test_columns_that_are_not_used_are_named(tmp_path):
+    corpus = read("table", own_table(tmp_path, "file,text,comment,Wetter\na.mp4,x,1,2\n"))
+    assert corpus.notes == [
+        "clips.csv has columns that are not used: comment, Wetter",
+        "clips.csv names no split for 1 clip(s): they are of train",
+    ]
+    corpus = read("table", own_table(tmp_path, "file,text,split\na.mp4,x,\na.mp4,y,test\n"))
+    assert corpus.notes == ["clips.csv names no split for 1 clip(s): they are of train"]
+
+
+@pytest.mark.parametrize(
+    ("column", "meaning"),
+    [
+        *((name, "split") for name in ("my split", "datasplit", "subset name", "Fold", "is_test", "train/dev")),
+        *((name, "start") for name in ("start_frame", "Startzeit", "begin_ms", "Onset", "von", "Timecode", "time")),
+        *((name, "end") for name in ("end_frame", "Ende", "stop time", "bis", "offset")),
+    ],
+)
+def test_a_column_that_may_be_a_split_or_a_time_is_not_ignored(column, meaning, tmp_path):
+    own_table(tmp_path, f"file,text,{column}\na.mp4,x,1\n")
+    what = "train, validation or test" if meaning == "split" else "seconds from the beginning of the video"
+    expected = (
+        f"{tmp_path / 'clips.csv'} has a column {column!r}, which is not understood and may be the {meaning} of each "
+        f"clip. If it is, call it {meaning} ({what}); else take it out of the file."
+    )
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        read("table", tmp_path)
+    own_table(tmp_path, f"file,text,{column},{meaning}\na.mp4,x,1,{'test' if meaning == 'split' else 2}\n")
+    assert f"clips.csv has columns that are not used: {column}" in read("table", tmp_path).notes
+
+
+def test_a_start_with_a_duration_is_no_start_to_the_end(tmp_path):
+    own_table(tmp_path, "file,text,start,duration\na.mp4,x,1,2\n")
+    with pytest.raises(ValueError, match="has a column 'duration', which is not understood and may be the end of each"):
+        read("table", tmp_path)
+    own_table(tmp_path, "file,text,duration\na.mp4,x,2\n")
+    assert texts(read("table", tmp_path)) == ["x"]
+
+
+def test_splits_that_are_not_understood_end_the_reading(tmp_path):
+    rows = ["a.mp4,x,train", "b.mp4,y,sunday", "c.mp4,z,3", "d.mp4,w,sunday"]
+    own_table(tmp_path, "\n".join(["file,text,split", *rows]), files=tuple(f"{name}.mp4" for name in "abcd"))
+    expected = (
+        "The split of a clip must be one of dev, devel, development, test, testing, train, training, val, valid, "
+        "validation, got 'sunday' (clips.csv, line 3), '3' (clips.csv, line 4). Mend the column, so that no clip gets "
+        "into another split than its own."
+    )
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        read("table", tmp_path)
+    folder = make("openasl", tmp_path / "openasl")
+    path = folder / "data" / "openasl-v1.0.tsv"
+    path.write_text(path.read_text(encoding="utf-8").replace("\tvalid\n", "\theld-out\n"), encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape("got 'held-out' (data/openasl-v1.0.tsv, line ")):
+        read("openasl", folder)
+
+
+@pytest.mark.parametrize(
+    ("first", "delimiter"),
+    [("sep=;", ";"), ("SEP=,", ","), ('"sep=;"', ";"), ("sep=\t", "\t"), ("sep=|", "|"), ("", ";")],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_exports_of_excel(first, delimiter, encoding, tmp_path):
+    rows = [
+        ["file", "text", "split", "start", "end"],
+        ["videos\\1.mp4", '"Ja; nein, und"', "train", '"0,5"', '"1,5"'],
+        ["VIDEOS\\2.MP4", '"Er sagt ""ja""."', "dev", '"0:00,5"', '"00:00:01,25"'],
+        ["videos\\3.mp4", "z", "test", "12:00:01 AM", "12:01:02 am"],
+    ]
+    table = "\r\n".join([*([first] if first else []), *map(delimiter.join, rows), ""])
+    own_table(tmp_path, table.encode(encoding), files=("videos/1.mp4", "videos/2.mp4", "videos/3.mp4"))
+    corpus = read("table", tmp_path)
+    assert [(clip.text, clip.start, clip.end) for clip in corpus.clips] == [
+        ("Ja; nein, und", 0.5, 1.5),
+        ('Er sagt "ja".', 0.5, 1.25),
+        ("z", 1.0, 62.0),
+    ]
+    assert corpus.problems == []
+    own_table(tmp_path, f"sep={delimiter}\r\n{delimiter.join(('file', 'text'))}\r\ngone{delimiter}x\r\n")
+    assert problems(read("table", tmp_path))[0][0] == "clips.csv, line 3"
+
+
+def test_a_file_of_a_spreadsheet_program_is_named(tmp_path):
+    own_table(tmp_path, "PK", name="clips.xlsx")
+    with pytest.raises(FileNotFoundError, match=re.escape("or name one. Save the file as UTF-8")):
+        read("table", tmp_path)
+    expected = f"{tmp_path / 'clips.xlsx'} is a file of a spreadsheet program. Save the file as UTF-8"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        read("table", tmp_path, table=tmp_path / "clips.xlsx")
+
+
+@pytest.mark.parametrize("kind", ["table", "frame_folders"])
+def test_names_of_files_meet_in_any_unicode_form_and_letter_case(kind, tmp_path):
+    names = ["Mu\u0308ller/Ja.MP4", "M\u00fcller/nein.mp4", "\u1112\u1161\u11ab.mov"]
+    written = ["M\u00fcller/ja.mp4", "mu\u0308ller/Nein.mp4", "\ud55c.MOV"]
+    files = tuple(f"{name}/1.png" if kind == "frame_folders" else name for name in names)
+    rows = [f"{name},{index}" for index, name in enumerate(written)]
+    corpus = read(kind, own_table(tmp_path, "\n".join(["file,text", *rows]), files=files))
+    assert texts(corpus) == ["0", "1", "2"] and corpus.problems == []
+
+
+def test_of_two_files_that_differ_in_case_the_one_as_written_is_taken(tmp_path):
+    own_table(tmp_path, "file,text\nClip.mp4,x\nCLIP.mp4,y\n", files=("1/clip.mp4", "2/Clip.mp4"))
+    corpus = read("table", tmp_path)
+    assert [clip.video.parent.name for clip in corpus.clips] == ["2"]
+    assert problems(corpus)[0][1] == "2 files are called 'CLIP.mp4', such as 1/clip.mp4 and 2/Clip.mp4"
+
+
+def test_what_systems_put_beside_files_is_passed_over(tmp_path):
+    of_systems = ("._clips.csv", "._a.mp4", "videos/._a.mp4", "__MACOSX/videos/._a.mp4", "__MACOSX/b.mp4")
+    of_systems += ("@eaDir/c.mp4", ".Trashes/d.mp4", "$RECYCLE.BIN/e.mp4", "videos/.AppleDouble/a.mp4")
+    own_table(tmp_path, "file,text\na,x\n", files=("videos/a.mp4", *of_systems))
+    for table in (None, tmp_path / "clips.csv"):
+        corpus = read("table", tmp_path, table=table)
+        assert texts(corpus) == ["x"] and corpus.problems == []
 
 
 def test_tables_named_after_their_splits(tmp_path):
@@ -267,6 +439,11 @@ def test_a_sentence_over_several_lines(tmp_path):
         ("a.mp4,x,nan,2", "start must be seconds or hours:minutes:seconds, got 'nan'"),
         ("a.mp4,x,-1,2", "start must be seconds or hours:minutes:seconds, got '-1'"),
         ("a.mp4,x,0,1e999", "end must be seconds or hours:minutes:seconds, got '1e999'"),
+        ("a.mp4,x,1e18,", "start must be at most 10,000,000 seconds, got '1e18'"),
+        ("a.mp4,x,0,99999999:00", "end must be at most 10,000,000 seconds, got '99999999:00'"),
+        ("a.mp4,x,inf,", "start must be seconds or hours:minutes:seconds, got 'inf'"),
+        ("a.mp4,x,1_0,", "start must be seconds or hours:minutes:seconds, got '1_0'"),
+        ("a.mp4,x,3,2", "end must come after start, got 3.0 to 2.0 seconds"),
         ("a.mp4,x,0,1:2:3:4", "end must be seconds or hours:minutes:seconds, got '1:2:3:4'"),
         ("a.mp4,x,2,2", "end must come after start, got 2.0 to 2.0 seconds"),
         ("a.mp4,x,,0", "end must come after start, got 0.0 to 0.0 seconds"),
@@ -294,12 +471,11 @@ def test_a_broken_row_is_one_problem_and_costs_no_other_row(row, what, tmp_path)
     assert list(found) == ["clips.csv, line 3"] and found["clips.csv, line 3"].startswith(what)
 
 
-def test_names_and_splits_that_cannot_be(tmp_path):
-    rows = ["a.mp4,x,sunday,n", "a.mp4,x,Val,../up", "a.mp4,x,Test,..", "a.mp4,x,VALID,good name: 1"]
+def test_names_that_cannot_be(tmp_path):
+    rows = ["a.mp4,x,Val,../up", "a.mp4,x,Test,..", "a.mp4,x,VALID,good name: 1"]
     corpus = read("table", own_table(tmp_path, "\n".join(["file,text,split,name", *rows])))
     assert [(clip.split, clip.name) for clip in corpus.clips] == [("validation", "good name: 1")]
     assert [what for _, what in problems(corpus)] == [
-        "the split must be one of dev, test, train, val, valid, validation, got 'sunday'",
         "'../up' cannot be the name of a clip: it must not be empty or hold / or \\",
         "'..' cannot be the name of a clip: it must not be empty or hold / or \\",
     ]
@@ -318,23 +494,77 @@ def test_folders_that_link_in_a_circle(tmp_path):
     assert [clip.video for clip in corpus.clips] == [tmp_path / "videos" / "a.mp4"] and corpus.problems == []
 
 
-def test_linked_folders_are_followed(tmp_path):
-    own_table(tmp_path / "elsewhere", "", name="note.txt")
-    own_table(tmp_path / "corpus", "file,text\na,x\nother/a.mp4,y,\n", files=())
-    (tmp_path / "corpus" / "videos").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "corpus" / "other").symlink_to(tmp_path / "elsewhere")
+def test_folders_that_are_linked_within_the_corpus_are_followed(tmp_path):
+    own_table(tmp_path / "corpus", "file,text\nvideos/a,x\nother/a.mp4,y,\n", files=("store/a.mp4",))
+    (tmp_path / "corpus" / "videos").symlink_to(tmp_path / "corpus" / "store")
+    (tmp_path / "corpus" / "other").symlink_to("store")
     corpus = read("table", tmp_path / "corpus")
-    assert texts(corpus) == ["x", "y"] and corpus.problems == []
+    assert texts(corpus) == ["y"] and [where for where, _ in problems(corpus)] == ["clips.csv, line 2"]
 
 
-def test_a_table_in_utf16_is_one_problem(tmp_path):
-    corpus = read("table", own_table(tmp_path, "file,text\na.mp4,x\n".encode("utf-16")))
-    (where, what), (unused, _) = problems(corpus)
-    assert (where, unused) == ("clips.csv", "a.mp4")
-    assert what == (
-        "all of it is left out: it is UTF-16, not UTF-8. Save the file as UTF-8 (spreadsheet programs call it 'CSV "
-        "UTF-8')"
+OUTSIDE = (
+    "is a link that leads out of the folder, and is not followed: name the folder that it leads to with --videos, or "
+    "put a copy in its place"
+)
+
+
+def test_links_that_lead_out_of_the_corpus_are_refused(tmp_path):
+    own_table(tmp_path / "elsewhere", "", files=("private.mp4", "pictures/1.png"), name="note.txt")
+    folder = own_table(tmp_path / "corpus", "file,text\na,x\nb.mp4,y\nlinked/private.mp4,z\nprivate,z\n")
+    (folder / "b.mp4").symlink_to(tmp_path / "elsewhere" / "private.mp4")
+    (folder / "linked").symlink_to("../elsewhere")
+    corpus = read("table", folder)
+    assert texts(corpus) == ["x"]
+    assert problems(corpus) == [
+        ("linked", OUTSIDE),
+        ("b.mp4", OUTSIDE),
+        ("clips.csv, line 3", f"b.mp4 {OUTSIDE}"),
+        ("clips.csv, line 4", f"linked/private.mp4 {OUTSIDE}"),
+        ("clips.csv, line 5", f"there is no video 'private' below {folder}"),
+    ]
+    assert texts(read_corpus("table", folder, videos=tmp_path / "elsewhere")) == ["z"]
+    (folder / "clips.csv").unlink()
+    (folder / "clips.csv").symlink_to("../elsewhere/note.txt")
+    with pytest.raises(ValueError, match=re.escape(f"clips.csv {OUTSIDE}")):
+        read("table", folder)
+
+
+def test_pictures_that_are_links_out_of_the_corpus_are_refused(tmp_path):
+    own_table(tmp_path / "elsewhere", "", files=("pictures/1.png",), name="note.txt")
+    folder = own_table(tmp_path / "corpus", "file,text\nwhole,x\nfolder,y\none,z\n", files=("whole/1.png", "one/1.png"))
+    (folder / "folder").symlink_to("../elsewhere/pictures")
+    (folder / "one" / "2.png").symlink_to("../../elsewhere/pictures/1.png")
+    corpus = read("frame_folders", folder)
+    assert texts(corpus) == ["x"]
+    assert [what for _, what in problems(corpus)] == [f"folder {OUTSIDE}", f"one/2.png {OUTSIDE}"]
+    phoenix = make("phoenix14t", tmp_path / "phoenix14t") / "PHOENIX-2014-T"
+    (phoenix / "features").rename(tmp_path / "away")
+    (phoenix / "features").symlink_to(tmp_path / "away")
+    with pytest.raises(ValueError, match=re.escape(OUTSIDE)):
+        read("phoenix14t", phoenix)
+
+
+def test_a_snapshot_of_the_hub_is_read_although_its_files_are_links(tmp_path):
+    files = own_table(tmp_path / "datasets--me--mine" / "blobs", "file,text\na,x\n", name="0123")
+    snapshot = files.parent / "snapshots" / "4567"
+    snapshot.mkdir(parents=True)
+    (snapshot / "clips.csv").symlink_to("../../blobs/0123")
+    (snapshot / "a.mp4").symlink_to("../../blobs/a.mp4")
+    corpus = read("table", snapshot)
+    assert texts(corpus) == ["x"] and corpus.problems == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_tables_in_the_encodings_of_excel(encoding, tmp_path):
+    corpus = read("table", own_table(tmp_path, "file\ttext\r\na.mp4\tGrüße\r\n".encode(encoding)))
+    assert texts(corpus) == ["Grüße"] and corpus.problems == []
+    own_table(tmp_path, "file,text\na.mp4,x\n".encode("utf-16") + b"\0")
+    expected = (
+        f"{tmp_path / 'clips.csv'} is broken UTF-16 text: truncated data. Save the file as UTF-8 (spreadsheet programs "
+        "call it 'CSV UTF-8')."
     )
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        read("table", tmp_path)
 
 
 def test_frame_folders_without_pictures_or_with_times(tmp_path):
@@ -390,7 +620,11 @@ def test_an_unknown_kind(tmp_path):
         ("how2sign", "how2sign_realigned_train.csv is expected anywhere below {}, and is not there."),
         ("openasl", "openasl-v1.0.tsv is expected anywhere below {}, and is not there."),
         ("gfslt_labels", "{}/labels.train is expected, and is not there."),
-        ("table", "{} must hold a .csv or .tsv file with the columns file and text, or name one."),
+        (
+            "table",
+            "{} must hold a .csv or .tsv file with the columns file and text, or subtitles (.srt, .vtt) or ELAN files "
+            "(.eaf) beside its videos, or name one.",
+        ),
         ("frame_folders", "{} must hold a .csv or .tsv file with the columns file and text, or name one."),
     ],
 )
@@ -431,7 +665,10 @@ def test_how2sign_tables_that_are_there_twice(tmp_path):
     ("content", "options", "message"),
     [
         ("", {}, "clips.csv is empty, expected a header with file, text."),
-        ("video,text\na,b\n", {}, "clips.csv must have the columns file, text once each, got ['video', 'text']."),
+        ("clip,text\na,b\n", {}, "clips.csv must have the columns file, text once each, got ['clip', 'text']."),
+        ("file,text,Text\na,b,c\n", {"columns": {"text": "satz"}}, "must have the columns file, satz once each"),
+        ("file,text,Split,SPLIT\n", {}, "the columns file, text, split once each, got ['file', 'text', 'Split',"),
+        ("file,text,start,start\n", {}, "the columns file, text, start once each, got ['file', 'text', 'start',"),
         ("file,text,text\na,b,c\n", {}, "must have the columns file, text once each, got ['file', 'text', 'text']."),
         ("file,text\na,b\n", {"columns": {"signer": "who"}}, "must have the columns file, text, who once each"),
         ("file,text\na,b\n", {"columns": {"sign": "who"}}, "got ['sign']."),
@@ -448,7 +685,7 @@ def test_several_tables_and_options_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="holds 2 tables, clips.csv, old.csv: say which one it is."):
         read("table", tmp_path)
     assert len(read("table", tmp_path, table=tmp_path / "old.csv").clips) == 1
-    with pytest.raises(ValueError, match="Only table and frame_folders take a table and names of columns, got kind"):
+    with pytest.raises(ValueError, match="Only table and frame_folders take a table, names of columns and a tier, got"):
         read("openasl", tmp_path, table=tmp_path / "old.csv")
 
 

@@ -165,7 +165,7 @@ def broken_line(path: str) -> bytes:
     text = f'{path},"{GOOD_TEXT}",train'.encode("utf-8", "surrogateescape")
     return random.choice(
         [
-            text.replace(b'"', b'"', 1)[: random.randrange(1, len(text))],
+            text[: random.randrange(1, text.rindex(b'"'))],
             text.replace(b'",', b","),  # a quotation mark that nothing closes
             text.replace(b"regnet", b'reg"net'),
             text + b",one,two,three",
@@ -173,7 +173,6 @@ def broken_line(path: str) -> bytes:
             text.replace(b"norden", b"nor\0den"),
             text.replace(b"norden", "größe".encode("utf-16-le")),
             text.replace(GOOD_TEXT.encode(), b""),
-            text.replace(b"train", b"trian"),
             b"\xef\xbb\xbf" + text,
             b'"' * random.choice([1, 3, 4, 5]),  # two of them are an empty line
             random.randbytes(30).replace(b"\n", b"").replace(b"\r", b"") + b",x",

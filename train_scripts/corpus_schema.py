@@ -57,6 +57,7 @@ class RawCorpus:
         sign_language: ISO 639-3 code.
         frames_per_second: of folders of pictures, which do not say it themselves.
         official_sizes: clips per split in the corpus's paper, where it gives them.
+        notes: what of its files was not used, without anything being wrong with it.
     """
 
     clips: list[RawClip]
@@ -65,3 +66,4 @@ class RawCorpus:
     spoken_language: str | None = None
     frames_per_second: float | None = None
     official_sizes: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)

@@ -1,19 +1,62 @@
 """
 Rows of the tables of raw corpora, which people wrote by hand, in spreadsheet programs or in their own: a broken line
-costs that line, with its file and number, and not those after it.
+costs that line, with its file and number, and not those after it. Names of columns and of splits are understood
+whatever their letter case, blanks and Unicode form; what is not understood is named, and never taken for nothing.
 """
 
 import csv
+import math
 import re
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .corpus_schema import Problem
+from .corpus_schema import SPLITS, Problem
 
 MOST_LINES_OF_A_ROW = 20
+# Ours: 115 days. No video is longer, and decoders take no such numbers.
+MOST_SECONDS = 1e7
 SAVE_AS_UTF8 = "Save the file as UTF-8 (spreadsheet programs call it 'CSV UTF-8')"
+SPLIT_NAMES = {split: split for split in SPLITS} | {
+    "training": "train",
+    "dev": "validation",
+    "devel": "validation",
+    "development": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "testing": "test",
+}
+SECONDS = ("", "_s", "_sec", "_seconds", "_in_s", "_in_seconds", "_hh_mm_ss_ms", "_ss_msec")  # the last two are ELAN's
+COLUMN_NAMES: dict[str, tuple[str, ...]] = {
+    "file": ("file", "file_name", "filename", "file_path", "path", "video", "video_file", "video_path"),
+    "text": ("text", "sentence", "translation"),
+    "start": tuple(f"{name}{unit}" for name in ("start", "start_time", "begin", "begin_time") for unit in SECONDS),
+    "end": tuple(f"{name}{unit}" for name in ("end", "end_time") for unit in SECONDS),
+    "name": ("name", "clip_name"),
+    "signer": ("signer", "signer_id", "speaker", "person", "participant"),
+    "gloss": ("gloss", "glosses"),
+    "split": ("split", "subset", "partition", "data_split", "set"),
+}
+# What a column may be that has none of these names: to read such a table without it would be wrong without a word.
+SPLIT_WORDS = {*SPLIT_NAMES, "fold", "folds"}
+TIME_WORDS = {"time", "times", "timecode", "timecodes", "interval", "segment", "tc", "in", "from", "von", "ab", "debut"}
+END_WORDS = {
+    "end",
+    "ende",
+    "endtime",
+    "endzeit",
+    "ends",
+    "stop",
+    "stoptime",
+    "offset",
+    "bis",
+    "until",
+    "to",
+    "out",
+    "fin",
+}
 
 
 class RowError(ValueError):
@@ -28,50 +71,182 @@ class Row:
     values: dict[str, Any]
 
 
-def read_rows(path: Path, folder: Path, delimiter: str | None, needed: Iterable[str]) -> Iterator[Row | Problem]:
+@dataclass(frozen=True)
+class Table:
     """
-    Rows of a text file with a header. With a delimiter, there is no quoting; without, the file is CSV as spreadsheet
-    programs write it, divided by what its header has most of. A broken line costs that line, not those after it.
+    Args:
+        rows: values by our names of the columns, empty where the table has no such column.
+        columns: our names of those that it has.
+        unused: its own names of the others.
+    """
+
+    rows: Iterator[Row | Problem]
+    columns: set[str]
+    unused: list[str]
+
+
+# Names
+
+
+def plain_name(name: str) -> str:
+    """`" Start Time "`, `"start-time"` and `"START_TIME"` -> `"start_time"`"""
+    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).casefold()).strip("_")
+
+
+def split_of(name: str) -> str | None:
+    """`" Dev"` -> `"validation"`; None for what is no name of a split."""
+    return SPLIT_NAMES.get(plain_name(name))
+
+
+def find_columns(
+    header: list[str], names: Mapping[str, tuple[str, ...]], needed: Iterable[str], path: Path
+) -> dict[str, int]:
+    """
+    Where in a header the columns are that it has, by our names.
+
+    Args:
+        names: what each of our columns may be called, the likeliest first.
+        needed: the columns that must be there, by our names.
 
     Raises:
-        ValueError: if a needed column is missing.
+        ValueError: if a needed column is missing, or any of ours is there twice.
+    """
+    plain = [plain_name(name) for name in header]
+    found, wrong = {}, []
+    for ours, theirs in names.items():
+        if header.count(theirs[0]) == 1:
+            found[ours] = header.index(theirs[0])
+            continue
+        name = next((name for name in map(plain_name, theirs) if name in plain), None)
+        if name is None or plain.count(name) > 1:
+            wrong += [theirs[0]] if name is not None or ours in needed else []
+        else:
+            found[ours] = plain.index(name)
+    if wrong:
+        expected = [names[ours][0] for ours in names if ours in needed]
+        expected += [name for name in wrong if name not in expected]
+        raise ValueError(f"{path} must have the columns {', '.join(expected)} once each, got {str(header)[:300]}.")
+    return found
+
+
+def check_unused_columns(unused: Iterable[str], columns: Iterable[str], path: Path) -> None:
+    """
+    Raises:
+        ValueError: for a column that may hold splits or times and is not understood, where there is no other one.
+    """
+    for name in unused:
+        meaning = _likely_meaning(plain_name(name), "start" in columns)
+        if meaning is not None and meaning not in columns:
+            what = "train, validation or test" if meaning == "split" else "seconds from the beginning of the video"
+            raise ValueError(
+                f"{path} has a column {name!r}, which is not understood and may be the {meaning} of each clip. If it "
+                f"is, call it {meaning} ({what}); else take it out of the file."
+            )
+
+
+def _likely_meaning(name: str, has_start: bool) -> str | None:
+    """`"start_frame"` -> `"start"`, `"is_test"` -> `"split"`, `"comment"` -> None"""
+    words = set(name.split("_"))
+    if re.search("split|subset|partition", name) or words & SPLIT_WORDS:
+        return "split"
+    if re.search("start|begin|onset|anfang", name) or name in TIME_WORDS:
+        return "start"
+    if words & END_WORDS or (has_start and re.search("duration|length|dauer", name)):
+        return "end"
+    return None
+
+
+# Reading
+
+
+def read_text(path: Path) -> str:
+    """
+    The text of a file in UTF-8 or, as Excel's "Unicode text" is, UTF-16. What is no UTF-8 becomes lone surrogates, so
+    that it costs its own row only.
+
+    Raises:
+        ValueError: for broken UTF-16.
     """
     content = path.read_bytes()
-    shown = shown_path(path, folder)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return iter([Problem(shown, f"all of it is left out: it is UTF-16, not UTF-8. {SAVE_AS_UTF8}")])
-    # What is no UTF-8 becomes lone surrogates, so that it costs its own row only.
-    lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig", errors="surrogateescape"))
+        encoding = "utf-16"
+    elif len(content) > 3 and content[1] == content[3] == 0:
+        encoding = "utf-16-le"
+    elif len(content) > 3 and content[0] == content[2] == 0:
+        encoding = "utf-16-be"
+    else:
+        return content.decode("utf-8-sig", errors="surrogateescape")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is broken UTF-16 text: {error.reason}. {SAVE_AS_UTF8}.") from error
+
+
+def without_separator_line(text: str) -> tuple[str, str | None]:
+    """The text without the words of Excel's first line `sep=;` (the line stays, empty), and what it names."""
+    line = re.match(r'\s*"?sep=([^\r\n])\1*"?[ ]*(?=[\r\n]|$)', text, re.IGNORECASE)
+    return (text[line.end() :], line[1]) if line else (text, None)
+
+
+def likely_delimiter(header: str) -> str:
+    return max(",;\t|", key=header.count)
+
+
+def open_table(
+    path: Path, folder: Path, delimiter: str | None, names: Mapping[str, tuple[str, ...]], needed: Iterable[str]
+) -> Table:
+    """
+    A text file with a header. With a delimiter, there is no quoting; without, the file is CSV as spreadsheet programs
+    write it, divided by what its first line names (`sep=;`) or its header has most of.
+
+    Raises:
+        ValueError: as `find_columns`, and for an empty file or broken UTF-16.
+    """
+    text, quoted = read_text(path), delimiter is None
+    if quoted:
+        text, delimiter = without_separator_line(text)
+    lines = re.split(r"\r\n|\r|\n", text)
     first = next((number for number, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise ValueError(f"{path} is empty, expected a header with {', '.join(needed)}.")
-    quoted = delimiter is None
-    delimiter = delimiter or max(",;\t|", key=lines[first].count)
+    delimiter = delimiter or likely_delimiter(lines[first])
     header = [name.strip() for name in _parse(lines[first : first + 1], delimiter, quoted) or []]
-    missing = [name for name in needed if header.count(name) != 1]
-    if missing:
-        raise ValueError(f"{path} must have the columns {', '.join(needed)} once each, got {str(header)[:300]}.")
-    return _rows(lines, first + 1, header, delimiter, quoted, shown)
+    places = find_columns(header, names, needed, path)
+    unused = [name for index, name in enumerate(header) if index not in places.values() and name]
+    rows = _rows(lines, first + 1, len(header), delimiter, quoted, shown_path(path, folder))
+    by_name = (row if isinstance(row, Problem) else _by_our_names(row, names, places) for row in rows)
+    return Table(by_name, set(places), unused)
+
+
+def read_rows(path: Path, folder: Path, delimiter: str | None, needed: Iterable[str]) -> Iterator[Row | Problem]:
+    """The rows of a table of a known layout, which has the needed columns and may have more; raises as `open_table`."""
+    return open_table(path, folder, delimiter, {name: (name,) for name in needed}, needed).rows
+
+
+def _by_our_names(row: Row, names: Iterable[str], places: Mapping[str, int]) -> Row:
+    values = row.values["all"]
+    return Row(row.where, {name: values[places[name]] if name in places else "" for name in names})
 
 
 def _rows(
-    lines: list[str], number: int, header: list[str], delimiter: str, quoted: bool, shown: str
+    lines: list[str], number: int, width: int, delimiter: str, quoted: bool, shown: str
 ) -> Iterator[Row | Problem]:
+    """Each row with `{"all": its values}`."""
     while number < len(lines):
-        values, num_lines = _row_at(lines, number, delimiter, quoted, len(header))
+        values, num_lines = _row_at(lines, number, delimiter, quoted, width)
         where = f"{shown}, line {number + 1}" + (f" to {number + num_lines}" if num_lines > 1 else "")
         number += num_lines
         if values is not None and not any(value.strip() for value in values):
             continue
-        problem = _problem_with(values, header)
-        yield Problem(where, problem) if problem else Row(where, dict(zip(header, values or [], strict=False)))
+        problem = _problem_with(values, width)
+        yield Problem(where, problem) if problem else Row(where, {"all": values})
 
 
-def _problem_with(values: list[str] | None, header: list[str]) -> str | None:
+def _problem_with(values: list[str] | None, width: int) -> str | None:
     if values is None:
         return "it cannot be read as CSV: a quotation mark is not closed, or stands where it must be doubled"
-    if len(values) < len(header) or any(value.strip() for value in values[len(header) :]):
-        return f"it has {len(values)} values, the header has {len(header)}"
+    if len(values) < width or any(value.strip() for value in values[width:]):
+        return f"it has {len(values)} values, the header has {width}"
     try:
         check_characters(values)
     except RowError as error:
@@ -108,3 +283,30 @@ def check_characters(values: Iterable[str]) -> None:
 
 def shown_path(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def parse_seconds(text: str, column: str) -> float | None:
+    """
+    `12.5`, `12,5`, `1:02.5`, `00:01:02.500` and `12:01:02 AM` -> seconds; an empty text -> None
+
+    Raises:
+        RowError: for anything else, and for more seconds than any video has.
+    """
+    text = text.strip()
+    if not text:
+        return None
+    clock = re.fullmatch(r"(\d+:\d+:\d[^ ]*) ?([AP])\.?M\.?", text, re.IGNORECASE)  # as Excel shows a time of day
+    *larger, last = (clock[1] if clock else text).replace(",", ".").split(":")
+    try:
+        units = [int(unit) for unit in larger]
+        seconds = math.nan if "_" in text else float(last)
+    except ValueError:
+        units, seconds = [], math.nan
+    if len(units) > 2 or min(units, default=0) < 0 or not 0 <= seconds < math.inf:
+        raise RowError(f"{column} must be seconds or hours:minutes:seconds, got {text!r}")
+    if clock:
+        units[0] = units[0] % 12 + 12 * (clock[2] in "pP")
+    seconds += sum(unit * 60**power for power, unit in enumerate(reversed(units), 1))
+    if seconds > MOST_SECONDS:
+        raise RowError(f"{column} must be at most {MOST_SECONDS:,.0f} seconds, got {text!r}")
+    return seconds

@@ -19,7 +19,7 @@ def inside(folder: Path, name: str) -> Path:
         raise ValueError(f"{name!r} would leave {folder}. Put the file into that folder, and name it from there.")
     path = folder / name
     target = _target(path)
-    root = next((root for root in _roots(folder) if target.is_relative_to(root)), None)
+    root = next((root for root in roots(folder) if target.is_relative_to(root)), None)
     if root is None:
         raise ValueError(f"{path} is a link to {target}, outside its folder. Put the file itself in its place.")
     if any(part.startswith(".") for part in (*parts, *target.relative_to(root).parts)):
@@ -34,7 +34,7 @@ def _target(path: Path) -> Path:
         raise ValueError(f"{path} cannot be read: {error}. Put the file itself in its place.") from error
 
 
-def _roots(folder: Path) -> list[Path]:
+def roots(folder: Path) -> list[Path]:
     """The folder; of a snapshot in the Hub's cache, whose files are links, also the folder that these lead to."""
     root = folder.resolve()
     snapshot = next((path for path in (root, *root.parents) if path.parent.name == "snapshots"), None)

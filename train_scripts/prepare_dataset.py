@@ -4,6 +4,7 @@ Make a video folder for training of a raw corpus: one folder a split, videos and
     flallm-prepare --corpus phoenix14t --source PHOENIX-2014-T-release-v3/PHOENIX-2014-T --output_dir phoenix14t
     flallm-prepare --corpus table --source my_recordings --output_dir my_corpus --sign_language ise --spoken_language it
 
+A table is a spreadsheet saved as CSV. Without one, subtitles (srt, vtt) and ELAN files (eaf) beside videos are read.
 Folders of pictures are encoded to mp4, one frame a picture. Video files stay as they are: the new folder has hard links
 to them, which take no space, or copies where the file system cannot link. Parts of long videos are not cut: `start` and
 `end` in `metadata.csv` tell them. Every video is decoded once, so that `num_frames` and `duration_in_seconds` are true.
@@ -33,12 +34,13 @@ from .arguments import check_license, parse_arguments
 from .atomic_files import write_json, write_text
 from .command_line import run_command
 from .cores import num_cores
-from .corpus_readers import KINDS, TABLE_COLUMNS, read_corpus
+from .corpus_readers import KINDS, read_corpus
 from .corpus_schema import COLUMNS, SPLITS, RawClip, RawCorpus
 from .hub_errors import HUB_ERRORS, explain_hub_error
 from .hub_folder import is_repo_id
 from .inside_folder import inside
 from .languages import check_sign_language, check_spoken_language, language_name
+from .own_corpora import TABLE_COLUMNS
 from .prepared_videos import VideoOutcome, VideoTask, run_tasks
 from .process_pool import check_num_workers
 from .push_to_hub import Upload, send
@@ -64,7 +66,11 @@ class PrepareArguments:
         default=None, metadata={"help": "Folder of the videos or frames. Default: the usual place below --source."}
     )
     table: str | None = field(
-        default=None, metadata={"help": "For table and frame_folders: the CSV or TSV file, if --source holds several."}
+        default=None,
+        metadata={
+            "help": "For table and frame_folders: the CSV or TSV file, if --source holds several; for table also "
+            "subtitles (srt, vtt) or annotations of ELAN (eaf, or a tab-delimited export) of one video."
+        },
     )
     columns: list[str] = field(
         default_factory=list,
@@ -72,6 +78,9 @@ class PrepareArguments:
             "help": f"For table and frame_folders: what the table calls a column of {', '.join(TABLE_COLUMNS)}, as in "
             "text=Satz file=Datei."
         },
+    )
+    tier: str | None = field(
+        default=None, metadata={"help": "For ELAN files with several tiers: the one that holds the sentences."}
     )
     quality: int = field(
         default=18,
@@ -103,8 +112,11 @@ class PrepareArguments:
         if self.corpus not in KINDS:
             raise ValueError(f"--corpus must be one of {', '.join(KINDS)}, got {self.corpus!r}.")
         for column in self.columns:
-            if not re.fullmatch("[^=]+=[^=]+", column):
+            if not re.fullmatch("[^=]+=.+", column):
                 raise ValueError(f"--columns takes pairs of our and their name, such as text=Satz, got {column!r}.")
+        ours = [column.partition("=")[0] for column in self.columns]
+        if len(set(ours)) < len(ours):
+            raise ValueError(f"--columns must name each of our columns once, got {' '.join(self.columns)}.")
         if not 0 <= self.quality <= 35:
             raise ValueError(f"--quality must be from 0 to 35, got {self.quality}.")
         if self.frames_per_second is not None and not 1 <= self.frames_per_second <= 1000:
@@ -315,6 +327,19 @@ def metadata_row(clip: RawClip, file_name: str, length: VideoLength, corpus: Raw
     }
 
 
+def _formula_note(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Cells stay as they are, so that what is trained on is what was written; whoever opens the table must know."""
+    columns = ("text", "name", "signer", "gloss")
+    cells = [str(row[column]) for of_split in rows.values() for row in of_split for column in columns]
+    count = sum(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+    if not count:
+        return []
+    return [
+        f"{count} cell(s) of metadata.csv begin with =, +, - or @, which spreadsheet programs take for formulas: "
+        "import these columns as text there"
+    ]
+
+
 def _metadata_text(rows: list[dict[str, Any]]) -> str:
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, COLUMNS)
@@ -334,6 +359,7 @@ class Report:
     splits: dict[str, dict[str, Any]]
     videos: dict[str, int]
     problems: list[dict[str, str | None]]
+    notes: list[str]
 
     def as_text(self) -> str:
         lines = [
@@ -354,6 +380,8 @@ class Report:
             lines.append("Linked videos are the source's own files under a second name: replace them, never edit them.")
         lines += ["", f"{len(self.problems)} problem(s)" + (":" if self.problems else ".")]
         lines += [f"  {problem['where']}: {problem['what']}" for problem in self.problems]
+        if self.notes:
+            lines += ["", "To know, without anything being wrong:", *(f"  {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
 
 
@@ -390,8 +418,8 @@ def prepare(arguments: PrepareArguments) -> Report:
     if source.is_relative_to(output_dir) or output_dir.is_relative_to(source):
         raise ValueError(f"--output_dir {arguments.output_dir} must lie outside of --source, and not around it.")
     videos, table = (None if path is None else Path(path).resolve() for path in (arguments.videos, arguments.table))
-    columns = dict(column.split("=") for column in arguments.columns)
-    corpus = read_corpus(arguments.corpus, source, videos, table, columns)
+    columns = dict(column.split("=", 1) for column in arguments.columns)
+    corpus = read_corpus(arguments.corpus, source, videos, table, columns, arguments.tier)
     corpus.sign_language = arguments.sign_language or corpus.sign_language
     corpus.spoken_language = arguments.spoken_language or corpus.spoken_language
     encoding = (_frames_per_second(arguments, corpus), arguments.quality)
@@ -430,6 +458,7 @@ def _deciding(
         "videos": arguments.videos,
         "table": arguments.table,
         "columns": arguments.columns,
+        "tier": arguments.tier,
         "frames_per_second": encoding[0],
         "quality": encoding[1],
         "sign_language": corpus.sign_language,
@@ -501,6 +530,7 @@ def _write(
         splits=splits,
         videos=dict(sorted(videos.items())),
         problems=problems,
+        notes=[printable(note) for note in [*corpus.notes, *_formula_note(rows)]],
     )
     write_json(folder.path / "report.json", asdict(report), ensure_ascii=True)
     write_text(folder.path / "report.txt", report.as_text())

@@ -1,0 +1,263 @@
+"""
+Anyone's own corpus: videos with a spreadsheet, or with subtitles or ELAN annotations beside them, or folders of
+pictures with a spreadsheet.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from .annotation_files import READERS, Annotations, is_annotation_file, read_annotations
+from .corpus_files import VIDEO_SUFFIXES, FilesBelow, check_inside, frame_folder, is_of_a_system, needed_file, same_name
+from .corpus_rows import Gathered, clip_name, part_of, path_below, sentence, split_named, times_of
+from .corpus_schema import Problem, RawClip, RawCorpus
+from .corpus_tables import (
+    COLUMN_NAMES,
+    SAVE_AS_UTF8,
+    RowError,
+    check_characters,
+    check_unused_columns,
+    open_table,
+    plain_name,
+    shown_path,
+    split_of,
+)
+
+TABLE_SUFFIXES = (".csv", ".tsv")
+SPREADSHEET_SUFFIXES = (".xlsx", ".xls", ".ods", ".numbers")
+TABLE_COLUMNS = tuple(COLUMN_NAMES)
+
+
+def read_table(
+    folder: Path, videos: Path | None, table: Path | None, columns: Mapping[str, str], tier: str | None = None
+) -> RawCorpus:
+    """
+    A CSV or TSV file with the columns `file` and `text`, and any other of `TABLE_COLUMNS`; without one, all files of
+    subtitles (srt, vtt) and ELAN annotations (eaf, tab-delimited exports) below the folder, each beside its video.
+
+    `file` is a path below the folder, or a file's name (its suffix may be left out) that occurs once anywhere below.
+    Rows without a split are of the one that the file is named after (`dev.csv`), else of `train`; sentences of
+    subtitles and of ELAN are of the one that a folder above them is named after. Videos that no row names are problems.
+    """
+    index = FilesBelow(videos or folder)
+    sources = _sources(folder, table, FilesBelow(folder) if videos else index)
+    gathered = Gathered(problems=list(index.with_videos().problems))
+    if all(map(is_annotation_file, sources)):
+        if columns:
+            raise ValueError(f"Only spreadsheets have columns to name, got {sorted(columns)} for {sources[0].name}.")
+        _add_annotations(gathered, sources, folder, index, tier)
+    else:
+        _refuse_tier(tier)
+        _add_tables(gathered, sources, folder, columns, lambda values, split: _table_clip(values, split, index.one))
+        others = [path for path in index.all if path.suffix.lower() in READERS and path not in sources]
+        if others:
+            names = ", ".join(shown_path(path, index.folder) for path in others[:5])
+            gathered.notes.append(f"{len(others)} file(s) with subtitles or annotations are not used, such as {names}")
+    used = {os.path.realpath(clip.video) for clip in gathered.clips}
+    named = " or ".join(path.name for path in sources[:5])
+    gathered.problems += [
+        Problem(shown_path(path, index.folder), f"no clip is made of this video: no good row of {named} names it")
+        for path in index.videos()
+        if os.path.realpath(path) not in used
+    ]
+    return gathered.corpus()
+
+
+def read_frame_folders(
+    folder: Path, videos: Path | None, table: Path | None, columns: Mapping[str, str], tier: str | None = None
+) -> RawCorpus:
+    """A spreadsheet as in `read_table`, but the column `file` names a folder below it with pictures, one a frame."""
+    _refuse_tier(tier)
+    gathered = Gathered()
+
+    def to_clip(values: dict[str, str], split: str) -> RawClip:
+        if values["start"] or values["end"]:
+            raise RowError("start and end are for videos: make a folder of the pictures of this clip alone")
+        return _table_clip(values, split, lambda name: frame_folder(videos or folder, name))
+
+    _add_tables(gathered, _sources(folder, table, None), folder, columns, to_clip)
+    return gathered.corpus()
+
+
+def _refuse_tier(tier: str | None) -> None:
+    if tier is not None:
+        raise ValueError(f"Only annotations of ELAN have tiers, got --tier {tier!r} for a spreadsheet.")
+
+
+def _sources(folder: Path, table: Path | None, files: FilesBelow | None) -> list[Path]:
+    """
+    What is given, or the only spreadsheet in the folder, or several that are named after their splits, or, where there
+    is none, all annotations of videos below.
+    """
+    if table is not None:
+        if table.suffix.lower() in SPREADSHEET_SUFFIXES:
+            raise ValueError(f"{table} is a file of a spreadsheet program. {SAVE_AS_UTF8}, and name that one.")
+        return [needed_file(table)]
+    here = sorted(path for path in folder.iterdir() if path.is_file() and not is_of_a_system(path.name))
+    annotations = [path for path in files.all if is_annotation_file(path)] if files else []
+    tables = [path for path in here if path.suffix.lower() in TABLE_SUFFIXES and path not in annotations]
+    for path in tables:
+        check_inside(path, folder)
+    if len(tables) > 1 and not all(split_of(path.stem) for path in tables):
+        names = ", ".join(path.name for path in tables)
+        raise ValueError(f"{folder} holds {len(tables)} tables, {names}: say which one it is.")
+    if not tables and not annotations:
+        spreadsheets = [path.name for path in here if path.suffix.lower() in SPREADSHEET_SUFFIXES]
+        advice = f" {SAVE_AS_UTF8}: {', '.join(spreadsheets)}." if spreadsheets else ""
+        beside = ", or subtitles (.srt, .vtt) or ELAN files (.eaf) beside its videos" if files else ""
+        raise FileNotFoundError(
+            f"{folder} must hold a .csv or .tsv file with the columns file and text{beside}, or name one.{advice}"
+        )
+    return tables or annotations
+
+
+# Spreadsheets
+
+
+def _add_tables(
+    gathered: Gathered,
+    paths: Iterable[Path],
+    folder: Path,
+    columns: Mapping[str, str],
+    to_clip: Callable[[dict[str, str], str], RawClip],
+) -> None:
+    """All rows through `to_clip(values by our names, split of the file)`."""
+    unknown = sorted(set(columns) - set(TABLE_COLUMNS))
+    if unknown:
+        raise ValueError(f"Columns that can be given other names are {', '.join(TABLE_COLUMNS)}; got {unknown}.")
+    names = {ours: (columns[ours],) if ours in columns else theirs for ours, theirs in COLUMN_NAMES.items()}
+    for path in paths:
+        table = open_table(path, folder, None, names, ["file", "text", *columns])
+        check_unused_columns(table.unused, table.columns, path)
+        if table.unused:
+            gathered.notes.append(f"{path.name} has columns that are not used: {', '.join(table.unused)}")
+        split, without_split = split_of(path.stem), []
+        gathered.add(table.rows, functools.partial(_clip_of_table, to_clip, split or "train", without_split))
+        if without_split and split is None:
+            gathered.notes.append(f"{path.name} names no split for {len(without_split)} clip(s): they are of train")
+
+
+def _clip_of_table(
+    to_clip: Callable[[dict[str, str], str], RawClip], split: str, without_split: list[str], values: dict[str, str]
+) -> RawClip:
+    values = {name: value.strip() for name, value in values.items()}
+    clip = to_clip(values, split)
+    if not values["split"]:
+        without_split.append(clip.name)
+    return clip
+
+
+def _table_clip(values: dict[str, str], split: str, find: Callable[[str], Path]) -> RawClip:
+    file = path_below(values["file"])
+    text = sentence(values["text"])
+    start, end = times_of(values, "start", "end")
+    suffix = PurePosixPath(file).suffix
+    default_name = file.removesuffix(suffix if suffix.lower() in VIDEO_SUFFIXES else "").strip("/").replace("/", "_")
+    if start is not None or end is not None:
+        default_name += f"-{values['start'] or 0}-{values['end'] or 'end'}"
+    return RawClip(
+        name=clip_name(values["name"] or default_name),
+        split=split_named(values["split"]) if values["split"] else split,
+        text=text,
+        video=find(file),
+        start=start,
+        end=end,
+        signer=values["signer"] or None,
+        gloss=values["gloss"] or None,
+    )
+
+
+# Subtitles and ELAN
+
+
+def _add_annotations(gathered: Gathered, paths: list[Path], folder: Path, index: FilesBelow, tier: str | None) -> None:
+    """All sentences of all files, each of which belongs to one video."""
+    annotations = {}
+    for path in paths:
+        try:
+            annotations[path] = read_annotations(path, folder)
+        except ValueError as error:
+            if len(paths) == 1:
+                raise
+            gathered.problems.append(Problem(shown_path(path, folder), str(error)))
+    tier = _chosen_tier(annotations, tier, gathered)
+    file_of: dict[Path, Path] = {}
+    for path, content in annotations.items():
+        try:
+            video, origin = _video_of(path, content, folder, index)
+        except RowError as error:
+            gathered.problems.append(Problem(shown_path(path, folder), str(error)))
+            continue
+        if video in file_of:
+            raise ValueError(
+                f"{shown_path(video, index.folder)} has more than one file of sentences, {file_of[video].name} and "
+                f"{path.name}. Name one with --table, or leave one of them."
+            )
+        file_of[video] = path
+        rows = content.tiers.get(tier, []) if tier in content.tiers else content.tiers.get("", [])
+        if not rows:
+            what = f"it has no sentences in the tier {tier!r}" if tier else "it holds no sentences"
+            gathered.problems.append(Problem(shown_path(path, folder), what))
+        split = _split_above(path, folder) or _split_above(video, index.folder)
+        if split is None:
+            gathered.notes.append(f"{path.name} lies in no folder that is named after a split: its clips are of train")
+        name = video.relative_to(index.folder).as_posix()
+        gathered.add(rows, functools.partial(_annotated_clip, video, origin, name, split or "train"))
+
+
+def _annotated_clip(video: Path, origin: float, name: str, split: str, values: dict[str, str]) -> RawClip:
+    start, end = part_of(video, values, "start", "end")
+    if start + origin < 0:
+        raise RowError(f"it begins {-start - origin:g} seconds before the video does")
+    times = {"start": str(round(start + origin, 6)), "end": str(round(end + origin, 6))}
+    check_characters(values.values())
+    empty = dict.fromkeys(TABLE_COLUMNS, "")
+    return _table_clip(empty | values | times | {"file": name}, split, lambda _: video)
+
+
+def _chosen_tier(annotations: Mapping[Path, Annotations], tier: str | None, gathered: Gathered) -> str:
+    """The tier that is asked for, or the only one; subtitles have none, which is an empty name."""
+    names = list(dict.fromkeys(name for content in annotations.values() for name in content.tiers if name))
+    shown = ", ".join(repr(name) for name in names) or "none"
+    if tier is None and len(names) > 1:
+        raise ValueError(f"The annotations have the tiers {shown}: say with --tier which one holds the sentences.")
+    if tier is None:
+        return names[0] if names else ""
+    found = [name for name in names if name == tier] or [name for name in names if plain_name(name) == plain_name(tier)]
+    if not found:
+        raise ValueError(f"There is no --tier {tier!r} in the annotations, whose tiers are: {shown}.")
+    if len(names) > 1:
+        others = ", ".join(repr(name) for name in names if name != found[0])
+        gathered.notes.append(f"tiers that are not used: {others}")
+    return found[0]
+
+
+def _video_of(path: Path, content: Annotations, folder: Path, index: FilesBelow) -> tuple[Path, float]:
+    """The video that a file of annotations belongs to, and the second in it at which the annotations' times begin."""
+    beside = path.relative_to(folder).parent if path.is_relative_to(folder) else Path()
+    media = {}
+    for name, origin in content.media.items():
+        if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES:
+            video = index.find(str(beside / name)) or index.find(name)
+            media |= {} if video is None else {video: origin}
+    same = {video: origin for video, origin in media.items() if same_name(video.stem) == same_name(path.stem)}
+    fitting = media if len(media) == 1 else same
+    if len(fitting) == 1:
+        return next(iter(fitting.items()))
+    if media:
+        names = ", ".join(shown_path(video, index.folder) for video in media)
+        raise RowError(f"it belongs to {len(media)} videos, {names}: leave one there, or call this file as its video")
+    for stem in (path.stem, path.stem.rpartition(".")[0]):  # talk.en.srt belongs to talk.mp4
+        video = (index.find(str(beside / stem)) or index.find(stem)) if stem else None
+        if video is not None and any(content.media.values()):
+            raise RowError(f"its times begin within {', '.join(content.media)}, and none of these videos is there")
+        if video is not None:
+            return video, 0.0
+    raise RowError(f"there is no video {path.stem!r} below {index.folder}")
+
+
+def _split_above(path: Path, folder: Path) -> str | None:
+    """The split that the nearest folder is named after."""
+    parts = path.relative_to(folder).parts[-2::-1] if path.is_relative_to(folder) else ()
+    return next(filter(None, map(split_of, parts)), None)
