@@ -30,7 +30,7 @@ from train_scripts.data import (
     load_split,
     load_training_split,
 )
-from train_scripts.data_set_columns import with_texts
+from train_scripts.data_set_columns import say_unused, with_texts
 from train_scripts.training import build_processor
 
 VIDEO = VideoArguments(frame_size=36, crop_size=SIZE_IN_PIXELS, frame_sampling_rate=0.25)
@@ -309,6 +309,11 @@ def test_columns_that_are_not_used_are_named_once(tmp_path, capsys):
     for split in ("train", "dev", "train"):
         load(folder, split)
     assert capsys.readouterr().err == f"{folder}: not used are the columns Hamnosys, comment.\n"
+
+
+def test_many_columns_and_odd_characters_do_not_fill_the_terminal():
+    said = say_unused([f"x{index:03}" for index in range(500)] + ["a\x1b[2J"])
+    assert said.startswith("not used are the columns a\ufffd[2J, x000, x001") and said.endswith("x018 and 481 more")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from .corpus_tables import COLUMN_NAMES, check_unused_columns, find_columns, spl
 
 NUMBERS = ("start", "end", "num_frames")  # columns that a CSV file, or the Hub, may hold as text
 WORDS = ("spoken_language", "sign_language", "signer")
+MOST_SHOWN = 20  # a table of landmarks has thousands
 USED = ("file_name", "video", "split", *NUMBERS, *WORDS)
 
 
@@ -49,7 +50,14 @@ def our_names(columns: tuple[str, ...], text_column: str, name: str) -> dict[str
 def tell_unused(columns: frozenset[str], name: str) -> None:
     """Once for each data set, by the first of several processes."""
     if columns and os.environ.get("RANK", "0") == "0":
-        print(f"{name}: not used are the columns {', '.join(sorted(columns))}.", file=sys.stderr)
+        print(f"{name}: {say_unused(columns)}.", file=sys.stderr)
+
+
+def say_unused(columns: Iterable[str]) -> str:
+    names = sorted(columns)
+    shown = ", ".join(names[:MOST_SHOWN]) + (f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else "")
+    # Without what would move the cursor of a terminal.
+    return "not used are the columns " + "".join(c if c.isprintable() else "\ufffd" for c in shown)
 
 
 def unused(columns: Iterable[str], text_column: str) -> frozenset[str]:

@@ -36,7 +36,7 @@ from .cores import num_cores
 from .corpus_schema import SPLITS, Problem
 from .corpus_tables import likely_delimiter, split_of, without_separator_line
 from .data import check_is_of_hub, find_metadata, find_split_folder, load_from_hub, without_bytes
-from .data_set_columns import by_our_names, check_split, our_names, unused
+from .data_set_columns import by_our_names, check_split, our_names, say_unused, unused
 from .hub_names import check_model_names
 from .inside_folder import inside
 from .inspected_clips import Clip, Corpus, measure_clips
@@ -166,7 +166,7 @@ def _by_our_names(
     columns = {column for _, values in named for column in values if column is not None}
     others = unused(columns, arguments.text_column)
     if others:
-        corpus.warnings.append(Problem(where, f"not used are the columns {', '.join(sorted(others))}"))
+        corpus.warnings.append(Problem(where, say_unused(others)))
     return named
 
 
