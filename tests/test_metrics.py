@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from sacrebleu.metrics import BLEU
+from tiny_corpus import error_of
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     EvalPrediction,
@@ -384,8 +385,14 @@ def test_command_prints_json_with_its_options(generator, tmp_path, capsys):
     options = {"language": "zh", "num_resamples": 20, "seed": 3, "append_period": True, "lowercase": True}
     stripped = [[segment.rstrip() for segment in side] for side in (predictions, references)]
     assert json.loads(capsys.readouterr().out) == translation_scores(*stripped, **options)
-    assert main([*files, "--tokenize", "spm"]) == 2
-    assert "error: tokenize must be one of" in capsys.readouterr().err
+    assert error_of(main, [*files, "--tokenize", "spm"], capsys).startswith(
+        "argument --tokenize: invalid choice: 'spm'"
+    )
+    assert error_of(main, [*files, "--num_resamples", "-1"], capsys) == (
+        "--num_resamples must be from 0 to 100000, got -1."
+    )
+    assert main([*files, "--language", "?"]) == 2
+    assert capsys.readouterr().err == "error: language must be a tag such as 'de', 'zh' or 'zh_CN', got '?'.\n"
 
 
 @pytest.mark.parametrize(

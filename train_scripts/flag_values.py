@@ -13,6 +13,7 @@ from transformers.training_args import OptimizerNames
 
 MOST_BEAMS = 100  # ours: papers take up to 10
 MOST_TOKENS_OF_A_SENTENCE = 10_000  # ours: a sentence of the corpora has some dozens
+MOST_RESAMPLES = 100_000  # ours: sacrebleu takes 1,000
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ RANGES: dict[str, Range] = {
     "generation_num_beams": BEAMS,
     "generation_max_length": TOKENS,
     "batch_size": COUNT,
+    "num_resamples": Range(0, MOST_RESAMPLES),
     # a run
     "early_stopping_patience": COUNT,
     "learning_rate": WEIGHT,

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from train_scripts.command_line import CommandParser, run_command
+from train_scripts.flag_values import check_flags
 from train_scripts.metrics import comparable, format_scores, translation_scores
 
 
@@ -71,7 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--language", help="tag of the written language; zh, ja, ko, th and the like are scored by character"
     )
     parser.add_argument(
-        "--tokenize", help="sacrebleu tokenizer: 13a, intl, none, char or zh (default: by the language)"
+        "--tokenize",
+        choices=("13a", "intl", "none", "char", "zh"),
+        help="tokenizer of sacrebleu (default: by the language)",
     )
     parser.add_argument("--lowercase", action="store_true", help="lower-case both sides")
     parser.add_argument(
@@ -91,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
 def score(argv: list[str] | None = None) -> None:
     """Print the scores."""
     options = vars(build_parser().parse_args(argv))
+    check_flags(options)
     as_json = options.pop("json")
     hypotheses, references = read_parallel_segments(options.pop("hypotheses"), options.pop("references"))
     scores = translation_scores(hypotheses, references, **options)
