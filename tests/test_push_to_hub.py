@@ -17,11 +17,13 @@ from mini_hub import MiniHub, Refusal, connect
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tiny_corpus import WITHOUT_EVALUATION, error_of, flags, stage1_flags, trained_llava_slt, trained_model
+from transformers import TrainerCallback
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMProcessor
 from modeling_flallm.own_processing import LlavaSltProcessor
 from train_scripts import visual_initialing
 from train_scripts.hub_errors import HUB_ERRORS, explain_hub_error
+from train_scripts.hub_folder import read_model_folder
 from train_scripts.push_to_hub import SPACE_FOLDER, main
 
 REPO_ID = "me/flallm-tiny"
@@ -547,6 +549,36 @@ def test_training_can_push_by_itself(hub, tmp_path):
         assert sent[name] == (stage / name).read_bytes(), name
     assert f'model="{REPO_ID}", trust_remote_code=True' in sent["README.md"].decode()
     assert not any(str(tmp_path).encode() in content for content in sent.values())
+
+
+def test_training_pushes_the_model_and_nothing_else_of_its_folder(hub, tmp_path, secret):
+    stage = tmp_path / "stage1"
+    names = {"logs/.env": b"", "notes.py": b"", "keys.safetensors": b""}
+
+    class LeaveFiles(TrainerCallback):
+        def on_save(self, *_, **__):
+            (stage / "logs").mkdir(exist_ok=True)
+            for name in names:
+                (stage / name).write_bytes(b"not for others")
+            (stage / "more.json").symlink_to(secret)
+
+    values = {**WITHOUT_EVALUATION, "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    arguments = stage1_flags(stage, push_to_hub=True, hub_model_id=REPO_ID, report_to="tensorboard", **values)
+    visual_initialing.train(arguments, callbacks=[LeaveFiles()])
+    assert (stage / "notes.py").is_file() and (stage / "checkpoint-1" / "optimizer.pt").is_file()
+    sent = set(files_on(hub))
+    assert {"config.json", "model.safetensors", "README.md", "training_run.json"} <= sent
+    assert sent == set(read_model_folder(stage, REPO_ID).files)
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
+def test_checkpoints_are_not_sent_while_training(hub, tmp_path, capsys, strategy):
+    argv = stage1_flags(tmp_path / "stage1", push_to_hub=True, hub_model_id=REPO_ID, hub_strategy=strategy)
+    assert error_of(visual_initialing.main, argv, capsys) == (
+        "--hub_strategy must be end: the others send all of --output_dir to the Hub while training, with its logs and "
+        "the optimizer's state."
+    )
+    assert hub.requests == []
 
 
 def test_the_methods_of_transformers_push_complete_repositories(hub, folder):
