@@ -12,12 +12,13 @@ import huggingface_hub
 import pytest
 import torch
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 from mini_hub import MiniHub, Refusal, connect
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tiny_corpus import WITHOUT_EVALUATION, error_of, flags, stage1_flags, trained_llava_slt, trained_model
-from transformers import TrainerCallback
+from tiny_models import tiny_contrastive_model, tiny_model, tiny_vision_model
+from transformers import TrainerCallback, pipeline
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMProcessor
 from modeling_flallm.own_processing import LlavaSltProcessor
@@ -588,6 +589,71 @@ def test_the_methods_of_transformers_push_complete_repositories(hub, folder):
     assert expected <= set(files_on(hub))
     for name in expected - {"config.json", "tokenizer_config.json"}:  # these say how they were loaded
         assert files_on(hub)[name] == (folder / name).read_bytes(), name
+
+
+def card_on(hub: MiniHub, repo_id: str = REPO_ID) -> ModelCard:
+    return ModelCard(files_on(hub, repo_id)["README.md"].decode())
+
+
+def facts_of(card: ModelCard) -> tuple[str, str | None, list[str]]:
+    return card.data.library_name, card.data.pipeline_tag, card.data.tags
+
+
+FACTS = ("transformers", "video-text-to-text", ["sign-language", "sign-language-translation", "gloss-free", "flallm"])
+WAYS = {
+    "push_to_hub": lambda model, folder: model.push_to_hub(REPO_ID),
+    "save_pretrained": lambda model, folder: model.save_pretrained(folder, push_to_hub=True, repo_id=REPO_ID),
+    "pipeline": lambda model, folder: pipeline(
+        "sign-language-translation", model, processor=FLaLLMProcessor.from_pretrained(trained_model())
+    ).push_to_hub(REPO_ID),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_without_a_card_the_methods_of_transformers_send_a_short_one(hub, tmp_path, way):
+    WAYS[way](tiny_model(), tmp_path / "saved")
+    card = card_on(hub)
+    assert facts_of(card) == FACTS
+    assert "[More Information Needed]" not in card.text
+    assert f'pipeline("sign-language-translation", "{REPO_ID}", trust_remote_code=True)' in card.text
+    assert "**Do not use it where a mistake can hurt somebody.**" in card.text
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_methods_of_transformers_send_the_card_of_the_folder(hub, folder, tmp_path, way):
+    usage = '<!-- flallm:usage:begin -->\nload("stage2")\n<!-- flallm:usage:end -->'
+    text = f'---\nlicense: apache-2.0\ntags: [mine]\n---\n# A "stage2"\n{usage}\n'
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    WAYS[way](FLaLLMForTranslation.from_pretrained(folder), tmp_path / "saved")
+    card = card_on(hub)
+    assert facts_of(card) == (*FACTS[:2], ["mine", *FACTS[2]]) and card.data.license == "apache-2.0"
+    assert card.text.strip() == text.split("---\n")[2].replace('load("stage2")', f'load("{REPO_ID}")').strip()
+    assert (folder / "README.md").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_methods_of_transformers_keep_a_card_that_is_there(hub, tmp_path, way):
+    text = "---\npipeline_tag: translation\n---\nBy hand. [More Information Needed]\n"
+    hub.create_repository(REPO_ID, files={"README.md": text.encode()})
+    WAYS[way](tiny_model(), tmp_path / "saved")
+    card = card_on(hub)
+    assert card.text.strip() == "By hand. [More Information Needed]"
+    assert facts_of(card) == ("transformers", "translation", FACTS[2])
+
+
+def test_a_card_in_the_folder_that_is_saved_to_is_not_written_over(hub, tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nBy hand.\n", encoding="utf-8")
+    WAYS["save_pretrained"](tiny_model(), tmp_path)
+    for card in (card_on(hub), ModelCard.load(tmp_path / "README.md")):
+        assert card.text.strip() == "By hand." and card.data.license == "mit" and facts_of(card) == FACTS
+
+
+def test_encoders_have_a_card_too(hub):
+    for number, model in enumerate((tiny_vision_model(), tiny_contrastive_model().vision_model)):
+        model.push_to_hub(f"me/encoder{number}")
+        card = card_on(hub, f"me/encoder{number}")
+        tags = FACTS[2] + ["llava-slt"] * number
+        assert facts_of(card) == ("transformers", None, tags) and "**It cannot write a sentence.**" in card.text
 
 
 def test_an_adapter_of_a_local_model(hub, adapter, capsys):
