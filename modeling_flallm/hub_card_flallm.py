@@ -61,9 +61,8 @@ class SentWithACard:
     _card_beside: str | None = None
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        """See transformers, which would write its own card over one that lies there."""
-        path = Path(save_directory) / CARD_FILE
-        self._card_beside = path.read_text(encoding="utf-8") if path.is_file() else None
+        """See transformers, which would write its own card over one that lies there when it pushes."""
+        self._card_beside = _read_card(Path(save_directory)) if kwargs.get("push_to_hub") else None
         try:
             return super().save_pretrained(save_directory, *args, **kwargs)
         finally:
@@ -86,12 +85,23 @@ class SentWithACard:
     def _card_where_loaded(self, repo_id: str) -> str | None:
         """Written for that folder by its name; in the repository, "How to use" loads the repository."""
         config = self.config if hasattr(self, "config") else self.model.config  # that of a pipeline
-        path = Path(config.name_or_path) / CARD_FILE
-        if not config.name_or_path or not path.is_file():
-            return None
-        folder = f'"{path.absolute().parent.name}"'
-        text = path.read_text(encoding="utf-8")
-        return USAGE.sub(lambda usage: usage[0].replace(folder, f'"{repo_id}"'), text)
+        folder = Path(config.name_or_path)
+        card = _read_card(folder) if config.name_or_path else None
+        named = f'"{folder.absolute().name}"'
+        return card and USAGE.sub(lambda usage: usage[0].replace(named, f'"{repo_id}"'), card)
+
+
+def _read_card(folder: Path) -> str | None:
+    """
+    Raises:
+        ValueError: for a link, which may lead to any file of this machine.
+    """
+    path = folder / CARD_FILE
+    if not path.is_file():
+        return None
+    if path.is_symlink() or path.stat().st_nlink > 1:
+        raise ValueError(f"{path} is a link, and what it leads to would be sent. Put the file itself in its place.")
+    return path.read_text(encoding="utf-8")
 
 
 def _is_empty_form(card: ModelCard) -> bool:

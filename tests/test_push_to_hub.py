@@ -648,6 +648,19 @@ def test_a_card_in_the_folder_that_is_saved_to_is_not_written_over(hub, tmp_path
         assert card.text.strip() == "By hand." and card.data.license == "mit" and facts_of(card) == FACTS
 
 
+def test_a_card_that_is_a_link_is_not_sent_by_the_methods_of_transformers(hub, folder, tmp_path):
+    (tmp_path / "secret").write_text("not for others")
+    model = FLaLLMForTranslation.from_pretrained(folder)
+    for make in (Path.symlink_to, Path.hardlink_to):
+        (folder / "README.md").unlink()
+        make(folder / "README.md", tmp_path / "secret")
+        for send in (lambda: model.push_to_hub(REPO_ID), lambda: WAYS["save_pretrained"](model, folder)):
+            with pytest.raises(ValueError, match=re.escape(f"{folder / 'README.md'} is a link, and what it leads to")):
+                send()
+    assert (tmp_path / "secret").read_text() == "not for others"
+    assert not any(b"not for others" in request.body for request in hub.requests)
+
+
 def test_encoders_have_a_card_too(hub):
     for number, model in enumerate((tiny_vision_model(), tiny_contrastive_model().vision_model)):
         model.push_to_hub(f"me/encoder{number}")

@@ -9,9 +9,10 @@ from space_app import FOLDER  # makes the Space's modules known, too
 
 # isort: split
 import app
+import decoding
+import translating
 import uploads
 
-assert FOLDER.is_dir()
 HOUR = 3600.0
 
 
@@ -76,6 +77,52 @@ def test_what_an_earlier_process_left_goes_at_once(folder):
     assert files_in(folder) == set()
 
 
-def test_the_page_promises_what_is_done():
-    assert app.SECONDS_UNTIL_FILES_ARE_DELETED + 2 * uploads.SECONDS_BETWEEN_SWEEPS <= HOUR
-    assert app.MINUTES_UNTIL_FILES_ARE_DELETED == 60
+# The sentences about files in README.md of the Space; those on the page say the same in other words. Of each the numbers
+# that it gives, as the program has them, and the test that holds it.
+PROMISES = {
+    "| file | 300 MB |": (app.LARGEST_FILE_IN_MEGABYTES == 300, "test_a_file_that_is_too_large"),
+    "| video | 30 minutes, 4096 x 2304 pixels; 60 seconds for one sentence |": (
+        (decoding.LONGEST_VIDEO_IN_SECONDS, translating.LONGEST_SENTENCE_IN_SECONDS) == (30 * 60, 60)
+        and (decoding.LARGEST_WIDTH_IN_PIXELS, decoding.LARGEST_HEIGHT_IN_PIXELS) == (4096, 2304),
+        "test_a_video_too_long_for_one_sentence",
+    ),
+    "| time | 2 minutes to write one sentence, an hour for a long video |": (
+        (translating.SECONDS_TO_WRITE_ONE_SENTENCE, translating.SECONDS_FOR_A_LONG_VIDEO) == (2 * 60, HOUR),
+        "test_no_translation_goes_on_for_ever",
+    ),
+    "| waiting | 100 videos, 10 of them from one address |": (
+        (app.MOST_WAITING, app.MOST_WAITING_OF_ONE_VISITOR) == (100, 10),
+        "test_one_visitor_cannot_fill_the_queue",
+    ),
+    "uploaded files are deleted after 60 minutes at the latest": (
+        app.MINUTES_UNTIL_FILES_ARE_DELETED == 60
+        and app.SECONDS_UNTIL_FILES_ARE_DELETED + 2 * uploads.SECONDS_BETWEEN_SWEEPS <= HOUR,
+        "test_nothing_that_was_sent_is_kept",
+    ),
+    "uploads that broke off after 6": (
+        uploads.SECONDS_OF_A_BROKEN_UPLOAD + 2 * uploads.SECONDS_BETWEEN_SWEEPS <= 6 * 60,
+        "test_an_upload_that_broke_off_is_deleted",
+    ),
+    "What an earlier process left is deleted at the start, by its age.": (
+        True,
+        "test_what_an_earlier_process_left_goes_at_once",
+    ),
+    "Only what was uploaded and the examples can be read": (
+        True,
+        "test_of_the_folder_with_examples_nothing_else_is_served",
+    ),
+    "addresses and paths are refused": (True, "test_only_what_was_uploaded_can_be_read"),
+    "Videos are decoded in processes of their own, with limits of time and memory": (
+        True,
+        "test_killed_readers_are_replaced",
+    ),
+}
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_what_is_promised_about_files_is_so(promise):
+    is_so, test = PROMISES[promise]
+    assert is_so and promise in " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
+    assert any(
+        f"def {test}(" in path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_space*.py")
+    )
