@@ -77,8 +77,8 @@ def test_what_an_earlier_process_left_goes_at_once(folder):
     assert files_in(folder) == set()
 
 
-# The sentences about files in README.md of the Space; those on the page say the same in other words. Of each the numbers
-# that it gives, as the program has them, and the test that holds it.
+# The sentences about files in README.md of the Space; those on the page say the same in other words. With each, whether
+# its numbers are those of the program, and the test that holds it.
 PROMISES = {
     "| file | 300 MB |": (app.LARGEST_FILE_IN_MEGABYTES == 300, "test_a_file_that_is_too_large"),
     "| video | 30 minutes, 4096 x 2304 pixels; 60 seconds for one sentence |": (
@@ -123,6 +123,5 @@ PROMISES = {
 def test_what_is_promised_about_files_is_so(promise):
     is_so, test = PROMISES[promise]
     assert is_so and promise in " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
-    assert any(
-        f"def {test}(" in path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_space*.py")
-    )
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_space*.py"))
+    assert f"def {test}(" in tests
