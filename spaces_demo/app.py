@@ -30,6 +30,7 @@ from decoding import LONGEST_VIDEO_IN_SECONDS, VideoProblem, VideoReader  # noqa
 from huggingface_hub import HfApi  # noqa: E402
 from huggingface_hub.errors import HTTPError  # noqa: E402
 from model_facts import ModelFacts, facts_as_markdown, read_model_facts  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
 from texts import LANGUAGES, TEXTS, decimal, language_from_header  # noqa: E402
 from transformers import PreTrainedConfig, pipeline  # noqa: E402
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
@@ -461,11 +462,12 @@ def launch(page: Page, examples: list[str], **options: Any) -> gr.Blocks:
     """Start the page, whose files are deleted in time; `options` as Gradio's `launch` has them."""
     demo = page.build(examples)
     check_addresses_are_refused(demo)
-    uploads.keep_deleting(
-        Path(os.environ["GRADIO_TEMP_DIR"]), SECONDS_UNTIL_FILES_ARE_DELETED, lambda: _kept_files(demo)
-    )
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    uploads.keep_deleting(folder, SECONDS_UNTIL_FILES_ARE_DELETED, lambda: _kept_files(demo))
+    most_bytes = LARGEST_FILE_IN_MEGABYTES * 2**20 + 2**16  # with the head and the end of a form
+    limits = Middleware(uploads.UploadLimits, folder=folder, most_bytes=most_bytes)
     # Of a folder elsewhere, the examples are to be seen and nothing else.
-    demo.launch(**LAUNCH, allowed_paths=examples, **options)
+    demo.launch(**LAUNCH, allowed_paths=examples, app_kwargs={"middleware": [limits]}, **options)
     return demo
 
 

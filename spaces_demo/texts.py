@@ -142,6 +142,7 @@ ENGLISH = {
     ),
     "error_too_short": "This is too short to translate. Choose a longer part.",
     "error_took_too_long": "This took too long and was stopped. Choose a shorter part.",
+    "error_too_large_file": "This file is too large. It may have up to {megabytes} MB. Choose a smaller one.",
     "error_too_many_of_yours": (
         "{limit} of your videos are being translated or waiting already. Wait until one of them is done, then try "
         "again."
@@ -299,6 +300,7 @@ GERMAN = {
     ),
     "error_too_short": "Das ist zu kurz zum Übersetzen. Bitte ein längeres Stück wählen.",
     "error_took_too_long": "Das hat zu lange gedauert und wurde gestoppt. Bitte ein kürzeres Stück wählen.",
+    "error_too_large_file": "Diese Datei ist zu groß. Erlaubt sind bis zu {megabytes} MB. Bitte eine kleinere wählen.",
     "error_too_many_of_yours": (
         "Von hier werden schon {limit} Videos übersetzt oder warten darauf. Bitte warten, bis eines fertig ist, und es "
         "dann noch einmal versuchen."

@@ -572,6 +572,18 @@ def test_training_pushes_the_model_and_nothing_else_of_its_folder(hub, tmp_path,
     assert sent == set(read_model_folder(stage, REPO_ID).files)
 
 
+def test_training_does_not_push_to_a_public_repository_by_accident(hub, tmp_path, capsys):
+    hub.create_repository(REPO_ID)
+    values = {"max_steps": 1, "push_to_hub": True, "hub_model_id": REPO_ID, **WITHOUT_EVALUATION}
+    assert error_of(visual_initialing.main, stage1_flags(tmp_path / "private", **values), capsys) == (
+        f"{REPO_ID} exists and is public: everybody would see the model. Pass --hub_private_repo False if that is "
+        "meant; else make it private in its settings first."
+    )
+    assert files_on(hub) == {} and not list((tmp_path / "private").glob("*.safetensors"))
+    visual_initialing.train(stage1_flags(tmp_path / "public", hub_private_repo=False, **values))
+    assert "model.safetensors" in files_on(hub)
+
+
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
 def test_checkpoints_are_not_sent_while_training(hub, tmp_path, capsys, strategy):
     argv = stage1_flags(tmp_path / "stage1", push_to_hub=True, hub_model_id=REPO_ID, hub_strategy=strategy)

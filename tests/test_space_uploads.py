@@ -94,6 +94,10 @@ PROMISES = {
         (app.MOST_WAITING, app.MOST_WAITING_OF_ONE_VISITOR) == (100, 10),
         "test_one_visitor_cannot_fill_the_queue",
     ),
+    "| uploads | 10 at a time from one address; none while 20 GB wait to be deleted |": (
+        (uploads.MOST_UPLOADS_OF_ONE_VISITOR, uploads.MOST_BYTES_OF_ALL_UPLOADS) == (10, 20e9),
+        "test_uploads_have_limits_of_which_a_visitor_is_told",
+    ),
     "uploaded files are deleted after 60 minutes at the latest": (
         app.MINUTES_UNTIL_FILES_ARE_DELETED == 60
         and app.SECONDS_UNTIL_FILES_ARE_DELETED + 2 * uploads.SECONDS_BETWEEN_SWEEPS <= HOUR,

@@ -1,6 +1,8 @@
 """The Space: its real server, asked by Gradio's client as a browser asks it."""
 
+import asyncio
 import html
+import http.client
 import inspect
 import json
 import os
@@ -347,6 +349,48 @@ def break_off_an_upload(address: str) -> None:
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + head + bytes(200_000)
         )
         time.sleep(0.3)
+
+
+def send_files(demo: gr.Blocks, *sizes: int, **options) -> httpx.Response:
+    files = [("files", (f"clip{number}.mp4", bytes(size))) for number, size in enumerate(sizes)]
+    return httpx.post(f"{demo.local_url}gradio_api/upload", files=files, **options)
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_uploads_have_limits_of_which_a_visitor_is_told(demo, monkeypatch, language):
+    megabytes, header = app.LARGEST_FILE_IN_MEGABYTES, {"Accept-Language": language}
+    connection = http.client.HTTPConnection(demo.local_url.removeprefix("http://").strip("/"))
+    connection.request("POST", "/gradio_api/upload", headers={"Content-Length": str(2**30), **header})
+    answer = connection.getresponse()
+    expected = TEXTS[language]["error_too_large_file"].format(megabytes=megabytes)
+    assert (answer.status, answer.read().decode()) == (413, expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "MOST_BYTES_OF_ALL_UPLOADS", -1)
+        answer = send_files(demo, 10, headers=header)
+        assert (answer.status_code, answer.text) == (503, TEXTS[language]["error_too_many"])
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "MOST_UPLOADS_OF_ONE_VISITOR", 0)
+        answer = send_files(demo, 10, headers=header)
+        assert (answer.status_code, answer.text) == (429, TEXTS[language]["error_too_many_of_yours"].format(limit=0))
+    assert send_files(demo, 10, headers=header).status_code == 200
+
+
+def test_uploads_that_are_done_or_broke_off_no_longer_count(demo, monkeypatch):
+    monkeypatch.setattr(uploads, "MOST_UPLOADS_OF_ONE_VISITOR", 1)
+    for _ in range(2):
+        break_off_an_upload(demo.local_url)
+        assert send_files(demo, 10).status_code == 200
+
+
+def test_a_form_that_hides_its_size_is_cut_off():
+    async def receive() -> dict:
+        return {"type": "http.request", "body": bytes(60), "more_body": True}
+
+    async def ask() -> list[str]:
+        some = uploads._ending_after(receive, 150)
+        return [(await some())["type"] for _ in range(4)]
+
+    assert asyncio.run(ask()) == ["http.request", "http.request", "http.disconnect", "http.disconnect"]
 
 
 def test_an_upload_that_broke_off_is_deleted(demo, monkeypatch):

@@ -138,6 +138,23 @@ class VideoTrainer(Seq2SeqTrainer):
             self.training_run.model_name = self.hub_model_id or self.training_run.model_name
             write_model_card(Path(self.args.output_dir), self.training_run)
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """
+        Called before training, when it is to push at its end.
+
+        Raises:
+            ValueError: for a repository that everybody sees, where a private one was meant.
+        """
+        super().init_hf_repo(token=token, private=private)
+        is_private = self.args.hub_private_repo if private is None else private
+        if not is_private or not self.is_world_process_zero():
+            return
+        if not HfApi(token=token or self.args.hub_token).model_info(self.hub_model_id).private:
+            raise ValueError(
+                f"{self.hub_model_id} exists and is public: everybody would see the model. Pass --hub_private_repo "
+                "False if that is meant; else make it private in its settings first."
+            )
+
     def push_to_hub(
         self,
         commit_message: str | None = "End of training",
