@@ -8,10 +8,11 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AutoQuantizationConfig
 
+from .hub_card_flallm import HUB_TASK, SentWithACard
 from .pipeline_flallm import SignLanguageTranslationPipeline  # a relative import is what carries the file along
 
 
-class SavedWithItsCode:
+class SavedWithItsCode(SentWithACard):
     """
     Mixin for translation models: `save_pretrained` also writes the Python files (the model's own and what it imports,
     the pipeline among them), and in config.json their names for `AutoConfig`, `AutoModel`, `pipeline` and the Auto
@@ -22,6 +23,7 @@ class SavedWithItsCode:
     are, whatever else it leaves out.
     """
 
+    hub_task = HUB_TASK
     translation_auto_class: str
     unquantized_modules: tuple[str, ...]
 

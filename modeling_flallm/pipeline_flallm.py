@@ -29,6 +29,7 @@ from .dataset_rows_flallm import (
     with_content,
     without_torchcodec,
 )
+from .hub_card_flallm import HUB_TASK, SentWithACard
 from .long_videos_flallm import PIECE_KEYS, LongVideoTranslation
 from .word_evidence_flallm import clip_times, replay, visual_token_times, word_evidence
 
@@ -68,7 +69,7 @@ def _numbered(videos: Iterable[Any]) -> Iterator[NumberedVideo]:
         yield from map(NumberedVideo, count(), videos)
 
 
-class SignLanguageTranslationPipeline(LongVideoTranslation, Pipeline):
+class SignLanguageTranslationPipeline(SentWithACard, LongVideoTranslation, Pipeline):
     """
     Translate sign language videos with a `FLaLLMForTranslation` and its `FLaLLMProcessor`, or with a
     `LlavaSltForTranslation` and its `LlavaSltProcessor`.
@@ -86,6 +87,7 @@ class SignLanguageTranslationPipeline(LongVideoTranslation, Pipeline):
     It keeps its attention implementation: word evidence comes from a copy that shares its weights.
     """
 
+    hub_task = HUB_TASK
     _load_processor = True
     _load_tokenizer = False
     _load_image_processor = False
@@ -101,6 +103,7 @@ class SignLanguageTranslationPipeline(LongVideoTranslation, Pipeline):
                 "The pipeline needs the model's processor. Pass `processor=`, or name a folder or Hub id as `model`."
             )
         self.model.eval()
+        self.hub_tags = getattr(self.model, "hub_tags", self.hub_tags)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """

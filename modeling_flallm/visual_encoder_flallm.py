@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_flallm import FLaLLMVisionConfig
+from .hub_card_flallm import SentWithACard
 
 RESNET_STAGES = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -356,7 +357,7 @@ class VisualEncoderMixin:
         return next(num_frames for num_frames in itertools.count(1) if self.get_num_tokens(num_frames) >= 1)
 
 
-class FLaLLMVisionModel(VisualEncoderMixin, PreTrainedModel):
+class FLaLLMVisionModel(SentWithACard, VisualEncoderMixin, PreTrainedModel):
     """
     ResNet on every frame, then the local temporal module (FLa-LLM, section 3.1).
 

@@ -25,6 +25,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_llava_slt import LlavaSltContrastiveConfig, LlavaSltVisualConfig
+from .hub_card_flallm import TAGS, SentWithACard
 from .losses_flallm import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
 from .visual_encoder_flallm import FLaLLMVisionModel, Frames, VisualEncoderMixin, length_mask, several_processes
 
@@ -125,9 +126,10 @@ class SentenceLevel(nn.Module):
         return (importance.softmax(1).to(words.dtype)[..., None] * words).sum(1)
 
 
-class LlavaSltPreTrainedModel(PreTrainedModel):
+class LlavaSltPreTrainedModel(SentWithACard, PreTrainedModel):
     """How the new weights of LLaVA-SLT begin."""
 
+    hub_tags = (*TAGS, "llava-slt")
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True

@@ -4,10 +4,13 @@ A Space that translates sign language videos with the model that MODEL_ID names.
     MODEL_ID=me/flallm-phoenix python app.py
 """
 
+import asyncio
 import dataclasses
 import logging
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,17 +18,24 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 # A waiting thread of torch soon sleeps, where others want its core; read when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+# A folder that no other program of Gradio puts files into: what is old there is deleted.
+os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / "flallm_space"))
 
 import appearance  # noqa: E402
 import gradio as gr  # noqa: E402
 import results  # noqa: E402
 import timeline  # noqa: E402
-from decoding import LONGEST_VIDEO_IN_SECONDS, NUM_READERS, VideoProblem, VideoReader  # noqa: E402
+import uploads  # noqa: E402
+from decoding import LONGEST_VIDEO_IN_SECONDS, VideoProblem, VideoReader  # noqa: E402
+from huggingface_hub import HfApi  # noqa: E402
+from huggingface_hub.errors import HTTPError  # noqa: E402
 from model_facts import ModelFacts, facts_as_markdown, read_model_facts  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
 from texts import LANGUAGES, TEXTS, decimal, language_from_header  # noqa: E402
 from transformers import PreTrainedConfig, pipeline  # noqa: E402
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 from translating import Result, Step, Translator  # noqa: E402
+from turns import Visitors, visitor_of  # noqa: E402
 
 try:
     import modeling_flallm  # noqa: F401
@@ -40,8 +50,11 @@ MODEL_TYPES = ("flallm", "llava_slt")
 VISUAL_ENCODER_TYPES = ("llava_slt_contrastive", "llava_slt_visual")
 
 LARGEST_FILE_IN_MEGABYTES = 300
-MOST_WAITING = 100
+MOST_WAITING, MOST_WAITING_OF_ONE_VISITOR = 100, 10
+NUM_OTHER_THREADS = 40
 MINUTES_UNTIL_FILES_ARE_DELETED = 60
+# At the latest: two sweeps may pass until one finds a file.
+SECONDS_UNTIL_FILES_ARE_DELETED = MINUTES_UNTIL_FILES_ARE_DELETED * 60 - 2 * uploads.SECONDS_BETWEEN_SWEEPS
 SECONDS_OF_A_LONG_VIDEO = 15
 PLAYED_BY_BROWSERS = (".mp4", ".webm", ".mov", ".m4v", ".ogv")  # a Space has no list of ours to ask
 NO_TIMES = {"minimum": 0, "maximum": 1, "step": 0.1, "interactive": False}
@@ -56,6 +69,7 @@ LAUNCH = {
     "js": appearance.ON_LOAD,
     "theme": appearance.THEME,
     "footer_links": ["api"],
+    "max_threads": MOST_WAITING + NUM_OTHER_THREADS,  # one waits for each turn
 }
 ENDPOINTS = """
 ```python
@@ -82,8 +96,55 @@ async def _take_only_uploads(self: gr.Video, url_or_file_path: Any) -> str | Non
 
 
 # Gradio would fetch a video of any size from any address that it is given. A class of our own would make Gradio write a
-# file beside this one, and one component would lose it where its label changes.
+# file beside this one, and one component would lose it where its label changes. `check_addresses_are_refused` tries it.
 gr.Video.async_move_resource_to_block_cache = _take_only_uploads
+
+
+def check_addresses_are_refused(demo: gr.Blocks) -> None:
+    """
+    Raises:
+        SystemExit: if this Gradio would fetch a video from an address, as it does without the guard above.
+    """
+    asked = {"path": "http://127.0.0.1:9/clip.mp4", "meta": {"_type": "gradio.FileData"}}
+    for function in (function for function in demo.fns.values() if _takes_a_video(function)):
+        others = [None] * len(function.inputs[1:])
+        try:
+            asyncio.run(demo.preprocess_data(function, [asked, *others], None))
+        except gr.Error as error:
+            if error.message == TEXTS["en"]["error_address"]:
+                continue
+        except Exception:
+            logger.exception("The guard against addresses cannot be tried.")
+        raise SystemExit(
+            f"The Space does not start: Gradio {gr.__version__} would fetch videos from any address that a visitor "
+            "names. Install the version of Gradio that the Space's README.md names as sdk_version."
+        )
+
+
+def _takes_a_video(function: Any) -> bool:
+    return bool(function.inputs) and isinstance(function.inputs[0], gr.Video)
+
+
+def pinned_revision(model_id: str, revision: str | None) -> str | None:
+    """
+    The commit that a model's newest version, or a branch, has now: a reader of videos that starts later must not run
+    the code of a later one. A commit stays as it is, and so does what cannot be asked for.
+    """
+    if Path(model_id).exists() or re.fullmatch("[0-9a-f]{40}", revision or ""):
+        return revision
+    try:
+        commit_id = HfApi().model_info(model_id, revision=revision).sha
+    except (HTTPError, OSError, ValueError):
+        return revision  # loading the model says what is wrong, or finds it in the cache
+    logger.warning(
+        "MODEL_REVISION is %s: from now on this Space runs commit %s of %s, weights and code. After a restart it would "
+        "run what has been pushed there by then. To keep this one, set MODEL_REVISION to %s.",
+        repr(revision) if revision else "not set",
+        commit_id,
+        model_id,
+        commit_id,
+    )
+    return commit_id
 
 
 def load_translator(model_id: str | None, revision: str | None) -> Translator:
@@ -131,11 +192,12 @@ class Page:
 
     def __init__(self, translator: Translator, facts: ModelFacts):
         self.translator, self.facts = translator, facts
+        self.visitors = Visitors(MOST_WAITING, MOST_WAITING_OF_ONE_VISITOR)
         self.speaking: list[tuple[gr.components.Component, Callable[[dict[str, str]], dict[str, Any]]]] = []
 
     def build(self, examples: list[str]) -> gr.Blocks:
-        # Every minute Gradio deletes what is older.
-        delete_cache = (60, MINUTES_UNTIL_FILES_ARE_DELETED * 60)
+        # What Gradio knows of; `uploads` finds the rest.
+        delete_cache = (uploads.SECONDS_BETWEEN_SWEEPS, SECONDS_UNTIL_FILES_ARE_DELETED)
         with gr.Blocks(title=TEXTS["en"]["title"], delete_cache=delete_cache, analytics_enabled=False) as demo:
             self._head()
             with gr.Row():
@@ -207,7 +269,7 @@ class Page:
 
     def _events(self, demo: gr.Blocks) -> None:
         hidden = {"api_visibility": "private"}
-        outcome = gr.State(time_to_live=MINUTES_UNTIL_FILES_ARE_DELETED * 60)
+        outcome = gr.State(time_to_live=SECONDS_UNTIL_FILES_ARE_DELETED)
         shown = [self.result, self.timeline, outcome, *self.captions.values(), *self.save.values()]
         demo.load(_language_of_browser, outputs=self.language, **hidden)
         spoken = [component for component, _ in self.speaking] + [self.result, self.timeline]
@@ -218,7 +280,7 @@ class Page:
             self._look,
             [self.video, self.language],
             [self.start, self.end, self.is_long, *shown],
-            concurrency_limit=NUM_READERS,
+            concurrency_limit=None,
             show_progress="hidden",
             **hidden,
         )
@@ -229,8 +291,7 @@ class Page:
             [self.video, self.start, self.end, self.is_long, self.language],
             shown,
             js=appearance.SHOW_RESULT,
-            concurrency_limit=1,
-            concurrency_id="translation",
+            concurrency_limit=None,
             show_progress="hidden",
             **hidden,
         )
@@ -249,8 +310,7 @@ class Page:
             [self.video, *seconds, is_long, language],
             gr.JSON(label="translation", visible=False),
             api_name="translate",
-            concurrency_limit=1,
-            concurrency_id="translation",
+            concurrency_limit=None,
         )
         gr.Button(visible=False).click(
             self.about, None, gr.JSON(label="model", visible=False), api_name="about", queue=False
@@ -276,13 +336,15 @@ class Page:
         )
         return results.result_html(outcome, language), picture
 
-    def _look(self, video: str | None, language: str) -> list[Any]:
+    def _look(self, video: str | None, language: str, request: gr.Request) -> list[Any]:
         """The sliders for a new video, and nothing left of the last one's results."""
         sliders = [gr.update(value=0, **NO_TIMES), gr.update(value=1, **NO_TIMES), False]
         if video is None:
             return [*sliders, *self._after(None, language)]
         try:
-            seconds = self.translator.reader.look(video).seconds
+            visitor = visitor_of(request)
+            with self.visitors.one_more(visitor):
+                seconds = self.translator.look(video, visitor)
         except Exception as error:
             return [*sliders, *self._after(error, language)]
         limits = {**NO_TIMES, "maximum": seconds, "interactive": True}
@@ -297,10 +359,10 @@ class Page:
         return (*self._shown(outcome, language), outcome, *captions.values(), *buttons)
 
     def _translate(
-        self, video: str | None, start: float, end: float, is_long: bool, language: str
+        self, video: str | None, start: float, end: float, is_long: bool, language: str, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         try:
-            for event in self._events_of(video, start, end, is_long):
+            for event in self._events_of(video, start, end, is_long, visitor_of(request)):
                 if isinstance(event, Step):
                     progress = TEXTS[language][event.name].format(**event.values)
                     shown = self._after(None, language)
@@ -310,10 +372,13 @@ class Page:
         except Exception as error:
             yield self._after(error, language)
 
-    def _events_of(self, video: str | None, start: float, end: float | None, is_long: bool) -> Iterator[Step | Result]:
+    def _events_of(
+        self, video: str | None, start: float, end: float | None, is_long: bool, visitor: str
+    ) -> Iterator[Step | Result]:
         if video is None:
             raise VideoProblem("error_no_video")
-        yield from self.translator.translate(video, start, end, is_long)
+        with self.visitors.one_more(visitor):
+            yield from self.translator.translate(video, start, end, is_long, visitor)
 
     def _captions_of(self, result: Result) -> dict[str, str]:
         """By `srt` and `vtt`, the content of such a file."""
@@ -325,17 +390,23 @@ class Page:
         return self._after(VideoProblem("stopped"), language)
 
     def translate_for_programs(
-        self, video: str | None, start: float | None, end: float | None, is_long: bool, language: str
+        self,
+        video: str | None,
+        start: float | None,
+        end: float | None,
+        is_long: bool,
+        language: str,
+        request: gr.Request,
     ) -> dict[str, Any]:
         """
         Translate a video: `text`, `sentences` with their seconds and how sure the model is, `alternatives`, and the
         captions as `srt` and `vtt`.
         """
         try:
-            *_, result = self._events_of(video, start, end or None, is_long)
+            *_, result = self._events_of(video, start, end or None, is_long, visitor_of(request))
+            return results.as_json(result, self._captions_of(result), language)
         except Exception as error:
             raise gr.Error(_sentence_for(error, language), print_exception=False) from error
-        return results.as_json(result, self._captions_of(result), language)
 
     def about(self) -> dict[str, Any]:
         """What the model's card says of it."""
@@ -384,17 +455,37 @@ def _about_endpoints(texts: dict[str, str]) -> str:
 def find_examples() -> list[str]:
     """Videos in EXAMPLES_FOLDER, or in the folder `examples` beside this file; the first four."""
     folder = Path(os.environ.get("EXAMPLES_FOLDER") or Path(__file__).resolve().parent / "examples")
-    files = sorted(path for path in folder.glob("*") if path.is_file() and path.name[0] != ".")
+    files = sorted(path for path in folder.resolve().glob("*") if path.is_file() and path.name[0] != ".")
     unplayable = [path.name for path in files if path.suffix.lower() not in PLAYED_BY_BROWSERS]
     if unplayable:
         logger.warning(f"Examples must be {', '.join(PLAYED_BY_BROWSERS)}; left out: {', '.join(unplayable)}")
     return [str(path) for path in files if path.name not in unplayable][:4]
 
 
+def launch(page: Page, examples: list[str], **options: Any) -> gr.Blocks:
+    """Start the page, whose files are deleted in time; `options` as Gradio's `launch` has them."""
+    demo = page.build(examples)
+    check_addresses_are_refused(demo)
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    uploads.keep_deleting(folder, SECONDS_UNTIL_FILES_ARE_DELETED, lambda: _kept_files(demo))
+    most_bytes = LARGEST_FILE_IN_MEGABYTES * 2**20 + 2**16  # with the head and the end of a form
+    limits = Middleware(uploads.UploadLimits, folder=folder, most_bytes=most_bytes)
+    # Of a folder elsewhere, the examples are to be seen and nothing else.
+    demo.launch(**LAUNCH, allowed_paths=examples, app_kwargs={"middleware": [limits]}, **options)
+    return demo
+
+
+def _kept_files(demo: gr.Blocks) -> set[str]:
+    return {path for block in list(demo.blocks.values()) for path in getattr(block, "keep_in_cache", ())}
+
+
 def main() -> None:
-    model_id, revision = os.environ.get("MODEL_ID"), os.environ.get("MODEL_REVISION")
+    model_id = os.environ.get("MODEL_ID")
+    revision = os.environ.get("MODEL_REVISION") or None
+    if model_id:
+        revision = pinned_revision(model_id, revision)
     page = Page(load_translator(model_id, revision), read_model_facts(model_id, revision))
-    page.build(find_examples()).launch(**LAUNCH)
+    launch(page, find_examples())
 
 
 if __name__ == "__main__":

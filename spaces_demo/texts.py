@@ -35,6 +35,7 @@ ENGLISH = {
     "stop_button": "Stop",
     "examples_label": "Videos to try",
     # What is going on
+    "progress_waiting": "Waiting for other videos: {number} before yours",
     "progress_reading": "Reading the video",
     "progress_splitting": "Looking for the pauses between sentences",
     "progress_watching": "Watching {total} pictures",
@@ -148,6 +149,12 @@ ENGLISH = {
     ),
     "error_too_short": "This is too short to translate. Choose a longer part.",
     "error_took_too_long": "This took too long and was stopped. Choose a shorter part.",
+    "error_too_large_file": "This file is too large. It may have up to {megabytes} MB. Choose a smaller one.",
+    "error_too_many_of_yours": (
+        "{limit} of your videos are being translated or waiting already. Wait until one of them is done, then try "
+        "again."
+    ),
+    "error_too_many": "Too many videos are waiting here right now. Try again in a few minutes.",
     "error_ours": "Something went wrong on our side. Try again. If it happens again, tell the owner of this page.",
     "error_times": "“From second” ({start}) must be smaller than “To second” ({end}).",
     "error_times_outside": "“From second” is {start}, but the video ends at {duration}. Choose an earlier second.",
@@ -190,6 +197,7 @@ GERMAN = {
     "translate_button": "Übersetzen",
     "stop_button": "Stopp",
     "examples_label": "Videos zum Ausprobieren",
+    "progress_waiting": "Andere Videos kommen vorher an die Reihe: {number}",
     "progress_reading": "Das Video wird gelesen",
     "progress_splitting": "Die Pausen zwischen den Sätzen werden gesucht",
     "progress_watching": "{total} Bilder werden angesehen",
@@ -307,6 +315,12 @@ GERMAN = {
     ),
     "error_too_short": "Das ist zu kurz zum Übersetzen. Bitte ein längeres Stück wählen.",
     "error_took_too_long": "Das hat zu lange gedauert und wurde gestoppt. Bitte ein kürzeres Stück wählen.",
+    "error_too_large_file": "Diese Datei ist zu groß. Erlaubt sind bis zu {megabytes} MB. Bitte eine kleinere wählen.",
+    "error_too_many_of_yours": (
+        "Von hier werden schon {limit} Videos übersetzt oder warten darauf. Bitte warten, bis eines fertig ist, und es "
+        "dann noch einmal versuchen."
+    ),
+    "error_too_many": "Hier warten gerade zu viele Videos. Bitte in ein paar Minuten noch einmal versuchen.",
     "error_ours": (
         "Bei uns ist etwas schiefgegangen. Bitte noch einmal versuchen. Wenn es wieder passiert: bitte dem Menschen "
         "sagen, dem diese Seite gehört."

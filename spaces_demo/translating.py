@@ -1,5 +1,6 @@
 """From a video to everything that the page shows of it, step by step."""
 
+import math
 import os
 import queue
 import threading
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from decoding import VideoProblem, VideoReader
+from decoding import NUM_READERS, VideoProblem, VideoReader
 from transformers import Pipeline, StoppingCriteria, StoppingCriteriaList
+from turns import SECONDS_BETWEEN_REPORTS, Turn, Turns
 
 try:  # a Space on ZeroGPU: an accelerator is lent for each call of what this decorates
     from spaces import GPU as on_accelerator
@@ -25,6 +27,7 @@ NUM_THUMBNAILS = 10
 THUMBNAIL_HEIGHT_IN_PIXELS = 72
 MOST_ALTERNATIVES = 3
 LONGEST_SENTENCE_IN_SECONDS = 60
+SHORTEST_PART_IN_SECONDS = 0.01  # captions count milliseconds
 SECONDS_TO_WRITE_ONE_SENTENCE = 120
 SECONDS_FOR_A_LONG_VIDEO = 3600
 EVIDENCE = {"return_scores": True, "return_timestamps": True, "return_attention": True}
@@ -59,11 +62,17 @@ class Result:
 
 
 class Translator:
-    """Translates parts of videos; each method raises `VideoProblem` for what the visitor can mend."""
+    """
+    Translates parts of videos; each method raises `VideoProblem` for what the visitor can mend.
+
+    The model writes one sentence at a time, and the visitors take turns; a video that is being read keeps nobody from
+    it. What has been read keeps its place for reading until its turn comes: so few clips are in the memory at a time.
+    """
 
     def __init__(self, pipeline: Pipeline, reader: VideoReader):
         self.pipeline = pipeline
         self.reader = reader
+        self._looking, self._reading, self._splitting, self._writing = map(Turns, (NUM_READERS, NUM_READERS, 1, 1))
 
         @on_accelerator
         def write(clip: dict[str, Any]) -> Iterator[str | dict[str, Any]]:
@@ -72,40 +81,54 @@ class Translator:
             )
 
         @on_accelerator
-        def write_pieces(path: str, segments: list[dict[str, float]]) -> Iterator[str | dict[str, Any]]:
-            clips = self._clips(path, segments)
+        def write_pieces(path: str, segments: list[dict[str, float]], visitor: str) -> Iterator[str | dict[str, Any]]:
+            clips = self._clips(path, segments, visitor)
             yield from _in_background(
                 lambda evidence: pipeline.translate_pieces(clips, **evidence), pipeline, SECONDS_FOR_A_LONG_VIDEO
             )
 
         self._write, self._write_pieces = write, write_pieces
 
-    def translate(self, path: str, start: float | None, end: float | None, is_long: bool) -> Iterator[Step | Result]:
+    def look(self, path: str, visitor: str = "") -> float:
+        """The length of a video in seconds."""
+        with self._looking.join(visitor) as turn:
+            turn.wait()
+            return self.reader.look(path).seconds
+
+    def translate(
+        self, path: str, start: float | None, end: float | None, is_long: bool, visitor: str = ""
+    ) -> Iterator[Step | Result]:
         """
         Steps, and at the end the result. Whoever stops asking for steps stops the translation.
 
         Args:
             start, end: seconds of the part; `None` is the beginning or the end of the video.
             is_long: cut it where the hands rest, and translate it piece by piece.
+            visitor: who asks; the visitors take turns.
         """
         began = time.monotonic()
         yield Step("progress_reading", {}, 0.0)
-        start, end = _checked_part(start, end, self.reader.look(path).seconds)
+        start, end = _checked_part(start, end, self.look(path, visitor))
         if not is_long and end - start > LONGEST_SENTENCE_IN_SECONDS:
             raise _too_long_for_one(end - start)
-        yield from (self._long if is_long else self._one_sentence)(path, start, end, began)
+        yield from (self._long if is_long else self._one_sentence)(path, start, end, visitor, began)
 
-    def _one_sentence(self, path: str, start: float, end: float, began: float) -> Iterator[Step | Result]:
-        clip = self.reader.read(path, start, end)
-        self._check_length(clip, end - start)
-        thumbnails = self.reader.thumbnails(path, start, end, NUM_THUMBNAILS, THUMBNAIL_HEIGHT_IN_PIXELS)
-        yield Step("progress_watching", {"total": len(clip["pixel_values_videos"])}, 0.3)
+    def _one_sentence(self, path: str, start: float, end: float, visitor: str, began: float) -> Iterator[Step | Result]:
         answers = []
-        for event in self._write(clip):
-            if isinstance(event, str):
-                yield Step("progress_writing", {}, 0.7, event)
-            else:
-                answers.append(event)
+        with self._reading.join(visitor) as reading:
+            yield from _until_it_comes(reading)
+            clip = self.reader.read(path, start, end)
+            self._check_length(clip, end - start)
+            thumbnails = self.reader.thumbnails(path, start, end, NUM_THUMBNAILS, THUMBNAIL_HEIGHT_IN_PIXELS)
+            with self._writing.join(visitor) as writing:
+                yield from _until_it_comes(writing)
+                reading.leave()
+                yield Step("progress_watching", {"total": len(clip["pixel_values_videos"])}, 0.3)
+                for event in self._write(clip):
+                    if isinstance(event, str):
+                        yield Step("progress_writing", {}, 0.7, event)
+                    else:
+                        answers.append(event)
         piece = {**answers[0], "start": start, "end": end}
         yield Result([piece], answers[1:], thumbnails, start, end, time.monotonic() - began)
 
@@ -115,15 +138,18 @@ class Translator:
         if num_tokens < 1:
             raise VideoProblem("error_too_short")
         try:
-            model.check_num_tokens(num_tokens)
+            # A language model of LLaVA-SLT also reads a prompt; the text models of FLa-LLM read none.
+            model.check_num_tokens(num_tokens + getattr(self.pipeline.processor, "num_prompt_tokens", 0))
         except ValueError as error:
             raise _too_long_for_one(seconds) from error
 
-    def _long(self, path: str, start: float, end: float, began: float) -> Iterator[Step | Result]:
-        yield Step("progress_splitting", {}, 0.0)
-        segments = self.reader.split_at_rests(path, start, end)
+    def _long(self, path: str, start: float, end: float, visitor: str, began: float) -> Iterator[Step | Result]:
+        with self._splitting.join(visitor) as turn:
+            yield from _until_it_comes(turn)
+            yield Step("progress_splitting", {}, 0.0)
+            segments = self.reader.split_at_rests(path, start, end)
         pieces: list[dict[str, Any]] = []
-        for event in self._write_pieces(path, segments):
+        for event in self._write_pieces(path, segments, visitor):
             if isinstance(event, dict):
                 pieces.append(event)
             number = min(pieces[-1]["piece"] + 2 if pieces else 1, len(segments))
@@ -133,22 +159,41 @@ class Translator:
         pieces = [piece for piece in pieces if piece["translation_text"]]
         yield Result(pieces, [], [], start, end, time.monotonic() - began)
 
-    def _clips(self, path: str, segments: list[dict[str, float]]) -> Iterator[dict[str, Any]]:
+    def _clips(self, path: str, segments: list[dict[str, float]], visitor: str) -> Iterator[dict[str, Any]]:
+        """Pieces of a long video; between two of them, others have their turn."""
         if os.environ.get("SPACES_ZERO_GPU"):  # there, this runs in a process of its own that cannot ask the readers
             times = [(segment["start"], segment["end"]) for segment in segments]
             clips = self.pipeline.processor.video_processor.read_segments(path, times)
-        else:
-            clips = (self.reader.read(path, segment["start"], segment["end"]) for segment in segments)
-        return ({**clip, **segment} for clip, segment in zip(clips, segments, strict=True))
+            yield from ({**clip, **segment} for clip, segment in zip(clips, segments, strict=True))
+            return
+        for segment in segments:
+            with self._reading.join(visitor) as reading:
+                reading.wait()
+                clip = self.reader.read(path, segment["start"], segment["end"])
+                with self._writing.join(visitor) as writing:
+                    writing.wait()
+                    reading.leave()
+                    yield {**clip, **segment}  # and is asked for the next one when this one is written
+
+
+def _until_it_comes(turn: Turn) -> Iterator[Step]:
+    """A step now and then, as long as others are before."""
+    is_first = True
+    while not turn.wait(0 if is_first else SECONDS_BETWEEN_REPORTS):
+        is_first = False
+        yield Step("progress_waiting", {"number": turn.num_before()}, 0.0)
 
 
 def _checked_part(start: float | None, end: float | None, seconds: float) -> tuple[float, float]:
-    start = max(float(start or 0), 0.0)
-    if start >= seconds:
+    start, end = max(float(start or 0), 0.0), seconds if end is None else float(end)
+    if not math.isfinite(start) or start >= seconds:
         raise VideoProblem("error_times_outside", start=start, duration=seconds)
-    if end is not None and start >= end:
-        raise VideoProblem("error_times", start=start, end=float(end))
-    return start, min(seconds if end is None else end, seconds)
+    if not start < end:
+        raise VideoProblem("error_times", start=start, end=end)
+    end = min(end, seconds)
+    if end - start < SHORTEST_PART_IN_SECONDS:
+        raise VideoProblem("error_too_short")
+    return start, end
 
 
 def _too_long_for_one(seconds: float) -> VideoProblem:

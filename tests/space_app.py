@@ -87,8 +87,8 @@ def space_in_this_process(folder: Path) -> Iterator[Space]:
 
         model_id = os.environ["MODEL_ID"]
         translator = app.load_translator(model_id, None)
-        demo = app.Page(translator, app.read_model_facts(model_id, None)).build(app.find_examples())
-        demo.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, **app.LAUNCH)
+        page = app.Page(translator, app.read_model_facts(model_id, None))
+        demo = app.launch(page, app.find_examples(), prevent_thread_lock=True, server_name="127.0.0.1", quiet=True)
         yield Space(demo.local_url.rstrip("/"), Path(os.environ["GRADIO_TEMP_DIR"]))
         demo.close()
         translator.reader.close()

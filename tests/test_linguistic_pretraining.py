@@ -43,6 +43,7 @@ from train_scripts.linguistic_pretraining import (
     tokenize,
 )
 from train_scripts.pretrain_language_model import train_tokenizer
+from train_scripts.training_run import base_ids
 
 SIZES = {"hidden_size": 32, "feed_forward_size": 48, "layers": 1, "attention_heads": 2, "max_vocabulary_size": 200}
 NO_NOISE = {
@@ -272,6 +273,7 @@ def pretrained(folder: Path, kind: str, **values) -> Path:
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_pretrained_model_keeps_what_it_has_and_gets_the_placeholder(kind, tmp_path, capsys):
     base = pretrained(tmp_path / "base", kind)
+    (base / "README.md").write_text("---\nbase_model: somebody/language-model\n---\n", encoding="utf-8")
     text = text_file(tmp_path, random_lines(40))
     output = tmp_path / "stage1"
     low_rank = {"lora": True, "bf16": True} if kind == "llama" else {}
@@ -294,6 +296,7 @@ def test_a_pretrained_model_keeps_what_it_has_and_gets_the_placeholder(kind, tmp
     else:
         assert changed == set(old_weights)
     assert not list(output.glob("adapter*"))
+    assert base_ids(str(output)) == ["somebody/language-model"]
 
 
 @pytest.mark.slow

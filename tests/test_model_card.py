@@ -32,9 +32,9 @@ from train_scripts.arguments import (
 from train_scripts.data import load_split
 from train_scripts.languages import check_sign_language, check_spoken_language, language_name
 from train_scripts.metrics import TITLE_OF_SCORE, translation_scores
-from train_scripts.model_card import add_scores, named_card, write_model_card
+from train_scripts.model_card import add_scores, named_card, write_base_card, write_model_card
 from train_scripts.training import FLaLLMTrainer
-from train_scripts.training_run import TrainingRun, describe_run, deviations, read_run
+from train_scripts.training_run import TrainingRun, base_ids, describe_run, deviations, read_run
 
 STAGES = {
     "visual_initialing": visual_initialing.VisualInitialingArguments,
@@ -240,6 +240,35 @@ def test_ids_of_the_hub_are_named_and_folders_are_not():
     run.data["hub_id"] = "somebody/signs"
     data = check_for_the_hub(model_card.render(run))
     assert data["base_model"] == ["facebook/mbart-large-cc25"] and data["datasets"] == ["somebody/signs"]
+
+
+def test_a_model_that_was_cut_or_trained_further_names_what_it_was_made_from(tmp_path):
+    once, twice = tmp_path / "cut", tmp_path / "cut_again"
+    for folder, base in ((once, "facebook/mbart-large-cc25"), (twice, str(once))):
+        shutil.copytree(language_model(), folder)
+        write_base_card(folder, base, "cut to fewer tokens")
+    run = record_of("llm_fine_tuning", text_model_name_or_path=twice)
+    text = model_card.render(run)
+    assert check_for_the_hub(text)["base_model"] == ["facebook/mbart-large-cc25"]
+    assert "- Text model: `cut_again, made from facebook/mbart-large-cc25`." in text
+    assert str(tmp_path) not in text
+    card = (twice / "README.md").read_text(encoding="utf-8")
+    assert ModelCard(card).data.to_dict() == {
+        "library_name": "transformers",
+        "base_model": ["facebook/mbart-large-cc25"],
+    }
+    assert card.endswith("\n# cut_again\n\nfacebook/mbart-large-cc25, cut to fewer tokens.\n")
+
+
+def test_a_card_that_is_there_or_has_nothing_to_say_is_not_written(tmp_path):
+    write_base_card(tmp_path, str(language_model()), "cut")
+    assert not (tmp_path / "README.md").exists()
+    for front_matter in ("base_model: [/home/me/model, 7]", "base_model: {", "[1]", ""):
+        text = f"---\n{front_matter}\n---\nBy hand"
+        (tmp_path / "README.md").write_text(text, encoding="utf-8")
+        write_base_card(tmp_path, "facebook/mbart-large-cc25", "cut")
+        assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+        assert base_ids(str(tmp_path)) == []
 
 
 def test_a_code_for_local_use_is_said_to_be_no_registered_language():

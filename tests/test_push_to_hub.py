@@ -12,16 +12,19 @@ import huggingface_hub
 import pytest
 import torch
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 from mini_hub import MiniHub, Refusal, connect
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tiny_corpus import WITHOUT_EVALUATION, error_of, flags, stage1_flags, trained_llava_slt, trained_model
+from tiny_models import tiny_contrastive_model, tiny_model, tiny_vision_model
+from transformers import TrainerCallback, pipeline
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMProcessor
 from modeling_flallm.own_processing import LlavaSltProcessor
 from train_scripts import visual_initialing
 from train_scripts.hub_errors import HUB_ERRORS, explain_hub_error
+from train_scripts.hub_folder import read_model_folder
 from train_scripts.push_to_hub import SPACE_FOLDER, main
 
 REPO_ID = "me/flallm-tiny"
@@ -550,6 +553,48 @@ def test_training_can_push_by_itself(hub, tmp_path):
     assert not any(str(tmp_path).encode() in content for content in sent.values())
 
 
+def test_training_pushes_the_model_and_nothing_else_of_its_folder(hub, tmp_path, secret):
+    stage = tmp_path / "stage1"
+    names = {"logs/.env": b"", "notes.py": b"", "keys.safetensors": b""}
+
+    class LeaveFiles(TrainerCallback):
+        def on_save(self, *_, **__):
+            (stage / "logs").mkdir(exist_ok=True)
+            for name in names:
+                (stage / name).write_bytes(b"not for others")
+            (stage / "more.json").symlink_to(secret)
+
+    values = {**WITHOUT_EVALUATION, "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    arguments = stage1_flags(stage, push_to_hub=True, hub_model_id=REPO_ID, report_to="tensorboard", **values)
+    visual_initialing.train(arguments, callbacks=[LeaveFiles()])
+    assert (stage / "notes.py").is_file() and (stage / "checkpoint-1" / "optimizer.pt").is_file()
+    sent = set(files_on(hub))
+    assert {"config.json", "model.safetensors", "README.md", "training_run.json"} <= sent
+    assert sent == set(read_model_folder(stage, REPO_ID).files)
+
+
+def test_training_does_not_push_to_a_public_repository_by_accident(hub, tmp_path, capsys):
+    hub.create_repository(REPO_ID)
+    values = {"max_steps": 1, "push_to_hub": True, "hub_model_id": REPO_ID, **WITHOUT_EVALUATION}
+    assert error_of(visual_initialing.main, stage1_flags(tmp_path / "private", **values), capsys) == (
+        f"{REPO_ID} exists and is public: everybody would see the model. Pass --hub_private_repo False if that is "
+        "meant; else make it private in its settings first."
+    )
+    assert files_on(hub) == {} and not list((tmp_path / "private").glob("*.safetensors"))
+    visual_initialing.train(stage1_flags(tmp_path / "public", hub_private_repo=False, **values))
+    assert "model.safetensors" in files_on(hub)
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
+def test_checkpoints_are_not_sent_while_training(hub, tmp_path, capsys, strategy):
+    argv = stage1_flags(tmp_path / "stage1", push_to_hub=True, hub_model_id=REPO_ID, hub_strategy=strategy)
+    assert error_of(visual_initialing.main, argv, capsys) == (
+        "--hub_strategy must be end: the others send all of --output_dir to the Hub while training, with its logs and "
+        "the optimizer's state."
+    )
+    assert hub.requests == []
+
+
 def test_the_methods_of_transformers_push_complete_repositories(hub, folder):
     FLaLLMForTranslation.from_pretrained(folder).push_to_hub(REPO_ID, private=True)
     FLaLLMProcessor.from_pretrained(folder).push_to_hub(REPO_ID)
@@ -557,6 +602,84 @@ def test_the_methods_of_transformers_push_complete_repositories(hub, folder):
     assert expected <= set(files_on(hub))
     for name in expected - {"config.json", "tokenizer_config.json"}:  # these say how they were loaded
         assert files_on(hub)[name] == (folder / name).read_bytes(), name
+
+
+def card_on(hub: MiniHub, repo_id: str = REPO_ID) -> ModelCard:
+    return ModelCard(files_on(hub, repo_id)["README.md"].decode())
+
+
+def facts_of(card: ModelCard) -> tuple[str, str | None, list[str]]:
+    return card.data.library_name, card.data.pipeline_tag, card.data.tags
+
+
+FACTS = ("transformers", "video-text-to-text", ["sign-language", "sign-language-translation", "gloss-free", "flallm"])
+WAYS = {
+    "push_to_hub": lambda model, folder: model.push_to_hub(REPO_ID),
+    "save_pretrained": lambda model, folder: model.save_pretrained(folder, push_to_hub=True, repo_id=REPO_ID),
+    "pipeline": lambda model, folder: pipeline(
+        "sign-language-translation", model, processor=FLaLLMProcessor.from_pretrained(trained_model())
+    ).push_to_hub(REPO_ID),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_without_a_card_the_methods_of_transformers_send_a_short_one(hub, tmp_path, way):
+    WAYS[way](tiny_model(), tmp_path / "saved")
+    card = card_on(hub)
+    assert facts_of(card) == FACTS
+    assert "[More Information Needed]" not in card.text
+    assert f'pipeline("sign-language-translation", "{REPO_ID}", trust_remote_code=True)' in card.text
+    assert "**Do not use it where a mistake can hurt somebody.**" in card.text
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_methods_of_transformers_send_the_card_of_the_folder(hub, folder, tmp_path, way):
+    usage = '<!-- flallm:usage:begin -->\nload("stage2")\n<!-- flallm:usage:end -->'
+    text = f'---\nlicense: apache-2.0\ntags: [mine]\n---\n# A "stage2"\n{usage}\n'
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    WAYS[way](FLaLLMForTranslation.from_pretrained(folder), tmp_path / "saved")
+    card = card_on(hub)
+    assert facts_of(card) == (*FACTS[:2], ["mine", *FACTS[2]]) and card.data.license == "apache-2.0"
+    assert card.text.strip() == text.split("---\n")[2].replace('load("stage2")', f'load("{REPO_ID}")').strip()
+    assert (folder / "README.md").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_methods_of_transformers_keep_a_card_that_is_there(hub, tmp_path, way):
+    text = "---\npipeline_tag: translation\n---\nBy hand. [More Information Needed]\n"
+    hub.create_repository(REPO_ID, files={"README.md": text.encode()})
+    WAYS[way](tiny_model(), tmp_path / "saved")
+    card = card_on(hub)
+    assert card.text.strip() == "By hand. [More Information Needed]"
+    assert facts_of(card) == ("transformers", "translation", FACTS[2])
+
+
+def test_a_card_in_the_folder_that_is_saved_to_is_not_written_over(hub, tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nBy hand.\n", encoding="utf-8")
+    WAYS["save_pretrained"](tiny_model(), tmp_path)
+    for card in (card_on(hub), ModelCard.load(tmp_path / "README.md")):
+        assert card.text.strip() == "By hand." and card.data.license == "mit" and facts_of(card) == FACTS
+
+
+def test_a_card_that_is_a_link_is_not_sent_by_the_methods_of_transformers(hub, folder, tmp_path):
+    (tmp_path / "secret").write_text("not for others")
+    model = FLaLLMForTranslation.from_pretrained(folder)
+    for make in (Path.symlink_to, Path.hardlink_to):
+        (folder / "README.md").unlink()
+        make(folder / "README.md", tmp_path / "secret")
+        for send in (lambda: model.push_to_hub(REPO_ID), lambda: WAYS["save_pretrained"](model, folder)):
+            with pytest.raises(ValueError, match=re.escape(f"{folder / 'README.md'} is a link, and what it leads to")):
+                send()
+    assert (tmp_path / "secret").read_text() == "not for others"
+    assert not any(b"not for others" in request.body for request in hub.requests)
+
+
+def test_encoders_have_a_card_too(hub):
+    for number, model in enumerate((tiny_vision_model(), tiny_contrastive_model().vision_model)):
+        model.push_to_hub(f"me/encoder{number}")
+        card = card_on(hub, f"me/encoder{number}")
+        tags = FACTS[2] + ["llava-slt"] * number
+        assert facts_of(card) == ("transformers", None, tags) and "**It cannot write a sentence.**" in card.text
 
 
 def test_an_adapter_of_a_local_model(hub, adapter, capsys):

@@ -39,19 +39,13 @@ web = httpx.Client(timeout=SECONDS_TO_WAIT, limits=httpx.Limits(max_connections=
 # The real page, but its queue is full earlier, and it looks for old files each second. With SIGUSR1 it takes every
 # file for as old as files may get, with SIGUSR2 no longer.
 START = f"""
-import datetime, signal, app
-from gradio import route_utils
+import signal, time, types, app, uploads
 
-class Later(datetime.datetime):
-    @classmethod
-    def now(cls):
-        return super().now() + datetime.timedelta(minutes=app.MINUTES_UNTIL_FILES_ARE_DELETED)
-
-blocks = app.gr.Blocks
-app.gr.Blocks = lambda delete_cache, **options: blocks(delete_cache=(1, delete_cache[1]), **options)
+later = types.SimpleNamespace(sleep=time.sleep, time=lambda: time.time() + 60 * app.MINUTES_UNTIL_FILES_ARE_DELETED)
+uploads.SECONDS_BETWEEN_SWEEPS = 1
 app.MOST_WAITING = {MOST_WAITING}
-signal.signal(signal.SIGUSR1, lambda *_: setattr(route_utils, "datetime", Later))
-signal.signal(signal.SIGUSR2, lambda *_: setattr(route_utils, "datetime", datetime.datetime))
+signal.signal(signal.SIGUSR1, lambda *_: setattr(uploads, "time", later))
+signal.signal(signal.SIGUSR2, lambda *_: setattr(uploads, "time", time))
 app.main()
 """
 
@@ -127,9 +121,14 @@ def answer_of(client: Client, path: Path) -> Any:
     return answer["text"], [sentence["words"] for sentence in answer["sentences"]], answer["srt"], answer["vtt"]
 
 
+def from_address(number: int) -> dict[str, str]:
+    """As a proxy on the same machine says who asks."""
+    return {"X-Forwarded-For": f"8.8.8.{number}"}
+
+
 def burst(space: SpaceProcess, paths: list[Path]) -> list[Any]:
     """Answers of clients that ask all at the same time, one for each path."""
-    clients = [Client(space.address, verbose=False) for _ in paths]
+    clients = [Client(space.address, verbose=False, headers=from_address(number)) for number in range(len(paths))]
     start = threading.Barrier(len(paths))
 
     def ask(client: Client, path: Path) -> Any:
@@ -182,10 +181,10 @@ def file_data(path: str, **values: Any) -> dict[str, Any]:
     return {"path": path, "meta": {"_type": "gradio.FileData"}, **values}
 
 
-def call(space: SpaceProcess, video: Any) -> str:
-    """All that the simple way of asking answers."""
+def call(space: SpaceProcess, video: Any, number: int = 0) -> str:
+    """All that the simple way of asking answers; the number tells visitors apart."""
     address = f"{space.address}/gradio_api/call/translate"
-    asked = web.post(address, json={"data": [video, 0, 0, False, "en"]})
+    asked = web.post(address, json={"data": [video, 0, 0, False, "en"]}, headers=from_address(number))
     if not asked.is_success:
         return f"event: error\n{asked.text}"
     return web.get(f"{address}/{asked.json()['event_id']}", timeout=SECONDS_TO_WAIT).text
@@ -286,14 +285,28 @@ def test_the_queue_is_full(space, alone):
     clip = clips()[0]
     path = upload(space, clip)
     with ThreadPoolExecutor(2 * MOST_WAITING) as threads:
-        answers = list(threads.map(lambda _: call(space, file_data(path)), range(2 * MOST_WAITING)))
+        answers = list(threads.map(lambda number: call(space, file_data(path), number), range(2 * MOST_WAITING)))
     done = [answer for answer in answers if "event: complete" in answer]
     refused = [answer for answer in answers if "event: error" in answer]
     assert len(done) + len(refused) == len(answers) and len(done) >= MOST_WAITING and refused
     text, *_ = alone[clip]
     assert all(json.dumps(text) in answer for answer in done)
-    assert all("full" in answer for answer in refused)
+    assert all(ENGLISH["error_too_many"] in answer for answer in refused)
     assert answer_of(Client(space.address, verbose=False), clip) == alone[clip]
+
+
+def test_one_visitor_cannot_fill_the_queue(space, alone):
+    """The others are answered as if nothing were, while one asks for more than all places."""
+    clip = clips()[0]
+    path = upload(space, clip)
+    with ThreadPoolExecutor(2 * MOST_WAITING) as threads:
+        flood = [threads.submit(call, space, file_data(path), 1) for _ in range(2 * MOST_WAITING - 8)]
+        others = [threads.submit(call, space, file_data(path), number) for number in range(2, 10)]
+    text, *_ = alone[clip]
+    assert all(json.dumps(text) in other.result() for other in others)
+    refusal = ENGLISH["error_too_many_of_yours"].format(limit=10)
+    assert all(json.dumps(text) in answer.result() or refusal in answer.result() for answer in flood)
+    assert sum(refusal in answer.result() for answer in flood) > MOST_WAITING
 
 
 def test_killed_readers_are_replaced(space, alone):

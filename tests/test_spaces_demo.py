@@ -1,6 +1,8 @@
 """The Space: its real server, asked by Gradio's client as a browser asks it."""
 
+import asyncio
 import html
+import http.client
 import inspect
 import json
 import os
@@ -9,15 +11,19 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
+import httpx
 import numpy as np
 import pysubs2
 import pytest
+from mini_hub import MiniHub, connect
 from space_app import FOLDER, TEXTS, clips, long_video, unused_port  # makes the Space's modules known, too
 from tiny_corpus import trained_model
 from video_files import counting_frames, cut, write_audio, write_video
@@ -25,11 +31,13 @@ from video_files import counting_frames, cut, write_audio, write_video
 # isort: split
 import app
 import gradio as gr
+import uploads
 from decoding import VideoProblem
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from transformers import pipeline
-from translating import Result, Step
+from translating import Result, Step, Translator
+from turns import Visitors
 
 RUN_WITHOUT_OUR_PACKAGES = """
 import runpy, sys
@@ -52,12 +60,23 @@ def translator():
 
 
 @pytest.fixture(scope="module")
-def demo(translator):
+def demo(translator, tmp_path_factory):
     facts = app.read_model_facts(str(trained_model()))
-    demo = app.Page(translator, facts).build(examples=[])
-    demo.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, **app.LAUNCH)
-    yield demo
-    demo.close()
+    examples = tmp_path_factory.mktemp("examples")
+    for name in ("example.mp4", "private.txt"):
+        shutil.copy(clips()[0], examples / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXAMPLES_FOLDER", str(examples))
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("sent")))
+        page = app.Page(translator, facts)
+        demo = app.launch(page, app.find_examples(), prevent_thread_lock=True, server_name="127.0.0.1", quiet=True)
+        yield demo
+        demo.close()
+
+
+@pytest.fixture
+def page(demo) -> app.Page:
+    return next(function.fn.__self__ for function in demo.fns.values() if inspect.ismethod(function.fn))
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +204,241 @@ def test_bad_times(client, clip):
         assert error_for(client, clip, start=1000, language=language) == expected
 
 
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_a_part_too_short_for_a_picture_gets_a_sentence(client, clip, language):
+    for start, end in ((0, 1e-9), (0.1, 0.1 + 1e-9), (0, 1e-300), (seconds_of(clip) - 1e-6, 0)):
+        text = error_for(client, clip, start=start, end=end, language=language)
+        assert text == TEXTS[language]["error_too_short"]
+
+
+def test_the_shortest_part_has_captions(client, clip):
+    answer = translate(client, clip, start=0.1, end=0.12)
+    assert answer["sentences"] and answer["srt"] and answer["vtt"]
+
+
+def test_a_fault_behind_the_translation_gets_a_sentence_too(client, clip, page, monkeypatch):
+    monkeypatch.setattr(page, "_captions_of", lambda result: 1 / 0)
+    assert error_for(client, clip) == TEXTS["en"]["error_ours"]
+
+
+@pytest.mark.parametrize(("start", "end"), [(float("nan"), 1.0), (0.0, float("nan")), (float("inf"), 1.0), (0.0, -1.0)])
+def test_times_that_are_no_part_of_a_video(translator, clip, start, end):
+    with pytest.raises(VideoProblem) as caught:
+        list(translator.translate(str(clip), start, end, is_long=False))
+    assert caught.value.name in ("error_times", "error_times_outside")
+
+
+def test_a_prompt_counts_in_the_length_of_a_video():
+    """A video that just fits without its prompt is too long, and the visitor is told so."""
+
+    def check(num_tokens: int) -> None:
+        if num_tokens > 10:
+            raise ValueError
+
+    vision_model = SimpleNamespace(get_num_tokens=lambda num_frames: num_frames)
+    model = SimpleNamespace(vision_model=vision_model, check_num_tokens=check)
+    for prompt, longest in (({}, 10), ({"num_prompt_tokens": 3}, 7)):
+        translator = Translator(SimpleNamespace(model=model, processor=SimpleNamespace(**prompt)), reader=None)
+        translator._check_length({"pixel_values_videos": [0] * longest}, 2.0)
+        with pytest.raises(VideoProblem) as caught:
+            translator._check_length({"pixel_values_videos": [0] * (longest + 1)}, 2.0)
+        assert caught.value.name == "error_too_long_for_one"
+
+
+def test_a_video_that_is_slow_to_read_keeps_nobody_waiting(translator, clip, monkeypatch):
+    slow, is_read, read = str(clip), threading.Event(), translator.reader.read
+    monkeypatch.setattr(
+        translator.reader, "read", lambda path, *part: (path != slow or is_read.wait(30)) and read(path, *part)
+    )
+    other = next(path for path in clips() if path != clip)
+    answers = []
+    thread = threading.Thread(target=lambda: answers.extend(translator.translate(slow, None, None, False, "slow")))
+    thread.start()
+    try:
+        *_, result = translator.translate(str(other), None, None, is_long=False, visitor="fast")
+        assert isinstance(result, Result) and not any(isinstance(step, Result) for step in answers)
+    finally:
+        is_read.set()
+        thread.join()
+    assert isinstance(answers[-1], Result)
+
+
+@pytest.mark.slow
+def test_between_the_sentences_of_a_long_video_others_have_their_turn(translator, clip, tmp_path, monkeypatch):
+    path, read, steps = str(long_video(tmp_path / "long.mp4")), translator.reader.read, []
+
+    def read_slowly(name: str, *part):
+        time.sleep(0.4 * (name == path))
+        return read(name, *part)
+
+    monkeypatch.setattr(translator.reader, "read", read_slowly)
+    thread = threading.Thread(target=lambda: steps.extend(translator.translate(path, None, None, True, "long")))
+    thread.start()
+    try:
+        while not any(step.name == "progress_piece" for step in steps if isinstance(step, Step)):
+            time.sleep(0.01)
+        *_, result = translator.translate(str(clip), None, None, is_long=False, visitor="short")
+        assert isinstance(result, Result) and not isinstance(steps[-1], Result)
+    finally:
+        thread.join()
+    assert isinstance(steps[-1], Result) and len(steps[-1].pieces) > 2
+
+
+def test_who_waits_is_told_how_many_come_first(translator, clip, monkeypatch):
+    monkeypatch.setattr("translating.SECONDS_BETWEEN_REPORTS", 0.01)
+    with translator._writing.join("another"):
+        steps = translator.translate(str(clip), None, None, is_long=False, visitor="me")
+        while (step := next(steps)).name != "progress_waiting":
+            pass
+        assert step.values == {"number": 1} and next(steps).name == "progress_waiting"
+    *_, result = steps
+    assert isinstance(result, Result)
+    assert all(turns.waiting == turns.served == [] for turns in (translator._reading, translator._writing))
+
+
+def test_who_leaves_while_waiting_gives_the_place_back(translator, clip, monkeypatch):
+    monkeypatch.setattr("translating.SECONDS_BETWEEN_REPORTS", 0.01)
+    with translator._writing.join("another"):
+        steps = translator.translate(str(clip), None, None, is_long=False, visitor="me")
+        while next(steps).name != "progress_waiting":
+            pass
+        steps.close()
+        assert translator._writing.waiting == translator._reading.served == []
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_too_many_of_one_visitor_and_of_all(client, clip, page, monkeypatch, language):
+    monkeypatch.setattr(page, "visitors", Visitors(most=100, most_of_one=0))
+    assert error_for(client, clip, language=language) == TEXTS[language]["error_too_many_of_yours"].format(limit=0)
+    monkeypatch.setattr(page, "visitors", Visitors(most=0, most_of_one=10))
+    assert error_for(client, clip, language=language) == TEXTS[language]["error_too_many"]
+
+
+def run_of(demo: gr.Blocks, name: str, *data) -> httpx.Response:
+    """What the page gets from one of its functions."""
+    (number,) = [number for number, function in demo.fns.items() if getattr(function.fn, "__name__", "") == name]
+    body = {"data": data, "fn_index": number, "session_hash": "a visit"}
+    return httpx.post(f"{demo.local_url}gradio_api/run/predict", json=body)
+
+
+def test_the_page_speaks_german_with_examples_from_anywhere(demo, tmp_path, monkeypatch):
+    # Files in the folder for temporary files and in the working directory need no permission.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    answer = run_of(demo, "_speak", "de", None)
+    assert answer.status_code == 200, answer.text
+    assert TEXTS["de"]["translate_button"] in answer.text
+
+
+def test_of_the_folder_with_examples_nothing_else_is_served(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (example,) = demo.allowed_paths
+    assert httpx.get(f"{demo.local_url}gradio_api/file={example}").status_code == 200
+    private = Path(example).with_name("private.txt")
+    assert private.is_file()
+    assert httpx.get(f"{demo.local_url}gradio_api/file={private}").status_code == 403
+
+
+def break_off_an_upload(address: str) -> None:
+    """Half of a file, then nothing more, as a phone does that leaves its network."""
+    host, port = address.removeprefix("http://").strip("/").split(":")
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="clip.mp4"\r\n\r\n'
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: here\r\nContent-Length: 1000000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + head + bytes(200_000)
+        )
+        time.sleep(0.3)
+
+
+def send_files(demo: gr.Blocks, *sizes: int, **options) -> httpx.Response:
+    files = [("files", (f"clip{number}.mp4", bytes(size))) for number, size in enumerate(sizes)]
+    return httpx.post(f"{demo.local_url}gradio_api/upload", files=files, **options)
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_uploads_have_limits_of_which_a_visitor_is_told(demo, monkeypatch, language):
+    megabytes, header = app.LARGEST_FILE_IN_MEGABYTES, {"Accept-Language": language}
+    connection = http.client.HTTPConnection(demo.local_url.removeprefix("http://").strip("/"))
+    connection.request("POST", "/gradio_api/upload", headers={"Content-Length": str(2**30), **header})
+    answer = connection.getresponse()
+    expected = TEXTS[language]["error_too_large_file"].format(megabytes=megabytes)
+    assert (answer.status, answer.read().decode()) == (413, expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "MOST_BYTES_OF_ALL_UPLOADS", -1)
+        answer = send_files(demo, 10, headers=header)
+        assert (answer.status_code, answer.text) == (503, TEXTS[language]["error_too_many"])
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "MOST_UPLOADS_OF_ONE_VISITOR", 0)
+        answer = send_files(demo, 10, headers=header)
+        assert (answer.status_code, answer.text) == (429, TEXTS[language]["error_too_many_of_yours"].format(limit=0))
+    assert send_files(demo, 10, headers=header).status_code == 200
+
+
+def test_uploads_that_are_done_or_broke_off_no_longer_count(demo, monkeypatch):
+    monkeypatch.setattr(uploads, "MOST_UPLOADS_OF_ONE_VISITOR", 1)
+    for _ in range(2):
+        break_off_an_upload(demo.local_url)
+        assert send_files(demo, 10).status_code == 200
+
+
+def test_a_form_that_hides_its_size_is_cut_off():
+    async def receive() -> dict:
+        return {"type": "http.request", "body": bytes(60), "more_body": True}
+
+    async def ask() -> list[str]:
+        some = uploads._ending_after(receive, 150)
+        return [(await some())["type"] for _ in range(4)]
+
+    assert asyncio.run(ask()) == ["http.request", "http.request", "http.disconnect", "http.disconnect"]
+
+
+def test_an_upload_that_broke_off_is_deleted(demo, monkeypatch):
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    before = set(folder.rglob("*"))
+    break_off_an_upload(demo.local_url)
+    (left,) = set(folder.rglob("*")) - before
+    assert left.parent == folder and left.stat().st_size > 100_000
+    later = time.time() + uploads.SECONDS_OF_A_BROKEN_UPLOAD
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads.time, "time", lambda: later)
+        uploads.delete_old_files(folder, app.SECONDS_UNTIL_FILES_ARE_DELETED)
+    assert not left.exists()
+
+
+def test_a_gradio_in_which_the_guard_has_no_effect_starts_no_space(demo, monkeypatch):
+    app.check_addresses_are_refused(demo)
+    refusal = re.escape(
+        f"The Space does not start: Gradio {gr.__version__} would fetch videos from any address that a visitor names. "
+        "Install the version of Gradio that the Space's README.md names as sdk_version."
+    )
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match=refusal):
+        patch.delattr(gr.Video, "async_move_resource_to_block_cache")
+        app.check_addresses_are_refused(demo)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match=refusal):
+        patch.delattr(gr.Blocks, "preprocess_data")
+        app.check_addresses_are_refused(demo)
+
+
+def test_without_a_commit_the_newest_one_is_taken_and_named(monkeypatch, caplog, tmp_path):
+    with MiniHub() as hub:
+        connect(monkeypatch, hub.url, hub.token)
+        commit_id = hub.create_repository("me/model", files={"config.json": b"{}"}).commit_id("main")
+        assert app.pinned_revision("me/model", None) == commit_id
+        assert caplog.messages == [
+            f"MODEL_REVISION is not set: from now on this Space runs commit {commit_id} of me/model, weights and code. "
+            "After a restart it would run what has been pushed there by then. To keep this one, set MODEL_REVISION to "
+            f"{commit_id}."
+        ]
+        assert app.pinned_revision("me/model", "main") == commit_id
+        assert caplog.messages[1].startswith("MODEL_REVISION is 'main': ")
+        num_requests = len(hub.requests)
+        assert app.pinned_revision("me/model", commit_id) == commit_id
+        assert app.pinned_revision(str(tmp_path), None) is None
+        assert len(hub.requests) == num_requests and len(caplog.messages) == 2
+        assert app.pinned_revision("me/typo", None) is None  # loading it says what is wrong
+
+
 def test_a_video_too_long_for_one_sentence(client, tmp_path):
     path = write_video(tmp_path / "slow.mp4", counting_frames(2), times_in_milliseconds=[0, 70_000])
     assert error_for(client, path).startswith("This is too long for one sentence: ")
@@ -226,11 +480,8 @@ def test_the_signer_is_not_mirrored(demo):
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
-def test_every_word_of_the_page_is_in_its_language(demo, language):
+def test_every_word_of_the_page_is_in_its_language(page, language):
     """What `_speak` changes, and nothing else, holds words; no placeholder is left open."""
-    page = next(
-        function.fn.__self__ for function in demo.fns.values() if getattr(function.fn, "__name__", "") == "_speak"
-    )
     spoken = page._speak(language, None)[:-2]
     words = " ".join(str(value) for update in spoken for value in update.values())
     for name in ("title", "warning", "translate_button", "long_label", "captions_heading", "api_heading", "privacy"):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -43,6 +44,7 @@ from modeling_flallm import FLaLLMForTranslation
 from train_scripts import trim_vocabulary, visual_initialing
 from train_scripts.arguments import VideoArguments
 from train_scripts.target_languages import language_ids
+from train_scripts.training_run import base_ids
 from train_scripts.trim_vocabulary import MAPPING_FILE, merge_parts, unknown_characters
 
 SHARED_TOKENIZER = Path(__file__).resolve().parents[2] / "shared" / "tokenizer"
@@ -149,6 +151,21 @@ def test_weights_stay_tied_or_apart(family):
     assert [name for name in files if not name.endswith(".json")] == ["model.safetensors"]
     saved = load_file(trimmed(family).folder / "model.safetensors")
     assert ("lm_head.weight" in saved) == (not tied[0])
+
+
+def test_what_is_cut_names_what_it_was_made_from(tmp_path):
+    shutil.copytree(checkpoint("mbart"), tmp_path / "mbart")
+    card = "---\nbase_model: facebook/mbart-large-cc25\n---\n"
+    (tmp_path / "mbart" / "README.md").write_text(card, encoding="utf-8")
+    argv = trim_flags("mbart", tmp_path / "out", model_name_or_path=tmp_path / "mbart")
+    assert trim_vocabulary.main(argv) == 0
+    size = read_trimmed(tmp_path / "out").report["vocabulary_size_after"]
+    assert (
+        (tmp_path / "out" / "README.md")
+        .read_text(encoding="utf-8")
+        .endswith(f"# out\n\nfacebook/mbart-large-cc25, cut to {size:,} tokens by `flallm-trim-vocabulary`.\n")
+    )
+    assert base_ids(str(tmp_path / "out")) == ["facebook/mbart-large-cc25"]
 
 
 def test_the_report_is_true(family, tmp_path, capsys):

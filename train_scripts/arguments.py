@@ -230,6 +230,7 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
     hub_private_repo: bool | None = field(
         default=True, metadata={"help": "With --push_to_hub: only you and those you invite see the repository."}
     )
+    hub_strategy: str = field(default="end", metadata={"help": "With --push_to_hub: the model is sent at the end."})
     max_frames_per_batch: int | None = field(
         default=None,
         metadata={
@@ -283,6 +284,11 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f"--frames_per_chunk must be 1 or more, got {self.frames_per_chunk}.")
         if self.num_threads is not None and self.num_threads < 1:
             raise ValueError(f"--num_threads must be 1 or more, got {self.num_threads}.")
+        if self.hub_strategy != "end":
+            raise ValueError(
+                "--hub_strategy must be end: the others send all of --output_dir to the Hub while training, with its "
+                "logs and the optimizer's state."
+            )
         check_license("model_license", self.model_license, "apache-2.0, cc-by-nc-4.0 or other")
         if isinstance(self.generation_config, Path):
             self.generation_config = str(self.generation_config)  # a Path cannot be saved as JSON

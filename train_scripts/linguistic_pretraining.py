@@ -54,6 +54,7 @@ from .data import IGNORED_LABEL, RandomDataset, check_text_column, column_names,
 from .hub_names import check_model_names
 from .languages import check_spoken_language, language_name
 from .model_arguments import LoraArguments
+from .model_card import write_base_card
 from .pretrain_language_model import read_sentences, train_tokenizer
 from .training import (
     TellTheEpoch,
@@ -486,7 +487,11 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
             f"{len(sentences)} denoising examples (ours). {len(held_out)} lines are held out."
         )
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
-    return _finish(trainer, training)
+    scores = _finish(trainer, training)
+    if training.should_save and arguments.text_model_name_or_path is not None:
+        change = "trained on further text in stage 1 of LLaVA-SLT"
+        write_base_card(Path(training.output_dir), arguments.text_model_name_or_path, change)
+    return scores
 
 
 def _short_enough(

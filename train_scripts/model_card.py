@@ -20,18 +20,26 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from peft import PeftModel
 
+from modeling_flallm.hub_card_flallm import CARD_FILE, HUB_TASK, TAGS
+
 from .arguments import DataArguments
 from .atomic_files import write_text
 from .hub_names import is_hub_id
 from .languages import LOCAL_USE, language_name, primary_language
 from .metrics import TITLE_OF_SCORE
-from .training_run import RUN_FILE, STAGES, TrainingRun, deviations, plain_name, public_name, read_run, score_entry
+from .training_run import (
+    RUN_FILE,
+    STAGES,
+    TrainingRun,
+    base_ids,
+    deviations,
+    plain_name,
+    public_name,
+    read_run,
+    score_entry,
+)
 
-CARD_FILE = "README.md"
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
-# The Hub knows no task "sign-language-translation". This is its only one with a video in and text out; "translation" is
-# text to text, and "automatic-speech-recognition" takes audio.
-HUB_TASK = "video-text-to-text"
 METRIC_OF_SCORE = {name: re.match("[a-z]+", name)[0] for name in TITLE_OF_SCORE}  # as the Hub calls them
 SECTION = re.compile(r"<!-- flallm:(\w+):begin[^>]*-->.*?<!-- flallm:\1:end -->", re.DOTALL)
 MODEL_INDEX = re.compile(r"^model-index:[^\n]*\n(?:[ \t-][^\n]*\n|\n)*", re.MULTILINE)
@@ -60,6 +68,23 @@ def write_model_card(folder: Path, run: TrainingRun) -> None:
         _write_like(path, _updated(old, fresh, run, outdated=_eval_results(previous)))
         run.card_digest = previous.card_digest
     write_text(folder / RUN_FILE, _as_json(run))
+
+
+def write_base_card(folder: Path, base: str, change: str) -> None:
+    """
+    README.md of a model that was made from another one, so that what is trained from it names that one, too. Nothing is
+    written over a README.md, nor where the other one does not come from the Hub.
+
+    Args:
+        base: folder or Hub id of the other one.
+        change: what was done to it, as in "cut to fewer tokens".
+    """
+    path, bases = folder / CARD_FILE, base_ids(base)
+    if bases and not path.exists():
+        data = ModelCardData(library_name="transformers", base_model=bases)
+        title, sentence = plain_name(folder.absolute().name), f"{' and '.join(bases)}, {change}."
+        text = f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{sentence}\n"
+        path.write_text(text, encoding="utf-8")
 
 
 def save_adapter(model: PeftModel, folder: Path, run: TrainingRun, base_model: str | None = None) -> None:
@@ -222,7 +247,7 @@ def _card_data(run: TrainingRun) -> ModelCardData:
 
 def _tags(run: TrainingRun) -> list[str]:
     """All models of these commands are found by `flallm`, those of the other system by its own name, too."""
-    tags = ["sign-language", "sign-language-translation", "gloss-free", "flallm"]
+    tags = [*TAGS]
     if STAGES[run.stage].method == "LLaVA-SLT":
         tags.append("llava-slt")
     return [*tags, run.sign_language] if run.sign_language else tags

@@ -1,15 +1,19 @@
 """The Trainers: what is common to all stages on videos, and how each of the two systems translates in evaluation."""
 
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Seq2SeqTrainer
 
 from .atomic_files import write_json
 from .data import FramePreprocessor
+from .hub_errors import HUB_ERRORS, explain_hub_error
+from .hub_folder import read_model_folder
 from .model_card import write_model_card
 from .samplers import ClipSampler, FrameBudgetBatchSampler
 from .streaming import MixedClips
@@ -153,6 +157,56 @@ class VideoTrainer(Seq2SeqTrainer):
         elif self.is_world_process_zero():
             self.training_run.model_name = self.hub_model_id or self.training_run.model_name
             write_model_card(Path(self.args.output_dir), self.training_run)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """
+        Called before training, when it is to push at its end.
+
+        Raises:
+            ValueError: for a repository that everybody sees, where a private one was meant.
+        """
+        super().init_hf_repo(token=token, private=private)
+        is_private = self.args.hub_private_repo if private is None else private
+        if not is_private or not self.is_world_process_zero():
+            return
+        if not HfApi(token=token or self.args.hub_token).model_info(self.hub_model_id).private:
+            raise ValueError(
+                f"{self.hub_model_id} exists and is public: everybody would see the model. Pass --hub_private_repo "
+                "False if that is meant; else make it private in its settings first."
+            )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> CommitInfo | Future[CommitInfo] | None:
+        """
+        Save the model and send what `flallm-push` would send: transformers' own sends the whole folder, with logs,
+        links and whatever else lies there.
+
+        Raises:
+            ValueError: as `read_model_folder`, or in one sentence what the Hub answers.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card()
+        files = read_model_folder(Path(self.args.output_dir), self.hub_model_id).files
+        try:
+            return HfApi(token=token or self.args.hub_token).create_commit(
+                self.hub_model_id,
+                operations=[CommitOperationAdd(name, content) for name, content in files.items()],
+                commit_message=commit_message,
+                revision=revision or self.args.hub_revision,
+                run_as_future=not blocking,
+            )
+        except HUB_ERRORS as error:
+            raise ValueError(explain_hub_error(error, self.hub_model_id)) from error
 
 
 class FLaLLMTrainer(VideoTrainer):

@@ -19,7 +19,8 @@ import datasets
 import psutil
 import torch
 import transformers
-from huggingface_hub import hf_hub_download
+import yaml
+from huggingface_hub import ModelCard, hf_hub_download
 from transformers import PreTrainedConfig, PreTrainedModel, Seq2SeqTrainer
 
 from .arguments import (
@@ -205,8 +206,8 @@ def describe_run(
         sign_language=data.sign_language,
         license=training.model_license,
         data=_describe_data(data, splits),
-        base_models={name.removesuffix("_name_or_path"): public_name(path) for name, path in paths.items()},
-        base_model_ids=[path for name, path in paths.items() if "model" in name and is_hub_id(path)],
+        base_models={name.removesuffix("_name_or_path"): _name_with_bases(path) for name, path in paths.items()},
+        base_model_ids=[base for name, path in paths.items() if "model" in name for base in base_ids(path)],
         settings=settings,
         follows_sltbaselines=known.other_preset is not None
         and _share_kept(settings, known.other_preset) > _share_kept(settings, known.preset),
@@ -221,6 +222,28 @@ def describe_run(
 def public_name(name_or_path: str) -> str:
     """A Hub id as it is; of a path only the last name, without what Markdown or HTML would take for its own."""
     return plain_name(name_or_path if is_hub_id(name_or_path) else Path(name_or_path).absolute().name)
+
+
+def base_ids(name_or_path: str) -> list[str]:
+    """
+    What a model comes from on the Hub: itself, or what README.md in its folder names as `base_model`. That of one of
+    our stages names what its own parts were, which is not what a later stage is made from.
+    """
+    if is_hub_id(name_or_path):
+        return [name_or_path]
+    path = Path(name_or_path) / "README.md"
+    if (path.parent / RUN_FILE).is_file():
+        return []
+    try:
+        bases = ModelCard.load(path, ignore_metadata_errors=True).data.base_model if path.is_file() else None
+    except (ValueError, yaml.YAMLError):
+        return []
+    return [base for base in ([bases] if isinstance(bases, str) else bases or []) if is_hub_id(base)]
+
+
+def _name_with_bases(name_or_path: str) -> str:
+    name, bases = public_name(name_or_path), base_ids(name_or_path)
+    return name if bases in ([], [name]) else f"{name}, made from {' and '.join(bases)}"
 
 
 def plain_name(text: str) -> str:

@@ -42,6 +42,7 @@ from .command_line import run_command
 from .damaged_models import reading_model
 from .data import load_split
 from .hub_names import check_model_names
+from .model_card import write_base_card
 from .pretrain_language_model import read_sentences
 from .target_languages import language_ids
 from .training import load_tokenizer
@@ -505,6 +506,8 @@ def trim(argv: Sequence[str] | None = None) -> TrimReport:
     tokenizer = load_tokenizer(arguments.model_name_or_path, arguments.target_language)
     model = load_text_model(arguments.model_name_or_path)
     report = trim_vocabulary(model, tokenizer, arguments.output_dir, sentences, added)
+    change = f"cut to {report.vocabulary_size_after:,} tokens by `flallm-trim-vocabulary`"
+    write_base_card(Path(arguments.output_dir), arguments.model_name_or_path, change)
     print(
         f"{arguments.model_name_or_path}, cut to {len(sentences):,} sentences"
         + (" and what you add." if added else ".")
