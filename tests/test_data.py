@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from tiny_corpus import NUM_CLIPS, SIZE_IN_PIXELS, corpus, flags, language_model, trained_model
@@ -28,6 +30,7 @@ from train_scripts.data import (
     load_split,
     load_training_split,
 )
+from train_scripts.data_set_columns import say_unused, with_texts
 from train_scripts.training import build_processor
 
 VIDEO = VideoArguments(frame_size=36, crop_size=SIZE_IN_PIXELS, frame_sampling_rate=0.25)
@@ -261,6 +264,143 @@ def test_missing_videos(tmp_path):
         f"{folder / 'train' / 'metadata.csv'} names 7 video(s) that are not there: '0.mp4', '1.mp4', '2.mp4', '3.mp4', "
         "'4.mp4' and 2 more."
     )
+
+
+# Names of columns, tables and splits
+
+
+COLUMNS = {
+    "as ours": "file_name,text,start,end,signer\n",
+    "letter case": "File_Name,TEXT,Start,END,Signer\n",
+    "spaces": " file name ,Text, start time ,end-time,signer id\n",
+    "full width": "ｆｉｌｅ＿ｎａｍｅ,ｔｅｘｔ,ｓｔａｒｔ,ｅｎｄ,ｓｉｇｎｅｒ\n",
+    "other names": "file_name,text,begin,End_Time,Speaker\n",
+}
+
+
+@pytest.mark.parametrize("header", COLUMNS.values(), ids=COLUMNS)
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "sep=;"])
+def test_columns_are_understood_however_they_are_written(header, delimiter, tmp_path, capsys):
+    table = f"{header}a.mp4,x,0.2,0.8,A\nb.mp4,y,,,B\n".replace(",", delimiter[-1])
+    folder = video_folder(tmp_path, f"sep=;\r\n{table}" if delimiter == "sep=;" else table)
+    clips = load(folder)
+    assert [(row["text"], row["start"], row["end"], row["signer"]) for row in clips] == [
+        ("x", 0.2, 0.8, "A"), ("y", None, None, "B"),
+    ]  # fmt: skip
+    assert capsys.readouterr().err == ""
+
+
+def test_another_text_column_in_any_letter_case(tmp_path):
+    folder = video_folder(tmp_path, "file_name,SATZ\na.mp4,x\n")
+    assert rows(folder, column="satz") == [("a.mp4", "x")]
+
+
+def test_columns_that_only_later_rows_have(tmp_path):
+    lines = [{"file_name": "a.mp4", "text": "x"}, {"file_name": "b.mp4", "text": "y", "Start": 0.4, "signer": "B"}]
+    folder = video_folder(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), name="metadata.jsonl")
+    clips = load(folder)
+    assert (list(clips["start"]), list(clips["signer"])) == ([None, 0.4], [None, "B"])
+
+
+def test_columns_that_are_not_used_are_named_once(tmp_path, capsys):
+    table = "file_name,text,Hamnosys,gloss,comment,name\na.mp4,x,,g,,n\n"
+    folder = video_folder(video_folder(tmp_path, table), table, split="dev")
+    capsys.readouterr()
+    for split in ("train", "dev", "train"):
+        load(folder, split)
+    assert capsys.readouterr().err == f"{folder}: not used are the columns Hamnosys, comment.\n"
+
+
+def test_many_columns_and_odd_characters_do_not_fill_the_terminal():
+    said = say_unused([f"x{index:03}" for index in range(500)] + ["a\x1b[2J"])
+    assert said.startswith("not used are the columns a\ufffd[2J, x000, x001") and said.endswith("x018 and 481 more")
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ("start_frame", "has a column 'start_frame', which is not understood and may be the start of each clip. "),
+        ("data_Split_2", "has a column 'data_Split_2', which is not understood and may be the split of each clip. "),
+        ("start,stop", "has a column 'stop', which is not understood and may be the end of each clip. "),
+        ("Text", "must have the columns"),
+        ("Signer,SIGNER", "must have the columns signer once each, got ['file_name', 'text', 'Signer', 'SIGNER']."),
+    ],
+)
+def test_columns_that_may_be_splits_or_times_stop_the_command(columns, expected, tmp_path):
+    values = ",".join("1" for _ in columns.split(","))
+    folder = video_folder(tmp_path, f"file_name,text,{columns}\na.mp4,x,{values}\n")
+    if columns == "Text":
+        assert rows(folder) == [("a.mp4", "x")]  # the exact name counts
+    else:
+        assert error_of(folder).startswith(f"{folder / 'train' / 'metadata.csv'} {expected}")
+
+
+@pytest.mark.parametrize("column", ["split", "Split", "subset", "Data Split"])
+def test_rows_of_other_splits_are_no_training_clips(column, tmp_path):
+    table = f"file_name,text,{column}\na.mp4,x,Train\nb.mp4,y,{{}}\n"
+    for number, (value, is_right) in enumerate(
+        {"training": True, "": True, "test": False, "Dev": False, "2": False}.items()
+    ):
+        folder = video_folder(tmp_path / str(number), table.format(value))
+        if is_right:
+            assert len(load(folder)) == 2
+        else:
+            assert error_of(folder) == (
+                f"{folder / 'train' / 'metadata.csv'}: row 2: its column split says {value!r}, but it is read as a "
+                "clip of train. Put each clip into its own split, or take the column out."
+            )
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("Train", "train"), ("DEV", "dev"), ("Val", "validation"), ("testing", "test")]
+)
+def test_splits_are_found_in_any_letter_case(name, split, tmp_path):
+    folder = video_folder(tmp_path, "file_name,text\na.mp4,x\n", split=name, name="Metadata.CSV")
+    assert rows(folder, split) == [("a.mp4", "x")]
+
+
+def test_several_folders_or_tables_for_one_split(tmp_path):
+    folder = tmp_path
+    for name in ("dev", "valid"):
+        video_folder(folder, f"file_name,text\na.mp4,{name}\n", split=name)
+    assert rows(folder, "dev") == [("a.mp4", "dev")] and rows(folder, "valid") == [("a.mp4", "valid")]
+    assert error_of(folder, "validation") == (
+        f"{folder} has several folders for the split 'validation': dev, valid. Leave one of them."
+    )
+    (folder / "dev" / "metadata.jsonl").write_text("{}")
+    assert error_of(folder, "dev") == f"{folder / 'dev'} has metadata.csv and metadata.jsonl. Leave one of them."
+
+
+@pytest.mark.parametrize(("on_disk", "in_table"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_of_files_in_either_unicode_form(on_disk, in_table, tmp_path):
+    name = "grüße.mp4"
+    table = f"file_name,text\n{unicodedata.normalize(in_table, name)},x\n"
+    folder = video_folder(tmp_path, table, files=(unicodedata.normalize(on_disk, name),))
+    assert rows(folder) == [(unicodedata.normalize(on_disk, name), "x")]
+
+
+@pytest.mark.parametrize("start", ["1e18", "99999999999"])
+def test_seconds_that_no_video_has(start, tmp_path):
+    folder = video_folder(tmp_path, f"file_name,text,start\na.mp4,x,{start}\n")
+    assert error_of(folder) == (
+        f"{folder} (train): start must be seconds from the beginning of the video, got {start!r} in row 0 (counted "
+        "from 0)."
+    )
+
+
+def test_names_of_classes_are_texts_and_dictionaries_are_none():
+    kinds = datasets.Features(
+        signer=datasets.ClassLabel(names=["Anna", "Ben"]),
+        text=datasets.Value("int64"),
+        both={"de": datasets.Value("string")},
+    )
+    clips = datasets.Dataset.from_dict({"signer": [1, None, 0], "text": [7, 8, 9], "both": [{"de": "x"}] * 3}, kinds)
+    texts = with_texts(clips, ("signer", "text"), "corpus")
+    assert (list(texts["signer"]), list(texts["text"])) == (["Ben", None, "Anna"], ["7", "8", "9"])
+    with pytest.raises(
+        ValueError, match=re.escape("corpus: the column both must hold texts, got {'de': Value('string')}.")
+    ):
+        with_texts(clips, ("both",), "corpus")
 
 
 @pytest.mark.parametrize(
@@ -541,6 +681,15 @@ def test_several_data_sets_one_after_another(processor, tmp_path):
     dataset = SignVideoDataset(clips, processor)
     for index, (folder, row) in enumerate([(first, 0), (first, 1), (second, 0)]):
         assert_same_items(dataset[index], SignVideoDataset(load(folder), processor)[row])
+
+
+def test_columns_that_only_one_of_several_data_sets_has_are_named(tmp_path, capsys):
+    first = video_folder(tmp_path / "one", "file_name,text,Start,mouthing\na.mp4,x,0.2,m\n")
+    second = video_folder(tmp_path / "two", "file_name,TEXT,topic\nb.mp4,y,t\n")
+    clips, _ = load_training_split(DataArguments(dataset=[str(first), str(second)]))
+    assert [(row["text"], row["start"]) for row in clips] == [("x", 0.2), ("y", None)]
+    expected = f"{first}: not used are the columns mouthing.\n{second}: not used are the columns topic.\n"
+    assert capsys.readouterr().err.startswith(expected)
 
 
 def test_one_data_set_is_loaded_as_it_is():

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import statistics
 import sys
 import time
@@ -190,7 +191,8 @@ class Case:
             output_dir=str(self.cache.parent / "run"), use_cpu=True, disable_tqdm=True, report_to="none",
             per_device_eval_batch_size=2, **self.training,
         )  # fmt: skip
-        return FeatureCache(self.model, self.processor, arguments, training).clips(self.dataset(), "test", self.views)
+        self.feature_cache = FeatureCache(self.model, self.processor, arguments, training)
+        return self.feature_cache.clips(self.dataset(), "test", self.views)
 
     @torch.no_grad()
     def features_through_the_encoder(self) -> list[torch.Tensor]:
@@ -304,13 +306,49 @@ def test_other_code_or_libraries_make_new_features(case, encoded_clips, what, mo
 
 def test_the_fingerprint_of_the_code_is_of_files_that_make_features(monkeypatch):
     read: list[str] = []
-    read_bytes = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
+    monkeypatch.setattr(feature_cache, "_what_code_does", lambda path: read.append(path.name) or "")
     feature_cache.fingerprint_of_code.__wrapped__()
     assert {
         "video_processing_flallm.py", "video_decoding_flallm.py", "visual_encoder_flallm.py", "augmentation.py",
         "data.py", "feature_cache.py",
     } <= set(read)  # fmt: skip
+
+
+CODE = '''"""Module."""
+import math
+
+
+class Half:
+    """Class."""
+
+    def of(self, value):
+        """Function."""
+        if value < 0:
+            raise ValueError(f"must be positive, got {value}")
+        return value / 2  # a half
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_the_same"),
+    [
+        ("# a half", "# one of two", True),
+        ('"""Function."""', '"""Half of a value."""\n        # with a comment', True),
+        ('    """Class."""\n\n', "", True),
+        ('"""Module."""', '"""Modules."""\n', True),
+        ("must be positive", "must not be negative", True),
+        ("value / 2", "(value) / 2", True),
+        ("value / 2", "value / 3", False),
+        ("value < 0", "value <= 0", False),
+        ("            raise", "            return 0\n            raise", False),
+    ],
+)
+def test_words_about_the_code_keep_the_features(old, new, is_the_same, tmp_path):
+    assert old in CODE
+    (tmp_path / "old.py").write_text(CODE)
+    (tmp_path / "new.py").write_text(CODE.replace(old, new))
+    one, other = (feature_cache._what_code_does(tmp_path / name) for name in ("old.py", "new.py"))
+    assert (one == other) == is_the_same, (one, other)
 
 
 def test_only_what_changed_of_the_clips_is_computed(case, encoded_clips):
@@ -383,7 +421,97 @@ def test_contents_are_read_once_and_again_after_every_change(tmp_path, monkeypat
         assert digests_of(folder, [path]) == [changed]
 
 
+class OneOfTwo:
+    """What a process of a group of two sees of it; `others` is what the other one found."""
+
+    num_processes = 2
+
+    def __init__(self, process_index: int, others: list, monkeypatch: pytest.MonkeyPatch):
+        self.process_index = process_index
+        self.is_main_process = process_index == 0
+        self.found: list = []
+        monkeypatch.setattr(feature_cache, "PartialState", lambda: self)
+        monkeypatch.setattr(feature_cache, "gather_object", lambda found: [*found, *others] if others else found)
+
+
+def test_each_content_is_read_by_one_process_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_cache, "YOUNGEST_TRUSTED_FILE_IN_SECONDS", 0)
+    files = [tmp_path / f"{index}.mp4" for index in range(5)]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    videos = [{"path": str(file), "bytes": None} for file in (*files, files[0], files[1])]
+    videos += [{"path": "0.mp4", "bytes": b"in the table"}]
+    clips = datasets.Dataset.from_dict({"video": videos}, datasets.Features(video=datasets.Video(decode=False)))
+    expected = ContentDigests(tmp_path / "alone").of_clips(clips)
+    assert len(set(expected)) == 6 and expected[5:7] == expected[:2]
+    reads: list[str] = []
+    read = feature_cache._digest_of_file
+    monkeypatch.setattr(feature_cache, "_digest_of_file", lambda path: reads.append(path.name) or read(path))
+    found: list[list] = []
+    for process_index in (1, 0):
+        OneOfTwo(process_index, [], monkeypatch)
+        monkeypatch.setattr(feature_cache, "gather_object", lambda mine: found.append(mine) or sum(found, []))
+        try:
+            digests = ContentDigests(tmp_path / "digests").of_clips(clips)
+        except KeyError:  # the first one has not got what the second one finds
+            assert process_index == 1
+    assert digests == expected and sorted(reads) == [file.name for file in files]
+    assert {len(each) for each in found} == {3}
+    monkeypatch.undo()
+    monkeypatch.setattr(feature_cache, "_digest_of_file", lambda path: pytest.fail(f"{path} is read again"))
+    assert ContentDigests(tmp_path / "digests").of_clips(clips) == expected
+
+
+@pytest.mark.parametrize("process_index", [0, 1])
+def test_what_one_process_cannot_read_all_tell(process_index, tmp_path, monkeypatch):
+    files = [tmp_path / "a.mp4", tmp_path / "gone.mp4"]
+    files[0].write_bytes(b"a")
+    gone = feature_cache.FoundDigest(str(files[1]), error=f"[Errno 2] No such file or directory: '{files[1]}'")
+    OneOfTwo(process_index, [gone] if process_index == 0 else [], monkeypatch)
+    text = f"The video {files[1]} cannot be read: [Errno 2] No such file or directory: '{files[1]}'"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        digests_of(tmp_path / "digests", files)
+
+
 # Files
+
+
+def age(path: Path, days: float) -> None:
+    os.utime(path, times=(time.time() - days * 24 * 3600,) * 2)
+
+
+def test_features_that_no_run_has_used_are_removed_if_asked(case, capsys):
+    others = case.cache / "project"
+    others.mkdir(parents=True)
+    (others / "settings.json").write_text("{}")
+    case.run()
+    case.arguments["features_dtype"] = "float16"
+    case.run()
+    first, second = sorted(
+        (path.parent for path in case.cache.glob("*/*.arrow")), key=lambda path: path.stat().st_mtime
+    )
+    for folder in (first, second, others):
+        age(folder / "settings.json", days=40.2)
+    for days, left in ((None, {first, second}), (60, {first, second}), (30, {second})):
+        case.arguments["feature_cache_days"] = days
+        case.run()  # uses the second
+        capsys.readouterr()
+        case.feature_cache.remove_unused()
+        assert {path.parent for path in case.cache.glob("*/*.arrow")} == left and others.is_dir()
+    assert capsys.readouterr().out == f"Features of {first} are removed: no run has used them for 40 days.\n"
+
+
+def test_half_written_files_of_killed_runs_are_removed(case):
+    case.run()
+    (folder,) = {path.parent for path in shards(case)}
+    old, new, other = folder / ".flallm-1.partial", folder / ".flallm-2.partial", folder / "a.arrow.0.part"
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    age(old, days=2)
+    age(other, days=2)
+    case.run()
+    case.feature_cache.remove_unused()
+    assert [path.exists() for path in (old, new, other)] == [False, True, False]
 
 
 def shards(case: Case) -> list[Path]:
@@ -554,6 +682,7 @@ def test_a_loading_process_takes_the_view_of_the_epoch(case):
             "out --feature_views.",
         ),
         ({"cache_features": True, "feature_views": 0}, "--feature_views must be 1 or more, got 0."),
+        ({"cache_features": True, "feature_cache_days": 0}, "--feature_cache_days must be 1 or more, got 0."),
         (
             {"feature_views": 2},
             "--feature_views needs --cache_features True: without it every epoch draws anew.",
@@ -577,6 +706,15 @@ def test_a_broken_clip_is_named(num_workers, case):
     row = [Path(clip["video"]["path"]).name for clip in load_split(DataArguments([str(case.corpus)]), "train")]
     name = f"clip {row.index(broken.name)} (counted from 0, {broken}): "
     with pytest.raises(ValueError, match=re.escape(name)):
+        case.run()
+
+
+def test_a_dead_loading_process_is_told(case, monkeypatch):
+    case.training["dataloader_num_workers"] = 1
+    dead = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)  # noqa: E731
+    monkeypatch.setattr(SignVideoDataset, "frames_of", dead)
+    text = "A process that decodes clips died, of a file that crashes the decoder or of too little memory. "
+    with pytest.raises(ValueError, match=re.escape(text)):
         case.run()
 
 

@@ -279,6 +279,23 @@ def test_files_of_this_machine_that_a_data_set_of_the_hub_names_are_not_read(tmp
     ]
 
 
+def test_columns_are_understood_or_named(tmp_path):
+    rows = [{"File Name": "a.mp4", "TEXT": "one", "Begin": 0.1, "Speaker": "A", "topic": "t", "Split": "dev"}]
+    train = write_split(tmp_path / "data" / "Train", rows, make_clips=False)
+    write_clip(train / "a.mp4")
+    odd = write_split(tmp_path / "data" / "test", [{"file_name": "b.mp4", "text": "two", "start_frame": 3}])
+    report = inspect(tmp_path / "data", tmp_path / "out")
+    assert (train.name, odd.name) == ("Train", "test") and report["splits"]["train"]["signers"] == {"A": 1}
+    assert report["splits"]["train"]["frames"]["max"] < FRAMES
+    assert lines(report["errors"]) == [
+        "train, row 1 (a.mp4): its column split says 'dev', but it is read as a clip of train. Put each clip into its "
+        "own split, or take the column out.",
+        "test/metadata.csv: has a column 'start_frame', which is not understood and may be the start of each clip. If "
+        "it is, call it start (seconds from the beginning of the video); else take it out of the file.",
+    ]
+    assert "train/metadata.csv: not used are the columns topic" in lines(report["warnings"])
+
+
 class EndsItsProcess(type(Path())):
     """A path that ends the process that opens it, as a fault in a decoder would."""
 

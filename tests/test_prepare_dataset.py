@@ -679,6 +679,17 @@ def test_a_video_that_ends_its_process_costs_itself_only(source, tmp_path):
     assert [outcomes[f"{index}.mp4"].how for index in (1, 2)] == ["linked", "linked"]
 
 
+@pytest.mark.parametrize("gone", ["train", "work"])
+def test_an_output_folder_that_is_removed_is_no_fault_of_a_clip(gone, source, tmp_path):
+    for name in {"train", "work"} - {gone}:
+        (tmp_path / name).mkdir()
+    path = video(source / "a.mp4")
+    task = VideoTask("train", path, "a.mp4", tmp_path / "train", tmp_path / "work", None, ((None, None),))
+    text = f"[Errno 2] The folder was removed while it was filled: '{tmp_path / gone}'"
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(text)}$"):
+        list(run_tasks([task], num_workers=1))
+
+
 @pytest.mark.slow
 def test_a_script_without_a_main_guard_can_prepare(source, tmp_path):
     names = ", ".join(

@@ -556,6 +556,68 @@ def test_files_of_this_machine_that_a_data_set_on_the_hub_names_are_not_read(
             next(iter(open_streams(data, arguments_of(tmp_path))))
 
 
+def rows_on_the_hub(hub: MiniHub, data: DataArguments, split: str, tmp_path: Path) -> list[dict]:
+    if not data.streaming:
+        return list(load_split(data, split))
+    data.train_split = split
+    return [clip.row for clip in open_streams(data, arguments_of(tmp_path)).streams[0].one_pass(0)]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_and_splits_on_the_hub_in_any_letter_case(streaming, hub, tmp_path, capsys):
+    content = rows_of_corpus("train", 2)
+    content = {"Video": content["video"], "Text": content["text"], "Begin": ["0.2", None], "Topic": ["t", "t"]}
+    clips = datasets.Dataset.from_dict(content).cast_column("Video", datasets.Video())
+    name = f"me/cased-{streaming}"  # what is not used is named once for each data set
+    clips.push_to_hub(name, split="dev")
+    data = DataArguments(dataset=[name], streaming=streaming, shuffle_buffer_size=1)
+    found = rows_on_the_hub(hub, data, "validation", tmp_path)
+    assert [row["text"] for row in found] == content["Text"]
+    assert [float(row["start"]) if row["start"] else None for row in found] == [0.2, None]
+    assert all(row["video"]["bytes"] for row in found)
+    assert f"{name}: not used are the columns Topic.\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_of_other_splits_on_the_hub_are_no_training_clips(streaming, hub, tmp_path):
+    push({**rows_of_corpus("train", 2), "Subset": ["train", "Test"]}, "me/mixed")
+    data = DataArguments(dataset=["me/mixed"], streaming=streaming, shuffle_buffer_size=1)
+    text = (
+        "me/mixed (train): row 1 (counted from 0): its column split says 'Test', but it is read as a clip of train. "
+        "Put each clip into its own split, or take the column out."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        rows_on_the_hub(hub, data, "train", tmp_path)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("column", "values", "kind", "text"),
+    [
+        (
+            "text",
+            [{"de": "x"}],
+            {"de": datasets.Value("string")},
+            "the column text must hold texts, got {'de': Value('string')}.",
+        ),
+        ("start_frame", [5], datasets.Value("int64"), "me/odd has a column 'start_frame', which is not understood"),
+        (
+            "video",
+            [["x"]],
+            datasets.List(datasets.Value("string")),
+            "The column video of the data set me/odd must hold videos",
+        ),
+    ],
+)
+def test_columns_of_other_kinds_on_the_hub(column, values, kind, text, streaming, hub, tmp_path):
+    content = {**rows_of_corpus("train", 1), column: values}
+    kinds = {"text": datasets.Value("string"), "video": datasets.Video(), column: kind}
+    datasets.Dataset.from_dict(content, datasets.Features(kinds)).push_to_hub("me/odd", split="train")
+    data = DataArguments(dataset=["me/odd"], streaming=streaming)
+    with pytest.raises(ValueError, match=re.escape(text)):
+        rows_on_the_hub(hub, data, "train", tmp_path)
+
+
 def test_bytes_are_read_and_not_a_file_that_happens_to_have_their_name(tmp_path, monkeypatch):
     first, second = sorted((corpus() / "train").glob("*.mp4"))[:2]
     shutil.copy(second, tmp_path / "a.mp4")

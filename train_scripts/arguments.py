@@ -174,8 +174,16 @@ class FeatureCacheArguments:
             "the folder of Hugging Face's caches, $HF_HOME or ~/.cache/huggingface."
         },
     )
+    feature_cache_days: float | None = field(
+        default=None,
+        metadata={
+            "help": "With --cache_features: remove features that no run has used for so many days. Default: none are."
+        },
+    )
 
     def __post_init__(self):
+        if self.feature_cache_days is not None and not self.feature_cache_days >= 1:
+            raise ValueError(f"--feature_cache_days must be 1 or more, got {self.feature_cache_days:g}.")
         if self.features_dtype not in FEATURE_DTYPES:
             raise ValueError(f"--features_dtype must be {', '.join(FEATURE_DTYPES)}, got {self.features_dtype!r}.")
         if self.feature_views is not None and self.feature_views < 1:

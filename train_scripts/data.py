@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,16 +25,24 @@ from modeling_flallm.own_processing import FLaLLMProcessor, decode_video
 
 from .arguments import DataArguments
 from .augmentation import ClipAugmentation, item_seed
+from .corpus_tables import MOST_SECONDS, likely_delimiter, plain_name, split_of, without_separator_line
+from .data_set_columns import (
+    NUMBERS,
+    WORDS,
+    by_our_names,
+    check_split,
+    check_video_column,
+    our_names,
+    tell_unused,
+    unused,
+    with_texts,
+)
 from .hub_names import explain_missing_folder
 from .inside_folder import inside
 from .languages import language_name
 from .target_languages import target_languages
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
-# Names of folders that `datasets` reads as the validation split.
-VALIDATION_FOLDERS = ("validation", "valid", "val", "dev")
-NUMBERS = ("start", "end", "num_frames")  # columns that a CSV file, or the Hub, may hold as text
-WORDS = ("spoken_language", "sign_language", "signer")
 # Where what is downloaded from the Hub lies.
 CACHES = (HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
 IGNORED_LABEL = -100
@@ -55,22 +64,36 @@ def load_split(
             without clips.
     """
     name = dataset or arguments.dataset[0]
+    shown = f"{name} ({split})"
     check_most_clips(max_clips)
-    if split == "dev":
-        split = "validation"
     if Path(name).is_dir():
         clips = _load_video_folder(Path(name), split, arguments.text_column)
-    elif arguments.streaming:
-        clips = _load_alone_from_hub(name, split, max_clips)
     else:
-        clips = open_on_hub(name, split)
-    clips = clips.cast_column("video", datasets.Video(decode=False))
-    if not Path(name).is_dir():
-        for row, video in enumerate(without_bytes(clips)):
-            check_is_of_hub(video, f"{name} ({split}): row {row} (counted from 0)")
-    _check_sentences(clips, arguments.text_column, f"{name} ({split})")
-    clips = _with_numbers(clips, f"{name} ({split})")
+        clips = _load_from_hub_for(arguments, name, split, max_clips)
+        for row, value in enumerate(clips["split"] if "split" in clips.column_names else ()):
+            check_split(value, split, f"{shown}: row {row} (counted from 0)")
+    tell_unused(unused(clips.column_names, arguments.text_column), name)
+    _check_sentences(clips, arguments.text_column, shown)
+    clips = with_texts(clips, (arguments.text_column, *WORDS), shown)
+    clips = _with_numbers(clips, shown)
     return clips if max_clips is None else clips.select(range(min(max_clips, len(clips))))
+
+
+def _load_from_hub_for(arguments: DataArguments, name: str, split: str, max_clips: int | None) -> datasets.Dataset:
+    if arguments.streaming:
+        clips = _load_alone_from_hub(name, split, max_clips, arguments.text_column)
+    else:
+        clips = open_on_hub(name, split, text_column=arguments.text_column)
+    clips = clips.cast_column("video", datasets.Video(decode=False))
+    _check_videos(clips, f"{name} ({split})")
+    return clips
+
+
+def _check_videos(clips: datasets.Dataset, name: str) -> None:
+    for row, video in enumerate(without_bytes(clips)):
+        if video["path"] is None and video["bytes"] is None:
+            raise ValueError(f"{name}: row {row} (counted from 0) has no video.")
+        check_is_of_hub(video, f"{name}: row {row} (counted from 0)")
 
 
 def check_most_clips(max_clips: int | None) -> None:
@@ -98,7 +121,10 @@ def load_training_split(arguments: DataArguments) -> tuple[datasets.Dataset, lis
 
 
 def _one_after_another(parts: list[datasets.Dataset], text_column: str) -> datasets.Dataset:
-    """Of columns that not all data sets have, those that are used here stay, empty where there are none."""
+    """
+    Of columns that not all data sets have, those that are used here stay, empty where there are none; `load_split` has
+    told of the others.
+    """
     columns = {text_column: "string", **dict.fromkeys(WORDS, "string"), **dict.fromkeys(NUMBERS, "float64")}
     columns = {name: kind for name, kind in columns.items() if any(name in part.column_names for part in parts)}
     features = datasets.Features({name: datasets.Value(kind) for name, kind in columns.items()})
@@ -146,6 +172,8 @@ def checked_row(row: dict[str, Any], text_column: str, number: int, name: str) -
         raise ValueError(
             f"{name}: the sentence in row {number} (counted from 0) is empty. Every clip needs its sentence."
         )
+    if isinstance(text, list | dict | bool):
+        raise ValueError(f"{name}: row {number} (counted from 0): {text_column} must be a text, got {text!r}.")
     if video is None:
         raise ValueError(f"{name}: row {number} (counted from 0) has no video.")
     start, end = (_as_number(row.get(column), column, number, name) for column in ("start", "end"))
@@ -166,40 +194,78 @@ def _as_number(value: Any, column: str, row: int, name: str) -> float | None:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not 0 <= number < math.inf:
+    if not 0 <= number <= (math.inf if column == "num_frames" else MOST_SECONDS) or number == math.inf:
         what = "a number of frames" if column == "num_frames" else "seconds from the beginning of the video"
         raise ValueError(f"{name}: {column} must be {what}, got {value!r} in row {row} (counted from 0).")
     return number
 
 
 def _load_video_folder(folder: Path, split: str, text_column: str) -> datasets.Dataset:
-    names = VALIDATION_FOLDERS if split == "validation" else (split,)
-    split_folder = next((folder / name for name in names if (folder / name).is_dir()), None)
+    split_folder = find_split_folder(folder, split)
     if split_folder is None:
         found = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        raise FileNotFoundError(f"{folder} must hold a folder for the split {split!r}, it has {found}.")
-    inside(folder, split_folder.name)
+        meant = "validation" if split == "dev" else split
+        raise FileNotFoundError(f"{folder} must hold a folder for the split {meant!r}, it has {found}.")
     rows = read_metadata(split_folder, text_column)
-    columns = {name: _of_one_kind([row.get(name) for row in rows]) for name in rows[0] if name != "file_name"}
+    names = dict.fromkeys(name for row in rows for name in row if name != "file_name")
+    columns = {name: _of_one_kind([row.get(name) for row in rows]) for name in names if name != "video"}
     # Not load_dataset("videofolder"): it reads the sentence "NA" as none and "007" as 7, and folders as glob patterns.
-    return datasets.Dataset.from_dict({**columns, "video": [str(split_folder / row["file_name"]) for row in rows]})
+    clips = datasets.Dataset.from_dict({**columns, "video": [str(split_folder / row["file_name"]) for row in rows]})
+    return clips.cast_column("video", datasets.Video(decode=False))
 
 
-def open_on_hub(name: str, split: str, streaming: bool = False) -> datasets.Dataset | datasets.IterableDataset:
+def find_split_folder(folder: Path, split: str) -> Path | None:
     """
-    A split of a data set on the Hub; streamed, it is not downloaded, and its videos are not decoded.
+    The folder of a split, in any letter case; of one that has several names (validation, dev, ...) that of this name.
+
+    Raises:
+        ValueError: if several could be it, or for a link out of the data set.
+    """
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    same = [path for path in folders if path.name == split]
+    alike = same or [path for path in folders if plain_name(path.name) == plain_name(split)]
+    alike = alike or [path for path in folders if split_of(path.name) == split_of(split) is not None]
+    if len(alike) > 1:
+        names = ", ".join(path.name for path in alike)
+        raise ValueError(f"{folder} has several folders for the split {split!r}: {names}. Leave one of them.")
+    return inside(folder, alike[0].name) if alike else None
+
+
+def open_on_hub(
+    name: str, split: str, streaming: bool = False, text_column: str = "text"
+) -> datasets.Dataset | datasets.IterableDataset:
+    """
+    A split of a data set on the Hub, whose columns have the names that are used here; streamed, it is not downloaded,
+    and its videos are not decoded.
 
     Raises:
         FileNotFoundError: if there is no such data set.
-        ValueError: for a split that it lacks, or if it has no videos.
+        ValueError: for a split that it lacks, if it has no videos, or for a column that is not understood.
     """
-    dataset = load_from_hub(name, split=split, streaming=streaming)
-    if streaming and dataset.features is not None:
-        dataset = dataset.decode(False)
+    dataset = _load_split_from_hub(name, split, streaming)
     columns = column_names(dataset)
+    renamed = {theirs: ours for theirs, ours in our_names(tuple(columns), text_column, name).items() if theirs != ours}
+    if renamed:
+        dataset = dataset.rename_columns(renamed)
+    columns = [renamed.get(column, column) for column in columns]
     if "video" not in columns:
         raise ValueError(f"`video` must be a column of the data set {name}, got columns {columns}.")
+    check_video_column(dataset.features, name)
     return dataset
+
+
+def _load_split_from_hub(name: str, split: str, streaming: bool) -> datasets.Dataset | datasets.IterableDataset:
+    """The split of this name, or the one that has another of its names (validation, dev, ...)."""
+    try:
+        dataset = load_from_hub(name, split="validation" if split == "dev" else split, streaming=streaming)
+    except ValueError:
+        if split_of(split) is None:
+            raise
+        names = [other for other in datasets.get_dataset_split_names(name) if split_of(other) == split_of(split)]
+        if len(names) != 1 or names == [split]:
+            raise
+        dataset = load_from_hub(name, split=names[0], streaming=streaming)
+    return dataset.decode(False) if streaming and dataset.features is not None else dataset
 
 
 def _of_one_kind(values: list[Any]) -> list[Any]:
@@ -234,9 +300,9 @@ def column_names(dataset: datasets.Dataset | datasets.IterableDataset) -> list[s
     return dataset.column_names or list(next(iter(dataset), {}))
 
 
-def _load_alone_from_hub(name: str, split: str, max_clips: int | None) -> datasets.Dataset:
+def _load_alone_from_hub(name: str, split: str, max_clips: int | None, text_column: str) -> datasets.Dataset:
     """One split without the others, which `load_dataset` would download, too; it is kept on disk for the next time."""
-    rows = open_on_hub(name, split, streaming=True)
+    rows = open_on_hub(name, split, streaming=True, text_column=text_column)
     rows = rows if max_clips is None else rows.take(max_clips)
     try:
         return datasets.Dataset.from_generator(_rows_with_content, gen_kwargs={"rows": rows}, features=rows.features)
@@ -284,10 +350,11 @@ def check_is_of_hub(video: dict[str, Any] | None, where: str) -> None:
 def without_bytes(clips: datasets.Dataset) -> list[dict[str, Any]]:
     """The `{"path", "bytes"}` of all videos of a data set, empty where there are bytes, which can be a whole corpus."""
     videos = []
-    for chunk in clips.with_format("arrow").select_columns("video").data.column("video").chunks:
-        paths, has_bytes = chunk.field("path").to_pylist(), chunk.field("bytes").is_valid().to_pylist()
-        pairs = zip(paths, has_bytes, strict=True)
-        videos += [{"path": path, "bytes": b"" if has else None} for path, has in pairs]
+    for batch in clips.select_columns("video").with_format("arrow").iter(batch_size=100):
+        for chunk in batch.column("video").chunks:
+            fields = dict(zip((field.name for field in chunk.type), chunk.flatten(), strict=True))
+            pairs = zip(fields["path"].to_pylist(), fields["bytes"].is_valid().to_pylist(), strict=True)
+            videos += [{"path": path, "bytes": b"" if has_bytes else None} for path, has_bytes in pairs]
     return videos
 
 
@@ -309,22 +376,25 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
         ValueError: for a file that cannot be read, a missing column, a part of a file that is named twice, or a video
             outside of the folder.
     """
-    path = next((inside(split_folder, name) for name in METADATA_FILES if (split_folder / name).is_file()), None)
+    path = find_metadata(split_folder)
     if path is None:
         raise FileNotFoundError(f"{split_folder} must hold metadata.csv with the columns file_name,{text_column}.")
-    rows = _read_rows(path)
+    rows = [by_our_names(row, text_column, str(path)) for row in _read_rows(path)]
     if not rows:
         raise ValueError(f"{path} names no video.")
+    columns = list(dict.fromkeys(column for row in rows for column in row))
     for column in ("file_name", text_column):
-        if column not in rows[0]:
+        if column not in columns:
             advice = " Pass --text_column." if column == text_column else ""
-            raise ValueError(f"{path} must have the column {column!r}, got {list(rows[0])}.{advice}")
+            raise ValueError(f"{path} must have the column {column!r}, got {columns}.{advice}")
     for number, row in enumerate(rows, 1):
-        _check_texts(row, text_column, f"{path}: row {number}")
+        where = f"{path}: row {number}"
+        _check_texts(row, text_column, where)
+        check_split(row.get("split"), split_folder.name, where)
         try:
-            inside(split_folder, row["file_name"])
+            row["file_name"] = _as_it_is_there(split_folder, row["file_name"])
         except ValueError as error:
-            raise ValueError(f"{path}: row {number}: {error}") from error
+            raise ValueError(f"{where}: {error}") from error
     parts = Counter((str(Path(row["file_name"])), *_part_of_file(row)) for row in rows)
     duplicates = sorted({name for (name, *_), count in parts.items() if count > 1})
     if duplicates:
@@ -336,6 +406,25 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
     if missing:
         raise FileNotFoundError(f"{path} names {len(missing)} video(s) that are not there: {_some(missing)}.")
     return rows
+
+
+def find_metadata(split_folder: Path) -> Path | None:
+    """
+    The table of a split, in any letter case.
+
+    Raises:
+        ValueError: if there are several, or for a link out of the folder.
+    """
+    found = sorted(path.name for path in split_folder.iterdir() if path.name.casefold() in METADATA_FILES)
+    if len(found) > 1:
+        raise ValueError(f"{split_folder} has {' and '.join(found)}. Leave one of them.")
+    return inside(split_folder, found[0]) if found else None
+
+
+def _as_it_is_there(split_folder: Path, name: str) -> str:
+    """A name in the Unicode form in which the file system has it: macOS writes umlauts as two characters."""
+    forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    return next((form for form in forms if inside(split_folder, form).is_file()), name)
 
 
 def _check_texts(row: dict[str, Any], text_column: str, where: str) -> None:
@@ -362,11 +451,14 @@ def _part_of_file(row: dict[str, Any]) -> tuple[Any, Any]:
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                rows = list(csv.DictReader(file, strict=True))
-            else:
-                rows = [json.loads(line) for line in file if line.strip()]
+        text = path.read_bytes().decode("utf-8-sig")
+        if path.suffix.lower() == ".csv":
+            text, delimiter = without_separator_line(text)
+            text = text.lstrip("\r\n")
+            delimiter = delimiter or likely_delimiter(text.partition("\n")[0])
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        else:
+            rows = [json.loads(line) for line in io.StringIO(text, newline="") if line.strip()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
     except (csv.Error, json.JSONDecodeError) as error:

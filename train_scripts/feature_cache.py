@@ -4,18 +4,21 @@ Visual features on disk: with a frozen encoder each clip goes through it once, w
     <folder>/<digest of the settings>/settings.json, <digest of the content>.arrow, ...
 
 All that the features depend on is in their address. The settings are the encoder's weights, buffers and configuration,
-the video processor, the augmentation, the precision, our own code and the versions of the libraries that decode and
-compute; the key of a row is the content of the video, the part of it and the augmented view. So what has changed is not
-found, and computed: nothing is ever out of date. A file of features is written under another name, renamed when it is
-whole, and never changed; as its name is its digest, a damaged one is noticed.
+the video processor, the augmentation, the precision, what our own code does and the versions of the libraries that
+decode and compute; the key of a row is the content of the video, the part of it and the augmented view. So what has
+changed is not found, and computed: nothing is ever out of date. A file of features is written under another name,
+renamed when it is whole, and never changed; as its name is its digest, a damaged one is noticed.
 """
 
+import ast
 import dataclasses
 import functools
 import hashlib
 import inspect
 import io
 import json
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +33,7 @@ import datasets
 import pyarrow
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -38,9 +42,9 @@ from modeling_flallm import FLaLLMVisionModel, LlavaSltVisualEncoder
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, FLaLLMTrainingArguments
-from .atomic_files import write_bytes
+from .atomic_files import LEAVINGS, write_bytes
 from .augmentation import ClipAugmentation
-from .data import FramePreprocessor, SignVideoDataset, TranslationCollator, fetch_content
+from .data import FramePreprocessor, SignVideoDataset, TranslationCollator, fetch_content, without_bytes
 
 NO_AUGMENTATION = AugmentationArguments(random_crop=False, frame_jitter=False)
 LIBRARIES = ("av", "numpy", "torch", "torchvision", "transformers")
@@ -48,6 +52,7 @@ FEATURES_IN_A_FILE = 64  # or up to a batch more: what a run that is stopped los
 SHARD_SCHEMA = pyarrow.schema({"key": pyarrow.string(), "features": pyarrow.binary()})
 # A file that has just been written can change again within the same tick of the file system's clock.
 YOUNGEST_TRUSTED_FILE_IN_SECONDS = 2.0
+DAY_IN_SECONDS = 24 * 3600
 
 
 def check_feature_cache(stage: Any, data: DataArguments) -> None:
@@ -116,7 +121,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path, settings: dict[str, Any], width: int, dtype: torch.dtype):
         text = json.dumps(settings, sort_keys=True, indent=2)
-        self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:32]
+        self.folder = folder / _name_of_group(text.encode())
         self.width = width
         self.dtype = dtype
         self._rows: dict[str, tuple[Path, int]] = {}
@@ -124,6 +129,7 @@ class FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "settings.json").is_file():
             write_bytes(self.folder / "settings.json", text.encode())
+        os.utime(self.folder / "settings.json")  # for `remove_unused`
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
@@ -141,19 +147,25 @@ class FeatureStore:
         return {**self.__dict__, "_columns": {}}
 
     def look_again(self) -> None:
-        """Find what there is, also of other processes; a damaged file is told and removed."""
-        known = {path for path, _ in self._rows.values()}
-        for path in sorted(set(self.folder.glob("*.arrow")) - known):
-            with suppress(FileNotFoundError):  # another process may remove it, too
-                self._look_into(path)
+        """Find what there is, also of other processes. One of each machine looks for damaged files first."""
+        if PartialState().is_local_main_process:
+            self._remove_damaged()
+        PartialState().wait_for_everyone()
+        for path in self._unknown():
+            with suppress(FileNotFoundError):  # another run may remove it
+                keys = _read_shard(path)["key"].to_pylist()
+                self._rows.update((key, (path, row)) for row, key in enumerate(keys))
 
-    def _look_into(self, path: Path) -> None:
-        if _digest_of_file(path) == path.stem:
-            keys = _read_shard(path)["key"].to_pylist()
-            self._rows.update((key, (path, row)) for row, key in enumerate(keys))
-        else:
-            print(f"{path} is damaged: it is removed, and its features are computed again.")
-            path.unlink()
+    def _unknown(self) -> list[Path]:
+        known = {path for path, _ in self._rows.values()}
+        return sorted(set(self.folder.glob("*.arrow")) - known)
+
+    def _remove_damaged(self) -> None:
+        for path in self._unknown():
+            with suppress(FileNotFoundError):
+                if _digest_of_file(path) != path.stem:
+                    print(f"{path} is damaged: it is removed, and its features are computed again.")
+                    path.unlink()
 
     def add(self, features: dict[str, torch.Tensor]) -> None:
         """Write `(tokens, width)` for each key into a file of its own."""
@@ -170,6 +182,29 @@ def _read_shard(path: Path) -> pyarrow.Table:
     """Memory-mapped; the map stays when the file is closed."""
     with pyarrow.memory_map(str(path)) as source:
         return pyarrow.ipc.open_file(source).read_all()
+
+
+def remove_unused(folder: Path, days: float) -> None:
+    """Remove each group of features that no run has used for so many days, and tell it."""
+    for settings in folder.glob("*/settings.json"):
+        with suppress(FileNotFoundError):  # another run may remove it, too
+            unused = (time.time() - settings.stat().st_mtime) / DAY_IN_SECONDS
+            # A folder of features is known by its name: `folder` may hold anything else.
+            if unused > days and settings.parent.name == _name_of_group(settings.read_bytes()):
+                shutil.rmtree(settings.parent)
+                print(f"Features of {settings.parent} are removed: no run has used them for {unused:.0f} days.")
+
+
+def remove_leavings(folder: Path) -> None:
+    """Of runs that were killed while they wrote a file; no file takes a day to write."""
+    for path in (*folder.glob(f"*/{LEAVINGS}"), *folder.glob("*/*.arrow.*.part")):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > DAY_IN_SECONDS:
+                path.unlink()
+
+
+def _name_of_group(settings: bytes) -> str:
+    return hashlib.sha256(settings).hexdigest()[:32]
 
 
 def _digest_of_file(path: Path) -> str:
@@ -198,11 +233,24 @@ def _without_bookkeeping(values: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def fingerprint_of_code() -> str:
-    """Digest of the source files of ours that make features of a video."""
+    """Digest of what the source files of ours do that make features of a video."""
     processing = Path(inspect.getfile(FLaLLMProcessor)).parent
     others = (FLaLLMVisionModel, LlavaSltVisualEncoder, ClipAugmentation, SignVideoDataset, FeatureStore)
     files = [*sorted(processing.glob("*.py")), *(Path(inspect.getfile(each)) for each in others)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    return hashlib.sha256("\n".join(map(_what_code_does, files)).encode()).hexdigest()
+
+
+def _what_code_does(path: Path) -> str:
+    """The code without comments, docstrings and layout, and without what errors say."""
+    return ast.unparse(_WithoutWords().visit(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+class _WithoutWords(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        return ast.Raise()
 
 
 def describe_settings(
@@ -240,29 +288,48 @@ class ContentDigests:
         self.folder = folder
         self._lock = threading.Lock()
         self._known: dict[Path, dict[str, list[Any]]] = {}  # by folder of videos and name of file
-        self._too_young: set[Path] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
     def of_clips(self, clips: datasets.Dataset) -> list[str]:
-        """In the order of the clips."""
+        """
+        In the order of the clips. Each process reads its share of the videos, each of these once; all get all digests.
+
+        Raises:
+            ValueError: for a video that cannot be read, in all processes.
+        """
+        state = PartialState()
+        videos = enumerate(without_bytes(clips))
+        places = [index if video["bytes"] is not None else video["path"] for index, video in videos]
+        mine = list(dict.fromkeys(places))[state.process_index :: state.num_processes]
         with ThreadPoolExecutor() as executor:
-            digests = list(executor.map(lambda index: self._of_video(clips[index]["video"]), range(len(clips))))
-        self._remember()
-        return digests
+            found = gather_object(list(executor.map(lambda place: self._look_at(place, clips), mine)))
+        for each in found:
+            if each.error:
+                raise ValueError(f"The video {each.place} cannot be read: {each.error}")
+        if state.is_main_process:
+            self._remember(found)
+        digests = {each.place: each.digest for each in found}
+        return [digests[place] for place in places]
 
-    def _of_video(self, video: dict[str, Any]) -> str:
-        content = fetch_content(video)["bytes"]
-        return self._of_file(Path(video["path"]).absolute()) if content is None else hashlib.sha256(content).hexdigest()
+    def _look_at(self, place: int | str, clips: datasets.Dataset) -> "FoundDigest":
+        """Errors are told to all processes, as those that have none would wait for this one."""
+        try:
+            if isinstance(place, str) and "://" not in place:
+                return self._look_at_file(place, Path(place).absolute())
+            video = clips[place]["video"] if isinstance(place, int) else {"path": place, "bytes": None}
+            return FoundDigest(place, hashlib.sha256(fetch_content(video)["bytes"]).hexdigest())
+        except (OSError, ValueError) as error:
+            return FoundDigest(place, error=str(error))
 
-    def _of_file(self, path: Path) -> str:
-        known = self._of_folder(path.parent)
+    def _look_at_file(self, place: str, path: Path) -> "FoundDigest":
+        known = self._of_folder(path.parent).get(path.name)
         status = path.stat()
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        if path.name not in known or known[path.name][:-1] != state:
-            if time.time() - status.st_ctime < YOUNGEST_TRUSTED_FILE_IN_SECONDS:
-                self._too_young.add(path)
-            known[path.name] = [*state, _digest_of_file(path)]
-        return known[path.name][-1]
+        if known is not None and known[:-1] == state:
+            return FoundDigest(place, known[-1])
+        is_young = time.time() - status.st_ctime < YOUNGEST_TRUSTED_FILE_IN_SECONDS
+        digest = _digest_of_file(path)
+        return FoundDigest(place, digest, None if is_young else [*state, digest])
 
     def _of_folder(self, folder: Path) -> dict[str, list[Any]]:
         with self._lock:
@@ -273,11 +340,28 @@ class ContentDigests:
     def _memory_of(self, folder: Path) -> Path:
         return self.folder / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:32]}.json"
 
-    def _remember(self) -> None:
-        for folder, known in self._known.items():
-            trusted = {name: state for name, state in known.items() if folder / name not in self._too_young}
-            if trusted != _read_states(self._memory_of(folder)):
-                write_bytes(self._memory_of(folder), json.dumps(trusted).encode())
+    def _remember(self, found: list["FoundDigest"]) -> None:
+        new = [(Path(each.place).absolute(), each.state) for each in found if each.state is not None]
+        for path, state in new:
+            self._of_folder(path.parent)[path.name] = state
+        for folder in {path.parent for path, _ in new}:
+            write_bytes(self._memory_of(folder), json.dumps(self._of_folder(folder)).encode())
+
+
+@dataclass
+class FoundDigest:
+    """
+    Of one video, which is the file at a place or the bytes in a row.
+
+    Args:
+        state: of a file, to be remembered with its digest as the last element.
+        error: why there is none.
+    """
+
+    place: int | str
+    digest: str = ""
+    state: list[Any] | None = None
+    error: str = ""
 
 
 def _read_states(path: Path) -> dict[str, list[Any]]:
@@ -370,6 +454,22 @@ def errors_name_the_clip(dataset: datasets.Dataset, index: int) -> Iterator[None
         raise ValueError(f"clip {index} (counted from 0{path}{part}): {error}") from error
 
 
+def _batches_of(loader: DataLoader) -> Iterator[dict[str, Any]]:
+    """
+    Raises:
+        ValueError: if a loading process dies.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ValueError(
+            "A process that decodes clips died, of a file that crashes the decoder or of too little memory. "
+            f"`flallm-inspect` names such files; with fewer --dataloader_num_workers less memory is needed. ({error})"
+        ) from error
+
+
 def _longest_length(clips: SignVideoDataset, index: int) -> int:
     with errors_name_the_clip(clips.dataset, index):
         return clips.longest_lengths([index])[0]
@@ -440,6 +540,14 @@ class FeatureCache:
             self._summarise(len(clips), num_views, len(wanted), len(missing), time.monotonic() - started, name)
         return CachedVideoDataset(clips, store, [[view.key for view in of_clips] for of_clips in views])
 
+    def remove_unused(self) -> None:
+        """Of other settings, as `feature_cache_days` says; call it when the features of all splits are opened."""
+        if self.training.process_index > 0:
+            return
+        remove_leavings(self.folder)
+        if self.arguments.feature_cache_days is not None:
+            remove_unused(self.folder, self.arguments.feature_cache_days)
+
     def _open_store(self, clips: SignVideoDataset) -> FeatureStore:
         precision = str(self.autocast_dtype or torch.float32).removeprefix("torch.")
         augmentation = clips.read_clip.augmentation
@@ -482,7 +590,7 @@ class FeatureCache:
         is_silent = self.training.disable_tqdm or self.training.process_index > 0
         waiting: dict[str, torch.Tensor] = {}
         with tqdm(total=len(loader.dataset), desc=f"features of the {name} clips", disable=is_silent) as bar:
-            for batch in loader:
+            for batch in _batches_of(loader):
                 waiting |= self._features_of(batch, loader.dataset.clips.dataset, frame_preprocessor)
                 bar.update(len(batch["views"]))
                 if len(waiting) >= FEATURES_IN_A_FILE:

@@ -1,5 +1,6 @@
 """The one check of a name that a file of others gives: only what lies inside a folder is read from it or sent."""
 
+import functools
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -34,6 +35,7 @@ def _target(path: Path) -> Path:
         raise ValueError(f"{path} cannot be read: {error}. Put the file itself in its place.") from error
 
 
+@functools.lru_cache(maxsize=100)  # a table names thousands of files of one folder
 def roots(folder: Path) -> list[Path]:
     """The folder; of a snapshot in the Hub's cache, whose files are links, also the folder that these lead to."""
     root = folder.resolve()

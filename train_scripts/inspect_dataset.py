@@ -34,7 +34,9 @@ from .atomic_files import write_folder, write_json, write_text
 from .command_line import run_command
 from .cores import num_cores
 from .corpus_schema import SPLITS, Problem
-from .data import METADATA_FILES, VALIDATION_FOLDERS, check_is_of_hub, load_from_hub, without_bytes
+from .corpus_tables import likely_delimiter, split_of, without_separator_line
+from .data import check_is_of_hub, find_metadata, find_split_folder, load_from_hub, without_bytes
+from .data_set_columns import by_our_names, check_split, our_names, say_unused, unused
 from .hub_names import check_model_names
 from .inside_folder import inside
 from .inspected_clips import Clip, Corpus, measure_clips
@@ -93,10 +95,9 @@ def _read_folder(folder: Path, arguments: InspectArguments) -> Corpus:
     corpus = Corpus()
     found = {}
     for split in SPLITS:
-        names = VALIDATION_FOLDERS if split == "validation" else (split,)
-        folders = [folder / name for name in names if (folder / name).is_dir()]
-        if folders:
-            found[split] = inside(folder, folders[0].name)
+        split_folder = find_split_folder(folder, split)
+        if split_folder is not None:
+            found[split] = split_folder
     if not found:
         raise ValueError(f"{folder} must hold folders train, dev or validation, and test, each with metadata.csv.")
     for split in SPLITS:
@@ -108,8 +109,9 @@ def _read_folder(folder: Path, arguments: InspectArguments) -> Corpus:
 
 
 def _read_split_folder(corpus: Corpus, split: str, folder: Path, arguments: InspectArguments) -> None:
-    metadata = next((inside(folder, name) for name in METADATA_FILES if (folder / name).is_file()), None)
+    metadata = find_metadata(folder)
     rows = [] if metadata is None else _read_rows(metadata, split, corpus.errors)
+    rows = _by_our_names(rows, arguments, f"{split}/{metadata and metadata.name}", corpus)
     if metadata is None:
         corpus.errors.append(Problem(split, f"there is no metadata.csv with file_name,{arguments.text_column}"))
     elif not rows:
@@ -134,8 +136,10 @@ def _read_rows(path: Path, split: str, errors: list[Problem]) -> list[tuple[int,
         errors.append(Problem(f"{split}/{path.name}", f"is not UTF-8 text: {error}"))
         text = content.decode("utf-8-sig", errors="replace")
     rows = []
-    read: Iterator[Any] = csv.DictReader(io.StringIO(text, newline=""))
-    if path.suffix != ".csv":
+    text, delimiter = without_separator_line(text)
+    delimiter = delimiter or likely_delimiter(text.lstrip("\r\n").partition("\n")[0])
+    read: Iterator[Any] = csv.DictReader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter)
+    if path.suffix.lower() != ".csv":
         read = (_json_object(line) for line in text.split("\n") if line.strip())
     number = 0
     while True:
@@ -147,6 +151,22 @@ def _read_rows(path: Path, split: str, errors: list[Problem]) -> list[tuple[int,
         except csv.Error as error:
             errors.append(Problem(f"{split}, row {number}", f"cannot be read, nor what follows: {error}"))
             return rows
+
+
+def _by_our_names(
+    rows: list[tuple[int, dict[str, Any]]], arguments: InspectArguments, where: str, corpus: Corpus
+) -> list[tuple[int, dict[str, Any]]]:
+    """Columns that are not understood are an error of the file, and those that are not used are to be known."""
+    try:
+        named = [(number, by_our_names(values, arguments.text_column, where)) for number, values in rows]
+    except ValueError as error:
+        corpus.errors.append(Problem(where, str(error).removeprefix(f"{where} ")))
+        return rows
+    columns = {column for _, values in named for column in values if column is not None}
+    others = unused(columns, arguments.text_column)
+    if others:
+        corpus.warnings.append(Problem(where, say_unused(others)))
+    return named
 
 
 def _json_object(line: str) -> dict[str, Any]:
@@ -165,6 +185,10 @@ def _clip_of_row(
     clip.signer = texts.get("signer") or None
     clip.spoken_language = texts.get("spoken_language") or arguments.spoken_language
     clip.sign_language = texts.get("sign_language") or None
+    try:
+        check_split(values.get("split"), split, clip.where)
+    except ValueError as error:
+        errors.append(Problem(clip.where, str(error).removeprefix(f"{clip.where}: ")))
     for name in ("start", "end"):
         try:
             setattr(clip, name, float(texts[name]) if texts.get(name) else None)
@@ -207,7 +231,10 @@ def corpus_of_splits(splits: Mapping[str, datasets.Dataset], arguments: InspectA
     """
     corpus = Corpus()
     for name, dataset in splits.items():
-        split = "validation" if name in VALIDATION_FOLDERS else name
+        split = split_of(name) or name
+        split = name if split in corpus.on_hub else split  # dev beside validation
+        columns = our_names(tuple(dataset.column_names), arguments.text_column, arguments.dataset)
+        dataset = dataset.rename_columns({theirs: ours for theirs, ours in columns.items() if theirs != ours})
         if "video" not in dataset.column_names:
             raise ValueError(f"`video` must be a column of the data set, got columns {dataset.column_names}.")
         corpus.on_hub[split] = dataset.cast_column("video", datasets.Video(decode=False))

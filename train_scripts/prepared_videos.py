@@ -73,6 +73,9 @@ def prepare_video(task: VideoTask) -> VideoOutcome:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FATAL_ERRORS:
             raise
+        gone = next((folder for folder in (task.work_folder, task.target.parent) if not folder.is_dir()), None)
+        if gone is not None:  # no fault of the clip
+            raise FileNotFoundError(errno.ENOENT, "The folder was removed while it was filled", str(gone)) from error
         return VideoOutcome(None, [_text_of(error)] * len(task.intervals))
     finally:
         partial.unlink(missing_ok=True)  # replacing a hard link by another one to the same file leaves both

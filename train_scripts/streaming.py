@@ -36,6 +36,7 @@ from .data import (
     open_on_hub,
     undecoded,
 )
+from .data_set_columns import WORDS, check_split, check_stream, tell_unused, unused
 from .target_languages import target_languages
 
 
@@ -95,8 +96,10 @@ class HubRows:
         of_part = f", file {part + 1} of {self.num_parts}" if self.num_parts > 1 else ""
         source = f"{self.name} ({self.split}{of_part})"
         for number, row in enumerate(rows):
+            where = f"{source}: row {number} (counted from 0)"
+            check_split(row.get("split"), self.split, where)
             if row["video"] is not None:
-                check_is_of_hub(undecoded(row["video"]), f"{source}: row {number} (counted from 0)")
+                check_is_of_hub(undecoded(row["video"]), where)
             yield source, number, row
 
 
@@ -274,8 +277,11 @@ def _open_source(data: DataArguments, name: str) -> FolderRows | HubRows:
         clips = load_split(data, data.train_split, data.max_train_clips, name)
         return FolderRows(clips, f"{name} ({data.train_split})")
     check_most_clips(data.max_train_clips)
-    rows = open_on_hub(name, data.train_split, streaming=True)
-    check_text_column(column_names(rows), data.text_column, f"{name} ({data.train_split})")
+    rows = open_on_hub(name, data.train_split, streaming=True, text_column=data.text_column)
+    columns = column_names(rows)
+    check_text_column(columns, data.text_column, f"{name} ({data.train_split})")
+    check_stream(rows.features, (data.text_column, *WORDS), name)
+    tell_unused(unused(columns, data.text_column), name)
     return HubRows(rows, name, data.train_split, data.max_train_clips)
 
 

@@ -291,6 +291,7 @@ def run_training(
         cache = FeatureCache(model, processor, features, training)
         clips.train = cache.clips(clips.train, "training", features.feature_views or 1)
         clips.evaluation = cache.clips(clips.evaluation, "evaluation")
+        cache.remove_unused()
     system = system_of(model)
     trainer = build_trainer(
         system.trainer_class,
