@@ -85,7 +85,9 @@ def test_subtitles_give_segments_and_sentences(line_end, encoding, tmp_path):
     vtt = read(tmp_path / "vtt", VTT.replace("\n", line_end).encode(encoding), "TALK.VTT")
     assert parts(vtt) == [("Hello there.", 0.5, 1.5), ("How are you & yours?", 1.6, 2.4)]
     assert srt.problems == vtt.problems == []
-    assert srt.notes == ["talk.srt lies in no folder that is named after a split: its clips are of train"]
+    assert srt.notes == [
+        "1 file(s), such as talk.srt, lie in no folder that is named after a split: their clips are of train"
+    ]
 
 
 def test_cues_that_overlap_or_stand_close_are_kept_and_broken_ones_named(tmp_path):

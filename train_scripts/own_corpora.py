@@ -179,16 +179,10 @@ def _table_clip(values: dict[str, str], split: str, find: Callable[[str], Path])
 
 def _add_annotations(gathered: Gathered, paths: list[Path], folder: Path, index: FilesBelow, tier: str | None) -> None:
     """All sentences of all files, each of which belongs to one video."""
-    annotations = {}
-    for path in paths:
-        try:
-            annotations[path] = read_annotations(path, folder)
-        except (OSError, ValueError) as error:
-            if len(paths) == 1:
-                raise
-            gathered.problems.append(Problem(shown_path(path, folder), str(error)))
+    annotations = _read_annotations(gathered, paths, folder)
     tier = _chosen_tier(annotations, tier, gathered)
     file_of: dict[Path, Path] = {}
+    without_split = []
     for path, content in annotations.items():
         try:
             video, origin = _video_of(path, content, folder, index)
@@ -206,10 +200,27 @@ def _add_annotations(gathered: Gathered, paths: list[Path], folder: Path, index:
             what = f"it has no sentences in the tier {tier!r}" if tier else "it holds no sentences"
             gathered.problems.append(Problem(shown_path(path, folder), what))
         split = _split_above(path, folder) or _split_above(video, index.folder)
-        if split is None:
-            gathered.notes.append(f"{path.name} lies in no folder that is named after a split: its clips are of train")
+        without_split += [] if split else [shown_path(path, folder)]
         name = video.relative_to(index.folder).as_posix()
         gathered.add(rows, functools.partial(_annotated_clip, video, origin, name, split or "train"))
+    if without_split:
+        gathered.notes.append(
+            f"{len(without_split)} file(s), such as {without_split[0]}, lie in no folder that is named after a split: "
+            "their clips are of train"
+        )
+
+
+def _read_annotations(gathered: Gathered, paths: list[Path], folder: Path) -> dict[Path, Annotations]:
+    """Of every file that can be read; the others are problems, but an only one raises."""
+    annotations = {}
+    for path in paths:
+        try:
+            annotations[path] = read_annotations(path, folder)
+        except (OSError, ValueError) as error:
+            if len(paths) == 1:
+                raise
+            gathered.problems.append(Problem(shown_path(path, folder), str(error)))
+    return annotations
 
 
 def _annotated_clip(video: Path, origin: float, name: str, split: str, values: dict[str, str]) -> RawClip:
