@@ -178,7 +178,13 @@ def test_workers_of_a_killed_run_end(tmp_path):
 
 
 DIES_AT_ITS_START = """
-import multiprocessing, os, pathlib, signal
+import contextlib, multiprocessing, os, signal
+
+def is_the_first(folder):
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder)
+        return True
+
 if multiprocessing.current_process().name != "MainProcess" and {condition}:
     os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -202,7 +208,7 @@ def test_workers_that_cannot_begin_are_no_fault_of_a_task(tmp_path, monkeypatch)
 
 
 def test_where_one_worker_cannot_begin_another_does_its_work(tmp_path, monkeypatch):
-    first = f"not pathlib.Path({str(tmp_path)!r}, 'made').exists() and not os.mkdir({str(tmp_path / 'made')!r})"
+    first = f"is_the_first({str(tmp_path / 'made')!r})"
     assert results_of_module(tmp_path, first, monkeypatch) == {"a": "a", "b": "b", "c": "c"}
 
 
@@ -211,3 +217,12 @@ def test_numbers_of_workers_that_cannot_be_meant(value):
     most = max(MOST_WORKERS, 2 * os.cpu_count())
     with pytest.raises(ValueError, match=re.escape(f"--num_workers must be from 1 to {most}, got {value}.")):
         check_num_workers("--num_workers", value)
+    with pytest.raises(ValueError, match=re.escape(f"num_workers must be from 1 to {most}, got {value}.")):
+        results_of(["double 1"], num_workers=value)
+
+
+def test_an_answer_that_waited_for_its_reader_is_not_late():
+    results = run_in_processes(pool_tasks.do, ["double 1", "double 2", "double 3"], 2, lambda task, why: why, 0.5)
+    assert {task: time.sleep(0.7) or answer for task, answer in results} == {
+        "double 1": "2", "double 2": "4", "double 3": "6",
+    }  # fmt: skip

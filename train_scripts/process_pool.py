@@ -58,6 +58,7 @@ def run_in_processes(
         seconds_for_a_task: after which its worker is ended.
 
     Raises:
+        ValueError: for fewer than one process, or far too many.
         ChildProcessError: if workers die before they can take a task.
         Exception: what `function` raised, with the worker's traceback as a note. All workers are ended then.
     """
@@ -104,6 +105,7 @@ class _Pool:
         lost: Callable[[Any, str], Any],
         seconds_for_a_task: float,
     ):
+        check_num_workers("num_workers", num_workers)
         self._function = function
         self._tasks = iter(tasks)
         self._given_back = list(islice(self._tasks, num_workers))
@@ -117,15 +119,24 @@ class _Pool:
     def run(self) -> Iterator[tuple[Any, Any]]:
         for _ in range(len(self._given_back)):
             self._start_worker()
-        while self._workers:
+        while self._is_work_left():
             soonest = min(worker.deadline for worker in self._workers)
             seconds = None if soonest == math.inf else max(soonest - time.monotonic(), 0)
             waiting = {worker.connection: worker for worker in self._workers}
             for ready in connection.wait(list(waiting), seconds):
                 yield from self._answer_of(waiting[ready])
             for worker in self._workers[:]:
-                if worker.deadline <= time.monotonic():
+                if worker.deadline <= time.monotonic() and not worker.connection.poll():
                     yield self._end_late(worker)
+
+    def _is_work_left(self) -> bool:
+        return any(worker.task is not NO_TASK for worker in self._workers) or self._is_task_waiting()
+
+    def _is_task_waiting(self) -> bool:
+        task = self._next_task()
+        if task is not NO_TASK:
+            self._given_back.insert(0, task)
+        return task is not NO_TASK
 
     def _start_worker(self) -> None:
         try:
@@ -173,7 +184,7 @@ class _Pool:
         """A dead worker by a new one, if there is work. One that could not even begin is not tried again."""
         self._remove(worker)
         if not worker.is_ready:
-            if not self._workers:
+            if not self._workers and self._is_task_waiting():
                 raise ChildProcessError(_why_no_worker_begins(worker.process.exitcode))
             return
         self._start_for_waiting_tasks()
@@ -187,9 +198,7 @@ class _Pool:
         return worker.task, self._lost(worker.task, f"it took longer than {self._seconds_for_a_task:g} s")
 
     def _start_for_waiting_tasks(self) -> None:
-        task = self._next_task()
-        if task is not NO_TASK:
-            self._given_back.append(task)
+        if self._is_task_waiting():
             self._start_worker()
 
     def _remove(self, worker: _Worker) -> None:
@@ -260,6 +269,14 @@ def _work(function: Callable[[Any], Any], pipe: connection.Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that files that are being written are removed
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _answer_all(function, pipe)
+    except SystemExit as leaving:  # without what Python does at its end, which takes seconds after importing torch
+        sys.stderr.flush()
+        os._exit(leaving.code if isinstance(leaving.code, int) else 1)
+
+
+def _answer_all(function: Callable[[Any], Any], pipe: connection.Connection) -> None:
     answer = None
     while True:
         try:
