@@ -84,7 +84,7 @@ def write_base_card(folder: Path, base: str, change: str) -> None:
         data = ModelCardData(library_name="transformers", base_model=bases)
         title, sentence = plain_name(folder.absolute().name), f"{' and '.join(bases)}, {change}."
         text = f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{sentence}\n"
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 def save_adapter(model: PeftModel, folder: Path, run: TrainingRun, base_model: str | None = None) -> None:
