@@ -137,7 +137,7 @@ def translate_videos(
         if problem is not None and len(batch) == 1:
             batch[0].translation.error = problem
         elif problem is not None:
-            torch.accelerator.empty_cache() if torch.accelerator.is_available() else None
+            torch.cuda.empty_cache()  # does nothing without CUDA
             for clip in batch:
                 write([clip], None)
 
