@@ -100,8 +100,12 @@ def test_a_line_that_was_torn_off_is_translated_again(videos, tmp_path, capsys, 
         run(capsys, *videos, "--batch_size", 1, "--output", path, status=130)
     content = journal_path(path).read_bytes()
     journal_path(path).write_bytes(content[:-20])
-    _, errors = run(capsys, *videos, "--output", path)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, KeyboardInterrupt())
+        _, errors = run(capsys, *videos, "--batch_size", 1, "--output", path, status=130)
     assert "Going on: 2 of 6 video(s) are finished" in errors
+    _, errors = run(capsys, *videos, "--output", path)
+    assert "Going on: 4 of 6 video(s) are finished" in errors
     assert path.read_text(encoding="utf-8") == expected
 
 
@@ -135,13 +139,39 @@ def test_other_settings_are_refused_with_what_to_delete(videos, tmp_path, capsys
     assert len(list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))) == 6
 
 
-@pytest.mark.parametrize("content", [b"", b"{}\n", b"no json\n", b'{"settings": 3}\n', b"\xff\n"])
+@pytest.mark.parametrize("content", [b"", b"{}\n", b"no json\n", b'{"settings": 3}\n', b"\xff\n", b"[1]\n"])
 def test_a_journal_that_cannot_be_read_is_named(content, videos, tmp_path, capsys):
     path = tmp_path / "out.txt"
     journal_path(path).write_bytes(content)
     assert error_of(translate.main, command(*videos, "--output", path), capsys) == (
         f"{journal_path(path)} cannot be read as what is finished of --output {path}. Delete it to start anew."
     )
+
+
+def test_a_run_that_finished_nothing_is_no_obstacle(videos, tmp_path, capsys, monkeypatch):
+    """A typo in --model, or too many beams for the memory: the next command has other settings."""
+    path = tmp_path / "out.txt"
+    error_of(translate.main, ["--model", str(tmp_path / "no_model"), *map(str, videos), "--output", str(path)], capsys)
+    assert not journal_path(path).exists()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 0, torch.OutOfMemoryError())
+        run(capsys, *videos, "--output", path, "--num_beams", 9, status=1)
+    assert journal_path(path).exists()
+    run(capsys, *videos, "--output", path, "--num_beams", 2)
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 6 and not journal_path(path).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+@pytest.mark.parametrize("format_name", ["text", "jsonl", "csv"])
+def test_a_name_that_is_no_utf_8(format_name, videos, tmp_path, capsys):
+    odd = Path(os.fsdecode(os.fsencode(videos[0].parent) + b"/clip_\xfc.mp4"))
+    shutil.copy(videos[0], odd)
+    expected, _ = run(capsys, videos[0], "--format", format_name)
+    output, _ = run(capsys, odd, "--format", format_name)
+    path = tmp_path / "out.txt"
+    run(capsys, odd, videos[0], "--format", format_name, "--output", path)
+    assert path.read_text(encoding="utf-8") == output + expected.splitlines(keepends=True)[-1]
+    assert output.replace("clip_\\\\udcfc", "0").replace("clip_\\udcfc", "0") == expected
 
 
 def test_bad_files_alone_are_tried_again(videos, tmp_path, capsys, monkeypatch):
@@ -410,9 +440,22 @@ def test_finished_captions_are_no_failure(long, has_output, talk, tmp_path, caps
     assert (said in errors.splitlines()) != has_output and output == ""
     assert not has_output or (tmp_path / "out.txt").read_text(encoding="utf-8").startswith(f"{talk}\t")
     (tmp_path / "out.txt").unlink(missing_ok=True)
-    talk.with_suffix(".vtt").unlink()
+    talk.with_suffix(".vtt").unlink()  # as if killed between the two
     run(capsys, talk, *options)
     assert captions_of(talk) == expected
+
+
+def test_captions_that_were_removed_since_are_written_again(videos, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "out.txt"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4, KeyboardInterrupt())
+        run(capsys, *videos, "--srt", "--batch_size", 1, "--output", path, status=130)
+    written = sorted(videos[0].parent.glob("*.srt"))
+    assert len(written) == 4
+    content = written[0].read_bytes()
+    written[0].unlink()
+    run(capsys, *videos, "--srt", "--output", path)
+    assert len(sorted(videos[0].parent.glob("*.srt"))) == 6 and written[0].read_bytes() == content
 
 
 def test_half_captions_are_never_left(talk, capsys, monkeypatch):

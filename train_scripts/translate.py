@@ -104,6 +104,7 @@ def translate_videos(
     caption_formats: Sequence[str] = (),
     num_workers: int = 1,
     longest_clip: int | None = None,
+    with_confidence: bool = False,
 ) -> Iterator[Translation]:
     """
     A translation of each of `videos`, bad files included, as soon as it is done: `position` tells its place. While the
@@ -116,9 +117,10 @@ def translate_videos(
         caption_formats: "srt" and "vtt": caption files to write beside each video.
         num_workers: threads that read videos.
         longest_clip: visual tokens of the longest clip that the model was trained on; longer ones are marked.
+        with_confidence: of a calibrated model, which then keeps the scores of all tokens in memory.
     """
     generation = {} if num_beams is None else {"num_beams": num_beams}
-    scorer = build_translator(model, processor) if is_calibrated(model) else None
+    scorer = build_translator(model, processor) if with_confidence else None
 
     def read(numbered: tuple[int, Path]) -> _Clip:
         clip = _read_clip(model, processor, *numbered, start, end, caption_formats)
@@ -151,7 +153,7 @@ def translate_videos(
         if problem is not None and len(batch) == 1:
             batch[0].translation.error = problem
         elif problem is not None:
-            torch.accelerator.empty_cache() if torch.accelerator.is_available() else None
+            torch.cuda.empty_cache()  # does nothing without CUDA
             for clip in batch:
                 write([clip], None)
 
@@ -177,12 +179,13 @@ def translate_long_videos(
     num_beams: int | None = None,
     caption_formats: Sequence[str] = (),
     journal: Journal | None = None,
+    with_confidence: bool = False,
 ) -> Iterator[Translation]:
     """
     As `translate_videos`, for videos longer than one sentence: one video and one piece of it after the other. Pieces
     that the journal has are not translated again.
     """
-    generation = {} if num_beams is None else {"num_beams": num_beams}
+    generation = {"return_scores": with_confidence} | ({} if num_beams is None else {"num_beams": num_beams})
     for position, video in enumerate(videos):
         translation = Translation(str(video), position=position)
         try:
@@ -201,7 +204,7 @@ def _pieces(
     video: Path,
     start: float | None,
     end: float | None,
-    generation: dict[str, int],
+    generation: dict[str, Any],
     journal: Journal | None,
 ) -> Iterator[dict[str, Any]]:
     segments = translator.processor.video_processor.split_at_rests(str(video), start, end)
@@ -213,11 +216,11 @@ def _pieces(
     first = max(next_segment - 1, 0)
     by_times = {(piece["start"], piece["end"]): piece for piece in finished if piece["piece"] < next_segment}
     yield from ({name: value for name, value in piece.items() if name != "piece"} for piece in by_times.values())
-    calibrated = is_calibrated(translator.model)
-    answers = translator.translate_long(str(video), segments[first:], return_scores=calibrated, **generation)
+    answers = translator.translate_long(str(video), segments[first:], **generation)
     for answer in tqdm(answers, total=len(segments) - first, unit="sentence", desc=video.name, leave=False):
         piece = {"start": answer["start"], "end": answer["end"], "text": answer["translation_text"]}
-        piece |= {"confidence": answer["confidence"], "familiar": answer["is_familiar"]} if calibrated else {}
+        if "confidence" in answer:
+            piece |= {"confidence": answer["confidence"], "familiar": answer["is_familiar"]}
         if first + answer["piece"] < next_segment:
             continue
         if journal is not None:
@@ -459,9 +462,12 @@ def _translate(arguments: argparse.Namespace, videos: Sequence[Path], journal: J
     if journal is None:
         remaining = _without_captions(videos, remaining, caption_formats)
     model, processor = _load(arguments)
-    table = Table(arguments.format, arguments.long, is_calibrated(model))
+    # With a journal always: the format may be another one when the command is run again.
+    with_confidence = is_calibrated(model) and (arguments.format != "text" or journal is not None)
+    table = Table(arguments.format, arguments.long, with_confidence)
     printer = None if journal is not None else Printer(table, sorted([*results, *remaining]))
-    stream = _open_stream(arguments, model, processor, [videos[position] for position in remaining], journal)
+    to_do = [videos[position] for position in remaining]
+    stream = _open_stream(arguments, model, processor, to_do, journal, with_confidence)
     try:
         for result in results.values() if printer is not None else ():
             printer.add(result)
@@ -491,6 +497,7 @@ def _known_results(
             results[position] = Translation(str(video), error=clashes[video], position=position)
         elif finished is not None:
             results[position] = dataclasses.replace(finished, position=position)
+            write_captions(results[position], caption_formats)  # somebody may have removed them since
     num_finished = len(results) - len(clashes)
     if num_finished:
         print(f"Going on: {num_finished} of {len(videos)} video(s) are finished, see {journal.path}.", file=sys.stderr)
@@ -525,13 +532,15 @@ def _open_stream(
     processor: FLaLLMProcessor,
     videos: Sequence[Path],
     journal: Journal | None,
+    with_confidence: bool,
 ) -> Iterator[Translation]:
     caption_formats = [name for name in CAPTION_FORMATS if getattr(arguments, name)]
     wanted = (arguments.start, arguments.end, arguments.num_beams, caption_formats)
     if arguments.long:
-        return translate_long_videos(build_translator(model, processor), videos, *wanted, journal)
+        return translate_long_videos(build_translator(model, processor), videos, *wanted, journal, with_confidence)
     longest = longest_clip_of_training(arguments.model)
-    return translate_videos(model, processor, videos, arguments.batch_size, *wanted, arguments.num_workers, longest)
+    amounts = (arguments.num_workers, longest, with_confidence)
+    return translate_videos(model, processor, videos, arguments.batch_size, *wanted, *amounts)
 
 
 def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag: str) -> None:

@@ -1,5 +1,6 @@
 """What flallm-translate leaves: tables, captions, and the journal by which a run that broke off goes on."""
 
+import contextlib
 import csv
 import io
 import json
@@ -7,11 +8,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from modeling_flallm.own_processing import format_captions
 
-from .atomic_files import write_bytes, write_text
+from .atomic_files import write_text
 
 FORMATS = ("text", "jsonl", "csv")
 CAPTION_FORMATS = ("srt", "vtt")
@@ -66,7 +67,10 @@ class Table:
         return self._csv_line(dict(zip(self.columns, self.columns, strict=True))) if self.format == "csv" else ""
 
     def lines(self, translation: Translation) -> str:
-        """Of one video; "" if there is nothing to say."""
+        """Of one video; "" if there is nothing to say. Bytes of a file's name that are no UTF-8 are spelled out."""
+        return self._lines(translation).encode("utf-8", "backslashreplace").decode()
+
+    def _lines(self, translation: Translation) -> str:
         if self.format == "jsonl":
             row = {name: getattr(translation, name) for name in self.columns}
             return json.dumps(row, ensure_ascii=False) + "\n"
@@ -175,13 +179,12 @@ class Journal:
     def __init__(self, output: Path, settings: dict[str, Any]):
         self.output = output
         self.path = journal_path(output)
+        self._settings = json.loads(json.dumps(settings))
         self._finished: dict[str, dict[str, Any]] = {}
         self._pieces: dict[str, list[dict[str, Any]]] = {}
+        self._file: IO[str] | None = None
         if self.path.exists():
-            self._read(json.loads(json.dumps(settings)))
-        else:
-            write_text(self.path, json.dumps({"settings": settings}, ensure_ascii=False) + "\n")
-        self._file = self.path.open("a", encoding="utf-8", newline="\n")
+            self._read()
 
     def finished(self, video: Path) -> Translation | None:
         """What an earlier run made of a video that has not changed since; a bad one is not finished."""
@@ -202,7 +205,8 @@ class Journal:
         self._append({"state": state_of_file(video), "file": str(video), "piece": piece})
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def remove(self) -> None:
         """Once the output is whole."""
@@ -210,29 +214,37 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def _append(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        if self._file is None:
+            if not self._has_something():
+                write_text(self.path, json.dumps({"settings": self._settings}))
+            self._file = self.path.open("a", encoding="utf-8", newline="\n")
+        self._file.write("\n" + json.dumps(entry))  # the line break comes first: it ends a line that was torn off
         self._file.flush()
 
-    def _read(self, settings: dict[str, Any]) -> None:
-        content = self.path.read_bytes()
-        whole, _, torn = content.rpartition(b"\n")
-        if torn:  # of a run that was killed while it wrote its last line
-            write_bytes(self.path, whole + b"\n" if whole else b"")
+    def _has_something(self) -> bool:
+        return bool(self._pieces) or any(not entry["translation"]["error"] for entry in self._finished.values())
+
+    def _read(self) -> None:
+        first, *lines = self.path.read_bytes().split(b"\n")
         try:
-            entries = [json.loads(line) for line in whole.splitlines()]
-            self._check(entries[0]["settings"], settings)
-            for entry in entries[1:]:
+            before = dict(json.loads(first)["settings"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.path} cannot be read as what is finished of --output {self.output}. Delete it to start anew."
+            ) from error
+        for line in lines:
+            # What was torn off by a kill or a full disk is translated again.
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
                 if "piece" in entry:
                     self._pieces.setdefault(entry["file"], []).append(entry)
                 else:
                     self._finished[Translation(**entry["translation"]).file] = entry
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, IndexError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.path} cannot be read as what is finished of --output {self.output}. Delete it to start anew."
-            ) from error
+        if self._has_something():
+            self._check(before)
 
-    def _check(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        for name, value in now.items():
+    def _check(self, before: dict[str, Any]) -> None:
+        for name, value in self._settings.items():
             if before.get(name) != value:
                 raise ValueError(
                     f"--output {self.output} was begun with {name} {_shown(before.get(name))}, now it is "
