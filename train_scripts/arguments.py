@@ -18,6 +18,7 @@ from .atomic_files import LEAVINGS
 from .command_line import CommandParser, unknown_text
 from .languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
 from .machine import computes_in_bfloat16, default_device, num_loading_processes
+from .yaml_values import load_yaml
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")
@@ -313,9 +314,10 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None,
     config_parser = CommandParser(add_help=False)
     config_parser.add_argument("--config")
     config = config_parser.parse_known_args(argv)[0].config
-    names = [field.name for dataclass_type in dataclass_types for field in dataclasses.fields(dataclass_type)]
+    fields = [field for dataclass_type in dataclass_types for field in dataclasses.fields(dataclass_type)]
+    names = [field.name for field in fields]
     try:
-        from_yaml = _flags_from_yaml(config, names) if config else []
+        from_yaml = _flags_from_yaml(config, {field.name: str(field.type) for field in fields}) if config else []
         *instances, _, unknown = parser.parse_args_into_dataclasses(
             args=from_yaml + argv, look_for_args_file=False, return_remaining_strings=True
         )
@@ -335,13 +337,16 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml"))
 
 
-def _flags_from_yaml(config: str, names: list[str]) -> list[str]:
-    values = read_yaml(config)
+def _flags_from_yaml(config: str, types: dict[str, str]) -> list[str]:
+    values, texts = read_yaml(config), read_yaml(config, as_text=True)
     flags = []
-    for name, value in values.items():
-        if name not in names:
-            raise ValueError(f"{config}: {unknown_text('key', str(name), names)}")
+    for (name, value), text in zip(values.items(), texts.values(), strict=True):
+        if name not in types:
+            raise ValueError(f"{config}: {unknown_text('key', str(name), [*types])}")
+        if isinstance(value, list) and "list" not in types[name]:
+            raise ValueError(f"{config}: {name} takes one value, got a list of {len(value)}.")
         if value is not None:
+            value = text if "str" in types[name] and not isinstance(value, dict) else value
             flags += [f"--{name}", *map(_as_flag_value, value if isinstance(value, list) else [value])]
     return flags
 
@@ -350,9 +355,9 @@ def _as_flag_value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-def read_yaml(config: str) -> dict[str, Any]:
+def read_yaml(config: str, as_text: bool = False) -> dict[str, Any]:
     """
-    Values of a YAML file or preset.
+    Values of a YAML file or preset, or with `as_text` how each is written.
 
     Raises:
         ValueError: if there is none of that name, or it holds no `name: value` lines.
@@ -363,7 +368,7 @@ def read_yaml(config: str) -> dict[str, Any]:
             f"--config must be a YAML file or one of the presets {', '.join(preset_names())}; there is no {config!r}."
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8-sig"), as_text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML file: {error}") from error
     if not isinstance(values, dict):
