@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -18,9 +18,20 @@ from .atomic_files import LEAVINGS
 from .command_line import CommandParser, unknown_text
 from .languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
 from .machine import computes_in_bfloat16, default_device, num_loading_processes
+from .training_flags import check_flags, check_ranges, complete_flags
 from .yaml_values import load_yaml
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
+AUGMENTATION_RANGES = {
+    "rotation_degrees": (0, 180),
+    "translation": (0, 1),
+    "brightness": (0, math.inf),
+    "contrast": (0, math.inf),
+    "saturation": (0, math.inf),
+    "speed": (0, 1),
+    "frame_drop": (0, 1),
+    "horizontal_flip": (0, 1),
+}
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -89,8 +100,8 @@ class DataArguments:
         if isinstance(self.dataset, str):
             self.dataset = [self.dataset]
         self._check_weights()
-        if self.shuffle_buffer_size < 1:
-            raise ValueError(f"--shuffle_buffer_size must be 1 or more, got {self.shuffle_buffer_size}.")
+        counts = ("shuffle_buffer_size", "max_train_clips", "max_evaluation_clips")
+        check_ranges(self, {name: (1, math.inf) for name in counts})
         check_spoken_language(self.spoken_language)
         check_sign_language(self.sign_language)
         if self.dataset_name is not None and not self.dataset_name.strip():
@@ -133,6 +144,9 @@ class AugmentationArguments:
         default=0.0, metadata={"help": "Probability of a flip. It swaps the hands, which changes what is signed."}
     )
 
+    def __post_init__(self):
+        check_ranges(self, AUGMENTATION_RANGES)
+
 
 @dataclass
 class VideoArguments:
@@ -144,6 +158,15 @@ class VideoArguments:
     crop_size: int = field(
         default=224, metadata={"help": "Height and width of the crop that the model sees, in pixels."}
     )
+
+    def __post_init__(self):
+        if not 0 < self.frame_sampling_rate <= 1:
+            raise ValueError(f"--frame_sampling_rate must be above 0 and up to 1, got {self.frame_sampling_rate}.")
+        check_ranges(self, {name: (1, math.inf) for name in ("max_num_frames", "frame_size", "crop_size")})
+        if self.crop_size > self.frame_size:
+            raise ValueError(
+                f"--crop_size must be at most --frame_size, got {self.crop_size} of {self.frame_size} pixels."
+            )
 
 
 @dataclass
@@ -259,17 +282,13 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
         metadata={"help": "Licence of the trained model for its card, as the Hub writes it, such as cc-by-nc-4.0."},
     )
 
+    # What evaluation scores, and flags that this command gives one value.
+    needs_generation: ClassVar[bool] = True
+    fixed_flags: ClassVar[dict[str, Any]] = {}
+
     def __post_init__(self):
         if self.output_dir is None:
             raise ValueError("`--output_dir` must name a new or empty folder.")
-        if self.early_stopping_patience is not None and self.eval_strategy == "no":
-            raise ValueError("--early_stopping_patience needs evaluations: set --eval_strategy to steps or epoch.")
-        if self.max_frames_per_batch is not None and self.max_frames_per_batch < 1:
-            raise ValueError(f"--max_frames_per_batch must be 1 or more, got {self.max_frames_per_batch}.")
-        if self.frames_per_chunk is not None and self.frames_per_chunk < 1:
-            raise ValueError(f"--frames_per_chunk must be 1 or more, got {self.frames_per_chunk}.")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ValueError(f"--num_threads must be 1 or more, got {self.num_threads}.")
         check_license("model_license", self.model_license, "apache-2.0, cc-by-nc-4.0 or other")
         if isinstance(self.generation_config, Path):
             self.generation_config = str(self.generation_config)  # a Path cannot be saved as JSON
@@ -281,7 +300,12 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # else torch warns that there is nothing to pin it for
             self.use_cpu |= self.bf16  # else the Trainer takes bf16 for a wish that no GPU can fulfil
-        super().__post_init__()
+        check_flags(self)
+        try:
+            super().__post_init__()
+        except (ImportError, KeyError, NotImplementedError, TypeError) as error:
+            raise ValueError(f"transformers refuses a flag: {error}") from error
+        complete_flags(self)
 
 
 # Of every stage that learns from videos, behind its own.
