@@ -29,23 +29,16 @@ class EarlyStopping(EarlyStoppingCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
-        # As checkpoints of earlier versions have it: by the name of the parent class.
-        for name in (type(self).__name__, EarlyStoppingCallback.__name__):
-            saved = state.stateful_callbacks.get(name)
-            if isinstance(saved, dict) and "attributes" in saved:
-                self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
-                return
+        self.early_stopping_patience_counter = num_evaluations_without_better(state)
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self._stop_if_over(control)
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self._stop_if_over(control)
-
-    def _stop_if_over(self, control) -> None:
-        """A run that had come to its end before it was resumed."""
-        if self.early_stopping_patience_counter >= self.early_stopping_patience:
-            control.should_training_stop = True
+def num_evaluations_without_better(state: TrainerState) -> int:
+    """As early stopping had counted when the state was saved."""
+    for name in (EarlyStopping.__name__, EarlyStoppingCallback.__name__):  # earlier versions of ours: the latter
+        saved = state.stateful_callbacks.get(name)
+        if isinstance(saved, dict) and "attributes" in saved:
+            return saved["attributes"].get("early_stopping_patience_counter", 0)
+    return 0
 
 
 class WatchRun(TrainerCallback):

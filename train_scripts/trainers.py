@@ -7,13 +7,19 @@ from typing import Any
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import Seq2SeqTrainer, Trainer
+from transformers import Seq2SeqTrainer, Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput, has_length
 
 from .atomic_files import write_json
 from .data import FramePreprocessor
 from .model_card import write_model_card
-from .resuming import ARGUMENTS_FILE, WatchRun, changed_settings, reading_checkpoint
+from .resuming import (
+    ARGUMENTS_FILE,
+    WatchRun,
+    changed_settings,
+    num_evaluations_without_better,
+    reading_checkpoint,
+)
 from .samplers import ClipSampler, FrameBudgetBatchSampler
 from .streaming import MixedClips
 from .target_languages import language_ids
@@ -70,7 +76,23 @@ class TextTrainer(Trainer):
             changed = changed_settings(Path(resume_from_checkpoint), self.settings())
             if changed:
                 print(f"Settings that have changed since {resume_from_checkpoint}: {'; '.join(changed)}.", flush=True)
+        if resume_from_checkpoint is not None and self._is_stopped(resume_from_checkpoint):
+            return self._end_of_stopped_run(resume_from_checkpoint)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+
+    def _is_stopped(self, checkpoint: str) -> bool:
+        """Whether early stopping had ended the run at this checkpoint: the Trainer would train for one more step."""
+        patience = getattr(self.args, "early_stopping_patience", None)
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        return patience is not None and num_evaluations_without_better(state) >= patience
+
+    def _end_of_stopped_run(self, checkpoint: str) -> TrainOutput:
+        print(f"Early stopping has ended this run at {checkpoint}. Raise --early_stopping_patience to train on.")
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        self._load_from_checkpoint(checkpoint)
+        if self.args.load_best_model_at_end:
+            self._load_best_model()
+        return TrainOutput(self.state.global_step, 0.0, {"train_runtime": 0.0})
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         with reading_checkpoint(resume_from_checkpoint, "model.safetensors"):
