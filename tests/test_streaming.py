@@ -344,7 +344,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(num_workers, tmp_path, monk
             "two.",
         ),
         ({"shuffle_buffer_size": 0}, "--shuffle_buffer_size must be 1 or more, got 0."),
-        ({"max_train_clips": 0}, "The number of clips to use must be 1 or more, got 0."),
+        ({"max_train_clips": 0}, "--max_train_clips must be 1 or more, got 0."),
         (
             {"text_column": "translation"},
             "{corpus}/train/metadata.csv must have the column 'translation', got {columns}. Pass --text_column.",

@@ -85,7 +85,7 @@ TRIED: dict[str, list[dict[str, Any]]] = {
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": '{"use_reentrant": false}'}
     ],
     "torch_compile": [{"torch_compile": True, "torch_compile_backend": "eager"}],
-    "torch_compile_mode": [],  # three minutes of inductor, which works
+    "torch_compile_mode": [{"torch_compile_mode": "x"}],  # with a right one, three minutes of inductor, which works
     "logging_strategy": [{"logging_strategy": "epoch"}, {"logging_strategy": "no"}],
     "logging_steps": [{"logging_steps": 2}, {"logging_steps": 0.5}],
     "log_level": [{"log_level": "error"}],
@@ -170,15 +170,11 @@ def run_of(command: str, values: dict[str, Any], output: Path, capsys) -> str | 
     return last.removeprefix("error: ")
 
 
+# The other commands share their Trainer with one of these.
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "values"), ALL, ids=[f"{name}-{index}" for index, (name, _) in enumerate(ALL)])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["visual_initialing", "visual_language_tuning", "linguistic_pretraining"])
 def test_every_flag_works_or_is_refused(command, name, values, tmp_path, capsys):
-    values = dict(values)
-    if command in ("linguistic_pretraining", "pretrain_language_model", "visual_contrastive_pretraining"):
-        values.pop("predict_with_generate", None) if values.get("predict_with_generate") is False else None
-    if command == "pretrain_language_model":
-        values = {key: value for key, value in values.items() if key not in ("eval_strategy", "load_best_model_at_end")}
     said = run_of(command, values, tmp_path / "run", capsys)
     assert said is None or name in said or name.replace("_", "-") in said
 

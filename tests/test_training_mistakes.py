@@ -44,9 +44,9 @@ from train_scripts.arguments import FLaLLMTrainingArguments
         ),
         (
             {"frame_sampling_rate": 0},
-            "`frame_sampling_rate` is the fraction of frames to keep, above 0 and up to 1, got 0.0.",
+            "--frame_sampling_rate must be above 0 and up to 1, got 0.0.",
         ),
-        ({"max_train_clips": 0}, "The number of clips to use must be 1 or more, got 0."),
+        ({"max_train_clips": 0}, "--max_train_clips must be 1 or more, got 0."),
         ({"target_language": "de_DE"}, "--target_language de_DE: the tokenizer has no languages. Leave it out."),
         (
             {"resume_from_checkpoint": "last"},

@@ -109,7 +109,8 @@ class TextTrainer(Trainer):
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)
         if best.is_dir():
-            super()._load_best_model()
+            with reading_checkpoint(best, "model.safetensors"):
+                super()._load_best_model()
         else:
             self.faults.append(f"The best checkpoint, {best}, is gone: the saved model is that of the last step.")
 

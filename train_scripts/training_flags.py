@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 from transformers import Seq2SeqTrainingArguments, Trainer, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
@@ -36,6 +37,7 @@ REFUSED = {
     "fsdp": NOT_TRIED,
     "fsdp_config": NOT_TRIED,
     "deepspeed": NOT_TRIED,
+    "debug": "it fails at the masks of these models. --debug alone shows the traceback behind an error",
     "local_rank": "the launcher, such as torchrun, sets it in the environment",
     "use_liger_kernel": "it has kernels for none of these models",
     "liger_kernel_config": "it has kernels for none of these models",
@@ -84,6 +86,7 @@ BELOW = ("adam_beta1", "adam_beta2")
 # Optimisers that make their parameter groups themselves.
 OWN_GROUPS = ("galore", "apollo", "lomo", "adalomo")
 WITH_TARGET_MODULES = ("galore", "apollo")
+COMPILE_MODES = ("default", "lite", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune")
 LOWER_IS_BETTER = ("loss", "perplexity", "median_rank")
 
 
@@ -110,6 +113,17 @@ def check_flags(training: Seq2SeqTrainingArguments) -> None:
         for name in ("dataloader_drop_last", "auto_find_batch_size"):
             if getattr(training, name):
                 raise ValueError(f"--{name} has nothing to do with --max_frames_per_batch. Leave one of them out.")
+    if training.ddp_backend is not None and "LOCAL_RANK" not in os.environ:
+        raise ValueError("--ddp_backend is for several processes: start the command with torchrun, or leave it out.")
+    backends = [backend.value.lower() for backend in DynamoBackend]
+    if training.torch_compile_backend not in (None, *backends):
+        raise ValueError(
+            f"--torch_compile_backend must be one of {', '.join(backends)}, got {training.torch_compile_backend!r}."
+        )
+    if training.torch_compile_mode not in (None, *COMPILE_MODES):
+        raise ValueError(
+            f"--torch_compile_mode must be one of {', '.join(COMPILE_MODES)}, got {training.torch_compile_mode!r}."
+        )
     _check_reports(training)
     _check_evaluation(training)
 
@@ -160,7 +174,7 @@ def _check_refused(training: Seq2SeqTrainingArguments) -> None:
     # argparse makes False of the last one's default, "no".
     defaults |= {"remove_unused_columns": False, "include_num_input_tokens_seen": False}
     for name, reason in REFUSED.items():  # not all versions of transformers have all of them
-        if name in defaults and getattr(training, name) not in (defaults[name], "no"):
+        if name in defaults and getattr(training, name) not in (defaults[name], "no", []):
             raise ValueError(f"--{name} is not for this command: {reason}.")
     for name, reason in REFUSED_VARIABLES.items():
         if os.environ.get(name, "false").lower() in ("true", "1", "yes"):
