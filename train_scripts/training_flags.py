@@ -171,10 +171,10 @@ def _range_text(name: str, least: float, most: float) -> str:
 
 def _check_refused(training: Seq2SeqTrainingArguments) -> None:
     defaults = {field.name: _default(field) for field in dataclasses.fields(Seq2SeqTrainingArguments)}
-    # argparse makes False of the last one's default, "no".
+    # argparse makes False of the last one's default, "no", and None of a list's.
     defaults |= {"remove_unused_columns": False, "include_num_input_tokens_seen": False}
     for name, reason in REFUSED.items():  # not all versions of transformers have all of them
-        if name in defaults and getattr(training, name) not in (defaults[name], "no", []):
+        if name in defaults and getattr(training, name) not in (defaults[name], "no", [], None):
             raise ValueError(f"--{name} is not for this command: {reason}.")
     for name, reason in REFUSED_VARIABLES.items():
         if os.environ.get(name, "false").lower() in ("true", "1", "yes"):
