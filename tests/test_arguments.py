@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,6 +150,61 @@ def test_yaml_sets_and_flags_win(tmp_path):
         assert parse_sizes(*argv).width == (9 if "9" in argv else 7)
     sizes = parse_sizes("--config", config, "--blocks", "K5", "--is_wide", "True", "--rate", "2")
     assert (sizes.width, sizes.blocks, sizes.is_wide, sizes.rate) == (7, ["K5"], True, 2.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["no", "No", "on", "off", "yes", "y", "007", "1.10", "1e4", "2024-01-01", "12:30", "1_0"]
+)
+def test_text_in_yaml_stays_as_it_is_written(text, tmp_path):
+    """YAML 1.1 reads booleans, numbers, dates and times of day there."""
+    config = write_yaml(tmp_path, f"name: {text}\nblocks: [{text}, K5]\n")
+    assert parse_sizes("--config", config) == Sizes(name=text, blocks=[text, "K5"])
+
+
+def test_no_is_a_language_and_a_strategy(tmp_path):
+    config = write_yaml(tmp_path, "spoken_language: no\neval_strategy: no\nsave_strategy: no\n")
+    argv = ["--config", config, *flags(**REQUIRED[STAGE1], use_cpu=True, load_best_model_at_end=False)]
+    _, data, *_, training = parse_arguments(STAGE1, argv, "Stage 1.")
+    assert (data.spoken_language, training.eval_strategy, training.save_strategy) == ("no", "no", "no")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("010", 10), ("-3", -3), ("+3", 3), ("0x1F", 31), ("0o17", 15), ("1_0", 10)]
+)
+def test_whole_numbers_in_yaml(text, value, tmp_path):
+    assert parse_sizes("--config", write_yaml(tmp_path, f"width: {text}\n")).width == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-4", 1e-4), ("1E3", 1000), (".5", 0.5), ("-5.", -5), (".inf", math.inf), ("2", 2)]
+)
+def test_numbers_in_yaml(text, value, tmp_path):
+    assert parse_sizes("--config", write_yaml(tmp_path, f"rate: {text}\n")).rate == value
+
+
+@pytest.mark.parametrize("text", ["true", "True", "TRUE", "yes", "'true'"])
+def test_true_in_yaml(text, tmp_path):
+    assert parse_sizes("--config", write_yaml(tmp_path, f"is_high: {text}\n")).is_high is True
+
+
+def test_a_byte_order_mark_in_yaml(tmp_path):
+    assert parse_sizes("--config", write_yaml(tmp_path, "\ufeffwidth: 5\n")).width == 5
+
+
+def test_keys_in_yaml_that_are_given_twice(tmp_path, capsys):
+    config = write_yaml(tmp_path, "width: 3\nrate: 1\nwidth: 4\n")
+    assert "'width' is given more than once" in _whole_message(capsys, config)
+    config = write_yaml(tmp_path, "width: [3, 4]\n")
+    assert message(capsys, "--config", config) == f"{config}: width takes one value, got a list of 2."
+    assert message(capsys, "--config", write_yaml(tmp_path, "is_wide: on\n")).startswith(
+        "argument --is_wide/--is-wide: Truthy value expected: got on but expected one of "
+    )
+
+
+def _whole_message(capsys, config: str) -> str:
+    with pytest.raises(SystemExit):
+        parse_sizes("--config", config)
+    return capsys.readouterr().err
 
 
 def test_an_empty_value_in_yaml_leaves_the_default(tmp_path):

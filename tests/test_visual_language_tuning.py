@@ -238,8 +238,8 @@ def test_the_second_name_of_tied_embeddings_is_not_missed(tmp_path, monkeypatch)
     trainer._issue_warnings_after_load(model.load_state_dict(saved, strict=False))
     assert not warnings
     del saved["connector.first.bias"]
-    trainer._issue_warnings_after_load(model.load_state_dict(saved, strict=False))
-    assert warnings == ["There were missing keys in the checkpoint model loaded: ['connector.first.bias']."]
+    with pytest.raises(ValueError, match="^it lacks connector.first.bias$"):
+        trainer._issue_warnings_after_load(model.load_state_dict(saved, strict=False))
 
 
 def test_flags_reach_model_and_processor(built):

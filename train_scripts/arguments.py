@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -20,6 +20,8 @@ from .command_line import CommandParser, unknown_text
 from .flag_values import check_flags
 from .languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
 from .machine import computes_in_bfloat16, default_device, num_loading_processes
+from .training_flags import check_training_flags, complete_flags
+from .yaml_values import load_yaml
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")
@@ -90,8 +92,7 @@ class DataArguments:
         if isinstance(self.dataset, str):
             self.dataset = [self.dataset]
         self._check_weights()
-        if self.shuffle_buffer_size < 1:
-            raise ValueError(f"--shuffle_buffer_size must be 1 or more, got {self.shuffle_buffer_size}.")
+        check_flags(vars(self))
         check_spoken_language(self.spoken_language)
         check_sign_language(self.sign_language)
         if self.dataset_name is not None and not self.dataset_name.strip():
@@ -134,6 +135,9 @@ class AugmentationArguments:
         default=0.0, metadata={"help": "Probability of a flip. It swaps the hands, which changes what is signed."}
     )
 
+    def __post_init__(self):
+        check_flags(vars(self))
+
 
 @dataclass
 class VideoArguments:
@@ -147,8 +151,11 @@ class VideoArguments:
     )
 
     def __post_init__(self):
+        check_flags(vars(self))
         if self.crop_size > self.frame_size:
-            raise ValueError(f"--crop_size must be at most --frame_size, got {self.crop_size} and {self.frame_size}.")
+            raise ValueError(
+                f"--crop_size must be at most --frame_size, got {self.crop_size} of {self.frame_size} pixels."
+            )
 
 
 @dataclass
@@ -191,8 +198,7 @@ class FeatureCacheArguments:
             raise ValueError(f"--feature_cache_days must be 1 or more, got {self.feature_cache_days:g}.")
         if self.features_dtype not in FEATURE_DTYPES:
             raise ValueError(f"--features_dtype must be {', '.join(FEATURE_DTYPES)}, got {self.features_dtype!r}.")
-        if self.feature_views is not None and self.feature_views < 1:
-            raise ValueError(f"--feature_views must be 1 or more, got {self.feature_views}.")
+        check_flags(vars(self))
         if self.feature_views is not None and not self.cache_features:
             raise ValueError("--feature_views needs --cache_features True: without it every epoch draws anew.")
 
@@ -273,17 +279,13 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
         metadata={"help": "Licence of the trained model for its card, as the Hub writes it, such as cc-by-nc-4.0."},
     )
 
+    # What evaluation scores, and flags that this command gives one value.
+    needs_generation: ClassVar[bool] = True
+    fixed_flags: ClassVar[dict[str, Any]] = {}
+
     def __post_init__(self):
         if self.output_dir is None:
             raise ValueError("`--output_dir` must name a new or empty folder.")
-        if self.early_stopping_patience is not None and self.eval_strategy == "no":
-            raise ValueError("--early_stopping_patience needs evaluations: set --eval_strategy to steps or epoch.")
-        if self.max_frames_per_batch is not None and self.max_frames_per_batch < 1:
-            raise ValueError(f"--max_frames_per_batch must be 1 or more, got {self.max_frames_per_batch}.")
-        if self.frames_per_chunk is not None and self.frames_per_chunk < 1:
-            raise ValueError(f"--frames_per_chunk must be 1 or more, got {self.frames_per_chunk}.")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ValueError(f"--num_threads must be 1 or more, got {self.num_threads}.")
         if self.hub_strategy != "end":
             raise ValueError(
                 "--hub_strategy must be end: the others send all of --output_dir to the Hub while training, with its "
@@ -300,7 +302,13 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # else torch warns that there is nothing to pin it for
             self.use_cpu |= self.bf16  # else the Trainer takes bf16 for a wish that no GPU can fulfil
-        super().__post_init__()
+        check_flags(vars(self))
+        check_training_flags(self)
+        try:
+            super().__post_init__()
+        except (ImportError, KeyError, NotImplementedError, TypeError) as error:
+            raise ValueError(f"transformers refuses a flag: {error}") from error
+        complete_flags(self)
 
 
 # Of every stage that learns from videos, behind its own.
@@ -339,9 +347,10 @@ def parse_arguments(dataclass_types: Sequence[type], argv: Sequence[str] | None,
     config_parser = CommandParser(add_help=False)
     config_parser.add_argument("--config")
     config = config_parser.parse_known_args(argv)[0].config
-    names = [field.name for dataclass_type in dataclass_types for field in dataclasses.fields(dataclass_type)]
+    fields = [field for dataclass_type in dataclass_types for field in dataclasses.fields(dataclass_type)]
+    names = [field.name for field in fields]
     try:
-        from_yaml = _flags_from_yaml(config, names) if config else []
+        from_yaml = _flags_from_yaml(config, {field.name: str(field.type) for field in fields}) if config else []
         check_flags(vars(parser.parse_known_args(from_yaml + argv)[0]))
         *instances, _, unknown = parser.parse_args_into_dataclasses(
             args=from_yaml + argv, look_for_args_file=False, return_remaining_strings=True
@@ -362,13 +371,16 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in CONFIG_FOLDER.glob("*.yaml"))
 
 
-def _flags_from_yaml(config: str, names: list[str]) -> list[str]:
-    values = read_yaml(config)
+def _flags_from_yaml(config: str, types: dict[str, str]) -> list[str]:
+    values, texts = read_yaml(config), read_yaml(config, as_text=True)
     flags = []
-    for name, value in values.items():
-        if name not in names:
-            raise ValueError(f"{config}: {unknown_text('key', str(name), names)}")
+    for (name, value), text in zip(values.items(), texts.values(), strict=True):
+        if name not in types:
+            raise ValueError(f"{config}: {unknown_text('key', str(name), [*types])}")
+        if isinstance(value, list) and "list" not in types[name]:
+            raise ValueError(f"{config}: {name} takes one value, got a list of {len(value)}.")
         if value is not None:
+            value = text if "str" in types[name] and not isinstance(value, dict) else value
             flags += [f"--{name}", *map(_as_flag_value, value if isinstance(value, list) else [value])]
     return flags
 
@@ -377,23 +389,9 @@ def _as_flag_value(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-class _YamlLoader(yaml.SafeLoader):
-    """Only true and false are booleans, as in YAML 1.2: `no` is a strategy of the Trainer's, and Norwegian."""
-
-    yaml_implicit_resolvers = {
-        first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:bool"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF")
-)
-
-
-def read_yaml(config: str) -> dict[str, Any]:
+def read_yaml(config: str, as_text: bool = False) -> dict[str, Any]:
     """
-    Values of a YAML file or preset.
+    Values of a YAML file or preset, or with `as_text` how each is written.
 
     Raises:
         ValueError: if there is none of that name, or it holds no `name: value` lines.
@@ -404,7 +402,7 @@ def read_yaml(config: str) -> dict[str, Any]:
             f"--config must be a YAML file or one of the presets {', '.join(preset_names())}; there is no {config!r}."
         )
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
+        values = load_yaml(path.read_text(encoding="utf-8-sig"), as_text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML file: {error}") from error
     if not isinstance(values, dict):

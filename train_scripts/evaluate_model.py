@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 from accelerate.utils import broadcast_object_list
@@ -97,6 +97,14 @@ class EvaluationRunArguments(FLaLLMTrainingArguments):
         default=None, metadata={"help": "Default: what the model was saved with."}
     )
     report_to: list[str] = field(default_factory=lambda: ["none"], metadata={"help": "Where to log."})
+    fixed_flags: ClassVar[dict[str, Any]] = {
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "bf16": False,
+        "predict_with_generate": True,
+        "prediction_loss_only": False,
+    }
 
     def __post_init__(self):
         for name, needed in NEEDED.items():

@@ -11,6 +11,8 @@ from typing import Any
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
+from .process_pool import most_workers
+
 MOST_BEAMS = 100  # ours: papers take up to 10
 MOST_TOKENS_OF_A_SENTENCE = 10_000  # ours: a sentence of the corpora has some dozens
 MOST_RESAMPLES = 100_000  # ours: sacrebleu takes 1,000
@@ -41,6 +43,7 @@ class Range:
 
 COUNT, COUNT_OR_NONE = Range(1), Range(0)
 SHARE, SHARE_BELOW_ONE, WEIGHT = Range(0, 1), Range(0, 1, is_most_in=False), Range(0)
+ABOVE_ZERO = Range(0, is_least_in=False)
 BEAMS, TOKENS, SEED = Range(1, MOST_BEAMS), Range(1, MOST_TOKENS_OF_A_SENTENCE), Range(0, 2**32 - 1)
 
 RANGES: dict[str, Range] = {
@@ -49,7 +52,7 @@ RANGES: dict[str, Range] = {
     "max_train_clips": COUNT,
     "max_evaluation_clips": COUNT,
     "shuffle_buffer_size": COUNT,
-    "num_workers": COUNT,
+    "num_workers": Range(1, most_workers()),
     "num_threads": COUNT,
     # videos and their augmentation
     "frame_sampling_rate": Range(0, 1, is_least_in=False),
@@ -66,6 +69,9 @@ RANGES: dict[str, Range] = {
     "speed": SHARE_BELOW_ONE,
     "frame_drop": SHARE,
     "horizontal_flip": SHARE,
+    "feature_views": COUNT,
+    "max_frames_per_batch": COUNT,
+    "frames_per_chunk": COUNT,
     # models
     "visual_hidden_size": COUNT,
     "adapter_hidden_size": COUNT_OR_NONE,
@@ -96,7 +102,7 @@ RANGES: dict[str, Range] = {
     "label_smoothing": SHARE_BELOW_ONE,
     "word_presence_loss_weight": WEIGHT,
     "word_alignment_weight": WEIGHT,
-    "temperature": Range(0, is_least_in=False),
+    "temperature": ABOVE_ZERO,
     "memory_bank_size": COUNT_OR_NONE,
     "mask_probability": SHARE,
     "deletion_probability": SHARE_BELOW_ONE,
@@ -105,7 +111,7 @@ RANGES: dict[str, Range] = {
     # generation
     "num_beams": BEAMS,
     "generation_num_beams": BEAMS,
-    "generation_max_length": TOKENS,
+    "generation_max_length": Range(2, MOST_TOKENS_OF_A_SENTENCE),
     "batch_size": COUNT,
     "num_resamples": Range(0, MOST_RESAMPLES),
     # a run
@@ -118,27 +124,33 @@ RANGES: dict[str, Range] = {
     "warmup_steps": WEIGHT,
     "adam_beta1": SHARE_BELOW_ONE,
     "adam_beta2": SHARE_BELOW_ONE,
-    "adam_epsilon": WEIGHT,
-    "num_train_epochs": WEIGHT,
+    "adam_epsilon": ABOVE_ZERO,
+    "neftune_noise_alpha": WEIGHT,
+    "num_train_epochs": ABOVE_ZERO,
     "per_device_train_batch_size": COUNT,
     "per_device_eval_batch_size": COUNT,
     "gradient_accumulation_steps": COUNT,
     "eval_accumulation_steps": COUNT,
     "dataloader_num_workers": COUNT_OR_NONE,
     "dataloader_prefetch_factor": COUNT,
-    "logging_steps": Range(0, is_least_in=False),
-    "eval_steps": Range(0, is_least_in=False),
-    "save_steps": Range(0, is_least_in=False),
+    "logging_steps": ABOVE_ZERO,
+    "eval_steps": ABOVE_ZERO,
+    "eval_delay": WEIGHT,
+    "save_steps": ABOVE_ZERO,
+    "save_total_limit": COUNT,
+    "torch_empty_cache_steps": COUNT,
+    "ddp_bucket_cap_mb": COUNT,
+    "ddp_timeout": COUNT,
     "seed": SEED,
     "data_seed": SEED,
     "num_train_clips": COUNT,
     "num_dev_clips": COUNT,
     "num_test_clips": COUNT,
     "num_text_only_sentences": COUNT_OR_NONE,
-    "stage1_epochs": Range(0, is_least_in=False),
-    "stage2_epochs": Range(0, is_least_in=False),
-    "stage3_epochs": Range(0, is_least_in=False),
-    "language_model_epochs": Range(0, is_least_in=False),
+    "stage1_epochs": ABOVE_ZERO,
+    "stage2_epochs": ABOVE_ZERO,
+    "stage3_epochs": ABOVE_ZERO,
+    "language_model_epochs": ABOVE_ZERO,
 }
 # Of the Trainer, which does not name the flag.
 CHOICES: dict[str, Any] = {
@@ -163,7 +175,7 @@ def check_flags(values: Mapping[str, Any]) -> None:
         allowed, choices = RANGES.get(name), CHOICES.get(name)
         if value is None:
             continue
-        if allowed is not None and value not in allowed:
+        if allowed is not None and not isinstance(value, str) and value not in allowed:
             raise ValueError(f"--{name} must be {allowed}, got {value}.")
         if choices is not None and value not in [choice.value for choice in choices]:
             known = ", ".join(choice.value for choice in choices)

@@ -22,6 +22,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -35,7 +36,6 @@ from transformers import (
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     set_seed,
 )
@@ -47,7 +47,7 @@ from modeling_flallm.own_processing import (
     LlavaSltProcessor,
 )
 
-from .arguments import FLaLLMTrainingArguments, check_output_folder, parse_arguments
+from .arguments import FLaLLMTrainingArguments, parse_arguments
 from .command_line import GO_ON_TRAINING, run_command
 from .damaged_models import reading_model
 from .data import IGNORED_LABEL, RandomDataset, check_text_column, column_names, load_from_hub, read_metadata
@@ -56,9 +56,11 @@ from .languages import check_spoken_language, language_name
 from .model_arguments import LoraArguments
 from .model_card import write_base_card
 from .pretrain_language_model import read_sentences, train_tokenizer
+from .resuming import check_run, checkpoint_to_resume
+from .trainers import TextTrainer
 from .training import (
     TellTheEpoch,
-    checkpoint_to_resume,
+    check_score_name,
     choose_fast_attention,
     early_stopping,
     open_tokenizer,
@@ -175,8 +177,9 @@ class LinguisticTrainingArguments(FLaLLMTrainingArguments):
     """Held-out perplexity chooses the best checkpoint."""
 
     metric_for_best_model: str = field(default="perplexity", metadata={"help": "perplexity or loss."})
-    greater_is_better: bool | None = field(default=False, metadata={"help": "Must be False."})
     predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
+    needs_generation: ClassVar[bool] = False
+    fixed_flags: ClassVar[dict[str, Any]] = {"predict_with_generate": False}
 
     def __post_init__(self):
         if self.push_to_hub:
@@ -454,7 +457,8 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
         argv,
         description="Stage 1 of LLaVA-SLT: linguistic continued pretraining.",
     )
-    check_output_folder(training)
+    check_run(training)
+    check_score_name(training, ("perplexity",))
     check_model_names(arguments)
     check_language_model(arguments, text.block_size)
     lines, held_out = hold_out(read_text(text), text, training.seed)
@@ -470,7 +474,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
     sentences = _short_enough(token_ids, text.block_size, around_video) if denoising.denoising else []
     noise = WordNoise(denoising, token_ids, processor.video_token_id)
     dataset = TextDataset(blocks, sentences, training.seed)
-    trainer = Trainer(
+    trainer = TextTrainer(
         model=model,
         args=training,
         data_collator=TextCollator(tokenizer.pad_token_id, around_video, noise),
@@ -502,17 +506,19 @@ def _short_enough(
     return [ids for ids in token_ids if len(ids) > 1 and prompt_length + 3 * len(ids) <= block_size]
 
 
-def _finish(trainer: Trainer, training: LinguisticTrainingArguments) -> dict[str, float]:
-    scores = trainer.evaluate()
-    trainer.save_metrics("eval", scores)
+def _finish(trainer: TextTrainer, training: LinguisticTrainingArguments) -> dict[str, float]:
+    """The model is saved before it is evaluated: whatever goes wrong then, the training was not in vain."""
     trainer.save_state()
     if isinstance(trainer.model, PeftModel):
         trainer.model = trainer.model.merge_and_unload()
     trainer.save_model()
-    if training.should_save:
-        (Path(training.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle
+    scores = trainer.evaluate()
+    trainer.save_metrics("eval", scores)
+    trainer.save_state()  # with the scores
     if training.process_index == 0:
-        print(f"Held-out perplexity {scores['eval_perplexity']:.2f}; saved in {training.output_dir}.")
+        found = f"perplexity {scores['eval_perplexity']:.2f}" if "eval_perplexity" in scores else "loss"
+        print(f"Held-out {found}; saved in {training.output_dir}.")
+    trainer.raise_faults()
     return scores
 
 

@@ -100,6 +100,11 @@ def save_adapter(model: PeftModel, folder: Path, run: TrainingRun, base_model: s
         for file in Path(unfinished).iterdir():
             if file.name != CARD_FILE:
                 os.replace(file, folder / file.name)
+    write_adapter_card(folder, run, base_model)
+
+
+def write_adapter_card(folder: Path, run: TrainingRun, base_model: str | None = None) -> None:
+    """The card of adapters alone; `base_model` as in `save_adapter`."""
     ids = [base_model] if base_model is not None and is_hub_id(base_model) else run.base_model_ids
     base = public_name(base_model) if base_model is not None else "the model it was trained on"
     write_model_card(

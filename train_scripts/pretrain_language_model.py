@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -21,17 +22,18 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Seq2SeqTrainer,
     TrainerCallback,
     set_seed,
 )
 
 from modeling_flallm import light_transformer_config
 
-from .arguments import FLaLLMTrainingArguments, check_output_folder, parse_arguments
+from .arguments import FLaLLMTrainingArguments, parse_arguments
 from .command_line import GO_ON_TRAINING, run_command
 from .data import RandomDataset
-from .training import TellTheEpoch, checkpoint_to_resume, choose_fast_attention, start_run
+from .resuming import check_run, checkpoint_to_resume
+from .trainers import TextTrainer
+from .training import TellTheEpoch, choose_fast_attention, start_run
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 MASK_TOKEN = "<mask>"
@@ -73,6 +75,13 @@ class LanguageModelTrainingArguments(FLaLLMTrainingArguments):
     save_strategy: str = field(default="no", metadata={"help": "When to save checkpoints: no, steps or epoch."})
     load_best_model_at_end: bool = field(default=False, metadata={"help": "Must be False."})
     predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
+    needs_generation: ClassVar[bool] = False
+    fixed_flags: ClassVar[dict[str, Any]] = {
+        "eval_strategy": "no",
+        "load_best_model_at_end": False,
+        "predict_with_generate": False,
+        "eval_on_start": False,
+    }
 
 
 def read_sentences(text_file: str) -> list[str]:
@@ -183,7 +192,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
         argv,
         description="Pretrain a small encoder-decoder language model by denoising.",
     )
-    check_output_folder(training)
+    check_run(training)
     sentences = read_sentences(arguments.text_file)
     callbacks = [*callbacks, *start_run(training)]
     set_seed(training.seed)
@@ -191,7 +200,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
     model = build_language_model(arguments, tokenizer)
     choose_fast_attention(model, training)
     dataset = _TokenizedSentences(sentences, tokenizer, training.seed)
-    trainer = Seq2SeqTrainer(
+    trainer = TextTrainer(
         model=model,
         args=training,
         data_collator=DenoisingCollator(arguments, tokenizer),
@@ -203,8 +212,8 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
     trainer.model_accepts_loss_kwargs = False
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
     trainer.save_model()
-    (Path(training.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle
     print(f"{len(sentences)} sentences, {len(tokenizer)} tokens; saved in {training.output_dir}.")
+    trainer.raise_faults()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,14 +30,17 @@ SECONDS_TO_END = 2.0  # in which an ended worker may remove its half-written fil
 NO_TASK = object()
 
 
+def most_workers() -> int:
+    return max(MOST_WORKERS, 2 * (os.cpu_count() or 1))
+
+
 def check_num_workers(name: str, value: int) -> None:
     """
     Raises:
         ValueError: for a number of processes that cannot be meant; it begins with `name`, that of the flag.
     """
-    most = max(MOST_WORKERS, 2 * (os.cpu_count() or 1))
-    if not 1 <= value <= most:
-        raise ValueError(f"{name} must be from 1 to {most}, got {value}.")
+    if not 1 <= value <= most_workers():
+        raise ValueError(f"{name} must be from 1 to {most_workers()}, got {value}.")
 
 
 def run_in_processes(

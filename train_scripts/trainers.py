@@ -1,5 +1,6 @@
-"""The Trainers: what is common to all stages on videos, and how each of the two systems translates in evaluation."""
+"""The Trainers: what is common to all stages, to those on videos, and how each of the two systems is evaluated."""
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -8,23 +9,141 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import Seq2SeqTrainer
+from transformers import Seq2SeqTrainer, Trainer, TrainerState
+from transformers.trainer_utils import TrainOutput, has_length
 
 from .atomic_files import write_json
 from .data import FramePreprocessor
 from .hub_errors import HUB_ERRORS, explain_hub_error
 from .hub_folder import read_model_folder
 from .model_card import write_model_card
+from .resuming import (
+    ARGUMENTS_FILE,
+    WatchRun,
+    changed_settings,
+    num_evaluations_without_better,
+    reading_checkpoint,
+)
 from .samplers import ClipSampler, FrameBudgetBatchSampler
 from .streaming import MixedClips
 from .target_languages import language_ids
 from .training_run import TrainingRun
 
 
-class VideoTrainer(Seq2SeqTrainer):
+class TextTrainer(Trainer):
     """
-    Seq2SeqTrainer with a learning rate for each part, no pickled arguments among the saved files, and a model card from
-    the record of the run, `training_run`.
+    Trainer whose evaluation sees every row, which resumes from whole checkpoints only, says where the settings have
+    changed since, saves no pickled arguments, and notes in `faults` what was deleted while it ran.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.faults: list[str] = []
+        self.add_callback(WatchRun(self.faults))
+
+    def settings(self) -> dict[str, Any]:
+        """All arguments of the run. Of folders of this machine only the last name: a push takes them along."""
+        return {name: _last_name_of_path(value) for name, value in self.args.to_dict().items()}
+
+    def raise_faults(self) -> None:
+        """
+        Raises:
+            ValueError: if files of the run were deleted while it ran.
+        """
+        if self.faults:
+            raise ValueError(" ".join([*self.faults, f"What was left is saved in {self.args.output_dir}."]))
+
+    def get_eval_dataloader(self, *arguments: Any, **options: Any) -> DataLoader:
+        return self._whole(super().get_eval_dataloader, *arguments, **options)
+
+    def get_test_dataloader(self, *arguments: Any, **options: Any) -> DataLoader:
+        return self._whole(super().get_test_dataloader, *arguments, **options)
+
+    def _whole(self, build: Callable[..., DataLoader], *arguments: Any, **options: Any) -> DataLoader:
+        """--dataloader_drop_last is for training: scores are of every row."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = False
+        try:
+            return build(*arguments, **options)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> TrainOutput:
+        if self.args.dataloader_drop_last and has_length(self.train_dataset):
+            num_together = self.args.train_batch_size * self.args.world_size
+            if len(self.train_dataset) < num_together:
+                raise ValueError(
+                    f"--dataloader_drop_last True leaves nothing to train on: {len(self.train_dataset)} row(s) do not "
+                    f"fill a batch of {num_together}. Lower --per_device_train_batch_size."
+                )
+        if resume_from_checkpoint is not None and self.is_world_process_zero():
+            changed = changed_settings(Path(resume_from_checkpoint), self.settings())
+            if changed:
+                print(f"Settings that have changed since {resume_from_checkpoint}: {'; '.join(changed)}.", flush=True)
+        if resume_from_checkpoint is not None and self._is_stopped(resume_from_checkpoint):
+            return self._end_of_stopped_run(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+
+    def _is_stopped(self, checkpoint: str) -> bool:
+        """Whether early stopping had ended the run at this checkpoint: the Trainer would train for one more step."""
+        patience = getattr(self.args, "early_stopping_patience", None)
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        return patience is not None and num_evaluations_without_better(state) >= patience
+
+    def _end_of_stopped_run(self, checkpoint: str) -> TrainOutput:
+        print(f"Early stopping has ended this run at {checkpoint}. Raise --early_stopping_patience to train on.")
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        self._load_from_checkpoint(checkpoint)
+        if self.args.load_best_model_at_end:
+            self._load_best_model()
+        return TrainOutput(self.state.global_step, 0.0, {"train_runtime": 0.0})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        with reading_checkpoint(resume_from_checkpoint, "model.safetensors"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading_checkpoint(checkpoint or "", "optimizer.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading_checkpoint(checkpoint or "", "rng_state.pth"):
+            super()._load_rng_state(checkpoint)
+
+    def _load_best_model(self) -> None:
+        best = Path(self.state.best_model_checkpoint)
+        if best.is_dir():
+            with reading_checkpoint(best, "model.safetensors"):
+                super()._load_best_model()
+        else:
+            self.faults.append(f"The best checkpoint, {best}, is gone: the saved model is that of the last step.")
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """
+        Tied embeddings are one weight with two names, saved under one: that the other is missing is right.
+
+        Raises:
+            ValueError: if other weights are missing, or there are some that the model does not have.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        known = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}
+        missing = [name for name in load_result.missing_keys if name not in known]
+        unexpected = list(load_result.unexpected_keys)
+        if missing or unexpected:
+            kind, names = ("lacks", missing) if missing else ("has weights that the model has not:", unexpected)
+            raise ValueError(f"it {kind} {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else ""))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone who loads the model
+            write_json(folder / ARGUMENTS_FILE, self.settings(), ensure_ascii=True)
+
+
+class VideoTrainer(TextTrainer, Seq2SeqTrainer):
+    """
+    Seq2SeqTrainer with a learning rate for each part, and a model card from the record of the run, `training_run`.
 
     `train_sampler` gives the clips of an epoch (by default all of them, shuffled), whole batches of them, or a stream;
     `frame_preprocessor` turns frames into pixel values where the collator leaves that to the device.
@@ -81,6 +200,8 @@ class VideoTrainer(Seq2SeqTrainer):
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            in_order=self.args.dataloader_in_order,
         )
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -92,13 +213,20 @@ class VideoTrainer(Seq2SeqTrainer):
         return {**super()._prepare_inputs(pixels), **inputs}
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            model = self.model if model is None else model
-            optimizer_class, values = self.get_optimizer_cls_and_kwargs(self.args, model)
-            if optimizer_class is torch.optim.SGD and self.args.device.type in ("cpu", "cuda"):
-                values = {**values, "fused": True}  # transformers has a name for AdamW's fused form only
-            self.optimizer = optimizer_class(self._parameter_groups(model), **values)
-        return self.optimizer
+        """As the Trainer's, with our parameter groups where the optimiser does not make them itself, as GaLore does."""
+        if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
+            return super().create_optimizer(model)
+        model = self.model if model is None else model
+        optimizer_class, values = self.get_optimizer_cls_and_kwargs(self.args, model)
+        if optimizer_class is torch.optim.SGD and self.args.device.type in ("cpu", "cuda"):
+            values = {**values, "fused": True}  # transformers has a name for AdamW's fused form only
+        is_plain = isinstance(optimizer_class, type) and not {"params", "model", "optimizer_dict"} & values.keys()
+        groups = {"params": self._parameter_groups(model)} if is_plain else {}
+        self.optimizer_cls_and_kwargs = (optimizer_class, {**values, **groups})
+        try:
+            return super().create_optimizer(model)
+        finally:
+            self.optimizer_cls_and_kwargs = None
 
     def _parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
         """Trained parameters by (learning rate, weight decay); norms and biases do not decay."""
@@ -131,24 +259,17 @@ class VideoTrainer(Seq2SeqTrainer):
             "visual_attention_mask": output.attention_mask,
         }
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Tied embeddings are one weight with two names, saved under one: that the other is missing is right."""
-        tied = self.accelerator.unwrap_model(self.model).all_tied_weights_keys
-        missing = [name for name in load_result.missing_keys if name not in tied]
-        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
-
     def _pad_tensors_to_max_len(self, tensor: torch.Tensor, max_length: int) -> torch.Tensor:
         pad_token_id = self.processing_class.tokenizer.pad_token_id
         return torch.nn.functional.pad(tensor, (0, max_length - tensor.shape[-1]), value=pad_token_id)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone who loads the model
-            # Of folders of this machine only the last name: a push of the Trainer's takes this file along.
-            values = {name: _last_name_of_path(value) for name, value in self.args.to_dict().items()}
-            write_json(folder / "training_arguments.json", values, ensure_ascii=True)
+    def settings(self) -> dict[str, Any]:
+        """Also those that are not the Trainer's, from the record of the run."""
+        if self.training_run is None:
+            return super().settings()
+        of_stage = {setting["name"]: setting["value"] for setting in self.training_run.settings}
+        of_run = {"data": self.training_run.data, "base_models": self.training_run.base_models}
+        return {**of_stage, **of_run, **super().settings()}
 
     def create_model_card(self, **options: Any) -> None:
         """Also called by `push_to_hub`, whose `options` are for transformers' own card, of a Trainer without record."""

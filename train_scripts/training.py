@@ -14,7 +14,6 @@ from peft import PeftModel
 from torch.utils.data import Dataset
 from transformers import (
     AutoTokenizer,
-    EarlyStoppingCallback,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -23,7 +22,6 @@ from transformers import (
     set_seed,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
@@ -34,7 +32,6 @@ from .arguments import (
     FeatureCacheArguments,
     FLaLLMTrainingArguments,
     VideoArguments,
-    check_output_folder,
 )
 from .augmentation import ClipAugmentation
 from .damaged_models import reading_model
@@ -59,12 +56,14 @@ from .hub_errors import explain_hub_error
 from .hub_names import check_model_names, explain_missing_folder
 from .machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from .metrics import TITLE_OF_SCORE, build_compute_metrics
-from .model_card import save_adapter
+from .model_card import save_adapter, write_adapter_card
+from .resuming import EarlyStopping, check_run, checkpoint_to_resume
 from .samplers import ClipSampler, FrameBudgetBatchSampler
 from .streaming import MixedClips, StreamedVideoDataset, open_streams
 from .target_languages import language_ids, set_target_language
 from .trainers import FLaLLMTrainer, LlavaSltTrainer, VideoTrainer
-from .training_run import complete_run, describe_run
+from .training_flags import num_idle_gpus
+from .training_run import add_run_scores, complete_run, describe_run
 
 # Of LLaVA-SLT, before they are a part of a model that translates.
 VISUAL_ENCODER_TYPES = ("llava_slt_contrastive", "llava_slt_visual")
@@ -271,7 +270,7 @@ def run_training(
     Raises:
         ValueError, FileNotFoundError: for what the user has to mend, before any training.
     """
-    check_output_folder(training)
+    check_run(training)
     check_model_names(stage)
     check_score_name(training, tuple(TITLE_OF_SCORE))
     cached = features is not None and features.cache_features
@@ -308,7 +307,9 @@ def run_training(
             clips.evaluation.texts,
             processor.tokenizer.pad_token_id,
             language=data.spoken_language,
-        ),
+        )
+        if training.predict_with_generate
+        else None,
     )
     trainer.training_run = describe_run(stage, data, video, augmentation, training, splits.by_name(data), model)
     if cached:
@@ -338,12 +339,6 @@ def _save_lora_base(model: PeftModel, processor: FLaLLMProcessor, training: FLaL
         processor.save_pretrained(str(folder))
 
 
-def _save_lora_adapter(trainer: VideoTrainer, folder: Path) -> None:
-    base = trainer.model.peft_config[trainer.model.active_adapter].base_model_name_or_path
-    save_adapter(trainer.model, folder, trainer.training_run, base)
-    trainer.processing_class.save_pretrained(str(folder))
-
-
 def prepare_visual_encoder(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
     """The CNN in the memory order of its convolutions, which then reorder nothing, over so many frames at a time."""
     model.vision_model.backbone.choose_memory_format()
@@ -358,6 +353,8 @@ def start_run(training: FLaLLMTrainingArguments, dtype: torch.dtype | None = Non
     threads = prepare_machine(training.device, training.num_threads)
     if training.process_index == 0:
         print(describe_machine(training.device, dtype or computing_dtype(training)), flush=True)
+        if num_idle_gpus(training):
+            print(f"{num_idle_gpus(training)} more GPU(s) stay idle: start the command with torchrun to use them.")
     return [] if threads is None else [FollowFreeCores(threads)]
 
 
@@ -417,7 +414,7 @@ def _most_epochs(training: FLaLLMTrainingArguments, fewest_batches: float) -> in
 
 def early_stopping(training: FLaLLMTrainingArguments) -> list[TrainerCallback]:
     patience = training.early_stopping_patience
-    return [] if patience is None else [EarlyStoppingCallback(patience)]
+    return [] if patience is None else [EarlyStopping(patience)]
 
 
 def _print_trained_parts(model: torch.nn.Module) -> None:
@@ -429,35 +426,33 @@ def _print_trained_parts(model: torch.nn.Module) -> None:
         print(f"The loss has a word-presence term with weight {weight} (ours, not in the paper).")
 
 
-def checkpoint_to_resume(training: FLaLLMTrainingArguments) -> str | None:
-    """`--resume_from_checkpoint last` (or True) is the newest checkpoint of the output folder, else a path."""
-    wanted = training.resume_from_checkpoint
-    if wanted is None or wanted not in ("last", "True", "true"):
-        if wanted is not None and not Path(wanted).is_dir():
-            raise ValueError(f"--resume_from_checkpoint {wanted} is no folder. 'last' takes the newest of the run.")
-        return wanted
-    checkpoint = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
-    if checkpoint is None:
-        raise ValueError(f"--resume_from_checkpoint: {training.output_dir} holds no checkpoint.")
-    return checkpoint
-
-
 def _finish(
     trainer: VideoTrainer, training: FLaLLMTrainingArguments, data: DataArguments, metrics: dict[str, float]
 ) -> dict[str, float]:
-    scores = trainer.evaluate()
-    trainer.save_metrics("eval", scores)
+    """Save the model with its card before it is evaluated: whatever goes wrong then, the training was not in vain."""
     trainer.save_state()
-    complete_run(trainer.training_run, trainer, data, metrics, scores)
+    complete_run(trainer.training_run, trainer, data, metrics)
+    folder = Path(training.output_dir)
+    base = None
     if isinstance(trainer.model, PeftModel):
         # The folder then loads like any other model; the adapter alone stays beside it.
+        base = trainer.model.peft_config[trainer.model.active_adapter].base_model_name_or_path
         if training.should_save:
-            _save_lora_adapter(trainer, Path(training.output_dir) / "lora_adapter")
+            save_adapter(trainer.model, folder / "lora_adapter", trainer.training_run, base)
+            trainer.processing_class.save_pretrained(str(folder / "lora_adapter"))
         trainer.model = trainer.model.merge_and_unload()
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # without a push, which comes last
+    trainer.create_model_card()
+    scores = trainer.evaluate()
+    trainer.save_metrics("eval", scores)
+    trainer.save_state()  # with the scores
+    add_run_scores(trainer.training_run, trainer, data, scores)
+    if base is not None and training.should_save:
+        write_adapter_card(folder / "lora_adapter", trainer.training_run, base)
     trainer.create_model_card()
     if training.push_to_hub:
         trainer.push_to_hub()
+    trainer.raise_faults()
     return scores
 
 

@@ -408,15 +408,12 @@ def deviations(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # After training
 
 
-def complete_run(
-    run: TrainingRun, trainer: Seq2SeqTrainer, data: DataArguments, metrics: dict[str, float], scores: dict[str, float]
-) -> None:
+def complete_run(run: TrainingRun, trainer: Seq2SeqTrainer, data: DataArguments, metrics: dict[str, float]) -> None:
     """
     Add what is known after training.
 
     Args:
         metrics: of `trainer.train()`.
-        scores: of `trainer.evaluate()`, with the prefix `eval_`.
     """
     training = trainer.args
     run.training |= {
@@ -435,6 +432,16 @@ def complete_run(
             "transformers": transformers.__version__,
         },
     }
+
+
+def add_run_scores(run: TrainingRun, trainer: Seq2SeqTrainer, data: DataArguments, scores: dict[str, float]) -> None:
+    """
+    Add how well the model translates, or finds sentences.
+
+    Args:
+        scores: of `trainer.evaluate()`, with the prefix `eval_`.
+    """
+    training = trainer.args
     named_scores = {name.removeprefix("eval_"): value for name, value in scores.items()}
     if TITLE_OF_SCORE.keys() <= named_scores.keys():
         # The Trainer reports numbers only. How they were computed does not depend on the sentences.

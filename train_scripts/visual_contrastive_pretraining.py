@@ -41,7 +41,6 @@ from .arguments import (
     DataArguments,
     FLaLLMTrainingArguments,
     VideoArguments,
-    check_output_folder,
     parse_arguments,
 )
 from .augmentation import ClipAugmentation
@@ -51,6 +50,7 @@ from .data import IGNORED_LABEL, SignVideoDataset, TranslationCollator, load_spl
 from .hub_names import check_model_names
 from .metrics import comparable
 from .model_arguments import FrameEncoderArguments
+from .resuming import check_run
 from .sentence_encoder import load_sentence_encoder
 from .trainers import VideoTrainer
 from .training import (
@@ -124,11 +124,8 @@ class ContrastiveTrainingArguments(FLaLLMTrainingArguments):
         metadata={"help": f"Score that chooses the best checkpoint: {', '.join(SCORES)} or loss."},
     )
     predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
-
-    def __post_init__(self):
-        if self.metric_for_best_model.removeprefix("eval_") == "median_rank" and self.greater_is_better is None:
-            self.greater_is_better = False
-        super().__post_init__()
+    needs_generation: ClassVar[bool] = False
+    fixed_flags: ClassVar[dict[str, Any]] = {"predict_with_generate": False}
 
 
 # The frozen text side
@@ -394,7 +391,7 @@ def run_pretraining(
     Raises:
         ValueError, FileNotFoundError: for what the user has to mend, before any training.
     """
-    check_output_folder(training)
+    check_run(training)
     check_model_names(arguments)
     check_score_name(training, SCORES)
     if data.streaming:
