@@ -112,7 +112,9 @@ TRIED: dict[str, list[dict[str, Any]]] = {
     "dataloader_multiprocessing_context": [{"dataloader_multiprocessing_context": "fork", **ONE_WORKER}],
     "dataloader_drop_last": [{"dataloader_drop_last": True, "per_device_eval_batch_size": 4}],
     "remove_unused_columns": [{"remove_unused_columns": True}],
-    "train_sampling_strategy": [{"train_sampling_strategy": name} for name in ("sequential", "group_by_length")],
+    "train_sampling_strategy": [
+        {"train_sampling_strategy": name} for name in ("sequential", "group_by_length", "batch_rebalance")
+    ],
     "fsdp": [{"fsdp": "full_shard"}],
     "fsdp_config": [{"fsdp_config": '{"min_num_params": 1}'}],
     "deepspeed": [{"deepspeed": "{}"}],
@@ -318,6 +320,11 @@ def test_evaluations_that_never_come_are_told_before_the_first_step(tmp_path, ca
             "linguistic_pretraining",
             {"metric_for_best_model": "bleu4"},
             "--metric_for_best_model must be one of loss, perplexity, got 'bleu4'.",
+        ),
+        (
+            "linguistic_pretraining",
+            {"train_sampling_strategy": "group_by_length"},
+            "--train_sampling_strategy must be one of random, sequential for this command, got group_by_length.",
         ),
         (
             "visual_contrastive_pretraining",

@@ -282,6 +282,7 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
     # What evaluation scores, and flags that this command gives one value.
     needs_generation: ClassVar[bool] = True
     fixed_flags: ClassVar[dict[str, Any]] = {}
+    sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential", "group_by_length")
 
     def __post_init__(self):
         if self.output_dir is None:

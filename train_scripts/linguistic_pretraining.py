@@ -179,6 +179,7 @@ class LinguisticTrainingArguments(FLaLLMTrainingArguments):
     metric_for_best_model: str = field(default="perplexity", metadata={"help": "perplexity or loss."})
     predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
     needs_generation: ClassVar[bool] = False
+    sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential")
     fixed_flags: ClassVar[dict[str, Any]] = {"predict_with_generate": False}
 
     def __post_init__(self):

@@ -76,6 +76,7 @@ class LanguageModelTrainingArguments(FLaLLMTrainingArguments):
     load_best_model_at_end: bool = field(default=False, metadata={"help": "Must be False."})
     predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
     needs_generation: ClassVar[bool] = False
+    sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential")
     fixed_flags: ClassVar[dict[str, Any]] = {
         "eval_strategy": "no",
         "load_best_model_at_end": False,

@@ -73,6 +73,11 @@ def check_training_flags(training: Seq2SeqTrainingArguments) -> None:
         for name in ("dataloader_drop_last", "auto_find_batch_size"):
             if getattr(training, name):
                 raise ValueError(f"--{name} has nothing to do with --max_frames_per_batch. Leave one of them out.")
+    strategy, known = training.train_sampling_strategy, training.sampling_strategies
+    if strategy not in known:
+        raise ValueError(
+            f"--train_sampling_strategy must be one of {', '.join(known)} for this command, got {strategy}."
+        )
     if training.ddp_backend is not None and "LOCAL_RANK" not in os.environ:
         raise ValueError("--ddp_backend is for several processes: start the command with torchrun, or leave it out.")
     backends = [backend.value.lower() for backend in DynamoBackend]
