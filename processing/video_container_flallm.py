@@ -76,6 +76,30 @@ class FileTimes:
             yield packet
 
 
+@dataclass(frozen=True)
+class VideoFacts:
+    """Seconds of the file from when to when there is a picture, and its size in pixels as it is stored."""
+
+    start: float
+    end: float
+    width: int
+    height: int
+
+
+def read_facts(source: Any, name: str) -> VideoFacts:
+    """
+    What a file says of its picture, without decoding it.
+
+    Raises:
+        VideoDecodingError: if it cannot be read.
+    """
+    with open_container(source, name) as container:
+        stream = video_stream(container, name)
+        size = stream.codec_context.width, stream.codec_context.height
+    times = read_times(source, name)
+    return VideoFacts(times.seconds[0], times.end_in_seconds, *size)
+
+
 def open_container(source: Any, name: str) -> Any:
     """
     Open a path or a seekable binary file, the only way in which FLaLLM opens videos to read them: only as formats that
@@ -84,6 +108,8 @@ def open_container(source: Any, name: str) -> Any:
     Raises:
         VideoDecodingError: if it cannot be read, with what is wrong with it.
     """
+    if isinstance(source, list) or (isinstance(source, str) and os.path.isdir(source)):
+        raise VideoDecodingError(f"{name} is no video file but a folder or a list of pictures.", reason="no_video")
     try:
         if not isinstance(source, str):
             source.seek(0)

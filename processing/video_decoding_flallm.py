@@ -228,7 +228,7 @@ def _open_input(video: Any) -> tuple[Any, str]:
     if isinstance(video, str) and "://" in video:
         return download(video), f"'{video}'"
     if isinstance(video, (str, Path)):
-        return _open_path(Path(video).expanduser())
+        return open_path(Path(video).expanduser())
     if isinstance(video, (bytes, bytearray, memoryview)):
         return io.BytesIO(video), f"the video given as {len(video)} bytes"
     if isinstance(video, (np.ndarray, torch.Tensor)):
@@ -255,11 +255,14 @@ def _open_dictionary(video: dict) -> tuple[Any, str]:
     )
 
 
-def _open_path(path: Path) -> tuple[Any, str]:
+def open_path(path: Path) -> tuple[Any, str]:
+    """-> the absolute path of a file as a string or the pictures of a folder, and the name for error texts."""
     if path.is_dir():
         return _list_pictures(path), f"the folder '{path}'"
     if not path.exists():
-        raise VideoDecodingError(f"There is no video file '{path}'. Check the path (it is relative to '{Path.cwd()}').")
+        raise VideoDecodingError(
+            f"There is no video file '{path}'. Check the path (it is relative to '{Path.cwd()}').", reason="no_video"
+        )
     # absolute: FFmpeg reads "concat:..." and the like at the start of a name as a protocol
     return str(path.absolute()), f"'{path}'"
 

@@ -4,6 +4,7 @@ import http.server
 import io
 import re
 import threading
+import zlib
 from pathlib import Path
 
 import av
@@ -21,7 +22,7 @@ from video_files import (
     write_video,
 )
 
-from processing import VideoDecodingError, decode_video, video_decoding_flallm
+from processing import VideoDecodingError, decode_video, video_decoding_flallm, video_download_flallm
 
 RECORDED_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
@@ -144,6 +145,80 @@ def test_web_address(clip, web_address):
     assert torch.equal(decode_video(f"{web_address}/clip.mp4").frames, decode_video(clip).frames)
     with raises(f"'{web_address}/gone.mp4' could not be downloaded: HTTP Error 404"):
         decode_video(f"{web_address}/gone.mp4")
+
+
+@pytest.fixture
+def leading_address():
+    """A server whose answers lead to the address that its path holds, or are as long as the path says."""
+
+    class Leading(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path.startswith("/to/"):
+                self.send_response(302)
+                self.send_header("Location", self.path[4:])
+                self.end_headers()
+                return
+            self.send_response(200)
+            if self.path.startswith("/announced/"):
+                self.send_header("Content-Length", self.path[11:])
+            self.end_headers()
+            self.wfile.write(bytes(3000))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Leading) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1/a.mp4", "file:///etc/hosts", "data:video/mp4;base64,AAAA"])
+def test_an_address_leads_to_no_other_kind_of_address(leading_address, target):
+    reason = f"it leads to '{target}', which is no http(s) address."
+    if not target.startswith("ftp"):
+        reason = f"HTTP Error 302: Found - Redirection to url '{target}' is not allowed."
+    with raises(f"could not be downloaded: {reason}"):
+        decode_video(f"{leading_address}/to/{target}")
+
+
+def test_an_address_of_the_internet_leads_to_no_machine_inside(leading_address, web_address, clip, monkeypatch):
+    target = f"{web_address}/clip.mp4"
+    assert len(decode_video(f"{leading_address}/to/{target}").frames) == 50  # from inside to inside
+    is_inside = video_download_flallm._is_inside
+    monkeypatch.setattr(
+        video_download_flallm, "_is_inside", lambda address: "/to/" not in address and is_inside(address)
+    )
+    with raises(f"it leads to '{target}', an address inside the own network."):
+        decode_video(f"{leading_address}/to/{target}")
+
+
+@pytest.mark.parametrize(
+    ("address", "inside"),
+    [
+        ("http://127.0.0.1/a", True),
+        ("http://169.254.169.254/latest", True),
+        ("http://10.1.2.3/a", True),
+        ("http://[::1]:80/a", True),
+        ("http://localhost/a", True),
+        ("http://[::ffff:127.0.0.1]/a", True),
+        ("http://8.8.8.8/a", False),
+    ],
+)
+def test_which_addresses_are_inside(address, inside):
+    assert video_download_flallm._is_inside(address) == inside
+
+
+@pytest.mark.parametrize("path", ["endless", "announced/999999"])
+def test_a_download_has_a_largest_size(leading_address, monkeypatch, path):
+    monkeypatch.setattr(video_download_flallm, "LARGEST_DOWNLOAD_IN_BYTES", 2000)
+    with raises(f"'{leading_address}/{path}' is larger than 2000 bytes, the most that is downloaded."):
+        decode_video(f"{leading_address}/{path}")
+
+
+def test_a_download_that_breaks_off(leading_address):
+    with raises("could not be downloaded: the connection ended after 3000 of 5000 bytes."):
+        decode_video(f"{leading_address}/announced/5000")
 
 
 @pytest.mark.parametrize("address", ["file:///etc/hosts", "ftp://host/clip.mp4", "concat://a.mp4"])
@@ -371,6 +446,38 @@ def test_unreadable_picture(tmp_path, noise):
     (folder / "frame3.png").write_text("no picture")
     with raises(f"The frame '{folder / 'frame3.png'}' of the folder '{folder}' is not a readable picture"):
         decode_video(folder)
+
+
+def test_pictures_that_pillow_will_not_read(tmp_path, noise):
+    folder = write_pictures(tmp_path / "frames", noise)
+    whole = (folder / "frame2.png").read_bytes()
+    header = whole.index(b"IHDR")
+    bomb = bytearray(whole[: header + 17] + bytes(4) + whole[header + 21 :])
+    bomb[header + 4 : header + 12] = (20_000).to_bytes(4, "big") * 2
+    bomb[header + 17 : header + 21] = zlib.crc32(bytes(bomb[header : header + 17])).to_bytes(4, "big")
+    chunk = bytearray(whole)
+    chunk[chunk.index(b"IDAT") : chunk.index(b"IDAT") + 4] = b"\0\xff\0\x01"
+    for content in (bytes(bomb), bytes(chunk), whole[:-200], whole[:20], b"", b"GIF89a"):
+        (folder / "frame2.png").write_bytes(content)
+        with raises(f"The frame '{folder / 'frame2.png'}' of the folder '{folder}' is not a readable picture: "):
+            decode_video(folder)
+        if content:
+            with pytest.raises(VideoDecodingError):
+                decode_video(content)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_of_turned_cameras_are_upright(tmp_path, noise, orientation):
+    upright = Image.fromarray(noise[0])
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what to do to a picture so that the mark turns it back
+    stored = upright.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "frame.png", exif=exif)
+    expected = torch.from_numpy(noise[0]).permute(2, 0, 1)[None]
+    assert torch.equal(decode_video(tmp_path).frames, expected)
+    with Image.open(tmp_path / "frame.png") as picture:
+        assert torch.equal(decode_video([picture]).frames, expected)
 
 
 @pytest.mark.parametrize(
