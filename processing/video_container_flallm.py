@@ -317,7 +317,8 @@ def _file_times(
     origin = _origin(container, stream)
     if container.start_time is None and is_whole:
         origin = display[0]
-    seconds = [float((time - origin) * stream.time_base) for time in display]
+    ticks, per_second = stream.time_base.numerator, stream.time_base.denominator  # far quicker than a fraction
+    seconds = [(time - origin) * ticks / per_second for time in display]
     stated_fps = float(stream.average_rate or stream.guessed_rate or 0) or None
     interval = usual_interval(seconds) or (1 / stated_fps if stated_fps else 0.0)
     length = float(packets.last_duration * stream.time_base)

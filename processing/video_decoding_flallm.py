@@ -56,9 +56,9 @@ class DecodedVideo:
 
     `frames` is uint8 RGB of shape (frames, 3, height, width). `fps` is the frame rate of the source in frames per
     second, `duration_in_seconds` the length of the part that was read, `num_source_frames` the number of frames in that
-    part and `frame_indices` which of them are in `frames`. `timestamps` are the seconds of each frame, counted from the
-    start of the file. `fps`, `duration_in_seconds` and `timestamps` are `None` for pictures and arrays given without
-    `fps`."""
+    part, with a still picture counted as often as it is shown, and `frame_indices` which of them are in `frames`.
+    `timestamps` are the seconds of each frame, counted from the beginning of the file. `fps`, `duration_in_seconds` and
+    `timestamps` are `None` for pictures and arrays given without `fps`."""
 
     frames: torch.Tensor
     fps: float | None
@@ -106,19 +106,22 @@ def decode_video(
     or 4 (RGBA, alpha is dropped). Values are uint8, uint16, or floats from 0 to 1.
 
     `start` and `end` in seconds keep the frames with `start <= time < end` (or, when the part is shorter than a frame,
-    the frame on screen at `start`), found by keyframe seek. Arrays and pictures carry no time: `start` and `end` then
-    need `fps`, their frame rate.
+    the frame on screen at `start`), found by keyframe seek. Seconds count from the beginning of the file, as players
+    and ELAN count them: a picture that begins 0.8 seconds after the sound begins at second 0.8. Arrays and pictures
+    carry no time: `start` and `end` then need `fps`, their frame rate.
 
-    Frames come out uniform in **time**: a file of variable frame rate is put on a uniform grid of as many frames as the
-    part has, at its mean frame rate, each grid point taking the frame nearest in time. Sampling every fourth frame is
-    thus sampling at a constant rate. At a constant frame rate every frame comes out once, unchanged. Frames of rotated
-    or mirrored phone videos come out upright.
+    Frames come out uniform in **time**: a file of variable frame rate is put on a uniform grid at its usual frame rate,
+    each grid point taking the frame that a player shows then; a picture that stands still comes out again and again.
+    Sampling every fourth frame is thus sampling at a constant rate. At a constant frame rate every frame comes out
+    once, unchanged. Frames of rotated or mirrored phone videos and pictures come out upright. Recordings that were
+    joined byte by byte follow each other.
 
     `sample_frame_indices(num_frames, fps)` picks frames before they are converted; `transform_frame` maps each picked
     uint8 frame (3, height, width) to another (a resize, say), which keeps memory small for long or large videos.
 
-    Raises `VideoDecodingError` for whatever cannot be read; a damaged file of which some frames decode gives those
-    frames and a warning.
+    Raises `VideoDecodingError` for whatever cannot be read. A damaged file of which some frames decode gives those
+    frames and a warning that says what is missing: frames at the beginning and the end are left out, for those in
+    between the one before stays.
 
     Example: `decode_video("clip.mp4", start=1.5, end=4.0).frames.shape`
     """

@@ -246,8 +246,9 @@ def _read_clip(
     except (VideoDecodingError, ValueError, OSError) as error:
         translation.error = str(error)
         return _Clip(translation)
-    seconds = inputs["video_metadata"][0]["duration"] or 0.0
-    translation.pieces.append({"start": start or 0.0, "end": (start or 0.0) + seconds})
+    metadata = inputs["video_metadata"][0]
+    begin = max(start or 0.0, metadata["start_in_seconds"] or 0.0)
+    translation.pieces.append({"start": begin, "end": begin + (metadata["duration"] or 0.0)})
     return _Clip(translation, frames)
 
 
