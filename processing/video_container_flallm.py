@@ -113,7 +113,8 @@ def open_container(source: Any, name: str) -> Any:
     try:
         if not isinstance(source, str):
             source.seek(0)
-        return av.open(source, options={"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"})
+        options = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"}
+        return av.open(source, options=options, metadata_errors="replace")  # titles are not always UTF-8
     except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise _why_not_a_video(source, name, error) from error
 

@@ -45,8 +45,9 @@ logger = logging.get_logger(__name__)
 TIME_TOLERANCE_IN_SECONDS = 1e-3
 # Between two frames that lie further apart than this, in usual intervals, the picture stands still.
 LONGEST_INTERVAL = 1.5
-# A still picture comes out at most so often as a frame for each frame of the file: time stamps may be damaged.
-MOST_REPEATS = 100
+# Time stamps may be damaged: a part in which pictures stand still comes out as so many frames at most, or as so many
+# for each picture that it has.
+MOST_FRAMES_OF_STILLS, MOST_REPEATS = 20_000, 100
 LONGEST_STILL_IN_SECONDS = 0.25
 
 
@@ -485,7 +486,7 @@ def _decode_file(source: Any, name: str, requests: Sequence[FrameRequest]) -> It
     with open_container(source, name) as container:
         for frame in _decoded(container, video_stream(container, name), times, whole):
             _note(came, frame.pts, times.display_times)
-            convert = convert or _conversion_to_rgb(frame.width, frame.height)
+            convert = convert or _conversion_to_rgb(frame.width, frame.height, name)
             for part in parts:
                 if times.display_times[part.wanted[0]] > frame.pts:
                     break
@@ -516,7 +517,7 @@ def _plan_part(times: FileTimes, request: FrameRequest, name: str) -> FilePart:
     if interval is None:
         return _part_of_one_frame(times, request, positions)
     positions, first_second, stop = _part_on_screen(times, request, positions, interval)
-    interval = max(interval, (stop - first_second) / (len(positions) * MOST_REPEATS))
+    interval = max(interval, (stop - first_second) / max(MOST_FRAMES_OF_STILLS, len(positions) * MOST_REPEATS))
     num_frames = _size_of_grid(seconds[positions[-1]], first_second, stop, interval)
     on_grid = _on_screen(seconds, positions, first_second, num_frames, interval)
     indices = request.sample(num_frames, 1 / interval)
@@ -552,9 +553,10 @@ def _part_on_screen(
     start = request.start or 0.0
     if first > 0 and first_second - start > longest:  # the picture before stands still at `start`
         first, first_second = first - 1, start
-    elif start - first_second > longest:
-        first_second = start
     gone_at = seconds[last + 1] if last + 1 < len(seconds) else times.end_in_seconds
+    is_still = gone_at - first_second > longest
+    if is_still and start - first_second > TIME_TOLERANCE_IN_SECONDS:  # no frame begins in the part
+        first_second = start
     return range(first, last + 1), first_second, gone_at if request.end is None else min(request.end, gone_at)
 
 
@@ -691,9 +693,21 @@ def _decoded(container: Any, stream: Any, times: FileTimes, request: FrameReques
                 yield frame
 
 
-def _conversion_to_rgb(width: int, height: int) -> Callable[[Any], Any]:
+def _conversion_to_rgb(width: int, height: int, name: str) -> Callable[[Any], Any]:
     """One for all frames of a video: making its tables takes longer than converting a small frame with them."""
-    return partial(VideoReformatter().reformat, width=width, height=height, format="rgb24", threads=1)
+    reformat = partial(VideoReformatter().reformat, width=width, height=height, format="rgb24", threads=1)
+
+    def convert(frame: Any) -> Any:
+        try:
+            return reformat(frame)
+        except (av.error.FFmpegError, ValueError, MemoryError) as error:
+            raise VideoDecodingError(
+                f"The pictures of {name} ({width} x {height} pixels, {frame.format.name}) cannot be converted to RGB: "
+                f"{str(error) or type(error).__name__}.",
+                reason="unsupported",
+            ) from error
+
+    return convert
 
 
 def _pixels(frame: Any) -> torch.Tensor:

@@ -272,7 +272,7 @@ def test_a_still_picture_stays_on_screen_as_players_show_it(tmp_path):
     whole = decode_video(path)
     shown = [np.searchsorted(times, 40 * k + 20, side="right") - 1 for k in range(250)]
     assert frame_numbers(whole.frames, 50) == shown and whole.duration_in_seconds == pytest.approx(10.0)
-    for start, end in ((5.0, 6.0), (5.0, None), (0.5, 3.0), (8.0, 9.2), (None, 2.0)):
+    for start, end in ((5.0, 6.0), (1.0, 8.0), (5.0, None), (0.5, 3.0), (8.0, 9.2), (None, 2.0)):
         part = decode_video(path, start=start, end=end)
         first, stop = round((start or 0) * 25 + 0.49), round((end or 10) * 25)
         assert frame_numbers(part.frames, 50) == shown[first:stop], (start, end)
@@ -282,7 +282,7 @@ def test_a_still_picture_stays_on_screen_as_players_show_it(tmp_path):
 def test_damaged_time_stamps_do_not_fill_the_memory(tmp_path):
     times = [*range(0, 1000, 40), 2_000_000_000]
     path = write_video(tmp_path / "clip.mkv", counting_frames(26, 16, 16), times_in_milliseconds=times, codec="mpeg4")
-    assert len(decode_video(path, transform_frame=lambda frame: frame[:, :1, :1]).frames) <= 26 * 100 + 1
+    assert len(decode_video(path, transform_frame=lambda frame: frame[:, :1, :1]).frames) <= 20_001
 
 
 def test_small_jitter_keeps_every_frame(tmp_path):
@@ -291,16 +291,18 @@ def test_small_jitter_keeps_every_frame(tmp_path):
     assert frame_numbers(decode_video(path).frames, 40) == list(range(40))
 
 
+@pytest.mark.parametrize("suffix", ["mov", "mkv"])
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
 @pytest.mark.parametrize("horizontal_flip", [False, True])
-def test_rotated_and_mirrored_phone_video_is_upright(tmp_path, rotation, horizontal_flip):
+def test_rotated_and_mirrored_phone_video_is_upright(tmp_path, suffix, rotation, horizontal_flip):
     upright = np.zeros((4, 64, 96, 3), np.uint8)
     upright[:, :32, :48], upright[:, :32, 48:], upright[:, 32:, :48] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     stored = upright[:, :, ::-1] if horizontal_flip else upright  # the player mirrors last, so undo that first
     stored = np.rot90(stored, -rotation // 90, axes=(1, 2))
     path = write_video(
-        tmp_path / "phone.mov",
+        tmp_path / f"phone.{suffix}",
         stored,
+        codec="libx264",
         rotation=rotation if rotation < 180 else rotation - 360,
         horizontal_flip=horizontal_flip,
     )
@@ -352,6 +354,21 @@ def test_start_and_end_of_frames_need_their_rate(noise):
 def test_bad_intervals(clip, interval, text):
     with raises(text.replace("{clip}", str(clip))):
         decode_video(clip, **interval)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "avi", "mp4", "flv"])
+def test_a_title_that_is_not_utf_8_is_no_damage(tmp_path, suffix):
+    path = tmp_path / f"clip.{suffix}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Gebxxrde"
+        stream = container.add_stream("flv" if suffix == "flv" else "mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in counting_frames(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    assert b"xx" in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"Gebxxrde", b"Geb\xe4\xfcrde"))
+    assert len(decode_video(path).frames) == 5
 
 
 def test_text_named_mp4(tmp_path):
