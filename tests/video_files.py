@@ -115,8 +115,9 @@ def write_packets(
         pictures += stream.encode()
         if change_times is not None:
             times = change_times([round(packet.pts * packet.time_base * 25) for packet in pictures])
-            for packet, time in zip(pictures, times, strict=True):
-                packet.pts = packet.dts = round(time / packet.time_base / 25)
+            for number, (packet, time) in enumerate(zip(pictures, times, strict=True)):
+                packet.pts = round(time / packet.time_base / 25)
+                packet.dts = round((number - 5) / packet.time_base / 25)
         for packet in pictures:
             late = round(picture_begins_at / packet.time_base)
             packet.pts, packet.dts = packet.pts + late, packet.dts + late
