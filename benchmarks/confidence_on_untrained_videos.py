@@ -15,10 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
-import av
 import numpy as np
 
 from modeling_flallm import SignLanguageTranslationPipeline
+from modeling_flallm.own_processing import decode_video
 from train_scripts import signing_language
 from train_scripts.arguments import DataArguments
 from train_scripts.data import load_split
@@ -37,8 +37,7 @@ Clip = tuple[np.ndarray, str | None]
 
 def read_frames(path: str | Path) -> np.ndarray:
     """-> uint8 `(frames, height, width, 3)`"""
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    return decode_video(path).frames.permute(0, 2, 3, 1).numpy()
 
 
 def altered(frames: np.ndarray, generator: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:

@@ -71,7 +71,8 @@ class LongVideoTranslation:
                 "pixel_values_videos": ..., "video_metadata": ..., "start": ..., "end": ..., "caption_start": ...,
                 "caption_end": ...}`. Without the last two, `start` and `end` are the times of the caption. The next
                 piece is taken when its turn comes.
-            **arguments: Arguments of a call but `start`, `end` and `source_fps`.
+            **arguments: Arguments of a call but `start`, `end` and `source_fps`. The pieces are read one after the
+                other in this process, whatever `num_workers` says.
 
         Returns:
             An iterator over the answers of a call, each with the `"start"` and `"end"` of its caption in seconds and
@@ -80,8 +81,9 @@ class LongVideoTranslation:
             the model goes on with its last frame, one too long for it is translated in overlapping parts, each with an
             answer of its own.
         """
+        _check_num_workers(arguments.get("num_workers"))
         spans: deque[tuple[int, float, float]] = deque()
-        answers = self(self._parts(pieces, spans), **arguments)
+        answers = self(self._parts(pieces, spans), **(arguments | {"num_workers": 0}))
         said, said_until = [], -math.inf
         for answer in answers:
             piece, start, end = spans.popleft()
@@ -143,16 +145,17 @@ class LongVideoTranslation:
         return {**clip, "pixel_values_videos": pixels, "video_metadata": metadata}
 
 
+def _check_num_workers(num_workers: Any) -> None:
+    if num_workers is not None and not (isinstance(num_workers, int) and num_workers >= 0):
+        raise ValueError(f"`num_workers` must be a whole number from 0 on, got {num_workers!r}.")
+
+
 def _part_of_clip(clip: dict[str, Any], first: int, stop: int) -> dict[str, Any]:
     """The frames from `first` up to but without `stop` of a processed clip."""
     metadata = clip["video_metadata"]
     return {
         "pixel_values_videos": torch.as_tensor(clip["pixel_values_videos"])[first:stop],
-        "video_metadata": {
-            "fps": metadata["fps"],
-            "total_num_frames": metadata["total_num_frames"],
-            "frames_indices": list(metadata["frames_indices"])[first:stop],
-        },
+        "video_metadata": {**metadata, "frames_indices": list(metadata["frames_indices"])[first:stop]},
         "start": clip["start"],
     }
 

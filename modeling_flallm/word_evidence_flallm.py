@@ -53,14 +53,18 @@ class VisualTokenTimes:
 
 
 def clip_times(metadata: Any, start: float | None) -> ClipTimes | None:
-    """Times of the frames that were sampled; `None` without a frame rate. Those of the processor count from `start`."""
+    """
+    Times of the frames that were sampled; `None` without a frame rate. They count from the `start_in_seconds` that the
+    video processor gives, or else from the first frame at or behind `start`.
+    """
     fps = metadata["fps"]
     if fps is None:
         return None
-    # The processor reads from the first frame at or behind `start`.
-    first_frame = max(0, math.ceil(((start or 0.0) - TIME_TOLERANCE_IN_SECONDS) * fps))
-    indices = first_frame + np.asarray(metadata["frames_indices"])
-    return ClipTimes(indices / fps, first_frame / fps, (first_frame + metadata["total_num_frames"]) / fps)
+    begin = metadata.get("start_in_seconds")
+    if begin is None:
+        begin = max(0, math.ceil(((start or 0.0) - TIME_TOLERANCE_IN_SECONDS) * fps)) / fps
+    seconds = begin + np.asarray(metadata["frames_indices"]) / fps
+    return ClipTimes(seconds, begin, begin + metadata["total_num_frames"] / fps)
 
 
 def visual_token_centres(vision_model: Any, num_frames: int) -> np.ndarray:

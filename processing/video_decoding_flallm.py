@@ -3,7 +3,7 @@
 
 One decoder, PyAV, because its wheel carries FFmpeg and so works wherever it installs. A file is read twice: once
 without decoding, for the time stamps, and once to decode, so that only the frames that are asked for are ever held in
-memory. Nothing is taken from the header: browser recordings state neither a frame count nor a frame rate.
+memory.
 """
 
 import contextlib
@@ -12,8 +12,6 @@ import itertools
 import math
 import os
 import re
-import urllib.error
-import urllib.request
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,24 +24,31 @@ import av
 import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from transformers.utils import logging
 
-from .video_files_flallm import PICTURE_SUFFIXES, is_picture_file
+from .video_container_flallm import (
+    NUM_FRAMES_BEHIND,
+    FileTimes,
+    beyond_the_end,
+    open_container,
+    read_times,
+    usual_interval,
+    video_stream,
+)
+from .video_download_flallm import download
+from .video_files_flallm import PICTURE_SUFFIXES, VideoDecodingError, is_picture_file
 
 logger = logging.get_logger(__name__)
 
-# Playlist formats are left out on purpose: an uploaded playlist could name any other file or address.
-VIDEO_FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,apng,nut,mxf,ivf,rm,dv"
-DOWNLOAD_TIMEOUT_IN_SECONDS = 30
 # Containers round time stamps (webm to 1 ms), users round seconds.
 TIME_TOLERANCE_IN_SECONDS = 1e-3
-# Seek a little earlier than asked: containers seek by decoding time, which runs ahead of the time of display.
-SEEK_MARGIN_IN_SECONDS = 1.0
-
-
-class VideoDecodingError(ValueError):
-    """A video that cannot be read as asked; the text names the video, what was expected and what to do."""
+# Between two frames that lie further apart than this, in usual intervals, the picture stands still.
+LONGEST_INTERVAL = 1.5
+# Time stamps may be damaged: a part in which pictures stand still comes out as so many frames at most, or as so many
+# for each picture that it has.
+MOST_FRAMES_OF_STILLS, MOST_REPEATS = 20_000, 100
+LONGEST_STILL_IN_SECONDS = 0.25
 
 
 @dataclass
@@ -52,9 +57,9 @@ class DecodedVideo:
 
     `frames` is uint8 RGB of shape (frames, 3, height, width). `fps` is the frame rate of the source in frames per
     second, `duration_in_seconds` the length of the part that was read, `num_source_frames` the number of frames in that
-    part and `frame_indices` which of them are in `frames`. `timestamps` are the seconds of each frame, counted from the
-    start of the file. `fps`, `duration_in_seconds` and `timestamps` are `None` for pictures and arrays given without
-    `fps`."""
+    part, with a still picture counted as often as it is shown, and `frame_indices` which of them are in `frames`.
+    `timestamps` are the seconds of each frame, counted from the beginning of the file. `fps`, `duration_in_seconds` and
+    `timestamps` are `None` for pictures and arrays given without `fps`."""
 
     frames: torch.Tensor
     fps: float | None
@@ -102,19 +107,22 @@ def decode_video(
     or 4 (RGBA, alpha is dropped). Values are uint8, uint16, or floats from 0 to 1.
 
     `start` and `end` in seconds keep the frames with `start <= time < end` (or, when the part is shorter than a frame,
-    the frame on screen at `start`), found by keyframe seek. Arrays and pictures carry no time: `start` and `end` then
-    need `fps`, their frame rate.
+    the frame on screen at `start`), found by keyframe seek. Seconds count from the beginning of the file, as players
+    and ELAN count them: a picture that begins 0.8 seconds after the sound begins at second 0.8. Arrays and pictures
+    carry no time: `start` and `end` then need `fps`, their frame rate.
 
-    Frames come out uniform in **time**: a file of variable frame rate is put on a uniform grid of as many frames as the
-    part has, at its mean frame rate, each grid point taking the frame nearest in time. Sampling every fourth frame is
-    thus sampling at a constant rate. At a constant frame rate every frame comes out once, unchanged. Frames of rotated
-    or mirrored phone videos come out upright.
+    Frames come out uniform in **time**: a file of variable frame rate is put on a uniform grid at its usual frame rate,
+    each grid point taking the frame that a player shows then; a picture that stands still comes out again and again.
+    Sampling every fourth frame is thus sampling at a constant rate. At a constant frame rate every frame comes out
+    once, unchanged. Frames of rotated or mirrored phone videos and pictures come out upright. Recordings that were
+    joined byte by byte follow each other.
 
     `sample_frame_indices(num_frames, fps)` picks frames before they are converted; `transform_frame` maps each picked
     uint8 frame (3, height, width) to another (a resize, say), which keeps memory small for long or large videos.
 
-    Raises `VideoDecodingError` for whatever cannot be read; a damaged file of which some frames decode gives those
-    frames and a warning.
+    Raises `VideoDecodingError` for whatever cannot be read. A damaged file of which some frames decode gives those
+    frames and a warning that says what is missing: frames at the beginning and the end are left out, for those in
+    between the one before stays.
 
     Example: `decode_video("clip.mp4", start=1.5, end=4.0).frames.shape`
     """
@@ -222,9 +230,9 @@ def _open_input(video: Any) -> tuple[Any, str]:
     if hasattr(video, "_hf_encoded"):  # what `datasets` attaches to the decoder it returns: the undecoded video
         return _open_input(video._hf_encoded)
     if isinstance(video, str) and "://" in video:
-        return _download(video), f"'{video}'"
+        return download(video), f"'{video}'"
     if isinstance(video, (str, Path)):
-        return _open_path(Path(video).expanduser())
+        return open_path(Path(video).expanduser())
     if isinstance(video, (bytes, bytearray, memoryview)):
         return io.BytesIO(video), f"the video given as {len(video)} bytes"
     if isinstance(video, (np.ndarray, torch.Tensor)):
@@ -251,11 +259,14 @@ def _open_dictionary(video: dict) -> tuple[Any, str]:
     )
 
 
-def _open_path(path: Path) -> tuple[Any, str]:
+def open_path(path: Path) -> tuple[Any, str]:
+    """-> the absolute path of a file as a string or the pictures of a folder, and the name for error texts."""
     if path.is_dir():
         return _list_pictures(path), f"the folder '{path}'"
     if not path.exists():
-        raise VideoDecodingError(f"There is no video file '{path}'. Check the path (it is relative to '{Path.cwd()}').")
+        raise VideoDecodingError(
+            f"There is no video file '{path}'. Check the path (it is relative to '{Path.cwd()}').", reason="no_video"
+        )
     # absolute: FFmpeg reads "concat:..." and the like at the start of a name as a protocol
     return str(path.absolute()), f"'{path}'"
 
@@ -285,19 +296,6 @@ def _open_file_object(file: Any) -> tuple[Any, str]:
     return file if seekable else io.BytesIO(content), name
 
 
-def _download(address: str) -> io.BytesIO:
-    if not address.lower().startswith(("http://", "https://")):
-        raise VideoDecodingError(f"Only http:// and https:// addresses are read, got '{address}'. Download it first.")
-    request = urllib.request.Request(address, headers={"User-Agent": "flallm"})
-    try:
-        with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_IN_SECONDS) as response:
-            return io.BytesIO(response.read())
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise VideoDecodingError(
-            f"'{address}' could not be downloaded: {error}. Check the address, or download the video and pass its path."
-        ) from error
-
-
 # Arrays and pictures
 
 
@@ -312,7 +310,9 @@ def _decode_frames(frames: Any, name: str, request: FrameRequest) -> DecodedVide
         )
     positions = range(len(frames))
     if request.fps is not None:
-        positions = _positions_in_interval([k / request.fps for k in positions], request, name, 1 / request.fps)
+        positions = _positions_in_interval(
+            [k / request.fps for k in positions], request, name, len(frames) / request.fps
+        )
     indices = request.sample(len(positions), request.fps)
     wanted = [positions[index] for index in indices]
     if isinstance(frames, torch.Tensor):
@@ -341,7 +341,7 @@ def _grey_frames(
             f"{name} has no frame rate, so its frames have no seconds. Pass its frames per second."
         )
     seconds = [k / request.fps for k in range(len(frames))]
-    for position in _positions_in_interval(seconds, request, name, 1 / request.fps):
+    for position in _positions_in_interval(seconds, request, name, len(frames) / request.fps):
         if isinstance(frames, torch.Tensor):
             picture = _array_to_rgb(frames[position : position + 1], name)[0]
         else:
@@ -359,17 +359,8 @@ def _stack(frames: list[torch.Tensor], name: str) -> torch.Tensor:
 
 def _picture_to_rgb(picture: Any, name: str) -> torch.Tensor:
     """Convert one picture (path, PIL image or array) to uint8 RGB of shape (3, height, width)."""
-    if isinstance(picture, (str, Path)):
-        try:
-            with Image.open(picture) as image:
-                return _picture_to_rgb(image, f"'{picture}'")
-        except (UnidentifiedImageError, OSError) as error:
-            raise VideoDecodingError(f"The frame '{picture}' of {name} is not a readable picture: {error}.") from error
-    if isinstance(picture, Image.Image):
-        # PIL clips 16-bit grey instead of scaling it
-        is_16_bit = picture.mode.startswith("I")
-        array = np.array(picture).astype(np.uint16) if is_16_bit else np.array(picture.convert("RGB"))
-        return _picture_to_rgb(array, name)
+    if isinstance(picture, (str, Path, Image.Image)):
+        return _picture_to_rgb(_read_picture(picture, name), name)
     if not isinstance(picture, (np.ndarray, torch.Tensor)) or picture.ndim not in (2, 3):
         found = type(picture).__name__ if not hasattr(picture, "shape") else f"shape {tuple(picture.shape)}"
         raise VideoDecodingError(
@@ -377,6 +368,20 @@ def _picture_to_rgb(picture: Any, name: str) -> torch.Tensor:
             f"got {found} in {name}."
         )
     return _array_to_rgb(_array_to_channels_first(picture[None], name), name)[0]
+
+
+def _read_picture(picture: Any, name: str) -> np.ndarray:
+    """The pixels of a picture file or of a PIL image, upright as cameras mark them."""
+    file = contextlib.nullcontext(picture) if isinstance(picture, Image.Image) else None
+    label = f"A frame of {name}" if file is not None else f"The frame '{picture}' of {name}"
+    try:
+        with file or Image.open(picture) as image:
+            image = ImageOps.exif_transpose(image)
+            # PIL clips 16-bit grey instead of scaling it
+            return np.array(image).astype(np.uint16) if image.mode.startswith("I") else np.array(image.convert("RGB"))
+    except Exception as error:  # Pillow's readers raise whatever they meet: SyntaxError, DecompressionBombError, ...
+        reason = str(error) or type(error).__name__
+        raise VideoDecodingError(f"{label} is not a readable picture: {reason}.") from error
 
 
 def _array_to_channels_first(array: Any, name: str) -> torch.Tensor:
@@ -428,119 +433,226 @@ def _wrong_dtype(dtype: Any, name: str) -> str:
 
 
 @dataclass
-class FileTimes:
-    """Display times of the frames of a file in `seconds` and, in `packets`, in units of the stream's time base;
-    `origin`, the first one in those units, and the frame rate that the header states."""
-
-    packets: "PacketTimes"
-    seconds: list[float]
-    origin: int
-    stated_fps: float | None
-
-
-@dataclass
 class FilePart:
-    """One part of a file while it is decoded: the frames that are wanted of it, and those that came so far."""
+    """
+    One part of a file while it is decoded: `positions` are its frames among those of the file, `wanted` which of these
+    are to come out, `indices` what the wanted ones are in the part, and `first_second` is where it begins.
+    """
 
     request: FrameRequest
-    positions: Sequence[int]
+    positions: range
     fps: float | None
+    num_frames: int
+    first_second: float
     indices: list[int]
     wanted: list[int]
     frames: list[torch.Tensor] = field(default_factory=list)
+    num_skipped: int = 0
 
     @property
     def is_complete(self) -> bool:
-        return len(self.frames) == len(self.wanted)
+        return self.num_skipped + len(self.frames) == len(self.wanted)
+
+    @property
+    def next_wanted(self) -> int:
+        return self.wanted[self.num_skipped + len(self.frames)]
 
     def take(self, frame: Any, shown: Any, display_times: list[int], convert: Callable[[Any], Any]) -> None:
-        """Keep the frame for each wanted position whose time it reaches; one that the decoder did not deliver is
-        replaced by the frame before, which was then on screen."""
-        while not self.is_complete and display_times[self.wanted[len(self.frames)]] <= frame.pts:
-            is_missing = display_times[self.wanted[len(self.frames)]] < frame.pts
-            on_screen = shown if is_missing and shown is not None else frame
-            self.frames.append(self.request.transform(_upright(_pixels(convert(on_screen)), on_screen)))
+        """
+        Keep the frame for each wanted position whose time it reaches. In place of one that the decoder did not deliver
+        comes the frame before, which was then on screen; where nothing was, nothing comes.
+        """
+        kept = None
+        while not self.is_complete and display_times[self.next_wanted] <= frame.pts:
+            position = self.next_wanted
+            is_missing = display_times[position] < frame.pts
+            if is_missing and shown is None:
+                self.num_skipped += 1
+            elif kept == position:
+                self.frames.append(self.frames[-1])
+            else:
+                on_screen = shown if is_missing else frame
+                self.frames.append(self.request.transform(_upright(_pixels(convert(on_screen)), on_screen)))
+                kept = position
 
 
 def _decode_file(source: Any, name: str, requests: Sequence[FrameRequest]) -> Iterator[DecodedVideo]:
     """Decode parts of one file that lie in order of time in one go from the first to the last."""
     whole = replace(requests[0], end=requests[-1].end)
-    times = _read_times(source, name, whole)
+    times = read_times(source, name, whole.start, whole.end)
     parts = deque(_plan_part(times, request, name) for request in requests)
+    came = bytearray(len(times.display_times))
     shown, convert = None, None
-    with _open_container(source, name) as container:
-        for frame in _decoded(container, _video_stream(container, name), times.packets, whole):
-            convert = convert or _conversion_to_rgb(frame.width, frame.height)
+    with open_container(source, name) as container:
+        for frame in _decoded(container, video_stream(container, name), times, whole):
+            _note(came, frame.pts, times.display_times)
+            convert = convert or _conversion_to_rgb(frame.width, frame.height, name)
             for part in parts:
-                if times.packets.display_times[part.wanted[0]] > frame.pts:
+                if times.display_times[part.wanted[0]] > frame.pts:
                     break
-                part.take(frame, shown, times.packets.display_times, convert)
+                part.take(frame, shown, times.display_times, convert)
             while parts and parts[0].is_complete:
-                yield _finish_part(parts.popleft(), times, name)
+                yield _finish_part(parts.popleft(), times, came, name)
             if not parts:
                 return
             shown = frame
     # A file that is damaged or cut off: its last frames do not come.
-    yield from (_finish_part(part, times, name) for part in parts)
+    yield from (_finish_part(part, times, came, name) for part in parts)
 
 
-def _read_times(source: Any, name: str, request: FrameRequest) -> FileTimes:
-    with _open_container(source, name) as container:
-        stream = _video_stream(container, name)
-        origin = stream.start_time or 0
-        packets = _read_packet_times(container, stream, request)
-        if not packets.display_times:
-            raise VideoDecodingError(_beyond_the_end(request.start, name) if request.start else _no_frames(name))
-        seconds = [float((time - origin) * stream.time_base) for time in packets.display_times]
-        stated_fps = float(stream.average_rate or stream.guessed_rate or 0) or None
-    return FileTimes(packets, seconds, origin, stated_fps)
+def _note(came: bytearray, time: int, display_times: list[int]) -> None:
+    """Mark the frame that was decoded."""
+    position = bisect_left(display_times, time)
+    if position < len(display_times) and display_times[position] == time:
+        came[position] = 1
 
 
 def _plan_part(times: FileTimes, request: FrameRequest, name: str) -> FilePart:
-    frame_duration_in_seconds = 1 / times.stated_fps if times.stated_fps else 0
-    positions = _positions_in_interval(times.seconds, request, name, frame_duration_in_seconds)
-    fps, uniform = _uniform_in_time([times.seconds[position] for position in positions])
-    fps = fps or times.stated_fps
-    indices = request.sample(len(positions), fps)
-    return FilePart(request, positions, fps, indices, [positions[uniform[index]] for index in indices])
+    seconds = times.seconds
+    _check_that_picture_has_begun(times, request, name)
+    positions = _positions_in_interval(seconds, request, name, times.end_in_seconds)
+    # The same, whether the part is read alone or with others.
+    around = seconds[max(0, positions.start - 1) : positions.stop + NUM_FRAMES_BEHIND]
+    interval = usual_interval(around) or (1 / times.stated_fps if times.stated_fps else None)
+    if interval is None:
+        return _part_of_one_frame(times, request, positions)
+    positions, first_second, stop = _part_on_screen(times, request, positions, interval)
+    interval = max(interval, (stop - first_second) / max(MOST_FRAMES_OF_STILLS, len(positions) * MOST_REPEATS))
+    num_frames = _size_of_grid(seconds[positions[-1]], first_second, stop, interval)
+    on_grid = _on_screen(seconds, positions, first_second, num_frames, interval)
+    indices = request.sample(num_frames, 1 / interval)
+    wanted = [positions.start + int(on_grid[index]) for index in indices]
+    return FilePart(request, positions, 1 / interval, num_frames, first_second, indices, wanted)
 
 
-def _finish_part(part: FilePart, times: FileTimes, name: str) -> DecodedVideo:
-    if not part.frames:
+def _part_of_one_frame(times: FileTimes, request: FrameRequest, positions: range) -> FilePart:
+    indices = request.sample(1, None)
+    return FilePart(request, positions, None, 1, times.seconds[0], indices, [0 for _ in indices])
+
+
+def _check_that_picture_has_begun(times: FileTimes, request: FrameRequest, name: str) -> None:
+    is_before = request.end is not None and request.end <= times.seconds[0] - TIME_TOLERANCE_IN_SECONDS
+    if is_before and times.begins_at_the_beginning:
+        raise VideoDecodingError(
+            f"The picture of {name} begins at {times.seconds[0]:.2f} seconds, and `end`={request.end:g} lies before "
+            "it. Seconds count from the beginning of the file.",
+            reason="outside",
+        )
+
+
+def _part_on_screen(
+    times: FileTimes, request: FrameRequest, positions: range, interval: float
+) -> tuple[range, float, float]:
+    """
+    -> the positions of the frames that are on screen in a part, and the seconds from when to when they are: a picture
+    that stands still stays until the next one comes.
+    """
+    seconds, longest = times.seconds, LONGEST_INTERVAL * interval
+    first, last = positions[0], positions[-1]
+    first_second = seconds[first]
+    start = request.start or 0.0
+    if first > 0 and first_second - start > longest:  # the picture before stands still at `start`
+        first, first_second = first - 1, start
+    gone_at = seconds[last + 1] if last + 1 < len(seconds) else times.end_in_seconds
+    is_still = gone_at - first_second > longest
+    if is_still and start - first_second > TIME_TOLERANCE_IN_SECONDS:  # no frame begins in the part
+        first_second = start
+    return range(first, last + 1), first_second, gone_at if request.end is None else min(request.end, gone_at)
+
+
+def _size_of_grid(last_second: float, first_second: float, stop: float, interval: float) -> int:
+    """How many points at equal intervals the part has: up to its last frame, or to its end where that stands still."""
+    if stop - last_second > LONGEST_INTERVAL * interval:
+        return max(1, math.ceil((stop - first_second - TIME_TOLERANCE_IN_SECONDS) / interval))
+    return max(1, round((last_second - first_second) / interval) + 1)
+
+
+def _on_screen(
+    seconds: Sequence[float], positions: range, first_second: float, num_frames: int, interval: float
+) -> np.ndarray:
+    """Which of the positions is shown at each point of the grid: the nearest frame, or one that stands still."""
+    begins = np.asarray(seconds[positions.start : positions.stop]) - interval / 2
+    grid = first_second + np.arange(num_frames) * interval
+    return (np.searchsorted(begins, grid, side="right") - 1).clip(0)
+
+
+def _finish_part(part: FilePart, times: FileTimes, came: bytearray, name: str) -> DecodedVideo:
+    # What lies behind the last wanted frame was not decoded.
+    looked_at = part.positions if not part.is_complete else range(part.positions.start, part.wanted[-1] + 1)
+    missing = [position for position in looked_at if not came[position]]
+    if not part.frames or len(missing) == len(looked_at):
         raise _nothing_decoded(len(part.wanted), name)
-    if times.packets.is_damaged or not part.is_complete:
-        logger.warning(f"{name} is damaged or cut off: going on with the {len(part.frames)} frames that were decoded.")
-    first_second, fps = times.seconds[part.positions[0]], part.fps
-    indices = part.indices[: len(part.frames)]
+    # Frames before the first that can be decoded alone are in the file, and no player shows them.
+    missing = [position for position in missing if position >= times.num_leading or position > came.find(1)]
+    reaches_end = not part.is_complete or part.positions.stop == len(times.seconds)
+    missing_at_end = times.missing_at_end if reaches_end else 0
+    if missing or missing_at_end:
+        logger.warning(
+            f"{name} is damaged or cut off: going on with the {len(part.frames)} frames that were decoded. Missing "
+            f"{_where_missing(missing, times, missing_at_end)}."
+        )
+    if reaches_end and times.num_unread_recordings:
+        logger.warning(
+            f"{name} holds {times.num_unread_recordings} more recording(s) behind what can be read, as files do that "
+            "were joined byte by byte. Join them with a video program."
+        )
+    _report_long_stills(part, times, name)
+    indices = part.indices[part.num_skipped : part.num_skipped + len(part.frames)]
     return DecodedVideo(
         frames=_stack(part.frames, name),
-        fps=fps,
-        duration_in_seconds=len(part.positions) / fps if fps else None,
-        timestamps=[first_second + index / fps if fps else first_second for index in indices],
-        num_source_frames=len(part.positions),
+        fps=part.fps,
+        duration_in_seconds=part.num_frames / part.fps if part.fps else None,
+        timestamps=[part.first_second + index / part.fps if part.fps else part.first_second for index in indices],
+        num_source_frames=part.num_frames,
         frame_indices=indices,
     )
+
+
+def _report_long_stills(part: FilePart, times: FileTimes, name: str) -> None:
+    """A file that shows one picture for long looks like one of which the pictures between were lost."""
+    for position in part.positions[:-1]:
+        begin, end = times.seconds[position], times.seconds[position + 1]
+        if end - begin > LONGEST_STILL_IN_SECONDS and end - begin > LONGEST_INTERVAL / part.fps:
+            logger.warning_once(
+                f"{name} holds no new picture from second {begin:.2f} to {end:.2f}: the one before stays on screen."
+            )
+
+
+def _where_missing(missing: list[int], times: FileTimes, missing_at_end: int) -> str:
+    """Say how many frames are missing, and from when to when; the seconds of the first three gaps."""
+    gaps: list[list[int]] = []
+    for position in missing:
+        if gaps and position == gaps[-1][1] + 1:
+            gaps[-1][1] = position
+        else:
+            gaps.append([position, position])
+    seconds = [*times.seconds, times.end_in_seconds]
+    texts = [f"{seconds[first]:.2f} to {seconds[last + 1]:.2f}" for first, last in gaps]
+    if missing_at_end:
+        texts.append(f"from {times.end_in_seconds:.2f} on")
+    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+    return f"frames: {len(missing) + missing_at_end} (seconds {', '.join(texts[:3])}{more})"
 
 
 def _grey_frames_of_file(
     source: Any, name: str, request: FrameRequest, size_in_pixels: int
 ) -> Iterator[tuple[float, np.ndarray]]:
-    times = _read_times(source, name, request)
+    times = read_times(source, name, request.start, request.end)
     positions = _plan_part(times, request, name).positions
-    first, last = (times.packets.display_times[position] for position in (positions[0], positions[-1]))
+    first, last = (times.display_times[position] for position in (positions[0], positions[-1]))
     # One for all frames: making its tables takes longer than shrinking a frame with them.
     shrink = partial(VideoReformatter().reformat, interpolation="AREA", threads=1, format="gray")
-    is_empty = True
-    with _open_container(source, name) as container:
-        stream = _video_stream(container, name)
-        for frame in _decoded(container, stream, times.packets, request):
-            if not first <= frame.pts <= last:
+    latest = None
+    with open_container(source, name) as container:
+        stream = video_stream(container, name)
+        for frame in _decoded(container, stream, times, request):
+            if not first <= frame.pts <= last or (latest is not None and frame.pts <= latest):
                 continue
             grey = shrink(frame, width=size_in_pixels, height=size_in_pixels).to_ndarray()
             picture = _upright(torch.from_numpy(grey)[None], frame)[0]
-            yield float((frame.pts - times.origin) * stream.time_base), picture.numpy().astype(np.float32)
-            is_empty = False
-    if is_empty:
+            yield times.seconds_of(frame.pts), picture.numpy().astype(np.float32)
+            latest = frame.pts
+    if latest is None:
         raise _nothing_decoded(len(positions), name)
 
 
@@ -551,132 +663,25 @@ def _nothing_decoded(num_wanted: int, name: str) -> VideoDecodingError:
     )
 
 
-def _open_container(source: Any, name: str) -> Any:
-    if not isinstance(source, str):
-        source.seek(0)
-    try:
-        return av.open(source, options={"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"})
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoDecodingError(_why_not_a_video(source, name, error)) from error
-
-
-def _why_not_a_video(source: Any, name: str, error: Exception) -> str:
-    """Say why FFmpeg could not open a source: empty, an mp4 cut off before its index, or no video at all."""
-    if isinstance(error, PermissionError):
-        return f"{name} may not be read: {error}."
-    with open(source, "rb") if isinstance(source, str) else contextlib.nullcontext(source) as file:
-        file.seek(0)
-        head = file.read(12)
-    if not head:
-        return f"{name} is empty (0 bytes). Copy, download or record it again."
-    if isinstance(error, av.error.EOFError):
-        return _no_frames(name)
-    if head[4:8] == b"ftyp":
-        return _no_index(name)
-    return f"{name} is not a video that can be read ({type(error).__name__}). Expected mp4, mov, webm, mkv, avi, ..."
-
-
-def _no_index(name: str) -> str:
-    return (
-        f"{name} is an mp4 or mov file without a readable index (`moov`), as when a recording or a download was cut "
-        "off. Copy, download or record it again."
-    )
-
-
-def _no_frames(name: str) -> str:
-    return f"{name} has a video track without a single frame. Record or export it again."
-
-
-def _video_stream(container: Any, name: str) -> Any:
-    cover_art = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & cover_art]
-    if not streams:
-        kinds = sorted({stream.type for stream in container.streams})
-        if "audio" not in kinds and container.format.name.startswith("mov"):
-            raise VideoDecodingError(_no_index(name))
-        raise VideoDecodingError(
-            f"{name} has no video track (only: {', '.join(kinds) or 'nothing'}). Pass a video file."
-        )
-    if streams[0].codec_context is None:
-        raise VideoDecodingError(
-            f"{name} is in a video format that cannot be decoded. Convert it to H.264, VP9 or AV1."
-        )
-    # On a machine that is busy with workers, waking FFmpeg's threads costs more than they gain.
-    streams[0].thread_type = "NONE"
-    return streams[0]
-
-
-@dataclass
-class PacketTimes:
-    """Display times of the packets from the seek point on, in units of the stream's time base, sorted."""
-
-    display_times: list[int]
-    is_damaged: bool
-
-
-def _demux(container: Any, stream: Any, request: FrameRequest) -> Iterator[Any]:
-    """Yield packets from the keyframe before `start` up to and with the first one that is decoded after `end`."""
-    origin = stream.start_time or 0
-    seek_to = (request.start or 0) - SEEK_MARGIN_IN_SECONDS
-    if seek_to > 0:
-        with contextlib.suppress(av.error.FFmpegError):  # without an index: read from the beginning
-            container.seek(origin + int(seek_to / stream.time_base), stream=stream, backward=True)
-    last = math.inf if request.end is None else origin + request.end / stream.time_base
-    with contextlib.suppress(av.error.FFmpegError):  # cut off: what came before still counts
-        for packet in container.demux(stream):
-            yield packet
-            if packet.dts is not None and packet.dts > last:
-                return
-
-
-def _read_packet_times(container: Any, stream: Any, request: FrameRequest) -> PacketTimes:
-    # Only mp4 and mov list all packets in advance; the edit of a trimmed recording is already applied to that list.
-    is_listed = container.format.name.startswith("mov") and request.start is None and request.end is None
-    num_missing = len(stream.index_entries) if is_listed else 0
-    times, is_damaged = set(), False
-    for packet in _demux(container, stream, request):
-        time = packet.dts if packet.pts is None else packet.pts
-        is_damaged |= packet.is_corrupt
-        num_missing -= packet.size > 0
-        if time is not None and packet.size and not packet.is_discard:
-            times.add(time)
-    return PacketTimes(sorted(times), is_damaged or num_missing > 0)
-
-
-def _positions_in_interval(
-    seconds: Sequence[float], request: FrameRequest, name: str, frame_duration_in_seconds: float
-) -> Sequence[int]:
-    """Positions of the frames with `start <= time < end`, or of the frame on screen at `start` if there is none."""
+def _positions_in_interval(seconds: Sequence[float], request: FrameRequest, name: str, end_in_seconds: float) -> range:
+    """
+    Positions of the frames with `start <= time < end`, or of the frame on screen at `start` if there is none. The last
+    frame ends at `end_in_seconds`.
+    """
     start, end = request.start or 0.0, math.inf if request.end is None else request.end
-    if len(seconds) > 1:
-        frame_duration_in_seconds = max(frame_duration_in_seconds, (seconds[-1] - seconds[0]) / (len(seconds) - 1))
-    if start >= seconds[-1] + frame_duration_in_seconds and start > 0:
-        raise VideoDecodingError(_beyond_the_end(start, name, seconds[-1] + frame_duration_in_seconds))
+    if start >= end_in_seconds and start > 0:
+        raise VideoDecodingError(beyond_the_end(start, name, end_in_seconds), reason="outside")
     earliest = start - TIME_TOLERANCE_IN_SECONDS if request.start else -math.inf
     inside = range(bisect_left(seconds, earliest), bisect_left(seconds, end - TIME_TOLERANCE_IN_SECONDS))
-    return inside or [max(0, bisect_right(seconds, start) - 1)]
+    on_screen = max(0, bisect_right(seconds, start) - 1)
+    return inside or range(on_screen, on_screen + 1)
 
 
-def _beyond_the_end(start: float, name: str, duration_in_seconds: float | None = None) -> str:
-    length = "" if duration_in_seconds is None else f", which lasts {duration_in_seconds:.2f} seconds"
-    return f"`start`={start:g} seconds lies beyond the end of {name}{length}. Give seconds, not frames."
-
-
-def _uniform_in_time(seconds: list[float]) -> tuple[float | None, list[int]]:
-    """Return the mean frame rate and, for each point of the uniform grid, the index of the frame nearest in time."""
-    if len(seconds) == 1:
-        return None, [0]
-    times = np.asarray(seconds)
-    grid = np.linspace(times[0], times[-1], len(times))
-    nearest = np.searchsorted((times[:-1] + times[1:]) / 2, grid)
-    return float((len(times) - 1) / (times[-1] - times[0])), nearest.tolist()
-
-
-def _decoded(container: Any, stream: Any, packets: PacketTimes, request: FrameRequest) -> Iterator[Any]:
+def _decoded(container: Any, stream: Any, times: FileTimes, request: FrameRequest) -> Iterator[Any]:
     """Yield the decodable frames in the order of display, with their display times in `pts`."""
-    # avi stores no display times, so that FFmpeg's are those of decoding; only the order of the frames can be trusted
-    times_by_order = iter(packets.display_times) if container.format.name == "avi" else None
-    for packet in itertools.chain(_demux(container, stream, request), [None]):  # None: what the decoder still holds
+    times_by_order = iter(times.display_times) if times.is_by_order else None
+    packets = times.packets_to_decode(container, stream, request.start, request.end)
+    for packet in itertools.chain(packets, [None]):  # None: what the decoder still holds
         try:
             frames = stream.decode(packet)
         except av.error.FFmpegError:
@@ -688,9 +693,21 @@ def _decoded(container: Any, stream: Any, packets: PacketTimes, request: FrameRe
                 yield frame
 
 
-def _conversion_to_rgb(width: int, height: int) -> Callable[[Any], Any]:
+def _conversion_to_rgb(width: int, height: int, name: str) -> Callable[[Any], Any]:
     """One for all frames of a video: making its tables takes longer than converting a small frame with them."""
-    return partial(VideoReformatter().reformat, width=width, height=height, format="rgb24", threads=1)
+    reformat = partial(VideoReformatter().reformat, width=width, height=height, format="rgb24", threads=1)
+
+    def convert(frame: Any) -> Any:
+        try:
+            return reformat(frame)
+        except (av.error.FFmpegError, ValueError, MemoryError) as error:
+            raise VideoDecodingError(
+                f"The pictures of {name} ({width} x {height} pixels, {frame.format.name}) cannot be converted to RGB: "
+                f"{str(error) or type(error).__name__}.",
+                reason="unsupported",
+            ) from error
+
+    return convert
 
 
 def _pixels(frame: Any) -> torch.Tensor:

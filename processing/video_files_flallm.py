@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Which files are videos and which are pictures: the one list that every command asks."""
+"""Which files are videos and which are pictures, the one list that every command asks; and the error of bad ones."""
 
 import os
 from pathlib import PurePath
@@ -19,6 +19,19 @@ VIDEO_SUFFIXES = frozenset(
 SUFFIXES_OF_TEXTS_TOO = (".ts", ".mod", ".tp")
 BYTES_THAT_TELL_A_TEXT = 1024
 FOLDER_OF_MACOS = "__MACOSX"
+
+
+class VideoDecodingError(ValueError):
+    """
+    A video that cannot be read as asked; the text names the video, what was expected and what to do.
+
+    `reason` says it in a word: "empty", "no_video", "no_picture" (only sound), "unsupported" (no decoder), "outside"
+    (nothing is shown in the part that was asked for), or "damaged" for everything else.
+    """
+
+    def __init__(self, text: str, reason: str = "damaged"):
+        super().__init__(text)
+        self.reason = reason
 
 
 def is_video_file(path: str | os.PathLike) -> bool:

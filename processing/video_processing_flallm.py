@@ -3,7 +3,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,36 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata
 
 from .captions_flallm import format_captions
-from .video_decoding_flallm import DecodedVideo, VideoDecodingError, decode_segments, decode_video, is_single_video
+from .video_container_flallm import VideoFacts, read_facts
+from .video_decoding_flallm import (
+    DecodedVideo,
+    VideoDecodingError,
+    decode_segments,
+    decode_video,
+    is_single_video,
+    open_path,
+)
 from .video_segmentation_flallm import SegmentLengths, VideoSegment, split_video_at_rests
 
 FRAMES_IN_CACHE = 2
+
+
+@dataclass
+class FLaLLMVideoMetadata(VideoMetadata):
+    """
+    What is known of a processed video: as of every video processor, and `start_in_seconds`, the second of the file at
+    which its `total_num_frames` begin (`None` without a frame rate), from which `timestamps` count.
+    """
+
+    start_in_seconds: float | None = None
+
+    @property
+    def timestamps(self) -> list[float]:
+        """Seconds in the file of the sampled frames."""
+        return [(self.start_in_seconds or 0.0) + seconds for seconds in super().timestamps]
 
 
 class FLaLLMVideosKwargs(VideosKwargs, total=False):
@@ -99,8 +125,14 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
             for video, start, end, rate in zip(videos, starts, ends, source_fps, strict=True)
         ]
         kwargs.update(do_sample_frames=False, input_data_format=ChannelDimension.FIRST)
-        kwargs["video_metadata"] = [_metadata(video) for video in decoded]
+        kwargs["video_metadata"] = [FLaLLMVideoMetadata(**_metadata(video)) for video in decoded]
         return super().preprocess([video.frames for video in decoded], **kwargs)
+
+    def look(self, path: str | Path) -> VideoFacts:
+        """Say from when to when the picture of a video file lasts, in seconds of the file, and its size in pixels as it
+        is stored, without decoding it. Raises `VideoDecodingError` for a file that cannot be read; its `reason` says
+        what is wrong in a word."""
+        return read_facts(*open_path(Path(path)))
 
     def split_at_rests(
         self,
@@ -271,6 +303,7 @@ def _source_fps(video_metadata: Any, num_videos: int) -> list[float | None]:
 
 def _metadata(video: DecodedVideo) -> dict:
     height, width = video.frames.shape[-2:]
+    has_times = video.timestamps is not None and video.fps is not None
     return {
         "total_num_frames": video.num_source_frames,
         "fps": video.fps,
@@ -279,6 +312,7 @@ def _metadata(video: DecodedVideo) -> dict:
         "width": width,
         "video_backend": "pyav",
         "frames_indices": video.frame_indices,
+        "start_in_seconds": video.timestamps[0] - video.frame_indices[0] / video.fps if has_times else None,
     }
 
 

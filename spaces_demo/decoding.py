@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from pebble import ProcessExpired, ProcessPool
 from transformers import AutoProcessor
@@ -23,8 +22,14 @@ LARGEST_WIDTH_IN_PIXELS, LARGEST_HEIGHT_IN_PIXELS = 4096, 2304  # either may be 
 MEMORY_FOR_ONE_VIDEO_IN_BYTES = 3 * 2**30
 NUM_READERS = 2
 MOST_ATTEMPTS = 5  # where processes are killed from outside; what ends its own process is not tried again
-# Files that hold their pictures themselves. Playlists are left out: they could name other files of the server.
-VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,gif"
+# What the video processor says is wrong with a video, as names of texts; all else is damage.
+PROBLEMS = {
+    "empty": "error_empty_file",
+    "no_video": "error_no_video_file",
+    "no_picture": "error_no_picture",
+    "unsupported": "error_unknown_format",
+    "outside": "error_nothing_shown",
+}
 SECONDS_TO_LOOK, SECONDS_TO_READ, SECONDS_TO_SPLIT = 30, 120, 900
 
 _processor: Any = None  # of a reading process
@@ -47,7 +52,7 @@ def _video_problem(name: str, values: dict[str, Any]) -> VideoProblem:
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """Length in seconds, and size in pixels as it is stored."""
+    """When the picture ends, in seconds from the beginning of the file, and its size in pixels as it is stored."""
 
     seconds: float
     width: int
@@ -124,52 +129,31 @@ def _start_reading_process(model_id: str, revision: str | None, trust_remote_cod
 
 
 def _be_ready() -> None:
-    """Takes as long as a reading process needs to start."""
+    """Takes as long as a reading process needs to start, and fails where the model's code is too old for this page."""
+    if not hasattr(_processor.video_processor, "look"):
+        raise RuntimeError("The model was pushed by an older version of FLaLLM than this page. Push it again.")
 
 
 def _look(path: str) -> VideoFacts:
-    if Path(path).stat().st_size == 0:
-        raise VideoProblem("error_empty_file")
+    facts = _asked(lambda: _processor.video_processor.look(path))
+    _check_size_of_picture(facts.width, facts.height)
+    if facts.end > LONGEST_VIDEO_IN_SECONDS + 1:
+        raise VideoProblem("error_too_long", seconds=round(facts.end), limit=LONGEST_VIDEO_IN_SECONDS)
+    return VideoFacts(facts.end, facts.width, facts.height)
+
+
+def _asked(ask: Callable[[], Any]) -> Any:
+    """What the video processor answers, or what is wrong with the video."""
     try:
-        container = av.open(path, options={"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"})
-    except (av.FFmpegError, ValueError) as error:
-        raise VideoProblem("error_damaged" if _begins_like_a_video(path) else "error_no_video_file") from error
-    with container:
-        return _facts_of(container)
-
-
-def _begins_like_a_video(path: str) -> bool:
-    with open(path, "rb") as file:
-        head = file.read(12)
-    return head[4:8] == b"ftyp" or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF")
-
-
-def _facts_of(container: Any) -> VideoFacts:
-    cover_art = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & cover_art]
-    if not streams:
-        raise VideoProblem("error_no_picture")
-    stream = streams[0]
-    _check_size_of_picture(stream.width, stream.height)
-    seconds = container.duration / av.time_base if container.duration else _seconds_of_packets(container, stream)
-    if seconds > LONGEST_VIDEO_IN_SECONDS + 1:
-        raise VideoProblem("error_too_long", seconds=round(seconds), limit=LONGEST_VIDEO_IN_SECONDS)
-    return VideoFacts(seconds, stream.width, stream.height)
+        return ask()
+    except ValueError as error:
+        raise VideoProblem(PROBLEMS.get(getattr(error, "reason", ""), "error_damaged")) from error
 
 
 def _check_size_of_picture(width: int, height: int) -> None:
     if max(width, height) > LARGEST_WIDTH_IN_PIXELS or min(width, height) > LARGEST_HEIGHT_IN_PIXELS:
         limits = {"limit_width": LARGEST_WIDTH_IN_PIXELS, "limit_height": LARGEST_HEIGHT_IN_PIXELS}
         raise VideoProblem("error_too_large_picture", width=width, height=height, **limits)
-
-
-def _seconds_of_packets(container: Any, stream: Any) -> float:
-    """What a browser records says nothing of its length."""
-    last = 0.0
-    for packet in container.demux(stream):
-        if packet.pts is not None:
-            last = float((packet.pts + (packet.duration or 0) - (stream.start_time or 0)) * stream.time_base)
-    return last
 
 
 def _read(path: str, start: float | None, end: float | None) -> dict[str, Any]:
@@ -192,16 +176,14 @@ def _thumbnails(
     )
     metadata = inputs["video_metadata"]
     pictures = inputs["pixel_values_videos"].transpose(0, 2, 3, 1)
-    rate = metadata["fps"] or 1.0
-    seconds = [(start or 0.0) + index / rate for index in metadata["frames_indices"]]
+    rate, begin = metadata["fps"] or 1.0, metadata["start_in_seconds"] or 0.0
+    seconds = [begin + index / rate for index in metadata["frames_indices"]]
     return list(zip(seconds, pictures, strict=True))
 
 
 def _processed(path: str, **options: Any) -> dict[str, Any]:
-    try:
-        inputs = _processor(videos=path, return_metadata=True, return_tensors="np", **options)
-    except ValueError as error:
-        raise VideoProblem("error_damaged") from error
+    # A path, so that no name is ever taken for an address to download from.
+    inputs = _asked(lambda: _processor(videos=Path(path), return_metadata=True, return_tensors="np", **options))
     return {
         "pixel_values_videos": inputs["pixel_values_videos"][0],
         "video_metadata": dict(inputs["video_metadata"][0]),
@@ -209,8 +191,5 @@ def _processed(path: str, **options: Any) -> dict[str, Any]:
 
 
 def _split_at_rests(path: str, start: float | None, end: float | None) -> list[dict[str, float]]:
-    try:
-        segments = _processor.video_processor.split_at_rests(path, start=start, end=end)
-    except ValueError as error:
-        raise VideoProblem("error_damaged") from error
+    segments = _asked(lambda: _processor.video_processor.split_at_rests(Path(path), start=start, end=end))
     return [{name: second for name, second in vars(segment).items() if name != "cut"} for segment in segments]

@@ -135,6 +135,8 @@ ENGLISH = {
     "error_no_video": "There is no video yet. Upload or record one first.",
     "error_no_video_file": "This file is not a video. Choose a video file, such as MP4, WebM or MOV.",
     "error_no_picture": "This file has no picture, only sound. Choose a file with a picture.",
+    "error_unknown_format": "This video is in a format that cannot be read here. Save it as MP4 (H.264) or WebM.",
+    "error_nothing_shown": "There is no picture in this part of the video. Choose another part.",
     "error_damaged": "This video is damaged and cannot be read. Record it again, or save it as MP4.",
     "error_empty_file": "This file is empty. Choose another file.",
     "error_too_long": (
@@ -298,6 +300,10 @@ GERMAN = {
     "error_no_video": "Es gibt noch kein Video. Bitte erst eines hochladen oder aufnehmen.",
     "error_no_video_file": "Diese Datei ist kein Video. Bitte eine Videodatei wählen, zum Beispiel MP4, WebM oder MOV.",
     "error_no_picture": "Diese Datei hat kein Bild, nur Ton. Bitte eine Datei mit Bild wählen.",
+    "error_unknown_format": (
+        "Dieses Video hat ein Format, das hier nicht gelesen werden kann. Bitte als MP4 (H.264) oder WebM speichern."
+    ),
+    "error_nothing_shown": "In diesem Teil des Videos gibt es kein Bild. Bitte einen anderen Teil wählen.",
     "error_damaged": (
         "Dieses Video ist beschädigt und nicht lesbar. Bitte neu aufnehmen oder das Video als MP4 speichern."
     ),

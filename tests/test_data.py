@@ -17,7 +17,7 @@ from tiny_corpus import NUM_CLIPS, SIZE_IN_PIXELS, corpus, flags, language_model
 from tiny_corpus import error_of as error_of_command
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
-from video_files import counting_frames, frame_numbers, write_video
+from video_files import counting_frames, frame_numbers, write_packets, write_video
 
 from processing import FLaLLMProcessor, VideoDecodingError
 from train_scripts import evaluate_model
@@ -27,6 +27,7 @@ from train_scripts.data import (
     FramePreprocessor,
     SignVideoDataset,
     TranslationCollator,
+    _frames_and_seconds,
     load_split,
     load_training_split,
 )
@@ -798,3 +799,18 @@ def test_frames_made_on_a_gpu(augmentation, processor, seed):
     assert made.is_cuda and torch.equal(torch.cuda.get_rng_state(), state)
     # One level of 255 through a standard deviation of 0.225, where a GPU rounds otherwise
     assert (made.cpu() - expected).abs().quantile(0.99) < 1.1 / 255 / 0.225
+
+
+@pytest.mark.parametrize("name", ["clip.m3u8", "clip.mp4"])
+def test_counting_frames_follows_no_playlist(tmp_path, name):
+    clip = write_video(tmp_path / "secret.ts", counting_frames(10))
+    (tmp_path / name).write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{clip}\n#EXT-X-ENDLIST\n")
+    with pytest.raises(VideoDecodingError, match="is not a video that can be read"):
+        _frames_and_seconds(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "webm", "mkv"])
+def test_frames_are_counted_of_the_picture_however_long_the_sound(tmp_path, suffix):
+    path = write_packets(tmp_path / f"clip.{suffix}", counting_frames(50), seconds_of_sound=5.0)
+    num_frames, seconds = _frames_and_seconds(str(path))
+    assert num_frames == 50 and seconds == pytest.approx(2.0, abs=0.05)

@@ -30,7 +30,10 @@ MODEL_FILES = {
 PROCESSOR_FILES = {
     "captions_flallm.py",
     "processing_flallm.py",
+    "video_container_flallm.py",
     "video_decoding_flallm.py",
+    "video_download_flallm.py",
+    "video_files_flallm.py",
     "video_processing_flallm.py",
     "video_segmentation_flallm.py",
 }

@@ -44,7 +44,10 @@ PROCESSOR_FILES = {
     "captions_flallm.py",
     "processing_flallm.py",
     "processing_llava_slt.py",
+    "video_container_flallm.py",
     "video_decoding_flallm.py",
+    "video_download_flallm.py",
+    "video_files_flallm.py",
     "video_processing_flallm.py",
     "video_segmentation_flallm.py",
 }

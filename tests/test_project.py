@@ -144,6 +144,27 @@ def unsafe_code(nodes: Iterator[ast.AST]) -> list[str]:
     return [problem for problem in found if problem]
 
 
+def test_one_function_opens_videos_to_read_them():
+    """It alone knows the formats and protocols that are allowed; writing is another matter."""
+    opener = ROOT / "processing" / "video_container_flallm.py"
+    packages = (*REMOTE_CODE_PACKAGES, "train_scripts", "spaces_demo", "benchmarks")
+
+    def other_openings(path):
+        for node in syntax_nodes(path):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module == "av"
+                and "open" in {name.name for name in node.names}
+            ):
+                yield "from av import open"
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"av.open", "av.container.open"}:
+                arguments = [ast.unparse(value) for value in (*node.args[1:], *(word.value for word in node.keywords))]
+                if "'w'" not in arguments and path != opener:
+                    yield ast.unparse(node)
+
+    assert problems_in([path for package in packages for path in python_files(package)], other_openings) == []
+
+
 def test_no_file_unpickles_evaluates_or_parses_flags_as_bool():
     def unsafe(path):
         found = unsafe_code(syntax_nodes(path))

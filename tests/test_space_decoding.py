@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 from tiny_corpus import trained_model
-from video_files import counting_frames, cut, write_audio, write_video
+from video_files import counting_frames, cut, write_audio, write_packets, write_video
 
 from modeling_flallm.own_processing import FLaLLMProcessor
 
@@ -77,6 +77,29 @@ def test_what_is_wrong_with_a_file(reader, clip, tmp_path):
     }
     assert {name: problem_of(reader.look, str(path)).name for name, path in names.items()} == {n: n for n in names}
     assert problem_of(reader.look, str(noise)).name == "error_no_video_file"
+
+
+def test_the_length_is_that_of_the_picture_and_counts_from_the_beginning_of_the_file(reader, tmp_path):
+    longer = write_packets(tmp_path / "longer.mp4", counting_frames(75), seconds_of_sound=5.0)
+    assert reader.look(str(longer)) == VideoFacts(3.0, 64, 48)
+    late = write_packets(tmp_path / "late.webm", counting_frames(75), picture_begins_at=0.8, seconds_of_sound=2.0)
+    assert reader.look(str(late)).seconds == pytest.approx(3.8)
+    assert len(reader.read(str(late), 3.3, 3.7)["pixel_values_videos"]) > 0
+    assert reader.thumbnails(str(late), None, None, 5, 24)[0][0] == pytest.approx(0.8)
+    assert problem_of(reader.read, str(longer), 3.5, 3.9).name == "error_nothing_shown"
+    assert problem_of(reader.read, str(late), 0.0, 0.4).name == "error_nothing_shown"
+
+
+def test_a_format_that_cannot_be_decoded(reader, clip, tmp_path):
+    unknown = tmp_path / "unknown.mp4"
+    unknown.write_bytes(clip.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    for call in ((reader.look, str(unknown)), (reader.read, str(unknown), None, None)):
+        assert problem_of(*call).name == "error_unknown_format"
+
+
+def test_an_address_is_never_downloaded(reader):
+    for call in ((reader.look,), (reader.read, None, None), (reader.split_at_rests, None, None)):
+        assert problem_of(call[0], "http://127.0.0.1:1/clip.mp4", *call[1:]).name == "error_no_video_file"
 
 
 def test_a_list_of_other_files_is_no_video(reader, clip, tmp_path):

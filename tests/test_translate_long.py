@@ -91,6 +91,20 @@ def test_segments_of_ones_own_and_batches(translator, video):
         translator.translate_long(str(video), segments, start=1)
 
 
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 5])
+def test_any_number_of_workers_gives_the_same(translator, num_workers):
+    frames = np.random.randint(256, size=(40, 48, 48, 3), dtype=np.uint8)
+    segments = [(0.0, 0.8), (0.8, 1.6)]
+    expected = list(translator.translate_long(frames, segments, source_fps=25))
+    assert list(translator.translate_long(frames, segments, source_fps=25, num_workers=num_workers)) == expected
+
+
+@pytest.mark.parametrize("num_workers", [-1, 1.5, "2"])
+def test_a_wrong_number_of_workers(translator, num_workers):
+    with pytest.raises(ValueError, match=re.escape(f"whole number from 0 on, got {num_workers!r}.")):
+        list(translator.translate_pieces([ready_piece(0.0, 1.0)], num_workers=num_workers))
+
+
 def test_nobody_moves_and_nothing_is_said(translator, tmp_path):
     still = write_video(tmp_path / "still.mp4", signing([("rest", 5.0)]))
     assert list(translator.translate_long(str(still))) == []

@@ -4,6 +4,7 @@ import http.server
 import io
 import re
 import threading
+import zlib
 from pathlib import Path
 
 import av
@@ -21,7 +22,7 @@ from video_files import (
     write_video,
 )
 
-from processing import VideoDecodingError, decode_video, video_decoding_flallm
+from processing import VideoDecodingError, decode_video, video_decoding_flallm, video_download_flallm
 
 RECORDED_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
@@ -146,6 +147,80 @@ def test_web_address(clip, web_address):
         decode_video(f"{web_address}/gone.mp4")
 
 
+@pytest.fixture
+def leading_address():
+    """A server whose answers lead to the address that its path holds, or are as long as the path says."""
+
+    class Leading(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path.startswith("/to/"):
+                self.send_response(302)
+                self.send_header("Location", self.path[4:])
+                self.end_headers()
+                return
+            self.send_response(200)
+            if self.path.startswith("/announced/"):
+                self.send_header("Content-Length", self.path[11:])
+            self.end_headers()
+            self.wfile.write(bytes(3000))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Leading) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1/a.mp4", "file:///etc/hosts", "data:video/mp4;base64,AAAA"])
+def test_an_address_leads_to_no_other_kind_of_address(leading_address, target):
+    reason = f"it leads to '{target}', which is no http(s) address."
+    if not target.startswith("ftp"):
+        reason = f"HTTP Error 302: Found - Redirection to url '{target}' is not allowed."
+    with raises(f"could not be downloaded: {reason}"):
+        decode_video(f"{leading_address}/to/{target}")
+
+
+def test_an_address_of_the_internet_leads_to_no_machine_inside(leading_address, web_address, clip, monkeypatch):
+    target = f"{web_address}/clip.mp4"
+    assert len(decode_video(f"{leading_address}/to/{target}").frames) == 50  # from inside to inside
+    is_inside = video_download_flallm._is_inside
+    monkeypatch.setattr(
+        video_download_flallm, "_is_inside", lambda address: "/to/" not in address and is_inside(address)
+    )
+    with raises(f"it leads to '{target}', an address inside the own network."):
+        decode_video(f"{leading_address}/to/{target}")
+
+
+@pytest.mark.parametrize(
+    ("address", "inside"),
+    [
+        ("http://127.0.0.1/a", True),
+        ("http://169.254.169.254/latest", True),
+        ("http://10.1.2.3/a", True),
+        ("http://[::1]:80/a", True),
+        ("http://localhost/a", True),
+        ("http://[::ffff:127.0.0.1]/a", True),
+        ("http://8.8.8.8/a", False),
+    ],
+)
+def test_which_addresses_are_inside(address, inside):
+    assert video_download_flallm._is_inside(address) == inside
+
+
+@pytest.mark.parametrize("path", ["endless", "announced/999999"])
+def test_a_download_has_a_largest_size(leading_address, monkeypatch, path):
+    monkeypatch.setattr(video_download_flallm, "LARGEST_DOWNLOAD_IN_BYTES", 2000)
+    with raises(f"'{leading_address}/{path}' is larger than 2000 bytes, the most that is downloaded."):
+        decode_video(f"{leading_address}/{path}")
+
+
+def test_a_download_that_breaks_off(leading_address):
+    with raises("could not be downloaded: the connection ended after 3000 of 5000 bytes."):
+        decode_video(f"{leading_address}/announced/5000")
+
+
 @pytest.mark.parametrize("address", ["file:///etc/hosts", "ftp://host/clip.mp4", "concat://a.mp4"])
 def test_other_addresses_are_refused(address):
     with raises(f"Only http:// and https:// addresses are read, got '{address}'."):
@@ -185,19 +260,29 @@ def test_variable_frame_rate_is_uniform_in_time(tmp_path):
     frames = counting_frames(60)
     path = write_video(tmp_path / "clip.mkv", frames, times_in_milliseconds=times, pixel_format="bgr0")
     video = decode_video(path)
-    assert len(video.frames) == 60
-    assert np.diff(video.timestamps) == pytest.approx([2.8 / 59] * 59, abs=1e-4)
-    shown_at = np.array(times)[frame_numbers(video.frames, 60)] / 1000
-    assert np.abs(shown_at - np.array(video.timestamps)).max() <= 0.1 + 1e-3  # half of the longest interval
-    assert video.fps == pytest.approx(59 / 2.8, rel=1e-3)
+    assert video.fps == pytest.approx(50) and len(video.frames) == 141 == video.num_source_frames
+    assert video.timestamps == pytest.approx([k / 50 for k in range(141)])
+    shown = [np.searchsorted(times, 1000 * seconds + 10, side="right") - 1 for seconds in video.timestamps]
+    assert frame_numbers(video.frames, 60) == shown
 
 
-def test_part_of_a_frozen_picture_gives_the_frame_on_screen(tmp_path):
+def test_a_still_picture_stays_on_screen_as_players_show_it(tmp_path):
     times = [*range(0, 1000, 40), *range(9000, 10000, 40)]
     path = write_video(tmp_path / "clip.mkv", counting_frames(50), times_in_milliseconds=times, pixel_format="bgr0")
-    for end in (6.0, None):
-        part = decode_video(path, start=5.0, end=end)
-        assert frame_numbers(part.frames, 50)[0] == (24 if end else 25)
+    whole = decode_video(path)
+    shown = [np.searchsorted(times, 40 * k + 20, side="right") - 1 for k in range(250)]
+    assert frame_numbers(whole.frames, 50) == shown and whole.duration_in_seconds == pytest.approx(10.0)
+    for start, end in ((5.0, 6.0), (1.0, 8.0), (5.0, None), (0.5, 3.0), (8.0, 9.2), (None, 2.0)):
+        part = decode_video(path, start=start, end=end)
+        first, stop = round((start or 0) * 25 + 0.49), round((end or 10) * 25)
+        assert frame_numbers(part.frames, 50) == shown[first:stop], (start, end)
+        assert part.timestamps == pytest.approx([k / 25 for k in range(first, stop)])
+
+
+def test_damaged_time_stamps_do_not_fill_the_memory(tmp_path):
+    times = [*range(0, 1000, 40), 2_000_000_000]
+    path = write_video(tmp_path / "clip.mkv", counting_frames(26, 16, 16), times_in_milliseconds=times, codec="mpeg4")
+    assert len(decode_video(path, transform_frame=lambda frame: frame[:, :1, :1]).frames) <= 20_001
 
 
 def test_small_jitter_keeps_every_frame(tmp_path):
@@ -206,16 +291,18 @@ def test_small_jitter_keeps_every_frame(tmp_path):
     assert frame_numbers(decode_video(path).frames, 40) == list(range(40))
 
 
+@pytest.mark.parametrize("suffix", ["mov", "mkv"])
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
 @pytest.mark.parametrize("horizontal_flip", [False, True])
-def test_rotated_and_mirrored_phone_video_is_upright(tmp_path, rotation, horizontal_flip):
+def test_rotated_and_mirrored_phone_video_is_upright(tmp_path, suffix, rotation, horizontal_flip):
     upright = np.zeros((4, 64, 96, 3), np.uint8)
     upright[:, :32, :48], upright[:, :32, 48:], upright[:, 32:, :48] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     stored = upright[:, :, ::-1] if horizontal_flip else upright  # the player mirrors last, so undo that first
     stored = np.rot90(stored, -rotation // 90, axes=(1, 2))
     path = write_video(
-        tmp_path / "phone.mov",
+        tmp_path / f"phone.{suffix}",
         stored,
+        codec="libx264",
         rotation=rotation if rotation < 180 else rotation - 360,
         horizontal_flip=horizontal_flip,
     )
@@ -267,6 +354,21 @@ def test_start_and_end_of_frames_need_their_rate(noise):
 def test_bad_intervals(clip, interval, text):
     with raises(text.replace("{clip}", str(clip))):
         decode_video(clip, **interval)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "avi", "mp4", "flv"])
+def test_a_title_that_is_not_utf_8_is_no_damage(tmp_path, suffix):
+    path = tmp_path / f"clip.{suffix}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Gebxxrde"
+        stream = container.add_stream("flv" if suffix == "flv" else "mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in counting_frames(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    assert b"xx" in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"Gebxxrde", b"Geb\xe4\xfcrde"))
+    assert len(decode_video(path).frames) == 5
 
 
 def test_text_named_mp4(tmp_path):
@@ -361,6 +463,38 @@ def test_unreadable_picture(tmp_path, noise):
     (folder / "frame3.png").write_text("no picture")
     with raises(f"The frame '{folder / 'frame3.png'}' of the folder '{folder}' is not a readable picture"):
         decode_video(folder)
+
+
+def test_pictures_that_pillow_will_not_read(tmp_path, noise):
+    folder = write_pictures(tmp_path / "frames", noise)
+    whole = (folder / "frame2.png").read_bytes()
+    header = whole.index(b"IHDR")
+    bomb = bytearray(whole[: header + 17] + bytes(4) + whole[header + 21 :])
+    bomb[header + 4 : header + 12] = (20_000).to_bytes(4, "big") * 2
+    bomb[header + 17 : header + 21] = zlib.crc32(bytes(bomb[header : header + 17])).to_bytes(4, "big")
+    chunk = bytearray(whole)
+    chunk[chunk.index(b"IDAT") : chunk.index(b"IDAT") + 4] = b"\0\xff\0\x01"
+    for content in (bytes(bomb), bytes(chunk), whole[:-200], whole[:20], b"", b"GIF89a"):
+        (folder / "frame2.png").write_bytes(content)
+        with raises(f"The frame '{folder / 'frame2.png'}' of the folder '{folder}' is not a readable picture: "):
+            decode_video(folder)
+        if content:
+            with pytest.raises(VideoDecodingError):
+                decode_video(content)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_of_turned_cameras_are_upright(tmp_path, noise, orientation):
+    upright = Image.fromarray(noise[0])
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what to do to a picture so that the mark turns it back
+    stored = upright.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "frame.png", exif=exif)
+    expected = torch.from_numpy(noise[0]).permute(2, 0, 1)[None]
+    assert torch.equal(decode_video(tmp_path).frames, expected)
+    with Image.open(tmp_path / "frame.png") as picture:
+        assert torch.equal(decode_video([picture]).frames, expected)
 
 
 @pytest.mark.parametrize(

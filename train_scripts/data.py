@@ -21,7 +21,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers.image_utils import SizeDict
 
-from modeling_flallm.own_processing import FLaLLMProcessor, decode_video
+from modeling_flallm.own_processing import (
+    FLaLLMProcessor,
+    VideoDecodingError,
+    decode_video,
+    open_container,
+    video_stream,
+)
 
 from .arguments import DataArguments
 from .augmentation import ClipAugmentation, item_seed
@@ -638,7 +644,7 @@ class SignVideoDataset(RandomDataset):
         source = io.BytesIO(content) if content is not None else row["video"]["path"]
         try:
             num_frames, seconds = _frames_and_seconds(source)
-        except (av.FFmpegError, IndexError):  # no video, which decoding says better, or pictures
+        except VideoDecodingError:  # no video, which decoding says better, or pictures
             return decode_clip(row, sample_frame_indices=lambda num_frames, fps: [0]).num_source_frames
         start, end = row.get("start"), row.get("end")
         if start is None and end is None:
@@ -660,12 +666,12 @@ class SignVideoDataset(RandomDataset):
 @functools.lru_cache(maxsize=1)  # the parts of one long video follow each other
 def _frames_and_seconds(source: Any) -> tuple[int, float]:
     """Frames and length of a video file as its header says; where it says nothing, its packets are counted."""
-    with av.open(source) as container:
-        stream = container.streams.video[0]
+    with open_container(source, str(source)) as container:
+        stream = video_stream(container, str(source))
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         if stream.frames:
             return stream.frames, stream.frames / rate
-        if container.duration:
+        if container.duration and len(container.streams) == 1:  # else it may be the length of the sound
             seconds = container.duration / av.time_base
             return max(math.ceil(seconds * rate), 1), seconds
         num_frames = max(sum(1 for packet in container.demux(stream) if packet.size), 1)

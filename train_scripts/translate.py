@@ -314,8 +314,9 @@ def _read_clip(
         show_traceback(error)
         translation.error = _text_of(error)
         return _Clip(translation)
-    seconds = inputs["video_metadata"][0]["duration"] or 0.0
-    translation.pieces.append({"start": start or 0.0, "end": (start or 0.0) + seconds})
+    metadata = inputs["video_metadata"][0]
+    begin = max(start or 0.0, metadata["start_in_seconds"] or 0.0)
+    translation.pieces.append({"start": begin, "end": begin + (metadata["duration"] or 0.0)})
     return _Clip(translation, frames)
 
 
