@@ -451,11 +451,11 @@ def test_defaults_of_training_fit_each_other():
         ("num_beams", 0, "from 1 to 100, got 0."),
         ("num_beams", -1, "from 1 to 100, got -1."),
         ("generation_num_beams", 10**6, "from 1 to 100, got 1000000."),
-        ("generation_max_length", 10**9, "from 1 to 10000, got 1000000000."),
-        ("generation_max_length", 0, "from 1 to 10000, got 0."),
+        ("generation_max_length", 10**9, "from 2 to 10000, got 1000000000."),
+        ("generation_max_length", 0, "from 2 to 10000, got 0."),
         ("learning_rate", -1e-4, "0 or more, got -0.0001."),
         ("learning_rate", "nan", "0 or more, got nan."),
-        ("num_train_epochs", -1, "0 or more, got -1.0."),
+        ("num_train_epochs", -1, "above 0, got -1.0."),
         ("per_device_train_batch_size", 0, "1 or more, got 0."),
         ("gradient_accumulation_steps", 0, "1 or more, got 0."),
         ("seed", -1, "from 0 to 4294967295, got -1."),
@@ -498,7 +498,7 @@ def test_every_range_is_of_a_flag_that_some_command_has():
 def test_a_crop_larger_than_the_frame(capsys):
     argv = flags(**REQUIRED[STAGE1], frame_size=200, crop_size=224, use_cpu=True)
     assert error_of(visual_initialing.main, argv, capsys) == (
-        "--crop_size must be at most --frame_size, got 224 and 200."
+        "--crop_size must be at most --frame_size, got 224 of 200 pixels."
     )
 
 

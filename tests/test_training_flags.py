@@ -209,11 +209,11 @@ def test_refused_flags_exist_and_each_has_a_reason():
         ({"adam_beta1": 1}, "--adam_beta1 must be 0 or more and below 1, got 1.0."),
         ({"adam_epsilon": 0}, "--adam_epsilon must be above 0, got 0.0."),
         ({"save_total_limit": 0}, "--save_total_limit must be 1 or more, got 0."),
-        ({"seed": -1}, "--seed must be 0 or more and 4294967295 or less, got -1."),
+        ({"seed": -1}, "--seed must be from 0 to 4294967295, got -1."),
         ({"eval_accumulation_steps": 0}, "--eval_accumulation_steps must be 1 or more, got 0."),
         ({"early_stopping_patience": 0}, "--early_stopping_patience must be 1 or more, got 0."),
         ({"dataloader_num_workers": -1}, "--dataloader_num_workers must be 0 or more, got -1."),
-        ({"generation_num_beams": 0}, "--generation_num_beams must be 1 or more, got 0."),
+        ({"generation_num_beams": 0}, "--generation_num_beams must be from 1 to 100, got 0."),
         ({"dataloader_prefetch_factor": 2}, "--dataloader_prefetch_factor needs --dataloader_num_workers 1 or more."),
         (
             {"max_frames_per_batch": 9, "dataloader_drop_last": True},
@@ -275,8 +275,8 @@ def test_refused_flags_exist_and_each_has_a_reason():
             "--optim_target_modules is for GaLore and APOLLO; --optim adamw_torch takes all weights.",
         ),
         ({"crop_size": 40}, "--crop_size must be at most --frame_size, got 40 of 36 pixels."),
-        ({"frame_sampling_rate": 2}, "--frame_sampling_rate must be above 0 and up to 1, got 2.0."),
-        ({"translation": 4}, "--translation must be 0 or more and 1 or less, got 4.0."),
+        ({"frame_sampling_rate": 2}, "--frame_sampling_rate must be above 0 and at most 1, got 2.0."),
+        ({"translation": 4}, "--translation must be from 0 to 1, got 4.0."),
         ({"max_evaluation_clips": 0}, "--max_evaluation_clips must be 1 or more, got 0."),
     ],
 )
@@ -460,4 +460,4 @@ def test_optimisers_that_group_the_weights_themselves_do_so(keyword, tmp_path, m
 def test_ranges_of_pixels_and_augmentation():
     for values in itertools.chain([{"frame_size": 32, "crop_size": 32}], [{"max_num_frames": 1}]):
         VideoArguments(**values)
-    AugmentationArguments(speed=1, frame_drop=1, translation=1, rotation_degrees=180)
+    AugmentationArguments(speed=0.99, frame_drop=1, translation=1, rotation_degrees=180)
