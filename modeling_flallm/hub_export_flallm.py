@@ -8,10 +8,11 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AutoQuantizationConfig
 
+from .loading_flallm import LoadedWhole
 from .pipeline_flallm import SignLanguageTranslationPipeline  # a relative import is what carries the file along
 
 
-class SavedWithItsCode:
+class SavedWithItsCode(LoadedWhole):
     """
     Mixin for translation models: `save_pretrained` also writes the Python files (the model's own and what it imports,
     the pipeline among them), and in config.json their names for `AutoConfig`, `AutoModel`, `pipeline` and the Auto

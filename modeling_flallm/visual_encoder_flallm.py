@@ -18,6 +18,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_flallm import FLaLLMVisionConfig
+from .loading_flallm import LoadedWhole
 
 RESNET_STAGES = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -438,7 +439,7 @@ class VisualEncoderMixin:
         return next(num_frames for num_frames in itertools.count(1) if self.get_num_tokens(num_frames) >= 1)
 
 
-class FLaLLMVisionModel(VisualEncoderMixin, PreTrainedModel):
+class FLaLLMVisionModel(VisualEncoderMixin, LoadedWhole, PreTrainedModel):
     """
     ResNet on every frame, then the local temporal module (FLa-LLM, section 3.1).
 
@@ -461,6 +462,8 @@ class FLaLLMVisionModel(VisualEncoderMixin, PreTrainedModel):
     # It has no attention, but is asked when the whole model's implementation of it is chosen.
     _supports_sdpa = True
     _supports_flash_attn = True
+    # It can be loaded from a whole model, too, and leaves the rest of that where it is.
+    _keys_to_ignore_on_load_unexpected = (r"^(text_model|adapter|word_presence_head)\.",)
 
     def __init__(self, config: FLaLLMVisionConfig):
         super().__init__(config)

@@ -19,6 +19,7 @@ MODEL_FILES = {
     "configuration_flallm.py",
     "hub_export_flallm.py",
     "long_videos_flallm.py",
+    "loading_flallm.py",
     "losses_flallm.py",
     "modeling_flallm.py",
     "pipeline_flallm.py",

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VISUAL_FILES = {
     "configuration_flallm.py",
     "configuration_llava_slt.py",
+    "loading_flallm.py",
     "losses_flallm.py",
     "visual_encoder_flallm.py",
     "visual_encoder_llava_slt.py",

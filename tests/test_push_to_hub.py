@@ -303,6 +303,7 @@ def test_a_missing_file(folder, capsys, name):
         "visual_encoder_flallm.py",
         "pipeline_flallm.py",
         "word_evidence_flallm.py",
+        "loading_flallm.py",
         "losses_flallm.py",
         "configuration_flallm.py",
         "processing_flallm.py",

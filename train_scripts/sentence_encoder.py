@@ -10,6 +10,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from modeling_flallm.loading_flallm import load_whole
+
 # What sentence-transformers writes beside a model: which modules there are, in order.
 MODULES_FILE = "modules.json"
 OLD_POOLING_PREFIX = "pooling_mode_"
@@ -68,7 +70,7 @@ def load_sentence_encoder(name_or_path: str, device: torch.device | str = "cpu")
     pooling, is_normalized = _read_modules(name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-        model = AutoModel.from_pretrained(name_or_path, dtype="auto")
+        model = load_whole(AutoModel.from_pretrained, name_or_path, dtype="auto", unneeded=r"(^|\.)pooler\.")
     except (OSError, ValueError) as error:
         raise ValueError(f"{name_or_path!r} holds no text encoder that can be loaded: {error}") from error
     if model.config.is_encoder_decoder:
