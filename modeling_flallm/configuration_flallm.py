@@ -132,7 +132,7 @@ class FLaLLMConfig(PreTrainedConfig):
             raise ValueError(f"`adapter_activation` must be one of {sorted(ACT2FN)}, got {self.adapter_activation!r}.")
         if self.adapter_hidden_size < 0:
             raise ValueError(f"`adapter_hidden_size` must be 0 or more, got {self.adapter_hidden_size}.")
-        if self.word_presence_loss_weight < 0:
+        if not 0 <= self.word_presence_loss_weight < math.inf:
             raise ValueError(f"`word_presence_loss_weight` must be 0 or more, got {self.word_presence_loss_weight}.")
         check_translation_values(self)
         super().__post_init__(**without_installed_pipeline(kwargs))

@@ -6,6 +6,8 @@ The paper's abstract gives the three stages and their purpose. Sizes, layers, lo
 every default here is ours, with its reason.
 """
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -140,7 +142,7 @@ class LlavaSltContrastiveConfig(PreTrainedConfig):
             "memory_bank_size": 0,
         }
         for name, least in least_values.items():
-            if getattr(self, name) < least:
+            if not least <= getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must be {least} or more, got {getattr(self, name)}.")
         if not 0 < self.temperature_init <= 1:
             raise ValueError(f"`temperature_init` must be above 0 and at most 1, got {self.temperature_init}.")

@@ -462,6 +462,8 @@ class FLaLLMVisionModel(VisualEncoderMixin, LoadedWhole, PreTrainedModel):
     # It has no attention, but is asked when the whole model's implementation of it is chosen.
     _supports_sdpa = True
     _supports_flash_attn = True
+    # `device_map="auto"` keeps it on one device in a whole model; alone, it may part where nothing is added or masked.
+    _no_split_modules = ("FLaLLMVisionModel", "FrameBackbone", "LocalTemporalModule")
     # It can be loaded from a whole model, too, and leaves the rest of that where it is.
     _keys_to_ignore_on_load_unexpected = (r"^(text_model|adapter|word_presence_head)\.",)
 
@@ -520,7 +522,9 @@ class FLaLLMVisionModel(VisualEncoderMixin, LoadedWhole, PreTrainedModel):
             lengths = mask.sum(1)
             self._check_lengths(lengths)
             packed = self._encode_frames(pixel_values_videos, mask)
-            features = packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(mask[..., None], packed)
+            features = packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(
+                mask[..., None].to(packed.device), packed
+            )
             hidden, num_tokens = self.temporal_module(features, lengths)
         attention_mask = length_mask(num_tokens, hidden.shape[1]).long()
         return FLaLLMVisionModelOutput(last_hidden_state=hidden, attention_mask=attention_mask)

@@ -155,6 +155,8 @@ class LlavaSltVisualEncoder(VisualEncoderMixin, LlavaSltPreTrainedModel):
     config_class = LlavaSltVisualConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values_videos"
+    # See `FLaLLMVisionModel`.
+    _no_split_modules = ("LlavaSltVisualEncoder", "WordLevel", "SentenceLevel")
     # It can be loaded from a whole model, too, and leaves the rest of that where it is.
     _keys_to_ignore_on_load_unexpected = (
         r"^(language_model|connector|sentence_projection|word_projection)\.",

@@ -78,6 +78,8 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(config_class, name, value)
         ({"label_smoothing": 1.0}, "`label_smoothing` must be at least 0 and below 1, got 1.0."),
         ({"label_smoothing": -0.1}, "`label_smoothing` must be at least 0 and below 1, got -0.1."),
         ({"word_presence_loss_weight": -2}, "`word_presence_loss_weight` must be 0 or more, got -2."),
+        ({"word_presence_loss_weight": float("nan")}, "`word_presence_loss_weight` must be 0 or more, got nan."),
+        ({"word_presence_loss_weight": float("inf")}, "`word_presence_loss_weight` must be 0 or more, got inf."),
         ({"adapter_activation": "rleu"}, f"`adapter_activation` must be one of {sorted(ACT2FN)}, got 'rleu'."),
         (
             {"text_config": {"model_type": "mbert"}},

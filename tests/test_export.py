@@ -28,6 +28,7 @@ MODEL_FILES = {
 }
 PROCESSOR_FILES = {
     "captions_flallm.py",
+    "chat_template_flallm.py",
     "processing_flallm.py",
     "video_decoding_flallm.py",
     "video_processing_flallm.py",

@@ -41,6 +41,7 @@ MODEL_FILES = VISUAL_FILES | {
 }
 PROCESSOR_FILES = {
     "captions_flallm.py",
+    "chat_template_flallm.py",
     "processing_flallm.py",
     "processing_llava_slt.py",
     "video_decoding_flallm.py",
