@@ -12,7 +12,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .configuration_flallm import FLaLLMVisionConfig, check_translation_values, without_installed_pipeline
+from .configuration_flallm import (
+    FLaLLMVisionConfig,
+    check_text_values,
+    check_translation_values,
+    without_installed_pipeline,
+)
 
 TEXT_MODEL_EXPECTED = "The text model of LLaVA-SLT must be a causal language model (Llama, Qwen, Gemma, GPT-2, ...)"
 
@@ -215,6 +220,7 @@ class LlavaSltConfig(PreTrainedConfig):
                 raise ValueError(f"{TEXT_MODEL_EXPECTED}, got model type {model_type!r}, which is none.")
             text_config = CONFIG_MAPPING[model_type](**values)
         check_is_decoder_only(text_config)
+        check_text_values(text_config)
         return text_config
 
     def _check_video_token(self) -> None:
