@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MOST_NAMES_IN_AN_ERROR = 5
@@ -93,6 +93,12 @@ def load_with_info(
     return model, loading_info
 
 
+def forget_folder(config: PreTrainedConfig, name_or_path: str) -> None:
+    """Nobody else has the folder that a part was loaded from, and its path is nobody's business: no name is saved."""
+    if os.path.isdir(name_or_path):
+        config.name_or_path = ""
+
+
 def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:MOST_NAMES_IN_AN_ERROR])
     more = len(names) - MOST_NAMES_IN_AN_ERROR
@@ -148,4 +154,4 @@ def _check_index(folder: Path) -> None:
         )
 
 
-__all__ = ["LoadedWhole", "load_whole", "load_with_info"]
+__all__ = ["LoadedWhole", "forget_folder", "load_whole", "load_with_info"]

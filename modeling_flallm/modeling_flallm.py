@@ -12,7 +12,6 @@ adapter and a pretrained text model:
 """
 
 import copy
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from .configuration_flallm import FLaLLMConfig
 from .hub_export_flallm import SavedWithItsCode, read_model_type
-from .loading_flallm import load_whole
+from .loading_flallm import forget_folder, load_whole
 from .losses_flallm import (
     IGNORED_LABEL,
     WORD_ABSENT_LOGIT,
@@ -165,8 +164,8 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             dtype=torch.get_default_dtype(),
         )
         model.config.text_config = model.text_model.config
-        if os.path.isdir(text_model_name_or_path):
-            model.config.text_config.name_or_path = ""  # nobody else has this folder, and its path is nobody's business
+        forget_folder(model.config.vision_config, vision_model_name_or_path)
+        forget_folder(model.config.text_config, text_model_name_or_path)
         model.generation_config = model.text_model.generation_config
         model._start_new_parts()
         return model.eval()

@@ -12,7 +12,6 @@ Three stages: the language model goes on pretraining on text, the visual encoder
 
 import copy
 import inspect
-import os
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from .configuration_llava_slt import TEXT_MODEL_EXPECTED, LlavaSltConfig, check_is_decoder_only
 from .hub_export_flallm import SavedWithItsCode, read_model_type
-from .loading_flallm import load_whole
+from .loading_flallm import forget_folder, load_whole
 from .losses_flallm import IGNORED_LABEL, summed_cross_entropy
 from .visual_encoder_flallm import checked_visual_mask
 from .visual_encoder_llava_slt import LlavaSltPreTrainedModel, LlavaSltVisualEncoder
@@ -146,8 +145,8 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         # As it is, not its weights alone: whether the input and output embeddings are one depends on the checkpoint.
         model.vision_model, model.language_model = vision_model, language_model
         model.config.text_config = language_model.config
-        if os.path.isdir(text_model_name_or_path):
-            model.config.text_config.name_or_path = ""  # nobody else has this folder, and its path is nobody's business
+        forget_folder(model.config.vision_config, vision_model_name_or_path)
+        forget_folder(model.config.text_config, text_model_name_or_path)
         model.generation_config = language_model.generation_config
         model._start_connector()
         return model.eval()

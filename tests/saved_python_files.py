@@ -4,8 +4,13 @@ import ast
 import sys
 from pathlib import Path
 
-# What transformers and torchvision bring along, and av, which transformers asks for by name where it is missing.
-MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "torch", "torchvision", "numpy", "PIL", "av"}
+# What transformers, torch and torchvision bring along, and av, which transformers asks for by name where it is missing.
+MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "safetensors", "torch", "torchvision"} | {
+    "jinja2",
+    "numpy",
+    "PIL",
+    "av",
+}
 
 
 def python_files(folder: Path) -> set[str]:

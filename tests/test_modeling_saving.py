@@ -441,3 +441,11 @@ def test_the_visual_encoder_alone_is_read_from_a_whole_model(whole, tmp_path):
     encoder, info = LlavaSltVisualEncoder.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["unexpected_keys"]
     assert_close(state_of(encoder), state_of(model.vision_model), atol=0, rtol=0)
+
+
+def test_stage_three_of_llava_slt_saves_no_path_of_this_machine(tmp_path):
+    tiny_contrastive_model().save_pretrained(tmp_path / "vision")
+    tiny_llava_slt().language_model.save_pretrained(tmp_path / "text")
+    parts = str(tmp_path / "vision"), str(tmp_path / "text")
+    LlavaSltForTranslation.from_vision_text_pretrained(*parts, VIDEO_TOKEN).save_pretrained(tmp_path / "whole")
+    assert str(tmp_path) not in (tmp_path / "whole" / "config.json").read_text(encoding="utf-8")
