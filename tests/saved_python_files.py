@@ -5,12 +5,8 @@ import sys
 from pathlib import Path
 
 # What transformers, torch and torchvision bring along, and av, which transformers asks for by name where it is missing.
-MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "safetensors", "torch", "torchvision"} | {
-    "jinja2",
-    "numpy",
-    "PIL",
-    "av",
-}
+MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "safetensors", "torch", "torchvision", "jinja2", "numpy", "PIL"}
+MAY_BE_IMPORTED |= {"av"}
 
 
 def python_files(folder: Path) -> set[str]:

@@ -339,10 +339,11 @@ def _save_lora_base(model: PeftModel, processor: FLaLLMProcessor, training: FLaL
 def _weights_without_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
     """The weights of the base model under its own names, not copied: it may be most of what fits into memory."""
     weights = {}
+    whole = f".modules_to_save.{model.active_adapter}."  # what is trained whole, as it starts
     for name, weight in model.get_base_model().state_dict().items():
-        parts = name.split(".")
-        if "modules_to_save" not in parts and not any(part.startswith(model.base_model.prefix) for part in parts):
-            weights[".".join(part for part in parts if part not in ("base_layer", "original_module"))] = weight
+        parts = name.replace(whole, ".").split(".")
+        if "original_module" not in parts and not any(part.startswith(model.base_model.prefix) for part in parts):
+            weights[".".join(part for part in parts if part != "base_layer")] = weight
     return weights
 
 
