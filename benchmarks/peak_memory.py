@@ -33,7 +33,7 @@ from transformers import DynamicCache, EncoderDecoderCache, MBartConfig, Trainer
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation
 from train_scripts.arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, FLaLLMTrainingArguments, parse_arguments
 from train_scripts.command_line import run_command
-from train_scripts.llm_fine_tuning import LORA_TARGETS, LLMFineTuningArguments
+from train_scripts.llm_fine_tuning import LORA_LAYERS, LLMFineTuningArguments
 from train_scripts.pretrain_language_model import train_tokenizer
 from train_scripts.visual_initialing import VisualInitialingArguments, build_light_transformer_config
 
@@ -148,7 +148,7 @@ def build_model(recipe: Recipe, vocabulary_size: int = VOCABULARY_SIZE) -> torch
     if recipe.stage == STAGE2:
         model.freeze_visual_encoder()
         if recipe.model.lora:
-            lora = recipe.model.lora_config(target_modules=LORA_TARGETS, modules_to_save=["adapter"])
+            lora = recipe.model.lora_config(**LORA_LAYERS, modules_to_save=["adapter"])
             model = get_peft_model(model, lora)
     return model
 

@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+TEXT_SIZES = ("hidden_size", "vocab_size", "num_attention_heads", "intermediate_size")
 BACKBONES = ("resnet18", "resnet34", "resnet50")
 
 
@@ -133,7 +134,7 @@ class FLaLLMConfig(PreTrainedConfig):
             raise ValueError(f"`adapter_activation` must be one of {sorted(ACT2FN)}, got {self.adapter_activation!r}.")
         if self.adapter_hidden_size < 0:
             raise ValueError(f"`adapter_hidden_size` must be 0 or more, got {self.adapter_hidden_size}.")
-        if self.word_presence_loss_weight < 0:
+        if not 0 <= self.word_presence_loss_weight < math.inf:
             raise ValueError(f"`word_presence_loss_weight` must be 0 or more, got {self.word_presence_loss_weight}.")
         check_translation_values(self)
         super().__post_init__(**without_installed_pipeline(kwargs))
@@ -156,6 +157,7 @@ class FLaLLMConfig(PreTrainedConfig):
                 "The text model of FLa-LLM must be an encoder-decoder (mBART, NLLB/M2M100, mT5/T5, BART, ...), got "
                 f"model type {text_config.model_type!r}, which is none."
             )
+        check_text_values(text_config)
         return text_config
 
 
@@ -165,6 +167,18 @@ def check_translation_values(config: PreTrainedConfig) -> None:
         raise ValueError(f"`label_smoothing` must be at least 0 and below 1, got {config.label_smoothing}.")
     if config.confidence_calibration is not None:
         _check_calibration(config.confidence_calibration, config.vision_config.hidden_size)
+
+
+def check_text_values(text_config: PreTrainedConfig) -> None:
+    """Raise a `ValueError` for sizes below 1 and dropouts outside of 0 to 1, which transformers takes as they come."""
+    for name in TEXT_SIZES:
+        value = getattr(text_config, name, None)
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"`{name}` of the text configuration must be 1 or more, got {value}.")
+    for name, value in vars(text_config).items():
+        is_dropout = "dropout" in name or name.endswith("pdrop")
+        if is_dropout and isinstance(value, int | float) and not 0 <= value <= 1:
+            raise ValueError(f"`{name}` of the text configuration must be from 0 to 1, got {value}.")
 
 
 def without_installed_pipeline(values: dict[str, Any]) -> dict[str, Any]:

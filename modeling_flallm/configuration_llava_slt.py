@@ -6,11 +6,18 @@ The paper's abstract gives the three stages and their purpose. Sizes, layers, lo
 every default here is ours, with its reason.
 """
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .configuration_flallm import FLaLLMVisionConfig, check_translation_values, without_installed_pipeline
+from .configuration_flallm import (
+    FLaLLMVisionConfig,
+    check_text_values,
+    check_translation_values,
+    without_installed_pipeline,
+)
 
 TEXT_MODEL_EXPECTED = "The text model of LLaVA-SLT must be a causal language model (Llama, Qwen, Gemma, GPT-2, ...)"
 
@@ -140,7 +147,7 @@ class LlavaSltContrastiveConfig(PreTrainedConfig):
             "memory_bank_size": 0,
         }
         for name, least in least_values.items():
-            if getattr(self, name) < least:
+            if not least <= getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must be {least} or more, got {getattr(self, name)}.")
         if not 0 < self.temperature_init <= 1:
             raise ValueError(f"`temperature_init` must be above 0 and at most 1, got {self.temperature_init}.")
@@ -213,6 +220,7 @@ class LlavaSltConfig(PreTrainedConfig):
                 raise ValueError(f"{TEXT_MODEL_EXPECTED}, got model type {model_type!r}, which is none.")
             text_config = CONFIG_MAPPING[model_type](**values)
         check_is_decoder_only(text_config)
+        check_text_values(text_config)
         return text_config
 
     def _check_video_token(self) -> None:

@@ -9,10 +9,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.auto import AutoQuantizationConfig
 
 from .hub_card_flallm import HUB_TASK, SentWithACard
+from .loading_flallm import LoadedWhole
 from .pipeline_flallm import SignLanguageTranslationPipeline  # a relative import is what carries the file along
 
 
-class SavedWithItsCode(SentWithACard):
+class SavedWithItsCode(SentWithACard, LoadedWhole):
     """
     Mixin for translation models: `save_pretrained` also writes the Python files (the model's own and what it imports,
     the pipeline among them), and in config.json their names for `AutoConfig`, `AutoModel`, `pipeline` and the Auto

@@ -12,7 +12,6 @@ adapter and a pretrained text model:
 """
 
 import copy
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from .configuration_flallm import FLaLLMConfig
 from .hub_export_flallm import SavedWithItsCode, read_model_type
+from .loading_flallm import forget_folder, load_whole
 from .losses_flallm import (
     IGNORED_LABEL,
     WORD_ABSENT_LOGIT,
@@ -142,27 +142,41 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             config_values: further fields of `FLaLLMConfig`, such as `label_smoothing`.
 
         Raises:
-            ValueError: if the first is no model with a FLa-LLM visual encoder, or the second no encoder-decoder.
+            ValueError: if the first is no model with a FLa-LLM visual encoder, or the second no encoder-decoder, and as
+                `load_whole` if one of them is not whole.
         """
         vision_model = cls._load_vision_model(vision_model_name_or_path)
         text_config = cls._load_text_config(text_model_name_or_path)
-        model = cls(FLaLLMConfig(vision_config=vision_model.config, text_config=text_config, **config_values))
-        model.vision_model.load_state_dict(vision_model.state_dict())
+        config = FLaLLMConfig(
+            # A copy: a configuration that becomes a part of another one forgets its attention implementation.
+            vision_config=copy.deepcopy(vision_model.config),
+            text_config=text_config,
+            **config_values,
+        )
+        with torch.device("meta"):  # no second text model in memory
+            model = cls(config)
         # As it is, not its weights alone: whether the input and output embeddings are one depends on the checkpoint.
-        model.text_model = AutoModelForSeq2SeqLM.from_pretrained(
-            text_model_name_or_path, config=model.config.text_config, dtype=torch.get_default_dtype()
+        model.vision_model = vision_model
+        model.text_model = load_whole(
+            AutoModelForSeq2SeqLM.from_pretrained,
+            text_model_name_or_path,
+            config=model.config.text_config,
+            dtype=torch.get_default_dtype(),
         )
         model.config.text_config = model.text_model.config
-        if os.path.isdir(text_model_name_or_path):
-            model.config.text_config.name_or_path = ""  # nobody else has this folder, and its path is nobody's business
+        forget_folder(model.config.vision_config, vision_model_name_or_path)
+        forget_folder(model.config.text_config, text_model_name_or_path)
         model.generation_config = model.text_model.generation_config
-        if model.config.word_presence_loss_weight:
-            model._start_word_presence_head_from_embeddings()
+        model._start_new_parts()
         return model.eval()
 
     @torch.no_grad()
-    def _start_word_presence_head_from_embeddings(self) -> None:
+    def _start_new_parts(self) -> None:
         """Words begin as the text model's own embeddings: an adapter that shows them can at once be read by it."""
+        self.adapter.to_empty(device=torch.get_default_device()).apply(self._init_weights)
+        if not self.config.word_presence_loss_weight:
+            return
+        self.word_presence_head.to_empty(device=torch.get_default_device()).apply(self._init_weights)
         directions = nn.functional.normalize(self.text_model.get_input_embeddings().weight.float(), dim=-1)
         self.word_presence_head.weight.copy_(WORD_DIRECTION_NORM * directions)
 
@@ -173,10 +187,8 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             "type 'flallm' or 'flallm_vision')"
         )
         model_type = read_model_type(name_or_path, expected)
-        if model_type == "flallm_vision":
-            return FLaLLMVisionModel.from_pretrained(name_or_path)
-        if model_type == "flallm":
-            return FLaLLMForTranslation.from_pretrained(name_or_path).vision_model
+        if model_type in ("flallm_vision", "flallm"):
+            return FLaLLMVisionModel.from_pretrained(name_or_path, dtype=torch.get_default_dtype())
         raise ValueError(
             f"{expected}, got model type {model_type!r}. Train stage 1 of FLa-LLM first (flallm-visual-initialing), or "
             "name its output folder."

@@ -12,7 +12,6 @@ Three stages: the language model goes on pretraining on text, the visual encoder
 
 import copy
 import inspect
-import os
 from typing import Any
 
 import torch
@@ -25,13 +24,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from .configuration_llava_slt import TEXT_MODEL_EXPECTED, LlavaSltConfig, check_is_decoder_only
 from .hub_export_flallm import SavedWithItsCode, read_model_type
+from .loading_flallm import forget_folder, load_whole
 from .losses_flallm import IGNORED_LABEL, summed_cross_entropy
 from .visual_encoder_flallm import checked_visual_mask
-from .visual_encoder_llava_slt import (
-    LlavaSltForContrastivePreTraining,
-    LlavaSltPreTrainedModel,
-    LlavaSltVisualEncoder,
-)
+from .visual_encoder_llava_slt import LlavaSltPreTrainedModel, LlavaSltVisualEncoder
 
 # What the position embeddings are called in transformers' models that have learned ones.
 LEARNED_POSITIONS = ("wpe", "embed_positions", "position_embeddings")
@@ -130,7 +126,8 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
             config_values: further fields of `LlavaSltConfig`, such as `connector_hidden_size`.
 
         Raises:
-            ValueError: if the first is no model with such a visual encoder, or the second no causal language model.
+            ValueError: if the first is no model with such a visual encoder, or the second no causal language model, and
+                as `load_whole` if one of them is not whole.
         """
         vision_model = cls._load_vision_model(vision_model_name_or_path)
         language_model = cls._load_language_model(text_model_name_or_path)
@@ -148,8 +145,8 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         # As it is, not its weights alone: whether the input and output embeddings are one depends on the checkpoint.
         model.vision_model, model.language_model = vision_model, language_model
         model.config.text_config = language_model.config
-        if os.path.isdir(text_model_name_or_path):
-            model.config.text_config.name_or_path = ""  # nobody else has this folder, and its path is nobody's business
+        forget_folder(model.config.vision_config, vision_model_name_or_path)
+        forget_folder(model.config.text_config, text_model_name_or_path)
         model.generation_config = language_model.generation_config
         model._start_connector()
         return model.eval()
@@ -170,12 +167,8 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
             "of model type 'llava_slt_contrastive', 'llava_slt_visual' or 'llava_slt')"
         )
         model_type = read_model_type(name_or_path, expected)
-        if model_type == "llava_slt_visual":
-            return LlavaSltVisualEncoder.from_pretrained(name_or_path)
-        if model_type == "llava_slt_contrastive":
-            return LlavaSltForContrastivePreTraining.from_pretrained(name_or_path).vision_model
-        if model_type == "llava_slt":
-            return LlavaSltForTranslation.from_pretrained(name_or_path).vision_model
+        if model_type in ("llava_slt_visual", "llava_slt_contrastive", "llava_slt"):
+            return LlavaSltVisualEncoder.from_pretrained(name_or_path, dtype=torch.get_default_dtype())
         raise ValueError(f"{expected}, got model type {model_type!r}. Train stage 2 first, or name its output folder.")
 
     @staticmethod
@@ -184,7 +177,7 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         _check_is_causal(read_model_type(name_or_path, expected))
         # Of an encoder-decoder, transformers would load the decoder alone, without a word.
         check_is_decoder_only(AutoConfig.from_pretrained(name_or_path))
-        return AutoModelForCausalLM.from_pretrained(name_or_path, dtype=torch.get_default_dtype())
+        return load_whole(AutoModelForCausalLM.from_pretrained, name_or_path, dtype=torch.get_default_dtype())
 
     def freeze_visual_encoder(self) -> None:
         """No weight and no buffer of the visual encoder changes any more, also after `.train()`."""

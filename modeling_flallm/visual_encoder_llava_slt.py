@@ -26,6 +26,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_llava_slt import LlavaSltContrastiveConfig, LlavaSltVisualConfig
 from .hub_card_flallm import TAGS, SentWithACard
+from .loading_flallm import LoadedWhole
 from .losses_flallm import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
 from .visual_encoder_flallm import FLaLLMVisionModel, Frames, VisualEncoderMixin, length_mask, several_processes
 
@@ -126,7 +127,7 @@ class SentenceLevel(nn.Module):
         return (importance.softmax(1).to(words.dtype)[..., None] * words).sum(1)
 
 
-class LlavaSltPreTrainedModel(SentWithACard, PreTrainedModel):
+class LlavaSltPreTrainedModel(SentWithACard, LoadedWhole, PreTrainedModel):
     """How the new weights of LLaVA-SLT begin."""
 
     hub_tags = (*TAGS, "llava-slt")
@@ -156,6 +157,13 @@ class LlavaSltVisualEncoder(VisualEncoderMixin, LlavaSltPreTrainedModel):
     config_class = LlavaSltVisualConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values_videos"
+    # See `FLaLLMVisionModel`.
+    _no_split_modules = ("LlavaSltVisualEncoder", "WordLevel", "SentenceLevel")
+    # It can be loaded from a whole model, too, and leaves the rest of that where it is.
+    _keys_to_ignore_on_load_unexpected = (
+        r"^(language_model|connector|sentence_projection|word_projection)\.",
+        r"^(logit_scale|word_logit_scale|word_logit_bias|word_targets|memory_bank|num_remembered)$",
+    )
 
     def __init__(self, config: LlavaSltVisualConfig):
         super().__init__(config)

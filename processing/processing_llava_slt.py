@@ -8,6 +8,7 @@ import torch
 from transformers import AddedToken
 from transformers.feature_extraction_utils import BatchFeature
 
+from .chat_template_flallm import render_chat
 from .processing_flallm import IGNORED_LABEL, FLaLLMProcessor, normalised_sentences
 from .video_processing_flallm import make_list_of_videos
 
@@ -163,9 +164,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
             token_ids = self._starting_tokens() + self._tokenized(PLAIN_TEMPLATE.format(content=content))
         else:
             messages = [{"role": "user", "content": content}]
-            token_ids = self._tokenized(
-                self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            )
+            token_ids = self._tokenized(render_chat(self.tokenizer, messages))
         if token_ids.count(self.video_token_id) != 1:
             raise ValueError(
                 f"The prompt must hold the placeholder {self.video_token!r} once, where the video goes; it holds it "

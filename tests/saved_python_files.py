@@ -4,8 +4,9 @@ import ast
 import sys
 from pathlib import Path
 
-# What transformers and torchvision bring along, and av, which transformers asks for by name where it is missing.
-MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "fsspec", "torch", "torchvision", "numpy", "PIL", "av"}
+# What transformers, torch and torchvision bring along, and av, which transformers asks for by name where it is missing.
+MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "safetensors", "torch", "torchvision", "jinja2", "numpy", "PIL"}
+MAY_BE_IMPORTED |= {"av", "fsspec"}
 
 
 def python_files(folder: Path) -> set[str]:

@@ -78,6 +78,20 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(config_class, name, value)
         ({"label_smoothing": 1.0}, "`label_smoothing` must be at least 0 and below 1, got 1.0."),
         ({"label_smoothing": -0.1}, "`label_smoothing` must be at least 0 and below 1, got -0.1."),
         ({"word_presence_loss_weight": -2}, "`word_presence_loss_weight` must be 0 or more, got -2."),
+        ({"word_presence_loss_weight": float("nan")}, "`word_presence_loss_weight` must be 0 or more, got nan."),
+        ({"word_presence_loss_weight": float("inf")}, "`word_presence_loss_weight` must be 0 or more, got inf."),
+        (
+            {"text_config": {"model_type": "mbart", "d_model": -4}},
+            "`hidden_size` of the text configuration must be 1 or more, got -4.",
+        ),
+        (
+            {"text_config": {"model_type": "t5", "vocab_size": 0}},
+            "`vocab_size` of the text configuration must be 1 or more, got 0.",
+        ),
+        (
+            {"text_config": {"model_type": "mbart", "attention_dropout": float("nan")}},
+            "`attention_dropout` of the text configuration must be from 0 to 1, got nan.",
+        ),
         ({"adapter_activation": "rleu"}, f"`adapter_activation` must be one of {sorted(ACT2FN)}, got 'rleu'."),
         (
             {"text_config": {"model_type": "mbert"}},

@@ -21,6 +21,7 @@ MODEL_FILES = {
     "hub_card_flallm.py",
     "hub_export_flallm.py",
     "long_videos_flallm.py",
+    "loading_flallm.py",
     "losses_flallm.py",
     "modeling_flallm.py",
     "pipeline_flallm.py",
@@ -113,7 +114,12 @@ def test_names_of_another_repository_do_not_survive_saving(tmp_path):
 def test_the_visual_encoder_alone_is_saved_and_loads_with_auto_model(tmp_path):
     model = tiny_vision_model()
     model.save_pretrained(tmp_path)
-    assert python_files(tmp_path) == {"configuration_flallm.py", "hub_card_flallm.py", "visual_encoder_flallm.py"}
+    assert python_files(tmp_path) == {
+        "configuration_flallm.py",
+        "hub_card_flallm.py",
+        "loading_flallm.py",
+        "visual_encoder_flallm.py",
+    }
     assert read_json(tmp_path / "config.json")["auto_map"]["AutoModel"] == "visual_encoder_flallm.FLaLLMVisionModel"
     loaded = AutoModel.from_pretrained(tmp_path)
     assert type(loaded) is FLaLLMVisionModel

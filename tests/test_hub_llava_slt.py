@@ -28,6 +28,7 @@ VISUAL_FILES = {
     "configuration_flallm.py",
     "configuration_llava_slt.py",
     "hub_card_flallm.py",
+    "loading_flallm.py",
     "losses_flallm.py",
     "visual_encoder_flallm.py",
     "visual_encoder_llava_slt.py",
@@ -42,6 +43,7 @@ MODEL_FILES = VISUAL_FILES | {
 }
 PROCESSOR_FILES = {
     "captions_flallm.py",
+    "chat_template_flallm.py",
     "processing_flallm.py",
     "processing_llava_slt.py",
     "video_container_flallm.py",

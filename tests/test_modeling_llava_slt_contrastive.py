@@ -21,6 +21,7 @@ from tiny_models import (
 from torch.testing import assert_close
 
 from modeling_flallm import (
+    LlavaSltContrastiveConfig,
     LlavaSltForContrastivePreTraining,
     LlavaSltVisualConfig,
     LlavaSltVisualEncoder,
@@ -304,6 +305,12 @@ def test_two_processes_train_what_one_would(tmp_path):
 def test_wrong_visual_configurations(values, text):
     with error_texts(text):
         LlavaSltVisualConfig(**values)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_the_weight_of_the_word_level_is_a_finite_number(value):
+    with error_texts(f"`word_alignment_weight` must be 0 or more, got {value}."):
+        LlavaSltContrastiveConfig(word_alignment_weight=value)
 
 
 def test_wrong_inputs_of_contrastive_pretraining():

@@ -1,17 +1,23 @@
 """FLa-LLM saved and loaded with every kind of text model, and stage 2 put together from its parts."""
 
+import json
+import logging
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import (
     TEXT_MODELS,
+    VIDEO_TOKEN,
     VOCABULARY_SIZE,
     every_text_model,
     random_batch,
     state_of,
     tiny_config,
+    tiny_contrastive_model,
+    tiny_llava_slt,
     tiny_model,
     tiny_text_config,
     tiny_vision_model,
@@ -21,7 +27,7 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, GPT2Config, GPT2LMHeadModel
 
-from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation
+from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, LlavaSltForTranslation, LlavaSltVisualEncoder
 
 # ------------------------------------------------------------------------------------------ saving and loading
 
@@ -259,3 +265,187 @@ def test_stage_two_refuses_a_flallm_checkpoint_as_text_model(tmp_path):
     tiny_model().save_pretrained(tmp_path / "stage1")
     with pytest.raises(ValueError, match=re.escape("got model type 'flallm', which is none.")):
         FLaLLMForTranslation.from_vision_text_pretrained(str(tmp_path / "stage1"), str(tmp_path / "stage1"))
+
+
+def test_stage_two_builds_one_text_model(tmp_path, monkeypatch):
+    """Not a random one besides: of mBART-large that would be 2.4 GB more."""
+    save_text_model("mbart", tmp_path / "language_model")
+    tiny_model().save_pretrained(tmp_path / "stage1")
+    numbers = []
+    made = torch.nn.Parameter.__new__
+
+    def note(cls, data=None, requires_grad=True):
+        numbers.append(0 if data is None or data.is_meta else data.numel())
+        return made(cls, data, requires_grad)
+
+    monkeypatch.setattr(torch.nn.Parameter, "__new__", note)
+    model = FLaLLMForTranslation.from_vision_text_pretrained(tmp_path / "stage1", tmp_path / "language_model")
+    assert not any(value.is_meta for value in state_of(model).values())
+    assert sum(numbers) <= 1.1 * sum(value.numel() for value in state_of(model).values())
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_new_adapter_of_stage_two_starts_as_any(norm, tmp_path):
+    save_text_model("t5", tmp_path / "language_model")
+    tiny_vision_model().save_pretrained(tmp_path / "stage1")
+    model = FLaLLMForTranslation.from_vision_text_pretrained(
+        tmp_path / "stage1", tmp_path / "language_model", adapter_norm=norm, adapter_hidden_size=256
+    )
+    weight = model.adapter.first.weight
+    assert weight.std().item() == pytest.approx((2 / sum(weight.shape)) ** 0.5, rel=0.1)  # Xavier
+    assert not model.adapter.first.bias.any()
+    assert not norm or (model.adapter.norm.weight == 1).all()
+
+
+# ------------------------------------------------------------------------------------------ what is not whole
+
+
+def edit_weights(folder: Path, **changed: torch.Tensor | None) -> Path:
+    """Of a saved model: weights that get another value, or are taken out (None)."""
+    weights = load_file(folder / "model.safetensors")
+    for name, value in changed.items():
+        weights.pop(name, None)
+        if value is not None:
+            weights[name] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def refused(folder: Path, text: str):
+    return pytest.raises(ValueError, match=f"^{re.escape(text.format(folder=folder))}$")
+
+
+NOT_WHOLE = (
+    "'{folder}' holds no whole FLaLLMForTranslation. Of its weights, PROBLEM; they would be random. Its config.json "
+    "and its weights must be of one model: copy or download both again."
+)
+
+
+def test_missing_weights_are_named(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    edit_weights(tmp_path, **{"adapter.first.weight": None})
+    with refused(tmp_path, NOT_WHOLE.replace("PROBLEM", "adapter.first.weight is missing")):
+        FLaLLMForTranslation.from_pretrained(tmp_path)
+    with refused(tmp_path, NOT_WHOLE.replace("PROBLEM", "adapter.first.weight is missing")):
+        AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+
+
+def test_of_many_missing_weights_some_are_named(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    names = sorted(name for name in model.state_dict() if name.startswith("vision_model.backbone.layer1."))
+    edit_weights(tmp_path, **dict.fromkeys(names))
+    text = f"{', '.join(names[:5])} and {len(names) - 5} more are missing"
+    with refused(tmp_path, NOT_WHOLE.replace("PROBLEM", text)):
+        FLaLLMForTranslation.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_shape_are_named(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    edit_weights(tmp_path, **{"adapter.first.weight": torch.zeros(2, 3)})
+    text = "adapter.first.weight (shape [2, 3] instead of [20, 24]) is of another shape"
+    with refused(tmp_path, NOT_WHOLE.replace("PROBLEM", text)):
+        FLaLLMForTranslation.from_pretrained(tmp_path)
+    FLaLLMForTranslation.from_pretrained(tmp_path, ignore_mismatched_sizes=True)  # who asks for it
+
+
+@pytest.mark.parametrize("whole", [tiny_model, tiny_llava_slt, tiny_contrastive_model])
+def test_weights_that_the_model_does_not_have_are_named(whole, tmp_path, caplog, monkeypatch):
+    model = whole()
+    model.save_pretrained(tmp_path)
+    names = {"adapter.third.weight", "connector.third.weight", "text_model.third.weight", "third.weight"}
+    edit_weights(tmp_path, **{name: torch.zeros(2) for name in names})
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    _, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert info["unexpected_keys"] == names
+    assert all(name in caplog.text for name in names) and "UNEXPECTED" in caplog.text
+
+
+def test_a_missing_file_of_several_is_named(tmp_path):
+    tiny_model().save_pretrained(tmp_path, max_shard_size="60KB")
+    files = sorted(tmp_path.glob("model-*.safetensors"))
+    files[1].unlink()
+    text = (
+        f"Of the {len(files)} files of weights that {{folder}}/model.safetensors.index.json names, {files[1].name} is "
+        "missing. Copy or download the folder again."
+    )
+    with refused(tmp_path, text):
+        FLaLLMForTranslation.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', "{", "[" * 100_000])
+def test_an_index_that_is_none_is_named(content, tmp_path):
+    tiny_model().save_pretrained(tmp_path, max_shard_size="60KB")
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    text = (
+        "{folder}/model.safetensors.index.json is no index of weights: expected a JSON object with a `weight_map` from "
+        "weights to names of files. Copy or download it again."
+    )
+    with refused(tmp_path, text):
+        FLaLLMForTranslation.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../model.safetensors"])
+def test_an_index_names_files_beside_it(name, tmp_path):
+    tiny_model().save_pretrained(tmp_path, max_shard_size="60KB")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"adapter.first.weight": name}}))
+    with refused(tmp_path, f"{{folder}}/model.safetensors.index.json must name files beside it, got {name!r}."):
+        FLaLLMForTranslation.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x10", b"\xff" * 8 + b"{}", (8).to_bytes(8, "little") + b"{" * 8])
+def test_a_damaged_file_of_weights_is_named(content, tmp_path):
+    tiny_model().save_pretrained(tmp_path, max_shard_size="60KB")
+    damaged = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    damaged.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=f"^{re.escape(str(damaged))} cannot be read as weights in safetensors format: "
+    ):
+        FLaLLMForTranslation.from_pretrained(tmp_path)
+
+
+def test_adapters_without_their_base_are_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/gone"}))
+    text = (
+        "'{folder}' holds adapters without the model that they change, and that is not at '/gone', which "
+        "adapter_config.json names. Load that model and then `PeftModel.from_pretrained(model, folder)`."
+    )
+    with refused(tmp_path, text):
+        FLaLLMForTranslation.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["vision", "text"])
+def test_stage_two_refuses_parts_that_are_not_whole(part, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "vision")
+    save_text_model("mbart", tmp_path / "text")
+    name = {"vision": "vision_model.backbone.conv1.weight", "text": "model.shared.weight"}[part]
+    edit_weights(tmp_path / part, **{name: None})
+    with pytest.raises(ValueError, match="holds no whole .* Of its weights, .* missing; they would be random"):
+        FLaLLMForTranslation.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "text")
+
+
+@pytest.mark.parametrize("part", ["vision", "text"])
+def test_stage_three_of_llava_slt_refuses_parts_that_are_not_whole(part, tmp_path):
+    tiny_contrastive_model().save_pretrained(tmp_path / "vision")
+    tiny_llava_slt().language_model.save_pretrained(tmp_path / "text")
+    name = {"vision": "vision_model.word_level.norm.weight", "text": "model.norm.weight"}[part]
+    edit_weights(tmp_path / part, **{name: None})
+    with pytest.raises(ValueError, match="holds no whole .* Of its weights, .* missing; they would be random"):
+        LlavaSltForTranslation.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "text", VIDEO_TOKEN)
+
+
+@pytest.mark.parametrize("whole", [tiny_contrastive_model, tiny_llava_slt], ids=["contrastive", "translation"])
+def test_the_visual_encoder_alone_is_read_from_a_whole_model(whole, tmp_path):
+    model = whole()
+    model.save_pretrained(tmp_path)
+    encoder, info = LlavaSltVisualEncoder.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["unexpected_keys"]
+    assert_close(state_of(encoder), state_of(model.vision_model), atol=0, rtol=0)
+
+
+def test_stage_three_of_llava_slt_saves_no_path_of_this_machine(tmp_path):
+    tiny_contrastive_model().save_pretrained(tmp_path / "vision")
+    tiny_llava_slt().language_model.save_pretrained(tmp_path / "text")
+    parts = str(tmp_path / "vision"), str(tmp_path / "text")
+    LlavaSltForTranslation.from_vision_text_pretrained(*parts, VIDEO_TOKEN).save_pretrained(tmp_path / "whole")
+    assert str(tmp_path) not in (tmp_path / "whole" / "config.json").read_text(encoding="utf-8")

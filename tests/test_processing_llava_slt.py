@@ -1,6 +1,8 @@
 """`LlavaSltProcessor`: prompts of every kind of tokenizer, sentences and labels, languages, saving, wrong input."""
 
+import itertools
 import re
+import sys
 import unicodedata
 
 import numpy as np
@@ -115,6 +117,74 @@ def test_the_placeholder_is_added_once():
     assert len(tokenizer) == before + 1 == first.video_token_id + 1
     assert second.video_token_id == first.video_token_id
     assert first.decode([first.video_token_id, *tokenizer("a", add_special_tokens=False)["input_ids"]]) == "a"
+
+
+# ------------------------------------------------------------------------------------------ chat templates of others
+
+WITH_DATE = (
+    "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
+    "Today: {{ date_string }} {{ strftime_now('%A, %-d %B %y, %F') }}\n"
+) + CHAT_TEMPLATE
+NESTED_LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}BODY{% endfor %}{% endfor %}"
+
+
+def test_the_prompt_is_the_same_tomorrow():
+    processor = make_processor(byte_tokenizer(chat_template=WITH_DATE))
+    inputs = processor(num_visual_tokens=[1])
+    text = text_of(processor, inputs["input_ids"][0], inputs["attention_mask"][0])
+    assert text.startswith("Today: 26 Jul 2024 Friday, 26 July 24, 2024-07-26\n<|user|><video>")
+
+
+def chat_template_refused(reason: str):
+    text = (
+        f"The tokenizer's chat template cannot be used: {reason}. Correct `tokenizer.chat_template`, or set it to None "
+        "for a plain prompt."
+    )
+    return pytest.raises(ValueError, match=f"^{re.escape(text)}$")
+
+
+@pytest.mark.parametrize("body", ["", "{{ messages }}", "{% set x = a * b %}"])
+def test_an_endless_chat_template_is_stopped(body, monkeypatch):
+    monkeypatch.setattr(sys.modules[LlavaSltProcessor.__module__].render_chat.__globals__["time"], "monotonic", clock())
+    with chat_template_refused("ChatTemplateLimitError: it runs for more than 10 seconds"):
+        make_processor(byte_tokenizer(chat_template=NESTED_LOOPS.replace("BODY", body)))
+    assert sys.gettrace() is None
+
+
+def clock():
+    """A second passes in every thousandth look."""
+    looks = itertools.count()
+    return lambda: next(looks) / 1000
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "what"),
+    [
+        ("{{ 'a' | center(2000000) }}", "prompt"),
+        ("{% set n = namespace(x='aa') %}{% for a in range(90) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "text"),
+        ("{% set x = 'a' | center(2000000) %}{{ x | length }}", "text"),
+    ],
+)
+def test_a_huge_chat_template_is_stopped(chat_template, what):
+    with chat_template_refused(f"ChatTemplateLimitError: it makes a {what} of more than 1,000,000 characters"):
+        make_processor(byte_tokenizer(chat_template=chat_template))
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "reason"),
+    [
+        ("{{ raise_exception('no user') }}", "TemplateError: no user"),
+        ("{% for %}", "TemplateSyntaxError: Expected an expression, got 'end of statement block'"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError: maximum recursion depth exceeded"),
+        (
+            "{{ messages.__class__.__mro__ }}",
+            "SecurityError: access to attribute '__class__' of 'list' object is unsafe.",
+        ),
+    ],
+)
+def test_a_chat_template_with_an_error_is_explained(chat_template, reason):
+    with pytest.raises(ValueError, match=re.escape(f"The tokenizer's chat template cannot be used: {reason}")):
+        make_processor(byte_tokenizer(chat_template=chat_template))
 
 
 @pytest.mark.parametrize("chat_template", [None, CHAT_TEMPLATE], ids=["plain", "chat"])

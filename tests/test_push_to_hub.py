@@ -310,6 +310,7 @@ def test_a_missing_file(folder, capsys, name):
         "pipeline_flallm.py",
         "dataset_rows_flallm.py",
         "word_evidence_flallm.py",
+        "loading_flallm.py",
         "losses_flallm.py",
         "configuration_flallm.py",
         "processing_flallm.py",

@@ -1,5 +1,7 @@
 """Both stages: which weights are trained, at which learning rates, and which flags reach the model."""
 
+import copy
+import filecmp
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,10 @@ from tiny_corpus import (
     stage2_flags,
     trained_model,
 )
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from tiny_models import TEXT_MODELS, tiny_text_config, tiny_vision_config
+from transformers import CONFIG_MAPPING, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedConfig
 
-from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionModel
+from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionModel
 from processing import FLaLLMProcessor
 from train_scripts import llm_fine_tuning, training, visual_initialing
 from train_scripts.arguments import FLaLLMTrainingArguments, VideoArguments
@@ -102,6 +105,63 @@ def test_lora_with_the_visual_encoder_trained(trainers, tmp_path):
     final = load(tmp_path / "run")[0].vision_model.state_dict()
     names = {name for name in final if not name.endswith("num_batches_tracked")}
     assert names <= moved(stage1, final)
+
+
+def small_text_config(name: str) -> PreTrainedConfig:
+    shared = {"vocab_size": 40, "d_model": 16, "pad_token_id": 1, "decoder_start_token_id": 2}
+    for side in ("encoder", "decoder"):
+        shared |= {f"{side}_layers": 1, f"{side}_attention_heads": 2, f"{side}_ffn_dim": 24}
+    if name == "umt5":
+        shared |= {"num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "d_ff": 24, "d_kv": 8}
+    if name == "led":
+        shared |= {"attention_window": 4}
+    return CONFIG_MAPPING[name](**shared)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mbart", "t5", "mt5", "m2m_100", "bart", "pegasus", "marian", "umt5", "led", "bigbird_pegasus"],
+)
+def test_lora_finds_the_linear_layers_of_any_text_model(text):
+    config = tiny_text_config(text) if text in TEXT_MODELS else small_text_config(text)
+    model = FLaLLMForTranslation(
+        FLaLLMConfig(vision_config=tiny_vision_config(), text_config=config, word_presence_loss_weight=1.0)
+    )
+    head = model.get_output_embeddings()
+    expected = {
+        f"text_model.{name}"
+        for name, module in model.text_model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    arguments = LLMFineTuningArguments(
+        vision_model_name_or_path="a", text_model_name_or_path="b", lora=True, word_presence_loss_weight=1.0
+    )
+    with_lora = llm_fine_tuning._with_lora(model, arguments)
+    found = {name for name, module in with_lora.get_base_model().named_modules() if hasattr(module, "lora_A")}
+    assert found == expected
+    whole = {name for name, parameter in with_lora.named_parameters() if parameter.requires_grad and "lora" not in name}
+    assert {name.removeprefix("base_model.model.").split(".")[0] for name in whole} == {"adapter", "word_presence_head"}
+
+
+def test_the_base_of_low_rank_adapters_is_written_without_a_second_model(tmp_path, monkeypatch):
+    model, processor = build_stage2(lora=True, lora_rank=2, word_presence_loss_weight=1.0)
+    copy.deepcopy(model).unload().save_pretrained(tmp_path / "expected")
+    monkeypatch.setattr(copy, "deepcopy", no_copy_of_a_model(copy.deepcopy))
+    arguments = FLaLLMTrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", eval_strategy="no", load_best_model_at_end=False
+    )
+    training._save_lora_base(model, processor, arguments)
+    names = {path.name for path in (tmp_path / "expected").iterdir()}
+    assert "model.safetensors" in names
+    assert not filecmp.cmpfiles(tmp_path / "expected", tmp_path / "lora_base", names, shallow=False)[1]
+
+
+def no_copy_of_a_model(deepcopy):
+    def copied(value, *arguments):
+        assert not isinstance(value, torch.nn.Module)
+        return deepcopy(value, *arguments)
+
+    return copied
 
 
 def _vision_model(folder: Path) -> Path:

@@ -9,6 +9,7 @@ import torch.distributed as distributed
 import torchvision
 from tiny_models import (
     SHORTEST_CLIP_IN_FRAMES,
+    draw_batch_norm_statistics,
     random_batch,
     state_of,
     tiny_vision_config,
@@ -448,16 +449,25 @@ def check_synchronized_batch_norm(rank: int, inputs: dict[int, list[torch.Tensor
     """Runs in each of two processes: our norm on this process's part against torch's on the joined batch."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-11)):
+        for dimensions, steps in inputs.items():
+            ours, plain = (norm.to(dtype) for norm in batch_norm_pair(dimensions))
+            for joined in steps:
+                check_one_step(
+                    rank, ours, plain, joined.to(dtype, copy=True), sizes=[3, len(joined) - 3], tolerance=tolerance
+                )
+            ours.eval(), plain.eval()
+            joined = joined.to(dtype)
+            assert_close(ours(joined), plain(joined), atol=tolerance, rtol=tolerance)
     for dimensions, steps in inputs.items():
-        ours, plain = batch_norm_pair(dimensions)
-        for joined in steps:
-            check_one_step(rank, ours, plain, joined.clone(), sizes=[3, len(joined) - 3])
-        ours.eval(), plain.eval()
-        assert_close(ours(joined), plain(joined), atol=1e-5, rtol=1e-5)
+        check_one_value(rank, batch_norm_pair(dimensions)[0], torch.linspace(-2, 2, steps[0].shape[1])[None])
     distributed.destroy_process_group()
 
 
-def check_one_step(rank: int, ours: nn.Module, plain: nn.Module, joined: torch.Tensor, sizes: list[int]) -> None:
+def check_one_step(
+    rank: int, ours: nn.Module, plain: nn.Module, joined: torch.Tensor, sizes: list[int], tolerance: float
+) -> None:
+    close = {"atol": tolerance, "rtol": tolerance}
     own = joined.split(sizes)[rank].clone().requires_grad_()
     joined.requires_grad_()
     upstream = torch.sin(joined.detach() * 3)  # some gradient from above that differs from place to place
@@ -465,22 +475,84 @@ def check_one_step(rank: int, ours: nn.Module, plain: nn.Module, joined: torch.T
     expected, output = plain(joined), ours(own)
     expected.backward(upstream)
     output.backward(upstream.split(sizes)[rank])
-    assert_close(output, expected.split(sizes)[rank], atol=1e-5, rtol=1e-5)
-    assert_close(own.grad, joined.grad.split(sizes)[rank], atol=1e-5, rtol=1e-5)
+    assert_close(output, expected.split(sizes)[rank], **close)
+    assert_close(own.grad, joined.grad.split(sizes)[rank], **close)
     for parameter, plain_parameter in zip(ours.parameters(), plain.parameters(), strict=True):
         total = parameter.grad.clone()
         distributed.all_reduce(total)
-        assert_close(total, plain_parameter.grad, atol=1e-5, rtol=1e-5)
-    assert_close(ours.state_dict(), plain.state_dict(), atol=1e-5, rtol=1e-5)
+        assert_close(total, plain_parameter.grad, **close)
+    assert_close(ours.state_dict(), plain.state_dict(), **close)
+
+
+def check_one_value(rank: int, norm: nn.Module, value: torch.Tensor) -> None:
+    """One value for each channel in all, and it lies with the first process."""
+    value = value[..., None, None] if isinstance(norm, nn.BatchNorm2d) else value
+    draw_batch_norm_statistics(norm)
+    before = state_of(norm)
+    own = value[: 1 - rank].clone().requires_grad_()
+    output = norm(own)
+    output.sum().backward()
+    assert_close(state_of(norm), before, atol=0, rtol=0)
+    assert norm.weight.grad is not None
+    assert_close(output, norm.eval()(own), atol=0, rtol=0)
 
 
 @pytest.mark.slow
 def test_in_two_processes_batch_norm_is_that_of_the_joined_batch(tmp_path):
     inputs = {
-        1: [2 * torch.randn(11, 6) + 0.5, torch.randn(8, 6)],
-        2: [2 * torch.randn(11, 6, 4, 3) + 0.5, torch.randn(8, 6, 4, 3)],
+        1: [2 * torch.randn(11, 6) + 0.5, torch.randn(8, 6), torch.randn(3, 6)],
+        2: [2 * torch.randn(11, 6, 4, 3) + 0.5, torch.randn(8, 6, 4, 3), torch.randn(3, 6, 4, 3)],
     }
     torch.multiprocessing.spawn(check_synchronized_batch_norm, (inputs, str(tmp_path / "rendezvous")), nprocs=2)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize(("mean", "deviation"), [(0.5, 1.0), (1000.0, 0.5), (-10_000.0, 1.0)])
+def test_the_variance_over_processes_is_exact_far_from_zero(mean, deviation, memory_format, monkeypatch):
+    monkeypatch.setattr(distributed, "all_reduce", lambda tensor: tensor.mul_(2))  # another process with the same batch
+    values = (deviation * torch.randn(16, 4, 28, 28) + mean).to(memory_format=memory_format)
+    joined = torch.cat([values, values]).double()
+    norm = SynchronizedBatchNorm2d(4, momentum=1.0)
+    norm._forward_synchronized(values)
+    assert_close(norm.running_mean.double(), joined.mean((0, 2, 3)), atol=1e-3 * deviation, rtol=0)
+    assert_close(norm.running_var.double(), joined.var((0, 2, 3)), atol=0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batch_norm_over_processes_keeps_nothing_large_but_its_input(dtype, monkeypatch):
+    monkeypatch.setattr(distributed, "all_reduce", lambda tensor: None)
+    values = torch.randn(4, 8, 16, 16, dtype=dtype, requires_grad=True)
+    sizes = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        sizes[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    norm = SynchronizedBatchNorm2d(8)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = norm._forward_synchronized(values)
+    del sizes[values.data_ptr()]
+    assert max(sizes.values()) == norm.num_features
+    assert output.dtype == dtype
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (1, 6, 1)], ids=str)
+def test_one_value_is_normalised_by_the_running_statistics(shape):
+    norm, _ = batch_norm_pair(1)
+    draw_batch_norm_statistics(norm)
+    before = state_of(norm)
+    value = torch.randn(shape)
+    assert_close(norm(value), norm.eval()(value), atol=0, rtol=0)
+    assert_close(state_of(norm), before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("lengths", [[1], [1, 2]], ids=str)
+def test_a_clip_of_one_frame_can_be_trained_on(lengths):
+    """Its tokens, and frames of 32 pixels at the end of the backbone, are one value for each channel."""
+    model = tiny_vision_model().train()
+    model(**video_of(random_batch(lengths))).last_hidden_state.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert all(value.isfinite().all() for value in state_of(model).values())
 
 
 def test_in_one_process_batch_norm_is_that_of_torch():

@@ -4,7 +4,8 @@ import re
 
 import pytest
 import torch
-from tiny_models import tiny_llava_slt, tiny_model, tiny_vision_model
+from accelerate import infer_auto_device_map
+from tiny_models import tiny_contrastive_model, tiny_llava_slt, tiny_model, tiny_vision_model
 
 from modeling_flallm.visual_encoder_flallm import checked_visual_mask
 
@@ -43,3 +44,29 @@ def test_the_mask_of_visual_features_is_boolean_and_all_true_where_there_is_none
     features, mask = torch.randn(2, 5, 3), torch.randint(0, 2, (2, 5))
     assert torch.equal(checked_visual_mask(features, mask, 3, "tokens"), mask == 1)
     assert torch.equal(checked_visual_mask(features, None, 3, "tokens"), torch.ones(2, 5) == 1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        tiny_model,
+        lambda: tiny_model("t5", {"backbone": "resnet50"}),
+        tiny_llava_slt,
+        tiny_contrastive_model,
+        tiny_vision_model,
+        lambda: tiny_llava_slt().vision_model,
+    ],
+    ids=["FLa-LLM", "ResNet-50", "LLaVA-SLT", "contrastive", "encoder", "encoder of LLaVA-SLT"],
+)
+def test_no_device_map_splits_what_computes_as_one(make):
+    model = make()
+    encoder = getattr(model, "vision_model", model)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
+    for share in (0.1, 0.35, 0.6, 0.9):
+        memory = {"cpu": int(share * size), "disk": 10**9}
+        device_map = infer_auto_device_map(model, memory, no_split_module_classes=list(model._no_split_modules))
+        parts = [name for name in device_map if encoder is model or name.startswith("vision_model.")]
+        split = (".layer", ".bn", "blocks", "word_level.")
+        assert not [name for name in parts if any(inner in name for inner in split)]
+        if encoder is not model:
+            assert not parts

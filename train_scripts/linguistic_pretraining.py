@@ -40,6 +40,7 @@ from transformers import (
     set_seed,
 )
 
+from modeling_flallm.loading_flallm import load_whole
 from modeling_flallm.own_processing import (
     DEFAULT_PROMPT,
     DEFAULT_SPOKEN_LANGUAGE,
@@ -296,10 +297,9 @@ def build_language_model(
     if arguments.text_model_name_or_path is None:
         return AutoModelForCausalLM.from_config(_new_config(arguments, tokenizer, block_size))
     # Weights that are trained are kept in float32; below low-rank adapters they stay as they were saved.
+    dtype = "auto" if arguments.lora else torch.float32
     with reading_model(arguments.text_model_name_or_path):
-        model = AutoModelForCausalLM.from_pretrained(
-            arguments.text_model_name_or_path, dtype="auto" if arguments.lora else torch.float32
-        )
+        model = load_whole(AutoModelForCausalLM.from_pretrained, arguments.text_model_name_or_path, dtype=dtype)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     if not arguments.lora:

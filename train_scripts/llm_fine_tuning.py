@@ -30,8 +30,8 @@ from .damaged_models import reading_model
 from .model_arguments import AdapterArguments, LoraArguments
 from .training import build_processor, load_tokenizer, run_training, set_generation_defaults
 
-# Attention and feed-forward layers as mBART, BART, M2M100/NLLB and T5/mT5 call them, in the text model only.
-LORA_TARGETS = r"text_model\..*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2|q|k|v|o|wi|wi_0|wi_1|wo)"
+# Every linear layer of the text model but its output layer, whatever the text model calls them.
+LORA_LAYERS = {"target_modules": "all-linear", "exclude_modules": r"(vision_model|adapter)\..*|word_presence_head"}
 
 
 @dataclass
@@ -102,7 +102,7 @@ def _with_lora(model: FLaLLMForTranslation, arguments: LLMFineTuningArguments) -
     whole = ["adapter"] + (["word_presence_head"] if arguments.word_presence_loss_weight else [])
     if not arguments.freeze_visual_encoder:
         whole.append("vision_model")
-    return get_peft_model(model, arguments.lora_config(target_modules=LORA_TARGETS, modules_to_save=whole))
+    return get_peft_model(model, arguments.lora_config(**LORA_LAYERS, modules_to_save=whole))
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:

@@ -10,6 +10,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from modeling_flallm.loading_flallm import load_whole
+
 from .damaged_models import reading_model
 
 # What sentence-transformers writes beside a model: which modules there are, in order.
@@ -71,7 +73,7 @@ def load_sentence_encoder(name_or_path: str, device: torch.device | str = "cpu")
     try:
         with reading_model(name_or_path):
             tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-            model = AutoModel.from_pretrained(name_or_path, dtype="auto")
+            model = load_whole(AutoModel.from_pretrained, name_or_path, dtype="auto", unneeded=r"(^|\.)pooler\.")
     except (OSError, ValueError) as error:
         raise ValueError(f"{name_or_path!r} holds no text encoder that can be loaded: {error}") from error
     if model.config.is_encoder_decoder:

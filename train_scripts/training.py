@@ -1,6 +1,5 @@
 """What the stages share: the order of a run, and what it leaves in the output folder."""
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -335,8 +334,19 @@ def _save_lora_base(model: PeftModel, processor: FLaLLMProcessor, training: FLaL
     folder = Path(training.output_dir).resolve() / "lora_base"
     model.peft_config[model.active_adapter].base_model_name_or_path = str(folder)
     if training.should_save:
-        copy.deepcopy(model).unload().save_pretrained(str(folder))
+        model.get_base_model().save_pretrained(str(folder), state_dict=_weights_without_adapters(model))
         processor.save_pretrained(str(folder))
+
+
+def _weights_without_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The weights of the base model under its own names, not copied: it may be most of what fits into memory."""
+    weights = {}
+    whole = f".modules_to_save.{model.active_adapter}."  # what is trained whole, as it starts
+    for name, weight in model.get_base_model().state_dict().items():
+        parts = name.replace(whole, ".").split(".")
+        if "original_module" not in parts and not any(part.startswith(model.base_model.prefix) for part in parts):
+            weights[".".join(part for part in parts if part != "base_layer")] = weight
+    return weights
 
 
 def prepare_visual_encoder(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
@@ -489,6 +499,11 @@ def _titles() -> str:
 def _what_it_holds_instead(name_or_path: str, config: dict[str, Any]) -> str:
     """Why a model of this config.json cannot translate; for the parts of LLaVA-SLT, which stage makes one that can."""
     model_type = config.get("model_type")
+    if model_type is None and (Path(name_or_path) / "adapter_config.json").is_file():
+        return (
+            f"{name_or_path!r} holds low-rank adapters without the model that they change. Name the output folder of "
+            "the run, whose model has them merged."
+        )
     if model_type is None:
         return f"{name_or_path!r} holds no model: it has no config.json, or one that names no model type."
     last_stage = "Name the folder of stage 3, which flallm-visual-language-tuning makes."

@@ -36,6 +36,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from modeling_flallm.loading_flallm import load_whole
+
 from .arguments import DataArguments, check_new_folder, parse_arguments
 from .atomic_files import write_folder, write_json
 from .command_line import run_command
@@ -154,7 +156,7 @@ def load_text_model(name_or_path: str) -> PreTrainedModel:
             config = AutoConfig.from_pretrained(name_or_path)
             if not config.is_encoder_decoder or getattr(config, "vocab_size", None) is None:
                 raise ValueError(f"its model type is {config.model_type!r}")
-            return AutoModelForSeq2SeqLM.from_pretrained(name_or_path).eval()
+            return load_whole(AutoModelForSeq2SeqLM.from_pretrained, name_or_path).eval()
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{name_or_path!r} must hold an encoder-decoder text model (mBART, NLLB, T5, mT5, BART): {error}"

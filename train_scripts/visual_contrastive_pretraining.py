@@ -34,6 +34,7 @@ from transformers import (
 )
 
 from modeling_flallm import LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining, LlavaSltVisualConfig
+from modeling_flallm.loading_flallm import load_whole
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from .arguments import (
@@ -219,7 +220,7 @@ def load_word_targets(name_or_path: str, token_ids: list[int]) -> torch.Tensor:
                     f"{config.model_type!r} is an encoder-decoder. For these there is FLa-LLM: "
                     "flallm-visual-initialing and flallm-llm-fine-tuning."
                 )
-            model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype="auto")
+            model = load_whole(AutoModelForCausalLM.from_pretrained, name_or_path, dtype="auto")
     except (OSError, ValueError) as error:
         raise ValueError(f"{name_or_path!r} holds no causal language model that can be loaded: {error}") from error
     return whiten(model.get_input_embeddings().weight.detach()[token_ids].float())

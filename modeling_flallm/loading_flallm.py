@@ -1,0 +1,157 @@
+"""Models that are loaded whole: a weight that a checkpoint lacks is named and never made up."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig, PreTrainedModel
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MOST_NAMES_IN_AN_ERROR = 5
+
+
+class LoadedWhole:
+    """
+    Mixin for models: `from_pretrained` refuses a checkpoint that lacks a weight of the model, or has it in another
+    shape, which transformers would fill with random numbers. `ignore_mismatched_sizes=True` lets it. Weights that the
+    model does not have are named in a warning.
+    """
+
+    def post_init(self) -> None:
+        """A part may be loaded from a whole model and leave the rest of it aside. The whole leaves nothing aside."""
+        super().post_init()
+        for part in self.children():
+            if isinstance(part, LoadedWhole):
+                self._keys_to_ignore_on_load_unexpected -= part._keys_to_ignore_on_load_unexpected
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *arguments: Any, output_loading_info: bool = False, **options: Any
+    ) -> Any:
+        """See `PreTrainedModel.from_pretrained`, the class, and `load_whole` for the errors."""
+        model, loading_info = load_with_info(
+            super().from_pretrained, pretrained_model_name_or_path, *arguments, **options
+        )
+        return (model, loading_info) if output_loading_info else model
+
+
+def load_whole(load: Callable[..., Any], name_or_path: Any, *arguments: Any, **options: Any) -> PreTrainedModel:
+    """
+    What `load`, the `from_pretrained` of a class of transformers, makes of a folder or Hub id.
+
+    Args:
+        options: of `from_pretrained`, and `unneeded`, a regular expression of weights that may be missing.
+
+    Raises:
+        ValueError: for a weight that is missing or has another shape than the model's, with its name; for a file of
+            weights that is damaged, or missing though the index names it, with the file's name.
+        OSError: as `from_pretrained`.
+    """
+    return load_with_info(load, name_or_path, *arguments, **options)[0]
+
+
+def load_with_info(
+    load: Callable[..., Any],
+    name_or_path: Any,
+    *arguments: Any,
+    unneeded: str | None = None,
+    ignore_mismatched_sizes: bool = False,
+    **options: Any,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """As `load_whole`, and the loading info of transformers."""
+    if name_or_path is not None and os.path.isdir(name_or_path):
+        _check_index(Path(name_or_path))
+        _check_base_of_adapters(Path(name_or_path))
+    try:
+        model, loading_info = load(
+            name_or_path, *arguments, ignore_mismatched_sizes=True, output_loading_info=True, **options
+        )
+    except SafetensorError as error:
+        raise ValueError(
+            f"{_damaged_file(name_or_path)} cannot be read as weights in safetensors format: {error}. Copy or download "
+            "it again."
+        ) from error
+    missing = sorted(loading_info["missing_keys"])
+    if unneeded is not None:
+        missing = [name for name in missing if re.search(unneeded, name) is None]
+    problems = [f"{_listed(missing)} missing"] if missing else []
+    if loading_info["mismatched_keys"] and not ignore_mismatched_sizes:
+        shapes = [
+            f"{name} (shape {list(found)} instead of {list(expected)})"
+            for name, found, expected in sorted(loading_info["mismatched_keys"])
+        ]
+        problems.append(f"{_listed(shapes)} of another shape")
+    if problems:
+        raise ValueError(
+            f"{str(name_or_path)!r} holds no whole {type(model).__name__}. Of its weights, {' and '.join(problems)}; "
+            "they would be random. Its config.json and its weights must be of one model: copy or download both again."
+        )
+    return model, loading_info
+
+
+def forget_folder(config: PreTrainedConfig, name_or_path: str) -> None:
+    """Nobody else has the folder that a part was loaded from, and its path is nobody's business: no name is saved."""
+    if os.path.isdir(name_or_path):
+        config.name_or_path = ""
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:MOST_NAMES_IN_AN_ERROR])
+    more = len(names) - MOST_NAMES_IN_AN_ERROR
+    return f"{shown}{f' and {more} more' if more > 0 else ''} {'is' if len(names) == 1 else 'are'}"
+
+
+def _damaged_file(name_or_path: Any) -> str:
+    """The first file of the folder that safetensors cannot open, or the name of the model."""
+    files: Iterable[Path] = sorted(Path(name_or_path).glob("*.safetensors")) if os.path.isdir(name_or_path) else ()
+    for path in files:
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError:
+            return str(path)
+    return repr(str(name_or_path))
+
+
+def _check_base_of_adapters(folder: Path) -> None:
+    """Of a folder that holds adapters of peft alone: the model that they change is there."""
+    if (folder / "config.json").exists() or not (folder / "adapter_config.json").is_file():
+        return
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = settings.get("base_model_name_or_path")
+    if base is None or (os.path.isabs(base) and not os.path.isdir(base)):
+        raise ValueError(
+            f"{str(folder)!r} holds adapters without the model that they change, and that is not at {base!r}, which "
+            "adapter_config.json names. Load that model and then `PeftModel.from_pretrained(model, folder)`."
+        )
+
+
+def _check_index(folder: Path) -> None:
+    """Of a folder with weights in several files: each is there, and lies in the folder."""
+    index = folder / INDEX
+    if (folder / WEIGHTS).exists() or not index.is_file():
+        return
+    try:
+        file_of_weight = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(file_of_weight.values()))
+        is_outside = [file for file in files if Path(file).name != file]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{index} is no index of weights: expected a JSON object with a `weight_map` from weights to names of "
+            "files. Copy or download it again."
+        ) from error
+    if is_outside:
+        raise ValueError(f"{index} must name files beside it, got {is_outside[0]!r}.")
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise ValueError(
+            f"Of the {len(files)} files of weights that {index} names, {_listed(missing)} missing. Copy or download "
+            "the folder again."
+        )
+
+
+__all__ = ["LoadedWhole", "forget_folder", "load_whole", "load_with_info"]
