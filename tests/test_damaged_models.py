@@ -94,7 +94,7 @@ def test_whole_files_with_content_that_cannot_be(model, capsys):
     config["vision_config"]["hidden_size"] *= 2
     (model / "config.json").write_text(json.dumps(config))
     error = error_of(translate.main, translating(model), capsys)
-    assert error.startswith(f"{str(model)!r} cannot be loaded: ") and len(error) < 600
+    assert error.startswith(f"{str(model)!r} holds no whole FLaLLMForTranslation. ") and len(error) < 600
     (model / "tokenizer.json").write_text('{"version": "1.0"}')
     assert error_of(translate.main, translating(model), capsys).startswith(f"{str(model)!r} cannot be loaded: ")
 
@@ -105,7 +105,11 @@ COMMANDS = {
         trained_model,
         lambda model, folder: {"model_name_or_path": model, "dataset": corpus(), "output_dir": folder, "use_cpu": True},
     ),
-    "calibrate": (calibrate, trained_model, lambda model, folder: {"model": model, "dataset": corpus()}),
+    "calibrate": (
+        calibrate,
+        trained_model,
+        lambda model, folder: {"model": model, "dataset": corpus(), "split": "train"},
+    ),
     "trim": (
         trim_vocabulary,
         language_model,

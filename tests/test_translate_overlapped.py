@@ -13,6 +13,7 @@ import torch
 from tiny_corpus import corpus, trained_model
 
 from train_scripts import translate
+from train_scripts.process_pool import most_workers
 from train_scripts.training import load_trained
 
 LONGEST_WAIT_IN_SECONDS = 60
@@ -164,5 +165,5 @@ def test_frames_of_another_dtype_do_not_matter_to_the_numbers():
 def test_numbers_below_one_are_refused(name, capsys):
     with pytest.raises(SystemExit):
         translate.main(["--model", "m", f"--{name}", "0", "clip.mp4"])
-    least = "from 1 to 100" if name == "num_beams" else "1 or more"
-    assert capsys.readouterr().err == f"error: --{name} must be {least}, got 0.\n"
+    allowed = {"num_beams": "from 1 to 100", "num_workers": f"from 1 to {most_workers()}"}.get(name, "1 or more")
+    assert capsys.readouterr().err == f"error: --{name} must be {allowed}, got 0.\n"
