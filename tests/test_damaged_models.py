@@ -94,7 +94,7 @@ def test_whole_files_with_content_that_cannot_be(model, capsys):
     config["vision_config"]["hidden_size"] *= 2
     (model / "config.json").write_text(json.dumps(config))
     error = error_of(translate.main, translating(model), capsys)
-    assert error.startswith(f"{str(model)!r} holds no whole FLaLLMForTranslation. ") and len(error) < 600
+    assert error.startswith(f"{str(model)!r} holds no whole FLaLLMForTranslation. ") and len(error) < 800
     (model / "tokenizer.json").write_text('{"version": "1.0"}')
     assert error_of(translate.main, translating(model), capsys).startswith(f"{str(model)!r} cannot be loaded: ")
 
@@ -108,7 +108,7 @@ COMMANDS = {
     "calibrate": (
         calibrate,
         trained_model,
-        lambda model, folder: {"model": model, "dataset": corpus(), "split": "train"},
+        lambda model, folder: {"model": model, "dataset": corpus()},
     ),
     "trim": (
         trim_vocabulary,
@@ -161,7 +161,8 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_names_the_damaged_file(name, tmp_path, capsys):
+def test_every_command_names_the_damaged_file(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(calibrate, "LEAST_CLIPS", 1)  # the corpus is smaller than what it needs
     command, make, arguments = COMMANDS[name]
     for file, content in (("model.safetensors", b"\0" * 9), ("config.json", b"{")):
         folder = Path(shutil.copytree(make(), tmp_path / file.partition(".")[0]))

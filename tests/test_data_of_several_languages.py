@@ -134,8 +134,8 @@ def test_each_sentence_is_generated_in_its_language(kind, tags, tokenizer, tmp_p
     clips = load_split(DataArguments(str(make_corpus(tmp_path / "c", tags))), "train")
     dataset = SignVideoDataset(clips, processor)
     arguments = FLaLLMTrainingArguments(
-        output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, report_to="none", eval_strategy="no", disable_tqdm=True,
-        load_best_model_at_end=False, per_device_eval_batch_size=4,
+        output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, report_to="none", eval_strategy="no",
+        disable_tqdm=True, load_best_model_at_end=False, per_device_eval_batch_size=4,
     )  # fmt: skip
     trainer = FLaLLMTrainer(
         model=model, args=arguments, data_collator=TranslationCollator(processor), processing_class=processor
