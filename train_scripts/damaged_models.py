@@ -13,7 +13,7 @@ from .command_line import is_mistake_of_the_user
 from .hub_names import is_hub_id
 
 # What transformers, safetensors, tokenizers and torch raise for content that they cannot use.
-ERRORS_OF_CONTENT = (ValueError, RuntimeError, EOFError, SafetensorError)
+ERRORS_OF_CONTENT = (ValueError, RuntimeError, EOFError, SafetensorError, KeyError)
 MOST_CHARACTERS = 400
 
 
@@ -42,7 +42,8 @@ def reading_model(*names: str | Path) -> Iterator[None]:
         is_of_content = isinstance(error, ERRORS_OF_CONTENT) or type(error) is Exception
         if is_mistake_of_the_user(error) or is_out_of_memory or not is_of_content:
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = f"{error} is missing in a file" if isinstance(error, KeyError) else " ".join(str(error).split())
+        text = text or type(error).__name__
         text = text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
         raise ValueError(f"{' or '.join(repr(str(name)) for name in names)} cannot be loaded: {text}") from error
 
