@@ -39,10 +39,11 @@ def check_printed_results(output: str, folder: Path, test_folder: Path) -> None:
     assert f"BLEU-4: {scores['signatures']['bleu4']}" in output
     rows = (test_folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     first = [json.loads(row) for row in rows][:10]
-    assert re.findall(r"    reference:   (.*)", output) == [row["reference"] for row in first]
-    assert re.findall(r"    translation: (.*)", output) == [row["prediction"] for row in first]
+    for kind, name in (("reference:  ", "reference"), ("translation:", "prediction")):
+        # In one line each: a model that has hardly been trained may write line ends.
+        assert re.findall(f"    {kind} (.*)", output) == [" ".join(row[name].split()) for row in first]
     clip = folder / "corpus" / "test" / first[0]["file_name"]
-    assert f"in a fresh process:\n  {clip}\t{first[0]['prediction']}".rstrip() in output
+    assert " ".join(f"in a fresh process: {clip} {first[0]['prediction']}".split()) in " ".join(output.split())
 
 
 def check_that_nothing_is_overwritten(quickstart: ModuleType, sizes: dict[str, Any], folder: Path, capsys) -> None:

@@ -253,7 +253,8 @@ def print_signers(rows: Sequence[dict[str, str]], test_split: Path) -> None:
 def print_translations(rows: Sequence[dict[str, str]], count: int = 10) -> None:
     print(f"\n{count} translations beside their references")
     for row in rows[:count]:
-        print(f"  {row['file_name']}\n    reference:   {row['reference']}\n    translation: {row['prediction']}")
+        reference, translation = (" ".join(row[name].split()) for name in ("reference", "prediction"))
+        print(f"  {row['file_name']}\n    reference:   {reference}\n    translation: {translation}")
 
 
 def seconds_of_steps(
