@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from modeling_flallm.own_processing import VIDEO_SUFFIXES  # noqa: F401 (other programs ask for it here)
+
 from .corpus_files import FilesBelow, folder_with_frames, frame_folder, needed_file, num_pictures, root_with
 from .corpus_rows import Gathered, clip_name, part_of, path_below, sentence, split_named
 from .corpus_schema import Problem, RawClip, RawCorpus
