@@ -519,7 +519,10 @@ def test_a_folder_that_is_no_model(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--output", "{folder}/old.txt"], "--output {folder}/old.txt exists already; name a new file"),
+        (
+            ["--output", "{folder}/old.txt"],
+            "--output {folder}/old.txt exists already. Name a new file, or delete this one.",
+        ),
         (["--output", "{folder}/no/new.txt"], "--output {folder}/no/new.txt: there is no folder {folder}/no"),
         (["--batch_size", "0"], "--batch_size must be 1 or more, got 0"),
         (["--device", "toaster"], "--device toaster cannot be used here; leave it out for {device}"),

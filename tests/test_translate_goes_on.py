@@ -196,7 +196,7 @@ def test_a_finished_output_is_nobodys_to_replace(videos, tmp_path, capsys):
     run(capsys, videos[0], "--output", path)
     before = path.read_bytes()
     assert error_of(translate.main, command(videos[0], "--output", path), capsys) == (
-        f"--output {path} exists already; name a new file"
+        f"--output {path} exists already. Name a new file, or delete this one."
     )
     assert path.read_bytes() == before
 

@@ -419,7 +419,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if output is None:
         return
     if output.exists() and not journal_path(output).exists():
-        raise ValueError(f"--output {output} exists already; name a new file")
+        raise ValueError(f"--output {output} exists already. Name a new file, or delete this one.")
     if not output.parent.is_dir():
         raise ValueError(f"--output {output}: there is no folder {output.parent}")
 
