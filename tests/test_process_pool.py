@@ -137,6 +137,8 @@ def start_slow_run(folder: Path) -> tuple[subprocess.Popen, list[int]]:
     files = [folder / "first", folder / "second"]
     script = SCRIPT.format(path=[str(ROOT), str(ROOT / "tests")], function="pool_tasks.do")
     script = script.replace('["double 4", "exit 1"]', str([f"write {file}" for file in files]))
+    # What a shell starts in the background ignores Ctrl-C, and so do the programs that it starts.
+    script = f"import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n{script}"
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, process_group=0)
     deadline = time.monotonic() + 60
     while not all(file.exists() and file.read_text() for file in files):
