@@ -234,7 +234,7 @@ def lora_run(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(llm_fine_tuning, "build_model", build)
         patch.setattr(training, "FLaLLMTrainer", KeepingTrainer)
-        llm_fine_tuning.train(stage2_flags(folder, num_train_epochs=2, lora=True, lora_rank=4, **FAST))
+        llm_fine_tuning.train(stage2_flags(folder, num_train_epochs=2, lora=True, lora_rank=4, bf16=False, **FAST))
     return folder, kept
 
 
