@@ -279,9 +279,10 @@ class FLaLLMTrainingArguments(Seq2SeqTrainingArguments):
         metadata={"help": "Licence of the trained model for its card, as the Hub writes it, such as cc-by-nc-4.0."},
     )
 
-    # What evaluation scores, and flags that this command gives one value.
+    # What evaluation scores, flags that this command gives one value, and the words of errors for where it does.
     needs_generation: ClassVar[bool] = True
     fixed_flags: ClassVar[dict[str, Any]] = {}
+    fixed_where: ClassVar[str] = "for this command"
     sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential", "group_by_length")
 
     def __post_init__(self):

@@ -70,21 +70,6 @@ class EvaluationArguments:
             raise ValueError("`--model_name_or_path` must name a trained model.")
 
 
-# Of the Trainer's flags those with which it would not give one sentence for each clip, with what they must be.
-NEEDED = {
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "load_best_model_at_end": False,
-    "bf16": False,
-    "predict_with_generate": True,
-    "prediction_loss_only": False,
-    "dataloader_drop_last": False,
-    "eval_do_concat_batches": True,
-    "remove_unused_columns": False,
-    "push_to_hub": False,
-}
-
-
 @dataclass
 class EvaluationRunArguments(FLaLLMTrainingArguments):
     """Without training."""
@@ -97,6 +82,7 @@ class EvaluationRunArguments(FLaLLMTrainingArguments):
         default=None, metadata={"help": "Default: what the model was saved with."}
     )
     report_to: list[str] = field(default_factory=lambda: ["none"], metadata={"help": "Where to log."})
+    # Else there would not be one sentence for each clip.
     fixed_flags: ClassVar[dict[str, Any]] = {
         "eval_strategy": "no",
         "save_strategy": "no",
@@ -104,15 +90,12 @@ class EvaluationRunArguments(FLaLLMTrainingArguments):
         "bf16": False,
         "predict_with_generate": True,
         "prediction_loss_only": False,
+        "dataloader_drop_last": False,
+        "eval_do_concat_batches": True,
+        "remove_unused_columns": False,
+        "push_to_hub": False,
     }
-
-    def __post_init__(self):
-        for name, needed in NEEDED.items():
-            if getattr(self, name) != needed:
-                raise ValueError(f"--{name} must be {needed} where nothing is trained, got {getattr(self, name)}.")
-        if self.per_device_eval_batch_size < 1:
-            raise ValueError(f"--per_device_eval_batch_size must be 1 or more, got {self.per_device_eval_batch_size}.")
-        super().__post_init__()
+    fixed_where: ClassVar[str] = "where nothing is trained"
 
 
 def evaluate_model(

@@ -113,6 +113,10 @@ def num_idle_gpus(training: Seq2SeqTrainingArguments) -> int:
 
 
 def _check_refused(training: Seq2SeqTrainingArguments) -> None:
+    for name, needed in training.fixed_flags.items():
+        value = _plain(getattr(training, name))
+        if value != needed:
+            raise ValueError(f"--{name} must be {needed} {training.fixed_where}, got {value}.")
     defaults = {field.name: _default(field) for field in dataclasses.fields(Seq2SeqTrainingArguments)}
     # argparse makes False of the last one's default, "no", and None of a list's.
     defaults |= {"remove_unused_columns": False, "include_num_input_tokens_seen": False}
@@ -122,9 +126,6 @@ def _check_refused(training: Seq2SeqTrainingArguments) -> None:
     for name, reason in REFUSED_VARIABLES.items():
         if os.environ.get(name, "false").lower() in ("true", "1", "yes"):
             raise ValueError(f"{name} is set in the environment, by `accelerate launch`: {reason}.")
-    for name, value in training.fixed_flags.items():
-        if _plain(getattr(training, name)) != value:
-            raise ValueError(f"--{name} must be {value} for this command, got {_plain(getattr(training, name))}.")
 
 
 def _default(field: dataclasses.Field) -> Any:
