@@ -19,12 +19,12 @@ import numpy as np
 
 from modeling_flallm import SignLanguageTranslationPipeline
 from modeling_flallm.own_processing import decode_video
-from train_scripts import signing_language
-from train_scripts.arguments import DataArguments
-from train_scripts.data import load_split
-from train_scripts.generate_corpus import CorpusArguments, generate_corpus
-from train_scripts.metrics import sentence_chrf
-from train_scripts.training import load_trained
+from train_scripts.arguments.arguments import DataArguments
+from train_scripts.clips.data import load_split
+from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
+from train_scripts.rendered_corpus import signing_language
+from train_scripts.runs.training import load_trained
+from train_scripts.scores.metrics import sentence_chrf
 
 LEAST_CHRF = 95.0
 PIECES_IN_FRAMES = (40, 80)  # of the videos of other things, as long as the corpus's clips

@@ -35,8 +35,7 @@ import torch
 from benchmark_parts import DOCS, check_sizes, write_json, write_page
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
 
-from train_scripts import evaluate_model, llm_fine_tuning, pretrain_language_model, visual_initialing
-from train_scripts.arguments import (
+from train_scripts.arguments.arguments import (
     AugmentationArguments,
     DataArguments,
     FLaLLMTrainingArguments,
@@ -44,10 +43,12 @@ from train_scripts.arguments import (
     flags,
     parse_arguments,
 )
-from train_scripts.command_line import run_command
-from train_scripts.generate_corpus import CorpusArguments, generate_corpus
-from train_scripts.metrics import TITLE_OF_SCORE
-from train_scripts.pictures import read_log
+from train_scripts.arguments.command_line import run_command
+from train_scripts.commands import evaluate_model
+from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
+from train_scripts.runs.pictures import read_log
+from train_scripts.scores.metrics import TITLE_OF_SCORE
+from train_scripts.stages import llm_fine_tuning, pretrain_language_model, visual_initialing
 
 SIZES_FILE = "sizes.json"
 BATCH_SIZE = 8  # in both stages, so that equal steps are equal numbers of clips

@@ -44,12 +44,12 @@ from numpy.random import default_rng
 
 from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
-from train_scripts import translate
-from train_scripts.arguments import VideoArguments
-from train_scripts.machine import fastest_dtype
-from train_scripts.pretrain_language_model import train_tokenizer
-from train_scripts.quantization import quantize_on_cpu
-from train_scripts.training import build_processor
+from train_scripts.arguments.arguments import VideoArguments
+from train_scripts.commands import translate
+from train_scripts.machine.machine import fastest_dtype
+from train_scripts.runs.quantization import quantize_on_cpu
+from train_scripts.runs.training import build_processor
+from train_scripts.stages.pretrain_language_model import train_tokenizer
 
 PAGE = DOCS / "inference-speed.md"
 TABLE_START = "<!-- written by benchmarks/inference.py -->"

@@ -31,11 +31,16 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import DynamicCache, EncoderDecoderCache, MBartConfig, Trainer
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation
-from train_scripts.arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, FLaLLMTrainingArguments, parse_arguments
-from train_scripts.command_line import run_command
-from train_scripts.llm_fine_tuning import LORA_LAYERS, LLMFineTuningArguments
-from train_scripts.pretrain_language_model import train_tokenizer
-from train_scripts.visual_initialing import VisualInitialingArguments, build_light_transformer_config
+from train_scripts.arguments.arguments import (
+    TRAINING_ARGUMENTS,
+    FeatureCacheArguments,
+    FLaLLMTrainingArguments,
+    parse_arguments,
+)
+from train_scripts.arguments.command_line import run_command
+from train_scripts.stages.llm_fine_tuning import LORA_LAYERS, LLMFineTuningArguments
+from train_scripts.stages.pretrain_language_model import train_tokenizer
+from train_scripts.stages.visual_initialing import VisualInitialingArguments, build_light_transformer_config
 
 PAGE = DOCS / "memory.md"
 TABLE_START = "<!-- written by benchmarks/peak_memory.py -->"

@@ -37,14 +37,14 @@ from torchvision.models import resnet18
 from torchvision.transforms import functional
 from transformers import MBartConfig
 
-from train_scripts.arguments import TRAINING_ARGUMENTS, DataArguments, flags, parse_arguments
-from train_scripts.augmentation import ClipAugmentation
-from train_scripts.data import SignVideoDataset, TranslationCollator, load_split
-from train_scripts.machine import prepare_machine
-from train_scripts.pretrain_language_model import train_tokenizer
-from train_scripts.trainers import FLaLLMTrainer
-from train_scripts.training import prepare_visual_encoder
-from train_scripts.visual_initialing import VisualInitialingArguments, build_model
+from train_scripts.arguments.arguments import TRAINING_ARGUMENTS, DataArguments, flags, parse_arguments
+from train_scripts.clips.augmentation import ClipAugmentation
+from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.machine.machine import prepare_machine
+from train_scripts.runs.trainers import FLaLLMTrainer
+from train_scripts.runs.training import prepare_visual_encoder
+from train_scripts.stages.pretrain_language_model import train_tokenizer
+from train_scripts.stages.visual_initialing import VisualInitialingArguments, build_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from sltbaselines_layers import GlossFreeModel  # noqa: E402

@@ -13,7 +13,7 @@ from .modeling_flallm import (
 )
 from .modeling_llava_slt import LlavaSltForTranslation
 from .own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
-from .pipeline_flallm import SignLanguageTranslationPipeline
+from .pipeline_slt import SignLanguageTranslationPipeline
 from .visual_encoder_llava_slt import (
     LlavaSltContrastiveOutput,
     LlavaSltForContrastivePreTraining,

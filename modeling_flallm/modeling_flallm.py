@@ -23,9 +23,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from .configuration_flallm import FLaLLMConfig
-from .hub_export_flallm import SavedWithItsCode, read_model_type
-from .loading_flallm import forget_folder, load_whole
-from .losses_flallm import (
+from .hub_export_slt import SavedWithItsCode, read_model_type
+from .loading_slt import forget_folder, load_whole
+from .losses_slt import (
     IGNORED_LABEL,
     WORD_ABSENT_LOGIT,
     summed_cross_entropy,

@@ -23,9 +23,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .configuration_llava_slt import TEXT_MODEL_EXPECTED, LlavaSltConfig, check_is_decoder_only
-from .hub_export_flallm import SavedWithItsCode, read_model_type
-from .loading_flallm import forget_folder, load_whole
-from .losses_flallm import IGNORED_LABEL, summed_cross_entropy
+from .hub_export_slt import SavedWithItsCode, read_model_type
+from .loading_slt import forget_folder, load_whole
+from .losses_slt import IGNORED_LABEL, summed_cross_entropy
 from .visual_encoder_flallm import checked_visual_mask
 from .visual_encoder_llava_slt import LlavaSltPreTrainedModel, LlavaSltVisualEncoder
 

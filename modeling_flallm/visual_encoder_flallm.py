@@ -18,8 +18,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_flallm import FLaLLMVisionConfig
-from .hub_card_flallm import SentWithACard
-from .loading_flallm import LoadedWhole
+from .hub_card_slt import SentWithACard
+from .loading_slt import LoadedWhole
 
 RESNET_STAGES = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),

@@ -25,9 +25,9 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_llava_slt import LlavaSltContrastiveConfig, LlavaSltVisualConfig
-from .hub_card_flallm import TAGS, SentWithACard
-from .loading_flallm import LoadedWhole
-from .losses_flallm import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
+from .hub_card_slt import TAGS, SentWithACard
+from .loading_slt import LoadedWhole
+from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
 from .visual_encoder_flallm import FLaLLMVisionModel, Frames, VisualEncoderMixin, length_mask, several_processes
 
 # CLIP's limit: a sharper contrast than one hundred to one is not stable.

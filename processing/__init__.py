@@ -2,12 +2,12 @@
 
 from transformers import AutoProcessor, AutoVideoProcessor
 
-from .captions_flallm import format_captions
+from .captions_slt import format_captions
 from .processing_flallm import FLaLLMProcessor
 from .processing_llava_slt import LlavaSltProcessor
-from .video_decoding_flallm import DecodedVideo, VideoDecodingError, decode_video
-from .video_processing_flallm import FLaLLMVideoProcessor
-from .video_segmentation_flallm import VideoSegment
+from .video_decoding_slt import DecodedVideo, VideoDecodingError, decode_video
+from .video_processing_slt import FLaLLMVideoProcessor
+from .video_segmentation_slt import VideoSegment
 
 # The Auto classes find a processor by the class name in its saved file; the key stands in for a configuration class,
 # which lives in another package.

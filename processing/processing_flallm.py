@@ -9,7 +9,7 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .video_processing_flallm import make_list_of_videos
+from .video_processing_slt import make_list_of_videos
 
 TARGET_TEXT_ARGUMENTS = ("padding", "truncation", "max_length", "pad_to_multiple_of", "add_special_tokens")
 IGNORED_LABEL = -100

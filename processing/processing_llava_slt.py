@@ -8,9 +8,9 @@ import torch
 from transformers import AddedToken
 from transformers.feature_extraction_utils import BatchFeature
 
-from .chat_template_flallm import render_chat
+from .chat_template_slt import render_chat
 from .processing_flallm import IGNORED_LABEL, FLaLLMProcessor, normalised_sentences
-from .video_processing_flallm import make_list_of_videos
+from .video_processing_slt import make_list_of_videos
 
 # For language models without a chat template (ours, after LLaVA's).
 PLAIN_TEMPLATE = "USER: {content} ASSISTANT:"

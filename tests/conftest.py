@@ -61,7 +61,7 @@ def seed() -> int:
 @pytest.fixture
 def one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """`num_workers=1` without a process of its own, which would take seconds to import torch."""
-    from train_scripts import inspected_clips, prepared_videos
+    from train_scripts.corpora import inspected_clips, prepared_videos
 
     run_in_processes = prepared_videos.run_in_processes
 
@@ -79,7 +79,7 @@ def trainers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The Trainers of the commands that a test runs, each with the weights and buffers that it started from."""
     from tiny_corpus import copy_of_weights
 
-    from train_scripts import training
+    from train_scripts.runs import training
 
     made: list[training.FLaLLMTrainer] = []
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_corpus_readers import own_table, problems, texts
 
-from train_scripts.corpus_readers import read_corpus
-from train_scripts.corpus_schema import RawCorpus
+from train_scripts.corpora.corpus_readers import read_corpus
+from train_scripts.corpora.corpus_schema import RawCorpus
 
 SRT = """1
 00:00:00,500 --> 00:00:01,500

@@ -12,22 +12,7 @@ import torch
 import yaml
 from tiny_corpus import error_of, flags
 
-from train_scripts import (
-    calibrate,
-    evaluate_model,
-    inspect_dataset,
-    linguistic_pretraining,
-    llm_fine_tuning,
-    prepare_dataset,
-    pretrain_language_model,
-    quickstart,
-    quickstart_llava_slt,
-    translate,
-    visual_contrastive_pretraining,
-    visual_initialing,
-    visual_language_tuning,
-)
-from train_scripts.arguments import (
+from train_scripts.arguments.arguments import (
     CONFIG_FOLDER,
     AugmentationArguments,
     DataArguments,
@@ -39,10 +24,27 @@ from train_scripts.arguments import (
     parse_arguments,
     preset_names,
 )
-from train_scripts.flag_values import CHOICES, RANGES
-from train_scripts.metrics import TITLE_OF_SCORE
-from train_scripts.prepare_dataset import PrepareArguments
-from train_scripts.push_to_hub import PushArguments
+from train_scripts.arguments.flag_values import CHOICES, RANGES
+from train_scripts.commands import (
+    calibrate,
+    evaluate_model,
+    inspect_dataset,
+    prepare_dataset,
+    quickstart,
+    quickstart_llava_slt,
+    translate,
+)
+from train_scripts.commands.prepare_dataset import PrepareArguments
+from train_scripts.commands.push_to_hub import PushArguments
+from train_scripts.scores.metrics import TITLE_OF_SCORE
+from train_scripts.stages import (
+    linguistic_pretraining,
+    llm_fine_tuning,
+    pretrain_language_model,
+    visual_contrastive_pretraining,
+    visual_initialing,
+    visual_language_tuning,
+)
 
 STAGE1 = (
     visual_initialing.VisualInitialingArguments,
@@ -100,17 +102,17 @@ OTHER_TYPES = (
     (inspect_dataset.InspectArguments, prepare_dataset.PrepareArguments),
 )
 COMMANDS = (
-    "visual_initialing",
-    "llm_fine_tuning",
-    "pretrain_language_model",
-    "linguistic_pretraining",
-    "visual_contrastive_pretraining",
-    "visual_language_tuning",
-    "evaluate_model",
-    "translate",
-    "generate_corpus",
-    "score_translations",
-    "quickstart",
+    "stages.visual_initialing",
+    "stages.llm_fine_tuning",
+    "stages.pretrain_language_model",
+    "stages.linguistic_pretraining",
+    "stages.visual_contrastive_pretraining",
+    "stages.visual_language_tuning",
+    "commands.evaluate_model",
+    "commands.translate",
+    "commands.generate_corpus",
+    "commands.score_translations",
+    "commands.quickstart",
 )
 
 
@@ -288,7 +290,7 @@ def test_broken_yaml_names_its_line(tmp_path, capsys):
 def test_help(command, capsys):
     main = importlib.import_module(f"train_scripts.{command}").main
     with pytest.raises(SystemExit) as exit_:
-        main(["--help"]) if command != "generate_corpus" else _main_without_arguments(main)
+        main(["--help"]) if command != "commands.generate_corpus" else _main_without_arguments(main)
     assert exit_.value.code == 0
     assert "usage:" in capsys.readouterr().out
 

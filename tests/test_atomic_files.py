@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from train_scripts import atomic_files
-from train_scripts.atomic_files import (
+from train_scripts.machine import atomic_files
+from train_scripts.machine.atomic_files import (
     holds_something,
     open_atomic,
     unfinished_folder,
@@ -196,7 +196,7 @@ def test_a_kill_at_any_time_leaves_whole_files(tmp_path):
     path.write_text("0" * 100_000)
     code = (
         "import itertools, sys\n"
-        "from train_scripts.atomic_files import write_text\n"
+        "from train_scripts.machine.atomic_files import write_text\n"
         "for number in itertools.count():\n"
         "    write_text(sys.argv[1], str(number % 10) * 100_000)\n"
         "    print(flush=True)\n"
@@ -217,7 +217,7 @@ def test_no_file_of_ours_is_written_any_other_way():
     found = [
         f"{path.name}: {line.strip()}"
         for folder in ("train_scripts", "spaces_demo")
-        for path in sorted((ROOT / folder).glob("*.py"))
+        for path in sorted((ROOT / folder).rglob("*.py"))
         for line in path.read_text(encoding="utf-8").splitlines()
         if direct.search(line) and path.name != "atomic_files.py"
     ]

@@ -16,9 +16,9 @@ from tiny_corpus import corpus, error_of, flags, language_model, trained_model
 from without_our_packages import run_without_our_packages
 
 from modeling_flallm import FLaLLMConfig, SignLanguageTranslationPipeline
-from modeling_flallm.pipeline_flallm import visual_distances
-from train_scripts import calibrate
-from train_scripts.calibrate import (
+from modeling_flallm.pipeline_slt import visual_distances
+from train_scripts.commands import calibrate
+from train_scripts.commands.calibrate import (
     LEAST_CLIPS,
     TranslatedSplit,
     cross_validated_confidences,
@@ -26,7 +26,7 @@ from train_scripts.calibrate import (
     fit_platt,
     measure,
 )
-from train_scripts.training import load_trained
+from train_scripts.runs.training import load_trained
 
 WRONG = "a sentence that no model writes ."
 

@@ -16,9 +16,9 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
-from train_scripts.arguments import check_new_folder, parse_arguments
-from train_scripts.command_line import DEBUG_VARIABLE, Terminated, run_command
-from train_scripts.evaluate_model import EvaluationArguments
+from train_scripts.arguments.arguments import check_new_folder, parse_arguments
+from train_scripts.arguments.command_line import DEBUG_VARIABLE, Terminated, run_command
+from train_scripts.commands.evaluate_model import EvaluationArguments
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
@@ -109,7 +109,7 @@ def test_errors_that_are_not_the_users_are_let_through(error):
 
 def test_a_value_that_our_code_trips_over_is_no_mistake_of_the_user():
     """Only a `raise` of ours has our text: this one is of `float`, called by our code."""
-    from train_scripts.cores import _busy_ticks
+    from train_scripts.machine.cores import _busy_ticks
 
     with pytest.raises(ValueError, match="invalid literal"):
         run_command(lambda argv: _busy_ticks(["x"] * 7), [])
@@ -187,7 +187,7 @@ def test_sigterm_is_an_interrupt_and_afterwards_what_it_was(capsys):
 def test_a_child_process_ends_at_sigterm_as_it_would():
     code = (
         "import multiprocessing, sys, time\n"
-        "from train_scripts.command_line import run_command\n"
+        "from train_scripts.arguments.command_line import run_command\n"
         "def command(argv):\n"
         "    here, there = multiprocessing.Pipe()\n"
         "    work = lambda: (there.send(1), time.sleep(60))\n"
@@ -213,7 +213,7 @@ def test_every_command_goes_this_way(command, monkeypatch, capsys):
         calls.append((argv, go_on))
         return 7
 
-    target = "train_scripts.command_line" if module.__name__.endswith("generate_corpus") else module.__name__
+    target = "train_scripts.arguments.command_line" if module.__name__.endswith("generate_corpus") else module.__name__
     monkeypatch.setattr(f"{target}.run_command", record)
     assert module.main(["--x"]) == 7
     ((argv, go_on),) = calls
@@ -227,7 +227,7 @@ def test_posix_only_modules_are_imported_nowhere_at_the_top():
     found = [
         str(path.relative_to(ROOT))
         for folder in folders
-        for path in sorted((ROOT / folder).glob("*.py"))
+        for path in sorted((ROOT / folder).rglob("*.py"))
         if posix_only.search(path.read_text(encoding="utf-8"))
     ]
     assert found == ["spaces_demo/decoding.py"]  # Spaces are Linux

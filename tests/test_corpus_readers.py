@@ -14,9 +14,9 @@ import pytest
 import raw_corpora
 from raw_corpora import NUM_CLIPS, plain_pickle
 
-from train_scripts.corpus_readers import KINDS, read_corpus
-from train_scripts.corpus_schema import Problem, RawCorpus
-from train_scripts.legacy_labels import read_plain_pickle
+from train_scripts.corpora.corpus_readers import KINDS, read_corpus
+from train_scripts.corpora.corpus_schema import Problem, RawCorpus
+from train_scripts.corpora.legacy_labels import read_plain_pickle
 
 LAYOUTS = [
     *((kind, None) for kind in KINDS),

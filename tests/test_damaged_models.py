@@ -9,18 +9,15 @@ import pytest
 import torch
 from tiny_corpus import causal_language_model, corpus, error_of, flags, language_model, trained_model
 
-from train_scripts import (
-    calibrate,
-    evaluate_model,
+from train_scripts.commands import calibrate, evaluate_model, translate, trim_vocabulary
+from train_scripts.runs.damaged_models import damage_in, reading_model
+from train_scripts.stages import (
     linguistic_pretraining,
     llm_fine_tuning,
-    translate,
-    trim_vocabulary,
     visual_contrastive_pretraining,
     visual_initialing,
     visual_language_tuning,
 )
-from train_scripts.damaged_models import damage_in, reading_model
 
 ADVICE = "). Copy or download it again, or train the model anew."
 

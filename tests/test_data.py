@@ -20,10 +20,9 @@ from transformers import AutoTokenizer
 from video_files import counting_frames, frame_numbers, write_packets, write_video
 
 from processing import FLaLLMProcessor, VideoDecodingError
-from train_scripts import evaluate_model
-from train_scripts.arguments import AugmentationArguments, DataArguments, VideoArguments
-from train_scripts.augmentation import ClipAugmentation
-from train_scripts.data import (
+from train_scripts.arguments.arguments import AugmentationArguments, DataArguments, VideoArguments
+from train_scripts.clips.augmentation import ClipAugmentation
+from train_scripts.clips.data import (
     FramePreprocessor,
     SignVideoDataset,
     TranslationCollator,
@@ -31,8 +30,9 @@ from train_scripts.data import (
     load_split,
     load_training_split,
 )
-from train_scripts.data_set_columns import say_unused, with_texts
-from train_scripts.training import build_processor
+from train_scripts.commands import evaluate_model
+from train_scripts.corpora.data_set_columns import say_unused, with_texts
+from train_scripts.runs.training import build_processor
 
 VIDEO = VideoArguments(frame_size=36, crop_size=SIZE_IN_PIXELS, frame_sampling_rate=0.25)
 STRONG = AugmentationArguments(
@@ -645,8 +645,8 @@ def test_an_hour_of_video_with_300_parts_takes_no_more_memory_than_one_part(tmp_
         "import resource\n"
         "from test_data import VIDEO, load, language_model\n"
         "from transformers import AutoTokenizer\n"
-        "from train_scripts.data import SignVideoDataset\n"
-        "from train_scripts.training import build_processor\n"
+        "from train_scripts.clips.data import SignVideoDataset\n"
+        "from train_scripts.runs.training import build_processor\n"
         "from pathlib import Path\n"
         f"tokenizer = AutoTokenizer.from_pretrained({str(language_model())!r})\n"
         f"dataset = SignVideoDataset(load(Path({str(folder)!r})), build_processor(VIDEO, tokenizer))\n"

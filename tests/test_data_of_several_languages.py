@@ -12,11 +12,12 @@ from tiny_tokenizers import LANGUAGE_COMES_FIRST, MAKE_TOKENIZER
 
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
-from train_scripts import llm_fine_tuning, training
-from train_scripts.arguments import DataArguments, FLaLLMTrainingArguments, VideoArguments
-from train_scripts.data import SignVideoDataset, TranslationCollator, load_split
-from train_scripts.target_languages import ISO_639_3, language_code, language_ids, target_languages
-from train_scripts.training import FLaLLMTrainer, build_processor, load_tokenizer
+from train_scripts.arguments.arguments import DataArguments, FLaLLMTrainingArguments, VideoArguments
+from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.languages.target_languages import ISO_639_3, language_code, language_ids, target_languages
+from train_scripts.runs import training
+from train_scripts.runs.training import FLaLLMTrainer, build_processor, load_tokenizer
+from train_scripts.stages import llm_fine_tuning
 
 CODES = {
     "mbart": {"de": "de_DE", "en": "en_XX", "fr": "fr_XX"},

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from tiny_corpus import corpus, flags, stage1_flags, stage2_flags, trained_model
 
-from train_scripts import evaluate_model, llm_fine_tuning, visual_initialing
+from train_scripts.commands import evaluate_model
+from train_scripts.stages import llm_fine_tuning, visual_initialing
 
 pytestmark = pytest.mark.slow
 
@@ -71,11 +72,13 @@ def logged(folder: Path) -> tuple[list[float], list[dict[str, float]]]:
 @pytest.mark.parametrize(
     ("launcher", "module", "train", "make_flags", "values"),
     [
-        pytest.param(TORCHRUN, "visual_initialing", visual_initialing.train, stage1_flags, STAGE_1, id="stage 1"),
-        pytest.param(TORCHRUN, "llm_fine_tuning", llm_fine_tuning.train, stage2_flags, {}, id="stage 2"),
         pytest.param(
-            ACCELERATE, "llm_fine_tuning", llm_fine_tuning.train, stage2_flags, {"lora": True, "lora_dropout": 0},
-            id="stage 2 with LoRA by accelerate",
+            TORCHRUN, "stages.visual_initialing", visual_initialing.train, stage1_flags, STAGE_1, id="stage 1",
+        ),
+        pytest.param(TORCHRUN, "stages.llm_fine_tuning", llm_fine_tuning.train, stage2_flags, {}, id="stage 2"),
+        pytest.param(
+            ACCELERATE, "stages.llm_fine_tuning", llm_fine_tuning.train, stage2_flags,
+            {"lora": True, "lora_dropout": 0}, id="stage 2 with LoRA by accelerate",
         ),
     ],
 )  # fmt: skip
@@ -114,7 +117,7 @@ def test_two_processes_evaluate_as_one(num_clips, tmp_path):
         "disable_tqdm": True,
     }
     assert evaluate_model.main(flags(**values, output_dir=tmp_path / "one")) == 0
-    run_in_two_processes(TORCHRUN, "evaluate_model", flags(**values, output_dir=tmp_path / "two"))
+    run_in_two_processes(TORCHRUN, "commands.evaluate_model", flags(**values, output_dir=tmp_path / "two"))
     for name in ("scores.json", "predictions.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert len((tmp_path / "one" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()) == num_clips

@@ -17,12 +17,12 @@ from test_data import video_folder
 from tiny_corpus import corpus, error_of, flags, language_model, trained_model
 from video_files import counting_frames, cut, write_audio, write_video
 
-from train_scripts import evaluate_model, translate
-from train_scripts.data import load_split
-from train_scripts.evaluate_model import DataArguments
-from train_scripts.metrics import TITLE_OF_SCORE, translation_scores
-from train_scripts.trainers import FLaLLMTrainer
-from train_scripts.training import load_trained
+from train_scripts.clips.data import load_split
+from train_scripts.commands import evaluate_model, translate
+from train_scripts.commands.evaluate_model import DataArguments
+from train_scripts.runs.trainers import FLaLLMTrainer
+from train_scripts.runs.training import load_trained
+from train_scripts.scores.metrics import TITLE_OF_SCORE, translation_scores
 
 REAL_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 

@@ -17,26 +17,26 @@ from processing import FLaLLMProcessor, FLaLLMVideoProcessor
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = {
     "configuration_flallm.py",
-    "dataset_rows_flallm.py",
-    "hub_card_flallm.py",
-    "hub_export_flallm.py",
-    "long_videos_flallm.py",
-    "loading_flallm.py",
-    "losses_flallm.py",
+    "dataset_rows_slt.py",
+    "hub_card_slt.py",
+    "hub_export_slt.py",
+    "long_videos_slt.py",
+    "loading_slt.py",
+    "losses_slt.py",
     "modeling_flallm.py",
-    "pipeline_flallm.py",
+    "pipeline_slt.py",
     "visual_encoder_flallm.py",
-    "word_evidence_flallm.py",
+    "word_evidence_slt.py",
 }
 PROCESSOR_FILES = {
-    "captions_flallm.py",
+    "captions_slt.py",
     "processing_flallm.py",
-    "video_container_flallm.py",
-    "video_decoding_flallm.py",
-    "video_download_flallm.py",
-    "video_files_flallm.py",
-    "video_processing_flallm.py",
-    "video_segmentation_flallm.py",
+    "video_container_slt.py",
+    "video_decoding_slt.py",
+    "video_download_slt.py",
+    "video_files_slt.py",
+    "video_processing_slt.py",
+    "video_segmentation_slt.py",
 }
 
 
@@ -87,7 +87,7 @@ def test_the_configuration_names_the_auto_classes_and_the_pipeline(saved):
     }
     pipelines = config["custom_pipelines"]
     assert pipelines.keys() == {"sign-language-translation"}
-    assert pipelines["sign-language-translation"]["impl"] == "pipeline_flallm.SignLanguageTranslationPipeline"
+    assert pipelines["sign-language-translation"]["impl"] == "pipeline_slt.SignLanguageTranslationPipeline"
 
 
 def test_saving_leaves_the_model_in_memory_as_it_was(tmp_path):
@@ -116,8 +116,8 @@ def test_the_visual_encoder_alone_is_saved_and_loads_with_auto_model(tmp_path):
     model.save_pretrained(tmp_path)
     assert python_files(tmp_path) == {
         "configuration_flallm.py",
-        "hub_card_flallm.py",
-        "loading_flallm.py",
+        "hub_card_slt.py",
+        "loading_slt.py",
         "visual_encoder_flallm.py",
     }
     assert read_json(tmp_path / "config.json")["auto_map"]["AutoModel"] == "visual_encoder_flallm.FLaLLMVisionModel"

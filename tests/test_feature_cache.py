@@ -26,18 +26,19 @@ from transformers import AutoTokenizer
 from video_files import counting_frames, write_video
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionModel
-from train_scripts import data, feature_cache, llm_fine_tuning
-from train_scripts.arguments import (
+from train_scripts.arguments.arguments import (
     AugmentationArguments,
     DataArguments,
     FeatureCacheArguments,
     FLaLLMTrainingArguments,
     VideoArguments,
 )
-from train_scripts.augmentation import ClipAugmentation
-from train_scripts.data import SignVideoDataset, TranslationCollator, load_split
-from train_scripts.feature_cache import CachedVideoDataset, ContentDigests, FeatureCache
-from train_scripts.training import build_processor
+from train_scripts.clips import data, feature_cache
+from train_scripts.clips.augmentation import ClipAugmentation
+from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.clips.feature_cache import CachedVideoDataset, ContentDigests, FeatureCache
+from train_scripts.runs.training import build_processor
+from train_scripts.stages import llm_fine_tuning
 
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_AUGMENTATION = {"random_crop": False, "frame_jitter": False}
@@ -309,7 +310,7 @@ def test_the_fingerprint_of_the_code_is_of_files_that_make_features(monkeypatch)
     monkeypatch.setattr(feature_cache, "_what_code_does", lambda path: read.append(path.name) or "")
     feature_cache.fingerprint_of_code.__wrapped__()
     assert {
-        "video_processing_flallm.py", "video_decoding_flallm.py", "visual_encoder_flallm.py", "augmentation.py",
+        "video_processing_slt.py", "video_decoding_slt.py", "visual_encoder_flallm.py", "augmentation.py",
         "data.py", "feature_cache.py",
     } <= set(read)  # fmt: skip
 
@@ -595,7 +596,7 @@ def test_two_processes_of_one_training_share_the_work(tmp_path):
         if name == "one":
             llm_fine_tuning.train(arguments)
         else:
-            run_in_two_processes(TORCHRUN, "llm_fine_tuning", arguments)
+            run_in_two_processes(TORCHRUN, "stages.llm_fine_tuning", arguments)
     losses, evaluations = logged(tmp_path / "one")
     other_losses, other_evaluations = logged(tmp_path / "two")
     assert len(losses) == 9 and other_losses == pytest.approx(losses, rel=1e-3)

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from modeling_flallm import FLaLLMVisionModel
 from modeling_flallm.visual_encoder_flallm import FRAMES_PER_CHUNK_ON_CPU
-from train_scripts import visual_initialing
+from train_scripts.stages import visual_initialing
 
 NUM_FRAMES = (9, 6, 4)
 

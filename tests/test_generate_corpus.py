@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from datasets import Video, load_dataset
 
-from train_scripts.generate_corpus import SPLITS, CorpusArguments, create_signers, generate_corpus
-from train_scripts.signing_language import (
+from train_scripts.commands.generate_corpus import SPLITS, CorpusArguments, create_signers, generate_corpus
+from train_scripts.rendered_corpus.signing_language import (
     HAND_USES,
     HANDSHAPES,
     LEXICON,
@@ -24,7 +24,7 @@ from train_scripts.signing_language import (
     select_signs,
     translate,
 )
-from train_scripts.signing_renderer import create_signer, encode_mp4, plan_hands, render_clip
+from train_scripts.rendered_corpus.signing_renderer import create_signer, encode_mp4, plan_hands, render_clip
 
 SMALL_SIZES = {
     "num_train_clips": 14,

@@ -27,31 +27,31 @@ ROOT = Path(__file__).resolve().parent.parent
 VISUAL_FILES = {
     "configuration_flallm.py",
     "configuration_llava_slt.py",
-    "hub_card_flallm.py",
-    "loading_flallm.py",
-    "losses_flallm.py",
+    "hub_card_slt.py",
+    "loading_slt.py",
+    "losses_slt.py",
     "visual_encoder_flallm.py",
     "visual_encoder_llava_slt.py",
 }
 MODEL_FILES = VISUAL_FILES | {
-    "dataset_rows_flallm.py",
-    "hub_export_flallm.py",
-    "long_videos_flallm.py",
+    "dataset_rows_slt.py",
+    "hub_export_slt.py",
+    "long_videos_slt.py",
     "modeling_llava_slt.py",
-    "pipeline_flallm.py",
-    "word_evidence_flallm.py",
+    "pipeline_slt.py",
+    "word_evidence_slt.py",
 }
 PROCESSOR_FILES = {
-    "captions_flallm.py",
-    "chat_template_flallm.py",
+    "captions_slt.py",
+    "chat_template_slt.py",
     "processing_flallm.py",
     "processing_llava_slt.py",
-    "video_container_flallm.py",
-    "video_decoding_flallm.py",
-    "video_download_flallm.py",
-    "video_files_flallm.py",
-    "video_processing_flallm.py",
-    "video_segmentation_flallm.py",
+    "video_container_slt.py",
+    "video_decoding_slt.py",
+    "video_download_slt.py",
+    "video_files_slt.py",
+    "video_processing_slt.py",
+    "video_segmentation_slt.py",
 }
 
 LOAD_EVERYTHING = """
@@ -120,7 +120,7 @@ def test_the_configuration_names_the_auto_classes_and_the_pipeline(saved):
     }
     assert config["custom_pipelines"] == {
         TASK: {
-            "impl": "pipeline_flallm.SignLanguageTranslationPipeline",
+            "impl": "pipeline_slt.SignLanguageTranslationPipeline",
             "pt": ["AutoModelForImageTextToText"],
             "type": "multimodal",
         }

@@ -8,8 +8,9 @@ import socket
 import pytest
 from tiny_corpus import error_of, flags
 
-from train_scripts import llm_fine_tuning, trim_vocabulary
-from train_scripts.hub_names import check_model_names, explain_missing_folder, is_hub_id
+from train_scripts.commands import trim_vocabulary
+from train_scripts.hub.hub_names import check_model_names, explain_missing_folder, is_hub_id
+from train_scripts.stages import llm_fine_tuning
 
 
 @pytest.fixture

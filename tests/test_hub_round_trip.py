@@ -18,7 +18,8 @@ from without_our_packages import REFUSE_OUR_PACKAGES
 
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
-from train_scripts import push_to_hub, visual_initialing
+from train_scripts.commands import push_to_hub
+from train_scripts.stages import visual_initialing
 
 pytestmark = pytest.mark.slow
 
@@ -156,7 +157,7 @@ def run_our_command(hub: MiniHub, folder: Path, module: str, *arguments: str, **
 def printed_lines(hub, folder, tmp_path_factory) -> str:
     """What the push says that loads the model."""
     arguments = ("--model", str(folder), "--repo_id", REPO_ID)
-    push = run_our_command(hub, tmp_path_factory.mktemp("push"), "push_to_hub", *arguments, token=hub.token)
+    push = run_our_command(hub, tmp_path_factory.mktemp("push"), "commands.push_to_hub", *arguments, token=hub.token)
     assert push.returncode == 0, push.stderr
     return push.stdout.split("To load it:\n\n")[1]
 
@@ -230,7 +231,7 @@ def test_an_adapter_loads_alone_and_merged(hub, folder, clip, sentence_before_th
 
 
 def test_without_a_token_a_private_model_is_not_found(hub, repository, clip, tmp_path):
-    child = run_our_command(hub, tmp_path, "translate", str(clip), "--model", REPO_ID)
+    child = run_our_command(hub, tmp_path, "commands.translate", str(clip), "--model", REPO_ID)
     assert child.returncode == 2
     sentence = (
         f"{REPO_ID} is neither a local folder nor a repository at {hub.url} that you may see. Check the spelling; "

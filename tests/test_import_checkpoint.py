@@ -22,7 +22,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
-from train_scripts import import_checkpoint
+from train_scripts.commands import import_checkpoint
 
 SENTENCES = ["am tag regnet es", "morgen scheint überall im norden die sonne", "wind"]
 LIGHT_T = {"layers": (2, 2), "heads": (8, 8), "activation": "relu", "tied": False}

@@ -16,9 +16,9 @@ from tiny_checkpoints import checkpoint
 from tiny_corpus import corpus, error_of, flags, language_model
 from video_files import cut, write_video
 
-from train_scripts import inspect_dataset
-from train_scripts.inspect_dataset import InspectArguments, corpus_of_splits
-from train_scripts.inspected_clips import Clip, Corpus, measure_clips
+from train_scripts.commands import inspect_dataset
+from train_scripts.commands.inspect_dataset import InspectArguments, corpus_of_splits
+from train_scripts.corpora.inspected_clips import Clip, Corpus, measure_clips
 
 pytestmark = pytest.mark.usefixtures("one_worker_is_this_process")
 

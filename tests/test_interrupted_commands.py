@@ -5,7 +5,8 @@ import os
 import pytest
 from tiny_corpus import corpus, flags, language_model, trained_model
 
-from train_scripts import atomic_files, evaluate_model, generate_corpus, inspect_dataset, trim_vocabulary
+from train_scripts.commands import evaluate_model, generate_corpus, inspect_dataset, trim_vocabulary
+from train_scripts.machine import atomic_files
 
 SMALL_CORPUS = {
     "num_train_clips": 2, "num_dev_clips": 1, "num_test_clips": 1, "num_text_only_sentences": 5, "resolution": 32,

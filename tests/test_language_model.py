@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from tiny_corpus import corpus, error_of, flags, language_model
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from train_scripts import pretrain_language_model
-from train_scripts.pretrain_language_model import (
+from train_scripts.stages import pretrain_language_model
+from train_scripts.stages.pretrain_language_model import (
     DenoisingCollator,
     LanguageModelArguments,
     build_language_model,

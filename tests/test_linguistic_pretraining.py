@@ -21,9 +21,10 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from train_scripts import linguistic_pretraining
-from train_scripts.arguments import parse_arguments
-from train_scripts.linguistic_pretraining import (
+from train_scripts.arguments.arguments import parse_arguments
+from train_scripts.hub.training_run import base_ids
+from train_scripts.stages import linguistic_pretraining
+from train_scripts.stages.linguistic_pretraining import (
     CHAT_TEMPLATE,
     CausalLanguageModelArguments,
     DenoisingArguments,
@@ -42,8 +43,7 @@ from train_scripts.linguistic_pretraining import (
     token_losses,
     tokenize,
 )
-from train_scripts.pretrain_language_model import train_tokenizer
-from train_scripts.training_run import base_ids
+from train_scripts.stages.pretrain_language_model import train_tokenizer
 
 SIZES = {"hidden_size": 32, "feed_forward_size": 48, "layers": 1, "attention_heads": 2, "max_vocabulary_size": 200}
 NO_NOISE = {

@@ -15,13 +15,15 @@ import torch
 import yaml
 from tiny_corpus import error_of, flags
 
-from train_scripts import arguments as arguments_file
-from train_scripts import cores, machine, pretrain_language_model, translate, visual_initialing
-from train_scripts import training as training_file
-from train_scripts.arguments import CONFIG_FOLDER, FLaLLMTrainingArguments
-from train_scripts.evaluate_model import EvaluationRunArguments
-from train_scripts.machine import computing_dtype
-from train_scripts.training import start_run
+from train_scripts.arguments import arguments as arguments_file
+from train_scripts.arguments.arguments import CONFIG_FOLDER, FLaLLMTrainingArguments
+from train_scripts.commands import translate
+from train_scripts.commands.evaluate_model import EvaluationRunArguments
+from train_scripts.machine import cores, machine
+from train_scripts.machine.machine import computing_dtype
+from train_scripts.runs import training as training_file
+from train_scripts.runs.training import start_run
+from train_scripts.stages import pretrain_language_model, visual_initialing
 
 CPU = torch.device("cpu")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -246,7 +248,9 @@ def test_this_machine_has_cores_and_a_busy_process_is_seen():
 
 
 def test_cores_are_known_without_importing_what_is_heavy():
-    code = "import sys, train_scripts.cores; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys, train_scripts.machine.cores; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
     finished = run_python(code)
     assert finished.stdout.strip() == "[]", finished.stderr
 
@@ -418,7 +422,7 @@ def test_of_other_accelerators_transformers_knows_it(monkeypatch, is_supported):
 @pytest.mark.parametrize("lowered", [{"ATEN_CPU_CAPABILITY": "avx2"}, AVX2_ALONE], ids=["torch", "all libraries"])
 def test_a_processor_that_is_made_to_look_old_does_not_compute_in_bfloat16(lowered):
     code = (
-        "import torch; from train_scripts.machine import computes_in_bfloat16;"
+        "import torch; from train_scripts.machine.machine import computes_in_bfloat16;"
         "print(torch.backends.cpu.get_cpu_capability(), computes_in_bfloat16(torch.device('cpu')))"
     )
     finished = run_python(code, **lowered)

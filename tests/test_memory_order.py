@@ -18,9 +18,9 @@ from tiny_models import tiny_llava_slt, tiny_model, tiny_vision_model
 from torch import nn
 
 from modeling_flallm import FLaLLMVisionModel
-from train_scripts.arguments import FLaLLMTrainingArguments
-from train_scripts.quantization import load_to_translate
-from train_scripts.training import load_trained, prepare_visual_encoder
+from train_scripts.arguments.arguments import FLaLLMTrainingArguments
+from train_scripts.runs.quantization import load_to_translate
+from train_scripts.runs.training import load_trained, prepare_visual_encoder
 
 NARROW, WIDE = (1, 2, 4, 7), (8, 12, 16)
 ORDERS = {True: torch.channels_last, False: torch.contiguous_format}
@@ -142,7 +142,7 @@ def test_gradients_on_a_processor_without_avx512(num_threads, seed):
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_the_first_stage_trains_a_narrow_backbone_on_a_processor_without_avx512(num_threads, tmp_path):
     values = {"backbone_width": 4, "max_steps": 6, "num_threads": num_threads, **WITHOUT_EVALUATION}
-    arguments = ["-m", "train_scripts.visual_initialing", *stage1_flags(tmp_path / "stage1", **values)]
+    arguments = ["-m", "train_scripts.stages.visual_initialing", *stage1_flags(tmp_path / "stage1", **values)]
     finished = run_on_avx2(arguments, num_threads)
     assert finished.returncode == 0, finished.stderr
     assert f"in {num_threads} thread(s) on " in finished.stdout

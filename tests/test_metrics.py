@@ -35,14 +35,14 @@ from transformers import (
 from without_our_packages import run_without_our_packages
 
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor
-from train_scripts.metrics import (
+from train_scripts.commands.score_translations import main, read_segments
+from train_scripts.scores.metrics import (
     SCORE_MODULE_FOLDER,
     build_compute_metrics,
     format_scores,
     sentence_chrf,
     translation_scores,
 )
-from train_scripts.score_translations import main, read_segments
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCORE_NAMES = ["bleu1", "bleu2", "bleu3", "bleu4", "chrf", "rouge_l_mscoco"]

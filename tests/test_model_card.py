@@ -20,21 +20,23 @@ from huggingface_hub.utils import validate_repo_id
 from tiny_corpus import FOLDER, corpus, error_of, flags, language_model, stage1_flags, stage2_flags, trained_model
 from tiny_models import tiny_model
 
-from train_scripts import arguments as arguments_file
-from train_scripts import evaluate_model, llm_fine_tuning, model_card, visual_initialing
-from train_scripts.arguments import (
+from train_scripts.arguments import arguments as arguments_file
+from train_scripts.arguments.arguments import (
     AugmentationArguments,
     DataArguments,
     FLaLLMTrainingArguments,
     VideoArguments,
     parse_arguments,
 )
-from train_scripts.data import load_split
-from train_scripts.languages import check_sign_language, check_spoken_language, language_name
-from train_scripts.metrics import TITLE_OF_SCORE, translation_scores
-from train_scripts.model_card import add_scores, named_card, write_base_card, write_model_card
-from train_scripts.training import FLaLLMTrainer
-from train_scripts.training_run import TrainingRun, base_ids, describe_run, deviations, read_run
+from train_scripts.clips.data import load_split
+from train_scripts.commands import evaluate_model
+from train_scripts.hub import model_card
+from train_scripts.hub.model_card import add_scores, named_card, write_base_card, write_model_card
+from train_scripts.hub.training_run import TrainingRun, base_ids, describe_run, deviations, read_run
+from train_scripts.languages.languages import check_sign_language, check_spoken_language, language_name
+from train_scripts.runs.training import FLaLLMTrainer
+from train_scripts.scores.metrics import TITLE_OF_SCORE, translation_scores
+from train_scripts.stages import llm_fine_tuning, visual_initialing
 
 STAGES = {
     "visual_initialing": visual_initialing.VisualInitialingArguments,

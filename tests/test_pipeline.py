@@ -20,11 +20,11 @@ from transformers.pipelines.pt_utils import KeyDataset
 from video_files import cut, write_pictures, write_video
 from without_our_packages import run_without_our_packages
 
-import modeling_flallm.pipeline_flallm as pipeline_file
-import modeling_flallm.word_evidence_flallm as word_evidence_file
+import modeling_flallm.pipeline_slt as pipeline_file
+import modeling_flallm.word_evidence_slt as word_evidence_file
 from modeling_flallm import SignLanguageTranslationPipeline
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor, decode_video
-from processing.video_decoding_flallm import is_single_video
+from processing.video_decoding_slt import is_single_video
 
 TASK = "sign-language-translation"
 SPECIAL_TOKENS = {"<unk>": 0, "<pad>": PAD, "<start>": START, "</s>": END}

@@ -29,14 +29,16 @@ from tiny_corpus import error_of, flags, stage1_flags
 from video_files import counting_frames, cut, frame_numbers, write_audio, write_video
 
 from modeling_flallm.own_processing import VideoDecodingError, decode_video
-from train_scripts import evaluate_model, prepare_dataset, video_encoding, visual_initialing
-from train_scripts.arguments import DataArguments
-from train_scripts.corpus_schema import COLUMNS, SPLITS, Problem, RawClip, RawCorpus
-from train_scripts.data import load_split
-from train_scripts.prepare_dataset import main, plan_tasks
-from train_scripts.prepared_videos import VideoTask, run_tasks
-from train_scripts.process_pool import MOST_WORKERS
-from train_scripts.video_encoding import encode_pictures, list_pictures, measure_video
+from train_scripts.arguments.arguments import DataArguments
+from train_scripts.clips.data import load_split
+from train_scripts.commands import evaluate_model, prepare_dataset
+from train_scripts.commands.prepare_dataset import main, plan_tasks
+from train_scripts.corpora import video_encoding
+from train_scripts.corpora.corpus_schema import COLUMNS, SPLITS, Problem, RawClip, RawCorpus
+from train_scripts.corpora.prepared_videos import VideoTask, run_tasks
+from train_scripts.corpora.video_encoding import encode_pictures, list_pictures, measure_video
+from train_scripts.machine.process_pool import MOST_WORKERS
+from train_scripts.stages import visual_initialing
 
 pytestmark = pytest.mark.usefixtures("one_worker_is_this_process")
 
@@ -616,7 +618,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
         tmp_path / "raw", {"train": 16, "validation": 2, "test": 2}, frame_size=(160, 200), num_frames=(30, 40)
     )
     argv = command(source, tmp_path / "prepared", corpus="frame_folders", frames_per_second=25)
-    module = [sys.executable, "-m", "train_scripts.prepare_dataset", *argv]
+    module = [sys.executable, "-m", "train_scripts.commands.prepare_dataset", *argv]
     finished = tmp_path / "prepared" / ".preparation" / "finished.jsonl"
     process = subprocess.Popen([*module, "--num_workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 180
@@ -700,7 +702,7 @@ def test_a_script_without_a_main_guard_can_prepare(source, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys\nsys.path[:0] = [{str(ROOT)!r}]\n"
-        "from train_scripts.prepare_dataset import PrepareArguments, prepare\n"
+        "from train_scripts.commands.prepare_dataset import PrepareArguments, prepare\n"
         f'print(prepare(PrepareArguments("table", {names}, num_workers=2)).as_text())\n'
     )
     result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
@@ -723,7 +725,7 @@ def memory_of_preparation(folder: Path, seconds: int, segments: int) -> tuple[in
         for index in range(segments):
             writer.writerow(["long.mp4", f"sentence {index}", "train", index * length, (index + 1) * length])
     code = (
-        "import resource, sys; from train_scripts.prepare_dataset import main; status = main(sys.argv[1:]); "
+        "import resource, sys; from train_scripts.commands.prepare_dataset import main; status = main(sys.argv[1:]); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(status)"
     )
     argv = command(folder / "raw", folder / "prepared")

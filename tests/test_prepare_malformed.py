@@ -18,9 +18,9 @@ from PIL import Image
 from test_prepare_dataset import command, pictures, report_of, rows_of, snapshot
 from video_files import counting_frames, write_audio, write_video
 
-from train_scripts.corpus_schema import SPLITS
-from train_scripts.data import read_metadata
-from train_scripts.prepare_dataset import main
+from train_scripts.clips.data import read_metadata
+from train_scripts.commands.prepare_dataset import main
+from train_scripts.corpora.corpus_schema import SPLITS
 
 pytestmark = pytest.mark.usefixtures("one_worker_is_this_process")
 

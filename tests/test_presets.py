@@ -16,8 +16,7 @@ from tiny_models import tiny_model, tiny_vision_config
 from torch import nn
 
 from modeling_flallm import FLaLLMConfig, FLaLLMVisionConfig, FLaLLMVisionModel
-from train_scripts import llm_fine_tuning, visual_initialing
-from train_scripts.arguments import (
+from train_scripts.arguments.arguments import (
     CONFIG_FOLDER,
     AugmentationArguments,
     DataArguments,
@@ -27,9 +26,10 @@ from train_scripts.arguments import (
     preset_names,
     read_yaml,
 )
-from train_scripts.generate_corpus import CorpusArguments, generate_corpus
-from train_scripts.pretrain_language_model import train_tokenizer
-from train_scripts.training import FLaLLMTrainer
+from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
+from train_scripts.runs.training import FLaLLMTrainer
+from train_scripts.stages import llm_fine_tuning, visual_initialing
+from train_scripts.stages.pretrain_language_model import train_tokenizer
 
 PRESETS = ("paper", "sltbaselines")
 STAGES = {

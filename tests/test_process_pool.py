@@ -12,7 +12,7 @@ from pathlib import Path
 import pool_tasks
 import pytest
 
-from train_scripts.process_pool import MOST_WORKERS, check_num_workers, run_in_processes
+from train_scripts.machine.process_pool import MOST_WORKERS, check_num_workers, run_in_processes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -90,7 +90,7 @@ SCRIPT = """
 import sys
 sys.path[:0] = {path!r}
 import pool_tasks
-from train_scripts.process_pool import run_in_processes
+from train_scripts.machine.process_pool import run_in_processes
 print("runs")
 print(dict(run_in_processes({function}, ["double 4", "exit 1"], 2, lambda task, why: "LOST " + why)))
 """

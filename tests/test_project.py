@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-THE_ONE_UNPICKLER = ROOT / "train_scripts" / "legacy_labels.py"
+SCRIPTS_FOLDER = ROOT / "train_scripts"
+THE_ONE_UNPICKLER = ROOT / "train_scripts" / "corpora" / "legacy_labels.py"
 MAY_NOT_IMPORT = {
     "modeling_flallm": {"processing", "train_scripts", "spaces_demo", "benchmarks", "tests"},
     "processing": {"modeling_flallm", "train_scripts", "spaces_demo", "benchmarks", "tests"},
@@ -79,6 +80,73 @@ def test_packages_import_only_what_the_design_allows(package):
         return [name for name in imported_modules(path) if name.split(".")[0] in MAY_NOT_IMPORT[package]]
 
     assert problems_in(python_files(package), forbidden) == []
+
+
+# From the lowest to the highest: a room imports only rooms in front of it.
+ROOMS = (
+    "machine",
+    "languages",
+    "scores",
+    "arguments",
+    "corpora",
+    "rendered_corpus",
+    "hub",
+    "clips",
+    "runs",
+    "stages",
+    "commands",
+)
+
+
+def modules_of_train_scripts() -> dict[str, Path]:
+    """`room.module` -> its file."""
+    return {
+        f"{path.parent.name}.{path.stem}": path
+        for path in python_files("train_scripts")
+        if path.parent != SCRIPTS_FOLDER
+    }
+
+
+def arrows_of(path: Path) -> Iterator[str]:
+    """`room.module` for each module of train_scripts that a file imports, at the top or inside a function."""
+    for node in syntax_nodes(path):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        where = (node.module or "").split(".")
+        if node.level == 0 and where[0] == "train_scripts":
+            where = where[1:]
+        elif node.level == 1:
+            where = [path.parent.name, *filter(None, where)]
+        elif node.level != 2:
+            continue
+        if len(where) > 1:
+            yield f"{where[0]}.{where[1]}"
+        else:
+            yield from (f"{where[0]}.{alias.name}" for alias in node.names)
+
+
+def test_rooms_of_train_scripts_import_only_rooms_below_them():
+    modules = modules_of_train_scripts()
+    folders = {path.parent.name for path in modules.values()} - {"sign_language_translation_score"}
+    assert folders == set(ROOMS) and len(ROOMS) < 12  # and `configs`, which holds no Python
+    heights = {room: height for height, room in enumerate(ROOMS)}
+
+    def upward(path):
+        if path.parent.name in heights:
+            for arrow in arrows_of(path):
+                if heights[arrow.split(".")[0]] > heights[path.parent.name]:
+                    yield arrow
+
+    assert problems_in(list(modules.values()), upward) == []
+
+
+def test_no_module_of_train_scripts_imports_itself_by_a_detour():
+    arrows = {name: set(arrows_of(path)) for name, path in modules_of_train_scripts().items()}
+    assert sum(map(len, arrows.values())) > 100
+    while arrows:
+        leaves = {name for name, targets in arrows.items() if not targets & set(arrows)}
+        assert leaves, f"these import each other: {sorted(arrows)}"
+        arrows = {name: targets for name, targets in arrows.items() if name not in leaves}
 
 
 def test_configurations_import_no_model():
@@ -146,7 +214,7 @@ def unsafe_code(nodes: Iterator[ast.AST]) -> list[str]:
 
 def test_one_function_opens_videos_to_read_them():
     """It alone knows the formats and protocols that are allowed; writing is another matter."""
-    opener = ROOT / "processing" / "video_container_flallm.py"
+    opener = ROOT / "processing" / "video_container_slt.py"
     packages = (*REMOTE_CODE_PACKAGES, "train_scripts", "spaces_demo", "benchmarks")
 
     def other_openings(path):
@@ -247,7 +315,7 @@ def test_a_users_own_processing_folder_does_not_hide_ours(tmp_path, users_is_imp
     users_import = "import processing; assert processing.OWNER == 'the user'\n" if users_is_imported_first else ""
     code = users_import + (
         "import inspect\n"
-        "import train_scripts.translate\n"
+        "import train_scripts.commands.translate\n"
         "from modeling_flallm.own_processing import FLaLLMProcessor\n"
         "print(inspect.getfile(FLaLLMProcessor))\n"
     )

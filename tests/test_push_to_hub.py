@@ -22,10 +22,10 @@ from transformers import TrainerCallback, pipeline
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMProcessor
 from modeling_flallm.own_processing import LlavaSltProcessor
-from train_scripts import visual_initialing
-from train_scripts.hub_errors import HUB_ERRORS, explain_hub_error
-from train_scripts.hub_folder import read_model_folder
-from train_scripts.push_to_hub import SPACE_FOLDER, main
+from train_scripts.commands.push_to_hub import SPACE_FOLDER, main
+from train_scripts.hub.hub_errors import HUB_ERRORS, explain_hub_error
+from train_scripts.hub.hub_folder import read_model_folder
+from train_scripts.stages import visual_initialing
 
 REPO_ID = "me/flallm-tiny"
 OF_TRAINING = ("optimizer.pt", "training_args.bin", "trainer_state.json", "events.pkl", ".env", "token", "notes.py")
@@ -307,15 +307,15 @@ def test_a_missing_file(folder, capsys, name):
     [
         "modeling_flallm.py",
         "visual_encoder_flallm.py",
-        "pipeline_flallm.py",
-        "dataset_rows_flallm.py",
-        "word_evidence_flallm.py",
-        "loading_flallm.py",
-        "losses_flallm.py",
+        "pipeline_slt.py",
+        "dataset_rows_slt.py",
+        "word_evidence_slt.py",
+        "loading_slt.py",
+        "losses_slt.py",
         "configuration_flallm.py",
         "processing_flallm.py",
-        "video_processing_flallm.py",
-        "video_decoding_flallm.py",
+        "video_processing_slt.py",
+        "video_decoding_slt.py",
     ],
 )
 def test_a_missing_python_file(folder, capsys, name):
@@ -401,7 +401,7 @@ def test_code_elsewhere_is_no_module_of_the_model(hub, folder, tmp_path, capsys,
 
 def test_an_import_of_code_elsewhere(hub, folder, tmp_path, capsys):
     (tmp_path / "secret.py").write_text("KEY = 1")
-    module = folder / "losses_flallm.py"
+    module = folder / "losses_slt.py"
     module.write_text(module.read_text() + "\nfrom ./../secret import KEY\n")
     assert "/../secret.py is missing, which another file needs." in refused(hub, folder, capsys)
 

@@ -12,10 +12,10 @@ from tiny_models import tiny_llava_slt, tiny_model, tiny_text_config, tiny_visio
 from transformers import AutoModelForSeq2SeqLM, BitsAndBytesConfig, pipeline
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, LlavaSltForTranslation
-from modeling_flallm.hub_export_flallm import leave_unquantized
-from train_scripts import evaluate_model, translate
-from train_scripts.quantization import fastest_dtype, load_to_translate, quantize_on_cpu
-from train_scripts.training import load_trained
+from modeling_flallm.hub_export_slt import leave_unquantized
+from train_scripts.commands import evaluate_model, translate
+from train_scripts.runs.quantization import fastest_dtype, load_to_translate, quantize_on_cpu
+from train_scripts.runs.training import load_trained
 
 CPU = torch.device("cpu")
 TEXT_MODELS = ("mbart", "t5", "m2m_100")

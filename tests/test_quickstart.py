@@ -9,8 +9,8 @@ import quickstart_runs
 from quickstart_runs import check_pictures, check_printed_results, check_that_nothing_is_overwritten, printed_by
 from tiny_corpus import error_of, flags
 
-from train_scripts import quickstart
-from train_scripts.training import load_trained
+from train_scripts.commands import quickstart
+from train_scripts.runs.training import load_trained
 
 pytestmark = pytest.mark.slow
 

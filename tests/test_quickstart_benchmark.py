@@ -13,8 +13,9 @@ from tiny_models import random_batch, tiny_vision_model
 from torch.testing import assert_close
 
 from modeling_flallm import FLaLLMVisionModel
-from train_scripts import llm_fine_tuning, pretrain_language_model, training, visual_initialing
-from train_scripts.machine import computes_in_bfloat16, default_device
+from train_scripts.machine.machine import computes_in_bfloat16, default_device
+from train_scripts.runs import training
+from train_scripts.stages import llm_fine_tuning, pretrain_language_model, visual_initialing
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from tiny_corpus import flags
 from transformers import AutoModelForCausalLM
 
 from modeling_flallm import LlavaSltForContrastivePreTraining
-from train_scripts import quickstart_llava_slt
-from train_scripts.training import load_trained
+from train_scripts.commands import quickstart_llava_slt
+from train_scripts.runs.training import load_trained
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from tiny_corpus import error_of, log_of, stage1_flags
 from transformers import TrainerCallback
 
-from train_scripts import training, visual_initialing
-from train_scripts.resuming import check_checkpoint
+from train_scripts.runs import training
+from train_scripts.runs.resuming import check_checkpoint
+from train_scripts.stages import visual_initialing
 
 ADVICE = (
     "A run cannot go on from there as it would have. Name an earlier checkpoint with --resume_from_checkpoint, or "

@@ -8,7 +8,7 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from torch.utils.data import BatchSampler
 
-from train_scripts.samplers import ClipSampler, FrameBudgetBatchSampler, share_out
+from train_scripts.clips.samplers import ClipSampler, FrameBudgetBatchSampler, share_out
 
 
 def random_lengths(count: int, shortest: int = 5, longest: int = 60) -> list[int]:

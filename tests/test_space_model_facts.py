@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import EvalResult, ModelCardData
 from tiny_corpus import stage1_flags
 
-from train_scripts import visual_initialing
+from train_scripts.stages import visual_initialing
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "spaces_demo"))
 

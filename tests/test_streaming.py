@@ -39,13 +39,14 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from processing import FLaLLMProcessor, VideoDecodingError
-from train_scripts import llm_fine_tuning, streaming, visual_initialing
-from train_scripts.arguments import AugmentationArguments, DataArguments, FLaLLMTrainingArguments
-from train_scripts.augmentation import ClipAugmentation
-from train_scripts.data import SignVideoDataset, TranslationCollator, checked_row, fetch_content, load_split
-from train_scripts.streaming import ClipStream, MixedClips, StreamedClip, StreamedVideoDataset, open_streams
-from train_scripts.target_languages import language_ids
-from train_scripts.training import build_processor, load_tokenizer
+from train_scripts.arguments.arguments import AugmentationArguments, DataArguments, FLaLLMTrainingArguments
+from train_scripts.clips import streaming
+from train_scripts.clips.augmentation import ClipAugmentation
+from train_scripts.clips.data import SignVideoDataset, TranslationCollator, checked_row, fetch_content, load_split
+from train_scripts.clips.streaming import ClipStream, MixedClips, StreamedClip, StreamedVideoDataset, open_streams
+from train_scripts.languages.target_languages import language_ids
+from train_scripts.runs.training import build_processor, load_tokenizer
+from train_scripts.stages import llm_fine_tuning, visual_initialing
 
 STRONG = AugmentationArguments(rotation_degrees=20, brightness=0.3, speed=0.3, frame_drop=0.2)
 STREAMED = {"streaming": True, **WITHOUT_EVALUATION}
@@ -380,7 +381,8 @@ def test_once_an_epoch_is_told_to_be_once(tmp_path, capsys):
 
 WATCHED = """
 import os, sys
-from train_scripts import streaming, visual_initialing
+from train_scripts.clips import streaming
+from train_scripts.stages import visual_initialing
 folder = sys.argv.pop(1)
 make_item = streaming.StreamedVideoDataset.__getitem__
 def watched(self, clip):

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from train_scripts import quickstart, quickstart_llava_slt
-from train_scripts.quickstart import QuickstartArguments, TimeLeft, print_signers, seconds_of_steps
-from train_scripts.quickstart_llava_slt import LlavaSltQuickstartArguments
+from train_scripts.commands import quickstart, quickstart_llava_slt
+from train_scripts.commands.quickstart import QuickstartArguments, TimeLeft, print_signers, seconds_of_steps
+from train_scripts.commands.quickstart_llava_slt import LlavaSltQuickstartArguments
 
 
 @pytest.fixture

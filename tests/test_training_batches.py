@@ -18,8 +18,9 @@ from tiny_corpus import (
 )
 
 from processing import FLaLLMProcessor
-from train_scripts import llm_fine_tuning, training
-from train_scripts.samplers import FrameBudgetBatchSampler
+from train_scripts.clips.samplers import FrameBudgetBatchSampler
+from train_scripts.runs import training
+from train_scripts.stages import llm_fine_tuning
 
 FAST_TWICE = {**WITHOUT_EVALUATION, "num_train_epochs": 2, "speed": 0.2, "learning_rate": 0.003}
 
@@ -125,7 +126,7 @@ def test_two_processes_draw_as_one(values, tmp_path):
     values = {**FAST_TWICE, "dataset": [corpus(), corpus()], **values}
     llm_fine_tuning.train(stage2_flags(tmp_path / "one", **values, per_device_train_batch_size=4))
     run_in_two_processes(
-        TORCHRUN, "llm_fine_tuning", stage2_flags(tmp_path / "two", **values, per_device_train_batch_size=2)
+        TORCHRUN, "stages.llm_fine_tuning", stage2_flags(tmp_path / "two", **values, per_device_train_batch_size=2)
     )
     assert logged(tmp_path / "two")[0] == pytest.approx(logged(tmp_path / "one")[0], rel=1e-3)
 
@@ -142,7 +143,7 @@ def test_two_processes_with_a_budget_of_frames(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "FrameBudgetBatchSampler", CountedSampler)
     values = {**FAST_TWICE, "max_frames_per_batch": 70}
-    run_in_two_processes(TORCHRUN, "llm_fine_tuning", stage2_flags(tmp_path / "two", **values))
+    run_in_two_processes(TORCHRUN, "stages.llm_fine_tuning", stage2_flags(tmp_path / "two", **values))
     llm_fine_tuning.train(stage2_flags(tmp_path / "one", **values, gradient_accumulation_steps=2))
     losses, other_losses = logged(tmp_path / "one")[0], logged(tmp_path / "two")[0]
     assert len(losses) == len(other_losses) >= 4

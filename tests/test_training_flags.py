@@ -24,18 +24,22 @@ from tiny_corpus import (
 )
 from transformers import Seq2SeqTrainingArguments
 
-from train_scripts import (
+from train_scripts.arguments.arguments import (
+    AugmentationArguments,
+    FLaLLMTrainingArguments,
+    VideoArguments,
+    training_flags,
+)
+from train_scripts.arguments.training_flags import REFUSED, check_steps, num_idle_gpus
+from train_scripts.runs import training
+from train_scripts.stages import (
     linguistic_pretraining,
     llm_fine_tuning,
     pretrain_language_model,
-    training,
-    training_flags,
     visual_contrastive_pretraining,
     visual_initialing,
     visual_language_tuning,
 )
-from train_scripts.arguments import AugmentationArguments, FLaLLMTrainingArguments, VideoArguments
-from train_scripts.training_flags import REFUSED, check_steps, num_idle_gpus
 
 SHORT = {"max_train_clips": 4, "max_evaluation_clips": 2, "max_steps": 2, "per_device_train_batch_size": 2}
 TEXT = {"hidden_size": 32, "feed_forward_size": 48, "layers": 1, "attention_heads": 2, "max_steps": 2}

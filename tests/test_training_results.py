@@ -29,8 +29,9 @@ from transformers import AutoModelForSeq2SeqLM
 
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
-from train_scripts import llm_fine_tuning, training, visual_initialing
-from train_scripts.training_run import longest_clip_of_training
+from train_scripts.hub.training_run import longest_clip_of_training
+from train_scripts.runs import training
+from train_scripts.stages import llm_fine_tuning, visual_initialing
 
 ONE_STEP_AN_EPOCH = {"max_train_clips": 2, "max_evaluation_clips": 1}
 

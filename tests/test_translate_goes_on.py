@@ -20,9 +20,10 @@ from tiny_corpus import corpus, error_of, trained_llava_slt, trained_model
 from video_files import write_video
 
 from modeling_flallm import SignLanguageTranslationPipeline
-from train_scripts import translate, translation_results
-from train_scripts.training import load_trained
-from train_scripts.translation_results import journal_path
+from train_scripts.commands import translate
+from train_scripts.runs import translation_results
+from train_scripts.runs.training import load_trained
+from train_scripts.runs.translation_results import journal_path
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ["--device", "cpu", "--dtype", "float32"]
@@ -231,7 +232,7 @@ def test_a_killed_run_leaves_its_sentences(videos, tmp_path, capsys):
     arguments = command(*videos, "--batch_size", 1, "--output", path)
     slow = (
         "import sys, time\n"
-        "from train_scripts import translate\n"
+        "from train_scripts.commands import translate\n"
         "generate = translate._generate\n"
         "translate._generate = lambda *arguments: (time.sleep(0.3), generate(*arguments))[1]\n"
         "sys.exit(translate.main(sys.argv[1:]))\n"

@@ -28,7 +28,7 @@ from processing import format_captions
 PLAN = [("sign", 2.0), ("rest", 0.8), ("sign", 3.0), ("rest", 4.0), ("sign", 2.4)]
 MEMORY_SCRIPT = """
 import resource, sys
-from train_scripts import translate
+from train_scripts.commands import translate
 
 status = translate.main(sys.argv[1:])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)

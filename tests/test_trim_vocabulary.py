@@ -41,11 +41,12 @@ from transformers import (
 )
 
 from modeling_flallm import FLaLLMForTranslation
-from train_scripts import trim_vocabulary, visual_initialing
-from train_scripts.arguments import VideoArguments
-from train_scripts.target_languages import language_ids
-from train_scripts.training_run import base_ids
-from train_scripts.trim_vocabulary import MAPPING_FILE, merge_parts, unknown_characters
+from train_scripts.arguments.arguments import VideoArguments
+from train_scripts.commands import trim_vocabulary
+from train_scripts.commands.trim_vocabulary import MAPPING_FILE, merge_parts, unknown_characters
+from train_scripts.hub.training_run import base_ids
+from train_scripts.languages.target_languages import language_ids
+from train_scripts.stages import visual_initialing
 
 SHARED_TOKENIZER = Path(__file__).resolve().parents[2] / "shared" / "tokenizer"
 UNKNOWN = "☃"

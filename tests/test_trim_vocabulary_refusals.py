@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from modeling_flallm import light_transformer_config
-from train_scripts import trim_vocabulary
+from train_scripts.commands import trim_vocabulary
 
 
 def test_an_output_folder_in_use_is_refused(tmp_path, capsys):

@@ -22,7 +22,7 @@ from video_files import (
     write_video,
 )
 
-from processing import VideoDecodingError, decode_video, video_decoding_flallm, video_download_flallm
+from processing import VideoDecodingError, decode_video, video_decoding_slt, video_download_slt
 
 RECORDED_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
@@ -185,10 +185,8 @@ def test_an_address_leads_to_no_other_kind_of_address(leading_address, target):
 def test_an_address_of_the_internet_leads_to_no_machine_inside(leading_address, web_address, clip, monkeypatch):
     target = f"{web_address}/clip.mp4"
     assert len(decode_video(f"{leading_address}/to/{target}").frames) == 50  # from inside to inside
-    is_inside = video_download_flallm._is_inside
-    monkeypatch.setattr(
-        video_download_flallm, "_is_inside", lambda address: "/to/" not in address and is_inside(address)
-    )
+    is_inside = video_download_slt._is_inside
+    monkeypatch.setattr(video_download_slt, "_is_inside", lambda address: "/to/" not in address and is_inside(address))
     with raises(f"it leads to '{target}', an address inside the own network."):
         decode_video(f"{leading_address}/to/{target}")
 
@@ -206,12 +204,12 @@ def test_an_address_of_the_internet_leads_to_no_machine_inside(leading_address, 
     ],
 )
 def test_which_addresses_are_inside(address, inside):
-    assert video_download_flallm._is_inside(address) == inside
+    assert video_download_slt._is_inside(address) == inside
 
 
 @pytest.mark.parametrize("path", ["endless", "announced/999999"])
 def test_a_download_has_a_largest_size(leading_address, monkeypatch, path):
-    monkeypatch.setattr(video_download_flallm, "LARGEST_DOWNLOAD_IN_BYTES", 2000)
+    monkeypatch.setattr(video_download_slt, "LARGEST_DOWNLOAD_IN_BYTES", 2000)
     with raises(f"'{leading_address}/{path}' is larger than 2000 bytes, the most that is downloaded."):
         decode_video(f"{leading_address}/{path}")
 
@@ -242,9 +240,9 @@ def test_start_and_end_equal_slicing_the_full_decode(tmp_path, suffix, start, en
 def test_a_part_of_a_long_file_is_found_without_decoding_the_rest(tmp_path, monkeypatch):
     path = write_video(tmp_path / "long.mp4", counting_frames(1500, 16, 16), keyframe_every=25)
     decoded = []
-    decode = video_decoding_flallm._decoded
+    decode = video_decoding_slt._decoded
     monkeypatch.setattr(
-        video_decoding_flallm, "_decoded", lambda *inputs: (decoded.append(1) or frame for frame in decode(*inputs))
+        video_decoding_slt, "_decoded", lambda *inputs: (decoded.append(1) or frame for frame in decode(*inputs))
     )
     assert len(decode_video(path, start=50.0, end=50.4).frames) == 10
     assert 10 <= len(decoded) < 100

@@ -226,4 +226,4 @@ def test_saved_settings_come_back(processor, tmp_path):
         assert loaded.to_dict() == processor.to_dict()
         assert (loaded.frame_sampling_rate, loaded.max_num_frames) == (0.5, None)
     assert AutoVideoProcessor.from_pretrained(tmp_path, fps=10).fps == 10
-    assert (tmp_path / "video_processing_flallm.py").exists() and (tmp_path / "video_decoding_flallm.py").exists()
+    assert (tmp_path / "video_processing_slt.py").exists() and (tmp_path / "video_decoding_slt.py").exists()

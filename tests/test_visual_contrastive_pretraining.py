@@ -23,9 +23,9 @@ from tiny_corpus import (
 from transformers import AutoModel, AutoTokenizer, AutoVideoProcessor, BertConfig, BertModel, EvalPrediction
 
 from modeling_flallm import LlavaSltForContrastivePreTraining
-from train_scripts import visual_contrastive_pretraining
-from train_scripts.sentence_encoder import load_sentence_encoder
-from train_scripts.visual_contrastive_pretraining import (
+from train_scripts.runs.sentence_encoder import load_sentence_encoder
+from train_scripts.stages import visual_contrastive_pretraining
+from train_scripts.stages.visual_contrastive_pretraining import (
     TextTargets,
     build_compute_scores,
     format_retrieval,
@@ -307,7 +307,7 @@ def test_two_processes_train_as_one(tmp_path):
     }  # fmt: skip
     train(contrastive_flags(tmp_path / "one", **values, per_device_train_batch_size=4))
     arguments = contrastive_flags(tmp_path / "two", **values, per_device_train_batch_size=2)
-    run_in_two_processes(TORCHRUN, "visual_contrastive_pretraining", arguments)
+    run_in_two_processes(TORCHRUN, "stages.visual_contrastive_pretraining", arguments)
     losses, _ = logged(tmp_path / "one")
     other_losses, _ = logged(tmp_path / "two")
     assert len(losses) == 6

@@ -31,14 +31,15 @@ from video_files import write_video
 
 from modeling_flallm import LlavaSltForTranslation, SignLanguageTranslationPipeline
 from processing import LlavaSltProcessor
-from train_scripts import calibrate, evaluate_model, push_to_hub, translate, visual_language_tuning
-from train_scripts.arguments import FLaLLMTrainingArguments, VideoArguments
-from train_scripts.data import PromptedTranslationCollator
-from train_scripts.hub_folder import read_model_folder
-from train_scripts.quantization import load_to_translate
-from train_scripts.trainers import LlavaSltTrainer
-from train_scripts.training import load_trained
-from train_scripts.visual_language_tuning import VisualLanguageTuningArguments, build_model
+from train_scripts.arguments.arguments import FLaLLMTrainingArguments, VideoArguments
+from train_scripts.clips.data import PromptedTranslationCollator
+from train_scripts.commands import calibrate, evaluate_model, push_to_hub, translate
+from train_scripts.hub.hub_folder import read_model_folder
+from train_scripts.runs.quantization import load_to_translate
+from train_scripts.runs.trainers import LlavaSltTrainer
+from train_scripts.runs.training import load_trained
+from train_scripts.stages import visual_language_tuning
+from train_scripts.stages.visual_language_tuning import VisualLanguageTuningArguments, build_model
 
 FAST = {**WITHOUT_EVALUATION, "max_steps": 2, "learning_rate": 0.01}
 WITHOUT_AUGMENTATION = {"random_crop": False, "frame_jitter": False}

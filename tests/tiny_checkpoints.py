@@ -22,8 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from train_scripts import trim_vocabulary
-from train_scripts.trim_vocabulary import MAPPING_FILE
+from train_scripts.commands import trim_vocabulary
+from train_scripts.commands.trim_vocabulary import MAPPING_FILE
 
 FOLDER = tempfile.TemporaryDirectory(prefix="flallm-trim-vocabulary-")
 OTHER_SCRIPT = ["дождь идёт на севере", "на юге снег и ветер"]

@@ -16,7 +16,9 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokeniz
 
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
-from train_scripts import (
+from train_scripts.arguments.arguments import VideoArguments
+from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
+from train_scripts.stages import (
     linguistic_pretraining,
     llm_fine_tuning,
     pretrain_language_model,
@@ -24,8 +26,6 @@ from train_scripts import (
     visual_initialing,
     visual_language_tuning,
 )
-from train_scripts.arguments import VideoArguments
-from train_scripts.generate_corpus import CorpusArguments, generate_corpus
 
 FOLDER = tempfile.TemporaryDirectory(prefix="flallm-tiny-corpus-")
 NUM_CLIPS = {"train": 12, "dev": 6, "test": 6}

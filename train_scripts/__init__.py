@@ -1,4 +1,7 @@
-"""The commands of FLaLLM: one module for each, with a `main()`, and the parts they share."""
+"""
+Training and everything around it. `commands` and `stages` hold what people run; the other rooms hold what these share.
+A room imports only rooms below it (tests/test_project.py has their order).
+"""
 
 import os
 

@@ -1,0 +1,90 @@
+"""How translation models are saved, with what they need where this package is not installed, and loaded."""
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.quantizers.auto import AutoQuantizationConfig
+
+from .hub_card_slt import HUB_TASK, SentWithACard
+from .loading_slt import LoadedWhole
+from .pipeline_slt import SignLanguageTranslationPipeline  # a relative import is what carries the file along
+
+
+class SavedWithItsCode(SentWithACard, LoadedWhole):
+    """
+    Mixin for translation models: `save_pretrained` also writes the Python files (the model's own and what it imports,
+    the pipeline among them), and in config.json their names for `AutoConfig`, `AutoModel`, `pipeline` and the Auto
+    class that fits the model, `translation_auto_class`.
+
+    `from_pretrained` with a `quantization_config` changes the linear layers of the language model alone: those of
+    `unquantized_modules`, which are the visual encoder, what stands between the two, and the output layer, stay as they
+    are, whatever else it leaves out.
+    """
+
+    hub_task = HUB_TASK
+    translation_auto_class: str
+    unquantized_modules: tuple[str, ...]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, quantization_config: Any = None, **kwargs: Any) -> PreTrainedModel:
+        """See `PreTrainedModel.from_pretrained`, and the class."""
+        if quantization_config is not None:
+            quantization_config = leave_unquantized(quantization_config, cls.unquantized_modules)
+        return super().from_pretrained(*args, quantization_config=quantization_config, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """See `PreTrainedModel.save_pretrained`, and the class."""
+        kept_config = self.config
+        self.config = copy.deepcopy(kept_config)  # what it says about files is true of the folder, not of this object
+        name = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
+        # `AutoConfig` is added on saving.
+        self.config.auto_map = {"AutoModel": name, self.translation_auto_class: name}
+        self.config.custom_pipelines = {
+            "sign-language-translation": {
+                "impl": f"pipeline_slt.{SignLanguageTranslationPipeline.__name__}",
+                "pt": [self.translation_auto_class],
+                "type": "multimodal",
+            }
+        }
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self.config = kept_config
+
+
+def leave_unquantized(quantization_config: Any, module_names: Sequence[str]) -> Any:
+    """
+    A copy of a quantization config of transformers, or of the dictionary of one, that also spares these modules.
+
+    Raises:
+        ValueError: for a kind of configuration that cannot spare any.
+    """
+    if isinstance(quantization_config, dict):
+        quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
+    quantization_config = copy.deepcopy(quantization_config)
+    names = ("llm_int8_skip_modules", "modules_to_not_convert")
+    name = next((name for name in names if hasattr(quantization_config, name)), None)
+    if name is None:
+        raise ValueError(
+            f"{type(quantization_config).__name__} cannot leave modules as they are, and quantizing the visual encoder "
+            "would break it. Use BitsAndBytesConfig, TorchAoConfig or another one with `modules_to_not_convert`."
+        )
+    setattr(quantization_config, name, [*(getattr(quantization_config, name) or []), *module_names])
+    return quantization_config
+
+
+def read_model_type(name_or_path: str, expected: str) -> str:
+    """Model type in the config.json of a folder or Hub id. Without one, a `ValueError` that begins with `expected`."""
+    try:
+        model_type = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
+    except OSError as error:
+        raise ValueError(f"{expected}, but it cannot be read: {error}") from error
+    if model_type is None:
+        raise ValueError(f"{expected}, but it has no config.json that names a model type.")
+    return model_type
+
+
+__all__ = ["SavedWithItsCode", "leave_unquantized", "read_model_type"]

@@ -1,0 +1,177 @@
+"""Long videos, more than one sentence: translated piece by piece, with the sentences put together."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .dataset_rows_slt import values_of_row, with_content
+from .word_evidence_slt import spans_of_words
+
+PIECE_KEYS = ("pixel_values_videos", "video_metadata", "start", "end")
+# Parts of a piece that is too long for the model overlap by so much of their length.
+OVERLAP_OF_PARTS = 0.2
+
+
+class LongVideoTranslation:
+    """Mixin for `SignLanguageTranslationPipeline`, whose calls do the work."""
+
+    def translate_long(
+        self,
+        video: Any,
+        segments: Sequence[Any] | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        source_fps: float | None = None,
+        **arguments: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """
+        Translate a video longer than one sentence piece by piece, in memory that does not grow with its length.
+
+        Args:
+            video: One video of any kind that the pipeline takes and that can be read twice, also as the row of a data
+                set, whose `start`, `end` and `source_fps` hold where it has them.
+            segments: The pieces, `(start, end)` in seconds or what `split_at_rests` of the video processor gives, in
+                order of time; they may overlap. Default: what `split_at_rests(video, start, end, source_fps)` gives.
+            start, end, source_fps: As in a call.
+            **arguments: Every other argument of a call.
+
+        Returns:
+            An iterator over the answers as `translate_pieces` gives them; nothing where nobody moves. Call
+            `split_at_rests` yourself to know their number beforehand.
+
+        Example:
+
+        ```python
+        >>> segments = translator.processor.video_processor.split_at_rests("talk.mp4")
+        >>> for answer in translator.translate_long("talk.mp4", segments):
+        ...     print(f"{answer['piece'] + 1} of {len(segments)}", answer["start"], answer["translation_text"])
+        ```
+        """
+        video_processor = self.processor.video_processor
+        if isinstance(video, dict):
+            row = values_of_row(video, arguments=())
+            video, start, end = with_content(row["video"]), row.get("start", start), row.get("end", end)
+            source_fps = row.get("source_fps", source_fps)
+        if segments is None:
+            segments = video_processor.split_at_rests(video, start, end, source_fps)
+        elif start is not None or end is not None:
+            raise ValueError("`start` and `end` say where to look for segments. With `segments` leave them out.")
+        return self.translate_pieces(video_processor.read_segments(video, segments, source_fps), **arguments)
+
+    def translate_pieces(self, pieces: Iterable[dict[str, Any]], **arguments: Any) -> Iterator[dict[str, Any]]:
+        """
+        Translate the pieces of one long video, and put the sentences together.
+
+        Args:
+            pieces: Pieces as `read_segments` of the video processor yields them, in order of time: `{
+                "pixel_values_videos": ..., "video_metadata": ..., "start": ..., "end": ..., "caption_start": ...,
+                "caption_end": ...}`. Without the last two, `start` and `end` are the times of the caption. The next
+                piece is taken when its turn comes.
+            **arguments: Arguments of a call but `start`, `end` and `source_fps`. The pieces are read one after the
+                other in this process, whatever `num_workers` says.
+
+        Returns:
+            An iterator over the answers of a call, each with the `"start"` and `"end"` of its caption in seconds and
+            with `"piece"`, the index of its piece. The times rise and do not overlap. Where two pieces overlap, the
+            words that the second one says again are taken out of it; its text may then be empty. A piece too short for
+            the model goes on with its last frame, one too long for it is translated in overlapping parts, each with an
+            answer of its own.
+        """
+        _check_num_workers(arguments.get("num_workers"))
+        spans: deque[tuple[int, float, float]] = deque()
+        answers = self(self._parts(pieces, spans), **(arguments | {"num_workers": 0}))
+        said, said_until = [], -math.inf
+        for answer in answers:
+            piece, start, end = spans.popleft()
+            alternatives = answer if isinstance(answer, list) else [answer]
+            if start < said_until:
+                alternatives = [_without_repeated_words(alternative, said) for alternative in alternatives]
+            span = {"start": round(max(start, said_until), 3), "end": round(end, 3), "piece": piece}
+            said, said_until = _folded_words(alternatives[0]["translation_text"]), end
+            alternatives = [alternative | span for alternative in alternatives]
+            yield alternatives if isinstance(answer, list) else alternatives[0]
+
+    def _parts(
+        self, pieces: Iterable[dict[str, Any]], spans: deque[tuple[int, float, float]]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield clips of lengths that the model takes; to `spans` go the index, start and end of each."""
+        earlier = (-math.inf, -math.inf)
+        for index, piece in enumerate(pieces):
+            missing = [name for name in PIECE_KEYS if piece.get(name) is None]
+            if missing:
+                raise ValueError(
+                    f"Each piece must be a dictionary with {', '.join(PIECE_KEYS)}, not without {missing}."
+                )
+            if piece["start"] < earlier[0] or piece["end"] <= earlier[1]:
+                raise ValueError(
+                    f"Pieces must come in order of time, got {piece['start']:g} to {piece['end']:g} seconds after "
+                    f"{earlier[0]:g} to {earlier[1]:g}."
+                )
+            earlier = (piece["start"], piece["end"])
+            num_frames = len(piece["pixel_values_videos"])
+            for first, stop in self._spans_that_fit(0, num_frames):
+                seconds = np.interp([first, stop], [0, num_frames], earlier).tolist()
+                start = piece.get("caption_start", earlier[0]) if first == 0 else seconds[0]
+                end = piece.get("caption_end", earlier[1]) if stop == num_frames else seconds[1]
+                spans.append((index, start, end))
+                yield self._held_at_its_end(_part_of_clip(piece, first, stop))
+
+    def _spans_that_fit(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Halve a span of frames, with an overlap, until the model takes its parts."""
+        try:
+            self._check_num_tokens(stop - first)
+        except ValueError:
+            reach = math.ceil((stop - first) * (1 + OVERLAP_OF_PARTS) / 2)
+            if reach >= stop - first:
+                raise
+            yield from self._spans_that_fit(first, first + reach)
+            yield from self._spans_that_fit(stop - reach, stop)
+        else:
+            yield first, stop
+
+    def _held_at_its_end(self, clip: dict[str, Any]) -> dict[str, Any]:
+        """Repeat the last frame, hands at rest mostly, until the clip is long enough for the model."""
+        pixels, metadata = clip["pixel_values_videos"], clip["video_metadata"]
+        num_missing = max(0, self.model.vision_model.get_min_num_frames() - len(pixels))
+        if num_missing == 0:
+            return clip
+        indices = list(metadata["frames_indices"])
+        pixels = torch.cat([pixels, pixels[-1:].expand(num_missing, -1, -1, -1)])
+        metadata = {**metadata, "frames_indices": indices + indices[-1:] * num_missing}
+        return {**clip, "pixel_values_videos": pixels, "video_metadata": metadata}
+
+
+def _check_num_workers(num_workers: Any) -> None:
+    if num_workers is not None and not (isinstance(num_workers, int) and num_workers >= 0):
+        raise ValueError(f"`num_workers` must be a whole number from 0 on, got {num_workers!r}.")
+
+
+def _part_of_clip(clip: dict[str, Any], first: int, stop: int) -> dict[str, Any]:
+    """The frames from `first` up to but without `stop` of a processed clip."""
+    metadata = clip["video_metadata"]
+    return {
+        "pixel_values_videos": torch.as_tensor(clip["pixel_values_videos"])[first:stop],
+        "video_metadata": {**metadata, "frames_indices": list(metadata["frames_indices"])[first:stop]},
+        "start": clip["start"],
+    }
+
+
+def _folded_words(text: str) -> list[str]:
+    return [text[start:end].casefold() for start, end in spans_of_words(text)]
+
+
+def _without_repeated_words(answer: dict[str, Any], said: list[str]) -> dict[str, Any]:
+    """Take out of the beginning of an answer the words with which the one before it ended."""
+    text = answer["translation_text"]
+    words, spans = _folded_words(text), list(spans_of_words(text))
+    lengths = range(min(len(said), len(words)), 0, -1)
+    num_repeated = next((length for length in lengths if said[-length:] == words[:length]), 0)
+    if num_repeated == 0 or len("".join(words[:num_repeated])) < 2:  # one Chinese character is no evidence
+        return answer
+    behind = spans[num_repeated][0] if num_repeated < len(spans) else len(text)
+    rest = {name: answer[name][num_repeated:] for name in ("words", "attention") if name in answer}
+    return answer | {"translation_text": text[behind:]} | rest

@@ -1,0 +1,1 @@
+"""Flags, YAML files and presets, their ranges, and how a command ends."""

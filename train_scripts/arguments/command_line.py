@@ -1,0 +1,202 @@
+"""What all commands share: which errors are one line, which exit status says what, and what Ctrl-C leaves to read."""
+
+import argparse
+import contextlib
+import difflib
+import errno
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from huggingface_hub.errors import StrictDataclassError
+
+DEBUG_VARIABLE = "FLALLM_DEBUG"
+DEBUG_HELP = f"--debug, or {DEBUG_VARIABLE}=1, shows the traceback behind an error."
+# Values of the Trainer's own --debug, which stays what it is.
+DEBUG_OF_THE_TRAINER = ("underflow_overflow", "tpu_metrics_debug")
+
+GO_ON_TRAINING = (
+    "The same command with --resume_from_checkpoint last goes on from the last checkpoint. Without one yet, delete the "
+    "output folder first."
+)
+START_ANEW = "Delete the output folder and run the same command again."
+
+MISTAKE_OF_THE_USER, INTERRUPTED, TERMINATED = 2, 130, 143
+
+OUR_FOLDERS = tuple(
+    Path(__file__).resolve().parents[2] / name
+    for name in ("benchmarks", "modeling_flallm", "processing", "spaces_demo", "train_scripts")
+)
+OURS_IN_A_COPY = "sign_language_translation_score.py"  # the library `evaluate` runs metrics from copies
+FRAME_OF_TRACEBACK = re.compile(r'^\s*File "([^"]+)", line \d+, in .*\n\s*(.*)', re.MULTILINE)
+NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing")
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, with which schedulers and `kill` end a process."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one sentence, and what flag may have been meant."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"allow_abbrev": False, "epilog": DEBUG_HELP, **options})
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        arguments, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag.lstrip("-") for action in self._actions for flag in action.option_strings]
+            self.error(unknown_text("flag", unknown[0].lstrip("-"), flags))
+        return arguments
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(MISTAKE_OF_THE_USER, f"error: {message}\n")
+
+
+def unknown_text(kind: str, name: str, names: Sequence[str]) -> str:
+    """What to say of a name that is none of `names`."""
+    name = name.split("=")[0]
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"unknown {kind} {name!r}." + (f" Did you mean {close[0]!r}?" if close else " See --help for all of them.")
+
+
+def run_command(
+    command: Callable[[list[str]], Any],
+    argv: Sequence[str] | None = None,
+    go_on: str = "Run the same command again.",
+) -> int:
+    """
+    Run a command and return its exit status: what it returns, if that is an int, else 0; 2 after a mistake of the
+    user's, which becomes one line on stderr; 130 and 143 after Ctrl-C and SIGTERM, one line that says how to go on.
+    Other errors are let through: they are not the user's, and their traceback is what helps.
+
+    `--debug` anywhere among the arguments, or the variable FLALLM_DEBUG, shows the traceback behind that one line.
+
+    Args:
+        argv: default: of the process.
+        go_on: how work goes on after it was interrupted.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    others = _without_debug(given)
+    with _debugging() if len(others) < len(given) else contextlib.nullcontext():
+        return _run(command, others, go_on)
+
+
+def _run(command: Callable[[list[str]], Any], argv: list[str], go_on: str) -> int:
+    try:
+        with _sigterm_as_interrupt():
+            result = command(argv)
+    except KeyboardInterrupt as interrupt:
+        show_traceback(interrupt)
+        print(f"\nStopped. {go_on}", file=sys.stderr)
+        return TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+    except SystemExit as end:
+        if end.code not in (None, 0) and end.__context__ is not None:
+            show_traceback(end.__context__)
+        raise
+    except Exception as error:
+        if not is_mistake_of_the_user(error):
+            raise
+        show_traceback(error)
+        print(f"error: {_one_sentence(error)}", file=sys.stderr)
+        return MISTAKE_OF_THE_USER
+    return result if isinstance(result, int) else 0
+
+
+def _without_debug(argv: list[str]) -> list[str]:
+    following = [*argv, ""][1:]
+    return [
+        argument
+        for argument, value in zip(argv, following, strict=True)
+        if argument != "--debug" or value in DEBUG_OF_THE_TRAINER
+    ]
+
+
+@contextlib.contextmanager
+def _debugging() -> Iterator[None]:
+    """Also of the processes that we start, which inherit the variable."""
+    before = os.environ.get(DEBUG_VARIABLE)
+    os.environ[DEBUG_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[DEBUG_VARIABLE]
+        if before is not None:
+            os.environ[DEBUG_VARIABLE] = before
+
+
+def show_traceback(error: BaseException) -> None:
+    """If that is wanted: with `--debug`."""
+    if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+        traceback.print_exception(error)
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Files are then closed and unfinished ones deleted, as after Ctrl-C. Child processes end as they would."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame: Any) -> None:
+        if os.getpid() == process:
+            raise Terminated
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def is_mistake_of_the_user(error: BaseException) -> bool:
+    """Whether its text says what to mend: it is ours, the system's about a file or the network, or of a full disk."""
+    return isinstance(error, (OSError, StrictDataclassError)) or _is_raised_by_us(error) or _is_full_disk(error)
+
+
+def _is_raised_by_us(error: BaseException) -> bool:
+    """Whether a `raise` of ours made it; also in a process of ours that read videos, which sends its traceback."""
+    frames = [(frame.filename, frame.line) for frame in traceback.extract_tb(error.__traceback__)]
+    for text in (str(error), str(error.__cause__)):
+        if "Traceback (most recent call last):" in text:
+            frames = FRAME_OF_TRACEBACK.findall(text) or frames
+    if not frames:
+        return False
+    path, line = Path(frames[-1][0]).resolve(), frames[-1][1] or ""
+    is_ours = path.name == OURS_IN_A_COPY or any(path.is_relative_to(folder) for folder in OUR_FOLDERS)
+    return is_ours and line.startswith("raise")
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    return any(
+        getattr(cause, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+        or any(text in str(cause) for text in NO_SPACE)
+        for cause in _with_causes(error)
+    )
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _one_sentence(error: BaseException) -> str:
+    """The text of an error on one line, without the traceback that a DataLoader's worker process puts in front."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if "Original Traceback (most recent call last):" in lines:
+        return lines[-1].partition(": ")[2]
+    text = " ".join(lines) or type(error).__name__
+    if _is_full_disk(error) and "disk" not in text.lower():
+        text += ". The disk is full: make room and run the same command again."
+    return text

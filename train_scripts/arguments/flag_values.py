@@ -1,0 +1,182 @@
+"""
+Which values a flag may have, by its name: checked before any work, in every command that has a flag of that name,
+whether it came from the command line or from a YAML file.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
+
+from ..machine.process_pool import most_workers
+
+MOST_BEAMS = 100  # ours: papers take up to 10
+MOST_TOKENS_OF_A_SENTENCE = 10_000  # ours: a sentence of the corpora has some dozens
+MOST_RESAMPLES = 100_000  # ours: sacrebleu takes 1,000
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from `least` to `most`, or without one or both of them."""
+
+    least: float
+    most: float = math.inf
+    is_least_in: bool = True
+    is_most_in: bool = True
+
+    def __contains__(self, value: float) -> bool:
+        is_above = self.least <= value if self.is_least_in else self.least < value
+        is_below = value <= self.most if self.is_most_in else value < self.most
+        return is_above and is_below and math.isfinite(value)
+
+    def __str__(self) -> str:
+        if self.most == math.inf:
+            return f"{self.least} or more" if self.is_least_in else f"above {self.least}"
+        if self.is_least_in and self.is_most_in:
+            return f"from {self.least} to {self.most}"
+        least = f"{self.least} or more" if self.is_least_in else f"above {self.least}"
+        return f"{least} and {'at most' if self.is_most_in else 'below'} {self.most}"
+
+
+COUNT, COUNT_OR_NONE = Range(1), Range(0)
+SHARE, SHARE_BELOW_ONE, WEIGHT = Range(0, 1), Range(0, 1, is_most_in=False), Range(0)
+ABOVE_ZERO = Range(0, is_least_in=False)
+BEAMS, TOKENS, SEED = Range(1, MOST_BEAMS), Range(1, MOST_TOKENS_OF_A_SENTENCE), Range(0, 2**32 - 1)
+
+RANGES: dict[str, Range] = {
+    # data
+    "max_clips": COUNT,
+    "max_train_clips": COUNT,
+    "max_evaluation_clips": COUNT,
+    "shuffle_buffer_size": COUNT,
+    "num_workers": Range(1, most_workers()),
+    "num_threads": COUNT,
+    # videos and their augmentation
+    "frame_sampling_rate": Range(0, 1, is_least_in=False),
+    "max_num_frames": COUNT,
+    "frame_size": COUNT,
+    "crop_size": COUNT,
+    "start": Range(0),
+    "end": Range(0),
+    "rotation_degrees": Range(0, 180),
+    "translation": SHARE,
+    "brightness": WEIGHT,
+    "contrast": WEIGHT,
+    "saturation": WEIGHT,
+    "speed": SHARE_BELOW_ONE,
+    "frame_drop": SHARE,
+    "horizontal_flip": SHARE,
+    "feature_views": COUNT,
+    "max_frames_per_batch": COUNT,
+    "frames_per_chunk": COUNT,
+    # models
+    "visual_hidden_size": COUNT,
+    "adapter_hidden_size": COUNT_OR_NONE,
+    "connector_hidden_size": COUNT,
+    "light_hidden_size": COUNT,
+    "light_feed_forward_size": COUNT,
+    "light_layers": COUNT,
+    "light_attention_heads": COUNT,
+    "light_dropout": SHARE_BELOW_ONE,
+    "text_model_dropout": SHARE_BELOW_ONE,
+    "max_vocabulary_size": COUNT,
+    "hidden_size": COUNT,
+    "feed_forward_size": COUNT,
+    "layers": COUNT,
+    "attention_heads": COUNT,
+    "dropout": SHARE_BELOW_ONE,
+    "word_window_size": COUNT,
+    "word_window_stride": COUNT,
+    "word_hidden_size": COUNT,
+    "word_layers": COUNT_OR_NONE,
+    "word_attention_heads": COUNT,
+    "word_feed_forward_size": COUNT,
+    "word_dropout": SHARE_BELOW_ONE,
+    "lora_rank": COUNT,
+    "lora_alpha": COUNT,
+    "lora_dropout": SHARE_BELOW_ONE,
+    # losses and what is learned from text
+    "label_smoothing": SHARE_BELOW_ONE,
+    "word_presence_loss_weight": WEIGHT,
+    "word_alignment_weight": WEIGHT,
+    "temperature": ABOVE_ZERO,
+    "memory_bank_size": COUNT_OR_NONE,
+    "mask_probability": SHARE,
+    "deletion_probability": SHARE_BELOW_ONE,
+    "shuffle_probability": SHARE,
+    "repetition_probability": SHARE_BELOW_ONE,
+    # generation
+    "num_beams": BEAMS,
+    "generation_num_beams": BEAMS,
+    "generation_max_length": Range(2, MOST_TOKENS_OF_A_SENTENCE),
+    "batch_size": COUNT,
+    "num_resamples": Range(0, MOST_RESAMPLES),
+    # a run
+    "early_stopping_patience": COUNT,
+    "learning_rate": WEIGHT,
+    "adapter_learning_rate": WEIGHT,
+    "bias_learning_rate": WEIGHT,
+    "weight_decay": WEIGHT,
+    "max_grad_norm": WEIGHT,
+    "warmup_steps": WEIGHT,
+    "adam_beta1": SHARE_BELOW_ONE,
+    "adam_beta2": SHARE_BELOW_ONE,
+    "adam_epsilon": ABOVE_ZERO,
+    "neftune_noise_alpha": WEIGHT,
+    "num_train_epochs": ABOVE_ZERO,
+    "per_device_train_batch_size": COUNT,
+    "per_device_eval_batch_size": COUNT,
+    "gradient_accumulation_steps": COUNT,
+    "eval_accumulation_steps": COUNT,
+    "dataloader_num_workers": COUNT_OR_NONE,
+    "dataloader_prefetch_factor": COUNT,
+    "logging_steps": ABOVE_ZERO,
+    "eval_steps": ABOVE_ZERO,
+    "eval_delay": WEIGHT,
+    "save_steps": ABOVE_ZERO,
+    "save_total_limit": COUNT,
+    "torch_empty_cache_steps": COUNT,
+    "ddp_bucket_cap_mb": COUNT,
+    "ddp_timeout": COUNT,
+    "seed": SEED,
+    "data_seed": SEED,
+    "num_train_clips": COUNT,
+    "num_dev_clips": COUNT,
+    "num_test_clips": COUNT,
+    "num_text_only_sentences": COUNT_OR_NONE,
+    "stage1_epochs": ABOVE_ZERO,
+    "stage2_epochs": ABOVE_ZERO,
+    "stage3_epochs": ABOVE_ZERO,
+    "language_model_epochs": ABOVE_ZERO,
+}
+# Of the Trainer, which does not name the flag.
+CHOICES: dict[str, Any] = {
+    "eval_strategy": IntervalStrategy,
+    "save_strategy": SaveStrategy,
+    "logging_strategy": IntervalStrategy,
+    "lr_scheduler_type": SchedulerType,
+    "hub_strategy": HubStrategy,
+    "optim": OptimizerNames,
+}
+
+
+def check_flags(values: Mapping[str, Any]) -> None:
+    """
+    Args:
+        values: by the names of the flags; `None` is always right.
+
+    Raises:
+        ValueError: for the first value that cannot be; it names the flag.
+    """
+    for name, value in values.items():
+        allowed, choices = RANGES.get(name), CHOICES.get(name)
+        if value is None:
+            continue
+        if allowed is not None and not isinstance(value, str) and value not in allowed:
+            raise ValueError(f"--{name} must be {allowed}, got {value}.")
+        if choices is not None and value not in [choice.value for choice in choices]:
+            known = ", ".join(choice.value for choice in choices)
+            raise ValueError(f"--{name} must be one of {known}, got {value!r}.")

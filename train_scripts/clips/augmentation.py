@@ -1,0 +1,75 @@
+"""Training augmentation of one clip: one draw for all of its frames, the same for the same seed, epoch and clip."""
+
+import math
+
+import torch
+from torchvision.transforms import InterpolationMode, v2
+
+from ..arguments.arguments import AugmentationArguments, VideoArguments
+
+LONGEST_SEED = 2**63
+
+
+class ClipAugmentation:
+    """
+    Temporal and spatial augmentation as sltbaselines describes it (rotation and shift each with probability 0.5, random
+    crop), with colour, speed and frame drop added (ours).
+    """
+
+    def __init__(self, augmentation: AugmentationArguments, video: VideoArguments):
+        self.arguments = augmentation
+        self.max_num_frames = video.max_num_frames
+        self.spatial = self._spatial_transform(augmentation, video)
+
+    @staticmethod
+    def _spatial_transform(augmentation: AugmentationArguments, video: VideoArguments) -> v2.Transform:
+        """uint8 `(frames, 3, height, width)` of any size -> uint8 `(frames, 3, crop_size, crop_size)`."""
+        bilinear = {"interpolation": InterpolationMode.BILINEAR}
+        crop = v2.RandomCrop if augmentation.random_crop else v2.CenterCrop
+        transforms: list[v2.Transform] = [
+            v2.Resize((video.frame_size, video.frame_size), antialias=True),
+        ]
+        if augmentation.rotation_degrees:
+            transforms.append(v2.RandomApply([v2.RandomRotation(augmentation.rotation_degrees, **bilinear)], p=0.5))
+        if augmentation.translation:
+            shift = (augmentation.translation, augmentation.translation)
+            transforms.append(v2.RandomApply([v2.RandomAffine(0, translate=shift, **bilinear)], p=0.5))
+        transforms.append(crop((video.crop_size, video.crop_size)))
+        colour = (augmentation.brightness, augmentation.contrast, augmentation.saturation)
+        if any(colour):
+            transforms.append(v2.ColorJitter(*colour))
+        if augmentation.horizontal_flip:
+            transforms.append(v2.RandomHorizontalFlip(augmentation.horizontal_flip))
+        return v2.Compose(transforms)
+
+    def apply_spatial(self, frames: torch.Tensor, seed: int) -> torch.Tensor:
+        """`spatial` with the draws of a seed, which are made on the CPU wherever the frames are."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.spatial(frames)
+
+    def longest_length(self, num_sampled: int, num_frames: int) -> int:
+        """The most indices that `sample_frame_indices` can give for a clip."""
+        slowest = 1 - self.arguments.speed
+        longest = math.ceil(num_sampled / slowest) if slowest > 0 else num_frames
+        return min(longest, num_frames, self.max_num_frames or num_frames)
+
+    def sample_frame_indices(self, num_sampled: int, num_frames: int) -> list[int]:
+        """
+        Indices of the frames of a training clip, in order.
+
+        Args:
+            num_sampled (`int`): how many frames evaluation takes of this clip.
+            num_frames (`int`): how many frames the clip has.
+        """
+        speed = 1 + self.arguments.speed * (2 * torch.rand(()).item() - 1)
+        count = min(max(round(num_sampled / speed), 1), num_frames, self.max_num_frames or num_frames)
+        phase = torch.rand(count) if self.arguments.frame_jitter else torch.full((count,), 0.5)
+        indices = ((torch.arange(count) + phase) * num_frames / count).long().clamp(max=num_frames - 1)
+        kept = indices[torch.rand(count) >= self.arguments.frame_drop]
+        return (kept if len(kept) else indices[:1]).tolist()
+
+
+def item_seed(seed: int, epoch: int, index: int) -> int:
+    """A seed for one clip or sentence in one epoch, whatever process or worker loads it."""
+    return hash((seed, epoch, index)) % LONGEST_SEED

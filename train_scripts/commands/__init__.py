@@ -1,0 +1,1 @@
+"""One module for each other command, each with a `main()`."""

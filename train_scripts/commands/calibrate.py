@@ -1,0 +1,404 @@
+"""
+Measure on the dev split how far the scores of a trained model can be trusted, and write it into the model's folder.
+
+    flallm-calibrate --model quickstart_output/model --dataset quickstart_output/corpus --also_measure_on test
+
+The pipeline translates the split with the settings that the model was saved with. A logistic curve (Platt 1999, with
+his smoothed targets) is fitted to which translations were right, and the look of the clips is kept as one mean visual
+token. Both go into config.json, and the figures into the model card; the weights and all other files stay as they are.
+From then on `return_scores=True` of the pipeline gives `"confidence"` too.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from modeling_flallm import SignLanguageTranslationPipeline
+from modeling_flallm.own_processing import FLaLLMProcessor
+from modeling_flallm.pipeline_slt import mean_visual_features, visual_distances
+
+from ..arguments.arguments import DataArguments, parse_arguments
+from ..arguments.command_line import run_command
+from ..clips.data import load_split
+from ..hub.hub_names import is_hub_id
+from ..hub.model_card import add_confidence
+from ..hub.training_run import RUN_FILE, read_run
+from ..machine.atomic_files import write_json
+from ..machine.machine import describe_machine, prepare_machine
+from ..runs.training import load_trained
+from ..scores.metrics import sentence_chrf
+
+LEAST_CLIPS = 20
+WHY_SO_MANY = f"At least {LEAST_CLIPS} clips are needed to measure how sure the model is, and 200 or more are better."
+NUM_FOLDS = 10
+CLIPS_PER_BIN = 10
+# A clip looks like those of the split up to so many times the distance within which 95 of 100 of them lie.
+FAMILIAR_MARGIN = 1.5
+LEAST_SPREAD = 1e-6  # of scores that are not all the same
+LEAST_DISTANCE = 1e-6  # of looks that are not the same: less is rounding
+
+
+@dataclass
+class CalibrationArguments:
+    """Model, split, and what counts as right."""
+
+    model: str = field(default=None, metadata={"help": "Folder of a trained model. Required."})
+    split: str = field(default="dev", metadata={"help": "Split to learn from; the model must not have trained on it."})
+    also_measure_on: str | None = field(
+        default=None, metadata={"help": "One more split, such as test, on which the result is measured only."}
+    )
+    least_chrf: float = field(
+        default=95.0,
+        metadata={
+            "help": "A translation counts as right if its chrF is at least so much. 95 leaves room for a capital "
+            "letter or the mark at the end; 100 asks for the sentence itself."
+        },
+    )
+    max_clips: int | None = field(default=None, metadata={"help": "Only the first so many clips."})
+    batch_size: int = field(default=8, metadata={"help": "Clips that are translated together."})
+    num_threads: int | None = field(
+        default=None,
+        metadata={"help": "Threads of a CPU to compute in. Default: one for each core that other programs leave free."},
+    )
+
+    def __post_init__(self):
+        if self.model is None:
+            raise ValueError("`--model` must name the folder of a trained model.")
+        if not 0 < self.least_chrf <= 100:
+            raise ValueError(f"--least_chrf must be above 0 and at most 100, got {self.least_chrf:g}.")
+        for name in ("batch_size", "num_threads"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"--{name} must be 1 or more, got {number}.")
+        if self.max_clips is not None and self.max_clips < LEAST_CLIPS:
+            raise ValueError(f"--max_clips must be {LEAST_CLIPS} or more, got {self.max_clips}. {WHY_SO_MANY}")
+
+
+@dataclass
+class TranslatedSplit:
+    """
+    What became of the clips of a split.
+
+    Args:
+        scores: of the pipeline, `(clips,)`.
+        is_right: `(clips,)`.
+        mean_features: mean visual token of each clip, `(clips, vision hidden size)`.
+        confidences: of the pipeline, `(clips,)`; `None` for a model without calibration.
+
+    Raises:
+        ValueError: for scores or features that are no finite numbers.
+    """
+
+    scores: torch.Tensor
+    is_right: torch.Tensor
+    mean_features: torch.Tensor
+    confidences: torch.Tensor | None = None
+
+    def __post_init__(self):
+        is_broken = ~(self.scores.isfinite() & self.mean_features.isfinite().all(1))
+        if is_broken.any():
+            first = int(is_broken.nonzero()[0])
+            raise ValueError(
+                f"The model gives {is_broken.sum()} of {len(is_broken)} clips a score or a look that is no finite "
+                f"number; clip {first} (counted from 0) has the score {self.scores[first]}. Its weights seem broken, "
+                "as by a training that diverged, so nothing can be measured, and nothing was written."
+            )
+
+
+class Clips(Dataset):
+    """Rows of a split as the pipeline takes them, each read when its turn comes."""
+
+    def __init__(self, split: datasets.Dataset):
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.split[index]
+        return {name: row[name] for name in ("video", "start", "end") if row.get(name) is not None}
+
+
+# Translate
+
+
+def translate_split(
+    model: PreTrainedModel,
+    processor: FLaLLMProcessor,
+    split: datasets.Dataset,
+    text_column: str,
+    least_chrf: float,
+    batch_size: int,
+) -> TranslatedSplit:
+    """Every clip through the pipeline, with the generation settings of the model."""
+    translator = SignLanguageTranslationPipeline(model=model, processor=processor)
+    features: list[torch.Tensor] = []
+    hook = model.vision_model.register_forward_hook(lambda *call: features.append(mean_visual_features(call[-1])))
+    try:
+        answers = translator(Clips(split), return_scores=True, batch_size=batch_size, num_return_sequences=1)
+        answers = list(tqdm(answers, total=len(split), unit="clip", desc="translating"))
+    finally:
+        hook.remove()
+    pairs = zip(answers, split[text_column], strict=True)
+    right = [sentence_chrf(answer["translation_text"], str(text)) >= least_chrf for answer, text in pairs]
+    confidences = None if model.config.confidence_calibration is None else _column(answers, "confidence")
+    return TranslatedSplit(_column(answers, "score"), torch.tensor(right), torch.cat(features).cpu(), confidences)
+
+
+def _column(answers: list[dict[str, Any]], name: str) -> torch.Tensor:
+    return torch.tensor([answer[name] for answer in answers], dtype=torch.double)
+
+
+# Fit
+
+
+def fit_calibration(translated: TranslatedSplit) -> dict[str, Any]:
+    """
+    What goes into `confidence_calibration` of the configuration.
+
+    Raises:
+        ValueError: for fewer than `LEAST_CLIPS` clips, and if all of them have the same score.
+    """
+    num_clips = len(translated.scores)
+    check_enough_clips("the split", num_clips)
+    if _are_all_the_same(translated.scores):
+        raise ValueError(
+            f"All {num_clips} clips got the same score, {translated.scores[0]:.4f}, so it says nothing about which "
+            "translations are right. The model seems to write the same whatever it sees: train it longer first."
+        )
+    slope, intercept = fit_platt(translated.scores, translated.is_right)
+    center = translated.mean_features.mean(0)
+    distances = visual_distances(translated.mean_features, center)
+    return {
+        "slope": slope,
+        "intercept": intercept,
+        "lowest_score": translated.scores.min().item(),
+        "highest_score": translated.scores.max().item(),
+        "mean_features": [float(f"{value:.6g}") for value in center.tolist()],
+        "largest_distance": max(FAMILIAR_MARGIN * distances.quantile(0.95).item(), LEAST_DISTANCE),
+    }
+
+
+def check_enough_clips(name: str, num_clips: int) -> None:
+    """
+    Raises:
+        ValueError: for fewer than `LEAST_CLIPS` clips in what is called `name`.
+    """
+    if num_clips < LEAST_CLIPS:
+        raise ValueError(
+            f"{WHY_SO_MANY} But {name} has {num_clips}. Use a larger split (--split) that the model has not trained on."
+        )
+
+
+def _are_all_the_same(scores: torch.Tensor) -> bool:
+    return len(scores) < 2 or (scores.max() - scores.min()).item() < LEAST_SPREAD
+
+
+def fit_platt(scores: torch.Tensor, is_right: torch.Tensor) -> tuple[float, float]:
+    """
+    Slope and intercept of `1 / (1 + exp(-(slope * score + intercept)))`, the probability to be right.
+
+    Args:
+        scores: `(clips,)`, finite.
+        is_right: `(clips,)`, boolean.
+
+    The targets are Platt's: not 1 and 0 but (right + 1) / (right + 2) and 1 / (wrong + 2), so that few clips, or clips
+    that one score parts without an error, give no certainty. Where a higher score does not go with more right
+    translations, or all scores are the same, the slope is 0 and the curve the share that is right, (right + 1) / (clips
+    + 2).
+    """
+    num_right = is_right.sum().item()
+    num_wrong = len(is_right) - num_right
+    of_share = 0.0, math.log((num_right + 1) / (num_wrong + 1))
+    if _are_all_the_same(scores):
+        return of_share
+    targets = torch.where(is_right, (num_right + 1) / (num_right + 2), 1 / (num_wrong + 2)).double()
+    centre, spread = scores.double().mean(), scores.double().std()
+    inputs = (scores.double() - centre) / spread
+    slope, intercept = _logistic_regression(inputs, targets)
+    if slope <= 0:
+        return of_share
+    return (slope / spread).item(), (intercept - slope * centre / spread).item()
+
+
+def _logistic_regression(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """-> slope and intercept `(2,)` for standardised inputs and targets within 0 and 1, both `(clips,)`."""
+    weights = torch.zeros(2, dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = weights[0] * inputs + weights[1]
+        value = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return weights.detach()
+
+
+# Measure
+
+
+def measure(scores: torch.Tensor, confidences: torch.Tensor, is_right: torch.Tensor) -> dict[str, float | None]:
+    """
+    How good scores and confidences `(clips,)` are: `num_clips`, `share_right`, `auroc` (the probability that a right
+    translation has a higher score than a wrong one; `None` if there are none of either kind), `calibration_error` (mean
+    distance of confidence and share of right ones, in bins of about ten clips of similar confidence), `brier_score`,
+    and `brier_score_of_share`, that of the same confidence for all.
+    """
+    right = is_right.double()
+    share = right.mean()
+    return {
+        "num_clips": len(right),
+        "share_right": share.item(),
+        "auroc": _auroc(scores, is_right),
+        "calibration_error": _calibration_error(confidences, right),
+        "brier_score": (confidences - right).square().mean().item(),
+        "brier_score_of_share": (share * (1 - share)).item(),
+    }
+
+
+def _auroc(scores: torch.Tensor, is_right: torch.Tensor) -> float | None:
+    right, wrong = scores[is_right].contiguous(), scores[~is_right].sort().values
+    if not len(right) or not len(wrong):
+        return None
+    below = torch.searchsorted(wrong, right).double()
+    up_to = torch.searchsorted(wrong, right, right=True).double()  # a tie counts half
+    return ((below + up_to) / 2 / len(wrong)).mean().item()
+
+
+def _calibration_error(confidences: torch.Tensor, right: torch.Tensor) -> float:
+    order = confidences.argsort(stable=True)
+    num_bins = min(max(len(order) // CLIPS_PER_BIN, 1), 10)
+    bins = torch.tensor_split(order, num_bins)
+    errors = [(confidences[clips] - right[clips]).mean().abs() * len(clips) for clips in bins]
+    return (sum(errors) / len(order)).item()
+
+
+def cross_validated_confidences(scores: torch.Tensor, is_right: torch.Tensor) -> torch.Tensor:
+    """Confidences `(clips,)`, each by a curve that was fitted without its clip: every tenth is left out in turn."""
+    confidences = torch.empty(len(scores), dtype=torch.double)
+    fold = torch.arange(len(scores)) % NUM_FOLDS
+    for left_out in range(NUM_FOLDS):
+        slope, intercept = fit_platt(scores[fold != left_out], is_right[fold != left_out])
+        confidences[fold == left_out] = torch.sigmoid(slope * scores[fold == left_out] + intercept)
+    return confidences
+
+
+def format_measures(measures: dict[str, dict[str, float | None]]) -> str:
+    """A table with one row for each split."""
+    lines = [f"{'split':24} {'clips':>6} {'right':>7} {'AUROC':>7} {'calibration error':>18} {'Brier score':>12}"]
+    for name, values in measures.items():
+        auroc = "-" if values["auroc"] is None else f"{values['auroc']:.2f}"
+        lines.append(
+            f"{name:24} {values['num_clips']:6d} {values['share_right']:7.0%} {auroc:>7} "
+            f"{values['calibration_error']:18.3f} {values['brier_score']:12.3f}"
+        )
+    return "\n".join(lines)
+
+
+# The command
+
+
+def calibrate(arguments: CalibrationArguments, data: DataArguments) -> dict[str, dict[str, float | None]]:
+    """Measure, and write into the folder; returns the measures by split."""
+    folder = Path(arguments.model)
+    _check_folder(folder)
+    splits = {name: _load(data, arguments, name) for name in (arguments.split, arguments.also_measure_on) if name}
+    check_enough_clips(f"--split {arguments.split}", len(splits[arguments.split]))
+    model, processor = load_trained(arguments.model)
+    prepare_machine(model.device, arguments.num_threads)
+    print(describe_machine(model.device, model.dtype), flush=True)
+    model.config.confidence_calibration = None
+    options = (data.text_column, arguments.least_chrf, arguments.batch_size)
+    translated = translate_split(model, processor, splits[arguments.split], *options)
+    model.config.confidence_calibration = fit_calibration(translated)
+    confidences = cross_validated_confidences(translated.scores, translated.is_right)
+    measures = {f"{arguments.split}, cross-validated": measure(translated.scores, confidences, translated.is_right)}
+    if arguments.also_measure_on:
+        measured = translate_split(model, processor, splits[arguments.also_measure_on], *options)
+        measures[arguments.also_measure_on] = measure(measured.scores, measured.confidences, measured.is_right)
+    write_calibration(folder, _known_to(folder, model.config.confidence_calibration))
+    if (folder / RUN_FILE).is_file():
+        add_confidence(folder, {"least_chrf": arguments.least_chrf, "measures": measures})
+    else:
+        print(f"{folder} holds no {RUN_FILE}, so its model card is left as it is.", file=sys.stderr)
+    return measures
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir() and is_hub_id(str(folder)):
+        raise ValueError(
+            f"--model {folder} is no folder here, and a model on the Hub cannot be written. Download it with "
+            f"`hf download {folder} --local-dir my_model`, calibrate that folder, and send it with flallm-push."
+        )
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"--model {folder} must be the folder of a trained model, with config.json in it.")
+    if (folder / RUN_FILE).is_file():
+        read_run(folder)  # a broken record is to be told before the work
+
+
+def _load(data: DataArguments, arguments: CalibrationArguments, split: str) -> datasets.Dataset:
+    if len(data.dataset) > 1:
+        raise ValueError(f"--dataset: one data set is measured at a time, got {len(data.dataset)}. Name one.")
+    return load_split(data, split, arguments.max_clips)
+
+
+def _known_to(folder: Path, calibration: dict[str, Any]) -> dict[str, Any]:
+    """Without `highest_score` where the folder carries code of an earlier version, which refuses names it has not."""
+    code = folder / "configuration_flallm.py"
+    if not code.is_file() or "highest_score" in code.read_text(encoding="utf-8"):
+        return calibration
+    print(
+        f"{code} is of an earlier version, so the highest score is not written. To renew it, load the model and its "
+        "processor, save both into a new folder and calibrate that.",
+        file=sys.stderr,
+    )
+    return {name: value for name, value in calibration.items() if name != "highest_score"}
+
+
+def write_calibration(folder: Path, calibration: dict[str, Any]) -> None:
+    """Into config.json as `save_pretrained` writes it; a reader sees the old file or the new one."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["confidence_calibration"] = calibration
+    write_json(path, config, sort_keys=True, ensure_ascii=True)
+
+
+def run_calibration(argv: Sequence[str] | None = None) -> dict[str, dict[str, float | None]]:
+    arguments, data = parse_arguments(
+        (CalibrationArguments, DataArguments), argv, description="Measure how far a model's scores can be trusted."
+    )
+    measures = calibrate(arguments, data)
+    print(format_measures(measures))
+    print(f"Right is a chrF of {arguments.least_chrf:g} or more. Written into {Path(arguments.model) / 'config.json'}.")
+    if next(iter(measures.values()))["auroc"] is None:
+        print(_without_both_kinds(arguments.split, next(iter(measures.values()))["share_right"]))
+    return measures
+
+
+def _without_both_kinds(split: str, share_right: float) -> str:
+    kind = "right" if share_right else "wrong"
+    return (
+        f"Every translation of {split} is {kind}, so the score cannot be told to mean anything: all clips that look "
+        f"like those of {split} get the same confidence. A larger or harder split would say more."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(run_calibration, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,304 @@
+"""Generates the embedded corpus: signers rendered while they perform sentences of an invented sign language.
+
+    python -m train_scripts.commands.generate_corpus --output_dir corpus
+
+A small one, in a few seconds:
+
+    python -m train_scripts.commands.generate_corpus --output_dir small_corpus --num_train_clips 24 --num_dev_clips 6 \
+        --num_test_clips 6 --num_text_only_sentences 100
+
+The result is a Hugging Face video folder (`train/`, `dev/`, `test/`, each with mp4 files and a `metadata.csv`),
+further sentences of the spoken language in `text_only.txt`, and a dataset card. Everything follows from the seed and
+the options.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..machine.atomic_files import holds_something, write_csv, write_folder, write_text
+from ..machine.cores import num_cores
+from ..machine.process_pool import check_num_workers, run_in_processes
+from ..rendered_corpus.signing_language import LEXICON, MIN_NUM_SIGNS, SentenceSampler, select_signs, translate
+from ..rendered_corpus.signing_renderer import (
+    FRAMES_PER_SECOND,
+    MIN_RESOLUTION_IN_PIXELS,
+    Signer,
+    create_signer,
+    encode_mp4,
+    render_clip,
+)
+
+SPLITS = ("train", "dev", "test")
+# First part of the seed of each random stream, after the corpus's own seed.
+STREAMS = {split: number for number, split in enumerate((*SPLITS, "signers", "skin tones", "sentences"))}
+CARD_FIELDS_LEFT_OUT = ("output_dir", "num_workers")
+
+
+@dataclass
+class CorpusArguments:
+    """What to generate. `output_dir` must be new or empty."""
+
+    output_dir: str = field(metadata={"help": "Folder for the corpus; new or empty."})
+    seed: int = field(default=0, metadata={"help": "Seed of everything: sentences, signers, performances."})
+    num_train_clips: int = field(default=1200, metadata={"help": "Clips in the training split."})
+    num_dev_clips: int = field(default=100, metadata={"help": "Clips in the dev split."})
+    num_test_clips: int = field(default=150, metadata={"help": "Clips in the test split."})
+    num_signs: int = field(
+        default=len(LEXICON), metadata={"help": f"Signs of the vocabulary, from {MIN_NUM_SIGNS} to {len(LEXICON)}."}
+    )
+    num_training_signers: int = field(default=14, metadata={"help": "Signers of the training split."})
+    num_dev_signers: int = field(
+        default=2, metadata={"help": "Signers of the dev split only; training signers perform the other half of it."}
+    )
+    num_test_signers: int = field(default=3, metadata={"help": "Signers of the test split, seen nowhere else."})
+    left_handed_fraction: float = field(default=0.2, metadata={"help": "Part of all signers who are left-handed."})
+    resolution: int = field(default=64, metadata={"help": "Height and width of the clips in pixels; even."})
+    num_text_only_sentences: int = field(
+        default=6000, metadata={"help": "Sentences without a clip; fewer if the signs do not give as many."}
+    )
+    num_workers: int = field(
+        default_factory=num_cores, metadata={"help": "Processes; the result does not depend on it."}
+    )
+
+
+@dataclass(frozen=True)
+class ClipTask:
+    """One clip to render; `seed` is (corpus seed, stream, index)."""
+
+    path: Path
+    glosses: tuple[str, ...]
+    signer: Signer
+    resolution: int
+    seed: tuple[int, int, int]
+
+
+def generate_corpus(arguments: CorpusArguments) -> Path:
+    """Writes the corpus and returns its folder. Raises ValueError for arguments that cannot be met, and
+    FileExistsError for an output folder with something in it; then nothing has been written."""
+    _validate(arguments)
+    output_dir = Path(arguments.output_dir)
+    write_folder(output_dir, lambda folder: _fill(replace(arguments, output_dir=str(folder))))
+    return output_dir
+
+
+def _fill(arguments: CorpusArguments) -> None:
+    output_dir = Path(arguments.output_dir)
+    sentences, text_only_sentences = _draw_sentences(arguments)
+    signers = create_signers(arguments)
+    tasks = [task for split in SPLITS for task in _plan_split(split, sentences[split], signers, arguments)]
+
+    for split in SPLITS:
+        (output_dir / split).mkdir(parents=True)
+        _write_metadata(output_dir / split, [task for task in tasks if task.path.parent.name == split])
+    lines = "".join(f"{translate(glosses)}\n" for glosses in text_only_sentences)
+    write_text(output_dir / "text_only.txt", lines)
+    write_text(output_dir / "README.md", _dataset_card(arguments, signers, len(text_only_sentences)))
+    for _ in tqdm(_render_all(tasks, arguments.num_workers), total=len(tasks), desc="rendering", unit="clip"):
+        pass
+
+
+def _validate(arguments: CorpusArguments) -> None:
+    problems = []
+    for name in ("num_train_clips", "num_dev_clips", "num_test_clips"):
+        problems += _problem_if_below(arguments, name, 1)
+    for name in ("num_training_signers", "num_dev_signers", "num_test_signers"):
+        problems += _problem_if_below(arguments, name, 1)
+    for name in ("seed", "num_text_only_sentences"):
+        problems += _problem_if_below(arguments, name, 0)
+    try:
+        check_num_workers("`num_workers`", arguments.num_workers)
+    except ValueError as error:
+        problems.append(str(error))
+    if arguments.resolution < MIN_RESOLUTION_IN_PIXELS or arguments.resolution % 2:
+        problems.append(
+            f"`resolution` must be an even number of at least {MIN_RESOLUTION_IN_PIXELS} pixels (yuv420p holds no odd "
+            f"size, and hands are lost below), got {arguments.resolution}."
+        )
+    if not 0 <= arguments.left_handed_fraction <= 1:
+        problems.append(f"`left_handed_fraction` must be from 0 to 1, got {arguments.left_handed_fraction}.")
+    try:
+        select_signs(arguments.num_signs)
+    except ValueError as error:
+        problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+    output_dir = Path(arguments.output_dir)
+    if output_dir.exists() and not (output_dir.is_dir() and not holds_something(output_dir)):
+        raise FileExistsError(
+            f"`output_dir` must be a new or empty folder, but '{output_dir}' holds something. Choose another "
+            "folder, or remove this one first."
+        )
+
+
+def _problem_if_below(arguments: CorpusArguments, name: str, minimum: int) -> list[str]:
+    value = getattr(arguments, name)
+    return [] if value >= minimum else [f"`{name}` must be at least {minimum}, got {value}."]
+
+
+def _draw_sentences(
+    arguments: CorpusArguments,
+) -> tuple[dict[str, list[tuple[str, ...]]], list[tuple[str, ...]]]:
+    """Returns the glosses of each split's sentences and of the text-only ones, all different."""
+    random_generator = np.random.default_rng([arguments.seed, STREAMS["sentences"]])
+    sampler = SentenceSampler(select_signs(arguments.num_signs), random_generator)
+    sizes = [arguments.num_train_clips, arguments.num_dev_clips, arguments.num_test_clips]
+    drawn = sampler.draw_distinct(sum(sizes))
+    if len(drawn) < sum(sizes):
+        raise ValueError(
+            f"{sum(sizes)} different sentences are needed for the clips, but {arguments.num_signs} signs gave only "
+            f"{len(drawn)}. Ask for fewer clips or raise `num_signs`."
+        )
+    ends = np.cumsum(sizes)
+    parts = [drawn[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    text_only_sentences = sampler.draw_distinct(arguments.num_text_only_sentences, known=drawn)
+    return dict(zip(SPLITS, parts, strict=True)), text_only_sentences
+
+
+def create_signers(arguments: CorpusArguments) -> dict[str, list[Signer]]:
+    """Returns the signers who belong to each split. Skin tones of a group are spread over the whole range."""
+    sizes = [arguments.num_training_signers, arguments.num_dev_signers, arguments.num_test_signers]
+    tone_generator = np.random.default_rng([arguments.seed, STREAMS["skin tones"]])
+    signers: dict[str, list[Signer]] = {}
+    num_created = 0
+    for split, size in zip(SPLITS, sizes, strict=True):
+        skin_tones = (tone_generator.permutation(size) + tone_generator.random(size)) / size
+        signers[split] = []
+        for skin_tone in skin_tones.tolist():
+            random_generator = np.random.default_rng([arguments.seed, STREAMS["signers"], num_created])
+            is_left_handed = _is_left_handed(num_created, arguments.left_handed_fraction)
+            num_created += 1
+            name = f"signer{num_created:02d}"
+            signers[split].append(create_signer(name, skin_tone, is_left_handed, random_generator))
+    return signers
+
+
+def _is_left_handed(index: int, fraction: float) -> bool:
+    """Spreads left-handed signers evenly: with 0.2 the 4th, 9th, 14th and 19th."""
+    return int((index + 2) * fraction + 1e-9) > int((index + 1) * fraction + 1e-9)
+
+
+def _plan_split(
+    split: str, sentences: list[tuple[str, ...]], signers: dict[str, list[Signer]], arguments: CorpusArguments
+) -> Iterator[ClipTask]:
+    split_dir = Path(arguments.output_dir) / split
+    for index, glosses in enumerate(sentences):
+        group = signers["train"] if split == "dev" and index % 2 else signers[split]
+        turn = index // 2 if split == "dev" else index
+        yield ClipTask(
+            path=split_dir / f"{split}_{index:05d}.mp4",
+            glosses=glosses,
+            signer=group[turn % len(group)],
+            resolution=arguments.resolution,
+            seed=(arguments.seed, STREAMS[split], index),
+        )
+
+
+def _write_metadata(split_dir: Path, tasks: list[ClipTask]) -> None:
+    rows = [
+        {
+            "file_name": task.path.name,
+            "text": translate(task.glosses),
+            "gloss": " ".join(task.glosses),
+            "signer": task.signer.name,
+        }
+        for task in tasks
+    ]
+    write_csv(split_dir / "metadata.csv", ["file_name", "text", "gloss", "signer"], rows)
+
+
+def _render_all(tasks: list[ClipTask], num_workers: int) -> Iterable[None]:
+    if num_workers == 1:
+        yield from map(_render_task, tasks)
+        return
+    for _ in run_in_processes(_render_task, tasks, num_workers, _lost):
+        yield
+
+
+def _lost(task: ClipTask, why: str) -> None:
+    raise OSError(f"{task.path} could not be rendered: {why}.")
+
+
+def _render_task(task: ClipTask) -> None:
+    frames = render_clip(task.glosses, task.signer, task.resolution, np.random.default_rng(task.seed))
+    encode_mp4(frames, task.path)
+
+
+def _dataset_card(arguments: CorpusArguments, signers: dict[str, list[Signer]], num_text_only: int) -> str:
+    options = [f"- `{name}`: {value}" for name, value in asdict(arguments).items() if name not in CARD_FIELDS_LEFT_OUT]
+    signer_rows = [
+        f"| {signer.name} | {split} | {'left' if signer.is_left_handed else 'right'} |"
+        for split in SPLITS
+        for signer in signers[split]
+    ]
+    return CARD.format(
+        num_train_clips=arguments.num_train_clips,
+        num_dev_clips=arguments.num_dev_clips,
+        num_test_clips=arguments.num_test_clips,
+        num_text_only=num_text_only,
+        resolution=arguments.resolution,
+        frames_per_second=FRAMES_PER_SECOND,
+        options="\n".join(options),
+        signer_rows="\n".join(signer_rows),
+    )
+
+
+CARD = """---
+license: cc0-1.0
+pretty_name: Invented sign language, rendered
+tags:
+- sign-language-translation
+- synthetic
+---
+
+# Invented sign language, rendered
+
+A drawn signer performs sentences of a small sign language that nobody uses: it was invented for trying out sign
+language translation. Every frame is generated; no person was recorded. Scores on it say nothing about any real sign
+language.
+Licence: CC0-1.0 (the generator is Apache-2.0).
+
+## Content
+| split | clips | signers |
+|---|---|---|
+| train | {num_train_clips} | training signers |
+| dev | {num_dev_clips} | half by dev signers, half by training signers |
+| test | {num_test_clips} | test signers, who occur nowhere else |
+
+No sentence occurs in two splits. Clips are H.264, {resolution}x{resolution} pixels, {frames_per_second} frames per
+second. Each split has a `metadata.csv` with `file_name`, `text` (spoken sentence), `gloss` (signs in signed order) and
+`signer`.
+`text_only.txt` holds {num_text_only} further spoken sentences, none of which has a clip.
+
+## Signers
+| signer | belongs to | dominant hand |
+|---|---|---|
+{signer_rows}
+
+## Options
+{options}
+"""
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Make a corpus from command-line arguments."""
+    # Imported here, as it takes seconds and every worker process imports this module.
+    from ..arguments.arguments import parse_arguments
+
+    (arguments,) = parse_arguments((CorpusArguments,), argv, description="Make a corpus of drawn signers.")
+    output_dir = generate_corpus(arguments)
+    print(f"Corpus with {arguments.num_train_clips} training clips written to {output_dir}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from ..arguments.command_line import run_command
+
+    return run_command(run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

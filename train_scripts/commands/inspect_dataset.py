@@ -1,0 +1,437 @@
+"""
+What a person looks at before training: lengths, words, signers, leaks between splits, files that cannot be read.
+
+    flallm-inspect --dataset my_corpus --output_dir inspection
+
+The data set is a video folder (train/, dev/ or validation/, test/ with metadata.csv) or one on the Hub. The report is
+printed, and written as one page that needs nothing else (`inspection.html`) and as figures (`inspection.json`). Every
+clip is decoded to its end. What is broken is named and stops nothing; the exit status is then 1. Small, on a CPU:
+
+    flallm-generate-corpus --output_dir corpus --num_train_clips 20 --num_dev_clips 10 --num_test_clips 10
+    flallm-inspect --dataset corpus --output_dir inspection --tokenizer_name_or_path language_model
+"""
+
+import csv
+import io
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from modeling_flallm.configuration_flallm import FLaLLMVisionConfig
+from modeling_flallm.own_processing import FLaLLMVideoProcessor, is_video_file
+from modeling_flallm.visual_encoder_flallm import LocalTemporalModule
+
+from ..arguments.arguments import check_new_folder, parse_arguments, read_yaml
+from ..arguments.command_line import run_command
+from ..clips.data import check_is_of_hub, find_metadata, find_split_folder, load_from_hub, without_bytes
+from ..corpora.corpus_schema import SPLITS, Problem
+from ..corpora.corpus_tables import likely_delimiter, split_of, without_separator_line
+from ..corpora.data_set_columns import by_our_names, check_split, our_names, say_unused, unused
+from ..corpora.inspected_clips import Clip, Corpus, measure_clips
+from ..corpora.inspection_page import MAX_NUM_TOKENS, format_text, render_page, spread_of
+from ..hub.hub_names import check_model_names
+from ..languages.languages import check_spoken_language
+from ..machine.atomic_files import write_folder, write_json, write_text
+from ..machine.cores import num_cores
+from ..machine.inside_folder import inside
+from ..machine.process_pool import check_num_workers
+from ..runs.training import open_tokenizer
+from ..scores.metrics import comparable
+
+PRESETS = ("paper_visual_initialing", "sltbaselines_visual_initialing")
+
+
+@dataclass
+class InspectArguments:
+    """Which data set, and where the report goes."""
+
+    dataset: str = field(metadata={"help": "A video folder, or the id of a data set on the Hub."})
+    output_dir: str = field(default="inspection", metadata={"help": "New or empty folder for the report."})
+    text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
+    spoken_language: str | None = field(
+        default=None, metadata={"help": "Language tag of sentences whose rows have none. zh, ja, ko, th: by character."}
+    )
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "Tokenizer whose unknown characters and sentence lengths are counted."}
+    )
+    num_strips: int = field(default=4, metadata={"help": "Clips of each split that the page shows."})
+    num_workers: int = field(default_factory=num_cores, metadata={"help": "Decoding processes."})
+
+    def __post_init__(self):
+        check_spoken_language(self.spoken_language)
+        check_num_workers("--num_workers", self.num_workers)
+        if self.num_strips < 0:
+            raise ValueError(f"--num_strips must be 0 or more, got {self.num_strips}.")
+
+
+# Reading, without stopping at what is wrong: `data.read_metadata` does that when it comes to training.
+
+
+def read_corpus(arguments: InspectArguments) -> Corpus:
+    """
+    Raises:
+        ValueError: for a folder without any split.
+        FileNotFoundError: for what is neither a folder nor a data set on the Hub.
+    """
+    folder = Path(arguments.dataset)
+    corpus = _read_folder(folder, arguments) if folder.is_dir() else _read_hub(arguments)
+    _check_rows(corpus)
+    for split in SPLITS:
+        clips = corpus.of(split)
+        shown = torch.linspace(0, max(len(clips) - 1, 0), min(arguments.num_strips, len(clips))).long().tolist()
+        for index in shown:
+            clips[index].wants_strip = True
+    return corpus
+
+
+def _read_folder(folder: Path, arguments: InspectArguments) -> Corpus:
+    corpus = Corpus()
+    found = {}
+    for split in SPLITS:
+        split_folder = find_split_folder(folder, split)
+        if split_folder is not None:
+            found[split] = split_folder
+    if not found:
+        raise ValueError(f"{folder} must hold folders train, dev or validation, and test, each with metadata.csv.")
+    for split in SPLITS:
+        if split in found:
+            _read_split_folder(corpus, split, found[split], arguments)
+        else:
+            corpus.warnings.append(Problem(split, "there is no such split"))
+    return corpus
+
+
+def _read_split_folder(corpus: Corpus, split: str, folder: Path, arguments: InspectArguments) -> None:
+    metadata = find_metadata(folder)
+    rows = [] if metadata is None else _read_rows(metadata, split, corpus.errors)
+    rows = _by_our_names(rows, arguments, f"{split}/{metadata and metadata.name}", corpus)
+    if metadata is None:
+        corpus.errors.append(Problem(split, f"there is no metadata.csv with file_name,{arguments.text_column}"))
+    elif not rows:
+        corpus.errors.append(Problem(split, f"{metadata.name} has no rows"))
+    for number, values in rows:
+        clip = _clip_of_row(split, number, values, arguments, corpus.errors)
+        corpus.clips.append(clip)
+        if clip.name:
+            _find_file(clip, folder, corpus)
+    named = {clip.path for clip in corpus.of(split)}
+    videos = (path for path in folder.iterdir() if is_video_file(path) and path.is_file())
+    unnamed = sorted(_clean(path.name) for path in videos if path not in named)
+    corpus.warnings += [Problem(f"{split}/{name}", "the metadata does not name this file") for name in unnamed]
+
+
+def _read_rows(path: Path, split: str, errors: list[Problem]) -> list[tuple[int, dict[str, Any]]]:
+    """Rows with their numbers, as far as they can be read."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        errors.append(Problem(f"{split}/{path.name}", f"is not UTF-8 text: {error}"))
+        text = content.decode("utf-8-sig", errors="replace")
+    rows = []
+    text, delimiter = without_separator_line(text)
+    delimiter = delimiter or likely_delimiter(text.lstrip("\r\n").partition("\n")[0])
+    read: Iterator[Any] = csv.DictReader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter)
+    if path.suffix.lower() != ".csv":
+        read = (_json_object(line) for line in text.split("\n") if line.strip())
+    number = 0
+    while True:
+        number += 1
+        try:
+            rows.append((number, next(read)))
+        except StopIteration:
+            return rows
+        except csv.Error as error:
+            errors.append(Problem(f"{split}, row {number}", f"cannot be read, nor what follows: {error}"))
+            return rows
+
+
+def _by_our_names(
+    rows: list[tuple[int, dict[str, Any]]], arguments: InspectArguments, where: str, corpus: Corpus
+) -> list[tuple[int, dict[str, Any]]]:
+    """Columns that are not understood are an error of the file, and those that are not used are to be known."""
+    try:
+        named = [(number, by_our_names(values, arguments.text_column, where)) for number, values in rows]
+    except ValueError as error:
+        corpus.errors.append(Problem(where, str(error).removeprefix(f"{where} ")))
+        return rows
+    columns = {column for _, values in named for column in values if column is not None}
+    others = unused(columns, arguments.text_column)
+    if others:
+        corpus.warnings.append(Problem(where, say_unused(others)))
+    return named
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _clip_of_row(
+    split: str, number: int, values: Mapping[str, Any], arguments: InspectArguments, errors: list[Problem]
+) -> Clip:
+    texts = {name: _clean(value) for name, value in values.items() if name is not None and value is not None}
+    clip = Clip(split, number, texts.get("file_name", ""), texts.get(arguments.text_column, ""))
+    clip.signer = texts.get("signer") or None
+    clip.spoken_language = texts.get("spoken_language") or arguments.spoken_language
+    clip.sign_language = texts.get("sign_language") or None
+    try:
+        check_split(values.get("split"), split, clip.where)
+    except ValueError as error:
+        errors.append(Problem(clip.where, str(error).removeprefix(f"{clip.where}: ")))
+    for name in ("start", "end"):
+        try:
+            setattr(clip, name, float(texts[name]) if texts.get(name) else None)
+        except ValueError:
+            errors.append(Problem(clip.where, f"{name} is no number of seconds: {texts[name]!r}"))
+    if None in values:  # where DictReader puts what is left over
+        errors.append(Problem(clip.where, "has more values than the header; put commas in double quotes"))
+    return clip
+
+
+def _clean(value: Any) -> str:
+    """Without half characters, which JSON can hold and no file or tokenizer takes."""
+    return str(value).encode("utf-8", "replace").decode("utf-8").strip()
+
+
+def _find_file(clip: Clip, folder: Path, corpus: Corpus) -> None:
+    try:
+        path = inside(folder, clip.name)
+        is_there = path.is_file()
+    except (OSError, ValueError) as error:  # outside of the folder, a NUL byte, too long a name
+        text = str(error).replace(str(folder), folder.name)
+        corpus.errors.append(Problem(clip.where, f"the file name cannot be used: {text}"))
+        return
+    if is_there:
+        clip.path = path
+    else:
+        corpus.errors.append(Problem(clip.where, "there is no such file"))
+
+
+def _read_hub(arguments: InspectArguments) -> Corpus:
+    return corpus_of_splits(load_from_hub(arguments.dataset), arguments)
+
+
+def corpus_of_splits(splits: Mapping[str, datasets.Dataset], arguments: InspectArguments) -> Corpus:
+    """
+    Clips of a data set with a column `video`.
+
+    Raises:
+        ValueError: if there is no such column.
+    """
+    corpus = Corpus()
+    for name, dataset in splits.items():
+        split = split_of(name) or name
+        split = name if split in corpus.on_hub else split  # dev beside validation
+        columns = our_names(tuple(dataset.column_names), arguments.text_column, arguments.dataset)
+        dataset = dataset.rename_columns({theirs: ours for theirs, ours in columns.items() if theirs != ours})
+        if "video" not in dataset.column_names:
+            raise ValueError(f"`video` must be a column of the data set, got columns {dataset.column_names}.")
+        corpus.on_hub[split] = dataset.cast_column("video", datasets.Video(decode=False))
+        for number, values in enumerate(dataset.remove_columns("video"), 1):
+            name = values.get("file_name") or values.get("name") or f"video {number}"
+            row = {**values, "file_name": name}
+            corpus.clips.append(_clip_of_row(split, number, row, arguments, corpus.errors))
+        for clip, video in zip(corpus.of(split), without_bytes(corpus.on_hub[split]), strict=True):
+            try:
+                check_is_of_hub(video, "the row")
+            except ValueError as error:
+                clip.measured.error = str(error)
+    return corpus
+
+
+def _check_rows(corpus: Corpus) -> None:
+    seen: dict[tuple, Clip] = {}
+    for clip in corpus.clips:
+        if not clip.name:
+            corpus.errors.append(Problem(clip.where, "has no file_name"))
+        if not clip.text:
+            corpus.errors.append(Problem(clip.where, "the sentence is empty"))
+        if clip.path is not None:
+            first = seen.setdefault((clip.path, clip.start, clip.end), clip)
+            if first is not clip:
+                corpus.errors.append(Problem(clip.where, f"names the same part of a file as row {first.row}"))
+
+
+# Figures
+
+
+def build_report(
+    corpus: Corpus, arguments: InspectArguments, tokenizer: PreTrainedTokenizerBase | None = None
+) -> dict[str, Any]:
+    """Everything that text and page say, as `inspection.json` holds it."""
+    splits = [split for split in dict.fromkeys((*SPLITS, *(clip.split for clip in corpus.clips))) if corpus.of(split)]
+    vocabulary = Counter(unit for clip in corpus.of("train") for unit in clip.units())
+    report = {
+        "dataset": _clean(Path(arguments.dataset).name if Path(arguments.dataset).is_dir() else arguments.dataset),
+        "splits": {split: _split_figures(corpus.of(split), vocabulary) for split in splits},
+        "leakage": _across_splits(corpus, splits),
+        "presets": [_preset_figures(name, corpus.clips) for name in PRESETS],
+        "decoded_size_in_gib": sum(_decoded_bytes(clip) for clip in corpus.clips) / 2**30,
+        "errors": [vars(problem) for problem in corpus.errors],
+        "warnings": [vars(problem) for problem in corpus.warnings],
+    }
+    if tokenizer is not None:
+        report["tokenizer"] = _tokenizer_figures(tokenizer, corpus, splits)
+    return report
+
+
+def _split_figures(clips: list[Clip], train: Counter) -> dict[str, Any]:
+    readable = [clip for clip in clips if clip.is_readable]
+    seconds = [clip.measured.duration_in_seconds for clip in readable if clip.measured.duration_in_seconds]
+    words = Counter(unit for clip in clips for unit in clip.units())
+    unseen = {word: count for word, count in words.items() if word not in train}
+    sentences = Counter(comparable(clip.text) for clip in clips if clip.text)
+    parts = Counter((clip.measured.content_hash, clip.start, clip.end) for clip in readable)
+    return {
+        "clips": len(clips),
+        "readable_clips": len(readable),
+        "hours": sum(seconds) / 3600,
+        "duration_in_seconds": spread_of(seconds),
+        "frames": spread_of([clip.measured.num_frames for clip in readable]),
+        "resolutions": _counts(f"{clip.measured.width}x{clip.measured.height}" for clip in readable),
+        "frame_rates": _counts(
+            f"{clip.measured.frames_per_second:.2f}" for clip in readable if clip.measured.frames_per_second
+        ),
+        "words": spread_of([len(clip.units()) for clip in clips if clip.text]),
+        "characters": spread_of([len(clip.text) for clip in clips if clip.text]),
+        "vocabulary": len(words),
+        "singletons": sum(count == 1 for count in words.values()),
+        "unseen_words": len(unseen),
+        "unseen_word_rate": sum(unseen.values()) / words.total() if words else 0.0,
+        "signers": _counts(clip.signer for clip in clips if clip.signer),
+        "sign_languages": _counts(clip.sign_language for clip in clips if clip.sign_language),
+        "spoken_languages": _counts(clip.spoken_language for clip in clips if clip.spoken_language),
+        "repeated_sentences": len(clips) - len(sentences) - sum(not clip.text for clip in clips),
+        "repeated_clips": sum(count - 1 for count in parts.values()),
+    }
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _across_splits(corpus: Corpus, splits: Sequence[str]) -> list[dict[str, Any]]:
+    """For each pair of splits: clips of the second whose frames, sentence or signer the first has too."""
+    pairs = [(first, second) for index, first in enumerate(splits) for second in splits[index + 1 :]]
+    return [_between(corpus.of(first), corpus.of(second)) for first, second in pairs]
+
+
+def _between(first: list[Clip], second: list[Clip]) -> dict[str, Any]:
+    by_content = defaultdict(list)
+    for clip in first:
+        by_content[clip.measured.content_hash].append(clip)
+    same = []
+    for clip in second:
+        others = by_content.get(clip.measured.content_hash, [])
+        same += [(clip.where, other.where) for other in others if clip.shares_frames_with(other)][:1]
+    sentences = {comparable(clip.text) for clip in first if clip.text}
+    signers = {clip.signer for clip in first if clip.signer}
+    return {
+        "splits": [first[0].split, second[0].split],
+        "clips": len(second),
+        "same_clips": [list(pair) for pair in same],
+        "same_sentences": sum(comparable(clip.text) in sentences for clip in second),
+        "same_signers": sorted({clip.signer for clip in second if clip.signer in signers}),
+        "clips_of_same_signers": sum(clip.signer in signers for clip in second),
+    }
+
+
+def _preset_figures(name: str, clips: list[Clip]) -> dict[str, Any]:
+    """Visual tokens under a preset, clips that do not fit, and the size of its largest possible batch of pixels."""
+    preset = read_yaml(name)
+    sampling = {key: preset.get(key) for key in ("frame_sampling_rate", "max_num_frames")}
+    processor = FLaLLMVideoProcessor(**sampling)
+    config = FLaLLMVisionConfig(**{key: preset[key] for key in ("temporal_blocks", "temporal_padding")})
+    temporal_module = LocalTemporalModule(config.hidden_size, config)
+    readable = [clip for clip in clips if clip.is_readable]
+    frames = [len(processor.sample_frame_indices(clip.measured.num_frames)) for clip in readable]
+    tokens = [int(temporal_module.get_num_tokens(torch.tensor(count))) for count in frames]
+    pairs = list(zip(readable, tokens, strict=True))
+    bytes_per_frame = 3 * preset["crop_size"] ** 2 * 4  # float32
+    batch_size = preset["per_device_train_batch_size"]
+    return {
+        "name": name,
+        "tokens": spread_of(tokens),
+        "too_long": [clip.where for clip, count in pairs if count > MAX_NUM_TOKENS],
+        "too_short": [clip.where for clip, count in pairs if count < max(len(clip.units()), 1)],
+        "batch_size": batch_size,
+        "largest_batch_in_gib": batch_size * max(frames, default=0) * bytes_per_frame / 2**30,
+    }
+
+
+def _decoded_bytes(clip: Clip) -> int:
+    return 3 * clip.measured.num_frames * clip.measured.height * clip.measured.width
+
+
+def _tokenizer_figures(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, splits: Sequence[str]) -> dict[str, Any]:
+    texts = {split: [clip.text for clip in corpus.of(split) if clip.text] for split in splits}
+    token_ids = {split: [tokenizer(text)["input_ids"] for text in texts[split]] for split in splits}
+    characters = sorted({character for split in splits for text in texts[split] for character in text})
+    unknown = [
+        character
+        for character in characters
+        if not character.isspace()
+        and tokenizer.unk_token_id in tokenizer(character, add_special_tokens=False)["input_ids"]
+    ]
+    return {
+        "tokens": {split: spread_of([len(ids) for ids in token_ids[split]]) for split in splits},
+        "sentences_with_unknown_tokens": {
+            split: sum(tokenizer.unk_token_id in ids for ids in token_ids[split]) for split in splits
+        },
+        "unknown_characters": unknown,
+    }
+
+
+# The command
+
+
+def inspect(arguments: InspectArguments) -> dict[str, Any]:
+    """
+    Read, decode, print and write the report, and return it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_corpus`, or if the output folder is not empty, or there is no such
+            tokenizer.
+    """
+    output_dir = Path(arguments.output_dir)
+    check_new_folder(output_dir)
+    check_model_names(arguments)
+    name = arguments.tokenizer_name_or_path
+    tokenizer = None if name is None else open_tokenizer(name)  # a mistake is told before hours of decoding
+    corpus = read_corpus(arguments)
+    measure_clips(corpus, arguments.num_workers)
+    report = build_report(corpus, arguments, tokenizer)
+
+    def fill(unfinished: Path) -> None:
+        write_json(unfinished / "inspection.json", report)
+        write_text(unfinished / "inspection.html", render_page(report, corpus))
+
+    write_folder(output_dir, fill)
+    print(format_text(report))
+    print(f"Page: {output_dir / 'inspection.html'}")
+    return report
+
+
+def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    (arguments,) = parse_arguments((InspectArguments,), argv, description="Look at a data set before training.")
+    return inspect(arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(lambda given: int(bool(run(given)["errors"])), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""
+The whole of LLaVA-SLT in small: corpus, the three stages, calibration, scores, pictures and a translated clip.
+
+    flallm-quickstart-llava-slt --output_dir quickstart_llava_slt_output
+
+`make quickstart-llava-slt` sets up the environment and calls this. Everything lands in the output folder. The corpus is
+that of `quickstart.py`; the language model is a small Llama, made in stage 1 from the corpus' text alone. In stage 3
+only the connector is trained.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..arguments.arguments import flags, parse_arguments
+from ..arguments.command_line import START_ANEW, run_command
+from ..scores.metrics import TITLE_OF_SCORE
+from ..stages import linguistic_pretraining, visual_contrastive_pretraining, visual_language_tuning
+from .quickstart import (
+    CORPUS,
+    QuickstartArguments,
+    TimeLeft,
+    calibrate_model,
+    make_corpus,
+    run_steps,
+    show_results,
+    test_model,
+)
+
+# As that of the other quickstart.
+WORK = {
+    "corpus": (20, ["num_train_clips"]),
+    "stage 1": (80, ["num_text_only_sentences", "language_model_epochs"]),
+    "stage 2": (190, ["num_train_clips", "stage2_epochs"]),
+    "stage 3": (60, ["num_train_clips", "stage3_epochs"]),
+    "calibration": (3, ["num_dev_clips"]),
+    "test": (10, ["num_test_clips"]),
+}
+
+
+@dataclass
+class LlavaSltQuickstartArguments(QuickstartArguments):
+    """Sizes; the defaults take under twenty minutes on two CPU cores."""
+
+    output_dir: str = field(
+        default="quickstart_llava_slt_output", metadata={"help": "New or empty folder for everything."}
+    )
+    language_model_epochs: float = field(default=3, metadata={"help": "Epochs of linguistic pretraining (stage 1)."})
+    stage2_epochs: float = field(default=12, metadata={"help": "Epochs of visual contrastive pretraining."})
+    stage3_epochs: float = field(default=8, metadata={"help": "Epochs of visual language tuning."})
+
+
+@dataclass
+class Folders:
+    """Where each part of the run lands."""
+
+    output: Path
+
+    def __post_init__(self):
+        self.corpus = self.output / "corpus"
+        self.stage1 = self.output / "stage1"
+        self.stage2 = self.output / "stage2"
+        self.features = self.output / "features"
+        self.model = self.output / "model"
+        self.test = self.output / "test"
+
+
+def train_stage1(arguments: LlavaSltQuickstartArguments, folders: Folders, time_left: TimeLeft) -> dict[str, float]:
+    return linguistic_pretraining.train(
+        flags(
+            config="quickstart_llava_slt_linguistic_pretraining",
+            text_file=folders.corpus / "text_only.txt",
+            spoken_language=CORPUS["spoken_language"],
+            num_train_epochs=arguments.language_model_epochs,
+            seed=arguments.seed,
+            output_dir=folders.stage1,
+        ),
+        [time_left],
+    )
+
+
+def train_stage2(arguments: LlavaSltQuickstartArguments, folders: Folders, time_left: TimeLeft) -> dict[str, float]:
+    return visual_contrastive_pretraining.train(
+        flags(
+            config="quickstart_llava_slt_visual_contrastive_pretraining",
+            dataset=folders.corpus,
+            text_model_name_or_path=folders.stage1,
+            also_measure_on="test",
+            num_train_epochs=arguments.stage2_epochs,
+            seed=arguments.seed,
+            output_dir=folders.stage2,
+            **CORPUS,
+        ),
+        [time_left],
+    )
+
+
+def train_stage3(arguments: LlavaSltQuickstartArguments, folders: Folders, time_left: TimeLeft) -> dict[str, float]:
+    return visual_language_tuning.train(
+        flags(
+            config="quickstart_llava_slt_visual_language_tuning",
+            dataset=folders.corpus,
+            vision_model_name_or_path=folders.stage2,
+            text_model_name_or_path=folders.stage1,
+            num_train_epochs=arguments.stage3_epochs,
+            seed=arguments.seed,
+            feature_cache_dir=folders.features,
+            output_dir=folders.model,
+            **CORPUS,
+        ),
+        [time_left],
+    )
+
+
+def print_scores(scores: dict[str, Any]) -> None:
+    print(f"\n{scores['num_segments']} test clips, signers never seen in training (95 % interval by bootstrap)")
+    for name, title in TITLE_OF_SCORE.items():
+        interval = scores["confidence_intervals"][name]
+        print(f"{title:18}{scores[name]:8.2f} [{interval['low']:.2f}, {interval['high']:.2f}]")
+    print(f"BLEU-4: {scores['signatures']['bleu4']}")
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = parse_arguments(
+        (LlavaSltQuickstartArguments,), argv, description="LLaVA-SLT in small, from corpus to scores."
+    )
+    folders = Folders(Path(arguments.output_dir))
+    steps = {
+        "corpus": make_corpus,
+        "stage 1": train_stage1,
+        "stage 2": train_stage2,
+        "stage 3": train_stage3,
+        "calibration": calibrate_model,
+    }
+    durations = run_steps(steps, arguments, folders, WORK)
+    print("\n=== test", flush=True)
+    scores, rows = test_model(folders.model, folders, folders.test)
+    print_scores(scores)
+    show_results(rows, {"stage 2": folders.stage2, "stage 3": folders.model}, folders, durations)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(run, argv, START_ANEW)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

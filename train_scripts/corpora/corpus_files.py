@@ -1,0 +1,238 @@
+"""
+The files and folders of a raw corpus. Names meet whatever their Unicode form and letter case, as macOS and Windows have
+them; what these systems put beside files is passed over; only what lies inside the corpus's folder is read.
+"""
+
+import functools
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modeling_flallm.own_processing import is_picture_file, is_video_file
+
+from ..machine.inside_folder import roots
+from .corpus_schema import Problem
+from .corpus_tables import RowError, shown_path
+
+# What macOS, Windows and network drives put beside people's files.
+FOLDERS_OF_SYSTEMS = frozenset(
+    ("__macosx", ".appledouble", ".trashes", ".spotlight-v100", ".fseventsd", "@eadir", "$recycle.bin", "lost+found")
+)
+OUTSIDE = (
+    "is a link that leads out of the folder, and is not followed: name the folder that it leads to with --videos, or "
+    "put a copy in its place"
+)
+
+
+def is_of_a_system(name: str) -> bool:
+    """Whether a file or folder is one that a system made: `._clip.mp4`, `__MACOSX`"""
+    return name.startswith("._") or name.casefold() in FOLDERS_OF_SYSTEMS
+
+
+def same_name(name: str) -> str:
+    """A form in which names are equal that macOS or Windows take for one: composed, without capitals."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+@dataclass
+class FilesBelow:
+    """
+    All files below a folder by their paths, names and, of videos, names without suffix; no folder counts twice, and
+    links that lead out of the folder are problems.
+    """
+
+    folder: Path
+    problems: list[Problem] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.all: list[Path] = []
+        self.by_path: dict[str, list[Path]] = defaultdict(list)
+        self.by_name: dict[str, list[Path]] = defaultdict(list)
+        self.by_stem: dict[str, list[Path]] = defaultdict(list)
+        visited: set[tuple[int, int]] = set()
+        for directory, folders, names in os.walk(self.folder, followlinks=True, onerror=self._not_listed):
+            status = os.stat(directory)
+            if (status.st_dev, status.st_ino) in visited:  # a link to a folder above or beside it
+                folders.clear()
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            folders[:] = [name for name in folders if self._is_ours(Path(directory, name))]
+            folders.sort(key=lambda name, directory=directory: (os.path.islink(os.path.join(directory, name)), name))
+            for name in sorted(names):
+                if self._is_ours(path := Path(directory, name)):
+                    self._add(path)
+
+    def _is_ours(self, path: Path) -> bool:
+        if is_of_a_system(path.name):
+            return False
+        if os.path.islink(path) and leads_outside(path, self.folder):
+            self.problems.append(Problem(shown_path(path, self.folder), OUTSIDE))
+            return False
+        return True
+
+    def _add(self, path: Path) -> None:
+        below = path.relative_to(self.folder)
+        self.all.append(path)
+        self.by_path[same_name(below.as_posix())].append(path)
+        self.by_name[same_name(path.name)].append(path)
+        if is_video_file(path):
+            self.by_path[same_name(below.with_suffix("").as_posix())].append(path)
+            self.by_stem[same_name(path.stem)].append(path)
+
+    def _not_listed(self, error: OSError) -> None:
+        self.problems.append(Problem(str(error.filename), f"the folder cannot be listed: {error.strerror}"))
+
+    def with_videos(self) -> "FilesBelow":
+        if not self.by_stem:
+            problems = "".join(f" {problem.where} {problem.what}." for problem in self.problems[:3])
+            raise FileNotFoundError(
+                f"There is no video below {self.folder}. Name the folder that holds them.{problems}"
+            )
+        return self
+
+    def videos(self) -> list[Path]:
+        return [path for paths in self.by_stem.values() for path in paths]
+
+    def the_one(self, name: str) -> Path:
+        """The file of this name: an annotation, which must be there once."""
+        paths = self.by_name.get(same_name(name), [])
+        if not paths:
+            raise FileNotFoundError(f"{name} is expected anywhere below {self.folder}, and is not there.")
+        if len(paths) > 1:
+            raise ValueError(f"{name} is there more than once: {', '.join(map(str, paths))}. Leave one of them.")
+        return needed_file(paths[0], self.folder)
+
+    def find(self, name: str) -> Path | None:
+        """A video by its path below the folder, or by its name with or without suffix where that occurs once."""
+        direct = self.folder / name
+        if os.path.isfile(direct):
+            check_inside(direct, self.folder)
+            return direct
+        key = same_name(os.path.normpath(name))
+        paths = self.by_path.get(key) or self.by_name.get(key) or self.by_stem.get(key, [])
+        if not paths:
+            return None
+        if len(paths) > 1:
+            paths = [path for path in paths if name in (path.name, path.stem)] or paths
+        if len(paths) > 1:
+            shown = " and ".join(shown_path(path, self.folder) for path in paths[:2])
+            raise RowError(f"{len(paths)} files are called {name!r}, such as {shown}")
+        if not os.path.isfile(paths[0]):
+            raise RowError(f"{shown_path(paths[0], self.folder)} is a link to nothing")
+        return paths[0]
+
+    def one(self, name: str) -> Path:
+        """As `find`, where a video is needed."""
+        path = self.find(name)
+        if path is None:
+            raise RowError(f"there is no video {name!r} below {self.folder}")
+        return path
+
+
+# Links
+
+
+def leads_outside(path: Path, folder: Path) -> bool:
+    """Whether a link in a path leads out of the folder."""
+    target = Path(os.path.realpath(path))
+    return not any(target.is_relative_to(root) for root in roots(folder))
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """
+    Raises:
+        RowError: for a path that a link leads out of the folder.
+    """
+    if leads_outside(path, folder):
+        raise RowError(f"{shown_path(path, folder)} {OUTSIDE}")
+
+
+# Folders of pictures
+
+
+def frame_folder(root: Path, name: str) -> Path:
+    """
+    The folder of a clip's pictures, by its path below the root.
+
+    Raises:
+        RowError: if it is not there, holds no pictures, or if it or one of them is a link that leads out of the root.
+    """
+    path = _existing_folder(root, name)
+    if not os.path.isdir(path):
+        raise RowError(f"there is no folder of frames {path}")
+    check_inside(path, root)
+    if not num_pictures(path, root):
+        raise RowError(f"the folder {path} holds no pictures")
+    return path
+
+
+def num_pictures(folder: Path, root: Path | None = None) -> int:
+    """How many pictures a folder holds; with a root, none of them may be a link that leads out of it."""
+    count = 0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_picture_file(entry.name):
+                    count += 1
+                    if root is not None and entry.is_symlink():
+                        check_inside(Path(entry.path), root)
+    except OSError as error:
+        raise RowError(f"the folder {folder} cannot be listed: {error.strerror}") from error
+    return count
+
+
+def _existing_folder(root: Path, name: str) -> Path:
+    """The folder as its path is written, else the only one that is there in another Unicode form or letter case."""
+    path = root / name
+    if os.path.isdir(path):
+        return path
+    paths = [root]
+    for part in path.relative_to(root).parts:
+        paths = [folder / found for folder in paths for found in _names_in(folder).get(same_name(part), [])]
+    folders = [folder for folder in paths if os.path.isdir(folder)]
+    return folders[0] if len(folders) == 1 else path
+
+
+def _names_in(folder: Path) -> dict[str, list[str]]:
+    """What a folder holds, by `same_name`; nothing of what is no folder."""
+    return _names_in_folder(folder, os.stat(folder).st_mtime_ns) if os.path.isdir(folder) else {}
+
+
+@functools.lru_cache(maxsize=64)
+def _names_in_folder(folder: Path, changed_at: int) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = defaultdict(list)
+    for name in os.listdir(folder):
+        names[same_name(name)].append(name)
+    return names
+
+
+# What must be there
+
+
+def needed_file(path: Path, folder: Path | None = None) -> Path:
+    """The path of a file that must be there and, with a folder, inside of it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is expected, and is not there.")
+    if folder is not None:
+        check_inside(path, folder)
+    return path
+
+
+def root_with(folder: Path, places: Iterable[str], name: str) -> Path:
+    """The first of the places below the folder that holds the file `name`."""
+    candidates = [folder / place for place in places]
+    root = next((root for root in candidates if (root / name).is_file()), None)
+    if root is None:
+        raise FileNotFoundError(f"{candidates[0] / name} is expected, and is not there.")
+    return root
+
+
+def folder_with_frames(folder: Path, places: tuple[str, ...]) -> Path:
+    found = next((folder / place for place in places if (folder / place).is_dir()), None)
+    if found is None:
+        raise FileNotFoundError(f"The frames are expected in {folder / places[0]}, which is not there.")
+    check_inside(found, folder)
+    return found

@@ -1,0 +1,317 @@
+"""
+The model card of a training run: README.md, written from the facts in training_run.json beside it.
+
+What somebody wrote into README.md by hand stays: then only the sections between two marks and the `model-index` of the
+front matter are written anew.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from peft import PeftModel
+
+from modeling_flallm.hub_card_slt import CARD_FILE, HUB_TASK, TAGS
+
+from ..arguments.arguments import DataArguments
+from ..languages.languages import LOCAL_USE, language_name, primary_language
+from ..machine.atomic_files import write_text
+from ..scores.metrics import TITLE_OF_SCORE
+from .hub_names import is_hub_id
+from .training_run import (
+    RUN_FILE,
+    STAGES,
+    TrainingRun,
+    base_ids,
+    deviations,
+    plain_name,
+    public_name,
+    read_run,
+    score_entry,
+)
+
+TEMPLATE = Path(__file__).parent / "model_card_template.md"
+METRIC_OF_SCORE = {name: re.match("[a-z]+", name)[0] for name in TITLE_OF_SCORE}  # as the Hub calls them
+SECTION = re.compile(r"<!-- flallm:(\w+):begin[^>]*-->.*?<!-- flallm:\1:end -->", re.DOTALL)
+MODEL_INDEX = re.compile(r"^model-index:[^\n]*\n(?:[ \t-][^\n]*\n|\n)*", re.MULTILINE)
+
+
+# The card in a folder
+
+
+def write_model_card(folder: Path, run: TrainingRun) -> None:
+    """
+    Write README.md and training_run.json. A README.md changed by hand keeps all but its marked sections and its
+    `model-index`; one that is not from a training run is left as it is.
+    """
+    path, previous = folder / CARD_FILE, read_run(folder) if (folder / RUN_FILE).is_file() else None
+    fresh = render(run)
+    old = path.read_text(encoding="utf-8") if path.is_file() else None
+    if old is None or (previous is not None and previous.card_digest == _digest(old)):
+        run.card_digest = _digest(fresh)
+        if previous is None:
+            write_text(folder / RUN_FILE, _as_json(run))  # first, as a card without it counts as somebody else's
+        write_text(path, fresh)
+    elif previous is None:
+        print(f"{path} is not from a training run, so it is left as it is.", file=sys.stderr)
+    else:
+        # Scores of earlier weights go, those that somebody added by hand stay.
+        _write_like(path, _updated(old, fresh, run, outdated=_eval_results(previous)))
+        run.card_digest = previous.card_digest
+    write_text(folder / RUN_FILE, _as_json(run))
+
+
+def write_base_card(folder: Path, base: str, change: str) -> None:
+    """
+    README.md of a model that was made from another one, so that what is trained from it names that one, too. Nothing is
+    written over a README.md, nor where the other one does not come from the Hub.
+
+    Args:
+        base: folder or Hub id of the other one.
+        change: what was done to it, as in "cut to fewer tokens".
+    """
+    path, bases = folder / CARD_FILE, base_ids(base)
+    if bases and not path.exists():
+        data = ModelCardData(library_name="transformers", base_model=bases)
+        title, sentence = plain_name(folder.absolute().name), f"{' and '.join(bases)}, {change}."
+        text = f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{sentence}\n"
+        write_text(path, text)
+
+
+def save_adapter(model: PeftModel, folder: Path, run: TrainingRun, base_model: str | None = None) -> None:
+    """
+    Save low-rank adapters alone, with a card of ours instead of the form to be filled in that PEFT leaves.
+
+    Args:
+        base_model: folder or Hub id of the model that the adapters change.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".flallm-", suffix=".partial") as unfinished:
+        model.save_pretrained(unfinished)
+        for file in Path(unfinished).iterdir():
+            if file.name != CARD_FILE:
+                os.replace(file, folder / file.name)
+    write_adapter_card(folder, run, base_model)
+
+
+def write_adapter_card(folder: Path, run: TrainingRun, base_model: str | None = None) -> None:
+    """The card of adapters alone; `base_model` as in `save_adapter`."""
+    ids = [base_model] if base_model is not None and is_hub_id(base_model) else run.base_model_ids
+    base = public_name(base_model) if base_model is not None else "the model it was trained on"
+    write_model_card(
+        folder, dataclasses.replace(run, model_name=public_name(str(folder)), adapter_base=base, base_model_ids=ids)
+    )
+
+
+def add_scores(folder: Path, scores: dict[str, Any], data: DataArguments, split: str, num_beams: int) -> None:
+    """
+    Add scores to the card of a folder that training has left; those of the same data and split are replaced.
+
+    Args:
+        scores: as `translation_scores` gives them.
+
+    Raises:
+        ValueError: as `read_run`, or if the front matter of README.md cannot be read.
+    """
+    run = read_run(folder)
+    entry = score_entry(run, scores, split, num_beams, plain_name(data.dataset_name or public_name(data.dataset[0])))
+    key = (entry["dataset"], entry["split"])
+    run.scores = [other for other in run.scores if (other["dataset"], other["split"]) != key] + [entry]
+    write_model_card(folder, run)
+
+
+def add_confidence(folder: Path, confidence: dict[str, Any]) -> None:
+    """
+    Write into the card of a folder that training has left how sure its model is.
+
+    Args:
+        confidence: as `TrainingRun` has it.
+
+    Raises:
+        ValueError: as `add_scores`.
+    """
+    run = read_run(folder)
+    run.confidence = confidence
+    write_model_card(folder, run)
+    if "flallm:confidence:begin" not in (folder / CARD_FILE).read_text(encoding="utf-8"):
+        print(f"{folder / CARD_FILE} has no section for confidence, so it was not changed.", file=sys.stderr)
+
+
+def named_card(folder: Path, repo_id: str, base_model_id: str | None = None) -> dict[str, bytes]:
+    """
+    README.md and training_run.json of a folder as they are to read in the repository `repo_id`, which "How to use" then
+    loads.
+
+    Args:
+        base_model_id: for an adapter, where on the Hub its base model is.
+    """
+    run, path = read_run(folder), folder / CARD_FILE
+    old = path.read_text(encoding="utf-8") if path.is_file() else None
+    is_unchanged = old is None or run.card_digest == _digest(old)
+    run.model_name = repo_id
+    if base_model_id is not None:
+        run.adapter_base, run.base_model_ids = base_model_id, [base_model_id]
+    card = render(run)
+    if is_unchanged:
+        run.card_digest = _digest(card)
+    else:
+        card = _updated(old, card, run, outdated=_eval_results(run))
+    return {CARD_FILE: card.encode(), RUN_FILE: _as_json(run).encode()}
+
+
+def _as_json(run: TrainingRun) -> str:
+    return json.dumps(dataclasses.asdict(run), indent=2, ensure_ascii=False) + "\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write_like(path: Path, text: str) -> None:
+    """With the line ends that the file has."""
+    line_end = "\r\n" if b"\r\n" in path.read_bytes() else "\n"
+    write_text(path, text, newline=line_end)
+
+
+def _updated(old: str, fresh: str, run: TrainingRun, outdated: list[EvalResult]) -> str:
+    """`old` with the marked sections of `fresh`, and with the run's scores among those of the front matter."""
+    sections = {match[1]: match[0] for match in SECTION.finditer(fresh)}
+    text = SECTION.sub(lambda match: sections.get(match[1], match[0]), old)
+    front_matter = REGEX_YAML_BLOCK.search(text)
+    if front_matter is None:
+        return text
+    results = _eval_results(run)
+    replaced = {result.unique_identifier for result in [*outdated, *results]}
+    known = [result for result in _known_results(old) if result.unique_identifier not in replaced]
+    start, end = front_matter.span(2)
+    return text[:start] + _with_results(front_matter[2], run.model_name, known + results) + text[end:]
+
+
+def _known_results(card: str) -> list[EvalResult]:
+    try:
+        return ModelCard(card).data.eval_results or []
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"The front matter of {CARD_FILE} cannot be read: {error} Mend or remove it.") from error
+
+
+def _with_results(front_matter: str, model_name: str, results: list[EvalResult]) -> str:
+    """The YAML text in which nothing but `model-index` has changed."""
+    text = MODEL_INDEX.sub("", front_matter + "\n")
+    if results:
+        text += ModelCardData(model_name=model_name.split("/")[-1], eval_results=results).to_yaml()
+    return text.removesuffix("\n")
+
+
+# From the facts to the text
+
+
+def render(run: TrainingRun) -> str:
+    """The whole of README.md."""
+    card = ModelCard.from_template(
+        _card_data(run),
+        template_path=str(TEMPLATE),
+        run=run,
+        stage=STAGES[run.stage],
+        is_translator=run.is_translator,
+        spoken=_language_text(run.spoken_language, "a written language that was not named"),
+        sign=_language_text(run.sign_language, "a sign language that was not named"),
+        is_local_use=bool(LOCAL_USE.fullmatch(run.sign_language or "")),
+        deviations=deviations(run.settings),
+        value_of={setting["name"]: setting["value"] for setting in run.settings},
+        value_text=_value_text,
+        duration_text=_duration_text,
+        title_of_score=TITLE_OF_SCORE,
+    )
+    return re.sub(r"\n{3,}", "\n\n", str(card))
+
+
+def _card_data(run: TrainingRun) -> ModelCardData:
+    results = _eval_results(run)
+    return ModelCardData(
+        language=[primary_language(run.spoken_language)] if run.spoken_language else None,
+        license=run.license,
+        library_name="transformers" if run.adapter_base is None else "peft",
+        pipeline_tag=HUB_TASK if run.is_translator else None,
+        tags=_tags(run),
+        datasets=[name for name in (run.data["hub_id"], *run.data.get("other_hub_ids", [])) if name] or None,
+        base_model=run.base_model_ids or None,
+        metrics=list(dict.fromkeys(METRIC_OF_SCORE.values())) if results else None,
+        model_name=run.model_name.split("/")[-1] if results else None,
+        eval_results=results or None,
+    )
+
+
+def _tags(run: TrainingRun) -> list[str]:
+    """All models of these commands are found by `flallm`, those of the other system by its own name, too."""
+    tags = [*TAGS]
+    if STAGES[run.stage].method == "LLaVA-SLT":
+        tags.append("llava-slt")
+    return [*tags, run.sign_language] if run.sign_language else tags
+
+
+def _eval_results(run: TrainingRun) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type=HUB_TASK,
+            task_name="Sign language translation",
+            dataset_type=_dataset_type(run, entry["dataset"]),
+            dataset_name=entry["dataset"],
+            dataset_split=entry["split"],
+            dataset_args={"num_clips": entry["num_clips"]},
+            metric_type=METRIC_OF_SCORE[name],
+            metric_name=title,
+            metric_value=round(entry["values"][name], 2),
+            metric_args={
+                "signature": entry["signatures"][name],
+                "num_beams": entry["num_beams"],
+                "confidence_interval_95": [round(end, 2) for end in entry["confidence_intervals"].get(name, [])]
+                or None,
+            },
+        )
+        for entry in run.scores
+        for name, title in TITLE_OF_SCORE.items()
+    ]
+
+
+def _dataset_type(run: TrainingRun, dataset: str) -> str:
+    """The id on the Hub, or a name in the form of one: scores are told apart by it."""
+    if dataset == run.data["name"] and run.data["hub_id"]:
+        return run.data["hub_id"]
+    return dataset if is_hub_id(dataset) else re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-") or "unnamed"
+
+
+def _language_text(tag: str | None, unnamed: str) -> str:
+    if tag is None:
+        return unnamed
+    if LOCAL_USE.fullmatch(tag):
+        return f"a sign language without a registered code (`{tag}`)"
+    name = language_name(tag)
+    return f"{name} (`{tag}`)" if name else f"`{tag}`"
+
+
+def _value_text(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return " ".join(str(value).split()).replace("|", "\\|")  # a prompt may be of several lines
+
+
+def _duration_text(seconds: float) -> str:
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"

@@ -1,0 +1,524 @@
+"""
+The facts of a training run, from which its model card is written: training_run.json.
+
+Every fact comes from the run: its arguments beside those of the paper's preset, what the Trainer measured, and the
+scores with their signatures. Of local paths only the last name is kept.
+"""
+
+import dataclasses
+import json
+import platform
+import re
+import sys
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import datasets
+import psutil
+import torch
+import transformers
+import yaml
+from huggingface_hub import ModelCard, hf_hub_download
+from transformers import PreTrainedConfig, PreTrainedModel, Seq2SeqTrainer
+
+from ..arguments.arguments import (
+    CONFIG_FOLDER,
+    AugmentationArguments,
+    DataArguments,
+    FLaLLMTrainingArguments,
+    VideoArguments,
+    read_yaml,
+)
+from ..machine.machine import computing_dtype
+from ..scores.metrics import TITLE_OF_SCORE, translation_scores
+from .hub_names import is_hub_id
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
+
+RUN_FILE = "training_run.json"
+# Of the arguments that also say where files lie and how to log, those that change what is learned or chosen.
+TRAINING_SETTINGS = (
+    "num_train_epochs",
+    "max_steps",
+    "optim",
+    "optim_args",
+    "learning_rate",
+    "adapter_learning_rate",
+    "bias_learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "neftune_noise_alpha",
+    "train_sampling_strategy",
+    "max_frames_per_batch",
+    "frames_per_chunk",
+    "seed",
+    "metric_for_best_model",
+    "early_stopping_patience",
+    "generation_max_length",
+)
+VISION_SETTINGS = (
+    "backbone",
+    "backbone_width",
+    "temporal_blocks",
+    "temporal_padding",
+    "temporal_norm",
+    "visual_hidden_size",
+)
+LLAVA_SLT_VISION_SETTINGS = (
+    "word_window_size",
+    "word_window_stride",
+    "word_hidden_size",
+    "word_layers",
+    "word_attention_heads",
+    "word_feed_forward_size",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    What a card says of every model that a stage leaves.
+
+    Args:
+        preset: the recipe that the settings are compared with; `other_preset`: one that a run may follow instead.
+        vision_stage: the stage that made the visual encoder, if it was an earlier one.
+        auto_class: with which transformers loads the model.
+    """
+
+    method: str
+    number: int
+    num_stages: int
+    preset: str
+    other_preset: str | None = None
+    vision_stage: str | None = None
+    auto_class: str = "AutoModelForSeq2SeqLM"
+
+
+STAGES = {
+    "visual_initialing": Stage("FLa-LLM", 1, 2, "paper_visual_initialing", "sltbaselines_visual_initialing"),
+    "llm_fine_tuning": Stage(
+        "FLa-LLM", 2, 2, "paper_llm_fine_tuning", "sltbaselines_llm_fine_tuning", "visual_initialing"
+    ),
+    "visual_contrastive_pretraining": Stage(
+        "LLaVA-SLT", 2, 3, "llava_slt_visual_contrastive_pretraining", auto_class="AutoModel"
+    ),
+    "visual_language_tuning": Stage(
+        "LLaVA-SLT",
+        3,
+        3,
+        "llava_slt_visual_language_tuning",
+        vision_stage="visual_contrastive_pretraining",
+        auto_class="AutoModelForImageTextToText",
+    ),
+}
+
+
+@dataclass
+class TrainingRun:
+    """
+    What a model card says about a run; all of it JSON.
+
+    Args:
+        stage: one of `STAGES`.
+        model_name: what "How to use" loads: a repository on the Hub, or a folder's name.
+        data: `name`, `source` (folder's name or Hub id), `hub_id` and `splits` with their numbers of clips and signers;
+            of further data sets that were trained on, which count in the training split, the same as `other_sources`
+            and `other_hub_ids`.
+        base_models: public name of each pretrained part by its role; `base_model_ids` those that are on the Hub.
+        settings: the recipe, each with `name`, `value`, `paper`, `source` and `meaning`.
+        stage1: deviations and training of the stage that made the visual encoder, where it was an earlier one.
+        training: time, hardware, versions, numbers of parameters.
+        scores: one entry per data set and split, with signatures.
+        retrieval: for a model that does not translate: its scores by split.
+        confidence: what `flallm-calibrate` found: `least_chrf`, and `measures` by split.
+        card_digest: of the README.md that was written from this, to notice changes by hand.
+    """
+
+    stage: str
+    model_name: str
+    spoken_language: str | None
+    sign_language: str | None
+    license: str | None
+    data: dict[str, Any]
+    base_models: dict[str, str]
+    base_model_ids: list[str]
+    settings: list[dict[str, Any]]
+    follows_sltbaselines: bool
+    stage1: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    adapter_base: str | None = None
+    confidence: dict[str, Any] | None = None
+    retrieval: dict[str, dict[str, float]] = field(default_factory=dict)
+    card_digest: str | None = None
+
+    @property
+    def is_translator(self) -> bool:
+        return STAGES[self.stage].auto_class != "AutoModel"
+
+
+# Before training
+
+
+def describe_run(
+    stage: Any,
+    data: DataArguments,
+    video: VideoArguments,
+    augmentation: AugmentationArguments,
+    training: FLaLLMTrainingArguments,
+    splits: dict[str, datasets.Dataset | None],
+    model: PreTrainedModel,
+) -> TrainingRun:
+    """
+    What is known before training.
+
+    Args:
+        stage: the stage's own arguments, such as `VisualInitialingArguments`.
+        splits: the data by split; `None` for what is streamed, whose size nobody knows.
+        model: as it will be trained, frozen parts and adapters included.
+    """
+    known = STAGES[stage.stage_name]
+    values = {name: value for name, value in vars(stage).items() if name.endswith("_name_or_path")}
+    paths = {name: value for name, value in values.items() if value is not None}
+    settings = _settings((stage, data, video, augmentation, training), known.preset)
+    record_of_vision_stage = None
+    if known.vision_stage is not None:
+        if known.method == "FLa-LLM":
+            settings.insert(0, _text_model_setting(model.config.text_config))
+        record_of_vision_stage = _record_of_vision_stage(
+            stage.vision_model_name_or_path, model.config.vision_config, STAGES[known.vision_stage]
+        )
+    return TrainingRun(
+        stage=stage.stage_name,
+        model_name=training.hub_model_id or public_name(training.output_dir),
+        spoken_language=data.spoken_language or stage.target_language,
+        sign_language=data.sign_language,
+        license=training.model_license,
+        data=_describe_data(data, splits),
+        base_models={name.removesuffix("_name_or_path"): _name_with_bases(path) for name, path in paths.items()},
+        base_model_ids=[base for name, path in paths.items() if "model" in name for base in base_ids(path)],
+        settings=settings,
+        follows_sltbaselines=known.other_preset is not None
+        and _share_kept(settings, known.other_preset) > _share_kept(settings, known.preset),
+        stage1=record_of_vision_stage,
+        training={
+            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "num_trained_parameters": sum(value.numel() for value in model.parameters() if value.requires_grad),
+        },
+    )
+
+
+def public_name(name_or_path: str) -> str:
+    """A Hub id as it is; of a path only the last name, without what Markdown or HTML would take for its own."""
+    return plain_name(name_or_path if is_hub_id(name_or_path) else Path(name_or_path).absolute().name)
+
+
+def base_ids(name_or_path: str) -> list[str]:
+    """
+    What a model comes from on the Hub: itself, or what README.md in its folder names as `base_model`. That of one of
+    our stages names what its own parts were, which is not what a later stage is made from.
+    """
+    if is_hub_id(name_or_path):
+        return [name_or_path]
+    path = Path(name_or_path) / "README.md"
+    if (path.parent / RUN_FILE).is_file():
+        return []
+    try:
+        bases = ModelCard.load(path, ignore_metadata_errors=True).data.base_model if path.is_file() else None
+    except (ValueError, yaml.YAMLError):
+        return []
+    return [base for base in ([bases] if isinstance(bases, str) else bases or []) if is_hub_id(base)]
+
+
+def _name_with_bases(name_or_path: str) -> str:
+    name, bases = public_name(name_or_path), base_ids(name_or_path)
+    return name if bases in ([], [name]) else f"{name}, made from {' and '.join(bases)}"
+
+
+def plain_name(text: str) -> str:
+    return " ".join(re.sub(r"[`|<>{}\[\]*]", " ", text).split()) or "unnamed"
+
+
+def _describe_data(data: DataArguments, splits: dict[str, datasets.Dataset | None]) -> dict[str, Any]:
+    source = public_name(data.dataset[0])
+    return {
+        "name": plain_name(data.dataset_name) if data.dataset_name else source,
+        "source": source,
+        "hub_id": data.dataset[0] if is_hub_id(data.dataset[0]) else None,
+        "other_sources": [public_name(name) for name in data.dataset[1:]],
+        "other_hub_ids": [name for name in data.dataset[1:] if is_hub_id(name)],
+        "splits": {_split_name(name): _describe_split(split) for name, split in splits.items()},
+    }
+
+
+def _split_name(name: str) -> str:
+    return "validation" if name == "dev" else name
+
+
+def _describe_split(split: datasets.Dataset | None) -> dict[str, int | None]:
+    if split is None:
+        return {"num_clips": None, "num_signers": None}
+    has_signers = "signer" in split.column_names
+    return {"num_clips": len(split), "num_signers": len(set(split["signer"])) if has_signers else None}
+
+
+def _settings(all_arguments: tuple[Any, ...], preset: str) -> list[dict[str, Any]]:
+    """Every argument that shapes the model, beside the value that the paper's preset gives it."""
+    paper, sources = read_yaml(preset), _sources(preset)
+    settings = [
+        _setting(
+            argument.name,
+            _plain(argument.name, getattr(arguments, argument.name)),
+            _plain(argument.name, paper.get(argument.name, _default(argument))),
+            sources.get(argument.name, "ours: the default, the recipe does not set it"),
+            _first_sentence(argument.metadata.get("help", "")),
+        )
+        for arguments in all_arguments
+        for argument in dataclasses.fields(arguments)
+        if _is_setting(arguments, argument.name)
+    ]
+    return [*settings, _clips_per_step(all_arguments[-1], paper, sources)]
+
+
+def _setting(name: str, value: Any, paper: Any, source: str, meaning: str = "") -> dict[str, Any]:
+    return {"name": name, "value": value, "paper": paper, "source": source, "meaning": meaning}
+
+
+def _clips_per_step(
+    training: FLaLLMTrainingArguments, paper: dict[str, Any], sources: dict[str, str]
+) -> dict[str, Any]:
+    name = "per_device_train_batch_size"
+    num_clips = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return _setting(
+        "clips_per_step",
+        num_clips if training.max_frames_per_batch is None else "a varying number of",
+        paper[name],
+        sources[name].partition(";")[0],
+        "Clips of one step of the optimiser, over all devices.",
+    )
+
+
+def _is_setting(arguments: Any, name: str) -> bool:
+    if isinstance(arguments, DataArguments):
+        streamed = ("streaming", "shuffle_buffer_size") if arguments.streaming else ()
+        return name in ("max_train_clips", "dataset_weights", *streamed)
+    if isinstance(arguments, FLaLLMTrainingArguments):
+        is_overridden = name == "num_train_epochs" and arguments.max_steps > 0
+        return name in TRAINING_SETTINGS and not is_overridden
+    if name.startswith("lora_"):
+        return arguments.lora
+    return name not in ("target_language", "also_measure_on") and not name.endswith("_name_or_path")
+
+
+def _sources(preset: str) -> dict[str, str]:
+    """Of each value of a preset, the comment behind it, which says where it comes from."""
+    text = (CONFIG_FOLDER / f"{preset}.yaml").read_text(encoding="utf-8")
+    return dict(re.findall(r"^(\w+): .*?  # (.*)$", text, re.MULTILINE))
+
+
+def _default(argument: dataclasses.Field) -> Any:
+    has_factory = argument.default_factory is not dataclasses.MISSING
+    return argument.default_factory() if has_factory else argument.default
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value as JSON has it. A fused optimiser calculates what the one without that word does."""
+    value = value.value if isinstance(value, Enum) else value
+    return value.removesuffix("_fused") if name == "optim" else value
+
+
+def _first_sentence(text: str) -> str:
+    return text.split(". ")[0].removesuffix(".") + "." if text else ""
+
+
+def _share_kept(settings: list[dict[str, Any]], preset: str) -> float:
+    values = {setting["name"]: setting["value"] for setting in settings}
+    wanted = {name: value for name, value in read_yaml(preset).items() if name in values}
+    return sum(values[name] == value for name, value in wanted.items()) / len(wanted)
+
+
+def _text_model_setting(config: PreTrainedConfig) -> dict[str, Any]:
+    layers = "+".join(str(_num_layers(config, side)) for side in ("encoder", "decoder"))
+    return _setting(
+        "text_model",
+        f"{config.model_type}, {layers} layers, width {config.hidden_size}",
+        "mbart, 12+12 layers, width 1024",
+        "paper, section 4.2: mBART-large-cc25, its vocabulary trimmed",
+        "The pretrained language model.",
+    )
+
+
+def _num_layers(config: PreTrainedConfig, side: str) -> int | str:
+    """T5 calls those of its encoder `num_layers`, and those of its decoder `num_decoder_layers`."""
+    names = (f"{side}_layers", f"num_{side}_layers", "num_layers")
+    return next((getattr(config, name) for name in names if hasattr(config, name)), "unknown")
+
+
+def _record_of_vision_stage(name_or_path: str, vision_config: PreTrainedConfig, stage: Stage) -> dict[str, Any]:
+    """From that model's own training_run.json; without one, what the visual encoder shows by itself."""
+    run = _find_run(name_or_path)
+    if run is not None:
+        return run.stage1 or {"is_whole": True, "deviations": deviations(run.settings), "training": run.training}
+    paper, sources = read_yaml(stage.preset), _sources(stage.preset)
+    values = _vision_values(vision_config)
+    settings = [_setting(name, value, paper[name], sources[name]) for name, value in values.items() if name in paper]
+    return {"is_whole": False, "deviations": deviations(settings), "training": {}}
+
+
+def _vision_values(vision_config: PreTrainedConfig) -> dict[str, Any]:
+    """What the visual encoder's configuration says, by the names of the arguments that set it."""
+    words = {name: getattr(vision_config, name) for name in LLAVA_SLT_VISION_SETTINGS if hasattr(vision_config, name)}
+    frames = getattr(vision_config, "frame_config", vision_config)
+    values = {name: getattr(frames, name.removeprefix("visual_")) for name in VISION_SETTINGS}
+    return {**values, "temporal_blocks": list(values["temporal_blocks"]), **words}
+
+
+def longest_clip_of_training(name_or_path: str) -> int | None:
+    """Visual tokens of the longest clip that a local or a Hub model was trained on, or None where that is not known."""
+    run = _find_run(name_or_path)
+    return None if run is None else run.training.get("longest_clip_in_visual_tokens")
+
+
+def _find_run(name_or_path: str) -> TrainingRun | None:
+    """The record of a local or a Hub model, or None where there is none that can be read."""
+    try:
+        if is_hub_id(name_or_path):
+            return read_run(Path(hf_hub_download(name_or_path, RUN_FILE)).parent)
+        return read_run(Path(name_or_path))
+    except (OSError, ValueError):
+        return None
+
+
+def deviations(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Settings whose value is not that of the paper's preset; the seed is none."""
+    return [setting for setting in settings if setting["value"] != setting["paper"] and setting["name"] != "seed"]
+
+
+# After training
+
+
+def complete_run(run: TrainingRun, trainer: Seq2SeqTrainer, data: DataArguments, metrics: dict[str, float]) -> None:
+    """
+    Add what is known after training.
+
+    Args:
+        metrics: of `trainer.train()`.
+    """
+    training = trainer.args
+    run.training |= {
+        "seconds": metrics["train_runtime"],
+        "is_resumed": training.resume_from_checkpoint is not None,
+        "num_epochs": None if data.streaming else trainer.state.epoch,
+        "num_steps": trainer.state.global_step,
+        "longest_clip_in_visual_tokens": trainer.longest_clip_in_visual_tokens(),
+        "device": _device_name(training.device),
+        "precision": str(computing_dtype(training)).removeprefix("torch."),
+        "num_processes": training.world_size,
+        "peak_memory_in_gib": round(_peak_memory_in_bytes(training.device) / 2**30, 2),
+        "versions": {
+            "Python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def add_run_scores(run: TrainingRun, trainer: Seq2SeqTrainer, data: DataArguments, scores: dict[str, float]) -> None:
+    """
+    Add how well the model translates, or finds sentences.
+
+    Args:
+        scores: of `trainer.evaluate()`, with the prefix `eval_`.
+    """
+    training = trainer.args
+    named_scores = {name.removeprefix("eval_"): value for name, value in scores.items()}
+    if TITLE_OF_SCORE.keys() <= named_scores.keys():
+        # The Trainer reports numbers only. How they were computed does not depend on the sentences.
+        example = translation_scores(["a"], ["a"], language=data.spoken_language, num_resamples=0)
+        split = _split_name(data.evaluation_split)
+        named_scores |= {
+            "num_segments": run.data["splits"][split]["num_clips"],
+            "signatures": example["signatures"],
+            "confidence_intervals": {},
+        }
+        num_beams = training.generation_num_beams or trainer.model.generation_config.num_beams
+        run.scores = [score_entry(run, named_scores, split, num_beams)]
+    if not run.is_translator:
+        add_retrieval(run, scores, "eval", data.evaluation_split)
+
+
+def add_retrieval(run: TrainingRun, scores: dict[str, float], prefix: str, split: str) -> None:
+    """
+    Add how well videos find their sentences.
+
+    Args:
+        scores: as the Trainer gives them, with `prefix` in front of their names.
+    """
+    run.retrieval[_split_name(split)] = {
+        name.removeprefix(f"{prefix}_"): value
+        for name, value in scores.items()
+        if name.startswith(f"{prefix}_") and isinstance(value, float)
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type.upper()}, {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _peak_memory_in_bytes(device: torch.device) -> int:
+    """Of the accelerator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset
+    unit_in_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_in_bytes
+
+
+def score_entry(
+    run: TrainingRun, scores: dict[str, Any], split: str, num_beams: int, dataset: str | None = None
+) -> dict[str, Any]:
+    return {
+        "dataset": run.data["name"] if dataset in (None, run.data["source"], run.data["name"]) else dataset,
+        "split": _split_name(split),
+        "num_clips": scores["num_segments"],
+        "num_beams": num_beams,
+        "values": {name: scores[name] for name in TITLE_OF_SCORE},
+        "signatures": scores["signatures"],
+        "confidence_intervals": {
+            name: [interval["low"], interval["high"]] for name, interval in scores["confidence_intervals"].items()
+        },
+    }
+
+
+# The record in a folder
+
+
+def read_run(folder: Path) -> TrainingRun:
+    """
+    Raises:
+        ValueError: if the folder holds no record of a training run.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} must be the folder of a model as training leaves it, with {RUN_FILE} in it, which the model "
+            "card is written from. There is none."
+        )
+    try:
+        return TrainingRun(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no record of a training run: {error}") from error

@@ -1,0 +1,1 @@
+"""Sign languages and spoken languages, by tag and by name."""

@@ -1,0 +1,1 @@
+"""A signing language of our own, and the figure that signs it."""

@@ -1,0 +1,1 @@
+"""What every training and evaluation shares: trainers, checkpoints, results that are kept."""

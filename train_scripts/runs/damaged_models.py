@@ -1,0 +1,82 @@
+"""Models that cannot be loaded: which of their files is damaged, in one sentence."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
+
+from ..arguments.command_line import is_mistake_of_the_user
+from ..hub.hub_names import is_hub_id
+
+# What transformers, safetensors, tokenizers and torch raise for content that they cannot use.
+ERRORS_OF_CONTENT = (ValueError, RuntimeError, EOFError, SafetensorError, KeyError)
+MOST_CHARACTERS = 400
+
+
+@contextlib.contextmanager
+def reading_model(*names: str | Path) -> Iterator[None]:
+    """
+    Load models, tokenizers or configurations of these folders or Hub ids inside.
+
+    Raises:
+        ValueError: if that failed for what the files hold; it names the damaged file, where one cannot be read at all.
+    """
+    for name in names:
+        # transformers goes on without one that it cannot read, and other sentences are then written.
+        damage = damage_in(name, ("generation_config.json",))
+        if damage is not None:
+            raise ValueError(damage)
+    try:
+        yield
+    except Exception as error:
+        for name in names:
+            damage = damage_in(name)
+            if damage is not None:
+                raise ValueError(damage) from error
+        is_out_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+        # tokenizers raises no kind of its own
+        is_of_content = isinstance(error, ERRORS_OF_CONTENT) or type(error) is Exception
+        if is_mistake_of_the_user(error) or is_out_of_memory or not is_of_content:
+            raise
+        text = f"{error} is missing in a file" if isinstance(error, KeyError) else " ".join(str(error).split())
+        text = text or type(error).__name__
+        text = text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
+        raise ValueError(f"{' or '.join(repr(str(name)) for name in names)} cannot be loaded: {text}") from error
+
+
+def damage_in(name_or_path: str | Path, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> str | None:
+    """Of the JSON and safetensors files of a folder, or of what is cached of the Hub, the first that cannot be read."""
+    folder = _folder_of(str(name_or_path))
+    files = [] if folder is None else sorted(path for pattern in patterns for path in folder.glob(pattern))
+    for path in files:
+        reason = _damage_of(path)
+        if reason is not None:
+            return f"{path} is damaged ({reason}). Copy or download it again, or train the model anew."
+    return None
+
+
+def _folder_of(name_or_path: str) -> Path | None:
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    cached = try_to_load_from_cache(name_or_path, "config.json") if is_hub_id(name_or_path) else None
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _damage_of(path: Path) -> str | None:
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                return None
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    is_config = path.name.endswith("config.json")
+    return (
+        f"it should hold a dictionary, it holds a {type(value).__name__}"
+        if is_config and type(value) is not dict
+        else None
+    )

@@ -1,0 +1,64 @@
+"""Pictures of a run: learning curves, and a contact sheet of a translated clip."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+
+from modeling_flallm.own_processing import decode_video
+
+from ..machine.atomic_files import open_atomic
+
+LINE_STYLES = ("-", "--", ":", "-.")  # so that colour is not the only difference
+
+
+def read_log(output_dir: Path) -> list[dict[str, float]]:
+    """What the Trainer logged, from `trainer_state.json` of a finished run."""
+    return json.loads((output_dir / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+
+
+def draw_learning_curves(runs: Mapping[str, Path], path: Path) -> None:
+    """Training loss (left) and BLEU-4 on the evaluation split (right) over the optimiser steps of each run."""
+    figure, (loss_axes, score_axes) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for (name, output_dir), style in zip(runs.items(), itertools.cycle(LINE_STYLES)):
+        log = read_log(output_dir)
+        losses = [(row["step"], row["loss"]) for row in log if "loss" in row]
+        scores = [(row["step"], row["eval_bleu4"]) for row in log if "eval_bleu4" in row]
+        if losses:
+            loss_axes.plot(*zip(*losses, strict=True), style, label=name)
+        if scores:
+            score_axes.plot(*zip(*scores, strict=True), style, marker="o", label=name)
+    loss_axes.set(xlabel="optimiser steps", ylabel="training loss", yscale="log")
+    score_axes.set(xlabel="optimiser steps", ylabel="BLEU-4, evaluation split", ylim=(0, 100))
+    for axes in (loss_axes, score_axes):
+        axes.grid(alpha=0.3)
+        if axes.lines:  # a run can be too short to have logged anything
+            axes.legend()
+    with open_atomic(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
+    plt.close(figure)
+
+
+def draw_contact_sheet(clip: Path, row: Mapping[str, str], path: Path, num_frames: int = 12) -> None:
+    """Evenly spaced frames of a clip with their times in seconds, its reference and its translation."""
+    video = decode_video(clip)
+    indices = torch.linspace(0, len(video.frames) - 1, min(num_frames, len(video.frames))).round().long().tolist()
+    columns = min(6, len(indices))
+    rows = -(-len(indices) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2.2 * rows + 0.9), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, index in zip(axes.flat, indices, strict=False):
+        ax.imshow(video.frames[index].permute(1, 2, 0).numpy())
+        ax.set_title(f"{index / video.fps:.2f} s", fontsize=9)
+    figure.suptitle(f"{row['file_name']}\nreference: {row['reference']}\ntranslation: {row['prediction']}", fontsize=11)
+    figure.tight_layout()
+    with open_atomic(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
+    plt.close(figure)

@@ -1,0 +1,82 @@
+"""Trained models made ready to translate: weights in a smaller dtype, and the language model in 8 or 4 bits."""
+
+import importlib.util
+import warnings
+from typing import Any
+
+import torch
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from ..machine.machine import fastest_dtype
+from .training import load_trained
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+QUANTIZATIONS = ("int8", "int4")
+
+
+def load_to_translate(
+    name_or_path: str, device: torch.device, dtype: str | None = None, quantization: str | None = None
+) -> tuple[PreTrainedModel, Any]:
+    """
+    A trained model on `device`, in evaluation mode, and its processor.
+
+    Args:
+        dtype: one of `DTYPES`; default: `fastest_dtype`.
+        quantization: "int8" or "int4": the linear layers of the language model keep so many bits of each weight. The
+            visual encoder, the adapter, the embeddings and the output layer keep `dtype`. On a CPU, "int8" is torch's
+            own and the rest of the language model float32; everything else is bitsandbytes'.
+
+    Raises:
+        ValueError: if it is no trained model, or bitsandbytes is needed and missing.
+    """
+    chosen = fastest_dtype(device) if dtype is None else DTYPES[dtype]
+    if quantization == "int8" and device.type == "cpu":
+        model, processor = load_trained(name_or_path, dtype=torch.float32)
+        quantize_on_cpu(model)
+        model.vision_model.to(chosen)
+    elif quantization is not None:
+        config = _bitsandbytes_config(quantization, chosen)
+        model, processor = load_trained(name_or_path, dtype=chosen, quantization_config=config, device_map=str(device))
+    else:
+        model, processor = load_trained(name_or_path, dtype=chosen)
+        model.to(device)
+    model.vision_model.backbone.choose_memory_format()
+    return model, processor
+
+
+def quantize_on_cpu(model: PreTrainedModel) -> None:
+    """
+    Replace, in place, the linear layers of the float32 language model by those of torch that hold int8 weights and
+    round their inputs to int8 as they come. The model cannot be trained or saved after that.
+    """
+    text_model = model.language_model if hasattr(model, "language_model") else model.text_model
+    head = model.get_output_embeddings()
+    linear = {
+        name
+        for name, module in text_model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    kind = torch.ao.quantization.per_channel_dynamic_qconfig
+    with warnings.catch_warnings():
+        # torch names torchao as what comes after this, whose layers are no faster than float32 unless compiled.
+        warnings.simplefilter("ignore")
+        torch.ao.quantization.quantize_dynamic(text_model, dict.fromkeys(linear, kind), inplace=True)
+    model.save_pretrained = _refuse_to_save
+
+
+def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
+    raise NotImplementedError(
+        "A model with torch's dynamic int8 layers cannot be saved. Save the model that it was made from, or load that "
+        "one with `quantization_config=BitsAndBytesConfig(load_in_8bit=True)`, which can."
+    )
+
+
+def _bitsandbytes_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"--quantization {quantization} needs the package bitsandbytes here, which is not installed. Run "
+            '`pip install "flallm[quantization]"`, or leave the flag out.'
+        )
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

@@ -1,0 +1,125 @@
+"""Embeddings of sentences by a frozen text encoder: any of transformers, or a folder of sentence-transformers."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from modeling_flallm.loading_slt import load_whole
+
+from .damaged_models import reading_model
+
+# What sentence-transformers writes beside a model: which modules there are, in order.
+MODULES_FILE = "modules.json"
+OLD_POOLING_PREFIX = "pooling_mode_"
+POOLINGS = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "lasttoken"}
+
+
+@dataclass
+class SentenceEncoder:
+    """
+    Text model, tokenizer, and how one vector is made of the vectors of a sentence's tokens.
+
+    Args:
+        pooling: mean, cls (the first token) or lasttoken; padding never counts.
+        is_normalized: whether each vector gets the length 1.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    pooling: str = "mean"
+    is_normalized: bool = False
+
+    @torch.no_grad()
+    def __call__(self, sentences: Sequence[str], batch_size: int = 64) -> torch.Tensor:
+        """-> `(sentences, width)`, float32, on the CPU"""
+        by_length = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
+        embeddings: list[torch.Tensor] = [torch.empty(0)] * len(sentences)
+        for first in range(0, len(sentences), batch_size):
+            rows = by_length[first : first + batch_size]
+            for row, embedding in zip(rows, self._encode([sentences[row] for row in rows]), strict=True):
+                embeddings[row] = embedding
+        return torch.stack(embeddings)
+
+    def _encode(self, sentences: list[str]) -> torch.Tensor:
+        inputs = self.tokenizer(
+            sentences, padding=True, truncation=True, return_attention_mask=True, return_tensors="pt"
+        ).to(self.model.device)
+        inputs.pop("token_type_ids", None)
+        hidden = self.model(**inputs).last_hidden_state.float()
+        mask = inputs["attention_mask"]
+        if self.pooling == "mean":
+            pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        else:
+            position = torch.zeros_like(mask[:, 0]) if self.pooling == "cls" else mask.sum(1) - 1
+            pooled = hidden[torch.arange(len(hidden)), position]
+        return (torch.nn.functional.normalize(pooled, dim=-1) if self.is_normalized else pooled).cpu()
+
+
+def load_sentence_encoder(name_or_path: str, device: torch.device | str = "cpu") -> SentenceEncoder:
+    """
+    Of a model of transformers the mean over its last hidden states, of an encoder-decoder over those of its encoder; of
+    a model of sentence-transformers what its modules say.
+
+    Raises:
+        ValueError: if there is no such model, it gives no hidden states, or one of its modules is not known here.
+    """
+    pooling, is_normalized = _read_modules(name_or_path)
+    try:
+        with reading_model(name_or_path):
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+            model = load_whole(AutoModel.from_pretrained, name_or_path, dtype="auto", unneeded=r"(^|\.)pooler\.")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name_or_path!r} holds no text encoder that can be loaded: {error}") from error
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"  # where the last token is then looked for
+    return SentenceEncoder(model.to(device).eval().requires_grad_(False), tokenizer, pooling, is_normalized)
+
+
+def _read_modules(name_or_path: str) -> tuple[str, bool]:
+    """-> pooling, and whether a normalisation follows"""
+    modules = _read_json(name_or_path, MODULES_FILE)
+    if modules is None:
+        return "mean", False
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
+    if unknown or kinds[:2] != ["Transformer", "Pooling"]:
+        raise ValueError(
+            f"{name_or_path!r} has the modules {', '.join(kinds)}; known here are Transformer, Pooling and Normalize. "
+            "Name another text encoder."
+        )
+    return _pooling_of(_read_json(name_or_path, f"{modules[1]['path']}/config.json") or {}, name_or_path), (
+        "Normalize" in kinds
+    )
+
+
+def _pooling_of(config: dict[str, Any], name_or_path: str) -> str:
+    """Older versions have a true or false for each kind of pooling, newer ones its name."""
+    wanted = [
+        name.removeprefix(OLD_POOLING_PREFIX)
+        for name, value in config.items()
+        if name.startswith(OLD_POOLING_PREFIX) and value is True
+    ] or [config.get("pooling_mode", "mean")]
+    if len(wanted) != 1 or wanted[0] not in POOLINGS:
+        raise ValueError(
+            f"{name_or_path!r} pools its tokens by {', '.join(wanted)}; known here are cls, lasttoken and mean, one of "
+            "them."
+        )
+    return POOLINGS[wanted[0]]
+
+
+def _read_json(name_or_path: str, file_name: str) -> Any:
+    """The content of a file of a folder or a Hub repository; `None` where there is none."""
+    try:
+        path = cached_file(name_or_path, file_name)
+    except OSError:
+        return None
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,0 +1,391 @@
+"""The Trainers: what is common to all stages, to those on videos, and how each of the two systems is evaluated."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.data_loader import prepare_data_loader
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from transformers import Seq2SeqTrainer, Trainer, TrainerState
+from transformers.trainer_utils import TrainOutput, has_length
+
+from ..clips.data import FramePreprocessor
+from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
+from ..clips.streaming import MixedClips
+from ..hub.hub_errors import HUB_ERRORS, explain_hub_error
+from ..hub.hub_folder import read_model_folder
+from ..hub.model_card import write_model_card
+from ..hub.training_run import TrainingRun
+from ..languages.target_languages import language_ids
+from ..machine.atomic_files import write_json
+from .resuming import (
+    ARGUMENTS_FILE,
+    WatchRun,
+    changed_settings,
+    num_evaluations_without_better,
+    reading_checkpoint,
+)
+
+
+class TextTrainer(Trainer):
+    """
+    Trainer whose evaluation sees every row, which resumes from whole checkpoints only, says where the settings have
+    changed since, saves no pickled arguments, and notes in `faults` what was deleted while it ran.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.faults: list[str] = []
+        self.add_callback(WatchRun(self.faults))
+
+    def settings(self) -> dict[str, Any]:
+        """All arguments of the run. Of folders of this machine only the last name: a push takes them along."""
+        return {name: _last_name_of_path(value) for name, value in self.args.to_dict().items()}
+
+    def raise_faults(self) -> None:
+        """
+        Raises:
+            ValueError: if files of the run were deleted while it ran.
+        """
+        if self.faults:
+            raise ValueError(" ".join([*self.faults, f"What was left is saved in {self.args.output_dir}."]))
+
+    def get_eval_dataloader(self, *arguments: Any, **options: Any) -> DataLoader:
+        return self._whole(super().get_eval_dataloader, *arguments, **options)
+
+    def get_test_dataloader(self, *arguments: Any, **options: Any) -> DataLoader:
+        return self._whole(super().get_test_dataloader, *arguments, **options)
+
+    def _whole(self, build: Callable[..., DataLoader], *arguments: Any, **options: Any) -> DataLoader:
+        """--dataloader_drop_last is for training: scores are of every row."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = False
+        try:
+            return build(*arguments, **options)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> TrainOutput:
+        if self.args.dataloader_drop_last and has_length(self.train_dataset):
+            num_together = self.args.train_batch_size * self.args.world_size
+            if len(self.train_dataset) < num_together:
+                raise ValueError(
+                    f"--dataloader_drop_last True leaves nothing to train on: {len(self.train_dataset)} row(s) do not "
+                    f"fill a batch of {num_together}. Lower --per_device_train_batch_size."
+                )
+        if resume_from_checkpoint is not None and self.is_world_process_zero():
+            changed = changed_settings(Path(resume_from_checkpoint), self.settings())
+            if changed:
+                print(f"Settings that have changed since {resume_from_checkpoint}: {'; '.join(changed)}.", flush=True)
+        if resume_from_checkpoint is not None and self._is_stopped(resume_from_checkpoint):
+            return self._end_of_stopped_run(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+
+    def _is_stopped(self, checkpoint: str) -> bool:
+        """Whether early stopping had ended the run at this checkpoint: the Trainer would train for one more step."""
+        patience = getattr(self.args, "early_stopping_patience", None)
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        return patience is not None and num_evaluations_without_better(state) >= patience
+
+    def _end_of_stopped_run(self, checkpoint: str) -> TrainOutput:
+        print(f"Early stopping has ended this run at {checkpoint}. Raise --early_stopping_patience to train on.")
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        self._load_from_checkpoint(checkpoint)
+        if self.args.load_best_model_at_end:
+            self._load_best_model()
+        return TrainOutput(self.state.global_step, 0.0, {"train_runtime": 0.0})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        with reading_checkpoint(resume_from_checkpoint, "model.safetensors"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading_checkpoint(checkpoint or "", "optimizer.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading_checkpoint(checkpoint or "", "rng_state.pth"):
+            super()._load_rng_state(checkpoint)
+
+    def _load_best_model(self) -> None:
+        best = Path(self.state.best_model_checkpoint)
+        if best.is_dir():
+            with reading_checkpoint(best, "model.safetensors"):
+                super()._load_best_model()
+        else:
+            self.faults.append(f"The best checkpoint, {best}, is gone: the saved model is that of the last step.")
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """
+        Tied embeddings are one weight with two names, saved under one: that the other is missing is right.
+
+        Raises:
+            ValueError: if other weights are missing, or there are some that the model does not have.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        known = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}
+        missing = [name for name in load_result.missing_keys if name not in known]
+        unexpected = list(load_result.unexpected_keys)
+        if missing or unexpected:
+            kind, names = ("lacks", missing) if missing else ("has weights that the model has not:", unexpected)
+            raise ValueError(f"it {kind} {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else ""))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone who loads the model
+            write_json(folder / ARGUMENTS_FILE, self.settings(), ensure_ascii=True)
+
+
+class VideoTrainer(TextTrainer, Seq2SeqTrainer):
+    """
+    Seq2SeqTrainer with a learning rate for each part, and a model card from the record of the run, `training_run`.
+
+    `train_sampler` gives the clips of an epoch (by default all of them, shuffled), whole batches of them, or a stream;
+    `frame_preprocessor` turns frames into pixel values where the collator leaves that to the device.
+    """
+
+    training_run: TrainingRun | None = None
+    train_sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None = None
+    frame_preprocessor: FramePreprocessor | None = None
+    _most_visual_tokens: int = 0  # of a clip in this process
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any
+    ) -> torch.Tensor:
+        if self.training_run is not None and self.training_run.is_translator:
+            self._most_visual_tokens = max(self._most_visual_tokens, self._num_visual_tokens(model, inputs))
+        return super().training_step(model, inputs, *arguments, **options)
+
+    def _num_visual_tokens(self, model: torch.nn.Module, inputs: dict[str, Any]) -> int:
+        """Of the longest clip of a batch."""
+        if "visual_attention_mask" in inputs:
+            return int(inputs["visual_attention_mask"].sum(1).max())
+        lengths = map(len, inputs["frames"]) if "frames" in inputs else inputs["pixel_attention_mask"].sum(1).tolist()
+        return self.accelerator.unwrap_model(model).vision_model.get_num_tokens(int(max(lengths)))
+
+    def longest_clip_in_visual_tokens(self) -> int | None:
+        """That this run trained on, in any process; `None` if it trained on none, or on others before a checkpoint."""
+        most = torch.tensor([self._most_visual_tokens], device=self.args.device)
+        most = int(self.accelerator.gather(most).max())
+        return most if most and self.args.resume_from_checkpoint is None else None
+
+    def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
+        return super()._get_train_sampler(train_dataset) if self.train_sampler is None else self.train_sampler
+
+    def _get_eval_sampler(self, eval_dataset: torch.utils.data.Dataset) -> Sampler:
+        """In order, also where training groups clips by length: predictions belong to the sentences beside them."""
+        return SequentialSampler(eval_dataset)
+
+    def get_train_dataloader(self) -> DataLoader:
+        if isinstance(self.train_sampler, FrameBudgetBatchSampler):
+            return self.accelerator.prepare(self._loader(batch_sampler=self.train_sampler))
+        if isinstance(self.train_sampler, MixedClips):
+            # The stream of each process is its own: accelerate, told of one process, leaves it whole. It passes over
+            # the batches before a checkpoint without asking the data set for them.
+            loader = self._loader(sampler=self.train_sampler, batch_size=self._train_batch_size)
+            return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+        return super().get_train_dataloader()
+
+    def _loader(self, **order: Any) -> DataLoader:
+        return DataLoader(
+            self.train_dataset,
+            **order,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            in_order=self.args.dataloader_in_order,
+        )
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        if "frames" not in inputs:
+            return inputs
+        inputs = dict(inputs)
+        pixels = self.frame_preprocessor(inputs.pop("frames"), inputs.pop("spatial_seeds"))
+        return {**super()._prepare_inputs(pixels), **inputs}
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """As the Trainer's, with our parameter groups where the optimiser does not make them itself, as GaLore does."""
+        if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
+            return super().create_optimizer(model)
+        model = self.model if model is None else model
+        optimizer_class, values = self.get_optimizer_cls_and_kwargs(self.args, model)
+        if optimizer_class is torch.optim.SGD and self.args.device.type in ("cpu", "cuda"):
+            values = {**values, "fused": True}  # transformers has a name for AdamW's fused form only
+        is_plain = isinstance(optimizer_class, type) and not {"params", "model", "optimizer_dict"} & values.keys()
+        groups = {"params": self._parameter_groups(model)} if is_plain else {}
+        self.optimizer_cls_and_kwargs = (optimizer_class, {**values, **groups})
+        try:
+            return super().create_optimizer(model)
+        finally:
+            self.optimizer_cls_and_kwargs = None
+
+    def _parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
+        """Trained parameters by (learning rate, weight decay); norms and biases do not decay."""
+        decaying = set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                # transformers knows LayerNorm by its class and other norms by their names, which ResNet's are not.
+                weight_decay = self.args.weight_decay if name in decaying and parameter.ndim > 1 else 0.0
+                groups.setdefault((self._learning_rate_of(name), weight_decay), []).append(parameter)
+        return [
+            {"params": parameters, "lr": learning_rate, "weight_decay": weight_decay}
+            for (learning_rate, weight_decay), parameters in groups.items()
+        ]
+
+    def _learning_rate_of(self, parameter_name: str) -> float:
+        return self.args.learning_rate
+
+    def _encode_video(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Prepared inputs with visual features in place of pixels: loss and generation both start from them."""
+        inputs = self._prepare_inputs(inputs)
+        if "pixel_values_videos" not in inputs:
+            return inputs
+        vision_model = self.accelerator.unwrap_model(model).vision_model
+        with torch.no_grad(), self.compute_loss_context_manager():
+            output = vision_model(inputs.pop("pixel_values_videos"), inputs.pop("pixel_attention_mask"))
+        return {
+            **inputs,
+            "visual_features": output.last_hidden_state,
+            "visual_attention_mask": output.attention_mask,
+        }
+
+    def _pad_tensors_to_max_len(self, tensor: torch.Tensor, max_length: int) -> torch.Tensor:
+        pad_token_id = self.processing_class.tokenizer.pad_token_id
+        return torch.nn.functional.pad(tensor, (0, max_length - tensor.shape[-1]), value=pad_token_id)
+
+    def settings(self) -> dict[str, Any]:
+        """Also those that are not the Trainer's, from the record of the run."""
+        if self.training_run is None:
+            return super().settings()
+        of_stage = {setting["name"]: setting["value"] for setting in self.training_run.settings}
+        of_run = {"data": self.training_run.data, "base_models": self.training_run.base_models}
+        return {**of_stage, **of_run, **super().settings()}
+
+    def create_model_card(self, **options: Any) -> None:
+        """Also called by `push_to_hub`, whose `options` are for transformers' own card, of a Trainer without record."""
+        if self.training_run is None:
+            super().create_model_card(**options)
+        elif self.is_world_process_zero():
+            self.training_run.model_name = self.hub_model_id or self.training_run.model_name
+            write_model_card(Path(self.args.output_dir), self.training_run)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """
+        Called before training, when it is to push at its end.
+
+        Raises:
+            ValueError: for a repository that everybody sees, where a private one was meant.
+        """
+        super().init_hf_repo(token=token, private=private)
+        is_private = self.args.hub_private_repo if private is None else private
+        if not is_private or not self.is_world_process_zero():
+            return
+        if not HfApi(token=token or self.args.hub_token).model_info(self.hub_model_id).private:
+            raise ValueError(
+                f"{self.hub_model_id} exists and is public: everybody would see the model. Pass --hub_private_repo "
+                "False if that is meant; else make it private in its settings first."
+            )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> CommitInfo | Future[CommitInfo] | None:
+        """
+        Save the model and send what `flallm-push` would send: transformers' own sends the whole folder, with logs,
+        links and whatever else lies there.
+
+        Raises:
+            ValueError: as `read_model_folder`, or in one sentence what the Hub answers.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card()
+        files = read_model_folder(Path(self.args.output_dir), self.hub_model_id).files
+        try:
+            return HfApi(token=token or self.args.hub_token).create_commit(
+                self.hub_model_id,
+                operations=[CommitOperationAdd(name, content) for name, content in files.items()],
+                commit_message=commit_message,
+                revision=revision or self.args.hub_revision,
+                run_as_future=not blocking,
+            )
+        except HUB_ERRORS as error:
+            raise ValueError(explain_hub_error(error, self.hub_model_id)) from error
+
+
+class FLaLLMTrainer(VideoTrainer):
+    """
+    For `FLaLLMForTranslation`. Where the labels of a batch name other languages than the tokenizer's own, generation
+    starts each sentence in its language.
+    """
+
+    def _learning_rate_of(self, parameter_name: str) -> float:
+        chosen = None
+        if "adapter." in parameter_name and "text_model." not in parameter_name:
+            chosen = self.args.adapter_learning_rate
+        elif "text_model." in parameter_name and parameter_name.endswith(".bias"):
+            chosen = self.args.bias_learning_rate
+        return self.args.learning_rate if chosen is None else chosen
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
+        """Encode the frames once; loss and generation both start from the visual features."""
+        inputs = self._encode_video(model, inputs)
+        starts = self._starts_of_sentences(model, inputs)
+        if starts is not None:
+            generation_arguments = {
+                **getattr(self, "_gen_kwargs", {}),
+                **generation_arguments,
+                "decoder_input_ids": starts,
+                # Besides, for generation would put the usual start in front of rows that start otherwise.
+                "decoder_start_token_id": starts[:, 0].tolist(),
+            }
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation_arguments)
+
+    def _starts_of_sentences(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor | None:
+        """
+        What the decoder reads `(batch, 1 or 2)` up to the language of each sentence, as its labels have it; `None`
+        where all are in the tokenizer's own language, in which generation starts anyway.
+        """
+        tokenizer = self.processing_class.tokenizer
+        known, labels = language_ids(tokenizer), inputs.get("labels")
+        if labels is None or not known:
+            return None
+        # mBART moves the language from the end of the labels to the front; the others have it behind a start token.
+        num_tokens = 2 if int(labels[0, 0]) in known.values() else 1
+        unwrapped = self.accelerator.unwrap_model(model)
+        starts = unwrapped.prepare_decoder_input_ids_from_labels(labels)[:, :num_tokens]
+        return None if (starts[:, -1] == known.get(tokenizer.tgt_lang)).all() else starts
+
+
+class LlavaSltTrainer(VideoTrainer):
+    """For `LlavaSltForTranslation`."""
+
+    def _learning_rate_of(self, parameter_name: str) -> float:
+        chosen = self.args.adapter_learning_rate if "connector." in parameter_name else None
+        return self.args.learning_rate if chosen is None else chosen
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
+        """Encode the frames once; loss and generation, which takes the prompts alone, both start from the features."""
+        inputs = self._encode_video(model, inputs)
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation_arguments)
+
+
+def _last_name_of_path(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

@@ -1,0 +1,552 @@
+"""What the stages share: the order of a run, and what it leaves in the output folder."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from peft import PeftModel
+from torch.utils.data import Dataset
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation
+from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
+
+from ..arguments.arguments import (
+    AugmentationArguments,
+    DataArguments,
+    FeatureCacheArguments,
+    FLaLLMTrainingArguments,
+    VideoArguments,
+)
+from ..arguments.training_flags import num_idle_gpus
+from ..clips.augmentation import ClipAugmentation
+from ..clips.data import (
+    FramePreprocessor,
+    PromptedTranslationCollator,
+    RandomDataset,
+    SignVideoDataset,
+    TranslationCollator,
+    load_split,
+    load_training_split,
+)
+from ..clips.feature_cache import (
+    CachedVideoDataset,
+    FeatureCache,
+    augmentation_in_cache,
+    check_feature_cache,
+    describe_views,
+    tell_unused_augmentation,
+)
+from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
+from ..clips.streaming import MixedClips, StreamedVideoDataset, open_streams
+from ..hub.hub_errors import explain_hub_error
+from ..hub.hub_names import check_model_names, explain_missing_folder
+from ..hub.model_card import save_adapter, write_adapter_card
+from ..hub.training_run import add_run_scores, complete_run, describe_run
+from ..languages.target_languages import language_ids, set_target_language
+from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
+from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
+from .damaged_models import reading_model
+from .resuming import EarlyStopping, check_run, checkpoint_to_resume
+from .trainers import FLaLLMTrainer, LlavaSltTrainer, VideoTrainer
+
+# Of LLaVA-SLT, before they are a part of a model that translates.
+VISUAL_ENCODER_TYPES = ("llava_slt_contrastive", "llava_slt_visual")
+SECONDS_BETWEEN_LOOKS = 3.0
+
+
+class TellTheEpoch(TrainerCallback):
+    """For what draws anew in each epoch."""
+
+    def __init__(self, listeners: list[RandomDataset | CachedVideoDataset | ClipSampler | FrameBudgetBatchSampler]):
+        self.listeners = listeners
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        for listener in self.listeners:
+            listener.set_epoch(int(state.epoch or 0))
+
+
+class FollowFreeCores(TrainerCallback):
+    """Other programs come and go: every few seconds the number of threads is chosen anew."""
+
+    def __init__(self, threads: ThreadsForFreeCores):
+        self.threads = threads
+        self._last = time.monotonic()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if time.monotonic() - self._last >= SECONDS_BETWEEN_LOOKS:
+            self.threads.adapt()
+            self._last = time.monotonic()
+
+
+def build_video_processor(video: VideoArguments) -> FLaLLMVideoProcessor:
+    return FLaLLMVideoProcessor(
+        size={"height": video.frame_size, "width": video.frame_size},
+        crop_size={"height": video.crop_size, "width": video.crop_size},
+        frame_sampling_rate=video.frame_sampling_rate,
+        max_num_frames=video.max_num_frames,
+    )
+
+
+def build_processor(video: VideoArguments, tokenizer: PreTrainedTokenizerBase) -> FLaLLMProcessor:
+    return FLaLLMProcessor(video_processor=build_video_processor(video), tokenizer=tokenizer)
+
+
+def open_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer of a text model as it was saved.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if _model_type(name_or_path) in VISUAL_ENCODER_TYPES:
+        raise ValueError(
+            f"{name_or_path!r} holds a visual encoder of LLaVA-SLT, as its stage 2 leaves it, and no language model. "
+            "Name the folder of stage 1 (are two folders swapped?)."
+        )
+    try:
+        with reading_model(name_or_path):
+            return AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        reason = explain_hub_error(error, name_or_path)
+        raise ValueError(f"{name_or_path!r} holds no tokenizer that can be loaded: {reason}") from error
+
+
+def load_tokenizer(name_or_path: str, target_language: str | None) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer of a text model, told which language it writes.
+
+    Raises:
+        ValueError: if there is none, or for a language as `set_target_language` says.
+    """
+    tokenizer = open_tokenizer(name_or_path)
+    set_target_language(tokenizer, target_language)
+    return tokenizer
+
+
+def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTokenizerBase, num_beams: int) -> None:
+    """
+    Make `generate` start as training starts. mBART moves the language code at the end of the labels to the front,
+    NLLB has it first in the labels, others have none: what the labels of a real sentence look like decides.
+    """
+    labels = tokenizer(text_target="a", return_tensors="pt")["input_ids"]
+    decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels)
+    first_label = int(labels[0, 0])
+    model.generation_config = GenerationConfig(
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=int(decoder_input_ids[0, 0]),
+        forced_bos_token_id=first_label if first_label in language_ids(tokenizer).values() else None,
+        num_beams=num_beams,
+        # sltbaselines' limit. Not as max_new_tokens, over which --generation_max_length would have no power.
+        max_length=min(150, model.get_max_num_target_tokens() or 150),
+    )
+
+
+@dataclass
+class Splits:
+    """What a run reads: the clips to train on, or the streams of them, and those to evaluate on."""
+
+    train: datasets.Dataset | None
+    evaluation: datasets.Dataset
+    sizes: list[int]
+    streams: MixedClips | None
+
+    def by_name(self, data: DataArguments) -> dict[str, datasets.Dataset | None]:
+        return {data.train_split: self.train, data.evaluation_split: self.evaluation}
+
+
+def open_splits(data: DataArguments, training: FLaLLMTrainingArguments) -> Splits:
+    """
+    Raises:
+        FileNotFoundError, ValueError: as `load_split` and `open_streams`.
+    """
+    streams = open_streams(data, training) if data.streaming else None
+    train_split, sizes = (None, []) if streams else load_training_split(data)
+    evaluation_split = load_split(data, data.evaluation_split, data.max_evaluation_clips)
+    return Splits(train_split, evaluation_split, sizes, streams)
+
+
+@dataclass
+class TrainingClips:
+    """The data sets of a run for torch, in which order clips are trained on, and what is done to their frames."""
+
+    train: Dataset
+    evaluation: Dataset
+    sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None
+    augmentation: ClipAugmentation
+
+
+def prepare_clips(
+    splits: Splits,
+    processor: FLaLLMProcessor,
+    data: DataArguments,
+    augmentation: ClipAugmentation,
+    training: FLaLLMTrainingArguments,
+) -> TrainingClips:
+    """
+    Raises:
+        ValueError: as `build_train_sampler`.
+    """
+    shared = {
+        "processor": processor,
+        "text_column": data.text_column,
+        "keep_decoded_videos": data.keep_decoded_videos,
+        "preprocess_on_device": training.preprocess_on_device,
+    }
+    evaluation = SignVideoDataset(splits.evaluation, **shared)
+    if splits.streams:
+        train = StreamedVideoDataset(processor, data.text_column, augmentation, training.preprocess_on_device)
+        return TrainingClips(train, evaluation, splits.streams, augmentation)
+    train = SignVideoDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
+    sampler = build_train_sampler(train, splits.sizes, data.dataset_weights, training)
+    return TrainingClips(train, evaluation, sampler, augmentation)
+
+
+def build_trainer(
+    trainer_class: type[VideoTrainer],
+    model: PreTrainedModel,
+    clips: TrainingClips,
+    collator: TranslationCollator,
+    training: FLaLLMTrainingArguments,
+    callbacks: Sequence[TrainerCallback] = (),
+    **options: Any,
+) -> VideoTrainer:
+    """A Trainer for the clips; `options` are those of transformers' Trainer."""
+    listeners = [each for each in (clips.train, clips.sampler) if hasattr(each, "set_epoch")]
+    trainer = trainer_class(
+        model=model,
+        args=training,
+        data_collator=collator,
+        train_dataset=clips.train,
+        eval_dataset=clips.evaluation,
+        callbacks=[TellTheEpoch(listeners), *early_stopping(training), *callbacks],
+        **options,
+    )
+    trainer.train_sampler = clips.sampler
+    trainer.frame_preprocessor = FramePreprocessor(collator.processor, clips.augmentation)
+    return trainer
+
+
+def run_training(
+    build: Callable[[], tuple[PreTrainedModel, FLaLLMProcessor]],
+    stage: Any,
+    data: DataArguments,
+    video: VideoArguments,
+    augmentation: AugmentationArguments,
+    training: FLaLLMTrainingArguments,
+    features: FeatureCacheArguments | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, float]:
+    """
+    Train to translate, evaluate, choose the best checkpoint and save model, processor and model card in the output
+    folder.
+
+    Args:
+        build: makes the model and its processor, after the seed has been set.
+        stage: the stage's own arguments, for the model card.
+        features: whether to train from cached features, and which.
+        callbacks: further ones of the Trainer.
+
+    Returns:
+        `dict[str, float]`: the last evaluation's scores of the best checkpoint.
+
+    Raises:
+        ValueError, FileNotFoundError: for what the user has to mend, before any training.
+    """
+    check_run(training)
+    check_model_names(stage)
+    check_score_name(training, tuple(TITLE_OF_SCORE))
+    cached = features is not None and features.cache_features
+    if cached:
+        check_feature_cache(stage, data)
+        if training.process_index == 0:
+            tell_unused_augmentation(augmentation, features.feature_views)
+        augmentation = augmentation_in_cache(augmentation, features.feature_views)
+    splits = open_splits(data, training)
+    callbacks = [*callbacks, *start_run(training)]
+    set_seed(training.seed)
+    model, processor = build()
+    if isinstance(model, PeftModel):
+        _save_lora_base(model, processor, training)
+    prepare_visual_encoder(model, training)
+    choose_fast_attention(model, training)
+    clips = prepare_clips(splits, processor, data, ClipAugmentation(augmentation, video), training)
+    if cached:
+        cache = FeatureCache(model, processor, features, training)
+        clips.train = cache.clips(clips.train, "training", features.feature_views or 1)
+        clips.evaluation = cache.clips(clips.evaluation, "evaluation")
+        cache.remove_unused()
+    system = system_of(model)
+    trainer = build_trainer(
+        system.trainer_class,
+        model,
+        clips,
+        system.collator_class(processor, training.preprocess_on_device),
+        training,
+        callbacks,
+        processing_class=processor,
+        compute_metrics=build_compute_metrics(
+            processor.batch_decode,
+            clips.evaluation.texts,
+            processor.tokenizer.pad_token_id,
+            language=data.spoken_language,
+        )
+        if training.predict_with_generate
+        else None,
+    )
+    trainer.training_run = describe_run(stage, data, video, augmentation, training, splits.by_name(data), model)
+    if cached:
+        trainer.training_run.settings.append(describe_views(features.feature_views))
+    return train_and_finish(trainer, data)
+
+
+def train_and_finish(trainer: VideoTrainer, data: DataArguments) -> dict[str, float]:
+    """Train, evaluate the best checkpoint and fill the output folder; returns the scores of that evaluation."""
+    training = trainer.args
+    if training.process_index == 0:
+        _print_trained_parts(trainer.model)
+        if data.streaming and "epoch" in (training.eval_strategy, training.save_strategy):
+            print("A stream has no epochs: --eval_strategy epoch and --save_strategy epoch mean once, at the end.")
+        if data.sign_language is None:
+            print("The model card will name no sign language. Name it with --sign_language.")
+    result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
+    return _finish(trainer, training, data, result.metrics)
+
+
+def _save_lora_base(model: PeftModel, processor: FLaLLMProcessor, training: FLaLLMTrainingArguments) -> None:
+    """The model that the low-rank adapters change, whole, so that they can be loaded and shared without it."""
+    folder = Path(training.output_dir).resolve() / "lora_base"
+    model.peft_config[model.active_adapter].base_model_name_or_path = str(folder)
+    if training.should_save:
+        model.get_base_model().save_pretrained(str(folder), state_dict=_weights_without_adapters(model))
+        processor.save_pretrained(str(folder))
+
+
+def _weights_without_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
+    """The weights of the base model under its own names, not copied: it may be most of what fits into memory."""
+    weights = {}
+    whole = f".modules_to_save.{model.active_adapter}."  # what is trained whole, as it starts
+    for name, weight in model.get_base_model().state_dict().items():
+        parts = name.replace(whole, ".").split(".")
+        if "original_module" not in parts and not any(part.startswith(model.base_model.prefix) for part in parts):
+            weights[".".join(part for part in parts if part != "base_layer")] = weight
+    return weights
+
+
+def prepare_visual_encoder(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
+    """The CNN in the memory order of its convolutions, which then reorder nothing, over so many frames at a time."""
+    model.vision_model.backbone.choose_memory_format()
+    model.vision_model.frames_per_chunk = training.frames_per_chunk
+
+
+def start_run(training: FLaLLMTrainingArguments, dtype: torch.dtype | None = None) -> list[TrainerCallback]:
+    """
+    Set up the machine for a run, and print how it computes; without a `dtype`, as it trains. Returns what the Trainer
+    calls to follow the machine.
+    """
+    threads = prepare_machine(training.device, training.num_threads)
+    if training.process_index == 0:
+        print(describe_machine(training.device, dtype or computing_dtype(training)), flush=True)
+        if num_idle_gpus(training):
+            print(f"{num_idle_gpus(training)} more GPU(s) stay idle: start the command with torchrun to use them.")
+    return [] if threads is None else [FollowFreeCores(threads)]
+
+
+def choose_fast_attention(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
+    """On CPUs the fused attention is the slower one in bfloat16; both give the same results."""
+    if training.bf16 and training.device.type == "cpu":
+        model.set_attn_implementation("eager")
+
+
+def check_score_name(training: FLaLLMTrainingArguments, scores: tuple[str, ...]) -> None:
+    """
+    Raises:
+        ValueError: if the best checkpoint is to be chosen by what is none of the scores.
+    """
+    known = ("loss", *scores)
+    if training.metric_for_best_model.removeprefix("eval_") not in known:
+        raise ValueError(
+            f"--metric_for_best_model must be one of {', '.join(known)}, got {training.metric_for_best_model!r}."
+        )
+
+
+def build_train_sampler(
+    dataset: SignVideoDataset, sizes: list[int], weights: list[float] | None, training: FLaLLMTrainingArguments
+) -> ClipSampler | FrameBudgetBatchSampler | None:
+    """
+    What draws the clips or batches of an epoch; `None` leaves it to the Trainer, for all clips in any order.
+
+    Args:
+        sizes: clips of each of the data sets that `dataset` holds one after another.
+
+    Raises:
+        ValueError: for a budget of frames that is too small for a clip.
+    """
+    grouped = training.train_sampling_strategy == "group_by_length"
+    budget = training.max_frames_per_batch
+    if weights is None and not grouped and budget is None:
+        return None
+    lengths = dataset.longest_lengths() if grouped or budget is not None else []
+    num_together = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    if budget is not None:
+        num_together = max(budget * len(lengths) * training.world_size // sum(lengths), 1)
+    sampler = ClipSampler(sizes, weights, lengths if grouped else None, num_together, training.seed)
+    if budget is None:
+        return sampler
+    return FrameBudgetBatchSampler(
+        sampler, lengths, budget, training.world_size, _most_epochs(training, sum(lengths) / budget)
+    )
+
+
+def _most_epochs(training: FLaLLMTrainingArguments, fewest_batches: float) -> int:
+    """How many epochs a training can have whose epochs have at least so many batches."""
+    if training.max_steps <= 0:
+        return max(math.ceil(training.num_train_epochs), 1)
+    num_batches = training.max_steps * training.gradient_accumulation_steps * training.world_size
+    return math.ceil(num_batches / max(fewest_batches, 1)) + 1
+
+
+def early_stopping(training: FLaLLMTrainingArguments) -> list[TrainerCallback]:
+    patience = training.early_stopping_patience
+    return [] if patience is None else [EarlyStopping(patience)]
+
+
+def _print_trained_parts(model: torch.nn.Module) -> None:
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    print(f"{trained / 1e6:.2f} of {total / 1e6:.2f} million parameters are trained.")
+    weight = getattr(model.config, "word_presence_loss_weight", 0.0)
+    if weight:
+        print(f"The loss has a word-presence term with weight {weight} (ours, not in the paper).")
+
+
+def _finish(
+    trainer: VideoTrainer, training: FLaLLMTrainingArguments, data: DataArguments, metrics: dict[str, float]
+) -> dict[str, float]:
+    """Save the model with its card before it is evaluated: whatever goes wrong then, the training was not in vain."""
+    trainer.save_state()
+    complete_run(trainer.training_run, trainer, data, metrics)
+    folder = Path(training.output_dir)
+    base = None
+    if isinstance(trainer.model, PeftModel):
+        # The folder then loads like any other model; the adapter alone stays beside it.
+        base = trainer.model.peft_config[trainer.model.active_adapter].base_model_name_or_path
+        if training.should_save:
+            save_adapter(trainer.model, folder / "lora_adapter", trainer.training_run, base)
+            trainer.processing_class.save_pretrained(str(folder / "lora_adapter"))
+        trainer.model = trainer.model.merge_and_unload()
+    trainer.save_model(_internal_call=True)  # without a push, which comes last
+    trainer.create_model_card()
+    scores = trainer.evaluate()
+    trainer.save_metrics("eval", scores)
+    trainer.save_state()  # with the scores
+    add_run_scores(trainer.training_run, trainer, data, scores)
+    if base is not None and training.should_save:
+        write_adapter_card(folder / "lora_adapter", trainer.training_run, base)
+    trainer.create_model_card()
+    if training.push_to_hub:
+        trainer.push_to_hub()
+    trainer.raise_faults()
+    return scores
+
+
+@dataclass(frozen=True)
+class System:
+    """What differs between the two systems wherever videos are translated; all the rest is shared."""
+
+    title: str
+    model_class: type[PreTrainedModel]
+    processor_class: type[FLaLLMProcessor]
+    collator_class: type[TranslationCollator]
+    trainer_class: type[VideoTrainer]
+
+
+def _systems() -> dict[str, System]:
+    """By the type of the model."""
+    return {
+        "flallm": System("FLa-LLM", FLaLLMForTranslation, FLaLLMProcessor, TranslationCollator, FLaLLMTrainer),
+        "llava_slt": System(
+            "LLaVA-SLT", LlavaSltForTranslation, LlavaSltProcessor, PromptedTranslationCollator, LlavaSltTrainer
+        ),
+    }
+
+
+def system_of(model: PreTrainedModel) -> System:
+    """Of a model that translates, also inside a peft model."""
+    return _systems()[model.config.model_type]
+
+
+def _titles() -> str:
+    return " or ".join(system.title for system in _systems().values())
+
+
+def _what_it_holds_instead(name_or_path: str, config: dict[str, Any]) -> str:
+    """Why a model of this config.json cannot translate; for the parts of LLaVA-SLT, which stage makes one that can."""
+    model_type = config.get("model_type")
+    if model_type is None and (Path(name_or_path) / "adapter_config.json").is_file():
+        return (
+            f"{name_or_path!r} holds low-rank adapters without the model that they change. Name the output folder of "
+            "the run, whose model has them merged."
+        )
+    if model_type is None:
+        return f"{name_or_path!r} holds no model: it has no config.json, or one that names no model type."
+    last_stage = "Name the folder of stage 3, which flallm-visual-language-tuning makes."
+    if model_type in VISUAL_ENCODER_TYPES:
+        return f"{name_or_path!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. {last_stage}"
+    if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type) in (config.get("architectures") or ()):
+        return (
+            f"{name_or_path!r} holds a language model ({model_type}) without a visual encoder, as LLaVA-SLT's stage 1 "
+            f"of 3 leaves it, which cannot translate yet. {last_stage}"
+        )
+    return f"{name_or_path!r} holds no {_titles()} model, but one of type {model_type!r}."
+
+
+def _model_type(name_or_path: str) -> str | None:
+    """What the config.json of a folder says; `None` for a Hub id, and where it says nothing."""
+    path = Path(name_or_path) / "config.json"
+    with reading_model(name_or_path):
+        return PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type") if path.is_file() else None
+
+
+def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FLaLLMProcessor]:
+    """
+    A trained model of either system in evaluation mode and its processor, from a folder or the Hub.
+
+    Args:
+        options: of `from_pretrained`, such as `dtype`.
+
+    Raises:
+        ValueError: if it is no such model with its processor.
+    """
+    systems = _systems()
+    cannot = f"{name_or_path!r} cannot be loaded as a {_titles()} model with its processor"
+    missing = explain_missing_folder(name_or_path, needs_owner=True)
+    if missing is not None:
+        raise ValueError(f"{cannot}: {missing}")
+    try:
+        with reading_model(name_or_path):
+            config = PreTrainedConfig.get_config_dict(name_or_path)[0]
+            model_type = config.get("model_type")
+            if model_type not in systems:
+                raise ValueError(_what_it_holds_instead(name_or_path, config))
+            model = systems[model_type].model_class.from_pretrained(name_or_path, **options)
+            processor = systems[model_type].processor_class.from_pretrained(name_or_path)
+    except OSError as error:
+        raise ValueError(f"{cannot}: {explain_hub_error(error, name_or_path)}") from error
+    return model.eval(), processor

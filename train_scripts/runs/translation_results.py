@@ -1,0 +1,269 @@
+"""What flallm-translate leaves: tables, captions, and the journal by which a run that broke off goes on."""
+
+import contextlib
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from modeling_flallm.own_processing import format_captions
+
+from ..machine.atomic_files import write_text
+
+FORMATS = ("text", "jsonl", "csv")
+CAPTION_FORMATS = ("srt", "vtt")
+CONFIDENCE_COLUMNS = ("confidence", "familiar")
+
+
+@dataclass
+class Translation:
+    """
+    What came of one video: a text or an error; `pieces` are its sentences with `start` and `end` in seconds.
+    `confidence` (0 to 1) and `familiar` are those of calibrated models, whose pieces have them, too.
+    """
+
+    file: str
+    text: str = ""
+    error: str = ""
+    position: int = 0  # among the videos
+    pieces: list[dict[str, Any]] = field(default_factory=list)
+    confidence: float | None = None
+    familiar: bool | None = None
+    is_longer_than_trained: bool = False
+
+
+# Tables
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    The form of the output: `text` (file, tab, sentence; good files only), or `jsonl` or `csv`, which hold bad files
+    with their error.
+
+    Args:
+        with_pieces: each line of `jsonl` has the list of `pieces`, and each piece has a row of the `csv`.
+        with_confidence: the model is calibrated, so there are the columns `confidence` and `familiar`.
+    """
+
+    format: str = "text"
+    with_pieces: bool = False
+    with_confidence: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        confidence = [*CONFIDENCE_COLUMNS] if self.with_confidence else []
+        if not self.with_pieces:
+            return ["file", "text", *confidence, "error"]
+        if self.format == "csv":
+            return ["file", "start", "end", "text", *confidence, "error"]
+        return ["file", "text", "error", "pieces"]
+
+    def header(self) -> str:
+        return self._csv_line(dict(zip(self.columns, self.columns, strict=True))) if self.format == "csv" else ""
+
+    def lines(self, translation: Translation) -> str:
+        """Of one video; "" if there is nothing to say. Bytes of a file's name that are no UTF-8 are spelled out."""
+        return self._lines(translation).encode("utf-8", "backslashreplace").decode()
+
+    def _lines(self, translation: Translation) -> str:
+        if self.format == "jsonl":
+            row = {name: getattr(translation, name) for name in self.columns}
+            return json.dumps(row, ensure_ascii=False) + "\n"
+        if self.format == "csv":
+            return "".join(map(self._csv_line, self._csv_rows(translation)))
+        return "" if translation.error else f"{translation.file}\t{translation.text}\n"
+
+    def _csv_rows(self, translation: Translation) -> list[dict[str, Any]]:
+        if not self.with_pieces:
+            return [{name: getattr(translation, name) for name in self.columns}]
+        rows = [{"file": translation.file, **piece} for piece in translation.pieces]
+        return rows + [{"file": translation.file, "error": translation.error}] * bool(translation.error)
+
+    def _csv_line(self, row: dict[str, Any]) -> str:
+        file = io.StringIO()
+        csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
+        return file.getvalue()
+
+    def text(self, translations: Iterable[Translation]) -> str:
+        """All of the output."""
+        return self.header() + "".join(map(self.lines, translations))
+
+
+class Printer:
+    """Prints a table line by line in the order of the videos, each as soon as those before it are there."""
+
+    def __init__(self, table: Table, positions: Sequence[int]):
+        self.table = table
+        self._positions = list(positions)
+        self._waiting: dict[int, Translation] = {}
+        sys.stdout.write(table.header())
+
+    def add(self, translation: Translation) -> None:
+        self._waiting[translation.position] = translation
+        while self._positions and self._positions[0] in self._waiting:
+            self._print(self._positions.pop(0))
+
+    def close(self) -> None:
+        """Also what waits for videos that will not come any more."""
+        for position in sorted(self._waiting):
+            self._print(position)
+
+    def _print(self, position: int) -> None:
+        sys.stdout.write(self.table.lines(self._waiting.pop(position)))
+        sys.stdout.flush()
+
+
+# Captions
+
+
+def caption_files(video: Path, caption_formats: Sequence[str]) -> list[Path]:
+    return [video.with_suffix(f".{name}") for name in caption_formats]
+
+
+def has_captions(video: Path, caption_formats: Sequence[str]) -> bool:
+    """Whether all of its caption files are there, which are whole or not there."""
+    return bool(caption_formats) and all(path.exists() for path in caption_files(video, caption_formats))
+
+
+def clashing_captions(videos: Sequence[Path], caption_formats: Sequence[str]) -> dict[Path, str]:
+    """For each video whose captions would be those of an earlier one, what is wrong."""
+    owners: dict[Path, Path] = {}
+    problems = {}
+    for video in videos:
+        for path in caption_files(video, caption_formats):
+            owner = owners.setdefault(path, video)
+            if owner != video:
+                problems[video] = f"Its captions would be {path}, as those of {owner}. Rename one of the two videos."
+    return problems
+
+
+def write_captions(translation: Translation, caption_formats: Sequence[str]) -> None:
+    """
+    Write caption files beside the video. One that is there with other content is nobody's to replace: then none is
+    written, and it becomes the error of this translation.
+    """
+    captions = [{**piece, "translation_text": piece["text"]} for piece in translation.pieces]
+    try:
+        contents = [format_captions(captions, name) for name in caption_formats]
+        files = dict(zip(caption_files(Path(translation.file), caption_formats), contents, strict=True))
+        for path, content in files.items():
+            if path.exists() and path.read_bytes() != content.encode():
+                raise ValueError(f"{path} exists already. Move it away to have new captions written.")
+        for path, content in files.items():
+            if not path.exists():
+                write_text(path, content)
+    except (ValueError, OSError) as error:
+        translation.error = str(error)
+
+
+# The journal
+
+
+class Journal:
+    """
+    `OUTPUT.unfinished.jsonl`: what is finished of an output, a JSON line each as it comes, until all of it is. A run
+    that broke off goes on from there, and one with bad files tries those again.
+
+    Args:
+        settings: what decides the translations, by the names of the flags.
+
+    Raises:
+        ValueError: if it was begun with other settings, or cannot be read.
+    """
+
+    def __init__(self, output: Path, settings: dict[str, Any]):
+        self.output = output
+        self.path = journal_path(output)
+        self._settings = json.loads(json.dumps(settings))
+        self._finished: dict[str, dict[str, Any]] = {}
+        self._pieces: dict[str, list[dict[str, Any]]] = {}
+        self._file: IO[str] | None = None
+        if self.path.exists():
+            self._read()
+
+    def finished(self, video: Path) -> Translation | None:
+        """What an earlier run made of a video that has not changed since; a bad one is not finished."""
+        entry = self._finished.get(str(video))
+        if entry is None or entry["state"] != state_of_file(video) or entry["translation"]["error"]:
+            return None
+        return Translation(**entry["translation"])
+
+    def pieces(self, video: Path) -> list[dict[str, Any]]:
+        """Finished sentences of a long video that is not finished, each with `piece`, the index of its segment."""
+        state = state_of_file(video)
+        return [entry["piece"] for entry in self._pieces.get(str(video), []) if entry["state"] == state]
+
+    def add(self, translation: Translation) -> None:
+        self._append({"state": state_of_file(Path(translation.file)), "translation": asdict(translation)})
+
+    def add_piece(self, video: Path, piece: dict[str, Any]) -> None:
+        self._append({"state": state_of_file(video), "file": str(video), "piece": piece})
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def remove(self) -> None:
+        """Once the output is whole."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        if self._file is None:
+            if not self._has_something():
+                write_text(self.path, json.dumps({"settings": self._settings}))
+            self._file = self.path.open("a", encoding="utf-8", newline="\n")
+        self._file.write("\n" + json.dumps(entry))  # the line break comes first: it ends a line that was torn off
+        self._file.flush()
+
+    def _has_something(self) -> bool:
+        return bool(self._pieces) or any(not entry["translation"]["error"] for entry in self._finished.values())
+
+    def _read(self) -> None:
+        first, *lines = self.path.read_bytes().split(b"\n")
+        try:
+            before = dict(json.loads(first)["settings"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.path} cannot be read as what is finished of --output {self.output}. Delete it to start anew."
+            ) from error
+        for line in lines:
+            # What was torn off by a kill or a full disk is translated again.
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                if "piece" in entry:
+                    self._pieces.setdefault(entry["file"], []).append(entry)
+                else:
+                    self._finished[Translation(**entry["translation"]).file] = entry
+        if self._has_something():
+            self._check(before)
+
+    def _check(self, before: dict[str, Any]) -> None:
+        for name, value in self._settings.items():
+            if before.get(name) != value:
+                raise ValueError(
+                    f"--output {self.output} was begun with {name} {_shown(before.get(name))}, now it is "
+                    f"{_shown(value)}. Run the command as it was, or delete {self.path} to start anew."
+                )
+
+
+def journal_path(output: Path) -> Path:
+    return output.with_name(f"{output.name}.unfinished.jsonl")
+
+
+def _shown(value: Any) -> str:
+    return "left out" if value in (None, False) else str(value)
+
+
+def state_of_file(path: Path) -> list[int] | None:
+    """Changes whenever the file does; `None` if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]

@@ -1,0 +1,121 @@
+"""
+Stage 1 of FLa-LLM, visual initialing: train the visual encoder with a small random text model, Light-T
+(https://arxiv.org/abs/2403.12556, section 3.1).
+
+    flallm-visual-initialing --config paper_visual_initialing --dataset phoenix14t/ \
+        --tokenizer_name_or_path facebook/mbart-large-cc25 --target_language de_DE --output_dir stage1
+
+The same with `accelerate launch -m train_scripts.stages.visual_initialing ...` or `torchrun -m ...` on several devices.
+On a CPU, small (see `make quickstart` for the whole of it):
+
+    flallm-generate-corpus --output_dir corpus
+    flallm-pretrain-language-model --text_file corpus/text_only.txt --output_dir language_model
+    flallm-visual-initialing --config quickstart_visual_initialing --dataset corpus \
+        --tokenizer_name_or_path language_model --output_dir stage1
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, light_transformer_config
+from modeling_flallm.own_processing import FLaLLMProcessor
+
+from ..arguments.arguments import TRAINING_ARGUMENTS, VideoArguments, parse_arguments
+from ..arguments.command_line import GO_ON_TRAINING, run_command
+from ..languages.target_languages import language_ids
+from ..runs.model_arguments import AdapterArguments, FrameEncoderArguments
+from ..runs.training import build_processor, load_tokenizer, run_training, set_generation_defaults
+
+
+@dataclass
+class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments):
+    """The visual encoder and Light-T."""
+
+    stage_name: ClassVar[str] = "visual_initialing"
+
+    tokenizer_name_or_path: str = field(
+        default=None, metadata={"help": "Tokenizer of the LLM of stage 2, which Light-T shares. Required."}
+    )
+    target_language: str | None = field(
+        default=None, metadata={"help": "Language code of a multilingual tokenizer, such as de_DE or deu_Latn."}
+    )
+    temporal_padding: str = field(default="zero", metadata={"help": "zero, none or replicate."})
+    light_hidden_size: int = field(default=512, metadata={"help": "Width of Light-T."})
+    light_feed_forward_size: int = field(default=2048, metadata={"help": "Feed-forward width of Light-T."})
+    light_layers: int = field(default=3, metadata={"help": "Layers of Light-T's encoder, and of its decoder."})
+    light_attention_heads: int = field(default=8, metadata={"help": "Attention heads of Light-T."})
+    light_dropout: float = field(default=0.1, metadata={"help": "Dropout of Light-T."})
+
+    def __post_init__(self):
+        if self.tokenizer_name_or_path is None:
+            raise ValueError("`--tokenizer_name_or_path` must name the tokenizer of the LLM of stage 2.")
+        if self.light_hidden_size % self.light_attention_heads:
+            raise ValueError(
+                f"--light_hidden_size must be a multiple of --light_attention_heads, got {self.light_hidden_size} and "
+                f"{self.light_attention_heads}."
+            )
+
+
+def build_light_transformer_config(arguments: VisualInitialingArguments, tokenizer: PreTrainedTokenizerBase):
+    return light_transformer_config(
+        # M2M100's tokenizer does not count its languages.
+        vocab_size=max([len(tokenizer), *(index + 1 for index in language_ids(tokenizer).values())]),
+        d_model=arguments.light_hidden_size,
+        encoder_ffn_dim=arguments.light_feed_forward_size,
+        decoder_ffn_dim=arguments.light_feed_forward_size,
+        encoder_layers=arguments.light_layers,
+        decoder_layers=arguments.light_layers,
+        encoder_attention_heads=arguments.light_attention_heads,
+        decoder_attention_heads=arguments.light_attention_heads,
+        dropout=arguments.light_dropout,
+        activation_function="relu",
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        forced_eos_token_id=None,
+    )
+
+
+def build_model(
+    arguments: VisualInitialingArguments, video: VideoArguments
+) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
+    """A random visual encoder, adapter and Light-T, and the processor for the LLM's tokenizer."""
+    tokenizer = load_tokenizer(arguments.tokenizer_name_or_path, arguments.target_language)
+    config = FLaLLMConfig(
+        vision_config=arguments.frame_encoder_config(temporal_padding=arguments.temporal_padding),
+        text_config=build_light_transformer_config(arguments, tokenizer),
+        adapter_hidden_size=arguments.adapter_hidden_size,
+        adapter_activation=arguments.adapter_activation,
+        adapter_norm=arguments.adapter_norm,
+        label_smoothing=arguments.label_smoothing,
+        word_presence_loss_weight=arguments.word_presence_loss_weight,
+    )
+    model = FLaLLMForTranslation(config)
+    if arguments.imagenet_weights:
+        model.vision_model.load_imagenet_weights()
+    set_generation_defaults(model, tokenizer, arguments.num_beams)
+    return model, build_processor(video, tokenizer)
+
+
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
+    """Stage 1 from command-line arguments, with further callbacks; returns the scores on the evaluation split."""
+    arguments, data, video, augmentation, training = parse_arguments(
+        (VisualInitialingArguments, *TRAINING_ARGUMENTS),
+        argv,
+        description="Stage 1 of FLa-LLM: visual initialing with Light-T.",
+    )
+    return run_training(
+        lambda: build_model(arguments, video), arguments, data, video, augmentation, training, callbacks=callbacks
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(train, argv, GO_ON_TRAINING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

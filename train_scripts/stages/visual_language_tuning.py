@@ -1,0 +1,151 @@
+"""
+Stage 3 of LLaVA-SLT, visual language tuning: the visual encoder of stage 2 and the language model of stage 1, both
+frozen, and a new connector between them, which is all that is trained (https://arxiv.org/abs/2412.16524).
+
+    flallm-visual-language-tuning --config llava_slt_visual_language_tuning --dataset phoenix14t/ \
+        --vision_model_name_or_path stage2 --text_model_name_or_path stage1 --spoken_language de --output_dir stage3
+
+With `--lora True` (ours) low-rank adapters in the language model are trained, too. With `--cache_features True` each
+clip goes through the encoder once, for all epochs and all later runs (`feature_cache.py`). Where the data set has a
+column `spoken_language`, the prompt names the language of each sentence, else that of `--spoken_language`. Small, on a
+CPU, after the example of `visual_contrastive_pretraining.py`:
+
+    flallm-visual-language-tuning --config quickstart_llava_slt_visual_language_tuning --dataset corpus \
+        --vision_model_name_or_path stage2 --text_model_name_or_path stage1 --output_dir stage3
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from peft import get_peft_model
+from transformers import GenerationConfig, PreTrainedModel, TrainerCallback
+
+from modeling_flallm import LlavaSltForTranslation
+from modeling_flallm.own_processing import DEFAULT_PROMPT, DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
+
+from ..arguments.arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, VideoArguments, parse_arguments
+from ..arguments.command_line import GO_ON_TRAINING, run_command
+from ..languages.languages import language_name
+from ..runs.damaged_models import reading_model
+from ..runs.model_arguments import LoraArguments
+from ..runs.training import build_video_processor, open_tokenizer, run_training
+
+
+@dataclass
+class VisualLanguageTuningArguments(LoraArguments):
+    """The pretrained parts, the connector and the prompt."""
+
+    stage_name: ClassVar[str] = "visual_language_tuning"
+    target_language: ClassVar[None] = None
+    freeze_visual_encoder: ClassVar[bool] = True
+
+    vision_model_name_or_path: str = field(
+        default=None, metadata={"help": "Folder or Hub id of a stage-2 checkpoint. Required."}
+    )
+    text_model_name_or_path: str = field(
+        default=None,
+        metadata={"help": "Folder of stage 1, or Hub id of a decoder-only language model. Required."},
+    )
+    connector_hidden_size: int | None = field(
+        default=None, metadata={"help": "Hidden width of the connector. Default: that of the language model."}
+    )
+    connector_activation: str = field(default="gelu", metadata={"help": "Activation of the connector."})
+    label_smoothing: float = field(default=0.0, metadata={"help": "Label smoothing of the cross entropy."})
+    prompt: str = field(
+        default=DEFAULT_PROMPT,
+        metadata={"help": "What the model is asked; {spoken_language} stands for the name of the language."},
+    )
+    num_beams: int = field(default=5, metadata={"help": "Beams with which the saved model generates by default."})
+    lora: bool = field(
+        default=False, metadata={"help": "Train low-rank adapters in the language model, too, not the connector alone."}
+    )
+
+    def __post_init__(self):
+        for name in ("vision_model_name_or_path", "text_model_name_or_path"):
+            if getattr(self, name) is None:
+                raise ValueError(f"`--{name}` is required.")
+
+
+def build_model(
+    arguments: VisualLanguageTuningArguments, video: VideoArguments, spoken_language: str | None = None
+) -> tuple[PreTrainedModel, LlavaSltProcessor]:
+    """
+    The model of stage 3, frozen and wrapped as asked for, and its processor.
+
+    Args:
+        spoken_language: tag of the language that the prompt names where the data set does not say it.
+    """
+    tokenizer = open_tokenizer(arguments.text_model_name_or_path)
+    processor = LlavaSltProcessor(
+        video_processor=build_video_processor(video),
+        tokenizer=tokenizer,
+        prompt=arguments.prompt,
+        spoken_language=language_name(spoken_language) or spoken_language or DEFAULT_SPOKEN_LANGUAGE,
+    )
+    with reading_model(arguments.vision_model_name_or_path, arguments.text_model_name_or_path):
+        model = LlavaSltForTranslation.from_vision_text_pretrained(
+            arguments.vision_model_name_or_path,
+            arguments.text_model_name_or_path,
+            video_token_id=processor.video_token_id,
+            connector_hidden_size=arguments.connector_hidden_size,
+            connector_activation=arguments.connector_activation,
+            label_smoothing=arguments.label_smoothing,
+        )
+    processor.word_window_stride = model.config.vision_config.word_window_stride
+    set_generation_defaults(model, processor, arguments.num_beams)
+    if arguments.lora:
+        model.freeze_visual_encoder()
+        model = _with_lora(model, arguments)
+    else:
+        model.freeze_for_connector_tuning()
+    return model, processor
+
+
+def set_generation_defaults(model: LlavaSltForTranslation, processor: LlavaSltProcessor, num_beams: int) -> None:
+    """Beam search, whatever the language model was saved with: chat models sample."""
+    tokenizer = processor.tokenizer
+    most = model.get_max_num_tokens()
+    model.generation_config = GenerationConfig(
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        num_beams=num_beams,
+        max_length=150 if most is None else min(150, most),  # as FLa-LLM's; the prompt does not count
+    )
+
+
+def _with_lora(model: LlavaSltForTranslation, arguments: VisualLanguageTuningArguments) -> PreTrainedModel:
+    """Adapters in every linear layer of the language model, whatever it calls them; the connector is trained whole."""
+    config = arguments.lora_config(
+        target_modules="all-linear", exclude_modules=r"(vision_model|connector)\..*", modules_to_save=["connector"]
+    )
+    return get_peft_model(model, config)
+
+
+def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
+    """Stage 3 from command-line arguments, with further callbacks; returns the scores on the evaluation split."""
+    arguments, data, video, augmentation, training, features = parse_arguments(
+        (VisualLanguageTuningArguments, *TRAINING_ARGUMENTS, FeatureCacheArguments),
+        argv,
+        description="Stage 3 of LLaVA-SLT: visual language tuning of the connector.",
+    )
+    return run_training(
+        lambda: build_model(arguments, video, data.spoken_language),
+        arguments,
+        data,
+        video,
+        augmentation,
+        training,
+        features,
+        callbacks,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(train, argv, GO_ON_TRAINING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
