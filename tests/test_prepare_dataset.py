@@ -555,8 +555,8 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
             (command(source, new, num_workers=10**9), f"--num_workers must be from 1 to {most}, got {10**9}."),
         (command(source, new, frames_per_second=0), "--frames_per_second must be from 1 to 1000, got 0.0."),
         (command(source, new, push_to_hub="me"), "--push_to_hub must be OWNER/NAME, such as me/phoenix14t, got 'me'."),
-        (command(source, new, corpus="phoenix"), "--corpus must be one of phoenix14t, csl_daily, how2sign, openasl, "
-         "gfslt_labels, table, frame_folders, got 'phoenix'."),
+        (command(source, new, corpus="phoenix"), "--corpus must be one of csl_daily, frame_folders, gfslt_labels, "
+         "how2sign, openasl, phoenix14t, table, got 'phoenix'."),
         (command(source, new, dataset_license="My own!"), "--dataset_license must be a licence as the Hub writes it, "
          "such as cc-by-4.0 or other, got 'My own!'."),
     ]  # fmt: skip

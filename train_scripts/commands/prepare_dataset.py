@@ -36,7 +36,7 @@ from ..arguments.arguments import check_license, parse_arguments
 from ..arguments.command_line import run_command
 from ..corpora.corpus_readers import KINDS, read_corpus
 from ..corpora.corpus_schema import COLUMNS, SPLITS, RawClip, RawCorpus
-from ..corpora.own_corpora import TABLE_COLUMNS
+from ..corpora.corpus_tables import TABLE_COLUMNS
 from ..corpora.prepared_videos import VideoOutcome, VideoTask, run_tasks
 from ..corpora.video_encoding import VideoLength
 from ..hub.hub_errors import HUB_ERRORS, explain_hub_error
