@@ -222,7 +222,7 @@ def test_no_file_of_ours_is_written_any_other_way():
         if direct.search(line) and path.name != "atomic_files.py"
     ]
     assert found == [
-        'prepare_dataset.py: with (self.state / "finished.jsonl").open("a", encoding="utf-8") as file:',
+        'prepared_folder.py: with (self.state / "finished.jsonl").open("a", encoding="utf-8") as file:',
         'translation_results.py: self._file = self.path.open("a", encoding="utf-8", newline="\\n")',
         'unfinished_predictions.py: with self.path.open("a", encoding="utf-8", newline="\\n") as file:',
     ]

@@ -32,9 +32,10 @@ from modeling_flallm.own_processing import VideoDecodingError, decode_video
 from train_scripts.arguments.arguments import DataArguments
 from train_scripts.clips.data import load_split
 from train_scripts.commands import evaluate_model, prepare_dataset
-from train_scripts.commands.prepare_dataset import main, plan_tasks
-from train_scripts.corpora import video_encoding
+from train_scripts.commands.prepare_dataset import main
+from train_scripts.corpora import planned_videos, video_encoding
 from train_scripts.corpora.corpus_schema import COLUMNS, SPLITS, Problem, RawClip, RawCorpus
+from train_scripts.corpora.planned_videos import plan_tasks
 from train_scripts.corpora.prepared_videos import VideoTask, run_tasks
 from train_scripts.corpora.video_encoding import encode_pictures, list_pictures, measure_video
 from train_scripts.machine.process_pool import MOST_WORKERS
@@ -479,13 +480,13 @@ def test_file_names_are_safe_and_keep_clips_apart(prepare, source, tmp_path):
     assert len({file.casefold() for file in files}) == len(names) == len(files)
     for file in files:
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.mp4", file) and len(file) < 100
-        assert file.split(".")[0].casefold() not in prepare_dataset.RESERVED_NAMES
+        assert file.split(".")[0].casefold() not in planned_videos.RESERVED_NAMES
     assert [row["name"] for row in rows][:2] == ["../../up", "/etc/passwd"]
     assert load_split(DataArguments(dataset=str(tmp_path / "prepared")), "train").num_rows == len(names)
 
 
 def test_large_splits_are_spread_over_folders(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_dataset, "MOST_FILES_IN_A_FOLDER", 20)
+    monkeypatch.setattr(planned_videos, "MOST_FILES_IN_A_FOLDER", 20)
     clips = [clip(f"{index}", source / f"{index}.mp4") for index in range(60)]
     clips += [clip(f"{index}", source / f"{index}.mp4", "test") for index in range(20)]
     tasks = [task for task, _ in plan_tasks(clips, source, tmp_path, (25.0, 18))]
