@@ -29,10 +29,10 @@ from ..clips.data import FramePreprocessor, SignVideoDataset, load_split
 from ..hub.model_card import add_scores
 from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines
+from ..machine.kept_lines import state_of_file
 from ..runs.quantization import DTYPES, QUANTIZATIONS, load_to_translate
 from ..runs.trainers import VideoTrainer
 from ..runs.training import start_run, system_of
-from ..runs.translation_results import state_of_file
 from ..runs.unfinished_predictions import UnfinishedPredictions
 from ..scores.metrics import format_scores, generated_token_ids, translation_scores
 
@@ -144,11 +144,9 @@ def _translate(
 ) -> list[dict[str, Any]]:
     """Rows of all clips, those of `kept` first; the others are kept as they come, by the first of several processes."""
     run, processor = trainer.args, trainer.processing_class
-    (rows,) = broadcast_object_list([kept.rows])
-    if run.process_index == 0:
-        kept.open()
-        if rows:
-            print(f"Going on behind {len(rows)} of {len(dataset)} clips, which {kept.path} holds.", flush=True)
+    (rows,) = broadcast_object_list([kept.lines])
+    if run.process_index == 0 and rows:
+        print(f"Going on behind {len(rows)} of {len(dataset)} clips, which {kept.path} holds.", flush=True)
     num_batches = BATCHES_BETWEEN_WRITES * (1 + run.dataloader_num_workers)  # which start anew for each part
     num_together = num_batches * run.eval_batch_size * run.world_size
     is_silent = run.disable_tqdm or run.process_index != 0
@@ -162,7 +160,7 @@ def _translate(
                 for index, prediction in zip(part, processor.batch_decode(token_ids), strict=True)
             ]
             if run.process_index == 0:
-                kept.add(new)
+                kept.append(*new)
             rows = rows + new
             progress.update(len(new))
     return rows

@@ -440,8 +440,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     check_spoken_language(arguments.spoken_language)
     if arguments.output is None:
         return _translate(arguments, videos, None)
-    with closing(Journal(arguments.output, _settings(arguments))) as journal:
-        return _translate(arguments, videos, journal)
+    return _translate(arguments, videos, Journal(arguments.output, _settings(arguments)))
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -587,7 +586,7 @@ def _report(translations: Sequence[Translation], journal: Journal | None) -> int
     if journal is not None and bad:
         print(f"The same command run again tries these again; {journal.path} keeps the others.", file=sys.stderr)
     elif journal is not None:
-        journal.remove()
+        journal.delete()
     return 1 if bad else 0
 
 

@@ -9,11 +9,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..machine.atomic_files import LEAVINGS, write_json
+from ..machine.kept_lines import append_lines, read_lines, state_of_file
 from .corpus_schema import SPLITS
 from .prepared_videos import VideoOutcome, VideoTask
 from .video_encoding import VideoLength
 
 STATE_FOLDER = ".preparation"
+FINISHED_FILE = "finished.jsonl"
 
 
 class OutputFolder:
@@ -86,14 +88,8 @@ class OutputFolder:
                 )
 
     def _read_finished(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        path = self.state / "finished.jsonl"
-        if not path.exists():
-            return
-        for line in path.read_bytes().splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue  # the last line, if the run was killed while it was written
+        path = self.state / FINISHED_FILE
+        for entry in read_lines(path) if path.exists() else ():
             yield entry["key"], entry
 
     def outcome_of(self, task: VideoTask) -> VideoOutcome | None:
@@ -114,8 +110,7 @@ class OutputFolder:
         ]
         entry = {"key": task.key, "state": _state(task), "how": outcome.how, "lengths": lengths}
         self.finished[task.key] = entry
-        with (self.state / "finished.jsonl").open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps(entry))  # the line break comes first: it ends a line that was torn off
+        append_lines(self.state / FINISHED_FILE, [entry])
 
     def remove_forgotten(self, kept: set[str]) -> None:
         """Delete videos of earlier runs that the corpus no longer names."""
@@ -125,12 +120,5 @@ class OutputFolder:
 
 def _state(task: VideoTask) -> list[Any]:
     """What changes when a source, a video or the clips of it change; JSON."""
-    state: list[Any] = [list(interval) for interval in task.intervals]
-    for path in (task.source, task.target):
-        try:
-            status = path.stat()
-        except OSError:
-            state.append("missing")
-        else:
-            state.append([status.st_size, status.st_mtime_ns])
-    return state
+    files = [state_of_file(path) or "missing" for path in (task.source, task.target)]
+    return [*map(list, task.intervals), *files]
