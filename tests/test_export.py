@@ -34,9 +34,17 @@ PROCESSOR_FILES = {
     "video_container_slt.py",
     "video_decoding_slt.py",
     "video_download_slt.py",
+    "video_file_frames_slt.py",
+    "video_file_parts_slt.py",
     "video_files_slt.py",
+    "video_inputs_slt.py",
+    "video_joined_slt.py",
+    "video_packets_slt.py",
+    "video_pictures_slt.py",
     "video_processing_slt.py",
+    "video_requests_slt.py",
     "video_segmentation_slt.py",
+    "video_times_slt.py",
 }
 
 

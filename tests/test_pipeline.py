@@ -24,7 +24,7 @@ import modeling_flallm.pipeline_slt as pipeline_file
 import modeling_flallm.word_evidence_slt as word_evidence_file
 from modeling_flallm import SignLanguageTranslationPipeline
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor, decode_video
-from processing.video_decoding_slt import is_single_video
+from processing.video_inputs_slt import is_single_video
 
 TASK = "sign-language-translation"
 SPECIAL_TOKENS = {"<unk>": 0, "<pad>": PAD, "<start>": START, "</s>": END}
