@@ -83,7 +83,7 @@ def _finish_part(part: FilePart, times: FileTimes, came: bytearray, name: str) -
         frames=stack_frames(part.frames, name),
         fps=part.fps,
         duration_in_seconds=part.num_frames / part.fps if part.fps else None,
-        timestamps=[part.first_second + index / part.fps if part.fps else part.first_second for index in indices],
+        start_in_seconds=part.first_second,
         num_source_frames=part.num_frames,
         frame_indices=indices,
     )

@@ -40,7 +40,7 @@ def decode_pictures(frames: Any, name: str, request: FrameRequest) -> DecodedVid
         frames=pixels,
         fps=request.fps,
         duration_in_seconds=None if request.fps is None else len(positions) / request.fps,
-        timestamps=None if request.fps is None else [position / request.fps for position in wanted],
+        start_in_seconds=None if request.fps is None else positions[0] / request.fps,
         num_source_frames=len(positions),
         frame_indices=indices,
     )

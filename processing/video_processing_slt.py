@@ -120,9 +120,39 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
             decode_video(video, start, end, rate, sample, transform_frame)
             for video, start, end, rate in zip(videos, starts, ends, source_fps, strict=True)
         ]
-        kwargs.update(do_sample_frames=False, input_data_format=ChannelDimension.FIRST)
         kwargs["video_metadata"] = [FLaLLMVideoMetadata(**_metadata(video)) for video in decoded]
-        return super().preprocess([video.frames for video in decoded], **kwargs)
+        return self._preprocess_decoded([video.frames for video in decoded], kwargs)
+
+    def preprocess_frames(
+        self,
+        clips: Sequence[torch.Tensor],
+        do_resize: bool | None = None,
+        do_center_crop: bool | None = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Resize, crop, normalise and pad clips that were decoded and sampled before: uint8 RGB frames (frames, 3,
+        height, width), on any device, which the result stays on. `None` stands for the processor's own setting.
+
+        Returns `pixel_values_videos` and `pixel_attention_mask` as the class describes them. Raises `ValueError` for
+        frames of another shape or type."""
+        for clip in clips:
+            if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[1] != 3 or len(clip) == 0:
+                raise ValueError(
+                    "Decoded frames of a clip are uint8 of shape (frames, 3, height, width), got "
+                    f"{clip.dtype} of shape {tuple(clip.shape)}. Videos of other kinds go to the processor itself."
+                )
+        shaping = {"do_resize": do_resize, "do_center_crop": do_center_crop}
+        kwargs = {name: value for name, value in shaping.items() if value is not None}
+        resize = self._frame_resizer(kwargs)
+        if resize is not None:
+            clips = [torch.stack([resize(frame) for frame in clip]) for clip in clips]
+        return self._preprocess_decoded(list(clips), {**kwargs, "return_tensors": return_tensors})
+
+    def _preprocess_decoded(self, clips: list[torch.Tensor], kwargs: dict) -> BatchFeature:
+        """Crop, normalise and pad frames that were sampled and resized already."""
+        return super().preprocess(
+            clips, **{**kwargs, "do_sample_frames": False, "input_data_format": ChannelDimension.FIRST}
+        )
 
     def look(self, path: str | Path) -> VideoFacts:
         """Say from when to when the picture of a video file lasts, in seconds of the file, and its size in pixels as it
@@ -175,7 +205,7 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
         seconds = [(segment.start, segment.end) for segment in segments]
         decoded = decode_segments(video, seconds, source_fps, self._frame_sampler({}), self._frame_resizer({}))
         for segment, part in zip(segments, decoded, strict=True):
-            inputs = self.preprocess([part.frames], do_sample_frames=False, do_resize=False, return_tensors="pt")
+            inputs = self.preprocess_frames([part.frames], do_resize=False)
             times = {name: value for name, value in vars(segment).items() if name != "cut"}
             pixels = inputs["pixel_values_videos"][0]
             yield {"pixel_values_videos": pixels, "video_metadata": _metadata(part), **times}
@@ -299,7 +329,6 @@ def _source_fps(video_metadata: Any, num_videos: int) -> list[float | None]:
 
 def _metadata(video: DecodedVideo) -> dict:
     height, width = video.frames.shape[-2:]
-    has_times = video.timestamps is not None and video.fps is not None
     return {
         "total_num_frames": video.num_source_frames,
         "fps": video.fps,
@@ -308,7 +337,7 @@ def _metadata(video: DecodedVideo) -> dict:
         "width": width,
         "video_backend": "pyav",
         "frames_indices": video.frame_indices,
-        "start_in_seconds": video.timestamps[0] - video.frame_indices[0] / video.fps if has_times else None,
+        "start_in_seconds": None if video.fps is None else video.start_in_seconds,
     }
 
 

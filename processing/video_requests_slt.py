@@ -22,15 +22,24 @@ class DecodedVideo:
     `frames` is uint8 RGB of shape (frames, 3, height, width). `fps` is the frame rate of the source in frames per
     second, `duration_in_seconds` the length of the part that was read, `num_source_frames` the number of frames in that
     part, with a still picture counted as often as it is shown, and `frame_indices` which of them are in `frames`.
-    `timestamps` are the seconds of each frame, counted from the beginning of the file. `fps`, `duration_in_seconds` and
-    `timestamps` are `None` for pictures and arrays given without `fps`."""
+    `start_in_seconds` is the second of the file at which the part begins. `fps`, `duration_in_seconds` and
+    `start_in_seconds` are `None` for pictures and arrays given without `fps`."""
 
     frames: torch.Tensor
     fps: float | None
     duration_in_seconds: float | None
-    timestamps: list[float] | None
+    start_in_seconds: float | None
     num_source_frames: int
     frame_indices: list[int]
+
+    @property
+    def timestamps(self) -> list[float] | None:
+        """Seconds of each frame, counted from the beginning of the file; `None` without `start_in_seconds`."""
+        if self.start_in_seconds is None:
+            return None
+        if self.fps is None:  # of the one frame of a file
+            return [self.start_in_seconds for _ in self.frame_indices]
+        return [self.start_in_seconds + index / self.fps for index in self.frame_indices]
 
 
 @dataclass

@@ -793,11 +793,7 @@ def _pixel_values(
 ) -> dict[str, torch.Tensor]:
     """`crop` at the centre: by default where the frames are resized, too."""
     return dict(
-        processor.video_processor(
-            frames,
-            do_sample_frames=False,
-            do_resize=resize,
-            do_center_crop=resize if crop is None else crop,
-            return_tensors="pt",
+        processor.video_processor.preprocess_frames(
+            frames, do_resize=resize, do_center_crop=resize if crop is None else crop
         )
     )
