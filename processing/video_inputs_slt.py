@@ -4,6 +4,7 @@
 import io
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def is_single_video(videos: Any) -> bool:
     video; any other list, and an array of five dimensions, is a batch."""
     if isinstance(videos, (np.ndarray, torch.Tensor)):
         return videos.ndim != 5
-    if not isinstance(videos, (list, tuple)):
+    if not isinstance(videos, Sequence) or isinstance(videos, (str, bytes, bytearray, memoryview)):
         return True
     return len(videos) > 0 and all(_is_frame(item) for item in videos)
 

@@ -154,6 +154,12 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
             clips, **{**kwargs, "do_sample_frames": False, "input_data_format": ChannelDimension.FIRST}
         )
 
+    @staticmethod
+    def is_single_video(videos: Any) -> bool:
+        """Tell one video from several: a list of pictures, of picture paths or of two- or three-dimensional frames is
+        one video; any other list, and an array of five dimensions, is several."""
+        return is_single_video(videos)
+
     def look(self, path: str | Path) -> VideoFacts:
         """Say from when to when the picture of a video file lasts, in seconds of the file, and its size in pixels as it
         is stored, without decoding it. Raises `VideoDecodingError` for a file that cannot be read; its `reason` says

@@ -17,6 +17,8 @@ from processing import FLaLLMProcessor, FLaLLMVideoProcessor
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = {
     "configuration_flallm.py",
+    "clip_translation_slt.py",
+    "confidence_slt.py",
     "dataset_rows_slt.py",
     "hub_card_slt.py",
     "hub_export_slt.py",
@@ -24,6 +26,7 @@ MODEL_FILES = {
     "loading_slt.py",
     "losses_slt.py",
     "modeling_flallm.py",
+    "pipeline_inputs_slt.py",
     "pipeline_slt.py",
     "visual_encoder_flallm.py",
     "word_evidence_slt.py",

@@ -34,10 +34,13 @@ VISUAL_FILES = {
     "visual_encoder_llava_slt.py",
 }
 MODEL_FILES = VISUAL_FILES | {
+    "clip_translation_slt.py",
+    "confidence_slt.py",
     "dataset_rows_slt.py",
     "hub_export_slt.py",
     "long_videos_slt.py",
     "modeling_llava_slt.py",
+    "pipeline_inputs_slt.py",
     "pipeline_slt.py",
     "word_evidence_slt.py",
 }
