@@ -28,7 +28,9 @@ from ..hub.hub_folder import is_repo_id, read_model_folder, replaced_files
 from ..hub.model_card import CARD_FILE
 
 SPACE_FOLDER = Path(__file__).resolve().parents[2] / "spaces_demo"
-SPACE_FILES = ("README.md", "requirements.txt", *sorted(path.name for path in SPACE_FOLDER.glob("*.py")))
+SPACE_FILES = ("README.md", "requirements.txt") + tuple(
+    sorted(path.name for path in SPACE_FOLDER.iterdir() if path.suffix in (".py", ".css", ".js"))
+)
 
 
 @dataclass

@@ -40,7 +40,7 @@ from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError, 
 from ..arguments.command_line import CommandParser, run_command, show_traceback
 from ..arguments.flag_values import check_flags
 from ..hub.training_run import longest_clip_of_training
-from ..languages.languages import check_spoken_language, language_name
+from ..languages.languages import check_spoken_language, language_in_prompt
 from ..machine.atomic_files import write_text
 from ..machine.cores import num_cores
 from ..machine.machine import default_device, describe_machine, prepare_machine
@@ -514,7 +514,7 @@ def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag
             "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
             "`tgt_lang` and `forced_bos_token_id`."
         )
-    processor.spoken_language = language_name(tag) or tag
+    processor.spoken_language = language_in_prompt(tag, processor.spoken_language)
 
 
 def _is_usable(device: str) -> bool:
