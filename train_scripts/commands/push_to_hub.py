@@ -27,7 +27,9 @@ from ..hub.model_card import CARD_FILE
 from ..hub.uploads import Upload, send
 
 SPACE_FOLDER = Path(__file__).resolve().parents[2] / "spaces_demo"
-SPACE_FILES = ("README.md", "requirements.txt", *sorted(path.name for path in SPACE_FOLDER.glob("*.py")))
+SPACE_FILES = ("README.md", "requirements.txt") + tuple(
+    sorted(path.name for path in SPACE_FOLDER.iterdir() if path.suffix in (".py", ".css", ".js"))
+)
 
 
 @dataclass
