@@ -1,6 +1,7 @@
 """
-The systems of this library, a row for each: data only. Model cards, help texts, error messages, pushes and the Space read
-these rows, so none of them names a system. A new system is a configuration, its presets and one more row in `SYSTEMS`.
+The systems of this library, a row for each: data only. Model cards, help texts, error messages, pushes and the Space
+read these rows, so none of them names a system. A new system is a configuration, its presets and one more row in
+`SYSTEMS`.
 
 This file imports nothing of ours and no torch: the Space has a copy of it, and `--help` must be fast.
 """
@@ -251,8 +252,8 @@ LLAVA_SLT = System(
     ),
     recipe=Recipe("llava_slt", "this program's recipe"),
     quickstart_prefix="quickstart_llava_slt",
-    note="Of the paper only the abstract is known to the makers of this program, and there is no public code. The recipe "
-    "is made\nafter the abstract; all numbers in it, the losses, the layers and the prompt are the makers' own.",
+    note="Of the paper only the abstract is known to the makers of this program, and there is no public code. The "
+    "recipe is made\nafter the abstract; all numbers in it, the losses, the layers and the prompt are the makers' own.",
     tags=("llava-slt",),
 )
 SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT)}

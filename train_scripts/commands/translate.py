@@ -307,7 +307,7 @@ def _read_clip(
         num_tokens = model.vision_model.get_num_tokens(len(frames))
         if num_tokens < 1:
             raise ValueError(f"{video} is too short to translate: {len(frames)} frame(s) are left after sampling.")
-        if not model.config.is_encoder_decoder:
+        if model.system.is_prompted:
             num_tokens += processor.num_prompt_tokens
         model.check_num_tokens(num_tokens)  # here, so that one long clip does not stop the others of its batch
     except Exception as error:  # one file must not end the work on all others
@@ -551,7 +551,7 @@ def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag
     Raises:
         ValueError: the pipeline's, for a model that reads no prompt.
     """
-    if model.config.is_encoder_decoder:
+    if not model.system.is_prompted:
         raise ValueError(
             "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
             "`tgt_lang` and `forced_bos_token_id`."
