@@ -23,7 +23,7 @@ from train_scripts.arguments.arguments import DataArguments
 from train_scripts.clips.data import load_split
 from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
 from train_scripts.rendered_corpus import signing_language
-from train_scripts.runs.training import load_trained
+from train_scripts.runs.trained_models import load_trained
 from train_scripts.scores.metrics import sentence_chrf
 
 LEAST_CHRF = 95.0

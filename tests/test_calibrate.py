@@ -26,7 +26,7 @@ from train_scripts.commands.calibrate import (
     fit_platt,
     measure,
 )
-from train_scripts.runs.training import load_trained
+from train_scripts.runs.trained_models import load_trained
 
 WRONG = "a sentence that no model writes ."
 

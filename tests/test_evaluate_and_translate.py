@@ -20,8 +20,8 @@ from video_files import counting_frames, cut, write_audio, write_video
 from train_scripts.clips.data import load_split
 from train_scripts.commands import evaluate_model, translate
 from train_scripts.commands.evaluate_model import DataArguments
+from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import FLaLLMTrainer
-from train_scripts.runs.training import load_trained
 from train_scripts.scores.metrics import TITLE_OF_SCORE, translation_scores
 
 REAL_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"

@@ -15,7 +15,7 @@ from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, LlavaSltForTrans
 from modeling_flallm.hub_export_slt import leave_unquantized
 from train_scripts.commands import evaluate_model, translate
 from train_scripts.runs.quantization import fastest_dtype, load_to_translate, quantize_on_cpu
-from train_scripts.runs.training import load_trained
+from train_scripts.runs.trained_models import load_trained
 
 CPU = torch.device("cpu")
 TEXT_MODELS = ("mbart", "t5", "m2m_100")

@@ -15,7 +15,7 @@ from transformers import BertConfig, GPT2Config
 from transformers.trainer_utils import get_last_checkpoint
 
 from train_scripts.arguments.arguments import FLaLLMTrainingArguments
-from train_scripts.runs import training
+from train_scripts.runs import trained_models, training
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 
 
@@ -149,10 +149,10 @@ def test_the_newest_checkpoint_is_the_one_to_resume(tmp_path):
 
 def test_folders_that_hold_no_trained_model(tmp_path):
     with pytest.raises(ValueError) as error:
-        training.load_trained(str(language_model()))
+        trained_models.load_trained(str(language_model()))
     expected = f"{str(language_model())!r} holds no FLa-LLM or LLaVA-SLT model, but one of type 'mbart'."
     assert str(error.value) == expected
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(ValueError) as error:
-            training.load_trained(str(folder))
+            trained_models.load_trained(str(folder))
         assert str(error.value).startswith(f"{str(folder)!r} ")

@@ -36,8 +36,8 @@ from train_scripts.clips.data import PromptedTranslationCollator
 from train_scripts.commands import calibrate, evaluate_model, push_to_hub, translate
 from train_scripts.hub.hub_folder import read_model_folder
 from train_scripts.runs.quantization import load_to_translate
+from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import LlavaSltTrainer
-from train_scripts.runs.training import load_trained
 from train_scripts.stages import visual_language_tuning
 from train_scripts.stages.visual_language_tuning import VisualLanguageTuningArguments, build_model
 

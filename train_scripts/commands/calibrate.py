@@ -35,7 +35,7 @@ from ..hub.model_card import add_confidence
 from ..hub.training_run import RUN_FILE, read_run
 from ..machine.atomic_files import write_json
 from ..machine.machine import describe_machine, prepare_machine
-from ..runs.training import load_trained
+from ..runs.trained_models import load_trained
 from ..scores.metrics import sentence_chrf
 
 LEAST_CLIPS = 20

@@ -31,8 +31,9 @@ from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines
 from ..machine.kept_lines import state_of_file
 from ..runs.quantization import DTYPES, QUANTIZATIONS, load_to_translate
+from ..runs.trained_models import collator_class_of, trainer_class_of
 from ..runs.trainers import VideoTrainer
-from ..runs.training import start_run, system_of
+from ..runs.training import start_run
 from ..runs.unfinished_predictions import UnfinishedPredictions
 from ..scores.metrics import format_scores, generated_token_ids, translation_scores
 
@@ -125,13 +126,12 @@ def evaluate_model(
 
 
 def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: EvaluationRunArguments) -> VideoTrainer:
-    system = system_of(model)
     model.generation_config.num_return_sequences = 1  # whatever it was saved with
     model.is_quantized = False  # else the Trainer refuses such a model, which it could not train
-    trainer = system.trainer_class(
+    trainer = trainer_class_of(model)(
         model=model,
         args=run,
-        data_collator=system.collator_class(processor, run.preprocess_on_device),
+        data_collator=collator_class_of(model)(processor, run.preprocess_on_device),
         processing_class=processor,
     )
     trainer.frame_preprocessor = FramePreprocessor(processor)

@@ -290,7 +290,7 @@ def read_mbart_config(path: str) -> PreTrainedConfig:
             config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} holds no configuration of a text model that can be read: {error}") from error
-    if config.model_type != "mbart":
+    if not isinstance(config, MBartConfig):
         raise ValueError(f"{path} must hold an mBART, as these checkpoints do, got model type {config.model_type!r}.")
     return config
 

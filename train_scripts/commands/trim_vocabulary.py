@@ -36,6 +36,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from modeling_flallm.language_kind_slt import is_encoder_decoder
 from modeling_flallm.loading_slt import load_whole
 
 from ..arguments.arguments import DataArguments, check_new_folder, parse_arguments
@@ -154,7 +155,7 @@ def load_text_model(name_or_path: str) -> PreTrainedModel:
     try:
         with reading_model(name_or_path):
             config = AutoConfig.from_pretrained(name_or_path)
-            if not config.is_encoder_decoder or getattr(config, "vocab_size", None) is None:
+            if not is_encoder_decoder(config) or getattr(config, "vocab_size", None) is None:
                 raise ValueError(f"its model type is {config.model_type!r}")
             return load_whole(AutoModelForSeq2SeqLM.from_pretrained, name_or_path).eval()
     except (OSError, ValueError) as error:

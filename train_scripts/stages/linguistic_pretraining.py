@@ -40,6 +40,7 @@ from transformers import (
     set_seed,
 )
 
+from modeling_flallm.language_kind_slt import is_encoder_decoder
 from modeling_flallm.loading_slt import load_whole
 from modeling_flallm.own_processing import (
     DEFAULT_PROMPT,
@@ -47,6 +48,7 @@ from modeling_flallm.own_processing import (
     FLaLLMVideoProcessor,
     LlavaSltProcessor,
 )
+from modeling_flallm.systems import titles
 
 from ..arguments.arguments import FLaLLMTrainingArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
@@ -280,10 +282,11 @@ def check_language_model(arguments: CausalLanguageModelArguments, block_size: in
         return
     with reading_model(arguments.text_model_name_or_path):
         config = AutoConfig.from_pretrained(arguments.text_model_name_or_path)
-    if config.is_encoder_decoder:
+    if is_encoder_decoder(config):
         raise ValueError(
             "--text_model_name_or_path must be a decoder-only language model, such as Qwen, Llama or GPT-2; "
-            f"{arguments.text_model_name_or_path} is an encoder-decoder model ({config.model_type}), for FLa-LLM."
+            f"{arguments.text_model_name_or_path} is an encoder-decoder model ({config.model_type}), for "
+            f"{titles(is_prompted=False)}."
         )
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and block_size > positions:

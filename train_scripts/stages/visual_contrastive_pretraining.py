@@ -34,8 +34,10 @@ from transformers import (
 )
 
 from modeling_flallm import LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining, LlavaSltVisualConfig
+from modeling_flallm.language_kind_slt import is_encoder_decoder
 from modeling_flallm.loading_slt import load_whole
 from modeling_flallm.own_processing import FLaLLMProcessor
+from modeling_flallm.systems import titles
 
 from ..arguments.arguments import (
     AugmentationArguments,
@@ -215,10 +217,10 @@ def load_word_targets(name_or_path: str, token_ids: list[int]) -> torch.Tensor:
     try:
         with reading_model(name_or_path):
             config = AutoConfig.from_pretrained(name_or_path)
-            if config.is_encoder_decoder:
+            if is_encoder_decoder(config):
                 raise ValueError(
-                    f"{config.model_type!r} is an encoder-decoder. For these there is FLa-LLM: "
-                    "flallm-visual-initialing and flallm-llm-fine-tuning."
+                    f"{config.model_type!r} is an encoder-decoder, for {titles(is_prompted=False)}. Name a "
+                    "decoder-only language model."
                 )
             model = load_whole(AutoModelForCausalLM.from_pretrained, name_or_path, dtype="auto")
     except (OSError, ValueError) as error:
