@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Those that `corpus_readers` reads.
+CORPORA = ("phoenix14t", "csl_daily", "how2sign", "openasl", "gfslt_labels", "table", "frame_folders")
 SPLITS = ("train", "validation", "test")
 COLUMNS = (
     "file_name",

@@ -25,13 +25,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
 
-from ..arguments.arguments import (
-    AugmentationArguments,
-    DataArguments,
-    FeatureCacheArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-)
+from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, VideoArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_flags import num_idle_gpus
 from ..clips.augmentation import ClipAugmentation
 from ..clips.data import (

@@ -14,7 +14,6 @@ from modeling_flallm.own_processing import format_captions
 
 from ..machine.atomic_files import write_text
 
-FORMATS = ("text", "jsonl", "csv")
 CAPTION_FORMATS = ("srt", "vtt")
 CONFIDENCE_COLUMNS = ("confidence", "familiar")
 
