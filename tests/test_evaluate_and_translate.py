@@ -179,7 +179,7 @@ def test_an_evaluation_of_another_model_in_the_same_folder_is_not_gone_on_with(t
     kept = tmp_path / "scores" / "predictions.unfinished.jsonl"
     with monkeypatch.context() as patch:
         patch.setattr(evaluate_model, "write_results", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
-        argv = evaluation_flags(tmp_path / "scores", model_name_or_path=model, max_clips=1)
+        argv = evaluation_flags(tmp_path / "scores", model=model, max_clips=1)
         assert error_of(evaluate_model.main, argv, capsys) == "disk full"
     (weights,) = model.glob("*.safetensors")
     os.utime(weights, (0, 0))
@@ -194,7 +194,7 @@ def test_a_model_saved_with_several_sentences_for_each_clip(tmp_path):
     for number in (1, 2):
         generation |= {"num_beams": 2, "num_return_sequences": number}
         (model / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
-        run_evaluation(tmp_path / f"scores {number}", model_name_or_path=model, max_clips=3)
+        run_evaluation(tmp_path / f"scores {number}", model=model, max_clips=3)
     assert len({(tmp_path / f"scores {number}" / "scores.json").read_bytes() for number in (1, 2)}) == 1
 
 

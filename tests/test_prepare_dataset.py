@@ -29,7 +29,7 @@ from tiny_corpus import error_of, flags, stage1_flags
 from video_files import counting_frames, cut, frame_numbers, write_audio, write_video
 
 from modeling_flallm.own_processing import VideoDecodingError, decode_video
-from train_scripts.arguments.arguments import DataArguments
+from train_scripts.arguments.data_arguments import DataArguments
 from train_scripts.clips.data import load_split
 from train_scripts.commands import evaluate_model, prepare_dataset
 from train_scripts.commands.prepare_dataset import main
@@ -841,7 +841,7 @@ def test_raw_corpus_to_scores(kind, tmp_path):
     )
     assert visual_initialing.main(stage1) == 0
     evaluation = flags(
-        model_name_or_path=tmp_path / "stage1",
+        model=tmp_path / "stage1",
         dataset=folder,
         output_dir=tmp_path / "scores",
         spoken_language=spoken_language,

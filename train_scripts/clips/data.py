@@ -29,7 +29,7 @@ from modeling_flallm.own_processing import (
     video_stream,
 )
 
-from ..arguments.arguments import DataArguments
+from ..arguments.data_arguments import DataArguments
 from ..corpora.corpus_tables import MOST_SECONDS, likely_delimiter, plain_name, split_of, without_separator_line
 from ..corpora.data_set_columns import (
     NUMBERS,

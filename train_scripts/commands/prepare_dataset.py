@@ -15,22 +15,21 @@ Whatever is missing or broken is left out and listed in `report.txt` and `report
 
 import csv
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
 from tqdm import tqdm
 
-from ..arguments.arguments import check_license, parse_arguments
+from ..arguments.command_arguments import PrepareArguments
 from ..arguments.command_line import run_command
-from ..corpora.corpus_readers import KINDS, read_corpus
+from ..arguments.commands import COMMANDS
+from ..corpora.corpus_readers import read_corpus
 from ..corpora.corpus_schema import SPLITS, RawClip, RawCorpus
-from ..corpora.corpus_tables import TABLE_COLUMNS
 from ..corpora.planned_videos import find_faults, plan_tasks
 from ..corpora.preparation_report import (
     Report,
@@ -45,89 +44,11 @@ from ..corpora.preparation_report import (
 from ..corpora.prepared_folder import OutputFolder
 from ..corpora.prepared_videos import VideoOutcome, VideoTask, run_tasks
 from ..hub.hub_errors import HUB_ERRORS, explain_hub_error
-from ..hub.hub_folder import is_repo_id
 from ..hub.uploads import Upload, send
-from ..languages.languages import check_sign_language, check_spoken_language
 from ..machine.atomic_files import write_json, write_text
-from ..machine.cores import num_cores
 from ..machine.inside_folder import inside
-from ..machine.process_pool import check_num_workers
 
 LARGEST_LACK_IN_SECONDS = 0.5
-
-
-@dataclass
-class PrepareArguments:
-    """Which corpus, and how to write it."""
-
-    corpus: str = field(metadata={"help": f"Layout of the raw corpus: {', '.join(KINDS)}."})
-    source: str = field(metadata={"help": "Folder of the raw corpus. Nothing in it is changed."})
-    output_dir: str = field(metadata={"help": "New or empty folder, or the one of a run to go on with."})
-    videos: str | None = field(
-        default=None, metadata={"help": "Folder of the videos or frames. Default: the usual place below --source."}
-    )
-    table: str | None = field(
-        default=None,
-        metadata={
-            "help": "For table and frame_folders: the CSV or TSV file, if --source holds several; for table also "
-            "subtitles (srt, vtt) or annotations of ELAN (eaf, or a tab-delimited export) of one video."
-        },
-    )
-    columns: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": f"For table and frame_folders: what the table calls a column of {', '.join(TABLE_COLUMNS)}, as in "
-            "text=Satz file=Datei."
-        },
-    )
-    tier: str | None = field(
-        default=None, metadata={"help": "For ELAN files with several tiers: the one that holds the sentences."}
-    )
-    quality: int = field(
-        default=18,
-        metadata={"help": "Of videos made of pictures, from 0 (nothing is lost, large) to 35 (blurred, small)."},
-    )
-    frames_per_second: float | None = field(
-        default=None, metadata={"help": "Of folders of pictures. Default: what the corpus was recorded with."}
-    )
-    sign_language: str | None = field(
-        default=None, metadata={"help": "ISO 639-3 code of the sign language. Default: the corpus's."}
-    )
-    spoken_language: str | None = field(
-        default=None, metadata={"help": "Language tag of the sentences. Default: the corpus's."}
-    )
-    num_workers: int = field(default_factory=num_cores, metadata={"help": "Processes to work in."})
-    push_to_hub: str | None = field(
-        default=None, metadata={"help": "OWNER/NAME of a data set repository to send the folder to, once it is done."}
-    )
-    private: bool = field(
-        default=True,
-        metadata={"help": "With --push_to_hub: False lets everybody see it. Default: only you and those you invite."},
-    )
-    dataset_license: str | None = field(
-        default=None,
-        metadata={"help": "Licence for the data set's card, as the Hub writes it. Default: none."},
-    )
-
-    def __post_init__(self):
-        if self.corpus not in KINDS:
-            raise ValueError(f"--corpus must be one of {', '.join(KINDS)}, got {self.corpus!r}.")
-        for column in self.columns:
-            if not re.fullmatch("[^=]+=.+", column):
-                raise ValueError(f"--columns takes pairs of our and their name, such as text=Satz, got {column!r}.")
-        ours = [column.partition("=")[0] for column in self.columns]
-        if len(set(ours)) < len(ours):
-            raise ValueError(f"--columns must name each of our columns once, got {' '.join(self.columns)}.")
-        if not 0 <= self.quality <= 35:
-            raise ValueError(f"--quality must be from 0 to 35, got {self.quality}.")
-        if self.frames_per_second is not None and not 1 <= self.frames_per_second <= 1000:
-            raise ValueError(f"--frames_per_second must be from 1 to 1000, got {self.frames_per_second}.")
-        check_num_workers("--num_workers", self.num_workers)
-        if self.push_to_hub is not None and not is_repo_id(self.push_to_hub):
-            raise ValueError(f"--push_to_hub must be OWNER/NAME, such as me/phoenix14t, got {self.push_to_hub!r}.")
-        check_license("dataset_license", self.dataset_license, "cc-by-4.0 or other")
-        check_sign_language(self.sign_language)
-        check_spoken_language(self.spoken_language)
 
 
 def prepare(arguments: PrepareArguments) -> Report:
@@ -298,7 +219,7 @@ def push(folder: Path, report: Report, arguments: PrepareArguments) -> None:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Prepare from command-line arguments; 1 if anything is wrong with the corpus."""
-    (arguments,) = parse_arguments((PrepareArguments,), argv, description="Make a video folder of a raw corpus.")
+    (arguments,) = COMMANDS["prepare"].parse(argv)
     report = prepare(arguments)
     print(report.as_text(), end="")
     if arguments.push_to_hub is not None:

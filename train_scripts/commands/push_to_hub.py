@@ -10,19 +10,18 @@ A push that breaks off is finished by the same command. Each push is one commit:
 the repository holds already is not sent again.
 """
 
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import ModelInfo
 
-from ..arguments.arguments import parse_arguments
+from ..arguments.command_arguments import PushArguments
 from ..arguments.command_line import run_command
+from ..arguments.commands import COMMANDS
 from ..hub.hub_errors import HUB_ERRORS, explain_hub_error
-from ..hub.hub_folder import is_repo_id, read_model_folder
+from ..hub.hub_folder import read_model_folder
 from ..hub.model_card import CARD_FILE
 from ..hub.uploads import Upload, send
 
@@ -30,43 +29,6 @@ SPACE_FOLDER = Path(__file__).resolve().parents[2] / "spaces_demo"
 SPACE_FILES = ("README.md", "requirements.txt") + tuple(
     sorted(path.name for path in SPACE_FOLDER.iterdir() if path.suffix in (".py", ".css", ".js"))
 )
-
-
-@dataclass
-class PushArguments:
-    """What to send where."""
-
-    repo_id: str = field(metadata={"help": "The model's repository on the Hub, as OWNER/NAME."})
-    model: str | None = field(
-        default=None, metadata={"help": "Folder of a trained model, or of a LoRA adapter, to send to --repo_id."}
-    )
-    space: str | None = field(
-        default=None, metadata={"help": "OWNER/NAME of a Space to send the demo to; it shows the model of --repo_id."}
-    )
-    private: bool = field(
-        default=True,
-        metadata={"help": "False lets everybody see what is sent. Default: only you and those you invite."},
-    )
-    revision: str | None = field(
-        default=None, metadata={"help": "Branch of the model's repository; made if there is none. Default: main."}
-    )
-    commit_message: str | None = field(default=None, metadata={"help": "What the repository's history says."})
-    base_model_repo_id: str | None = field(
-        default=None, metadata={"help": "For a LoRA adapter: its base model's repository, as OWNER/NAME."}
-    )
-    dry_run: bool = field(
-        default=False, metadata={"help": "List what would be sent, and send nothing. Needs neither network nor token."}
-    )
-
-    def __post_init__(self):
-        if self.model is None and self.space is None:
-            raise ValueError("say what to send: --model FOLDER, --space OWNER/NAME, or both.")
-        for name in ("repo_id", "space", "base_model_repo_id"):
-            value = getattr(self, name)
-            if value is not None and not is_repo_id(value):
-                raise ValueError(f"--{name} must be OWNER/NAME, such as me/flallm-phoenix, got {value!r}.")
-        if self.revision is not None and re.fullmatch("[0-9a-f]{40}", self.revision):
-            raise ValueError(f"--revision must be a branch, to which a commit can be added, got {self.revision}.")
 
 
 def plan_uploads(arguments: PushArguments) -> list[Upload]:
@@ -130,7 +92,7 @@ def loading_lines(repo_id: str, commit_id: str, base: ModelInfo | None, auto_cla
 
 
 def push(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = parse_arguments((PushArguments,), argv, description="Send a model or a Space to the Hub.")
+    (arguments,) = COMMANDS["push"].parse(argv)
     uploads = plan_uploads(arguments)
     print("\n\n".join(map(describe, uploads)))
     if arguments.dry_run:

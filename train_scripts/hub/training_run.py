@@ -23,14 +23,9 @@ import yaml
 from huggingface_hub import ModelCard, hf_hub_download
 from transformers import PreTrainedConfig, PreTrainedModel, Seq2SeqTrainer
 
-from ..arguments.arguments import (
-    CONFIG_FOLDER,
-    AugmentationArguments,
-    DataArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-    read_yaml,
-)
+from ..arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from ..arguments.dataclass_parser import CONFIG_FOLDER, read_yaml
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..machine.machine import computing_dtype
 from ..scores.metrics import TITLE_OF_SCORE, translation_scores
 from .hub_names import is_hub_id

@@ -15,7 +15,6 @@ from modeling_flallm.own_processing import format_captions
 from ..machine.atomic_files import write_text
 from ..machine.kept_lines import KeptLines, state_of_file
 
-FORMATS = ("text", "jsonl", "csv")
 CAPTION_FORMATS = ("srt", "vtt")
 CONFIDENCE_COLUMNS = ("confidence", "familiar")
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..arguments.arguments import check_new_folder
+from ..arguments.flag_values import check_new_folder
 from ..machine.atomic_files import LEAVINGS
 from ..machine.kept_lines import KeptLines
 
