@@ -257,6 +257,7 @@ LLAVA_SLT = System(
     tags=("llava-slt",),
 )
 SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT)}
+DEFAULT_SYSTEM = FLALLM  # of a model that says nothing of its own
 
 
 def find_stage(name: str) -> tuple[System, Stage]:
@@ -283,4 +284,19 @@ def titles(is_prompted: bool | None = None) -> str:
     return " or ".join(chosen)
 
 
-__all__ = ["FLALLM", "LLAVA_SLT", "SYSTEMS", "TAGS", "Recipe", "Stage", "System", "find_stage", "titles"]
+__all__ = [
+    "DEFAULT_SYSTEM",
+    "FLALLM",
+    "LANGUAGE_MODEL",
+    "LLAVA_SLT",
+    "SYSTEMS",
+    "TAGS",
+    "TRANSLATOR",
+    "VISUAL_ENCODER",
+    "Recipe",
+    "Stage",
+    "System",
+    "find_stage",
+    "system_of_visual_encoder",
+    "titles",
+]

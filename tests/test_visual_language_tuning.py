@@ -352,7 +352,7 @@ def test_the_folder_can_be_pushed_and_loads_by_auto_class(tmp_path, capsys):
 def test_the_card_names_the_paper_the_stages_and_what_is_ours(tmp_path):
     visual_language_tuning.train(tuning_flags(tmp_path / "run", **FAST, spoken_language="en", sign_language="qsl"))
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
-    assert "The method is LLaVA-SLT. This is the model of **stage 3** of 3" in card
+    assert "The method is [LLaVA-SLT](https://arxiv.org/abs/2412.16524). This is the model of **stage 3** of 3" in card
     assert "only it was trained here." in card and "arXiv:2412.16524" in card
     assert "Of the paper only the abstract is known to the makers of this program" in card
     assert "**Stage 2**, which made the video encoder" in card and "the paper's recipe" not in card

@@ -30,9 +30,8 @@ from ..hub.model_card import add_scores
 from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines
 from ..runs.quantization import DTYPES, QUANTIZATIONS, load_to_translate
-from ..runs.trained_models import collator_class_of, trainer_class_of
 from ..runs.trainers import VideoTrainer
-from ..runs.training import start_run
+from ..runs.training import collator_class_of, start_run, trainer_class_of
 from ..runs.translation_results import state_of_file
 from ..runs.unfinished_predictions import UnfinishedPredictions
 from ..scores.metrics import format_scores, generated_token_ids, translation_scores

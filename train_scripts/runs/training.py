@@ -34,6 +34,7 @@ from ..arguments.training_flags import num_idle_gpus
 from ..clips.augmentation import ClipAugmentation
 from ..clips.data import (
     FramePreprocessor,
+    PromptedTranslationCollator,
     RandomDataset,
     SignVideoDataset,
     TranslationCollator,
@@ -59,8 +60,8 @@ from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_mac
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
 from .damaged_models import reading_model
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
-from .trained_models import check_is_no_visual_encoder, collator_class_of, trainer_class_of
-from .trainers import VideoTrainer
+from .trained_models import check_is_no_visual_encoder
+from .trainers import FLaLLMTrainer, LlavaSltTrainer, VideoTrainer
 
 SECONDS_BETWEEN_LOOKS = 3.0
 
@@ -208,6 +209,16 @@ def prepare_clips(
     train = SignVideoDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
     sampler = build_train_sampler(train, splits.sizes, data.dataset_weights, training)
     return TrainingClips(train, evaluation, sampler, augmentation)
+
+
+def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:
+    """Of a model that translates, also inside a peft model."""
+    return PromptedTranslationCollator if model.system.is_prompted else TranslationCollator
+
+
+def trainer_class_of(model: PreTrainedModel) -> type[VideoTrainer]:
+    """Of a model that translates, also inside a peft model."""
+    return LlavaSltTrainer if model.system.is_prompted else FLaLLMTrainer
 
 
 def build_trainer(
