@@ -29,11 +29,10 @@ import uploads  # noqa: E402
 from decoding import LONGEST_VIDEO_IN_SECONDS, VideoProblem, VideoReader  # noqa: E402
 from huggingface_hub import HfApi  # noqa: E402
 from huggingface_hub.errors import HTTPError  # noqa: E402
-from model_facts import ModelFacts, facts_as_markdown, read_model_facts  # noqa: E402
+from model_facts import ModelFacts, facts_as_markdown, read_model_facts, why_not_a_translator  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from texts import LANGUAGES, TEXTS, decimal, language_from_header  # noqa: E402
 from transformers import PreTrainedConfig, pipeline  # noqa: E402
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 from translating import Result, Step, Translator  # noqa: E402
 from turns import Visitors, visitor_of  # noqa: E402
 
@@ -45,9 +44,6 @@ except ImportError:
     IS_FLALLM_INSTALLED = False
 
 logger = logging.getLogger(__name__)
-
-MODEL_TYPES = ("flallm", "llava_slt")
-VISUAL_ENCODER_TYPES = ("llava_slt_contrastive", "llava_slt_visual")
 
 LARGEST_FILE_IN_MEGABYTES = 300
 MOST_WAITING, MOST_WAITING_OF_ONE_VISITOR = 100, 10
@@ -173,18 +169,9 @@ def _load(model_id: str, revision: str | None) -> Translator:
 
 def _check_translates(model_id: str, model_type: str | None) -> None:
     """A part of a model has no pipeline, and the error that it would raise names neither the part nor the whole."""
-    if model_type in (None, *MODEL_TYPES):  # without one, adapters are loaded by the name in their own configuration
-        return
-    if model_type in VISUAL_ENCODER_TYPES:
-        part = "a visual encoder alone, as stage 2 of LLaVA-SLT leaves it"
-    elif model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        part = f"a language model alone ({model_type})"
-    else:
-        part = f"a model of type {model_type!r}"
-    raise SystemExit(
-        f"MODEL_ID {model_id!r} holds {part}, which translates no videos: name what stage 3 of LLaVA-SLT or stage 2 of "
-        "FLa-LLM has made."
-    )
+    reason = why_not_a_translator(model_type)
+    if reason is not None:
+        raise SystemExit(f"MODEL_ID {model_id!r} holds {reason}.")
 
 
 class Page:

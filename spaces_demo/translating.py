@@ -138,7 +138,7 @@ class Translator:
         if num_tokens < 1:
             raise VideoProblem("error_too_short")
         try:
-            # A language model of LLaVA-SLT also reads a prompt; the text models of FLa-LLM read none.
+            # A decoder-only text model also reads a prompt; an encoder-decoder reads none.
             model.check_num_tokens(num_tokens + getattr(self.pipeline.processor, "num_prompt_tokens", 0))
         except ValueError as error:
             raise _too_long_for_one(seconds) from error

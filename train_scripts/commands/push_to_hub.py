@@ -21,6 +21,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import ModelInfo
 
+from modeling_flallm import systems
+
 from ..arguments.arguments import parse_arguments
 from ..arguments.command_line import run_command
 from ..hub.hub_errors import HUB_ERRORS, explain_hub_error
@@ -100,9 +102,14 @@ def plan_uploads(arguments: PushArguments) -> list[Upload]:
         upload = Upload(arguments.repo_id, "model", found.files, found.left_out, branch, base, found.auto_class)
         uploads.append(upload)
     if arguments.space is not None:
-        files = {name: SPACE_FOLDER / name for name in SPACE_FILES}
-        uploads.append(Upload(arguments.space, "space", files, left_out=[]))
+        uploads.append(Upload(arguments.space, "space", space_files(), left_out=[]))
     return uploads
+
+
+def space_files() -> dict[str, Path]:
+    """What a Space is made of, by the names there. It has no package of ours, so it gets the systems' rows, too."""
+    rows = Path(systems.__file__)
+    return {**{name: SPACE_FOLDER / name for name in SPACE_FILES}, rows.name: rows}
 
 
 def describe(upload: Upload) -> str:
