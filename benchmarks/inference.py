@@ -44,7 +44,7 @@ from numpy.random import default_rng
 
 from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
-from train_scripts.arguments.arguments import VideoArguments
+from train_scripts.arguments.data_arguments import VideoArguments
 from train_scripts.commands import translate
 from train_scripts.machine.machine import fastest_dtype
 from train_scripts.runs.quantization import quantize_on_cpu

@@ -23,8 +23,8 @@ from benchmark_parts import DOCS, RESULTS_FILE, write_json, write_report
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from modeling_flallm import LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining
-from train_scripts.arguments.arguments import flags, parse_arguments
 from train_scripts.arguments.command_line import run_command
+from train_scripts.arguments.dataclass_parser import flags, parse_arguments
 from train_scripts.commands.quickstart import CORPUS, TimeLeft, test_model
 from train_scripts.commands.quickstart_llava_slt import Folders, LlavaSltQuickstartArguments, train_stage3
 from train_scripts.stages import linguistic_pretraining

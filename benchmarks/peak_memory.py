@@ -31,13 +31,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import DynamicCache, EncoderDecoderCache, MBartConfig, Trainer
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation
-from train_scripts.arguments.arguments import (
-    TRAINING_ARGUMENTS,
-    FeatureCacheArguments,
-    FLaLLMTrainingArguments,
-    parse_arguments,
-)
 from train_scripts.arguments.command_line import run_command
+from train_scripts.arguments.data_arguments import FeatureCacheArguments
+from train_scripts.arguments.dataclass_parser import parse_arguments
+from train_scripts.arguments.training_arguments import TRAINING_ARGUMENTS, FLaLLMTrainingArguments
 from train_scripts.stages.llm_fine_tuning import LORA_LAYERS, LLMFineTuningArguments
 from train_scripts.stages.pretrain_language_model import train_tokenizer
 from train_scripts.stages.visual_initialing import VisualInitialingArguments, build_light_transformer_config

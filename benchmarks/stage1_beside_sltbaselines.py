@@ -37,7 +37,9 @@ from torchvision.models import resnet18
 from torchvision.transforms import functional
 from transformers import MBartConfig
 
-from train_scripts.arguments.arguments import TRAINING_ARGUMENTS, DataArguments, flags, parse_arguments
+from train_scripts.arguments.data_arguments import DataArguments
+from train_scripts.arguments.dataclass_parser import flags, parse_arguments
+from train_scripts.arguments.training_arguments import TRAINING_ARGUMENTS
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
 from train_scripts.machine.machine import prepare_machine

@@ -38,7 +38,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionConfig, FLaLLMVisionModel
-from train_scripts.arguments.arguments import AugmentationArguments, DataArguments, VideoArguments
+from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
 from train_scripts.machine.machine import computes_in_bfloat16, default_device

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from video_files import counting_frames, frame_numbers, write_packets, write_video
 
 from processing import FLaLLMProcessor, VideoDecodingError
-from train_scripts.arguments.arguments import AugmentationArguments, DataArguments, VideoArguments
+from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.data import (
     FramePreprocessor,

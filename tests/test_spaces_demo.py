@@ -28,6 +28,7 @@ from space_app import TEXTS, clips, long_video, unused_port  # makes the Space's
 from tiny_corpus import trained_model
 from video_files import counting_frames, cut, write_audio, write_video
 
+from modeling_flallm.clip_translation_slt import ClipTranslation
 from train_scripts.commands import push_to_hub
 
 # isort: split
@@ -237,14 +238,19 @@ def test_a_prompt_counts_in_the_length_of_a_video():
         if num_tokens > 10:
             raise ValueError
 
-    vision_model = SimpleNamespace(get_num_tokens=lambda num_frames: num_frames)
-    model = SimpleNamespace(vision_model=vision_model, check_num_tokens=check)
+    vision_model = SimpleNamespace(get_num_tokens=lambda num_frames: num_frames, get_min_num_frames=lambda: 1)
     for prompt, longest in (({}, 10), ({"num_prompt_tokens": 3}, 7)):
-        translator = Translator(SimpleNamespace(model=model, processor=SimpleNamespace(**prompt)), reader=None)
+        translation = ClipTranslation()
+        translation.processor, system = SimpleNamespace(**prompt), SimpleNamespace(is_prompted=bool(prompt))
+        translation.model = SimpleNamespace(vision_model=vision_model, check_num_tokens=check, system=system)
+        translator = Translator(translation, reader=None)
         translator._check_length({"pixel_values_videos": [0] * longest}, 2.0)
         with pytest.raises(VideoProblem) as caught:
             translator._check_length({"pixel_values_videos": [0] * (longest + 1)}, 2.0)
         assert caught.value.name == "error_too_long_for_one"
+        with pytest.raises(VideoProblem) as caught:
+            translator._check_length({"pixel_values_videos": []}, 2.0)
+        assert caught.value.name == "error_too_short"
 
 
 def test_a_video_that_is_slow_to_read_keeps_nobody_waiting(translator, clip, monkeypatch):

@@ -39,7 +39,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from processing import FLaLLMProcessor, VideoDecodingError
-from train_scripts.arguments.arguments import AugmentationArguments, DataArguments, FLaLLMTrainingArguments
+from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips import streaming
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.data import SignVideoDataset, TranslationCollator, checked_row, fetch_content, load_split

@@ -14,7 +14,7 @@ from tiny_corpus import (
 from transformers import BertConfig, GPT2Config
 from transformers.trainer_utils import get_last_checkpoint
 
-from train_scripts.arguments.arguments import FLaLLMTrainingArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.runs import trained_models, training
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 

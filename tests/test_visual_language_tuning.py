@@ -31,7 +31,8 @@ from video_files import write_video
 
 from modeling_flallm import LlavaSltForTranslation, SignLanguageTranslationPipeline
 from processing import LlavaSltProcessor
-from train_scripts.arguments.arguments import FLaLLMTrainingArguments, VideoArguments
+from train_scripts.arguments.data_arguments import VideoArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.data import PromptedTranslationCollator
 from train_scripts.commands import calibrate, evaluate_model, push_to_hub, translate
 from train_scripts.hub.hub_folder import read_model_folder
@@ -408,9 +409,7 @@ def test_missing_arguments(capsys):
 
 
 def test_a_stage_2_folder_does_not_translate(capsys, tmp_path):
-    arguments = flags(
-        model_name_or_path=contrastive_model(), dataset=corpus(), output_dir=tmp_path / "out", use_cpu=True
-    )
+    arguments = flags(model=contrastive_model(), dataset=corpus(), output_dir=tmp_path / "out", use_cpu=True)
     assert error_of(evaluate_model.main, arguments, capsys) == (
         f"{str(contrastive_model())!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. Name the folder of "
         "stage 3, which flallm-visual-language-tuning makes."

@@ -41,7 +41,8 @@ from tqdm import tqdm
 from modeling_flallm import FLaLLMVisionModel, LlavaSltVisualEncoder
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from ..arguments.arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, FLaLLMTrainingArguments
+from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..machine.atomic_files import LEAVINGS, write_bytes
 from .augmentation import ClipAugmentation
 from .data import FramePreprocessor, SignVideoDataset, TranslationCollator, fetch_content, without_bytes

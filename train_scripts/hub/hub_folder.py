@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_imports
 
 from modeling_flallm.systems import DEFAULT_SYSTEM, SYSTEMS, system_of_visual_encoder
 
+from ..arguments.flag_values import is_repo_id
 from ..machine.inside_folder import inside, is_also_outside
 from .model_card import CARD_FILE, named_card
 from .training_run import RUN_FILE
@@ -187,15 +186,6 @@ def _check_base(name_or_path: str | None) -> None:
             f"The adapter's base model is {name_or_path!r}, which nobody else can load: push that model first, and "
             "name it with --base_model_repo_id OWNER/NAME."
         )
-
-
-def is_repo_id(text: str | None) -> bool:
-    """Whether a text can be the id of a repository, as in `me/flallm-phoenix`."""
-    try:
-        validate_repo_id(text)
-    except HFValidationError:
-        return False
-    return bool(text) and "/" in text
 
 
 def _config_problems(folder: Path, kind: Kind, references: list[str]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from peft import PeftModel
 from modeling_flallm.hub_card_slt import CARD_FILE, HUB_TASK
 from modeling_flallm.systems import find_stage
 
-from ..arguments.arguments import DataArguments
+from ..arguments.data_arguments import DataArguments
 from ..languages.languages import LOCAL_USE, language_name, primary_language
 from ..machine.atomic_files import write_text
 from ..scores.metrics import TITLE_OF_SCORE

@@ -25,14 +25,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, Seq2SeqTrainer
 
 from modeling_flallm.systems import TRANSLATOR, Stage, System, find_stage
 
-from ..arguments.arguments import (
-    CONFIG_FOLDER,
-    AugmentationArguments,
-    DataArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-    read_yaml,
-)
+from ..arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from ..arguments.dataclass_parser import CONFIG_FOLDER, read_yaml
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..machine.machine import computing_dtype
 from ..scores.metrics import TITLE_OF_SCORE, translation_scores
 from .hub_names import is_hub_id

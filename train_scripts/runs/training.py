@@ -23,13 +23,8 @@ from transformers import (
 from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
 
-from ..arguments.arguments import (
-    AugmentationArguments,
-    DataArguments,
-    FeatureCacheArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-)
+from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, VideoArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_flags import num_idle_gpus
 from ..clips.augmentation import ClipAugmentation
 from ..clips.data import (
