@@ -78,7 +78,8 @@ class System:
         model_class, processor_class: names in `modeling_flallm`.
         is_prompted: whether its text model is decoder-only and reads the video within a prompt. Otherwise it is an
             encoder-decoder and reads the video alone.
-        adapter_name, text_model_name: attributes of the translation model.
+        adapter_name, text_model_name: attributes of the translation model; `other_parts`: further ones with weights,
+            besides `vision_model`.
         adapter_title: what the paper calls the adapter.
         visual_encoder_types: model types of its visual encoder, alone or with a head for pretraining.
         stages: in the order in which they are run; the last one leaves a translation model.
@@ -106,6 +107,13 @@ class System:
     quickstart_prefix: str | None = None
     note: str = ""
     tags: tuple[str, ...] = ()
+    other_parts: tuple[str, ...] = ()
+
+    @property
+    def lora_layers(self) -> dict[str, str]:
+        """Arguments of peft for every linear layer of the text model, whatever the text model calls it."""
+        others = "|".join(("vision_model", self.adapter_name, *self.other_parts))
+        return {"target_modules": "all-linear", "exclude_modules": rf"({others})(\..*)?"}
 
     @property
     def hub_tags(self) -> tuple[str, ...]:
@@ -202,6 +210,7 @@ FLALLM = System(
         citation=SLTBASELINES_CITATION,
     ),
     quickstart_prefix="quickstart",
+    other_parts=("word_presence_head",),
 )
 LLAVA_SLT = System(
     model_type="llava_slt",
@@ -223,7 +232,7 @@ LLAVA_SLT = System(
     stages=(
         Stage(
             "linguistic_pretraining",
-            title="linguistic continued pretraining",
+            title="linguistic continued pretraining of a decoder-only language model",
             command="flallm-linguistic-pretraining",
             leaves=LANGUAGE_MODEL,
         ),
@@ -284,6 +293,12 @@ def titles(is_prompted: bool | None = None) -> str:
     return " or ".join(chosen)
 
 
+def adapter_titles() -> str:
+    """What all papers call the adapter: "the adapter, or LLaVA-SLT's connector"."""
+    others = [each for each in SYSTEMS.values() if each.adapter_title != System.adapter_title]
+    return ", or ".join(["the adapter", *(f"{each.title}'s {each.adapter_title}" for each in others)])
+
+
 __all__ = [
     "DEFAULT_SYSTEM",
     "FLALLM",
@@ -296,6 +311,7 @@ __all__ = [
     "Recipe",
     "Stage",
     "System",
+    "adapter_titles",
     "find_stage",
     "system_of_visual_encoder",
     "titles",
