@@ -291,7 +291,7 @@ def test_sentences_come_from_files_and_data_sets(tmp_path, capsys):
     for name, expected, values in (
         ("files", 5, {"text_file": [one, two]}),
         ("train", 12, {"dataset": corpus()}),
-        ("both", 2 + 12 + 6, {"text_file": one, "dataset": corpus(), "splits": ["train", "dev"]}),
+        ("both", 2 + 12 + 6, {"text_file": one, "dataset": corpus(), "split": ["train", "dev"]}),
     ):
         argv = flags(text_model_name_or_path=language_model(), output_dir=tmp_path / name, **values)
         assert trim_vocabulary.main(argv) == 0

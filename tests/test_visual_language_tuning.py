@@ -258,7 +258,7 @@ def test_flags_reach_model_and_processor(built):
 
 def evaluate(folder: Path, dataset: Path, output: Path, **values) -> list[str]:
     arguments = {
-        "model_name_or_path": folder, "dataset": dataset, "use_cpu": True, "disable_tqdm": True, "output_dir": output,
+        "model": folder, "dataset": dataset, "use_cpu": True, "disable_tqdm": True, "output_dir": output,
         "per_device_eval_batch_size": 4, **values,
     }  # fmt: skip
     assert evaluate_model.main(flags(**arguments)) == 0
