@@ -1,4 +1,4 @@
-"""`flallm-calibrate`: the fit on known answers, what it writes and what it leaves alone, and what it refuses."""
+"""`flallm calibrate`: the fit on known answers, what it writes and what it leaves alone, and what it refuses."""
 
 import csv
 import importlib.util

@@ -1,4 +1,4 @@
-"""`flallm-evaluate` and `flallm-translate`: what they write and score, and what a bad file does to the others."""
+"""`flallm evaluate` and `flallm translate`: what they write and score, and what a bad file does to the others."""
 
 import csv
 import io

@@ -164,7 +164,7 @@ def test_what_is_cut_names_what_it_was_made_from(tmp_path):
     assert (
         (tmp_path / "out" / "README.md")
         .read_text(encoding="utf-8")
-        .endswith(f"# out\n\nfacebook/mbart-large-cc25, cut to {size:,} tokens by `flallm-trim-vocabulary`.\n")
+        .endswith(f"# out\n\nfacebook/mbart-large-cc25, cut to {size:,} tokens by `flallm trim-vocabulary`.\n")
     )
     assert base_ids(str(tmp_path / "out")) == ["facebook/mbart-large-cc25"]
 

@@ -1,8 +1,8 @@
 """
 Make a video folder for training of a raw corpus: one folder a split, videos and `metadata.csv`, one schema for all.
 
-    flallm-prepare --corpus phoenix14t --source PHOENIX-2014-T-release-v3/PHOENIX-2014-T --output_dir phoenix14t
-    flallm-prepare --corpus table --source my_recordings --output_dir my_corpus --sign_language ise --spoken_language it
+    flallm prepare --corpus phoenix14t --source PHOENIX-2014-T-release-v3/PHOENIX-2014-T --output_dir phoenix14t
+    flallm prepare --corpus table --source my_recordings --output_dir my_corpus --sign_language ise --spoken_language it
 
 A table is a spreadsheet saved as CSV. Without one, subtitles (srt, vtt) and ELAN files (eaf) beside videos are read.
 Folders of pictures are encoded to mp4, one frame a picture. Video files stay as they are: the new folder has hard links
@@ -150,7 +150,7 @@ class OutputFolder:
                 self._lock.acquire(timeout=0)
             except Timeout as error:
                 raise ValueError(
-                    f"Another flallm-prepare is at work in --output_dir {self.path}. Wait until it has ended."
+                    f"Another flallm prepare is at work in --output_dir {self.path}. Wait until it has ended."
                 ) from error
         self._remove_leavings()
         write_json(self.state / "arguments.json", arguments)
@@ -511,7 +511,7 @@ def dataset_card(report: Report, dataset_license: str | None) -> str:
     spoken = language_name(report.spoken_language) or "a spoken language"
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {report.corpus}: {sign} to {spoken}\n\n"
-        f"Videos of {sign} with sentences in {spoken}, prepared by `flallm-prepare`.\n\n"
+        f"Videos of {sign} with sentences in {spoken}, prepared by `flallm prepare`.\n\n"
         f"| split | clips |\n|---|---|\n{rows}\n\n"
         f"Columns of `metadata.csv`: {', '.join(f'`{name}`' for name in COLUMNS)}. `start` and `end` are seconds "
         "within the video, where a clip is a part of it. What is missing or broken in the corpus is listed in "
@@ -533,7 +533,7 @@ def push(folder: Path, report: Report, arguments: PrepareArguments) -> None:
     api = HfApi()
     try:
         api.whoami()  # a wrong token reads like a missing repository in every later answer
-        send(api, upload, arguments.private, f"Prepare {report.corpus} with flallm-prepare", variables={})
+        send(api, upload, arguments.private, f"Prepare {report.corpus} with flallm prepare", variables={})
     except HUB_ERRORS as error:
         raise ValueError(explain_hub_error(error, arguments.push_to_hub)) from error
     print(f"\nSent to {api.endpoint}/datasets/{arguments.push_to_hub}.")

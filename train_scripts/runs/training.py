@@ -501,7 +501,7 @@ def _what_it_holds_instead(name_or_path: str, config: dict[str, Any]) -> str:
         )
     if model_type is None:
         return f"{name_or_path!r} holds no model: it has no config.json, or one that names no model type."
-    last_stage = "Name the folder of stage 3, which flallm-visual-language-tuning makes."
+    last_stage = "Name the folder of stage 3, which flallm train visual-language-tuning makes."
     if model_type in VISUAL_ENCODER_TYPES:
         return f"{name_or_path!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. {last_stage}"
     if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type) in (config.get("architectures") or ()):
