@@ -183,7 +183,7 @@ FLALLM = System(
         Stage(
             "visual_initialing",
             title="visual initialing with Light-T",
-            command="flallm-visual-initialing",
+            command="flallm train visual-initialing",
             leaves=TRANSLATOR,
             card="a video encoder, trained together with a small text model. It can translate, but it is meant as the "
             "start of stage 2,\nwhich puts a large language model behind the video encoder.",
@@ -192,7 +192,7 @@ FLALLM = System(
         Stage(
             "llm_fine_tuning",
             title="LLM fine-tuning with the visual encoder frozen",
-            command="flallm-llm-fine-tuning",
+            command="flallm train llm-fine-tuning",
             leaves=TRANSLATOR,
             card="the video encoder comes from stage 1, and a pretrained language model learned to write what it sees.",
             vision_stage="visual_initialing",
@@ -233,13 +233,13 @@ LLAVA_SLT = System(
         Stage(
             "linguistic_pretraining",
             title="linguistic continued pretraining of a decoder-only language model",
-            command="flallm-linguistic-pretraining",
+            command="flallm train linguistic-pretraining",
             leaves=LANGUAGE_MODEL,
         ),
         Stage(
             "visual_contrastive_pretraining",
             title="visual contrastive pretraining against a frozen text encoder",
-            command="flallm-visual-contrastive-pretraining",
+            command="flallm train visual-contrastive-pretraining",
             leaves=VISUAL_ENCODER,
             card="a video encoder, which learned from the sentences of a frozen text model. It is meant for stage 3, "
             "which puts a language\nmodel behind it.",
@@ -249,7 +249,7 @@ LLAVA_SLT = System(
         Stage(
             "visual_language_tuning",
             title="visual language tuning of the connector",
-            command="flallm-visual-language-tuning",
+            command="flallm train visual-language-tuning",
             leaves=TRANSLATOR,
             card="the video encoder comes from stage 2, and behind it is the language model `{text_model}`. Between "
             "them is a small\nconnector, and only it was trained here.",

@@ -258,7 +258,7 @@ def test_flags_reach_model_and_processor(built):
 
 def evaluate(folder: Path, dataset: Path, output: Path, **values) -> list[str]:
     arguments = {
-        "model_name_or_path": folder, "dataset": dataset, "use_cpu": True, "disable_tqdm": True, "output_dir": output,
+        "model": folder, "dataset": dataset, "use_cpu": True, "disable_tqdm": True, "output_dir": output,
         "per_device_eval_batch_size": 4, **values,
     }  # fmt: skip
     assert evaluate_model.main(flags(**arguments)) == 0
@@ -412,7 +412,7 @@ def test_a_stage_2_folder_does_not_translate(capsys, tmp_path):
     arguments = flags(model=contrastive_model(), dataset=corpus(), output_dir=tmp_path / "out", use_cpu=True)
     assert error_of(evaluate_model.main, arguments, capsys) == (
         f"{str(contrastive_model())!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. Name the folder of "
-        "stage 3, which flallm-visual-language-tuning makes."
+        "stage 3, which flallm train visual-language-tuning makes."
     )
 
 
@@ -421,5 +421,5 @@ def test_a_stage_1_folder_does_not_translate(capsys):
     assert error_of(translate.main, arguments, capsys) == (
         f"{str(causal_language_model())!r} holds a language model (llama) without a visual encoder, as LLaVA-SLT's "
         "stage 1 of 3 leaves it, which cannot translate yet. Name the folder of stage 3, which "
-        "flallm-visual-language-tuning makes."
+        "flallm train visual-language-tuning makes."
     )

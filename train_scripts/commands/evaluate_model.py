@@ -1,7 +1,7 @@
 """
 Translate a split with a trained model and score it against its sentences.
 
-    flallm-evaluate --model stage2 --dataset corpus --split test --output_dir test_scores
+    flallm evaluate --model stage2 --dataset corpus --split test --output_dir test_scores
 
 Writes predictions.jsonl and scores.json (with signatures and bootstrap intervals), and prints the table. Predictions
 are kept as they come: after a kill the same command goes on behind them. With `--add_to_model_card True` the scores

@@ -1,7 +1,7 @@
 """
 Import a trained checkpoint of GFSLT-VLP or sltbaselines: from their file to a folder for `from_pretrained`.
 
-    flallm-import-checkpoint --checkpoint best_checkpoint.pth --source sltbaselines_stage2 \
+    flallm import-checkpoint --checkpoint best_checkpoint.pth --source sltbaselines_stage2 \
         --text_model_name_or_path MBart_trimmed --target_language de_DE --output_dir imported
 
 `--text_model_name_or_path` is the folder that their `config['model']['tokenizer']` names. The folder that is written
@@ -26,6 +26,7 @@ What differs after the import:
 - A checkpoint does not say how `training.scale_embedding` was set. It is taken as False, as in all their configs.
 """
 
+import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -164,7 +165,7 @@ def _load(path: Path) -> Any:
         # Both repositories save their arguments in the best checkpoint. A Namespace is safe to allow: it has no
         # __reduce__ or __setstate__ of its own, so making one only sets attributes, and these come from the same
         # restricted unpickler. No function is called, and nothing else is allowed beyond what torch allows.
-        with torch.serialization.safe_globals([ImportArguments]):
+        with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises depends on where a file is damaged
         if asked_for := re.search(r"GLOBAL (\S+)", str(error)):

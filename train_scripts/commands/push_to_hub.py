@@ -2,9 +2,9 @@
 Send a trained model to the Hugging Face Hub, and a Space in which people try it in their browser. Both are private
 unless `--private False` says otherwise. First look at what would be sent, then send it:
 
-    flallm-push --model stage2 --repo_id me/flallm-phoenix --dry_run True
-    flallm-push --model stage2 --repo_id me/flallm-phoenix
-    flallm-push --space me/flallm-phoenix-demo --repo_id me/flallm-phoenix
+    flallm push --model stage2 --repo_id me/flallm-phoenix --dry_run True
+    flallm push --model stage2 --repo_id me/flallm-phoenix
+    flallm push --space me/flallm-phoenix-demo --repo_id me/flallm-phoenix
 
 A push that breaks off is finished by the same command. Each push is one commit: nobody ever loads half of one, and what
 the repository holds already is not sent again.
@@ -115,7 +115,7 @@ def push(argv: Sequence[str] | None = None) -> None:
 
 def _send_and_report(api: HfApi, upload: Upload, arguments: PushArguments) -> None:
     api.whoami()  # a wrong token reads like a missing repository in every later answer
-    message = arguments.commit_message or f"Push the {upload.repo_type} with flallm-push"
+    message = arguments.commit_message or f"Push the {upload.repo_type} with flallm push"
     if upload.repo_type == "space":
         shown = _look_up(api, arguments.repo_id, arguments.revision)
         send(api, upload, arguments.private, message, {"MODEL_ID": shown.id, "MODEL_REVISION": shown.sha})

@@ -23,7 +23,7 @@ from peft import PeftModel
 from modeling_flallm.hub_card_slt import CARD_FILE, HUB_TASK
 from modeling_flallm.systems import find_stage
 
-from ..arguments.data_arguments import DataArguments
+from ..arguments.data_arguments import DatasetArguments
 from ..languages.languages import LOCAL_USE, language_name, primary_language
 from ..machine.atomic_files import write_text
 from ..scores.metrics import TITLE_OF_SCORE
@@ -112,7 +112,7 @@ def write_adapter_card(folder: Path, run: TrainingRun, base_model: str | None = 
     )
 
 
-def add_scores(folder: Path, scores: dict[str, Any], data: DataArguments, split: str, num_beams: int) -> None:
+def add_scores(folder: Path, scores: dict[str, Any], data: DatasetArguments, split: str, num_beams: int) -> None:
     """
     Add scores to the card of a folder that training has left; those of the same data and split are replaced.
 

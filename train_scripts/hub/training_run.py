@@ -101,7 +101,7 @@ class TrainingRun:
         training: time, hardware, versions, numbers of parameters.
         scores: one entry per data set and split, with signatures.
         retrieval: for a model that does not translate: its scores by split.
-        confidence: what `flallm-calibrate` found: `least_chrf`, and `measures` by split.
+        confidence: what `flallm calibrate` found: `least_chrf`, and `measures` by split.
         card_digest: of the README.md that was written from this, to notice changes by hand.
     """
 

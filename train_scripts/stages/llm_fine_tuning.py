@@ -2,15 +2,16 @@
 Stage 2 of FLa-LLM, LLM fine-tuning: the visual encoder of stage 1, frozen, a new adapter and a pretrained text model
 (https://arxiv.org/abs/2403.12556, section 3.2).
 
-    flallm-llm-fine-tuning --config paper_llm_fine_tuning --dataset phoenix14t/ --vision_model_name_or_path stage1 \
-        --text_model_name_or_path facebook/mbart-large-cc25 --target_language de_DE --output_dir stage2
+    flallm train llm-fine-tuning --config paper_llm_fine_tuning --dataset phoenix14t/ \
+        --vision_model_name_or_path stage1 --text_model_name_or_path facebook/mbart-large-cc25 \
+        --target_language de_DE --output_dir stage2
 
 With `--lora True` only low-rank adapters in the text model and the visual-language adapter are trained. With
 `--cache_features True` each clip goes through the encoder once, for all epochs and all later runs (`feature_cache.py`).
 On a CPU, small, after the example of `visual_initialing.py`:
 
-    flallm-llm-fine-tuning --config quickstart_llm_fine_tuning --dataset corpus --vision_model_name_or_path stage1 \
-        --text_model_name_or_path language_model --output_dir stage2
+    flallm train llm-fine-tuning --config quickstart_llm_fine_tuning --dataset corpus \
+        --vision_model_name_or_path stage1 --text_model_name_or_path language_model --output_dir stage2
 """
 
 import sys
