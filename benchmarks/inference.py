@@ -1,5 +1,5 @@
 """
-From video files to sentences: `flallm-translate` beside a plain baseline written as the field does it: every frame a
+From video files to sentences: `flallm translate` beside a plain baseline written as the field does it: every frame a
 PNG file, resized by PIL, ResNet-18 at 224 px in float32 and NCHW, one clip after the other.
 
     python benchmarks/inference.py --output_dir outputs/inference

@@ -48,10 +48,10 @@ LARGEST_KNOWN = 1 << 20  # numbers; masks and indices are smaller, activations a
 # The trimmed vocabulary of a large corpus: PHOENIX14T alone needs some 2,500.
 VOCABULARY_SIZE = 24_000
 COMMANDS = {
-    "visual_initialing": (VisualInitialingArguments, "flallm-visual-initialing", "--tokenizer_name_or_path x"),
+    "visual_initialing": (VisualInitialingArguments, "flallm train visual-initialing", "--tokenizer_name_or_path x"),
     "llm_fine_tuning": (
         LLMFineTuningArguments,
-        "flallm-llm-fine-tuning",
+        "flallm train llm-fine-tuning",
         "--vision_model_name_or_path x --text_model_name_or_path x",
     ),
 }

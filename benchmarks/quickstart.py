@@ -47,7 +47,7 @@ KEPT_OPERATIONS_OF_TORCH = 1024
 
 @dataclass
 class BenchmarkArguments(QuickstartArguments):
-    """Sizes of both quickstarts, which are those of `flallm-quickstart`, and where the results go."""
+    """Sizes of both quickstarts, which are those of `flallm quickstart`, and where the results go."""
 
     output_dir: str = field(default="outputs/quickstart", metadata={"help": "Folder of both runs and the results."})
     report: str = field(default=str(PAGE), metadata={"help": "Page to write; figures land beside it."})

@@ -79,7 +79,7 @@ class BenchmarkArguments:
 
 
 def our_step(corpus: Corpus, folder: Path) -> Callable[[int], None]:
-    """A step of `flallm-visual-initialing --config sltbaselines_visual_initialing` on all clips, random weights."""
+    """A step of `flallm train visual-initialing --config sltbaselines_visual_initialing` on all clips."""
     prepare_machine(torch.device("cpu"), num_threads=1)
     train_tokenizer(corpus.sentences, 400).save_pretrained(folder / "tokenizer")
     arguments, _, video, augmentation, training = parse_arguments(

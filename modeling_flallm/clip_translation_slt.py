@@ -1,6 +1,6 @@
 """
 From a video to its sentence, in steps: the clip is read, encoded and written. The pipeline takes one after the other,
-`flallm-translate` reads and encodes the next clips while it writes, and the page in the browser has the pipeline.
+`flallm translate` reads and encodes the next clips while it writes, and the page in the browser has the pipeline.
 """
 
 import copy

@@ -189,8 +189,8 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         if model_type in ("flallm_vision", "flallm"):
             return FLaLLMVisionModel.from_pretrained(name_or_path, dtype=torch.get_default_dtype())
         raise ValueError(
-            f"{expected}, got model type {model_type!r}. Train stage 1 of FLa-LLM first (flallm-visual-initialing), or "
-            "name its output folder."
+            f"{expected}, got model type {model_type!r}. Train stage 1 of FLa-LLM first "
+            "(flallm train visual-initialing), or name its output folder."
         )
 
     @staticmethod

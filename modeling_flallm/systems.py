@@ -78,7 +78,8 @@ class System:
         model_class, processor_class: names in `modeling_flallm`.
         is_prompted: whether its text model is decoder-only and reads the video within a prompt. Otherwise it is an
             encoder-decoder and reads the video alone.
-        adapter_name, text_model_name: attributes of the translation model.
+        adapter_name, text_model_name: attributes of the translation model; `other_parts`: further ones with weights,
+            besides `vision_model`.
         adapter_title: what the paper calls the adapter.
         visual_encoder_types: model types of its visual encoder, alone or with a head for pretraining.
         stages: in the order in which they are run; the last one leaves a translation model.
@@ -106,6 +107,13 @@ class System:
     quickstart_prefix: str | None = None
     note: str = ""
     tags: tuple[str, ...] = ()
+    other_parts: tuple[str, ...] = ()
+
+    @property
+    def lora_layers(self) -> dict[str, str]:
+        """Arguments of peft for every linear layer of the text model, whatever the text model calls it."""
+        others = "|".join(("vision_model", self.adapter_name, *self.other_parts))
+        return {"target_modules": "all-linear", "exclude_modules": rf"({others})(\..*)?"}
 
     @property
     def hub_tags(self) -> tuple[str, ...]:
@@ -175,7 +183,7 @@ FLALLM = System(
         Stage(
             "visual_initialing",
             title="visual initialing with Light-T",
-            command="flallm-visual-initialing",
+            command="flallm train visual-initialing",
             leaves=TRANSLATOR,
             card="a video encoder, trained together with a small text model. It can translate, but it is meant as the "
             "start of stage 2,\nwhich puts a large language model behind the video encoder.",
@@ -184,7 +192,7 @@ FLALLM = System(
         Stage(
             "llm_fine_tuning",
             title="LLM fine-tuning with the visual encoder frozen",
-            command="flallm-llm-fine-tuning",
+            command="flallm train llm-fine-tuning",
             leaves=TRANSLATOR,
             card="the video encoder comes from stage 1, and a pretrained language model learned to write what it sees.",
             vision_stage="visual_initialing",
@@ -202,6 +210,7 @@ FLALLM = System(
         citation=SLTBASELINES_CITATION,
     ),
     quickstart_prefix="quickstart",
+    other_parts=("word_presence_head",),
 )
 LLAVA_SLT = System(
     model_type="llava_slt",
@@ -223,14 +232,14 @@ LLAVA_SLT = System(
     stages=(
         Stage(
             "linguistic_pretraining",
-            title="linguistic continued pretraining",
-            command="flallm-linguistic-pretraining",
+            title="linguistic continued pretraining of a decoder-only language model",
+            command="flallm train linguistic-pretraining",
             leaves=LANGUAGE_MODEL,
         ),
         Stage(
             "visual_contrastive_pretraining",
             title="visual contrastive pretraining against a frozen text encoder",
-            command="flallm-visual-contrastive-pretraining",
+            command="flallm train visual-contrastive-pretraining",
             leaves=VISUAL_ENCODER,
             card="a video encoder, which learned from the sentences of a frozen text model. It is meant for stage 3, "
             "which puts a language\nmodel behind it.",
@@ -240,7 +249,7 @@ LLAVA_SLT = System(
         Stage(
             "visual_language_tuning",
             title="visual language tuning of the connector",
-            command="flallm-visual-language-tuning",
+            command="flallm train visual-language-tuning",
             leaves=TRANSLATOR,
             card="the video encoder comes from stage 2, and behind it is the language model `{text_model}`. Between "
             "them is a small\nconnector, and only it was trained here.",
@@ -257,6 +266,7 @@ LLAVA_SLT = System(
     tags=("llava-slt",),
 )
 SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT)}
+DEFAULT_SYSTEM = FLALLM  # of a model that says nothing of its own
 
 
 def find_stage(name: str) -> tuple[System, Stage]:
@@ -283,4 +293,26 @@ def titles(is_prompted: bool | None = None) -> str:
     return " or ".join(chosen)
 
 
-__all__ = ["FLALLM", "LLAVA_SLT", "SYSTEMS", "TAGS", "Recipe", "Stage", "System", "find_stage", "titles"]
+def adapter_titles() -> str:
+    """What all papers call the adapter: "the adapter, or LLaVA-SLT's connector"."""
+    others = [each for each in SYSTEMS.values() if each.adapter_title != System.adapter_title]
+    return ", or ".join(["the adapter", *(f"{each.title}'s {each.adapter_title}" for each in others)])
+
+
+__all__ = [
+    "DEFAULT_SYSTEM",
+    "FLALLM",
+    "LANGUAGE_MODEL",
+    "LLAVA_SLT",
+    "SYSTEMS",
+    "TAGS",
+    "TRANSLATOR",
+    "VISUAL_ENCODER",
+    "Recipe",
+    "Stage",
+    "System",
+    "adapter_titles",
+    "find_stage",
+    "system_of_visual_encoder",
+    "titles",
+]

@@ -7,8 +7,8 @@ from pathlib import Path
 from decoding import VideoReader
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
+from model_facts import why_not_a_translator
 from transformers import PreTrainedConfig, pipeline
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from translating import Translator
 
 try:
@@ -19,9 +19,6 @@ except ImportError:
     IS_FLALLM_INSTALLED = False
 
 logger = logging.getLogger(__name__)
-
-MODEL_TYPES = ("flallm", "llava_slt")
-VISUAL_ENCODER_TYPES = ("llava_slt_contrastive", "llava_slt_visual")
 
 
 def pinned_revision(model_id: str, revision: str | None) -> str | None:
@@ -72,15 +69,6 @@ def _load(model_id: str, revision: str | None) -> Translator:
 
 def _check_translates(model_id: str, model_type: str | None) -> None:
     """A part of a model has no pipeline, and the error that it would raise names neither the part nor the whole."""
-    if model_type in (None, *MODEL_TYPES):  # without one, adapters are loaded by the name in their own configuration
-        return
-    if model_type in VISUAL_ENCODER_TYPES:
-        part = "a visual encoder alone, as stage 2 of LLaVA-SLT leaves it"
-    elif model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        part = f"a language model alone ({model_type})"
-    else:
-        part = f"a model of type {model_type!r}"
-    raise SystemExit(
-        f"MODEL_ID {model_id!r} holds {part}, which translates no videos: name what stage 3 of LLaVA-SLT or stage 2 of "
-        "FLa-LLM has made."
-    )
+    reason = why_not_a_translator(model_type)
+    if reason is not None:
+        raise SystemExit(f"MODEL_ID {model_id!r} holds {reason}.")

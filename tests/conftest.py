@@ -79,15 +79,15 @@ def trainers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The Trainers of the commands that a test runs, each with the weights and buffers that it started from."""
     from tiny_corpus import copy_of_weights
 
-    from train_scripts.runs import trained_models
+    from train_scripts.runs import training
 
-    made: list[trained_models.FLaLLMTrainer] = []
+    made: list[training.FLaLLMTrainer] = []
 
-    class RecordedTrainer(trained_models.FLaLLMTrainer):
+    class RecordedTrainer(training.FLaLLMTrainer):
         def __init__(self, *arguments: Any, **named_arguments: Any):
             super().__init__(*arguments, **named_arguments)
             self.weights_before = copy_of_weights(self.model)
             made.append(self)
 
-    monkeypatch.setattr(trained_models, "FLaLLMTrainer", RecordedTrainer)
+    monkeypatch.setattr(training, "FLaLLMTrainer", RecordedTrainer)
     return made

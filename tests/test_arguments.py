@@ -24,7 +24,7 @@ from train_scripts.arguments.data_arguments import (
 )
 from train_scripts.arguments.dataclass_parser import CONFIG_FOLDER, DataclassParser, parse_arguments, preset_names
 from train_scripts.arguments.flag_values import RANGES, check_new_folder
-from train_scripts.arguments.stage_arguments import PROMPT
+from train_scripts.arguments.stage_arguments import PROMPT, DenoisingArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
 from train_scripts.arguments.training_defaults import COMMON_TRAINER_FLAGS
 from train_scripts.arguments.training_flags import CHOICES, REFUSED

@@ -16,7 +16,7 @@ from train_scripts.arguments.data_arguments import DataArguments, VideoArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
 from train_scripts.languages.target_languages import ISO_639_3, language_code, language_ids, target_languages
-from train_scripts.runs import trained_models
+from train_scripts.runs import training
 from train_scripts.runs.tokenizers import load_tokenizer
 from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.runs.training import build_processor
@@ -170,7 +170,7 @@ def test_two_languages_train_and_score(tmp_path, monkeypatch):
             seen.update(inputs["labels"][:, 0].tolist())
             return super().training_step(model, inputs, *arguments, **named_arguments)
 
-    monkeypatch.setattr(trained_models, "FLaLLMTrainer", WatchingTrainer)
+    monkeypatch.setattr(training, "FLaLLMTrainer", WatchingTrainer)
     scores = llm_fine_tuning.train(
         flags(
             **{**RUN, "per_device_train_batch_size": 3}, dataset=[first, second], dataset_weights=[1, 1],

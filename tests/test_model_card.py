@@ -20,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 from tiny_corpus import FOLDER, corpus, error_of, flags, language_model, stage1_flags, stage2_flags, trained_model
 from tiny_models import tiny_model
 
-from train_scripts.arguments import arguments as arguments_file
+from train_scripts.arguments import training_arguments as arguments_file
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.arguments.dataclass_parser import parse_arguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments

@@ -1,4 +1,4 @@
-"""`flallm-prepare`: what it writes, what it says about what is missing, and what a kill leaves behind."""
+"""`flallm prepare`: what it writes, what it says about what is missing, and what a kill leaves behind."""
 
 import contextlib
 import csv
@@ -575,7 +575,7 @@ def test_two_processes_do_not_work_in_one_folder(prepare, source, tmp_path, caps
     partial = folder / ".preparation" / f"{'0' * 64}.partial"
     partial.touch()
     with FileLock(folder / ".preparation" / "lock"):
-        text = f"Another flallm-prepare is at work in --output_dir {folder}. Wait until it has ended."
+        text = f"Another flallm prepare is at work in --output_dir {folder}. Wait until it has ended."
         assert error_of(main, command(source, folder), capsys) == text
         assert partial.exists()
     assert main(command(source, folder)) == 0

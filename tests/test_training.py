@@ -29,7 +29,7 @@ from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionMode
 from processing import FLaLLMProcessor
 from train_scripts.arguments.data_arguments import VideoArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
-from train_scripts.runs import trained_models, training
+from train_scripts.runs import training
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 from train_scripts.stages.llm_fine_tuning import LLMFineTuningArguments
 
@@ -189,7 +189,7 @@ def groups_by_name(model: torch.nn.Module, processor: FLaLLMProcessor, folder: P
         output_dir=str(folder), learning_rate=1e-3, weight_decay=0.01, use_cpu=True, report_to="none", **rates,
         eval_strategy="no", load_best_model_at_end=False, optim="adamw_torch",
     )  # fmt: skip
-    optimizer = trained_models.FLaLLMTrainer(model=model, args=arguments, processing_class=processor).create_optimizer()
+    optimizer = training.FLaLLMTrainer(model=model, args=arguments, processing_class=processor).create_optimizer()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = [
         (names[id(parameter)], (group["lr"], group["weight_decay"]))

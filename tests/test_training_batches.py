@@ -19,7 +19,7 @@ from tiny_corpus import (
 
 from processing import FLaLLMProcessor
 from train_scripts.clips.samplers import FrameBudgetBatchSampler
-from train_scripts.runs import trained_models, training_clips
+from train_scripts.runs import training, training_clips
 from train_scripts.stages import llm_fine_tuning
 
 FAST_TWICE = {**WITHOUT_EVALUATION, "num_train_epochs": 2, "speed": 0.2, "learning_rate": 0.003}
@@ -30,13 +30,13 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     """Labels and masks of the frames of every batch that the commands of a test train on."""
     seen: list[dict[str, torch.Tensor]] = []
 
-    class WatchingTrainer(trained_models.FLaLLMTrainer):
+    class WatchingTrainer(training.FLaLLMTrainer):
         def training_step(self, model, inputs, *arguments, **named_arguments):
             prepared = self._prepare_inputs(dict(inputs))
             seen.append({name: prepared[name].clone() for name in ("labels", "pixel_attention_mask")})
             return super().training_step(model, inputs, *arguments, **named_arguments)
 
-    monkeypatch.setattr(trained_models, "FLaLLMTrainer", WatchingTrainer)
+    monkeypatch.setattr(training, "FLaLLMTrainer", WatchingTrainer)
     return seen
 
 

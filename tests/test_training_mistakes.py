@@ -90,7 +90,8 @@ def test_stage_2_from_what_is_no_stage_1(tmp_path, capsys):
     argv = stage2_flags(tmp_path / "run", vision_model_name_or_path=folder)
     assert error_of(llm_fine_tuning.main, argv, capsys) == expected.format(
         folder,
-        "got model type 'mbart'. Train stage 1 of FLa-LLM first (flallm-visual-initialing), or name its output folder.",
+        "got model type 'mbart'. Train stage 1 of FLa-LLM first (flallm train visual-initialing), or name its "
+        "output folder.",
     )
     missing = str(tmp_path / "missing")
     argv = stage2_flags(tmp_path / "run", vision_model_name_or_path=missing)

@@ -30,7 +30,7 @@ from transformers import AutoModelForSeq2SeqLM
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
 from train_scripts.hub.training_run import longest_clip_of_training
-from train_scripts.runs import trained_models, training
+from train_scripts.runs import training
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 
 ONE_STEP_AN_EPOCH = {"max_train_clips": 2, "max_evaluation_clips": 1}
@@ -222,7 +222,7 @@ def lora_run(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
         kept["before"] = copy_of_weights(model)
         return model, processor
 
-    class KeepingTrainer(trained_models.FLaLLMTrainer):
+    class KeepingTrainer(training.FLaLLMTrainer):
         def save_state(self):
             super().save_state()
             if "after" in kept:  # the adapters are merged by then
@@ -234,7 +234,7 @@ def lora_run(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     _original_build = llm_fine_tuning.build_model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(llm_fine_tuning, "build_model", build)
-        patch.setattr(trained_models, "FLaLLMTrainer", KeepingTrainer)
+        patch.setattr(training, "FLaLLMTrainer", KeepingTrainer)
         llm_fine_tuning.train(stage2_flags(folder, num_train_epochs=2, lora=True, lora_rank=4, bf16=False, **FAST))
     return folder, kept
 

@@ -1,4 +1,4 @@
-"""flallm-translate keeps what it has finished: after kills, Ctrl-C, too little memory and files that broke."""
+"""flallm translate keeps what it has finished: after kills, Ctrl-C, too little memory and files that broke."""
 
 import csv
 import io

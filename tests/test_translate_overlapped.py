@@ -1,4 +1,4 @@
-"""`flallm-translate` reads, encodes and writes at the same time, in batches of similar length."""
+"""`flallm translate` reads, encodes and writes at the same time, in batches of similar length."""
 
 import itertools
 import random

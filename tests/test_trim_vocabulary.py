@@ -165,7 +165,7 @@ def test_what_is_cut_names_what_it_was_made_from(tmp_path):
     assert (
         (tmp_path / "out" / "README.md")
         .read_text(encoding="utf-8")
-        .endswith(f"# out\n\nfacebook/mbart-large-cc25, cut to {size:,} tokens by `flallm-trim-vocabulary`.\n")
+        .endswith(f"# out\n\nfacebook/mbart-large-cc25, cut to {size:,} tokens by `flallm trim-vocabulary`.\n")
     )
     assert base_ids(str(tmp_path / "out")) == ["facebook/mbart-large-cc25"]
 
@@ -292,7 +292,7 @@ def test_sentences_come_from_files_and_data_sets(tmp_path, capsys):
     for name, expected, values in (
         ("files", 5, {"text_file": [one, two]}),
         ("train", 12, {"dataset": corpus()}),
-        ("both", 2 + 12 + 6, {"text_file": one, "dataset": corpus(), "splits": ["train", "dev"]}),
+        ("both", 2 + 12 + 6, {"text_file": one, "dataset": corpus(), "split": ["train", "dev"]}),
     ):
         argv = flags(text_model_name_or_path=language_model(), output_dir=tmp_path / name, **values)
         assert trim_vocabulary.main(argv) == 0

@@ -258,7 +258,7 @@ def test_flags_reach_model_and_processor(built):
 
 def evaluate(folder: Path, dataset: Path, output: Path, **values) -> list[str]:
     arguments = {
-        "model_name_or_path": folder, "dataset": dataset, "use_cpu": True, "disable_tqdm": True, "output_dir": output,
+        "model": folder, "dataset": dataset, "use_cpu": True, "disable_tqdm": True, "output_dir": output,
         "per_device_eval_batch_size": 4, **values,
     }  # fmt: skip
     assert evaluate_model.main(flags(**arguments)) == 0
@@ -353,7 +353,7 @@ def test_the_folder_can_be_pushed_and_loads_by_auto_class(tmp_path, capsys):
 def test_the_card_names_the_paper_the_stages_and_what_is_ours(tmp_path):
     visual_language_tuning.train(tuning_flags(tmp_path / "run", **FAST, spoken_language="en", sign_language="qsl"))
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
-    assert "The method is LLaVA-SLT. This is the model of **stage 3** of 3" in card
+    assert "The method is [LLaVA-SLT](https://arxiv.org/abs/2412.16524). This is the model of **stage 3** of 3" in card
     assert "only it was trained here." in card and "arXiv:2412.16524" in card
     assert "Of the paper only the abstract is known to the makers of this program" in card
     assert "**Stage 2**, which made the video encoder" in card and "the paper's recipe" not in card
@@ -412,7 +412,7 @@ def test_a_stage_2_folder_does_not_translate(capsys, tmp_path):
     arguments = flags(model=contrastive_model(), dataset=corpus(), output_dir=tmp_path / "out", use_cpu=True)
     assert error_of(evaluate_model.main, arguments, capsys) == (
         f"{str(contrastive_model())!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. Name the folder of "
-        "stage 3, which flallm-visual-language-tuning makes."
+        "stage 3, which flallm train visual-language-tuning makes."
     )
 
 
@@ -421,5 +421,5 @@ def test_a_stage_1_folder_does_not_translate(capsys):
     assert error_of(translate.main, arguments, capsys) == (
         f"{str(causal_language_model())!r} holds a language model (llama) without a visual encoder, as LLaVA-SLT's "
         "stage 1 of 3 leaves it, which cannot translate yet. Name the folder of stage 3, which "
-        "flallm-visual-language-tuning makes."
+        "flallm train visual-language-tuning makes."
     )

@@ -10,6 +10,7 @@ from ..languages.languages import check_sign_language, check_spoken_language
 from ..machine.cores import num_cores
 from ..machine.process_pool import check_num_workers
 from .flag_values import DTYPES, QUANTIZATIONS, check_license, check_repo_id
+from .system_rows import systems
 
 FORMATS = ("text", "jsonl", "csv")
 TOKENIZERS = ("13a", "intl", "none", "char", "zh")
@@ -54,7 +55,10 @@ class TranslateArguments:
     )
     spoken_language: str | None = field(
         default=None,
-        metadata={"help": "LLaVA-SLT: tag of the language to write, such as de. Default: the one it was trained in."},
+        metadata={
+            "help": f"{systems.titles(is_prompted=True)}: tag of the language to write, such as de. Default: the one "
+            "it was trained in."
+        },
     )
     num_threads: int | None = field(
         default=None, metadata={"help": "Threads of a CPU. Default: one for each core that is free."}

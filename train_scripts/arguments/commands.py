@@ -41,6 +41,7 @@ from .stage_arguments import (
     VisualInitialingArguments,
     VisualLanguageTuningArguments,
 )
+from .system_rows import help_of_stage
 from .training_defaults import (
     COMMON_TRAINER_FLAGS,
     ContrastiveTrainingDefaults,
@@ -157,27 +158,27 @@ COMMANDS = {
     ),
     "train visual-initialing": Command(
         "stages.visual_initialing",
-        "Stage 1 of FLa-LLM: visual initialing with Light-T.",
+        help_of_stage("visual_initialing"),
         (VisualInitialingArguments, *ON_VIDEOS),
     ),
     "train llm-fine-tuning": Command(
         "stages.llm_fine_tuning",
-        "Stage 2 of FLa-LLM: LLM fine-tuning with the visual encoder frozen.",
+        help_of_stage("llm_fine_tuning"),
         (LLMFineTuningArguments, *ON_VIDEOS, FeatureCacheArguments),
     ),
     "train linguistic-pretraining": Command(
         "stages.linguistic_pretraining",
-        "Stage 1 of LLaVA-SLT: linguistic continued pretraining of a decoder-only language model.",
+        help_of_stage("linguistic_pretraining"),
         (CausalLanguageModelArguments, TextArguments, DenoisingArguments, LinguisticTrainingDefaults),
     ),
     "train visual-contrastive-pretraining": Command(
         "stages.visual_contrastive_pretraining",
-        "Stage 2 of LLaVA-SLT: visual contrastive pretraining against a frozen text encoder.",
+        help_of_stage("visual_contrastive_pretraining"),
         (VisualContrastivePretrainingArguments, *ON_VIDEOS[:-1], ContrastiveTrainingDefaults),
     ),
     "train visual-language-tuning": Command(
         "stages.visual_language_tuning",
-        "Stage 3 of LLaVA-SLT: visual language tuning of the connector.",
+        help_of_stage("visual_language_tuning"),
         (VisualLanguageTuningArguments, *ON_VIDEOS, FeatureCacheArguments),
     ),
     "evaluate": Command(

@@ -6,6 +6,8 @@ which transformers is not imported. The arguments of a run are these and all of 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from .system_rows import systems
+
 # Of all that transformers has, what most runs set: `--help` names these, and `--help-all` the others.
 COMMON_TRAINER_FLAGS = {
     "num_train_epochs": "Epochs; --max_steps counts steps of the optimiser instead.",
@@ -55,7 +57,7 @@ class TrainingDefaults:
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "See torch's DDP."})
     adapter_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Learning rate of the adapter, or LLaVA-SLT's connector. Default: `learning_rate`."},
+        metadata={"help": f"Learning rate of {systems.adapter_titles()}. Default: `learning_rate`."},
     )
     bias_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the text model's biases. Default: `learning_rate`."}

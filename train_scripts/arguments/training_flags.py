@@ -33,7 +33,7 @@ REFUSED = {
     "eval_use_gather_object": "what evaluation gathers are tensors",
     "include_for_metrics": "no score here looks at inputs or losses",
     "include_num_input_tokens_seen": "it would count pixels",
-    "do_predict": "training commands translate no split of their own accord. flallm-evaluate does",
+    "do_predict": "training commands translate no split of their own accord. flallm evaluate does",
     "accelerator_config": "which process reads which clips is decided here (train_scripts/clips/samplers.py)",
     "parallelism_config": NOT_TRIED,
     "fsdp": NOT_TRIED,

@@ -29,7 +29,7 @@ from modeling_flallm.own_processing import (
     video_stream,
 )
 
-from ..arguments.data_arguments import DataArguments
+from ..arguments.data_arguments import DataArguments, DatasetArguments
 from ..corpora.corpus_tables import MOST_SECONDS, likely_delimiter, plain_name, split_of, without_separator_line
 from ..corpora.data_set_columns import (
     NUMBERS,
@@ -57,7 +57,7 @@ SampleFrameIndices = Callable[[int, float | None], list[int]]  # of the number o
 
 
 def load_split(
-    arguments: DataArguments, split: str, max_clips: int | None = None, dataset: str | None = None
+    arguments: DatasetArguments, split: str, max_clips: int | None = None, dataset: str | None = None
 ) -> datasets.Dataset:
     """
     One split, with a column `video` of `{"path", "bytes"}` that is not decoded, and the column of sentences.
@@ -86,7 +86,7 @@ def load_split(
     return clips if max_clips is None else clips.select(range(min(max_clips, len(clips))))
 
 
-def _load_from_hub_for(arguments: DataArguments, name: str, split: str, max_clips: int | None) -> datasets.Dataset:
+def _load_from_hub_for(arguments: DatasetArguments, name: str, split: str, max_clips: int | None) -> datasets.Dataset:
     if arguments.streaming:
         clips = _load_alone_from_hub(name, split, max_clips, arguments.text_column)
     else:

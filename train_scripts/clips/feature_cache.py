@@ -467,7 +467,7 @@ def _batches_of(loader: DataLoader) -> Iterator[dict[str, Any]]:
             raise
         raise ValueError(
             "A process that decodes clips died, of a file that crashes the decoder or of too little memory. "
-            f"`flallm-inspect` names such files; with fewer --dataloader_num_workers less memory is needed. ({error})"
+            f"`flallm inspect` names such files; with fewer --dataloader_num_workers less memory is needed. ({error})"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """
 Measure on the dev split how far the scores of a trained model can be trusted, and write it into the model's folder.
 
-    flallm-calibrate --model quickstart_output/model --dataset quickstart_output/corpus --also_measure_on test
+    flallm calibrate --model quickstart_output/model --dataset quickstart_output/corpus --also_measure_on test
 
 The pipeline translates the split with the settings that the model was saved with. A logistic curve (Platt 1999, with
 his smoothed targets) is fitted to which translations were right, and the look of the clips is kept as one mean visual
@@ -305,7 +305,7 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir() and is_hub_id(str(folder)):
         raise ValueError(
             f"--model {folder} is no folder here, and a model on the Hub cannot be written. Download it with "
-            f"`hf download {folder} --local-dir my_model`, calibrate that folder, and send it with flallm-push."
+            f"`hf download {folder} --local-dir my_model`, calibrate that folder, and send it with flallm push."
         )
     if not (folder / "config.json").is_file():
         raise ValueError(f"--model {folder} must be the folder of a trained model, with config.json in it.")

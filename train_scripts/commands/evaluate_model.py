@@ -1,7 +1,7 @@
 """
 Translate a split with a trained model and score it against its sentences.
 
-    flallm-evaluate --model stage2 --dataset corpus --split test --output_dir test_scores
+    flallm evaluate --model stage2 --dataset corpus --split test --output_dir test_scores
 
 Writes predictions.jsonl and scores.json (with signatures and bootstrap intervals), and prints the table. Predictions
 are kept as they come: after a kill the same command goes on behind them. With `--add_to_model_card True` the scores
@@ -35,9 +35,8 @@ from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines
 from ..machine.kept_lines import state_of_file
 from ..runs.quantization import DTYPES, load_to_translate
-from ..runs.trained_models import collator_class_of, trainer_class_of
 from ..runs.trainers import VideoTrainer
-from ..runs.training import start_run
+from ..runs.training import collator_class_of, start_run, trainer_class_of
 from ..runs.unfinished_predictions import UnfinishedPredictions
 from ..scores.metrics import format_scores, generated_token_ids, translation_scores
 

@@ -1,10 +1,10 @@
 """Generates the embedded corpus: signers rendered while they perform sentences of an invented sign language.
 
-    python -m train_scripts.commands.generate_corpus --output_dir corpus
+    flallm generate-corpus --output_dir corpus
 
 A small one, in a few seconds:
 
-    python -m train_scripts.commands.generate_corpus --output_dir small_corpus --num_train_clips 24 --num_dev_clips 6 \
+    flallm generate-corpus --output_dir small_corpus --num_train_clips 24 --num_dev_clips 6 \
         --num_test_clips 6 --num_text_only_sentences 100
 
 The result is a Hugging Face video folder (`train/`, `dev/`, `test/`, each with mp4 files and a `metadata.csv`),

@@ -1,7 +1,7 @@
 """
 Import a trained checkpoint of GFSLT-VLP or sltbaselines: from their file to a folder for `from_pretrained`.
 
-    flallm-import-checkpoint --checkpoint best_checkpoint.pth --source sltbaselines_stage2 \
+    flallm import-checkpoint --checkpoint best_checkpoint.pth --source sltbaselines_stage2 \
         --text_model_name_or_path MBart_trimmed --target_language de_DE --output_dir imported
 
 `--text_model_name_or_path` is the folder that their `config['model']['tokenizer']` names. The folder that is written

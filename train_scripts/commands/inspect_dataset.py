@@ -1,14 +1,14 @@
 """
 What a person looks at before training: lengths, words, signers, leaks between splits, files that cannot be read.
 
-    flallm-inspect --dataset my_corpus --output_dir inspection
+    flallm inspect --dataset my_corpus --output_dir inspection
 
 The data set is a video folder (train/, dev/ or validation/, test/ with metadata.csv) or one on the Hub. The report is
 printed, and written as one page that needs nothing else (`inspection.html`) and as figures (`inspection.json`). Every
 clip is decoded to its end. What is broken is named and stops nothing; the exit status is then 1. Small, on a CPU:
 
-    flallm-generate-corpus --output_dir corpus --num_train_clips 20 --num_dev_clips 10 --num_test_clips 10
-    flallm-inspect --dataset corpus --output_dir inspection --tokenizer_name_or_path language_model
+    flallm generate-corpus --output_dir corpus --num_train_clips 20 --num_dev_clips 10 --num_test_clips 10
+    flallm inspect --dataset corpus --output_dir inspection --tokenizer_name_or_path language_model
 """
 
 import csv

@@ -1,8 +1,8 @@
 """
 Make a video folder for training of a raw corpus: one folder a split, videos and `metadata.csv`, one schema for all.
 
-    flallm-prepare --corpus phoenix14t --source PHOENIX-2014-T-release-v3/PHOENIX-2014-T --output_dir phoenix14t
-    flallm-prepare --corpus table --source my_recordings --output_dir my_corpus --sign_language ise --spoken_language it
+    flallm prepare --corpus phoenix14t --source PHOENIX-2014-T-release-v3/PHOENIX-2014-T --output_dir phoenix14t
+    flallm prepare --corpus table --source my_recordings --output_dir my_corpus --sign_language ise --spoken_language it
 
 A table is a spreadsheet saved as CSV. Without one, subtitles (srt, vtt) and ELAN files (eaf) beside videos are read.
 Folders of pictures are encoded to mp4, one frame a picture. Video files stay as they are: the new folder has hard links
@@ -211,7 +211,7 @@ def push(folder: Path, report: Report, arguments: PrepareArguments) -> None:
     api = HfApi()
     try:
         api.whoami()  # a wrong token reads like a missing repository in every later answer
-        send(api, upload, arguments.private, f"Prepare {report.corpus} with flallm-prepare", variables={})
+        send(api, upload, arguments.private, f"Prepare {report.corpus} with flallm prepare", variables={})
     except HUB_ERRORS as error:
         raise ValueError(explain_hub_error(error, arguments.push_to_hub)) from error
     print(f"\nSent to {api.endpoint}/datasets/{arguments.push_to_hub}.")

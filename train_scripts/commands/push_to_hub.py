@@ -2,9 +2,9 @@
 Send a trained model to the Hugging Face Hub, and a Space in which people try it in their browser. Both are private
 unless `--private False` says otherwise. First look at what would be sent, then send it:
 
-    flallm-push --model stage2 --repo_id me/flallm-phoenix --dry_run True
-    flallm-push --model stage2 --repo_id me/flallm-phoenix
-    flallm-push --space me/flallm-phoenix-demo --repo_id me/flallm-phoenix
+    flallm push --model stage2 --repo_id me/flallm-phoenix --dry_run True
+    flallm push --model stage2 --repo_id me/flallm-phoenix
+    flallm push --space me/flallm-phoenix-demo --repo_id me/flallm-phoenix
 
 A push that breaks off is finished by the same command. Each push is one commit: nobody ever loads half of one, and what
 the repository holds already is not sent again.
@@ -16,6 +16,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import ModelInfo
+
+from modeling_flallm import systems
 
 from ..arguments.command_arguments import PushArguments
 from ..arguments.command_line import run_command
@@ -46,9 +48,14 @@ def plan_uploads(arguments: PushArguments) -> list[Upload]:
         upload = Upload(arguments.repo_id, "model", found.files, found.left_out, branch, base, found.auto_class)
         uploads.append(upload)
     if arguments.space is not None:
-        files = {name: SPACE_FOLDER / name for name in SPACE_FILES}
-        uploads.append(Upload(arguments.space, "space", files, left_out=[]))
+        uploads.append(Upload(arguments.space, "space", space_files(), left_out=[]))
     return uploads
+
+
+def space_files() -> dict[str, Path]:
+    """What a Space is made of, by the names there. It has no package of ours, so it gets the systems' rows, too."""
+    rows = Path(systems.__file__)
+    return {**{name: SPACE_FOLDER / name for name in SPACE_FILES}, rows.name: rows}
 
 
 def describe(upload: Upload) -> str:
@@ -108,7 +115,7 @@ def push(argv: Sequence[str] | None = None) -> None:
 
 def _send_and_report(api: HfApi, upload: Upload, arguments: PushArguments) -> None:
     api.whoami()  # a wrong token reads like a missing repository in every later answer
-    message = arguments.commit_message or f"Push the {upload.repo_type} with flallm-push"
+    message = arguments.commit_message or f"Push the {upload.repo_type} with flallm push"
     if upload.repo_type == "space":
         shown = _look_up(api, arguments.repo_id, arguments.revision)
         send(api, upload, arguments.private, message, {"MODEL_ID": shown.id, "MODEL_REVISION": shown.sha})

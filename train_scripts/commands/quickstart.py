@@ -2,7 +2,7 @@
 The whole of FLa-LLM in small: corpus, language model, stage 1, stage 2, calibration, scores, pictures and a translated
 clip.
 
-    flallm-quickstart --output_dir quickstart_output
+    flallm quickstart --output_dir quickstart_output
 
 `make quickstart` sets up the environment and calls this. Everything lands in the output folder.
 """

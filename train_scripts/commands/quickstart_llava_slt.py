@@ -1,7 +1,7 @@
 """
 The whole of LLaVA-SLT in small: corpus, the three stages, calibration, scores, pictures and a translated clip.
 
-    flallm-quickstart-llava-slt --output_dir quickstart_llava_slt_output
+    flallm quickstart llava-slt --output_dir quickstart_llava_slt_output
 
 `make quickstart-llava-slt` sets up the environment and calls this. Everything lands in the output folder. The corpus is
 that of `quickstart.py`; the language model is a small Llama, made in stage 1 from the corpus' text alone. In stage 3

@@ -1,7 +1,7 @@
 """Score a file of translations against a file of references: two text files in, a table out.
 
-    python -m train_scripts.commands.score_translations hypotheses.txt references.txt
-    python -m train_scripts.commands.score_translations hypotheses.txt references.txt --spoken_language zh --json
+    flallm score hypotheses.txt references.txt
+    flallm score hypotheses.txt references.txt --spoken_language zh --json
 
 Both files are UTF-8 with one segment per line, in the same order. Both sides are brought to Unicode normal form NFKC
 with single spaces (`norm:nfkc` in the signatures). On such text BLEU and chrF equal those of sacrebleu's command line;

@@ -1,11 +1,11 @@
 """
 Translate sign language videos with a trained model.
 
-    flallm-translate --model quickstart_output/model clip.mp4 more_clips/ --format csv --output translations.csv
+    flallm translate --model quickstart_output/model clip.mp4 more_clips/ --format csv --output translations.csv
 
 A video longer than one sentence is split where the hands rest, and each of its sentences gets its time:
 
-    flallm-translate --model quickstart_output/model talk.mp4 --long --srt --vtt
+    flallm translate --model quickstart_output/model talk.mp4 --long --srt --vtt
 
 writes the captions talk.srt and talk.vtt beside talk.mp4, which video players find by their name. A LLaVA-SLT that was
 trained in several languages is asked for one of them with `--spoken_language de`.

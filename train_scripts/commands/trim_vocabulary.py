@@ -1,7 +1,7 @@
 """
 Cut an encoder-decoder checkpoint and its tokenizer to the tokens that your sentences need.
 
-    flallm-trim-vocabulary --text_model_name_or_path facebook/mbart-large-cc25 --text_file train.txt \
+    flallm trim-vocabulary --text_model_name_or_path facebook/mbart-large-cc25 --text_file train.txt \
         --target_language de_DE --output_dir mbart_trimmed
 
 What stays: the tokens of the sentences and of what you add (`--keep` words or sentences, `--keep_text_file`); special
@@ -10,7 +10,7 @@ be spelled (letters only of the writing systems of the text). On these the new m
 and the new tokenizer cuts the text as the old one did. For tokenizers of the `tokenizers` library with a Unigram or
 BPE model: mBART, mBART-50, NLLB, T5, mT5, BART and those of `pretrain_language_model.py`. On a CPU, small:
 
-    flallm-trim-vocabulary --text_model_name_or_path language_model --dataset corpus --output_dir language_model_trimmed
+    flallm trim-vocabulary --text_model_name_or_path language_model --dataset corpus --output_dir language_model_trimmed
 """
 
 import sys
@@ -200,7 +200,7 @@ def trim(argv: Sequence[str] | None = None) -> TrimReport:
     tokenizer = load_tokenizer(arguments.text_model_name_or_path, arguments.target_language)
     model = load_text_model(arguments.text_model_name_or_path)
     report = trim_vocabulary(model, tokenizer, arguments.output_dir, sentences, added)
-    change = f"cut to {report.vocabulary_size_after:,} tokens by `flallm-trim-vocabulary`"
+    change = f"cut to {report.vocabulary_size_after:,} tokens by `flallm trim-vocabulary`"
     write_base_card(Path(arguments.output_dir), arguments.text_model_name_or_path, change)
     print(
         f"{arguments.text_model_name_or_path}, cut to {len(sentences):,} sentences"

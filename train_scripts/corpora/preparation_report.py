@@ -125,7 +125,7 @@ def dataset_card(report: Report, dataset_license: str | None) -> str:
     spoken = language_name(report.spoken_language) or "a spoken language"
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {report.corpus}: {sign} to {spoken}\n\n"
-        f"Videos of {sign} with sentences in {spoken}, prepared by `flallm-prepare`.\n\n"
+        f"Videos of {sign} with sentences in {spoken}, prepared by `flallm prepare`.\n\n"
         f"| split | clips |\n|---|---|\n{rows}\n\n"
         f"Columns of `metadata.csv`: {', '.join(f'`{name}`' for name in COLUMNS)}. `start` and `end` are seconds "
         "within the video, where a clip is a part of it. What is missing or broken in the corpus is listed in "

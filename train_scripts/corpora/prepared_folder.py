@@ -41,7 +41,7 @@ class OutputFolder:
                 self._lock.acquire(timeout=0)
             except Timeout as error:
                 raise ValueError(
-                    f"Another flallm-prepare is at work in --output_dir {self.path}. Wait until it has ended."
+                    f"Another flallm prepare is at work in --output_dir {self.path}. Wait until it has ended."
                 ) from error
         self._remove_leavings()
         write_json(self.state / "arguments.json", arguments)

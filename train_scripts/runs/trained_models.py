@@ -1,4 +1,4 @@
-"""Trained models: which folders hold one, how it is loaded, and which collator and Trainer its system has."""
+"""Trained models: which folders hold one, and how it is loaded."""
 
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,9 @@ from modeling_flallm.systems import (
     titles,
 )
 
-from ..clips.data import PromptedTranslationCollator, TranslationCollator
 from ..hub.hub_errors import explain_hub_error
 from ..hub.hub_names import explain_missing_folder
 from .damaged_models import reading_model
-from .trainers import FLaLLMTrainer, LlavaSltTrainer, VideoTrainer
-
-
-def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:
-    """Of a model that translates, also inside a peft model."""
-    return PromptedTranslationCollator if model.system.is_prompted else TranslationCollator
-
-
-def trainer_class_of(model: PreTrainedModel) -> type[VideoTrainer]:
-    """Of a model that translates, also inside a peft model."""
-    return LlavaSltTrainer if model.system.is_prompted else FLaLLMTrainer
 
 
 def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FLaLLMProcessor]:

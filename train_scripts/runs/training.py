@@ -24,6 +24,7 @@ from ..arguments.training_flags import num_idle_gpus
 from ..clips.augmentation import ClipAugmentation
 from ..clips.data import (
     FramePreprocessor,
+    PromptedTranslationCollator,
     RandomDataset,
     TranslationCollator,
 )
@@ -43,8 +44,7 @@ from ..languages.target_languages import language_ids
 from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
-from .trained_models import collator_class_of, trainer_class_of
-from .trainers import VideoTrainer
+from .trainers import FLaLLMTrainer, LlavaSltTrainer, VideoTrainer
 from .training_clips import TrainingClips, open_splits, prepare_clips
 
 SECONDS_BETWEEN_LOOKS = 3.0
@@ -105,6 +105,16 @@ def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTo
         # sltbaselines' limit. Not as max_new_tokens, over which --generation_max_length would have no power.
         max_length=min(150, model.get_max_num_target_tokens() or 150),
     )
+
+
+def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:
+    """Of a model that translates, also inside a peft model."""
+    return PromptedTranslationCollator if model.system.is_prompted else TranslationCollator
+
+
+def trainer_class_of(model: PreTrainedModel) -> type[VideoTrainer]:
+    """Of a model that translates, also inside a peft model."""
+    return LlavaSltTrainer if model.system.is_prompted else FLaLLMTrainer
 
 
 def build_trainer(

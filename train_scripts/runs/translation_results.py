@@ -1,4 +1,4 @@
-"""What flallm-translate leaves: tables, captions, and the journal by which a run that broke off goes on."""
+"""What flallm translate leaves: tables, captions, and the journal by which a run that broke off goes on."""
 
 import contextlib
 import csv

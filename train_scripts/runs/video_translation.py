@@ -161,7 +161,7 @@ def _pieces(
 
 
 def is_calibrated(model: FLaLLMForTranslation) -> bool:
-    """Whether flallm-calibrate has measured how far the model's scores can be trusted."""
+    """Whether flallm calibrate has measured how far the model's scores can be trusted."""
     return getattr(model.config, "confidence_calibration", None) is not None
 
 

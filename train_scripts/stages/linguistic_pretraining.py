@@ -2,7 +2,7 @@
 Stage 1 of LLaVA-SLT, linguistic continued pretraining: a decoder-only language model goes on learning from text about
 what is signed (https://arxiv.org/abs/2412.16524).
 
-    flallm-linguistic-pretraining --config llava_slt_linguistic_pretraining --text_file weather.txt news.txt \
+    flallm train linguistic-pretraining --config llava_slt_linguistic_pretraining --text_file weather.txt news.txt \
         --text_model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --spoken_language de --output_dir stage1
 
 `--dataset` takes the sentences of the training clips instead, or besides. Sentences are packed: one after another, each

@@ -2,15 +2,16 @@
 Stage 2 of FLa-LLM, LLM fine-tuning: the visual encoder of stage 1, frozen, a new adapter and a pretrained text model
 (https://arxiv.org/abs/2403.12556, section 3.2).
 
-    flallm-llm-fine-tuning --config paper_llm_fine_tuning --dataset phoenix14t/ --vision_model_name_or_path stage1 \
-        --text_model_name_or_path facebook/mbart-large-cc25 --target_language de_DE --output_dir stage2
+    flallm train llm-fine-tuning --config paper_llm_fine_tuning --dataset phoenix14t/ \
+        --vision_model_name_or_path stage1 --text_model_name_or_path facebook/mbart-large-cc25 \
+        --target_language de_DE --output_dir stage2
 
 With `--lora True` only low-rank adapters in the text model and the visual-language adapter are trained. With
 `--cache_features True` each clip goes through the encoder once, for all epochs and all later runs (`feature_cache.py`).
 On a CPU, small, after the example of `visual_initialing.py`:
 
-    flallm-llm-fine-tuning --config quickstart_llm_fine_tuning --dataset corpus --vision_model_name_or_path stage1 \
-        --text_model_name_or_path language_model --output_dir stage2
+    flallm train llm-fine-tuning --config quickstart_llm_fine_tuning --dataset corpus \
+        --vision_model_name_or_path stage1 --text_model_name_or_path language_model --output_dir stage2
 """
 
 import sys
@@ -32,8 +33,6 @@ from ..runs.tokenizers import load_tokenizer
 from ..runs.training import build_processor, run_training, set_generation_defaults
 
 COMMAND = COMMANDS["train llm-fine-tuning"]
-# Every linear layer of the text model but its output layer, whatever the text model calls them.
-LORA_LAYERS = {"target_modules": "all-linear", "exclude_modules": r"(vision_model|adapter)\..*|word_presence_head"}
 
 
 def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tuple[PreTrainedModel, FLaLLMProcessor]:
@@ -72,10 +71,10 @@ def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:
 
 
 def _with_lora(model: FLaLLMForTranslation, arguments: LLMFineTuningArguments) -> PreTrainedModel:
-    whole = ["adapter"] + (["word_presence_head"] if arguments.word_presence_loss_weight else [])
+    whole = [model.system.adapter_name] + (["word_presence_head"] if arguments.word_presence_loss_weight else [])
     if not arguments.freeze_visual_encoder:
         whole.append("vision_model")
-    return get_peft_model(model, arguments.lora_config(**LORA_LAYERS, modules_to_save=whole))
+    return get_peft_model(model, arguments.lora_config(**model.system.lora_layers, modules_to_save=whole))
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:

@@ -6,7 +6,7 @@ languages with little text. The objective is BART's (https://arxiv.org/abs/1910.
 deletion and text infilling) plus, ours, a shuffle of the tokens, because signs come in another order than words, and
 repeated tokens, because a sign lasts for several frames.
 
-    flallm-pretrain-language-model --text_file corpus/text_only.txt --output_dir language_model
+    flallm train language-model --text_file corpus/text_only.txt --output_dir language_model
 """
 
 import random

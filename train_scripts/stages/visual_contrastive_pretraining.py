@@ -3,14 +3,15 @@ Stage 2 of LLaVA-SLT, visual contrastive pretraining: the hierarchical visual en
 what a frozen text encoder says of its sentence, and with its word-like tokens which tokens of the language model occur
 (https://arxiv.org/abs/2412.16524).
 
-    flallm-visual-contrastive-pretraining --config llava_slt_visual_contrastive_pretraining --dataset phoenix14t/ \
-        --text_model_name_or_path stage1 --text_encoder_name_or_path BAAI/bge-m3 --output_dir stage2
+    flallm train visual-contrastive-pretraining --config llava_slt_visual_contrastive_pretraining \
+        --dataset phoenix14t/ --text_model_name_or_path stage1 --text_encoder_name_or_path BAAI/bge-m3 \
+        --output_dir stage2
 
-The output folder holds the encoder with its two projections, for `flallm-visual-language-tuning`. The run is scored by
-retrieval: for each video of the evaluation split, all different sentences of the split are put in order of their
-likeness to it, and the place of its own one is counted. Small, on a CPU:
+The output folder holds the encoder with its two projections, for `flallm train visual-language-tuning`. The run is
+scored by retrieval: for each video of the evaluation split, all different sentences of the split are put in order of
+their likeness to it, and the place of its own one is counted. Small, on a CPU:
 
-    flallm-visual-contrastive-pretraining --config quickstart_llava_slt_visual_contrastive_pretraining \
+    flallm train visual-contrastive-pretraining --config quickstart_llava_slt_visual_contrastive_pretraining \
         --dataset corpus --text_model_name_or_path stage1 --output_dir stage2
 """
 

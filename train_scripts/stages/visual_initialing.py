@@ -2,15 +2,15 @@
 Stage 1 of FLa-LLM, visual initialing: train the visual encoder with a small random text model, Light-T
 (https://arxiv.org/abs/2403.12556, section 3.1).
 
-    flallm-visual-initialing --config paper_visual_initialing --dataset phoenix14t/ \
+    flallm train visual-initialing --config paper_visual_initialing --dataset phoenix14t/ \
         --tokenizer_name_or_path facebook/mbart-large-cc25 --target_language de_DE --output_dir stage1
 
 The same with `accelerate launch -m train_scripts.stages.visual_initialing ...` or `torchrun -m ...` on several devices.
 On a CPU, small (see `make quickstart` for the whole of it):
 
-    flallm-generate-corpus --output_dir corpus
-    flallm-pretrain-language-model --text_file corpus/text_only.txt --output_dir language_model
-    flallm-visual-initialing --config quickstart_visual_initialing --dataset corpus \
+    flallm generate-corpus --output_dir corpus
+    flallm train language-model --text_file corpus/text_only.txt --output_dir language_model
+    flallm train visual-initialing --config quickstart_visual_initialing --dataset corpus \
         --tokenizer_name_or_path language_model --output_dir stage1
 """
 

@@ -2,7 +2,7 @@
 Stage 3 of LLaVA-SLT, visual language tuning: the visual encoder of stage 2 and the language model of stage 1, both
 frozen, and a new connector between them, which is all that is trained (https://arxiv.org/abs/2412.16524).
 
-    flallm-visual-language-tuning --config llava_slt_visual_language_tuning --dataset phoenix14t/ \
+    flallm train visual-language-tuning --config llava_slt_visual_language_tuning --dataset phoenix14t/ \
         --vision_model_name_or_path stage2 --text_model_name_or_path stage1 --spoken_language de --output_dir stage3
 
 With `--lora True` (ours) low-rank adapters in the language model are trained, too. With `--cache_features True` each
@@ -10,7 +10,7 @@ clip goes through the encoder once, for all epochs and all later runs (`feature_
 column `spoken_language`, the prompt names the language of each sentence, else that of `--spoken_language`. Small, on a
 CPU, after the example of `visual_contrastive_pretraining.py`:
 
-    flallm-visual-language-tuning --config quickstart_llava_slt_visual_language_tuning --dataset corpus \
+    flallm train visual-language-tuning --config quickstart_llava_slt_visual_language_tuning --dataset corpus \
         --vision_model_name_or_path stage2 --text_model_name_or_path stage1 --output_dir stage3
 """
 
@@ -86,9 +86,7 @@ def set_generation_defaults(model: LlavaSltForTranslation, processor: LlavaSltPr
 
 def _with_lora(model: LlavaSltForTranslation, arguments: VisualLanguageTuningArguments) -> PreTrainedModel:
     """Adapters in every linear layer of the language model, whatever it calls them; the connector is trained whole."""
-    config = arguments.lora_config(
-        target_modules="all-linear", exclude_modules=r"(vision_model|connector)\..*", modules_to_save=["connector"]
-    )
+    config = arguments.lora_config(**model.system.lora_layers, modules_to_save=[model.system.adapter_name])
     return get_peft_model(model, config)
 
 
