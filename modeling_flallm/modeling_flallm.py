@@ -266,12 +266,12 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         shifted[:, 0] = text_config.decoder_start_token_id
         return shifted.masked_fill(shifted == IGNORED_LABEL, text_config.pad_token_id)
 
-    def _first_decoder_input_ids(self, num_clips: int) -> torch.LongTensor:
-        """-> `(batch, 1)`: the token from which `generate` starts a sentence."""
+    def _first_decoder_input_ids(self, hidden_states: torch.Tensor) -> torch.LongTensor:
+        """-> `(batch, 1)`, for the encoder's `(batch, ...)`: the token from which `generate` starts a sentence."""
         for name in ("decoder_start_token_id", "bos_token_id"):
             for config in (self.generation_config, self.config.text_config):
                 if isinstance(getattr(config, name, None), int):
-                    return torch.full((num_clips, 1), getattr(config, name), device=self.device)
+                    return hidden_states.new_full((len(hidden_states), 1), getattr(config, name), dtype=torch.long)
         raise ValueError(
             "Pass `labels` or `decoder_input_ids`, or set `generation_config.decoder_start_token_id`: the text model "
             f"{self.config.text_config.model_type!r} names no token from which its sentences start."
@@ -331,7 +331,7 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
             self._check_num_target_tokens(decoder_input_ids.shape[1])
         if decoder_input_ids is None and "decoder_inputs_embeds" not in kwargs:
-            decoder_input_ids = self._first_decoder_input_ids(len(encoder_outputs[0]))
+            decoder_input_ids = self._first_decoder_input_ids(encoder_outputs[0])
         outputs = self.text_model(
             encoder_outputs=encoder_outputs,
             attention_mask=getattr(encoder_outputs, "attention_mask", None),
