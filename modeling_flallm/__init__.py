@@ -12,7 +12,12 @@ from .modeling_flallm import (
     FLaLLMVisionModelOutput,
 )
 from .modeling_llava_slt import LlavaSltForTranslation
-from .own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
+from .own_processing import (
+    DataCollatorForSignTranslation,
+    FLaLLMProcessor,
+    FLaLLMVideoProcessor,
+    LlavaSltProcessor,
+)
 from .pipeline_slt import SignLanguageTranslationPipeline
 from .visual_encoder_llava_slt import (
     LlavaSltContrastiveOutput,
@@ -52,6 +57,7 @@ LlavaSltForContrastivePreTraining.register_for_auto_class("AutoModel")
 LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.system.auto_class)
 
 __all__ = [
+    "DataCollatorForSignTranslation",
     "FLaLLMConfig",
     "FLaLLMEncoderOutput",
     "FLaLLMForTranslation",

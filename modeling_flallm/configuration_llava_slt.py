@@ -14,6 +14,7 @@ from transformers.activations import ACT2FN
 
 from .configuration_flallm import (
     FLaLLMVisionConfig,
+    PaddedByItsTextModel,
     check_text_values,
     check_translation_values,
     without_installed_pipeline,
@@ -155,7 +156,7 @@ class LlavaSltContrastiveConfig(PreTrainedConfig):
 
 
 @strict
-class LlavaSltConfig(PreTrainedConfig):
+class LlavaSltConfig(PaddedByItsTextModel, PreTrainedConfig):
     r"""
     LLaVA-SLT: visual encoder, MLP connector and a decoder-only language model.
 

@@ -13,6 +13,9 @@ from .loading_slt import LoadedWhole
 from .pipeline_slt import SignLanguageTranslationPipeline  # a relative import is what carries the file along
 from .systems import System
 
+# Options of `from_pretrained` that say which files are meant, and so hold for a configuration, too.
+HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder", "trust_remote_code")
+
 
 class SavedWithItsCode(SentWithACard, LoadedWhole):
     """
@@ -82,10 +85,24 @@ def leave_unquantized(quantization_config: Any, module_names: Sequence[str]) -> 
     return quantization_config
 
 
-def read_model_type(name_or_path: str, expected: str) -> str:
-    """Model type in the config.json of a folder or Hub id. Without one, a `ValueError` that begins with `expected`."""
+def take_options(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Take the values whose names begin with `prefix` out of a dictionary; they are returned without it."""
+    names = [name for name in values if name.startswith(prefix)]
+    return {name.removeprefix(prefix): values.pop(name) for name in names}
+
+
+def hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Of the options of a `from_pretrained`, those that hold for a configuration, too."""
+    return {name: value for name, value in options.items() if name in HUB_OPTIONS}
+
+
+def read_model_type(name_or_path: str, expected: str, **options: Any) -> str:
+    """
+    Model type in the config.json of a folder or Hub id, with the `options` of `from_pretrained`. Without one, a
+    `ValueError` that begins with `expected`.
+    """
     try:
-        model_type = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
+        model_type = PreTrainedConfig.get_config_dict(name_or_path, **hub_options(options))[0].get("model_type")
     except OSError as error:
         raise ValueError(f"{expected}, but it cannot be read: {error}") from error
     if model_type is None:
@@ -93,4 +110,4 @@ def read_model_type(name_or_path: str, expected: str) -> str:
     return model_type
 
 
-__all__ = ["SavedWithItsCode", "leave_unquantized", "read_model_type"]
+__all__ = ["SavedWithItsCode", "hub_options", "leave_unquantized", "read_model_type", "take_options"]

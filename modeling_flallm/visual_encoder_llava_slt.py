@@ -22,7 +22,7 @@ import torch.distributed as distributed
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_llava_slt import LlavaSltContrastiveConfig, LlavaSltVisualConfig
 from .hub_card_slt import SentWithACard
@@ -158,6 +158,8 @@ class LlavaSltVisualEncoder(VisualEncoderMixin, LlavaSltPreTrainedModel):
     config_class = LlavaSltVisualConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values_videos"
+    # Its attention is that of torch's layers.
+    _supports_flash_attn = False
     # See `FLaLLMVisionModel`.
     _no_split_modules = ("LlavaSltVisualEncoder", "WordLevel", "SentenceLevel")
     # It can be loaded from a whole model, too, and leaves the rest of that where it is.
@@ -172,6 +174,10 @@ class LlavaSltVisualEncoder(VisualEncoderMixin, LlavaSltPreTrainedModel):
         self.word_level = WordLevel(config)
         self.sentence_level = SentenceLevel(config)
         self.post_init()
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """torch's layers have one implementation; another one that a whole model is given is for its text model."""
+        return "sdpa"
 
     @property
     def backbone(self) -> nn.Module:
@@ -198,6 +204,7 @@ class LlavaSltVisualEncoder(VisualEncoderMixin, LlavaSltPreTrainedModel):
         # Windows lie around the frames 0, stride, ...; the middle of an even one is half a frame behind.
         return (self.word_level.frames_behind - self.word_level.frames_in_front) / 2, self.word_level.stride
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.FloatTensor,
@@ -321,6 +328,7 @@ class LlavaSltForContrastivePreTraining(LlavaSltPreTrainedModel):
             )
         self.word_targets.copy_(embeddings)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.FloatTensor,
