@@ -31,7 +31,7 @@ from .dataset_rows_slt import (
 )
 from .hub_card_slt import HUB_TASK, SentWithACard
 from .long_videos_slt import PIECE_KEYS, LongVideoTranslation
-from .word_evidence_slt import clip_times, replay, visual_token_times, word_evidence
+from .word_evidence_slt import clip_times, visual_token_times, word_evidence
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 READY_CLIP_KEYS = (*PIECE_KEYS, "caption_start", "caption_end")
@@ -330,7 +330,7 @@ class SignLanguageTranslationPipeline(SentWithACard, LongVideoTranslation, Pipel
         if return_scores:
             parts["score"] = self._scores(output, generation)
         if return_timestamps or return_attention:
-            parts["log_probabilities"], parts["attention"] = replay(self.model, parts["token_ids"], **inputs)
+            parts["log_probabilities"], parts["attention"] = self.model.replay(parts["token_ids"], **inputs)
         sequences = [{name: part[row] for name, part in parts.items()} for row in range(len(output.sequences))]
         per_clip = len(sequences) // len(clips)
         answers = [

@@ -1,7 +1,7 @@
 """
-Folders that version 0.1 saved before its encoders, adapters and language models became parts with a contract still load
-and give the same numbers. `old_folders/` holds them, written at commit 7ff939e on transformers 5.24: random weights, and
-in `expected.json` what they answered to the inputs below. Never write these folders anew.
+Folders that were saved before encoders, adapters and language models became parts with a contract still load and give
+the same numbers. `old_folders/` holds them, written at commit 7ff939e on transformers 5.24: random weights, and in
+`expected.json` what they answered to the inputs below. Never write these folders anew.
 """
 
 import json

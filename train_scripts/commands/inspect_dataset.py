@@ -26,8 +26,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from modeling_flallm.configuration_flallm import FLaLLMVisionConfig
+from modeling_flallm.encoder_frames_slt import LocalTemporalModule
 from modeling_flallm.own_processing import FLaLLMVideoProcessor, is_video_file
-from modeling_flallm.visual_encoder_flallm import LocalTemporalModule
 
 from ..arguments.arguments import check_new_folder, parse_arguments, read_yaml
 from ..arguments.command_line import run_command
