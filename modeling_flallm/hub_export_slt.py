@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.quantizers.auto import AutoQuantizationConfig
 
 from .hub_card_slt import HUB_TASK, SentWithACard
@@ -85,29 +85,4 @@ def leave_unquantized(quantization_config: Any, module_names: Sequence[str]) -> 
     return quantization_config
 
 
-def take_options(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Take the values whose names begin with `prefix` out of a dictionary; they are returned without it."""
-    names = [name for name in values if name.startswith(prefix)]
-    return {name.removeprefix(prefix): values.pop(name) for name in names}
-
-
-def hub_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Of the options of a `from_pretrained`, those that hold for a configuration, too."""
-    return {name: value for name, value in options.items() if name in HUB_OPTIONS}
-
-
-def read_model_type(name_or_path: str, expected: str, **options: Any) -> str:
-    """
-    Model type in the config.json of a folder or Hub id, with the `options` of `from_pretrained`. Without one, a
-    `ValueError` that begins with `expected`.
-    """
-    try:
-        model_type = PreTrainedConfig.get_config_dict(name_or_path, **hub_options(options))[0].get("model_type")
-    except OSError as error:
-        raise ValueError(f"{expected}, but it cannot be read: {error}") from error
-    if model_type is None:
-        raise ValueError(f"{expected}, but it has no config.json that names a model type.")
-    return model_type
-
-
-__all__ = ["SavedWithItsCode", "hub_options", "leave_unquantized", "read_model_type", "take_options"]
+__all__ = ["SavedWithItsCode", "leave_unquantized"]
