@@ -38,7 +38,7 @@ from train_scripts.arguments.arguments import (
     parse_arguments,
 )
 from train_scripts.arguments.command_line import run_command
-from train_scripts.stages.llm_fine_tuning import LORA_LAYERS, LLMFineTuningArguments
+from train_scripts.stages.llm_fine_tuning import LLMFineTuningArguments
 from train_scripts.stages.pretrain_language_model import train_tokenizer
 from train_scripts.stages.visual_initialing import VisualInitialingArguments, build_light_transformer_config
 
@@ -153,8 +153,7 @@ def build_model(recipe: Recipe, vocabulary_size: int = VOCABULARY_SIZE) -> torch
     if recipe.stage == STAGE2:
         model.freeze_visual_encoder()
         if recipe.model.lora:
-            lora = recipe.model.lora_config(**LORA_LAYERS, modules_to_save=["adapter"])
-            model = get_peft_model(model, lora)
+            model = get_peft_model(model, recipe.model.lora_config(**model.get_lora_settings()))
     return model
 
 

@@ -30,9 +30,6 @@ from ..runs.damaged_models import reading_model
 from ..runs.model_arguments import AdapterArguments, LoraArguments
 from ..runs.training import build_processor, load_tokenizer, run_training, set_generation_defaults
 
-# Every linear layer of the text model but its output layer, whatever the text model calls them.
-LORA_LAYERS = {"target_modules": "all-linear", "exclude_modules": r"(vision_model|adapter)\..*|word_presence_head"}
-
 
 @dataclass
 class LLMFineTuningArguments(AdapterArguments, LoraArguments):
@@ -82,7 +79,7 @@ def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tup
     if arguments.freeze_visual_encoder:
         model.freeze_visual_encoder()
     if arguments.lora:
-        model = _with_lora(model, arguments)
+        model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
     return model, build_processor(video, tokenizer)
 
 
@@ -96,13 +93,6 @@ def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:
     for name in ("dropout", "dropout_rate"):
         if hasattr(model.config.text_config, name):
             setattr(model.config.text_config, name, probability)
-
-
-def _with_lora(model: FLaLLMForTranslation, arguments: LLMFineTuningArguments) -> PreTrainedModel:
-    whole = ["adapter"] + (["word_presence_head"] if arguments.word_presence_loss_weight else [])
-    if not arguments.freeze_visual_encoder:
-        whole.append("vision_model")
-    return get_peft_model(model, arguments.lora_config(**LORA_LAYERS, modules_to_save=whole))
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
