@@ -95,9 +95,9 @@ def load_with_info(
     return model, loading_info
 
 
-def forget_folder(config: PreTrainedConfig, name_or_path: str) -> None:
+def forget_folder(config: PreTrainedConfig) -> None:
     """Nobody else has the folder that a part was loaded from, and its path is nobody's business: no name is saved."""
-    if os.path.isdir(name_or_path):
+    if os.path.isdir(config.name_or_path):
         config.name_or_path = ""
 
 

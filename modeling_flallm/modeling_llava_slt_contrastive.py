@@ -6,6 +6,7 @@ sentence contains, which needs no gloss, and its vector of the whole clip with t
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as distributed
@@ -139,15 +140,16 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
     @can_return_tuple
     def forward(
         self,
-        pixel_values_videos: torch.FloatTensor,
+        pixel_values_videos: torch.FloatTensor | None = None,
         pixel_attention_mask: torch.LongTensor | None = None,
         sentence_embeddings: torch.FloatTensor | None = None,
         word_ids: torch.LongTensor | None = None,
+        **kwargs: Any,
     ) -> LlavaSltContrastiveOutput:
         r"""
         Args:
-            pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`):
-                Normalised frames, padded at the end of a clip.
+            pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`, *optional*):
+                Normalised frames, padded at the end of a clip, for sign encoders that read frames.
             pixel_attention_mask (`torch.LongTensor` of shape `(batch, frames)`, *optional*):
                 1 for real frames. Default: all are real.
             sentence_embeddings (`torch.FloatTensor` of shape `(batch, sentence_target_size)`, *optional*):
@@ -155,11 +157,19 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
             word_ids (`torch.LongTensor` of shape `(batch, words)`, *optional*):
                 The tokens of each sentence as rows of `word_targets`; -100 is padding. Needed for the loss where the
                 model has a word level.
+            kwargs: what else the sign encoder reads, by its `input_names`.
 
         Raises:
-            ValueError: for wrong shapes, or missing or unknown words.
+            ValueError: for wrong shapes, missing or unknown words, inputs that the sign encoder does not read, or one
+                that gives no vector of the whole clip.
         """
-        vision_output = self.vision_model(pixel_values_videos, pixel_attention_mask)
+        named = {"pixel_values_videos": pixel_values_videos, "pixel_attention_mask": pixel_attention_mask}
+        vision_output = self.vision_model(**self.vision_model.given_inputs({**named, **kwargs}))
+        if vision_output.pooler_output is None:
+            raise ValueError(
+                "Contrastive pretraining needs a sign encoder with a `pooler_output`, one vector for the whole clip, "
+                f"and {type(self.vision_model).__name__} gives none. `LlavaSltVisualEncoder` does."
+            )
         videos = nn.functional.normalize(self.sentence_projection(vision_output.pooler_output).float(), dim=-1)
         if sentence_embeddings is None:
             return LlavaSltContrastiveOutput(video_embeddings=videos)

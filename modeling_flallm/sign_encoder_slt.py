@@ -83,6 +83,22 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         """
         raise NotImplementedError
 
+    def given_inputs(self, named: dict[str, Any]) -> dict[str, Any]:
+        """
+        The inputs among `named` arguments, without those that are `None`.
+
+        Raises:
+            ValueError: for arguments that this encoder does not read.
+        """
+        given = {name: value for name, value in named.items() if value is not None}
+        unknown = [name for name in given if name not in self.input_names]
+        if unknown:
+            raise ValueError(
+                f"The sign encoder of this model, {type(self).__name__}, takes "
+                f"{' and '.join(f'`{name}`' for name in self.input_names)}, got `{unknown[0]}`."
+            )
+        return given
+
     def get_num_tokens(self, length: Length) -> Length:
         """Visual tokens of clips of this length in frames; below 1 for clips that are too short."""
         raise NotImplementedError

@@ -129,11 +129,8 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         model.vision_model = vision_model
         setattr(model, cls.system.text_model_name, text_model)
         model.config.text_config = text_model.config
-        for part_config, name in (
-            (model.config.vision_config, vision_model_name_or_path),
-            (model.config.text_config, text_model_name_or_path),
-        ):
-            forget_folder(part_config, name)
+        for part_config in (model.config.vision_config, model.config.text_config):
+            forget_folder(part_config)
         model.generation_config = text_model.generation_config
         model._start_new_parts()
         return model.eval()
@@ -183,13 +180,10 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: for inputs that this encoder does not read.
         """
-        input_names = self.vision_model.input_names
-        named = named | {name: others.pop(name) for name in input_names if name in others}
-        video = {name: value for name, value in named.items() if value is not None}
-        unknown = [name for name in video if name not in (*input_names, *VISUAL_FEATURES)]
-        if unknown:
-            raise ValueError(f"The sign encoder of this model takes {_listed(input_names)}, got `{unknown[0]}`.")
-        return video
+        named = named | {name: others.pop(name) for name in self.vision_model.input_names if name in others}
+        features = {name: named.pop(name) for name in VISUAL_FEATURES if named.get(name) is not None}
+        clip = {name: value for name, value in named.items() if name not in VISUAL_FEATURES}
+        return self.vision_model.given_inputs(clip) | features
 
     def _check_one_form(self, video: dict[str, Any], **other_forms: Any) -> None:
         forms = {name: video.get(name) for name in (self.vision_model.main_input_name, "visual_features")} | other_forms
@@ -199,7 +193,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     def _visual_tokens(self, video: dict[str, Any]) -> SignEncoderOutput:
         """Output of the sign encoder, or the features that were passed in its place."""
         if self.vision_model.main_input_name in video:
-            return self.vision_model(**video)
+            return self.vision_model(**{name: video[name] for name in self.vision_model.input_names if name in video})
         features = video["visual_features"]
         mask = checked_visual_mask(
             features, video.get("visual_attention_mask"), self.config.vision_config.hidden_size, self.visual_token_name

@@ -54,7 +54,7 @@ def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tup
     if arguments.freeze_visual_encoder:
         model.freeze_visual_encoder()
     if arguments.lora:
-        model = _with_lora(model, arguments)
+        model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
     return model, build_processor(video, tokenizer)
 
 
@@ -68,13 +68,6 @@ def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:
     for name in ("dropout", "dropout_rate"):
         if hasattr(model.config.text_config, name):
             setattr(model.config.text_config, name, probability)
-
-
-def _with_lora(model: FLaLLMForTranslation, arguments: LLMFineTuningArguments) -> PreTrainedModel:
-    whole = [model.system.adapter_name] + (["word_presence_head"] if arguments.word_presence_loss_weight else [])
-    if not arguments.freeze_visual_encoder:
-        whole.append("vision_model")
-    return get_peft_model(model, arguments.lora_config(**model.system.lora_layers, modules_to_save=whole))
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:

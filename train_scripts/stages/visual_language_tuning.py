@@ -65,7 +65,7 @@ def build_model(
     set_generation_defaults(model, processor, arguments.num_beams)
     if arguments.lora:
         model.freeze_visual_encoder()
-        model = _with_lora(model, arguments)
+        model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
     else:
         model.freeze_for_connector_tuning()
     return model, processor
@@ -82,12 +82,6 @@ def set_generation_defaults(model: LlavaSltForTranslation, processor: LlavaSltPr
         num_beams=num_beams,
         max_length=150 if most is None else min(150, most),  # as FLa-LLM's; the prompt does not count
     )
-
-
-def _with_lora(model: LlavaSltForTranslation, arguments: VisualLanguageTuningArguments) -> PreTrainedModel:
-    """Adapters in every linear layer of the language model, whatever it calls them; the connector is trained whole."""
-    config = arguments.lora_config(**model.system.lora_layers, modules_to_save=[model.system.adapter_name])
-    return get_peft_model(model, config)
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
