@@ -121,11 +121,15 @@ def test_the_site_is_strict_and_has_what_its_configuration_names():
     assert SITE["strict"] is True and SITE["docs_dir"] == "docs" and SITE["theme"]["name"] == "material"
     assert set(SITE["validation"]["links"].values()) == set(SITE["validation"]["nav"].values()) == {"warn"}
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert any(requirement.startswith("mkdocs-material") for requirement in extras["docs"])
+    assert {re.match(r"[a-z-]+", requirement)[0] for requirement in extras["docs"]} == {
+        "mkdocs-material",
+        "mkdocstrings-python",
+    }
 
 
 def test_the_site_builds(tmp_path):
     """Where its tools are installed, which no other test needs; the workflow builds it, too."""
+    pytest.importorskip("mkdocstrings_handlers.python")
     commands = pytest.importorskip("mkdocs.commands.build")
     load_config = importlib.import_module("mkdocs.config").load_config
     commands.build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site")))
@@ -219,6 +223,16 @@ def test_python_blocks_parse_and_import_what_exists(path):
                 module = importlib.import_module(node.module)
                 missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
                 assert missing == [], f"{node.module} has no {missing}"
+
+
+def test_the_python_api_shows_what_exists():
+    shown = re.findall(
+        r"^::: (\w+)\.(\w+)\n(?: +options:\n +members: \[(.*)\])?", text_of(DOCS / "python-api.md"), re.M
+    )
+    assert len(shown) > 8
+    for package, name, members in shown:
+        shown_class = getattr(importlib.import_module(package), name)
+        assert [member for member in members.split(", ") if member and not hasattr(shown_class, member)] == [], name
 
 
 def modules_and_files(text: str) -> set[str]:
