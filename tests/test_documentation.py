@@ -247,6 +247,13 @@ def test_named_modules_and_scripts_exist():
     assert [name for name in sorted(named) if not (ROOT / name).exists() and not (ROOT / name[:-3]).is_dir()] == []
 
 
+def test_named_make_targets_exist():
+    targets = set(re.findall(r"^([a-z][a-z-]*):", text_of(ROOT / "Makefile"), re.MULTILINE))
+    code = [part for path in READ_BY_USERS for part in re.findall(r"```.*?```|`[^`\n]+`", text_of(path), re.DOTALL)]
+    named = {target for part in code for target in re.findall(r"\bmake ([a-z][a-z-]*)", part)}
+    assert {"quickstart", "demo", "site"} <= named <= targets
+
+
 def test_every_command_and_preset_is_documented():
     commands, configuration = text_of(DOCS / "commands.md"), text_of(DOCS / "configuration.md")
     assert [command for command in SCRIPTS if f"| `{command}` |" not in commands] == []
