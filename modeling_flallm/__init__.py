@@ -12,7 +12,12 @@ from .modeling_flallm import (
     FLaLLMVisionModelOutput,
 )
 from .modeling_llava_slt import LlavaSltForTranslation
-from .own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
+from .own_processing import (
+    DataCollatorForSignTranslation,
+    FLaLLMProcessor,
+    FLaLLMVideoProcessor,
+    LlavaSltProcessor,
+)
 from .pipeline_slt import SignLanguageTranslationPipeline
 from .visual_encoder_llava_slt import (
     LlavaSltContrastiveOutput,
@@ -43,15 +48,16 @@ PIPELINE_REGISTRY.register_pipeline(
 FLaLLMVisionConfig.register_for_auto_class("AutoConfig")
 FLaLLMConfig.register_for_auto_class("AutoConfig")
 FLaLLMVisionModel.register_for_auto_class("AutoModel")
-FLaLLMForTranslation.register_for_auto_class(FLaLLMForTranslation.translation_auto_class)
+FLaLLMForTranslation.register_for_auto_class(FLaLLMForTranslation.system.auto_class)
 LlavaSltVisualConfig.register_for_auto_class("AutoConfig")
 LlavaSltContrastiveConfig.register_for_auto_class("AutoConfig")
 LlavaSltConfig.register_for_auto_class("AutoConfig")
 LlavaSltVisualEncoder.register_for_auto_class("AutoModel")
 LlavaSltForContrastivePreTraining.register_for_auto_class("AutoModel")
-LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.translation_auto_class)
+LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.system.auto_class)
 
 __all__ = [
+    "DataCollatorForSignTranslation",
     "FLaLLMConfig",
     "FLaLLMEncoderOutput",
     "FLaLLMForTranslation",

@@ -75,8 +75,24 @@ class FLaLLMVisionConfig(PreTrainedConfig):
         return stride
 
 
+class PaddedByItsTextModel:
+    """Mixin for configurations with a `text_config`: sentences are padded as that model pads them."""
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The text model's, or, of one without padding, its (first) end token, with which its processor pads."""
+        if self.text_config.pad_token_id is not None:
+            return self.text_config.pad_token_id
+        end = self.text_config.eos_token_id
+        return end[0] if isinstance(end, list | tuple) else end
+
+    @pad_token_id.setter
+    def pad_token_id(self, value: int | None) -> None:
+        self.text_config.pad_token_id = value
+
+
 @strict
-class FLaLLMConfig(PreTrainedConfig):
+class FLaLLMConfig(PaddedByItsTextModel, PreTrainedConfig):
     r"""
     FLa-LLM: visual encoder, adapter and an encoder-decoder text model. The two stages of the paper are two
     configurations of this one class: stage 1 has a small random text model (Light-T), stage 2 a pretrained one.
@@ -101,7 +117,7 @@ class FLaLLMConfig(PreTrainedConfig):
             Weight of an extra loss of ours that is not in the paper: from the adapter's output, predict which tokens
             occur in the spoken sentence (see `FLaLLMForTranslation`). It needs no gloss. 0 switches it off.
         confidence_calibration (`dict`, *optional*):
-            How the pipeline turns the score of a translation into a confidence, as `flallm-calibrate` measured it on
+            How the pipeline turns the score of a translation into a confidence, as `flallm calibrate` measured it on
             the dev split: `slope` (0 or more) and `intercept` of a logistic curve over the score; if they are there,
             `lowest_score` and `highest_score`, outside of which nothing was measured, and `mean_features`, the mean
             visual token of the dev clips (a list of the vision configuration's `hidden_size` numbers), with
@@ -197,7 +213,7 @@ def _check_calibration(calibration: dict[str, Any], hidden_size: int) -> None:
     if missing or unknown or ("mean_features" in keys) != ("largest_distance" in keys):
         raise ValueError(
             "`confidence_calibration` must hold `slope` and `intercept`, and may hold `lowest_score`, `highest_score` "
-            f"and, together, `mean_features` and `largest_distance`, got {sorted(keys)}. Make it with flallm-calibrate."
+            f"and, together, `mean_features` and `largest_distance`, got {sorted(keys)}. Make it with flallm calibrate."
         )
     for name in sorted(keys - {"mean_features"}):
         value = calibration[name]

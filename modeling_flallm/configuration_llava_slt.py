@@ -14,6 +14,7 @@ from transformers.activations import ACT2FN
 
 from .configuration_flallm import (
     FLaLLMVisionConfig,
+    PaddedByItsTextModel,
     check_text_values,
     check_translation_values,
     without_installed_pipeline,
@@ -155,7 +156,7 @@ class LlavaSltContrastiveConfig(PreTrainedConfig):
 
 
 @strict
-class LlavaSltConfig(PreTrainedConfig):
+class LlavaSltConfig(PaddedByItsTextModel, PreTrainedConfig):
     r"""
     LLaVA-SLT: visual encoder, MLP connector and a decoder-only language model.
 
@@ -238,7 +239,8 @@ def check_is_decoder_only(text_config: PreTrainedConfig) -> None:
     if text_config.is_encoder_decoder:
         raise ValueError(
             f"{TEXT_MODEL_EXPECTED}, got model type {text_config.model_type!r}, an encoder-decoder. For these there is "
-            "FLa-LLM: FLaLLMForTranslation, which flallm-visual-initialing and flallm-llm-fine-tuning train."
+            "FLa-LLM: FLaLLMForTranslation, which `flallm train visual-initialing` and `flallm train llm-fine-tuning` "
+            "make."
         )
 
 

@@ -11,13 +11,17 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 from .hub_card_slt import HUB_TASK, SentWithACard
 from .loading_slt import LoadedWhole
 from .pipeline_slt import SignLanguageTranslationPipeline  # a relative import is what carries the file along
+from .systems import System
+
+# Options of `from_pretrained` that say which files are meant, and so hold for a configuration, too.
+HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder", "trust_remote_code")
 
 
 class SavedWithItsCode(SentWithACard, LoadedWhole):
     """
     Mixin for translation models: `save_pretrained` also writes the Python files (the model's own and what it imports,
     the pipeline among them), and in config.json their names for `AutoConfig`, `AutoModel`, `pipeline` and the Auto
-    class that fits the model, `translation_auto_class`.
+    class that its `system` names.
 
     `from_pretrained` with a `quantization_config` changes the linear layers of the language model alone: those of
     `unquantized_modules`, which are the visual encoder, what stands between the two, and the output layer, stay as they
@@ -25,8 +29,13 @@ class SavedWithItsCode(SentWithACard, LoadedWhole):
     """
 
     hub_task = HUB_TASK
-    translation_auto_class: str
+    system: System
     unquantized_modules: tuple[str, ...]
+
+    @property
+    def hub_tags(self) -> tuple[str, ...]:
+        """See `SentWithACard`."""
+        return self.system.hub_tags
 
     @classmethod
     def from_pretrained(cls, *args: Any, quantization_config: Any = None, **kwargs: Any) -> PreTrainedModel:
@@ -41,11 +50,11 @@ class SavedWithItsCode(SentWithACard, LoadedWhole):
         self.config = copy.deepcopy(kept_config)  # what it says about files is true of the folder, not of this object
         name = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
         # `AutoConfig` is added on saving.
-        self.config.auto_map = {"AutoModel": name, self.translation_auto_class: name}
+        self.config.auto_map = {"AutoModel": name, self.system.auto_class: name}
         self.config.custom_pipelines = {
             "sign-language-translation": {
                 "impl": f"pipeline_slt.{SignLanguageTranslationPipeline.__name__}",
-                "pt": [self.translation_auto_class],
+                "pt": [self.system.auto_class],
                 "type": "multimodal",
             }
         }
@@ -76,10 +85,24 @@ def leave_unquantized(quantization_config: Any, module_names: Sequence[str]) -> 
     return quantization_config
 
 
-def read_model_type(name_or_path: str, expected: str) -> str:
-    """Model type in the config.json of a folder or Hub id. Without one, a `ValueError` that begins with `expected`."""
+def take_options(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Take the values whose names begin with `prefix` out of a dictionary; they are returned without it."""
+    names = [name for name in values if name.startswith(prefix)]
+    return {name.removeprefix(prefix): values.pop(name) for name in names}
+
+
+def hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Of the options of a `from_pretrained`, those that hold for a configuration, too."""
+    return {name: value for name, value in options.items() if name in HUB_OPTIONS}
+
+
+def read_model_type(name_or_path: str, expected: str, **options: Any) -> str:
+    """
+    Model type in the config.json of a folder or Hub id, with the `options` of `from_pretrained`. Without one, a
+    `ValueError` that begins with `expected`.
+    """
     try:
-        model_type = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
+        model_type = PreTrainedConfig.get_config_dict(name_or_path, **hub_options(options))[0].get("model_type")
     except OSError as error:
         raise ValueError(f"{expected}, but it cannot be read: {error}") from error
     if model_type is None:
@@ -87,4 +110,4 @@ def read_model_type(name_or_path: str, expected: str) -> str:
     return model_type
 
 
-__all__ = ["SavedWithItsCode", "leave_unquantized", "read_model_type"]
+__all__ = ["SavedWithItsCode", "hub_options", "leave_unquantized", "read_model_type", "take_options"]

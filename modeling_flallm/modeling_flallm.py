@@ -21,9 +21,10 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, Pre
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.utils import can_return_tuple
 
 from .configuration_flallm import FLaLLMConfig
-from .hub_export_slt import SavedWithItsCode, read_model_type
+from .hub_export_slt import SavedWithItsCode, hub_options, read_model_type, take_options
 from .loading_slt import forget_folder, load_whole
 from .losses_slt import (
     IGNORED_LABEL,
@@ -32,7 +33,13 @@ from .losses_slt import (
     word_presence_cross_entropy,
     word_scores_of_clips,
 )
-from .visual_encoder_flallm import FLaLLMVisionModel, FLaLLMVisionModelOutput, checked_visual_mask
+from .systems import FLALLM
+from .visual_encoder_flallm import (
+    FLaLLMVisionModel,
+    FLaLLMVisionModelOutput,
+    VideoFeaturesOutput,
+    checked_visual_mask,
+)
 
 WORD_DIRECTION_NORM = 4.0
 
@@ -97,9 +104,7 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     base_model_prefix = "flallm"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
-    # A sequence of frames in, a sequence of tokens out, by an encoder and a decoder: of the Auto classes this is the
-    # one whose models are called and generate like ours.
-    translation_auto_class = "AutoModelForSeq2SeqLM"
+    system = FLALLM
     unquantized_modules = ("vision_model", "adapter", "word_presence_head", "lm_head")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -130,7 +135,7 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_vision_text_pretrained(
-        cls, vision_model_name_or_path: str, text_model_name_or_path: str, **config_values: Any
+        cls, vision_model_name_or_path: str, text_model_name_or_path: str, **config_values_and_options: Any
     ) -> "FLaLLMForTranslation":
         """
         The start of stage 2: the visual encoder of a stage-1 checkpoint, a new adapter, a pretrained text model. Like
@@ -139,14 +144,19 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         Args:
             vision_model_name_or_path (`str`): folder or Hub id of a `FLaLLMForTranslation` or `FLaLLMVisionModel`.
             text_model_name_or_path (`str`): folder or Hub id of any encoder-decoder of transformers.
-            config_values: further fields of `FLaLLMConfig`, such as `label_smoothing`.
+            config_values_and_options: further fields of `FLaLLMConfig`, such as `label_smoothing`, and options of
+                `from_pretrained` for each part, with `vision_` or `text_` in front: `text_revision`, `text_dtype`,
+                `text_device_map`, `text_token`, `text_attn_implementation`, `vision_revision`, ... The new adapter is
+                put where the token embeddings are, in their dtype.
 
         Raises:
             ValueError: if the first is no model with a FLa-LLM visual encoder, or the second no encoder-decoder, and as
                 `load_whole` if one of them is not whole.
         """
-        vision_model = cls._load_vision_model(vision_model_name_or_path)
-        text_config = cls._load_text_config(text_model_name_or_path)
+        config_values = dict(config_values_and_options)
+        vision_options, text_options = take_options(config_values, "vision_"), take_options(config_values, "text_")
+        vision_model = cls._load_vision_model(vision_model_name_or_path, **vision_options)
+        text_config = cls._load_text_config(text_model_name_or_path, **text_options)
         config = FLaLLMConfig(
             # A copy: a configuration that becomes a part of another one forgets its attention implementation.
             vision_config=copy.deepcopy(vision_model.config),
@@ -161,7 +171,7 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             AutoModelForSeq2SeqLM.from_pretrained,
             text_model_name_or_path,
             config=model.config.text_config,
-            dtype=torch.get_default_dtype(),
+            **{"dtype": torch.get_default_dtype(), **text_options},
         )
         model.config.text_config = model.text_model.config
         forget_folder(model.config.vision_config, vision_model_name_or_path)
@@ -173,36 +183,55 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def _start_new_parts(self) -> None:
         """Words begin as the text model's own embeddings: an adapter that shows them can at once be read by it."""
-        self.adapter.to_empty(device=torch.get_default_device()).apply(self._init_weights)
+        embeddings = self.text_model.get_input_embeddings().weight
+        device = torch.get_default_device() if embeddings.is_meta else embeddings.device
+        self.adapter.to_empty(device=device).apply(self._init_weights).to(embeddings.dtype)
         if not self.config.word_presence_loss_weight:
             return
-        self.word_presence_head.to_empty(device=torch.get_default_device()).apply(self._init_weights)
-        directions = nn.functional.normalize(self.text_model.get_input_embeddings().weight.float(), dim=-1)
+        self.word_presence_head.to_empty(device=device).apply(self._init_weights).to(embeddings.dtype)
+        directions = nn.functional.normalize(embeddings.float(), dim=-1)
         self.word_presence_head.weight.copy_(WORD_DIRECTION_NORM * directions)
 
     @staticmethod
-    def _load_vision_model(name_or_path: str) -> FLaLLMVisionModel:
+    def _load_vision_model(name_or_path: str, **options: Any) -> FLaLLMVisionModel:
         expected = (
             f"Expected {name_or_path!r} to be a stage-1 checkpoint (a folder or Hub id with a config.json of model "
             "type 'flallm' or 'flallm_vision')"
         )
-        model_type = read_model_type(name_or_path, expected)
+        model_type = read_model_type(name_or_path, expected, **options)
         if model_type in ("flallm_vision", "flallm"):
-            return FLaLLMVisionModel.from_pretrained(name_or_path, dtype=torch.get_default_dtype())
+            return FLaLLMVisionModel.from_pretrained(name_or_path, **{"dtype": torch.get_default_dtype(), **options})
         raise ValueError(
-            f"{expected}, got model type {model_type!r}. Train stage 1 of FLa-LLM first (flallm-visual-initialing), or "
-            "name its output folder."
+            f"{expected}, got model type {model_type!r}. Train stage 1 of FLa-LLM first "
+            "(flallm train visual-initialing), or name its output folder."
         )
 
     @staticmethod
-    def _load_text_config(name_or_path: str) -> PreTrainedConfig:
+    def _load_text_config(name_or_path: str, **options: Any) -> PreTrainedConfig:
         expected = f"Expected {name_or_path!r} to be a text model (a folder or Hub id of an encoder-decoder)"
-        read_model_type(name_or_path, expected)
-        return AutoConfig.from_pretrained(name_or_path)
+        read_model_type(name_or_path, expected, **options)
+        return AutoConfig.from_pretrained(name_or_path, **hub_options(options))
 
     def freeze_visual_encoder(self) -> None:
         """Stage 2: no weight and no buffer of the visual encoder changes any more, also after `.train()`."""
         self.vision_model.freeze()
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """The text model's encoder, which reads the visual tokens; with `modality` "video" the visual encoder."""
+        return self.text_model.get_encoder() if modality is None else super().get_encoder(modality)
+
+    def get_decoder(self) -> nn.Module:
+        """The text model's decoder."""
+        return self.text_model.get_decoder()
+
+    @can_return_tuple
+    def get_video_features(
+        self, pixel_values_videos: torch.FloatTensor, pixel_attention_mask: torch.LongTensor | None = None
+    ) -> VideoFeaturesOutput:
+        """The visual tokens of clips, and as `pooler_output` what the text model reads; arguments as in `forward`."""
+        output = self.vision_model(pixel_values_videos, pixel_attention_mask)
+        embeddings = self.adapter(output.last_hidden_state.to(self.adapter.first.weight.dtype))
+        return VideoFeaturesOutput(output.last_hidden_state, embeddings, attention_mask=output.attention_mask)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
@@ -236,6 +265,18 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         shifted[:, 0] = text_config.decoder_start_token_id
         return shifted.masked_fill(shifted == IGNORED_LABEL, text_config.pad_token_id)
 
+    def _first_decoder_input_ids(self, hidden_states: torch.Tensor) -> torch.LongTensor:
+        """-> `(batch, 1)`, for the encoder's `(batch, ...)`: the token from which `generate` starts a sentence."""
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            for config in (self.generation_config, self.config.text_config):
+                if isinstance(getattr(config, name, None), int):
+                    return hidden_states.new_full((len(hidden_states), 1), getattr(config, name), dtype=torch.long)
+        raise ValueError(
+            "Pass `labels` or `decoder_input_ids`, or set `generation_config.decoder_start_token_id`: the text model "
+            f"{self.config.text_config.model_type!r} names no token from which its sentences start."
+        )
+
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.FloatTensor | None = None,
@@ -258,7 +299,8 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             labels (`torch.LongTensor` of shape `(batch, target length)`, *optional*):
                 Token ids of the sentence; -100 is ignored.
             decoder_input_ids (`torch.LongTensor` of shape `(batch, target length)`, *optional*):
-                Default: the labels shifted as the text model does it.
+                Default: the labels shifted as the text model does it, or without labels the token from which sentences
+                start.
             visual_features (`torch.FloatTensor` of shape `(batch, tokens, visual hidden size)`, *optional*):
                 Output of the visual encoder, instead of pixels.
             visual_attention_mask (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
@@ -274,6 +316,8 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             ValueError: for no video at all, more than one form of it, or a video or labels that are too long for the
                 text model.
         """
+        # Wrappers such as peft's name all arguments of text models, those that nobody passed as `None`.
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
         kwargs["return_dict"] = True
         _check_one_video(pixel_values_videos, visual_features, encoder_outputs)
         visual_embeddings = None
@@ -285,6 +329,8 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         if labels is not None and decoder_input_ids is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
             self._check_num_target_tokens(decoder_input_ids.shape[1])
+        if decoder_input_ids is None and "decoder_inputs_embeds" not in kwargs:
+            decoder_input_ids = self._first_decoder_input_ids(encoder_outputs[0])
         outputs = self.text_model(
             encoder_outputs=encoder_outputs,
             attention_mask=getattr(encoder_outputs, "attention_mask", None),

@@ -21,12 +21,14 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import can_return_tuple
 
 from .configuration_llava_slt import TEXT_MODEL_EXPECTED, LlavaSltConfig, check_is_decoder_only
-from .hub_export_slt import SavedWithItsCode, read_model_type
+from .hub_export_slt import SavedWithItsCode, hub_options, read_model_type, take_options
 from .loading_slt import forget_folder, load_whole
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
-from .visual_encoder_flallm import checked_visual_mask
+from .systems import LLAVA_SLT
+from .visual_encoder_flallm import VideoFeaturesOutput, checked_visual_mask
 from .visual_encoder_llava_slt import LlavaSltPreTrainedModel, LlavaSltVisualEncoder
 
 # What the position embeddings are called in transformers' models that have learned ones.
@@ -82,8 +84,7 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
     base_model_prefix = "llava_slt"
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
-    # A prompt with pixels in, the tokens behind it out: where transformers keeps Video-LLaVA and LLaVA-NeXT-Video.
-    translation_auto_class = "AutoModelForImageTextToText"
+    system = LLAVA_SLT
     unquantized_modules = ("vision_model", "connector", "lm_head")
     # The Trainer hands over `num_items_in_batch`, and forward divides by it: gradient accumulation and several
     # processes then give exactly the gradient of one large batch.
@@ -110,7 +111,7 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         vision_model_name_or_path: str,
         text_model_name_or_path: str,
         video_token_id: int,
-        **config_values: Any,
+        **config_values_and_options: Any,
     ) -> "LlavaSltForTranslation":
         """
         The start of stage 3: the visual encoder of stage 2, a new connector, the language model of stage 1. Like
@@ -123,14 +124,19 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
                 `LlavaSltVisualEncoder` or of a `LlavaSltForTranslation`.
             text_model_name_or_path (`str`): folder or Hub id of any causal language model of transformers.
             video_token_id (`int`): id of the placeholder; the embeddings are resized if they have no row for it.
-            config_values: further fields of `LlavaSltConfig`, such as `connector_hidden_size`.
+            config_values_and_options: further fields of `LlavaSltConfig`, such as `label_smoothing`, and options of
+                `from_pretrained` for each part, with `vision_` or `text_` in front: `text_revision`, `text_dtype`,
+                `text_device_map`, `text_token`, `text_attn_implementation`, `vision_revision`, ... The new connector is
+                put where the token embeddings are, in their dtype.
 
         Raises:
             ValueError: if the first is no model with such a visual encoder, or the second no causal language model, and
                 as `load_whole` if one of them is not whole.
         """
-        vision_model = cls._load_vision_model(vision_model_name_or_path)
-        language_model = cls._load_language_model(text_model_name_or_path)
+        config_values = dict(config_values_and_options)
+        vision_options, text_options = take_options(config_values, "vision_"), take_options(config_values, "text_")
+        vision_model = cls._load_vision_model(vision_model_name_or_path, **vision_options)
+        language_model = cls._load_language_model(text_model_name_or_path, **text_options)
         if video_token_id >= language_model.get_input_embeddings().weight.shape[0]:
             language_model.resize_token_embeddings(video_token_id + 1, mean_resizing=False)
         config = LlavaSltConfig(
@@ -155,29 +161,33 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         self.connector = LlavaSltConnector(self.config.vision_config.hidden_size, self._embedding_size(), self.config)
         self.connector.apply(self._init_weights)
         embeddings = self.get_input_embeddings()
+        if not embeddings.weight.is_meta:
+            self.connector.to(embeddings.weight)
         step = max(embeddings.weight.shape[0] // EMBEDDINGS_LOOKED_AT, 1)
         with torch.no_grad():
             token_ids = torch.arange(0, embeddings.weight.shape[0], step, device=embeddings.weight.device)
             self.connector.start_at_scale(embeddings(token_ids).float().square().mean().sqrt())
 
     @staticmethod
-    def _load_vision_model(name_or_path: str) -> LlavaSltVisualEncoder:
+    def _load_vision_model(name_or_path: str, **options: Any) -> LlavaSltVisualEncoder:
         expected = (
             f"Expected {name_or_path!r} to hold a visual encoder of LLaVA-SLT (a folder or Hub id with a config.json "
             "of model type 'llava_slt_contrastive', 'llava_slt_visual' or 'llava_slt')"
         )
-        model_type = read_model_type(name_or_path, expected)
+        model_type = read_model_type(name_or_path, expected, **options)
         if model_type in ("llava_slt_visual", "llava_slt_contrastive", "llava_slt"):
-            return LlavaSltVisualEncoder.from_pretrained(name_or_path, dtype=torch.get_default_dtype())
+            options = {"dtype": torch.get_default_dtype(), **options}
+            return LlavaSltVisualEncoder.from_pretrained(name_or_path, **options)
         raise ValueError(f"{expected}, got model type {model_type!r}. Train stage 2 first, or name its output folder.")
 
     @staticmethod
-    def _load_language_model(name_or_path: str) -> nn.Module:
+    def _load_language_model(name_or_path: str, **options: Any) -> nn.Module:
         expected = f"Expected {name_or_path!r} to be a causal language model (a folder or Hub id)"
-        _check_is_causal(read_model_type(name_or_path, expected))
+        _check_is_causal(read_model_type(name_or_path, expected, **options))
         # Of an encoder-decoder, transformers would load the decoder alone, without a word.
-        check_is_decoder_only(AutoConfig.from_pretrained(name_or_path))
-        return load_whole(AutoModelForCausalLM.from_pretrained, name_or_path, dtype=torch.get_default_dtype())
+        check_is_decoder_only(AutoConfig.from_pretrained(name_or_path, **hub_options(options)))
+        options = {"dtype": torch.get_default_dtype(), **options}
+        return load_whole(AutoModelForCausalLM.from_pretrained, name_or_path, **options)
 
     def freeze_visual_encoder(self) -> None:
         """No weight and no buffer of the visual encoder changes any more, also after `.train()`."""
@@ -204,6 +214,15 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
                     layer.training = mode
         return self
 
+    @can_return_tuple
+    def get_video_features(
+        self, pixel_values_videos: torch.FloatTensor, pixel_attention_mask: torch.LongTensor | None = None
+    ) -> VideoFeaturesOutput:
+        """Word-like tokens of clips, and as `pooler_output` what the language model reads; arguments: see `forward`."""
+        output = self.vision_model(pixel_values_videos, pixel_attention_mask)
+        embeddings = self.connector(output.last_hidden_state.to(self.connector.first.weight.dtype))
+        return VideoFeaturesOutput(output.last_hidden_state, embeddings, attention_mask=output.attention_mask)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 
@@ -217,6 +236,7 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         """Resize the language model's embeddings. See `PreTrainedModel.resize_token_embeddings`."""
         return self.language_model.resize_token_embeddings(*args, **kwargs)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -326,9 +346,13 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         hidden_size = self.config.vision_config.hidden_size
         is_real = checked_visual_mask(visual_features, visual_attention_mask, hidden_size, "words")
         is_placeholder = input_ids == self.config.video_token_id
-        self._check_placeholders(is_placeholder, is_real)
-        packed = self.connector(visual_features[is_real].to(self.connector.first.weight.dtype))
+        visual_features = visual_features.to(self.connector.first.weight.dtype)
         embeddings = self.get_input_embeddings()(input_ids)
+        if torch.compiler.is_exporting():
+            shown = _tokens_at(is_placeholder, self.connector(visual_features), is_real)
+            return torch.where(is_placeholder[..., None], shown.to(embeddings.dtype), embeddings)
+        self._check_placeholders(is_placeholder, is_real)
+        packed = self.connector(visual_features[is_real])
         return embeddings.masked_scatter(is_placeholder[..., None], packed.to(embeddings.dtype))
 
     def _check_placeholders(self, is_placeholder: torch.Tensor, is_real: torch.Tensor) -> None:
@@ -417,6 +441,17 @@ def _num_cached_tokens(language_model_arguments: dict[str, Any]) -> int:
     """Tokens in the cache among the arguments; `generate` names it `cache`, and `past_key_values` before 5.24."""
     caches = (language_model_arguments.get(name) for name in ("cache", "past_key_values"))
     return sum(int(cache.get_seq_length()) for cache in caches if cache is not None)
+
+
+def _tokens_at(is_placeholder: torch.Tensor, visual_tokens: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
+    """
+    -> `(batch, length, hidden size)`: the real visual tokens `(batch, words, hidden size)` of each row in the places of
+    its placeholders `(batch, length)`, without shapes that depend on the data; anything elsewhere.
+    """
+    real_first = (~is_real).long().argsort(dim=1, stable=True)
+    rank = (is_placeholder.long().cumsum(1) - 1).clamp(0, visual_tokens.shape[1] - 1)
+    source = real_first.gather(1, rank)
+    return visual_tokens.gather(1, source[..., None].expand(-1, -1, visual_tokens.shape[2]))
 
 
 def _positions(attention_mask: torch.Tensor) -> torch.Tensor:

@@ -22,12 +22,13 @@ import torch.distributed as distributed
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_llava_slt import LlavaSltContrastiveConfig, LlavaSltVisualConfig
-from .hub_card_slt import TAGS, SentWithACard
+from .hub_card_slt import SentWithACard
 from .loading_slt import LoadedWhole
 from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
+from .systems import LLAVA_SLT
 from .visual_encoder_flallm import FLaLLMVisionModel, Frames, VisualEncoderMixin, length_mask, several_processes
 
 # CLIP's limit: a sharper contrast than one hundred to one is not stable.
@@ -130,7 +131,7 @@ class SentenceLevel(nn.Module):
 class LlavaSltPreTrainedModel(SentWithACard, LoadedWhole, PreTrainedModel):
     """How the new weights of LLaVA-SLT begin."""
 
-    hub_tags = (*TAGS, "llava-slt")
+    hub_tags = LLAVA_SLT.hub_tags
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -157,6 +158,8 @@ class LlavaSltVisualEncoder(VisualEncoderMixin, LlavaSltPreTrainedModel):
     config_class = LlavaSltVisualConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values_videos"
+    # Its attention is that of torch's layers.
+    _supports_flash_attn = False
     # See `FLaLLMVisionModel`.
     _no_split_modules = ("LlavaSltVisualEncoder", "WordLevel", "SentenceLevel")
     # It can be loaded from a whole model, too, and leaves the rest of that where it is.
@@ -171,6 +174,10 @@ class LlavaSltVisualEncoder(VisualEncoderMixin, LlavaSltPreTrainedModel):
         self.word_level = WordLevel(config)
         self.sentence_level = SentenceLevel(config)
         self.post_init()
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """torch's layers have one implementation; another one that a whole model is given is for its text model."""
+        return "sdpa"
 
     @property
     def backbone(self) -> nn.Module:
@@ -197,6 +204,7 @@ class LlavaSltVisualEncoder(VisualEncoderMixin, LlavaSltPreTrainedModel):
         # Windows lie around the frames 0, stride, ...; the middle of an even one is half a frame behind.
         return (self.word_level.frames_behind - self.word_level.frames_in_front) / 2, self.word_level.stride
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.FloatTensor,
@@ -320,6 +328,7 @@ class LlavaSltForContrastivePreTraining(LlavaSltPreTrainedModel):
             )
         self.word_targets.copy_(embeddings)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.FloatTensor,

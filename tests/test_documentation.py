@@ -15,13 +15,15 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from train_scripts.__main__ import find_command
+from train_scripts.arguments.commands import ALL_FLAGS, COMMANDS, HELP_FLAGS
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 READ_BY_USERS = [ROOT / "README.md", *PAGES]
 TEXTS = [*READ_BY_USERS, ROOT / "CONTRIBUTING.md"]
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
 PRESETS = {path.stem for path in (ROOT / "train_scripts" / "configs").glob("*.yaml")}
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
@@ -137,37 +139,38 @@ def test_the_site_builds(tmp_path):
 
 
 def command_lines(text: str) -> Iterator[list[str]]:
-    """The words of every command of ours in a page: in blocks, indented lines and code spans."""
+    """The words behind `flallm` of every command in a page: in blocks, indented lines and code spans."""
     joined = re.sub(r"\\\n\s*", " ", text)
     code = [line for match in FENCE.finditer(joined) if match[2] in ("bash", "") for line in match[3].splitlines()]
     code += re.findall(r"^ {4}(\S.*)$", joined, re.MULTILINE)
     code += re.findall(r"`([^`\n]+)`", FENCE.sub("", joined))
     for line in code:
-        start = re.search(r"(?<![\w/.:-])(flallm-[a-z-]+)", line)
-        if start is None or line[: start.start()].strip():
-            continue
-        with contextlib.suppress(ValueError):  # a quotation mark without its other one: no command
-            yield shlex.split(line[start.start() :], comments=True)
+        if line.strip().startswith("flallm "):
+            with contextlib.suppress(ValueError):  # a quotation mark without its other one: no command
+                yield shlex.split(line, comments=True)[1:]
 
 
 @cache
-def flags_of(command: str) -> set[str]:
-    """The flags that `--help` of one of our commands shows."""
-    module, function = SCRIPTS[command].split(":")
+def flags_of(name: str) -> set[str]:
+    """The flags that the longest help of a command shows."""
+    command = COMMANDS[name]
     with contextlib.redirect_stdout(io.StringIO()) as output, pytest.raises(SystemExit):
-        getattr(importlib.import_module(module), function)(["--help"])
-    return set(FLAG.findall(output.getvalue())) | {"--debug"}
+        if command.defaults is None:
+            command.show_help()
+        importlib.import_module(f"train_scripts.{command.module}").main(["--help-all"])
+    return {"--debug", *FLAG.findall(output.getvalue()), *(ALL_FLAGS if command.defaults else ())}
 
 
 def wrong_parts(words: list[str]) -> Iterator[str]:
     """What of a command line does not exist: its name, a flag, a preset."""
-    command, *arguments = words
-    if command not in SCRIPTS:
-        yield f"there is no command {command}"
+    command, arguments = find_command(words)
+    if command is None:
+        if words[0] not in ("completion", *HELP_FLAGS):
+            yield f"there is no command {words[0]}"
         return
     for word, value in zip(arguments, [*arguments, ""][1:], strict=True):
-        if word.startswith("--") and word.partition("=")[0] not in flags_of(command):
-            yield f"{command} has no {word}"
+        if word.startswith("--") and word.partition("=")[0] not in flags_of(command.name):
+            yield f"{command.name} has no {word}"
         if word == "--config" and value not in PRESETS and not value.endswith(".yaml"):
             yield f"there is no preset {value}"
 
@@ -181,13 +184,13 @@ def test_commands_and_their_flags_exist(path):
 @pytest.mark.slow
 def test_the_search_for_commands_finds_what_is_wrong():
     page = (
-        "`flallm-no-such`\n\n```bash\nflallm-score a b --jason\nflallm-calibrate --config papr \\\n  --modle x\n```\n"
+        "`flallm no-such`\n\n```bash\nflallm score a b --jason\nflallm calibrate --config papr \\\n  --modle x\n```\n"
     )
     assert [problem for words in command_lines(page) for problem in wrong_parts(words)] == [
-        "flallm-score has no --jason",
+        "score has no --jason",
         "there is no preset papr",
-        "flallm-calibrate has no --modle",
-        "there is no command flallm-no-such",
+        "calibrate has no --modle",
+        "there is no command no-such",
     ]
 
 
@@ -195,7 +198,7 @@ def test_the_search_for_commands_finds_what_is_wrong():
 @pytest.mark.parametrize("path", READ_BY_USERS, ids=names_of(READ_BY_USERS))
 def test_flags_in_running_text_exist(path):
     """In code spans that begin with a flag, and at the beginning of a table's cell."""
-    known = {flag for command in SCRIPTS for flag in flags_of(command)} | FLAGS_OF_OTHERS
+    known = {flag for command in COMMANDS for flag in flags_of(command)} | FLAGS_OF_OTHERS
     known |= {flag for benchmark in (ROOT / "benchmarks").glob("*.py") for flag in benchmark_flags(benchmark)}
     spans = re.findall(r"`(--[^`\n]+)`", FENCE.sub("", text_of(path)))
     named = {flag for span in spans for flag in FLAG.findall(span)}
@@ -256,7 +259,7 @@ def test_named_make_targets_exist():
 
 def test_every_command_and_preset_is_documented():
     commands, configuration = text_of(DOCS / "commands.md"), text_of(DOCS / "configuration.md")
-    assert [command for command in SCRIPTS if f"| `{command}` |" not in commands] == []
+    assert [name for name in COMMANDS if f"| `flallm {name}` |" not in commands] == []
     assert [preset for preset in sorted(PRESETS) if f"`{preset}`" not in configuration] == []
 
 
