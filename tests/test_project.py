@@ -32,7 +32,7 @@ MAY_NOT_IMPORT = {
     "train_scripts": {"spaces_demo", "benchmarks", "tests"},
     "spaces_demo": {"train_scripts", "benchmarks", "tests"},
 }
-GENERATED = r"\..*|__pycache__|build|dist|outputs|runs|quickstart_output|quickstart_llava_slt_output"
+GENERATED = r"\..*|__pycache__|build|dist|site|outputs|runs|quickstart_output|quickstart_llava_slt_output"
 REMOTE_CODE_PACKAGES = ("modeling_flallm", "processing")
 
 
