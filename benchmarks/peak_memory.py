@@ -34,10 +34,11 @@ from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation
 from train_scripts.arguments.command_line import run_command
 from train_scripts.arguments.data_arguments import FeatureCacheArguments
 from train_scripts.arguments.dataclass_parser import parse_arguments
+from train_scripts.arguments.stage_arguments import LLMFineTuningArguments, VisualInitialingArguments
 from train_scripts.arguments.training_arguments import TRAINING_ARGUMENTS, FLaLLMTrainingArguments
-from train_scripts.stages.llm_fine_tuning import LORA_LAYERS, LLMFineTuningArguments
-from train_scripts.stages.pretrain_language_model import train_tokenizer
-from train_scripts.stages.visual_initialing import VisualInitialingArguments, build_light_transformer_config
+from train_scripts.runs.tokenizers import train_tokenizer
+from train_scripts.stages.llm_fine_tuning import LORA_LAYERS
+from train_scripts.stages.visual_initialing import build_light_transformer_config
 
 PAGE = DOCS / "memory.md"
 TABLE_START = "<!-- written by benchmarks/peak_memory.py -->"

@@ -17,7 +17,9 @@ from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
 from train_scripts.languages.target_languages import ISO_639_3, language_code, language_ids, target_languages
 from train_scripts.runs import training
-from train_scripts.runs.training import FLaLLMTrainer, build_processor, load_tokenizer
+from train_scripts.runs.tokenizers import load_tokenizer
+from train_scripts.runs.trainers import FLaLLMTrainer
+from train_scripts.runs.training import build_processor
 from train_scripts.stages import llm_fine_tuning
 
 CODES = {

@@ -17,13 +17,14 @@ from torch import nn
 
 from modeling_flallm import FLaLLMConfig, FLaLLMVisionConfig, FLaLLMVisionModel
 from modeling_flallm.systems import SYSTEMS
+from train_scripts.arguments.command_arguments import CorpusArguments
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.arguments.dataclass_parser import CONFIG_FOLDER, parse_arguments, preset_names, read_yaml
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
-from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
-from train_scripts.runs.training import FLaLLMTrainer
+from train_scripts.commands.generate_corpus import generate_corpus
+from train_scripts.runs.tokenizers import train_tokenizer
+from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.stages import llm_fine_tuning, visual_initialing
-from train_scripts.stages.pretrain_language_model import train_tokenizer
 
 PRESETS = ("paper", "sltbaselines")
 STAGES = {

@@ -43,9 +43,10 @@ from transformers import (
 from modeling_flallm import FLaLLMForTranslation
 from train_scripts.arguments.data_arguments import VideoArguments
 from train_scripts.commands import trim_vocabulary
-from train_scripts.commands.trim_vocabulary import MAPPING_FILE, merge_parts, unknown_characters
+from train_scripts.commands.trim_vocabulary import MAPPING_FILE
 from train_scripts.hub.training_run import base_ids
 from train_scripts.languages.target_languages import language_ids
+from train_scripts.runs.trimmed_tokenizers import merge_parts, unknown_characters
 from train_scripts.stages import visual_initialing
 
 SHARED_TOKENIZER = Path(__file__).resolve().parents[2] / "shared" / "tokenizer"

@@ -29,7 +29,8 @@ from ..arguments.data_arguments import VideoArguments
 from ..arguments.stage_arguments import LLMFineTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..runs.damaged_models import reading_model
-from ..runs.training import build_processor, load_tokenizer, run_training, set_generation_defaults
+from ..runs.tokenizers import load_tokenizer
+from ..runs.training import build_processor, run_training, set_generation_defaults
 
 COMMAND = COMMANDS["train llm-fine-tuning"]
 

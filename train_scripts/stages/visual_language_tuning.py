@@ -30,7 +30,8 @@ from ..arguments.stage_arguments import VisualLanguageTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..languages.languages import language_in_prompt
 from ..runs.damaged_models import reading_model
-from ..runs.training import build_video_processor, open_tokenizer, run_training
+from ..runs.tokenizers import open_tokenizer
+from ..runs.training import build_video_processor, run_training
 
 COMMAND = COMMANDS["train visual-language-tuning"]
 
