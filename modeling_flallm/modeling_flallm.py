@@ -32,7 +32,6 @@ from .losses_slt import (
     word_presence_cross_entropy,
     word_scores_of_clips,
 )
-from .systems import FLALLM
 from .visual_encoder_flallm import FLaLLMVisionModel, FLaLLMVisionModelOutput, checked_visual_mask
 
 WORD_DIRECTION_NORM = 4.0
@@ -98,7 +97,12 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     base_model_prefix = "flallm"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
-    system = FLALLM
+    is_prompted = False
+    adapter_name = "adapter"
+    text_model_name = "text_model"
+    # A sequence of frames in, a sequence of tokens out, by an encoder and a decoder: of the Auto classes this is the
+    # one whose models are called and generate like ours.
+    translation_auto_class = "AutoModelForSeq2SeqLM"
     unquantized_modules = ("vision_model", "adapter", "word_presence_head", "lm_head")
     supports_gradient_checkpointing = True
     _supports_sdpa = True

@@ -88,7 +88,7 @@ def replay(model: PreTrainedModel, sequences: torch.Tensor, **inputs: Any) -> tu
     Raises:
         ValueError: for a text model that gives no attention weights.
     """
-    replay_inputs = _replay_prompt if model.system.is_prompted else _replay_decoder
+    replay_inputs = _replay_prompt if model.is_prompted else _replay_decoder
     return replay_inputs(model, sequences, **inputs)
 
 

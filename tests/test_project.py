@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import modeling_flallm
 from modeling_flallm.systems import SYSTEMS
 from train_scripts.__main__ import find_command
 from train_scripts.arguments.commands import COMMANDS
@@ -223,7 +224,8 @@ NAMES_OF_SYSTEMS = {
     name for system in SYSTEMS.values() for name in (system.model_type, system.title, *system.visual_encoder_types)
 }
 NAMES_OF_STAGES = {stage.name for system in SYSTEMS.values() for stage in system.stages}
-PARTS_OF_SYSTEMS = {name for system in SYSTEMS.values() for name in (system.adapter_name, system.text_model_name)}
+MODEL_CLASSES = [getattr(modeling_flallm, system.model_class) for system in SYSTEMS.values()]
+PARTS_OF_SYSTEMS = {name for model in MODEL_CLASSES for name in (model.adapter_name, model.text_model_name)}
 
 
 @cache
@@ -325,7 +327,8 @@ def test_the_search_for_branches_on_a_system_finds_it(source):
 @pytest.mark.parametrize(
     "source",
     [
-        "model.system.is_prompted",
+        "model.is_prompted",
+        "getattr(model, model.text_model_name)",
         "config.get('model_type') in SYSTEMS",
         "model_type is None",
         "isinstance(model, PreTrainedModel)",

@@ -48,8 +48,6 @@ THIRD = System(
     model_class="ThirdSltForTranslation",
     processor_class="LlavaSltProcessor",
     is_prompted=True,
-    adapter_name="bridge",
-    text_model_name="reader",
     adapter_title="bridge",
     visual_encoder_types=("third_slt_visual",),
     stages=(
@@ -76,12 +74,11 @@ THIRD = System(
 @every_system
 def test_a_row_is_true_of_its_classes(system):
     model = TINY_MODELS[system.model_type]()
-    assert type(model) is getattr(modeling_flallm, system.model_class) and model.system is system
+    assert type(model) is getattr(modeling_flallm, system.model_class)
     assert model.config.model_type == system.model_type and set(system.visual_encoder_types) <= set(CONFIG_MAPPING)
-    assert system.is_prompted is not model.config.is_encoder_decoder
-    parts = {"vision_model", system.adapter_name, system.text_model_name}
-    assert parts <= {name for name, _ in model.named_children()} <= parts | set(system.other_parts)
-    assert model.hub_tags == system.hub_tags
+    assert model.is_prompted is system.is_prompted is not model.config.is_encoder_decoder
+    assert {model.adapter_name, model.text_model_name} <= {name for name, _ in model.named_children()}
+    assert model.translation_auto_class == system.auto_class and model.hub_tags == system.hub_tags
     assert hasattr(modeling_flallm, system.processor_class)
 
 
@@ -177,7 +174,6 @@ def test_a_new_row_has_help_texts(third):
     assert help_of_stage("joint_training") == "Stage 2 of Third-SLT: everything at once."
     assert titles() == "FLa-LLM or LLaVA-SLT or Third-SLT" and titles(is_prompted=True) == "LLaVA-SLT or Third-SLT"
     assert adapter_titles().endswith(", or Third-SLT's bridge")
-    assert third.lora_layers["exclude_modules"] == r"(vision_model|bridge)(\..*)?"
 
 
 def test_the_space_knows_a_new_row(third, tmp_path):

@@ -33,6 +33,8 @@ from ..runs.tokenizers import load_tokenizer
 from ..runs.training import build_processor, run_training, set_generation_defaults
 
 COMMAND = COMMANDS["train llm-fine-tuning"]
+# Every linear layer of the text model but its output layer, whatever the text model calls them.
+LORA_LAYERS = {"target_modules": "all-linear", "exclude_modules": r"(vision_model|adapter)\..*|word_presence_head"}
 
 
 def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tuple[PreTrainedModel, FLaLLMProcessor]:
@@ -71,10 +73,10 @@ def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:
 
 
 def _with_lora(model: FLaLLMForTranslation, arguments: LLMFineTuningArguments) -> PreTrainedModel:
-    whole = [model.system.adapter_name] + (["word_presence_head"] if arguments.word_presence_loss_weight else [])
+    whole = ["adapter"] + (["word_presence_head"] if arguments.word_presence_loss_weight else [])
     if not arguments.freeze_visual_encoder:
         whole.append("vision_model")
-    return get_peft_model(model, arguments.lora_config(**model.system.lora_layers, modules_to_save=whole))
+    return get_peft_model(model, arguments.lora_config(**LORA_LAYERS, modules_to_save=whole))
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:

@@ -86,7 +86,9 @@ def set_generation_defaults(model: LlavaSltForTranslation, processor: LlavaSltPr
 
 def _with_lora(model: LlavaSltForTranslation, arguments: VisualLanguageTuningArguments) -> PreTrainedModel:
     """Adapters in every linear layer of the language model, whatever it calls them; the connector is trained whole."""
-    config = arguments.lora_config(**model.system.lora_layers, modules_to_save=[model.system.adapter_name])
+    config = arguments.lora_config(
+        target_modules="all-linear", exclude_modules=r"(vision_model|connector)\..*", modules_to_save=["connector"]
+    )
     return get_peft_model(model, config)
 
 
