@@ -46,11 +46,11 @@ for _config_class, _encoder_class in SIGN_ENCODERS.items():
     _config_class.register_for_auto_class("AutoConfig")
     _encoder_class.register_for_auto_class("AutoModel")
 FLaLLMConfig.register_for_auto_class("AutoConfig")
-FLaLLMForTranslation.register_for_auto_class(FLaLLMForTranslation.system.auto_class)
+FLaLLMForTranslation.register_for_auto_class(FLaLLMForTranslation.translation_auto_class)
 LlavaSltContrastiveConfig.register_for_auto_class("AutoConfig")
 LlavaSltConfig.register_for_auto_class("AutoConfig")
 LlavaSltForContrastivePreTraining.register_for_auto_class("AutoModel")
-LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.system.auto_class)
+LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.translation_auto_class)
 
 __all__ = [
     "DataCollatorForSignTranslation",

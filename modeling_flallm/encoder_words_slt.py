@@ -24,7 +24,7 @@ from transformers.utils import can_return_tuple
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .encoder_frames_slt import FLaLLMVisionModel
 from .sign_encoder_slt import Length, SignEncoder, SignEncoderOutput, length_mask
-from .systems import LLAVA_SLT
+from .systems import TAGS
 
 
 class WordLevel(nn.Module):
@@ -111,7 +111,7 @@ class LlavaSltVisualEncoder(SignEncoder):
     input_names = ("pixel_values_videos", "pixel_attention_mask")
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
-    hub_tags = LLAVA_SLT.hub_tags
+    hub_tags = (*TAGS, "llava-slt")
     supports_gradient_checkpointing = True
     # Its attention is that of torch's layers.
     _supports_sdpa = True

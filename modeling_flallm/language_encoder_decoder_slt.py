@@ -41,7 +41,11 @@ class FLaLLMEncoderOutput(BaseModelOutput):
 class EncoderDecoderTranslationModel(SignTranslationModel):
     """The language side of systems with an encoder-decoder text model."""
 
+    is_prompted = False
     text_auto_class = AutoModelForSeq2SeqLM
+    # A sequence of frames in, a sequence of tokens out, by an encoder and a decoder: of the Auto classes this is the
+    # one whose models are called and generate like ours.
+    translation_auto_class = "AutoModelForSeq2SeqLM"
 
     @classmethod
     def _check_text_model(cls, name_or_path: str, options: dict[str, Any]) -> None:

@@ -40,7 +40,10 @@ class PromptedTranslationModel(SignTranslationModel):
         text_model_expected (`str`): beginning of the error for a text model of another kind.
     """
 
+    is_prompted = True
     text_auto_class = AutoModelForCausalLM
+    # A prompt with pixels in, the tokens behind it out: where transformers keeps Video-LLaVA and LLaVA-NeXT-Video.
+    translation_auto_class = "AutoModelForImageTextToText"
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
     text_model_expected: str

@@ -21,7 +21,6 @@ from .adapter_slt import VisualLanguageAdapter
 from .configuration_flallm import FLaLLMConfig
 from .language_encoder_decoder_slt import EncoderDecoderTranslationModel
 from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
-from .systems import FLALLM
 
 WORD_DIRECTION_NORM = 4.0
 
@@ -51,7 +50,7 @@ class FLaLLMForTranslation(EncoderDecoderTranslationModel):
     base_model_prefix = "flallm"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
-    system = FLALLM
+    head_names = ("word_presence_head",)
     unquantized_modules = ("vision_model", "adapter", "word_presence_head", "lm_head")
     encoder_advice = "Train stage 1 of FLa-LLM first (flallm train visual-initialing), or name its output folder."
 

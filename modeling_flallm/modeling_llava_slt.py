@@ -18,7 +18,7 @@ from .adapter_slt import VisualLanguageAdapter
 from .configuration_llava_slt import TEXT_MODEL_EXPECTED, LlavaSltConfig
 from .language_prompted_slt import PromptedTranslationModel
 from .sign_encoder_slt import SignEncoder
-from .systems import LLAVA_SLT
+from .systems import TAGS
 
 NUM_EMBEDDINGS_LOOKED_AT = 1000
 
@@ -40,7 +40,9 @@ class LlavaSltForTranslation(PromptedTranslationModel):
 
     config_class = LlavaSltConfig
     base_model_prefix = "llava_slt"
-    system = LLAVA_SLT
+    hub_tags = (*TAGS, "llava-slt")
+    adapter_name = "connector"
+    text_model_name = "language_model"
     visual_token_name = "words"
     text_model_expected = TEXT_MODEL_EXPECTED
     unquantized_modules = ("vision_model", "connector", "lm_head")

@@ -22,7 +22,7 @@ from .hub_card_slt import SentWithACard
 from .loading_slt import LoadedWhole
 from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
 from .sign_encoder_slt import SignEncoderOutput
-from .systems import LLAVA_SLT
+from .systems import TAGS
 
 # CLIP's limit: a sharper contrast than one hundred to one is not stable.
 LARGEST_LOGIT_SCALE = 100.0
@@ -78,7 +78,7 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
     base_model_prefix = "llava_slt_contrastive"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
-    hub_tags = LLAVA_SLT.hub_tags
+    hub_tags = (*TAGS, "llava-slt")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True

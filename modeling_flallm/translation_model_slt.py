@@ -20,7 +20,6 @@ from .encoders_slt import build_sign_encoder, load_sign_encoder
 from .hub_export_slt import SavedWithItsCode
 from .loading_slt import forget_folder, load_whole, read_config_values
 from .sign_encoder_slt import SignEncoder, SignEncoderOutput, checked_visual_mask
-from .systems import System
 
 VISUAL_FEATURES = ("visual_features", "visual_attention_mask")
 
@@ -49,13 +48,23 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     `__init__` and under the names below, and calls `post_init`.
 
     Attributes:
-        system (`System`): what cards, errors and commands know of it, among it what its parts are called.
+        is_prompted (`bool`):
+            Whether the text model reads the visual tokens inside a prompt, `input_ids`, and goes on writing behind it;
+            else its encoder reads them, and its decoder writes.
+        translation_auto_class (`str`): Auto class of transformers for the whole model.
+        adapter_name (`str`): name of the module between sign encoder and text model.
+        text_model_name (`str`): name of the text model.
+        head_names (`tuple[str, ...]`): modules beside adapter and text model that are new in each model.
         text_auto_class (`type`): Auto class of transformers for the text model.
         visual_token_name (`str`): what errors call a visual token.
         encoder_advice (`str`): how to get a sign encoder, for the error where there is none.
     """
 
-    system: System
+    is_prompted: bool
+    translation_auto_class: str
+    adapter_name = "adapter"
+    text_model_name = "text_model"
+    head_names: tuple[str, ...] = ()
     text_auto_class: type
     visual_token_name = "tokens"
     encoder_advice: str
@@ -82,11 +91,11 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
 
     def get_text_model(self) -> PreTrainedModel:
         """The language model, under whatever name."""
-        return getattr(self, self.system.text_model_name)
+        return getattr(self, self.text_model_name)
 
     def get_adapter(self) -> nn.Module:
         """The module between sign encoder and language model, under whatever name."""
-        return getattr(self, self.system.adapter_name)
+        return getattr(self, self.adapter_name)
 
     # ---------------------------------------------------------------------------------- put together from parts
 
@@ -127,7 +136,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             model = cls(config)
         # As they are, not their weights alone: whether input and output embeddings are one depends on the checkpoint.
         model.vision_model = vision_model
-        setattr(model, cls.system.text_model_name, text_model)
+        setattr(model, cls.text_model_name, text_model)
         model.config.text_config = text_model.config
         for part_config in (model.config.vision_config, model.config.text_config):
             forget_folder(part_config)
@@ -166,9 +175,14 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         For `peft.LoraConfig`: low-rank adapters in every linear layer of the text model, whatever it calls them, while
         the new parts are trained whole, and the sign encoder too, unless it is frozen.
         """
-        heads = [name for name in self.system.other_parts if hasattr(self, name)]
+        heads = [name for name in self.head_names if hasattr(self, name)]
         encoder = [] if self.vision_model.frozen else ["vision_model"]
-        return {**self.system.lora_layers, "modules_to_save": [self.system.adapter_name, *heads, *encoder]}
+        others = "|".join(("vision_model", self.adapter_name, *self.head_names))
+        return {
+            "target_modules": "all-linear",
+            "exclude_modules": rf"({others})(\..*)?",
+            "modules_to_save": [self.adapter_name, *heads, *encoder],
+        }
 
     # ---------------------------------------------------------------------------------- clips
 

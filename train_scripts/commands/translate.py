@@ -224,7 +224,7 @@ def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag
     Raises:
         ValueError: the pipeline's, for a model that reads no prompt.
     """
-    if not model.system.is_prompted:
+    if not model.is_prompted:
         raise ValueError(
             "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
             "`tgt_lang` and `forced_bos_token_id`."

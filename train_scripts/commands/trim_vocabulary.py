@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from transformers import (
-    AutoConfig,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -29,7 +28,6 @@ from transformers import (
 )
 
 from modeling_flallm.language_kind_slt import is_encoder_decoder
-from modeling_flallm.loading_slt import load_whole
 
 from ..arguments.command_arguments import TrimArguments
 from ..arguments.command_line import run_command
@@ -40,7 +38,7 @@ from ..clips.data import load_split
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
 from ..machine.atomic_files import write_folder, write_json
-from ..runs.damaged_models import reading_model
+from ..runs.damaged_models import read_config, read_model
 from ..runs.text_files import read_sentences
 from ..runs.tokenizers import load_tokenizer
 from ..runs.trimmed_models import named_token_ids, trim_model
@@ -98,11 +96,10 @@ def load_text_model(name_or_path: str) -> PreTrainedModel:
         ValueError: if it is something else, or cannot be loaded.
     """
     try:
-        with reading_model(name_or_path):
-            config = AutoConfig.from_pretrained(name_or_path)
-            if not is_encoder_decoder(config) or getattr(config, "vocab_size", None) is None:
-                raise ValueError(f"its model type is {config.model_type!r}")
-            return load_whole(AutoModelForSeq2SeqLM.from_pretrained, name_or_path).eval()
+        config = read_config(name_or_path)
+        if not is_encoder_decoder(config) or getattr(config, "vocab_size", None) is None:
+            raise ValueError(f"its model type is {config.model_type!r}")
+        return read_model(AutoModelForSeq2SeqLM, name_or_path).eval()
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{name_or_path!r} must hold an encoder-decoder text model (mBART, NLLB, T5, mT5, BART): {error}"

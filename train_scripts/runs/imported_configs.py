@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoConfig, MBartConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import MBartConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_flallm import FLaLLMVisionConfig
 from modeling_flallm.encoder_frames_slt import RESNET_STAGES
 
-from .damaged_models import reading_model
+from .damaged_models import read_config
 from .imported_weights import (
     TIED_WEIGHTS,
     WORD_EMBEDDINGS,
@@ -70,8 +70,7 @@ def read_mbart_config(path: str) -> PreTrainedConfig:
         ValueError: if the file, folder or Hub id has no configuration of an mBART.
     """
     try:
-        with reading_model(path):
-            config = AutoConfig.from_pretrained(path)
+        config = read_config(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} holds no configuration of a text model that can be read: {error}") from error
     if not isinstance(config, MBartConfig):

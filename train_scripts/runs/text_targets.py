@@ -5,19 +5,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     PreTrainedTokenizerBase,
 )
 
 from modeling_flallm.language_kind_slt import is_encoder_decoder
-from modeling_flallm.loading_slt import load_whole
 from modeling_flallm.systems import titles
 
 from ..arguments.stage_arguments import VisualContrastivePretrainingArguments
 from ..clips.data import IGNORED_LABEL
 from ..scores.metrics import comparable
-from .damaged_models import reading_model
+from .damaged_models import read_config, read_model
 from .sentence_encoder import load_sentence_encoder
 
 # Share of the mean variance: whitened directions are never longer than this allows.
@@ -105,14 +103,13 @@ def load_word_targets(name_or_path: str, token_ids: list[int]) -> torch.Tensor:
         ValueError: if it is no causal language model.
     """
     try:
-        with reading_model(name_or_path):
-            config = AutoConfig.from_pretrained(name_or_path)
-            if is_encoder_decoder(config):
-                raise ValueError(
-                    f"{config.model_type!r} is an encoder-decoder, for {titles(is_prompted=False)}. Name a "
-                    "decoder-only language model."
-                )
-            model = load_whole(AutoModelForCausalLM.from_pretrained, name_or_path, dtype="auto")
+        config = read_config(name_or_path)
+        if is_encoder_decoder(config):
+            raise ValueError(
+                f"{config.model_type!r} is an encoder-decoder, for {titles(is_prompted=False)}. Name a decoder-only "
+                "language model."
+            )
+        model = read_model(AutoModelForCausalLM, name_or_path, dtype="auto")
     except (OSError, ValueError) as error:
         raise ValueError(f"{name_or_path!r} holds no causal language model that can be loaded: {error}") from error
     return whiten(model.get_input_embeddings().weight.detach()[token_ids].float())

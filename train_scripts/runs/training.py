@@ -109,12 +109,12 @@ def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTo
 
 def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:
     """Of a model that translates, also inside a peft model."""
-    return PromptedTranslationCollator if model.system.is_prompted else TranslationCollator
+    return PromptedTranslationCollator if model.is_prompted else TranslationCollator
 
 
 def trainer_class_of(model: PreTrainedModel) -> type[VideoTrainer]:
     """Of a model that translates, also inside a peft model."""
-    return LlavaSltTrainer if model.system.is_prompted else FLaLLMTrainer
+    return LlavaSltTrainer if model.is_prompted else FLaLLMTrainer
 
 
 def build_trainer(

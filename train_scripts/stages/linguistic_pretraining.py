@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from peft import PeftModel, get_peft_model
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     EvalPrediction,
     LlamaConfig,
@@ -39,7 +38,6 @@ from transformers import (
 )
 
 from modeling_flallm.language_kind_slt import is_encoder_decoder
-from modeling_flallm.loading_slt import load_whole
 from modeling_flallm.own_processing import (
     DEFAULT_SPOKEN_LANGUAGE,
     FLaLLMVideoProcessor,
@@ -56,7 +54,7 @@ from ..clips.data import IGNORED_LABEL, check_text_column, column_names, load_fr
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
 from ..languages.languages import language_in_prompt
-from ..runs.damaged_models import reading_model
+from ..runs.damaged_models import read_config, read_model
 from ..runs.resuming import check_run, checkpoint_to_resume
 from ..runs.text_batches import TextCollator, TextDataset, WordNoise, pack, prompt_around_video, short_enough, tokenize
 from ..runs.text_files import read_sentences
@@ -173,8 +171,7 @@ def check_language_model(arguments: CausalLanguageModelArguments, block_size: in
     """
     if arguments.text_model_name_or_path is None:
         return
-    with reading_model(arguments.text_model_name_or_path):
-        config = AutoConfig.from_pretrained(arguments.text_model_name_or_path)
+    config = read_config(arguments.text_model_name_or_path)
     if is_encoder_decoder(config):
         raise ValueError(
             "--text_model_name_or_path must be a decoder-only language model, such as Qwen, Llama or GPT-2; "
@@ -194,8 +191,7 @@ def build_language_model(
         return AutoModelForCausalLM.from_config(_new_config(arguments, tokenizer, block_size))
     # Weights that are trained are kept in float32; below low-rank adapters they stay as they were saved.
     dtype = "auto" if arguments.lora else torch.float32
-    with reading_model(arguments.text_model_name_or_path):
-        model = load_whole(AutoModelForCausalLM.from_pretrained, arguments.text_model_name_or_path, dtype=dtype)
+    model = read_model(AutoModelForCausalLM, arguments.text_model_name_or_path, dtype=dtype)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     if not arguments.lora:
