@@ -120,6 +120,13 @@ class System:
         return (*TAGS, *self.tags)
 
     @property
+    def recipe_prefixes(self) -> list[str]:
+        """Of all its presets, which are `<prefix>_<stage>`."""
+        recipes = (self.recipe, self.other_recipe)
+        prefixes = [*(recipe.prefix for recipe in recipes if recipe is not None), self.quickstart_prefix]
+        return [prefix for prefix in prefixes if prefix is not None]
+
+    @property
     def last_stage(self) -> Stage:
         return self.stages[-1]
 
