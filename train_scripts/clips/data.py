@@ -30,7 +30,7 @@ from modeling_flallm.own_processing import (
 )
 
 from ..arguments.data_arguments import DataArguments, DatasetArguments
-from ..corpora.corpus_tables import MOST_SECONDS, likely_delimiter, plain_name, split_of, without_separator_line
+from ..corpora.corpus_tables import MOST_SECONDS, csv_rows, plain_name, split_of
 from ..corpora.data_set_columns import (
     NUMBERS,
     WORDS,
@@ -460,10 +460,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
         if path.suffix.lower() == ".csv":
-            text, delimiter = without_separator_line(text)
-            text = text.lstrip("\r\n")
-            delimiter = delimiter or likely_delimiter(text.partition("\n")[0])
-            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+            rows = list(csv_rows(text, is_strict=True))
         else:
             rows = [json.loads(line) for line in io.StringIO(text, newline="") if line.strip()]
     except UnicodeDecodeError as error:
