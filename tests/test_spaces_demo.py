@@ -29,6 +29,7 @@ from tiny_corpus import trained_model
 from video_files import counting_frames, cut, write_audio, write_video
 
 from modeling_flallm.clip_translation_slt import ClipTranslation
+from train_scripts.commands.push_to_hub import SPACE_FILES
 
 # isort: split
 import app
@@ -166,6 +167,35 @@ def test_whoever_stops_asking_stops_the_translation(translator, clip):
     started = set(threading.enumerate()) - before  # among them perhaps some of other tests
     steps.close()
     assert not any(thread.is_alive() for thread in started if thread.name.endswith("(run)"))
+
+
+REQUEST = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"), headers={})
+
+
+@pytest.mark.slow
+def test_the_finished_sentences_of_a_long_video_stay_and_stopping_keeps_them(page, tmp_path):
+    run = page._translate(str(long_video(tmp_path / "talk.mp4")), 0, None, True, "en", REQUEST)
+    sentence, shown = "", ["", None, None]
+    for shown in run:
+        if shown[2] is not None and (sentence := shown[2].pieces and shown[2].pieces[0]["translation_text"]):
+            break
+    assert sentence and sentence in html.unescape(shown[0]) and "<progress" in shown[0]
+    run.close()
+    result, picture, _, srt, vtt, *_ = page._stopped("en", shown[2])
+    assert f"{TEXTS['en']['stopped']} This took" in result and "<progress" not in result
+    for text in (result, picture, srt, vtt):
+        assert sentence.split()[0] in html.unescape(text)
+    result, picture, _, srt, *_ = page._stopped("en", None)
+    assert TEXTS["en"]["stopped"] in result and 'role="alert"' in result and (picture, srt) == ("", "")
+
+
+def test_the_sliders_end_at_the_next_tenth_of_a_second(page, tmp_path):
+    for times, expected in (([0, 40, 2062], 2.2), ([0, 1000, 2000], 3.0)):
+        path = write_video(tmp_path / f"{times[-1]}.mp4", counting_frames(3), times_in_milliseconds=times)
+        end = page._look(str(path), "en", REQUEST)[1]
+        assert end["value"] == end["maximum"] == pytest.approx(expected) and end["maximum"] >= page.translator.look(
+            str(path)
+        )
 
 
 def test_no_translation_goes_on_for_ever(translator, clip, monkeypatch):
@@ -576,8 +606,8 @@ def wait_for(port: int, process: subprocess.Popen, seconds: float = 300.0) -> No
 
 @pytest.mark.slow
 def test_the_space_runs_where_nothing_of_ours_is_installed(clip, tmp_path):
-    for path in FOLDER.glob("*.py"):
-        shutil.copy(path, tmp_path)
+    for name in SPACE_FILES:
+        shutil.copy(FOLDER / name, tmp_path)
     port = unused_port()
     environment = {"MODEL_ID": str(trained_model()), "GRADIO_SERVER_PORT": str(port), "HF_HOME": str(tmp_path / "home")}
     long = long_video(tmp_path / "long.mp4", 2)
