@@ -27,7 +27,7 @@ from .configuration_llava_slt import TEXT_MODEL_EXPECTED, LlavaSltConfig, check_
 from .hub_export_slt import SavedWithItsCode, hub_options, read_model_type, take_options
 from .loading_slt import forget_folder, load_whole
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
-from .visual_encoder_flallm import VideoFeaturesOutput, checked_visual_mask
+from .visual_encoder_flallm import VideoFeaturesOutput, checked_visual_mask, is_exporting
 from .visual_encoder_llava_slt import LlavaSltPreTrainedModel, LlavaSltVisualEncoder
 
 # What the position embeddings are called in transformers' models that have learned ones.
@@ -348,7 +348,7 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         is_placeholder = input_ids == self.config.video_token_id
         visual_features = visual_features.to(self.connector.first.weight.dtype)
         embeddings = self.get_input_embeddings()(input_ids)
-        if torch.compiler.is_exporting():
+        if is_exporting(self):
             shown = _tokens_at(is_placeholder, self.connector(visual_features), is_real)
             return torch.where(is_placeholder[..., None], shown.to(embeddings.dtype), embeddings)
         self._check_placeholders(is_placeholder, is_real)

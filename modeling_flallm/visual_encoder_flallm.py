@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple, is_torchdynamo_exporting
 
 from .configuration_flallm import FLaLLMVisionConfig
 from .hub_card_slt import SentWithACard
@@ -399,7 +399,7 @@ def is_exporting(module: nn.Module) -> bool:
     Whether `torch.export` records the inference of `module`: then no shape may depend on the data and nothing can be
     checked, so that padding is computed and masked. Training packs real frames, whose statistics batch norm takes.
     """
-    return torch.compiler.is_exporting() and not module.training
+    return is_torchdynamo_exporting() and not module.training
 
 
 def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
