@@ -17,7 +17,7 @@ from transformers.utils import can_return_tuple
 
 from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
-from .sign_encoder_slt import SignEncoderOutput
+from .sign_encoder_slt import SignEncoderOutput, is_exporting
 from .translation_model_slt import (
     SignTranslationModel,
     eager_twin,
@@ -218,7 +218,7 @@ class PromptedTranslationModel(SignTranslationModel):
         is_real = tokens.attention_mask.bool()
         is_placeholder = input_ids == self.config.video_token_id
         embeddings = self.get_input_embeddings()(input_ids)
-        if torch.compiler.is_exporting():
+        if is_exporting(self):
             shown = _tokens_at(is_placeholder, self._embed_tokens(tokens.last_hidden_state), is_real)
             return torch.where(is_placeholder[..., None], shown.to(embeddings.dtype), embeddings), tokens
         self._check_placeholders(is_placeholder, is_real)

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, is_torchdynamo_exporting
 
 from .hub_card_slt import SentWithACard
 from .loading_slt import LoadedWhole
@@ -133,7 +133,7 @@ def is_exporting(module: nn.Module) -> bool:
     Whether `torch.export` records the inference of `module`: then no shape may depend on the data and nothing can be
     checked, so that padding is computed and masked. Training packs real frames, whose statistics batch norm takes.
     """
-    return torch.compiler.is_exporting() and not module.training
+    return is_torchdynamo_exporting() and not module.training
 
 
 def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
