@@ -14,7 +14,12 @@ from .language_encoder_decoder_slt import FLaLLMEncoderOutput
 from .modeling_flallm import FLaLLMForTranslation
 from .modeling_llava_slt import LlavaSltForTranslation
 from .modeling_llava_slt_contrastive import LlavaSltContrastiveOutput, LlavaSltForContrastivePreTraining
-from .own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
+from .own_processing import (
+    DataCollatorForSignTranslation,
+    FLaLLMProcessor,
+    FLaLLMVideoProcessor,
+    LlavaSltProcessor,
+)
 from .pipeline_slt import SignLanguageTranslationPipeline
 from .sign_encoder_slt import SignEncoder, SignEncoderOutput
 
@@ -48,6 +53,7 @@ LlavaSltForContrastivePreTraining.register_for_auto_class("AutoModel")
 LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.translation_auto_class)
 
 __all__ = [
+    "DataCollatorForSignTranslation",
     "FLaLLMConfig",
     "FLaLLMEncoderOutput",
     "FLaLLMForTranslation",

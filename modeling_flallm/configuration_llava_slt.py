@@ -13,7 +13,12 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
-from .configuration_flallm import check_text_values, check_translation_values, without_installed_pipeline
+from .configuration_flallm import (
+    PaddedByItsTextModel,
+    check_text_values,
+    check_translation_values,
+    without_installed_pipeline,
+)
 from .encoders_slt import build_vision_config
 
 TEXT_MODEL_EXPECTED = "The text model of LLaVA-SLT must be a causal language model (Llama, Qwen, Gemma, GPT-2, ...)"
@@ -75,7 +80,7 @@ class LlavaSltContrastiveConfig(PreTrainedConfig):
 
 
 @strict
-class LlavaSltConfig(PreTrainedConfig):
+class LlavaSltConfig(PaddedByItsTextModel, PreTrainedConfig):
     r"""
     LLaVA-SLT: visual encoder, MLP connector and a decoder-only language model.
 

@@ -88,6 +88,8 @@ class LlavaSltForTranslation(PromptedTranslationModel):
         self.connector = self._build_connector()
         self.connector.apply(self._init_weights)
         embeddings = self.get_input_embeddings()
+        if not embeddings.weight.is_meta:
+            self.connector.to(embeddings.weight)
         step = max(embeddings.weight.shape[0] // NUM_EMBEDDINGS_LOOKED_AT, 1)
         with torch.no_grad():
             token_ids = torch.arange(0, embeddings.weight.shape[0], step, device=embeddings.weight.device)

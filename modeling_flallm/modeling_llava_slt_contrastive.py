@@ -13,7 +13,7 @@ import torch.distributed as distributed
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .batch_norm_slt import several_processes
 from .configuration_llava_slt import LlavaSltContrastiveConfig
@@ -136,6 +136,7 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
             )
         self.word_targets.copy_(embeddings)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.FloatTensor | None = None,

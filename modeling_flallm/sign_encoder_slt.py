@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, is_torchdynamo_exporting
 
 from .hub_card_slt import SentWithACard
 from .loading_slt import LoadedWhole
@@ -125,6 +126,14 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
 
     def choose_memory_format(self) -> None:
         """Put the weights into the memory order in which this encoder computes fastest. By default there is one."""
+
+
+def is_exporting(module: nn.Module) -> bool:
+    """
+    Whether `torch.export` records the inference of `module`: then no shape may depend on the data and nothing can be
+    checked, so that padding is computed and masked. Training packs real frames, whose statistics batch norm takes.
+    """
+    return is_torchdynamo_exporting() and not module.training
 
 
 def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
