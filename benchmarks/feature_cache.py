@@ -42,17 +42,13 @@ from transformers import MBartConfig
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig
 from modeling_flallm.own_processing import FLaLLMProcessor
-from train_scripts.arguments.arguments import (
-    DataArguments,
-    FeatureCacheArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-)
+from train_scripts.arguments.data_arguments import DataArguments, FeatureCacheArguments, VideoArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
 from train_scripts.clips.feature_cache import NO_AUGMENTATION, FeatureCache
+from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.training import build_processor
-from train_scripts.stages.pretrain_language_model import train_tokenizer
 
 PAGE = DOCS / "feature-cache.md"
 TABLE_START = "<!-- written by benchmarks/feature_cache.py -->"

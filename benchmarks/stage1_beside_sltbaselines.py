@@ -37,14 +37,17 @@ from torchvision.models import resnet18
 from torchvision.transforms import functional
 from transformers import MBartConfig
 
-from train_scripts.arguments.arguments import TRAINING_ARGUMENTS, DataArguments, flags, parse_arguments
+from train_scripts.arguments.data_arguments import DataArguments
+from train_scripts.arguments.dataclass_parser import flags, parse_arguments
+from train_scripts.arguments.stage_arguments import VisualInitialingArguments
+from train_scripts.arguments.training_arguments import TRAINING_ARGUMENTS
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
 from train_scripts.machine.machine import prepare_machine
+from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.runs.training import prepare_visual_encoder
-from train_scripts.stages.pretrain_language_model import train_tokenizer
-from train_scripts.stages.visual_initialing import VisualInitialingArguments, build_model
+from train_scripts.stages.visual_initialing import build_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from sltbaselines_layers import GlossFreeModel  # noqa: E402
@@ -76,7 +79,7 @@ class BenchmarkArguments:
 
 
 def our_step(corpus: Corpus, folder: Path) -> Callable[[int], None]:
-    """A step of `flallm-visual-initialing --config sltbaselines_visual_initialing` on all clips, random weights."""
+    """A step of `flallm train visual-initialing --config sltbaselines_visual_initialing` on all clips."""
     prepare_machine(torch.device("cpu"), num_threads=1)
     train_tokenizer(corpus.sentences, 400).save_pretrained(folder / "tokenizer")
     arguments, _, video, augmentation, training = parse_arguments(

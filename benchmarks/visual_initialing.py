@@ -38,13 +38,14 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionConfig, FLaLLMVisionModel
-from train_scripts.arguments.arguments import AugmentationArguments, DataArguments, VideoArguments
+from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from train_scripts.arguments.stage_arguments import VisualInitialingArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
 from train_scripts.machine.machine import computes_in_bfloat16, default_device
+from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.training import build_processor
-from train_scripts.stages.pretrain_language_model import train_tokenizer
-from train_scripts.stages.visual_initialing import VisualInitialingArguments, build_model
+from train_scripts.stages.visual_initialing import build_model
 
 PAGE = DOCS / "visual-initialing-speed.md"
 TABLE_START = "<!-- written by benchmarks/visual_initialing.py -->"

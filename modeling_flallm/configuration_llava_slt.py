@@ -154,8 +154,8 @@ class LlavaSltConfig(PaddedByItsTextModel, PreTrainedConfig):
         if text_config.is_encoder_decoder:
             raise ValueError(
                 f"{TEXT_MODEL_EXPECTED}, got model type {text_config.model_type!r}, an encoder-decoder. For these "
-                "there is FLa-LLM: FLaLLMForTranslation, which flallm-visual-initialing and flallm-llm-fine-tuning "
-                "train."
+                "there is FLa-LLM: FLaLLMForTranslation, which `flallm train visual-initialing` and `flallm train "
+                "llm-fine-tuning` make."
             )
 
     def _check_video_token(self) -> None:

@@ -52,7 +52,7 @@ class FLaLLMForTranslation(EncoderDecoderTranslationModel):
     input_modalities = ("video",)
     head_names = ("word_presence_head",)
     unquantized_modules = ("vision_model", "adapter", "word_presence_head", "lm_head")
-    encoder_advice = "Train stage 1 of FLa-LLM first (flallm-visual-initialing), or name its output folder."
+    encoder_advice = "Train stage 1 of FLa-LLM first (flallm train visual-initialing), or name its output folder."
 
     def __init__(self, config: FLaLLMConfig):
         super().__init__(config)

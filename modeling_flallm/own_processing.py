@@ -39,6 +39,7 @@ PICTURE_SUFFIXES = _processing.video_files_slt.PICTURE_SUFFIXES
 VIDEO_SUFFIXES = _processing.video_files_slt.VIDEO_SUFFIXES
 VideoDecodingError = _processing.VideoDecodingError
 decode_video = _processing.decode_video
+decoder_logger = _processing.video_file_frames_slt.logger  # where a damaged file is told of
 format_captions = _processing.format_captions
 open_container = _processing.video_container_slt.open_container
 video_stream = _processing.video_container_slt.video_stream

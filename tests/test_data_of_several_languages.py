@@ -12,11 +12,14 @@ from tiny_tokenizers import LANGUAGE_COMES_FIRST, MAKE_TOKENIZER
 
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
-from train_scripts.arguments.arguments import DataArguments, FLaLLMTrainingArguments, VideoArguments
+from train_scripts.arguments.data_arguments import DataArguments, VideoArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
 from train_scripts.languages.target_languages import ISO_639_3, language_code, language_ids, target_languages
 from train_scripts.runs import training
-from train_scripts.runs.training import FLaLLMTrainer, build_processor, load_tokenizer
+from train_scripts.runs.tokenizers import load_tokenizer
+from train_scripts.runs.trainers import FLaLLMTrainer
+from train_scripts.runs.training import build_processor
 from train_scripts.stages import llm_fine_tuning
 
 CODES = {

@@ -21,6 +21,8 @@ MODEL_FILES = {
     "configuration_encoder_frames_slt.py",
     "configuration_encoder_words_slt.py",
     "configuration_flallm.py",
+    "clip_translation_slt.py",
+    "confidence_slt.py",
     "dataset_rows_slt.py",
     "encoder_frames_slt.py",
     "encoder_words_slt.py",
@@ -32,8 +34,10 @@ MODEL_FILES = {
     "loading_slt.py",
     "losses_slt.py",
     "modeling_flallm.py",
+    "pipeline_inputs_slt.py",
     "pipeline_slt.py",
     "sign_encoder_slt.py",
+    "systems.py",
     "translation_model_slt.py",
     "word_evidence_slt.py",
 }
@@ -43,9 +47,17 @@ PROCESSOR_FILES = {
     "video_container_slt.py",
     "video_decoding_slt.py",
     "video_download_slt.py",
+    "video_file_frames_slt.py",
+    "video_file_parts_slt.py",
     "video_files_slt.py",
+    "video_inputs_slt.py",
+    "video_joined_slt.py",
+    "video_packets_slt.py",
+    "video_pictures_slt.py",
     "video_processing_slt.py",
+    "video_requests_slt.py",
     "video_segmentation_slt.py",
+    "video_times_slt.py",
 }
 
 
@@ -130,6 +142,7 @@ def test_the_visual_encoder_alone_is_saved_and_loads_with_auto_model(tmp_path):
         "hub_card_slt.py",
         "loading_slt.py",
         "sign_encoder_slt.py",
+        "systems.py",
     }
     assert read_json(tmp_path / "config.json")["auto_map"]["AutoModel"] == "encoder_frames_slt.FLaLLMVisionModel"
     loaded = AutoModel.from_pretrained(tmp_path)

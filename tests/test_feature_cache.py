@@ -26,13 +26,13 @@ from transformers import AutoTokenizer
 from video_files import counting_frames, write_video
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionModel
-from train_scripts.arguments.arguments import (
+from train_scripts.arguments.data_arguments import (
     AugmentationArguments,
     DataArguments,
     FeatureCacheArguments,
-    FLaLLMTrainingArguments,
     VideoArguments,
 )
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips import data, feature_cache
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split

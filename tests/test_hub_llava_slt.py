@@ -33,6 +33,7 @@ ENCODER_FILES = {
     "hub_card_slt.py",
     "loading_slt.py",
     "sign_encoder_slt.py",
+    "systems.py",
 }
 WITH_AN_ENCODER = ENCODER_FILES | {
     "configuration_flallm.py",
@@ -43,11 +44,14 @@ WITH_AN_ENCODER = ENCODER_FILES | {
 CONTRASTIVE_FILES = WITH_AN_ENCODER | {"modeling_llava_slt_contrastive.py"}
 MODEL_FILES = WITH_AN_ENCODER | {
     "adapter_slt.py",
+    "clip_translation_slt.py",
+    "confidence_slt.py",
     "dataset_rows_slt.py",
     "hub_export_slt.py",
     "language_prompted_slt.py",
     "long_videos_slt.py",
     "modeling_llava_slt.py",
+    "pipeline_inputs_slt.py",
     "pipeline_slt.py",
     "translation_model_slt.py",
     "word_evidence_slt.py",
@@ -60,9 +64,17 @@ PROCESSOR_FILES = {
     "video_container_slt.py",
     "video_decoding_slt.py",
     "video_download_slt.py",
+    "video_file_frames_slt.py",
+    "video_file_parts_slt.py",
     "video_files_slt.py",
+    "video_inputs_slt.py",
+    "video_joined_slt.py",
+    "video_packets_slt.py",
+    "video_pictures_slt.py",
     "video_processing_slt.py",
+    "video_requests_slt.py",
     "video_segmentation_slt.py",
+    "video_times_slt.py",
 }
 
 LOAD_EVERYTHING = """

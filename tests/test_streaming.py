@@ -39,13 +39,15 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from processing import FLaLLMProcessor, VideoDecodingError
-from train_scripts.arguments.arguments import AugmentationArguments, DataArguments, FLaLLMTrainingArguments
+from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips import streaming
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.data import SignVideoDataset, TranslationCollator, checked_row, fetch_content, load_split
 from train_scripts.clips.streaming import ClipStream, MixedClips, StreamedClip, StreamedVideoDataset, open_streams
 from train_scripts.languages.target_languages import language_ids
-from train_scripts.runs.training import build_processor, load_tokenizer
+from train_scripts.runs.tokenizers import load_tokenizer
+from train_scripts.runs.training import build_processor
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 
 STRONG = AugmentationArguments(rotation_degrees=20, brightness=0.3, speed=0.3, frame_drop=0.2)

@@ -24,17 +24,10 @@ from transformers import AutoModel, AutoTokenizer, AutoVideoProcessor, BertConfi
 
 from modeling_flallm import LlavaSltForContrastivePreTraining
 from train_scripts.runs.sentence_encoder import load_sentence_encoder
+from train_scripts.runs.text_targets import TextTargets, load_word_targets, whiten
+from train_scripts.scores.retrieval import format_retrieval, retrieval_scores, word_scores
 from train_scripts.stages import visual_contrastive_pretraining
-from train_scripts.stages.visual_contrastive_pretraining import (
-    TextTargets,
-    build_compute_scores,
-    format_retrieval,
-    load_word_targets,
-    retrieval_scores,
-    train,
-    whiten,
-    word_scores,
-)
+from train_scripts.stages.visual_contrastive_pretraining import build_compute_scores, train
 
 WITHOUT_AUGMENTATION = {"random_crop": False, "frame_jitter": False, "word_dropout": 0.0}
 
@@ -256,7 +249,7 @@ def test_the_folder_of_stage_2_is_a_whole_encoder():
         model.word_targets, load_word_targets(str(causal_language_model()), targets.token_ids), atol=1e-4, rtol=1e-3
     )
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "The method is LLaVA-SLT. This is the model of **stage 2** of 3" in card
+    assert "The method is [LLaVA-SLT](https://arxiv.org/abs/2412.16524). This is the model of **stage 2** of 3" in card
     assert "It cannot\nwrite a sentence." in card and "arXiv:2412.16524" in card
     assert "\n| validation | 6 |" in card  # as it was written once, before any push
 

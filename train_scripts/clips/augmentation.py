@@ -5,7 +5,7 @@ import math
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from ..arguments.arguments import AugmentationArguments, VideoArguments
+from ..arguments.data_arguments import AugmentationArguments, VideoArguments
 
 LONGEST_SEED = 2**63
 

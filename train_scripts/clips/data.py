@@ -29,7 +29,7 @@ from modeling_flallm.own_processing import (
     video_stream,
 )
 
-from ..arguments.arguments import DataArguments
+from ..arguments.data_arguments import DataArguments, DatasetArguments
 from ..corpora.corpus_tables import MOST_SECONDS, likely_delimiter, plain_name, split_of, without_separator_line
 from ..corpora.data_set_columns import (
     NUMBERS,
@@ -43,7 +43,7 @@ from ..corpora.data_set_columns import (
     with_texts,
 )
 from ..hub.hub_names import explain_missing_folder
-from ..languages.languages import language_name
+from ..languages.languages import language_in_prompt
 from ..languages.target_languages import target_languages
 from ..machine.inside_folder import inside
 from ..scores.metrics import comparable
@@ -57,7 +57,7 @@ SampleFrameIndices = Callable[[int, float | None], list[int]]  # of the number o
 
 
 def load_split(
-    arguments: DataArguments, split: str, max_clips: int | None = None, dataset: str | None = None
+    arguments: DatasetArguments, split: str, max_clips: int | None = None, dataset: str | None = None
 ) -> datasets.Dataset:
     """
     One split, with a column `video` of `{"path", "bytes"}` that is not decoded, and the column of sentences.
@@ -86,7 +86,7 @@ def load_split(
     return clips if max_clips is None else clips.select(range(min(max_clips, len(clips))))
 
 
-def _load_from_hub_for(arguments: DataArguments, name: str, split: str, max_clips: int | None) -> datasets.Dataset:
+def _load_from_hub_for(arguments: DatasetArguments, name: str, split: str, max_clips: int | None) -> datasets.Dataset:
     if arguments.streaming:
         clips = _load_alone_from_hub(name, split, max_clips, arguments.text_column)
     else:
@@ -738,7 +738,9 @@ class PromptedTranslationCollator(TranslationCollator):
         inputs = self.processor(
             text_target=[item["text"] for item in items],
             num_visual_tokens=[self._num_visual_tokens(item) for item in items],
-            spoken_language=[self._language_of(item["spoken_language"]) for item in items],
+            spoken_language=[
+                language_in_prompt(item["spoken_language"], self.processor.spoken_language) for item in items
+            ],
             return_tensors="pt",
         )
         return dict(inputs)
@@ -747,9 +749,6 @@ class PromptedTranslationCollator(TranslationCollator):
         if "features" in item:
             return len(item["features"])
         return self.processor.get_num_visual_tokens(len(item["frames"]))
-
-    def _language_of(self, tag: str | None) -> str:
-        return (language_name(tag) or tag) if tag else self.processor.spoken_language
 
 
 def _padded_features(features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -794,11 +793,7 @@ def _pixel_values(
 ) -> dict[str, torch.Tensor]:
     """`crop` at the centre: by default where the frames are resized, too."""
     return dict(
-        processor.video_processor(
-            frames,
-            do_sample_frames=False,
-            do_resize=resize,
-            do_center_crop=resize if crop is None else crop,
-            return_tensors="pt",
+        processor.video_processor.preprocess_frames(
+            frames, do_resize=resize, do_center_crop=resize if crop is None else crop
         )
     )

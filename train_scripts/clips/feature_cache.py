@@ -41,7 +41,8 @@ from tqdm import tqdm
 from modeling_flallm import FLaLLMVisionModel, LlavaSltVisualEncoder
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from ..arguments.arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, FLaLLMTrainingArguments
+from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..machine.atomic_files import LEAVINGS, write_bytes
 from .augmentation import ClipAugmentation
 from .data import FramePreprocessor, SignVideoDataset, TranslationCollator, fetch_content, without_bytes
@@ -466,7 +467,7 @@ def _batches_of(loader: DataLoader) -> Iterator[dict[str, Any]]:
             raise
         raise ValueError(
             "A process that decodes clips died, of a file that crashes the decoder or of too little memory. "
-            f"`flallm-inspect` names such files; with fewer --dataloader_num_workers less memory is needed. ({error})"
+            f"`flallm inspect` names such files; with fewer --dataloader_num_workers less memory is needed. ({error})"
         ) from error
 
 

@@ -1,11 +1,11 @@
 """
 Translate sign language videos with a trained model.
 
-    flallm-translate --model quickstart_output/model clip.mp4 more_clips/ --format csv --output translations.csv
+    flallm translate --model quickstart_output/model clip.mp4 more_clips/ --format csv --output translations.csv
 
 A video longer than one sentence is split where the hands rest, and each of its sentences gets its time:
 
-    flallm-translate --model quickstart_output/model talk.mp4 --long --srt --vtt
+    flallm translate --model quickstart_output/model talk.mp4 --long --srt --vtt
 
 writes the captions talk.srt and talk.vtt beside talk.mp4, which video players find by their name. A LLaVA-SLT that was
 trained in several languages is asked for one of them with `--spoken_language de`.
@@ -16,39 +16,31 @@ named at the end, and the exit status is 1. With `--output` everything finished 
 columns `confidence` and `familiar` of csv and jsonl.
 """
 
-import argparse
 import dataclasses
 import datetime
-import itertools
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
-from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError, is_hidden_file, is_video_file
-from modeling_flallm.pipeline_slt import mean_visual_features
+from modeling_flallm import FLaLLMForTranslation
+from modeling_flallm.own_processing import FLaLLMProcessor, is_hidden_file, is_video_file
 
-from ..arguments.command_line import CommandParser, run_command, show_traceback
-from ..arguments.flag_values import check_flags
+from ..arguments.command_arguments import TranslateArguments
+from ..arguments.command_line import run_command
+from ..arguments.commands import COMMANDS
 from ..hub.training_run import longest_clip_of_training
-from ..languages.languages import check_spoken_language, language_name
+from ..languages.languages import language_in_prompt
 from ..machine.atomic_files import write_text
-from ..machine.cores import num_cores
 from ..machine.machine import default_device, describe_machine, prepare_machine
-from ..runs.quantization import DTYPES, QUANTIZATIONS, load_to_translate
+from ..runs.quantization import load_to_translate
 from ..runs.translation_results import (
     CAPTION_FORMATS,
-    FORMATS,
     Journal,
     Printer,
     Table,
@@ -58,12 +50,9 @@ from ..runs.translation_results import (
     journal_path,
     write_captions,
 )
+from ..runs.video_translation import build_translator, is_calibrated, translate_long_videos, translate_videos
 
 MOST_FILES_NAMED = 20
-BATCHES_SORTED_BY_LENGTH = 4
-MOST_READING_THREADS = 4
-NO_MEMORY = "can't allocate memory"  # torch on a CPU
-Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def find_videos(paths: Sequence[str]) -> list[Path]:
@@ -93,326 +82,11 @@ def _name_left_out(folder: Path, names: list[str]) -> None:
         print(f"Left out {len(names)} file(s) of {folder} that are no videos: {listed}{more}", file=sys.stderr)
 
 
-def translate_videos(
-    model: FLaLLMForTranslation,
-    processor: FLaLLMProcessor,
-    videos: Sequence[Path],
-    batch_size: int = 8,
-    start: float | None = None,
-    end: float | None = None,
-    num_beams: int | None = None,
-    caption_formats: Sequence[str] = (),
-    num_workers: int = 1,
-    longest_clip: int | None = None,
-    with_confidence: bool = False,
-) -> Iterator[Translation]:
-    """
-    A translation of each of `videos`, bad files included, as soon as it is done: `position` tells its place. While the
-    language model writes the sentences of one batch, the visual encoder works on the next one, and threads read the
-    videos of those behind. Whatever fails on a batch is tried on each of its clips alone.
-
-    Args:
-        start, end: seconds within each video; default: all of it.
-        num_beams: default: as the model was saved.
-        caption_formats: "srt" and "vtt": caption files to write beside each video.
-        num_workers: threads that read videos.
-        longest_clip: visual tokens of the longest clip that the model was trained on; longer ones are marked.
-        with_confidence: of a calibrated model, which then keeps the scores of all tokens in memory.
-    """
-    generation = {} if num_beams is None else {"num_beams": num_beams}
-    scorer = build_translator(model, processor) if with_confidence else None
-
-    def read(numbered: tuple[int, Path]) -> _Clip:
-        clip = _read_clip(model, processor, *numbered, start, end, caption_formats)
-        if clip.frames is not None and longest_clip is not None:
-            num_tokens = model.vision_model.get_num_tokens(len(clip.frames))
-            clip.translation.is_longer_than_trained = num_tokens > longest_clip
-        return clip
-
-    def encode(batch: list[_Clip]) -> tuple[list[_Clip], dict[str, torch.Tensor] | None]:
-        clips = [clip.frames for clip in batch if clip.frames is not None]
-        try:
-            return batch, _encode(model, processor, clips) if clips else None
-        except Exception as error:  # the batch is then tried clip by clip
-            show_traceback(error)
-            return batch, None
-
-    def write(batch: list[_Clip], inputs: dict[str, torch.Tensor] | None) -> None:
-        """Give each clip of a batch its sentence, or its error."""
-        problem = None
-        try:
-            inputs = _encode(model, processor, [clip.frames for clip in batch]) if inputs is None else inputs
-            answers = _generate(model, processor, inputs, generation, scorer)
-        except Exception as error:  # one clip must not end the work on all others
-            show_traceback(error)
-            problem, inputs, answers = _text_of(error), None, []
-        for clip, answer in zip(batch, answers, strict=False):
-            clip.translation.pieces[0] |= answer
-            _complete(clip.translation, answer)
-            write_captions(clip.translation, caption_formats)
-        if problem is not None and len(batch) == 1:
-            batch[0].translation.error = problem
-        elif problem is not None:
-            torch.cuda.empty_cache()  # does nothing without CUDA
-            for clip in batch:
-                write([clip], None)
-
-    most_read = batch_size * BATCHES_SORTED_BY_LENGTH + num_workers
-    with ThreadPoolExecutor(num_workers) as readers, ThreadPoolExecutor(1) as encoder:
-        clips = _ahead(readers, read, enumerate(videos), most_read)
-        for batch, inputs in _ahead(encoder, encode, _batches(clips, batch_size), 1):
-            if batch[0].frames is not None:  # else files with an error
-                write(batch, inputs)
-            yield from (clip.translation for clip in batch)
-
-
-def _complete(translation: Translation, answer: dict[str, Any]) -> None:
-    for name, value in answer.items():
-        setattr(translation, name, value)
-
-
-def translate_long_videos(
-    translator: SignLanguageTranslationPipeline,
-    videos: Sequence[Path],
-    start: float | None = None,
-    end: float | None = None,
-    num_beams: int | None = None,
-    caption_formats: Sequence[str] = (),
-    journal: Journal | None = None,
-    with_confidence: bool = False,
-) -> Iterator[Translation]:
-    """
-    As `translate_videos`, for videos longer than one sentence: one video and one piece of it after the other. Pieces
-    that the journal has are not translated again.
-    """
-    generation = {"return_scores": with_confidence} | ({} if num_beams is None else {"num_beams": num_beams})
-    for position, video in enumerate(videos):
-        translation = Translation(str(video), position=position)
-        try:
-            for piece in _pieces(translator, video, start, end, generation, journal):
-                translation.pieces.append(piece)
-            translation.text = " ".join(piece["text"] for piece in translation.pieces if piece["text"])
-            write_captions(translation, caption_formats)
-        except Exception as error:  # one video must not end the work on all others
-            show_traceback(error)
-            translation.error = _text_of(error)
-        yield translation
-
-
-def _pieces(
-    translator: SignLanguageTranslationPipeline,
-    video: Path,
-    start: float | None,
-    end: float | None,
-    generation: dict[str, Any],
-    journal: Journal | None,
-) -> Iterator[dict[str, Any]]:
-    segments = translator.processor.video_processor.split_at_rests(str(video), start, end)
-    if not segments:
-        raise ValueError(f"Nobody moves in {video}: there is nothing to translate.")
-    finished = [] if journal is None else journal.pieces(video)
-    # Of the last segment there may be more to come. The one before it is translated again for what it said.
-    next_segment = max((piece["piece"] for piece in finished), default=0)
-    first = max(next_segment - 1, 0)
-    by_times = {(piece["start"], piece["end"]): piece for piece in finished if piece["piece"] < next_segment}
-    yield from ({name: value for name, value in piece.items() if name != "piece"} for piece in by_times.values())
-    answers = translator.translate_long(str(video), segments[first:], **generation)
-    for answer in tqdm(answers, total=len(segments) - first, unit="sentence", desc=video.name, leave=False):
-        piece = {"start": answer["start"], "end": answer["end"], "text": answer["translation_text"]}
-        if "confidence" in answer:
-            piece |= {"confidence": answer["confidence"], "familiar": answer["is_familiar"]}
-        if first + answer["piece"] < next_segment:
-            continue
-        if journal is not None:
-            journal.add_piece(video, {**piece, "piece": first + answer["piece"]})
-        yield piece
-
-
-def is_calibrated(model: FLaLLMForTranslation) -> bool:
-    """Whether flallm-calibrate has measured how far the model's scores can be trusted."""
-    return getattr(model.config, "confidence_calibration", None) is not None
-
-
-def build_translator(model: FLaLLMForTranslation, processor: FLaLLMProcessor) -> SignLanguageTranslationPipeline:
-    # The pipeline refuses a device beside a model that was loaded onto one, as quantized ones are.
-    device = None if hasattr(model, "hf_device_map") else model.device
-    return SignLanguageTranslationPipeline(model=model, processor=processor, device=device)
-
-
-def _text_of(error: Exception) -> str:
-    """One line; of what is not about the file with the kind of error."""
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in text:
-        return (
-            "There is not enough memory for it. Try --dtype bfloat16 or fewer --num_beams, a part of it with --start "
-            "and --end, or --long for a video of more than one sentence."
-        )
-    return text if isinstance(error, VideoDecodingError | ValueError | OSError) else f"{type(error).__name__}: {text}"
-
-
-@dataclass
-class _Clip:
-    """What was read of a video: `frames`, uint8 `(frames, 3, height, width)`, or `None` beside an error."""
-
-    translation: Translation
-    frames: torch.Tensor | None = None
-
-
-def _batches(clips: Iterator[_Clip], batch_size: int) -> Iterator[list[_Clip]]:
-    """
-    Batches of clips of similar length, for all of a batch waits until its longest sentence is finished. Clips are
-    sorted a few batches at a time; those with an error make a batch of their own.
-    """
-    while together := list(itertools.islice(clips, batch_size * BATCHES_SORTED_BY_LENGTH)):
-        good = [clip for clip in together if clip.frames is not None]
-        if bad := [clip for clip in together if clip.frames is None]:
-            yield bad
-        good.sort(key=lambda clip: len(clip.frames))
-        yield from (good[first : first + batch_size] for first in range(0, len(good), batch_size))
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], most: int
-) -> Iterator[Result]:
-    """The results of a function in the order of the items, up to `most` of them in work before they are asked for."""
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > most:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _read_clip(
-    model: FLaLLMForTranslation,
-    processor: FLaLLMProcessor,
-    position: int,
-    video: Path,
-    start: float | None,
-    end: float | None,
-    caption_formats: Sequence[str],
-) -> _Clip:
-    """Sampled, resized and cropped frames; the error of a file that cannot be read, or is too short or too long."""
-    translation = Translation(str(video), position=position)
-    try:
-        inputs = processor.video_processor(
-            str(video), start=start, end=end, do_rescale=False, do_normalize=False, return_metadata=True
-        )
-        frames = inputs["pixel_values_videos"][0]
-        num_tokens = model.vision_model.get_num_tokens(len(frames))
-        if num_tokens < 1:
-            raise ValueError(f"{video} is too short to translate: {len(frames)} frame(s) are left after sampling.")
-        if not model.config.is_encoder_decoder:
-            num_tokens += processor.num_prompt_tokens
-        model.check_num_tokens(num_tokens)  # here, so that one long clip does not stop the others of its batch
-    except Exception as error:  # one file must not end the work on all others
-        show_traceback(error)
-        translation.error = _text_of(error)
-        return _Clip(translation)
-    metadata = inputs["video_metadata"][0]
-    begin = max(start or 0.0, metadata["start_in_seconds"] or 0.0)
-    translation.pieces.append({"start": begin, "end": begin + (metadata["duration"] or 0.0)})
-    return _Clip(translation, frames)
-
-
-@torch.no_grad()
-def _encode(
-    model: FLaLLMForTranslation, processor: FLaLLMProcessor, clips: list[torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Frames, uint8, of each clip -> what `generate` takes instead of them."""
-    frames = [clip.to(model.device) for clip in clips]
-    inputs = dict(
-        processor(videos=frames, do_sample_frames=False, do_resize=False, do_center_crop=False, return_tensors="pt")
-    )
-    output = model.vision_model(inputs.pop("pixel_values_videos"), inputs.pop("pixel_attention_mask"))
-    inputs["visual_features"], inputs["visual_attention_mask"] = output.last_hidden_state, output.attention_mask
-    return {name: values.to(model.device) for name, values in inputs.items()}
-
-
-@torch.no_grad()
-def _generate(
-    model: FLaLLMForTranslation,
-    processor: FLaLLMProcessor,
-    inputs: dict[str, torch.Tensor],
-    generation: dict[str, int],
-    scorer: SignLanguageTranslationPipeline | None = None,
-) -> list[dict[str, Any]]:
-    """The `text` of each clip; with the pipeline of a calibrated model also its `confidence` and `familiar`."""
-    if scorer is None:
-        return [{"text": text} for text in processor.batch_decode(model.generate(**inputs, **generation))]
-    output = model.generate(**inputs, **generation, return_dict_in_generate=True, output_scores=True)
-    vision_output = SimpleNamespace(
-        last_hidden_state=inputs["visual_features"], attention_mask=inputs["visual_attention_mask"]
-    )
-    rows = zip(
-        processor.batch_decode(output.sequences),
-        scorer._scores(output, generation).tolist(),
-        mean_visual_features(vision_output),
-        strict=True,
-    )
-    answers = [(text, scorer._score_and_confidence(score, features)) for text, score, features in rows]
-    return [
-        {"text": text, "confidence": answer["confidence"], "familiar": answer["is_familiar"]}
-        for text, answer in answers
-    ]
-
-
-def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = CommandParser(description="Translate sign language videos.")
-    parser.add_argument("videos", nargs="+", help="video files, or folders of them")
-    parser.add_argument("--model", required=True, help="folder or Hub id of a trained model")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="form of the output")
-    parser.add_argument("--output", type=Path, help="file to write; default: standard output")
-    parser.add_argument("--batch_size", type=int, default=8, help="clips that are translated together")
-    parser.add_argument("--num_beams", type=int, help="beams; default: as the model was saved")
-    parser.add_argument("--start", type=float, help="second at which to start in each video")
-    parser.add_argument("--end", type=float, help="second at which to stop in each video")
-    parser.add_argument("--long", action="store_true", help="split videos longer than one sentence where hands rest")
-    parser.add_argument("--srt", action="store_true", help="write captions beside each video, as clip.srt")
-    parser.add_argument("--vtt", action="store_true", help="write captions beside each video, as clip.vtt")
-    parser.add_argument(
-        "--dtype",
-        choices=list(DTYPES),
-        help="in what the model computes; default: bfloat16 where the processor does so natively, else float32",
-    )
-    parser.add_argument(
-        "--quantization",
-        choices=QUANTIZATIONS,
-        help="bits in which the language model keeps its weights: less memory, and on CPUs int8 is the fastest",
-    )
-    parser.add_argument(
-        "--num_workers",
-        type=int,
-        default=min(MOST_READING_THREADS, max(num_cores() - 1, 1)),
-        help="threads that read videos ahead of the model",
-    )
-    parser.add_argument(
-        "--spoken_language",
-        help="LLaVA-SLT: tag of the language to write, such as de; default: the one it was trained in",
-    )
-    parser.add_argument("--num_threads", type=int, help="threads of a CPU; default: one for each core that is free")
-    parser.add_argument("--device", help="such as cuda or cpu; default: the accelerator if there is one")
-    arguments = parser.parse_args(argv)
-    try:
-        _check(arguments)
-    except ValueError as error:
-        parser.error(str(error))
-    return arguments
-
-
-def _check(arguments: argparse.Namespace) -> None:
+def _check(arguments: TranslateArguments) -> None:
     """
     Raises:
-        ValueError: for the first flag that cannot be.
+        ValueError: for a device or an output file that cannot be.
     """
-    check_flags(vars(arguments))
-    if arguments.start is not None and arguments.end is not None and arguments.start >= arguments.end:
-        raise ValueError(f"--start must lie before --end, got {arguments.start:g} and {arguments.end:g} seconds.")
     if arguments.device is not None and not _is_usable(arguments.device):
         raise ValueError(f"--device {arguments.device} cannot be used here; leave it out for {default_device().type}")
     output = arguments.output
@@ -431,20 +105,19 @@ def run(argv: Sequence[str] | None = None) -> int:
     Raises:
         ValueError: for what the user has to mend.
     """
-    arguments = parse_command_line(argv)
+    (arguments,) = COMMANDS["translate"].parse(argv)
+    _check(arguments)
     if os.environ.get("RANK", "0") != "0":
         return 0  # of several processes of torchrun or accelerate only the first one translates
     videos = list(dict.fromkeys(find_videos(arguments.videos)))
     if not videos:
         raise ValueError(f"There is no video in {', '.join(arguments.videos)}.")
-    check_spoken_language(arguments.spoken_language)
     if arguments.output is None:
         return _translate(arguments, videos, None)
-    with closing(Journal(arguments.output, _settings(arguments))) as journal:
-        return _translate(arguments, videos, journal)
+    return _translate(arguments, videos, Journal(arguments.output, _settings(arguments)))
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+def _settings(arguments: TranslateArguments) -> dict[str, Any]:
     """What decides the translations of a run, by the names of the flags."""
     names = ("model", "start", "end", "num_beams", "long", "srt", "vtt", "dtype", "quantization", "spoken_language")
     settings = {f"--{name}": getattr(arguments, name) for name in names}
@@ -456,7 +129,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def _translate(arguments: argparse.Namespace, videos: Sequence[Path], journal: Journal | None) -> int:
+def _translate(arguments: TranslateArguments, videos: Sequence[Path], journal: Journal | None) -> int:
     caption_formats = [name for name in CAPTION_FORMATS if getattr(arguments, name)]
     results = _known_results(videos, caption_formats, journal)
     remaining = [position for position in range(len(videos)) if position not in results]
@@ -517,7 +190,7 @@ def _without_captions(videos: Sequence[Path], positions: Sequence[int], caption_
     return remaining
 
 
-def _load(arguments: argparse.Namespace) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
+def _load(arguments: TranslateArguments) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
     device = torch.device(arguments.device or default_device())
     prepare_machine(device, arguments.num_threads)
     model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
@@ -528,7 +201,7 @@ def _load(arguments: argparse.Namespace) -> tuple[FLaLLMForTranslation, FLaLLMPr
 
 
 def _open_stream(
-    arguments: argparse.Namespace,
+    arguments: TranslateArguments,
     model: FLaLLMForTranslation,
     processor: FLaLLMProcessor,
     videos: Sequence[Path],
@@ -551,12 +224,12 @@ def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag
     Raises:
         ValueError: the pipeline's, for a model that reads no prompt.
     """
-    if model.config.is_encoder_decoder:
+    if not model.is_prompted:
         raise ValueError(
             "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
             "`tgt_lang` and `forced_bos_token_id`."
         )
-    processor.spoken_language = language_name(tag) or tag
+    processor.spoken_language = language_in_prompt(tag, processor.spoken_language)
 
 
 def _is_usable(device: str) -> bool:
@@ -587,7 +260,7 @@ def _report(translations: Sequence[Translation], journal: Journal | None) -> int
     if journal is not None and bad:
         print(f"The same command run again tries these again; {journal.path} keeps the others.", file=sys.stderr)
     elif journal is not None:
-        journal.remove()
+        journal.delete()
     return 1 if bad else 0
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from ..arguments import flag_values
 from ..machine.machine import fastest_dtype
-from .training import load_trained
+from .trained_models import load_trained
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZATIONS = ("int8", "int4")
+DTYPES = {name: getattr(torch, name) for name in flag_values.DTYPES}
 
 
 def load_to_translate(

@@ -1,47 +1,32 @@
 """What the stages share: the order of a run, and what it leaves in the output folder."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from peft import PeftModel
-from torch.utils.data import Dataset
 from transformers import (
-    AutoTokenizer,
     GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
     set_seed,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation
-from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
+from modeling_flallm import FLaLLMForTranslation
+from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
 
-from ..arguments.arguments import (
-    AugmentationArguments,
-    DataArguments,
-    FeatureCacheArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-)
+from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, VideoArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_flags import num_idle_gpus
 from ..clips.augmentation import ClipAugmentation
 from ..clips.data import (
     FramePreprocessor,
     PromptedTranslationCollator,
     RandomDataset,
-    SignVideoDataset,
     TranslationCollator,
-    load_split,
-    load_training_split,
 )
 from ..clips.feature_cache import (
     CachedVideoDataset,
@@ -52,20 +37,16 @@ from ..clips.feature_cache import (
     tell_unused_augmentation,
 )
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
-from ..clips.streaming import MixedClips, StreamedVideoDataset, open_streams
-from ..hub.hub_errors import explain_hub_error
-from ..hub.hub_names import check_model_names, explain_missing_folder
+from ..hub.hub_names import check_model_names
 from ..hub.model_card import save_adapter, write_adapter_card
 from ..hub.training_run import add_run_scores, complete_run, describe_run
-from ..languages.target_languages import language_ids, set_target_language
+from ..languages.target_languages import language_ids
 from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
-from .damaged_models import reading_model
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
 from .trainers import FLaLLMTrainer, LlavaSltTrainer, VideoTrainer
+from .training_clips import TrainingClips, open_splits, prepare_clips
 
-# Of LLaVA-SLT, before they are a part of a model that translates.
-VISUAL_ENCODER_TYPES = ("llava_slt_contrastive", "llava_slt_visual")
 SECONDS_BETWEEN_LOOKS = 3.0
 
 
@@ -106,38 +87,6 @@ def build_processor(video: VideoArguments, tokenizer: PreTrainedTokenizerBase) -
     return FLaLLMProcessor(video_processor=build_video_processor(video), tokenizer=tokenizer)
 
 
-def open_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """
-    The tokenizer of a text model as it was saved.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    if _model_type(name_or_path) in VISUAL_ENCODER_TYPES:
-        raise ValueError(
-            f"{name_or_path!r} holds a visual encoder of LLaVA-SLT, as its stage 2 leaves it, and no language model. "
-            "Name the folder of stage 1 (are two folders swapped?)."
-        )
-    try:
-        with reading_model(name_or_path):
-            return AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
-        reason = explain_hub_error(error, name_or_path)
-        raise ValueError(f"{name_or_path!r} holds no tokenizer that can be loaded: {reason}") from error
-
-
-def load_tokenizer(name_or_path: str, target_language: str | None) -> PreTrainedTokenizerBase:
-    """
-    The tokenizer of a text model, told which language it writes.
-
-    Raises:
-        ValueError: if there is none, or for a language as `set_target_language` says.
-    """
-    tokenizer = open_tokenizer(name_or_path)
-    set_target_language(tokenizer, target_language)
-    return tokenizer
-
-
 def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTokenizerBase, num_beams: int) -> None:
     """
     Make `generate` start as training starts. mBART moves the language code at the end of the labels to the front,
@@ -158,64 +107,14 @@ def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTo
     )
 
 
-@dataclass
-class Splits:
-    """What a run reads: the clips to train on, or the streams of them, and those to evaluate on."""
-
-    train: datasets.Dataset | None
-    evaluation: datasets.Dataset
-    sizes: list[int]
-    streams: MixedClips | None
-
-    def by_name(self, data: DataArguments) -> dict[str, datasets.Dataset | None]:
-        return {data.train_split: self.train, data.evaluation_split: self.evaluation}
+def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:
+    """Of a model that translates, also inside a peft model."""
+    return PromptedTranslationCollator if model.is_prompted else TranslationCollator
 
 
-def open_splits(data: DataArguments, training: FLaLLMTrainingArguments) -> Splits:
-    """
-    Raises:
-        FileNotFoundError, ValueError: as `load_split` and `open_streams`.
-    """
-    streams = open_streams(data, training) if data.streaming else None
-    train_split, sizes = (None, []) if streams else load_training_split(data)
-    evaluation_split = load_split(data, data.evaluation_split, data.max_evaluation_clips)
-    return Splits(train_split, evaluation_split, sizes, streams)
-
-
-@dataclass
-class TrainingClips:
-    """The data sets of a run for torch, in which order clips are trained on, and what is done to their frames."""
-
-    train: Dataset
-    evaluation: Dataset
-    sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None
-    augmentation: ClipAugmentation
-
-
-def prepare_clips(
-    splits: Splits,
-    processor: FLaLLMProcessor,
-    data: DataArguments,
-    augmentation: ClipAugmentation,
-    training: FLaLLMTrainingArguments,
-) -> TrainingClips:
-    """
-    Raises:
-        ValueError: as `build_train_sampler`.
-    """
-    shared = {
-        "processor": processor,
-        "text_column": data.text_column,
-        "keep_decoded_videos": data.keep_decoded_videos,
-        "preprocess_on_device": training.preprocess_on_device,
-    }
-    evaluation = SignVideoDataset(splits.evaluation, **shared)
-    if splits.streams:
-        train = StreamedVideoDataset(processor, data.text_column, augmentation, training.preprocess_on_device)
-        return TrainingClips(train, evaluation, splits.streams, augmentation)
-    train = SignVideoDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
-    sampler = build_train_sampler(train, splits.sizes, data.dataset_weights, training)
-    return TrainingClips(train, evaluation, sampler, augmentation)
+def trainer_class_of(model: PreTrainedModel) -> type[VideoTrainer]:
+    """Of a model that translates, also inside a peft model."""
+    return LlavaSltTrainer if model.is_prompted else FLaLLMTrainer
 
 
 def build_trainer(
@@ -292,12 +191,11 @@ def run_training(
         clips.train = cache.clips(clips.train, "training", features.feature_views or 1)
         clips.evaluation = cache.clips(clips.evaluation, "evaluation")
         cache.remove_unused()
-    system = system_of(model)
     trainer = build_trainer(
-        system.trainer_class,
+        trainer_class_of(model),
         model,
         clips,
-        system.collator_class(processor, training.preprocess_on_device),
+        collator_class_of(model)(processor, training.preprocess_on_device),
         training,
         callbacks,
         processing_class=processor,
@@ -386,42 +284,6 @@ def check_score_name(training: FLaLLMTrainingArguments, scores: tuple[str, ...])
         )
 
 
-def build_train_sampler(
-    dataset: SignVideoDataset, sizes: list[int], weights: list[float] | None, training: FLaLLMTrainingArguments
-) -> ClipSampler | FrameBudgetBatchSampler | None:
-    """
-    What draws the clips or batches of an epoch; `None` leaves it to the Trainer, for all clips in any order.
-
-    Args:
-        sizes: clips of each of the data sets that `dataset` holds one after another.
-
-    Raises:
-        ValueError: for a budget of frames that is too small for a clip.
-    """
-    grouped = training.train_sampling_strategy == "group_by_length"
-    budget = training.max_frames_per_batch
-    if weights is None and not grouped and budget is None:
-        return None
-    lengths = dataset.longest_lengths() if grouped or budget is not None else []
-    num_together = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    if budget is not None:
-        num_together = max(budget * len(lengths) * training.world_size // sum(lengths), 1)
-    sampler = ClipSampler(sizes, weights, lengths if grouped else None, num_together, training.seed)
-    if budget is None:
-        return sampler
-    return FrameBudgetBatchSampler(
-        sampler, lengths, budget, training.world_size, _most_epochs(training, sum(lengths) / budget)
-    )
-
-
-def _most_epochs(training: FLaLLMTrainingArguments, fewest_batches: float) -> int:
-    """How many epochs a training can have whose epochs have at least so many batches."""
-    if training.max_steps <= 0:
-        return max(math.ceil(training.num_train_epochs), 1)
-    num_batches = training.max_steps * training.gradient_accumulation_steps * training.world_size
-    return math.ceil(num_batches / max(fewest_batches, 1)) + 1
-
-
 def early_stopping(training: FLaLLMTrainingArguments) -> list[TrainerCallback]:
     patience = training.early_stopping_patience
     return [] if patience is None else [EarlyStopping(patience)]
@@ -464,89 +326,3 @@ def _finish(
         trainer.push_to_hub()
     trainer.raise_faults()
     return scores
-
-
-@dataclass(frozen=True)
-class System:
-    """What differs between the two systems wherever videos are translated; all the rest is shared."""
-
-    title: str
-    model_class: type[PreTrainedModel]
-    processor_class: type[FLaLLMProcessor]
-    collator_class: type[TranslationCollator]
-    trainer_class: type[VideoTrainer]
-
-
-def _systems() -> dict[str, System]:
-    """By the type of the model."""
-    return {
-        "flallm": System("FLa-LLM", FLaLLMForTranslation, FLaLLMProcessor, TranslationCollator, FLaLLMTrainer),
-        "llava_slt": System(
-            "LLaVA-SLT", LlavaSltForTranslation, LlavaSltProcessor, PromptedTranslationCollator, LlavaSltTrainer
-        ),
-    }
-
-
-def system_of(model: PreTrainedModel) -> System:
-    """Of a model that translates, also inside a peft model."""
-    return _systems()[model.config.model_type]
-
-
-def _titles() -> str:
-    return " or ".join(system.title for system in _systems().values())
-
-
-def _what_it_holds_instead(name_or_path: str, config: dict[str, Any]) -> str:
-    """Why a model of this config.json cannot translate; for the parts of LLaVA-SLT, which stage makes one that can."""
-    model_type = config.get("model_type")
-    if model_type is None and (Path(name_or_path) / "adapter_config.json").is_file():
-        return (
-            f"{name_or_path!r} holds low-rank adapters without the model that they change. Name the output folder of "
-            "the run, whose model has them merged."
-        )
-    if model_type is None:
-        return f"{name_or_path!r} holds no model: it has no config.json, or one that names no model type."
-    last_stage = "Name the folder of stage 3, which flallm-visual-language-tuning makes."
-    if model_type in VISUAL_ENCODER_TYPES:
-        return f"{name_or_path!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. {last_stage}"
-    if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type) in (config.get("architectures") or ()):
-        return (
-            f"{name_or_path!r} holds a language model ({model_type}) without a visual encoder, as LLaVA-SLT's stage 1 "
-            f"of 3 leaves it, which cannot translate yet. {last_stage}"
-        )
-    return f"{name_or_path!r} holds no {_titles()} model, but one of type {model_type!r}."
-
-
-def _model_type(name_or_path: str) -> str | None:
-    """What the config.json of a folder says; `None` for a Hub id, and where it says nothing."""
-    path = Path(name_or_path) / "config.json"
-    with reading_model(name_or_path):
-        return PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type") if path.is_file() else None
-
-
-def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FLaLLMProcessor]:
-    """
-    A trained model of either system in evaluation mode and its processor, from a folder or the Hub.
-
-    Args:
-        options: of `from_pretrained`, such as `dtype`.
-
-    Raises:
-        ValueError: if it is no such model with its processor.
-    """
-    systems = _systems()
-    cannot = f"{name_or_path!r} cannot be loaded as a {_titles()} model with its processor"
-    missing = explain_missing_folder(name_or_path, needs_owner=True)
-    if missing is not None:
-        raise ValueError(f"{cannot}: {missing}")
-    try:
-        with reading_model(name_or_path):
-            config = PreTrainedConfig.get_config_dict(name_or_path)[0]
-            model_type = config.get("model_type")
-            if model_type not in systems:
-                raise ValueError(_what_it_holds_instead(name_or_path, config))
-            model = systems[model_type].model_class.from_pretrained(name_or_path, **options)
-            processor = systems[model_type].processor_class.from_pretrained(name_or_path)
-    except OSError as error:
-        raise ValueError(f"{cannot}: {explain_hub_error(error, name_or_path)}") from error
-    return model.eval(), processor

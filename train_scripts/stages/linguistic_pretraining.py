@@ -2,7 +2,7 @@
 Stage 1 of LLaVA-SLT, linguistic continued pretraining: a decoder-only language model goes on learning from text about
 what is signed (https://arxiv.org/abs/2412.16524).
 
-    flallm-linguistic-pretraining --config llava_slt_linguistic_pretraining --text_file weather.txt news.txt \
+    flallm train linguistic-pretraining --config llava_slt_linguistic_pretraining --text_file weather.txt news.txt \
         --text_model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --spoken_language de --output_dir stage1
 
 `--dataset` takes the sentences of the training clips instead, or besides. Sentences are packed: one after another, each
@@ -20,17 +20,14 @@ import random
 import sys
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 import torch
 from peft import PeftModel, get_peft_model
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     EvalPrediction,
     LlamaConfig,
@@ -40,33 +37,30 @@ from transformers import (
     set_seed,
 )
 
-from modeling_flallm.loading_slt import load_whole
+from modeling_flallm.language_kind_slt import is_encoder_decoder
 from modeling_flallm.own_processing import (
-    DEFAULT_PROMPT,
     DEFAULT_SPOKEN_LANGUAGE,
     FLaLLMVideoProcessor,
     LlavaSltProcessor,
 )
+from modeling_flallm.systems import titles
 
-from ..arguments.arguments import FLaLLMTrainingArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
-from ..clips.data import IGNORED_LABEL, RandomDataset, check_text_column, column_names, load_from_hub, read_metadata
+from ..arguments.commands import COMMANDS
+from ..arguments.stage_arguments import CausalLanguageModelArguments, TextArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..arguments.training_defaults import LinguisticTrainingDefaults
+from ..clips.data import IGNORED_LABEL, check_text_column, column_names, load_from_hub, read_metadata
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
-from ..languages.languages import check_spoken_language, language_name
-from ..runs.damaged_models import reading_model
-from ..runs.model_arguments import LoraArguments
+from ..languages.languages import language_in_prompt
+from ..runs.damaged_models import read_config, read_model
 from ..runs.resuming import check_run, checkpoint_to_resume
+from ..runs.text_batches import TextCollator, TextDataset, WordNoise, pack, prompt_around_video, short_enough, tokenize
+from ..runs.text_files import read_sentences
+from ..runs.tokenizers import open_tokenizer, train_tokenizer
 from ..runs.trainers import TextTrainer
-from ..runs.training import (
-    TellTheEpoch,
-    check_score_name,
-    choose_fast_attention,
-    early_stopping,
-    open_tokenizer,
-    start_run,
-)
-from .pretrain_language_model import read_sentences, train_tokenizer
+from ..runs.training import TellTheEpoch, check_score_name, choose_fast_attention, early_stopping, start_run
 
 USER_TOKEN, ASSISTANT_TOKEN = "<user>", "<assistant>"
 CHAT_TEMPLATE = (
@@ -76,112 +70,11 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     f"{{% if add_generation_prompt %}}{ASSISTANT_TOKEN}{{% endif %}}"
 )
-LINES_AT_ONCE = 1000
 
 
 @dataclass
-class TextArguments:
-    """Which sentences. The paper names its text no further; all defaults are ours."""
-
-    text_file: list[str] | None = field(
-        default=None, metadata={"help": "UTF-8 text files with one sentence, or one paragraph, a line."}
-    )
-    dataset: list[str] | None = field(
-        default=None,
-        metadata={"help": "Video folders or ids of data sets on the Hub: the sentences of their training clips."},
-    )
-    text_column: str = field(default="text", metadata={"help": "Column of --dataset that holds the sentence."})
-    train_split: str = field(default="train", metadata={"help": "Split of --dataset whose sentences are used."})
-    spoken_language: str | None = field(
-        default=None, metadata={"help": "Language tag of the sentences, such as de; the prompt names the language."}
-    )
-    evaluation_text_file: str | None = field(
-        default=None, metadata={"help": "Text file for the held-out perplexity. Default: --evaluation_share."}
-    )
-    evaluation_share: float = field(
-        default=0.02, metadata={"help": "Share of the different lines that is held out to measure perplexity."}
-    )
-    block_size: int = field(default=512, metadata={"help": "Tokens of a block of packed sentences."})
-
-    def __post_init__(self):
-        if not self.text_file and not self.dataset:
-            raise ValueError("`--text_file` or `--dataset` must name the text to learn from.")
-        if not 0 < self.evaluation_share < 1:
-            raise ValueError(f"--evaluation_share must be above 0 and below 1, got {self.evaluation_share}.")
-        if self.block_size < 2:
-            raise ValueError(f"--block_size must be 2 or more, got {self.block_size}.")
-        check_spoken_language(self.spoken_language)
-
-
-@dataclass
-class CausalLanguageModelArguments(LoraArguments):
-    """The language model: a pretrained one, all of it trained or low-rank adapters in it, or a new small Llama."""
-
-    text_model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Folder or Hub id of a decoder-only language model. Default: a new one of the sizes below."},
-    )
-    prompt: str = field(
-        default=DEFAULT_PROMPT,
-        metadata={"help": "What the model is asked, as in stage 3; {spoken_language} stands for the language's name."},
-    )
-    lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole model."})
-    max_vocabulary_size: int = field(default=4000, metadata={"help": "New model: largest number of tokens."})
-    hidden_size: int = field(default=256, metadata={"help": "New model: width."})
-    feed_forward_size: int = field(default=768, metadata={"help": "New model: feed-forward width."})
-    layers: int = field(default=4, metadata={"help": "New model: layers."})
-    attention_heads: int = field(default=4, metadata={"help": "New model: attention heads."})
-
-    def __post_init__(self):
-        if self.lora and self.text_model_name_or_path is None:
-            raise ValueError("--lora True needs --text_model_name_or_path: a new model must be trained whole.")
-        if self.hidden_size % (2 * self.attention_heads):
-            raise ValueError(
-                f"--hidden_size must be a multiple of twice --attention_heads, got {self.hidden_size} and "
-                f"{self.attention_heads}."
-            )
-
-
-@dataclass
-class DenoisingArguments:
-    """Examples in the form of stage 3 with words in place of the video. All of it is ours."""
-
-    denoising: bool = field(
-        default=False, metadata={"help": "Learn, besides, to answer the prompt with a sentence from its noised words."}
-    )
-    max_pieces: int = field(default=3, metadata={"help": "The words come in up to so many pieces, in any order."})
-    max_shift: float = field(default=3.0, metadata={"help": "How far a word is moved within its piece, in words."})
-    deletion_probability: float = field(default=0.3, metadata={"help": "Share of the words that are left out."})
-    replacement_probability: float = field(
-        default=0.1, metadata={"help": "Share of the words that give way to a word of any other sentence."}
-    )
-    repetition_probability: float = field(
-        default=0.6, metadata={"help": "Probability that a word stands there once more, and then once more again."}
-    )
-    blank_probability: float = field(
-        default=0.15, metadata={"help": "Probability of a place without any word, and then of one more, behind a word."}
-    )
-
-    def __post_init__(self):
-        for name in ("deletion", "replacement", "repetition", "blank"):
-            value = getattr(self, f"{name}_probability")
-            if not 0 <= value < 1:
-                raise ValueError(f"--{name}_probability must be 0 or more and below 1, got {value}.")
-        if self.max_pieces < 1 or self.max_shift < 0:
-            raise ValueError(
-                f"--max_pieces must be 1 or more and --max_shift 0 or more, got {self.max_pieces} and {self.max_shift}."
-            )
-
-
-@dataclass
-class LinguisticTrainingArguments(FLaLLMTrainingArguments):
+class LinguisticTrainingArguments(LinguisticTrainingDefaults, FLaLLMTrainingArguments):
     """Held-out perplexity chooses the best checkpoint."""
-
-    metric_for_best_model: str = field(default="perplexity", metadata={"help": "perplexity or loss."})
-    predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
-    needs_generation: ClassVar[bool] = False
-    sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential")
-    fixed_flags: ClassVar[dict[str, Any]] = {"predict_with_generate": False}
 
     def __post_init__(self):
         if self.push_to_hub:
@@ -260,7 +153,7 @@ def build_processor(
     arguments: CausalLanguageModelArguments, text: TextArguments, lines: Sequence[str]
 ) -> LlavaSltProcessor:
     """The processor of stage 3, of which the tokenizer, with the placeholder in it, is what this stage needs."""
-    language = language_name(text.spoken_language) or text.spoken_language or DEFAULT_SPOKEN_LANGUAGE
+    language = language_in_prompt(text.spoken_language, DEFAULT_SPOKEN_LANGUAGE)
     if arguments.text_model_name_or_path is None:
         prompt = arguments.prompt.replace("{spoken_language}", language)
         tokenizer = make_tokenizer(lines, prompt, arguments.max_vocabulary_size)
@@ -278,12 +171,12 @@ def check_language_model(arguments: CausalLanguageModelArguments, block_size: in
     """
     if arguments.text_model_name_or_path is None:
         return
-    with reading_model(arguments.text_model_name_or_path):
-        config = AutoConfig.from_pretrained(arguments.text_model_name_or_path)
-    if config.is_encoder_decoder:
+    config = read_config(arguments.text_model_name_or_path)
+    if is_encoder_decoder(config):
         raise ValueError(
             "--text_model_name_or_path must be a decoder-only language model, such as Qwen, Llama or GPT-2; "
-            f"{arguments.text_model_name_or_path} is an encoder-decoder model ({config.model_type}), for FLa-LLM."
+            f"{arguments.text_model_name_or_path} is an encoder-decoder model ({config.model_type}), for "
+            f"{titles(is_prompted=False)}."
         )
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and block_size > positions:
@@ -298,8 +191,7 @@ def build_language_model(
         return AutoModelForCausalLM.from_config(_new_config(arguments, tokenizer, block_size))
     # Weights that are trained are kept in float32; below low-rank adapters they stay as they were saved.
     dtype = "auto" if arguments.lora else torch.float32
-    with reading_model(arguments.text_model_name_or_path):
-        model = load_whole(AutoModelForCausalLM.from_pretrained, arguments.text_model_name_or_path, dtype=dtype)
+    model = read_model(AutoModelForCausalLM, arguments.text_model_name_or_path, dtype=dtype)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     if not arguments.lora:
@@ -327,114 +219,6 @@ def _new_config(
     )
 
 
-def tokenize(lines: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    """Token ids of each line, with the end-of-sentence token behind them."""
-    token_ids: list[np.ndarray] = []
-    for start in range(0, len(lines), LINES_AT_ONCE):
-        encoded = tokenizer(list(lines[start : start + LINES_AT_ONCE]), add_special_tokens=False)["input_ids"]
-        token_ids += [np.array([*ids, tokenizer.eos_token_id], dtype=np.int32) for ids in encoded]
-    return token_ids
-
-
-def pack(token_ids: Sequence[np.ndarray], block_size: int) -> list[np.ndarray]:
-    """One line after another, cut every `block_size` tokens; the last block is shorter, of two tokens or more."""
-    stream = np.concatenate(token_ids)
-    blocks = [stream[start : start + block_size] for start in range(0, len(stream), block_size)]
-    return [block for block in blocks if len(block) > 1]
-
-
-class TextDataset(RandomDataset):
-    """Packed blocks `(token ids, None)`, then lines that become denoising examples `(token ids, seed of the noise)`."""
-
-    def __init__(self, blocks: Sequence[np.ndarray], lines: Sequence[np.ndarray] = (), seed: int = 0):
-        super().__init__(seed)
-        self.blocks, self.lines = blocks, lines
-
-    def __len__(self) -> int:
-        return len(self.blocks) + len(self.lines)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int | None]:
-        if index < len(self.blocks):
-            return self.blocks[index], None
-        return self.lines[index - len(self.blocks)], self.seed_of(index)
-
-
-class WordNoise:
-    """
-    What stands in place of a video: the words of a sentence as recognised signs would come, the same for the same seed.
-
-    Args:
-        token_ids: the sentences from which words are taken to replace others, as often as they occur there.
-        blank: token id of a place that shows no word.
-    """
-
-    def __init__(self, arguments: DenoisingArguments, token_ids: Sequence[np.ndarray], blank: int):
-        self.arguments, self.token_ids, self.blank = arguments, token_ids, blank
-
-    def __call__(self, words: list[int], seed: int) -> list[int]:
-        draws = random.Random(seed)
-        noised: list[int] = []
-        for word in self._moved(words, draws):
-            if draws.random() < self.arguments.deletion_probability:
-                continue
-            replaced = draws.random() < self.arguments.replacement_probability
-            noised.append(self._word_of_any_sentence(draws) if replaced else word)
-            while draws.random() < self.arguments.repetition_probability:
-                noised.append(noised[-1])
-            while draws.random() < self.arguments.blank_probability:
-                noised.append(self.blank)
-        return noised or [self.blank]
-
-    def _moved(self, words: list[int], draws: random.Random) -> list[int]:
-        """Signs come in another order than words, but those that belong together stay near each other."""
-        num_cuts = draws.randint(0, min(self.arguments.max_pieces, len(words)) - 1) if words else 0
-        cuts = sorted(draws.sample(range(1, len(words)), num_cuts)) if num_cuts else []
-        pieces = [words[start:end] for start, end in zip([0, *cuts], [*cuts, len(words)], strict=True)]
-        draws.shuffle(pieces)
-        ordered = [word for piece in pieces for word in piece]
-        places = [place + draws.uniform(0, self.arguments.max_shift) for place in range(len(ordered))]
-        return [ordered[index] for index in sorted(range(len(ordered)), key=places.__getitem__)]
-
-    def _word_of_any_sentence(self, draws: random.Random) -> int:
-        words = self.token_ids[draws.randrange(len(self.token_ids))][:-1]
-        return int(words[draws.randrange(len(words))]) if len(words) else self.blank
-
-
-class TextCollator:
-    """
-    Items of `TextDataset` -> `input_ids`, `attention_mask` and `labels` `(batch, length)`, padded on the right.
-
-    Args:
-        around_video: token ids of the prompt before and behind the place of the video.
-    """
-
-    def __init__(self, pad_token_id: int, around_video: tuple[list[int], list[int]], noise: WordNoise):
-        self.pad_token_id, self.around_video, self.noise = pad_token_id, around_video, noise
-
-    def __call__(self, items: Sequence[tuple[np.ndarray, int | None]]) -> dict[str, torch.Tensor]:
-        rows = [(ids, ids) if seed is None else self._denoising_example(ids.tolist(), seed) for ids, seed in items]
-        sides = zip(*rows, strict=True)
-        input_ids, labels = ([torch.as_tensor(row, dtype=torch.long) for row in side] for side in sides)
-        masks = [torch.ones_like(ids) for ids in input_ids]
-        return {
-            "input_ids": pad_sequence(input_ids, batch_first=True, padding_value=self.pad_token_id),
-            "attention_mask": pad_sequence(masks, batch_first=True),
-            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL),
-        }
-
-    def _denoising_example(self, sentence: list[int], seed: int) -> tuple[list[int], list[int]]:
-        before, behind = self.around_video
-        prompt = [*before, *self.noise(sentence[:-1], seed), *behind]
-        return [*prompt, *sentence], [*[IGNORED_LABEL] * len(prompt), *sentence]
-
-
-def prompt_around_video(processor: LlavaSltProcessor) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt before and behind the place of the video, as stage 3 has them."""
-    token_ids = processor(num_visual_tokens=[1], return_tensors="pt")["input_ids"][0].tolist()
-    place = token_ids.index(processor.video_token_id)
-    return token_ids[:place], token_ids[place + 1 :]
-
-
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross entropy of each token but the first `(batch, length - 1)`: all that perplexity needs of the logits."""
     return torch.nn.functional.cross_entropy(
@@ -453,11 +237,8 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
     Stage 1 from command-line arguments; returns the scores on the held-out lines, among them `eval_perplexity`.
     `callbacks` are the Trainer's.
     """
-    arguments, text, denoising, training = parse_arguments(
-        (CausalLanguageModelArguments, TextArguments, DenoisingArguments, LinguisticTrainingArguments),
-        argv,
-        description="Stage 1 of LLaVA-SLT: linguistic continued pretraining.",
-    )
+    command = COMMANDS["train linguistic-pretraining"]
+    arguments, text, denoising, training = command.parse(argv, LinguisticTrainingArguments)
     check_run(training)
     check_score_name(training, ("perplexity",))
     check_model_names(arguments)
@@ -472,7 +253,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
     token_ids = tokenize(lines, tokenizer)
     around_video = prompt_around_video(processor)
     blocks = pack(token_ids, text.block_size)
-    sentences = _short_enough(token_ids, text.block_size, around_video) if denoising.denoising else []
+    sentences = short_enough(token_ids, text.block_size, around_video) if denoising.denoising else []
     noise = WordNoise(denoising, token_ids, processor.video_token_id)
     dataset = TextDataset(blocks, sentences, training.seed)
     trainer = TextTrainer(
@@ -497,14 +278,6 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
         change = "trained on further text in stage 1 of LLaVA-SLT"
         write_base_card(Path(training.output_dir), arguments.text_model_name_or_path, change)
     return scores
-
-
-def _short_enough(
-    token_ids: Sequence[np.ndarray], block_size: int, around_video: tuple[list[int], list[int]]
-) -> list[np.ndarray]:
-    """Lines that fit into a block with their prompt, even if each word comes twice: paragraphs are no sentences."""
-    prompt_length = sum(map(len, around_video))
-    return [ids for ids in token_ids if len(ids) > 1 and prompt_length + 3 * len(ids) <= block_size]
 
 
 def _finish(trainer: TextTrainer, training: LinguisticTrainingArguments) -> dict[str, float]:

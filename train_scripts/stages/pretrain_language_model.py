@@ -6,18 +6,15 @@ languages with little text. The objective is BART's (https://arxiv.org/abs/1910.
 deletion and text infilling) plus, ours, a shuffle of the tokens, because signs come in another order than words, and
 repeated tokens, because a sign lasts for several frames.
 
-    flallm-pretrain-language-model --text_file corpus/text_only.txt --output_dir language_model
+    flallm train language-model --text_file corpus/text_only.txt --output_dir language_model
 """
 
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
@@ -28,96 +25,22 @@ from transformers import (
 
 from modeling_flallm import light_transformer_config
 
-from ..arguments.arguments import FLaLLMTrainingArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.stage_arguments import LanguageModelArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..arguments.training_defaults import LanguageModelTrainingDefaults
 from ..clips.data import RandomDataset
 from ..runs.resuming import check_run, checkpoint_to_resume
+from ..runs.text_files import read_sentences
+from ..runs.tokenizers import train_tokenizer
 from ..runs.trainers import TextTrainer
 from ..runs.training import TellTheEpoch, choose_fast_attention, start_run
 
-SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-MASK_TOKEN = "<mask>"
-
 
 @dataclass
-class LanguageModelArguments:
-    """Text, tokenizer, model and noise. All defaults are ours."""
-
-    text_file: str = field(default=None, metadata={"help": "UTF-8 text, one sentence a line. Required."})
-    max_vocabulary_size: int = field(default=4000, metadata={"help": "Largest number of tokens."})
-    hidden_size: int = field(default=256, metadata={"help": "Width of the model."})
-    feed_forward_size: int = field(default=1024, metadata={"help": "Feed-forward width."})
-    layers: int = field(default=3, metadata={"help": "Layers of the encoder, and of the decoder."})
-    attention_heads: int = field(default=4, metadata={"help": "Attention heads."})
-    dropout: float = field(default=0.1, metadata={"help": "Dropout."})
-    mask_probability: float = field(default=0.3, metadata={"help": "Share of the tokens that are masked."})
-    deletion_probability: float = field(default=0.1, metadata={"help": "Share of the tokens that are left out."})
-    shuffle_probability: float = field(default=0.5, metadata={"help": "Share of the sentences in shuffled order."})
-    repetition_probability: float = field(
-        default=0.3, metadata={"help": "Probability that a token stands there once more, and then once more again."}
-    )
-
-    def __post_init__(self):
-        if self.text_file is None:
-            raise ValueError("`--text_file` must name a text file with one sentence a line.")
-        if self.hidden_size % self.attention_heads:
-            raise ValueError(
-                f"--hidden_size must be a multiple of --attention_heads, got {self.hidden_size} and "
-                f"{self.attention_heads}."
-            )
-
-
-@dataclass
-class LanguageModelTrainingArguments(FLaLLMTrainingArguments):
+class LanguageModelTrainingArguments(LanguageModelTrainingDefaults, FLaLLMTrainingArguments):
     """Without evaluation: there is no split of a text file."""
-
-    eval_strategy: str = field(default="no", metadata={"help": "Must be no."})
-    save_strategy: str = field(default="no", metadata={"help": "When to save checkpoints: no, steps or epoch."})
-    load_best_model_at_end: bool = field(default=False, metadata={"help": "Must be False."})
-    predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
-    needs_generation: ClassVar[bool] = False
-    sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential")
-    fixed_flags: ClassVar[dict[str, Any]] = {
-        "eval_strategy": "no",
-        "load_best_model_at_end": False,
-        "predict_with_generate": False,
-        "eval_on_start": False,
-    }
-
-
-def read_sentences(text_file: str) -> list[str]:
-    """
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not UTF-8 or has no sentence.
-    """
-    path = Path(text_file)
-    if not path.is_file():
-        raise FileNotFoundError(f"--text_file {path} does not exist.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}.") from error
-    sentences = [line.strip() for line in lines if line.strip()]
-    if not sentences:
-        raise ValueError(f"{path} has no sentence. It must hold one a line.")
-    return sentences
-
-
-def train_tokenizer(sentences: Sequence[str], max_vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """Byte-pair encoding over words with spaces kept, NFKC-normalised; labels end with `</s>`."""
-    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS["unk_token"]))
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    specials = [*SPECIAL_TOKENS.values(), MASK_TOKEN]
-    trainer = trainers.BpeTrainer(vocab_size=max_vocabulary_size, special_tokens=specials, show_progress=False)
-    tokenizer.train_from_iterator(sentences, trainer)
-    end = SPECIAL_TOKENS["eos_token"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token=MASK_TOKEN, **SPECIAL_TOKENS)
 
 
 def build_language_model(arguments: LanguageModelArguments, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -188,11 +111,7 @@ class _TokenizedSentences(RandomDataset):
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> None:
     """Train and save tokenizer and model in the output folder. `callbacks` are the Trainer's."""
-    arguments, training = parse_arguments(
-        (LanguageModelArguments, LanguageModelTrainingArguments),
-        argv,
-        description="Pretrain a small encoder-decoder language model by denoising.",
-    )
+    arguments, training = COMMANDS["train language-model"].parse(argv, LanguageModelTrainingArguments)
     check_run(training)
     sentences = read_sentences(arguments.text_file)
     callbacks = [*callbacks, *start_run(training)]

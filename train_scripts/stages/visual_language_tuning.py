@@ -2,7 +2,7 @@
 Stage 3 of LLaVA-SLT, visual language tuning: the visual encoder of stage 2 and the language model of stage 1, both
 frozen, and a new connector between them, which is all that is trained (https://arxiv.org/abs/2412.16524).
 
-    flallm-visual-language-tuning --config llava_slt_visual_language_tuning --dataset phoenix14t/ \
+    flallm train visual-language-tuning --config llava_slt_visual_language_tuning --dataset phoenix14t/ \
         --vision_model_name_or_path stage2 --text_model_name_or_path stage1 --spoken_language de --output_dir stage3
 
 With `--lora True` (ours) low-rank adapters in the language model are trained, too. With `--cache_features True` each
@@ -10,62 +10,30 @@ clip goes through the encoder once, for all epochs and all later runs (`feature_
 column `spoken_language`, the prompt names the language of each sentence, else that of `--spoken_language`. Small, on a
 CPU, after the example of `visual_contrastive_pretraining.py`:
 
-    flallm-visual-language-tuning --config quickstart_llava_slt_visual_language_tuning --dataset corpus \
+    flallm train visual-language-tuning --config quickstart_llava_slt_visual_language_tuning --dataset corpus \
         --vision_model_name_or_path stage2 --text_model_name_or_path stage1 --output_dir stage3
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
 
 from peft import get_peft_model
 from transformers import GenerationConfig, PreTrainedModel, TrainerCallback
 
 from modeling_flallm import LlavaSltForTranslation
-from modeling_flallm.own_processing import DEFAULT_PROMPT, DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
+from modeling_flallm.own_processing import DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
 
-from ..arguments.arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, VideoArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
-from ..languages.languages import language_name
+from ..arguments.commands import COMMANDS
+from ..arguments.data_arguments import VideoArguments
+from ..arguments.stage_arguments import VisualLanguageTuningArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..languages.languages import language_in_prompt
 from ..runs.damaged_models import reading_model
-from ..runs.model_arguments import LoraArguments
-from ..runs.training import build_video_processor, open_tokenizer, run_training
+from ..runs.tokenizers import open_tokenizer
+from ..runs.training import build_video_processor, run_training
 
-
-@dataclass
-class VisualLanguageTuningArguments(LoraArguments):
-    """The pretrained parts, the connector and the prompt."""
-
-    stage_name: ClassVar[str] = "visual_language_tuning"
-    target_language: ClassVar[None] = None
-    freeze_visual_encoder: ClassVar[bool] = True
-
-    vision_model_name_or_path: str = field(
-        default=None, metadata={"help": "Folder or Hub id of a stage-2 checkpoint. Required."}
-    )
-    text_model_name_or_path: str = field(
-        default=None,
-        metadata={"help": "Folder of stage 1, or Hub id of a decoder-only language model. Required."},
-    )
-    connector_hidden_size: int | None = field(
-        default=None, metadata={"help": "Hidden width of the connector. Default: that of the language model."}
-    )
-    connector_activation: str = field(default="gelu", metadata={"help": "Activation of the connector."})
-    label_smoothing: float = field(default=0.0, metadata={"help": "Label smoothing of the cross entropy."})
-    prompt: str = field(
-        default=DEFAULT_PROMPT,
-        metadata={"help": "What the model is asked; {spoken_language} stands for the name of the language."},
-    )
-    num_beams: int = field(default=5, metadata={"help": "Beams with which the saved model generates by default."})
-    lora: bool = field(
-        default=False, metadata={"help": "Train low-rank adapters in the language model, too, not the connector alone."}
-    )
-
-    def __post_init__(self):
-        for name in ("vision_model_name_or_path", "text_model_name_or_path"):
-            if getattr(self, name) is None:
-                raise ValueError(f"`--{name}` is required.")
+COMMAND = COMMANDS["train visual-language-tuning"]
 
 
 def build_model(
@@ -82,7 +50,7 @@ def build_model(
         video_processor=build_video_processor(video),
         tokenizer=tokenizer,
         prompt=arguments.prompt,
-        spoken_language=language_name(spoken_language) or spoken_language or DEFAULT_SPOKEN_LANGUAGE,
+        spoken_language=language_in_prompt(spoken_language, DEFAULT_SPOKEN_LANGUAGE),
     )
     with reading_model(arguments.vision_model_name_or_path, arguments.text_model_name_or_path):
         model = LlavaSltForTranslation.from_vision_text_pretrained(
@@ -118,11 +86,7 @@ def set_generation_defaults(model: LlavaSltForTranslation, processor: LlavaSltPr
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Stage 3 from command-line arguments, with further callbacks; returns the scores on the evaluation split."""
-    arguments, data, video, augmentation, training, features = parse_arguments(
-        (VisualLanguageTuningArguments, *TRAINING_ARGUMENTS, FeatureCacheArguments),
-        argv,
-        description="Stage 3 of LLaVA-SLT: visual language tuning of the connector.",
-    )
+    arguments, data, video, augmentation, training, features = COMMAND.parse(argv, FLaLLMTrainingArguments)
     return run_training(
         lambda: build_model(arguments, video, data.spoken_language),
         arguments,
