@@ -12,9 +12,6 @@ from .hub_card_slt import HUB_TASK, SentWithACard
 from .loading_slt import LoadedWhole
 from .pipeline_slt import SignLanguageTranslationPipeline  # a relative import is what carries the file along
 
-# Options of `from_pretrained` that say which files are meant, and so hold for a configuration, too.
-HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder", "trust_remote_code")
-
 
 class SavedWithItsCode(SentWithACard, LoadedWhole):
     """

@@ -12,7 +12,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MOST_NAMES_IN_AN_ERROR = 5
-FILE_OPTIONS = ("revision", "token", "subfolder", "cache_dir", "force_download", "local_files_only")
+FILE_OPTIONS = (
+    "revision",
+    "token",
+    "subfolder",
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "trust_remote_code",
+)
 
 
 class LoadedWhole:

@@ -113,8 +113,8 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             text_model_name_or_path (`str`): folder or Hub id of a text model that fits this class.
             config_values:
                 Further fields of the configuration, such as `label_smoothing`. Those that begin with `vision_` and
-                `text_`, such as `text_revision` and `vision_token`, go without that to the `from_pretrained` of the
-                part.
+                `text_`, such as `text_revision`, `text_device_map` and `vision_token`, go without that to the
+                `from_pretrained` of the part. The new adapter is put where the token embeddings are, in their dtype.
 
         Raises:
             ValueError: if the first has no sign encoder, or the second is no text model that fits, and as `load_whole`
@@ -198,6 +198,23 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         features = {name: named.pop(name) for name in VISUAL_FEATURES if named.get(name) is not None}
         clip = {name: value for name, value in named.items() if name not in VISUAL_FEATURES}
         return self.vision_model.given_inputs(clip) | features
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        pixel_attention_mask: torch.LongTensor | None = None,
+        **kwargs: Any,
+    ) -> VideoFeaturesOutput:
+        """The visual tokens of clips, and as `pooler_output` what the text model reads; arguments as in `forward`."""
+        named = {"pixel_values_videos": pixel_values_videos, "pixel_attention_mask": pixel_attention_mask}
+        output = self.vision_model(**self.vision_model.given_inputs({**named, **kwargs}))
+        embeddings = self._adapted(output.last_hidden_state)
+        return VideoFeaturesOutput(output.last_hidden_state, embeddings, attention_mask=output.attention_mask)
+
+    def _adapted(self, visual_tokens: torch.Tensor) -> torch.Tensor:
+        adapter = self.get_adapter()
+        return adapter(visual_tokens.to(adapter.first.weight.dtype))
 
     def _check_one_form(self, video: dict[str, Any], **other_forms: Any) -> None:
         forms = {name: video.get(name) for name in (self.vision_model.main_input_name, "visual_features")} | other_forms

@@ -178,7 +178,8 @@ def test_options_of_a_part_go_to_its_from_pretrained(tmp_path):
     model = FLaLLMForTranslation.from_vision_text_pretrained(
         encoder, str(tmp_path / "text"), text_dtype=torch.bfloat16, text_attn_implementation="eager"
     )
-    assert model.text_model.dtype == torch.bfloat16 and model.adapter.first.weight.dtype == torch.float32
+    assert model.text_model.dtype == model.adapter.first.weight.dtype == torch.bfloat16
+    assert model.vision_model.dtype == torch.float32
     assert model.config.text_config._attn_implementation == "eager"
 
 

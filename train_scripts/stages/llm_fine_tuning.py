@@ -34,8 +34,6 @@ from ..runs.tokenizers import load_tokenizer
 from ..runs.training import build_processor, run_training
 
 COMMAND = COMMANDS["train llm-fine-tuning"]
-# Every linear layer of the text model but its output layer, whatever the text model calls them.
-LORA_LAYERS = {"target_modules": "all-linear", "exclude_modules": r"(vision_model|adapter)\..*|word_presence_head"}
 
 
 def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tuple[PreTrainedModel, FLaLLMProcessor]:
