@@ -199,23 +199,6 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         clip = {name: value for name, value in named.items() if name not in VISUAL_FEATURES}
         return self.vision_model.given_inputs(clip) | features
 
-    @can_return_tuple
-    def get_video_features(
-        self,
-        pixel_values_videos: torch.FloatTensor | None = None,
-        pixel_attention_mask: torch.LongTensor | None = None,
-        **kwargs: Any,
-    ) -> VideoFeaturesOutput:
-        """The visual tokens of clips, and as `pooler_output` what the text model reads; arguments as in `forward`."""
-        named = {"pixel_values_videos": pixel_values_videos, "pixel_attention_mask": pixel_attention_mask}
-        output = self.vision_model(**self.vision_model.given_inputs({**named, **kwargs}))
-        embeddings = self._adapted(output.last_hidden_state)
-        return VideoFeaturesOutput(output.last_hidden_state, embeddings, attention_mask=output.attention_mask)
-
-    def _adapted(self, visual_tokens: torch.Tensor) -> torch.Tensor:
-        adapter = self.get_adapter()
-        return adapter(visual_tokens.to(adapter.first.weight.dtype))
-
     def _check_one_form(self, video: dict[str, Any], **other_forms: Any) -> None:
         forms = {name: video.get(name) for name in (self.vision_model.main_input_name, "visual_features")} | other_forms
         if sum(form is not None for form in forms.values()) != 1:
