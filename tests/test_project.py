@@ -285,7 +285,7 @@ def test_documented_make_targets_exist(name):
 
 def test_makefile_runs_only_what_exists():
     text = (ROOT / "Makefile").read_text()
-    modules = [name.replace(".", "/") + ".py" for name in re.findall(r"-m (train_scripts\.\w+)", text)]
+    modules = [name.replace(".", "/") + ".py" for name in re.findall(r"-m (train_scripts(?:\.\w+)+)", text)]
     files = re.findall(r"\b(benchmarks/\w+\.py)\b", text)
     assert modules and files
     assert [name for name in modules + files if not (ROOT / name).is_file()] == []
