@@ -10,7 +10,6 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from .chat_template_slt import render_chat
 from .processing_flallm import IGNORED_LABEL, FLaLLMProcessor, normalised_sentences
-from .video_processing_slt import make_list_of_videos
 
 # For language models without a chat template (ours, after LLaVA's).
 PLAIN_TEMPLATE = "USER: {content} ASSISTANT:"
@@ -20,24 +19,27 @@ DEFAULT_SPOKEN_LANGUAGE = "the spoken language"
 
 
 class LlavaSltProcessor(FLaLLMProcessor):
-    """A video processor and the tokenizer of a decoder-only language model, any of transformers, in one.
+    """What reads clips, and the tokenizer of a decoder-only language model, any of transformers, in one.
+
+    Videos are read by a `video_processor`, ready-made visual features by a `feature_extractor`: pass one of the two.
 
     The prompt holds the video as one placeholder token per word-like token of the model, then the instruction, in the
     tokenizer's chat template where it has one. The sentence follows it, in Unicode normal form NFKC, and the
     tokenizer's end token. Rows are padded on the left.
 
-    `word_window_stride` must be that of the model's visual encoder. `prompt` is the instruction, in which
-    `{spoken_language}` stands for the language of the sentences, `spoken_language`: any name, as in "German". The
-    paper's prompt is not known to us; this one is ours. The placeholder `video_token` is added to the tokenizer if it
-    lacks it, and a tokenizer without a padding token pads with its end token.
+    `word_window_stride` must be that of the model's visual encoder, and 1 for visual features. `prompt` is the
+    instruction, in which `{spoken_language}` stands for the language of the sentences, `spoken_language`: any name, as
+    in "German". The paper's prompt is not known to us; this one is ours. The placeholder `video_token` is added to the
+    tokenizer if it lacks it, and a tokenizer without a padding token pads with its end token.
 
     Example: `processor(videos=["clip.mp4"], text=["it rains in the north"], return_tensors="pt")`
     """
 
     def __init__(
         self,
-        video_processor,
-        tokenizer,
+        video_processor=None,
+        tokenizer=None,
+        feature_extractor=None,
         word_window_stride: int = 2,
         video_token: str = "<video>",
         prompt: str = DEFAULT_PROMPT,
@@ -51,7 +53,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.add_tokens([AddedToken(video_token, special=True, normalized=False)], special_tokens=True)
-        super().__init__(video_processor, tokenizer)
+        super().__init__(video_processor, tokenizer, feature_extractor)
         # Saved beside the tokenizer, whose own it is.
         self.chat_template = chat_template or tokenizer.chat_template
         self.word_window_stride = word_window_stride
@@ -62,7 +64,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
-        return [*self.video_processor.model_input_names, "input_ids", "attention_mask", "labels"]
+        return [*self.modality.part.model_input_names, "input_ids", "attention_mask", "labels"]
 
     @property
     def video_token_id(self) -> int:
@@ -75,6 +77,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
         text: str | list[str] | tuple[str, ...] | None = None,
         num_visual_tokens: Sequence[int] | None = None,
         spoken_language: str | Sequence[str] | None = None,
+        visual_features: Any = None,
         return_tensors: str | None = None,
         **kwargs,
     ) -> BatchFeature:
@@ -82,7 +85,8 @@ class LlavaSltProcessor(FLaLLMProcessor):
 
         Returns `input_ids` and `attention_mask` (batch, tokens), padded on the left: the prompt, and with `text` the
         sentence and its end behind it, and then `labels` (batch, tokens) too, -100 outside the sentence. With `videos`,
-        also `pixel_values_videos` (batch, frames, 3, height, width) and `pixel_attention_mask` (batch, frames).
+        also `pixel_values_videos` (batch, frames, 3, height, width) and `pixel_attention_mask` (batch, frames); with
+        `visual_features`, themselves (batch, features, feature_size) and `visual_attention_mask` (batch, features).
         `num_visual_tokens`, in place of `videos`, says how many word-like tokens the features of each clip have.
         `spoken_language` names the language of all sentences, or of each of them, as training did: "German",
         not "de". Other arguments go to the video processor (`start`, `end`, `frame_sampling_rate`, ...).
@@ -90,14 +94,16 @@ class LlavaSltProcessor(FLaLLMProcessor):
         Raises `ValueError` for neither or both of `videos` and `num_visual_tokens`, for an empty sentence, one that
         holds the placeholder, and other numbers of sentences or languages than of videos, `TypeError` for unknown
         arguments."""
-        if (videos is None) == (num_visual_tokens is None):
-            raise ValueError("Pass either `videos` or, for cached features, `num_visual_tokens`.")
-        if videos is None and kwargs:
-            raise TypeError(f"Unknown arguments without `videos`: {sorted(kwargs)}.")
+        clips = self.list_of_clips(videos=videos, visual_features=visual_features)
+        modality = self.modality
+        if (clips is None) == (num_visual_tokens is None):
+            raise ValueError(f"Pass either `{modality.argument}` or, for cached features, `num_visual_tokens`.")
+        if clips is None and kwargs:
+            raise TypeError(f"Unknown arguments without `{modality.argument}`: {sorted(kwargs)}.")
         data = {}
-        if videos is not None:
-            data = dict(self.video_processor(make_list_of_videos(videos), **kwargs))
-            lengths = [int(torch.as_tensor(mask).sum()) for mask in data["pixel_attention_mask"]]
+        if clips is not None:
+            data = dict(modality.part(clips, **kwargs))
+            lengths = [int(torch.as_tensor(mask).sum()) for mask in data[modality.input_names[1]]]
             num_visual_tokens = [self.get_num_visual_tokens(length) for length in lengths]
         data |= self._token_ids(num_visual_tokens, text, spoken_language)
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
