@@ -49,8 +49,10 @@ from train_scripts.arguments.arguments import (
     VideoArguments,
 )
 from train_scripts.clips.augmentation import ClipAugmentation
-from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.data import SignVideoDataset
 from train_scripts.clips.feature_cache import NO_AUGMENTATION, FeatureCache
+from train_scripts.clips.splits import load_split
 from train_scripts.runs.training import build_processor
 from train_scripts.stages.pretrain_language_model import train_tokenizer
 

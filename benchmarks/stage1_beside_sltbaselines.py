@@ -39,7 +39,9 @@ from transformers import MBartConfig
 
 from train_scripts.arguments.arguments import TRAINING_ARGUMENTS, DataArguments, flags, parse_arguments
 from train_scripts.clips.augmentation import ClipAugmentation
-from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.splits import load_split
 from train_scripts.machine.machine import prepare_machine
 from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.runs.training import prepare_visual_encoder

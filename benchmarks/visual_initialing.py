@@ -40,7 +40,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionConfig, FLaLLMVisionModel
 from train_scripts.arguments.arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.clips.augmentation import ClipAugmentation
-from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.splits import load_split
 from train_scripts.machine.machine import computes_in_bfloat16, default_device
 from train_scripts.runs.training import build_processor
 from train_scripts.stages.pretrain_language_model import train_tokenizer

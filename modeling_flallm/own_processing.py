@@ -29,18 +29,27 @@ def _import_our_processing() -> ModuleType:
 
 
 _processing = _import_our_processing()
+ClipValues = _processing.modality_slt.ClipValues
 FLaLLMProcessor = _processing.FLaLLMProcessor
 FLaLLMVideoProcessor = _processing.FLaLLMVideoProcessor
 LlavaSltProcessor = _processing.LlavaSltProcessor
+MODALITIES = _processing.MODALITIES
+Modality = _processing.Modality
+SampleIndices = _processing.modality_slt.SampleIndices
+VisualFeatureExtractor = _processing.VisualFeatureExtractor
+VisualFeaturesModality = _processing.modality_features_slt.VisualFeaturesModality
 DEFAULT_PROMPT = _processing.processing_llava_slt.DEFAULT_PROMPT
 DEFAULT_SPOKEN_LANGUAGE = _processing.processing_llava_slt.DEFAULT_SPOKEN_LANGUAGE
+FEATURE_SUFFIXES = _processing.feature_files_slt.FEATURE_SUFFIXES
 PICTURE_SUFFIXES = _processing.video_files_slt.PICTURE_SUFFIXES
 VIDEO_SUFFIXES = _processing.video_files_slt.VIDEO_SUFFIXES
 VideoDecodingError = _processing.VideoDecodingError
 decode_video = _processing.decode_video
 format_captions = _processing.format_captions
-open_container = _processing.video_container_slt.open_container
-video_stream = _processing.video_container_slt.video_stream
+is_feature_file = _processing.feature_files_slt.is_feature_file
 is_hidden_file = _processing.video_files_slt.is_hidden_file
 is_picture_file = _processing.video_files_slt.is_picture_file
 is_video_file = _processing.video_files_slt.is_video_file
+padded_in_time = _processing.sampling_slt.padded_in_time
+pixel_values = _processing.modality_video_slt.pixel_values
+split_name = _processing.feature_files_slt.split_name

@@ -49,6 +49,7 @@ class Modality(ABC):
         argument: of a processor's call, under which it takes clips.
         column: our name of the column of a data set that holds a clip.
         column_names: all names that the column may have, ours first, whatever their letter case.
+        length_column: of a data set that may say how long each clip is, if there is one.
         input_names: of the tensors: the values and then their mask, which the model's sign encoder takes.
         slot: where the processor keeps the part that reads this modality.
         item_key: under which an item holds its values.
@@ -57,6 +58,7 @@ class Modality(ABC):
     argument: ClassVar[str]
     column: ClassVar[str]
     column_names: ClassVar[tuple[str, ...]]
+    length_column: ClassVar[str | None] = None
     input_names: ClassVar[tuple[str, str]]
     slot: ClassVar[str]
     item_key: ClassVar[str]

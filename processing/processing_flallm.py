@@ -52,8 +52,9 @@ class FLaLLMProcessor(OneModalityProcessor):
         `videos`, `visual_features` (batch, features, feature_size) and `visual_attention_mask` (batch, features) with
         `visual_features`, and `labels` (batch, tokens), padded with -100, with `text`. Other arguments go to what reads
         the clips (`start`, `end`, `frame_sampling_rate`, ...; `max_num_features`) or to the tokenizer (`padding`,
-        `truncation`, `max_length`, `pad_to_multiple_of`, `add_special_tokens`). Raises `ValueError` for neither input, for an empty sentence and
-        for as many sentences as there are not videos, `TypeError` for unknown arguments."""
+        `truncation`, `max_length`, `pad_to_multiple_of`, `add_special_tokens`). Raises `ValueError` for neither input,
+        for clips of another modality, for an empty sentence and for as many sentences as there are not videos,
+        `TypeError` for unknown arguments."""
         clips = self.list_of_clips(videos=videos, visual_features=visual_features)
         if clips is None and text is None:
             raise ValueError(f"Pass `{self.modality.argument}`, `text` (their sentences), or both; got neither.")

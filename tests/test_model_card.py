@@ -28,7 +28,7 @@ from train_scripts.arguments.arguments import (
     VideoArguments,
     parse_arguments,
 )
-from train_scripts.clips.data import load_split
+from train_scripts.clips.splits import load_split
 from train_scripts.commands import evaluate_model
 from train_scripts.hub import model_card
 from train_scripts.hub.model_card import add_scores, named_card, write_base_card, write_model_card

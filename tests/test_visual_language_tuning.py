@@ -32,7 +32,7 @@ from video_files import write_video
 from modeling_flallm import LlavaSltForTranslation, SignLanguageTranslationPipeline
 from processing import LlavaSltProcessor
 from train_scripts.arguments.arguments import FLaLLMTrainingArguments, VideoArguments
-from train_scripts.clips.data import PromptedTranslationCollator
+from train_scripts.clips.collators import PromptedTranslationCollator
 from train_scripts.commands import calibrate, evaluate_model, push_to_hub, translate
 from train_scripts.hub.hub_folder import read_model_folder
 from train_scripts.runs.quantization import load_to_translate

@@ -29,7 +29,7 @@ from modeling_flallm.pipeline_slt import mean_visual_features, visual_distances
 
 from ..arguments.arguments import DataArguments, parse_arguments
 from ..arguments.command_line import run_command
-from ..clips.data import load_split
+from ..clips.splits import load_split
 from ..hub.hub_names import is_hub_id
 from ..hub.model_card import add_confidence
 from ..hub.training_run import RUN_FILE, read_run

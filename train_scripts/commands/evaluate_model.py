@@ -25,7 +25,9 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 
 from ..arguments.arguments import DataArguments, FLaLLMTrainingArguments, parse_arguments
 from ..arguments.command_line import run_command
-from ..clips.data import FramePreprocessor, SignVideoDataset, load_split
+from ..clips.collators import FramePreprocessor
+from ..clips.data import SignVideoDataset
+from ..clips.splits import load_split
 from ..hub.model_card import add_scores
 from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines

@@ -31,7 +31,8 @@ from modeling_flallm.visual_encoder_flallm import LocalTemporalModule
 
 from ..arguments.arguments import check_new_folder, parse_arguments, read_yaml
 from ..arguments.command_line import run_command
-from ..clips.data import check_is_of_hub, find_metadata, find_split_folder, load_from_hub, without_bytes
+from ..clips.hub_data_sets import check_is_of_hub, load_from_hub, without_bytes
+from ..clips.video_folders import find_metadata, find_split_folder
 from ..corpora.corpus_schema import SPLITS, Problem
 from ..corpora.corpus_tables import likely_delimiter, split_of, without_separator_line
 from ..corpora.data_set_columns import by_our_names, check_split, our_names, say_unused, unused

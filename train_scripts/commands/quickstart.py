@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 
 from ..arguments.arguments import check_new_folder, flags, parse_arguments
 from ..arguments.command_line import START_ANEW, run_command
-from ..clips.data import read_metadata
+from ..clips.video_folders import read_metadata
 from ..machine.atomic_files import unfinished_folder
 from ..runs.pictures import draw_contact_sheet, draw_learning_curves
 from ..scores.metrics import TITLE_OF_SCORE, translation_scores

@@ -40,7 +40,7 @@ from modeling_flallm.loading_slt import load_whole
 
 from ..arguments.arguments import DataArguments, check_new_folder, parse_arguments
 from ..arguments.command_line import run_command
-from ..clips.data import load_split
+from ..clips.splits import load_split
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
 from ..languages.target_languages import language_ids

@@ -34,15 +34,8 @@ from ..arguments.arguments import (
 )
 from ..arguments.training_flags import num_idle_gpus
 from ..clips.augmentation import ClipAugmentation
-from ..clips.data import (
-    FramePreprocessor,
-    PromptedTranslationCollator,
-    RandomDataset,
-    SignVideoDataset,
-    TranslationCollator,
-    load_split,
-    load_training_split,
-)
+from ..clips.collators import FramePreprocessor, PromptedTranslationCollator, TranslationCollator
+from ..clips.data import RandomDataset, SignVideoDataset
 from ..clips.feature_cache import (
     CachedVideoDataset,
     FeatureCache,
@@ -52,6 +45,7 @@ from ..clips.feature_cache import (
     tell_unused_augmentation,
 )
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
+from ..clips.splits import load_split, load_training_split
 from ..clips.streaming import MixedClips, StreamedVideoDataset, open_streams
 from ..hub.hub_errors import explain_hub_error
 from ..hub.hub_names import check_model_names, explain_missing_folder

@@ -50,10 +50,14 @@ from modeling_flallm.own_processing import (
 
 from ..arguments.arguments import FLaLLMTrainingArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
-from ..clips.data import IGNORED_LABEL, RandomDataset, check_text_column, column_names, load_from_hub, read_metadata
+from ..clips.collators import IGNORED_LABEL
+from ..clips.data import RandomDataset
+from ..clips.hub_data_sets import column_names, load_from_hub
+from ..clips.splits import check_text_column
+from ..clips.video_folders import read_metadata
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
-from ..languages.languages import check_spoken_language, language_name
+from ..languages.languages import check_spoken_language, name_in_prompt
 from ..runs.damaged_models import reading_model
 from ..runs.model_arguments import LoraArguments
 from ..runs.resuming import check_run, checkpoint_to_resume
@@ -260,7 +264,7 @@ def build_processor(
     arguments: CausalLanguageModelArguments, text: TextArguments, lines: Sequence[str]
 ) -> LlavaSltProcessor:
     """The processor of stage 3, of which the tokenizer, with the placeholder in it, is what this stage needs."""
-    language = language_name(text.spoken_language) or text.spoken_language or DEFAULT_SPOKEN_LANGUAGE
+    language = name_in_prompt(text.spoken_language, DEFAULT_SPOKEN_LANGUAGE)
     if arguments.text_model_name_or_path is None:
         prompt = arguments.prompt.replace("{spoken_language}", language)
         tokenizer = make_tokenizer(lines, prompt, arguments.max_vocabulary_size)

@@ -46,7 +46,9 @@ from ..arguments.arguments import (
 )
 from ..arguments.command_line import GO_ON_TRAINING, run_command
 from ..clips.augmentation import ClipAugmentation
-from ..clips.data import IGNORED_LABEL, SignVideoDataset, TranslationCollator, load_split
+from ..clips.collators import IGNORED_LABEL, TranslationCollator
+from ..clips.data import SignVideoDataset
+from ..clips.splits import load_split
 from ..hub.hub_names import check_model_names
 from ..hub.training_run import add_retrieval, describe_run
 from ..runs.damaged_models import reading_model

@@ -27,7 +27,7 @@ from modeling_flallm.own_processing import DEFAULT_PROMPT, DEFAULT_SPOKEN_LANGUA
 
 from ..arguments.arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, VideoArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
-from ..languages.languages import language_name
+from ..languages.languages import name_in_prompt
 from ..runs.damaged_models import reading_model
 from ..runs.model_arguments import LoraArguments
 from ..runs.training import build_video_processor, open_tokenizer, run_training
@@ -82,7 +82,7 @@ def build_model(
         video_processor=build_video_processor(video),
         tokenizer=tokenizer,
         prompt=arguments.prompt,
-        spoken_language=language_name(spoken_language) or spoken_language or DEFAULT_SPOKEN_LANGUAGE,
+        spoken_language=name_in_prompt(spoken_language, DEFAULT_SPOKEN_LANGUAGE),
     )
     with reading_model(arguments.vision_model_name_or_path, arguments.text_model_name_or_path):
         model = LlavaSltForTranslation.from_vision_text_pretrained(
