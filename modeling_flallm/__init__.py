@@ -3,8 +3,10 @@
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .configuration_features_slt import VisualFeaturesConfig
 from .configuration_flallm import FLaLLMConfig, FLaLLMVisionConfig, light_transformer_config
 from .configuration_llava_slt import LlavaSltConfig, LlavaSltContrastiveConfig, LlavaSltVisualConfig
+from .encoder_features_slt import VisualFeaturesEncoder
 from .modeling_flallm import (
     FLaLLMEncoderOutput,
     FLaLLMForTranslation,
@@ -26,6 +28,8 @@ AutoConfig.register("flallm", FLaLLMConfig, exist_ok=True)
 AutoModel.register(FLaLLMVisionConfig, FLaLLMVisionModel, exist_ok=True)
 AutoModel.register(FLaLLMConfig, FLaLLMForTranslation, exist_ok=True)
 AutoModelForSeq2SeqLM.register(FLaLLMConfig, FLaLLMForTranslation, exist_ok=True)
+AutoConfig.register("visual_features_slt", VisualFeaturesConfig, exist_ok=True)
+AutoModel.register(VisualFeaturesConfig, VisualFeaturesEncoder, exist_ok=True)
 AutoConfig.register("llava_slt_visual", LlavaSltVisualConfig, exist_ok=True)
 AutoConfig.register("llava_slt_contrastive", LlavaSltContrastiveConfig, exist_ok=True)
 AutoConfig.register("llava_slt", LlavaSltConfig, exist_ok=True)
@@ -40,6 +44,8 @@ PIPELINE_REGISTRY.register_pipeline(
     type="multimodal",
 )
 # What is saved then carries its Python files, and loads where this package is not installed.
+VisualFeaturesConfig.register_for_auto_class("AutoConfig")
+VisualFeaturesEncoder.register_for_auto_class("AutoModel")
 FLaLLMVisionConfig.register_for_auto_class("AutoConfig")
 FLaLLMConfig.register_for_auto_class("AutoConfig")
 FLaLLMVisionModel.register_for_auto_class("AutoModel")
@@ -70,5 +76,7 @@ __all__ = [
     "LlavaSltVisualEncoder",
     "LlavaSltVisualEncoderOutput",
     "SignLanguageTranslationPipeline",
+    "VisualFeaturesConfig",
+    "VisualFeaturesEncoder",
     "light_transformer_config",
 ]

@@ -114,7 +114,7 @@ class FLaLLMConfig(PreTrainedConfig):
     """
 
     model_type = "flallm"
-    sub_configs = {"vision_config": FLaLLMVisionConfig, "text_config": AutoConfig}
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -127,8 +127,7 @@ class FLaLLMConfig(PreTrainedConfig):
     is_encoder_decoder: bool = True
 
     def __post_init__(self, **kwargs):
-        if self.vision_config is None or isinstance(self.vision_config, dict):
-            self.vision_config = FLaLLMVisionConfig(**(self.vision_config or {}))
+        self.vision_config = build_vision_config(self.vision_config, FLaLLMVisionConfig)
         self.text_config = self._build_text_config(self.text_config)
         if self.adapter_activation not in ACT2FN:
             raise ValueError(f"`adapter_activation` must be one of {sorted(ACT2FN)}, got {self.adapter_activation!r}.")
@@ -159,6 +158,17 @@ class FLaLLMConfig(PreTrainedConfig):
             )
         check_text_values(text_config)
         return text_config
+
+
+def build_vision_config(
+    vision_config: dict | PreTrainedConfig | None, default_class: type[PreTrainedConfig]
+) -> PreTrainedConfig:
+    """The configuration of the class that its `model_type` names, or of the default one where it names none."""
+    if isinstance(vision_config, PreTrainedConfig):
+        return vision_config
+    values = dict(vision_config or {})
+    model_type = values.pop("model_type", default_class.model_type)
+    return default_class(**values) if model_type == default_class.model_type else CONFIG_MAPPING[model_type](**values)
 
 
 def check_translation_values(config: PreTrainedConfig) -> None:

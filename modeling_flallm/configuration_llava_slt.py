@@ -14,6 +14,7 @@ from transformers.activations import ACT2FN
 
 from .configuration_flallm import (
     FLaLLMVisionConfig,
+    build_vision_config,
     check_text_values,
     check_translation_values,
     without_installed_pipeline,
@@ -182,7 +183,7 @@ class LlavaSltConfig(PreTrainedConfig):
     """
 
     model_type = "llava_slt"
-    sub_configs = {"vision_config": LlavaSltVisualConfig, "text_config": AutoConfig}
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
     has_no_defaults_at_init = True
     # FLa-LLM's extra loss on word presence has its place in stage 2 here.
     word_presence_loss_weight = 0.0
@@ -196,8 +197,7 @@ class LlavaSltConfig(PreTrainedConfig):
     confidence_calibration: dict | None = None
 
     def __post_init__(self, **kwargs):
-        if self.vision_config is None or isinstance(self.vision_config, dict):
-            self.vision_config = LlavaSltVisualConfig(**(self.vision_config or {}))
+        self.vision_config = build_vision_config(self.vision_config, LlavaSltVisualConfig)
         self.text_config = self._build_text_config(self.text_config)
         self._check_video_token()
         if self.connector_activation not in ACT2FN:

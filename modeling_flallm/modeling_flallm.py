@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
 from .configuration_flallm import FLaLLMConfig
+from .encoder_features_slt import VisualFeaturesEncoder  # noqa: F401, a relative import is what carries the file along
 from .hub_export_slt import SavedWithItsCode, read_model_type
 from .loading_slt import forget_folder, load_whole
 from .losses_slt import (
@@ -32,6 +33,7 @@ from .losses_slt import (
     word_presence_cross_entropy,
     word_scores_of_clips,
 )
+from .sign_encoder_slt import SignEncoder
 from .visual_encoder_flallm import FLaLLMVisionModel, FLaLLMVisionModelOutput, checked_visual_mask
 
 WORD_DIRECTION_NORM = 4.0
@@ -113,7 +115,7 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         config = copy.deepcopy(config)
         super().__init__(config)
         text_hidden_size = config.text_config.hidden_size
-        self.vision_model = FLaLLMVisionModel(config.vision_config)
+        self.vision_model = AutoModel.from_config(config.vision_config, dtype=torch.get_default_dtype())
         self.adapter = VisualLanguageAdapter(config.vision_config.hidden_size, text_hidden_size, config)
         # The dtype of the whole model, not the one that the text model's checkpoint happens to be saved in.
         self.text_model = AutoModelForSeq2SeqLM.from_config(config.text_config, dtype=torch.get_default_dtype())
@@ -130,14 +132,15 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_vision_text_pretrained(
-        cls, vision_model_name_or_path: str, text_model_name_or_path: str, **config_values: Any
+        cls, vision_model_name_or_path: str | SignEncoder, text_model_name_or_path: str, **config_values: Any
     ) -> "FLaLLMForTranslation":
         """
         The start of stage 2: the visual encoder of a stage-1 checkpoint, a new adapter, a pretrained text model. Like
         `from_pretrained` it returns the model in evaluation mode.
 
         Args:
-            vision_model_name_or_path (`str`): folder or Hub id of a `FLaLLMForTranslation` or `FLaLLMVisionModel`.
+            vision_model_name_or_path (`str` or `SignEncoder`): folder or Hub id of a `FLaLLMForTranslation` or
+                `FLaLLMVisionModel`, or a sign encoder, which becomes a part of the model.
             text_model_name_or_path (`str`): folder or Hub id of any encoder-decoder of transformers.
             config_values: further fields of `FLaLLMConfig`, such as `label_smoothing`.
 
@@ -164,7 +167,8 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             dtype=torch.get_default_dtype(),
         )
         model.config.text_config = model.text_model.config
-        forget_folder(model.config.vision_config, vision_model_name_or_path)
+        if not isinstance(vision_model_name_or_path, SignEncoder):
+            forget_folder(model.config.vision_config, vision_model_name_or_path)
         forget_folder(model.config.text_config, text_model_name_or_path)
         model.generation_config = model.text_model.generation_config
         model._start_new_parts()
@@ -181,7 +185,9 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         self.word_presence_head.weight.copy_(WORD_DIRECTION_NORM * directions)
 
     @staticmethod
-    def _load_vision_model(name_or_path: str) -> FLaLLMVisionModel:
+    def _load_vision_model(name_or_path: str | SignEncoder) -> SignEncoder:
+        if isinstance(name_or_path, SignEncoder):
+            return name_or_path
         expected = (
             f"Expected {name_or_path!r} to be a stage-1 checkpoint (a folder or Hub id with a config.json of model "
             "type 'flallm' or 'flallm_vision')"

@@ -16,16 +16,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, GenerationMixin
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .configuration_llava_slt import TEXT_MODEL_EXPECTED, LlavaSltConfig, check_is_decoder_only
+from .encoder_features_slt import VisualFeaturesEncoder  # noqa: F401, a relative import is what carries the file along
 from .hub_export_slt import SavedWithItsCode, read_model_type
 from .loading_slt import forget_folder, load_whole
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
+from .sign_encoder_slt import SignEncoder
 from .visual_encoder_flallm import checked_visual_mask
 from .visual_encoder_llava_slt import LlavaSltPreTrainedModel, LlavaSltVisualEncoder
 
@@ -93,7 +95,7 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         # Resizing the embeddings writes to the configuration: two models built from one must not share it.
         config = copy.deepcopy(config)
         super().__init__(config)
-        self.vision_model = LlavaSltVisualEncoder(config.vision_config)
+        self.vision_model = AutoModel.from_config(config.vision_config, dtype=torch.get_default_dtype())
         _check_is_causal(config.text_config.model_type)
         # The dtype of the whole model, not the one that the language model's checkpoint happens to be saved in.
         self.language_model = AutoModelForCausalLM.from_config(config.text_config, dtype=torch.get_default_dtype())
@@ -107,7 +109,7 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
     @classmethod
     def from_vision_text_pretrained(
         cls,
-        vision_model_name_or_path: str,
+        vision_model_name_or_path: str | SignEncoder,
         text_model_name_or_path: str,
         video_token_id: int,
         **config_values: Any,
@@ -119,8 +121,9 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         The connector starts with outputs as large as the language model's token embeddings (ours).
 
         Args:
-            vision_model_name_or_path (`str`): folder or Hub id of a `LlavaSltForContrastivePreTraining`, of a
-                `LlavaSltVisualEncoder` or of a `LlavaSltForTranslation`.
+            vision_model_name_or_path (`str` or `SignEncoder`): folder or Hub id of a
+                `LlavaSltForContrastivePreTraining`, of a `LlavaSltVisualEncoder` or of a `LlavaSltForTranslation`, or a
+                sign encoder, which becomes a part of the model.
             text_model_name_or_path (`str`): folder or Hub id of any causal language model of transformers.
             video_token_id (`int`): id of the placeholder; the embeddings are resized if they have no row for it.
             config_values: further fields of `LlavaSltConfig`, such as `connector_hidden_size`.
@@ -145,7 +148,8 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
         # As it is, not its weights alone: whether the input and output embeddings are one depends on the checkpoint.
         model.vision_model, model.language_model = vision_model, language_model
         model.config.text_config = language_model.config
-        forget_folder(model.config.vision_config, vision_model_name_or_path)
+        if not isinstance(vision_model_name_or_path, SignEncoder):
+            forget_folder(model.config.vision_config, vision_model_name_or_path)
         forget_folder(model.config.text_config, text_model_name_or_path)
         model.generation_config = language_model.generation_config
         model._start_connector()
@@ -161,7 +165,9 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
             self.connector.start_at_scale(embeddings(token_ids).float().square().mean().sqrt())
 
     @staticmethod
-    def _load_vision_model(name_or_path: str) -> LlavaSltVisualEncoder:
+    def _load_vision_model(name_or_path: str | SignEncoder) -> SignEncoder:
+        if isinstance(name_or_path, SignEncoder):
+            return name_or_path
         expected = (
             f"Expected {name_or_path!r} to hold a visual encoder of LLaVA-SLT (a folder or Hub id with a config.json "
             "of model type 'llava_slt_contrastive', 'llava_slt_visual' or 'llava_slt')"
