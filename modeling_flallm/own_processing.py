@@ -45,6 +45,7 @@ PICTURE_SUFFIXES = _processing.video_files_slt.PICTURE_SUFFIXES
 VIDEO_SUFFIXES = _processing.video_files_slt.VIDEO_SUFFIXES
 VideoDecodingError = _processing.VideoDecodingError
 decode_video = _processing.decode_video
+decoder_logger = _processing.video_file_frames_slt.logger  # where a damaged file is told of
 format_captions = _processing.format_captions
 is_feature_file = _processing.feature_files_slt.is_feature_file
 is_hidden_file = _processing.video_files_slt.is_hidden_file

@@ -6,70 +6,28 @@ It imports no model and no processor: it lies beside the weights on the Hub and 
 built with.
 """
 
-import copy
-import inspect
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils.data import Dataset, IterableDataset
-from transformers import GenerationConfig, GenerationMixin, Pipeline
-from transformers.image_utils import is_pil_image
+from transformers import Pipeline
 
-from .dataset_rows_slt import (
-    VIDEO_KEYS,
-    is_data_set,
-    undecoded,
-    values_of_row,
-    with_content,
-    without_torchcodec,
-)
+from .clip_translation_slt import ClipTranslation
+from .dataset_rows_slt import VIDEO_KEYS, is_data_set, undecoded, values_of_row
 from .hub_card_slt import HUB_TASK, SentWithACard
-from .long_videos_slt import PIECE_KEYS, LongVideoTranslation
-from .word_evidence_slt import clip_times, replay, visual_token_times, word_evidence
-
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-READY_CLIP_KEYS = (*PIECE_KEYS, "caption_start", "caption_end")
-SET_BY_THE_PIPELINE = {
-    "output_scores": "return_scores",
-    "output_attentions": "return_attention",
-    "return_dict_in_generate": "return_scores",
-}
-
-
-@dataclass(frozen=True)
-class NumberedVideo:
-    """One of several inputs, with its place among them for the error texts."""
-
-    index: int
-    video: Any
+from .long_videos_slt import LongVideoTranslation
+from .pipeline_inputs_slt import (
+    NumberedVideo,
+    NumberedVideos,
+    check_generation_arguments,
+    check_one_number,
+    known_generation_arguments,
+    name_of_video,
+    numbered,
+)
 
 
-class NumberedVideos(Dataset):
-    """A data set of videos as one of `NumberedVideo`, still read one by one."""
-
-    def __init__(self, videos: Dataset):
-        self.videos = videos
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, index: int) -> NumberedVideo:
-        with without_torchcodec():
-            return NumberedVideo(index, self.videos[index])
-
-
-def _numbered(videos: Iterable[Any]) -> Iterator[NumberedVideo]:
-    with without_torchcodec():
-        yield from map(NumberedVideo, count(), videos)
-
-
-class SignLanguageTranslationPipeline(SentWithACard, LongVideoTranslation, Pipeline):
+class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoTranslation, Pipeline):
     """
     Translate sign language videos with a `FLaLLMForTranslation` and its `FLaLLMProcessor`, or with a
     `LlavaSltForTranslation` and its `LlavaSltProcessor`.
@@ -178,16 +136,16 @@ class SignLanguageTranslationPipeline(SentWithACard, LongVideoTranslation, Pipel
             TypeError: for an unknown argument.
             ImportError: for rows that `datasets` would decode while they are read, but without torchcodec cannot.
         """
-        inputs = undecoded(inputs)
+        inputs = undecoded(inputs, self.processor.modality.column_names)
         if isinstance(inputs, IterableDataset) or (isinstance(inputs, Iterator) and not hasattr(inputs, "read")):
-            answers = super().__call__(_numbered(inputs), **kwargs)
+            answers = super().__call__(numbered(inputs), **kwargs)
             return (answer for answer in answers)  # transformers' own has no working `next`
         if isinstance(inputs, Dataset) or is_data_set(inputs):
             return super().__call__(NumberedVideos(inputs), **kwargs)
-        if _is_one_video(inputs):
+        if self._is_one_video(inputs):
             # transformers takes a bare list for several inputs
             return super().__call__({"video": inputs} if isinstance(inputs, list | tuple) else inputs, **kwargs)
-        return super().__call__(list(_numbered(inputs)), **kwargs) if len(inputs) else []
+        return super().__call__(list(numbered(inputs)), **kwargs) if len(inputs) else []
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save model and processor; the model brings the file of this pipeline along."""
@@ -207,9 +165,9 @@ class SignLanguageTranslationPipeline(SentWithACard, LongVideoTranslation, Pipel
         if twice:
             raise ValueError(f"{twice} came both by name and in `generate_kwargs`. Pass each of them once.")
         generation = {**(generate_kwargs or {}), **named}
-        _check_generation_arguments(generation)
+        check_generation_arguments(generation)
         for name, value in reading.items():
-            _check_one_number(name, value)
+            check_one_number(name, value)
         if "spoken_language" in writing and not self._reads_a_prompt:
             raise ValueError(
                 "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the "
@@ -226,7 +184,7 @@ class SignLanguageTranslationPipeline(SentWithACard, LongVideoTranslation, Pipel
         return_timestamps: bool = False,
         return_attention: bool = False,
     ) -> dict[str, list[dict[str, Any]]]:
-        """-> one clip: its `pixel_values_videos` `(frames, 3, height, width)`, and its `times` where they are known."""
+        """-> one clip: its `frames` or, made before, its `pixel_values_videos`, and its `times` where it has any."""
         video = input_.video if isinstance(input_, NumberedVideo) else input_
         values = {"video": video, "start": start, "end": end, "source_fps": source_fps}
         try:
@@ -234,11 +192,11 @@ class SignLanguageTranslationPipeline(SentWithACard, LongVideoTranslation, Pipel
                 clip = self._ready_clip(**values)
             else:
                 if isinstance(video, dict):
-                    values |= _values_of_row(video)
-                clip = self._read_clip(**values)
+                    values |= self._values_of_row(video)
+                clip = self._read_one(**values)
             if (return_timestamps or return_attention) and clip["times"] is None:
                 raise ValueError(
-                    f"{_name(values['video'])} has no frame rate, so its words cannot be given seconds. Pass "
+                    f"{name_of_video(values['video'])} has no frame rate, so its words cannot be given seconds. Pass "
                     "`source_fps`, its frames per second."
                 )
         except ValueError as error:
@@ -247,277 +205,50 @@ class SignLanguageTranslationPipeline(SentWithACard, LongVideoTranslation, Pipel
             raise
         return {"clips": [clip]}
 
-    def _read_clip(
-        self, video: Any, start: float | None, end: float | None, source_fps: float | None
-    ) -> dict[str, Any]:
-        if not _is_one_video(video):
-            raise ValueError(f"Expected one video, got {_name(video)}. Lists of videos cannot be nested.")
-        inputs = self.processor(
-            videos=with_content(video),
-            start=start,
-            end=end,
-            video_metadata=None if source_fps is None else {"fps": source_fps},
-            return_metadata=True,
-            return_tensors="pt",
-        )
-        frames = inputs["pixel_values_videos"][0]
-        self._check_length(len(frames), _name(video))
-        return {"pixel_values_videos": frames, "times": clip_times(inputs["video_metadata"][0], start)}
+    def _is_one_video(self, inputs: Any) -> bool:
+        """Tell one video from several as the processor does: a list of frames is one video, other lists are several."""
+        return self.processor.modality.is_one(inputs)
 
-    def _ready_clip(
-        self, video: dict[str, Any], start: float | None, end: float | None, source_fps: float | None
-    ) -> dict[str, Any]:
-        unknown = sorted(set(video) - set(READY_CLIP_KEYS))
-        if unknown:
-            raise ValueError(f"A processed video has the keys {', '.join(READY_CLIP_KEYS)}, got {unknown} too.")
-        if any(value is not None for value in (start, end, source_fps)):
-            raise ValueError(
-                "`start`, `end` and `source_fps` are for reading a video, but this one is processed already."
-            )
-        pixels = torch.as_tensor(video["pixel_values_videos"])
-        if pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise ValueError(
-                "`pixel_values_videos` of one processed video has the shape (frames, 3, height, width), got "
-                f"{tuple(pixels.shape)}. From a batch of the processor take one entry."
-            )
-        self._check_length(len(pixels), "the processed video")
-        metadata = video.get("video_metadata")
-        times = None if metadata is None else clip_times(metadata, video.get("start"))
-        return {"pixel_values_videos": pixels, "times": times}
+    def _read_one(self, video: Any, **values: Any) -> dict[str, Any]:
+        if not self._is_one_video(video):
+            raise ValueError(f"Expected one video, got {name_of_video(video)}. Lists of videos cannot be nested.")
+        return self.read_clip(video, **values)
 
-    def _check_length(self, num_frames: int, name: str) -> None:
-        vision_model = self.model.vision_model
-        if vision_model.get_num_tokens(num_frames) < 1:
+    def _values_of_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What is read of a row or of a dictionary made by hand."""
+        not_of_a_row = {"return_scores", "return_timestamps", "return_attention", "batch_size", "num_workers"}
+        columns = self.processor.modality.column_names
+        values = values_of_row(row, not_of_a_row | known_generation_arguments(), columns)
+        if not self._is_one_video(values["video"]):
             raise ValueError(
-                f"{name} is too short to translate: {num_frames} frame(s) are left after sampling, and the model needs "
-                f"at least {vision_model.get_min_num_frames()}. Use a longer part of it, or keep more of its frames "
-                "(`frame_sampling_rate` of the video processor)."
+                f"`video` of a dictionary must be one video, got {len(values['video'])} of them. Of a data set pass "
+                "`dataset.select(range(...))`, not a slice, which is a dictionary of columns. Frames must be "
+                "an array, not nested lists."
             )
-        try:
-            self._check_num_tokens(num_frames)
-        except ValueError as error:
-            raise ValueError(f"{name} is too long to translate. {error}") from error
-
-    def _check_num_tokens(self, num_frames: int) -> None:
-        """Raise a `ValueError` if so many frames are too many for the text model, its prompt included."""
-        num_tokens = self.model.vision_model.get_num_tokens(num_frames)
-        if self._reads_a_prompt:
-            num_tokens += self.processor.num_prompt_tokens
-        self.model.check_num_tokens(num_tokens)
+        for name in VIDEO_KEYS[1:]:
+            check_one_number(name, values.get(name))
+        return values
 
     def _forward(
         self,
         model_inputs: dict[str, list],
-        return_scores: bool = False,
         return_timestamps: bool = False,
         return_attention: bool = False,
-        spoken_language: str | None = None,
-        **generation: Any,
+        **arguments: Any,
     ) -> dict[str, list[dict[str, Any]]]:
-        """
-        Clips, one or a batch -> for each the `sequences` that were generated for it, and its `mean_features`,
-        `num_frames` and `times`.
-        """
+        """Clips, one or a batch -> what `write_sentences` gives for each."""
         clips = [clip if isinstance(clip, dict) else clip[0] for clip in model_inputs["clips"]]
-        vision_output = self.model.vision_model(**_padded([clip["pixel_values_videos"] for clip in clips]))
-        inputs = self._text_model_inputs(vision_output, spoken_language)
-        output = self._generate(inputs, return_scores, generation)
-        parts = {"token_ids": output.sequences}
-        if self._reads_a_prompt:
-            # The tokens behind a prompt come without one to start from, which those of a decoder have.
-            start = torch.full_like(output.sequences[:, :1], self.processor.tokenizer.pad_token_id)
-            parts["token_ids"] = torch.cat([start, output.sequences], dim=1)
-        if return_scores:
-            parts["score"] = self._scores(output, generation)
-        if return_timestamps or return_attention:
-            parts["log_probabilities"], parts["attention"] = replay(self.model, parts["token_ids"], **inputs)
-        sequences = [{name: part[row] for name, part in parts.items()} for row in range(len(output.sequences))]
-        per_clip = len(sequences) // len(clips)
-        answers = [
-            {
-                "sequences": sequences[index * per_clip : (index + 1) * per_clip],
-                "mean_features": features,
-                "num_frames": len(clip["pixel_values_videos"]),
-                "times": clip["times"],
-            }
-            for index, (clip, features) in enumerate(zip(clips, mean_visual_features(vision_output), strict=True))
-        ]
-        return {"answers": answers}
-
-    @property
-    def _reads_a_prompt(self) -> bool:
-        return not self.model.config.is_encoder_decoder
-
-    def _text_model_inputs(self, vision_output: Any, spoken_language: str | None) -> dict[str, Any]:
-        """What `generate` and the replay take: the encoder's outputs, or visual features with their prompts."""
-        visual = {
-            "visual_features": vision_output.last_hidden_state,
-            "visual_attention_mask": vision_output.attention_mask,
-        }
-        if not self._reads_a_prompt:
-            return {"encoder_outputs": self.model.encode(**visual)}
-        num_visual_tokens = vision_output.attention_mask.sum(1).tolist()
-        prompts = self.processor(num_visual_tokens=num_visual_tokens, spoken_language=spoken_language)
-        return visual | {name: prompts[name].to(self.device) for name in ("input_ids", "attention_mask")}
-
-    def _generate(self, inputs: dict[str, Any], return_scores: bool, generation: dict[str, Any]) -> Any:
-        wanted = {"return_dict_in_generate": True, "output_scores": return_scores}
-        if generation.get("generation_config") is not None:
-            config = copy.deepcopy(generation["generation_config"])
-            config.update(**wanted)
-            wanted = {"generation_config": config}
-        if "encoder_outputs" in inputs:
-            # `generate` repeats the encoder's outputs for its beams in place.
-            encoder_outputs = inputs["encoder_outputs"]
-            inputs = {"encoder_outputs": type(encoder_outputs)(**encoder_outputs)}
-        return self.model.generate(**{**inputs, **generation, **wanted})
-
-    def _scores(self, output: Any, generation: dict[str, Any]) -> torch.Tensor:
-        """-> `(sequences,)`, see `return_scores`."""
-        if getattr(output, "sequences_scores", None) is not None:
-            return output.sequences_scores
-        log_probabilities = self.model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
-        # `generate` takes from the model's configuration what a given one leaves open.
-        configs = [generation.get("generation_config") or self.model.generation_config, self.model.generation_config]
-        of_configs = [config.eos_token_id for config in configs if config.eos_token_id is not None]
-        end_token_ids = generation.get("eos_token_id", next(iter(of_configs), None))
-        tokens = output.sequences[:, -len(output.scores) :]
-        is_end = torch.isin(tokens, torch.tensor([] if end_token_ids is None else end_token_ids, device=tokens.device))
-        behind_the_end = is_end.cumsum(1) > is_end.long()
-        return log_probabilities.float().masked_fill(behind_the_end, 0).sum(1) / (~behind_the_end).sum(1)
+        with_evidence = return_timestamps or return_attention
+        return {"answers": self.write_sentences(self.encode_clips(clips), with_evidence=with_evidence, **arguments)}
 
     def postprocess(
         self, model_outputs: dict[str, Any], return_timestamps: bool = False, return_attention: bool = False
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """Sequences of one clip -> its answer: a dictionary, or a list of them for several sequences."""
+        """What was written for one clip -> its answer: a dictionary, or a list of them for several sequences."""
         answers = model_outputs["answers"]
         clip = answers[0] if isinstance(answers, list) else answers
-        translations = []
-        for sequence in clip["sequences"]:
-            translation = {"translation_text": self.processor.decode(sequence["token_ids"])}
-            if "score" in sequence:
-                translation |= self._score_and_confidence(float(sequence["score"]), clip["mean_features"])
-            if return_timestamps or return_attention:
-                times = visual_token_times(self.model.vision_model, clip["num_frames"], clip["times"])
-                words, attention = word_evidence(translation["translation_text"], sequence, times, self.processor)
-                translation["words"] = words
-                if return_attention:
-                    translation |= {"attention": attention, "token_times": times.middles}
-            translations.append(translation)
+        translations = self.answers_of(clip, return_timestamps, return_attention)
         return translations if len(translations) > 1 else translations[0]
-
-    def _score_and_confidence(self, score: float, mean_features: torch.Tensor) -> dict[str, Any]:
-        calibration = getattr(self.model.config, "confidence_calibration", None)
-        if calibration is None:
-            return {"score": score}
-        lowest, highest = calibration.get("lowest_score", -math.inf), calibration.get("highest_score", math.inf)
-        is_measured = lowest <= score <= highest
-        is_familiar = True
-        if "mean_features" in calibration:
-            center = torch.tensor(calibration["mean_features"], device=mean_features.device)
-            is_familiar = bool(visual_distances(mean_features[None], center) <= calibration["largest_distance"])
-        confidence = 0.0
-        if is_familiar and score >= lowest:
-            logit = calibration["slope"] * min(score, highest) + calibration["intercept"]
-            confidence = (1 + math.tanh(logit / 2)) / 2  # tanh does not overflow
-        return {"score": score, "confidence": confidence, "is_familiar": is_familiar, "is_measured": is_measured}
-
-
-def _is_one_video(inputs: Any) -> bool:
-    """Tell one video from several as the processor does: a list of frames is one video, other lists are several."""
-    if isinstance(inputs, np.ndarray | torch.Tensor):
-        return inputs.ndim != 5
-    if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes | bytearray | memoryview):
-        return True
-    return len(inputs) > 0 and all(_is_frame(item) for item in inputs)
-
-
-def _is_frame(item: Any) -> bool:
-    if isinstance(item, str | Path):
-        return str(item).lower().endswith(PICTURE_SUFFIXES) and not Path(item).is_dir()
-    if isinstance(item, np.ndarray | torch.Tensor):
-        return item.ndim == 2 or (item.ndim == 3 and (item.shape[0] in (1, 3, 4) or item.shape[-1] in (1, 3, 4)))
-    return is_pil_image(item)
-
-
-def _name(video: Any) -> str:
-    """What error texts call a video."""
-    video = getattr(video, "_hf_encoded", video)
-    if isinstance(video, dict) and "pixel_values_videos" in video:
-        return "the processed video"
-    if isinstance(video, dict) and video.get("path"):
-        video = video["path"]
-    if isinstance(video, str | Path):
-        return f"'{video}'"
-    return f"the video given as {type(video).__name__}"
-
-
-def _check_generation_arguments(arguments: dict[str, Any]) -> None:
-    for name in arguments:
-        if name in SET_BY_THE_PIPELINE:
-            raise TypeError(f"`{name}` is set by the pipeline. Pass `{SET_BY_THE_PIPELINE[name]}` instead.")
-    known = _known_generation_arguments()
-    unknown = sorted(name for name in arguments if name not in known)
-    if unknown:
-        raise TypeError(
-            f"Unknown arguments {unknown}. Known are start, end, source_fps, return_scores, return_timestamps, "
-            "return_attention, spoken_language, batch_size, num_workers, generate_kwargs and the arguments of "
-            "`generate`, such as num_beams."
-        )
-
-
-def _known_generation_arguments() -> set[str]:
-    own = {"inputs", "self", "kwargs"}
-    known = (set(vars(GenerationConfig())) | set(inspect.signature(GenerationMixin.generate).parameters)) - own
-    return {name for name in known if not name.startswith("_")}
-
-
-def _check_one_number(name: str, value: Any) -> None:
-    if isinstance(value, list | tuple | np.ndarray | torch.Tensor):
-        raise ValueError(
-            f"`{name}` is one number for all videos, got {type(value).__name__}. For one each, pass the videos as "
-            f'dictionaries {{"video": ..., "{name}": ...}}.'
-        )
-
-
-def _values_of_row(row: dict[str, Any]) -> dict[str, Any]:
-    """What is read of a row or of a dictionary made by hand."""
-    not_of_a_row = {"return_scores", "return_timestamps", "return_attention", "batch_size", "num_workers"}
-    values = values_of_row(row, not_of_a_row | _known_generation_arguments())
-    if not _is_one_video(values["video"]):
-        raise ValueError(
-            f"`video` of a dictionary must be one video, got {len(values['video'])} of them. Of a data set pass "
-            "`dataset.select(range(...))`, not a slice, which is a dictionary of columns. Frames must be "
-            "an array, not nested lists."
-        )
-    for name in VIDEO_KEYS[1:]:
-        _check_one_number(name, values.get(name))
-    return values
-
-
-def _padded(clips: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Clips `(frames, 3, height, width)` of different lengths to a batch, as the processor pads them."""
-    sizes = sorted({tuple(clip.shape[-2:]) for clip in clips})
-    if len(sizes) > 1:
-        raise ValueError(
-            f"The videos of a batch must come out in one size, got (height, width) {sizes}. Pass batch_size=1, or set "
-            "`size` of the video processor to a height and a width with do_resize=True."
-        )
-    lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
-    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    pixels = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
-    return {"pixel_values_videos": pixels, "pixel_attention_mask": mask.long()}
-
-
-def mean_visual_features(vision_output: Any) -> torch.Tensor:
-    """Output of the vision model -> the mean visual token of each clip, float32 `(clips, hidden size)`."""
-    mask = vision_output.attention_mask[..., None].float()
-    return (vision_output.last_hidden_state.float() * mask).sum(1) / mask.sum(1)
-
-
-def visual_distances(mean_features: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
-    """1 - cosine between mean visual tokens `(clips, hidden size)` and one `(hidden size,)`: `(clips,)`, 0 to 2."""
-    return 1 - torch.nn.functional.cosine_similarity(mean_features, center[None])
 
 
 __all__ = ["SignLanguageTranslationPipeline"]

@@ -4,7 +4,6 @@ tokens in the video.
 """
 
 import copy
-import math
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-TIME_TOLERANCE_IN_SECONDS = 1e-3  # that of the video processor
 # Chinese and Japanese put no spaces between words: there, each character counts as a word.
 CHARACTERS = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 PIECES_OF_TEXT = re.compile(f"[{CHARACTERS}]|[^\\s{CHARACTERS}]+")
@@ -55,14 +53,14 @@ class VisualTokenTimes:
 def clip_times(metadata: Any, start: float | None) -> ClipTimes | None:
     """
     Times of the frames that were sampled; `None` without a frame rate. They count from the `start_in_seconds` that the
-    video processor gives, or else from the first frame at or behind `start`.
+    video processor gives, or else from `start`.
     """
     fps = metadata["fps"]
     if fps is None:
         return None
     begin = metadata.get("start_in_seconds")
     if begin is None:
-        begin = max(0, math.ceil(((start or 0.0) - TIME_TOLERANCE_IN_SECONDS) * fps)) / fps
+        begin = start or 0.0
     seconds = begin + np.asarray(metadata["frames_indices"]) / fps
     return ClipTimes(seconds, begin, begin + metadata["total_num_frames"] / fps)
 

@@ -43,7 +43,8 @@ class Modality(ABC):
     """
     The way of one kind of input from the row of a data set to the named tensors of a batch:
 
-        row --read--> values --sample, augment--> item --collate--> tensors by `input_names`
+        row --read--> values --sample, augment--> item --collate--> tensors by `input_names`    (training, scoring)
+        clip --open--> values --prepare--> tensors by `input_names`                             (translating)
 
     Attributes:
         argument: of a processor's call, under which it takes clips.
@@ -72,6 +73,10 @@ class Modality(ABC):
         """Whether a part of a processor reads this modality."""
 
     @abstractmethod
+    def is_one(self, clips: Any) -> bool:
+        """Tell one clip, as a processor takes it, from several."""
+
+    @abstractmethod
     def as_list(self, clips: Any) -> list[Any]:
         """
         Clips as a processor takes them, one or several, as a list.
@@ -79,6 +84,25 @@ class Modality(ABC):
         Raises:
             ValueError: for none.
         """
+
+    @abstractmethod
+    def open(
+        self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """
+        Read one clip of any kind that a processor takes, to translate it: what `prepare` takes of it, sampled, and the
+        metadata that tell its times, as a video processor gives them with `return_metadata`.
+
+        Args:
+            start, end: seconds of the part that is read; `rate`: values per second, where the source does not tell it.
+
+        Raises:
+            ValueError: for a clip that cannot be read.
+        """
+
+    @abstractmethod
+    def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What `open` gave of several clips -> tensors by `input_names`, on the device on which they are."""
 
     @abstractmethod
     def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:

@@ -15,6 +15,7 @@ from .modality_slt import Augmentation, ClipValues, Modality, SampleIndices, ran
 from .video_container_slt import open_container, video_stream
 from .video_decoding_slt import decode_video
 from .video_files_slt import VideoDecodingError
+from .video_inputs_slt import is_single_video
 from .video_processing_slt import make_list_of_videos
 
 
@@ -38,8 +39,30 @@ class VideoModality(Modality):
     def is_read_by(cls, part: Any) -> bool:
         return isinstance(part, BaseVideoProcessor)
 
+    def is_one(self, clips: Any) -> bool:
+        return is_single_video(clips)
+
     def as_list(self, clips: Any) -> list[Any]:
         return make_list_of_videos(clips)
+
+    def open(
+        self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """See `Modality.open`: frames, uint8 `(frames, 3, height, width)`, resized and cropped."""
+        inputs = self.part(
+            source,
+            start=start,
+            end=end,
+            video_metadata=None if rate is None else {"fps": rate},
+            do_rescale=False,
+            do_normalize=False,
+            return_metadata=True,
+        )
+        return inputs["pixel_values_videos"][0], inputs["video_metadata"][0]
+
+    def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See `Modality.prepare`; the frames are normalised."""
+        return pixel_values(self.part, values, resize=False)
 
     def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:
         """See `Modality.read`; raises `VideoDecodingError`."""
@@ -95,13 +118,7 @@ def pixel_values(
 ) -> dict[str, torch.Tensor]:
     """Make pixel values with their mask of sampled frames; cropped at the centre by default where they are resized."""
     return dict(
-        video_processor(
-            frames,
-            do_sample_frames=False,
-            do_resize=resize,
-            do_center_crop=resize if crop is None else crop,
-            return_tensors="pt",
-        )
+        video_processor.preprocess_frames(frames, do_resize=resize, do_center_crop=resize if crop is None else crop)
     )
 
 

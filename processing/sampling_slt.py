@@ -16,5 +16,5 @@ def evenly_spread(length: int, most: int | None) -> list[int]:
 
 def padded_in_time(sequences: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Pad tensors (length, ...) with zeros to (batch, longest, ...), and return them with their int64 mask."""
-    masks = [torch.ones(len(sequence), dtype=torch.long) for sequence in sequences]
+    masks = [torch.ones(len(sequence), dtype=torch.long, device=sequence.device) for sequence in sequences]
     return pad_sequence(list(sequences), batch_first=True), pad_sequence(masks, batch_first=True)

@@ -23,16 +23,12 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .captions_slt import format_captions
-from .video_container_slt import VideoFacts, read_facts
-from .video_decoding_slt import (
-    DecodedVideo,
-    VideoDecodingError,
-    decode_segments,
-    decode_video,
-    is_single_video,
-    open_path,
-)
+from .video_decoding_slt import decode_segments, decode_video
+from .video_files_slt import VideoDecodingError
+from .video_inputs_slt import is_single_video, open_path
+from .video_requests_slt import DecodedVideo
 from .video_segmentation_slt import SegmentLengths, VideoSegment, split_video_at_rests
+from .video_times_slt import VideoFacts, read_facts
 
 FRAMES_IN_CACHE = 2
 
@@ -124,9 +120,45 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
             decode_video(video, start, end, rate, sample, transform_frame)
             for video, start, end, rate in zip(videos, starts, ends, source_fps, strict=True)
         ]
-        kwargs.update(do_sample_frames=False, input_data_format=ChannelDimension.FIRST)
         kwargs["video_metadata"] = [FLaLLMVideoMetadata(**_metadata(video)) for video in decoded]
-        return super().preprocess([video.frames for video in decoded], **kwargs)
+        return self._preprocess_decoded([video.frames for video in decoded], kwargs)
+
+    def preprocess_frames(
+        self,
+        clips: Sequence[torch.Tensor],
+        do_resize: bool | None = None,
+        do_center_crop: bool | None = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Resize, crop, normalise and pad clips that were decoded and sampled before: uint8 RGB frames (frames, 3,
+        height, width), on any device, which the result stays on. `None` stands for the processor's own setting.
+
+        Returns `pixel_values_videos` and `pixel_attention_mask` as the class describes them. Raises `ValueError` for
+        frames of another shape or type."""
+        for clip in clips:
+            if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[1] != 3 or len(clip) == 0:
+                raise ValueError(
+                    "Decoded frames of a clip are uint8 of shape (frames, 3, height, width), got "
+                    f"{clip.dtype} of shape {tuple(clip.shape)}. Videos of other kinds go to the processor itself."
+                )
+        shaping = {"do_resize": do_resize, "do_center_crop": do_center_crop}
+        kwargs = {name: value for name, value in shaping.items() if value is not None}
+        resize = self._frame_resizer(kwargs)
+        if resize is not None:
+            clips = [torch.stack([resize(frame) for frame in clip]) for clip in clips]
+        return self._preprocess_decoded(list(clips), {**kwargs, "return_tensors": return_tensors})
+
+    def _preprocess_decoded(self, clips: list[torch.Tensor], kwargs: dict) -> BatchFeature:
+        """Crop, normalise and pad frames that were sampled and resized already."""
+        return super().preprocess(
+            clips, **{**kwargs, "do_sample_frames": False, "input_data_format": ChannelDimension.FIRST}
+        )
+
+    @staticmethod
+    def is_single_video(videos: Any) -> bool:
+        """Tell one video from several: a list of pictures, of picture paths or of two- or three-dimensional frames is
+        one video; any other list, and an array of five dimensions, is several."""
+        return is_single_video(videos)
 
     def look(self, path: str | Path) -> VideoFacts:
         """Say from when to when the picture of a video file lasts, in seconds of the file, and its size in pixels as it
@@ -179,7 +211,7 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
         seconds = [(segment.start, segment.end) for segment in segments]
         decoded = decode_segments(video, seconds, source_fps, self._frame_sampler({}), self._frame_resizer({}))
         for segment, part in zip(segments, decoded, strict=True):
-            inputs = self.preprocess([part.frames], do_sample_frames=False, do_resize=False, return_tensors="pt")
+            inputs = self.preprocess_frames([part.frames], do_resize=False)
             times = {name: value for name, value in vars(segment).items() if name != "cut"}
             pixels = inputs["pixel_values_videos"][0]
             yield {"pixel_values_videos": pixels, "video_metadata": _metadata(part), **times}
@@ -303,7 +335,6 @@ def _source_fps(video_metadata: Any, num_videos: int) -> list[float | None]:
 
 def _metadata(video: DecodedVideo) -> dict:
     height, width = video.frames.shape[-2:]
-    has_times = video.timestamps is not None and video.fps is not None
     return {
         "total_num_frames": video.num_source_frames,
         "fps": video.fps,
@@ -312,7 +343,7 @@ def _metadata(video: DecodedVideo) -> dict:
         "width": width,
         "video_backend": "pyav",
         "frames_indices": video.frame_indices,
-        "start_in_seconds": video.timestamps[0] - video.frame_indices[0] / video.fps if has_times else None,
+        "start_in_seconds": None if video.fps is None else video.start_in_seconds,
     }
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .video_decoding_slt import VideoDecodingError, stream_grey_pictures
+from .video_decoding_slt import stream_grey_pictures
+from .video_files_slt import VideoDecodingError
 
 PICTURE_SIZE_IN_PIXELS = 64
 # Motion is measured where there is most of it, so that a signer who is small in the picture counts as much.

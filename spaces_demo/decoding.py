@@ -130,7 +130,7 @@ def _start_reading_process(model_id: str, revision: str | None, trust_remote_cod
 
 def _be_ready() -> None:
     """Takes as long as a reading process needs to start, and fails where the model's code is too old for this page."""
-    if not hasattr(_processor.video_processor, "look"):
+    if not hasattr(_processor.video_processor, "preprocess_frames"):
         raise RuntimeError("The model was pushed by an older version of FLaLLM than this page. Push it again.")
 
 

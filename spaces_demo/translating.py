@@ -133,15 +133,11 @@ class Translator:
         yield Result([piece], answers[1:], thumbnails, start, end, time.monotonic() - began)
 
     def _check_length(self, clip: dict[str, Any], seconds: float) -> None:
-        model = self.pipeline.model
-        num_tokens = model.vision_model.get_num_tokens(len(clip["pixel_values_videos"]))
-        if num_tokens < 1:
-            raise VideoProblem("error_too_short")
         try:
-            # A language model of LLaVA-SLT also reads a prompt; the text models of FLa-LLM read none.
-            model.check_num_tokens(num_tokens + getattr(self.pipeline.processor, "num_prompt_tokens", 0))
+            self.pipeline.check_length(len(clip["pixel_values_videos"]), "the video")
         except ValueError as error:
-            raise _too_long_for_one(seconds) from error
+            problem = VideoProblem("error_too_short") if error.reason == "too_short" else _too_long_for_one(seconds)
+            raise problem from error
 
     def _long(self, path: str, start: float, end: float, visitor: str, began: float) -> Iterator[Step | Result]:
         with self._splitting.join(visitor) as turn:

@@ -16,7 +16,7 @@ from tiny_corpus import corpus, error_of, flags, language_model, trained_model
 from without_our_packages import run_without_our_packages
 
 from modeling_flallm import FLaLLMConfig, SignLanguageTranslationPipeline
-from modeling_flallm.pipeline_slt import visual_distances
+from modeling_flallm.confidence_slt import visual_distances
 from train_scripts.commands import calibrate
 from train_scripts.commands.calibrate import (
     LEAST_CLIPS,

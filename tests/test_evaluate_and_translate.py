@@ -440,8 +440,14 @@ def test_clips_that_are_too_short_or_too_long_for_the_model(demanding_model, tmp
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
     assert [bool(row["error"]) for row in rows] == [True, False, True, False]
-    assert rows[0]["error"] == f"{paths[0]} is too short to translate: 16 frame(s) are left after sampling."
-    assert rows[2]["error"].startswith("The video gives 25 visual tokens, but the text model 'mbart' takes at most 24.")
+    assert rows[0]["error"] == (
+        f"'{paths[0]}' is too short to translate: 16 frame(s) are left after sampling, and the model needs at least "
+        "17. Use a longer part of it, or keep more of its frames (`frame_sampling_rate` of the video processor)."
+    )
+    assert rows[2]["error"].startswith(
+        f"'{paths[2]}' is too long to translate. The video gives 25 visual tokens, but the text model 'mbart' takes at "
+        "most 24."
+    )
 
 
 def test_start_and_end_in_seconds(capsys):
@@ -572,7 +578,8 @@ def test_the_model_is_left_in_evaluation_mode_and_without_gradients():
     assert not any(module.training for module in model.modules())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     clip = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
-    inputs = translate._encode(model, processor, [clip])
-    assert not inputs["visual_features"].requires_grad
-    assert len(translate._generate(model, processor, inputs, {})) == 1
+    translator = translate.build_translator(model, processor)
+    encoded = translator.encode_clips([{"frames": clip, "times": None}])
+    assert not encoded.vision_output.last_hidden_state.requires_grad
+    assert len(translator.write_sentences(encoded)) == 1
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -17,6 +17,8 @@ from processing import FLaLLMProcessor, FLaLLMVideoProcessor
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = {
     "configuration_flallm.py",
+    "clip_translation_slt.py",
+    "confidence_slt.py",
     "dataset_rows_slt.py",
     "hub_card_slt.py",
     "hub_export_slt.py",
@@ -24,6 +26,7 @@ MODEL_FILES = {
     "loading_slt.py",
     "losses_slt.py",
     "modeling_flallm.py",
+    "pipeline_inputs_slt.py",
     "pipeline_slt.py",
     "visual_encoder_flallm.py",
     "word_evidence_slt.py",
@@ -34,9 +37,17 @@ PROCESSOR_FILES = {
     "video_container_slt.py",
     "video_decoding_slt.py",
     "video_download_slt.py",
+    "video_file_frames_slt.py",
+    "video_file_parts_slt.py",
     "video_files_slt.py",
+    "video_inputs_slt.py",
+    "video_joined_slt.py",
+    "video_packets_slt.py",
+    "video_pictures_slt.py",
     "video_processing_slt.py",
+    "video_requests_slt.py",
     "video_segmentation_slt.py",
+    "video_times_slt.py",
 }
 
 

@@ -34,10 +34,13 @@ VISUAL_FILES = {
     "visual_encoder_llava_slt.py",
 }
 MODEL_FILES = VISUAL_FILES | {
+    "clip_translation_slt.py",
+    "confidence_slt.py",
     "dataset_rows_slt.py",
     "hub_export_slt.py",
     "long_videos_slt.py",
     "modeling_llava_slt.py",
+    "pipeline_inputs_slt.py",
     "pipeline_slt.py",
     "word_evidence_slt.py",
 }
@@ -49,9 +52,17 @@ PROCESSOR_FILES = {
     "video_container_slt.py",
     "video_decoding_slt.py",
     "video_download_slt.py",
+    "video_file_frames_slt.py",
+    "video_file_parts_slt.py",
     "video_files_slt.py",
+    "video_inputs_slt.py",
+    "video_joined_slt.py",
+    "video_packets_slt.py",
+    "video_pictures_slt.py",
     "video_processing_slt.py",
+    "video_requests_slt.py",
     "video_segmentation_slt.py",
+    "video_times_slt.py",
 }
 
 LOAD_EVERYTHING = """

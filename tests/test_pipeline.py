@@ -20,11 +20,9 @@ from transformers.pipelines.pt_utils import KeyDataset
 from video_files import cut, write_pictures, write_video
 from without_our_packages import run_without_our_packages
 
-import modeling_flallm.pipeline_slt as pipeline_file
 import modeling_flallm.word_evidence_slt as word_evidence_file
 from modeling_flallm import SignLanguageTranslationPipeline
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor, decode_video
-from processing.video_decoding_slt import is_single_video
 
 TASK = "sign-language-translation"
 SPECIAL_TOKENS = {"<unk>": 0, "<pad>": PAD, "<start>": START, "</s>": END}
@@ -134,8 +132,8 @@ def test_every_kind_of_video_gives_the_same_answer(translator, tmp_path, video):
     assert len(translator(kinds, batch_size=3)) == len(kinds)
 
 
-@pytest.mark.parametrize("is_one", [pipeline_file._is_one_video, is_single_video], ids=["pipeline", "processor"])
-def test_one_video_and_several_are_told_apart(is_one, tmp_path):
+def test_one_video_and_several_are_told_apart(tmp_path):
+    is_one = FLaLLMVideoProcessor.is_single_video
     (tmp_path / "folder.png").mkdir()
     colour, grey = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
     ones = ["clip.mp4", Path("clip.mp4"), b"", {"video": "a.mp4"}, colour, torch.from_numpy(colour)]

@@ -57,7 +57,7 @@ def run(capsys, *arguments, status: int = 0, model=None) -> tuple[str, str]:
     return output, "\n".join(line.rpartition("\r")[2] for line in errors.splitlines())
 
 
-def stop_after(monkeypatch, number: int, error: BaseException, name: str = "_generate") -> None:
+def stop_after(monkeypatch, number: int, error: BaseException, name: str = "_write") -> None:
     """The function of translate.py raises in its call behind so many."""
     original, calls = getattr(translate, name), []
 
@@ -233,8 +233,8 @@ def test_a_killed_run_leaves_its_sentences(videos, tmp_path, capsys):
     slow = (
         "import sys, time\n"
         "from train_scripts.commands import translate\n"
-        "generate = translate._generate\n"
-        "translate._generate = lambda *arguments: (time.sleep(0.3), generate(*arguments))[1]\n"
+        "write = translate._write\n"
+        "translate._write = lambda *arguments: (time.sleep(0.3), write(*arguments))[1]\n"
         "sys.exit(translate.main(sys.argv[1:]))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", slow, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -262,23 +262,22 @@ def test_a_killed_run_leaves_its_sentences(videos, tmp_path, capsys):
     ],
     ids=["cuda", "cpu", "python", "other"],
 )
-@pytest.mark.parametrize("where", ["_encode", "_generate"])
+@pytest.mark.parametrize("where", ["encode_clips", "write_sentences"])
 def test_what_a_batch_cannot_do_its_clips_do_alone(error, where, videos, capsys, monkeypatch):
     expected, _ = run(capsys, *videos)
-    original = getattr(translate, where)
+    original = getattr(SignLanguageTranslationPipeline, where)
 
-    def only_alone(*arguments):
-        clips = arguments[2]
-        if (len(clips) if where == "_encode" else len(clips["visual_features"])) > 1:
+    def only_alone(self, clips, **arguments):
+        if len(clips if where == "encode_clips" else clips.num_frames) > 1:
             raise error
-        return original(*arguments)
+        return original(self, clips, **arguments)
 
-    monkeypatch.setattr(translate, where, only_alone)
+    monkeypatch.setattr(SignLanguageTranslationPipeline, where, only_alone)
     output, errors = run(capsys, *videos, "--batch_size", 3)
     assert output == expected and "could not be translated" not in errors
 
 
-@pytest.mark.parametrize("where", ["_encode", "_generate", "_read_clip"])
+@pytest.mark.parametrize("where", ["encode_clips", "write_sentences", "read_clip"])
 @pytest.mark.parametrize(
     ("error", "text"),
     [
@@ -291,30 +290,30 @@ def test_one_bad_video_costs_that_video_only(where, error, text, videos, capsys,
     bad = videos[3]
     bad.write_bytes(sorted((corpus() / "train").glob("*.mp4"))[0].read_bytes())
     expected, _ = run(capsys, *[video for video in videos if video != bad])
-    frames = translate._read_clip(
-        *translate.load_to_translate(str(trained_model()), torch.device("cpu"), "float32"), 0, bad, None, None, ()
-    ).frames
-    original_encode, original_generate = translate._encode, translate._generate
+    frames = translate.build_translator(
+        *translate.load_to_translate(str(trained_model()), torch.device("cpu"), "float32")
+    ).read_clip(bad)["frames"]
+    steps = SignLanguageTranslationPipeline
+    original_encode, original_write = steps.encode_clips, steps.write_sentences
     seen = []
 
-    def encode(model, processor, clips):
-        is_bad = any(clip.shape == frames.shape and torch.equal(clip, frames) for clip in clips)
-        if is_bad and where == "_encode":
+    def encode(self, clips):
+        is_bad = any(torch.equal(clip["frames"], frames) for clip in clips)
+        if is_bad and where == "encode_clips":
             raise error
-        inputs = original_encode(model, processor, clips)
+        encoded = original_encode(self, clips)
         if is_bad:
-            seen.append(id(inputs))
-            seen.append(inputs)  # else another dictionary may get its id
-        return inputs
+            seen.append(encoded)
+        return encoded
 
-    def generate(model, processor, inputs, *rest):
-        if where == "_generate" and id(inputs) in seen:
+    def write(self, encoded, **arguments):
+        if where == "write_sentences" and any(encoded is each for each in seen):
             raise error
-        return original_generate(model, processor, inputs, *rest)
+        return original_write(self, encoded, **arguments)
 
-    monkeypatch.setattr(translate, "_encode", encode)
-    monkeypatch.setattr(translate, "_generate", generate)
-    if where == "_read_clip":
+    monkeypatch.setattr(steps, "encode_clips", encode)
+    monkeypatch.setattr(steps, "write_sentences", write)
+    if where == "read_clip":
         read = type(
             translate.load_to_translate(str(trained_model()), torch.device("cpu"), "float32")[1].video_processor
         )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_corpus import corpus, trained_model
 
+from modeling_flallm import SignLanguageTranslationPipeline
 from train_scripts.commands import translate
 from train_scripts.machine.process_pool import most_workers
 from train_scripts.runs.training import load_trained
@@ -73,8 +74,13 @@ def test_every_clip_gets_its_own_translation_whatever_the_batches_and_threads(cl
 
 def test_batches_hold_clips_of_similar_length(clips, monkeypatch):
     lengths = []
-    encode = translate._encode
-    monkeypatch.setattr(translate, "_encode", lambda *a: lengths.append([len(clip) for clip in a[2]]) or encode(*a))
+    encode = SignLanguageTranslationPipeline.encode_clips
+
+    def encode_and_count(self, clips):
+        lengths.append([len(clip["frames"]) for clip in clips])
+        return encode(self, clips)
+
+    monkeypatch.setattr(SignLanguageTranslationPipeline, "encode_clips", encode_and_count)
     run(clips, batch_size=3)
     assert [len(batch) for batch in lengths] == [3, 3, 3, 2, 3, 3, 2]  # 12 of 20 clips, one of them bad, then 8
     for together in (lengths[:4], lengths[4:]):
@@ -83,7 +89,7 @@ def test_batches_hold_clips_of_similar_length(clips, monkeypatch):
 
 
 def test_the_next_batch_is_encoded_and_others_are_read_while_sentences_are_written(clips, monkeypatch):
-    encode, read, generate = translate._encode, translate._read_clip, translate._generate
+    encode, read, write = SignLanguageTranslationPipeline.encode_clips, translate._read_clip, translate._write
     encoded, all_read, writing = threading.Event(), threading.Event(), []
     num_encoded, num_read = itertools.count(1), itertools.count(1)
 
@@ -99,17 +105,14 @@ def test_the_next_batch_is_encoded_and_others_are_read_while_sentences_are_writt
             all_read.set()
         return clip
 
-    def wait_and_generate(*arguments):
+    def wait_and_write(*arguments):
         if not writing:
             writing.append((encoded.wait(LONGEST_WAIT_IN_SECONDS), all_read.wait(LONGEST_WAIT_IN_SECONDS)))
-        return generate(*arguments)
+        return write(*arguments)
 
-    for name, function in (
-        ("_encode", encode_and_tell),
-        ("_read_clip", read_and_tell),
-        ("_generate", wait_and_generate),
-    ):
-        monkeypatch.setattr(translate, name, function)
+    monkeypatch.setattr(SignLanguageTranslationPipeline, "encode_clips", encode_and_tell)
+    monkeypatch.setattr(translate, "_read_clip", read_and_tell)
+    monkeypatch.setattr(translate, "_write", wait_and_write)
     run(clips, batch_size=2)
     assert writing == [(True, True)]
 
@@ -133,7 +136,7 @@ def test_no_thread_is_left_and_nothing_more_is_read_after_ctrl_c(clips, monkeypa
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(translate, "_generate", interrupt)
+    monkeypatch.setattr(translate, "_write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(clips * 5, batch_size=2)
     assert set(threading.enumerate()) <= threads and next(num_read) < 100
@@ -151,14 +154,15 @@ def test_frames_of_another_dtype_do_not_matter_to_the_numbers():
     """Normalising in front of the encoder gives what the processor gives."""
     model, processor = load_trained(str(trained_model()))
     path = sorted((corpus() / "test").glob("*.mp4"))[0]
-    clip = translate._read_clip(model, processor, 0, path, None, None, ())
-    assert clip.frames.dtype == torch.uint8
-    inputs = translate._encode(model, processor, [clip.frames])
+    translator = translate.build_translator(model, processor)
+    clip = translator.read_clip(path)
+    assert clip["frames"].dtype == torch.uint8
+    output = translator.encode_clips([clip]).vision_output
     whole = processor(videos=str(path), return_tensors="pt")
     with torch.no_grad():
         expected = model.vision_model(whole["pixel_values_videos"], whole["pixel_attention_mask"])
-    torch.testing.assert_close(inputs["visual_features"], expected.last_hidden_state)
-    assert torch.equal(inputs["visual_attention_mask"], expected.attention_mask)
+    torch.testing.assert_close(output.last_hidden_state, expected.last_hidden_state)
+    assert torch.equal(output.attention_mask, expected.attention_mask)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "num_beams", "num_workers"])

@@ -22,7 +22,7 @@ from video_files import (
     write_video,
 )
 
-from processing import VideoDecodingError, decode_video, video_decoding_slt, video_download_slt
+from processing import VideoDecodingError, decode_video, video_download_slt, video_file_frames_slt
 
 RECORDED_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
@@ -240,9 +240,9 @@ def test_start_and_end_equal_slicing_the_full_decode(tmp_path, suffix, start, en
 def test_a_part_of_a_long_file_is_found_without_decoding_the_rest(tmp_path, monkeypatch):
     path = write_video(tmp_path / "long.mp4", counting_frames(1500, 16, 16), keyframe_every=25)
     decoded = []
-    decode = video_decoding_slt._decoded
+    decode = video_file_frames_slt._decoded
     monkeypatch.setattr(
-        video_decoding_slt, "_decoded", lambda *inputs: (decoded.append(1) or frame for frame in decode(*inputs))
+        video_file_frames_slt, "_decoded", lambda *inputs: (decoded.append(1) or frame for frame in decode(*inputs))
     )
     assert len(decode_video(path, start=50.0, end=50.4).frames) == 10
     assert 10 <= len(decoded) < 100

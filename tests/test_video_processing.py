@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as tvF
 from transformers import AutoVideoProcessor
 from video_files import counting_frames, write_pictures, write_video
 
-from processing import FLaLLMVideoProcessor, VideoDecodingError, decode_video
+from processing import FLaLLMVideoProcessor, VideoDecodingError, decode_video, video_processing_slt
 
 
 @pytest.fixture
@@ -48,6 +48,24 @@ def test_padding_is_zero_and_the_mask_marks_it(processor):
     assert mask.tolist() == [[1] * 2 + [0] * 8, [1] * 10, [1] + [0] * 9]
     assert pixels[mask == 0].eq(0).all()
     assert pixels[mask == 1].abs().amax(dim=(1, 2, 3)).gt(0).all()
+
+
+def test_decoded_frames_are_not_decoded_again(processor, monkeypatch):
+    clips = [random_clip(12), random_clip(5, 33, 50)]
+    expected = processor(clips, do_sample_frames=False, return_tensors="pt")
+    cropped = processor([clip[..., :32, :32] for clip in clips], do_sample_frames=False, do_resize=False)
+    monkeypatch.setattr(video_processing_slt, "decode_video", None)
+    output = processor.preprocess_frames(clips)
+    for name, values in expected.items():
+        assert torch.equal(output[name], values)
+    output = processor.preprocess_frames(
+        [clip[..., :32, :32] for clip in clips], do_resize=False, do_center_crop=False, return_tensors=None
+    )
+    assert torch.equal(output["pixel_values_videos"], cropped["pixel_values_videos"])
+    for wrong in (clips[0].float(), clips[0][0], clips[0][:, :1], clips[0][:0]):
+        shape = tuple(wrong.shape)
+        with raises(f"of shape (frames, 3, height, width), got {wrong.dtype} of shape {shape}. Videos of other kinds"):
+            processor.preprocess_frames([wrong])
 
 
 def test_batch_equals_single_and_repeats_exactly(processor):

@@ -11,7 +11,7 @@ from signing_pictures import FRAMES_PER_SECOND, signing
 from video_files import counting_frames, cut, write_audio, write_pictures, write_video
 
 from processing import FLaLLMVideoProcessor, VideoDecodingError, VideoSegment, decode_video
-from processing import video_decoding_slt as decoding
+from processing import video_file_frames_slt as decoding
 
 THREE_SENTENCES = [("sign", 2.4), ("rest", 0.6), ("sign", 3.2), ("rest", 0.8), ("sign", 2.0)]
 BOUNDARIES = [2.7, 6.6]

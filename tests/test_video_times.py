@@ -10,8 +10,8 @@ import torch
 from video_files import counting_frames, cut, frame_numbers, joined, write_packets, write_video
 
 from processing import FLaLLMVideoProcessor, VideoDecodingError, decode_video
-from processing.video_container_slt import rising_times
 from processing.video_decoding_slt import decode_segments, stream_grey_pictures
+from processing.video_packets_slt import rising_times
 from train_scripts.corpora.video_encoding import measure_video
 
 

@@ -24,8 +24,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from modeling_flallm import SignLanguageTranslationPipeline
+from modeling_flallm.confidence_slt import mean_visual_features, visual_distances
 from modeling_flallm.own_processing import FLaLLMProcessor
-from modeling_flallm.pipeline_slt import mean_visual_features, visual_distances
 
 from ..arguments.arguments import DataArguments, parse_arguments
 from ..arguments.command_line import run_command

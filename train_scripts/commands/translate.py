@@ -28,15 +28,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
-from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError, is_hidden_file, is_video_file
-from modeling_flallm.pipeline_slt import mean_visual_features
+from modeling_flallm.clip_translation_slt import EncodedClips
+from modeling_flallm.own_processing import (
+    FLaLLMProcessor,
+    VideoDecodingError,
+    is_feature_file,
+    is_hidden_file,
+    is_video_file,
+)
 
 from ..arguments.command_line import CommandParser, run_command, show_traceback
 from ..arguments.flag_values import check_flags
@@ -68,8 +73,8 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 def find_videos(paths: Sequence[str]) -> list[Path]:
     """
-    Files as they are named, and all videos below each folder, in order of their names. Hidden files are left out, and
-    so is what is no video, which is named on standard error.
+    Files as they are named, and all videos below each folder, in order of their names; of a folder without videos all
+    files of visual features. Hidden files are left out, and so is everything else, which is named on standard error.
     """
     videos: list[Path] = []
     for path in map(Path, paths):
@@ -77,8 +82,9 @@ def find_videos(paths: Sequence[str]) -> list[Path]:
             videos.append(path)
             continue
         files = sorted(file for file in path.rglob("*") if not _is_hidden_below(path, file) and not file.is_dir())
-        videos += [file for file in files if is_video_file(file)]
-        _name_left_out(path, [str(file.relative_to(path)) for file in files if not is_video_file(file)])
+        found = [file for file in files if is_video_file(file)] or [file for file in files if is_feature_file(file)]
+        videos += found
+        _name_left_out(path, [str(file.relative_to(path)) for file in files if file not in set(found)])
     return videos
 
 
@@ -119,33 +125,33 @@ def translate_videos(
         longest_clip: visual tokens of the longest clip that the model was trained on; longer ones are marked.
         with_confidence: of a calibrated model, which then keeps the scores of all tokens in memory.
     """
-    generation = {} if num_beams is None else {"num_beams": num_beams}
-    scorer = build_translator(model, processor) if with_confidence else None
+    generation = {"return_scores": with_confidence} | ({} if num_beams is None else {"num_beams": num_beams})
+    translator = build_translator(model, processor)
 
     def read(numbered: tuple[int, Path]) -> _Clip:
-        clip = _read_clip(model, processor, *numbered, start, end, caption_formats)
-        if clip.frames is not None and longest_clip is not None:
-            num_tokens = model.vision_model.get_num_tokens(len(clip.frames))
+        clip = _read_clip(translator, *numbered, start, end)
+        if clip.read is not None and longest_clip is not None:
+            num_tokens = model.vision_model.get_num_tokens(clip.num_frames)
             clip.translation.is_longer_than_trained = num_tokens > longest_clip
         return clip
 
-    def encode(batch: list[_Clip]) -> tuple[list[_Clip], dict[str, torch.Tensor] | None]:
-        clips = [clip.frames for clip in batch if clip.frames is not None]
+    def encode(batch: list[_Clip]) -> tuple[list[_Clip], EncodedClips | None]:
+        clips = [clip.read for clip in batch if clip.read is not None]
         try:
-            return batch, _encode(model, processor, clips) if clips else None
+            return batch, translator.encode_clips(clips) if clips else None
         except Exception as error:  # the batch is then tried clip by clip
             show_traceback(error)
             return batch, None
 
-    def write(batch: list[_Clip], inputs: dict[str, torch.Tensor] | None) -> None:
+    def write(batch: list[_Clip], encoded: EncodedClips | None) -> None:
         """Give each clip of a batch its sentence, or its error."""
         problem = None
         try:
-            inputs = _encode(model, processor, [clip.frames for clip in batch]) if inputs is None else inputs
-            answers = _generate(model, processor, inputs, generation, scorer)
+            encoded = translator.encode_clips([clip.read for clip in batch]) if encoded is None else encoded
+            answers = _write(translator, encoded, generation)
         except Exception as error:  # one clip must not end the work on all others
             show_traceback(error)
-            problem, inputs, answers = _text_of(error), None, []
+            problem, encoded, answers = _text_of(error), None, []
         for clip, answer in zip(batch, answers, strict=False):
             clip.translation.pieces[0] |= answer
             _complete(clip.translation, answer)
@@ -160,9 +166,9 @@ def translate_videos(
     most_read = batch_size * BATCHES_SORTED_BY_LENGTH + num_workers
     with ThreadPoolExecutor(num_workers) as readers, ThreadPoolExecutor(1) as encoder:
         clips = _ahead(readers, read, enumerate(videos), most_read)
-        for batch, inputs in _ahead(encoder, encode, _batches(clips, batch_size), 1):
-            if batch[0].frames is not None:  # else files with an error
-                write(batch, inputs)
+        for batch, encoded in _ahead(encoder, encode, _batches(clips, batch_size), 1):
+            if batch[0].read is not None:  # else files with an error
+                write(batch, encoded)
             yield from (clip.translation for clip in batch)
 
 
@@ -218,9 +224,7 @@ def _pieces(
     yield from ({name: value for name, value in piece.items() if name != "piece"} for piece in by_times.values())
     answers = translator.translate_long(str(video), segments[first:], **generation)
     for answer in tqdm(answers, total=len(segments) - first, unit="sentence", desc=video.name, leave=False):
-        piece = {"start": answer["start"], "end": answer["end"], "text": answer["translation_text"]}
-        if "confidence" in answer:
-            piece |= {"confidence": answer["confidence"], "familiar": answer["is_familiar"]}
+        piece = {"start": answer["start"], "end": answer["end"]} | _columns_of(answer)
         if first + answer["piece"] < next_segment:
             continue
         if journal is not None:
@@ -252,10 +256,14 @@ def _text_of(error: Exception) -> str:
 
 @dataclass
 class _Clip:
-    """What was read of a video: `frames`, uint8 `(frames, 3, height, width)`, or `None` beside an error."""
+    """What `read_clip` of the pipeline gave for a video, `None` beside an error."""
 
     translation: Translation
-    frames: torch.Tensor | None = None
+    read: dict[str, Any] | None = None
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.read["frames"])
 
 
 def _batches(clips: Iterator[_Clip], batch_size: int) -> Iterator[list[_Clip]]:
@@ -264,10 +272,10 @@ def _batches(clips: Iterator[_Clip], batch_size: int) -> Iterator[list[_Clip]]:
     sorted a few batches at a time; those with an error make a batch of their own.
     """
     while together := list(itertools.islice(clips, batch_size * BATCHES_SORTED_BY_LENGTH)):
-        good = [clip for clip in together if clip.frames is not None]
-        if bad := [clip for clip in together if clip.frames is None]:
+        good = [clip for clip in together if clip.read is not None]
+        if bad := [clip for clip in together if clip.read is None]:
             yield bad
-        good.sort(key=lambda clip: len(clip.frames))
+        good.sort(key=lambda clip: clip.num_frames)
         yield from (good[first : first + batch_size] for first in range(0, len(good), batch_size))
 
 
@@ -289,77 +297,34 @@ def _ahead(
 
 
 def _read_clip(
-    model: FLaLLMForTranslation,
-    processor: FLaLLMProcessor,
-    position: int,
-    video: Path,
-    start: float | None,
-    end: float | None,
-    caption_formats: Sequence[str],
+    translator: SignLanguageTranslationPipeline, position: int, video: Path, start: float | None, end: float | None
 ) -> _Clip:
-    """Sampled, resized and cropped frames; the error of a file that cannot be read, or is too short or too long."""
+    """What is read of a file; the error of one that cannot be read, or is too short or too long."""
     translation = Translation(str(video), position=position)
     try:
-        inputs = processor.video_processor(
-            str(video), start=start, end=end, do_rescale=False, do_normalize=False, return_metadata=True
-        )
-        frames = inputs["pixel_values_videos"][0]
-        num_tokens = model.vision_model.get_num_tokens(len(frames))
-        if num_tokens < 1:
-            raise ValueError(f"{video} is too short to translate: {len(frames)} frame(s) are left after sampling.")
-        if not model.config.is_encoder_decoder:
-            num_tokens += processor.num_prompt_tokens
-        model.check_num_tokens(num_tokens)  # here, so that one long clip does not stop the others of its batch
+        clip = translator.read_clip(str(video), start, end)
     except Exception as error:  # one file must not end the work on all others
         show_traceback(error)
         translation.error = _text_of(error)
         return _Clip(translation)
-    metadata = inputs["video_metadata"][0]
-    begin = max(start or 0.0, metadata["start_in_seconds"] or 0.0)
-    translation.pieces.append({"start": begin, "end": begin + (metadata["duration"] or 0.0)})
-    return _Clip(translation, frames)
+    begin = max(start or 0.0, clip["metadata"]["start_in_seconds"] or 0.0)
+    translation.pieces.append({"start": begin, "end": begin + (clip["metadata"]["duration"] or 0.0)})
+    return _Clip(translation, clip)
 
 
-@torch.no_grad()
-def _encode(
-    model: FLaLLMForTranslation, processor: FLaLLMProcessor, clips: list[torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Frames, uint8, of each clip -> what `generate` takes instead of them."""
-    frames = [clip.to(model.device) for clip in clips]
-    inputs = dict(
-        processor(videos=frames, do_sample_frames=False, do_resize=False, do_center_crop=False, return_tensors="pt")
-    )
-    output = model.vision_model(inputs.pop("pixel_values_videos"), inputs.pop("pixel_attention_mask"))
-    inputs["visual_features"], inputs["visual_attention_mask"] = output.last_hidden_state, output.attention_mask
-    return {name: values.to(model.device) for name, values in inputs.items()}
-
-
-@torch.no_grad()
-def _generate(
-    model: FLaLLMForTranslation,
-    processor: FLaLLMProcessor,
-    inputs: dict[str, torch.Tensor],
-    generation: dict[str, int],
-    scorer: SignLanguageTranslationPipeline | None = None,
+def _write(
+    translator: SignLanguageTranslationPipeline, encoded: EncodedClips, generation: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """The `text` of each clip; with the pipeline of a calibrated model also its `confidence` and `familiar`."""
-    if scorer is None:
-        return [{"text": text} for text in processor.batch_decode(model.generate(**inputs, **generation))]
-    output = model.generate(**inputs, **generation, return_dict_in_generate=True, output_scores=True)
-    vision_output = SimpleNamespace(
-        last_hidden_state=inputs["visual_features"], attention_mask=inputs["visual_attention_mask"]
-    )
-    rows = zip(
-        processor.batch_decode(output.sequences),
-        scorer._scores(output, generation).tolist(),
-        mean_visual_features(vision_output),
-        strict=True,
-    )
-    answers = [(text, scorer._score_and_confidence(score, features)) for text, score, features in rows]
-    return [
-        {"text": text, "confidence": answer["confidence"], "familiar": answer["is_familiar"]}
-        for text, answer in answers
-    ]
+    """The `text` of each clip; with scores of a calibrated model also its `confidence` and `familiar`."""
+    written = translator.write_sentences(encoded, **generation)
+    return [_columns_of(*translator.answers_of(clip)) for clip in written]
+
+
+def _columns_of(answer: dict[str, Any]) -> dict[str, Any]:
+    columns = {"text": answer["translation_text"]}
+    if "confidence" in answer:
+        columns |= {"confidence": answer["confidence"], "familiar": answer["is_familiar"]}
+    return columns
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from modeling_flallm.own_processing import VideoDecodingError, decode_video
+from modeling_flallm.own_processing import VideoDecodingError, decode_video, decoder_logger
 
 from ..languages.languages import primary_language
 from ..machine.process_pool import run_in_processes
@@ -26,7 +26,6 @@ from ..scores.sign_language_translation_score.sign_language_translation_score im
 from .corpus_schema import Problem
 from .prepared_videos import SECONDS_FOR_A_VIDEO
 
-DECODER_LOG = logging.getLogger(decode_video.__module__)  # where a damaged file is told of
 STRIP_HEIGHT_IN_PIXELS = 96
 NUM_STRIP_FRAMES = 5
 
@@ -202,14 +201,14 @@ def _decoder_log() -> Iterator[list[str]]:
     """What the decoder says of a damaged file, which is told in the report and not in the terminal."""
     lines: list[str] = []
     handler = _LogLines(lines)
-    propagates = DECODER_LOG.propagate
-    DECODER_LOG.addHandler(handler)
-    DECODER_LOG.propagate = False
+    propagates = decoder_logger.propagate
+    decoder_logger.addHandler(handler)
+    decoder_logger.propagate = False
     try:
         yield lines
     finally:
-        DECODER_LOG.removeHandler(handler)
-        DECODER_LOG.propagate = propagates
+        decoder_logger.removeHandler(handler)
+        decoder_logger.propagate = propagates
 
 
 class _LogLines(logging.Handler):

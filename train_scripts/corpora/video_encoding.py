@@ -12,7 +12,13 @@ import av
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from modeling_flallm.own_processing import PICTURE_SUFFIXES, VideoDecodingError, decode_video, is_picture_file
+from modeling_flallm.own_processing import (
+    PICTURE_SUFFIXES,
+    VideoDecodingError,
+    decode_video,
+    decoder_logger,
+    is_picture_file,
+)
 
 SMALLEST_SIZE_IN_PIXELS = 16
 GRID_SIZE = 4
@@ -156,12 +162,11 @@ def _damage_as_error(path: Path) -> Iterator[None]:
         warnings.extend([record.getMessage()] * is_of_damage)
         return not is_of_damage  # a picture that stands still is no damage
 
-    logger = logging.getLogger(decode_video.__module__)
-    logger.addFilter(keep)
+    decoder_logger.addFilter(keep)
     try:
         yield
     finally:
-        logger.removeFilter(keep)
+        decoder_logger.removeFilter(keep)
     if warnings:
         raise VideoDecodingError(
             f"'{path}' is damaged or cut off: not all of its frames can be decoded. Copy, download or record it again."

@@ -1,0 +1,250 @@
+"""
+From a video to its sentence, in steps: the clip is read, encoded and written. The pipeline takes one after the other,
+`flallm-translate` reads and encodes the next clips while it writes, and the page in the browser has the pipeline.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .confidence_slt import confidence_of, mean_visual_features
+from .dataset_rows_slt import with_content
+from .long_videos_slt import PIECE_KEYS
+from .pipeline_inputs_slt import name_of_video
+from .word_evidence_slt import clip_times, replay, visual_token_times, word_evidence
+
+READY_CLIP_KEYS = (*PIECE_KEYS, "caption_start", "caption_end")
+
+
+class ClipLengthError(ValueError):
+    """A clip that the model cannot translate; `reason` is "too_short" or "too_long"."""
+
+    def __init__(self, text: str, reason: str):
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class EncodedClips:
+    """Clips behind the visual encoder, whose output is `vision_output`; of each its frames and their `ClipTimes`."""
+
+    vision_output: Any
+    num_frames: list[int]
+    times: list[Any]
+
+
+class ClipTranslation:
+    """Mixin for `SignLanguageTranslationPipeline`: what each of its steps does, for programs that take them apart."""
+
+    def read_clip(
+        self, video: Any, start: float | None = None, end: float | None = None, source_fps: float | None = None
+    ) -> dict[str, Any]:
+        """
+        Read one video of any kind that a call takes, but no dictionary of a video and its arguments.
+
+        Returns:
+            `frames`, uint8 `(frames, 3, height, width)`, sampled, resized and cropped, or visual features `(features,
+            width)`; their `times`, and the `metadata` that the video processor gives.
+
+        Raises:
+            VideoDecodingError: for a video that cannot be read.
+            ClipLengthError: for one that is too short or too long for the model.
+        """
+        name = name_of_video(video)
+        frames, metadata = self.processor.modality.open(with_content(video), start, end, source_fps)
+        self.check_length(len(frames), name)
+        return {"frames": frames, "times": clip_times(metadata, start), "metadata": metadata}
+
+    def _ready_clip(
+        self, video: dict[str, Any], start: float | None, end: float | None, source_fps: float | None
+    ) -> dict[str, Any]:
+        """What the processor has made of a video already."""
+        unknown = sorted(set(video) - set(READY_CLIP_KEYS))
+        if unknown:
+            raise ValueError(f"A processed video has the keys {', '.join(READY_CLIP_KEYS)}, got {unknown} too.")
+        if any(value is not None for value in (start, end, source_fps)):
+            raise ValueError(
+                "`start`, `end` and `source_fps` are for reading a video, but this one is processed already."
+            )
+        pixels = torch.as_tensor(video["pixel_values_videos"])
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(
+                "`pixel_values_videos` of one processed video has the shape (frames, 3, height, width), got "
+                f"{tuple(pixels.shape)}. From a batch of the processor take one entry."
+            )
+        self.check_length(len(pixels), "the processed video")
+        metadata = video.get("video_metadata")
+        times = None if metadata is None else clip_times(metadata, video.get("start"))
+        return {"pixel_values_videos": pixels, "times": times}
+
+    def check_length(self, num_frames: int, name: str) -> None:
+        """
+        Raises:
+            ClipLengthError: if a clip of so many frames after sampling is too short or too long for the model.
+        """
+        vision_model = self.model.vision_model
+        if vision_model.get_num_tokens(num_frames) < 1:
+            raise ClipLengthError(
+                f"{name} is too short to translate: {num_frames} frame(s) are left after sampling, and the model needs "
+                f"at least {vision_model.get_min_num_frames()}. Use a longer part of it, or keep more of its frames "
+                "(`frame_sampling_rate` of the video processor).",
+                reason="too_short",
+            )
+        try:
+            self._check_num_tokens(num_frames)
+        except ValueError as error:
+            raise ClipLengthError(f"{name} is too long to translate. {error}", reason="too_long") from error
+
+    def _check_num_tokens(self, num_frames: int) -> None:
+        """Raise a `ValueError` if so many frames are too many for the text model, its prompt included."""
+        num_tokens = self.model.vision_model.get_num_tokens(num_frames)
+        if self._reads_a_prompt:
+            num_tokens += self.processor.num_prompt_tokens
+        self.model.check_num_tokens(num_tokens)
+
+    @torch.no_grad()
+    def encode_clips(self, clips: list[dict[str, Any]]) -> EncodedClips:
+        """Clips, as `read_clip` gives them, through the visual encoder; they must come out in one size."""
+        frames = [clip["frames"] if "frames" in clip else clip["pixel_values_videos"] for clip in clips]
+        _check_one_size(frames)
+        if all("frames" in clip for clip in clips):
+            inputs = self._encoder_inputs(frames)
+        else:
+            pixels = [
+                self._encoder_inputs([each])["pixel_values_videos"][0] if "frames" in clip else each.to(self.device)
+                for clip, each in zip(clips, frames, strict=True)
+            ]
+            inputs = _padded(pixels)
+        num_frames = [len(each) for each in frames]
+        return EncodedClips(self.model.vision_model(**inputs), num_frames, [clip["times"] for clip in clips])
+
+    def _encoder_inputs(self, frames: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Normalised where the model is: bytes are a quarter of what would be moved there otherwise."""
+        frames = [each.to(self.device) for each in frames]
+        return self.processor.modality.prepare(frames)
+
+    @torch.no_grad()
+    def write_sentences(
+        self,
+        encoded: EncodedClips,
+        return_scores: bool = False,
+        with_evidence: bool = False,
+        spoken_language: str | None = None,
+        **generation: Any,
+    ) -> list[dict[str, Any]]:
+        """
+        Generate the sentences of encoded clips; `generation` are arguments of `generate`.
+
+        Returns:
+            For each clip the `sequences` that were generated for it, its `mean_features`, `num_frames` and `times`:
+            what `answers_of` takes.
+        """
+        inputs = self._text_model_inputs(encoded.vision_output, spoken_language)
+        output = self._generate(inputs, return_scores, generation)
+        parts = {"token_ids": output.sequences}
+        if self._reads_a_prompt:
+            # The tokens behind a prompt come without one to start from, which those of a decoder have.
+            start = torch.full_like(output.sequences[:, :1], self.processor.tokenizer.pad_token_id)
+            parts["token_ids"] = torch.cat([start, output.sequences], dim=1)
+        if return_scores:
+            parts["score"] = self._scores(output, generation)
+        if with_evidence:
+            parts["log_probabilities"], parts["attention"] = replay(self.model, parts["token_ids"], **inputs)
+        sequences = [{name: part[row] for name, part in parts.items()} for row in range(len(output.sequences))]
+        per_clip = len(sequences) // len(encoded.num_frames)
+        mean_features = mean_visual_features(encoded.vision_output)
+        return [
+            {
+                "sequences": sequences[index * per_clip : (index + 1) * per_clip],
+                "mean_features": mean_features[index],
+                "num_frames": num_frames,
+                "times": times,
+            }
+            for index, (num_frames, times) in enumerate(zip(encoded.num_frames, encoded.times, strict=True))
+        ]
+
+    @property
+    def _reads_a_prompt(self) -> bool:
+        return not self.model.config.is_encoder_decoder
+
+    def _text_model_inputs(self, vision_output: Any, spoken_language: str | None) -> dict[str, Any]:
+        """What `generate` and the replay take: the encoder's outputs, or visual features with their prompts."""
+        visual = {
+            "visual_features": vision_output.last_hidden_state,
+            "visual_attention_mask": vision_output.attention_mask,
+        }
+        if not self._reads_a_prompt:
+            return {"encoder_outputs": self.model.encode(**visual)}
+        num_visual_tokens = vision_output.attention_mask.sum(1).tolist()
+        prompts = self.processor(num_visual_tokens=num_visual_tokens, spoken_language=spoken_language)
+        return visual | {name: prompts[name].to(self.device) for name in ("input_ids", "attention_mask")}
+
+    def _generate(self, inputs: dict[str, Any], return_scores: bool, generation: dict[str, Any]) -> Any:
+        wanted = {"return_dict_in_generate": True, "output_scores": return_scores}
+        if generation.get("generation_config") is not None:
+            config = copy.deepcopy(generation["generation_config"])
+            config.update(**wanted)
+            wanted = {"generation_config": config}
+        if "encoder_outputs" in inputs:
+            # `generate` repeats the encoder's outputs for its beams in place.
+            encoder_outputs = inputs["encoder_outputs"]
+            inputs = {"encoder_outputs": type(encoder_outputs)(**encoder_outputs)}
+        return self.model.generate(**{**inputs, **generation, **wanted})
+
+    def _scores(self, output: Any, generation: dict[str, Any]) -> torch.Tensor:
+        """-> `(sequences,)`, see `return_scores`."""
+        if getattr(output, "sequences_scores", None) is not None:
+            return output.sequences_scores
+        log_probabilities = self.model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
+        # `generate` takes from the model's configuration what a given one leaves open.
+        configs = [generation.get("generation_config") or self.model.generation_config, self.model.generation_config]
+        of_configs = [config.eos_token_id for config in configs if config.eos_token_id is not None]
+        end_token_ids = generation.get("eos_token_id", next(iter(of_configs), None))
+        tokens = output.sequences[:, -len(output.scores) :]
+        is_end = torch.isin(tokens, torch.tensor([] if end_token_ids is None else end_token_ids, device=tokens.device))
+        behind_the_end = is_end.cumsum(1) > is_end.long()
+        return log_probabilities.float().masked_fill(behind_the_end, 0).sum(1) / (~behind_the_end).sum(1)
+
+    def answers_of(
+        self, clip: dict[str, Any], return_timestamps: bool = False, return_attention: bool = False
+    ) -> list[dict[str, Any]]:
+        """The answers of a call for one clip that `write_sentences` has written, one for each of its sequences."""
+        translations = []
+        for sequence in clip["sequences"]:
+            translation = {"translation_text": self.processor.decode(sequence["token_ids"])}
+            if "score" in sequence:
+                translation |= self._score_and_confidence(float(sequence["score"]), clip["mean_features"])
+            if return_timestamps or return_attention:
+                times = visual_token_times(self.model.vision_model, clip["num_frames"], clip["times"])
+                words, attention = word_evidence(translation["translation_text"], sequence, times, self.processor)
+                translation["words"] = words
+                if return_attention:
+                    translation |= {"attention": attention, "token_times": times.middles}
+            translations.append(translation)
+        return translations
+
+    def _score_and_confidence(self, score: float, mean_features: torch.Tensor) -> dict[str, Any]:
+        calibration = getattr(self.model.config, "confidence_calibration", None)
+        return {"score": score} | ({} if calibration is None else confidence_of(score, mean_features, calibration))
+
+
+def _check_one_size(clips: list[torch.Tensor]) -> None:
+    sizes = sorted({tuple(clip.shape[2:]) for clip in clips})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The videos of a batch must come out in one size, got (height, width) {sizes}. Pass batch_size=1, or set "
+            "`size` of the video processor to a height and a width with do_resize=True."
+        )
+
+
+def _padded(clips: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Clips `(frames, 3, height, width)` of different lengths to a batch, as the processor pads them."""
+    lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
+    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    pixels = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    return {"pixel_values_videos": pixels, "pixel_attention_mask": mask.long()}
+
+
+__all__ = ["ClipLengthError", "ClipTranslation", "EncodedClips"]

@@ -1,0 +1,133 @@
+# Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
+"""Which frames of a file a part of it takes, and when they are shown: the grid that is uniform in time."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from .video_files_slt import VideoDecodingError
+from .video_packets_slt import NUM_FRAMES_BEHIND
+from .video_requests_slt import TIME_TOLERANCE_IN_SECONDS, FrameRequest, positions_in_interval
+from .video_times_slt import FileTimes, usual_interval
+
+# Between two frames that lie further apart than this, in usual intervals, the picture stands still.
+LONGEST_INTERVAL = 1.5
+# Time stamps may be damaged: a part in which pictures stand still comes out as so many frames at most, or as so many
+# for each picture that it has.
+MOST_FRAMES_OF_STILLS, MOST_REPEATS = 20_000, 100
+
+
+@dataclass
+class FilePart:
+    """
+    One part of a file while it is decoded: `positions` are its frames among those of the file, `wanted` which of these
+    are to come out, `indices` what the wanted ones are in the part, and `first_second` is where it begins.
+    """
+
+    request: FrameRequest
+    positions: range
+    fps: float | None
+    num_frames: int
+    first_second: float
+    indices: list[int]
+    wanted: list[int]
+    frames: list[torch.Tensor] = field(default_factory=list)
+    num_skipped: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_skipped + len(self.frames) == len(self.wanted)
+
+    @property
+    def next_wanted(self) -> int:
+        return self.wanted[self.num_skipped + len(self.frames)]
+
+    def take(self, frame: Any, shown: Any, display_times: list[int], to_pixels: Callable[[Any], torch.Tensor]) -> None:
+        """
+        Keep the frame for each wanted position whose time it reaches. In place of one that the decoder did not deliver
+        comes the frame before, which was then on screen; where nothing was, nothing comes.
+        """
+        kept = None
+        while not self.is_complete and display_times[self.next_wanted] <= frame.pts:
+            position = self.next_wanted
+            is_missing = display_times[position] < frame.pts
+            if is_missing and shown is None:
+                self.num_skipped += 1
+            elif kept == position:
+                self.frames.append(self.frames[-1])
+            else:
+                self.frames.append(self.request.transform(to_pixels(shown if is_missing else frame)))
+                kept = position
+
+
+def plan_part(times: FileTimes, request: FrameRequest, name: str) -> FilePart:
+    seconds = times.seconds
+    _check_that_picture_has_begun(times, request, name)
+    positions = positions_in_interval(seconds, request, name, times.end_in_seconds)
+    # The same, whether the part is read alone or with others.
+    around = seconds[max(0, positions.start - 1) : positions.stop + NUM_FRAMES_BEHIND]
+    interval = usual_interval(around) or (1 / times.stated_fps if times.stated_fps else None)
+    if interval is None:
+        return _part_of_one_frame(times, request, positions)
+    positions, first_second, stop = _part_on_screen(times, request, positions, interval)
+    interval = max(interval, (stop - first_second) / max(MOST_FRAMES_OF_STILLS, len(positions) * MOST_REPEATS))
+    num_frames = _size_of_grid(seconds[positions[-1]], first_second, stop, interval)
+    on_grid = _on_screen(seconds, positions, first_second, num_frames, interval)
+    indices = request.sample(num_frames, 1 / interval)
+    wanted = [positions.start + int(on_grid[index]) for index in indices]
+    return FilePart(request, positions, 1 / interval, num_frames, first_second, indices, wanted)
+
+
+def _part_of_one_frame(times: FileTimes, request: FrameRequest, positions: range) -> FilePart:
+    indices = request.sample(1, None)
+    return FilePart(request, positions, None, 1, times.seconds[0], indices, [0 for _ in indices])
+
+
+def _check_that_picture_has_begun(times: FileTimes, request: FrameRequest, name: str) -> None:
+    is_before = request.end is not None and request.end <= times.seconds[0] - TIME_TOLERANCE_IN_SECONDS
+    if is_before and times.begins_at_the_beginning:
+        raise VideoDecodingError(
+            f"The picture of {name} begins at {times.seconds[0]:.2f} seconds, and `end`={request.end:g} lies before "
+            "it. Seconds count from the beginning of the file.",
+            reason="outside",
+        )
+
+
+def _part_on_screen(
+    times: FileTimes, request: FrameRequest, positions: range, interval: float
+) -> tuple[range, float, float]:
+    """
+    -> the positions of the frames that are on screen in a part, and the seconds from when to when they are: a picture
+    that stands still stays until the next one comes.
+    """
+    seconds, longest = times.seconds, LONGEST_INTERVAL * interval
+    first, last = positions[0], positions[-1]
+    first_second = seconds[first]
+    start = request.start or 0.0
+    if first > 0 and first_second - start > longest:  # the picture before stands still at `start`
+        first, first_second = first - 1, start
+    gone_at = seconds[last + 1] if last + 1 < len(seconds) else times.end_in_seconds
+    is_still = gone_at - first_second > longest
+    if is_still and start - first_second > TIME_TOLERANCE_IN_SECONDS:  # no frame begins in the part
+        first_second = start
+    return range(first, last + 1), first_second, gone_at if request.end is None else min(request.end, gone_at)
+
+
+def _size_of_grid(last_second: float, first_second: float, stop: float, interval: float) -> int:
+    """How many points at equal intervals the part has: up to its last frame, or to its end where that stands still."""
+    if stop - last_second > LONGEST_INTERVAL * interval:
+        return max(1, math.ceil((stop - first_second - TIME_TOLERANCE_IN_SECONDS) / interval))
+    return max(1, round((last_second - first_second) / interval) + 1)
+
+
+def _on_screen(
+    seconds: Sequence[float], positions: range, first_second: float, num_frames: int, interval: float
+) -> np.ndarray:
+    """Which of the positions is shown at each point of the grid: the nearest frame, or one that stands still."""
+    begins = np.asarray(seconds[positions.start : positions.stop]) - interval / 2
+    grid = first_second + np.arange(num_frames) * interval
+    return (np.searchsorted(begins, grid, side="right") - 1).clip(0)
