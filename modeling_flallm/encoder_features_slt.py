@@ -28,6 +28,8 @@ class VisualFeaturesEncoder(SignEncoder):
 
     def __init__(self, config: VisualFeaturesConfig):
         super().__init__(config)
+        # Not a weight: it tells device and dtype, and makes a saved encoder a whole one.
+        self.register_buffer("where_it_is", torch.zeros(()))
         self.post_init()
 
     def forward(
@@ -50,6 +52,14 @@ class VisualFeaturesEncoder(SignEncoder):
         return SignEncoderOutput(
             last_hidden_state=visual_features.masked_fill(~mask[..., None], 0.0), attention_mask=mask.long()
         )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.where_it_is.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.where_it_is.device
 
     def get_num_tokens(self, length: Length) -> Length:
         """One visual token for each feature."""

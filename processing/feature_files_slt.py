@@ -2,6 +2,7 @@
 """Files and arrays of visual features, checked: `.npy`, `.npz` and `.safetensors`, never with pickled objects."""
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ FILES_OF_SEVERAL = (".npz", ".safetensors")
 # Where a file holds several arrays, the one that is meant unless another is named.
 USUAL_NAMES = ("visual_features", "features")
 MOST_NAMES_SHOWN = 5
-DAMAGED = (OSError, EOFError, ValueError, KeyError, MemoryError, SafetensorError)
+DAMAGED = (OSError, EOFError, ValueError, KeyError, MemoryError, SafetensorError, zipfile.BadZipFile)
 
 
 def is_feature_file(path: str | os.PathLike) -> bool:
@@ -183,7 +184,7 @@ def _chosen(names: list[str], wanted: str | None, path: Path) -> str:
 
 def _cannot_be_read(path: Path, error: BaseException) -> str:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if "pickle" in reason:
+    if "pickle" in reason or "Python objects" in reason:
         reason = "it holds Python objects, which are never loaded. Save a plain array of floats with numpy.save"
     return f"'{path}' cannot be read: {reason.rstrip('.')}."
 

@@ -404,7 +404,10 @@ def test_mistakes(values, expected, tmp_path, capsys):
 
 def test_missing_arguments(capsys):
     error = error_of(visual_language_tuning.main, ["--dataset", "x", "--output_dir", "y"], capsys)
-    assert error == "`--vision_model_name_or_path` is required."
+    assert (
+        error == "`--vision_model_name_or_path` is required, or in its place `--visual_features_size` for ready-made "
+        "visual features; got neither."
+    )
 
 
 def test_a_stage_2_folder_does_not_translate(capsys, tmp_path):

@@ -141,9 +141,10 @@ def _checked_clips(dataset: datasets.Dataset, modality: Modality) -> datasets.Da
     """The data set, whose arrays are read as such and not as lists of lists."""
     column = modality.column
     if column not in dataset.column_names:
+        advice = " Pass --visual_features_size to train on visual_features." if column == "video" else ""
         raise ValueError(
             f"`{column}` must be a column of the data set, as it is what the model reads, got columns "
-            f"{dataset.column_names}."
+            f"{dataset.column_names}.{advice}"
         )
     if is_array_column(dataset.features[column]):
         return dataset.with_format("numpy", columns=[column], output_all_columns=True)

@@ -46,7 +46,7 @@ from modeling_flallm.own_processing import (
 from ..arguments.command_line import CommandParser, run_command, show_traceback
 from ..arguments.flag_values import check_flags
 from ..hub.training_run import longest_clip_of_training
-from ..languages.languages import check_spoken_language, language_name
+from ..languages.languages import check_spoken_language, name_in_prompt
 from ..machine.atomic_files import write_text
 from ..machine.cores import num_cores
 from ..machine.machine import default_device, describe_machine, prepare_machine
@@ -502,6 +502,8 @@ def _open_stream(
 ) -> Iterator[Translation]:
     caption_formats = [name for name in CAPTION_FORMATS if getattr(arguments, name)]
     wanted = (arguments.start, arguments.end, arguments.num_beams, caption_formats)
+    if arguments.long and processor.modality.column != "video":
+        raise ValueError("--long splits videos, but this model reads visual features. Leave it out.")
     if arguments.long:
         return translate_long_videos(build_translator(model, processor), videos, *wanted, journal, with_confidence)
     longest = longest_clip_of_training(arguments.model)
@@ -521,7 +523,7 @@ def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag
             "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
             "`tgt_lang` and `forced_bos_token_id`."
         )
-    processor.spoken_language = language_name(tag) or tag
+    processor.spoken_language = name_in_prompt(tag, tag)
 
 
 def _is_usable(device: str) -> bool:

@@ -196,9 +196,10 @@ def describe_run(
     if known.vision_stage is not None:
         if known.method == "FLa-LLM":
             settings.insert(0, _text_model_setting(model.config.text_config))
-        record_of_vision_stage = _record_of_vision_stage(
-            stage.vision_model_name_or_path, model.config.vision_config, STAGES[known.vision_stage]
-        )
+        if stage.vision_model_name_or_path is not None:
+            record_of_vision_stage = _record_of_vision_stage(
+                stage.vision_model_name_or_path, model.config.vision_config, STAGES[known.vision_stage]
+            )
     return TrainingRun(
         stage=stage.stage_name,
         model_name=training.hub_model_id or public_name(training.output_dir),
@@ -380,8 +381,10 @@ def _vision_values(vision_config: PreTrainedConfig) -> dict[str, Any]:
     """What the visual encoder's configuration says, by the names of the arguments that set it."""
     words = {name: getattr(vision_config, name) for name in LLAVA_SLT_VISION_SETTINGS if hasattr(vision_config, name)}
     frames = getattr(vision_config, "frame_config", vision_config)
-    values = {name: getattr(frames, name.removeprefix("visual_")) for name in VISION_SETTINGS}
-    return {**values, "temporal_blocks": list(values["temporal_blocks"]), **words}
+    names = {name: name.removeprefix("visual_") for name in VISION_SETTINGS}
+    values = {name: getattr(frames, theirs) for name, theirs in names.items() if hasattr(frames, theirs)}
+    blocks = {"temporal_blocks": list(values["temporal_blocks"])} if "temporal_blocks" in values else {}
+    return {**values, **blocks, **words}
 
 
 def longest_clip_of_training(name_or_path: str) -> int | None:

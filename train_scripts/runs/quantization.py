@@ -40,7 +40,8 @@ def load_to_translate(
     else:
         model, processor = load_trained(name_or_path, dtype=chosen)
         model.to(device)
-    model.vision_model.backbone.choose_memory_format()
+    if model.vision_model.main_input_name != "visual_features":
+        model.vision_model.backbone.choose_memory_format()
     return model, processor
 
 

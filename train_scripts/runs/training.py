@@ -23,7 +23,13 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation
-from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
+from modeling_flallm.own_processing import (
+    FLaLLMProcessor,
+    FLaLLMVideoProcessor,
+    LlavaSltProcessor,
+    VisualFeatureExtractor,
+)
+from modeling_flallm.sign_encoder_slt import SignEncoder
 
 from ..arguments.arguments import (
     AugmentationArguments,
@@ -33,7 +39,7 @@ from ..arguments.arguments import (
     VideoArguments,
 )
 from ..arguments.training_flags import num_idle_gpus
-from ..clips.augmentation import ClipAugmentation
+from ..clips.augmentation import ClipAugmentation, tell_unused_in_space
 from ..clips.collators import FramePreprocessor, PromptedTranslationCollator, TranslationCollator
 from ..clips.data import RandomDataset, SignVideoDataset
 from ..clips.feature_cache import (
@@ -96,8 +102,18 @@ def build_video_processor(video: VideoArguments) -> FLaLLMVideoProcessor:
     )
 
 
-def build_processor(video: VideoArguments, tokenizer: PreTrainedTokenizerBase) -> FLaLLMProcessor:
-    return FLaLLMProcessor(video_processor=build_video_processor(video), tokenizer=tokenizer)
+def clip_reader_of(video: VideoArguments, encoder: SignEncoder | None = None) -> dict[str, Any]:
+    """The part of a processor that reads what a sign encoder takes, by its name there. Default: videos."""
+    if encoder is None or encoder.main_input_name != "visual_features":
+        return {"video_processor": build_video_processor(video)}
+    size = encoder.config.hidden_size
+    return {"feature_extractor": VisualFeatureExtractor(size, max_num_features=video.max_num_frames)}
+
+
+def build_processor(
+    video: VideoArguments, tokenizer: PreTrainedTokenizerBase, encoder: SignEncoder | None = None
+) -> FLaLLMProcessor:
+    return FLaLLMProcessor(**clip_reader_of(video, encoder), tokenizer=tokenizer)
 
 
 def open_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -281,6 +297,8 @@ def run_training(
     prepare_visual_encoder(model, training)
     choose_fast_attention(model, training)
     clips = prepare_clips(splits, processor, data, ClipAugmentation(augmentation, video), training)
+    if training.process_index == 0:
+        tell_unused_in_space(augmentation, processor)
     if cached:
         cache = FeatureCache(model, processor, features, training)
         clips.train = cache.clips(clips.train, "training", features.feature_views or 1)
@@ -345,6 +363,8 @@ def _weights_without_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
 
 def prepare_visual_encoder(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
     """The CNN in the memory order of its convolutions, which then reorder nothing, over so many frames at a time."""
+    if model.vision_model.main_input_name == "visual_features":
+        return  # there is no CNN
     model.vision_model.backbone.choose_memory_format()
     model.vision_model.frames_per_chunk = training.frames_per_chunk
 

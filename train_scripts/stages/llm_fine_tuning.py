@@ -27,7 +27,7 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 from ..arguments.arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, VideoArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
 from ..runs.damaged_models import reading_model
-from ..runs.model_arguments import AdapterArguments, LoraArguments
+from ..runs.model_arguments import AdapterArguments, LoraArguments, VisualFeaturesArguments
 from ..runs.training import build_processor, load_tokenizer, run_training, set_generation_defaults
 
 # Every linear layer of the text model but its output layer, whatever the text model calls them.
@@ -35,13 +35,14 @@ LORA_LAYERS = {"target_modules": "all-linear", "exclude_modules": r"(vision_mode
 
 
 @dataclass
-class LLMFineTuningArguments(AdapterArguments, LoraArguments):
+class LLMFineTuningArguments(AdapterArguments, LoraArguments, VisualFeaturesArguments):
     """The pretrained parts and what of them is trained."""
 
     stage_name: ClassVar[str] = "llm_fine_tuning"
 
     vision_model_name_or_path: str = field(
-        default=None, metadata={"help": "Folder or Hub id of a stage-1 checkpoint. Required."}
+        default=None,
+        metadata={"help": "Folder or Hub id of a stage-1 checkpoint. Required without --visual_features_size."},
     )
     text_model_name_or_path: str = field(
         default=None, metadata={"help": "Folder or Hub id of an encoder-decoder language model. Required."}
@@ -58,16 +59,16 @@ class LLMFineTuningArguments(AdapterArguments, LoraArguments):
     lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole text model."})
 
     def __post_init__(self):
-        for name in ("vision_model_name_or_path", "text_model_name_or_path"):
-            if getattr(self, name) is None:
-                raise ValueError(f"`--{name}` is required.")
+        self.check_one_start(self.vision_model_name_or_path)
+        if self.text_model_name_or_path is None:
+            raise ValueError("`--text_model_name_or_path` is required.")
 
 
 def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tuple[PreTrainedModel, FLaLLMProcessor]:
     """The model of stage 2, frozen and wrapped as asked for, and the processor for the LLM's tokenizer."""
-    with reading_model(arguments.vision_model_name_or_path, arguments.text_model_name_or_path):
+    with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
         model = FLaLLMForTranslation.from_vision_text_pretrained(
-            arguments.vision_model_name_or_path,
+            arguments.vision_model_name_or_path or arguments.visual_features_encoder(),
             arguments.text_model_name_or_path,
             adapter_hidden_size=arguments.adapter_hidden_size,
             adapter_activation=arguments.adapter_activation,
@@ -83,7 +84,7 @@ def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tup
         model.freeze_visual_encoder()
     if arguments.lora:
         model = _with_lora(model, arguments)
-    return model, build_processor(video, tokenizer)
+    return model, build_processor(video, tokenizer, model.vision_model)
 
 
 def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:

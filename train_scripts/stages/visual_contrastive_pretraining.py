@@ -403,6 +403,11 @@ def run_pretraining(
             "the data set."
         )
     splits = open_splits(data, training)
+    if "video" not in splits.train.column_names:
+        raise ValueError(
+            "Visual contrastive pretraining trains a visual encoder on videos; the data set has none, and ready-made "
+            "visual features need no encoder. Go on with stage 3: flallm-visual-language-tuning --visual_features_size."
+        )
     other_split = None if arguments.also_measure_on is None else load_split(data, arguments.also_measure_on)
     callbacks = [*callbacks, *start_run(training)]
     tokenizer = open_tokenizer(arguments.text_model_name_or_path)

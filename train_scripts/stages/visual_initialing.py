@@ -27,12 +27,12 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 from ..arguments.arguments import TRAINING_ARGUMENTS, VideoArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
 from ..languages.target_languages import language_ids
-from ..runs.model_arguments import AdapterArguments, FrameEncoderArguments
+from ..runs.model_arguments import AdapterArguments, FrameEncoderArguments, VisualFeaturesArguments
 from ..runs.training import build_processor, load_tokenizer, run_training, set_generation_defaults
 
 
 @dataclass
-class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments):
+class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments, VisualFeaturesArguments):
     """The visual encoder and Light-T."""
 
     stage_name: ClassVar[str] = "visual_initialing"
@@ -53,6 +53,10 @@ class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments):
     def __post_init__(self):
         if self.tokenizer_name_or_path is None:
             raise ValueError("`--tokenizer_name_or_path` must name the tokenizer of the LLM of stage 2.")
+        if self.imagenet_weights and self.visual_features_size is not None:
+            raise ValueError(
+                "--imagenet_weights is for a visual encoder; with --visual_features_size there is none."
+            )
         if self.light_hidden_size % self.light_attention_heads:
             raise ValueError(
                 f"--light_hidden_size must be a multiple of --light_attention_heads, got {self.light_hidden_size} and "
@@ -85,8 +89,11 @@ def build_model(
 ) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
     """A random visual encoder, adapter and Light-T, and the processor for the LLM's tokenizer."""
     tokenizer = load_tokenizer(arguments.tokenizer_name_or_path, arguments.target_language)
+    features_encoder = arguments.visual_features_encoder()
     config = FLaLLMConfig(
-        vision_config=arguments.frame_encoder_config(temporal_padding=arguments.temporal_padding),
+        vision_config=arguments.frame_encoder_config(temporal_padding=arguments.temporal_padding)
+        if features_encoder is None
+        else features_encoder.config,
         text_config=build_light_transformer_config(arguments, tokenizer),
         adapter_hidden_size=arguments.adapter_hidden_size,
         adapter_activation=arguments.adapter_activation,
@@ -98,7 +105,7 @@ def build_model(
     if arguments.imagenet_weights:
         model.vision_model.load_imagenet_weights()
     set_generation_defaults(model, tokenizer, arguments.num_beams)
-    return model, build_processor(video, tokenizer)
+    return model, build_processor(video, tokenizer, model.vision_model)
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:

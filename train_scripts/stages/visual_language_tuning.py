@@ -29,12 +29,12 @@ from ..arguments.arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, Vid
 from ..arguments.command_line import GO_ON_TRAINING, run_command
 from ..languages.languages import name_in_prompt
 from ..runs.damaged_models import reading_model
-from ..runs.model_arguments import LoraArguments
-from ..runs.training import build_video_processor, open_tokenizer, run_training
+from ..runs.model_arguments import LoraArguments, VisualFeaturesArguments
+from ..runs.training import clip_reader_of, open_tokenizer, run_training
 
 
 @dataclass
-class VisualLanguageTuningArguments(LoraArguments):
+class VisualLanguageTuningArguments(LoraArguments, VisualFeaturesArguments):
     """The pretrained parts, the connector and the prompt."""
 
     stage_name: ClassVar[str] = "visual_language_tuning"
@@ -42,7 +42,8 @@ class VisualLanguageTuningArguments(LoraArguments):
     freeze_visual_encoder: ClassVar[bool] = True
 
     vision_model_name_or_path: str = field(
-        default=None, metadata={"help": "Folder or Hub id of a stage-2 checkpoint. Required."}
+        default=None,
+        metadata={"help": "Folder or Hub id of a stage-2 checkpoint. Required without --visual_features_size."},
     )
     text_model_name_or_path: str = field(
         default=None,
@@ -63,9 +64,9 @@ class VisualLanguageTuningArguments(LoraArguments):
     )
 
     def __post_init__(self):
-        for name in ("vision_model_name_or_path", "text_model_name_or_path"):
-            if getattr(self, name) is None:
-                raise ValueError(f"`--{name}` is required.")
+        self.check_one_start(self.vision_model_name_or_path)
+        if self.text_model_name_or_path is None:
+            raise ValueError("`--text_model_name_or_path` is required.")
 
 
 def build_model(
@@ -78,22 +79,23 @@ def build_model(
         spoken_language: tag of the language that the prompt names where the data set does not say it.
     """
     tokenizer = open_tokenizer(arguments.text_model_name_or_path)
+    features_encoder = arguments.visual_features_encoder()
     processor = LlavaSltProcessor(
-        video_processor=build_video_processor(video),
+        **clip_reader_of(video, features_encoder),
         tokenizer=tokenizer,
         prompt=arguments.prompt,
         spoken_language=name_in_prompt(spoken_language, DEFAULT_SPOKEN_LANGUAGE),
     )
-    with reading_model(arguments.vision_model_name_or_path, arguments.text_model_name_or_path):
+    with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
         model = LlavaSltForTranslation.from_vision_text_pretrained(
-            arguments.vision_model_name_or_path,
+            features_encoder or arguments.vision_model_name_or_path,
             arguments.text_model_name_or_path,
             video_token_id=processor.video_token_id,
             connector_hidden_size=arguments.connector_hidden_size,
             connector_activation=arguments.connector_activation,
             label_smoothing=arguments.label_smoothing,
         )
-    processor.word_window_stride = model.config.vision_config.word_window_stride
+    processor.word_window_stride = getattr(model.config.vision_config, "word_window_stride", 1)
     set_generation_defaults(model, processor, arguments.num_beams)
     if arguments.lora:
         model.freeze_visual_encoder()
