@@ -19,10 +19,10 @@ help: ## Show this list
 install: $(INSTALLED) ## Make .venv and install FLaLLM with its development tools (again only when pyproject.toml changes)
 
 quickstart: install ## Generate the corpus, train both stages, evaluate, translate (QUICKSTART_ARGS="..." adds flags)
-	$(VENV_PYTHON) -m train_scripts.commands.quickstart --output_dir quickstart_output $(QUICKSTART_ARGS)
+	$(VENV_PYTHON) -m train_scripts quickstart --output_dir quickstart_output $(QUICKSTART_ARGS)
 
 quickstart-llava-slt: install ## The same with the second system, LLaVA-SLT: all three stages (QUICKSTART_ARGS="..." adds flags)
-	$(VENV_PYTHON) -m train_scripts.commands.quickstart_llava_slt --output_dir quickstart_llava_slt_output $(QUICKSTART_ARGS)
+	$(VENV_PYTHON) -m train_scripts quickstart llava-slt --output_dir quickstart_llava_slt_output $(QUICKSTART_ARGS)
 
 demo: install $(filter quickstart_output/model,$(MODEL_ID)) ## Open the Space on the quickstart's model (MODEL_ID=me/flallm-phoenix: on another)
 	MODEL_ID=$(MODEL_ID) EXAMPLES_FOLDER=quickstart_output/corpus/test $(VENV_PYTHON) spaces_demo/app.py

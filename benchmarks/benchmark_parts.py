@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from processing import decode_video
-from train_scripts.arguments.arguments import parse_arguments
 from train_scripts.arguments.command_line import run_command
+from train_scripts.arguments.dataclass_parser import parse_arguments
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TABLE_END = "<!-- end of what the benchmark writes -->"

@@ -19,11 +19,11 @@ import numpy as np
 
 from modeling_flallm import SignLanguageTranslationPipeline
 from modeling_flallm.own_processing import decode_video
-from train_scripts.arguments.arguments import DataArguments
+from train_scripts.arguments.data_arguments import DataArguments
 from train_scripts.clips.splits import load_split
 from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
 from train_scripts.rendered_corpus import signing_language
-from train_scripts.runs.training import load_trained
+from train_scripts.runs.trained_models import load_trained
 from train_scripts.scores.metrics import sentence_chrf
 
 LEAST_CHRF = 95.0
@@ -148,7 +148,7 @@ def format_table(answers: dict[str, list[dict]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Confidences of calibrated quickstart models on untrained videos.")
-    parser.add_argument("--runs", nargs="+", type=Path, required=True, help="output folders of flallm-quickstart")
+    parser.add_argument("--runs", nargs="+", type=Path, required=True, help="output folders of flallm quickstart")
     parser.add_argument("--videos", nargs="*", type=Path, default=[], help="recordings of people")
     parser.add_argument("--num_clips", type=int, default=60, help="test clips of each run")
     parser.add_argument("--seed", type=int, default=0, help="of noise, order and unknown signs")
@@ -157,7 +157,7 @@ def main() -> None:
     for run in arguments.runs:
         model, processor = load_trained(str(run / "model"))
         if model.config.confidence_calibration is None:
-            parser.error(f"{run / 'model'} is not calibrated: run flallm-calibrate on it first")
+            parser.error(f"{run / 'model'} is not calibrated: run flallm calibrate on it first")
         translator = SignLanguageTranslationPipeline(model=model, processor=processor)
         for kind, clips in collect(run / "corpus", arguments.videos, arguments.num_clips, arguments.seed).items():
             answers.setdefault(kind, []).extend(answer(translator, clips))

@@ -35,15 +35,10 @@ import torch
 from benchmark_parts import DOCS, check_sizes, write_json, write_page
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
 
-from train_scripts.arguments.arguments import (
-    AugmentationArguments,
-    DataArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-    flags,
-    parse_arguments,
-)
 from train_scripts.arguments.command_line import run_command
+from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from train_scripts.arguments.dataclass_parser import flags, parse_arguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.commands import evaluate_model
 from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
 from train_scripts.runs.pictures import read_log
@@ -281,7 +276,7 @@ class SeedRun:
         output_dir = model / "test"
         scores, _ = evaluate_model.run_evaluation(
             flags(
-                model_name_or_path=model,
+                model=model,
                 dataset=self.corpus,
                 split="test",
                 per_device_eval_batch_size=50,

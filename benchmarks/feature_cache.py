@@ -42,12 +42,8 @@ from transformers import MBartConfig
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig
 from modeling_flallm.own_processing import FLaLLMProcessor
-from train_scripts.arguments.arguments import (
-    DataArguments,
-    FeatureCacheArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-)
+from train_scripts.arguments.data_arguments import DataArguments, FeatureCacheArguments, VideoArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.data import SignVideoDataset

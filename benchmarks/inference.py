@@ -1,5 +1,5 @@
 """
-From video files to sentences: `flallm-translate` beside a plain baseline written as the field does it: every frame a
+From video files to sentences: `flallm translate` beside a plain baseline written as the field does it: every frame a
 PNG file, resized by PIL, ResNet-18 at 224 px in float32 and NCHW, one clip after the other.
 
     python benchmarks/inference.py --output_dir outputs/inference
@@ -44,7 +44,7 @@ from numpy.random import default_rng
 
 from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
-from train_scripts.arguments.arguments import VideoArguments
+from train_scripts.arguments.data_arguments import VideoArguments
 from train_scripts.commands import translate
 from train_scripts.machine.machine import fastest_dtype
 from train_scripts.runs.quantization import quantize_on_cpu

@@ -1,7 +1,7 @@
 """
 LLaVA-SLT with and without what its stages learned, on finished quickstarts of several seeds.
 
-    python -m train_scripts.commands.quickstart_llava_slt --seed 0 --output_dir run_0  # and 1 and 2
+    flallm quickstart llava-slt --seed 0 --output_dir run_0  # and 1 and 2
     python benchmarks/llava_slt_ablation.py --quickstarts run_0 run_1 run_2 --output_dir outputs/llava_slt_ablation
 
 Each arm is the quickstart's stage 3 once more, on the same corpus and with the same settings, with one part in place of
@@ -23,8 +23,8 @@ from benchmark_parts import DOCS, RESULTS_FILE, write_json, write_report
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from modeling_flallm import LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining
-from train_scripts.arguments.arguments import flags, parse_arguments
 from train_scripts.arguments.command_line import run_command
+from train_scripts.arguments.dataclass_parser import flags, parse_arguments
 from train_scripts.commands.quickstart import CORPUS, TimeLeft, test_model
 from train_scripts.commands.quickstart_llava_slt import Folders, LlavaSltQuickstartArguments, train_stage3
 from train_scripts.stages import linguistic_pretraining

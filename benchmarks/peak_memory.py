@@ -31,13 +31,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import DynamicCache, EncoderDecoderCache, MBartConfig, Trainer
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation
-from train_scripts.arguments.arguments import (
-    TRAINING_ARGUMENTS,
-    FeatureCacheArguments,
-    FLaLLMTrainingArguments,
-    parse_arguments,
-)
 from train_scripts.arguments.command_line import run_command
+from train_scripts.arguments.data_arguments import FeatureCacheArguments
+from train_scripts.arguments.dataclass_parser import parse_arguments
+from train_scripts.arguments.training_arguments import TRAINING_ARGUMENTS, FLaLLMTrainingArguments
 from train_scripts.stages.llm_fine_tuning import LORA_LAYERS, LLMFineTuningArguments
 from train_scripts.stages.pretrain_language_model import train_tokenizer
 from train_scripts.stages.visual_initialing import VisualInitialingArguments, build_light_transformer_config
@@ -50,10 +47,10 @@ LARGEST_KNOWN = 1 << 20  # numbers; masks and indices are smaller, activations a
 # The trimmed vocabulary of a large corpus: PHOENIX14T alone needs some 2,500.
 VOCABULARY_SIZE = 24_000
 COMMANDS = {
-    "visual_initialing": (VisualInitialingArguments, "flallm-visual-initialing", "--tokenizer_name_or_path x"),
+    "visual_initialing": (VisualInitialingArguments, "flallm train visual-initialing", "--tokenizer_name_or_path x"),
     "llm_fine_tuning": (
         LLMFineTuningArguments,
-        "flallm-llm-fine-tuning",
+        "flallm train llm-fine-tuning",
         "--vision_model_name_or_path x --text_model_name_or_path x",
     ),
 }

@@ -33,7 +33,7 @@ from benchmark_parts import DOCS, RESULTS_FILE, check_sizes, command_line, proce
 from visual_initialing import encode_in_nchw, encode_padding_too
 
 from modeling_flallm import FLaLLMVisionModel
-from train_scripts.arguments.arguments import flags
+from train_scripts.arguments.dataclass_parser import flags
 from train_scripts.commands.quickstart import STEPS, WORK, Folders, QuickstartArguments, run_steps, test_model
 from train_scripts.runs import training
 from train_scripts.stages import llm_fine_tuning, pretrain_language_model, visual_initialing
@@ -47,7 +47,7 @@ KEPT_OPERATIONS_OF_TORCH = 1024
 
 @dataclass
 class BenchmarkArguments(QuickstartArguments):
-    """Sizes of both quickstarts, which are those of `flallm-quickstart`, and where the results go."""
+    """Sizes of both quickstarts, which are those of `flallm quickstart`, and where the results go."""
 
     output_dir: str = field(default="outputs/quickstart", metadata={"help": "Folder of both runs and the results."})
     report: str = field(default=str(PAGE), metadata={"help": "Page to write; figures land beside it."})

@@ -37,7 +37,9 @@ from torchvision.models import resnet18
 from torchvision.transforms import functional
 from transformers import MBartConfig
 
-from train_scripts.arguments.arguments import TRAINING_ARGUMENTS, DataArguments, flags, parse_arguments
+from train_scripts.arguments.data_arguments import DataArguments
+from train_scripts.arguments.dataclass_parser import flags, parse_arguments
+from train_scripts.arguments.training_arguments import TRAINING_ARGUMENTS
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.data import SignVideoDataset
@@ -78,7 +80,7 @@ class BenchmarkArguments:
 
 
 def our_step(corpus: Corpus, folder: Path) -> Callable[[int], None]:
-    """A step of `flallm-visual-initialing --config sltbaselines_visual_initialing` on all clips, random weights."""
+    """A step of `flallm train visual-initialing --config sltbaselines_visual_initialing` on all clips."""
     prepare_machine(torch.device("cpu"), num_threads=1)
     train_tokenizer(corpus.sentences, 400).save_pretrained(folder / "tokenizer")
     arguments, _, video, augmentation, training = parse_arguments(

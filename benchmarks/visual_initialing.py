@@ -38,7 +38,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionConfig, FLaLLMVisionModel
-from train_scripts.arguments.arguments import AugmentationArguments, DataArguments, VideoArguments
+from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.data import SignVideoDataset

@@ -49,13 +49,13 @@ VisualFeaturesEncoder.register_for_auto_class("AutoModel")
 FLaLLMVisionConfig.register_for_auto_class("AutoConfig")
 FLaLLMConfig.register_for_auto_class("AutoConfig")
 FLaLLMVisionModel.register_for_auto_class("AutoModel")
-FLaLLMForTranslation.register_for_auto_class(FLaLLMForTranslation.translation_auto_class)
+FLaLLMForTranslation.register_for_auto_class(FLaLLMForTranslation.system.auto_class)
 LlavaSltVisualConfig.register_for_auto_class("AutoConfig")
 LlavaSltContrastiveConfig.register_for_auto_class("AutoConfig")
 LlavaSltConfig.register_for_auto_class("AutoConfig")
 LlavaSltVisualEncoder.register_for_auto_class("AutoModel")
 LlavaSltForContrastivePreTraining.register_for_auto_class("AutoModel")
-LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.translation_auto_class)
+LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.system.auto_class)
 
 __all__ = [
     "FLaLLMConfig",

@@ -1,6 +1,6 @@
 """
 From a video to its sentence, in steps: the clip is read, encoded and written. The pipeline takes one after the other,
-`flallm-translate` reads and encodes the next clips while it writes, and the page in the browser has the pipeline.
+`flallm translate` reads and encodes the next clips while it writes, and the page in the browser has the pipeline.
 """
 
 import copy
@@ -167,7 +167,7 @@ class ClipTranslation:
 
     @property
     def _reads_a_prompt(self) -> bool:
-        return not self.model.config.is_encoder_decoder
+        return self.model.system.is_prompted
 
     def _text_model_inputs(self, vision_output: Any, spoken_language: str | None) -> dict[str, Any]:
         """What `generate` and the replay take: the encoder's outputs, or visual features with their prompts."""

@@ -1,5 +1,5 @@
 """
-How sure the model is of a sentence: its score, seen through what `flallm-calibrate` measured; and whether a video looks
+How sure the model is of a sentence: its score, seen through what `flallm calibrate` measured; and whether a video looks
 like those on which it was measured.
 """
 

@@ -101,7 +101,7 @@ class FLaLLMConfig(PreTrainedConfig):
             Weight of an extra loss of ours that is not in the paper: from the adapter's output, predict which tokens
             occur in the spoken sentence (see `FLaLLMForTranslation`). It needs no gloss. 0 switches it off.
         confidence_calibration (`dict`, *optional*):
-            How the pipeline turns the score of a translation into a confidence, as `flallm-calibrate` measured it on
+            How the pipeline turns the score of a translation into a confidence, as `flallm calibrate` measured it on
             the dev split: `slope` (0 or more) and `intercept` of a logistic curve over the score; if they are there,
             `lowest_score` and `highest_score`, outside of which nothing was measured, and `mean_features`, the mean
             visual token of the dev clips (a list of the vision configuration's `hidden_size` numbers), with
@@ -207,7 +207,7 @@ def _check_calibration(calibration: dict[str, Any], hidden_size: int) -> None:
     if missing or unknown or ("mean_features" in keys) != ("largest_distance" in keys):
         raise ValueError(
             "`confidence_calibration` must hold `slope` and `intercept`, and may hold `lowest_score`, `highest_score` "
-            f"and, together, `mean_features` and `largest_distance`, got {sorted(keys)}. Make it with flallm-calibrate."
+            f"and, together, `mean_features` and `largest_distance`, got {sorted(keys)}. Make it with flallm calibrate."
         )
     for name in sorted(keys - {"mean_features"}):
         value = calibration[name]

@@ -238,7 +238,8 @@ def check_is_decoder_only(text_config: PreTrainedConfig) -> None:
     if text_config.is_encoder_decoder:
         raise ValueError(
             f"{TEXT_MODEL_EXPECTED}, got model type {text_config.model_type!r}, an encoder-decoder. For these there is "
-            "FLa-LLM: FLaLLMForTranslation, which flallm-visual-initialing and flallm-llm-fine-tuning train."
+            "FLa-LLM: FLaLLMForTranslation, which `flallm train visual-initialing` and `flallm train llm-fine-tuning` "
+            "make."
         )
 
 

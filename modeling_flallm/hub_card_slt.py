@@ -7,11 +7,12 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from .systems import TAGS
+
 CARD_FILE = "README.md"
 # The Hub knows no task "sign-language-translation". This is its only one with a video in and text out; "translation" is
 # text to text, and "automatic-speech-recognition" takes audio.
 HUB_TASK = "video-text-to-text"
-TAGS = ("sign-language", "sign-language-translation", "gloss-free", "flallm")
 OPEN_PLACE = "[More Information Needed]"  # of the form that transformers sends where there is no card
 USAGE = re.compile(r"<!-- flallm:usage:begin.*?<!-- flallm:usage:end -->", re.DOTALL)
 

@@ -41,6 +41,7 @@ from .losses_slt import (
     word_scores_of_clips,
 )
 from .sign_encoder_slt import SignEncoder
+from .systems import FLALLM
 from .visual_encoder_flallm import FLaLLMVisionModel, FLaLLMVisionModelOutput, checked_visual_mask
 
 WORD_DIRECTION_NORM = 4.0
@@ -106,9 +107,7 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     base_model_prefix = "flallm"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
-    # A sequence of frames in, a sequence of tokens out, by an encoder and a decoder: of the Auto classes this is the
-    # one whose models are called and generate like ours.
-    translation_auto_class = "AutoModelForSeq2SeqLM"
+    system = FLALLM
     unquantized_modules = ("vision_model", "adapter", "word_presence_head", "lm_head")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -203,8 +202,8 @@ class FLaLLMForTranslation(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         if model_type in ("flallm_vision", "flallm"):
             return FLaLLMVisionModel.from_pretrained(name_or_path, dtype=torch.get_default_dtype())
         raise ValueError(
-            f"{expected}, got model type {model_type!r}. Train stage 1 of FLa-LLM first (flallm-visual-initialing), or "
-            "name its output folder."
+            f"{expected}, got model type {model_type!r}. Train stage 1 of FLa-LLM first "
+            "(flallm train visual-initialing), or name its output folder."
         )
 
     @staticmethod

@@ -28,6 +28,7 @@ from .hub_export_slt import SavedWithItsCode, read_model_type
 from .loading_slt import forget_folder, load_whole
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
 from .sign_encoder_slt import SignEncoder
+from .systems import LLAVA_SLT
 from .visual_encoder_flallm import checked_visual_mask
 from .visual_encoder_llava_slt import LlavaSltPreTrainedModel, LlavaSltVisualEncoder
 
@@ -84,8 +85,7 @@ class LlavaSltForTranslation(SavedWithItsCode, LlavaSltPreTrainedModel, Generati
     base_model_prefix = "llava_slt"
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
-    # A prompt with pixels in, the tokens behind it out: where transformers keeps Video-LLaVA and LLaVA-NeXT-Video.
-    translation_auto_class = "AutoModelForImageTextToText"
+    system = LLAVA_SLT
     unquantized_modules = ("vision_model", "connector", "lm_head")
     # The Trainer hands over `num_items_in_batch`, and forward divides by it: gradient accumulation and several
     # processes then give exactly the gradient of one large batch.

@@ -25,9 +25,10 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_llava_slt import LlavaSltContrastiveConfig, LlavaSltVisualConfig
-from .hub_card_slt import TAGS, SentWithACard
+from .hub_card_slt import SentWithACard
 from .loading_slt import LoadedWhole
 from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
+from .systems import LLAVA_SLT
 from .visual_encoder_flallm import FLaLLMVisionModel, Frames, VisualEncoderMixin, length_mask, several_processes
 
 # CLIP's limit: a sharper contrast than one hundred to one is not stable.
@@ -130,7 +131,7 @@ class SentenceLevel(nn.Module):
 class LlavaSltPreTrainedModel(SentWithACard, LoadedWhole, PreTrainedModel):
     """How the new weights of LLaVA-SLT begin."""
 
-    hub_tags = (*TAGS, "llava-slt")
+    hub_tags = LLAVA_SLT.hub_tags
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True

@@ -88,7 +88,7 @@ def replay(model: PreTrainedModel, sequences: torch.Tensor, **inputs: Any) -> tu
     Raises:
         ValueError: for a text model that gives no attention weights.
     """
-    replay_inputs = _replay_decoder if model.config.is_encoder_decoder else _replay_prompt
+    replay_inputs = _replay_prompt if model.system.is_prompted else _replay_decoder
     return replay_inputs(model, sequences, **inputs)
 
 

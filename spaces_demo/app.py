@@ -4,11 +4,9 @@ A Space that translates sign language videos with the model that MODEL_ID names.
     MODEL_ID=me/flallm-phoenix python app.py
 """
 
-import asyncio
 import dataclasses
 import logging
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,28 +24,17 @@ import gradio as gr  # noqa: E402
 import results  # noqa: E402
 import timeline  # noqa: E402
 import uploads  # noqa: E402
-from decoding import LONGEST_VIDEO_IN_SECONDS, VideoProblem, VideoReader  # noqa: E402
-from huggingface_hub import HfApi  # noqa: E402
-from huggingface_hub.errors import HTTPError  # noqa: E402
+from addresses import check_addresses_are_refused  # noqa: E402
+from decoding import LONGEST_VIDEO_IN_SECONDS, VideoProblem  # noqa: E402
 from model_facts import ModelFacts, facts_as_markdown, read_model_facts  # noqa: E402
+from model_loading import load_translator, pinned_revision  # noqa: E402
+from programs import about_endpoints  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from texts import LANGUAGES, TEXTS, decimal, language_from_header  # noqa: E402
-from transformers import PreTrainedConfig, pipeline  # noqa: E402
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 from translating import Result, Step, Translator  # noqa: E402
 from turns import Visitors, visitor_of  # noqa: E402
 
-try:
-    import modeling_flallm  # noqa: F401
-
-    IS_FLALLM_INSTALLED = True
-except ImportError:
-    IS_FLALLM_INSTALLED = False
-
 logger = logging.getLogger(__name__)
-
-MODEL_TYPES = ("flallm", "llava_slt")
-VISUAL_ENCODER_TYPES = ("llava_slt_contrastive", "llava_slt_visual")
 
 LARGEST_FILE_IN_MEGABYTES = 300
 MOST_WAITING, MOST_WAITING_OF_ONE_VISITOR = 100, 10
@@ -71,120 +58,6 @@ LAUNCH = {
     "footer_links": ["api"],
     "max_threads": MOST_WAITING + NUM_OTHER_THREADS,  # one waits for each turn
 }
-ENDPOINTS = """
-```python
-from gradio_client import Client, handle_file
-
-client = Client("ADDRESS")
-print(client.predict(handle_file("clip.mp4"), api_name="/translate")["text"])
-print(client.predict(api_name="/about"))
-```
-
-```bash
-video=$(curl -s -F files=@clip.mp4 ADDRESS/gradio_api/upload | cut -d '"' -f 2)
-data='{"data": [{"path": "'$video'", "meta": {"_type": "gradio.FileData"}}, 0, 0, false, "en"]}'
-job=$(curl -s -H "Content-Type: application/json" -d "$data" ADDRESS/gradio_api/call/translate | cut -d '"' -f 4)
-curl -s -N ADDRESS/gradio_api/call/translate/$job
-```
-"""
-
-
-async def _take_only_uploads(self: gr.Video, url_or_file_path: Any) -> str | None:
-    if str(url_or_file_path).lower().startswith(("http:", "https:")):
-        raise gr.Error(TEXTS["en"]["error_address"], print_exception=False)
-    return await super(gr.Video, self).async_move_resource_to_block_cache(url_or_file_path)
-
-
-# Gradio would fetch a video of any size from any address that it is given. A class of our own would make Gradio write a
-# file beside this one, and one component would lose it where its label changes. `check_addresses_are_refused` tries it.
-gr.Video.async_move_resource_to_block_cache = _take_only_uploads
-
-
-def check_addresses_are_refused(demo: gr.Blocks) -> None:
-    """
-    Raises:
-        SystemExit: if this Gradio would fetch a video from an address, as it does without the guard above.
-    """
-    asked = {"path": "http://127.0.0.1:9/clip.mp4", "meta": {"_type": "gradio.FileData"}}
-    for function in (function for function in demo.fns.values() if _takes_a_video(function)):
-        others = [None] * len(function.inputs[1:])
-        try:
-            asyncio.run(demo.preprocess_data(function, [asked, *others], None))
-        except gr.Error as error:
-            if error.message == TEXTS["en"]["error_address"]:
-                continue
-        except Exception:
-            logger.exception("The guard against addresses cannot be tried.")
-        raise SystemExit(
-            f"The Space does not start: Gradio {gr.__version__} would fetch videos from any address that a visitor "
-            "names. Install the version of Gradio that the Space's README.md names as sdk_version."
-        )
-
-
-def _takes_a_video(function: Any) -> bool:
-    return bool(function.inputs) and isinstance(function.inputs[0], gr.Video)
-
-
-def pinned_revision(model_id: str, revision: str | None) -> str | None:
-    """
-    The commit that a model's newest version, or a branch, has now: a reader of videos that starts later must not run
-    the code of a later one. A commit stays as it is, and so does what cannot be asked for.
-    """
-    if Path(model_id).exists() or re.fullmatch("[0-9a-f]{40}", revision or ""):
-        return revision
-    try:
-        commit_id = HfApi().model_info(model_id, revision=revision).sha
-    except (HTTPError, OSError, ValueError):
-        return revision  # loading the model says what is wrong, or finds it in the cache
-    logger.warning(
-        "MODEL_REVISION is %s: from now on this Space runs commit %s of %s, weights and code. After a restart it would "
-        "run what has been pushed there by then. To keep this one, set MODEL_REVISION to %s.",
-        repr(revision) if revision else "not set",
-        commit_id,
-        model_id,
-        commit_id,
-    )
-    return commit_id
-
-
-def load_translator(model_id: str | None, revision: str | None) -> Translator:
-    """
-    The translator with a model on the Hub or in a folder.
-
-    Raises:
-        SystemExit: if there is no `model_id`, or what it names cannot be read or translates no videos.
-    """
-    if not model_id:
-        raise SystemExit("MODEL_ID is not set: name a model such as me/flallm-phoenix in the Space's variables.")
-    try:
-        return _load(model_id, revision)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"MODEL_ID {model_id!r} cannot be loaded: {' '.join(str(error).split())}") from error
-
-
-def _load(model_id: str, revision: str | None) -> Translator:
-    _check_translates(model_id, PreTrainedConfig.get_config_dict(model_id, revision=revision)[0].get("model_type"))
-    # Without FLaLLM the Python files of that one repository are run. Its name, and with MODEL_REVISION its very commit,
-    # is the choice of the Space's owner; a visitor has no way to name another.
-    trust_remote_code = not IS_FLALLM_INSTALLED
-    model = pipeline("sign-language-translation", model_id, revision=revision, trust_remote_code=trust_remote_code)
-    return Translator(model, VideoReader(model_id, revision, trust_remote_code))
-
-
-def _check_translates(model_id: str, model_type: str | None) -> None:
-    """A part of a model has no pipeline, and the error that it would raise names neither the part nor the whole."""
-    if model_type in (None, *MODEL_TYPES):  # without one, adapters are loaded by the name in their own configuration
-        return
-    if model_type in VISUAL_ENCODER_TYPES:
-        part = "a visual encoder alone, as stage 2 of LLaVA-SLT leaves it"
-    elif model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        part = f"a language model alone ({model_type})"
-    else:
-        part = f"a model of type {model_type!r}"
-    raise SystemExit(
-        f"MODEL_ID {model_id!r} holds {part}, which translates no videos: name what stage 3 of LLaVA-SLT or stage 2 of "
-        "FLa-LLM has made."
-    )
 
 
 class Page:
@@ -265,7 +138,7 @@ class Page:
     def _foot(self) -> None:
         minutes = MINUTES_UNTIL_FILES_ARE_DELETED
         self._add(gr.Markdown, lambda texts: {"value": texts["privacy"].format(minutes=minutes)})
-        self._add(gr.Markdown, lambda texts: {"value": _about_endpoints(texts)}, elem_id="for-programs")
+        self._add(gr.Markdown, lambda texts: {"value": about_endpoints(texts)}, elem_id="for-programs")
 
     def _events(self, demo: gr.Blocks) -> None:
         hidden = {"api_visibility": "private"}
@@ -274,7 +147,12 @@ class Page:
         demo.load(_language_of_browser, outputs=self.language, **hidden)
         spoken = [component for component, _ in self.speaking] + [self.result, self.timeline]
         self.language.change(
-            self._speak, [self.language, outcome], spoken, js=appearance.SET_LANGUAGE, queue=False, **hidden
+            self._speak,
+            [self.language, outcome],
+            spoken,
+            js=appearance.in_browser("setLanguage"),
+            queue=False,
+            **hidden,
         )
         self.video.change(
             self._look,
@@ -285,20 +163,20 @@ class Page:
             **hidden,
         )
         for slider in (self.start, self.end):
-            slider.input(None, slider, js=appearance.SHOW_SECOND, **hidden)
+            slider.input(None, slider, js=appearance.in_browser("showSecond"), **hidden)
         run = self.translate.click(
             self._translate,
             [self.video, self.start, self.end, self.is_long, self.language],
             shown,
-            js=appearance.SHOW_RESULT,
+            js=appearance.in_browser("showResult"),
             concurrency_limit=None,
             show_progress="hidden",
             **hidden,
         )
-        run.then(None, self.captions["vtt"], js=appearance.SHOW_CAPTIONS, **hidden)
+        run.then(None, self.captions["vtt"], js=appearance.in_browser("showCaptions"), **hidden)
         self.stop.click(self._stopped, self.language, shown, cancels=[run], queue=False, **hidden)
         for name, button in self.save.items():
-            button.click(None, self.captions[name], js=appearance.SAVE_FILE.replace("SUFFIX", name), **hidden)
+            button.click(None, self.captions[name], js=appearance.in_browser("saveFile", f"captions.{name}"), **hidden)
 
     def _endpoints(self) -> None:
         """For programs; sliders would refuse seconds beyond the video that the page last showed."""
@@ -442,14 +320,6 @@ def _sentence_for(error: Exception, language: str) -> str:
         return texts["error_no_video"]
     logger.error("A translation failed.", exc_info=error)
     return texts["error_ours"]
-
-
-def _about_endpoints(texts: dict[str, str]) -> str:
-    host = os.environ.get("SPACE_HOST")
-    address = f"https://{host}" if host else f"http://127.0.0.1:{os.environ.get('GRADIO_SERVER_PORT', 7860)}"
-    head = f"## {texts['api_heading']}\n\n{texts['api_info']} {texts['api_errors']}"
-    names = f"- `/translate`: {texts['api_translate']}\n- `/about`: {texts['api_about']}"
-    return f"{head}\n\n{names}\n{ENDPOINTS.replace('ADDRESS', address)}"
 
 
 def find_examples() -> list[str]:

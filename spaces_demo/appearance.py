@@ -1,6 +1,7 @@
-"""Colours of the page, and what happens in the browser alone."""
+"""Colours of the page, and what happens in the browser alone: the style sheets and scripts beside this file."""
 
 import json
+from pathlib import Path
 
 import gradio as gr
 import results
@@ -19,82 +20,13 @@ THEME = gr.themes.Default(primary_hue="indigo").set(
     block_info_text_color_dark="*neutral_300",
 )
 
-CSS = (
-    timeline.CSS
-    + results.CSS
-    + """
-.gradio-container { font-size: 16px; }
-.gradio-container button:focus-visible, .gradio-container input:focus-visible, .gradio-container a:focus-visible,
-.gradio-container summary:focus-visible { outline: 3px solid currentColor !important; outline-offset: 2px; }
-#for-programs pre code, #for-programs pre code * { color: inherit !important; }
-#VIDEO_ID video { max-height: 320px; }
-/* Gradio's scissors load a program from another server; the page has its own seconds to choose. Nothing is heard. */
-#VIDEO_ID button[aria-label="Trim video to selection"], #VIDEO_ID .volume-control-wrapper { display: none; }
-.gradio-container input[type=range]::-webkit-slider-thumb { border: 2px solid #4338ca; }
-.gradio-container input[type=range]::-moz-range-thumb { border: 2px solid #4338ca; }
-#warning { border-left: 6px solid #b45309; padding-left: 12px; }
-""".replace("VIDEO_ID", timeline.VIDEO_ID)
-)
+PAGE_CSS, PAGE_SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+CSS = "\n".join((timeline.CSS, results.CSS, PAGE_CSS))
+TITLES = json.dumps({language: texts["title"] for language, texts in TEXTS.items()})
+ON_LOAD = f"() => {{\n({PAGE_SCRIPT.strip()})({TITLES});\n({timeline.JAVASCRIPT.strip()})();\n}}"
 
-FIND_VIDEO = f'document.querySelector("#{timeline.VIDEO_ID} video")'
 
-# Gradio leaves these without a name for screen readers.
-ON_LOAD = f"""() => {{
-  document.documentElement.lang = "en"; // until the language is chosen
-  ({timeline.JAVASCRIPT})();
-  const name = (part, text) => {{
-    if (part && text && part.ariaLabel !== text) part.ariaLabel = text;
-  }};
-  const nameParts = () => {{
-    const result = document.querySelector("#result");
-    if (result) result.ariaLive = "polite";
-    const label = document.querySelector("#{timeline.VIDEO_ID} label")?.textContent.trim();
-    name({FIND_VIDEO}, label);
-    name(document.querySelector("#{timeline.VIDEO_ID} progress"), label);
-    for (const group of document.querySelectorAll("fieldset"))
-      name(group, group.querySelector("[data-testid=block-info]")?.textContent.trim());
-    for (const gallery of document.querySelectorAll(".gallery")) {{
-      const title = gallery.parentElement.querySelector(".label")?.textContent.trim();
-      gallery.querySelectorAll("button").forEach((button, index) => name(button, `${{title}}: ${{index + 1}}`));
-    }}
-  }};
-  new MutationObserver(nameParts).observe(document.body, {{ childList: true, subtree: true, characterData: true }});
-  nameParts();
-}}"""
-
-SET_LANGUAGE = f"""(language, ...others) => {{
-  document.documentElement.lang = language;
-  document.title = {json.dumps({language: texts["title"] for language, texts in TEXTS.items()})}[language];
-  return [language, ...others];
-}}"""
-
-SHOW_RESULT = """(...inputs) => {
-  const result = document.querySelector("#result");
-  if (result.getBoundingClientRect().top > 0.7 * window.innerHeight) result.scrollIntoView({ block: "center" });
-  return inputs;
-}"""
-
-SHOW_SECOND = f"""(second) => {{
-  const video = {FIND_VIDEO};
-  if (video) video.currentTime = second;
-}}"""
-
-SHOW_CAPTIONS = f"""(text) => {{
-  const video = {FIND_VIDEO};
-  if (!video) return;
-  video.querySelectorAll("track.captions").forEach((track) => track.remove());
-  if (!text) return;
-  const track = Object.assign(document.createElement("track"), {{
-    className: "captions", kind: "subtitles", label: "FLaLLM", default: true,
-    src: URL.createObjectURL(new Blob([text], {{ type: "text/vtt" }})),
-  }});
-  video.appendChild(track);
-  track.track.mode = "showing";
-}}"""
-
-# SUFFIX is srt or vtt.
-SAVE_FILE = """(text) => {
-  const link = Object.assign(document.createElement("a"), {
-    href: URL.createObjectURL(new Blob([text], { type: "text/plain" })), download: "captions.SUFFIX" });
-  link.click();
-}"""
+def in_browser(function: str, *arguments: str) -> str:
+    """What calls one of the functions of page.js with what an event gives, and texts behind it."""
+    given = ", ".join(["...inputs", *map(json.dumps, arguments)])
+    return f"(...inputs) => window.flallm.{function}({given})"

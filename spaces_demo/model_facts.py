@@ -1,5 +1,6 @@
 """
-What a model is, from its model card: the sign language, the data, the scores and the limits, in plain words.
+Whether a model translates, and what it is, from its model card: the sign language, the data, the scores and the limits,
+in plain words.
 
 A card that was written by the training scripts says all of it. Of any other card what can be told for certain is taken,
 and of the rest is said that the card does not say it. Text of a card reaches the page as text only, never as HTML.
@@ -14,6 +15,12 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, hf_hub_download
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from texts import TEXTS, decimal
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+try:
+    from modeling_flallm import systems
+except ImportError:  # a Space has its own copy of that one file
+    import systems
 
 CARD_FILE = "README.md"
 OUR_TAG = "flallm"
@@ -86,6 +93,26 @@ class ModelFacts:
     limits: str | None = None
     license: str | None = None
     card_address: str | None = None
+
+
+def why_not_a_translator(model_type: str | None) -> str | None:
+    """
+    What a model of this type is instead of one that translates videos, and which stages make one, for the owner of the
+    Space; `None` for a model that translates. Adapters have no type: transformers loads them by the name of their base.
+    """
+    if model_type is None or model_type in systems.SYSTEMS:
+        return None
+    system = systems.system_of_visual_encoder(model_type)
+    if system is not None:
+        stage = system.stage_that_leaves(systems.VISUAL_ENCODER)
+        leaves = "" if stage is None else f", as stage {system.number_of(stage)} of {system.title} leaves it"
+        part = f"a visual encoder alone{leaves}"
+    elif model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        part = f"a language model alone ({model_type})"
+    else:
+        part = f"a model of type {model_type!r}"
+    last_stages = [f"stage {len(each.stages)} of {each.title}" for each in systems.SYSTEMS.values()]
+    return f"{part}, which translates no videos: name what {' or '.join(last_stages)} has made"
 
 
 def read_model_facts(model_id: str, revision: str | None = None) -> ModelFacts:

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from texts import TEXTS, decimal
@@ -13,19 +14,7 @@ UNSURE_MARK = "(?)"
 # Told apart by words, by a sign and by the line around them, not by colour alone.
 SIGNS = {"sure": "✓", "unsure": "?", "very_unsure": "⚠", "unfamiliar": "⚠", "unmeasured": "⚠", "sureness_unknown": "–"}
 
-CSS = """
-.result { border: 2px solid #6b7280; border-radius: 8px; padding: 12px 16px; font-size: 16px; line-height: 1.5; }
-.result .sentence { font-size: 22px; font-weight: 600; margin: 0 0 8px; overflow-wrap: anywhere; }
-.result.sure { border: 3px solid #15803d; }
-.result.unsure { border: 3px dashed #b45309; }
-.result.very_unsure, .result.unfamiliar, .result.unmeasured { border: 4px double #b91c1c; }
-.result:is(.very_unsure, .unfamiliar, .unmeasured) .sentence { font-weight: 400; font-style: italic; }
-.result h3 { font-size: 16px; margin: 12px 0 4px; }
-.result table { border-collapse: collapse; }
-.result th, .result td { text-align: left; padding: 2px 12px 2px 0; overflow-wrap: anywhere; }
-.result th:last-child { white-space: nowrap; }
-.result.problem { border: 4px double #b91c1c; }
-"""
+CSS = Path(__file__).with_name("results.css").read_text(encoding="utf-8")
 
 
 def sureness(answer: dict[str, Any]) -> str:

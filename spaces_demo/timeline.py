@@ -1,9 +1,9 @@
 """
 The evidence picture under the video: which seconds the model looked at when it wrote each word.
 
-One string of HTML for `gr.HTML`. `CSS` and `JAVASCRIPT` belong into `launch(css=..., js=...)`, and the page's
-`gr.Video` takes `elem_id=VIDEO_ID`: a word's button then makes that video jump to the word's second, and the word of
-the second that is playing is marked. Each word is on the time axis at its peak; below, the same stands as a table.
+One string of HTML for `gr.HTML`. `CSS` and `JAVASCRIPT`, files beside this one, go to `launch(css=..., js=...)`. The
+page's `gr.Video` takes `elem_id=VIDEO_ID`: a word's button then makes that video jump to the word's second, and the
+word of the second that is playing is marked. Each word is on the time axis at its peak; below, a table says the same.
 """
 
 import base64
@@ -11,6 +11,7 @@ import html
 import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,128 +30,8 @@ MAX_CELLS = 64
 # What Gradio's HTML component would take for a template, beside what HTML takes for its own.
 TEMPLATE_CHARACTERS = str.maketrans({character: f"&#{ord(character)};" for character in "{}$`\\"})
 
-# Contrast is held by a test: text 4.5 to 1, lines and marks 3 to 1.
-COLOURS = {
-    "light": {
-        "background": "#ffffff",
-        "text": "#1f2937",
-        "quiet": "#4b5563",
-        "line": "#6b7280",
-        "button": "#eef2ff",
-        "accent": "#3730a3",
-        "now": "#b91c1c",
-        "now-background": "#fef3c7",
-        "shade": "79, 70, 229",
-    },
-    "dark": {
-        "background": "#111827",
-        "text": "#f3f4f6",
-        "quiet": "#d1d5db",
-        "line": "#9ca3af",
-        "button": "#1e1b4b",
-        "accent": "#c7d2fe",
-        "now": "#fca5a5",
-        "now-background": "#451a03",
-        "shade": "129, 140, 248",
-    },
-}
-
-
-def _colour_rules(theme: str) -> str:
-    colours = dict(COLOURS[theme])
-    shade = colours.pop("shade")
-    rules = [f"--tl-{name}: {value};" for name, value in colours.items()]
-    rules += [f"--tl-h{level}: rgba({shade}, {level / NUM_SHADES:.2f});" for level in range(1, NUM_SHADES + 1)]
-    return " ".join(rules)
-
-
-CSS = (
-    f"""
-.timeline {{ {_colour_rules("light")} }}
-.dark .timeline {{ {_colour_rules("dark")} }}
-"""
-    + """
-.timeline { background: var(--tl-background); color: var(--tl-text); border-radius: 8px;
-  border: 1px solid var(--tl-line); padding: 12px; font-size: 16px; line-height: 1.4; overflow-wrap: anywhere; }
-.timeline p, .timeline ol, .timeline ul { color: inherit; margin: 0 0 8px; padding: 0; }
-.timeline ol { list-style: none; }
-.timeline ol > li { margin: 0; padding: 0; color: inherit; }
-.timeline .legend { color: var(--tl-quiet); font-size: 14px; margin-top: 8px; }
-.timeline .legend li { list-style: disc; margin-left: 20px; color: inherit; }
-.timeline .picture { position: relative; margin: 8px 0; overflow: hidden; }
-.timeline .film { position: relative; height: clamp(64px, 9vw, 104px); background: var(--tl-button); overflow: hidden; }
-.timeline .film img { position: absolute; top: 0; height: 100%; object-fit: cover; object-position: 50% 25%;
-  margin: 0; border-radius: 0; border-right: 1px solid var(--tl-background); }
-.timeline .axis { position: relative; height: 28px; color: var(--tl-quiet); font-size: 14px; }
-.timeline .axis span { position: absolute; top: 6px; color: inherit; white-space: nowrap; }
-.timeline .axis i { position: absolute; top: 0; width: 1px; height: 6px; background: var(--tl-line); }
-.timeline .words > li { position: relative; height: 50px; }
-.timeline .heat { position: absolute; left: 0; right: 0; bottom: 4px; height: 14px;
-  border-bottom: 1px solid var(--tl-line); }
-.timeline .heat i { position: absolute; top: -2px; bottom: -2px; border: 2px solid var(--tl-accent); border-radius: 3px;
-  box-sizing: border-box; min-width: 6px; }
-.timeline .heat b { position: absolute; top: -5px; bottom: -2px; width: 2px; margin-left: -1px;
-  background: var(--tl-text); }
-.timeline button { position: relative; font: inherit; color: var(--tl-accent); background: var(--tl-button);
-  border: 1px solid var(--tl-line); border-radius: 6px; padding: 0 8px; min-height: 28px; min-width: 28px;
-  max-width: 100%; cursor: pointer; }
-.timeline .words button { position: absolute; top: 0; z-index: 1; white-space: nowrap; overflow: hidden;
-  text-overflow: ellipsis; }
-.timeline button:hover { text-decoration: underline; }
-.timeline button:focus-visible, .timeline summary:focus-visible, .timeline .table-box:focus-visible {
-  outline: 3px solid var(--tl-text); outline-offset: -3px; }
-.timeline button.unsure span { border-bottom: 2px dotted currentColor; }
-.timeline button.is-now, .timeline .is-now > button { background: var(--tl-now-background); color: var(--tl-text);
-  border: 2px solid var(--tl-now); font-weight: 700; }
-.timeline .playhead { position: absolute; top: 0; bottom: 0; width: 2px; background: var(--tl-now); display: none;
-  left: 0; pointer-events: none; }
-.timeline .is-playing > .playhead { display: block; }
-.timeline .pieces > li { border-top: 1px solid var(--tl-line); padding: 8px 0; }
-.timeline .pieces .said { margin: 0 0 0 8px; }
-.timeline summary { cursor: pointer; color: var(--tl-accent); min-height: 28px; padding: 2px 0; }
-.timeline .table-box { overflow-x: auto; }
-.timeline table { border-collapse: collapse; overflow-wrap: normal; font-size: 15px; color: inherit; }
-.timeline caption { text-align: left; color: var(--tl-quiet); }
-.timeline th, .timeline td { border: 1px solid var(--tl-line); padding: 4px 8px; text-align: left; color: inherit;
-  font-family: inherit;
-  font-variant-numeric: tabular-nums; }
-.timeline .status { color: var(--tl-quiet); font-size: 14px; min-height: 20px; }
-@media (prefers-reduced-motion: no-preference) { .timeline .words button { transition: background-color 0.15s; } }
-@media (max-width: 480px) { .timeline th, .timeline td { padding: 3px 4px; font-size: 14px; } }
-@media (forced-colors: active) { .timeline .heat i, .timeline .heat b { forced-color-adjust: none; } }
-"""
-)
-
-JAVASCRIPT = """
-() => {
-  const findVideo = () => document.querySelector("#VIDEO_ID video");
-  const isCalm = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-
-  document.addEventListener("click", (event) => {
-    const button = event.target.closest(".timeline button[data-seconds]");
-    const video = findVideo();
-    if (!button || !video) return;
-    video.currentTime = Number(button.dataset.seconds);
-    video.scrollIntoView({ block: "nearest", behavior: isCalm() ? "auto" : "smooth" });
-    const status = button.closest(".timeline").querySelector(".status");
-    status.textContent = status.dataset.text.replace("[time]", button.dataset.time);
-  });
-
-  const follow = (event) => {
-    const video = findVideo();
-    if (event.target !== video) return;
-    const now = video.currentTime;
-    for (const part of document.querySelectorAll(".timeline [data-from]")) {
-      const [from, to] = [Number(part.dataset.from), Number(part.dataset.to)];
-      const isNow = from <= now && now < to;
-      const isPicture = part.classList.contains("picture");
-      part.classList.toggle(isPicture ? "is-playing" : "is-now", isNow);
-      if (isPicture) part.querySelector(".playhead").style.left = `${(100 * (now - from)) / (to - from)}%`;
-    }
-  };
-  for (const name of ["timeupdate", "seeked"]) document.addEventListener(name, follow, true);
-}
-""".replace("VIDEO_ID", VIDEO_ID)
+CSS = Path(__file__).with_name("timeline.css").read_text(encoding="utf-8")
+JAVASCRIPT = Path(__file__).with_name("timeline.js").read_text(encoding="utf-8")
 
 
 def timeline_html(

@@ -1,7 +1,6 @@
 """Arguments: YAML with flags on top, one sentence for each mistake, and presets that their commands take."""
 
 import dataclasses
-import importlib
 import importlib.util
 import math
 from dataclasses import dataclass, field
@@ -11,20 +10,24 @@ import pytest
 import torch
 import yaml
 from tiny_corpus import error_of, flags
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+from transformers.hf_argparser import string_to_bool
 
-from train_scripts.arguments.arguments import (
-    CONFIG_FOLDER,
+from processing.processing_llava_slt import DEFAULT_PROMPT
+from train_scripts.arguments.commands import COMMANDS
+from train_scripts.arguments.data_arguments import (
     AugmentationArguments,
     DataArguments,
+    DatasetArguments,
     FeatureCacheArguments,
-    FLaLLMTrainingArguments,
     VideoArguments,
-    check_new_folder,
-    check_output_folder,
-    parse_arguments,
-    preset_names,
 )
-from train_scripts.arguments.flag_values import CHOICES, RANGES
+from train_scripts.arguments.dataclass_parser import CONFIG_FOLDER, DataclassParser, parse_arguments, preset_names
+from train_scripts.arguments.flag_values import RANGES, check_new_folder
+from train_scripts.arguments.stage_arguments import PROMPT
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
+from train_scripts.arguments.training_defaults import COMMON_TRAINER_FLAGS
+from train_scripts.arguments.training_flags import CHOICES, REFUSED
 from train_scripts.commands import (
     calibrate,
     evaluate_model,
@@ -34,8 +37,8 @@ from train_scripts.commands import (
     quickstart_llava_slt,
     translate,
 )
-from train_scripts.commands.prepare_dataset import PrepareArguments
-from train_scripts.commands.push_to_hub import PushArguments
+from train_scripts.corpora.corpus_readers import KINDS
+from train_scripts.corpora.corpus_schema import CORPORA
 from train_scripts.scores.metrics import TITLE_OF_SCORE
 from train_scripts.stages import (
     linguistic_pretraining,
@@ -53,7 +56,7 @@ STAGE1 = (
     AugmentationArguments,
     FLaLLMTrainingArguments,
 )
-STAGE2 = (llm_fine_tuning.LLMFineTuningArguments, *STAGE1[1:])
+STAGE2 = (llm_fine_tuning.LLMFineTuningArguments, *STAGE1[1:], FeatureCacheArguments)
 LANGUAGE_MODEL = (
     pretrain_language_model.LanguageModelArguments,
     pretrain_language_model.LanguageModelTrainingArguments,
@@ -70,7 +73,7 @@ CONTRASTIVE = (
     visual_contrastive_pretraining.ContrastiveTrainingArguments,
 )
 TUNING = (visual_language_tuning.VisualLanguageTuningArguments, *STAGE1[1:], FeatureCacheArguments)
-EVALUATION = (evaluate_model.EvaluationArguments, DataArguments, evaluate_model.EvaluationRunArguments)
+EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.EvaluationRunArguments)
 REQUIRED = {
     STAGE1: {"dataset": "d", "tokenizer_name_or_path": "t", "output_dir": "o"},
     STAGE2: {"dataset": "d", "vision_model_name_or_path": "v", "text_model_name_or_path": "t", "output_dir": "o"},
@@ -78,7 +81,7 @@ REQUIRED = {
     LINGUISTIC: {"text_file": "t", "output_dir": "o"},
     CONTRASTIVE: {"dataset": "d", "text_model_name_or_path": "t", "output_dir": "o"},
     TUNING: {"dataset": "d", "vision_model_name_or_path": "v", "text_model_name_or_path": "t", "output_dir": "o"},
-    EVALUATION: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
+    EVALUATION: {"dataset": "d", "model": "m", "output_dir": "o"},
 }
 TYPES_OF_COMMAND = {
     visual_initialing: STAGE1,
@@ -100,19 +103,6 @@ TYPES_OF_PRESET = {
 OTHER_TYPES = (
     (calibrate.CalibrationArguments, quickstart.QuickstartArguments, quickstart_llava_slt.LlavaSltQuickstartArguments),
     (inspect_dataset.InspectArguments, prepare_dataset.PrepareArguments),
-)
-COMMANDS = (
-    "stages.visual_initialing",
-    "stages.llm_fine_tuning",
-    "stages.pretrain_language_model",
-    "stages.linguistic_pretraining",
-    "stages.visual_contrastive_pretraining",
-    "stages.visual_language_tuning",
-    "commands.evaluate_model",
-    "commands.translate",
-    "commands.generate_corpus",
-    "commands.score_translations",
-    "commands.quickstart",
 )
 
 
@@ -199,7 +189,7 @@ def test_keys_in_yaml_that_are_given_twice(tmp_path, capsys):
     config = write_yaml(tmp_path, "width: [3, 4]\n")
     assert message(capsys, "--config", config) == f"{config}: width takes one value, got a list of 2."
     assert message(capsys, "--config", write_yaml(tmp_path, "is_wide: on\n")).startswith(
-        "argument --is_wide/--is-wide: Truthy value expected: got on but expected one of "
+        "argument --is_wide: must be True or False, got 'on'"
     )
 
 
@@ -222,13 +212,84 @@ def test_a_flag_alone_is_true():
     assert parse_sizes("--is_high").is_high is True
 
 
-def test_the_opposite_of_a_flag_is_not_explained_by_the_flags_own_words(capsys):
-    for dataclass_type in (PushArguments, PrepareArguments):
-        with pytest.raises(SystemExit):
-            parse_arguments((dataclass_type,), ["--help"], "Send.")
-        text = " ".join(capsys.readouterr().out.split())
-        assert "--no_private, --no-private The same as --private False. --" in text
-    assert parse_sizes("--no_is_wide") == Sizes(is_wide=False)
+def test_a_switch_is_turned_off_in_one_way(capsys):
+    expected = "unknown flag 'no_is_wide'. Write --is_wide False."
+    assert message(capsys, "--no_is_wide") == message(capsys, "--no-is-wide") == expected
+
+
+def test_dashes_do_for_underscores(capsys):
+    assert parse_sizes("--is-high", "--is-wide=no") == Sizes(is_high=True, is_wide=False)
+    assert parse_sizes("--name", "a-b").name == "a-b"
+    assert message(capsys, "--is-hihg") == "unknown flag 'is_hihg'. Did you mean 'is_high'?"
+
+
+@dataclass
+class Places:
+    files: list[str] = field(metadata={"help": "Files.", "positional": True})
+    fast: bool = field(default=False, metadata={"help": "Fast."})
+    form: str = field(default="a", metadata={"help": "Form.", "choices": ("a", "b")})
+    folder: Path | None = field(default=None, metadata={"help": "Folder."})
+
+
+def test_words_without_a_flag(tmp_path, capsys):
+    """A switch in front of one does not take it for its value."""
+    for argv in (["--fast", "x", "y"], ["x", "y", "--fast"], ["--fast", "True", "x", "y"], ["--fast=yes", "x", "y"]):
+        assert parse_arguments((Places,), argv, "Places.") == (Places(["x", "y"], fast=True),)
+    assert parse_arguments((Places,), ["--fast", "False", "x"], "Places.") == (Places(["x"]),)
+    config = write_yaml(tmp_path, "folder: 007\nform: b\n")
+    (places,) = parse_arguments((Places,), ["x", "--config", config], "Places.")
+    assert places == Places(["x"], form="b", folder=Path("007"))
+    config = write_yaml(tmp_path, "files: [x]\n")
+    expected = f"{config}: unknown key 'files'. See --help for all of them."
+    assert error_of(lambda argv: parse_arguments((Places,), argv, "Places."), ["--config", config], capsys) == expected
+    error = error_of(lambda argv: parse_arguments((Places,), argv, "Places."), ["x", "--form", "c"], capsys)
+    assert error.startswith("argument --form: invalid choice: 'c'")
+
+
+SAMPLES = {int: "3", float: "0.5", str: "text", string_to_bool: "True"}
+
+
+def test_the_trainers_flags_are_read_as_transformers_reads_them():
+    """By every version of it that is supported: all flags, their defaults, and a value for each."""
+    ours = DataclassParser((Seq2SeqTrainingArguments,))
+    theirs = HfArgumentParser(Seq2SeqTrainingArguments)
+    defaults, expected = (vars(parser.parse_args([])) for parser in (ours, theirs))
+    # Both are refused, whatever their value: what argparse makes of their defaults does not matter.
+    refused = {"include_num_input_tokens_seen", "debug", "liger_kernel_config", "parallelism_config"}
+    assert {name: defaults[name] for name in expected if name not in refused} == {
+        name: value for name, value in expected.items() if name not in refused
+    }
+    assert refused <= {*REFUSED}
+    actions = {action.dest: action for action in reversed(theirs._actions)}  # the first of --x and --no_x
+    for name in expected.keys() - refused - {"generation_config"}:  # a Path there, which ends as text here
+        action = actions[name]
+        argv = [f"--{name}", [*action.choices][-1] if action.choices else SAMPLES[action.type]]
+        assert vars(ours.parse_args(argv))[name] == vars(theirs.parse_args(argv))[name], name
+
+
+def test_the_help_of_training_names_flags_that_the_trainer_has():
+    known = {field.name for field in dataclasses.fields(FLaLLMTrainingArguments)}
+    for command in COMMANDS.values():
+        if command.defaults is not None:
+            assert {*COMMON_TRAINER_FLAGS, *command.defaults.idle_flags, *command.defaults.fixed_flags} <= known
+
+
+@pytest.mark.parametrize("command", TYPES_OF_COMMAND)
+def test_the_arguments_of_a_run_have_the_defaults_that_help_shows(command):
+    (registered,) = [each for each in COMMANDS.values() if command.__name__ == f"train_scripts.{each.module}"]
+    types = TYPES_OF_COMMAND[command]
+    assert [type_ for type_ in registered.arguments if type_ is not registered.defaults] == [
+        type_ for type_ in types if not issubclass(type_, registered.defaults)
+    ]
+    (of_run,) = [type_ for type_ in types if issubclass(type_, registered.defaults)]
+    of_run = {field.name: (field.default, field.type) for field in dataclasses.fields(of_run)}
+    for field_ in dataclasses.fields(registered.defaults):
+        assert of_run[field_.name] == (field_.default, field_.type)
+
+
+def test_facts_that_help_repeats():
+    assert {*CORPORA} == {*KINDS}
+    assert PROMPT == DEFAULT_PROMPT
 
 
 def test_dictionaries_in_yaml_reach_the_trainer(tmp_path):
@@ -257,10 +318,7 @@ def test_mistyped_values(tmp_path, capsys):
     expected = "argument --width: invalid int value: 'wide'"
     assert message(capsys, "--width", "wide") == expected
     assert message(capsys, "--config", write_yaml(tmp_path, "width: wide\n")) == expected
-    assert message(capsys, "--is_wide", "maybe") == (
-        "argument --is_wide/--is-wide: Truthy value expected: got maybe but expected one of yes/no, true/false, t/f, "
-        "y/n, 1/0 (case insensitive)."
-    )
+    assert message(capsys, "--is_wide", "maybe") == "argument --is_wide: must be True or False, got 'maybe'"
 
 
 def test_files_that_are_no_settings(tmp_path, capsys):
@@ -286,21 +344,6 @@ def test_broken_yaml_names_its_line(tmp_path, capsys):
     assert text.startswith(f"error: {config} is no YAML file: ") and "line 3" in text
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help(command, capsys):
-    main = importlib.import_module(f"train_scripts.{command}").main
-    with pytest.raises(SystemExit) as exit_:
-        main(["--help"]) if command != "commands.generate_corpus" else _main_without_arguments(main)
-    assert exit_.value.code == 0
-    assert "usage:" in capsys.readouterr().out
-
-
-def _main_without_arguments(main):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["generate_corpus", "--help"])
-        main()
-
-
 @pytest.mark.parametrize(
     ("command", "without", "expected"),
     [
@@ -321,7 +364,7 @@ def _main_without_arguments(main):
         (llm_fine_tuning, "text_model_name_or_path", "`--text_model_name_or_path` is required."),
         (pretrain_language_model, "text_file", "`--text_file` must name a text file with one sentence a line."),
         (pretrain_language_model, "output_dir", "`--output_dir` must name a new or empty folder."),
-        (evaluate_model, "model_name_or_path", "`--model_name_or_path` must name a trained model."),
+        (evaluate_model, "model", "`--model` must name a trained model."),
         (evaluate_model, "output_dir", "`--output_dir` must name a new or empty folder."),
     ],
 )
@@ -529,9 +572,9 @@ def test_no_is_a_word_in_yaml(tmp_path):
     [
         (["--learning_rat", "1"], "unknown flag 'learning_rat'. Did you mean 'learning_rate'?"),
         (["--learning_rat=1"], "unknown flag 'learning_rat'. Did you mean 'learning_rate'?"),
-        (["--learning_rate", "fast"], "argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
-        (["--max_num_frames=2.5"], "argument --max_num_frames/--max-num-frames: invalid int value: '2.5'"),
-        (["--num_beams", ""], "argument --num_beams/--num-beams: invalid int value: ''"),
+        (["--learning_rate", "fast"], "argument --learning_rate: invalid float value: 'fast'"),
+        (["--max_num_frames=2.5"], "argument --max_num_frames: invalid int value: '2.5'"),
+        (["--num_beams", ""], "argument --num_beams: invalid int value: ''"),
     ],
 )
 def test_unknown_and_mistyped_flags(argv, expected, capsys):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from processing import FLaLLMVideoProcessor
-from train_scripts.arguments.arguments import AugmentationArguments, VideoArguments
+from train_scripts.arguments.data_arguments import AugmentationArguments, VideoArguments
 from train_scripts.clips.augmentation import ClipAugmentation, item_seed
 
 VIDEO = VideoArguments(frame_size=40, crop_size=32)

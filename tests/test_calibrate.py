@@ -1,4 +1,4 @@
-"""`flallm-calibrate`: the fit on known answers, what it writes and what it leaves alone, and what it refuses."""
+"""`flallm calibrate`: the fit on known answers, what it writes and what it leaves alone, and what it refuses."""
 
 import csv
 import importlib.util
@@ -26,7 +26,7 @@ from train_scripts.commands.calibrate import (
     fit_platt,
     measure,
 )
-from train_scripts.runs.training import load_trained
+from train_scripts.runs.trained_models import load_trained
 
 WRONG = "a sentence that no model writes ."
 
@@ -455,7 +455,8 @@ def test_a_second_split_that_cannot_be_measured_leaves_the_folder_as_it_is(model
 def test_a_translation_in_another_unicode_form_is_right(data, tmp_path, monkeypatch):
     raw, written = "Scho\u0308ne\u00a0Gru\u0308ße，\u00adja！", "Schöne Grüße,ja!"
     answers = [{"translation_text": written, "score": -1.0}] * 24
-    split = calibrate.load_split(calibrate.DataArguments(dataset=str(small_split(data, tmp_path / "data", raw))), "dev")
+    folder = str(small_split(data, tmp_path / "data", raw))
+    split = calibrate.load_split(calibrate.DatasetArguments(dataset=folder), "dev")
     model, processor = load_trained(str(trained_model()))
     monkeypatch.setattr(calibrate, "SignLanguageTranslationPipeline", lambda **values: lambda *a, **b: answers)
     monkeypatch.setattr(calibrate.torch, "cat", lambda features: torch.zeros(24, 24))

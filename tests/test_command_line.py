@@ -1,27 +1,33 @@
 """What all commands share: one line for the user's mistakes, tracebacks for the rest, exit statuses, Ctrl-C."""
 
+import dataclasses
 import errno
 import importlib
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from tiny_corpus import error_of
 from torch.utils.data import DataLoader
 
-from train_scripts.arguments.arguments import check_new_folder, parse_arguments
+from train_scripts.__main__ import main
 from train_scripts.arguments.command_line import DEBUG_VARIABLE, Terminated, run_command
+from train_scripts.arguments.commands import COMMANDS
+from train_scripts.arguments.completion import SHELLS, completion_script
+from train_scripts.arguments.dataclass_parser import parse_arguments
+from train_scripts.arguments.flag_values import check_new_folder
 from train_scripts.commands.evaluate_model import EvaluationArguments
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 IN_USE = "error: --output_dir {} is not empty. Name a new folder, or remove this one.\n"
 
 
@@ -88,7 +94,7 @@ def test_the_traceback_behind_a_mistaken_flag_can_be_seen(capsys):
             run_command(command, argv)
         assert end.value.code == 2
         error = capsys.readouterr().err
-        assert error.startswith("error: `--model_name_or_path` must name a trained model.\n")
+        assert error.startswith("error: `--model` must name a trained model.\n")
         assert ("in __post_init__" in error) == shows
 
 
@@ -203,21 +209,145 @@ def test_a_child_process_ends_at_sigterm_as_it_would():
     assert (run.returncode, run.stdout, run.stderr) == (0, f"{-signal.SIGTERM}\n", "")
 
 
-@pytest.mark.parametrize("command", SCRIPTS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_goes_this_way(command, monkeypatch, capsys):
     """Ctrl-C in any of them, at the very beginning of its work, is one line; so are its statuses."""
-    module = importlib.import_module(SCRIPTS[command].split(":")[0])
+    module = importlib.import_module(f"train_scripts.{COMMANDS[command].module}")
     calls = []
 
     def record(command, argv, go_on="Run the same command again."):
         calls.append((argv, go_on))
         return 7
 
-    target = "train_scripts.arguments.command_line" if module.__name__.endswith("generate_corpus") else module.__name__
-    monkeypatch.setattr(f"{target}.run_command", record)
+    monkeypatch.setattr(module, "run_command", record)
     assert module.main(["--x"]) == 7
     ((argv, go_on),) = calls
     assert argv == ["--x"] and go_on.endswith(".")
+
+
+HELP_OF_EVERYTHING = """
+import sys
+from train_scripts.__main__ import main
+from train_scripts.arguments.commands import COMMANDS
+for line in ("--help", "train --help", "completion bash", *(f"{name} --help" for name in COMMANDS)):
+    try:
+        status = main(line.split())
+    except SystemExit as end:
+        status = end.code
+    print("\\n###", line, status)
+heavy = ("torch", "transformers", "datasets", "gradio", "numpy", "huggingface_hub", "peft", "accelerate", "av", "PIL")
+print("heavy:", *(name for name in heavy if name in sys.modules))
+"""
+
+
+@pytest.fixture(scope="module")
+def help_texts():
+    """What each command's --help prints, by its name; and which slow packages that imports."""
+    code = [sys.executable, "-c", HELP_OF_EVERYTHING]
+    run = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=True)
+    *texts, heavy = re.split(r"(?m)^### |^heavy:", run.stdout)
+    names = [text.partition("\n")[0] for text in texts[1:]]
+    return dict(zip(names, texts, strict=False)), heavy.split()
+
+
+def test_no_help_imports_what_takes_seconds(help_texts):
+    texts, heavy = help_texts
+    assert heavy == []
+    assert [*texts] == ["--help 0", "train --help 0", "completion bash 0", *(f"{name} --help 0" for name in COMMANDS)]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_every_flag_of_a_command(name, help_texts):
+    text = help_texts[0][f"{name} --help 0"]
+    assert f"usage: flallm {name} " in text
+    shown = {*re.findall(r"^  --(\w+)", text, re.MULTILINE)}
+    defaults = COMMANDS[name].defaults
+    hidden = {*defaults.fixed_flags, *defaults.idle_flags} if defaults else set()
+    fields = [field for type_ in COMMANDS[name].arguments for field in dataclasses.fields(type_)]
+    assert {field.name for field in fields if "positional" not in field.metadata} - hidden <= shown
+    assert shown & hidden == set()
+    assert ("--help-all" in text) == (defaults is not None)
+
+
+def test_the_overview_names_every_command(help_texts):
+    for name, command in COMMANDS.items():
+        assert re.search(rf"^  {name}  +{re.escape(command.summary[:20])}", help_texts[0]["--help 0"], re.MULTILINE)
+    assert "visual-initialing" in help_texts[0]["train --help 0"]
+
+
+def test_all_flags_of_the_trainer_can_be_seen(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "visual-initialing", "--help-all"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"--{name} " in text for name in ("tokenizer_name_or_path", "adam_epsilon", "hub_token"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], "name a command: see flallm --help."),
+        (["trainslate"], "unknown command 'trainslate'. Did you mean 'translate'?"),
+        (["train"], "name a training: language-model, visual-initialing, llm-fine-tuning, linguistic-pretraining, "
+            "visual-contrastive-pretraining, visual-language-tuning."),
+        (["train", "visual-tuning"], "unknown training 'visual-tuning'. Did you mean 'visual-language-tuning'?"),
+        (["completion"], "flallm completion must be followed by one of bash, zsh, fish, got ''."),
+        (["score", "a"], "the following arguments are required: references"),
+        (["score", "a", "b"], "a is not a file. Give a text file with one segment per line."),
+        (["translate", "a", "--model", "m", "--beam"], "unknown flag 'beam'. Did you mean 'num_beams'?"),
+        (["evaluate", "--model_name_or_path", "m", "--dataset", "d"], "flag 'model_name_or_path' is 'model' now."),
+        (["evaluate", "--model", "m", "--dataset", "d", "--evaluation-split", "dev"],
+            "flag 'evaluation_split' is 'split' now."),
+        (["trim-vocabulary", "--model_name_or_path=m"],
+            "flag 'model_name_or_path' is 'text_model_name_or_path' now."),
+        (["trim-vocabulary", "--splits", "dev"], "flag 'splits' is 'split' now."),
+        (["score", "a", "b", "--language", "de"], "flag 'language' is 'spoken_language' now."),
+        (["push", "--repo_id", "a/b", "--no_private"], "unknown flag 'no_private'. Write --private False."),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_status_2(argv, expected, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert error_of(main, argv, capsys) == expected
+
+
+def test_a_commands_status_is_that_of_flallm(tmp_path, capsys, monkeypatch):
+    for name in ("hypotheses.txt", "references.txt"):
+        (tmp_path / name).write_text("one two three\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["score", "hypotheses.txt", "references.txt", "--num-resamples", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_segments"] == 1
+    for status in (1, 130, 143):
+        monkeypatch.setattr("train_scripts.commands.score_translations.main", lambda argv, status=status: status)
+        assert main(["score", "hypotheses.txt", "references.txt"]) == status
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["tr"], "train translate trim-vocabulary"),
+        (["train", "visual-i"], "visual-initialing"),
+        (["quickstart", "llava-slt", "--st"], "--stage1_epochs --stage2_epochs --stage3_epochs"),
+        (["translate", "clip.mp4", "--long", "--format", ""], "csv jsonl text"),
+        (["import-checkpoint", "--source", "g"], "gfslt_vlp"),
+        (["prepare", "--source", ""], ""),
+        (["train", "llm-fine-tuning", "--config", "p"], "paper_llm_fine_tuning"),
+        (["completion", ""], "bash fish zsh"),
+    ],
+)
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes(words, expected):
+    code = completion_script("bash") + '\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _flallm; echo "${COMPREPLY[@]}"'
+    run = subprocess.run(["bash", "-c", code, "-", "flallm", *words], capture_output=True, text=True, check=True)
+    assert " ".join(sorted(run.stdout.split())) == expected
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_completion_knows_every_command_and_flag(shell, capsys):
+    assert main(["completion", shell]) == 0
+    text = capsys.readouterr().out
+    flag = "-l {}" if shell == "fish" else "--{}"
+    assert all(word in text for name in COMMANDS for word in name.split())
+    assert all(flag.format(name) in text for name in ("spoken_language", "num_train_epochs", "light_dropout"))
 
 
 def test_posix_only_modules_are_imported_nowhere_at_the_top():

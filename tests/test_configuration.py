@@ -138,7 +138,7 @@ def test_a_calibration_with_missing_or_unknown_keys_is_refused(calibration):
     message = (
         "`confidence_calibration` must hold `slope` and `intercept`, and may hold `lowest_score`, `highest_score` "
         f"and, together, `mean_features` and `largest_distance`, got {sorted(calibration)}. Make it with "
-        "flallm-calibrate."
+        "flallm calibrate."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny_config(confidence_calibration=calibration)

@@ -1,5 +1,6 @@
 """Readers of raw corpora: each on a tree of its exact layout, and on what people and broken disks do to such trees."""
 
+import ast
 import contextlib
 import gzip
 import os
@@ -14,6 +15,8 @@ import pytest
 import raw_corpora
 from raw_corpora import NUM_CLIPS, plain_pickle
 
+import train_scripts.corpora
+from train_scripts.corpora import corpus_readers
 from train_scripts.corpora.corpus_readers import KINDS, read_corpus
 from train_scripts.corpora.corpus_schema import Problem, RawCorpus
 from train_scripts.corpora.legacy_labels import read_plain_pickle
@@ -627,13 +630,45 @@ def test_random_bytes_in_a_table_crash_nothing(tmp_path):
     assert not_blank <= listed <= set(broken)
 
 
+# A corpus a file
+
+
+def test_a_kind_of_corpus_is_known_by_its_file_alone():
+    folder = Path(corpus_readers.__file__).parent
+    assert sorted(KINDS) == sorted(path.stem.removeprefix("reader_") for path in folder.glob("reader_*.py"))
+    sources = [path for path in folder.parent.rglob("*.py") if path.stem not in {f"reader_{kind}" for kind in KINDS}]
+    names = {
+        node.value
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+    }
+    # A table and folders of frames are words of their own.
+    assert names & set(KINDS) <= {"table"}
+
+
+def test_a_new_kind_of_corpus_is_one_file(tmp_path, monkeypatch):
+    package = tmp_path / "more_corpora"
+    package.mkdir()
+    (package / "reader_bsl.py").write_text(
+        "from train_scripts.corpora.corpus_schema import RawCorpus\n"
+        "def read(folder, videos):\n"
+        "    return RawCorpus([], sign_language='bfi')\n"
+    )
+    monkeypatch.setattr(train_scripts.corpora, "__path__", [*train_scripts.corpora.__path__, str(package)])
+    monkeypatch.setattr(corpus_readers, "KINDS", corpus_readers.find_kinds())
+    assert read_corpus("bsl", tmp_path).sign_language == "bfi"
+    with pytest.raises(ValueError, match="Only frame_folders and table take a table"):
+        read_corpus("bsl", tmp_path, table=tmp_path / "clips.csv")
+
+
 # What is refused at once
 
 
 def test_an_unknown_kind(tmp_path):
     message = (
-        "The kind of corpus must be one of phoenix14t, csl_daily, how2sign, openasl, gfslt_labels, table, "
-        "frame_folders, got 'phoenix'."
+        "The kind of corpus must be one of csl_daily, frame_folders, gfslt_labels, how2sign, openasl, phoenix14t, "
+        "table, got 'phoenix'."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         read_corpus("phoenix", tmp_path)
@@ -712,7 +747,7 @@ def test_several_tables_and_options_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="holds 2 tables, clips.csv, old.csv: say which one it is."):
         read("table", tmp_path)
     assert len(read("table", tmp_path, table=tmp_path / "old.csv").clips) == 1
-    with pytest.raises(ValueError, match="Only table and frame_folders take a table, names of columns and a tier, got"):
+    with pytest.raises(ValueError, match="Only frame_folders and table take a table, names of columns and a tier, got"):
         read("openasl", tmp_path, table=tmp_path / "old.csv")
 
 

@@ -102,7 +102,7 @@ COMMANDS = {
     "evaluate": (
         evaluate_model,
         trained_model,
-        lambda model, folder: {"model_name_or_path": model, "dataset": corpus(), "output_dir": folder, "use_cpu": True},
+        lambda model, folder: {"model": model, "dataset": corpus(), "output_dir": folder, "use_cpu": True},
     ),
     "calibrate": (
         calibrate,
@@ -112,7 +112,7 @@ COMMANDS = {
     "trim": (
         trim_vocabulary,
         language_model,
-        lambda model, folder: {"model_name_or_path": model, "dataset": corpus(), "output_dir": folder},
+        lambda model, folder: {"text_model_name_or_path": model, "dataset": corpus(), "output_dir": folder},
     ),
     "stage 2": (
         llm_fine_tuning,

@@ -12,7 +12,8 @@ from tiny_tokenizers import LANGUAGE_COMES_FIRST, MAKE_TOKENIZER
 
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
-from train_scripts.arguments.arguments import DataArguments, FLaLLMTrainingArguments, VideoArguments
+from train_scripts.arguments.data_arguments import DataArguments, VideoArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.data import SignVideoDataset
 from train_scripts.clips.splits import load_split

@@ -109,7 +109,7 @@ def test_two_processes_train_as_one(
 @pytest.mark.parametrize("num_clips", [5, 1])
 def test_two_processes_evaluate_as_one(num_clips, tmp_path):
     values = {
-        "model_name_or_path": trained_model(),
+        "model": trained_model(),
         "dataset": corpus(),
         "max_clips": num_clips,
         "per_device_eval_batch_size": 2,

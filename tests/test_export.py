@@ -28,6 +28,7 @@ MODEL_FILES = {
     "modeling_flallm.py",
     "pipeline_inputs_slt.py",
     "pipeline_slt.py",
+    "systems.py",
     "visual_encoder_flallm.py",
     "word_evidence_slt.py",
 }
@@ -129,6 +130,7 @@ def test_the_visual_encoder_alone_is_saved_and_loads_with_auto_model(tmp_path):
         "configuration_flallm.py",
         "hub_card_slt.py",
         "loading_slt.py",
+        "systems.py",
         "visual_encoder_flallm.py",
     }
     assert read_json(tmp_path / "config.json")["auto_map"]["AutoModel"] == "visual_encoder_flallm.FLaLLMVisionModel"

@@ -27,13 +27,13 @@ from video_files import counting_frames, write_video
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionModel
 from processing.modality_video_slt import VideoModality
-from train_scripts.arguments.arguments import (
+from train_scripts.arguments.data_arguments import (
     AugmentationArguments,
     DataArguments,
     FeatureCacheArguments,
-    FLaLLMTrainingArguments,
     VideoArguments,
 )
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips import feature_cache, feature_fingerprints
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator

@@ -1,12 +1,10 @@
 """Every command of docs/fine-tune-your-sign-language.md, in its order, on a corpus of a few tiny clips."""
 
 import csv
-import importlib
 import json
 import re
 import shlex
 import shutil
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,19 +12,20 @@ from mini_hub import MiniHub, connect
 from tiny_checkpoints import checkpoint
 from tiny_corpus import LIGHT_TRANSFORMER, WITHOUT_EVALUATION, corpus, flags
 
+from train_scripts.__main__ import find_command, main
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = (ROOT / "docs" / "fine-tune-your-sign-language.md").read_text(encoding="utf-8")
-SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
 TINY_RUN = {"max_steps": 2, "frame_size": 36, "crop_size": 32, "adapter_hidden_size": 20, "generation_max_length": 12}
 TINY_RUN |= {"use_cpu": True, "disable_tqdm": True, "report_to": "none", **WITHOUT_EVALUATION}
 # Behind the guide's own flags: sizes that a test can afford, and no download of ImageNet weights.
 ADDED = {
-    "flallm-visual-initialing": {**TINY_RUN, **LIGHT_TRANSFORMER, "imagenet_weights": False},
-    "flallm-llm-fine-tuning": TINY_RUN,
-    "flallm-evaluate": {"use_cpu": True, "disable_tqdm": True, "generation_max_length": 12},
-    "flallm-translate": {"device": "cpu"},
+    "train visual-initialing": {**TINY_RUN, **LIGHT_TRANSFORMER, "imagenet_weights": False},
+    "train llm-fine-tuning": TINY_RUN,
+    "evaluate": {"use_cpu": True, "disable_tqdm": True, "generation_max_length": 12},
+    "translate": {"device": "cpu"},
 }
 
 
@@ -53,22 +52,26 @@ def make_recordings(folder: Path) -> None:
         writer.writerows(rows)
 
 
-def run(command: str, *arguments: str) -> None:
-    module, function = SCRIPTS[command].split(":")
-    main = getattr(importlib.import_module(module), function)
-    assert main([*arguments, *flags(**ADDED.get(command, {}))]) == 0, [command, *arguments]
+def name_of(words: list[str]) -> str:
+    program, *following = words
+    command, _ = find_command(following)
+    assert program == "flallm" and command is not None, words
+    return command.name
+
+
+def run(words: list[str]) -> None:
+    assert main([*words[1:], *flags(**ADDED.get(name_of(words), {}))]) == 0, words
 
 
 def test_every_command_of_the_guide(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_recordings(tmp_path / "my_recordings")
     shutil.copytree(checkpoint("mbart"), tmp_path / "facebook" / "mbart-large-cc25")
-    names = [words[0] for words in commands()]
-    assert {"flallm-prepare", "flallm-inspect", "flallm-trim-vocabulary", "flallm-push"} <= set(names) <= set(SCRIPTS)
+    assert {"prepare", "inspect", "trim-vocabulary", "push"} <= {name_of(words) for words in commands()}
     with MiniHub() as hub:
         connect(monkeypatch, hub.url, hub.token)
         for words in commands():
-            run(*words)
+            run(words)
         sent = hub.repository("me/flallm-isg").files()
     assert (tmp_path / "inspection" / "inspection.html").is_file()
     assert json.loads((tmp_path / "test_scores" / "scores.json").read_text(encoding="utf-8"))["signatures"]

@@ -30,6 +30,7 @@ VISUAL_FILES = {
     "hub_card_slt.py",
     "loading_slt.py",
     "losses_slt.py",
+    "systems.py",
     "visual_encoder_flallm.py",
     "visual_encoder_llava_slt.py",
 }

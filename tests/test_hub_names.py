@@ -69,5 +69,5 @@ def test_commands_say_it_before_anything_is_read(folders, capsys):
     expected = "'runs/modle' is no folder here, and no model on the Hub: there is no 'modle' in 'runs'. "
     text = error_of(llm_fine_tuning.main, flags(**values, **paths), capsys)
     assert text.startswith(f"--text_model_name_or_path {expected}")
-    text = error_of(trim_vocabulary.main, flags(**values, model_name_or_path="runs/modle"), capsys)
-    assert text.startswith(f"--model_name_or_path {expected}")
+    text = error_of(trim_vocabulary.main, flags(**values, text_model_name_or_path="runs/modle"), capsys)
+    assert text.startswith(f"--text_model_name_or_path {expected}")

@@ -1,4 +1,4 @@
-"""`flallm-import-checkpoint`: same logits as the peers' layers, every key accounted for, and what is refused."""
+"""`flallm import-checkpoint`: same logits as the peers' layers, every key accounted for, and what is refused."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`flallm-inspect`: figures, leaks, broken inputs as findings, and a page that is safe, whole and readable."""
+"""`flallm inspect`: figures, leaks, broken inputs as findings, and a page that is safe, whole and readable."""
 
 import csv
 import json

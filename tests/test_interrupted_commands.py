@@ -13,11 +13,11 @@ SMALL_CORPUS = {
     "num_workers": 1,
 }  # fmt: skip
 COMMANDS = {
-    "trim": (trim_vocabulary, lambda: {"model_name_or_path": language_model(), "dataset": corpus()}),
+    "trim": (trim_vocabulary, lambda: {"text_model_name_or_path": language_model(), "dataset": corpus()}),
     "evaluate": (
         evaluate_model,
         lambda: {
-            "model_name_or_path": trained_model(),
+            "model": trained_model(),
             "dataset": corpus(),
             "split": "test",
             "max_clips": 2,

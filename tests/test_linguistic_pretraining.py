@@ -21,7 +21,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from train_scripts.arguments.arguments import parse_arguments
+from train_scripts.arguments.dataclass_parser import parse_arguments
 from train_scripts.hub.training_run import base_ids
 from train_scripts.stages import linguistic_pretraining
 from train_scripts.stages.linguistic_pretraining import (

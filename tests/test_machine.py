@@ -15,8 +15,9 @@ import torch
 import yaml
 from tiny_corpus import error_of, flags
 
-from train_scripts.arguments import arguments as arguments_file
-from train_scripts.arguments.arguments import CONFIG_FOLDER, FLaLLMTrainingArguments
+from train_scripts.arguments import training_arguments as arguments_file
+from train_scripts.arguments.dataclass_parser import CONFIG_FOLDER
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.commands import translate
 from train_scripts.commands.evaluate_model import EvaluationRunArguments
 from train_scripts.machine import cores, machine

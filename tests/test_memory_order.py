@@ -18,9 +18,10 @@ from tiny_models import tiny_llava_slt, tiny_model, tiny_vision_model
 from torch import nn
 
 from modeling_flallm import FLaLLMVisionModel
-from train_scripts.arguments.arguments import FLaLLMTrainingArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.runs.quantization import load_to_translate
-from train_scripts.runs.training import load_trained, prepare_visual_encoder
+from train_scripts.runs.trained_models import load_trained
+from train_scripts.runs.training import prepare_visual_encoder
 
 NARROW, WIDE = (1, 2, 4, 7), (8, 12, 16)
 ORDERS = {True: torch.channels_last, False: torch.contiguous_format}

@@ -380,7 +380,17 @@ def test_command_prints_the_table(generator, tmp_path, capsys):
 def test_command_prints_json_with_its_options(generator, tmp_path, capsys):
     predictions, references = random_corpus(generator, 12, CHARACTERS, "")
     files = [str(write_lines(tmp_path / "hyp.txt", predictions)), str(write_lines(tmp_path / "ref.txt", references))]
-    flags = ["--json", "--language", "zh", "--num_resamples", "20", "--seed", "3", "--append-period", "--lowercase"]
+    flags = [
+        "--json",
+        "--spoken_language",
+        "zh",
+        "--num_resamples",
+        "20",
+        "--seed",
+        "3",
+        "--append-period",
+        "--lowercase",
+    ]
     assert main([*files, *flags]) == 0
     options = {"language": "zh", "num_resamples": 20, "seed": 3, "append_period": True, "lowercase": True}
     stripped = [[segment.rstrip() for segment in side] for side in (predictions, references)]
@@ -391,8 +401,9 @@ def test_command_prints_json_with_its_options(generator, tmp_path, capsys):
     assert error_of(main, [*files, "--num_resamples", "-1"], capsys) == (
         "--num_resamples must be from 0 to 100000, got -1."
     )
-    assert main([*files, "--language", "?"]) == 2
-    assert capsys.readouterr().err == "error: language must be a tag such as 'de', 'zh' or 'zh_CN', got '?'.\n"
+    assert error_of(main, [*files, "--spoken_language", "?"], capsys) == (
+        "--spoken_language must be the tag of a written language, such as de, zh_CN or deu_Latn, got '?'."
+    )
 
 
 @pytest.mark.parametrize(

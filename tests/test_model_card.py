@@ -20,14 +20,10 @@ from huggingface_hub.utils import validate_repo_id
 from tiny_corpus import FOLDER, corpus, error_of, flags, language_model, stage1_flags, stage2_flags, trained_model
 from tiny_models import tiny_model
 
-from train_scripts.arguments import arguments as arguments_file
-from train_scripts.arguments.arguments import (
-    AugmentationArguments,
-    DataArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-    parse_arguments,
-)
+from train_scripts.arguments import training_arguments as arguments_file
+from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from train_scripts.arguments.dataclass_parser import parse_arguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.splits import load_split
 from train_scripts.commands import evaluate_model
 from train_scripts.hub import model_card
@@ -370,7 +366,7 @@ def test_scores_of_the_same_split_are_replaced_and_others_kept(folder):
 def test_the_evaluation_adds_its_scores(tmp_path):
     model = shutil.copytree(run_folder("visual_initialing"), tmp_path / "model")
     argv = flags(
-        model_name_or_path=model, dataset=corpus(), output_dir=tmp_path / "scores", add_to_model_card=True,
+        model=model, dataset=corpus(), output_dir=tmp_path / "scores", add_to_model_card=True,
         max_clips=3, generation_num_beams=1, generation_max_length=6, use_cpu=True, disable_tqdm=True,
     )  # fmt: skip
     assert evaluate_model.main(argv) == 0
@@ -384,15 +380,13 @@ def test_the_evaluation_adds_its_scores(tmp_path):
 def test_the_evaluation_leaves_the_card_alone_by_default(tmp_path):
     model = shutil.copytree(run_folder("visual_initialing"), tmp_path / "model")
     values = {"max_clips": 2, "generation_max_length": 4, "use_cpu": True, "disable_tqdm": True}
-    argv = flags(model_name_or_path=model, dataset=corpus(), output_dir=tmp_path / "scores", **values)
+    argv = flags(model=model, dataset=corpus(), output_dir=tmp_path / "scores", **values)
     assert evaluate_model.main(argv) == 0
     assert card_of(model) == card_of(run_folder("visual_initialing"))
 
 
 def test_scores_need_a_folder_with_a_record(tmp_path, capsys):
-    argv = flags(
-        model_name_or_path=trained_model(), dataset=corpus(), output_dir=tmp_path / "scores", add_to_model_card=True
-    )
+    argv = flags(model=trained_model(), dataset=corpus(), output_dir=tmp_path / "scores", add_to_model_card=True)
     assert error_of(evaluate_model.main, argv, capsys) == (
         f"{trained_model()} must be the folder of a model as training leaves it, with training_run.json in it, which "
         "the model card is written from. There is none."

@@ -227,7 +227,7 @@ def test_stage_two_needs_a_stage_one_checkpoint(tmp_path):
         "empty": ", but it has no config.json that names a model type.",
         "missing": ", but it cannot be read: ",
         "text": ", got model type 'bart'. Train stage 1 of FLa-LLM first "
-        "(flallm-visual-initialing), or name its output folder.",
+        "(flallm train visual-initialing), or name its output folder.",
     }
     for folder, reason in reasons.items():
         name = str(tmp_path / folder)

@@ -1,4 +1,4 @@
-"""`flallm-prepare`: what it writes, what it says about what is missing, and what a kill leaves behind."""
+"""`flallm prepare`: what it writes, what it says about what is missing, and what a kill leaves behind."""
 
 import contextlib
 import csv
@@ -29,12 +29,13 @@ from tiny_corpus import error_of, flags, stage1_flags
 from video_files import counting_frames, cut, frame_numbers, write_audio, write_video
 
 from modeling_flallm.own_processing import VideoDecodingError, decode_video
-from train_scripts.arguments.arguments import DataArguments
+from train_scripts.arguments.data_arguments import DataArguments
 from train_scripts.clips.splits import load_split
 from train_scripts.commands import evaluate_model, prepare_dataset
-from train_scripts.commands.prepare_dataset import main, plan_tasks
-from train_scripts.corpora import video_encoding
+from train_scripts.commands.prepare_dataset import main
+from train_scripts.corpora import planned_videos, video_encoding
 from train_scripts.corpora.corpus_schema import COLUMNS, SPLITS, Problem, RawClip, RawCorpus
+from train_scripts.corpora.planned_videos import plan_tasks
 from train_scripts.corpora.prepared_videos import VideoTask, run_tasks
 from train_scripts.corpora.video_encoding import encode_pictures, list_pictures, measure_video
 from train_scripts.machine.process_pool import MOST_WORKERS
@@ -479,13 +480,13 @@ def test_file_names_are_safe_and_keep_clips_apart(prepare, source, tmp_path):
     assert len({file.casefold() for file in files}) == len(names) == len(files)
     for file in files:
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.mp4", file) and len(file) < 100
-        assert file.split(".")[0].casefold() not in prepare_dataset.RESERVED_NAMES
+        assert file.split(".")[0].casefold() not in planned_videos.RESERVED_NAMES
     assert [row["name"] for row in rows][:2] == ["../../up", "/etc/passwd"]
     assert load_split(DataArguments(dataset=str(tmp_path / "prepared")), "train").num_rows == len(names)
 
 
 def test_large_splits_are_spread_over_folders(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_dataset, "MOST_FILES_IN_A_FOLDER", 20)
+    monkeypatch.setattr(planned_videos, "MOST_FILES_IN_A_FOLDER", 20)
     clips = [clip(f"{index}", source / f"{index}.mp4") for index in range(60)]
     clips += [clip(f"{index}", source / f"{index}.mp4", "test") for index in range(20)]
     tasks = [task for task, _ in plan_tasks(clips, source, tmp_path, (25.0, 18))]
@@ -555,8 +556,8 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
             (command(source, new, num_workers=10**9), f"--num_workers must be from 1 to {most}, got {10**9}."),
         (command(source, new, frames_per_second=0), "--frames_per_second must be from 1 to 1000, got 0.0."),
         (command(source, new, push_to_hub="me"), "--push_to_hub must be OWNER/NAME, such as me/phoenix14t, got 'me'."),
-        (command(source, new, corpus="phoenix"), "--corpus must be one of phoenix14t, csl_daily, how2sign, openasl, "
-         "gfslt_labels, table, frame_folders, got 'phoenix'."),
+        (command(source, new, corpus="phoenix"), "--corpus must be one of csl_daily, frame_folders, gfslt_labels, "
+         "how2sign, openasl, phoenix14t, table, got 'phoenix'."),
         (command(source, new, dataset_license="My own!"), "--dataset_license must be a licence as the Hub writes it, "
          "such as cc-by-4.0 or other, got 'My own!'."),
     ]  # fmt: skip
@@ -574,7 +575,7 @@ def test_two_processes_do_not_work_in_one_folder(prepare, source, tmp_path, caps
     partial = folder / ".preparation" / f"{'0' * 64}.partial"
     partial.touch()
     with FileLock(folder / ".preparation" / "lock"):
-        text = f"Another flallm-prepare is at work in --output_dir {folder}. Wait until it has ended."
+        text = f"Another flallm prepare is at work in --output_dir {folder}. Wait until it has ended."
         assert error_of(main, command(source, folder), capsys) == text
         assert partial.exists()
     assert main(command(source, folder)) == 0
@@ -840,7 +841,7 @@ def test_raw_corpus_to_scores(kind, tmp_path):
     )
     assert visual_initialing.main(stage1) == 0
     evaluation = flags(
-        model_name_or_path=tmp_path / "stage1",
+        model=tmp_path / "stage1",
         dataset=folder,
         output_dir=tmp_path / "scores",
         spoken_language=spoken_language,

@@ -1,5 +1,5 @@
 """
-500 malformed inputs through `flallm-prepare`, new ones in each run: none ends the command with anything but its report,
+500 malformed inputs through `flallm prepare`, new ones in each run: none ends the command with anything but its report,
 none is lost without a line in it, and nothing is written outside of the output folder.
 """
 

@@ -16,16 +16,9 @@ from tiny_models import tiny_model, tiny_vision_config
 from torch import nn
 
 from modeling_flallm import FLaLLMConfig, FLaLLMVisionConfig, FLaLLMVisionModel
-from train_scripts.arguments.arguments import (
-    CONFIG_FOLDER,
-    AugmentationArguments,
-    DataArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-    parse_arguments,
-    preset_names,
-    read_yaml,
-)
+from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from train_scripts.arguments.dataclass_parser import CONFIG_FOLDER, parse_arguments, preset_names, read_yaml
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
 from train_scripts.runs.training import FLaLLMTrainer
 from train_scripts.stages import llm_fine_tuning, visual_initialing

@@ -716,7 +716,8 @@ def test_adapter_and_model_do_not_share_a_repository(hub, folder, adapter, capsy
 
 
 def space_files() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in SPACE_FOLDER.iterdir() if path.is_file()}
+    paths = [*SPACE_FOLDER.iterdir(), SPACE_FOLDER.parent / "modeling_flallm" / "systems.py"]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
 def test_model_and_space_in_one_command(hub, folder, capsys):

@@ -15,7 +15,7 @@ from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, LlavaSltForTrans
 from modeling_flallm.hub_export_slt import leave_unquantized
 from train_scripts.commands import evaluate_model, translate
 from train_scripts.runs.quantization import fastest_dtype, load_to_translate, quantize_on_cpu
-from train_scripts.runs.training import load_trained
+from train_scripts.runs.trained_models import load_trained
 
 CPU = torch.device("cpu")
 TEXT_MODELS = ("mbart", "t5", "m2m_100")
@@ -91,7 +91,7 @@ def test_commands_translate_and_score_in_int8(tmp_path, capsys):
     assert translate.main([*argv, *clips]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in lines] == clips
-    values = {"model_name_or_path": trained_model(), "dataset": corpus(), "output_dir": tmp_path / "scores"}
+    values = {"model": trained_model(), "dataset": corpus(), "output_dir": tmp_path / "scores"}
     values |= {"quantization": "int8", "use_cpu": True, "disable_tqdm": True}
     assert evaluate_model.main([text for name, value in values.items() for text in (f"--{name}", str(value))]) == 0
     predictions = (tmp_path / "scores" / "predictions.jsonl").read_text(encoding="utf-8")

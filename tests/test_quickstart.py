@@ -10,7 +10,7 @@ from quickstart_runs import check_pictures, check_printed_results, check_that_no
 from tiny_corpus import error_of, flags
 
 from train_scripts.commands import quickstart
-from train_scripts.runs.training import load_trained
+from train_scripts.runs.trained_models import load_trained
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from modeling_flallm import LlavaSltForContrastivePreTraining
 from train_scripts.commands import quickstart_llava_slt
-from train_scripts.runs.training import load_trained
+from train_scripts.runs.trained_models import load_trained
 
 pytestmark = pytest.mark.slow
 

@@ -193,9 +193,14 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("theme", timeline.COLOURS)
-def test_contrast(theme):
-    colours = timeline.COLOURS[theme]
+def colours_of(selector: str) -> dict[str, str]:
+    rule = re.search(rf"^{re.escape(selector)} \{{(.*?)\}}", timeline.CSS, re.MULTILINE | re.DOTALL)[1]
+    return dict(re.findall(r"--tl-([\w-]+): ([^;]+);", rule))
+
+
+@pytest.mark.parametrize("selector", [".timeline", ".dark .timeline"])
+def test_contrast(selector):
+    colours = colours_of(selector)
     texts = [
         ("text", "background"),
         ("quiet", "background"),
@@ -204,7 +209,10 @@ def test_contrast(theme):
         ("text", "now-background"),
     ]
     marks = [("line", "background"), ("now", "background"), ("now", "now-background"), ("text", "button")]
-    strongest = "#" + "".join(f"{int(channel):02x}" for channel in colours["shade"].split(","))
+    shades = [colours[f"h{level}"] for level in range(1, timeline.NUM_SHADES + 1)]
+    *channels, opacity = re.findall(r"[\d.]+", shades[-1])
+    assert float(opacity) == 1 and len({shade.rpartition(",")[0] for shade in shades}) == 1
+    strongest = "#" + "".join(f"{int(channel):02x}" for channel in channels)
     assert min(contrast(colours[one], colours[other]) for one, other in texts) >= 4.5
     assert min(contrast(colours[one], colours[other]) for one, other in marks) >= 3
     assert contrast(strongest, colours["background"]) >= 3

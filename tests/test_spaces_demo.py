@@ -24,9 +24,12 @@ import numpy as np
 import pysubs2
 import pytest
 from mini_hub import MiniHub, connect
-from space_app import FOLDER, TEXTS, clips, long_video, unused_port  # makes the Space's modules known, too
+from space_app import TEXTS, clips, long_video, unused_port  # makes the Space's modules known, too
 from tiny_corpus import trained_model
 from video_files import counting_frames, cut, write_audio, write_video
+
+from modeling_flallm.clip_translation_slt import ClipTranslation
+from train_scripts.commands import push_to_hub
 
 # isort: split
 import app
@@ -235,14 +238,19 @@ def test_a_prompt_counts_in_the_length_of_a_video():
         if num_tokens > 10:
             raise ValueError
 
-    vision_model = SimpleNamespace(get_num_tokens=lambda num_frames: num_frames)
-    model = SimpleNamespace(vision_model=vision_model, check_num_tokens=check)
+    vision_model = SimpleNamespace(get_num_tokens=lambda num_frames: num_frames, get_min_num_frames=lambda: 1)
     for prompt, longest in (({}, 10), ({"num_prompt_tokens": 3}, 7)):
-        translator = Translator(SimpleNamespace(model=model, processor=SimpleNamespace(**prompt)), reader=None)
+        translation = ClipTranslation()
+        translation.processor, system = SimpleNamespace(**prompt), SimpleNamespace(is_prompted=bool(prompt))
+        translation.model = SimpleNamespace(vision_model=vision_model, check_num_tokens=check, system=system)
+        translator = Translator(translation, reader=None)
         translator._check_length({"pixel_values_videos": [0] * longest}, 2.0)
         with pytest.raises(VideoProblem) as caught:
             translator._check_length({"pixel_values_videos": [0] * (longest + 1)}, 2.0)
         assert caught.value.name == "error_too_long_for_one"
+        with pytest.raises(VideoProblem) as caught:
+            translator._check_length({"pixel_values_videos": []}, 2.0)
+        assert caught.value.name == "error_too_short"
 
 
 def test_a_video_that_is_slow_to_read_keeps_nobody_waiting(translator, clip, monkeypatch):
@@ -539,12 +547,13 @@ def test_without_a_model():
 
 
 def test_folders_from_which_nothing_translates(tmp_path):
-    last = "which translates no videos: name what stage 3 of LLaVA-SLT or stage 2 of FLa-LLM has made."
+    last = "which translates no videos: name what stage 2 of FLa-LLM or stage 3 of LLaVA-SLT has made."
     parts = {
         "llama": "a language model alone (llama)",
         "mbart": "a language model alone (mbart)",
         "llava_slt_contrastive": "a visual encoder alone, as stage 2 of LLaVA-SLT leaves it",
         "llava_slt_visual": "a visual encoder alone, as stage 2 of LLaVA-SLT leaves it",
+        "flallm_vision": "a visual encoder alone",
         "vit": "a model of type 'vit'",
     }
     for model_type, part in parts.items():
@@ -569,7 +578,7 @@ def wait_for(port: int, process: subprocess.Popen, seconds: float = 300.0) -> No
 
 @pytest.mark.slow
 def test_the_space_runs_where_nothing_of_ours_is_installed(clip, tmp_path):
-    for path in FOLDER.glob("*.py"):
+    for path in push_to_hub.space_files().values():
         shutil.copy(path, tmp_path)
     port = unused_port()
     environment = {"MODEL_ID": str(trained_model()), "GRADIO_SERVER_PORT": str(port), "HF_HOME": str(tmp_path / "home")}

@@ -40,7 +40,8 @@ from transformers import AutoTokenizer
 
 from processing import FLaLLMProcessor, VideoDecodingError
 from processing.modality_video_slt import VideoModality
-from train_scripts.arguments.arguments import AugmentationArguments, DataArguments, FLaLLMTrainingArguments
+from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips import streaming
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator

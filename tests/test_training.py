@@ -27,7 +27,8 @@ from transformers import CONFIG_MAPPING, AutoModelForSeq2SeqLM, AutoTokenizer, P
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionModel
 from processing import FLaLLMProcessor
-from train_scripts.arguments.arguments import FLaLLMTrainingArguments, VideoArguments
+from train_scripts.arguments.data_arguments import VideoArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.runs import training
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 from train_scripts.stages.llm_fine_tuning import LLMFineTuningArguments

@@ -25,7 +25,8 @@ from tiny_corpus import (
 from transformers import Seq2SeqTrainingArguments
 
 from train_scripts.arguments import training_flags
-from train_scripts.arguments.arguments import AugmentationArguments, FLaLLMTrainingArguments, VideoArguments
+from train_scripts.arguments.data_arguments import AugmentationArguments, VideoArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.arguments.training_flags import REFUSED, check_steps, num_idle_gpus
 from train_scripts.runs import training
 from train_scripts.stages import (

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
-from train_scripts.arguments.arguments import VideoArguments
+from train_scripts.arguments.data_arguments import VideoArguments
 from train_scripts.languages.target_languages import set_target_language
 from train_scripts.runs.training import load_tokenizer
 from train_scripts.stages import llm_fine_tuning

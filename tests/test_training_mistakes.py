@@ -14,8 +14,8 @@ from tiny_corpus import (
 from transformers import BertConfig, GPT2Config
 from transformers.trainer_utils import get_last_checkpoint
 
-from train_scripts.arguments.arguments import FLaLLMTrainingArguments
-from train_scripts.runs import training
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
+from train_scripts.runs import trained_models, training
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 
 
@@ -90,7 +90,8 @@ def test_stage_2_from_what_is_no_stage_1(tmp_path, capsys):
     argv = stage2_flags(tmp_path / "run", vision_model_name_or_path=folder)
     assert error_of(llm_fine_tuning.main, argv, capsys) == expected.format(
         folder,
-        "got model type 'mbart'. Train stage 1 of FLa-LLM first (flallm-visual-initialing), or name its output folder.",
+        "got model type 'mbart'. Train stage 1 of FLa-LLM first (flallm train visual-initialing), or name its "
+        "output folder.",
     )
     missing = str(tmp_path / "missing")
     argv = stage2_flags(tmp_path / "run", vision_model_name_or_path=missing)
@@ -149,10 +150,10 @@ def test_the_newest_checkpoint_is_the_one_to_resume(tmp_path):
 
 def test_folders_that_hold_no_trained_model(tmp_path):
     with pytest.raises(ValueError) as error:
-        training.load_trained(str(language_model()))
+        trained_models.load_trained(str(language_model()))
     expected = f"{str(language_model())!r} holds no FLa-LLM or LLaVA-SLT model, but one of type 'mbart'."
     assert str(error.value) == expected
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(ValueError) as error:
-            training.load_trained(str(folder))
+            trained_models.load_trained(str(folder))
         assert str(error.value).startswith(f"{str(folder)!r} ")

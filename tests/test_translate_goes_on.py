@@ -1,4 +1,4 @@
-"""flallm-translate keeps what it has finished: after kills, Ctrl-C, too little memory and files that broke."""
+"""flallm translate keeps what it has finished: after kills, Ctrl-C, too little memory and files that broke."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ from video_files import write_video
 from modeling_flallm import SignLanguageTranslationPipeline
 from train_scripts.commands import translate
 from train_scripts.runs import translation_results
-from train_scripts.runs.training import load_trained
+from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.translation_results import journal_path
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""`flallm-translate` reads, encodes and writes at the same time, in batches of similar length."""
+"""`flallm translate` reads, encodes and writes at the same time, in batches of similar length."""
 
 import itertools
 import random
@@ -15,7 +15,7 @@ from tiny_corpus import corpus, trained_model
 from modeling_flallm import SignLanguageTranslationPipeline
 from train_scripts.commands import translate
 from train_scripts.machine.process_pool import most_workers
-from train_scripts.runs.training import load_trained
+from train_scripts.runs.trained_models import load_trained
 
 LONGEST_WAIT_IN_SECONDS = 60
 

@@ -41,7 +41,7 @@ from transformers import (
 )
 
 from modeling_flallm import FLaLLMForTranslation
-from train_scripts.arguments.arguments import VideoArguments
+from train_scripts.arguments.data_arguments import VideoArguments
 from train_scripts.commands import trim_vocabulary
 from train_scripts.commands.trim_vocabulary import MAPPING_FILE, merge_parts, unknown_characters
 from train_scripts.hub.training_run import base_ids
@@ -158,13 +158,13 @@ def test_what_is_cut_names_what_it_was_made_from(tmp_path):
     shutil.copytree(checkpoint("mbart"), tmp_path / "mbart")
     card = "---\nbase_model: facebook/mbart-large-cc25\n---\n"
     (tmp_path / "mbart" / "README.md").write_text(card, encoding="utf-8")
-    argv = trim_flags("mbart", tmp_path / "out", model_name_or_path=tmp_path / "mbart")
+    argv = trim_flags("mbart", tmp_path / "out", text_model_name_or_path=tmp_path / "mbart")
     assert trim_vocabulary.main(argv) == 0
     size = read_trimmed(tmp_path / "out").report["vocabulary_size_after"]
     assert (
         (tmp_path / "out" / "README.md")
         .read_text(encoding="utf-8")
-        .endswith(f"# out\n\nfacebook/mbart-large-cc25, cut to {size:,} tokens by `flallm-trim-vocabulary`.\n")
+        .endswith(f"# out\n\nfacebook/mbart-large-cc25, cut to {size:,} tokens by `flallm trim-vocabulary`.\n")
     )
     assert base_ids(str(tmp_path / "out")) == ["facebook/mbart-large-cc25"]
 
@@ -241,7 +241,7 @@ def test_letters_of_other_writing_systems_stay_only_where_they_are_wanted(family
 
 
 def test_trimming_again_drops_nothing_and_changes_nothing(family, tmp_path, capsys):
-    argv = trim_flags(family, tmp_path / "again", model_name_or_path=trimmed(family).folder)
+    argv = trim_flags(family, tmp_path / "again", text_model_name_or_path=trimmed(family).folder)
     assert trim_vocabulary.main(argv) == 0
     size = trimmed(family).report["vocabulary_size_after"]
     assert f"Vocabulary: all {size:,} tokens are needed, there was nothing to drop." in capsys.readouterr().out
@@ -291,9 +291,9 @@ def test_sentences_come_from_files_and_data_sets(tmp_path, capsys):
     for name, expected, values in (
         ("files", 5, {"text_file": [one, two]}),
         ("train", 12, {"dataset": corpus()}),
-        ("both", 2 + 12 + 6, {"text_file": one, "dataset": corpus(), "splits": ["train", "dev"]}),
+        ("both", 2 + 12 + 6, {"text_file": one, "dataset": corpus(), "split": ["train", "dev"]}),
     ):
-        argv = flags(model_name_or_path=language_model(), output_dir=tmp_path / name, **values)
+        argv = flags(text_model_name_or_path=language_model(), output_dir=tmp_path / name, **values)
         assert trim_vocabulary.main(argv) == 0
         assert f", cut to {expected} sentences.\n" in capsys.readouterr().out
 
@@ -308,7 +308,7 @@ def test_named_ids_are_renumbered_wherever_they_stand(tmp_path):
     model.generation_config.eos_token_id = [2, one]
     model.save_pretrained(tmp_path / "old")
     tokenizer.save_pretrained(tmp_path / "old")
-    argv = trim_flags("mbart", tmp_path / "out", model_name_or_path=tmp_path / "old")
+    argv = trim_flags("mbart", tmp_path / "out", text_model_name_or_path=tmp_path / "old")
     assert trim_vocabulary.main(argv) == 0
     new, new_ids = load(tmp_path / "out")[0], read_trimmed(tmp_path / "out").new_ids
     assert {one, two, three, four} <= new_ids.keys()
@@ -323,7 +323,7 @@ def test_language_codes_stay_where_they_are_no_special_tokens(tmp_path):
     """As in mBART tokenizers that were trimmed with older versions of transformers."""
     folder = copy_without_added_tokens(checkpoint("mbart"), "_", tmp_path / "old")
     assert "de_DE" not in AutoTokenizer.from_pretrained(folder).all_special_tokens
-    assert trim_vocabulary.main(trim_flags("mbart", tmp_path / "out", model_name_or_path=folder)) == 0
+    assert trim_vocabulary.main(trim_flags("mbart", tmp_path / "out", text_model_name_or_path=folder)) == 0
     assert read_trimmed(tmp_path / "out").new_ids == trimmed("mbart").new_ids
     new = load(tmp_path / "out")[1]
     assert len(new) == len(trimmed("mbart").new_ids) and len(language_ids(new)) == 25
@@ -332,7 +332,7 @@ def test_language_codes_stay_where_they_are_no_special_tokens(tmp_path):
 
 def test_sentinels_stay_where_they_are_no_special_tokens(tmp_path):
     folder = copy_without_added_tokens(checkpoint("mt5"), "<extra_id_", tmp_path / "old")
-    assert trim_vocabulary.main(trim_flags("mt5", tmp_path / "out", model_name_or_path=folder)) == 0
+    assert trim_vocabulary.main(trim_flags("mt5", tmp_path / "out", text_model_name_or_path=folder)) == 0
     assert {f"▁<extra_id_{index}>" for index in range(5)} <= load(tmp_path / "out")[1].get_vocab().keys()
 
 
@@ -363,7 +363,7 @@ def test_special_tokens_may_stand_at_the_end_and_bytes_spell_the_rest(kind, proc
     config = tiny_text_config("bart", vocab_size=len(ids), **{**values, "bos_token_id": ids["<s>"]})
     folder = save_with_tokenizer(AutoModelForSeq2SeqLM.from_config(config), tokenizer, tmp_path / "old")
     file = write_lines("bytes.txt", ["abcd"])
-    argv = flags(model_name_or_path=folder, output_dir=tmp_path / "out", text_file=file)
+    argv = flags(text_model_name_or_path=folder, output_dir=tmp_path / "out", text_file=file)
     assert trim_vocabulary.main(argv) == 0
     model, new = load(tmp_path / "out")
     dropped = {"ef", "▁ab", "cd"} if kind == "unigram" else {"ef"}
@@ -379,7 +379,7 @@ def test_the_data_type_stays(tmp_path):
     model, tokenizer = load(checkpoint("t5"))
     model.to(torch.bfloat16).save_pretrained(tmp_path / "old")
     tokenizer.save_pretrained(tmp_path / "old")
-    assert trim_vocabulary.main(trim_flags("t5", tmp_path / "out", model_name_or_path=tmp_path / "old")) == 0
+    assert trim_vocabulary.main(trim_flags("t5", tmp_path / "out", text_model_name_or_path=tmp_path / "old")) == 0
     saved = load_file(tmp_path / "out" / "model.safetensors")
     assert {value.dtype for value in saved.values()} == {torch.bfloat16}
     report = read_trimmed(tmp_path / "out").report
@@ -392,7 +392,7 @@ def test_a_model_like_t5_1_1_stays_unscaled_and_untied(tmp_path):
     old = AutoModelForSeq2SeqLM.from_config(config).eval()
     old.lm_head.weight = torch.nn.Parameter(torch.randn_like(old.lm_head.weight))
     folder = save_with_tokenizer(old, tokenizer, tmp_path / "old")
-    assert trim_vocabulary.main(trim_flags("t5", tmp_path / "out", model_name_or_path=folder)) == 0
+    assert trim_vocabulary.main(trim_flags("t5", tmp_path / "out", text_model_name_or_path=folder)) == 0
     new, kept = load(tmp_path / "out")[0], torch.tensor(list(read_trimmed(tmp_path / "out").new_ids))
     inputs, outputs = torch.randint(0, len(kept), (3, 9)), torch.randint(0, len(kept), (3, 6))
     expected = logits_of(old, kept[inputs], kept[outputs])[..., kept]
@@ -452,7 +452,7 @@ def test_a_real_mbart_vocabulary(tmp_path):
     tokenizer.save_pretrained(tmp_path / "old")
     sentences = ["im norden fällt morgen regen .", "am wochenende scheint im süden die sonne ."]
     argv = trim_flags(
-        "mbart", tmp_path / "out", model_name_or_path=tmp_path / "old", text_file=write_lines("w.txt", sentences)
+        "mbart", tmp_path / "out", text_model_name_or_path=tmp_path / "old", text_file=write_lines("w.txt", sentences)
     )
     assert trim_vocabulary.main(argv) == 0
     new = AutoTokenizer.from_pretrained(tmp_path / "out")

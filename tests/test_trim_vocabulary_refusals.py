@@ -43,10 +43,10 @@ def test_text_is_required(tmp_path, capsys):
     file = write_lines("empty.txt", ["", "  "])
     message = error_of(trim_vocabulary.main, trim_flags("mbart", tmp_path / "out", text_file=file), capsys)
     assert message == f"{file} has no sentence. It must hold one a line."
-    argv = flags(model_name_or_path=checkpoint("mbart"), output_dir=tmp_path / "out")
+    argv = flags(text_model_name_or_path=checkpoint("mbart"), output_dir=tmp_path / "out")
     message = error_of(trim_vocabulary.main, argv, capsys)
     assert message == "There is no text to cut to. Pass --text_file, --dataset, or both."
-    assert error_of(trim_vocabulary.main, argv[2:], capsys) == "`--model_name_or_path` is required."
+    assert error_of(trim_vocabulary.main, argv[2:], capsys) == "`--text_model_name_or_path` is required."
     assert error_of(trim_vocabulary.main, argv[:2], capsys) == "`--output_dir` is required."
     assert not (tmp_path / "out").exists()
 
@@ -57,7 +57,7 @@ def test_an_unknown_language_is_refused(tmp_path, capsys):
 
 
 def refusal(folder: Path, tmp_path: Path, capsys, **values) -> str:
-    argv = trim_flags("mbart", tmp_path / "out", model_name_or_path=folder, **values)
+    argv = trim_flags("mbart", tmp_path / "out", text_model_name_or_path=folder, **values)
     message = error_of(trim_vocabulary.main, argv, capsys)
     assert not (tmp_path / "out").exists()
     return message
@@ -91,7 +91,7 @@ def test_other_tokenizers_are_refused(tmp_path, capsys):
         ("suffix", suffix, None, f"A tokenizer that marks the insides or ends of words cannot be trimmed. {advice}"),
     ):
         folder = save_with_tokenizer(model, tokenizer, tmp_path / name)
-        argv = flags(model_name_or_path=folder, output_dir=tmp_path / "out", text_file=write_lines("a.txt", ["a"]))
+        argv = flags(text_model_name_or_path=folder, output_dir=tmp_path / "out", text_file=write_lines("a.txt", ["a"]))
         argv += flags(target_language=language_) if language_ else []
         assert error_of(trim_vocabulary.main, argv, capsys) == expected
         assert not (tmp_path / "out").exists()

@@ -3,7 +3,7 @@
 import pytest
 
 from processing.video_files_slt import PICTURE_SUFFIXES, VIDEO_SUFFIXES, is_picture_file, is_video_file
-from train_scripts.corpora.corpus_readers import FilesBelow
+from train_scripts.corpora.corpus_files import FilesBelow
 
 
 @pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES))

@@ -256,7 +256,7 @@ def test_the_folder_of_stage_2_is_a_whole_encoder():
         model.word_targets, load_word_targets(str(causal_language_model()), targets.token_ids), atol=1e-4, rtol=1e-3
     )
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "The method is LLaVA-SLT. This is the model of **stage 2** of 3" in card
+    assert "The method is [LLaVA-SLT](https://arxiv.org/abs/2412.16524). This is the model of **stage 2** of 3" in card
     assert "It cannot\nwrite a sentence." in card and "arXiv:2412.16524" in card
     assert "\n| validation | 6 |" in card  # as it was written once, before any push
 

@@ -39,7 +39,7 @@ from modeling_flallm import (
     VisualFeaturesEncoder,
 )
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor, VisualFeatureExtractor
-from train_scripts.arguments.arguments import AugmentationArguments, DataArguments, VideoArguments
+from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.data import SignVideoDataset
@@ -502,9 +502,7 @@ def translate_and_evaluate(model_folder: Path, folder: Path, tmp_path: Path, cap
     assert {line["file"]: line["text"] for line in lines} == dict(zip(files, expected, strict=True))
     assert translate.main(["--model", str(model_folder), str(folder / "test"), "--format", "jsonl"]) == 0
     run = {name: RUN[name] for name in ("use_cpu", "disable_tqdm", "per_device_eval_batch_size")}
-    evaluation = flags(
-        model_name_or_path=model_folder, dataset=folder, split="test", output_dir=tmp_path / "scores", **run
-    )
+    evaluation = flags(model=model_folder, dataset=folder, split="test", output_dir=tmp_path / "scores", **run)
     assert evaluate_model.main(evaluation) == 0
     rows = [json.loads(line) for line in (tmp_path / "scores" / "predictions.jsonl").read_text().splitlines()]
     assert [row["prediction"] for row in rows] == expected

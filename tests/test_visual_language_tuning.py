@@ -31,13 +31,14 @@ from video_files import write_video
 
 from modeling_flallm import LlavaSltForTranslation, SignLanguageTranslationPipeline
 from processing import LlavaSltProcessor
-from train_scripts.arguments.arguments import FLaLLMTrainingArguments, VideoArguments
+from train_scripts.arguments.data_arguments import VideoArguments
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.collators import PromptedTranslationCollator
 from train_scripts.commands import calibrate, evaluate_model, push_to_hub, translate
 from train_scripts.hub.hub_folder import read_model_folder
 from train_scripts.runs.quantization import load_to_translate
+from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import LlavaSltTrainer
-from train_scripts.runs.training import load_trained
 from train_scripts.stages import visual_language_tuning
 from train_scripts.stages.visual_language_tuning import VisualLanguageTuningArguments, build_model
 
@@ -257,7 +258,7 @@ def test_flags_reach_model_and_processor(built):
 
 def evaluate(folder: Path, dataset: Path, output: Path, **values) -> list[str]:
     arguments = {
-        "model_name_or_path": folder, "dataset": dataset, "use_cpu": True, "disable_tqdm": True, "output_dir": output,
+        "model": folder, "dataset": dataset, "use_cpu": True, "disable_tqdm": True, "output_dir": output,
         "per_device_eval_batch_size": 4, **values,
     }  # fmt: skip
     assert evaluate_model.main(flags(**arguments)) == 0
@@ -352,7 +353,7 @@ def test_the_folder_can_be_pushed_and_loads_by_auto_class(tmp_path, capsys):
 def test_the_card_names_the_paper_the_stages_and_what_is_ours(tmp_path):
     visual_language_tuning.train(tuning_flags(tmp_path / "run", **FAST, spoken_language="en", sign_language="qsl"))
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
-    assert "The method is LLaVA-SLT. This is the model of **stage 3** of 3" in card
+    assert "The method is [LLaVA-SLT](https://arxiv.org/abs/2412.16524). This is the model of **stage 3** of 3" in card
     assert "only it was trained here." in card and "arXiv:2412.16524" in card
     assert "Of the paper only the abstract is known to the makers of this program" in card
     assert "**Stage 2**, which made the video encoder" in card and "the paper's recipe" not in card
@@ -411,12 +412,10 @@ def test_missing_arguments(capsys):
 
 
 def test_a_stage_2_folder_does_not_translate(capsys, tmp_path):
-    arguments = flags(
-        model_name_or_path=contrastive_model(), dataset=corpus(), output_dir=tmp_path / "out", use_cpu=True
-    )
+    arguments = flags(model=contrastive_model(), dataset=corpus(), output_dir=tmp_path / "out", use_cpu=True)
     assert error_of(evaluate_model.main, arguments, capsys) == (
         f"{str(contrastive_model())!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. Name the folder of "
-        "stage 3, which flallm-visual-language-tuning makes."
+        "stage 3, which flallm train visual-language-tuning makes."
     )
 
 
@@ -425,5 +424,5 @@ def test_a_stage_1_folder_does_not_translate(capsys):
     assert error_of(translate.main, arguments, capsys) == (
         f"{str(causal_language_model())!r} holds a language model (llama) without a visual encoder, as LLaVA-SLT's "
         "stage 1 of 3 leaves it, which cannot translate yet. Name the folder of stage 3, which "
-        "flallm-visual-language-tuning makes."
+        "flallm train visual-language-tuning makes."
     )

@@ -154,7 +154,7 @@ def write_lines(name: str, lines: list[str]) -> Path:
 
 def trim_flags(family: str, output_dir: Path, **values) -> list[str]:
     defaults = {
-        "model_name_or_path": checkpoint(family),
+        "text_model_name_or_path": checkpoint(family),
         "text_file": write_lines(f"{family}.txt", text_of(family)),
         "output_dir": output_dir,
     }

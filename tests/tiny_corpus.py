@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokeniz
 
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
-from train_scripts.arguments.arguments import VideoArguments
+from train_scripts.arguments.data_arguments import VideoArguments
 from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
 from train_scripts.stages import (
     linguistic_pretraining,

@@ -1,1 +1,1 @@
-"""Flags, YAML files and presets, their ranges, and how a command ends."""
+"""Every command with its flags, YAML files and presets, their ranges, help and completion, and how a command ends."""

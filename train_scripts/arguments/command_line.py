@@ -14,12 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from huggingface_hub.errors import StrictDataclassError
-
 DEBUG_VARIABLE = "FLALLM_DEBUG"
 DEBUG_HELP = f"--debug, or {DEBUG_VARIABLE}=1, shows the traceback behind an error."
 # Values of the Trainer's own --debug, which stays what it is.
 DEBUG_OF_THE_TRAINER = ("underflow_overflow", "tpu_metrics_debug")
+
+# Flags of earlier versions, and what they are called now: the first of these that the command has.
+OLD_FLAGS = {
+    "model_name_or_path": ("model", "text_model_name_or_path"),
+    "evaluation_split": ("split",),
+    "splits": ("split",),
+    "language": ("spoken_language",),
+}
 
 GO_ON_TRAINING = (
     "The same command with --resume_from_checkpoint last goes on from the last checkpoint. Without one yet, delete the "
@@ -48,6 +54,9 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **options: Any):
         super().__init__(**{"allow_abbrev": False, "epilog": DEBUG_HELP, **options})
 
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        return super().parse_known_args(list(map(underscored, sys.argv[1:] if args is None else args)), namespace)
+
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         arguments, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -59,9 +68,21 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(MISTAKE_OF_THE_USER, f"error: {message}\n")
 
 
+def underscored(argument: str) -> str:
+    """`--frame-size=3` -> `--frame_size=3`: flags may be written either way."""
+    name, equals, value = argument.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
+
+
 def unknown_text(kind: str, name: str, names: Sequence[str]) -> str:
     """What to say of a name that is none of `names`."""
     name = name.split("=")[0]
+    renamed = next((new for new in OLD_FLAGS.get(name, ()) if new in names), None)
+    if renamed is not None:
+        return f"{kind} {name!r} is {renamed!r} now."
+    opposite = name.removeprefix("no_")
+    if opposite != name and opposite in names:
+        return f"unknown {kind} {name!r}. Write --{opposite} False."
     close = difflib.get_close_matches(name, names, n=1)
     return f"unknown {kind} {name!r}." + (f" Did you mean {close[0]!r}?" if close else " See --help for all of them.")
 
@@ -160,6 +181,8 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 def is_mistake_of_the_user(error: BaseException) -> bool:
     """Whether its text says what to mend: it is ours, the system's about a file or the network, or of a full disk."""
+    from huggingface_hub.errors import StrictDataclassError  # here: `--help` need not wait for it
+
     return isinstance(error, (OSError, StrictDataclassError)) or _is_raised_by_us(error) or _is_full_disk(error)
 
 

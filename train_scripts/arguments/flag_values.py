@@ -1,18 +1,21 @@
 """
 Which values a flag may have, by its name: checked before any work, in every command that has a flag of that name,
-whether it came from the command line or from a YAML file.
+whether it came from the command line or from a YAML file. Imports nothing heavy.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
-from transformers.training_args import OptimizerNames
-
+from ..machine.atomic_files import holds_something
 from ..machine.process_pool import most_workers
 
+DTYPES = ("float32", "bfloat16", "float16")
+FEATURE_DTYPES = ("float16", "bfloat16", "float32")
+QUANTIZATIONS = ("int8", "int4")
 MOST_BEAMS = 100  # ours: papers take up to 10
 MOST_TOKENS_OF_A_SENTENCE = 10_000  # ours: a sentence of the corpora has some dozens
 MOST_RESAMPLES = 100_000  # ours: sacrebleu takes 1,000
@@ -152,15 +155,6 @@ RANGES: dict[str, Range] = {
     "stage3_epochs": ABOVE_ZERO,
     "language_model_epochs": ABOVE_ZERO,
 }
-# Of the Trainer, which does not name the flag.
-CHOICES: dict[str, Any] = {
-    "eval_strategy": IntervalStrategy,
-    "save_strategy": SaveStrategy,
-    "logging_strategy": IntervalStrategy,
-    "lr_scheduler_type": SchedulerType,
-    "hub_strategy": HubStrategy,
-    "optim": OptimizerNames,
-}
 
 
 def check_flags(values: Mapping[str, Any]) -> None:
@@ -172,11 +166,46 @@ def check_flags(values: Mapping[str, Any]) -> None:
         ValueError: for the first value that cannot be; it names the flag.
     """
     for name, value in values.items():
-        allowed, choices = RANGES.get(name), CHOICES.get(name)
-        if value is None:
-            continue
-        if allowed is not None and not isinstance(value, str) and value not in allowed:
+        allowed = RANGES.get(name)
+        if allowed is not None and value is not None and not isinstance(value, str) and value not in allowed:
             raise ValueError(f"--{name} must be {allowed}, got {value}.")
-        if choices is not None and value not in [choice.value for choice in choices]:
-            known = ", ".join(choice.value for choice in choices)
-            raise ValueError(f"--{name} must be one of {known}, got {value!r}.")
+
+
+def check_license(argument: str, value: str | None, examples: str) -> None:
+    """
+    Raises:
+        ValueError: for a licence that is not in the form in which the Hub writes one.
+    """
+    if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value):
+        raise ValueError(f"--{argument} must be a licence as the Hub writes it, such as {examples}, got {value!r}.")
+
+
+def is_repo_id(text: str | None) -> bool:
+    """Whether a text can be the id of a repository with its owner, as in `me/flallm-phoenix`."""
+    from huggingface_hub.utils import validate_repo_id  # here: `--help` need not wait for it
+
+    try:
+        validate_repo_id(text)
+    except ValueError:  # HFValidationError is one
+        return False
+    return bool(text) and "/" in text
+
+
+def check_repo_id(argument: str, value: str | None, example: str) -> None:
+    """
+    Raises:
+        ValueError: for what is no id of a repository with its owner; `None` is right.
+    """
+    if value is not None and not is_repo_id(value):
+        raise ValueError(f"--{argument} must be OWNER/NAME, such as {example}, got {value!r}.")
+
+
+def check_new_folder(folder: Path, advice: str = "") -> None:
+    """
+    Raises:
+        ValueError: if the folder is a file, or holds anything.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output_dir {folder} is a file. Name a new or empty folder.")
+    if folder.is_dir() and holds_something(folder):
+        raise ValueError(f"--output_dir {folder} is not empty. Name a new folder, or remove this one.{advice}")

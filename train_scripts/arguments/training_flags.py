@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from accelerate.utils import DynamoBackend
 from transformers import Seq2SeqTrainingArguments, Trainer, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 
 NOT_TRIED = "nobody has tried it with these models. Several GPUs train with torchrun or `accelerate launch --multi_gpu`"
 LOSS_IS_OURS = "the Trainer would take the labels away from the model. Use --label_smoothing, where the command has it"
@@ -30,7 +33,7 @@ REFUSED = {
     "eval_use_gather_object": "what evaluation gathers are tensors",
     "include_for_metrics": "no score here looks at inputs or losses",
     "include_num_input_tokens_seen": "it would count pixels",
-    "do_predict": "training commands translate no split of their own accord. flallm-evaluate does",
+    "do_predict": "training commands translate no split of their own accord. flallm evaluate does",
     "accelerator_config": "which process reads which clips is decided here (train_scripts/clips/samplers.py)",
     "parallelism_config": NOT_TRIED,
     "fsdp": NOT_TRIED,
@@ -44,11 +47,34 @@ REFUSED = {
 # The same, for what `accelerate launch` sets in the environment.
 REFUSED_VARIABLES = {"ACCELERATE_USE_FSDP": NOT_TRIED, "ACCELERATE_USE_DEEPSPEED": NOT_TRIED}
 
+# Of the Trainer, which does not name the flag.
+CHOICES: dict[str, Any] = {
+    "eval_strategy": IntervalStrategy,
+    "save_strategy": SaveStrategy,
+    "logging_strategy": IntervalStrategy,
+    "lr_scheduler_type": SchedulerType,
+    "hub_strategy": HubStrategy,
+    "optim": OptimizerNames,
+}
 # Optimisers that make their parameter groups themselves.
 OWN_GROUPS = ("galore", "apollo", "lomo", "adalomo")
 WITH_TARGET_MODULES = ("galore", "apollo")
 COMPILE_MODES = ("default", "lite", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune")
 LOWER_IS_BETTER = ("loss", "perplexity", "median_rank")
+
+
+def check_choices(values: Mapping[str, Any]) -> None:
+    """
+    Args:
+        values: by the names of the flags.
+
+    Raises:
+        ValueError: for the first value that is none of its flag's; it names the flag.
+    """
+    for name, choices in CHOICES.items():
+        known = [choice.value for choice in choices]
+        if values[name] is not None and values[name] not in known:
+            raise ValueError(f"--{name} must be one of {', '.join(known)}, got {values[name]!r}.")
 
 
 def check_training_flags(training: Seq2SeqTrainingArguments) -> None:

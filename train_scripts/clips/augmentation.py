@@ -7,7 +7,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from ..arguments.arguments import AugmentationArguments, VideoArguments
+from ..arguments.data_arguments import AugmentationArguments, VideoArguments
 
 LONGEST_SEED = 2**63
 IN_SPACE = ("rotation_degrees", "translation", "brightness", "contrast", "saturation", "horizontal_flip")

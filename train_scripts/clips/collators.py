@@ -8,7 +8,7 @@ from transformers.image_utils import SizeDict
 
 from modeling_flallm.own_processing import FLaLLMProcessor, padded_in_time, pixel_values
 
-from ..languages.languages import name_in_prompt
+from ..languages.languages import language_in_prompt
 from .augmentation import ClipAugmentation
 
 IGNORED_LABEL = -100
@@ -71,7 +71,9 @@ class PromptedTranslationCollator(TranslationCollator):
         inputs = self.processor(
             text=[item["text"] for item in items],
             num_visual_tokens=[self._num_visual_tokens(item) for item in items],
-            spoken_language=[self._language_of(item["spoken_language"]) for item in items],
+            spoken_language=[
+                language_in_prompt(item["spoken_language"], self.processor.spoken_language) for item in items
+            ],
             return_tensors="pt",
         )
         return dict(inputs)
@@ -80,9 +82,6 @@ class PromptedTranslationCollator(TranslationCollator):
         if "features" in item:  # of the cache, or ready-made: one token for each
             return len(item["features"])
         return self.processor.get_num_visual_tokens(self.processor.modality.length_of(item))
-
-    def _language_of(self, tag: str | None) -> str:
-        return name_in_prompt(tag, self.processor.spoken_language)
 
 
 class FramePreprocessor:

@@ -26,7 +26,8 @@ from tqdm import tqdm
 from modeling_flallm import FLaLLMVisionModel, LlavaSltVisualEncoder
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from ..arguments.arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, FLaLLMTrainingArguments
+from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from .collators import FramePreprocessor, TranslationCollator
 from .data import SignVideoDataset
 from .feature_fingerprints import ContentDigests, describe_settings, key_of
@@ -182,7 +183,7 @@ def _batches_of(loader: DataLoader) -> Iterator[dict[str, Any]]:
             raise
         raise ValueError(
             "A process that decodes clips died, of a file that crashes the decoder or of too little memory. "
-            f"`flallm-inspect` names such files; with fewer --dataloader_num_workers less memory is needed. ({error})"
+            f"`flallm inspect` names such files; with fewer --dataloader_num_workers less memory is needed. ({error})"
         ) from error
 
 

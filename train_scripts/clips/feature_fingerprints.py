@@ -22,7 +22,7 @@ from accelerate.utils import gather_object
 from modeling_flallm import FLaLLMVisionModel, LlavaSltVisualEncoder
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from ..arguments.arguments import FeatureCacheArguments
+from ..arguments.data_arguments import FeatureCacheArguments
 from ..machine.atomic_files import write_bytes
 from .augmentation import ClipAugmentation
 from .feature_store import digest_of_file

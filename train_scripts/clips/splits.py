@@ -6,7 +6,7 @@ from typing import Any
 
 import datasets
 
-from ..arguments.arguments import DataArguments
+from ..arguments.data_arguments import DataArguments, DatasetArguments
 from ..corpora.corpus_tables import MOST_SECONDS
 from ..corpora.data_set_columns import CLIP_COLUMNS, NUMBERS, WORDS, check_split, tell_unused, unused, with_texts
 from ..scores.metrics import comparable
@@ -15,7 +15,7 @@ from .video_folders import load_video_folder
 
 
 def load_split(
-    arguments: DataArguments, split: str, max_clips: int | None = None, dataset: str | None = None
+    arguments: DatasetArguments, split: str, max_clips: int | None = None, dataset: str | None = None
 ) -> datasets.Dataset:
     """
     One split, with the column of sentences and those of its clips: `video` of `{"path", "bytes"}` that is not decoded,
@@ -60,7 +60,7 @@ def load_training_split(arguments: DataArguments) -> tuple[datasets.Dataset, lis
     return parts[0] if len(parts) == 1 else _one_after_another(parts, arguments.text_column), sizes
 
 
-def _load_from_hub_for(arguments: DataArguments, name: str, split: str, max_clips: int | None) -> datasets.Dataset:
+def _load_from_hub_for(arguments: DatasetArguments, name: str, split: str, max_clips: int | None) -> datasets.Dataset:
     if arguments.streaming:
         clips = load_alone_from_hub(name, split, max_clips, arguments.text_column)
     else:

@@ -20,7 +20,8 @@ from torch.utils.data import Dataset, Sampler
 
 from modeling_flallm.own_processing import FLaLLMProcessor, Modality, SampleIndices, VideoDecodingError
 
-from ..arguments.arguments import DataArguments, FLaLLMTrainingArguments
+from ..arguments.data_arguments import DataArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..corpora.data_set_columns import WORDS, check_split, check_stream, tell_unused, unused
 from ..languages.target_languages import target_languages
 from .augmentation import ClipAugmentation, item_seed

@@ -1,7 +1,7 @@
 """
 Measure on the dev split how far the scores of a trained model can be trusted, and write it into the model's folder.
 
-    flallm-calibrate --model quickstart_output/model --dataset quickstart_output/corpus --also_measure_on test
+    flallm calibrate --model quickstart_output/model --dataset quickstart_output/corpus --also_measure_on test
 
 The pipeline translates the split with the settings that the model was saved with. A logistic curve (Platt 1999, with
 his smoothed targets) is fitted to which translations were right, and the look of the clips is kept as one mean visual
@@ -13,7 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,61 +27,25 @@ from modeling_flallm import SignLanguageTranslationPipeline
 from modeling_flallm.confidence_slt import mean_visual_features, visual_distances
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from ..arguments.arguments import DataArguments, parse_arguments
+from ..arguments.command_arguments import LEAST_CLIPS, WHY_SO_MANY, CalibrationArguments
 from ..arguments.command_line import run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.data_arguments import DatasetArguments
 from ..clips.splits import load_split
 from ..hub.hub_names import is_hub_id
 from ..hub.model_card import add_confidence
 from ..hub.training_run import RUN_FILE, read_run
 from ..machine.atomic_files import write_json
 from ..machine.machine import describe_machine, prepare_machine
-from ..runs.training import load_trained
+from ..runs.trained_models import load_trained
 from ..scores.metrics import sentence_chrf
 
-LEAST_CLIPS = 20
-WHY_SO_MANY = f"At least {LEAST_CLIPS} clips are needed to measure how sure the model is, and 200 or more are better."
 NUM_FOLDS = 10
 CLIPS_PER_BIN = 10
 # A clip looks like those of the split up to so many times the distance within which 95 of 100 of them lie.
 FAMILIAR_MARGIN = 1.5
 LEAST_SPREAD = 1e-6  # of scores that are not all the same
 LEAST_DISTANCE = 1e-6  # of looks that are not the same: less is rounding
-
-
-@dataclass
-class CalibrationArguments:
-    """Model, split, and what counts as right."""
-
-    model: str = field(default=None, metadata={"help": "Folder of a trained model. Required."})
-    split: str = field(default="dev", metadata={"help": "Split to learn from; the model must not have trained on it."})
-    also_measure_on: str | None = field(
-        default=None, metadata={"help": "One more split, such as test, on which the result is measured only."}
-    )
-    least_chrf: float = field(
-        default=95.0,
-        metadata={
-            "help": "A translation counts as right if its chrF is at least so much. 95 leaves room for a capital "
-            "letter or the mark at the end; 100 asks for the sentence itself."
-        },
-    )
-    max_clips: int | None = field(default=None, metadata={"help": "Only the first so many clips."})
-    batch_size: int = field(default=8, metadata={"help": "Clips that are translated together."})
-    num_threads: int | None = field(
-        default=None,
-        metadata={"help": "Threads of a CPU to compute in. Default: one for each core that other programs leave free."},
-    )
-
-    def __post_init__(self):
-        if self.model is None:
-            raise ValueError("`--model` must name the folder of a trained model.")
-        if not 0 < self.least_chrf <= 100:
-            raise ValueError(f"--least_chrf must be above 0 and at most 100, got {self.least_chrf:g}.")
-        for name in ("batch_size", "num_threads"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"--{name} must be 1 or more, got {number}.")
-        if self.max_clips is not None and self.max_clips < LEAST_CLIPS:
-            raise ValueError(f"--max_clips must be {LEAST_CLIPS} or more, got {self.max_clips}. {WHY_SO_MANY}")
 
 
 @dataclass
@@ -311,7 +275,7 @@ def format_measures(measures: dict[str, dict[str, float | None]]) -> str:
 # The command
 
 
-def calibrate(arguments: CalibrationArguments, data: DataArguments) -> dict[str, dict[str, float | None]]:
+def calibrate(arguments: CalibrationArguments, data: DatasetArguments) -> dict[str, dict[str, float | None]]:
     """Measure, and write into the folder; returns the measures by split."""
     folder = Path(arguments.model)
     _check_folder(folder)
@@ -341,7 +305,7 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir() and is_hub_id(str(folder)):
         raise ValueError(
             f"--model {folder} is no folder here, and a model on the Hub cannot be written. Download it with "
-            f"`hf download {folder} --local-dir my_model`, calibrate that folder, and send it with flallm-push."
+            f"`hf download {folder} --local-dir my_model`, calibrate that folder, and send it with flallm push."
         )
     if not (folder / "config.json").is_file():
         raise ValueError(f"--model {folder} must be the folder of a trained model, with config.json in it.")
@@ -349,7 +313,7 @@ def _check_folder(folder: Path) -> None:
         read_run(folder)  # a broken record is to be told before the work
 
 
-def _load(data: DataArguments, arguments: CalibrationArguments, split: str) -> datasets.Dataset:
+def _load(data: DatasetArguments, arguments: CalibrationArguments, split: str) -> datasets.Dataset:
     if len(data.dataset) > 1:
         raise ValueError(f"--dataset: one data set is measured at a time, got {len(data.dataset)}. Name one.")
     return load_split(data, split, arguments.max_clips)
@@ -377,9 +341,7 @@ def write_calibration(folder: Path, calibration: dict[str, Any]) -> None:
 
 
 def run_calibration(argv: Sequence[str] | None = None) -> dict[str, dict[str, float | None]]:
-    arguments, data = parse_arguments(
-        (CalibrationArguments, DataArguments), argv, description="Measure how far a model's scores can be trusted."
-    )
+    arguments, data = COMMANDS["calibrate"].parse(argv)
     measures = calibrate(arguments, data)
     print(format_measures(measures))
     print(f"Right is a chrF of {arguments.least_chrf:g} or more. Written into {Path(arguments.model) / 'config.json'}.")

@@ -1,7 +1,7 @@
 """
 Translate a split with a trained model and score it against its sentences.
 
-    flallm-evaluate --model_name_or_path stage2 --dataset corpus --split test --output_dir test_scores
+    flallm evaluate --model stage2 --dataset corpus --split test --output_dir test_scores
 
 Writes predictions.jsonl and scores.json (with signatures and bootstrap intervals), and prints the table. Predictions
 are kept as they come: after a kill the same command goes on behind them. With `--add_to_model_card True` the scores
@@ -11,9 +11,9 @@ over all of them.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import datasets
 from accelerate.utils import broadcast_object_list
@@ -23,8 +23,12 @@ from transformers import PreTrainedModel, ProgressCallback
 
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from ..arguments.arguments import DataArguments, FLaLLMTrainingArguments, parse_arguments
+from ..arguments.command_arguments import EvaluationArguments
 from ..arguments.command_line import run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.data_arguments import DatasetArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..arguments.training_defaults import EvaluationDefaults
 from ..clips.collators import FramePreprocessor
 from ..clips.data import SignVideoDataset
 from ..clips.splits import load_split, name_of_clip
@@ -32,10 +36,10 @@ from ..corpora.data_set_columns import CLIP_COLUMNS
 from ..hub.model_card import add_scores
 from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines
-from ..runs.quantization import DTYPES, QUANTIZATIONS, load_to_translate
+from ..machine.kept_lines import state_of_file
+from ..runs.quantization import DTYPES, load_to_translate
 from ..runs.trainers import VideoTrainer
-from ..runs.training import start_run, system_of
-from ..runs.translation_results import state_of_file
+from ..runs.training import collator_class_of, start_run, trainer_class_of
 from ..runs.unfinished_predictions import UnfinishedPredictions
 from ..scores.metrics import format_scores, generated_token_ids, translation_scores
 
@@ -43,69 +47,15 @@ BATCHES_BETWEEN_WRITES = 8  # of each process; so many times more as there are p
 
 
 @dataclass
-class EvaluationArguments:
-    """Model, split and how to score."""
-
-    model_name_or_path: str = field(default=None, metadata={"help": "Folder or Hub id of a trained model. Required."})
-    split: str = field(default="test", metadata={"help": "Split to translate."})
-    max_clips: int | None = field(default=None, metadata={"help": "Only the first so many clips."})
-    append_period: bool = field(
-        default=False, metadata={"help": "Append ' .' to both sides, a habit on PHOENIX14T; the signature says so."}
-    )
-    lowercase: bool = field(default=False, metadata={"help": "Compare in lower case; the signature says so."})
-    add_to_model_card: bool = field(
-        default=False,
-        metadata={"help": "Write the scores into README.md of the model's folder, in place of those of this split."},
-    )
-    dtype: str = field(
-        default="float32", metadata={"help": f"In what the model computes: {', '.join(DTYPES)}.", "choices": [*DTYPES]}
-    )
-    quantization: str | None = field(
-        default=None,
-        metadata={
-            "help": "Bits in which the language model keeps its weights: int8 or int4. As in flallm-translate.",
-            "choices": [*QUANTIZATIONS],
-        },
-    )
-
-    def __post_init__(self):
-        if self.model_name_or_path is None:
-            raise ValueError("`--model_name_or_path` must name a trained model.")
-
-
-@dataclass
-class EvaluationRunArguments(FLaLLMTrainingArguments):
+class EvaluationRunArguments(EvaluationDefaults, FLaLLMTrainingArguments):
     """Without training."""
-
-    eval_strategy: str = field(default="no", metadata={"help": "Must be no."})
-    save_strategy: str = field(default="no", metadata={"help": "Must be no."})
-    load_best_model_at_end: bool = field(default=False, metadata={"help": "Must be False."})
-    bf16: bool | None = field(default=False, metadata={"help": "Must be False; see --dtype."})
-    generation_max_length: int | None = field(
-        default=None, metadata={"help": "Default: what the model was saved with."}
-    )
-    report_to: list[str] = field(default_factory=lambda: ["none"], metadata={"help": "Where to log."})
-    # Else there would not be one sentence for each clip.
-    fixed_flags: ClassVar[dict[str, Any]] = {
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-        "bf16": False,
-        "predict_with_generate": True,
-        "prediction_loss_only": False,
-        "dataloader_drop_last": False,
-        "eval_do_concat_batches": True,
-        "remove_unused_columns": False,
-        "push_to_hub": False,
-    }
-    fixed_where: ClassVar[str] = "where nothing is trained"
 
 
 def evaluate_model(
     model: PreTrainedModel,
     processor: FLaLLMProcessor,
     evaluation: EvaluationArguments,
-    data: DataArguments,
+    data: DatasetArguments,
     run: EvaluationRunArguments,
     kept: UnfinishedPredictions,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -128,13 +78,12 @@ def evaluate_model(
 
 
 def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: EvaluationRunArguments) -> VideoTrainer:
-    system = system_of(model)
     model.generation_config.num_return_sequences = 1  # whatever it was saved with
     model.is_quantized = False  # else the Trainer refuses such a model, which it could not train
-    trainer = system.trainer_class(
+    trainer = trainer_class_of(model)(
         model=model,
         args=run,
-        data_collator=system.collator_class(processor, run.preprocess_on_device),
+        data_collator=collator_class_of(model)(processor, run.preprocess_on_device),
         processing_class=processor,
     )
     trainer.frame_preprocessor = FramePreprocessor(processor)
@@ -147,11 +96,9 @@ def _translate(
 ) -> list[dict[str, Any]]:
     """Rows of all clips, those of `kept` first; the others are kept as they come, by the first of several processes."""
     run, processor = trainer.args, trainer.processing_class
-    (rows,) = broadcast_object_list([kept.rows])
-    if run.process_index == 0:
-        kept.open()
-        if rows:
-            print(f"Going on behind {len(rows)} of {len(dataset)} clips, which {kept.path} holds.", flush=True)
+    (rows,) = broadcast_object_list([kept.lines])
+    if run.process_index == 0 and rows:
+        print(f"Going on behind {len(rows)} of {len(dataset)} clips, which {kept.path} holds.", flush=True)
     num_batches = BATCHES_BETWEEN_WRITES * (1 + run.dataloader_num_workers)  # which start anew for each part
     num_together = num_batches * run.eval_batch_size * run.world_size
     is_silent = run.disable_tqdm or run.process_index != 0
@@ -165,7 +112,7 @@ def _translate(
                 for index, prediction in zip(part, processor.batch_decode(token_ids), strict=True)
             ]
             if run.process_index == 0:
-                kept.add(new)
+                kept.append(*new)
             rows = rows + new
             progress.update(len(new))
     return rows
@@ -183,12 +130,12 @@ def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def _settings(evaluation: EvaluationArguments, data: DataArguments, run: EvaluationRunArguments) -> dict[str, Any]:
+def _settings(evaluation: EvaluationArguments, data: DatasetArguments, run: EvaluationRunArguments) -> dict[str, Any]:
     """What the predictions depend on."""
     values = {**vars(evaluation), **vars(data), **vars(run)}
-    names = ("model_name_or_path", "dataset", "split", "max_clips", "text_column", "spoken_language", "dtype")
+    names = ("model", "dataset", "split", "max_clips", "text_column", "spoken_language", "dtype")
     generation = ("quantization", "generation_num_beams", "generation_max_length", "generation_config")
-    weights = sorted(Path(evaluation.model_name_or_path).glob("*.safetensors"))
+    weights = sorted(Path(evaluation.model).glob("*.safetensors"))
     return {
         **{name: values[name] for name in (*names, *generation)},
         "weights": [[path.name, state_of_file(path)] for path in weights],
@@ -203,19 +150,13 @@ def write_results(folder: Path, scores: dict[str, Any], rows: list[dict[str, Any
 
 def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Evaluate from command-line arguments; returns what `evaluate_model` returns."""
-    evaluation, data, run = parse_arguments(
-        (EvaluationArguments, DataArguments, EvaluationRunArguments),
-        argv,
-        description="Translate a split with a trained model and score it.",
-    )
+    evaluation, data, run = COMMANDS["evaluate"].parse(argv, EvaluationRunArguments)
     kept = UnfinishedPredictions(Path(run.output_dir), _settings(evaluation, data, run))
-    model_folder = Path(evaluation.model_name_or_path)
+    model_folder = Path(evaluation.model)
     if evaluation.add_to_model_card:
         read_run(model_folder)  # a folder without a record is to be told before the work
     start_run(run, DTYPES[evaluation.dtype])
-    model, processor = load_to_translate(
-        evaluation.model_name_or_path, run.device, evaluation.dtype, evaluation.quantization
-    )
+    model, processor = load_to_translate(evaluation.model, run.device, evaluation.dtype, evaluation.quantization)
     scores, rows = evaluate_model(model, processor, evaluation, data, run, kept)
     if run.process_index == 0:
         write_results(Path(run.output_dir), scores, rows)

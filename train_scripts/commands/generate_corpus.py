@@ -1,10 +1,10 @@
 """Generates the embedded corpus: signers rendered while they perform sentences of an invented sign language.
 
-    python -m train_scripts.commands.generate_corpus --output_dir corpus
+    flallm generate-corpus --output_dir corpus
 
 A small one, in a few seconds:
 
-    python -m train_scripts.commands.generate_corpus --output_dir small_corpus --num_train_clips 24 --num_dev_clips 6 \
+    flallm generate-corpus --output_dir small_corpus --num_train_clips 24 --num_dev_clips 6 \
         --num_test_clips 6 --num_text_only_sentences 100
 
 The result is a Hugging Face video folder (`train/`, `dev/`, `test/`, each with mp4 files and a `metadata.csv`),
@@ -14,16 +14,18 @@ the options.
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from ..arguments.command_arguments import CorpusArguments
+from ..arguments.command_line import run_command
+from ..arguments.commands import COMMANDS
 from ..machine.atomic_files import holds_something, write_csv, write_folder, write_text
-from ..machine.cores import num_cores
 from ..machine.process_pool import check_num_workers, run_in_processes
-from ..rendered_corpus.signing_language import LEXICON, MIN_NUM_SIGNS, SentenceSampler, select_signs, translate
+from ..rendered_corpus.signing_language import LEXICON, SentenceSampler, select_signs, translate
 from ..rendered_corpus.signing_renderer import (
     FRAMES_PER_SECOND,
     MIN_RESOLUTION_IN_PIXELS,
@@ -37,33 +39,6 @@ SPLITS = ("train", "dev", "test")
 # First part of the seed of each random stream, after the corpus's own seed.
 STREAMS = {split: number for number, split in enumerate((*SPLITS, "signers", "skin tones", "sentences"))}
 CARD_FIELDS_LEFT_OUT = ("output_dir", "num_workers")
-
-
-@dataclass
-class CorpusArguments:
-    """What to generate. `output_dir` must be new or empty."""
-
-    output_dir: str = field(metadata={"help": "Folder for the corpus; new or empty."})
-    seed: int = field(default=0, metadata={"help": "Seed of everything: sentences, signers, performances."})
-    num_train_clips: int = field(default=1200, metadata={"help": "Clips in the training split."})
-    num_dev_clips: int = field(default=100, metadata={"help": "Clips in the dev split."})
-    num_test_clips: int = field(default=150, metadata={"help": "Clips in the test split."})
-    num_signs: int = field(
-        default=len(LEXICON), metadata={"help": f"Signs of the vocabulary, from {MIN_NUM_SIGNS} to {len(LEXICON)}."}
-    )
-    num_training_signers: int = field(default=14, metadata={"help": "Signers of the training split."})
-    num_dev_signers: int = field(
-        default=2, metadata={"help": "Signers of the dev split only; training signers perform the other half of it."}
-    )
-    num_test_signers: int = field(default=3, metadata={"help": "Signers of the test split, seen nowhere else."})
-    left_handed_fraction: float = field(default=0.2, metadata={"help": "Part of all signers who are left-handed."})
-    resolution: int = field(default=64, metadata={"help": "Height and width of the clips in pixels; even."})
-    num_text_only_sentences: int = field(
-        default=6000, metadata={"help": "Sentences without a clip; fewer if the signs do not give as many."}
-    )
-    num_workers: int = field(
-        default_factory=num_cores, metadata={"help": "Processes; the result does not depend on it."}
-    )
 
 
 @dataclass(frozen=True)
@@ -80,6 +55,8 @@ class ClipTask:
 def generate_corpus(arguments: CorpusArguments) -> Path:
     """Writes the corpus and returns its folder. Raises ValueError for arguments that cannot be met, and
     FileExistsError for an output folder with something in it; then nothing has been written."""
+    if arguments.num_signs is None:
+        arguments = replace(arguments, num_signs=len(LEXICON))
     _validate(arguments)
     output_dir = Path(arguments.output_dir)
     write_folder(output_dir, lambda folder: _fill(replace(arguments, output_dir=str(folder))))
@@ -286,17 +263,12 @@ second. Each split has a `metadata.csv` with `file_name`, `text` (spoken sentenc
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Make a corpus from command-line arguments."""
-    # Imported here, as it takes seconds and every worker process imports this module.
-    from ..arguments.arguments import parse_arguments
-
-    (arguments,) = parse_arguments((CorpusArguments,), argv, description="Make a corpus of drawn signers.")
+    (arguments,) = COMMANDS["generate-corpus"].parse(argv)
     output_dir = generate_corpus(arguments)
     print(f"Corpus with {arguments.num_train_clips} training clips written to {output_dir}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from ..arguments.command_line import run_command
-
     return run_command(run, argv)
 
 

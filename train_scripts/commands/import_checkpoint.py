@@ -1,7 +1,7 @@
 """
 Import a trained checkpoint of GFSLT-VLP or sltbaselines: from their file to a folder for `from_pretrained`.
 
-    flallm-import-checkpoint --checkpoint best_checkpoint.pth --source sltbaselines_stage2 \
+    flallm import-checkpoint --checkpoint best_checkpoint.pth --source sltbaselines_stage2 \
         --text_model_name_or_path MBart_trimmed --target_language de_DE --output_dir imported
 
 `--text_model_name_or_path` is the folder that their `config['model']['tokenizer']` names. The folder that is written
@@ -42,14 +42,14 @@ from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConf
 from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
 from modeling_flallm.visual_encoder_flallm import RESNET_STAGES
 
-from ..arguments.arguments import check_new_folder
-from ..arguments.command_line import CommandParser, run_command
+from ..arguments.command_arguments import ImportArguments
+from ..arguments.command_line import run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.flag_values import check_new_folder
 from ..hub.hub_names import check_model_names
 from ..machine.atomic_files import write_folder, write_json
 from ..runs.damaged_models import reading_model
 from ..runs.training import load_tokenizer, set_generation_defaults
-
-SOURCES = ("sltbaselines_stage1", "sltbaselines_stage2", "gfslt_vlp")
 
 # Their prefix -> ours. The numbers are places within their nn.Sequential of K5 P2 K5 P2: convolution, BatchNorm, ReLU,
 # pooling, and the same again.
@@ -290,7 +290,7 @@ def read_mbart_config(path: str) -> PreTrainedConfig:
             config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} holds no configuration of a text model that can be read: {error}") from error
-    if config.model_type != "mbart":
+    if not isinstance(config, MBartConfig):
         raise ValueError(f"{path} must hold an mBART, as these checkpoints do, got model type {config.model_type!r}.")
     return config
 
@@ -353,7 +353,7 @@ def _check_light_transformer(sizes: Mapping[str, int], language_model: PreTraine
 
 
 def build_config(
-    arguments: argparse.Namespace, weights: Mapping[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase
+    arguments: ImportArguments, weights: Mapping[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase
 ) -> FLaLLMConfig:
     """
     Raises:
@@ -422,7 +422,7 @@ def save(model: FLaLLMForTranslation, processor: FLaLLMProcessor, report: Mappin
     write_folder(output_dir, fill)
 
 
-def import_checkpoint(arguments: argparse.Namespace) -> None:
+def import_checkpoint(arguments: ImportArguments) -> None:
     """
     Raises:
         ValueError, OSError: for what the user has to mend; nothing has been written then.
@@ -443,25 +443,13 @@ def import_checkpoint(arguments: argparse.Namespace) -> None:
     )
 
 
-def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = CommandParser(description="Import a checkpoint of GFSLT-VLP or sltbaselines.")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="best_checkpoint.pth or checkpoint.pth")
-    parser.add_argument("--source", choices=SOURCES, required=True, help="what has written it")
-    parser.add_argument(
-        "--text_model_name_or_path",
-        required=True,
-        help="the mBART it was trained with (MBart_trimmed): its config, tokenizer",
-    )
-    parser.add_argument(
-        "--text_config_file", help="config.json of the text model, where it is neither that mBART nor Light-T (mytran)"
-    )
-    parser.add_argument("--target_language", help="language code that the tokenizer writes, such as de_DE or zh_CN")
-    parser.add_argument("--output_dir", type=Path, required=True, help="new or empty folder")
-    return parser.parse_args(argv)
+def run(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = COMMANDS["import-checkpoint"].parse(argv)
+    import_checkpoint(arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(lambda given: import_checkpoint(parse_command_line(given)), argv)
+    return run_command(run, argv)
 
 
 if __name__ == "__main__":

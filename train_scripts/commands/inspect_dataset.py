@@ -1,14 +1,14 @@
 """
 What a person looks at before training: lengths, words, signers, leaks between splits, files that cannot be read.
 
-    flallm-inspect --dataset my_corpus --output_dir inspection
+    flallm inspect --dataset my_corpus --output_dir inspection
 
 The data set is a video folder (train/, dev/ or validation/, test/ with metadata.csv) or one on the Hub. The report is
 printed, and written as one page that needs nothing else (`inspection.html`) and as figures (`inspection.json`). Every
 clip is decoded to its end. What is broken is named and stops nothing; the exit status is then 1. Small, on a CPU:
 
-    flallm-generate-corpus --output_dir corpus --num_train_clips 20 --num_dev_clips 10 --num_test_clips 10
-    flallm-inspect --dataset corpus --output_dir inspection --tokenizer_name_or_path language_model
+    flallm generate-corpus --output_dir corpus --num_train_clips 20 --num_dev_clips 10 --num_test_clips 10
+    flallm inspect --dataset corpus --output_dir inspection --tokenizer_name_or_path language_model
 """
 
 import csv
@@ -17,7 +17,6 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,11 @@ from modeling_flallm.configuration_flallm import FLaLLMVisionConfig
 from modeling_flallm.own_processing import FLaLLMVideoProcessor, is_video_file
 from modeling_flallm.visual_encoder_flallm import LocalTemporalModule
 
-from ..arguments.arguments import check_new_folder, parse_arguments, read_yaml
+from ..arguments.command_arguments import InspectArguments
 from ..arguments.command_line import run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.dataclass_parser import read_yaml
+from ..arguments.flag_values import check_new_folder
 from ..clips.hub_data_sets import check_is_of_hub, load_from_hub, without_bytes
 from ..clips.video_folders import find_metadata, find_split_folder
 from ..corpora.corpus_schema import SPLITS, Problem
@@ -39,38 +41,12 @@ from ..corpora.data_set_columns import by_our_names, check_split, our_names, say
 from ..corpora.inspected_clips import Clip, Corpus, measure_clips
 from ..corpora.inspection_page import MAX_NUM_TOKENS, format_text, render_page, spread_of
 from ..hub.hub_names import check_model_names
-from ..languages.languages import check_spoken_language
 from ..machine.atomic_files import write_folder, write_json, write_text
-from ..machine.cores import num_cores
 from ..machine.inside_folder import inside
-from ..machine.process_pool import check_num_workers
 from ..runs.training import open_tokenizer
 from ..scores.metrics import comparable
 
 PRESETS = ("paper_visual_initialing", "sltbaselines_visual_initialing")
-
-
-@dataclass
-class InspectArguments:
-    """Which data set, and where the report goes."""
-
-    dataset: str = field(metadata={"help": "A video folder, or the id of a data set on the Hub."})
-    output_dir: str = field(default="inspection", metadata={"help": "New or empty folder for the report."})
-    text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
-    spoken_language: str | None = field(
-        default=None, metadata={"help": "Language tag of sentences whose rows have none. zh, ja, ko, th: by character."}
-    )
-    tokenizer_name_or_path: str | None = field(
-        default=None, metadata={"help": "Tokenizer whose unknown characters and sentence lengths are counted."}
-    )
-    num_strips: int = field(default=4, metadata={"help": "Clips of each split that the page shows."})
-    num_workers: int = field(default_factory=num_cores, metadata={"help": "Decoding processes."})
-
-    def __post_init__(self):
-        check_spoken_language(self.spoken_language)
-        check_num_workers("--num_workers", self.num_workers)
-        if self.num_strips < 0:
-            raise ValueError(f"--num_strips must be 0 or more, got {self.num_strips}.")
 
 
 # Reading, without stopping at what is wrong: `data.read_metadata` does that when it comes to training.
@@ -426,7 +402,7 @@ def inspect(arguments: InspectArguments) -> dict[str, Any]:
 
 
 def run(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    (arguments,) = parse_arguments((InspectArguments,), argv, description="Look at a data set before training.")
+    (arguments,) = COMMANDS["inspect"].parse(argv)
     return inspect(arguments)
 
 

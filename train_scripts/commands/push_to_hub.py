@@ -2,87 +2,35 @@
 Send a trained model to the Hugging Face Hub, and a Space in which people try it in their browser. Both are private
 unless `--private False` says otherwise. First look at what would be sent, then send it:
 
-    flallm-push --model stage2 --repo_id me/flallm-phoenix --dry_run True
-    flallm-push --model stage2 --repo_id me/flallm-phoenix
-    flallm-push --space me/flallm-phoenix-demo --repo_id me/flallm-phoenix
+    flallm push --model stage2 --repo_id me/flallm-phoenix --dry_run True
+    flallm push --model stage2 --repo_id me/flallm-phoenix
+    flallm push --space me/flallm-phoenix-demo --repo_id me/flallm-phoenix
 
 A push that breaks off is finished by the same command. Each push is one commit: nobody ever loads half of one, and what
 the repository holds already is not sent again.
 """
 
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import HfApi
 from huggingface_hub.hf_api import ModelInfo
 
-from ..arguments.arguments import parse_arguments
+from modeling_flallm import systems
+
+from ..arguments.command_arguments import PushArguments
 from ..arguments.command_line import run_command
+from ..arguments.commands import COMMANDS
 from ..hub.hub_errors import HUB_ERRORS, explain_hub_error
-from ..hub.hub_folder import is_repo_id, read_model_folder, replaced_files
+from ..hub.hub_folder import read_model_folder
 from ..hub.model_card import CARD_FILE
+from ..hub.uploads import Upload, send
 
 SPACE_FOLDER = Path(__file__).resolve().parents[2] / "spaces_demo"
-SPACE_FILES = ("README.md", "requirements.txt", *sorted(path.name for path in SPACE_FOLDER.glob("*.py")))
-
-
-@dataclass
-class PushArguments:
-    """What to send where."""
-
-    repo_id: str = field(metadata={"help": "The model's repository on the Hub, as OWNER/NAME."})
-    model: str | None = field(
-        default=None, metadata={"help": "Folder of a trained model, or of a LoRA adapter, to send to --repo_id."}
-    )
-    space: str | None = field(
-        default=None, metadata={"help": "OWNER/NAME of a Space to send the demo to; it shows the model of --repo_id."}
-    )
-    private: bool = field(
-        default=True,
-        metadata={"help": "False lets everybody see what is sent. Default: only you and those you invite."},
-    )
-    revision: str | None = field(
-        default=None, metadata={"help": "Branch of the model's repository; made if there is none. Default: main."}
-    )
-    commit_message: str | None = field(default=None, metadata={"help": "What the repository's history says."})
-    base_model_repo_id: str | None = field(
-        default=None, metadata={"help": "For a LoRA adapter: its base model's repository, as OWNER/NAME."}
-    )
-    dry_run: bool = field(
-        default=False, metadata={"help": "List what would be sent, and send nothing. Needs neither network nor token."}
-    )
-
-    def __post_init__(self):
-        if self.model is None and self.space is None:
-            raise ValueError("say what to send: --model FOLDER, --space OWNER/NAME, or both.")
-        for name in ("repo_id", "space", "base_model_repo_id"):
-            value = getattr(self, name)
-            if value is not None and not is_repo_id(value):
-                raise ValueError(f"--{name} must be OWNER/NAME, such as me/flallm-phoenix, got {value!r}.")
-        if self.revision is not None and re.fullmatch("[0-9a-f]{40}", self.revision):
-            raise ValueError(f"--revision must be a branch, to which a commit can be added, got {self.revision}.")
-
-
-@dataclass
-class Upload:
-    """What becomes one commit; `repo_type` is model or space, `files` and `auto_class` as in ModelFiles."""
-
-    repo_id: str
-    repo_type: str
-    files: dict[str, Path | bytes]
-    left_out: list[str]
-    branch: str = "main"
-    base_model_repo_id: str | None = None
-    auto_class: str | None = None
-
-    @property
-    def address(self) -> str:
-        return f"spaces/{self.repo_id}" if self.repo_type == "space" else self.repo_id
+SPACE_FILES = ("README.md", "requirements.txt") + tuple(
+    sorted(path.name for path in SPACE_FOLDER.iterdir() if path.suffix in (".py", ".css", ".js"))
+)
 
 
 def plan_uploads(arguments: PushArguments) -> list[Upload]:
@@ -100,9 +48,14 @@ def plan_uploads(arguments: PushArguments) -> list[Upload]:
         upload = Upload(arguments.repo_id, "model", found.files, found.left_out, branch, base, found.auto_class)
         uploads.append(upload)
     if arguments.space is not None:
-        files = {name: SPACE_FOLDER / name for name in SPACE_FILES}
-        uploads.append(Upload(arguments.space, "space", files, left_out=[]))
+        uploads.append(Upload(arguments.space, "space", space_files(), left_out=[]))
     return uploads
+
+
+def space_files() -> dict[str, Path]:
+    """What a Space is made of, by the names there. It has no package of ours, so it gets the systems' rows, too."""
+    rows = Path(systems.__file__)
+    return {**{name: SPACE_FOLDER / name for name in SPACE_FILES}, rows.name: rows}
 
 
 def describe(upload: Upload) -> str:
@@ -120,62 +73,6 @@ def describe(upload: Upload) -> str:
 
 def _size_in_bytes(content: Path | bytes) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
-def send(api: HfApi, upload: Upload, private: bool, commit_message: str, variables: dict[str, str]) -> str:
-    """
-    Make the repository if need be, and one commit in it; returns the commit's id.
-
-    Args:
-        variables: environment variables of a Space.
-
-    Raises:
-        ValueError: if the repository is public and `private` is True, or if it holds an adapter and a model is sent,
-            or the other way round.
-    """
-    target = {"repo_id": upload.repo_id, "repo_type": upload.repo_type}
-    info = _existing_repository(api, target)
-    if info is None:
-        sdk = "gradio" if upload.repo_type == "space" else None
-        api.create_repo(**target, private=private, space_sdk=sdk, exist_ok=True)
-    else:
-        _check_visibility(upload, info.private, private)
-    if upload.branch != "main":
-        api.create_branch(**target, branch=upload.branch, exist_ok=True)
-    for key, value in variables.items():
-        api.add_space_variable(upload.repo_id, key, value)
-    present = api.list_repo_files(**target, revision=upload.branch)
-    _check_same_kind(upload, present)
-    operations = [CommitOperationDelete(name) for name in replaced_files(present, upload.files)]
-    operations += [CommitOperationAdd(name, content) for name, content in upload.files.items()]
-    commit = api.create_commit(**target, operations=operations, commit_message=commit_message, revision=upload.branch)
-    return commit.oid
-
-
-def _existing_repository(api: HfApi, target: dict[str, str]) -> Any | None:
-    try:
-        return api.repo_info(**target)
-    except RepositoryNotFoundError:
-        return None
-
-
-def _check_visibility(upload: Upload, is_private: bool, private: bool) -> None:
-    if private and not is_private:
-        raise ValueError(
-            f"{upload.repo_id} exists and is public: everybody would see what is sent. Pass --private False if that "
-            "is meant; else make it private in its settings first."
-        )
-    if is_private and not private:
-        print(f"{upload.repo_id} exists and stays private; it is made public in its settings.")
-
-
-def _check_same_kind(upload: Upload, present: list[str]) -> None:
-    """An adapter beside a whole model would change what both of them load as."""
-    sends_adapter, holds_adapter = ("adapter_config.json" in names for names in (upload.files, present))
-    if sends_adapter and "config.json" in present:
-        raise ValueError(f"{upload.repo_id} holds a whole model: push the adapter to a repository of its own.")
-    if holds_adapter and not sends_adapter:
-        raise ValueError(f"{upload.repo_id} holds an adapter: push the whole model to a repository of its own.")
 
 
 def loading_lines(repo_id: str, commit_id: str, base: ModelInfo | None, auto_class: str) -> str:
@@ -202,7 +99,7 @@ def loading_lines(repo_id: str, commit_id: str, base: ModelInfo | None, auto_cla
 
 
 def push(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = parse_arguments((PushArguments,), argv, description="Send a model or a Space to the Hub.")
+    (arguments,) = COMMANDS["push"].parse(argv)
     uploads = plan_uploads(arguments)
     print("\n\n".join(map(describe, uploads)))
     if arguments.dry_run:
@@ -218,7 +115,7 @@ def push(argv: Sequence[str] | None = None) -> None:
 
 def _send_and_report(api: HfApi, upload: Upload, arguments: PushArguments) -> None:
     api.whoami()  # a wrong token reads like a missing repository in every later answer
-    message = arguments.commit_message or f"Push the {upload.repo_type} with flallm-push"
+    message = arguments.commit_message or f"Push the {upload.repo_type} with flallm push"
     if upload.repo_type == "space":
         shown = _look_up(api, arguments.repo_id, arguments.revision)
         send(api, upload, arguments.private, message, {"MODEL_ID": shown.id, "MODEL_REVISION": shown.sha})

@@ -2,7 +2,7 @@
 The whole of FLa-LLM in small: corpus, language model, stage 1, stage 2, calibration, scores, pictures and a translated
 clip.
 
-    flallm-quickstart --output_dir quickstart_output
+    flallm quickstart --output_dir quickstart_output
 
 `make quickstart` sets up the environment and calls this. Everything lands in the output folder.
 """
@@ -13,21 +13,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from ..arguments.arguments import check_new_folder, flags, parse_arguments
+from ..arguments.command_arguments import QuickstartArguments
 from ..arguments.command_line import START_ANEW, run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.dataclass_parser import flags
+from ..arguments.flag_values import check_new_folder
 from ..clips.video_folders import read_metadata
 from ..machine.atomic_files import unfinished_folder
 from ..runs.pictures import draw_contact_sheet, draw_learning_curves
 from ..scores.metrics import TITLE_OF_SCORE, translation_scores
 from ..stages import llm_fine_tuning, pretrain_language_model, visual_initialing
 from . import calibrate, evaluate_model
-from .calibrate import LEAST_CLIPS
 
 # For the model cards. No sign language has the code qsl: ISO 639-3 leaves qaa to qtz to whoever needs one.
 CORPUS = {"dataset_name": "Invented sign language, rendered", "sign_language": "qsl", "spoken_language": "en"}
@@ -47,30 +49,6 @@ WORK = {
     "calibration": (3, ["num_dev_clips"]),
     "test": (15, ["num_test_clips"]),
 }
-
-
-@dataclass
-class QuickstartArguments:
-    """Sizes; the defaults take under ten minutes on two CPU cores."""
-
-    output_dir: str = field(default="quickstart_output", metadata={"help": "New or empty folder for everything."})
-    seed: int = field(default=0, metadata={"help": "Seed of corpus, initial weights and order of the clips."})
-    num_train_clips: int = field(default=1200, metadata={"help": "Training clips."})
-    num_dev_clips: int = field(
-        default=60, metadata={"help": f"Clips that choose the best checkpoint and calibrate it; {LEAST_CLIPS} or more."}
-    )
-    num_test_clips: int = field(default=150, metadata={"help": "Test clips, by signers never seen in training."})
-    num_text_only_sentences: int = field(default=6000, metadata={"help": "Sentences for the language model."})
-    stage1_epochs: float = field(default=11, metadata={"help": "Epochs of visual initialing."})
-    stage2_epochs: float = field(default=6, metadata={"help": "Epochs of LLM fine-tuning."})
-    language_model_epochs: float = field(default=3, metadata={"help": "Epochs of the language model's pretraining."})
-
-    def __post_init__(self):
-        if self.num_dev_clips < LEAST_CLIPS:
-            raise ValueError(
-                f"--num_dev_clips must be {LEAST_CLIPS} or more, got {self.num_dev_clips}: fewer do not tell how sure "
-                "the model is."
-            )
 
 
 @dataclass
@@ -205,7 +183,7 @@ STEPS = {
 def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     return evaluate_model.run_evaluation(
         flags(
-            model_name_or_path=model,
+            model=model,
             dataset=folders.corpus,
             split="test",
             per_device_eval_batch_size=50,
@@ -313,7 +291,7 @@ def show_results(rows: Sequence[dict[str, str]], stages: Mapping[str, Path], fol
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = parse_arguments((QuickstartArguments,), argv, description="FLa-LLM in small, from corpus to scores.")
+    (arguments,) = COMMANDS["quickstart"].parse(argv)
     folders = Folders(Path(arguments.output_dir))
     durations = run_steps(STEPS, arguments, folders, WORK)
     print("\n=== test", flush=True)

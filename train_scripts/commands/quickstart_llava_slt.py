@@ -1,7 +1,7 @@
 """
 The whole of LLaVA-SLT in small: corpus, the three stages, calibration, scores, pictures and a translated clip.
 
-    flallm-quickstart-llava-slt --output_dir quickstart_llava_slt_output
+    flallm quickstart llava-slt --output_dir quickstart_llava_slt_output
 
 `make quickstart-llava-slt` sets up the environment and calls this. Everything lands in the output folder. The corpus is
 that of `quickstart.py`; the language model is a small Llama, made in stage 1 from the corpus' text alone. In stage 3
@@ -10,17 +10,18 @@ only the connector is trained.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..arguments.arguments import flags, parse_arguments
+from ..arguments.command_arguments import LlavaSltQuickstartArguments
 from ..arguments.command_line import START_ANEW, run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.dataclass_parser import flags
 from ..scores.metrics import TITLE_OF_SCORE
 from ..stages import linguistic_pretraining, visual_contrastive_pretraining, visual_language_tuning
 from .quickstart import (
     CORPUS,
-    QuickstartArguments,
     TimeLeft,
     calibrate_model,
     make_corpus,
@@ -38,18 +39,6 @@ WORK = {
     "calibration": (3, ["num_dev_clips"]),
     "test": (10, ["num_test_clips"]),
 }
-
-
-@dataclass
-class LlavaSltQuickstartArguments(QuickstartArguments):
-    """Sizes; the defaults take under twenty minutes on two CPU cores."""
-
-    output_dir: str = field(
-        default="quickstart_llava_slt_output", metadata={"help": "New or empty folder for everything."}
-    )
-    language_model_epochs: float = field(default=3, metadata={"help": "Epochs of linguistic pretraining (stage 1)."})
-    stage2_epochs: float = field(default=12, metadata={"help": "Epochs of visual contrastive pretraining."})
-    stage3_epochs: float = field(default=8, metadata={"help": "Epochs of visual language tuning."})
 
 
 @dataclass
@@ -123,9 +112,7 @@ def print_scores(scores: dict[str, Any]) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    (arguments,) = parse_arguments(
-        (LlavaSltQuickstartArguments,), argv, description="LLaVA-SLT in small, from corpus to scores."
-    )
+    (arguments,) = COMMANDS["quickstart llava-slt"].parse(argv)
     folders = Folders(Path(arguments.output_dir))
     steps = {
         "corpus": make_corpus,

@@ -1,7 +1,7 @@
 """Score a file of translations against a file of references: two text files in, a table out.
 
-    python -m train_scripts.commands.score_translations hypotheses.txt references.txt
-    python -m train_scripts.commands.score_translations hypotheses.txt references.txt --language zh --json
+    flallm score hypotheses.txt references.txt
+    flallm score hypotheses.txt references.txt --spoken_language zh --json
 
 Both files are UTF-8 with one segment per line, in the same order. Both sides are brought to Unicode normal form NFKC
 with single spaces (`norm:nfkc` in the signatures). On such text BLEU and chrF equal those of sacrebleu's command line;
@@ -9,14 +9,14 @@ ROUGE-L is the one of the sign language translation literature (mscoco, beta 1.2
 package.
 """
 
-import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from train_scripts.arguments.command_line import CommandParser, run_command
-from train_scripts.arguments.flag_values import check_flags
-from train_scripts.scores.metrics import comparable, format_scores, translation_scores
+from ..arguments.command_line import run_command
+from ..arguments.commands import COMMANDS
+from ..scores.metrics import comparable, format_scores, translation_scores
 
 
 def read_segments(path: Path) -> list[str]:
@@ -61,47 +61,24 @@ def read_parallel_segments(hypotheses_path: Path, references_path: Path) -> tupl
     return hypotheses, references
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = CommandParser(
-        prog="score_translations",
-        description="BLEU-1 to BLEU-4, chrF and ROUGE-L (mscoco) of one file against another.",
-    )
-    parser.add_argument("hypotheses", type=Path, help="translations to score, UTF-8, one per line; lines may be empty")
-    parser.add_argument("references", type=Path, help="raw reference sentences, UTF-8, one per line")
-    parser.add_argument(
-        "--language", help="tag of the written language; zh, ja, ko, th and the like are scored by character"
-    )
-    parser.add_argument(
-        "--tokenize",
-        choices=("13a", "intl", "none", "char", "zh"),
-        help="tokenizer of sacrebleu (default: by the language)",
-    )
-    parser.add_argument("--lowercase", action="store_true", help="lower-case both sides")
-    parser.add_argument(
-        "--append_period",
-        "--append-period",
-        action="store_true",
-        help='append " ." to both sides, as for PHOENIX-2014T',
-    )
-    parser.add_argument(
-        "--num_resamples", "--num-resamples", type=int, default=1000, help="bootstrap resamples, 0 for no intervals"
-    )
-    parser.add_argument("--seed", type=int, default=12345, help="seed of the bootstrap (default: that of sacrebleu)")
-    parser.add_argument("--json", action="store_true", help="print JSON with unrounded scores instead of the table")
-    return parser
-
-
-def score(argv: list[str] | None = None) -> None:
+def score(argv: Sequence[str] | None = None) -> None:
     """Print the scores."""
-    options = vars(build_parser().parse_args(argv))
-    check_flags(options)
-    as_json = options.pop("json")
-    hypotheses, references = read_parallel_segments(options.pop("hypotheses"), options.pop("references"))
-    scores = translation_scores(hypotheses, references, **options)
-    print(json.dumps(scores, indent=2, ensure_ascii=False) if as_json else format_scores(scores))
+    (arguments,) = COMMANDS["score"].parse(argv)
+    hypotheses, references = read_parallel_segments(arguments.hypotheses, arguments.references)
+    scores = translation_scores(
+        hypotheses,
+        references,
+        language=arguments.spoken_language,
+        tokenize=arguments.tokenize,
+        lowercase=arguments.lowercase,
+        append_period=arguments.append_period,
+        num_resamples=arguments.num_resamples,
+        seed=arguments.seed,
+    )
+    print(json.dumps(scores, indent=2, ensure_ascii=False) if arguments.json else format_scores(scores))
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     return run_command(score, argv)
 
 

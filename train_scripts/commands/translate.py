@@ -1,11 +1,11 @@
 """
 Translate sign language videos with a trained model.
 
-    flallm-translate --model quickstart_output/model clip.mp4 more_clips/ --format csv --output translations.csv
+    flallm translate --model quickstart_output/model clip.mp4 more_clips/ --format csv --output translations.csv
 
 A video longer than one sentence is split where the hands rest, and each of its sentences gets its time:
 
-    flallm-translate --model quickstart_output/model talk.mp4 --long --srt --vtt
+    flallm translate --model quickstart_output/model talk.mp4 --long --srt --vtt
 
 writes the captions talk.srt and talk.vtt beside talk.mp4, which video players find by their name. A LLaVA-SLT that was
 trained in several languages is asked for one of them with `--spoken_language de`.
@@ -16,7 +16,6 @@ named at the end, and the exit status is 1. With `--output` everything finished 
 columns `confidence` and `familiar` of csv and jsonl.
 """
 
-import argparse
 import dataclasses
 import datetime
 import itertools
@@ -43,17 +42,16 @@ from modeling_flallm.own_processing import (
     is_video_file,
 )
 
-from ..arguments.command_line import CommandParser, run_command, show_traceback
-from ..arguments.flag_values import check_flags
+from ..arguments.command_arguments import TranslateArguments
+from ..arguments.command_line import run_command, show_traceback
+from ..arguments.commands import COMMANDS
 from ..hub.training_run import longest_clip_of_training
-from ..languages.languages import check_spoken_language, name_in_prompt
+from ..languages.languages import language_in_prompt
 from ..machine.atomic_files import write_text
-from ..machine.cores import num_cores
 from ..machine.machine import default_device, describe_machine, prepare_machine
-from ..runs.quantization import DTYPES, QUANTIZATIONS, load_to_translate
+from ..runs.quantization import load_to_translate
 from ..runs.translation_results import (
     CAPTION_FORMATS,
-    FORMATS,
     Journal,
     Printer,
     Table,
@@ -66,7 +64,6 @@ from ..runs.translation_results import (
 
 MOST_FILES_NAMED = 20
 BATCHES_SORTED_BY_LENGTH = 4
-MOST_READING_THREADS = 4
 NO_MEMORY = "can't allocate memory"  # torch on a CPU
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -233,7 +230,7 @@ def _pieces(
 
 
 def is_calibrated(model: FLaLLMForTranslation) -> bool:
-    """Whether flallm-calibrate has measured how far the model's scores can be trusted."""
+    """Whether flallm calibrate has measured how far the model's scores can be trusted."""
     return getattr(model.config, "confidence_calibration", None) is not None
 
 
@@ -327,57 +324,11 @@ def _columns_of(answer: dict[str, Any]) -> dict[str, Any]:
     return columns
 
 
-def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = CommandParser(description="Translate sign language videos.")
-    parser.add_argument("videos", nargs="+", help="video files, or folders of them")
-    parser.add_argument("--model", required=True, help="folder or Hub id of a trained model")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="form of the output")
-    parser.add_argument("--output", type=Path, help="file to write; default: standard output")
-    parser.add_argument("--batch_size", type=int, default=8, help="clips that are translated together")
-    parser.add_argument("--num_beams", type=int, help="beams; default: as the model was saved")
-    parser.add_argument("--start", type=float, help="second at which to start in each video")
-    parser.add_argument("--end", type=float, help="second at which to stop in each video")
-    parser.add_argument("--long", action="store_true", help="split videos longer than one sentence where hands rest")
-    parser.add_argument("--srt", action="store_true", help="write captions beside each video, as clip.srt")
-    parser.add_argument("--vtt", action="store_true", help="write captions beside each video, as clip.vtt")
-    parser.add_argument(
-        "--dtype",
-        choices=list(DTYPES),
-        help="in what the model computes; default: bfloat16 where the processor does so natively, else float32",
-    )
-    parser.add_argument(
-        "--quantization",
-        choices=QUANTIZATIONS,
-        help="bits in which the language model keeps its weights: less memory, and on CPUs int8 is the fastest",
-    )
-    parser.add_argument(
-        "--num_workers",
-        type=int,
-        default=min(MOST_READING_THREADS, max(num_cores() - 1, 1)),
-        help="threads that read videos ahead of the model",
-    )
-    parser.add_argument(
-        "--spoken_language",
-        help="LLaVA-SLT: tag of the language to write, such as de; default: the one it was trained in",
-    )
-    parser.add_argument("--num_threads", type=int, help="threads of a CPU; default: one for each core that is free")
-    parser.add_argument("--device", help="such as cuda or cpu; default: the accelerator if there is one")
-    arguments = parser.parse_args(argv)
-    try:
-        _check(arguments)
-    except ValueError as error:
-        parser.error(str(error))
-    return arguments
-
-
-def _check(arguments: argparse.Namespace) -> None:
+def _check(arguments: TranslateArguments) -> None:
     """
     Raises:
-        ValueError: for the first flag that cannot be.
+        ValueError: for a device or an output file that cannot be.
     """
-    check_flags(vars(arguments))
-    if arguments.start is not None and arguments.end is not None and arguments.start >= arguments.end:
-        raise ValueError(f"--start must lie before --end, got {arguments.start:g} and {arguments.end:g} seconds.")
     if arguments.device is not None and not _is_usable(arguments.device):
         raise ValueError(f"--device {arguments.device} cannot be used here; leave it out for {default_device().type}")
     output = arguments.output
@@ -396,20 +347,19 @@ def run(argv: Sequence[str] | None = None) -> int:
     Raises:
         ValueError: for what the user has to mend.
     """
-    arguments = parse_command_line(argv)
+    (arguments,) = COMMANDS["translate"].parse(argv)
+    _check(arguments)
     if os.environ.get("RANK", "0") != "0":
         return 0  # of several processes of torchrun or accelerate only the first one translates
     videos = list(dict.fromkeys(find_videos(arguments.videos)))
     if not videos:
         raise ValueError(f"There is no video in {', '.join(arguments.videos)}.")
-    check_spoken_language(arguments.spoken_language)
     if arguments.output is None:
         return _translate(arguments, videos, None)
-    with closing(Journal(arguments.output, _settings(arguments))) as journal:
-        return _translate(arguments, videos, journal)
+    return _translate(arguments, videos, Journal(arguments.output, _settings(arguments)))
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+def _settings(arguments: TranslateArguments) -> dict[str, Any]:
     """What decides the translations of a run, by the names of the flags."""
     names = ("model", "start", "end", "num_beams", "long", "srt", "vtt", "dtype", "quantization", "spoken_language")
     settings = {f"--{name}": getattr(arguments, name) for name in names}
@@ -421,7 +371,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def _translate(arguments: argparse.Namespace, videos: Sequence[Path], journal: Journal | None) -> int:
+def _translate(arguments: TranslateArguments, videos: Sequence[Path], journal: Journal | None) -> int:
     caption_formats = [name for name in CAPTION_FORMATS if getattr(arguments, name)]
     results = _known_results(videos, caption_formats, journal)
     remaining = [position for position in range(len(videos)) if position not in results]
@@ -482,7 +432,7 @@ def _without_captions(videos: Sequence[Path], positions: Sequence[int], caption_
     return remaining
 
 
-def _load(arguments: argparse.Namespace) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
+def _load(arguments: TranslateArguments) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
     device = torch.device(arguments.device or default_device())
     prepare_machine(device, arguments.num_threads)
     model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
@@ -493,7 +443,7 @@ def _load(arguments: argparse.Namespace) -> tuple[FLaLLMForTranslation, FLaLLMPr
 
 
 def _open_stream(
-    arguments: argparse.Namespace,
+    arguments: TranslateArguments,
     model: FLaLLMForTranslation,
     processor: FLaLLMProcessor,
     videos: Sequence[Path],
@@ -518,12 +468,12 @@ def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag
     Raises:
         ValueError: the pipeline's, for a model that reads no prompt.
     """
-    if model.config.is_encoder_decoder:
+    if not model.system.is_prompted:
         raise ValueError(
             "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
             "`tgt_lang` and `forced_bos_token_id`."
         )
-    processor.spoken_language = name_in_prompt(tag, tag)
+    processor.spoken_language = language_in_prompt(tag, processor.spoken_language)
 
 
 def _is_usable(device: str) -> bool:
@@ -554,7 +504,7 @@ def _report(translations: Sequence[Translation], journal: Journal | None) -> int
     if journal is not None and bad:
         print(f"The same command run again tries these again; {journal.path} keeps the others.", file=sys.stderr)
     elif journal is not None:
-        journal.remove()
+        journal.delete()
     return 1 if bad else 0
 
 

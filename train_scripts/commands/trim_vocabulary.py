@@ -1,7 +1,7 @@
 """
 Cut an encoder-decoder checkpoint and its tokenizer to the tokens that your sentences need.
 
-    flallm-trim-vocabulary --model_name_or_path facebook/mbart-large-cc25 --text_file train.txt \
+    flallm trim-vocabulary --text_model_name_or_path facebook/mbart-large-cc25 --text_file train.txt \
         --target_language de_DE --output_dir mbart_trimmed
 
 What stays: the tokens of the sentences and of what you add (`--keep` words or sentences, `--keep_text_file`); special
@@ -10,7 +10,7 @@ be spelled (letters only of the writing systems of the text). On these the new m
 and the new tokenizer cuts the text as the old one did. For tokenizers of the `tokenizers` library with a Unigram or
 BPE model: mBART, mBART-50, NLLB, T5, mT5, BART and those of `pretrain_language_model.py`. On a CPU, small:
 
-    flallm-trim-vocabulary --model_name_or_path language_model --dataset corpus --output_dir language_model_trimmed
+    flallm trim-vocabulary --text_model_name_or_path language_model --dataset corpus --output_dir language_model_trimmed
 """
 
 import copy
@@ -20,7 +20,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,10 +36,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from modeling_flallm.language_kind_slt import is_encoder_decoder
 from modeling_flallm.loading_slt import load_whole
 
-from ..arguments.arguments import DataArguments, check_new_folder, parse_arguments
+from ..arguments.command_arguments import TrimArguments
 from ..arguments.command_line import run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.data_arguments import DatasetArguments
+from ..arguments.flag_values import check_new_folder
 from ..clips.splits import load_split
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
@@ -62,42 +66,6 @@ PART = "parts from which byte-pair encoding builds the others"
 
 
 Configuration = TypeVar("Configuration", PreTrainedConfig, GenerationConfig)
-
-
-@dataclass
-class TrimArguments:
-    """A checkpoint, the text it has to write, and what else it should know."""
-
-    model_name_or_path: str = field(
-        default=None, metadata={"help": "Folder or Hub id of an encoder-decoder and its tokenizer. Required."}
-    )
-    output_dir: str = field(default=None, metadata={"help": "New or empty folder for the smaller one. Required."})
-    text_file: list[str] = field(
-        default_factory=list, metadata={"help": "UTF-8 text files, one sentence a line: the training text."}
-    )
-    dataset: str | None = field(
-        default=None, metadata={"help": "Video folder or data set on the Hub, for its sentences."}
-    )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
-    splits: list[str] = field(
-        default_factory=lambda: ["train"], metadata={"help": "Splits of the data set whose sentences count."}
-    )
-    target_language: str | None = field(
-        default=None, metadata={"help": "Language code of a multilingual tokenizer, such as de_DE or deu_Latn."}
-    )
-    keep: list[str] = field(
-        default_factory=list, metadata={"help": "Words or sentences whose tokens stay although the text lacks them."}
-    )
-    keep_text_file: list[str] = field(
-        default_factory=list, metadata={"help": "UTF-8 text files, a word or sentence a line, that are kept likewise."}
-    )
-
-    def __post_init__(self):
-        for name in ("model_name_or_path", "output_dir"):
-            if getattr(self, name) is None:
-                raise ValueError(f"`--{name}` is required.")
-        if not self.text_file and self.dataset is None:
-            raise ValueError("There is no text to cut to. Pass --text_file, --dataset, or both.")
 
 
 @dataclass
@@ -132,8 +100,8 @@ def read_text(arguments: TrimArguments) -> tuple[list[str], list[str]]:
     """
     sentences = [sentence for path in arguments.text_file for sentence in read_sentences(path)]
     if arguments.dataset is not None:
-        data = DataArguments(dataset=arguments.dataset, text_column=arguments.text_column)
-        for split in arguments.splits:
+        data = DatasetArguments(dataset=arguments.dataset, text_column=arguments.text_column)
+        for split in arguments.split:
             sentences += map(str, load_split(data, split)[arguments.text_column])
     added = [*arguments.keep, *(line for path in arguments.keep_text_file for line in read_sentences(path))]
     return [unicodedata.normalize("NFKC", text) for text in sentences], [
@@ -154,7 +122,7 @@ def load_text_model(name_or_path: str) -> PreTrainedModel:
     try:
         with reading_model(name_or_path):
             config = AutoConfig.from_pretrained(name_or_path)
-            if not config.is_encoder_decoder or getattr(config, "vocab_size", None) is None:
+            if not is_encoder_decoder(config) or getattr(config, "vocab_size", None) is None:
                 raise ValueError(f"its model type is {config.model_type!r}")
             return load_whole(AutoModelForSeq2SeqLM.from_pretrained, name_or_path).eval()
     except (OSError, ValueError) as error:
@@ -499,19 +467,17 @@ def _described(entry: UnknownCharacter) -> str:
 
 def trim(argv: Sequence[str] | None = None) -> TrimReport:
     """Trim from command-line arguments, and print the report."""
-    (arguments,) = parse_arguments(
-        (TrimArguments,), argv, description="Cut a text model and its tokenizer to the tokens that a text needs."
-    )
+    (arguments,) = COMMANDS["trim-vocabulary"].parse(argv)
     check_new_folder(Path(arguments.output_dir))
     check_model_names(arguments)
     sentences, added = read_text(arguments)
-    tokenizer = load_tokenizer(arguments.model_name_or_path, arguments.target_language)
-    model = load_text_model(arguments.model_name_or_path)
+    tokenizer = load_tokenizer(arguments.text_model_name_or_path, arguments.target_language)
+    model = load_text_model(arguments.text_model_name_or_path)
     report = trim_vocabulary(model, tokenizer, arguments.output_dir, sentences, added)
-    change = f"cut to {report.vocabulary_size_after:,} tokens by `flallm-trim-vocabulary`"
-    write_base_card(Path(arguments.output_dir), arguments.model_name_or_path, change)
+    change = f"cut to {report.vocabulary_size_after:,} tokens by `flallm trim-vocabulary`"
+    write_base_card(Path(arguments.output_dir), arguments.text_model_name_or_path, change)
     print(
-        f"{arguments.model_name_or_path}, cut to {len(sentences):,} sentences"
+        f"{arguments.text_model_name_or_path}, cut to {len(sentences):,} sentences"
         + (" and what you add." if added else ".")
     )
     print(format_report(report))

@@ -39,6 +39,7 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "gloss": ("gloss", "glosses"),
     "split": ("split", "subset", "partition", "data_split", "set"),
 }
+TABLE_COLUMNS = tuple(COLUMN_NAMES)
 # What a column may be that has none of these names: to read such a table without it would be wrong without a word.
 SPLIT_WORDS = {*SPLIT_NAMES, "fold", "folds"}
 TIME_UNIT = "(?:_(?:ms|s|sec|seconds|frame|frames|time|tc|timecode))?"

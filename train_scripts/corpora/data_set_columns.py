@@ -67,7 +67,7 @@ def say_unused(columns: Iterable[str]) -> str:
 
 
 def unused(columns: Iterable[str], text_column: str) -> frozenset[str]:
-    """Of columns by our names; those that `flallm-prepare` writes are known."""
+    """Of columns by our names; those that `flallm prepare` writes are known."""
     return frozenset(columns) - {*USED, *COLUMNS, text_column}
 
 

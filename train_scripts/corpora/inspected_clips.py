@@ -1,4 +1,4 @@
-"""Clips as `flallm-inspect` finds them: what their rows say, and each of them decoded to its end."""
+"""Clips as `flallm inspect` finds them: what their rows say, and each of them decoded to its end."""
 
 import hashlib
 import io

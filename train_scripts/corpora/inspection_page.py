@@ -1,4 +1,4 @@
-"""What `flallm-inspect` found, as text for a terminal and as one HTML page."""
+"""What `flallm inspect` found, as text for a terminal and as one HTML page."""
 
 import base64
 import io

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_imports
 
+from modeling_flallm.systems import DEFAULT_SYSTEM, SYSTEMS, system_of_visual_encoder
+
+from ..arguments.flag_values import is_repo_id
 from ..machine.inside_folder import inside, is_also_outside
 from .model_card import CARD_FILE, named_card
 from .training_run import RUN_FILE
@@ -57,21 +58,16 @@ class Kind:
     has_tokenizer: bool = True
 
 
-KINDS = {
-    "flallm": Kind(("AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM")),
-    "llava_slt": Kind(("AutoConfig", "AutoModel", "AutoModelForImageTextToText")),
-    "llava_slt_contrastive": Kind(("AutoConfig", "AutoModel"), frozenset({VIDEO_PROCESSOR_FILE}), has_tokenizer=False),
-}
-# As peft calls the model that an adapter changes.
-KIND_OF_BASE_CLASS = {"LlavaSltForTranslation": "llava_slt"}
+VISUAL_ENCODER_KIND = Kind(("AutoConfig", "AutoModel"), frozenset({VIDEO_PROCESSOR_FILE}), has_tokenizer=False)
 
-# What an earlier push may have left in a repository and no longer belongs there once its file is not sent again.
+# What an earlier push may have left in a repository and no longer belongs there once its file is not sent again. So do
+# Python files that are named after a system.
 REPLACED_PATTERNS = (
     "model.safetensors",
     "model-*-of-*.safetensors",
     WEIGHT_INDEX,
-    "*_flallm.py",
-    "*_llava_slt.py",
+    "*_slt.py",
+    "systems.py",
     "chat_template.jinja",
 )
 
@@ -88,9 +84,9 @@ class ModelFiles:
     """
 
     files: dict[str, Path | bytes]
+    auto_class: str
     left_out: list[str] = field(default_factory=list)
     base_model_repo_id: str | None = None
-    auto_class: str = KINDS["flallm"].auto_classes[-1]
 
     @property
     def is_adapter(self) -> bool:
@@ -140,8 +136,18 @@ def _model_files(folder: Path) -> ModelFiles:
 
 
 def _kind_of(folder: Path) -> Kind:
+    """Of a model type that no system has: that of a translation model, which is what people push."""
     config = _read_json(folder / "config.json") if _has(folder, "config.json") else {}
-    return KINDS.get(str(config.get("model_type")), KINDS["flallm"])
+    model_type = str(config.get("model_type"))
+    if system_of_visual_encoder(model_type) is not None:
+        return VISUAL_ENCODER_KIND
+    return Kind(("AutoConfig", "AutoModel", SYSTEMS.get(model_type, DEFAULT_SYSTEM).auto_class))
+
+
+def _auto_class_of_base(class_name: Any) -> str:
+    """Of the model that an adapter changes, by the name of its class, as peft has it."""
+    systems = (system for system in SYSTEMS.values() if system.model_class == class_name)
+    return next(systems, DEFAULT_SYSTEM).auto_class
 
 
 def _adapter_files(folder: Path, base_model_repo_id: str | None) -> ModelFiles:
@@ -154,8 +160,7 @@ def _adapter_files(folder: Path, base_model_repo_id: str | None) -> ModelFiles:
     _raise_if_any(folder, problems)
     files = _existing(folder, {*ADAPTER_FILES, *PROCESSOR_FILES, *TOKENIZER_FILES, CARD_FILE, *modules})
     config = _read_json(folder / "adapter_config.json")
-    base_class = _dictionary(config, "auto_mapping").get("base_model_class")
-    auto_class = KINDS[KIND_OF_BASE_CLASS.get(str(base_class), "flallm")].auto_classes[-1]
+    auto_class = _auto_class_of_base(_dictionary(config, "auto_mapping").get("base_model_class"))
     if base_model_repo_id is None:
         base_model_repo_id = config.get("base_model_name_or_path")
         _check_base(base_model_repo_id)
@@ -181,15 +186,6 @@ def _check_base(name_or_path: str | None) -> None:
             f"The adapter's base model is {name_or_path!r}, which nobody else can load: push that model first, and "
             "name it with --base_model_repo_id OWNER/NAME."
         )
-
-
-def is_repo_id(text: str | None) -> bool:
-    """Whether a text can be the id of a repository, as in `me/flallm-phoenix`."""
-    try:
-        validate_repo_id(text)
-    except HFValidationError:
-        return False
-    return bool(text) and "/" in text
 
 
 def _config_problems(folder: Path, kind: Kind, references: list[str]) -> Iterator[str]:
@@ -337,8 +333,7 @@ def _raise_if_any(folder: Path, problems: list[str]) -> None:
 def replaced_files(in_repository: Iterable[str], sent: Iterable[str]) -> list[str]:
     """Weights and Python files of an earlier push that the new one has no file for."""
     sent = set(sent)
+    patterns = (*REPLACED_PATTERNS, *(f"*_{model_type}.py" for model_type in SYSTEMS))
     return sorted(
-        name
-        for name in in_repository
-        if name not in sent and any(fnmatch(name, pattern) for pattern in REPLACED_PATTERNS)
+        name for name in in_repository if name not in sent and any(fnmatch(name, pattern) for pattern in patterns)
     )

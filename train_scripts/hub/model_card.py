@@ -20,16 +20,16 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from peft import PeftModel
 
-from modeling_flallm.hub_card_slt import CARD_FILE, HUB_TASK, TAGS
+from modeling_flallm.hub_card_slt import CARD_FILE, HUB_TASK
+from modeling_flallm.systems import find_stage
 
-from ..arguments.arguments import DataArguments
+from ..arguments.data_arguments import DatasetArguments
 from ..languages.languages import LOCAL_USE, language_name, primary_language
 from ..machine.atomic_files import write_text
 from ..scores.metrics import TITLE_OF_SCORE
 from .hub_names import is_hub_id
 from .training_run import (
     RUN_FILE,
-    STAGES,
     TrainingRun,
     base_ids,
     deviations,
@@ -112,7 +112,7 @@ def write_adapter_card(folder: Path, run: TrainingRun, base_model: str | None = 
     )
 
 
-def add_scores(folder: Path, scores: dict[str, Any], data: DataArguments, split: str, num_beams: int) -> None:
+def add_scores(folder: Path, scores: dict[str, Any], data: DatasetArguments, split: str, num_beams: int) -> None:
     """
     Add scores to the card of a folder that training has left; those of the same data and split are replaced.
 
@@ -216,22 +216,31 @@ def _with_results(front_matter: str, model_name: str, results: list[EvalResult])
 
 def render(run: TrainingRun) -> str:
     """The whole of README.md."""
+    system, stage = find_stage(run.stage)
+    value_of = {setting["name"]: setting["value"] for setting in run.settings}
+    what_it_is = stage.card_with_lora if value_of.get("lora") and stage.card_with_lora else stage.card
+    vision_stage = None if stage.vision_stage is None else find_stage(stage.vision_stage)[1]
     card = ModelCard.from_template(
         _card_data(run),
         template_path=str(TEMPLATE),
         run=run,
-        stage=STAGES[run.stage],
+        system=system,
+        stage=stage,
+        stage_number=system.number_of(stage),
+        vision_stage_number=None if vision_stage is None else system.number_of(vision_stage),
+        auto_class=system.auto_class_of(stage),
+        what_it_is=what_it_is.format(text_model=run.base_models.get("text_model")),
         is_translator=run.is_translator,
         spoken=_language_text(run.spoken_language, "a written language that was not named"),
         sign=_language_text(run.sign_language, "a sign language that was not named"),
         is_local_use=bool(LOCAL_USE.fullmatch(run.sign_language or "")),
         deviations=deviations(run.settings),
-        value_of={setting["name"]: setting["value"] for setting in run.settings},
+        value_of=value_of,
         value_text=_value_text,
         duration_text=_duration_text,
         title_of_score=TITLE_OF_SCORE,
     )
-    return re.sub(r"\n{3,}", "\n\n", str(card))
+    return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip("\n") + "\n"
 
 
 def _card_data(run: TrainingRun) -> ModelCardData:
@@ -251,11 +260,9 @@ def _card_data(run: TrainingRun) -> ModelCardData:
 
 
 def _tags(run: TrainingRun) -> list[str]:
-    """All models of these commands are found by `flallm`, those of the other system by its own name, too."""
-    tags = [*TAGS]
-    if STAGES[run.stage].method == "LLaVA-SLT":
-        tags.append("llava-slt")
-    return [*tags, run.sign_language] if run.sign_language else tags
+    """All models of these commands are found by `flallm`, those of further systems by their own names, too."""
+    tags = find_stage(run.stage)[0].hub_tags
+    return [*tags, run.sign_language] if run.sign_language else [*tags]
 
 
 def _eval_results(run: TrainingRun) -> list[EvalResult]:

@@ -23,14 +23,11 @@ import yaml
 from huggingface_hub import ModelCard, hf_hub_download
 from transformers import PreTrainedConfig, PreTrainedModel, Seq2SeqTrainer
 
-from ..arguments.arguments import (
-    CONFIG_FOLDER,
-    AugmentationArguments,
-    DataArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-    read_yaml,
-)
+from modeling_flallm.systems import TRANSLATOR, Stage, System, find_stage
+
+from ..arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from ..arguments.dataclass_parser import CONFIG_FOLDER, read_yaml
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..machine.machine import computing_dtype
 from ..scores.metrics import TITLE_OF_SCORE, translation_scores
 from .hub_names import is_hub_id
@@ -85,63 +82,26 @@ LLAVA_SLT_VISION_SETTINGS = (
 )
 
 
-@dataclass(frozen=True)
-class Stage:
-    """
-    What a card says of every model that a stage leaves.
-
-    Args:
-        preset: the recipe that the settings are compared with; `other_preset`: one that a run may follow instead.
-        vision_stage: the stage that made the visual encoder, if it was an earlier one.
-        auto_class: with which transformers loads the model.
-    """
-
-    method: str
-    number: int
-    num_stages: int
-    preset: str
-    other_preset: str | None = None
-    vision_stage: str | None = None
-    auto_class: str = "AutoModelForSeq2SeqLM"
-
-
-STAGES = {
-    "visual_initialing": Stage("FLa-LLM", 1, 2, "paper_visual_initialing", "sltbaselines_visual_initialing"),
-    "llm_fine_tuning": Stage(
-        "FLa-LLM", 2, 2, "paper_llm_fine_tuning", "sltbaselines_llm_fine_tuning", "visual_initialing"
-    ),
-    "visual_contrastive_pretraining": Stage(
-        "LLaVA-SLT", 2, 3, "llava_slt_visual_contrastive_pretraining", auto_class="AutoModel"
-    ),
-    "visual_language_tuning": Stage(
-        "LLaVA-SLT",
-        3,
-        3,
-        "llava_slt_visual_language_tuning",
-        vision_stage="visual_contrastive_pretraining",
-        auto_class="AutoModelForImageTextToText",
-    ),
-}
-
-
 @dataclass
 class TrainingRun:
     """
     What a model card says about a run; all of it JSON.
 
     Args:
-        stage: one of `STAGES`.
+        stage: name of a stage in `modeling_flallm/systems.py`.
         model_name: what "How to use" loads: a repository on the Hub, or a folder's name.
         data: `name`, `source` (folder's name or Hub id), `hub_id` and `splits` with their numbers of clips and signers;
             of further data sets that were trained on, which count in the training split, the same as `other_sources`
             and `other_hub_ids`.
         base_models: public name of each pretrained part by its role; `base_model_ids` those that are on the Hub.
         settings: the recipe, each with `name`, `value`, `paper`, `source` and `meaning`.
+        follows_sltbaselines: whether most settings are those of the system's `other_recipe`; today only that of
+            sltbaselines is one.
         stage1: deviations and training of the stage that made the visual encoder, where it was an earlier one.
         training: time, hardware, versions, numbers of parameters.
         scores: one entry per data set and split, with signatures.
         retrieval: for a model that does not translate: its scores by split.
-        confidence: what `flallm-calibrate` found: `least_chrf`, and `measures` by split.
+        confidence: what `flallm calibrate` found: `least_chrf`, and `measures` by split.
         card_digest: of the README.md that was written from this, to notice changes by hand.
     """
 
@@ -165,7 +125,7 @@ class TrainingRun:
 
     @property
     def is_translator(self) -> bool:
-        return STAGES[self.stage].auto_class != "AutoModel"
+        return find_stage(self.stage)[1].leaves == TRANSLATOR
 
 
 # Before training
@@ -188,18 +148,20 @@ def describe_run(
         splits: the data by split; `None` for what is streamed, whose size nobody knows.
         model: as it will be trained, frozen parts and adapters included.
     """
-    known = STAGES[stage.stage_name]
+    system, known = find_stage(stage.stage_name)
+    preset = f"{system.recipe.prefix}_{known.name}"
     values = {name: value for name, value in vars(stage).items() if name.endswith("_name_or_path")}
     paths = {name: value for name, value in values.items() if value is not None}
-    settings = _settings((stage, data, video, augmentation, training), known.preset)
+    settings = _settings((stage, data, video, augmentation, training), preset)
     record_of_vision_stage = None
-    if known.vision_stage is not None:
-        if known.method == "FLa-LLM":
-            settings.insert(0, _text_model_setting(model.config.text_config))
-        if stage.vision_model_name_or_path is not None:
-            record_of_vision_stage = _record_of_vision_stage(
-                stage.vision_model_name_or_path, model.config.vision_config, STAGES[known.vision_stage]
-            )
+    if known.text_model_of_paper is not None:
+        settings.insert(0, _text_model_setting(model.config.text_config, *known.text_model_of_paper))
+    if known.vision_stage is not None and stage.vision_model_name_or_path is not None:
+        record_of_vision_stage = _record_of_vision_stage(
+            stage.vision_model_name_or_path,
+            model.config.vision_config,
+            f"{system.recipe.prefix}_{known.vision_stage}",
+        )
     return TrainingRun(
         stage=stage.stage_name,
         model_name=training.hub_model_id or public_name(training.output_dir),
@@ -210,8 +172,7 @@ def describe_run(
         base_models={name.removesuffix("_name_or_path"): _name_with_bases(path) for name, path in paths.items()},
         base_model_ids=[base for name, path in paths.items() if "model" in name for base in base_ids(path)],
         settings=settings,
-        follows_sltbaselines=known.other_preset is not None
-        and _share_kept(settings, known.other_preset) > _share_kept(settings, known.preset),
+        follows_sltbaselines=_follows_other_recipe(system, known, settings),
         stage1=record_of_vision_stage,
         training={
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -349,13 +310,21 @@ def _share_kept(settings: list[dict[str, Any]], preset: str) -> float:
     return sum(values[name] == value for name, value in wanted.items()) / len(wanted)
 
 
-def _text_model_setting(config: PreTrainedConfig) -> dict[str, Any]:
+def _follows_other_recipe(system: System, stage: Stage, settings: list[dict[str, Any]]) -> bool:
+    """Whether more of the settings are those of `other_recipe` than of `recipe`."""
+    if system.other_recipe is None:
+        return False
+    shares = [_share_kept(settings, f"{each.prefix}_{stage.name}") for each in (system.other_recipe, system.recipe)]
+    return shares[0] > shares[1]
+
+
+def _text_model_setting(config: PreTrainedConfig, paper: str, source: str) -> dict[str, Any]:
     layers = "+".join(str(_num_layers(config, side)) for side in ("encoder", "decoder"))
     return _setting(
         "text_model",
         f"{config.model_type}, {layers} layers, width {config.hidden_size}",
-        "mbart, 12+12 layers, width 1024",
-        "paper, section 4.2: mBART-large-cc25, its vocabulary trimmed",
+        paper,
+        source,
         "The pretrained language model.",
     )
 
@@ -366,12 +335,12 @@ def _num_layers(config: PreTrainedConfig, side: str) -> int | str:
     return next((getattr(config, name) for name in names if hasattr(config, name)), "unknown")
 
 
-def _record_of_vision_stage(name_or_path: str, vision_config: PreTrainedConfig, stage: Stage) -> dict[str, Any]:
+def _record_of_vision_stage(name_or_path: str, vision_config: PreTrainedConfig, preset: str) -> dict[str, Any]:
     """From that model's own training_run.json; without one, what the visual encoder shows by itself."""
     run = _find_run(name_or_path)
     if run is not None:
         return run.stage1 or {"is_whole": True, "deviations": deviations(run.settings), "training": run.training}
-    paper, sources = read_yaml(stage.preset), _sources(stage.preset)
+    paper, sources = read_yaml(preset), _sources(preset)
     values = _vision_values(vision_config)
     settings = [_setting(name, value, paper[name], sources[name]) for name, value in values.items() if name in paper]
     return {"is_whole": False, "deviations": deviations(settings), "training": {}}

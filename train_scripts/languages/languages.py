@@ -23,15 +23,15 @@ def primary_language(tag: str) -> str:
     return re.split("[-_]", tag)[0].lower()
 
 
-def name_in_prompt(tag: str | None, default: str) -> str:
-    """What a prompt calls the language of a tag: its English name, or the tag where none is known."""
-    return language_name(tag) or tag or default
-
-
 def language_name(tag: str | None) -> str | None:
     """English name of a spoken or sign language, or None where the list has none."""
     name = _language_names().get(primary_language(tag)) if tag else None
     return name and name.split(";")[0]
+
+
+def language_in_prompt(tag: str | None, default: str) -> str:
+    """What a prompt calls the language of a tag: its English name, the tag where it has none, `default` for no tag."""
+    return language_name(tag) or tag or default
 
 
 def check_spoken_language(tag: str | None) -> None:

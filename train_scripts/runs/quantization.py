@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from ..arguments import flag_values
 from ..machine.machine import fastest_dtype
-from .training import load_trained
+from .trained_models import load_trained
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-QUANTIZATIONS = ("int8", "int4")
+DTYPES = {name: getattr(torch, name) for name in flag_values.DTYPES}
 
 
 def load_to_translate(
@@ -50,7 +50,7 @@ def quantize_on_cpu(model: PreTrainedModel) -> None:
     Replace, in place, the linear layers of the float32 language model by those of torch that hold int8 weights and
     round their inputs to int8 as they come. The model cannot be trained or saved after that.
     """
-    text_model = model.language_model if hasattr(model, "language_model") else model.text_model
+    text_model = getattr(model, model.system.text_model_name)
     head = model.get_output_embeddings()
     linear = {
         name

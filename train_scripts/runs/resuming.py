@@ -10,7 +10,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..arguments.arguments import FLaLLMTrainingArguments, check_output_folder
+from ..arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
 from ..arguments.training_flags import check_steps
 from .damaged_models import damage_in
 

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from modeling_flallm.language_kind_slt import is_encoder_decoder
 from modeling_flallm.loading_slt import load_whole
 
 from .damaged_models import reading_model
@@ -76,7 +77,7 @@ def load_sentence_encoder(name_or_path: str, device: torch.device | str = "cpu")
             model = load_whole(AutoModel.from_pretrained, name_or_path, dtype="auto", unneeded=r"(^|\.)pooler\.")
     except (OSError, ValueError) as error:
         raise ValueError(f"{name_or_path!r} holds no text encoder that can be loaded: {error}") from error
-    if model.config.is_encoder_decoder:
+    if is_encoder_decoder(model.config):
         model = model.get_encoder()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

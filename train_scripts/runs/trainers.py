@@ -305,7 +305,7 @@ class VideoTrainer(TextTrainer, Seq2SeqTrainer):
         private: bool | None = None,
     ) -> CommitInfo | Future[CommitInfo] | None:
         """
-        Save the model and send what `flallm-push` would send: transformers' own sends the whole folder, with logs,
+        Save the model and send what `flallm push` would send: transformers' own sends the whole folder, with logs,
         links and whatever else lies there.
 
         Raises:

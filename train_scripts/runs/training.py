@@ -14,30 +14,22 @@ from torch.utils.data import Dataset
 from transformers import (
     AutoTokenizer,
     GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
     set_seed,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation
+from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import (
     FLaLLMProcessor,
     FLaLLMVideoProcessor,
-    LlavaSltProcessor,
     VisualFeatureExtractor,
 )
 from modeling_flallm.sign_encoder_slt import SignEncoder
 
-from ..arguments.arguments import (
-    AugmentationArguments,
-    DataArguments,
-    FeatureCacheArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-)
+from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, VideoArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_flags import num_idle_gpus
 from ..clips.augmentation import ClipAugmentation, tell_unused_in_space
 from ..clips.collators import FramePreprocessor, PromptedTranslationCollator, TranslationCollator
@@ -54,7 +46,7 @@ from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
 from ..clips.splits import load_split, load_training_split
 from ..clips.streaming import MixedClips, StreamedVideoDataset, open_streams
 from ..hub.hub_errors import explain_hub_error
-from ..hub.hub_names import check_model_names, explain_missing_folder
+from ..hub.hub_names import check_model_names
 from ..hub.model_card import save_adapter, write_adapter_card
 from ..hub.training_run import add_run_scores, complete_run, describe_run
 from ..languages.target_languages import language_ids, set_target_language
@@ -62,10 +54,9 @@ from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_mac
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
 from .damaged_models import reading_model
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
+from .trained_models import check_is_no_visual_encoder
 from .trainers import FLaLLMTrainer, LlavaSltTrainer, VideoTrainer
 
-# Of LLaVA-SLT, before they are a part of a model that translates.
-VISUAL_ENCODER_TYPES = ("llava_slt_contrastive", "llava_slt_visual")
 SECONDS_BETWEEN_LOOKS = 3.0
 
 
@@ -123,11 +114,7 @@ def open_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: if there is none.
     """
-    if _model_type(name_or_path) in VISUAL_ENCODER_TYPES:
-        raise ValueError(
-            f"{name_or_path!r} holds a visual encoder of LLaVA-SLT, as its stage 2 leaves it, and no language model. "
-            "Name the folder of stage 1 (are two folders swapped?)."
-        )
+    check_is_no_visual_encoder(name_or_path)
     try:
         with reading_model(name_or_path):
             return AutoTokenizer.from_pretrained(name_or_path)
@@ -228,6 +215,16 @@ def prepare_clips(
     return TrainingClips(train, evaluation, sampler, augmentation)
 
 
+def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:
+    """Of a model that translates, also inside a peft model."""
+    return PromptedTranslationCollator if model.system.is_prompted else TranslationCollator
+
+
+def trainer_class_of(model: PreTrainedModel) -> type[VideoTrainer]:
+    """Of a model that translates, also inside a peft model."""
+    return LlavaSltTrainer if model.system.is_prompted else FLaLLMTrainer
+
+
 def build_trainer(
     trainer_class: type[VideoTrainer],
     model: PreTrainedModel,
@@ -304,12 +301,11 @@ def run_training(
         clips.train = cache.clips(clips.train, "training", features.feature_views or 1)
         clips.evaluation = cache.clips(clips.evaluation, "evaluation")
         cache.remove_unused()
-    system = system_of(model)
     trainer = build_trainer(
-        system.trainer_class,
+        trainer_class_of(model),
         model,
         clips,
-        system.collator_class(processor, training.preprocess_on_device),
+        collator_class_of(model)(processor, training.preprocess_on_device),
         training,
         callbacks,
         processing_class=processor,
@@ -478,89 +474,3 @@ def _finish(
         trainer.push_to_hub()
     trainer.raise_faults()
     return scores
-
-
-@dataclass(frozen=True)
-class System:
-    """What differs between the two systems wherever videos are translated; all the rest is shared."""
-
-    title: str
-    model_class: type[PreTrainedModel]
-    processor_class: type[FLaLLMProcessor]
-    collator_class: type[TranslationCollator]
-    trainer_class: type[VideoTrainer]
-
-
-def _systems() -> dict[str, System]:
-    """By the type of the model."""
-    return {
-        "flallm": System("FLa-LLM", FLaLLMForTranslation, FLaLLMProcessor, TranslationCollator, FLaLLMTrainer),
-        "llava_slt": System(
-            "LLaVA-SLT", LlavaSltForTranslation, LlavaSltProcessor, PromptedTranslationCollator, LlavaSltTrainer
-        ),
-    }
-
-
-def system_of(model: PreTrainedModel) -> System:
-    """Of a model that translates, also inside a peft model."""
-    return _systems()[model.config.model_type]
-
-
-def _titles() -> str:
-    return " or ".join(system.title for system in _systems().values())
-
-
-def _what_it_holds_instead(name_or_path: str, config: dict[str, Any]) -> str:
-    """Why a model of this config.json cannot translate; for the parts of LLaVA-SLT, which stage makes one that can."""
-    model_type = config.get("model_type")
-    if model_type is None and (Path(name_or_path) / "adapter_config.json").is_file():
-        return (
-            f"{name_or_path!r} holds low-rank adapters without the model that they change. Name the output folder of "
-            "the run, whose model has them merged."
-        )
-    if model_type is None:
-        return f"{name_or_path!r} holds no model: it has no config.json, or one that names no model type."
-    last_stage = "Name the folder of stage 3, which flallm-visual-language-tuning makes."
-    if model_type in VISUAL_ENCODER_TYPES:
-        return f"{name_or_path!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. {last_stage}"
-    if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type) in (config.get("architectures") or ()):
-        return (
-            f"{name_or_path!r} holds a language model ({model_type}) without a visual encoder, as LLaVA-SLT's stage 1 "
-            f"of 3 leaves it, which cannot translate yet. {last_stage}"
-        )
-    return f"{name_or_path!r} holds no {_titles()} model, but one of type {model_type!r}."
-
-
-def _model_type(name_or_path: str) -> str | None:
-    """What the config.json of a folder says; `None` for a Hub id, and where it says nothing."""
-    path = Path(name_or_path) / "config.json"
-    with reading_model(name_or_path):
-        return PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type") if path.is_file() else None
-
-
-def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FLaLLMProcessor]:
-    """
-    A trained model of either system in evaluation mode and its processor, from a folder or the Hub.
-
-    Args:
-        options: of `from_pretrained`, such as `dtype`.
-
-    Raises:
-        ValueError: if it is no such model with its processor.
-    """
-    systems = _systems()
-    cannot = f"{name_or_path!r} cannot be loaded as a {_titles()} model with its processor"
-    missing = explain_missing_folder(name_or_path, needs_owner=True)
-    if missing is not None:
-        raise ValueError(f"{cannot}: {missing}")
-    try:
-        with reading_model(name_or_path):
-            config = PreTrainedConfig.get_config_dict(name_or_path)[0]
-            model_type = config.get("model_type")
-            if model_type not in systems:
-                raise ValueError(_what_it_holds_instead(name_or_path, config))
-            model = systems[model_type].model_class.from_pretrained(name_or_path, **options)
-            processor = systems[model_type].processor_class.from_pretrained(name_or_path)
-    except OSError as error:
-        raise ValueError(f"{cannot}: {explain_hub_error(error, name_or_path)}") from error
-    return model.eval(), processor

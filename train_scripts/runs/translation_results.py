@@ -1,4 +1,4 @@
-"""What flallm-translate leaves: tables, captions, and the journal by which a run that broke off goes on."""
+"""What flallm translate leaves: tables, captions, and the journal by which a run that broke off goes on."""
 
 import contextlib
 import csv
@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from modeling_flallm.own_processing import format_captions
 
 from ..machine.atomic_files import write_text
+from ..machine.kept_lines import KeptLines, state_of_file
 
-FORMATS = ("text", "jsonl", "csv")
 CAPTION_FORMATS = ("srt", "vtt")
 CONFIDENCE_COLUMNS = ("confidence", "familiar")
 
@@ -164,10 +164,10 @@ def write_captions(translation: Translation, caption_formats: Sequence[str]) -> 
 # The journal
 
 
-class Journal:
+class Journal(KeptLines):
     """
-    `OUTPUT.unfinished.jsonl`: what is finished of an output, a JSON line each as it comes, until all of it is. A run
-    that broke off goes on from there, and one with bad files tries those again.
+    `OUTPUT.unfinished.jsonl`: what is finished of an output, as it comes, until all of it is. A run that broke off goes
+    on from there, and one with bad files tries those again.
 
     Args:
         settings: what decides the translations, by the names of the flags.
@@ -177,14 +177,26 @@ class Journal:
     """
 
     def __init__(self, output: Path, settings: dict[str, Any]):
-        self.output = output
-        self.path = journal_path(output)
-        self._settings = json.loads(json.dumps(settings))
+        super().__init__(journal_path(output), settings, f"what is finished of --output {output}")
         self._finished: dict[str, dict[str, Any]] = {}
         self._pieces: dict[str, list[dict[str, Any]]] = {}
-        self._file: IO[str] | None = None
-        if self.path.exists():
-            self._read()
+        for entry in self.lines:
+            with contextlib.suppress(KeyError, TypeError):
+                self._take(entry)
+        if not self._pieces and all(entry["translation"]["error"] for entry in self._finished.values()):
+            self.forget()
+            return
+        for name, (before, now) in self.changed_settings().items():
+            raise ValueError(
+                f"--output {output} was begun with {name} {_shown(before)}, now it is {_shown(now)}. Run the command "
+                f"as it was, or delete {self.path} to start anew."
+            )
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        if "piece" in entry:
+            self._pieces.setdefault(entry["file"], []).append(entry)
+        else:
+            self._finished[Translation(**entry["translation"]).file] = entry
 
     def finished(self, video: Path) -> Translation | None:
         """What an earlier run made of a video that has not changed since; a bad one is not finished."""
@@ -199,57 +211,10 @@ class Journal:
         return [entry["piece"] for entry in self._pieces.get(str(video), []) if entry["state"] == state]
 
     def add(self, translation: Translation) -> None:
-        self._append({"state": state_of_file(Path(translation.file)), "translation": asdict(translation)})
+        self.append({"state": state_of_file(Path(translation.file)), "translation": asdict(translation)})
 
     def add_piece(self, video: Path, piece: dict[str, Any]) -> None:
-        self._append({"state": state_of_file(video), "file": str(video), "piece": piece})
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def remove(self) -> None:
-        """Once the output is whole."""
-        self.close()
-        self.path.unlink(missing_ok=True)
-
-    def _append(self, entry: dict[str, Any]) -> None:
-        if self._file is None:
-            if not self._has_something():
-                write_text(self.path, json.dumps({"settings": self._settings}))
-            self._file = self.path.open("a", encoding="utf-8", newline="\n")
-        self._file.write("\n" + json.dumps(entry))  # the line break comes first: it ends a line that was torn off
-        self._file.flush()
-
-    def _has_something(self) -> bool:
-        return bool(self._pieces) or any(not entry["translation"]["error"] for entry in self._finished.values())
-
-    def _read(self) -> None:
-        first, *lines = self.path.read_bytes().split(b"\n")
-        try:
-            before = dict(json.loads(first)["settings"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.path} cannot be read as what is finished of --output {self.output}. Delete it to start anew."
-            ) from error
-        for line in lines:
-            # What was torn off by a kill or a full disk is translated again.
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                entry = json.loads(line)
-                if "piece" in entry:
-                    self._pieces.setdefault(entry["file"], []).append(entry)
-                else:
-                    self._finished[Translation(**entry["translation"]).file] = entry
-        if self._has_something():
-            self._check(before)
-
-    def _check(self, before: dict[str, Any]) -> None:
-        for name, value in self._settings.items():
-            if before.get(name) != value:
-                raise ValueError(
-                    f"--output {self.output} was begun with {name} {_shown(before.get(name))}, now it is "
-                    f"{_shown(value)}. Run the command as it was, or delete {self.path} to start anew."
-                )
+        self.append({"state": state_of_file(video), "file": str(video), "piece": piece})
 
 
 def journal_path(output: Path) -> Path:
@@ -258,12 +223,3 @@ def journal_path(output: Path) -> Path:
 
 def _shown(value: Any) -> str:
     return "left out" if value in (None, False) else str(value)
-
-
-def state_of_file(path: Path) -> list[int] | None:
-    """Changes whenever the file does; `None` if there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]

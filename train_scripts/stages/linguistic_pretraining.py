@@ -2,7 +2,7 @@
 Stage 1 of LLaVA-SLT, linguistic continued pretraining: a decoder-only language model goes on learning from text about
 what is signed (https://arxiv.org/abs/2412.16524).
 
-    flallm-linguistic-pretraining --config llava_slt_linguistic_pretraining --text_file weather.txt news.txt \
+    flallm train linguistic-pretraining --config llava_slt_linguistic_pretraining --text_file weather.txt news.txt \
         --text_model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --spoken_language de --output_dir stage1
 
 `--dataset` takes the sentences of the training clips instead, or besides. Sentences are packed: one after another, each
@@ -20,9 +20,8 @@ import random
 import sys
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -40,16 +39,20 @@ from transformers import (
     set_seed,
 )
 
+from modeling_flallm.language_kind_slt import is_encoder_decoder
 from modeling_flallm.loading_slt import load_whole
 from modeling_flallm.own_processing import (
-    DEFAULT_PROMPT,
     DEFAULT_SPOKEN_LANGUAGE,
     FLaLLMVideoProcessor,
     LlavaSltProcessor,
 )
+from modeling_flallm.systems import titles
 
-from ..arguments.arguments import FLaLLMTrainingArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.stage_arguments import CausalLanguageModelArguments, DenoisingArguments, TextArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..arguments.training_defaults import LinguisticTrainingDefaults
 from ..clips.collators import IGNORED_LABEL
 from ..clips.data import RandomDataset
 from ..clips.hub_data_sets import column_names, load_from_hub
@@ -57,9 +60,8 @@ from ..clips.splits import check_text_column
 from ..clips.video_folders import read_metadata
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
-from ..languages.languages import check_spoken_language, name_in_prompt
+from ..languages.languages import language_in_prompt
 from ..runs.damaged_models import reading_model
-from ..runs.model_arguments import LoraArguments
 from ..runs.resuming import check_run, checkpoint_to_resume
 from ..runs.trainers import TextTrainer
 from ..runs.training import (
@@ -84,108 +86,8 @@ LINES_AT_ONCE = 1000
 
 
 @dataclass
-class TextArguments:
-    """Which sentences. The paper names its text no further; all defaults are ours."""
-
-    text_file: list[str] | None = field(
-        default=None, metadata={"help": "UTF-8 text files with one sentence, or one paragraph, a line."}
-    )
-    dataset: list[str] | None = field(
-        default=None,
-        metadata={"help": "Video folders or ids of data sets on the Hub: the sentences of their training clips."},
-    )
-    text_column: str = field(default="text", metadata={"help": "Column of --dataset that holds the sentence."})
-    train_split: str = field(default="train", metadata={"help": "Split of --dataset whose sentences are used."})
-    spoken_language: str | None = field(
-        default=None, metadata={"help": "Language tag of the sentences, such as de; the prompt names the language."}
-    )
-    evaluation_text_file: str | None = field(
-        default=None, metadata={"help": "Text file for the held-out perplexity. Default: --evaluation_share."}
-    )
-    evaluation_share: float = field(
-        default=0.02, metadata={"help": "Share of the different lines that is held out to measure perplexity."}
-    )
-    block_size: int = field(default=512, metadata={"help": "Tokens of a block of packed sentences."})
-
-    def __post_init__(self):
-        if not self.text_file and not self.dataset:
-            raise ValueError("`--text_file` or `--dataset` must name the text to learn from.")
-        if not 0 < self.evaluation_share < 1:
-            raise ValueError(f"--evaluation_share must be above 0 and below 1, got {self.evaluation_share}.")
-        if self.block_size < 2:
-            raise ValueError(f"--block_size must be 2 or more, got {self.block_size}.")
-        check_spoken_language(self.spoken_language)
-
-
-@dataclass
-class CausalLanguageModelArguments(LoraArguments):
-    """The language model: a pretrained one, all of it trained or low-rank adapters in it, or a new small Llama."""
-
-    text_model_name_or_path: str | None = field(
-        default=None,
-        metadata={"help": "Folder or Hub id of a decoder-only language model. Default: a new one of the sizes below."},
-    )
-    prompt: str = field(
-        default=DEFAULT_PROMPT,
-        metadata={"help": "What the model is asked, as in stage 3; {spoken_language} stands for the language's name."},
-    )
-    lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole model."})
-    max_vocabulary_size: int = field(default=4000, metadata={"help": "New model: largest number of tokens."})
-    hidden_size: int = field(default=256, metadata={"help": "New model: width."})
-    feed_forward_size: int = field(default=768, metadata={"help": "New model: feed-forward width."})
-    layers: int = field(default=4, metadata={"help": "New model: layers."})
-    attention_heads: int = field(default=4, metadata={"help": "New model: attention heads."})
-
-    def __post_init__(self):
-        if self.lora and self.text_model_name_or_path is None:
-            raise ValueError("--lora True needs --text_model_name_or_path: a new model must be trained whole.")
-        if self.hidden_size % (2 * self.attention_heads):
-            raise ValueError(
-                f"--hidden_size must be a multiple of twice --attention_heads, got {self.hidden_size} and "
-                f"{self.attention_heads}."
-            )
-
-
-@dataclass
-class DenoisingArguments:
-    """Examples in the form of stage 3 with words in place of the video. All of it is ours."""
-
-    denoising: bool = field(
-        default=False, metadata={"help": "Learn, besides, to answer the prompt with a sentence from its noised words."}
-    )
-    max_pieces: int = field(default=3, metadata={"help": "The words come in up to so many pieces, in any order."})
-    max_shift: float = field(default=3.0, metadata={"help": "How far a word is moved within its piece, in words."})
-    deletion_probability: float = field(default=0.3, metadata={"help": "Share of the words that are left out."})
-    replacement_probability: float = field(
-        default=0.1, metadata={"help": "Share of the words that give way to a word of any other sentence."}
-    )
-    repetition_probability: float = field(
-        default=0.6, metadata={"help": "Probability that a word stands there once more, and then once more again."}
-    )
-    blank_probability: float = field(
-        default=0.15, metadata={"help": "Probability of a place without any word, and then of one more, behind a word."}
-    )
-
-    def __post_init__(self):
-        for name in ("deletion", "replacement", "repetition", "blank"):
-            value = getattr(self, f"{name}_probability")
-            if not 0 <= value < 1:
-                raise ValueError(f"--{name}_probability must be 0 or more and below 1, got {value}.")
-        if self.max_pieces < 1 or self.max_shift < 0:
-            raise ValueError(
-                f"--max_pieces must be 1 or more and --max_shift 0 or more, got {self.max_pieces} and {self.max_shift}."
-            )
-
-
-@dataclass
-class LinguisticTrainingArguments(FLaLLMTrainingArguments):
+class LinguisticTrainingArguments(LinguisticTrainingDefaults, FLaLLMTrainingArguments):
     """Held-out perplexity chooses the best checkpoint."""
-
-    metric_for_best_model: str = field(default="perplexity", metadata={"help": "perplexity or loss."})
-    predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
-    needs_generation: ClassVar[bool] = False
-    sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential")
-    fixed_flags: ClassVar[dict[str, Any]] = {"predict_with_generate": False}
 
     def __post_init__(self):
         if self.push_to_hub:
@@ -264,7 +166,7 @@ def build_processor(
     arguments: CausalLanguageModelArguments, text: TextArguments, lines: Sequence[str]
 ) -> LlavaSltProcessor:
     """The processor of stage 3, of which the tokenizer, with the placeholder in it, is what this stage needs."""
-    language = name_in_prompt(text.spoken_language, DEFAULT_SPOKEN_LANGUAGE)
+    language = language_in_prompt(text.spoken_language, DEFAULT_SPOKEN_LANGUAGE)
     if arguments.text_model_name_or_path is None:
         prompt = arguments.prompt.replace("{spoken_language}", language)
         tokenizer = make_tokenizer(lines, prompt, arguments.max_vocabulary_size)
@@ -284,10 +186,11 @@ def check_language_model(arguments: CausalLanguageModelArguments, block_size: in
         return
     with reading_model(arguments.text_model_name_or_path):
         config = AutoConfig.from_pretrained(arguments.text_model_name_or_path)
-    if config.is_encoder_decoder:
+    if is_encoder_decoder(config):
         raise ValueError(
             "--text_model_name_or_path must be a decoder-only language model, such as Qwen, Llama or GPT-2; "
-            f"{arguments.text_model_name_or_path} is an encoder-decoder model ({config.model_type}), for FLa-LLM."
+            f"{arguments.text_model_name_or_path} is an encoder-decoder model ({config.model_type}), for "
+            f"{titles(is_prompted=False)}."
         )
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and block_size > positions:
@@ -457,11 +360,8 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
     Stage 1 from command-line arguments; returns the scores on the held-out lines, among them `eval_perplexity`.
     `callbacks` are the Trainer's.
     """
-    arguments, text, denoising, training = parse_arguments(
-        (CausalLanguageModelArguments, TextArguments, DenoisingArguments, LinguisticTrainingArguments),
-        argv,
-        description="Stage 1 of LLaVA-SLT: linguistic continued pretraining.",
-    )
+    command = COMMANDS["train linguistic-pretraining"]
+    arguments, text, denoising, training = command.parse(argv, LinguisticTrainingArguments)
     check_run(training)
     check_score_name(training, ("perplexity",))
     check_model_names(arguments)

@@ -2,21 +2,20 @@
 Stage 2 of FLa-LLM, LLM fine-tuning: the visual encoder of stage 1, frozen, a new adapter and a pretrained text model
 (https://arxiv.org/abs/2403.12556, section 3.2).
 
-    flallm-llm-fine-tuning --config paper_llm_fine_tuning --dataset phoenix14t/ --vision_model_name_or_path stage1 \
-        --text_model_name_or_path facebook/mbart-large-cc25 --target_language de_DE --output_dir stage2
+    flallm train llm-fine-tuning --config paper_llm_fine_tuning --dataset phoenix14t/ \
+        --vision_model_name_or_path stage1 --text_model_name_or_path facebook/mbart-large-cc25 \
+        --target_language de_DE --output_dir stage2
 
 With `--lora True` only low-rank adapters in the text model and the visual-language adapter are trained. With
 `--cache_features True` each clip goes through the encoder once, for all epochs and all later runs (`feature_cache.py`).
 On a CPU, small, after the example of `visual_initialing.py`:
 
-    flallm-llm-fine-tuning --config quickstart_llm_fine_tuning --dataset corpus --vision_model_name_or_path stage1 \
-        --text_model_name_or_path language_model --output_dir stage2
+    flallm train llm-fine-tuning --config quickstart_llm_fine_tuning --dataset corpus \
+        --vision_model_name_or_path stage1 --text_model_name_or_path language_model --output_dir stage2
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
 
 from peft import get_peft_model
 from transformers import PreTrainedModel, TrainerCallback
@@ -24,44 +23,15 @@ from transformers import PreTrainedModel, TrainerCallback
 from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from ..arguments.arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, VideoArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.data_arguments import VideoArguments
+from ..arguments.stage_arguments import LLMFineTuningArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..runs.damaged_models import reading_model
-from ..runs.model_arguments import AdapterArguments, LoraArguments, VisualFeaturesArguments
 from ..runs.training import build_processor, load_tokenizer, run_training, set_generation_defaults
 
-# Every linear layer of the text model but its output layer, whatever the text model calls them.
-LORA_LAYERS = {"target_modules": "all-linear", "exclude_modules": r"(vision_model|adapter)\..*|word_presence_head"}
-
-
-@dataclass
-class LLMFineTuningArguments(AdapterArguments, LoraArguments, VisualFeaturesArguments):
-    """The pretrained parts and what of them is trained."""
-
-    stage_name: ClassVar[str] = "llm_fine_tuning"
-
-    vision_model_name_or_path: str = field(
-        default=None,
-        metadata={"help": "Folder or Hub id of a stage-1 checkpoint. Required without --visual_features_size."},
-    )
-    text_model_name_or_path: str = field(
-        default=None, metadata={"help": "Folder or Hub id of an encoder-decoder language model. Required."}
-    )
-    target_language: str | None = field(
-        default=None, metadata={"help": "Language code of a multilingual tokenizer, such as de_DE or deu_Latn."}
-    )
-    freeze_visual_encoder: bool = field(
-        default=True, metadata={"help": "Keep the visual encoder as stage 1 left it (the paper: yes)."}
-    )
-    text_model_dropout: float | None = field(
-        default=None, metadata={"help": "Dropout of the text model. Default: as it was pretrained."}
-    )
-    lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole text model."})
-
-    def __post_init__(self):
-        self.check_one_start(self.vision_model_name_or_path)
-        if self.text_model_name_or_path is None:
-            raise ValueError("`--text_model_name_or_path` is required.")
+COMMAND = COMMANDS["train llm-fine-tuning"]
 
 
 def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tuple[PreTrainedModel, FLaLLMProcessor]:
@@ -100,19 +70,15 @@ def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:
 
 
 def _with_lora(model: FLaLLMForTranslation, arguments: LLMFineTuningArguments) -> PreTrainedModel:
-    whole = ["adapter"] + (["word_presence_head"] if arguments.word_presence_loss_weight else [])
+    whole = [model.system.adapter_name] + (["word_presence_head"] if arguments.word_presence_loss_weight else [])
     if not arguments.freeze_visual_encoder:
         whole.append("vision_model")
-    return get_peft_model(model, arguments.lora_config(**LORA_LAYERS, modules_to_save=whole))
+    return get_peft_model(model, arguments.lora_config(**model.system.lora_layers, modules_to_save=whole))
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Stage 2 from command-line arguments, with further callbacks; returns the scores on the evaluation split."""
-    arguments, data, video, augmentation, training, features = parse_arguments(
-        (LLMFineTuningArguments, *TRAINING_ARGUMENTS, FeatureCacheArguments),
-        argv,
-        description="Stage 2 of FLa-LLM: LLM fine-tuning with the visual encoder frozen.",
-    )
+    arguments, data, video, augmentation, training, features = COMMAND.parse(argv, FLaLLMTrainingArguments)
     return run_training(
         lambda: build_model(arguments, video), arguments, data, video, augmentation, training, features, callbacks
     )

@@ -6,15 +6,14 @@ languages with little text. The objective is BART's (https://arxiv.org/abs/1910.
 deletion and text infilling) plus, ours, a shuffle of the tokens, because signs come in another order than words, and
 repeated tokens, because a sign lasts for several frames.
 
-    flallm-pretrain-language-model --text_file corpus/text_only.txt --output_dir language_model
+    flallm train language-model --text_file corpus/text_only.txt --output_dir language_model
 """
 
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -28,8 +27,11 @@ from transformers import (
 
 from modeling_flallm import light_transformer_config
 
-from ..arguments.arguments import FLaLLMTrainingArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.stage_arguments import LanguageModelArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..arguments.training_defaults import LanguageModelTrainingDefaults
 from ..clips.data import RandomDataset
 from ..runs.resuming import check_run, checkpoint_to_resume
 from ..runs.trainers import TextTrainer
@@ -40,49 +42,8 @@ MASK_TOKEN = "<mask>"
 
 
 @dataclass
-class LanguageModelArguments:
-    """Text, tokenizer, model and noise. All defaults are ours."""
-
-    text_file: str = field(default=None, metadata={"help": "UTF-8 text, one sentence a line. Required."})
-    max_vocabulary_size: int = field(default=4000, metadata={"help": "Largest number of tokens."})
-    hidden_size: int = field(default=256, metadata={"help": "Width of the model."})
-    feed_forward_size: int = field(default=1024, metadata={"help": "Feed-forward width."})
-    layers: int = field(default=3, metadata={"help": "Layers of the encoder, and of the decoder."})
-    attention_heads: int = field(default=4, metadata={"help": "Attention heads."})
-    dropout: float = field(default=0.1, metadata={"help": "Dropout."})
-    mask_probability: float = field(default=0.3, metadata={"help": "Share of the tokens that are masked."})
-    deletion_probability: float = field(default=0.1, metadata={"help": "Share of the tokens that are left out."})
-    shuffle_probability: float = field(default=0.5, metadata={"help": "Share of the sentences in shuffled order."})
-    repetition_probability: float = field(
-        default=0.3, metadata={"help": "Probability that a token stands there once more, and then once more again."}
-    )
-
-    def __post_init__(self):
-        if self.text_file is None:
-            raise ValueError("`--text_file` must name a text file with one sentence a line.")
-        if self.hidden_size % self.attention_heads:
-            raise ValueError(
-                f"--hidden_size must be a multiple of --attention_heads, got {self.hidden_size} and "
-                f"{self.attention_heads}."
-            )
-
-
-@dataclass
-class LanguageModelTrainingArguments(FLaLLMTrainingArguments):
+class LanguageModelTrainingArguments(LanguageModelTrainingDefaults, FLaLLMTrainingArguments):
     """Without evaluation: there is no split of a text file."""
-
-    eval_strategy: str = field(default="no", metadata={"help": "Must be no."})
-    save_strategy: str = field(default="no", metadata={"help": "When to save checkpoints: no, steps or epoch."})
-    load_best_model_at_end: bool = field(default=False, metadata={"help": "Must be False."})
-    predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
-    needs_generation: ClassVar[bool] = False
-    sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential")
-    fixed_flags: ClassVar[dict[str, Any]] = {
-        "eval_strategy": "no",
-        "load_best_model_at_end": False,
-        "predict_with_generate": False,
-        "eval_on_start": False,
-    }
 
 
 def read_sentences(text_file: str) -> list[str]:
@@ -188,11 +149,7 @@ class _TokenizedSentences(RandomDataset):
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> None:
     """Train and save tokenizer and model in the output folder. `callbacks` are the Trainer's."""
-    arguments, training = parse_arguments(
-        (LanguageModelArguments, LanguageModelTrainingArguments),
-        argv,
-        description="Pretrain a small encoder-decoder language model by denoising.",
-    )
+    arguments, training = COMMANDS["train language-model"].parse(argv, LanguageModelTrainingArguments)
     check_run(training)
     sentences = read_sentences(arguments.text_file)
     callbacks = [*callbacks, *start_run(training)]

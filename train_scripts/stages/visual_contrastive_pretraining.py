@@ -3,22 +3,23 @@ Stage 2 of LLaVA-SLT, visual contrastive pretraining: the hierarchical visual en
 what a frozen text encoder says of its sentence, and with its word-like tokens which tokens of the language model occur
 (https://arxiv.org/abs/2412.16524).
 
-    flallm-visual-contrastive-pretraining --config llava_slt_visual_contrastive_pretraining --dataset phoenix14t/ \
-        --text_model_name_or_path stage1 --text_encoder_name_or_path BAAI/bge-m3 --output_dir stage2
+    flallm train visual-contrastive-pretraining --config llava_slt_visual_contrastive_pretraining \
+        --dataset phoenix14t/ --text_model_name_or_path stage1 --text_encoder_name_or_path BAAI/bge-m3 \
+        --output_dir stage2
 
-The output folder holds the encoder with its two projections, for `flallm-visual-language-tuning`. The run is scored by
-retrieval: for each video of the evaluation split, all different sentences of the split are put in order of their
-likeness to it, and the place of its own one is counted. Small, on a CPU:
+The output folder holds the encoder with its two projections, for `flallm train visual-language-tuning`. The run is
+scored by retrieval: for each video of the evaluation split, all different sentences of the split are put in order of
+their likeness to it, and the place of its own one is counted. Small, on a CPU:
 
-    flallm-visual-contrastive-pretraining --config quickstart_llava_slt_visual_contrastive_pretraining \
+    flallm train visual-contrastive-pretraining --config quickstart_llava_slt_visual_contrastive_pretraining \
         --dataset corpus --text_model_name_or_path stage1 --output_dir stage2
 """
 
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import numpy as np
@@ -34,17 +35,17 @@ from transformers import (
 )
 
 from modeling_flallm import LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining, LlavaSltVisualConfig
+from modeling_flallm.language_kind_slt import is_encoder_decoder
 from modeling_flallm.loading_slt import load_whole
 from modeling_flallm.own_processing import FLaLLMProcessor
+from modeling_flallm.systems import titles
 
-from ..arguments.arguments import (
-    AugmentationArguments,
-    DataArguments,
-    FLaLLMTrainingArguments,
-    VideoArguments,
-    parse_arguments,
-)
 from ..arguments.command_line import GO_ON_TRAINING, run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from ..arguments.stage_arguments import VisualContrastivePretrainingArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..arguments.training_defaults import CONTRASTIVE_SCORES, ContrastiveTrainingDefaults
 from ..clips.augmentation import ClipAugmentation
 from ..clips.collators import IGNORED_LABEL, TranslationCollator
 from ..clips.data import SignVideoDataset
@@ -52,7 +53,6 @@ from ..clips.splits import load_split
 from ..hub.hub_names import check_model_names
 from ..hub.training_run import add_retrieval, describe_run
 from ..runs.damaged_models import reading_model
-from ..runs.model_arguments import FrameEncoderArguments
 from ..runs.resuming import check_run
 from ..runs.sentence_encoder import load_sentence_encoder
 from ..runs.trainers import VideoTrainer
@@ -72,63 +72,11 @@ from ..scores.metrics import comparable
 
 # Share of the mean variance: whitened directions are never longer than this allows.
 WHITENING_RIDGE = 0.1
-SCORES = ("recall_at_1", "recall_at_5", "median_rank", "word_f1")
 
 
 @dataclass
-class VisualContrastivePretrainingArguments(FrameEncoderArguments):
-    """The visual encoder and what it is compared with. The paper's abstract gives no number: all defaults are ours."""
-
-    stage_name: ClassVar[str] = "visual_contrastive_pretraining"
-    target_language: ClassVar[None] = None
-
-    text_model_name_or_path: str = field(
-        default=None,
-        metadata={
-            "help": "Folder of stage 1, or Hub id of a decoder-only language model: its token embeddings. Required."
-        },
-    )
-    text_encoder_name_or_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder or Hub id of the frozen text encoder, of transformers or sentence-transformers, that "
-            "embeds the sentences. Default: the language model, the mean over its last hidden states."
-        },
-    )
-    word_window_size: int = field(default=8, metadata={"help": "Frames, after sampling, that a word-like token sees."})
-    word_window_stride: int = field(default=2, metadata={"help": "Frames from one word-like token to the next."})
-    word_hidden_size: int = field(default=512, metadata={"help": "Width of a word-like token."})
-    word_layers: int = field(default=2, metadata={"help": "Transformer layers over the word-like tokens."})
-    word_attention_heads: int = field(default=8, metadata={"help": "Attention heads of these layers."})
-    word_feed_forward_size: int = field(default=2048, metadata={"help": "Feed-forward width of these layers."})
-    word_dropout: float = field(default=0.1, metadata={"help": "Dropout of these layers."})
-    temperature: float = field(default=0.07, metadata={"help": "First temperature of the contrast; it is learned."})
-    word_alignment_weight: float = field(
-        default=10.0, metadata={"help": "Weight of the word level's loss beside the sentence level's; 0 is off."}
-    )
-    memory_bank_size: int = field(
-        default=0, metadata={"help": "Earlier sentences that are contrasted with each video, too; 0 is off."}
-    )
-    also_measure_on: str | None = field(
-        default=None, metadata={"help": "One more split, such as test, on which retrieval is measured at the end only."}
-    )
-
-    def __post_init__(self):
-        if self.text_model_name_or_path is None:
-            raise ValueError("`--text_model_name_or_path` must name the language model of stage 1.")
-
-
-@dataclass
-class ContrastiveTrainingArguments(FLaLLMTrainingArguments):
+class ContrastiveTrainingArguments(ContrastiveTrainingDefaults, FLaLLMTrainingArguments):
     """Evaluation by retrieval instead of generation."""
-
-    metric_for_best_model: str = field(
-        default="recall_at_1",
-        metadata={"help": f"Score that chooses the best checkpoint: {', '.join(SCORES)} or loss."},
-    )
-    predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
-    needs_generation: ClassVar[bool] = False
-    fixed_flags: ClassVar[dict[str, Any]] = {"predict_with_generate": False}
 
 
 # The frozen text side
@@ -217,10 +165,10 @@ def load_word_targets(name_or_path: str, token_ids: list[int]) -> torch.Tensor:
     try:
         with reading_model(name_or_path):
             config = AutoConfig.from_pretrained(name_or_path)
-            if config.is_encoder_decoder:
+            if is_encoder_decoder(config):
                 raise ValueError(
-                    f"{config.model_type!r} is an encoder-decoder. For these there is FLa-LLM: "
-                    "flallm-visual-initialing and flallm-llm-fine-tuning."
+                    f"{config.model_type!r} is an encoder-decoder, for {titles(is_prompted=False)}. Name a "
+                    "decoder-only language model."
                 )
             model = load_whole(AutoModelForCausalLM.from_pretrained, name_or_path, dtype="auto")
     except (OSError, ValueError) as error:
@@ -396,7 +344,7 @@ def run_pretraining(
     """
     check_run(training)
     check_model_names(arguments)
-    check_score_name(training, SCORES)
+    check_score_name(training, CONTRASTIVE_SCORES)
     if data.streaming:
         raise ValueError(
             "--streaming is not for this stage: all sentences are embedded before training. Leave it out, and download "
@@ -406,7 +354,8 @@ def run_pretraining(
     if "video" not in splits.train.column_names:
         raise ValueError(
             "Visual contrastive pretraining trains a visual encoder on videos; the data set has none, and ready-made "
-            "visual features need no encoder. Go on with stage 3: flallm-visual-language-tuning --visual_features_size."
+            "visual features need no encoder. Go on with stage 3, flallm train visual-language-tuning, with "
+            "--visual_features_size."
         )
     other_split = None if arguments.also_measure_on is None else load_split(data, arguments.also_measure_on)
     callbacks = [*callbacks, *start_run(training)]
@@ -457,17 +406,8 @@ def _measure(
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Stage 2 from command-line arguments; returns the scores as `run_pretraining`. `callbacks` are the Trainer's."""
-    arguments, data, video, augmentation, training = parse_arguments(
-        (
-            VisualContrastivePretrainingArguments,
-            DataArguments,
-            VideoArguments,
-            AugmentationArguments,
-            ContrastiveTrainingArguments,
-        ),
-        argv,
-        description="Stage 2 of LLaVA-SLT: visual contrastive pretraining against a frozen text encoder.",
-    )
+    command = COMMANDS["train visual-contrastive-pretraining"]
+    arguments, data, video, augmentation, training = command.parse(argv, ContrastiveTrainingArguments)
     scores = run_pretraining(arguments, data, video, augmentation, training, callbacks)
     if training.process_index == 0:
         for prefix, name in (("eval", data.evaluation_split), (arguments.also_measure_on, arguments.also_measure_on)):

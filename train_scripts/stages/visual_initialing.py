@@ -2,66 +2,35 @@
 Stage 1 of FLa-LLM, visual initialing: train the visual encoder with a small random text model, Light-T
 (https://arxiv.org/abs/2403.12556, section 3.1).
 
-    flallm-visual-initialing --config paper_visual_initialing --dataset phoenix14t/ \
+    flallm train visual-initialing --config paper_visual_initialing --dataset phoenix14t/ \
         --tokenizer_name_or_path facebook/mbart-large-cc25 --target_language de_DE --output_dir stage1
 
 The same with `accelerate launch -m train_scripts.stages.visual_initialing ...` or `torchrun -m ...` on several devices.
 On a CPU, small (see `make quickstart` for the whole of it):
 
-    flallm-generate-corpus --output_dir corpus
-    flallm-pretrain-language-model --text_file corpus/text_only.txt --output_dir language_model
-    flallm-visual-initialing --config quickstart_visual_initialing --dataset corpus \
+    flallm generate-corpus --output_dir corpus
+    flallm train language-model --text_file corpus/text_only.txt --output_dir language_model
+    flallm train visual-initialing --config quickstart_visual_initialing --dataset corpus \
         --tokenizer_name_or_path language_model --output_dir stage1
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
 
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, light_transformer_config
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from ..arguments.arguments import TRAINING_ARGUMENTS, VideoArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
+from ..arguments.commands import COMMANDS
+from ..arguments.data_arguments import VideoArguments
+from ..arguments.stage_arguments import VisualInitialingArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..languages.target_languages import language_ids
-from ..runs.model_arguments import AdapterArguments, FrameEncoderArguments, VisualFeaturesArguments
 from ..runs.training import build_processor, load_tokenizer, run_training, set_generation_defaults
 
-
-@dataclass
-class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments, VisualFeaturesArguments):
-    """The visual encoder and Light-T."""
-
-    stage_name: ClassVar[str] = "visual_initialing"
-
-    tokenizer_name_or_path: str = field(
-        default=None, metadata={"help": "Tokenizer of the LLM of stage 2, which Light-T shares. Required."}
-    )
-    target_language: str | None = field(
-        default=None, metadata={"help": "Language code of a multilingual tokenizer, such as de_DE or deu_Latn."}
-    )
-    temporal_padding: str = field(default="zero", metadata={"help": "zero, none or replicate."})
-    light_hidden_size: int = field(default=512, metadata={"help": "Width of Light-T."})
-    light_feed_forward_size: int = field(default=2048, metadata={"help": "Feed-forward width of Light-T."})
-    light_layers: int = field(default=3, metadata={"help": "Layers of Light-T's encoder, and of its decoder."})
-    light_attention_heads: int = field(default=8, metadata={"help": "Attention heads of Light-T."})
-    light_dropout: float = field(default=0.1, metadata={"help": "Dropout of Light-T."})
-
-    def __post_init__(self):
-        if self.tokenizer_name_or_path is None:
-            raise ValueError("`--tokenizer_name_or_path` must name the tokenizer of the LLM of stage 2.")
-        if self.imagenet_weights and self.visual_features_size is not None:
-            raise ValueError(
-                "--imagenet_weights is for a visual encoder; with --visual_features_size there is none."
-            )
-        if self.light_hidden_size % self.light_attention_heads:
-            raise ValueError(
-                f"--light_hidden_size must be a multiple of --light_attention_heads, got {self.light_hidden_size} and "
-                f"{self.light_attention_heads}."
-            )
+COMMAND = COMMANDS["train visual-initialing"]
 
 
 def build_light_transformer_config(arguments: VisualInitialingArguments, tokenizer: PreTrainedTokenizerBase):
@@ -110,11 +79,7 @@ def build_model(
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Stage 1 from command-line arguments, with further callbacks; returns the scores on the evaluation split."""
-    arguments, data, video, augmentation, training = parse_arguments(
-        (VisualInitialingArguments, *TRAINING_ARGUMENTS),
-        argv,
-        description="Stage 1 of FLa-LLM: visual initialing with Light-T.",
-    )
+    arguments, data, video, augmentation, training = COMMAND.parse(argv, FLaLLMTrainingArguments)
     return run_training(
         lambda: build_model(arguments, video), arguments, data, video, augmentation, training, callbacks=callbacks
     )

@@ -2,7 +2,7 @@
 Stage 3 of LLaVA-SLT, visual language tuning: the visual encoder of stage 2 and the language model of stage 1, both
 frozen, and a new connector between them, which is all that is trained (https://arxiv.org/abs/2412.16524).
 
-    flallm-visual-language-tuning --config llava_slt_visual_language_tuning --dataset phoenix14t/ \
+    flallm train visual-language-tuning --config llava_slt_visual_language_tuning --dataset phoenix14t/ \
         --vision_model_name_or_path stage2 --text_model_name_or_path stage1 --spoken_language de --output_dir stage3
 
 With `--lora True` (ours) low-rank adapters in the language model are trained, too. With `--cache_features True` each
@@ -10,63 +10,29 @@ clip goes through the encoder once, for all epochs and all later runs (`feature_
 column `spoken_language`, the prompt names the language of each sentence, else that of `--spoken_language`. Small, on a
 CPU, after the example of `visual_contrastive_pretraining.py`:
 
-    flallm-visual-language-tuning --config quickstart_llava_slt_visual_language_tuning --dataset corpus \
+    flallm train visual-language-tuning --config quickstart_llava_slt_visual_language_tuning --dataset corpus \
         --vision_model_name_or_path stage2 --text_model_name_or_path stage1 --output_dir stage3
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
 
 from peft import get_peft_model
 from transformers import GenerationConfig, PreTrainedModel, TrainerCallback
 
 from modeling_flallm import LlavaSltForTranslation
-from modeling_flallm.own_processing import DEFAULT_PROMPT, DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
+from modeling_flallm.own_processing import DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
 
-from ..arguments.arguments import TRAINING_ARGUMENTS, FeatureCacheArguments, VideoArguments, parse_arguments
 from ..arguments.command_line import GO_ON_TRAINING, run_command
-from ..languages.languages import name_in_prompt
+from ..arguments.commands import COMMANDS
+from ..arguments.data_arguments import VideoArguments
+from ..arguments.stage_arguments import VisualLanguageTuningArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..languages.languages import language_in_prompt
 from ..runs.damaged_models import reading_model
-from ..runs.model_arguments import LoraArguments, VisualFeaturesArguments
 from ..runs.training import clip_reader_of, open_tokenizer, run_training
 
-
-@dataclass
-class VisualLanguageTuningArguments(LoraArguments, VisualFeaturesArguments):
-    """The pretrained parts, the connector and the prompt."""
-
-    stage_name: ClassVar[str] = "visual_language_tuning"
-    target_language: ClassVar[None] = None
-    freeze_visual_encoder: ClassVar[bool] = True
-
-    vision_model_name_or_path: str = field(
-        default=None,
-        metadata={"help": "Folder or Hub id of a stage-2 checkpoint. Required without --visual_features_size."},
-    )
-    text_model_name_or_path: str = field(
-        default=None,
-        metadata={"help": "Folder of stage 1, or Hub id of a decoder-only language model. Required."},
-    )
-    connector_hidden_size: int | None = field(
-        default=None, metadata={"help": "Hidden width of the connector. Default: that of the language model."}
-    )
-    connector_activation: str = field(default="gelu", metadata={"help": "Activation of the connector."})
-    label_smoothing: float = field(default=0.0, metadata={"help": "Label smoothing of the cross entropy."})
-    prompt: str = field(
-        default=DEFAULT_PROMPT,
-        metadata={"help": "What the model is asked; {spoken_language} stands for the name of the language."},
-    )
-    num_beams: int = field(default=5, metadata={"help": "Beams with which the saved model generates by default."})
-    lora: bool = field(
-        default=False, metadata={"help": "Train low-rank adapters in the language model, too, not the connector alone."}
-    )
-
-    def __post_init__(self):
-        self.check_one_start(self.vision_model_name_or_path)
-        if self.text_model_name_or_path is None:
-            raise ValueError("`--text_model_name_or_path` is required.")
+COMMAND = COMMANDS["train visual-language-tuning"]
 
 
 def build_model(
@@ -84,7 +50,7 @@ def build_model(
         **clip_reader_of(video, features_encoder),
         tokenizer=tokenizer,
         prompt=arguments.prompt,
-        spoken_language=name_in_prompt(spoken_language, DEFAULT_SPOKEN_LANGUAGE),
+        spoken_language=language_in_prompt(spoken_language, DEFAULT_SPOKEN_LANGUAGE),
     )
     with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
         model = LlavaSltForTranslation.from_vision_text_pretrained(
@@ -120,19 +86,13 @@ def set_generation_defaults(model: LlavaSltForTranslation, processor: LlavaSltPr
 
 def _with_lora(model: LlavaSltForTranslation, arguments: VisualLanguageTuningArguments) -> PreTrainedModel:
     """Adapters in every linear layer of the language model, whatever it calls them; the connector is trained whole."""
-    config = arguments.lora_config(
-        target_modules="all-linear", exclude_modules=r"(vision_model|connector)\..*", modules_to_save=["connector"]
-    )
+    config = arguments.lora_config(**model.system.lora_layers, modules_to_save=[model.system.adapter_name])
     return get_peft_model(model, config)
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Stage 3 from command-line arguments, with further callbacks; returns the scores on the evaluation split."""
-    arguments, data, video, augmentation, training, features = parse_arguments(
-        (VisualLanguageTuningArguments, *TRAINING_ARGUMENTS, FeatureCacheArguments),
-        argv,
-        description="Stage 3 of LLaVA-SLT: visual language tuning of the connector.",
-    )
+    arguments, data, video, augmentation, training, features = COMMAND.parse(argv, FLaLLMTrainingArguments)
     return run_training(
         lambda: build_model(arguments, video, data.spoken_language),
         arguments,

@@ -1,38 +1,23 @@
-"""
-Anyone's own corpus: videos with a spreadsheet, or with subtitles or ELAN annotations beside them, or folders of
-pictures with a spreadsheet.
-"""
+"""Anyone's own videos, with a spreadsheet, or with subtitles or ELAN annotations beside them."""
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from modeling_flallm.own_processing import VIDEO_SUFFIXES
 
 from .annotation_files import Annotations, is_annotation_file, read_annotations
-from .corpus_files import FilesBelow, check_inside, frame_folder, is_of_a_system, needed_file, same_name
-from .corpus_rows import Gathered, clip_name, part_of, path_below, sentence, split_named, times_of
+from .corpus_files import FilesBelow, same_name
+from .corpus_rows import Gathered, part_of
 from .corpus_schema import Problem, RawClip, RawCorpus
-from .corpus_tables import (
-    COLUMN_NAMES,
-    SAVE_AS_UTF8,
-    RowError,
-    check_characters,
-    check_for_splits,
-    check_unused_columns,
-    open_table,
-    plain_name,
-    shown_path,
-    split_of,
-)
+from .corpus_tables import TABLE_COLUMNS, RowError, check_characters, plain_name, shown_path, split_of
+from .spreadsheets import add_tables, find_sources, refuse_tier, table_clip
 
-TABLE_SUFFIXES = (".csv", ".tsv")
-SPREADSHEET_SUFFIXES = (".xlsx", ".xls", ".ods", ".numbers")
-TABLE_COLUMNS = tuple(COLUMN_NAMES)
+TAKES_TABLE = True
 
 
-def read_table(
+def read(
     folder: Path, videos: Path | None, table: Path | None, columns: Mapping[str, str], tier: str | None = None
 ) -> RawCorpus:
     """
@@ -45,15 +30,15 @@ def read_table(
     """
     files = FilesBelow(folder)
     index = FilesBelow(videos) if videos else files
-    sources = _sources(folder, table, files)
+    sources = find_sources(folder, table, files)
     gathered = Gathered(problems=list(dict.fromkeys(files.problems + index.with_videos().problems)))
     if all(map(is_annotation_file, sources)):
         if columns:
             raise ValueError(f"Only spreadsheets have columns to name, got {sorted(columns)} for {sources[0].name}.")
         _add_annotations(gathered, sources, folder, index, tier)
     else:
-        _refuse_tier(tier)
-        _add_tables(gathered, sources, folder, columns, lambda values, split: _table_clip(values, split, index.one))
+        refuse_tier(tier)
+        add_tables(gathered, sources, folder, columns, lambda values, split: table_clip(values, split, index.one))
         others = [path for path in files.all if is_annotation_file(path) and path not in sources]
         if others:
             names = ", ".join(shown_path(path, folder) for path in others[:5])
@@ -66,115 +51,6 @@ def read_table(
         if os.path.realpath(path) not in used
     ]
     return gathered.corpus()
-
-
-def read_frame_folders(
-    folder: Path, videos: Path | None, table: Path | None, columns: Mapping[str, str], tier: str | None = None
-) -> RawCorpus:
-    """A spreadsheet as in `read_table`, but the column `file` names a folder below it with pictures, one a frame."""
-    _refuse_tier(tier)
-    gathered = Gathered()
-
-    def to_clip(values: dict[str, str], split: str) -> RawClip:
-        if values["start"] or values["end"]:
-            raise RowError("start and end are for videos: make a folder of the pictures of this clip alone")
-        return _table_clip(values, split, lambda name: frame_folder(videos or folder, name))
-
-    _add_tables(gathered, _sources(folder, table, None), folder, columns, to_clip)
-    return gathered.corpus()
-
-
-def _refuse_tier(tier: str | None) -> None:
-    if tier is not None:
-        raise ValueError(f"Only annotations of ELAN have tiers, got --tier {tier!r} for a spreadsheet.")
-
-
-def _sources(folder: Path, table: Path | None, files: FilesBelow | None) -> list[Path]:
-    """
-    What is given, or the only spreadsheet in the folder, or several that are named after their splits, or, where there
-    is none, all annotations of videos below.
-    """
-    if table is not None:
-        if table.suffix.lower() in SPREADSHEET_SUFFIXES:
-            raise ValueError(f"{table} is a file of a spreadsheet program. {SAVE_AS_UTF8}, and name that one.")
-        return [needed_file(table)]
-    here = sorted(path for path in folder.iterdir() if path.is_file() and not is_of_a_system(path.name))
-    annotations = [path for path in files.all if is_annotation_file(path)] if files else []
-    tables = [path for path in here if path.suffix.lower() in TABLE_SUFFIXES and path not in annotations]
-    for path in tables:
-        check_inside(path, folder)
-    if len(tables) > 1 and not all(split_of(path.stem) for path in tables):
-        names = ", ".join(path.name for path in tables)
-        raise ValueError(f"{folder} holds {len(tables)} tables, {names}: say which one it is.")
-    if not tables and not annotations:
-        beside = ", or subtitles (.srt, .vtt) or ELAN files (.eaf) beside its videos" if files else ""
-        advice = [f"{path.name}: {SAVE_AS_UTF8}." for path in here if path.suffix.lower() in SPREADSHEET_SUFFIXES]
-        advice += [f"{problem.where} {problem.what}." for problem in (files.problems if files else [])[:3]]
-        raise FileNotFoundError(
-            f"{folder} must hold a .csv or .tsv file with the columns file and text{beside}, or name one. "
-            f"{' '.join(advice)}".strip()
-        )
-    return tables or annotations
-
-
-# Spreadsheets
-
-
-def _add_tables(
-    gathered: Gathered,
-    paths: Iterable[Path],
-    folder: Path,
-    columns: Mapping[str, str],
-    to_clip: Callable[[dict[str, str], str], RawClip],
-) -> None:
-    """All rows through `to_clip(values by our names, split of the file)`."""
-    unknown = sorted(set(columns) - set(TABLE_COLUMNS))
-    if unknown:
-        raise ValueError(f"Columns that can be given other names are {', '.join(TABLE_COLUMNS)}; got {unknown}.")
-    names = {ours: (columns[ours],) if ours in columns else theirs for ours, theirs in COLUMN_NAMES.items()}
-    for path in paths:
-        table = open_table(path, folder, None, names, ["file", "text", *columns])
-        check_unused_columns(table.unused, table.columns, path)
-        check_for_splits(table, path)
-        if table.unused:
-            gathered.notes.append(f"{path.name} has columns that are not used: {', '.join(table.unused)}")
-        split, without_split = split_of(path.stem), []
-        gathered.add(table.rows, functools.partial(_clip_of_table, to_clip, split or "train", without_split))
-        if without_split and split is None:
-            gathered.notes.append(f"{path.name} names no split for {len(without_split)} clip(s): they are of train")
-
-
-def _clip_of_table(
-    to_clip: Callable[[dict[str, str], str], RawClip], split: str, without_split: list[str], values: dict[str, str]
-) -> RawClip:
-    values = {name: value.strip() for name, value in values.items()}
-    clip = to_clip(values, split)
-    if not values["split"]:
-        without_split.append(clip.name)
-    return clip
-
-
-def _table_clip(values: dict[str, str], split: str, find: Callable[[str], Path]) -> RawClip:
-    file = path_below(values["file"])
-    text = sentence(values["text"])
-    start, end = times_of(values, "start", "end")
-    suffix = PurePosixPath(file).suffix
-    default_name = file.removesuffix(suffix if suffix.lower() in VIDEO_SUFFIXES else "").strip("/").replace("/", "_")
-    if start is not None or end is not None:
-        default_name += f"-{values['start'] or 0}-{values['end'] or 'end'}"
-    return RawClip(
-        name=clip_name(values["name"] or default_name),
-        split=split_named(values["split"]) if values["split"] else split,
-        text=text,
-        video=find(file),
-        start=start,
-        end=end,
-        signer=values["signer"] or None,
-        gloss=values["gloss"] or None,
-    )
-
-
-# Subtitles and ELAN
 
 
 def _add_annotations(gathered: Gathered, paths: list[Path], folder: Path, index: FilesBelow, tier: str | None) -> None:
@@ -230,7 +106,7 @@ def _annotated_clip(video: Path, origin: float, name: str, split: str, values: d
     times = {"start": str(round(start + origin, 6)), "end": str(round(end + origin, 6))}
     check_characters(values.values())
     empty = dict.fromkeys(TABLE_COLUMNS, "")
-    return _table_clip(empty | values | times | {"file": name}, split, lambda _: video)
+    return table_clip(empty | values | times | {"file": name}, split, lambda _: video)
 
 
 def _chosen_tier(annotations: Mapping[Path, Annotations], tier: str | None, gathered: Gathered) -> str:

@@ -1,11 +1,12 @@
-"""Arguments on parts of models that several stages share."""
+"""Arguments on parts of models that several stages share. Imports nothing heavy; three methods do."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peft import LoraConfig
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
-from modeling_flallm import FLaLLMVisionConfig, VisualFeaturesConfig, VisualFeaturesEncoder
+    from modeling_flallm import FLaLLMVisionConfig, VisualFeaturesEncoder
 
 
 @dataclass
@@ -22,8 +23,10 @@ class FrameEncoderArguments:
     )
     temporal_norm: str = field(default="batch_norm", metadata={"help": "batch_norm or layer_norm."})
 
-    def frame_encoder_config(self, **options: Any) -> FLaLLMVisionConfig:
+    def frame_encoder_config(self, **options: Any) -> "FLaLLMVisionConfig":
         """`options` are further ones of `FLaLLMVisionConfig`."""
+        from modeling_flallm import FLaLLMVisionConfig
+
         return FLaLLMVisionConfig(
             backbone=self.backbone,
             backbone_width=self.backbone_width,
@@ -47,10 +50,12 @@ class VisualFeaturesArguments:
         },
     )
 
-    def visual_features_encoder(self) -> VisualFeaturesEncoder | None:
+    def visual_features_encoder(self) -> "VisualFeaturesEncoder | None":
         """The sign encoder for these features, `None` for videos."""
         if self.visual_features_size is None:
             return None
+        from modeling_flallm import VisualFeaturesConfig, VisualFeaturesEncoder
+
         return VisualFeaturesEncoder(VisualFeaturesConfig(hidden_size=self.visual_features_size))
 
     def check_one_start(self, vision_model_name_or_path: str | None) -> None:
@@ -87,9 +92,11 @@ class LoraArguments:
     lora_alpha: int = field(default=32, metadata={"help": "Scale of the low-rank adapters, times the rank."})
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the low-rank adapters."})
 
-    def lora_config(self, **options: Any) -> LoraConfig:
+    def lora_config(self, **options: Any) -> "LoraConfig":
         """
         `options` are further ones of `LoraConfig`. Models that take videos have no `task_type`: peft's wrappers for
         SEQ_2_SEQ_LM and CAUSAL_LM would pass text inputs on that these do not take.
         """
+        from peft import LoraConfig
+
         return LoraConfig(r=self.lora_rank, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout, **options)

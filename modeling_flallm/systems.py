@@ -1,0 +1,318 @@
+"""
+The systems of this library, a row for each: data only. Model cards, help texts, error messages, pushes and the Space
+read these rows, so none of them names a system. A new system is a configuration, its presets and one more row in
+`SYSTEMS`.
+
+This file imports nothing of ours and no torch: the Space has a copy of it, and `--help` must be fast.
+"""
+
+from dataclasses import dataclass
+
+# Of every model of this library on the Hub.
+TAGS = ("sign-language", "sign-language-translation", "gloss-free", "flallm")
+# What a stage leaves.
+TRANSLATOR, VISUAL_ENCODER, LANGUAGE_MODEL = "translator", "visual encoder", "language model"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    One stage of training.
+
+    Args:
+        name: of its module in `train_scripts/stages`; its presets are `<recipe>_<name>`, and training_run.json has it.
+        title: what it does, in a few words, for help texts.
+        command: that runs it.
+        leaves: `TRANSLATOR`, `VISUAL_ENCODER` or `LANGUAGE_MODEL`.
+        card: sentence of the model card on what the model is; `{text_model}` stands for the name of its text model.
+        card_with_lora: the same, where low-rank adapters were trained.
+        note: sentence of the model card on what the paper does not have.
+        vision_stage: name of the earlier stage that made the visual encoder.
+        has_pretrained_text_model: whether a part of the model was pretrained on text.
+        text_model_of_paper: the paper's text model, and where the paper says so, if the user chooses another one.
+    """
+
+    name: str
+    title: str
+    command: str
+    leaves: str
+    card: str = ""
+    card_with_lora: str | None = None
+    note: str = ""
+    vision_stage: str | None = None
+    has_pretrained_text_model: bool = True
+    text_model_of_paper: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    Presets for all stages of a system, in `train_scripts/configs`.
+
+    Args:
+        prefix: their names begin with it.
+        title: what the model card calls it.
+        note: sentence of the model card on values that the paper does not give.
+        introduction: sentence in front of `citation`, where the recipe is not the paper's.
+        citation: BibTeX.
+    """
+
+    prefix: str
+    title: str
+    note: str = ""
+    introduction: str = ""
+    citation: str = ""
+
+
+@dataclass(frozen=True)
+class System:
+    """
+    A way to translate sign language videos.
+
+    Args:
+        model_type: of the configuration of its translation model; the key of its row.
+        title: as the paper writes it.
+        paper: address of the paper.
+        citations: pairs of an introducing sentence, empty for the paper itself, and BibTeX.
+        auto_class: with which transformers loads its translation model.
+        model_class, processor_class: names in `modeling_flallm`.
+        is_prompted: whether its text model is decoder-only and reads the video within a prompt. Otherwise it is an
+            encoder-decoder and reads the video alone.
+        adapter_name, text_model_name: attributes of the translation model; `other_parts`: further ones with weights,
+            besides `vision_model`.
+        adapter_title: what the paper calls the adapter.
+        visual_encoder_types: model types of its visual encoder, alone or with a head for pretraining.
+        stages: in the order in which they are run; the last one leaves a translation model.
+        recipe: with which the model card compares a run; `other_recipe`: one that a run may follow instead.
+        quickstart_prefix: of the presets of its quickstart.
+        note: paragraph of the model card on how much of the paper is known.
+        tags: on the Hub, besides `TAGS`.
+    """
+
+    model_type: str
+    title: str
+    paper: str
+    citations: tuple[tuple[str, str], ...]
+    auto_class: str
+    model_class: str
+    processor_class: str
+    is_prompted: bool
+    adapter_name: str
+    text_model_name: str
+    stages: tuple[Stage, ...]
+    recipe: Recipe
+    adapter_title: str = "adapter"
+    visual_encoder_types: tuple[str, ...] = ()
+    other_recipe: Recipe | None = None
+    quickstart_prefix: str | None = None
+    note: str = ""
+    tags: tuple[str, ...] = ()
+    other_parts: tuple[str, ...] = ()
+
+    @property
+    def lora_layers(self) -> dict[str, str]:
+        """Arguments of peft for every linear layer of the text model, whatever the text model calls it."""
+        others = "|".join(("vision_model", self.adapter_name, *self.other_parts))
+        return {"target_modules": "all-linear", "exclude_modules": rf"({others})(\..*)?"}
+
+    @property
+    def hub_tags(self) -> tuple[str, ...]:
+        return (*TAGS, *self.tags)
+
+    @property
+    def last_stage(self) -> Stage:
+        return self.stages[-1]
+
+    def number_of(self, stage: Stage) -> int:
+        """Counted from 1."""
+        return self.stages.index(stage) + 1
+
+    def stage_that_leaves(self, kind: str) -> Stage | None:
+        """The first one that leaves a `TRANSLATOR`, `VISUAL_ENCODER` or `LANGUAGE_MODEL`."""
+        return next((stage for stage in self.stages if stage.leaves == kind), None)
+
+    def auto_class_of(self, stage: Stage) -> str:
+        """With which transformers loads what the stage leaves."""
+        return {TRANSLATOR: self.auto_class, LANGUAGE_MODEL: "AutoModelForCausalLM"}.get(stage.leaves, "AutoModel")
+
+    def help_of(self, stage: Stage) -> str:
+        """What the help of the stage's command says first."""
+        return f"Stage {self.number_of(stage)} of {self.title}: {stage.title}."
+
+
+FLALLM_CITATION = """@inproceedings{chen-etal-2024-factorized,
+  title     = {Factorized Learning Assisted with Large Language Model for Gloss-free Sign Language Translation},
+  author    = {Chen, Zhigang and Zhou, Benjia and Li, Jun and Wan, Jun and Lei, Zhen and Jiang, Ning and Lu, Quan and Zhao, Guoqing},
+  booktitle = {Proceedings of the 2024 Joint International Conference on Computational Linguistics, Language Resources and Evaluation (LREC-COLING 2024)},
+  year      = {2024},
+  pages     = {7071--7081},
+  url       = {https://arxiv.org/abs/2403.12556}
+}"""  # noqa: E501
+LLAVA_SLT_CITATION = """@article{liang2024llavaslt,
+  title   = {LLaVA-SLT: Visual Language Tuning for Sign Language Translation},
+  author  = {Liang, Han and Huang, Chengyu and Xu, Yuecheng and Tang, Cheng and Ye, Weicai and Zhang, Juze and Chen, Xin and Yu, Jingyi and Xu, Lan},
+  journal = {arXiv preprint arXiv:2412.16524},
+  year    = {2024},
+  url     = {https://arxiv.org/abs/2412.16524}
+}"""  # noqa: E501
+SLTBASELINES_CITATION = """@article{sincan2025gloss,
+  title   = {Gloss-free Sign Language Translation: An unbiased evaluation of progress in the field},
+  author  = {Ozge Mercanoglu Sincan and Jian He Low and Sobhan Asasi and Richard Bowden},
+  journal = {Computer Vision and Image Understanding},
+  volume  = {261},
+  pages   = {104498},
+  year    = {2025},
+  doi     = {10.1016/j.cviu.2025.104498}
+}"""
+
+FLALLM = System(
+    model_type="flallm",
+    title="FLa-LLM",
+    paper="https://arxiv.org/abs/2403.12556",
+    citations=(("", FLALLM_CITATION),),
+    # A sequence of frames in, a sequence of tokens out, by an encoder and a decoder: of the Auto classes this is the
+    # one whose models are called and generate like these.
+    auto_class="AutoModelForSeq2SeqLM",
+    model_class="FLaLLMForTranslation",
+    processor_class="FLaLLMProcessor",
+    is_prompted=False,
+    adapter_name="adapter",
+    text_model_name="text_model",
+    visual_encoder_types=("flallm_vision",),
+    stages=(
+        Stage(
+            "visual_initialing",
+            title="visual initialing with Light-T",
+            command="flallm train visual-initialing",
+            leaves=TRANSLATOR,
+            card="a video encoder, trained together with a small text model. It can translate, but it is meant as the "
+            "start of stage 2,\nwhich puts a large language model behind the video encoder.",
+            has_pretrained_text_model=False,
+        ),
+        Stage(
+            "llm_fine_tuning",
+            title="LLM fine-tuning with the visual encoder frozen",
+            command="flallm train llm-fine-tuning",
+            leaves=TRANSLATOR,
+            card="the video encoder comes from stage 1, and a pretrained language model learned to write what it sees.",
+            vision_stage="visual_initialing",
+            text_model_of_paper=(
+                "mbart, 12+12 layers, width 1024",
+                "paper, section 4.2: mBART-large-cc25, its vocabulary trimmed",
+            ),
+        ),
+    ),
+    recipe=Recipe("paper", "the paper's recipe", "Where the paper gives no value, the recipe has one of ours."),
+    other_recipe=Recipe(
+        "sltbaselines",
+        "the recipe of sltbaselines",
+        introduction="Most settings are those of the re-implementation sltbaselines:",
+        citation=SLTBASELINES_CITATION,
+    ),
+    quickstart_prefix="quickstart",
+    other_parts=("word_presence_head",),
+)
+LLAVA_SLT = System(
+    model_type="llava_slt",
+    title="LLaVA-SLT",
+    paper="https://arxiv.org/abs/2412.16524",
+    citations=(
+        ("", LLAVA_SLT_CITATION),
+        ("The visual encoder of its frames is that of FLa-LLM:", FLALLM_CITATION),
+    ),
+    # A prompt with pixels in, the tokens behind it out: where transformers keeps Video-LLaVA and LLaVA-NeXT-Video.
+    auto_class="AutoModelForImageTextToText",
+    model_class="LlavaSltForTranslation",
+    processor_class="LlavaSltProcessor",
+    is_prompted=True,
+    adapter_name="connector",
+    text_model_name="language_model",
+    adapter_title="connector",
+    visual_encoder_types=("llava_slt_contrastive", "llava_slt_visual"),
+    stages=(
+        Stage(
+            "linguistic_pretraining",
+            title="linguistic continued pretraining of a decoder-only language model",
+            command="flallm train linguistic-pretraining",
+            leaves=LANGUAGE_MODEL,
+        ),
+        Stage(
+            "visual_contrastive_pretraining",
+            title="visual contrastive pretraining against a frozen text encoder",
+            command="flallm train visual-contrastive-pretraining",
+            leaves=VISUAL_ENCODER,
+            card="a video encoder, which learned from the sentences of a frozen text model. It is meant for stage 3, "
+            "which puts a language\nmodel behind it.",
+            note="Before videos are compared with them, the vectors of the sentences are centred and those of the "
+            "words whitened.",
+        ),
+        Stage(
+            "visual_language_tuning",
+            title="visual language tuning of the connector",
+            command="flallm train visual-language-tuning",
+            leaves=TRANSLATOR,
+            card="the video encoder comes from stage 2, and behind it is the language model `{text_model}`. Between "
+            "them is a small\nconnector, and only it was trained here.",
+            card_with_lora="the video encoder comes from stage 2, and behind it is the language model `{text_model}`. "
+            "Between them is a small\nconnector, and only it and low-rank adapters (LoRA) in the language model were "
+            "trained here.",
+            vision_stage="visual_contrastive_pretraining",
+        ),
+    ),
+    recipe=Recipe("llava_slt", "this program's recipe"),
+    quickstart_prefix="quickstart_llava_slt",
+    note="Of the paper only the abstract is known to the makers of this program, and there is no public code. The "
+    "recipe is made\nafter the abstract; all numbers in it, the losses, the layers and the prompt are the makers' own.",
+    tags=("llava-slt",),
+)
+SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT)}
+DEFAULT_SYSTEM = FLALLM  # of a model that says nothing of its own
+
+
+def find_stage(name: str) -> tuple[System, Stage]:
+    """
+    Raises:
+        ValueError: if no system has a stage of this name.
+    """
+    for system in SYSTEMS.values():
+        for stage in system.stages:
+            if stage.name == name:
+                return system, stage
+    known = ", ".join(stage.name for system in SYSTEMS.values() for stage in system.stages)
+    raise ValueError(f"The stage must be one of {known}, got {name!r}.")
+
+
+def system_of_visual_encoder(model_type: str | None) -> System | None:
+    """The system whose visual encoder, without a text model, has this model type; `None` for all others."""
+    return next((system for system in SYSTEMS.values() if model_type in system.visual_encoder_types), None)
+
+
+def titles(is_prompted: bool | None = None) -> str:
+    """All systems, or those that read a prompt, or those that do not: "FLa-LLM or LLaVA-SLT"."""
+    chosen = [each.title for each in SYSTEMS.values() if is_prompted is None or each.is_prompted is is_prompted]
+    return " or ".join(chosen)
+
+
+def adapter_titles() -> str:
+    """What all papers call the adapter: "the adapter, or LLaVA-SLT's connector"."""
+    others = [each for each in SYSTEMS.values() if each.adapter_title != System.adapter_title]
+    return ", or ".join(["the adapter", *(f"{each.title}'s {each.adapter_title}" for each in others)])
+
+
+__all__ = [
+    "DEFAULT_SYSTEM",
+    "FLALLM",
+    "LANGUAGE_MODEL",
+    "LLAVA_SLT",
+    "SYSTEMS",
+    "TAGS",
+    "TRANSLATOR",
+    "VISUAL_ENCODER",
+    "Recipe",
+    "Stage",
+    "System",
+    "adapter_titles",
+    "find_stage",
+    "system_of_visual_encoder",
+    "titles",
+]

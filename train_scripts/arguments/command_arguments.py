@@ -1,0 +1,416 @@
+"""What each command takes that does not train. Imports nothing heavy."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..corpora.corpus_readers import KINDS
+from ..corpora.corpus_tables import COLUMN_NAMES
+from ..languages.languages import check_sign_language, check_spoken_language
+from ..machine.cores import num_cores
+from ..machine.process_pool import check_num_workers
+from .flag_values import DTYPES, QUANTIZATIONS, check_license, check_repo_id
+from .system_rows import systems
+
+FORMATS = ("text", "jsonl", "csv")
+TOKENIZERS = ("13a", "intl", "none", "char", "zh")
+CHECKPOINT_SOURCES = ("sltbaselines_stage1", "sltbaselines_stage2", "gfslt_vlp")
+MOST_READING_THREADS = 4
+LEAST_CLIPS = 20
+WHY_SO_MANY = f"At least {LEAST_CLIPS} clips are needed to measure how sure the model is, and 200 or more are better."
+
+
+@dataclass
+class TranslateArguments:
+    """Which videos, with which model."""
+
+    videos: list[str] = field(metadata={"help": "Video files, or folders of them.", "positional": True})
+    model: str = field(metadata={"help": "Folder or Hub id of a trained model."})
+    format: str = field(default="text", metadata={"help": "Form of the output.", "choices": FORMATS})
+    output: Path | None = field(default=None, metadata={"help": "File to write. Default: standard output."})
+    batch_size: int = field(default=8, metadata={"help": "Clips that are translated together."})
+    num_beams: int | None = field(default=None, metadata={"help": "Beams. Default: as the model was saved."})
+    start: float | None = field(default=None, metadata={"help": "Second at which to start in each video."})
+    end: float | None = field(default=None, metadata={"help": "Second at which to stop in each video."})
+    long: bool = field(default=False, metadata={"help": "Split videos longer than one sentence where the hands rest."})
+    srt: bool = field(default=False, metadata={"help": "Write captions beside each video, as clip.srt."})
+    vtt: bool = field(default=False, metadata={"help": "Write captions beside each video, as clip.vtt."})
+    dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "In what the model computes. Default: bfloat16 where the processor does so natively, else float32.",
+            "choices": DTYPES,
+        },
+    )
+    quantization: str | None = field(
+        default=None,
+        metadata={
+            "help": "Bits in which the language model keeps its weights: less memory, and on CPUs int8 is the fastest.",
+            "choices": QUANTIZATIONS,
+        },
+    )
+    num_workers: int = field(
+        default_factory=lambda: min(MOST_READING_THREADS, max(num_cores() - 1, 1)),
+        metadata={"help": "Threads that read videos ahead of the model."},
+    )
+    spoken_language: str | None = field(
+        default=None,
+        metadata={
+            "help": f"{systems.titles(is_prompted=True)}: tag of the language to write, such as de. Default: the one "
+            "it was trained in."
+        },
+    )
+    num_threads: int | None = field(
+        default=None, metadata={"help": "Threads of a CPU. Default: one for each core that is free."}
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "Such as cuda or cpu. Default: the accelerator if there is one."}
+    )
+
+    def __post_init__(self):
+        check_spoken_language(self.spoken_language)
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise ValueError(f"--start must lie before --end, got {self.start:g} and {self.end:g} seconds.")
+
+
+@dataclass
+class EvaluationArguments:
+    """Model, split and how to score."""
+
+    model: str = field(default=None, metadata={"help": "Folder or Hub id of a trained model. Required."})
+    split: str = field(default="test", metadata={"help": "Split to translate."})
+    max_clips: int | None = field(default=None, metadata={"help": "Only the first so many clips."})
+    append_period: bool = field(
+        default=False, metadata={"help": "Append ' .' to both sides, a habit on PHOENIX14T; the signature says so."}
+    )
+    lowercase: bool = field(default=False, metadata={"help": "Compare in lower case; the signature says so."})
+    add_to_model_card: bool = field(
+        default=False,
+        metadata={"help": "Write the scores into README.md of the model's folder, in place of those of this split."},
+    )
+    dtype: str = field(
+        default="float32", metadata={"help": f"In what the model computes: {', '.join(DTYPES)}.", "choices": [*DTYPES]}
+    )
+    quantization: str | None = field(
+        default=None,
+        metadata={
+            "help": "Bits in which the language model keeps its weights: int8 or int4. As in `flallm translate`.",
+            "choices": [*QUANTIZATIONS],
+        },
+    )
+
+    def __post_init__(self):
+        if self.model is None:
+            raise ValueError("`--model` must name a trained model.")
+
+
+@dataclass
+class CalibrationArguments:
+    """Model, split, and what counts as right."""
+
+    model: str = field(default=None, metadata={"help": "Folder of a trained model. Required."})
+    split: str = field(default="dev", metadata={"help": "Split to learn from; the model must not have trained on it."})
+    also_measure_on: str | None = field(
+        default=None, metadata={"help": "One more split, such as test, on which the result is measured only."}
+    )
+    least_chrf: float = field(
+        default=95.0,
+        metadata={
+            "help": "A translation counts as right if its chrF is at least so much. 95 leaves room for a capital "
+            "letter or the mark at the end; 100 asks for the sentence itself."
+        },
+    )
+    max_clips: int | None = field(default=None, metadata={"help": "Only the first so many clips."})
+    batch_size: int = field(default=8, metadata={"help": "Clips that are translated together."})
+    num_threads: int | None = field(
+        default=None,
+        metadata={"help": "Threads of a CPU to compute in. Default: one for each core that other programs leave free."},
+    )
+
+    def __post_init__(self):
+        if self.model is None:
+            raise ValueError("`--model` must name the folder of a trained model.")
+        if not 0 < self.least_chrf <= 100:
+            raise ValueError(f"--least_chrf must be above 0 and at most 100, got {self.least_chrf:g}.")
+        for name in ("batch_size", "num_threads"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"--{name} must be 1 or more, got {number}.")
+        if self.max_clips is not None and self.max_clips < LEAST_CLIPS:
+            raise ValueError(f"--max_clips must be {LEAST_CLIPS} or more, got {self.max_clips}. {WHY_SO_MANY}")
+
+
+@dataclass
+class PrepareArguments:
+    """Which corpus, and how to write it."""
+
+    corpus: str = field(metadata={"help": f"Layout of the raw corpus: {', '.join(KINDS)}."})
+    source: str = field(metadata={"help": "Folder of the raw corpus. Nothing in it is changed."})
+    output_dir: str = field(metadata={"help": "New or empty folder, or the one of a run to go on with."})
+    videos: str | None = field(
+        default=None, metadata={"help": "Folder of the videos or frames. Default: the usual place below --source."}
+    )
+    table: str | None = field(
+        default=None,
+        metadata={
+            "help": "For table and frame_folders: the CSV or TSV file, if --source holds several; for table also "
+            "subtitles (srt, vtt) or annotations of ELAN (eaf, or a tab-delimited export) of one video."
+        },
+    )
+    columns: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": f"For table and frame_folders: what the table calls a column of {', '.join(COLUMN_NAMES)}, as in "
+            "text=Satz file=Datei."
+        },
+    )
+    tier: str | None = field(
+        default=None, metadata={"help": "For ELAN files with several tiers: the one that holds the sentences."}
+    )
+    quality: int = field(
+        default=18,
+        metadata={"help": "Of videos made of pictures, from 0 (nothing is lost, large) to 35 (blurred, small)."},
+    )
+    frames_per_second: float | None = field(
+        default=None, metadata={"help": "Of folders of pictures. Default: what the corpus was recorded with."}
+    )
+    sign_language: str | None = field(
+        default=None, metadata={"help": "ISO 639-3 code of the sign language. Default: the corpus's."}
+    )
+    spoken_language: str | None = field(
+        default=None, metadata={"help": "Language tag of the sentences. Default: the corpus's."}
+    )
+    num_workers: int = field(default_factory=num_cores, metadata={"help": "Processes to work in."})
+    push_to_hub: str | None = field(
+        default=None, metadata={"help": "OWNER/NAME of a data set repository to send the folder to, once it is done."}
+    )
+    private: bool = field(
+        default=True,
+        metadata={"help": "With --push_to_hub: False lets everybody see it. Default: only you and those you invite."},
+    )
+    dataset_license: str | None = field(
+        default=None,
+        metadata={"help": "Licence for the data set's card, as the Hub writes it. Default: none."},
+    )
+
+    def __post_init__(self):
+        if self.corpus not in KINDS:
+            raise ValueError(f"--corpus must be one of {', '.join(KINDS)}, got {self.corpus!r}.")
+        for column in self.columns:
+            if not re.fullmatch("[^=]+=.+", column):
+                raise ValueError(f"--columns takes pairs of our and their name, such as text=Satz, got {column!r}.")
+        ours = [column.partition("=")[0] for column in self.columns]
+        if len(set(ours)) < len(ours):
+            raise ValueError(f"--columns must name each of our columns once, got {' '.join(self.columns)}.")
+        if not 0 <= self.quality <= 35:
+            raise ValueError(f"--quality must be from 0 to 35, got {self.quality}.")
+        if self.frames_per_second is not None and not 1 <= self.frames_per_second <= 1000:
+            raise ValueError(f"--frames_per_second must be from 1 to 1000, got {self.frames_per_second}.")
+        check_num_workers("--num_workers", self.num_workers)
+        check_repo_id("push_to_hub", self.push_to_hub, "me/phoenix14t")
+        check_license("dataset_license", self.dataset_license, "cc-by-4.0 or other")
+        check_sign_language(self.sign_language)
+        check_spoken_language(self.spoken_language)
+
+
+@dataclass
+class InspectArguments:
+    """Which data set, and where the report goes."""
+
+    dataset: str = field(metadata={"help": "A video folder, or the id of a data set on the Hub."})
+    output_dir: str = field(default="inspection", metadata={"help": "New or empty folder for the report."})
+    text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
+    spoken_language: str | None = field(
+        default=None, metadata={"help": "Language tag of sentences whose rows have none. zh, ja, ko, th: by character."}
+    )
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "Tokenizer whose unknown characters and sentence lengths are counted."}
+    )
+    num_strips: int = field(default=4, metadata={"help": "Clips of each split that the page shows."})
+    num_workers: int = field(default_factory=num_cores, metadata={"help": "Decoding processes."})
+
+    def __post_init__(self):
+        check_spoken_language(self.spoken_language)
+        check_num_workers("--num_workers", self.num_workers)
+        if self.num_strips < 0:
+            raise ValueError(f"--num_strips must be 0 or more, got {self.num_strips}.")
+
+
+@dataclass
+class CorpusArguments:
+    """What to generate. `output_dir` must be new or empty."""
+
+    output_dir: str = field(metadata={"help": "Folder for the corpus; new or empty."})
+    seed: int = field(default=0, metadata={"help": "Seed of everything: sentences, signers, performances."})
+    num_train_clips: int = field(default=1200, metadata={"help": "Clips in the training split."})
+    num_dev_clips: int = field(default=100, metadata={"help": "Clips in the dev split."})
+    num_test_clips: int = field(default=150, metadata={"help": "Clips in the test split."})
+    num_signs: int | None = field(
+        default=None, metadata={"help": "Signs of the vocabulary. Default: all that are known."}
+    )
+    num_training_signers: int = field(default=14, metadata={"help": "Signers of the training split."})
+    num_dev_signers: int = field(
+        default=2, metadata={"help": "Signers of the dev split only; training signers perform the other half of it."}
+    )
+    num_test_signers: int = field(default=3, metadata={"help": "Signers of the test split, seen nowhere else."})
+    left_handed_fraction: float = field(default=0.2, metadata={"help": "Part of all signers who are left-handed."})
+    resolution: int = field(default=64, metadata={"help": "Height and width of the clips in pixels; even."})
+    num_text_only_sentences: int = field(
+        default=6000, metadata={"help": "Sentences without a clip; fewer if the signs do not give as many."}
+    )
+    num_workers: int = field(
+        default_factory=num_cores, metadata={"help": "Processes; the result does not depend on it."}
+    )
+
+
+@dataclass
+class PushArguments:
+    """What to send where."""
+
+    repo_id: str = field(metadata={"help": "The model's repository on the Hub, as OWNER/NAME."})
+    model: str | None = field(
+        default=None, metadata={"help": "Folder of a trained model, or of a LoRA adapter, to send to --repo_id."}
+    )
+    space: str | None = field(
+        default=None, metadata={"help": "OWNER/NAME of a Space to send the demo to; it shows the model of --repo_id."}
+    )
+    private: bool = field(
+        default=True,
+        metadata={"help": "False lets everybody see what is sent. Default: only you and those you invite."},
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "Branch of the model's repository; made if there is none. Default: main."}
+    )
+    commit_message: str | None = field(default=None, metadata={"help": "What the repository's history says."})
+    base_model_repo_id: str | None = field(
+        default=None, metadata={"help": "For a LoRA adapter: its base model's repository, as OWNER/NAME."}
+    )
+    dry_run: bool = field(
+        default=False, metadata={"help": "List what would be sent, and send nothing. Needs neither network nor token."}
+    )
+
+    def __post_init__(self):
+        if self.model is None and self.space is None:
+            raise ValueError("say what to send: --model FOLDER, --space OWNER/NAME, or both.")
+        for name in ("repo_id", "space", "base_model_repo_id"):
+            check_repo_id(name, getattr(self, name), "me/flallm-phoenix")
+        if self.revision is not None and re.fullmatch("[0-9a-f]{40}", self.revision):
+            raise ValueError(f"--revision must be a branch, to which a commit can be added, got {self.revision}.")
+
+
+@dataclass
+class TrimArguments:
+    """A checkpoint, the text it has to write, and what else it should know."""
+
+    text_model_name_or_path: str = field(
+        default=None, metadata={"help": "Folder or Hub id of an encoder-decoder and its tokenizer. Required."}
+    )
+    output_dir: str = field(default=None, metadata={"help": "New or empty folder for the smaller one. Required."})
+    text_file: list[str] = field(
+        default_factory=list, metadata={"help": "UTF-8 text files, one sentence a line: the training text."}
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Video folder or data set on the Hub, for its sentences."}
+    )
+    text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
+    split: list[str] = field(
+        default_factory=lambda: ["train"], metadata={"help": "Splits of the data set whose sentences count."}
+    )
+    target_language: str | None = field(
+        default=None, metadata={"help": "Language code of a multilingual tokenizer, such as de_DE or deu_Latn."}
+    )
+    keep: list[str] = field(
+        default_factory=list, metadata={"help": "Words or sentences whose tokens stay although the text lacks them."}
+    )
+    keep_text_file: list[str] = field(
+        default_factory=list, metadata={"help": "UTF-8 text files, a word or sentence a line, that are kept likewise."}
+    )
+
+    def __post_init__(self):
+        for name in ("text_model_name_or_path", "output_dir"):
+            if getattr(self, name) is None:
+                raise ValueError(f"`--{name}` is required.")
+        if not self.text_file and self.dataset is None:
+            raise ValueError("There is no text to cut to. Pass --text_file, --dataset, or both.")
+
+
+@dataclass
+class QuickstartArguments:
+    """Sizes; the defaults take under ten minutes on two CPU cores."""
+
+    output_dir: str = field(default="quickstart_output", metadata={"help": "New or empty folder for everything."})
+    seed: int = field(default=0, metadata={"help": "Seed of corpus, initial weights and order of the clips."})
+    num_train_clips: int = field(default=1200, metadata={"help": "Training clips."})
+    num_dev_clips: int = field(
+        default=60, metadata={"help": f"Clips that choose the best checkpoint and calibrate it; {LEAST_CLIPS} or more."}
+    )
+    num_test_clips: int = field(default=150, metadata={"help": "Test clips, by signers never seen in training."})
+    num_text_only_sentences: int = field(default=6000, metadata={"help": "Sentences for the language model."})
+    stage1_epochs: float = field(default=11, metadata={"help": "Epochs of visual initialing."})
+    stage2_epochs: float = field(default=6, metadata={"help": "Epochs of LLM fine-tuning."})
+    language_model_epochs: float = field(default=3, metadata={"help": "Epochs of the language model's pretraining."})
+
+    def __post_init__(self):
+        if self.num_dev_clips < LEAST_CLIPS:
+            raise ValueError(
+                f"--num_dev_clips must be {LEAST_CLIPS} or more, got {self.num_dev_clips}: fewer do not tell how sure "
+                "the model is."
+            )
+
+
+@dataclass
+class LlavaSltQuickstartArguments(QuickstartArguments):
+    """Sizes; the defaults take under twenty minutes on two CPU cores."""
+
+    output_dir: str = field(
+        default="quickstart_llava_slt_output", metadata={"help": "New or empty folder for everything."}
+    )
+    language_model_epochs: float = field(default=3, metadata={"help": "Epochs of linguistic pretraining (stage 1)."})
+    stage2_epochs: float = field(default=12, metadata={"help": "Epochs of visual contrastive pretraining."})
+    stage3_epochs: float = field(default=8, metadata={"help": "Epochs of visual language tuning."})
+
+
+@dataclass
+class ScoreArguments:
+    """Which files, and how to score."""
+
+    hypotheses: Path = field(
+        metadata={"help": "Translations to score, UTF-8, one per line; lines may be empty.", "positional": True}
+    )
+    references: Path = field(metadata={"help": "Raw reference sentences, UTF-8, one per line.", "positional": True})
+    spoken_language: str | None = field(
+        default=None,
+        metadata={"help": "Language tag of the sentences. zh, ja, ko, th and the like are scored by character."},
+    )
+    tokenize: str | None = field(
+        default=None, metadata={"help": "Tokenizer of sacrebleu. Default: by the language.", "choices": TOKENIZERS}
+    )
+    lowercase: bool = field(default=False, metadata={"help": "Compare in lower case; the signature says so."})
+    append_period: bool = field(
+        default=False, metadata={"help": "Append ' .' to both sides, a habit on PHOENIX14T; the signature says so."}
+    )
+    num_resamples: int = field(default=1000, metadata={"help": "Resamples of the bootstrap; 0 for no intervals."})
+    seed: int = field(default=12345, metadata={"help": "Seed of the bootstrap; the default is that of sacrebleu."})
+    json: bool = field(default=False, metadata={"help": "Print JSON with unrounded scores instead of the table."})
+
+    def __post_init__(self):
+        check_spoken_language(self.spoken_language)
+
+
+@dataclass
+class ImportArguments:
+    """Which checkpoint, and what it was trained with."""
+
+    checkpoint: Path = field(metadata={"help": "best_checkpoint.pth or checkpoint.pth."})
+    source: str = field(metadata={"help": "What has written it.", "choices": CHECKPOINT_SOURCES})
+    text_model_name_or_path: str = field(
+        metadata={"help": "The mBART it was trained with (MBart_trimmed): its configuration and tokenizer."}
+    )
+    output_dir: Path = field(metadata={"help": "New or empty folder."})
+    text_config_file: str | None = field(
+        default=None,
+        metadata={"help": "config.json of the text model, where it is neither that mBART nor Light-T (mytran)."},
+    )
+    target_language: str | None = field(
+        default=None, metadata={"help": "Language code that the tokenizer writes, such as de_DE or zh_CN."}
+    )

@@ -1,0 +1,203 @@
+"""
+The commands of `flallm`: where each is, what it takes, and its help. Imports nothing heavy, so that help is there at
+once; a command's module is imported when the command runs.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from .command_arguments import (
+    CalibrationArguments,
+    CorpusArguments,
+    EvaluationArguments,
+    ImportArguments,
+    InspectArguments,
+    LlavaSltQuickstartArguments,
+    PrepareArguments,
+    PushArguments,
+    QuickstartArguments,
+    ScoreArguments,
+    TranslateArguments,
+    TrimArguments,
+)
+from .data_arguments import (
+    AugmentationArguments,
+    DataArguments,
+    DatasetArguments,
+    FeatureCacheArguments,
+    VideoArguments,
+)
+from .dataclass_parser import DataclassParser, parse_arguments, preset_names
+from .stage_arguments import (
+    CausalLanguageModelArguments,
+    DenoisingArguments,
+    LanguageModelArguments,
+    LLMFineTuningArguments,
+    TextArguments,
+    VisualContrastivePretrainingArguments,
+    VisualInitialingArguments,
+    VisualLanguageTuningArguments,
+)
+from .system_rows import help_of_stage
+from .training_defaults import (
+    COMMON_TRAINER_FLAGS,
+    ContrastiveTrainingDefaults,
+    EvaluationDefaults,
+    LanguageModelTrainingDefaults,
+    LinguisticTrainingDefaults,
+    TrainingDefaults,
+)
+
+HELP_FLAGS, ALL_FLAGS = ("-h", "--help"), ("--help_all", "--help-all")
+EXIT_STATUSES = (
+    "Exit status: 0 if all went well; 1 if something could not be done, which is named; 2 for a mistake that you can "
+    "mend, in one line; 130 after Ctrl-C and 143 after SIGTERM, with a line that says how to go on."
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """
+    Args:
+        module: below train_scripts; its `main` runs the command.
+        arguments: dataclasses of the flags; the last one of a command that trains stands for the Trainer's arguments,
+            which are derived from it and cannot be imported here.
+    """
+
+    module: str
+    summary: str
+    arguments: tuple[type, ...]
+
+    @property
+    def name(self) -> str:
+        return next(name for name, command in COMMANDS.items() if command is self)
+
+    @property
+    def defaults(self) -> type[TrainingDefaults] | None:
+        """Of a command that takes the Trainer's flags."""
+        return next((each for each in self.arguments if issubclass(each, TrainingDefaults)), None)
+
+    @property
+    def presets(self) -> list[str]:
+        """Those that its name ends."""
+        kind = self.name.removeprefix("train ").replace("-", "_")
+        return [name for name in preset_names() if name.endswith(kind)] if self.defaults else []
+
+    def parse(self, argv: Sequence[str] | None, training_arguments: type | None = None) -> tuple[Any, ...]:
+        """
+        Instances of `arguments`, that of the Trainer's being of the type `training_arguments`, from the command line.
+
+        Exits with status 0 after `--help` and `--help-all`, and as `parse_arguments` does.
+        """
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if any(flag in argv for flag in HELP_FLAGS):
+            self.show_help()
+        types = tuple(training_arguments if each is self.defaults else each for each in self.arguments)
+        if self.defaults is not None and any(flag in argv for flag in ALL_FLAGS):
+            DataclassParser(types, self.presets, **self._description()).parse_args(["--help"])
+        return parse_arguments(types, argv, **self._description())
+
+    def show_help(self) -> NoReturn:
+        """Without what only transformers knows."""
+        self.parser().parse_args(["--help"])
+        raise AssertionError("--help exits")
+
+    def parser(self) -> DataclassParser:
+        """With every flag of ours, and those of transformers' Trainer that are used most."""
+        parser = DataclassParser(self.arguments, self.presets, **self._description())
+        if self.defaults is None:
+            return parser
+        hidden = {*self.defaults.fixed_flags, *self.defaults.idle_flags}
+        for action in parser._actions:
+            if action.dest in hidden:
+                action.help = argparse.SUPPRESS
+        group = parser.add_argument_group("Used most of transformers' TrainingArguments, whose flags all work here")
+        for name, help_text in COMMON_TRAINER_FLAGS.items():
+            if name not in hidden:
+                group.add_argument(f"--{name}", metavar="VALUE", help=help_text)
+        parser.add_argument(ALL_FLAGS[1], action="store_true", help="Show the other flags of the Trainer, too.")
+        return parser
+
+    def _description(self) -> dict[str, str]:
+        return {"description": self.summary, "prog": f"flallm {self.name}"}
+
+
+ON_VIDEOS = (DataArguments, VideoArguments, AugmentationArguments, TrainingDefaults)
+COMMANDS = {
+    "quickstart": Command(
+        "commands.quickstart",
+        "FLa-LLM in small, in minutes on a CPU: corpus, both stages, scores and translations. LLaVA-SLT: `flallm "
+        "quickstart llava-slt`.",
+        (QuickstartArguments,),
+    ),
+    "quickstart llava-slt": Command(
+        "commands.quickstart_llava_slt",
+        "LLaVA-SLT in small: corpus, all three stages, scores and translations.",
+        (LlavaSltQuickstartArguments,),
+    ),
+    "translate": Command("commands.translate", "Translate sign language videos.", (TranslateArguments,)),
+    "prepare": Command(
+        "commands.prepare_dataset", "Make a video folder of a raw corpus or a spreadsheet.", (PrepareArguments,)
+    ),
+    "inspect": Command("commands.inspect_dataset", "Look at a data set before training.", (InspectArguments,)),
+    "generate-corpus": Command(
+        "commands.generate_corpus", "Render a corpus of drawn signers of an invented sign language.", (CorpusArguments,)
+    ),
+    "trim-vocabulary": Command(
+        "commands.trim_vocabulary",
+        "Cut a text model and its tokenizer to the tokens that a text needs.",
+        (TrimArguments,),
+    ),
+    "train language-model": Command(
+        "stages.pretrain_language_model",
+        "Pretrain a small encoder-decoder language model by denoising.",
+        (LanguageModelArguments, LanguageModelTrainingDefaults),
+    ),
+    "train visual-initialing": Command(
+        "stages.visual_initialing",
+        help_of_stage("visual_initialing"),
+        (VisualInitialingArguments, *ON_VIDEOS),
+    ),
+    "train llm-fine-tuning": Command(
+        "stages.llm_fine_tuning",
+        help_of_stage("llm_fine_tuning"),
+        (LLMFineTuningArguments, *ON_VIDEOS, FeatureCacheArguments),
+    ),
+    "train linguistic-pretraining": Command(
+        "stages.linguistic_pretraining",
+        help_of_stage("linguistic_pretraining"),
+        (CausalLanguageModelArguments, TextArguments, DenoisingArguments, LinguisticTrainingDefaults),
+    ),
+    "train visual-contrastive-pretraining": Command(
+        "stages.visual_contrastive_pretraining",
+        help_of_stage("visual_contrastive_pretraining"),
+        (VisualContrastivePretrainingArguments, *ON_VIDEOS[:-1], ContrastiveTrainingDefaults),
+    ),
+    "train visual-language-tuning": Command(
+        "stages.visual_language_tuning",
+        help_of_stage("visual_language_tuning"),
+        (VisualLanguageTuningArguments, *ON_VIDEOS, FeatureCacheArguments),
+    ),
+    "evaluate": Command(
+        "commands.evaluate_model",
+        "Translate a split with a trained model and score it.",
+        (EvaluationArguments, DatasetArguments, EvaluationDefaults),
+    ),
+    "score": Command(
+        "commands.score_translations",
+        "Score one text file against another: BLEU-1 to BLEU-4, chrF and ROUGE-L (mscoco).",
+        (ScoreArguments,),
+    ),
+    "calibrate": Command(
+        "commands.calibrate",
+        "Measure how far a model's scores can be trusted.",
+        (CalibrationArguments, DatasetArguments),
+    ),
+    "push": Command("commands.push_to_hub", "Send a model or a Space to the Hub.", (PushArguments,)),
+    "import-checkpoint": Command(
+        "commands.import_checkpoint", "Import a checkpoint of GFSLT-VLP or sltbaselines.", (ImportArguments,)
+    ),
+}

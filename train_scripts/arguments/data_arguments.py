@@ -1,0 +1,198 @@
+"""Which clips a command reads, and what it does with their pixels. Imports nothing heavy."""
+
+import math
+from dataclasses import dataclass, field
+
+from ..languages.languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
+from .flag_values import FEATURE_DTYPES, check_flags
+
+
+@dataclass
+class DatasetArguments:
+    """Which data set, and what is known of it."""
+
+    dataset: list[str] = field(
+        metadata={"help": "A video folder (train/, dev/, test/ with metadata.csv) or the id of a data set on the Hub."}
+    )
+    text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
+    spoken_language: str | None = field(
+        default=None,
+        metadata={"help": "Language tag of the sentences. zh, ja, ko, th and the like are scored by character."},
+    )
+    sign_language: str | None = field(
+        default=None,
+        metadata={"help": f"ISO 639-3 code of the sign language for the model card: {SIGN_LANGUAGE_EXAMPLES}."},
+    )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Name of the data set in the model card. Default: its id on the Hub, or its folder's name."},
+    )
+    streaming: bool = field(
+        default=False, metadata={"help": "Download only the files of the clips that are read, not the whole data set."}
+    )
+
+    def __post_init__(self):
+        if isinstance(self.dataset, str):
+            self.dataset = [self.dataset]
+        check_flags(vars(self))
+        check_spoken_language(self.spoken_language)
+        check_sign_language(self.sign_language)
+        if self.dataset_name is not None and not self.dataset_name.strip():
+            raise ValueError("--dataset_name must be a name for readers of the model card, got an empty one.")
+
+
+@dataclass
+class DataArguments(DatasetArguments):
+    """Which videos and sentences to train on."""
+
+    dataset: list[str] = field(
+        metadata={
+            "help": "A video folder (train/, dev/, test/ with metadata.csv) or the id of a data set on the Hub. Of "
+            "several all are trained on, and the first is the one that evaluation scores."
+        }
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training clips while training goes on, and do not download data sets on the Hub whole. "
+            "Needs --max_steps, as a stream has no end; evaluate and save with --eval_strategy steps and "
+            "--save_strategy steps, as it has no epochs. Several data sets are mixed with the probabilities of "
+            "--dataset_weights, by default in proportion to their numbers of clips. The evaluation split is downloaded."
+        },
+    )
+    dataset_weights: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "One number for each data set: the shares of their clips in an epoch, which stays as long as all "
+            "data sets together, or in a stream. Default: every clip once."
+        },
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    evaluation_split: str = field(
+        default="validation", metadata={"help": "Split that chooses the best checkpoint. 'dev' means the same."}
+    )
+    shuffle_buffer_size: int = field(
+        default=1000,
+        metadata={
+            "help": "With --streaming: clips of each data set that wait in main memory, in every process, of which the "
+            "next one is drawn; 1 keeps the order in each file. They are not decoded: of a data set on the Hub the "
+            "bytes of their files wait (1000 clips of 300 kB: 300 MB), of a video folder only the names."
+        },
+    )
+    max_train_clips: int | None = field(default=None, metadata={"help": "Train on the first so many clips only."})
+    max_evaluation_clips: int | None = field(default=None, metadata={"help": "Evaluate on the first so many only."})
+    keep_decoded_videos: bool = field(
+        default=False,
+        metadata={
+            "help": "Hold the decoded frames of all clips in main memory (in every worker process): for small corpora, "
+            "where decoding anew in every epoch would cost more than the training."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        weights = self.dataset_weights
+        if weights is None:
+            return
+        if len(weights) != len(self.dataset):
+            raise ValueError(
+                f"--dataset_weights must be one number for each data set, got {len(weights)} for {len(self.dataset)} "
+                "data set(s)."
+            )
+        wrong = [weight for weight in weights if not 0 < weight < math.inf]
+        if wrong:
+            raise ValueError(f"--dataset_weights must be above 0, got {wrong[0]}. Leave out what is not to be used.")
+
+
+@dataclass
+class AugmentationArguments:
+    """Changes to training clips; one draw for all frames of a clip. None is made at evaluation."""
+
+    rotation_degrees: float = field(default=0.0, metadata={"help": "Rotate by up to this angle, with probability 0.5."})
+    translation: float = field(
+        default=0.0, metadata={"help": "Shift by up to this fraction of the frame size, with probability 0.5."}
+    )
+    random_crop: bool = field(
+        default=True, metadata={"help": "Crop at a random place instead of the centre (resize 256, crop 224)."}
+    )
+    brightness: float = field(default=0.0, metadata={"help": "Largest relative change of brightness."})
+    contrast: float = field(default=0.0, metadata={"help": "Largest relative change of contrast."})
+    saturation: float = field(default=0.0, metadata={"help": "Largest relative change of saturation."})
+    speed: float = field(default=0.0, metadata={"help": "Largest relative change of the signing speed."})
+    frame_drop: float = field(default=0.0, metadata={"help": "Probability with which a sampled frame is left out."})
+    frame_jitter: bool = field(
+        default=True, metadata={"help": "Take a random frame of each sampling interval, not always its middle."}
+    )
+    horizontal_flip: float = field(
+        default=0.0, metadata={"help": "Probability of a flip. It swaps the hands, which changes what is signed."}
+    )
+
+    def __post_init__(self):
+        check_flags(vars(self))
+
+
+@dataclass
+class VideoArguments:
+    """What the video processor does with pixels; saved with the model."""
+
+    frame_sampling_rate: float = field(default=0.25, metadata={"help": "Fraction of the frames that is kept."})
+    max_num_frames: int | None = field(default=None, metadata={"help": "Most frames of a clip after sampling."})
+    frame_size: int = field(default=256, metadata={"help": "Height and width to which frames are resized, in pixels."})
+    crop_size: int = field(
+        default=224, metadata={"help": "Height and width of the crop that the model sees, in pixels."}
+    )
+
+    def __post_init__(self):
+        check_flags(vars(self))
+        if self.crop_size > self.frame_size:
+            raise ValueError(
+                f"--crop_size must be at most --frame_size, got {self.crop_size} of {self.frame_size} pixels."
+            )
+
+
+@dataclass
+class FeatureCacheArguments:
+    """Visual features of a frozen encoder, computed once and kept on disk for all later epochs and runs."""
+
+    cache_features: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute the visual features of every clip once, keep them on disk and train from them. Training "
+            "clips are then not augmented, or come in the few augmented forms of --feature_views."
+        },
+    )
+    feature_views: int | None = field(
+        default=None,
+        metadata={
+            "help": "With --cache_features: keep so many augmented forms of each training clip; epoch after epoch the "
+            "next one is taken, and after the last the first again. Default: one form, without augmentation."
+        },
+    )
+    features_dtype: str = field(
+        default="float16", metadata={"help": "With --cache_features: float16, bfloat16 or float32, as they are kept."}
+    )
+    feature_cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "With --cache_features: folder of the features, shared by all runs. Default: flallm/features in "
+            "the folder of Hugging Face's caches, $HF_HOME or ~/.cache/huggingface."
+        },
+    )
+    feature_cache_days: float | None = field(
+        default=None,
+        metadata={
+            "help": "With --cache_features: remove features that no run has used for so many days. Default: none are."
+        },
+    )
+
+    def __post_init__(self):
+        if self.feature_cache_days is not None and not self.feature_cache_days >= 1:
+            raise ValueError(f"--feature_cache_days must be 1 or more, got {self.feature_cache_days:g}.")
+        if self.features_dtype not in FEATURE_DTYPES:
+            raise ValueError(f"--features_dtype must be {', '.join(FEATURE_DTYPES)}, got {self.features_dtype!r}.")
+        check_flags(vars(self))
+        if self.feature_views is not None and not self.cache_features:
+            raise ValueError("--feature_views needs --cache_features True: without it every epoch draws anew.")

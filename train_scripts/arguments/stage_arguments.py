@@ -1,0 +1,272 @@
+"""What each training command takes of its own. Imports nothing heavy."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..languages.languages import check_spoken_language
+from .model_arguments import AdapterArguments, FrameEncoderArguments, LoraArguments, VisualFeaturesArguments
+
+# Of LLaVA-SLT: that of `LlavaSltProcessor`, which a test holds it to.
+PROMPT = "Translate this sign language video into {spoken_language}."
+
+
+@dataclass
+class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments, VisualFeaturesArguments):
+    """The visual encoder and Light-T."""
+
+    stage_name: ClassVar[str] = "visual_initialing"
+
+    tokenizer_name_or_path: str = field(
+        default=None, metadata={"help": "Tokenizer of the LLM of stage 2, which Light-T shares. Required."}
+    )
+    target_language: str | None = field(
+        default=None, metadata={"help": "Language code of a multilingual tokenizer, such as de_DE or deu_Latn."}
+    )
+    temporal_padding: str = field(default="zero", metadata={"help": "zero, none or replicate."})
+    light_hidden_size: int = field(default=512, metadata={"help": "Width of Light-T."})
+    light_feed_forward_size: int = field(default=2048, metadata={"help": "Feed-forward width of Light-T."})
+    light_layers: int = field(default=3, metadata={"help": "Layers of Light-T's encoder, and of its decoder."})
+    light_attention_heads: int = field(default=8, metadata={"help": "Attention heads of Light-T."})
+    light_dropout: float = field(default=0.1, metadata={"help": "Dropout of Light-T."})
+
+    def __post_init__(self):
+        if self.tokenizer_name_or_path is None:
+            raise ValueError("`--tokenizer_name_or_path` must name the tokenizer of the LLM of stage 2.")
+        if self.imagenet_weights and self.visual_features_size is not None:
+            raise ValueError("--imagenet_weights is for a visual encoder; with --visual_features_size there is none.")
+        if self.light_hidden_size % self.light_attention_heads:
+            raise ValueError(
+                f"--light_hidden_size must be a multiple of --light_attention_heads, got {self.light_hidden_size} and "
+                f"{self.light_attention_heads}."
+            )
+
+
+@dataclass
+class LLMFineTuningArguments(AdapterArguments, LoraArguments, VisualFeaturesArguments):
+    """The pretrained parts and what of them is trained."""
+
+    stage_name: ClassVar[str] = "llm_fine_tuning"
+
+    vision_model_name_or_path: str = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of a stage-1 checkpoint. Required without --visual_features_size."},
+    )
+    text_model_name_or_path: str = field(
+        default=None, metadata={"help": "Folder or Hub id of an encoder-decoder language model. Required."}
+    )
+    target_language: str | None = field(
+        default=None, metadata={"help": "Language code of a multilingual tokenizer, such as de_DE or deu_Latn."}
+    )
+    freeze_visual_encoder: bool = field(
+        default=True, metadata={"help": "Keep the visual encoder as stage 1 left it (the paper: yes)."}
+    )
+    text_model_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout of the text model. Default: as it was pretrained."}
+    )
+    lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole text model."})
+
+    def __post_init__(self):
+        self.check_one_start(self.vision_model_name_or_path)
+        if self.text_model_name_or_path is None:
+            raise ValueError("`--text_model_name_or_path` is required.")
+
+
+@dataclass
+class LanguageModelArguments:
+    """Text, tokenizer, model and noise. All defaults are ours."""
+
+    text_file: str = field(default=None, metadata={"help": "UTF-8 text, one sentence a line. Required."})
+    max_vocabulary_size: int = field(default=4000, metadata={"help": "Largest number of tokens."})
+    hidden_size: int = field(default=256, metadata={"help": "Width of the model."})
+    feed_forward_size: int = field(default=1024, metadata={"help": "Feed-forward width."})
+    layers: int = field(default=3, metadata={"help": "Layers of the encoder, and of the decoder."})
+    attention_heads: int = field(default=4, metadata={"help": "Attention heads."})
+    dropout: float = field(default=0.1, metadata={"help": "Dropout."})
+    mask_probability: float = field(default=0.3, metadata={"help": "Share of the tokens that are masked."})
+    deletion_probability: float = field(default=0.1, metadata={"help": "Share of the tokens that are left out."})
+    shuffle_probability: float = field(default=0.5, metadata={"help": "Share of the sentences in shuffled order."})
+    repetition_probability: float = field(
+        default=0.3, metadata={"help": "Probability that a token stands there once more, and then once more again."}
+    )
+
+    def __post_init__(self):
+        if self.text_file is None:
+            raise ValueError("`--text_file` must name a text file with one sentence a line.")
+        if self.hidden_size % self.attention_heads:
+            raise ValueError(
+                f"--hidden_size must be a multiple of --attention_heads, got {self.hidden_size} and "
+                f"{self.attention_heads}."
+            )
+
+
+@dataclass
+class TextArguments:
+    """Which sentences. The paper names its text no further; all defaults are ours."""
+
+    text_file: list[str] | None = field(
+        default=None, metadata={"help": "UTF-8 text files with one sentence, or one paragraph, a line."}
+    )
+    dataset: list[str] | None = field(
+        default=None,
+        metadata={"help": "Video folders or ids of data sets on the Hub: the sentences of their training clips."},
+    )
+    text_column: str = field(default="text", metadata={"help": "Column of --dataset that holds the sentence."})
+    train_split: str = field(default="train", metadata={"help": "Split of --dataset whose sentences are used."})
+    spoken_language: str | None = field(
+        default=None, metadata={"help": "Language tag of the sentences, such as de; the prompt names the language."}
+    )
+    evaluation_text_file: str | None = field(
+        default=None, metadata={"help": "Text file for the held-out perplexity. Default: --evaluation_share."}
+    )
+    evaluation_share: float = field(
+        default=0.02, metadata={"help": "Share of the different lines that is held out to measure perplexity."}
+    )
+    block_size: int = field(default=512, metadata={"help": "Tokens of a block of packed sentences."})
+
+    def __post_init__(self):
+        if not self.text_file and not self.dataset:
+            raise ValueError("`--text_file` or `--dataset` must name the text to learn from.")
+        if not 0 < self.evaluation_share < 1:
+            raise ValueError(f"--evaluation_share must be above 0 and below 1, got {self.evaluation_share}.")
+        if self.block_size < 2:
+            raise ValueError(f"--block_size must be 2 or more, got {self.block_size}.")
+        check_spoken_language(self.spoken_language)
+
+
+@dataclass
+class CausalLanguageModelArguments(LoraArguments):
+    """The language model: a pretrained one, all of it trained or low-rank adapters in it, or a new small Llama."""
+
+    text_model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of a decoder-only language model. Default: a new one of the sizes below."},
+    )
+    prompt: str = field(
+        default=PROMPT,
+        metadata={"help": "What the model is asked, as in stage 3; {spoken_language} stands for the language's name."},
+    )
+    lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole model."})
+    max_vocabulary_size: int = field(default=4000, metadata={"help": "New model: largest number of tokens."})
+    hidden_size: int = field(default=256, metadata={"help": "New model: width."})
+    feed_forward_size: int = field(default=768, metadata={"help": "New model: feed-forward width."})
+    layers: int = field(default=4, metadata={"help": "New model: layers."})
+    attention_heads: int = field(default=4, metadata={"help": "New model: attention heads."})
+
+    def __post_init__(self):
+        if self.lora and self.text_model_name_or_path is None:
+            raise ValueError("--lora True needs --text_model_name_or_path: a new model must be trained whole.")
+        if self.hidden_size % (2 * self.attention_heads):
+            raise ValueError(
+                f"--hidden_size must be a multiple of twice --attention_heads, got {self.hidden_size} and "
+                f"{self.attention_heads}."
+            )
+
+
+@dataclass
+class DenoisingArguments:
+    """Examples in the form of stage 3 with words in place of the video. All of it is ours."""
+
+    denoising: bool = field(
+        default=False, metadata={"help": "Learn, besides, to answer the prompt with a sentence from its noised words."}
+    )
+    max_pieces: int = field(default=3, metadata={"help": "The words come in up to so many pieces, in any order."})
+    max_shift: float = field(default=3.0, metadata={"help": "How far a word is moved within its piece, in words."})
+    deletion_probability: float = field(default=0.3, metadata={"help": "Share of the words that are left out."})
+    replacement_probability: float = field(
+        default=0.1, metadata={"help": "Share of the words that give way to a word of any other sentence."}
+    )
+    repetition_probability: float = field(
+        default=0.6, metadata={"help": "Probability that a word stands there once more, and then once more again."}
+    )
+    blank_probability: float = field(
+        default=0.15, metadata={"help": "Probability of a place without any word, and then of one more, behind a word."}
+    )
+
+    def __post_init__(self):
+        for name in ("deletion", "replacement", "repetition", "blank"):
+            value = getattr(self, f"{name}_probability")
+            if not 0 <= value < 1:
+                raise ValueError(f"--{name}_probability must be 0 or more and below 1, got {value}.")
+        if self.max_pieces < 1 or self.max_shift < 0:
+            raise ValueError(
+                f"--max_pieces must be 1 or more and --max_shift 0 or more, got {self.max_pieces} and {self.max_shift}."
+            )
+
+
+@dataclass
+class VisualContrastivePretrainingArguments(FrameEncoderArguments):
+    """The visual encoder and what it is compared with. The paper's abstract gives no number: all defaults are ours."""
+
+    stage_name: ClassVar[str] = "visual_contrastive_pretraining"
+    target_language: ClassVar[None] = None
+
+    text_model_name_or_path: str = field(
+        default=None,
+        metadata={
+            "help": "Folder of stage 1, or Hub id of a decoder-only language model: its token embeddings. Required."
+        },
+    )
+    text_encoder_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of the frozen text encoder, of transformers or sentence-transformers, that "
+            "embeds the sentences. Default: the language model, the mean over its last hidden states."
+        },
+    )
+    word_window_size: int = field(default=8, metadata={"help": "Frames, after sampling, that a word-like token sees."})
+    word_window_stride: int = field(default=2, metadata={"help": "Frames from one word-like token to the next."})
+    word_hidden_size: int = field(default=512, metadata={"help": "Width of a word-like token."})
+    word_layers: int = field(default=2, metadata={"help": "Transformer layers over the word-like tokens."})
+    word_attention_heads: int = field(default=8, metadata={"help": "Attention heads of these layers."})
+    word_feed_forward_size: int = field(default=2048, metadata={"help": "Feed-forward width of these layers."})
+    word_dropout: float = field(default=0.1, metadata={"help": "Dropout of these layers."})
+    temperature: float = field(default=0.07, metadata={"help": "First temperature of the contrast; it is learned."})
+    word_alignment_weight: float = field(
+        default=10.0, metadata={"help": "Weight of the word level's loss beside the sentence level's; 0 is off."}
+    )
+    memory_bank_size: int = field(
+        default=0, metadata={"help": "Earlier sentences that are contrasted with each video, too; 0 is off."}
+    )
+    also_measure_on: str | None = field(
+        default=None, metadata={"help": "One more split, such as test, on which retrieval is measured at the end only."}
+    )
+
+    def __post_init__(self):
+        if self.text_model_name_or_path is None:
+            raise ValueError("`--text_model_name_or_path` must name the language model of stage 1.")
+
+
+@dataclass
+class VisualLanguageTuningArguments(LoraArguments, VisualFeaturesArguments):
+    """The pretrained parts, the connector and the prompt."""
+
+    stage_name: ClassVar[str] = "visual_language_tuning"
+    target_language: ClassVar[None] = None
+    freeze_visual_encoder: ClassVar[bool] = True
+
+    vision_model_name_or_path: str = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of a stage-2 checkpoint. Required without --visual_features_size."},
+    )
+    text_model_name_or_path: str = field(
+        default=None,
+        metadata={"help": "Folder of stage 1, or Hub id of a decoder-only language model. Required."},
+    )
+    connector_hidden_size: int | None = field(
+        default=None, metadata={"help": "Hidden width of the connector. Default: that of the language model."}
+    )
+    connector_activation: str = field(default="gelu", metadata={"help": "Activation of the connector."})
+    label_smoothing: float = field(default=0.0, metadata={"help": "Label smoothing of the cross entropy."})
+    prompt: str = field(
+        default=PROMPT,
+        metadata={"help": "What the model is asked; {spoken_language} stands for the name of the language."},
+    )
+    num_beams: int = field(default=5, metadata={"help": "Beams with which the saved model generates by default."})
+    lora: bool = field(
+        default=False, metadata={"help": "Train low-rank adapters in the language model, too, not the connector alone."}
+    )
+
+    def __post_init__(self):
+        self.check_one_start(self.vision_model_name_or_path)
+        if self.text_model_name_or_path is None:
+            raise ValueError("`--text_model_name_or_path` is required.")

@@ -1,0 +1,63 @@
+"""Arguments of a training run: our flags and defaults on top of all those of transformers' Trainer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import Seq2SeqTrainingArguments
+
+from ..machine.machine import computes_in_bfloat16, default_device, num_loading_processes
+from .data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from .flag_values import check_flags, check_license, check_new_folder
+from .training_defaults import TrainingDefaults
+from .training_flags import check_choices, check_training_flags, complete_flags
+
+
+@dataclass
+class FLaLLMTrainingArguments(TrainingDefaults, Seq2SeqTrainingArguments):
+    """The Trainer's arguments, with the defaults and the further flags of `TrainingDefaults`."""
+
+    def __post_init__(self):
+        if self.output_dir is None:
+            raise ValueError("`--output_dir` must name a new or empty folder.")
+        check_choices(vars(self))
+        if self.hub_strategy != "end":
+            raise ValueError(
+                "--hub_strategy must be end: the others send all of --output_dir to the Hub while training, with its "
+                "logs and the optimizer's state."
+            )
+        check_license("model_license", self.model_license, "apache-2.0, cc-by-nc-4.0 or other")
+        if isinstance(self.generation_config, Path):
+            self.generation_config = str(self.generation_config)  # a Path cannot be saved as JSON
+        device = default_device(self.use_cpu)
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and computes_in_bfloat16(device)
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = num_loading_processes(device)
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # else torch warns that there is nothing to pin it for
+            self.use_cpu |= self.bf16  # else the Trainer takes bf16 for a wish that no GPU can fulfil
+        check_flags(vars(self))
+        check_training_flags(self)
+        try:
+            super().__post_init__()
+        except (ImportError, KeyError, NotImplementedError, TypeError) as error:
+            raise ValueError(f"transformers refuses a flag: {error}") from error
+        complete_flags(self)
+
+
+# Of every stage that learns from videos, behind its own.
+TRAINING_ARGUMENTS = (DataArguments, VideoArguments, AugmentationArguments, FLaLLMTrainingArguments)
+
+
+def check_output_folder(arguments: FLaLLMTrainingArguments) -> None:
+    """
+    Raises:
+        ValueError: if the output folder holds files and the run does not resume from a checkpoint.
+    """
+    # Under several processes the first one looks, before it starts to fill the folder.
+    if arguments.resume_from_checkpoint is None and arguments.process_index == 0:
+        check_new_folder(
+            Path(arguments.output_dir),
+            " To go on with the run that wrote it, pass --resume_from_checkpoint last.",
+        )

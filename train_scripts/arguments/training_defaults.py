@@ -1,0 +1,246 @@
+"""
+Flags of training that are ours, and defaults of transformers' Trainer that suit translation: what `--help` shows, for
+which transformers is not imported. The arguments of a run are these and all of the Trainer's, in training_arguments.py.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from .system_rows import systems
+
+# Of all that transformers has, what most runs set: `--help` names these, and `--help-all` the others.
+COMMON_TRAINER_FLAGS = {
+    "num_train_epochs": "Epochs; --max_steps counts steps of the optimiser instead.",
+    "max_steps": "Steps of the optimiser, in place of epochs.",
+    "per_device_train_batch_size": "Clips, or lines of text, of each device in a step.",
+    "per_device_eval_batch_size": "The same in evaluation.",
+    "gradient_accumulation_steps": "Batches that make one step of the optimiser.",
+    "gradient_checkpointing": "Save memory by computing activations again in the backward pass.",
+    "learning_rate": "Highest learning rate.",
+    "warmup_steps": "Steps, or below 1 the share of the run, in which it rises.",
+    "weight_decay": "Weight decay.",
+    "optim": "Optimiser.",
+    "seed": "Seed of initial weights, augmentation and the order of the clips.",
+    "logging_steps": "Steps from one line of the log to the next.",
+    "eval_steps": "With --eval_strategy steps: from one evaluation to the next.",
+    "save_steps": "With --save_strategy steps: from one checkpoint to the next.",
+    "resume_from_checkpoint": "Checkpoint to go on from, or last.",
+    "push_to_hub": "Send the model to the Hub at the end, as --hub_model_id.",
+    "hub_model_id": "OWNER/NAME of the repository on the Hub.",
+    "use_cpu": "Compute on the CPU, also where there is an accelerator.",
+    "disable_tqdm": "No progress bars.",
+}
+CONTRASTIVE_SCORES = ("recall_at_1", "recall_at_5", "median_rank", "word_f1")
+
+
+@dataclass
+class TrainingDefaults:
+    """
+    How to train.
+
+    The defaults suit translation: evaluation by generation once an epoch, the best checkpoint by BLEU-4 on the
+    evaluation split, and columns kept as they are.
+    """
+
+    output_dir: str = field(default=None, metadata={"help": "New or empty folder for checkpoints, model and logs."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep besides the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
+    metric_for_best_model: str = field(default="bleu4", metadata={"help": "Score that chooses the best checkpoint."})
+    predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate what the model generates."})
+    generation_num_beams: int | None = field(default=None, metadata={"help": "Beams in evaluation while training."})
+    generation_max_length: int | None = field(default=150, metadata={"help": "Longest sentence, in tokens."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False: videos are no model inputs."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    report_to: list[str] = field(default_factory=lambda: ["tensorboard"], metadata={"help": "Where to log."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "See torch's DDP."})
+    adapter_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": f"Learning rate of {systems.adapter_titles()}. Default: `learning_rate`."},
+    )
+    bias_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the text model's biases. Default: `learning_rate`."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better score."}
+    )
+    hub_private_repo: bool | None = field(
+        default=True, metadata={"help": "With --push_to_hub: only you and those you invite see the repository."}
+    )
+    hub_strategy: str = field(default="end", metadata={"help": "With --push_to_hub: the model is sent at the end."})
+    max_frames_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Make batches of as many clips as fit into so many sampled frames per device, instead of "
+            "`per_device_train_batch_size` clips."
+        },
+    )
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Compute in bfloat16 where that is safe. Default: if the processor or GPU has instructions for it; "
+            "without them it is very slow."
+        },
+    )
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Processes that read videos beside the training. Default: none on a CPU, which trains on all "
+            "of its cores; up to eight with an accelerator, if there are cores for them."
+        },
+    )
+    num_threads: int | None = field(
+        default=None,
+        metadata={"help": "Threads of a CPU to compute in. Default: one for each core that other programs leave free."},
+    )
+    preprocess_on_device: bool = field(
+        default=False,
+        metadata={"help": "Resize, augment and normalise frames on the accelerator, not in the loading processes."},
+    )
+    frames_per_chunk: int | None = field(
+        default=None,
+        metadata={
+            "help": "To save memory: run the CNN over at most so many frames of a batch at a time, in training again "
+            "in the backward pass. In training BatchNorm statistics are then those of a chunk, not of the batch (ghost "
+            "batch norm); a frozen encoder and evaluation give the same as without."
+        },
+    )
+    model_license: str | None = field(
+        default=None,
+        metadata={"help": "Licence of the trained model for its card, as the Hub writes it, such as cc-by-nc-4.0."},
+    )
+
+    # What evaluation scores, flags that this command gives one value, and the words of errors for where it does; flags
+    # that do nothing here, which its help leaves out.
+    needs_generation: ClassVar[bool] = True
+    fixed_flags: ClassVar[dict[str, Any]] = {}
+    idle_flags: ClassVar[tuple[str, ...]] = ()
+    fixed_where: ClassVar[str] = "for this command"
+    sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential", "group_by_length")
+
+
+@dataclass
+class LanguageModelTrainingDefaults(TrainingDefaults):
+    """
+    How to train.
+
+    Without evaluation: there is no split of a text file.
+    """
+
+    eval_strategy: str = field(default="no", metadata={"help": "Must be no."})
+    save_strategy: str = field(default="no", metadata={"help": "When to save checkpoints: no, steps or epoch."})
+    load_best_model_at_end: bool = field(default=False, metadata={"help": "Must be False."})
+    predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
+    needs_generation: ClassVar[bool] = False
+    sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential")
+    fixed_flags: ClassVar[dict[str, Any]] = {
+        "eval_strategy": "no",
+        "load_best_model_at_end": False,
+        "predict_with_generate": False,
+        "eval_on_start": False,
+    }
+    idle_flags: ClassVar[tuple[str, ...]] = (
+        "metric_for_best_model",
+        "generation_num_beams",
+        "generation_max_length",
+        "remove_unused_columns",
+        "adapter_learning_rate",
+        "bias_learning_rate",
+        "early_stopping_patience",
+        "max_frames_per_batch",
+        "preprocess_on_device",
+        "frames_per_chunk",
+        "model_license",
+        "per_device_eval_batch_size",
+        "eval_steps",
+    )
+
+
+@dataclass
+class LinguisticTrainingDefaults(TrainingDefaults):
+    """
+    How to train.
+
+    Held-out perplexity chooses the best checkpoint.
+    """
+
+    metric_for_best_model: str = field(default="perplexity", metadata={"help": "perplexity or loss."})
+    predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
+    needs_generation: ClassVar[bool] = False
+    sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential")
+    fixed_flags: ClassVar[dict[str, Any]] = {"predict_with_generate": False}
+    idle_flags: ClassVar[tuple[str, ...]] = (
+        "generation_num_beams",
+        "generation_max_length",
+        "remove_unused_columns",
+        "adapter_learning_rate",
+        "bias_learning_rate",
+        "hub_private_repo",
+        "hub_strategy",
+        "push_to_hub",
+        "hub_model_id",
+        "max_frames_per_batch",
+        "preprocess_on_device",
+        "frames_per_chunk",
+        "model_license",
+    )
+
+
+@dataclass
+class ContrastiveTrainingDefaults(TrainingDefaults):
+    """
+    How to train.
+
+    Evaluation by retrieval instead of generation.
+    """
+
+    metric_for_best_model: str = field(
+        default="recall_at_1",
+        metadata={"help": f"Score that chooses the best checkpoint: {', '.join(CONTRASTIVE_SCORES)} or loss."},
+    )
+    predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
+    needs_generation: ClassVar[bool] = False
+    fixed_flags: ClassVar[dict[str, Any]] = {"predict_with_generate": False}
+
+
+@dataclass
+class EvaluationDefaults(TrainingDefaults):
+    """How to translate."""
+
+    eval_strategy: str = field(default="no", metadata={"help": "Must be no."})
+    save_strategy: str = field(default="no", metadata={"help": "Must be no."})
+    load_best_model_at_end: bool = field(default=False, metadata={"help": "Must be False."})
+    bf16: bool | None = field(default=False, metadata={"help": "Must be False; see --dtype."})
+    generation_max_length: int | None = field(
+        default=None, metadata={"help": "Default: what the model was saved with."}
+    )
+    report_to: list[str] = field(default_factory=lambda: ["none"], metadata={"help": "Where to log."})
+    # Else there would not be one sentence for each clip.
+    fixed_flags: ClassVar[dict[str, Any]] = {
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "bf16": False,
+        "predict_with_generate": True,
+        "prediction_loss_only": False,
+        "dataloader_drop_last": False,
+        "eval_do_concat_batches": True,
+        "remove_unused_columns": False,
+        "push_to_hub": False,
+    }
+    fixed_where: ClassVar[str] = "where nothing is trained"
+    idle_flags: ClassVar[tuple[str, ...]] = (
+        "save_total_limit",
+        "metric_for_best_model",
+        "lr_scheduler_type",
+        "ddp_find_unused_parameters",
+        "adapter_learning_rate",
+        "bias_learning_rate",
+        "early_stopping_patience",
+        "hub_private_repo",
+        "hub_strategy",
+        "max_frames_per_batch",
+        "model_license",
+        *(COMMON_TRAINER_FLAGS.keys() - {"per_device_eval_batch_size", "use_cpu", "disable_tqdm"}),
+    )

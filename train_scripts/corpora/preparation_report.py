@@ -1,0 +1,133 @@
+"""What a prepared data set says of itself: the rows of its tables, the report for people, and the card."""
+
+import csv
+import io
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import DatasetCardData
+
+from ..languages.languages import language_name
+from .corpus_schema import COLUMNS, RawClip, RawCorpus
+from .video_encoding import VideoLength
+
+
+def printable(text: str | None) -> str:
+    """Text for a file: control characters, such as NUL and line breaks, and undecodable bytes are spelled out."""
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in ("Cc", "Cs") else character
+        for character in text or ""
+    )
+
+
+def metadata_row(clip: RawClip, file_name: str, length: VideoLength, corpus: RawCorpus) -> dict[str, Any]:
+    """The columns of `COLUMNS`; what is not known is empty."""
+    return {
+        "file_name": file_name,
+        "text": clip.text,
+        "start": "" if clip.start is None else float(clip.start),
+        "end": "" if clip.end is None else float(clip.end),
+        "name": printable(clip.name),
+        "signer": printable(clip.signer),
+        "gloss": printable(clip.gloss),
+        "sign_language": corpus.sign_language or "",
+        "spoken_language": corpus.spoken_language or "",
+        "duration_in_seconds": round(float(length.duration_in_seconds), 6),
+        "num_frames": length.num_frames,
+    }
+
+
+def formula_note(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Cells stay as they are, so that what is trained on is what was written; whoever opens the table must know."""
+    columns = ("text", "name", "signer", "gloss")
+    cells = [str(row[column]) for of_split in rows.values() for row in of_split for column in columns]
+    count = sum(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+    if not count:
+        return []
+    return [
+        f"{count} cell(s) of metadata.csv begin with =, +, - or @, which spreadsheet programs take for formulas: "
+        "import these columns as text there"
+    ]
+
+
+def metadata_text(rows: list[dict[str, Any]]) -> str:
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+@dataclass
+class Report:
+    """Everything that a person has to know about the result; `problems` have a split where it is known."""
+
+    corpus: str
+    source: str
+    sign_language: str | None
+    spoken_language: str | None
+    splits: dict[str, dict[str, Any]]
+    videos: dict[str, int]
+    problems: list[dict[str, str | None]]
+    notes: list[str]
+
+    def as_text(self) -> str:
+        lines = [
+            f"{self.corpus} from {printable(self.source)}",
+            f"{language_name(self.sign_language) or 'sign language not named'} -> "
+            f"{language_name(self.spoken_language) or 'spoken language not named'}",
+            "",
+            f"{'split':12}{'official':>10}{'read':>10}{'prepared':>10}",
+        ]
+        for split, counts in self.splits.items():
+            official = counts["official"]
+            lines.append(
+                f"{split:12}{'-' if official is None else official:>10}{counts['read']:>10}{counts['prepared']:>10}"
+                f"   {counts['why']}".rstrip()
+            )
+        lines += ["", f"Videos: {', '.join(f'{count} {how}' for how, count in self.videos.items()) or 'none'}."]
+        if self.videos.get("linked"):
+            lines.append("Linked videos are the source's own files under a second name: replace them, never edit them.")
+        lines += ["", f"{len(self.problems)} problem(s)" + (":" if self.problems else ".")]
+        lines += [f"  {problem['where']}: {problem['what']}" for problem in self.problems]
+        if self.notes:
+            lines += ["", "Notes:", *(f"  {note}" for note in self.notes)]
+        return "\n".join(lines) + "\n"
+
+
+def problem_of(where: str, what: str, split: str | None = None) -> dict[str, str | None]:
+    return {"where": printable(where), "what": printable(" ".join(what.split())), "split": split}
+
+
+def why_sizes_differ(official: int | None, num_read: int, prepared: int, num_problems_of_files: int) -> str:
+    """One line; empty where there is nothing to explain."""
+    reasons = []
+    if official is not None and num_read != official:
+        difference = f"{abs(num_read - official)} {'fewer' if num_read < official else 'more'}"
+        reasons.append(f"{difference} could be read than the corpus's paper counts")
+        if num_problems_of_files:
+            reasons.append(f"its files have {num_problems_of_files} problem(s), listed below")
+    if prepared != num_read:
+        reasons.append(f"{num_read - prepared} left out, with their reasons below")
+    return "; ".join(reasons)
+
+
+def dataset_card(report: Report, dataset_license: str | None) -> str:
+    """README.md of the data set; the licence is the corpus's, so that none is named unless it was given."""
+    data = DatasetCardData(
+        language=[report.spoken_language] if report.spoken_language else None,
+        license=dataset_license,
+        tags=["sign-language-translation", *([report.sign_language] if report.sign_language else []), "video"],
+    )
+    rows = "\n".join(f"| {split} | {counts['prepared']} |" for split, counts in report.splits.items())
+    sign = language_name(report.sign_language) or "a sign language"
+    spoken = language_name(report.spoken_language) or "a spoken language"
+    return (
+        f"---\n{data.to_yaml()}\n---\n\n# {report.corpus}: {sign} to {spoken}\n\n"
+        f"Videos of {sign} with sentences in {spoken}, prepared by `flallm prepare`.\n\n"
+        f"| split | clips |\n|---|---|\n{rows}\n\n"
+        f"Columns of `metadata.csv`: {', '.join(f'`{name}`' for name in COLUMNS)}. `start` and `end` are seconds "
+        "within the video, where a clip is a part of it. What is missing or broken in the corpus is listed in "
+        "`report.txt`.\n"
+    )

@@ -1,0 +1,124 @@
+"""The folder that a data set is written into, which a run that was interrupted goes on with."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..machine.atomic_files import LEAVINGS, write_json
+from ..machine.kept_lines import append_lines, read_lines, state_of_file
+from .corpus_schema import SPLITS
+from .prepared_videos import VideoOutcome, VideoTask
+from .video_encoding import VideoLength
+
+STATE_FOLDER = ".preparation"
+FINISHED_FILE = "finished.jsonl"
+
+
+class OutputFolder:
+    """
+    The folder that is made, with what earlier runs finished in it; as a context, it belongs to this process alone.
+
+    Args:
+        arguments: what decides its content; a folder is resumed only with the same.
+
+    Raises:
+        ValueError: if the folder holds anything else, was made with other arguments, or another process is at work in
+            it; nothing has been written then.
+    """
+
+    def __init__(self, path: Path, arguments: dict[str, Any]):
+        self.path = path
+        self.state = path / STATE_FOLDER
+        self._check(arguments)
+        self.state.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.state / "lock")
+        with contextlib.suppress(NotImplementedError):  # of file systems without locks
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout as error:
+                raise ValueError(
+                    f"Another flallm prepare is at work in --output_dir {self.path}. Wait until it has ended."
+                ) from error
+        self._remove_leavings()
+        write_json(self.state / "arguments.json", arguments)
+        self.finished = dict(self._read_finished())
+
+    def __enter__(self) -> "OutputFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove_leavings()
+        self._lock.release()
+
+    def _remove_leavings(self) -> None:
+        """What processes left that were killed while they wrote a video or a table."""
+        places = (self.path, *(self.path / split for split in SPLITS))
+        leavings = [leaving for place in places for leaving in place.glob(LEAVINGS)]
+        for leaving in [*leavings, *self.state.glob("*.partial")]:
+            leaving.unlink(missing_ok=True)
+
+    def _check(self, arguments: dict[str, Any]) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"--output_dir {self.path} is a file. Name a new or empty folder.")
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return
+        # A run that was killed at its very beginning has left a state folder with nothing in it.
+        saved_file = self.state / "arguments.json"
+        is_new = [child.name for child in self.path.iterdir()] == [STATE_FOLDER] and not saved_file.exists()
+        if is_new and not self.state.is_symlink():
+            return
+        try:
+            saved = json.loads(saved_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            saved = None
+        if not isinstance(saved, dict):
+            raise ValueError(f"--output_dir {self.path} is not empty. Name a new folder, or remove this one.")
+        links = [name for name in (STATE_FOLDER, *SPLITS) if (self.path / name).is_symlink()]
+        if links:
+            raise ValueError(f"--output_dir {self.path} holds a link instead of its folder {links[0]}. Name a new one.")
+        for name, value in arguments.items():
+            if saved.get(name) != value:
+                raise ValueError(
+                    f"--output_dir {self.path} was made with {name} {saved.get(name)!r}, not {value!r}. Go on with the "
+                    "same arguments, or name a new folder."
+                )
+
+    def _read_finished(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        path = self.state / FINISHED_FILE
+        for entry in read_lines(path) if path.exists() else ():
+            yield entry["key"], entry
+
+    def outcome_of(self, task: VideoTask) -> VideoOutcome | None:
+        """What an earlier run found out about a video, if that and its source are still the same."""
+        entry = self.finished.get(task.key)
+        if entry is None or entry["state"] != _state(task):
+            return None
+        lengths = [length if isinstance(length, str) else VideoLength(*length) for length in entry["lengths"]]
+        return VideoOutcome(entry["how"], lengths)
+
+    def remember(self, task: VideoTask, outcome: VideoOutcome) -> None:
+        """Only videos that are there count as finished: what was broken is tried again, as it may have been mended."""
+        if outcome.how is None:
+            return
+        lengths = [
+            length if isinstance(length, str) else (length.num_frames, length.duration_in_seconds)
+            for length in outcome.lengths
+        ]
+        entry = {"key": task.key, "state": _state(task), "how": outcome.how, "lengths": lengths}
+        self.finished[task.key] = entry
+        append_lines(self.state / FINISHED_FILE, [entry])
+
+    def remove_forgotten(self, kept: set[str]) -> None:
+        """Delete videos of earlier runs that the corpus no longer names."""
+        for key in self.finished.keys() - kept:
+            (self.path / key).unlink(missing_ok=True)
+
+
+def _state(task: VideoTask) -> list[Any]:
+    """What changes when a source, a video or the clips of it change; JSON."""
+    files = [state_of_file(path) or "missing" for path in (task.source, task.target)]
+    return [*map(list, task.intervals), *files]

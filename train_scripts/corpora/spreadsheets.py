@@ -1,0 +1,111 @@
+"""Spreadsheets of people's own corpora: which files they are, and their rows as clips."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from modeling_flallm.own_processing import VIDEO_SUFFIXES
+
+from .annotation_files import is_annotation_file
+from .corpus_files import FilesBelow, check_inside, is_of_a_system, needed_file
+from .corpus_rows import Gathered, clip_name, path_below, sentence, split_named, times_of
+from .corpus_schema import RawClip
+from .corpus_tables import (
+    COLUMN_NAMES,
+    SAVE_AS_UTF8,
+    TABLE_COLUMNS,
+    check_for_splits,
+    check_unused_columns,
+    open_table,
+    split_of,
+)
+
+TABLE_SUFFIXES = (".csv", ".tsv")
+SPREADSHEET_SUFFIXES = (".xlsx", ".xls", ".ods", ".numbers")
+
+
+def refuse_tier(tier: str | None) -> None:
+    if tier is not None:
+        raise ValueError(f"Only annotations of ELAN have tiers, got --tier {tier!r} for a spreadsheet.")
+
+
+def find_sources(folder: Path, table: Path | None, files: FilesBelow | None) -> list[Path]:
+    """
+    What is given, or the only spreadsheet in the folder, or several that are named after their splits, or, where there
+    is none, all annotations of videos below.
+    """
+    if table is not None:
+        if table.suffix.lower() in SPREADSHEET_SUFFIXES:
+            raise ValueError(f"{table} is a file of a spreadsheet program. {SAVE_AS_UTF8}, and name that one.")
+        return [needed_file(table)]
+    here = sorted(path for path in folder.iterdir() if path.is_file() and not is_of_a_system(path.name))
+    annotations = [path for path in files.all if is_annotation_file(path)] if files else []
+    tables = [path for path in here if path.suffix.lower() in TABLE_SUFFIXES and path not in annotations]
+    for path in tables:
+        check_inside(path, folder)
+    if len(tables) > 1 and not all(split_of(path.stem) for path in tables):
+        names = ", ".join(path.name for path in tables)
+        raise ValueError(f"{folder} holds {len(tables)} tables, {names}: say which one it is.")
+    if not tables and not annotations:
+        beside = ", or subtitles (.srt, .vtt) or ELAN files (.eaf) beside its videos" if files else ""
+        advice = [f"{path.name}: {SAVE_AS_UTF8}." for path in here if path.suffix.lower() in SPREADSHEET_SUFFIXES]
+        advice += [f"{problem.where} {problem.what}." for problem in (files.problems if files else [])[:3]]
+        raise FileNotFoundError(
+            f"{folder} must hold a .csv or .tsv file with the columns file and text{beside}, or name one. "
+            f"{' '.join(advice)}".strip()
+        )
+    return tables or annotations
+
+
+def add_tables(
+    gathered: Gathered,
+    paths: Iterable[Path],
+    folder: Path,
+    columns: Mapping[str, str],
+    to_clip: Callable[[dict[str, str], str], RawClip],
+) -> None:
+    """All rows through `to_clip(values by our names, split of the file)`."""
+    unknown = sorted(set(columns) - set(TABLE_COLUMNS))
+    if unknown:
+        raise ValueError(f"Columns that can be given other names are {', '.join(TABLE_COLUMNS)}; got {unknown}.")
+    names = {ours: (columns[ours],) if ours in columns else theirs for ours, theirs in COLUMN_NAMES.items()}
+    for path in paths:
+        table = open_table(path, folder, None, names, ["file", "text", *columns])
+        check_unused_columns(table.unused, table.columns, path)
+        check_for_splits(table, path)
+        if table.unused:
+            gathered.notes.append(f"{path.name} has columns that are not used: {', '.join(table.unused)}")
+        split, without_split = split_of(path.stem), []
+        gathered.add(table.rows, functools.partial(_clip_of_table, to_clip, split or "train", without_split))
+        if without_split and split is None:
+            gathered.notes.append(f"{path.name} names no split for {len(without_split)} clip(s): they are of train")
+
+
+def _clip_of_table(
+    to_clip: Callable[[dict[str, str], str], RawClip], split: str, without_split: list[str], values: dict[str, str]
+) -> RawClip:
+    values = {name: value.strip() for name, value in values.items()}
+    clip = to_clip(values, split)
+    if not values["split"]:
+        without_split.append(clip.name)
+    return clip
+
+
+def table_clip(values: dict[str, str], split: str, find: Callable[[str], Path]) -> RawClip:
+    file = path_below(values["file"])
+    text = sentence(values["text"])
+    start, end = times_of(values, "start", "end")
+    suffix = PurePosixPath(file).suffix
+    default_name = file.removesuffix(suffix if suffix.lower() in VIDEO_SUFFIXES else "").strip("/").replace("/", "_")
+    if start is not None or end is not None:
+        default_name += f"-{values['start'] or 0}-{values['end'] or 'end'}"
+    return RawClip(
+        name=clip_name(values["name"] or default_name),
+        split=split_named(values["split"]) if values["split"] else split,
+        text=text,
+        video=find(file),
+        start=start,
+        end=end,
+        signer=values["signer"] or None,
+        gloss=values["gloss"] or None,
+    )
