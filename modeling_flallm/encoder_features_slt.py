@@ -67,7 +67,7 @@ class VisualFeaturesEncoder(SignEncoder):
 
     def get_centre_and_spacing(self) -> tuple[float, float]:
         """See `SignEncoder.get_centre_and_spacing`; a feature counts as a frame."""
-        return 0.0, 1.0
+        return 0.0, 1
 
 
 __all__ = ["VisualFeaturesConfig", "VisualFeaturesEncoder"]
