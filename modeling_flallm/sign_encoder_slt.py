@@ -55,10 +55,20 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
             take the tokens of any encoder, instead of a clip.
         frozen (`bool`):
             Set by `freeze`. A frozen encoder computes no gradient.
+        frames_per_chunk (`int`, *optional*):
+            Bounds memory: at most so many frames at a time. Encoders that do not compute frame by frame ignore it.
     """
 
+    base_model_prefix = "vision_model"
+    # It can be loaded from a whole model, too, and leaves the rest of that where it is.
+    _keys_to_ignore_on_load_unexpected = (
+        r"^(text_model|language_model|adapter|connector)\.",
+        r"^(word_presence_head|sentence_projection|word_projection)\.",
+        r"^(logit_scale|word_logit_scale|word_logit_bias|word_targets|memory_bank|num_remembered)$",
+    )
     input_names: tuple[str, ...]
     frozen = False
+    frames_per_chunk: int | None = None
 
     def forward(self, **inputs: Any) -> SignEncoderOutput:
         """
@@ -96,6 +106,9 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
     def train(self, mode: bool = True) -> Self:
         """See `torch.nn.Module.train`. A frozen encoder stays in evaluation mode."""
         return super().train(mode and not self.frozen)
+
+    def choose_memory_format(self) -> None:
+        """Put the weights into the memory order in which this encoder computes fastest. By default there is one."""
 
 
 def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:

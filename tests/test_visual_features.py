@@ -29,6 +29,7 @@ from tiny_corpus import (
 from tiny_models import VIDEO_TOKEN, tiny_language_model_config, tiny_text_config
 from torch.testing import assert_close
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, pipeline
+from without_our_packages import run_without_our_packages
 
 from modeling_flallm import (
     FLaLLMConfig,
@@ -294,6 +295,45 @@ def test_the_encoder_returns_what_it_is_given(tmp_path):
     assert encoder.dtype == torch.float16 and isinstance(AutoModel.from_pretrained(tmp_path), VisualFeaturesEncoder)
     with error_texts("`hidden_size` must be 1 or more, got 0."):
         VisualFeaturesConfig(hidden_size=0)
+
+
+LOAD_WITHOUT_US = """
+import json, sys
+from transformers import AutoModel, AutoProcessor, pipeline
+
+folder, clip = sys.argv[1:]
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+inputs = processor(visual_features=clip, return_tensors="pt")
+generated = processor.batch_decode(model.eval().generate(**inputs))[0]
+translator = pipeline("sign-language-translation", folder, trust_remote_code=True)
+encoder = type(model.vision_model)
+print(json.dumps([generated, translator(clip)["translation_text"], encoder.__name__, encoder.__module__.split(".")[0]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flallm", "llava_slt"])
+def test_a_saved_model_loads_where_the_package_is_not_installed(kind, tmp_path):
+    processor, vision = processors(kind), VisualFeaturesConfig(hidden_size=WIDTH)
+    size = len(processor.tokenizer)
+    if kind == "flallm":
+        config = FLaLLMConfig(vision_config=vision, text_config=tiny_text_config("mbart", vocab_size=size))
+        model = FLaLLMForTranslation(config)
+    else:
+        text = tiny_language_model_config("llama", vocab_size=size, max_position_embeddings=256)
+        model = LlavaSltForTranslation(
+            LlavaSltConfig(vision_config=vision, text_config=text, video_token_id=processor.video_token_id)
+        )
+    make_talkative(model, processor.tokenizer)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    clip = save_features(tmp_path / "clip.npy", random_features())
+    inputs = processor(visual_features=str(clip), return_tensors="pt")
+    expected = processor.batch_decode(model.eval().generate(**inputs))[0]
+    output = run_without_our_packages(LOAD_WITHOUT_US, str(tmp_path / "model"), str(clip), folder=tmp_path)
+    answers = json.loads(output.splitlines()[-1])
+    assert answers == [expected, expected, "VisualFeaturesEncoder", "transformers_modules"]
 
 
 # Data sets

@@ -39,8 +39,8 @@ from transformers import AutoConfig, MBartConfig, PreTrainedConfig, PreTrainedTo
 from transformers.image_utils import PILImageResampling
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig
+from modeling_flallm.encoder_frames_slt import RESNET_STAGES
 from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
-from modeling_flallm.visual_encoder_flallm import RESNET_STAGES
 
 from ..arguments.command_arguments import ImportArguments
 from ..arguments.command_line import run_command

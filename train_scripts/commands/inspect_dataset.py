@@ -25,8 +25,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from modeling_flallm.configuration_flallm import FLaLLMVisionConfig
+from modeling_flallm.encoder_frames_slt import LocalTemporalModule
 from modeling_flallm.own_processing import FLaLLMVideoProcessor, is_video_file
-from modeling_flallm.visual_encoder_flallm import LocalTemporalModule
 
 from ..arguments.command_arguments import InspectArguments
 from ..arguments.command_line import run_command

@@ -151,7 +151,7 @@ def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTo
         forced_bos_token_id=first_label if first_label in language_ids(tokenizer).values() else None,
         num_beams=num_beams,
         # sltbaselines' limit. Not as max_new_tokens, over which --generation_max_length would have no power.
-        max_length=min(150, model.get_max_num_target_tokens() or 150),
+        max_length=min(150, model.get_max_num_tokens() or 150),
     )
 
 
@@ -359,9 +359,7 @@ def _weights_without_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
 
 def prepare_visual_encoder(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
     """The CNN in the memory order of its convolutions, which then reorder nothing, over so many frames at a time."""
-    if model.vision_model.main_input_name == "visual_features":
-        return  # there is no CNN
-    model.vision_model.backbone.choose_memory_format()
+    model.vision_model.choose_memory_format()
     model.vision_model.frames_per_chunk = training.frames_per_chunk
 
 

@@ -61,7 +61,7 @@ def build_model(
             connector_activation=arguments.connector_activation,
             label_smoothing=arguments.label_smoothing,
         )
-    processor.word_window_stride = getattr(model.config.vision_config, "word_window_stride", 1)
+    processor.word_window_stride = model.vision_model.get_centre_and_spacing()[1]
     set_generation_defaults(model, processor, arguments.num_beams)
     if arguments.lora:
         model.freeze_visual_encoder()
