@@ -20,7 +20,7 @@ import numpy as np
 from modeling_flallm import SignLanguageTranslationPipeline
 from modeling_flallm.own_processing import decode_video
 from train_scripts.arguments.data_arguments import DataArguments
-from train_scripts.clips.data import load_split
+from train_scripts.clips.splits import load_split
 from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
 from train_scripts.rendered_corpus import signing_language
 from train_scripts.runs.trained_models import load_trained

@@ -45,8 +45,10 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 from train_scripts.arguments.data_arguments import DataArguments, FeatureCacheArguments, VideoArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.augmentation import ClipAugmentation
-from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.data import SignVideoDataset
 from train_scripts.clips.feature_cache import NO_AUGMENTATION, FeatureCache
+from train_scripts.clips.splits import load_split
 from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.training import build_processor
 

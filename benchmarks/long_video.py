@@ -31,7 +31,7 @@ from modeling_flallm.own_processing import decode_video
 from train_scripts.arguments.command_line import run_command
 from train_scripts.arguments.data_arguments import DataArguments
 from train_scripts.arguments.dataclass_parser import parse_arguments
-from train_scripts.clips.data import load_split
+from train_scripts.clips.splits import load_split
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.scores.metrics import translation_scores
 

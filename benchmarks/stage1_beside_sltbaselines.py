@@ -42,7 +42,9 @@ from train_scripts.arguments.dataclass_parser import flags, parse_arguments
 from train_scripts.arguments.stage_arguments import VisualInitialingArguments
 from train_scripts.arguments.training_arguments import TRAINING_ARGUMENTS
 from train_scripts.clips.augmentation import ClipAugmentation
-from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.splits import load_split
 from train_scripts.machine.machine import prepare_machine
 from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.trainers import FLaLLMTrainer

@@ -41,7 +41,9 @@ from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionConfig, FLaLLMVisi
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.arguments.stage_arguments import VisualInitialingArguments
 from train_scripts.clips.augmentation import ClipAugmentation
-from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.splits import load_split
 from train_scripts.machine.machine import computes_in_bfloat16, default_device
 from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.training import build_processor

@@ -5,8 +5,10 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
+from .configuration_features_slt import VisualFeaturesConfig
 from .configuration_flallm import FLaLLMConfig, light_transformer_config
 from .configuration_llava_slt import LlavaSltConfig, LlavaSltContrastiveConfig
+from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
 from .encoder_words_slt import LlavaSltVisualEncoder
 from .encoders_slt import SIGN_ENCODERS
@@ -75,5 +77,7 @@ __all__ = [
     "SignEncoder",
     "SignEncoderOutput",
     "SignLanguageTranslationPipeline",
+    "VisualFeaturesConfig",
+    "VisualFeaturesEncoder",
     "light_transformer_config",
 ]

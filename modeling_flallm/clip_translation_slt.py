@@ -45,24 +45,15 @@ class ClipTranslation:
         Read one video of any kind that a call takes, but no dictionary of a video and its arguments.
 
         Returns:
-            `frames`, uint8 `(frames, 3, height, width)`, sampled, resized and cropped; their `times`, and the
-            `metadata` that the video processor gives.
+            `frames`, uint8 `(frames, 3, height, width)`, sampled, resized and cropped, or visual features `(features,
+            width)`; their `times`, and the `metadata` that the video processor gives.
 
         Raises:
             VideoDecodingError: for a video that cannot be read.
             ClipLengthError: for one that is too short or too long for the model.
         """
         name = name_of_video(video)
-        inputs = self.processor.video_processor(
-            with_content(video),
-            start=start,
-            end=end,
-            video_metadata=None if source_fps is None else {"fps": source_fps},
-            do_rescale=False,
-            do_normalize=False,
-            return_metadata=True,
-        )
-        frames, metadata = inputs["pixel_values_videos"][0], inputs["video_metadata"][0]
+        frames, metadata = self.processor.modality.open(with_content(video), start, end, source_fps)
         self.check_length(len(frames), name)
         return {"frames": frames, "times": clip_times(metadata, start), "metadata": metadata}
 
@@ -119,20 +110,20 @@ class ClipTranslation:
         frames = [clip["frames"] if "frames" in clip else clip["pixel_values_videos"] for clip in clips]
         _check_one_size(frames)
         if all("frames" in clip for clip in clips):
-            inputs = self._pixel_values(frames)
+            inputs = self._encoder_inputs(frames)
         else:
             pixels = [
-                self._pixel_values([each])["pixel_values_videos"][0] if "frames" in clip else each.to(self.device)
+                self._encoder_inputs([each])["pixel_values_videos"][0] if "frames" in clip else each.to(self.device)
                 for clip, each in zip(clips, frames, strict=True)
             ]
             inputs = _padded(pixels)
         num_frames = [len(each) for each in frames]
         return EncodedClips(self.model.vision_model(**inputs), num_frames, [clip["times"] for clip in clips])
 
-    def _pixel_values(self, frames: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _encoder_inputs(self, frames: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Normalised where the model is: bytes are a quarter of what would be moved there otherwise."""
         frames = [each.to(self.device) for each in frames]
-        return dict(self.processor.video_processor.preprocess_frames(frames, do_resize=False, do_center_crop=False))
+        return self.processor.modality.prepare(frames)
 
     @torch.no_grad()
     def write_sentences(
@@ -240,7 +231,7 @@ class ClipTranslation:
 
 
 def _check_one_size(clips: list[torch.Tensor]) -> None:
-    sizes = sorted({tuple(clip.shape[-2:]) for clip in clips})
+    sizes = sorted({tuple(clip.shape[2:]) for clip in clips})
     if len(sizes) > 1:
         raise ValueError(
             f"The videos of a batch must come out in one size, got (height, width) {sizes}. Pass batch_size=1, or set "

@@ -7,7 +7,7 @@ so that torchcodec, with which `datasets` decodes, is not needed either.
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,18 +27,24 @@ def is_data_set(inputs: Any) -> bool:
     return all(hasattr(inputs, name) for name in ("column_names", "features", "cast_column"))
 
 
-def undecoded(inputs: Any) -> Any:
+def undecoded(inputs: Any, names: Sequence[str] = ("video",)) -> Any:
     """
     A data set with its videos undecoded in the column `video`; a column or `KeyDataset` of one with its videos
     undecoded; everything else as it is.
+
+    Args:
+        names: what the column of the clips may be called, such as `visual_features` for a model that reads these.
 
     Raises:
         ValueError: for a data set of several splits, and for one without a column of videos.
     """
     if is_data_set(inputs):
-        column = _video_column(inputs)
+        column = _clip_column(inputs, names)
         inputs = _undecoded_columns(inputs)
-        return inputs if column == "video" else inputs.rename_column(column, "video")
+        if column == "video":
+            return inputs
+        others = [name for name in inputs.column_names or () if name == "video"]
+        return inputs.remove_columns(others).rename_column(column, "video")
     if isinstance(inputs, dict) and inputs and all(map(is_data_set, inputs.values())):
         raise ValueError(
             f"Pass one split of the data set, such as dataset[{next(iter(inputs))!r}]; got {list(inputs)}."
@@ -51,18 +57,19 @@ def undecoded(inputs: Any) -> Any:
     return inputs
 
 
-def _video_column(data_set: Any) -> str:
+def _clip_column(data_set: Any, names: Sequence[str]) -> str:
     if data_set.features is None:  # a stream that does not tell its columns
-        return "video"
+        return names[0]
     kinds = {name: type(kind).__name__ for name, kind in data_set.features.items()}
-    names = [name for name in kinds if name == "video"] or [name for name in kinds if name.casefold() == "video"]
-    names = names or [name for name, kind in kinds.items() if kind == "Video"]
-    if len(names) != 1:
+    found = [name for name in kinds if name == names[0]] or [name for name in kinds if name.casefold() in names]
+    if "video" in names:
+        found = found or [name for name, kind in kinds.items() if kind == "Video"]
+    if len(found) != 1:
         raise ValueError(
-            f"`video` must be a column of the data set, got columns {list(kinds)}. Rename the one with the videos: "
-            "dataset.rename_column(..., 'video')."
+            f"`{names[0]}` must be a column of the data set, got columns {list(kinds)}. Rename the one with the "
+            f"{'videos' if 'video' in names else 'features'}: dataset.rename_column(..., {names[0]!r})."
         )
-    return names[0]
+    return found[0]
 
 
 def _undecoded_columns(data_set: Any) -> Any:
@@ -88,7 +95,7 @@ def without_torchcodec() -> Iterator[None]:
         ) from error
 
 
-def values_of_row(row: dict[str, Any], arguments: Collection[str]) -> dict[str, Any]:
+def values_of_row(row: dict[str, Any], arguments: Collection[str], names: Sequence[str] = ("video",)) -> dict[str, Any]:
     """
     Of a row, or of a dictionary made by hand, what is read of it: `video`, and of `start`, `end` and `source_fps` those
     that are not `None`, in whatever letter case their names are. What `datasets` has of one video, `{"path": ...,
@@ -96,12 +103,23 @@ def values_of_row(row: dict[str, Any], arguments: Collection[str]) -> dict[str, 
 
     Args:
         arguments: names that belong into the call, not into a row.
+        names: what the clip may be called. One that is no `video` is a whole clip: `start` and `end` of its row say
+            where in a video it was.
 
     Raises:
         ValueError: for a row without a video, and for names that seem to say which part of it is meant, or how to
             translate it, but are not read. All other columns of a row are for others.
     """
     values: dict[str, Any] = {}
+    plain_names = {str(name).casefold() for name in row}
+    clip_name = next((name for name in names if name in plain_names), "video")
+    if clip_name != "video":
+        not_read = {"video", "start", "end"}
+        row = {
+            "video" if str(name).casefold() == clip_name else name: value
+            for name, value in row.items()
+            if str(name).casefold() not in not_read
+        }
     is_bare_video = not any(str(name).casefold() == "video" for name in row) and {"path", "bytes"} & set(row)
     others = []
     for name, value in row.items():

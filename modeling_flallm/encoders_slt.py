@@ -10,6 +10,8 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedCon
 
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
+from .configuration_features_slt import VisualFeaturesConfig
+from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
 from .encoder_words_slt import LlavaSltVisualEncoder
 from .loading_slt import read_config_values
@@ -18,6 +20,7 @@ from .sign_encoder_slt import SignEncoder
 SIGN_ENCODERS: dict[type[PreTrainedConfig], type[SignEncoder]] = {
     FLaLLMVisionConfig: FLaLLMVisionModel,
     LlavaSltVisualConfig: LlavaSltVisualEncoder,
+    VisualFeaturesConfig: VisualFeaturesEncoder,
 }
 OWN_CONFIGS = {config_class.model_type: config_class for config_class in SIGN_ENCODERS}
 

@@ -136,7 +136,7 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
             TypeError: for an unknown argument.
             ImportError: for rows that `datasets` would decode while they are read, but without torchcodec cannot.
         """
-        inputs = undecoded(inputs)
+        inputs = undecoded(inputs, self.processor.modality.column_names)
         if isinstance(inputs, IterableDataset) or (isinstance(inputs, Iterator) and not hasattr(inputs, "read")):
             answers = super().__call__(numbered(inputs), **kwargs)
             return (answer for answer in answers)  # transformers' own has no working `next`
@@ -207,7 +207,7 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
 
     def _is_one_video(self, inputs: Any) -> bool:
         """Tell one video from several as the processor does: a list of frames is one video, other lists are several."""
-        return self.processor.video_processor.is_single_video(inputs)
+        return self.processor.modality.is_one(inputs)
 
     def _read_one(self, video: Any, **values: Any) -> dict[str, Any]:
         if not self._is_one_video(video):
@@ -217,7 +217,8 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
     def _values_of_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """What is read of a row or of a dictionary made by hand."""
         not_of_a_row = {"return_scores", "return_timestamps", "return_attention", "batch_size", "num_workers"}
-        values = values_of_row(row, not_of_a_row | known_generation_arguments())
+        columns = self.processor.modality.column_names
+        values = values_of_row(row, not_of_a_row | known_generation_arguments(), columns)
         if not self._is_one_video(values["video"]):
             raise ValueError(
                 f"`video` of a dictionary must be one video, got {len(values['video'])} of them. Of a data set pass "

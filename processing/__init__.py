@@ -1,9 +1,12 @@
 """Video processing and tokenisation of FLaLLM; importing this package registers its classes with transformers."""
 
-from transformers import AutoProcessor, AutoVideoProcessor
+from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor
 
 from .captions_slt import format_captions
 from .data_collator_slt import DataCollatorForSignTranslation
+from .feature_extraction_visual_features_slt import VisualFeatureExtractor
+from .modalities_slt import MODALITIES
+from .modality_slt import Modality
 from .processing_flallm import FLaLLMProcessor
 from .processing_llava_slt import LlavaSltProcessor
 from .video_decoding_slt import decode_video
@@ -15,9 +18,11 @@ from .video_segmentation_slt import VideoSegment
 # The Auto classes find a processor by the class name in its saved file; the key stands in for a configuration class,
 # which lives in another package.
 AutoVideoProcessor.register("flallm", FLaLLMVideoProcessor, exist_ok=True)
+AutoFeatureExtractor.register("visual_features_slt", VisualFeatureExtractor, exist_ok=True)
 AutoProcessor.register("flallm", FLaLLMProcessor, exist_ok=True)
 AutoProcessor.register("llava_slt", LlavaSltProcessor, exist_ok=True)
 FLaLLMVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+VisualFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 FLaLLMProcessor.register_for_auto_class("AutoProcessor")
 LlavaSltProcessor.register_for_auto_class("AutoProcessor")
 
@@ -27,8 +32,11 @@ __all__ = [
     "FLaLLMProcessor",
     "FLaLLMVideoProcessor",
     "LlavaSltProcessor",
+    "MODALITIES",
+    "Modality",
     "VideoDecodingError",
     "VideoSegment",
+    "VisualFeatureExtractor",
     "decode_video",
     "format_captions",
 ]

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin
 
-from .video_processing_slt import make_list_of_videos
+from .modalities_slt import OneModalityProcessor
 
 TARGET_TEXT_ARGUMENTS = ("padding", "truncation", "max_length", "pad_to_multiple_of", "add_special_tokens")
 # Processors of transformers also take arguments in these groups, as in `videos_kwargs={"fps": 5}`.
@@ -18,8 +17,10 @@ OTHER_INPUTS = ("images", "audio")
 IGNORED_LABEL = -100
 
 
-class FLaLLMProcessor(ProcessorMixin):
-    """A video processor and the tokenizer of the language model, any of transformers, in one.
+class FLaLLMProcessor(OneModalityProcessor):
+    """What reads clips, and the tokenizer of the language model, any of transformers, in one.
+
+    Videos are read by a `video_processor`, ready-made visual features by a `feature_extractor`: pass one of the two.
 
     Sentences are **target** text: they are tokenised with the tokenizer's `text_target`, so that a multilingual
     tokenizer puts its `tgt_lang` code where its model expects it. The tokenizer must itself end a sentence with its
@@ -31,51 +32,53 @@ class FLaLLMProcessor(ProcessorMixin):
     Example: `processor(videos=["clip.mp4"], text_target=["it rains in the north"], return_tensors="pt")`
     """
 
-    def __init__(self, video_processor, tokenizer):
-        super().__init__(video_processor, tokenizer)
+    def __init__(self, video_processor=None, tokenizer=None, feature_extractor=None):
+        super().__init__(tokenizer, video_processor=video_processor, feature_extractor=feature_extractor)
         if tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer needs a padding token: set `tokenizer.pad_token`.")
 
     @property
     def model_input_names(self) -> list[str]:
-        return [*self.video_processor.model_input_names, "labels"]
+        return [*self.modality.part.model_input_names, "labels"]
 
     def __call__(
         self,
         videos: Any = None,
         text: None = None,
         text_target: str | list[str] | tuple[str, ...] | None = None,
+        visual_features: Any = None,
         return_tensors: str | None = None,
         **kwargs,
     ) -> BatchFeature:
         """Process videos, their sentences, or both.
 
         Returns `pixel_values_videos` (batch, frames, 3, height, width) and `pixel_attention_mask` (batch, frames) with
-        `videos`, and `labels` (batch, tokens), padded with -100, with `text_target`, the sentences. Other arguments go
-        to the video processor (`start`, `end`, `frame_sampling_rate`, ...) or to the tokenizer (`padding`,
-        `truncation`, `max_length`, `pad_to_multiple_of`, `add_special_tokens`). Raises `ValueError` for neither input,
-        for `text`, which is the prompt of models that read one, for an empty sentence and for as many sentences as
-        there are not videos, `TypeError` for unknown arguments."""
+        `videos`, `visual_features` (batch, features, feature_size) and `visual_attention_mask` (batch, features) with
+        `visual_features`, and `labels` (batch, tokens), padded with -100, with `text_target`, the sentences. Other
+        arguments go to what reads the clips (`start`, `end`, `frame_sampling_rate`, ...; `max_num_features`) or to the
+        tokenizer (`padding`, `truncation`, `max_length`, `pad_to_multiple_of`, `add_special_tokens`). Raises
+        `ValueError` for neither input, for clips of another modality, for `text`, which is the prompt of models that
+        read one, for an empty sentence and for as many sentences as there are not videos, `TypeError` for unknown
+        arguments."""
         if text is not None:
             raise ValueError(
                 "`text` is the prompt of a model that reads one, and FLa-LLM reads none. Pass the sentences as "
                 "`text_target`."
             )
-        if videos is None and text_target is None:
-            raise ValueError("Pass `videos`, `text_target` (their sentences), or both; got neither.")
+        clips = self.list_of_clips(videos=videos, visual_features=visual_features)
+        if clips is None and text_target is None:
+            raise ValueError(f"Pass `{self.modality.argument}`, `text_target` (their sentences), or both; got neither.")
         kwargs = ungrouped_arguments(kwargs)
         return_tensors = kwargs.pop("return_tensors", return_tensors)
         text_arguments = {name: kwargs.pop(name) for name in TARGET_TEXT_ARGUMENTS if name in kwargs}
         if text_target is None and text_arguments:
             raise ValueError(f"`{next(iter(text_arguments))}` goes with `text_target`, which was not given.")
-        if videos is None and kwargs:
+        if clips is None and kwargs:
             raise TypeError(f"Unknown arguments for `text_target` alone: {sorted(kwargs)}.")
         sentences = None if text_target is None else normalised_sentences(text_target)
-        if videos is not None:
-            videos = make_list_of_videos(videos)
-            if sentences is not None:
-                check_one_sentence_per_video(len(videos), len(sentences))
-        data = {} if videos is None else dict(self.video_processor(videos, **kwargs))
+        if clips is not None and sentences is not None:
+            check_one_sentence_per_video(len(clips), len(sentences))
+        data = {} if clips is None else dict(self.modality.part(clips, **kwargs))
         if sentences is not None:
             data["labels"] = self._labels(sentences, **text_arguments)
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)

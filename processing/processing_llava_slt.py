@@ -17,31 +17,33 @@ from .processing_flallm import (
     normalised_sentences,
     ungrouped_arguments,
 )
-from .video_processing_slt import make_list_of_videos
 
 DEFAULT_PROMPT = "Translate this sign language video into {spoken_language}."
 DEFAULT_SPOKEN_LANGUAGE = "the spoken language"
 
 
 class LlavaSltProcessor(FLaLLMProcessor):
-    """A video processor and the tokenizer of a decoder-only language model, any of transformers, in one.
+    """What reads clips, and the tokenizer of a decoder-only language model, any of transformers, in one.
+
+    Videos are read by a `video_processor`, ready-made visual features by a `feature_extractor`: pass one of the two.
 
     The prompt holds the video as one placeholder token per word-like token of the model, then the instruction, in the
     tokenizer's chat template where it has one. The sentence follows it, in Unicode normal form NFKC, and the
     tokenizer's end token. Rows are padded on the left.
 
-    `word_window_stride` must be that of the model's visual encoder. `prompt` is the instruction, in which
-    `{spoken_language}` stands for the language of the sentences, `spoken_language`: any name, as in "German". The
-    paper's prompt is not known to us; this one is ours. The placeholder `video_token` is added to the tokenizer if it
-    lacks it, and a tokenizer without a padding token pads with its end token.
+    `word_window_stride` must be that of the model's visual encoder, and 1 for visual features. `prompt` is the
+    instruction, in which `{spoken_language}` stands for the language of the sentences, `spoken_language`: any name, as
+    in "German". The paper's prompt is not known to us; this one is ours. The placeholder `video_token` is added to the
+    tokenizer if it lacks it, and a tokenizer without a padding token pads with its end token.
 
     Example: `processor(videos=["clip.mp4"], text_target=["it rains in the north"], return_tensors="pt")`
     """
 
     def __init__(
         self,
-        video_processor,
-        tokenizer,
+        video_processor=None,
+        tokenizer=None,
+        feature_extractor=None,
         word_window_stride: int = 2,
         video_token: str = "<video>",
         prompt: str = DEFAULT_PROMPT,
@@ -55,7 +57,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.add_tokens([AddedToken(video_token, special=True, normalized=False)], special_tokens=True)
-        super().__init__(video_processor, tokenizer)
+        super().__init__(video_processor, tokenizer, feature_extractor)
         # Saved beside the tokenizer, whose own it is.
         self.chat_template = chat_template or tokenizer.chat_template
         self.word_window_stride = word_window_stride
@@ -66,7 +68,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
-        return [*self.video_processor.model_input_names, "input_ids", "attention_mask", "labels"]
+        return [*self.modality.part.model_input_names, "input_ids", "attention_mask", "labels"]
 
     @property
     def video_token_id(self) -> int:
@@ -80,6 +82,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
         text_target: str | list[str] | tuple[str, ...] | None = None,
         num_visual_tokens: Sequence[int] | None = None,
         spoken_language: str | Sequence[str] | None = None,
+        visual_features: Any = None,
         add_special_tokens: bool = True,
         return_tensors: str | None = None,
         **kwargs,
@@ -89,31 +92,33 @@ class LlavaSltProcessor(FLaLLMProcessor):
         Returns `input_ids` and `attention_mask` (batch, tokens), padded on the left: the prompt, and with `text_target`
         the sentence and its end behind it, and then `labels` (batch, tokens) too, -100 outside the sentence. With
         `videos`, also `pixel_values_videos` (batch, frames, 3, height, width) and `pixel_attention_mask` (batch,
-        frames). `num_visual_tokens`, in place of `videos`, says how many word-like tokens the features of each clip
-        have.
+        frames); with `visual_features`, themselves (batch, features, feature_size) and `visual_attention_mask` (batch,
+        features). `num_visual_tokens`, in place of clips, says how many word-like tokens the features of each have.
 
         `text` is the prompt of each video, such as `apply_chat_template` makes it, with the placeholder `video_token`
         once, where the video goes; `add_special_tokens=False` leaves out what the tokenizer puts in front of a text.
         Default: the processor's own prompt, in which `spoken_language` names the language of all sentences, or of each
-        of them, as training did: "German", not "de". Other arguments go to the video processor (`start`, `end`,
-        `frame_sampling_rate`, ...).
+        of them, as training did: "German", not "de". Other arguments go to what reads the clips (`start`, `end`,
+        `frame_sampling_rate`, ...; `max_num_features`).
 
-        Raises `ValueError` for no input or both `videos` and `num_visual_tokens`, for a prompt without the placeholder,
-        an empty sentence, one that holds the placeholder, and other numbers of prompts, sentences or languages than of
-        videos, `TypeError` for unknown arguments."""
+        Raises `ValueError` for no input or both clips and `num_visual_tokens`, for clips of another modality, a prompt
+        without the placeholder, an empty sentence, one that holds the placeholder, and other numbers of prompts,
+        sentences or languages than of videos, `TypeError` for unknown arguments."""
         kwargs = ungrouped_arguments(kwargs)
         return_tensors = kwargs.pop("return_tensors", return_tensors)
         if kwargs.pop("padding", True) not in (True, "longest"):
             raise ValueError("Rows are padded on the left to the longest of them: leave `padding` out.")
-        num_inputs = (videos is not None) + (num_visual_tokens is not None)
+        clips = self.list_of_clips(videos=videos, visual_features=visual_features)
+        modality = self.modality
+        num_inputs = (clips is not None) + (num_visual_tokens is not None)
         if num_inputs == 2 or (num_inputs == 0 and text is None):
-            raise ValueError("Pass either `videos` or, for cached features, `num_visual_tokens`.")
-        if videos is None and kwargs:
-            raise TypeError(f"Unknown arguments without `videos`: {sorted(kwargs)}.")
+            raise ValueError(f"Pass either `{modality.argument}` or, for cached features, `num_visual_tokens`.")
+        if clips is None and kwargs:
+            raise TypeError(f"Unknown arguments without `{modality.argument}`: {sorted(kwargs)}.")
         data = {}
-        if videos is not None:
-            data = dict(self.video_processor(make_list_of_videos(videos), **kwargs))
-            lengths = [int(torch.as_tensor(mask).sum()) for mask in data["pixel_attention_mask"]]
+        if clips is not None:
+            data = dict(modality.part(clips, **kwargs))
+            lengths = [int(torch.as_tensor(mask).sum()) for mask in data[modality.input_names[1]]]
             num_visual_tokens = [self.get_num_visual_tokens(length) for length in lengths]
         if text is None:
             prompts = self._own_prompts(num_visual_tokens, spoken_language)
@@ -144,8 +149,9 @@ class LlavaSltProcessor(FLaLLMProcessor):
         Example: `processor.apply_chat_template([{"role": "user", "content": [{"type": "video", "path": "clip.mp4"},
         {"type": "text", "text": "Translate."}]}], add_generation_prompt=True, tokenize=True, return_dict=True)`"""
         arguments = {**(processor_kwargs or {}), "return_tensors": return_tensors}
-        for name in sorted(kwargs.keys() & self.video_processor.valid_kwargs.__annotations__.keys()):
-            arguments[name] = kwargs.pop(name)
+        if self.video_processor is not None:
+            for name in sorted(kwargs.keys() & self.video_processor.valid_kwargs.__annotations__.keys()):
+                arguments[name] = kwargs.pop(name)
         render = partial(super().apply_chat_template, conversation, tokenize=False, **kwargs)
         text = render_chat(render, self._chat_template(chat_template))
         if not tokenize:

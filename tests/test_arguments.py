@@ -352,7 +352,12 @@ def test_broken_yaml_names_its_line(tmp_path, capsys):
         ),
         (visual_initialing, "output_dir", "`--output_dir` must name a new or empty folder."),
         (llm_fine_tuning, "dataset", "the following arguments are required: --dataset"),
-        (llm_fine_tuning, "vision_model_name_or_path", "`--vision_model_name_or_path` is required."),
+        (
+            llm_fine_tuning,
+            "vision_model_name_or_path",
+            "`--vision_model_name_or_path` is required, or in its place `--visual_features_size` for ready-made "
+            "visual features; got neither.",
+        ),
         (llm_fine_tuning, "text_model_name_or_path", "`--text_model_name_or_path` is required."),
         (pretrain_language_model, "text_file", "`--text_file` must name a text file with one sentence a line."),
         (pretrain_language_model, "output_dir", "`--output_dir` must name a new or empty folder."),

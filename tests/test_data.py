@@ -20,16 +20,12 @@ from transformers import AutoTokenizer
 from video_files import counting_frames, frame_numbers, write_packets, write_video
 
 from processing import FLaLLMProcessor, VideoDecodingError
+from processing.modality_video_slt import frames_and_seconds
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.clips.augmentation import ClipAugmentation
-from train_scripts.clips.data import (
-    FramePreprocessor,
-    SignVideoDataset,
-    TranslationCollator,
-    _frames_and_seconds,
-    load_split,
-    load_training_split,
-)
+from train_scripts.clips.collators import FramePreprocessor, TranslationCollator
+from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.splits import load_split, load_training_split
 from train_scripts.commands import evaluate_model
 from train_scripts.corpora.data_set_columns import say_unused, with_texts
 from train_scripts.runs.training import build_processor
@@ -806,11 +802,11 @@ def test_counting_frames_follows_no_playlist(tmp_path, name):
     clip = write_video(tmp_path / "secret.ts", counting_frames(10))
     (tmp_path / name).write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{clip}\n#EXT-X-ENDLIST\n")
     with pytest.raises(VideoDecodingError, match="is not a video that can be read"):
-        _frames_and_seconds(str(tmp_path / name))
+        frames_and_seconds(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "webm", "mkv"])
 def test_frames_are_counted_of_the_picture_however_long_the_sound(tmp_path, suffix):
     path = write_packets(tmp_path / f"clip.{suffix}", counting_frames(50), seconds_of_sound=5.0)
-    num_frames, seconds = _frames_and_seconds(str(path))
+    num_frames, seconds = frames_and_seconds(str(path))
     assert num_frames == 50 and seconds == pytest.approx(2.0, abs=0.05)

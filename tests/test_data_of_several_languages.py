@@ -14,7 +14,9 @@ from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
 from train_scripts.arguments.data_arguments import DataArguments, VideoArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
-from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
+from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.splits import load_split
 from train_scripts.languages.target_languages import ISO_639_3, language_code, language_ids, target_languages
 from train_scripts.runs import training
 from train_scripts.runs.tokenizers import load_tokenizer

@@ -18,7 +18,7 @@ from tiny_corpus import corpus, error_of, flags, language_model, trained_model
 from video_files import counting_frames, cut, write_audio, write_video
 
 from train_scripts.arguments.data_arguments import DataArguments
-from train_scripts.clips.data import load_split
+from train_scripts.clips.splits import load_split
 from train_scripts.commands import evaluate_model, translate
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import FLaLLMTrainer

@@ -26,6 +26,7 @@ from transformers import AutoTokenizer
 from video_files import counting_frames, write_video
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionModel
+from processing.modality_video_slt import VideoModality
 from train_scripts.arguments.data_arguments import (
     AugmentationArguments,
     DataArguments,
@@ -33,10 +34,13 @@ from train_scripts.arguments.data_arguments import (
     VideoArguments,
 )
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
-from train_scripts.clips import data, feature_cache
+from train_scripts.clips import feature_cache, feature_fingerprints
 from train_scripts.clips.augmentation import ClipAugmentation
-from train_scripts.clips.data import SignVideoDataset, TranslationCollator, load_split
-from train_scripts.clips.feature_cache import CachedVideoDataset, ContentDigests, FeatureCache
+from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.feature_cache import CachedVideoDataset, FeatureCache
+from train_scripts.clips.feature_fingerprints import ContentDigests
+from train_scripts.clips.splits import load_split
 from train_scripts.runs.training import build_processor
 from train_scripts.stages import llm_fine_tuning
 
@@ -200,7 +204,7 @@ class Case:
         """Of the clips without augmentation, one by one."""
         collator = TranslationCollator(self.processor)
         dataset = self.dataset()
-        inputs = [collator.video_inputs([dataset[index]]) for index in range(len(dataset))]
+        inputs = [collator.clip_inputs([dataset[index]]) for index in range(len(dataset))]
         return [self.model.vision_model(**each).last_hidden_state[0] for each in inputs]
 
 
@@ -301,17 +305,17 @@ def test_another_augmentation_makes_new_features(case, encoded_clips):
 @pytest.mark.parametrize("what", ["fingerprint_of_code", "version"])
 def test_other_code_or_libraries_make_new_features(case, encoded_clips, what, monkeypatch):
     case.run()
-    monkeypatch.setattr(feature_cache, what, lambda *arguments: "another one")
+    monkeypatch.setattr(feature_fingerprints, what, lambda *arguments: "another one")
     assert run_and_count(case, encoded_clips)[1] == 6
 
 
 def test_the_fingerprint_of_the_code_is_of_files_that_make_features(monkeypatch):
     read: list[str] = []
-    monkeypatch.setattr(feature_cache, "_what_code_does", lambda path: read.append(path.name) or "")
-    feature_cache.fingerprint_of_code.__wrapped__()
+    monkeypatch.setattr(feature_fingerprints, "_what_code_does", lambda path: read.append(path.name) or "")
+    feature_fingerprints.fingerprint_of_code.__wrapped__()
     assert {
         "video_processing_slt.py", "video_decoding_slt.py", "encoder_frames_slt.py", "augmentation.py",
-        "data.py", "feature_cache.py",
+        "data.py", "collators.py", "feature_cache.py", "feature_store.py", "modality_video_slt.py",
     } <= set(read)  # fmt: skip
 
 
@@ -348,7 +352,7 @@ def test_words_about_the_code_keep_the_features(old, new, is_the_same, tmp_path)
     assert old in CODE
     (tmp_path / "old.py").write_text(CODE)
     (tmp_path / "new.py").write_text(CODE.replace(old, new))
-    one, other = (feature_cache._what_code_does(tmp_path / name) for name in ("old.py", "new.py"))
+    one, other = (feature_fingerprints._what_code_does(tmp_path / name) for name in ("old.py", "new.py"))
     assert (one == other) == is_the_same, (one, other)
 
 
@@ -403,11 +407,11 @@ def test_contents_are_read_once_and_again_after_every_change(tmp_path, monkeypat
     time.sleep(0.02)  # the clock of the file system ticks in between
     (digest,) = digests_of(folder, [path])
     assert "a.mp4" not in "".join(file.read_text() for file in folder.iterdir())  # it might change within this tick
-    monkeypatch.setattr(feature_cache, "YOUNGEST_TRUSTED_FILE_IN_SECONDS", 0)
+    monkeypatch.setattr(feature_fingerprints, "YOUNGEST_TRUSTED_FILE_IN_SECONDS", 0)
     assert digests_of(folder, [path, path]) == [digest, digest]
     reads: list[Path] = []
-    read = feature_cache._digest_of_file
-    monkeypatch.setattr(feature_cache, "_digest_of_file", lambda path: reads.append(path) or read(path))
+    read = feature_fingerprints.digest_of_file
+    monkeypatch.setattr(feature_fingerprints, "digest_of_file", lambda path: reads.append(path) or read(path))
     assert digests_of(folder, [path]) == [digest] and not reads
     status = path.stat()
     path.write_bytes(b"other")
@@ -431,12 +435,12 @@ class OneOfTwo:
         self.process_index = process_index
         self.is_main_process = process_index == 0
         self.found: list = []
-        monkeypatch.setattr(feature_cache, "PartialState", lambda: self)
-        monkeypatch.setattr(feature_cache, "gather_object", lambda found: [*found, *others] if others else found)
+        monkeypatch.setattr(feature_fingerprints, "PartialState", lambda: self)
+        monkeypatch.setattr(feature_fingerprints, "gather_object", lambda found: [*found, *others] if others else found)
 
 
 def test_each_content_is_read_by_one_process_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_cache, "YOUNGEST_TRUSTED_FILE_IN_SECONDS", 0)
+    monkeypatch.setattr(feature_fingerprints, "YOUNGEST_TRUSTED_FILE_IN_SECONDS", 0)
     files = [tmp_path / f"{index}.mp4" for index in range(5)]
     for file in files:
         file.write_bytes(file.name.encode())
@@ -446,12 +450,12 @@ def test_each_content_is_read_by_one_process_only(tmp_path, monkeypatch):
     expected = ContentDigests(tmp_path / "alone").of_clips(clips)
     assert len(set(expected)) == 6 and expected[5:7] == expected[:2]
     reads: list[str] = []
-    read = feature_cache._digest_of_file
-    monkeypatch.setattr(feature_cache, "_digest_of_file", lambda path: reads.append(path.name) or read(path))
+    read = feature_fingerprints.digest_of_file
+    monkeypatch.setattr(feature_fingerprints, "digest_of_file", lambda path: reads.append(path.name) or read(path))
     found: list[list] = []
     for process_index in (1, 0):
         OneOfTwo(process_index, [], monkeypatch)
-        monkeypatch.setattr(feature_cache, "gather_object", lambda mine: found.append(mine) or sum(found, []))
+        monkeypatch.setattr(feature_fingerprints, "gather_object", lambda mine: found.append(mine) or sum(found, []))
         try:
             digests = ContentDigests(tmp_path / "digests").of_clips(clips)
         except KeyError:  # the first one has not got what the second one finds
@@ -459,7 +463,7 @@ def test_each_content_is_read_by_one_process_only(tmp_path, monkeypatch):
     assert digests == expected and sorted(reads) == [file.name for file in files]
     assert {len(each) for each in found} == {3}
     monkeypatch.undo()
-    monkeypatch.setattr(feature_cache, "_digest_of_file", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr(feature_fingerprints, "digest_of_file", lambda path: pytest.fail(f"{path} is read again"))
     assert ContentDigests(tmp_path / "digests").of_clips(clips) == expected
 
 
@@ -467,7 +471,7 @@ def test_each_content_is_read_by_one_process_only(tmp_path, monkeypatch):
 def test_what_one_process_cannot_read_all_tell(process_index, tmp_path, monkeypatch):
     files = [tmp_path / "a.mp4", tmp_path / "gone.mp4"]
     files[0].write_bytes(b"a")
-    gone = feature_cache.FoundDigest(str(files[1]), error=f"[Errno 2] No such file or directory: '{files[1]}'")
+    gone = feature_fingerprints.FoundDigest(str(files[1]), error=f"[Errno 2] No such file or directory: '{files[1]}'")
     OneOfTwo(process_index, [gone] if process_index == 0 else [], monkeypatch)
     text = f"The video {files[1]} cannot be read: [Errno 2] No such file or directory: '{files[1]}'"
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
@@ -643,12 +647,12 @@ def test_decoded_videos_are_kept_for_the_views_only(case, monkeypatch):
     shutil.rmtree(case.cache)
     case.keeps_decoded_videos = True
     decoded: list[dict[str, Any]] = []
-    decode = data.decode_clip
-    monkeypatch.setattr(data, "decode_clip", lambda row, **options: decoded.append(row) or decode(row, **options))
+    read = VideoModality.read
+    monkeypatch.setattr(VideoModality, "read", lambda self, row, *a: decoded.append(row) or read(self, row, *a))
     dataset = case.run()
     assert len(decoded) == 6
     assert_close(features_of(dataset), expected)
-    dataset.clips.frames_of(0, seed=0)
+    dataset.clips.clip_of(0, seed=0)
     assert len(decoded) == 7  # nothing was held in memory
 
 
@@ -713,7 +717,7 @@ def test_a_broken_clip_is_named(num_workers, case):
 def test_a_dead_loading_process_is_told(case, monkeypatch):
     case.training["dataloader_num_workers"] = 1
     dead = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)  # noqa: E731
-    monkeypatch.setattr(SignVideoDataset, "frames_of", dead)
+    monkeypatch.setattr(SignVideoDataset, "clip_of", dead)
     text = "A process that decodes clips died, of a file that crashes the decoder or of too little memory. "
     with pytest.raises(ValueError, match=re.escape(text)):
         case.run()

@@ -36,8 +36,10 @@ ENCODER_FILES = {
     "systems.py",
 }
 WITH_AN_ENCODER = ENCODER_FILES | {
+    "configuration_features_slt.py",
     "configuration_flallm.py",
     "configuration_llava_slt.py",
+    "encoder_features_slt.py",
     "encoders_slt.py",
     "losses_slt.py",
 }
@@ -59,8 +61,15 @@ MODEL_FILES = WITH_AN_ENCODER | {
 PROCESSOR_FILES = {
     "captions_slt.py",
     "chat_template_slt.py",
+    "feature_extraction_visual_features_slt.py",
+    "feature_files_slt.py",
+    "modalities_slt.py",
+    "modality_features_slt.py",
+    "modality_slt.py",
+    "modality_video_slt.py",
     "processing_flallm.py",
     "processing_llava_slt.py",
+    "sampling_slt.py",
     "video_container_slt.py",
     "video_decoding_slt.py",
     "video_download_slt.py",

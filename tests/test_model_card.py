@@ -24,7 +24,7 @@ from train_scripts.arguments import training_arguments as arguments_file
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.arguments.dataclass_parser import parse_arguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
-from train_scripts.clips.data import load_split
+from train_scripts.clips.splits import load_split
 from train_scripts.commands import evaluate_model
 from train_scripts.hub import model_card
 from train_scripts.hub.model_card import add_scores, named_card, write_base_card, write_model_card

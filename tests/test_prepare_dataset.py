@@ -30,7 +30,7 @@ from video_files import counting_frames, cut, frame_numbers, write_audio, write_
 
 from modeling_flallm.own_processing import VideoDecodingError, decode_video
 from train_scripts.arguments.data_arguments import DataArguments
-from train_scripts.clips.data import load_split
+from train_scripts.clips.splits import load_split
 from train_scripts.commands import evaluate_model, prepare_dataset
 from train_scripts.commands.prepare_dataset import main
 from train_scripts.corpora import planned_videos, video_encoding

@@ -39,11 +39,15 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from processing import FLaLLMProcessor, VideoDecodingError
+from processing.modality_video_slt import VideoModality
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips import streaming
 from train_scripts.clips.augmentation import ClipAugmentation
-from train_scripts.clips.data import SignVideoDataset, TranslationCollator, checked_row, fetch_content, load_split
+from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.hub_data_sets import fetch_content
+from train_scripts.clips.splits import checked_row, load_split
 from train_scripts.clips.streaming import ClipStream, MixedClips, StreamedClip, StreamedVideoDataset, open_streams
 from train_scripts.languages.target_languages import language_ids
 from train_scripts.runs.tokenizers import load_tokenizer
@@ -313,8 +317,8 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(num_workers, tmp_path, monk
     visual_initialing.train(stage1_flags(tmp_path / "whole", **values))
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
     decoded = []
-    decode_clip = streaming.decode_clip
-    monkeypatch.setattr(streaming, "decode_clip", lambda *a, **b: decoded.append(1) or decode_clip(*a, **b))
+    read = VideoModality.read
+    monkeypatch.setattr(VideoModality, "read", lambda *a: decoded.append(1) or read(*a))
     visual_initialing.train(stage1_flags(tmp_path / "resumed", **values, resume_from_checkpoint="last"))
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     assert whole.keys() == resumed.keys() and not moved(whole, resumed)
@@ -693,7 +697,9 @@ def test_mistakes_in_a_data_set_on_the_hub(hub, tmp_path, capsys):
     assert error(text_column="words") == expected
     assert error(dataset="me/none").startswith("--dataset 'me/none' is no folder here, and no data set on the Hub: ")
     push({"text": ["x"]}, "me/texts")
-    assert error(dataset="me/texts") == "`video` must be a column of the data set me/texts, got columns ['text']."
+    assert error(dataset="me/texts") == (
+        "`video` or `visual_features` must be a column of the data set me/texts, got columns ['text']."
+    )
     repository = hub.repository("me/corpus", "datasets")
     repository.commit({name: file for name, file in repository.files().items() if name != "README.md"})
     assert error(dataset=["me/corpus", corpus()]) == (

@@ -33,7 +33,7 @@ from modeling_flallm import LlavaSltForTranslation, SignLanguageTranslationPipel
 from processing import LlavaSltProcessor
 from train_scripts.arguments.data_arguments import VideoArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
-from train_scripts.clips.data import PromptedTranslationCollator
+from train_scripts.clips.collators import PromptedTranslationCollator
 from train_scripts.commands import calibrate, evaluate_model, push_to_hub, translate
 from train_scripts.hub.hub_folder import read_model_folder
 from train_scripts.runs.quantization import load_to_translate
@@ -399,7 +399,10 @@ def test_mistakes(values, expected, tmp_path, capsys):
 
 def test_missing_arguments(capsys):
     error = error_of(visual_language_tuning.main, ["--dataset", "x", "--output_dir", "y"], capsys)
-    assert error == "`--vision_model_name_or_path` is required."
+    assert (
+        error == "`--vision_model_name_or_path` is required, or in its place `--visual_features_size` for ready-made "
+        "visual features; got neither."
+    )
 
 
 def test_a_stage_2_folder_does_not_translate(capsys, tmp_path):

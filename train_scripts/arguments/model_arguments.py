@@ -1,4 +1,4 @@
-"""Arguments on parts of models that several stages share. Imports nothing heavy; two methods do."""
+"""Arguments on parts of models that several stages share. Imports nothing heavy; three methods do."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-    from modeling_flallm import FLaLLMVisionConfig
+    from modeling_flallm import FLaLLMVisionConfig, VisualFeaturesEncoder
 
 
 @dataclass
@@ -35,6 +35,39 @@ class FrameEncoderArguments:
             temporal_norm=self.temporal_norm,
             **options,
         )
+
+
+@dataclass
+class VisualFeaturesArguments:
+    """Ready-made visual features in place of videos."""
+
+    visual_features_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Read no videos but ready-made visual features of so many values each, in the column "
+            "visual_features of the data set. --max_num_frames then limits the features of a clip; other flags on "
+            "frames have no effect. Default: videos."
+        },
+    )
+
+    def visual_features_encoder(self) -> "VisualFeaturesEncoder | None":
+        """The sign encoder for these features, `None` for videos."""
+        if self.visual_features_size is None:
+            return None
+        from modeling_flallm import VisualFeaturesConfig, VisualFeaturesEncoder
+
+        return VisualFeaturesEncoder(VisualFeaturesConfig(hidden_size=self.visual_features_size))
+
+    def check_one_start(self, vision_model_name_or_path: str | None) -> None:
+        """
+        Raises:
+            ValueError: for neither or both of a trained visual encoder and visual features.
+        """
+        if (vision_model_name_or_path is None) == (self.visual_features_size is None):
+            raise ValueError(
+                "`--vision_model_name_or_path` is required, or in its place `--visual_features_size` for ready-made "
+                f"visual features; got {'neither' if self.visual_features_size is None else 'both'}."
+            )
 
 
 @dataclass

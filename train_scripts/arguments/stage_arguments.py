@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..languages.languages import check_spoken_language
-from .model_arguments import AdapterArguments, FrameEncoderArguments, LoraArguments
+from .model_arguments import AdapterArguments, FrameEncoderArguments, LoraArguments, VisualFeaturesArguments
 
 # Of LLaVA-SLT: that of `LlavaSltProcessor`, which a test holds it to.
 PROMPT = "Translate this sign language video into {spoken_language}."
 
 
 @dataclass
-class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments):
+class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments, VisualFeaturesArguments):
     """The visual encoder and Light-T."""
 
     stage_name: ClassVar[str] = "visual_initialing"
@@ -32,6 +32,8 @@ class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments):
     def __post_init__(self):
         if self.tokenizer_name_or_path is None:
             raise ValueError("`--tokenizer_name_or_path` must name the tokenizer of the LLM of stage 2.")
+        if self.imagenet_weights and self.visual_features_size is not None:
+            raise ValueError("--imagenet_weights is for a visual encoder; with --visual_features_size there is none.")
         if self.light_hidden_size % self.light_attention_heads:
             raise ValueError(
                 f"--light_hidden_size must be a multiple of --light_attention_heads, got {self.light_hidden_size} and "
@@ -40,13 +42,14 @@ class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments):
 
 
 @dataclass
-class LLMFineTuningArguments(AdapterArguments, LoraArguments):
+class LLMFineTuningArguments(AdapterArguments, LoraArguments, VisualFeaturesArguments):
     """The pretrained parts and what of them is trained."""
 
     stage_name: ClassVar[str] = "llm_fine_tuning"
 
     vision_model_name_or_path: str = field(
-        default=None, metadata={"help": "Folder or Hub id of a stage-1 checkpoint. Required."}
+        default=None,
+        metadata={"help": "Folder or Hub id of a stage-1 checkpoint. Required without --visual_features_size."},
     )
     text_model_name_or_path: str = field(
         default=None, metadata={"help": "Folder or Hub id of an encoder-decoder language model. Required."}
@@ -63,9 +66,9 @@ class LLMFineTuningArguments(AdapterArguments, LoraArguments):
     lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole text model."})
 
     def __post_init__(self):
-        for name in ("vision_model_name_or_path", "text_model_name_or_path"):
-            if getattr(self, name) is None:
-                raise ValueError(f"`--{name}` is required.")
+        self.check_one_start(self.vision_model_name_or_path)
+        if self.text_model_name_or_path is None:
+            raise ValueError("`--text_model_name_or_path` is required.")
 
 
 @dataclass
@@ -234,7 +237,7 @@ class VisualContrastivePretrainingArguments(FrameEncoderArguments):
 
 
 @dataclass
-class VisualLanguageTuningArguments(LoraArguments):
+class VisualLanguageTuningArguments(LoraArguments, VisualFeaturesArguments):
     """The pretrained parts, the connector and the prompt."""
 
     stage_name: ClassVar[str] = "visual_language_tuning"
@@ -242,7 +245,8 @@ class VisualLanguageTuningArguments(LoraArguments):
     freeze_visual_encoder: ClassVar[bool] = True
 
     vision_model_name_or_path: str = field(
-        default=None, metadata={"help": "Folder or Hub id of a stage-2 checkpoint. Required."}
+        default=None,
+        metadata={"help": "Folder or Hub id of a stage-2 checkpoint. Required without --visual_features_size."},
     )
     text_model_name_or_path: str = field(
         default=None,
@@ -263,6 +267,6 @@ class VisualLanguageTuningArguments(LoraArguments):
     )
 
     def __post_init__(self):
-        for name in ("vision_model_name_or_path", "text_model_name_or_path"):
-            if getattr(self, name) is None:
-                raise ValueError(f"`--{name}` is required.")
+        self.check_one_start(self.vision_model_name_or_path)
+        if self.text_model_name_or_path is None:
+            raise ValueError("`--text_model_name_or_path` is required.")

@@ -5,9 +5,12 @@ import math
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
+from modeling_flallm.own_processing import FLaLLMProcessor
+
 from ..arguments.data_arguments import AugmentationArguments, VideoArguments
 
 LONGEST_SEED = 2**63
+IN_SPACE = ("rotation_degrees", "translation", "brightness", "contrast", "saturation", "horizontal_flip")
 
 
 class ClipAugmentation:
@@ -73,3 +76,12 @@ class ClipAugmentation:
 def item_seed(seed: int, epoch: int, index: int) -> int:
     """A seed for one clip or sentence in one epoch, whatever process or worker loads it."""
     return hash((seed, epoch, index)) % LONGEST_SEED
+
+
+def tell_unused_in_space(augmentation: AugmentationArguments, processor: FLaLLMProcessor) -> None:
+    """Print which flags have no effect on clips that are no pictures."""
+    names = [f"--{name}" for name in IN_SPACE if getattr(augmentation, name)]
+    column = processor.modality.column
+    if names and column != "video":
+        verb = "has" if len(names) == 1 else "have"
+        print(f"The clips ({column}) are augmented in time alone: {', '.join(names)} {verb} no effect.")

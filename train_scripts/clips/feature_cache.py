@@ -1,39 +1,24 @@
 """
-Visual features on disk: with a frozen encoder each clip goes through it once, whatever the number of epochs and runs.
+Visual features of a frozen encoder, kept on disk: each clip goes through it once, whatever the number of epochs and
+runs.
 
-    <folder>/<digest of the settings>/settings.json, <digest of the content>.arrow, ...
-
-All that the features depend on is in their address. The settings are the encoder's weights, buffers and configuration,
-the video processor, the augmentation, the precision, what our own code does and the versions of the libraries that
-decode and compute; the key of a row is the content of the video, the part of it and the augmented view. So what has
-changed is not found, and computed: nothing is ever out of date. A file of features is written under another name,
-renamed when it is whole, and never changed; as its name is its digest, a damaged one is noticed.
+All that the features depend on is in their address (`feature_fingerprints.py`, `feature_store.py`). The settings are
+the encoder's weights, buffers and configuration, the video processor, the augmentation, the precision, what our own
+code does and the versions of the libraries that decode and compute; the key of a row is the content of the video, the
+part of it and the augmented view. So what has changed is not found, and computed: nothing is ever out of date.
 """
 
-import ast
 import dataclasses
-import functools
-import hashlib
-import inspect
-import io
-import json
-import os
-import shutil
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -43,17 +28,14 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
-from ..machine.atomic_files import LEAVINGS, write_bytes
-from .augmentation import ClipAugmentation
-from .data import FramePreprocessor, SignVideoDataset, TranslationCollator, fetch_content, without_bytes
+from .collators import FramePreprocessor, TranslationCollator
+from .data import SignVideoDataset
+from .feature_fingerprints import ContentDigests, describe_settings, key_of
+from .feature_store import FeatureStore, remove_leavings, remove_unused
+from .splits import name_of_clip
 
 NO_AUGMENTATION = AugmentationArguments(random_crop=False, frame_jitter=False)
-LIBRARIES = ("av", "numpy", "torch", "torchvision", "transformers")
 FEATURES_IN_A_FILE = 64  # or up to a batch more: what a run that is stopped loses at most
-SHARD_SCHEMA = pyarrow.schema({"key": pyarrow.string(), "features": pyarrow.binary()})
-# A file that has just been written can change again within the same tick of the file system's clock.
-YOUNGEST_TRUSTED_FILE_IN_SECONDS = 2.0
-DAY_IN_SECONDS = 24 * 3600
 
 
 def check_feature_cache(stage: Any, data: DataArguments) -> None:
@@ -111,272 +93,6 @@ def describe_views(num_views: int | None) -> dict[str, Any]:
     }
 
 
-class FeatureStore:
-    """
-    Features by their keys, in the folder of one group of settings; read from the disk when they are asked for.
-
-    Args:
-        width: values of a feature.
-        settings: all that the features depend on besides the clips, as JSON has it.
-    """
-
-    def __init__(self, folder: Path, settings: dict[str, Any], width: int, dtype: torch.dtype):
-        text = json.dumps(settings, sort_keys=True, indent=2)
-        self.folder = folder / _name_of_group(text.encode())
-        self.width = width
-        self.dtype = dtype
-        self._rows: dict[str, tuple[Path, int]] = {}
-        self._columns: dict[Path, pyarrow.ChunkedArray] = {}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "settings.json").is_file():
-            write_bytes(self.folder / "settings.json", text.encode())
-        os.utime(self.folder / "settings.json")  # for `remove_unused`
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._rows
-
-    def __getitem__(self, key: str) -> torch.Tensor:
-        """-> `(tokens, width)`"""
-        path, row = self._rows[key]
-        if path not in self._columns:
-            self._columns[path] = _read_shard(path)["features"]
-        values = bytearray(self._columns[path][row].as_buffer())  # a copy, which may be written to
-        return torch.frombuffer(values, dtype=self.dtype).view(-1, self.width)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is open stays here: another process opens it again."""
-        return {**self.__dict__, "_columns": {}}
-
-    def look_again(self) -> None:
-        """Find what there is, also of other processes. One of each machine looks for damaged files first."""
-        if PartialState().is_local_main_process:
-            self._remove_damaged()
-        PartialState().wait_for_everyone()
-        for path in self._unknown():
-            with suppress(FileNotFoundError):  # another run may remove it
-                keys = _read_shard(path)["key"].to_pylist()
-                self._rows.update((key, (path, row)) for row, key in enumerate(keys))
-
-    def _unknown(self) -> list[Path]:
-        known = {path for path, _ in self._rows.values()}
-        return sorted(set(self.folder.glob("*.arrow")) - known)
-
-    def _remove_damaged(self) -> None:
-        for path in self._unknown():
-            with suppress(FileNotFoundError):
-                if _digest_of_file(path) != path.stem:
-                    print(f"{path} is damaged: it is removed, and its features are computed again.")
-                    path.unlink()
-
-    def add(self, features: dict[str, torch.Tensor]) -> None:
-        """Write `(tokens, width)` for each key into a file of its own."""
-        values = [tokens.to(self.dtype).contiguous().view(torch.uint8) for tokens in features.values()]
-        rows = {"key": list(features), "features": [tokens.numpy().tobytes() for tokens in values]}
-        buffer = io.BytesIO()
-        with pyarrow.ipc.new_file(buffer, SHARD_SCHEMA) as writer:
-            writer.write_table(pyarrow.table(rows, schema=SHARD_SCHEMA))
-        content = buffer.getvalue()
-        write_bytes(self.folder / f"{hashlib.sha256(content).hexdigest()}.arrow", content)
-
-
-def _read_shard(path: Path) -> pyarrow.Table:
-    """Memory-mapped; the map stays when the file is closed."""
-    with pyarrow.memory_map(str(path)) as source:
-        return pyarrow.ipc.open_file(source).read_all()
-
-
-def remove_unused(folder: Path, days: float) -> None:
-    """Remove each group of features that no run has used for so many days, and tell it."""
-    for settings in folder.glob("*/settings.json"):
-        with suppress(FileNotFoundError):  # another run may remove it, too
-            unused = (time.time() - settings.stat().st_mtime) / DAY_IN_SECONDS
-            # A folder of features is known by its name: `folder` may hold anything else.
-            if unused > days and settings.parent.name == _name_of_group(settings.read_bytes()):
-                shutil.rmtree(settings.parent)
-                print(f"Features of {settings.parent} are removed: no run has used them for {unused:.0f} days.")
-
-
-def remove_leavings(folder: Path) -> None:
-    """Of runs that were killed while they wrote a file; no file takes a day to write."""
-    for path in (*folder.glob(f"*/{LEAVINGS}"), *folder.glob("*/*.arrow.*.part")):
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > DAY_IN_SECONDS:
-                path.unlink()
-
-
-def _name_of_group(settings: bytes) -> str:
-    return hashlib.sha256(settings).hexdigest()[:32]
-
-
-def _digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# What features depend on
-
-
-def fingerprint_of_encoder(vision_model: FLaLLMVisionModel | LlavaSltVisualEncoder) -> str:
-    """Digest of the configuration and of every weight and buffer."""
-    config = _without_bookkeeping(vision_model.config.to_dict())
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, value in sorted(vision_model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _without_bookkeeping(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what says where a part came from or how it is loaded, and changes when it is saved."""
-    names = ("_name_or_path", "auto_map", "processor_class", "transformers_version")
-    return {name: value for name, value in values.items() if name not in names}
-
-
-@functools.cache
-def fingerprint_of_code() -> str:
-    """Digest of what the source files of ours do that make features of a video."""
-    processing = Path(inspect.getfile(FLaLLMProcessor)).parent
-    others = (FLaLLMVisionModel, LlavaSltVisualEncoder, ClipAugmentation, SignVideoDataset, FeatureStore)
-    files = [*sorted(processing.glob("*.py")), *(Path(inspect.getfile(each)) for each in others)]
-    return hashlib.sha256("\n".join(map(_what_code_does, files)).encode()).hexdigest()
-
-
-def _what_code_does(path: Path) -> str:
-    """The code without comments, docstrings and layout, and without what errors say."""
-    return ast.unparse(_WithoutWords().visit(ast.parse(path.read_text(encoding="utf-8"))))
-
-
-class _WithoutWords(ast.NodeTransformer):
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
-
-    def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        return ast.Raise()
-
-
-def describe_settings(
-    vision_model: FLaLLMVisionModel | LlavaSltVisualEncoder,
-    processor: FLaLLMProcessor,
-    augmentation: ClipAugmentation | None,
-    arguments: FeatureCacheArguments,
-    precision: str,
-) -> dict[str, Any]:
-    """Everything that all clips share; `precision` is that in which the encoder computes."""
-    return {
-        "encoder": fingerprint_of_encoder(vision_model),
-        "video_processor": _without_bookkeeping(json.loads(processor.video_processor.to_json_string())),
-        "augmentation": None if augmentation is None else dataclasses.asdict(augmentation.arguments),
-        "precision": precision,
-        "features_dtype": arguments.features_dtype,
-        "code": fingerprint_of_code(),
-        "libraries": {name: version(name) for name in LIBRARIES},
-    }
-
-
-def key_of(content: str, start: float | None, end: float | None, view: int) -> str:
-    """Of one view of one clip; `content` is the digest of its video."""
-    return hashlib.sha256(json.dumps([content, start, end, view]).encode()).hexdigest()
-
-
-class ContentDigests:
-    """
-    Digests of the contents of videos. That of a file is remembered for as long as its size, its place on the disk and
-    the times of its last change and of its status are the same. Path, size and time of change alone would not do: they
-    can be those of another video, copied over the first one with its time. The time of the status cannot be set.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._lock = threading.Lock()
-        self._known: dict[Path, dict[str, list[Any]]] = {}  # by folder of videos and name of file
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def of_clips(self, clips: datasets.Dataset) -> list[str]:
-        """
-        In the order of the clips. Each process reads its share of the videos, each of these once; all get all digests.
-
-        Raises:
-            ValueError: for a video that cannot be read, in all processes.
-        """
-        state = PartialState()
-        videos = enumerate(without_bytes(clips))
-        places = [index if video["bytes"] is not None else video["path"] for index, video in videos]
-        mine = list(dict.fromkeys(places))[state.process_index :: state.num_processes]
-        with ThreadPoolExecutor() as executor:
-            found = gather_object(list(executor.map(lambda place: self._look_at(place, clips), mine)))
-        for each in found:
-            if each.error:
-                raise ValueError(f"The video {each.place} cannot be read: {each.error}")
-        if state.is_main_process:
-            self._remember(found)
-        digests = {each.place: each.digest for each in found}
-        return [digests[place] for place in places]
-
-    def _look_at(self, place: int | str, clips: datasets.Dataset) -> "FoundDigest":
-        """Errors are told to all processes, as those that have none would wait for this one."""
-        try:
-            if isinstance(place, str) and "://" not in place:
-                return self._look_at_file(place, Path(place).absolute())
-            video = clips[place]["video"] if isinstance(place, int) else {"path": place, "bytes": None}
-            return FoundDigest(place, hashlib.sha256(fetch_content(video)["bytes"]).hexdigest())
-        except (OSError, ValueError) as error:
-            return FoundDigest(place, error=str(error))
-
-    def _look_at_file(self, place: str, path: Path) -> "FoundDigest":
-        known = self._of_folder(path.parent).get(path.name)
-        status = path.stat()
-        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        if known is not None and known[:-1] == state:
-            return FoundDigest(place, known[-1])
-        is_young = time.time() - status.st_ctime < YOUNGEST_TRUSTED_FILE_IN_SECONDS
-        digest = _digest_of_file(path)
-        return FoundDigest(place, digest, None if is_young else [*state, digest])
-
-    def _of_folder(self, folder: Path) -> dict[str, list[Any]]:
-        with self._lock:
-            if folder not in self._known:
-                self._known[folder] = _read_states(self._memory_of(folder))
-            return self._known[folder]
-
-    def _memory_of(self, folder: Path) -> Path:
-        return self.folder / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:32]}.json"
-
-    def _remember(self, found: list["FoundDigest"]) -> None:
-        new = [(Path(each.place).absolute(), each.state) for each in found if each.state is not None]
-        for path, state in new:
-            self._of_folder(path.parent)[path.name] = state
-        for folder in {path.parent for path, _ in new}:
-            write_bytes(self._memory_of(folder), json.dumps(self._of_folder(folder)).encode())
-
-
-@dataclass
-class FoundDigest:
-    """
-    Of one video, which is the file at a place or the bytes in a row.
-
-    Args:
-        state: of a file, to be remembered with its digest as the last element.
-        error: why there is none.
-    """
-
-    place: int | str
-    digest: str = ""
-    state: list[Any] | None = None
-    error: str = ""
-
-
-def _read_states(path: Path) -> dict[str, list[Any]]:
-    """State and digest of each file by its name; empty where there is no such table that can be read."""
-    try:
-        states = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
-    return {name: state for name, state in states.items() if isinstance(state, list) and len(state) == 5}
-
-
-# Computing and reading them
-
-
 @dataclass
 class ClipView:
     """One view of one clip of a data set, and the key of its features, which also seeds its augmentation."""
@@ -432,14 +148,14 @@ class _ViewsToEncode(Dataset):
     def __getitem__(self, position: int) -> tuple[ClipView, dict[str, Any]]:
         view = self.views[position]
         with errors_name_the_clip(self.clips.dataset, view.index):
-            return view, self.clips.frames_of(view.index, view.seed)
+            return view, self.clips.clip_of(view.index, view.seed)
 
     def collate(self, items: list[tuple[ClipView, dict[str, Any]]]) -> dict[str, Any]:
         views, clips = zip(*items, strict=True)
         return {
             "views": views,
-            "num_frames": [len(clip["frames"]) for clip in clips],
-            **self.collator.video_inputs(clips),
+            "num_frames": [self.clips.modality.length_of(clip) for clip in clips],
+            **self.collator.clip_inputs(clips),
         }
 
 
@@ -451,7 +167,7 @@ def errors_name_the_clip(dataset: datasets.Dataset, index: int) -> Iterator[None
     except (ValueError, OSError) as error:
         row = dataset[index]
         part = "".join(f", {name} {row[name]:g} s" for name in ("start", "end") if row.get(name) is not None)
-        path = f", {row['video']['path']}" if row["video"]["path"] else ""
+        path = f", {name_of_clip(row)}" if name_of_clip(row) else ""
         raise ValueError(f"clip {index} (counted from 0{path}{part}): {error}") from error
 
 
@@ -498,6 +214,9 @@ class FeatureCache:
 
     Args:
         model: with a `vision_model`, which is moved to the device of the training.
+
+    Raises:
+        ValueError: for a model that reads ready-made features.
     """
 
     def __init__(
@@ -507,6 +226,11 @@ class FeatureCache:
         arguments: FeatureCacheArguments,
         training: FLaLLMTrainingArguments,
     ):
+        if "visual_features" in processor.modality.input_names:
+            raise ValueError(
+                "--cache_features keeps what a visual encoder makes of videos, but this model reads ready-made visual "
+                "features. Leave it out."
+            )
         self.vision_model: FLaLLMVisionModel | LlavaSltVisualEncoder = model.vision_model.to(training.device)
         self.processor = processor
         self.arguments = arguments
@@ -610,9 +334,8 @@ class FeatureCache:
         if "frames" in batch:
             batch |= frame_preprocessor([frames.to(device) for frames in batch["frames"]], batch["spatial_seeds"])
         with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            hidden = self.vision_model(
-                batch["pixel_values_videos"].to(device), batch["pixel_attention_mask"].to(device)
-            ).last_hidden_state
+            inputs = {name: batch[name].to(device) for name in self.processor.modality.input_names}
+            hidden = self.vision_model(**inputs).last_hidden_state
         features = {}
         for view, tokens, count in zip(batch["views"], hidden, num_tokens, strict=True):
             features[view.key] = tokens[:count].to("cpu", dtype)

@@ -18,27 +18,16 @@ import datasets
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError
+from modeling_flallm.own_processing import FLaLLMProcessor, Modality, SampleIndices, VideoDecodingError
 
 from ..arguments.data_arguments import DataArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..corpora.data_set_columns import WORDS, check_split, check_stream, tell_unused, unused
 from ..languages.target_languages import target_languages
 from .augmentation import ClipAugmentation, item_seed
-from .data import (
-    ClipReader,
-    SampleFrameIndices,
-    check_is_of_hub,
-    check_most_clips,
-    check_text_column,
-    checked_row,
-    column_names,
-    decode_clip,
-    fetch_content,
-    load_split,
-    open_on_hub,
-    undecoded,
-)
+from .data import ClipReader
+from .hub_data_sets import check_row_is_of_hub, column_names, fetch_content, open_on_hub
+from .splits import check_most_clips, check_text_column, checked_row, load_split
 
 
 @dataclass
@@ -99,8 +88,7 @@ class HubRows:
         for number, row in enumerate(rows):
             where = f"{source}: row {number} (counted from 0)"
             check_split(row.get("split"), self.split, where)
-            if row["video"] is not None:
-                check_is_of_hub(undecoded(row["video"]), where)
+            check_row_is_of_hub(row, where)
             yield source, number, row
 
 
@@ -219,20 +207,23 @@ class StreamedVideoDataset(Dataset):
         self.read_clip = ClipReader(processor, augmentation, preprocess_on_device)
 
     def __getitem__(self, clip: StreamedClip) -> dict[str, Any]:
-        row = checked_row(clip.row, self.text_column, clip.number, clip.source)
+        modality = self.read_clip.modality
+        row = checked_row(clip.row, self.text_column, clip.number, clip.source, modality.column)
         try:
             (language,) = target_languages(self.tokenizer, [row["spoken_language"]])
-            frames = self.read_clip(functools.partial(_sampled_frames, row), clip.seed)
+            item = self.read_clip(functools.partial(_sampled_values, modality, row), clip.seed)
         except VideoDecodingError as error:
             raise VideoDecodingError(_in_row(clip, error)) from error
         except ValueError as error:
             raise ValueError(_in_row(clip, error)) from error
         sentence = {"text": row["text"], "target_language": language, "spoken_language": row["spoken_language"]}
-        return {**frames, **sentence}
+        return {**item, **sentence}
 
 
-def _sampled_frames(row: dict[str, Any], sample: SampleFrameIndices) -> torch.Tensor:
-    return decode_clip({**row, "video": fetch_content(row["video"])}, sample_frame_indices=sample).frames
+def _sampled_values(modality: Modality, row: dict[str, Any], sample: SampleIndices) -> torch.Tensor:
+    if "video" in row:
+        row = {**row, "video": fetch_content(row["video"])}
+    return modality.read(row, sample).values
 
 
 def _in_row(clip: StreamedClip, error: Exception) -> str:

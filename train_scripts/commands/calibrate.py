@@ -31,7 +31,7 @@ from ..arguments.command_arguments import LEAST_CLIPS, WHY_SO_MANY, CalibrationA
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import DatasetArguments
-from ..clips.data import load_split
+from ..clips.splits import load_split
 from ..hub.hub_names import is_hub_id
 from ..hub.model_card import add_confidence
 from ..hub.training_run import RUN_FILE, read_run

@@ -29,7 +29,10 @@ from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import DatasetArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_defaults import EvaluationDefaults
-from ..clips.data import FramePreprocessor, SignVideoDataset, load_split
+from ..clips.collators import FramePreprocessor
+from ..clips.data import SignVideoDataset
+from ..clips.splits import load_split, name_of_clip
+from ..corpora.data_set_columns import CLIP_COLUMNS
 from ..hub.model_card import add_scores
 from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines
@@ -117,7 +120,8 @@ def _translate(
 
 def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
     """`file_name` of each clip, and `start` and `end` where it is a part of the file."""
-    names = [Path(video["path"] or f"clip {index}").name for index, video in enumerate(split["video"])]
+    clips = enumerate(split.select_columns([name for name in CLIP_COLUMNS if name in split.column_names]))
+    names = [Path(name_of_clip(row) or f"clip {index}").name for index, row in clips]
     limits = [name for name in ("start", "end") if name in split.column_names]
     parts = [dict(zip(limits, values, strict=True)) for values in zip(*(split[name] for name in limits), strict=True)]
     return [

@@ -34,7 +34,7 @@ from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import DatasetArguments
 from ..arguments.flag_values import check_new_folder
-from ..clips.data import load_split
+from ..clips.splits import load_split
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
 from ..machine.atomic_files import write_folder, write_json

@@ -12,13 +12,18 @@ from typing import Any
 
 import datasets
 
+from modeling_flallm.own_processing import MODALITIES
+
 from .corpus_schema import COLUMNS
 from .corpus_tables import COLUMN_NAMES, check_unused_columns, find_columns, split_of
 
 NUMBERS = ("start", "end", "num_frames")  # columns that a CSV file, or the Hub, may hold as text
 WORDS = ("spoken_language", "sign_language", "signer")
 MOST_SHOWN = 20  # a table of landmarks has thousands
-USED = ("file_name", "video", "split", *NUMBERS, *WORDS)
+NAMES_OF_CLIPS = {modality.column: modality.column_names for modality in MODALITIES}
+CLIP_COLUMNS = tuple(NAMES_OF_CLIPS)
+VISUAL_FEATURES = "visual_features"
+USED = ("file_name", *CLIP_COLUMNS, "split", *NUMBERS, *WORDS)
 
 
 def by_our_names(row: dict[str, Any], text_column: str, name: str) -> dict[str, Any]:
@@ -38,7 +43,8 @@ def our_names(columns: tuple[str, ...], text_column: str, name: str) -> dict[str
     Raises:
         ValueError: if two columns are the same one, or a column may hold splits or times and is not understood.
     """
-    names = {column: COLUMN_NAMES.get(column, (column,)) for column in (*USED, text_column)}
+    known = {**COLUMN_NAMES, **NAMES_OF_CLIPS}
+    names = {column: known.get(column, (column,)) for column in (*USED, text_column)}
     names[text_column] = (text_column,)
     places = find_columns(list(columns), names, (), Path(name))
     found = {columns[place]: ours for ours, place in places.items()}
@@ -63,6 +69,11 @@ def say_unused(columns: Iterable[str]) -> str:
 def unused(columns: Iterable[str], text_column: str) -> frozenset[str]:
     """Of columns by our names; those that `flallm prepare` writes are known."""
     return frozenset(columns) - {*USED, *COLUMNS, text_column}
+
+
+def usual_split_name(name: str) -> str:
+    """As the Hub calls a split: `dev` is `validation` there."""
+    return "validation" if name == "dev" else name
 
 
 def check_split(value: Any, split: str, where: str) -> None:
@@ -125,6 +136,28 @@ def check_stream(features: datasets.Features | None, columns: Iterable[str], nam
             raise ValueError(f"{name}: the column {column} holds numbers of classes. Leave out --streaming.")
         if feature is not None:
             check_text_column_kind(feature, column, name)
+
+
+def check_features_column(features: datasets.Features | None, name: str) -> None:
+    """
+    Raises:
+        ValueError: for a column of visual features of a data set on the Hub that holds no arrays.
+    """
+    feature = None if features is None else features[VISUAL_FEATURES]
+    if feature is not None and not is_array_column(feature):
+        raise ValueError(
+            f"The column {VISUAL_FEATURES} of the data set {name} must hold arrays of numbers (datasets.Array2D, or "
+            f"lists of lists), got {feature}. If it is something else, rename it."
+        )
+
+
+def is_array_column(feature: Any) -> bool:
+    """Whether a column holds arrays of numbers, as `datasets` has them, with two dimensions."""
+    if isinstance(feature, datasets.Array2D):
+        return True
+    inner = getattr(feature, "feature", None)
+    value = getattr(inner, "feature", None)
+    return isinstance(value, datasets.Value) and value.dtype.startswith("float")
 
 
 def check_video_column(features: datasets.Features | None, name: str) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from modeling_flallm.encoder_frames_slt import RESNET_STAGES
 from transformers import MBartConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_flallm import FLaLLMVisionConfig

@@ -15,7 +15,8 @@ from modeling_flallm.own_processing import (
 )
 
 from ..arguments.stage_arguments import DenoisingArguments
-from ..clips.data import IGNORED_LABEL, RandomDataset
+from ..clips.collators import IGNORED_LABEL
+from ..clips.data import RandomDataset
 
 LINES_AT_ONCE = 1000
 

@@ -13,7 +13,7 @@ from modeling_flallm.language_kind_slt import is_encoder_decoder
 from modeling_flallm.systems import titles
 
 from ..arguments.stage_arguments import VisualContrastivePretrainingArguments
-from ..clips.data import IGNORED_LABEL
+from ..clips.collators import IGNORED_LABEL
 from ..scores.metrics import comparable
 from .damaged_models import read_config, read_model
 from .sentence_encoder import load_sentence_encoder

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Seq2SeqTrainer, Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput, has_length
 
-from ..clips.data import FramePreprocessor
+from ..clips.collators import FramePreprocessor
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
 from ..clips.streaming import MixedClips
 from ..hub.hub_errors import HUB_ERRORS, explain_hub_error

@@ -14,18 +14,15 @@ from transformers import (
     set_seed,
 )
 
-from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
+from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, VisualFeatureExtractor
+from modeling_flallm.sign_encoder_slt import SignEncoder
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, VideoArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_flags import num_idle_gpus
-from ..clips.augmentation import ClipAugmentation
-from ..clips.data import (
-    FramePreprocessor,
-    PromptedTranslationCollator,
-    RandomDataset,
-    TranslationCollator,
-)
+from ..clips.augmentation import ClipAugmentation, tell_unused_in_space
+from ..clips.collators import FramePreprocessor, PromptedTranslationCollator, TranslationCollator
+from ..clips.data import RandomDataset
 from ..clips.feature_cache import (
     CachedVideoDataset,
     FeatureCache,
@@ -80,8 +77,18 @@ def build_video_processor(video: VideoArguments) -> FLaLLMVideoProcessor:
     )
 
 
-def build_processor(video: VideoArguments, tokenizer: PreTrainedTokenizerBase) -> FLaLLMProcessor:
-    return FLaLLMProcessor(video_processor=build_video_processor(video), tokenizer=tokenizer)
+def clip_reader_of(video: VideoArguments, encoder: SignEncoder | None = None) -> dict[str, Any]:
+    """The part of a processor that reads what a sign encoder takes, by its name there. Default: videos."""
+    if encoder is None or encoder.main_input_name != "visual_features":
+        return {"video_processor": build_video_processor(video)}
+    size = encoder.config.hidden_size
+    return {"feature_extractor": VisualFeatureExtractor(size, max_num_features=video.max_num_frames)}
+
+
+def build_processor(
+    video: VideoArguments, tokenizer: PreTrainedTokenizerBase, encoder: SignEncoder | None = None
+) -> FLaLLMProcessor:
+    return FLaLLMProcessor(**clip_reader_of(video, encoder), tokenizer=tokenizer)
 
 
 def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:
@@ -163,6 +170,8 @@ def run_training(
     prepare_visual_encoder(model, training)
     choose_fast_attention(model, training)
     clips = prepare_clips(splits, processor, data, ClipAugmentation(augmentation, video), training)
+    if training.process_index == 0:
+        tell_unused_in_space(augmentation, processor)
     if cached:
         cache = FeatureCache(model, processor, features, training)
         clips.train = cache.clips(clips.train, "training", features.feature_views or 1)

@@ -11,12 +11,9 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 from ..arguments.data_arguments import DataArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..clips.augmentation import ClipAugmentation
-from ..clips.data import (
-    SignVideoDataset,
-    load_split,
-    load_training_split,
-)
+from ..clips.data import SignVideoDataset
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
+from ..clips.splits import load_split, load_training_split
 from ..clips.streaming import MixedClips, StreamedVideoDataset, open_streams
 
 

@@ -38,9 +38,9 @@ COMMAND = COMMANDS["train llm-fine-tuning"]
 
 def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tuple[PreTrainedModel, FLaLLMProcessor]:
     """The model of stage 2, frozen and wrapped as asked for, and the processor for the LLM's tokenizer."""
-    with reading_model(arguments.vision_model_name_or_path, arguments.text_model_name_or_path):
+    with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
         model = FLaLLMForTranslation.from_vision_text_pretrained(
-            arguments.vision_model_name_or_path,
+            arguments.vision_model_name_or_path or arguments.visual_features_encoder(),
             arguments.text_model_name_or_path,
             adapter_hidden_size=arguments.adapter_hidden_size,
             adapter_activation=arguments.adapter_activation,
@@ -56,7 +56,7 @@ def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tup
         model.freeze_visual_encoder()
     if arguments.lora:
         model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
-    return model, build_processor(video, tokenizer)
+    return model, build_processor(video, tokenizer, model.vision_model)
 
 
 def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:

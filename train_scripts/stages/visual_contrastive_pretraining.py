@@ -39,7 +39,9 @@ from ..arguments.stage_arguments import VisualContrastivePretrainingArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_defaults import CONTRASTIVE_SCORES, ContrastiveTrainingDefaults
 from ..clips.augmentation import ClipAugmentation
-from ..clips.data import IGNORED_LABEL, SignVideoDataset, TranslationCollator, load_split
+from ..clips.collators import IGNORED_LABEL, TranslationCollator
+from ..clips.data import SignVideoDataset
+from ..clips.splits import load_split
 from ..hub.hub_names import check_model_names
 from ..hub.training_run import add_retrieval, describe_run
 from ..runs.resuming import check_run
@@ -175,6 +177,12 @@ def run_pretraining(
             "the data set."
         )
     splits = open_splits(data, training)
+    if "video" not in splits.train.column_names:
+        raise ValueError(
+            "Visual contrastive pretraining trains a visual encoder on videos; the data set has none, and ready-made "
+            "visual features need no encoder. Go on with stage 3, flallm train visual-language-tuning, with "
+            "--visual_features_size."
+        )
     other_split = None if arguments.also_measure_on is None else load_split(data, arguments.also_measure_on)
     callbacks = [*callbacks, *start_run(training)]
     tokenizer = open_tokenizer(arguments.text_model_name_or_path)

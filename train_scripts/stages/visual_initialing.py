@@ -60,8 +60,11 @@ def build_model(
 ) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
     """A random visual encoder, adapter and Light-T, and the processor for the LLM's tokenizer."""
     tokenizer = load_tokenizer(arguments.tokenizer_name_or_path, arguments.target_language)
+    features_encoder = arguments.visual_features_encoder()
     config = FLaLLMConfig(
-        vision_config=arguments.frame_encoder_config(temporal_padding=arguments.temporal_padding),
+        vision_config=arguments.frame_encoder_config(temporal_padding=arguments.temporal_padding)
+        if features_encoder is None
+        else features_encoder.config,
         text_config=build_light_transformer_config(arguments, tokenizer),
         adapter_hidden_size=arguments.adapter_hidden_size,
         adapter_activation=arguments.adapter_activation,
@@ -73,7 +76,7 @@ def build_model(
     if arguments.imagenet_weights:
         model.vision_model.load_imagenet_weights()
     set_generation_defaults(model, tokenizer, arguments.num_beams)
-    return model, build_processor(video, tokenizer)
+    return model, build_processor(video, tokenizer, model.vision_model)
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:

@@ -32,7 +32,7 @@ from ..languages.languages import language_in_prompt
 from ..runs.damaged_models import reading_model
 from ..runs.generation_defaults import set_generation_defaults
 from ..runs.tokenizers import open_tokenizer
-from ..runs.training import build_video_processor, run_training
+from ..runs.training import clip_reader_of, run_training
 
 COMMAND = COMMANDS["train visual-language-tuning"]
 
@@ -47,15 +47,16 @@ def build_model(
         spoken_language: tag of the language that the prompt names where the data set does not say it.
     """
     tokenizer = open_tokenizer(arguments.text_model_name_or_path)
+    features_encoder = arguments.visual_features_encoder()
     processor = LlavaSltProcessor(
-        video_processor=build_video_processor(video),
+        **clip_reader_of(video, features_encoder),
         tokenizer=tokenizer,
         prompt=arguments.prompt,
         spoken_language=language_in_prompt(spoken_language, DEFAULT_SPOKEN_LANGUAGE),
     )
-    with reading_model(arguments.vision_model_name_or_path, arguments.text_model_name_or_path):
+    with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
         model = LlavaSltForTranslation.from_vision_text_pretrained(
-            arguments.vision_model_name_or_path,
+            features_encoder or arguments.vision_model_name_or_path,
             arguments.text_model_name_or_path,
             video_token_id=processor.video_token_id,
             connector_hidden_size=arguments.connector_hidden_size,

@@ -1,0 +1,73 @@
+"""The sign encoder for ready-made visual features: one visual token for each feature, and nothing to train."""
+
+from typing import Any
+
+import torch
+
+from .configuration_features_slt import VisualFeaturesConfig
+from .sign_encoder_slt import Length, SignEncoder, SignEncoderOutput, checked_visual_mask
+
+
+class VisualFeaturesEncoder(SignEncoder):
+    """
+    Visual features that were computed before -> the same features as visual tokens. It has no weights: the adapter
+    behind it is the first layer that sees them.
+
+    ```python
+    >>> encoder = VisualFeaturesEncoder(VisualFeaturesConfig(hidden_size=1024))
+    >>> encoder(visual_features=torch.randn(2, 40, 1024)).last_hidden_state.shape
+    torch.Size([2, 40, 1024])
+    ```
+    """
+
+    config_class = VisualFeaturesConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "visual_features"
+    input_names = ("visual_features", "visual_attention_mask")
+    input_modalities = ("video",)
+
+    def __init__(self, config: VisualFeaturesConfig):
+        super().__init__(config)
+        # Not a weight: it tells device and dtype, and makes a saved encoder a whole one.
+        self.register_buffer("where_it_is", torch.zeros(()))
+        self.post_init()
+
+    def forward(
+        self,
+        visual_features: torch.FloatTensor,
+        visual_attention_mask: torch.LongTensor | None = None,
+        **kwargs: Any,
+    ) -> SignEncoderOutput:
+        r"""
+        Args:
+            visual_features (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`):
+                Features of each clip in their order, padded behind the end.
+            visual_attention_mask (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
+                1 for real features. Default: all are real.
+
+        Raises:
+            ValueError: for features or a mask of another shape.
+        """
+        mask = checked_visual_mask(visual_features, visual_attention_mask, self.config.hidden_size, "tokens")
+        return SignEncoderOutput(
+            last_hidden_state=visual_features.masked_fill(~mask[..., None], 0.0), attention_mask=mask.long()
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.where_it_is.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.where_it_is.device
+
+    def get_num_tokens(self, length: Length) -> Length:
+        """One visual token for each feature."""
+        return length
+
+    def get_centre_and_spacing(self) -> tuple[float, float]:
+        """See `SignEncoder.get_centre_and_spacing`; a feature counts as a frame."""
+        return 0.0, 1
+
+
+__all__ = ["VisualFeaturesConfig", "VisualFeaturesEncoder"]

@@ -1,0 +1,201 @@
+# Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
+"""Files and arrays of visual features, checked: `.npy`, `.npz` and `.safetensors`, never with pickled objects."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+FEATURE_SUFFIXES = (".npy", ".npz", ".safetensors")
+FILES_OF_SEVERAL = (".npz", ".safetensors")
+# Where a file holds several arrays, the one that is meant unless another is named.
+USUAL_NAMES = ("visual_features", "features")
+MOST_NAMES_SHOWN = 5
+DAMAGED = (OSError, EOFError, ValueError, KeyError, MemoryError, SafetensorError, zipfile.BadZipFile)
+
+
+def is_feature_file(path: str | os.PathLike) -> bool:
+    """Tell by its name, in any letter case, whether a file holds visual features; hidden files do not."""
+    path, _ = split_name(path)
+    return path.suffix.lower() in FEATURE_SUFFIXES and not path.name.startswith(".")
+
+
+def split_name(source: str | os.PathLike) -> tuple[Path, str | None]:
+    """Split `features.npz#clip_1` into the path of the file and the name of an array in it; None without a name."""
+    path, mark, name = str(source).rpartition("#")
+    if mark and Path(path).suffix.lower() in FILES_OF_SEVERAL and not Path(source).is_file():
+        return Path(path), name
+    return Path(source), None
+
+
+def list_of_clips(features: Any) -> list[Any]:
+    """Return a list of clips from one clip, a list or tuple of clips, or an array (batch, features, feature_size)."""
+    clips = [features] if is_one_clip(features) else list(features)
+    if not clips:
+        raise ValueError("`visual_features` is empty; pass the features of at least one clip.")
+    return clips
+
+
+def is_one_clip(features: Any) -> bool:
+    """Tell the features of one clip from several."""
+    if isinstance(features, np.ndarray | torch.Tensor):
+        return features.ndim != 3
+    return not isinstance(features, list | tuple) or _depth(features) == 2
+
+
+def read_visual_features(source: Any, feature_size: int) -> torch.Tensor:
+    """Read the features of one clip, float32 (features, feature_size); see `VisualFeatureExtractor.read`."""
+    name = name_of(source)
+    values = _read_file(source) if isinstance(source, str | os.PathLike) else _as_tensor(source)
+    _check_shape(values.shape, feature_size, name)
+    if not values.is_floating_point():
+        raise ValueError(f"{name} must hold float16, float32 or float64 numbers, got {_dtype(values)}.")
+    values = values.float()
+    finite = values.isfinite().all(1)
+    if not finite.all():
+        wrong = int((~finite).sum())
+        raise ValueError(
+            f"{name} holds NaN or infinity in {wrong} of {len(values)} features, first in feature "
+            f"{int((~finite).nonzero()[0])} (counted from 0). Compute them again, or leave the clip out."
+        )
+    return values
+
+
+def count_visual_features(source: Any, feature_size: int) -> int:
+    """Count the features of one clip; of a file only the header is read."""
+    if not isinstance(source, str | os.PathLike):
+        shape = tuple(source.shape) if hasattr(source, "shape") else (len(source), len(source[0]) if len(source) else 0)
+    else:
+        shape = _shape_of_file(source)
+    _check_shape(shape, feature_size, name_of(source))
+    return int(shape[0])
+
+
+def name_of(source: Any) -> str:
+    """What error texts call the features of a clip."""
+    if isinstance(source, str | os.PathLike):
+        return f"'{source}'"
+    return f"the visual features given as {type(source).__name__}"
+
+
+def _check_shape(shape: tuple[int, ...], feature_size: int, name: str) -> None:
+    if len(shape) != 2:
+        raise ValueError(
+            f"{name} must have the shape (features, {feature_size}), got {tuple(shape)}. Pool or reshape each feature "
+            "to one vector."
+        )
+    if shape[0] == 0:
+        raise ValueError(f"{name} holds no feature: its shape is {tuple(shape)}. Leave the clip out.")
+    if shape[1] != feature_size:
+        turned = " It may be transposed." if shape[0] == feature_size else ""
+        raise ValueError(
+            f"{name} must have {feature_size} values for each feature, as the model reads them, got the shape "
+            f"{tuple(shape)}.{turned}"
+        )
+
+
+def _as_tensor(values: Any) -> torch.Tensor:
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu()
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name_of(values)} are no array: {error}. Pass one vector for each feature.") from error
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        raise ValueError(f"{name_of(values)} must hold float16, float32 or float64 numbers, got {array.dtype}.")
+    if isinstance(values, list | tuple) and array.dtype.kind in "iu":  # JSON and Python write 0 for 0.0
+        array = array.astype(np.float32)
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+
+
+def _read_file(source: str | os.PathLike) -> torch.Tensor:
+    path, wanted = _checked_path(source)
+    try:
+        if path.suffix.lower() == ".npy":
+            return _as_tensor(np.load(path, mmap_mode="r", allow_pickle=False))
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return _as_tensor(file[_chosen(file.files, wanted, path)])
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(_chosen(list(file.keys()), wanted, path))
+    except _NameOfArrayError:
+        raise
+    except DAMAGED as error:
+        raise ValueError(_cannot_be_read(path, error)) from error
+
+
+def _shape_of_file(source: str | os.PathLike) -> tuple[int, ...]:
+    path, wanted = _checked_path(source)
+    try:
+        if path.suffix.lower() == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False).shape
+        if path.suffix.lower() == ".npz":
+            return _shape_in_npz(path, wanted)
+        with safe_open(path, framework="pt") as file:
+            return tuple(file.get_slice(_chosen(list(file.keys()), wanted, path)).get_shape())
+    except _NameOfArrayError:
+        raise
+    except DAMAGED as error:
+        raise ValueError(_cannot_be_read(path, error)) from error
+
+
+def _shape_in_npz(path: Path, wanted: str | None) -> tuple[int, ...]:
+    with np.load(path, allow_pickle=False) as file:
+        name = _chosen(file.files, wanted, path)
+        entry = name if name in file.zip.namelist() else f"{name}.npy"
+        with file.zip.open(entry) as array:
+            version = np.lib.format.read_magic(array)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            return read(array)[0]
+
+
+def _checked_path(source: str | os.PathLike) -> tuple[Path, str | None]:
+    path, wanted = split_name(source)
+    if path.suffix.lower() not in FEATURE_SUFFIXES:
+        raise ValueError(f"Visual features must be in a file of {', '.join(FEATURE_SUFFIXES)}, got '{source}'.")
+    if not path.is_file():
+        raise ValueError(f"There is no file '{path}'.")
+    return path, wanted
+
+
+class _NameOfArrayError(ValueError):
+    """The file is whole, but which of its arrays is meant is not known."""
+
+
+def _chosen(names: list[str], wanted: str | None, path: Path) -> str:
+    shown = ", ".join(names[:MOST_NAMES_SHOWN])
+    shown += f" and {len(names) - MOST_NAMES_SHOWN} more" if len(names) > MOST_NAMES_SHOWN else ""
+    if wanted is not None:
+        if wanted not in names:
+            raise _NameOfArrayError(f"'{path}' must hold an array {wanted!r}, got {shown or 'none'}.")
+        return wanted
+    usual = [name for name in USUAL_NAMES if name in names]
+    if len(names) != 1 and not usual:
+        raise _NameOfArrayError(
+            f"'{path}' holds {len(names)} arrays: {shown or 'none'}. Name the one that is meant: "
+            f"'{path.name}#{names[0] if names else 'features'}'."
+        )
+    return names[0] if len(names) == 1 else usual[0]
+
+
+def _cannot_be_read(path: Path, error: BaseException) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "pickle" in reason or "Python objects" in reason:
+        reason = "it holds Python objects, which are never loaded. Save a plain array of floats with numpy.save"
+    return f"'{path}' cannot be read: {reason.rstrip('.')}."
+
+
+def _dtype(values: torch.Tensor) -> str:
+    return str(values.dtype).removeprefix("torch.")
+
+
+def _depth(values: Any) -> int:
+    """How deeply lists of numbers are nested; arrays count with their dimensions, everything else as 0."""
+    depth = 0
+    while isinstance(values, list | tuple) and len(values):
+        values, depth = values[0], depth + 1
+    return depth + (values.ndim if isinstance(values, np.ndarray | torch.Tensor) else 0)

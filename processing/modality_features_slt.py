@@ -1,0 +1,83 @@
+# Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
+"""Ready-made visual features as a modality: read, thinned, augmented in time alone, and padded."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .feature_extraction_visual_features_slt import VisualFeatureExtractor
+from .feature_files_slt import is_one_clip, list_of_clips, name_of
+from .modality_slt import ClipValues, Modality, SampleIndices
+
+TOLERANCE = 1e-3  # of a feature
+
+
+class VisualFeaturesModality(Modality):
+    """
+    The column `visual_features` holds the path of a `.npy`, `.npz` or `.safetensors` file, or an array
+    `(features, feature_size)`. `start` and `end` of a row say where its clip lies in a video; its features are those
+    of the clip, whole.
+    """
+
+    argument = "visual_features"
+    column = "visual_features"
+    column_names = ("visual_features", "features")
+    input_names = ("visual_features", "visual_attention_mask")
+    slot = "feature_extractor"
+    item_key = "features"
+
+    @classmethod
+    def is_read_by(cls, part: Any) -> bool:
+        return isinstance(part, VisualFeatureExtractor)
+
+    def is_one(self, clips: Any) -> bool:
+        return is_one_clip(clips)
+
+    def as_list(self, clips: Any) -> list[Any]:
+        return list_of_clips(clips)
+
+    def open(
+        self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """See `Modality.open`; a part needs the number of features per second."""
+        features = self.part.read(source)
+        first, last = 0, len(features)
+        if start is not None or end is not None:
+            if rate is None:
+                raise ValueError(
+                    f"{name_of(source)} has no times: `start` and `end` need `source_fps`, its features per second."
+                )
+            first = math.ceil((start or 0.0) * rate - TOLERANCE)
+            last = last if end is None else min(math.ceil(end * rate - TOLERANCE), last)
+        if last <= first:
+            raise ValueError(
+                f"{name_of(source)} has no feature from {start or 0:g} to {end} s: it has {len(features)}."
+            )
+        indices = self.part.sample_feature_indices(last - first)
+        metadata = {
+            "fps": rate,
+            "total_num_frames": last - first,
+            "frames_indices": indices,
+            "duration": None if rate is None else (last - first) / rate,
+            "start_in_seconds": None if rate is None else first / rate,
+        }
+        return features[first:last][indices], metadata
+
+    def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        return self.part.pad(values)
+
+    def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:
+        features = self.part.read(row[self.column])
+        return ClipValues(features if sample is None else features[sample(len(features), None)])
+
+    def count(self, row: dict[str, Any]) -> int:
+        return self.part.count(row[self.column])
+
+    def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
+        return self.part.sample_feature_indices(length)
+
+    def collate(self, items: Sequence[dict[str, Any]], preprocess_on_device: bool = False) -> dict[str, Any]:
+        """See `Modality.collate`; there is nothing to leave to the device."""
+        return self.part.pad([item["features"] for item in items])

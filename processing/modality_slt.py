@@ -1,0 +1,170 @@
+# Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
+"""
+What the library knows of a modality, a kind of input that signing comes in: videos, visual features, poses, ...
+
+A modality of your own is three files: a `Modality`, the part of the processor that it reads with, and a sign encoder
+that takes its `input_names`. It is found by that part, through `MODALITIES` in `modalities_slt.py`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+# Of the length of a clip and its frames per second, None where it has no time.
+SampleIndices = Callable[[int, float | None], list[int]]
+
+
+class Augmentation(Protocol):
+    """What a modality asks of the augmentation of training clips; its draws come from torch's CPU generator."""
+
+    def sample_frame_indices(self, num_sampled: int, num_frames: int) -> list[int]:
+        """Indices for training of a clip of `num_frames`, of which evaluation takes `num_sampled`."""
+
+    def longest_length(self, num_sampled: int, num_frames: int) -> int:
+        """The most indices that `sample_frame_indices` can give."""
+
+    def apply_spatial(self, frames: torch.Tensor, seed: int) -> torch.Tensor:
+        """Frames of any size -> frames of the size that the model sees, drawn from a seed."""
+
+
+@dataclass(frozen=True)
+class ClipValues:
+    """What was read of a clip: `values` `(length, ...)`, and how many of them make a second, if that is known."""
+
+    values: torch.Tensor
+    rate: float | None = None
+
+
+class Modality(ABC):
+    """
+    The way of one kind of input from the row of a data set to the named tensors of a batch:
+
+        row --read--> values --sample, augment--> item --collate--> tensors by `input_names`    (training, scoring)
+        clip --open--> values --prepare--> tensors by `input_names`                             (translating)
+
+    Attributes:
+        argument: of a processor's call, under which it takes clips.
+        column: our name of the column of a data set that holds a clip.
+        column_names: all names that the column may have, ours first, whatever their letter case.
+        length_column: of a data set that may say how long each clip is, if there is one.
+        input_names: of the tensors: the values and then their mask, which the model's sign encoder takes.
+        slot: where the processor keeps the part that reads this modality.
+        item_key: under which an item holds its values.
+    """
+
+    argument: ClassVar[str]
+    column: ClassVar[str]
+    column_names: ClassVar[tuple[str, ...]]
+    length_column: ClassVar[str | None] = None
+    input_names: ClassVar[tuple[str, str]]
+    slot: ClassVar[str]
+    item_key: ClassVar[str]
+
+    def __init__(self, part: Any):
+        self.part = part
+
+    @classmethod
+    @abstractmethod
+    def is_read_by(cls, part: Any) -> bool:
+        """Whether a part of a processor reads this modality."""
+
+    @abstractmethod
+    def is_one(self, clips: Any) -> bool:
+        """Tell one clip, as a processor takes it, from several."""
+
+    @abstractmethod
+    def as_list(self, clips: Any) -> list[Any]:
+        """
+        Clips as a processor takes them, one or several, as a list.
+
+        Raises:
+            ValueError: for none.
+        """
+
+    @abstractmethod
+    def open(
+        self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """
+        Read one clip of any kind that a processor takes, to translate it: what `prepare` takes of it, sampled, and the
+        metadata that tell its times, as a video processor gives them with `return_metadata`.
+
+        Args:
+            start, end: seconds of the part that is read; `rate`: values per second, where the source does not tell it.
+
+        Raises:
+            ValueError: for a clip that cannot be read.
+        """
+
+    @abstractmethod
+    def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What `open` gave of several clips -> tensors by `input_names`, on the device on which they are."""
+
+    @abstractmethod
+    def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:
+        """
+        Read the clip of a row; with `sample`, what that picks of it.
+
+        Raises:
+            ValueError: for a clip that cannot be read.
+        """
+
+    @abstractmethod
+    def count(self, row: dict[str, Any]) -> int:
+        """Length of the clip of a row before sampling, where that is possible without reading it."""
+
+    @abstractmethod
+    def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
+        """What evaluation takes of a clip of this length: sorted indices."""
+
+    @abstractmethod
+    def collate(self, items: Sequence[dict[str, Any]], preprocess_on_device: bool = False) -> dict[str, Any]:
+        """Items of `item` -> tensors by `input_names`, padded behind the end of each clip."""
+
+    def length_of(self, item: dict[str, Any]) -> int:
+        """Length of an item, after sampling."""
+        return len(item[self.item_key])
+
+    def longest_length(self, length: int, augmentation: Augmentation | None = None) -> int:
+        """The most that is taken of a clip of this length."""
+        num_sampled = len(self.sample_indices(length))
+        return num_sampled if augmentation is None else augmentation.longest_length(num_sampled, length)
+
+    def item(
+        self,
+        read: Callable[[SampleIndices], torch.Tensor],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        preprocess_on_device: bool = False,
+    ) -> dict[str, Any]:
+        """
+        A clip as evaluation takes it or, with an augmentation, as the seed draws it: here, of which moments it is made.
+
+        Args:
+            read: gives what a `SampleIndices` picks of the clip.
+            preprocess_on_device: leave to the device of the model what can be done there.
+        """
+        if augmentation is None:
+            return {self.item_key: read(self.sample_indices)}
+        with random_numbers_of(seed):
+            return {self.item_key: read(self.augmented(augmentation))}
+
+    def augmented(self, augmentation: Augmentation) -> SampleIndices:
+        """What training takes of a clip, drawn anew with every call."""
+
+        def sample(length: int, rate: float | None) -> list[int]:
+            return augmentation.sample_frame_indices(len(self.sample_indices(length, rate)), length)
+
+        return sample
+
+
+@contextmanager
+def random_numbers_of(seed: int) -> Iterator[None]:
+    """Draw from a seed, on the CPU alone: `torch.manual_seed` would also start the accelerator's numbers anew."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -1,0 +1,137 @@
+# Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
+"""Videos as a modality: frames, sampled, augmented in time and space, and made pixel values."""
+
+import functools
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import av
+import torch
+from transformers.video_processing_utils import BaseVideoProcessor
+
+from .modality_slt import Augmentation, ClipValues, Modality, SampleIndices, random_numbers_of
+from .video_container_slt import open_container, video_stream
+from .video_decoding_slt import decode_video
+from .video_files_slt import VideoDecodingError
+from .video_inputs_slt import is_single_video
+from .video_processing_slt import make_list_of_videos
+
+
+class VideoModality(Modality):
+    """
+    The column `video` holds `{"path", "bytes"}` of a file, of which `start` and `end` (seconds) may name a part.
+
+    An item has uint8 `frames` `(frames, 3, height, width)`, `is_cropped` (to the final size, which augmentation does)
+    and `spatial_seed`, the draw that is left to the device of the model with `preprocess_on_device`.
+    """
+
+    argument = "videos"
+    column = "video"
+    column_names = ("video",)
+    length_column = "num_frames"
+    input_names = ("pixel_values_videos", "pixel_attention_mask")
+    slot = "video_processor"
+    item_key = "frames"
+
+    @classmethod
+    def is_read_by(cls, part: Any) -> bool:
+        return isinstance(part, BaseVideoProcessor)
+
+    def is_one(self, clips: Any) -> bool:
+        return is_single_video(clips)
+
+    def as_list(self, clips: Any) -> list[Any]:
+        return make_list_of_videos(clips)
+
+    def open(
+        self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """See `Modality.open`: frames, uint8 `(frames, 3, height, width)`, resized and cropped."""
+        inputs = self.part(
+            source,
+            start=start,
+            end=end,
+            video_metadata=None if rate is None else {"fps": rate},
+            do_rescale=False,
+            do_normalize=False,
+            return_metadata=True,
+        )
+        return inputs["pixel_values_videos"][0], inputs["video_metadata"][0]
+
+    def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See `Modality.prepare`; the frames are normalised."""
+        return pixel_values(self.part, values, resize=False)
+
+    def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:
+        """See `Modality.read`; raises `VideoDecodingError`."""
+        video = decode_video(row["video"], start=row.get("start"), end=row.get("end"), sample_frame_indices=sample)
+        return ClipValues(video.frames, video.fps)
+
+    def count(self, row: dict[str, Any]) -> int:
+        """Frames of the video or of its part, as its header says."""
+        content = row["video"]["bytes"]
+        source = io.BytesIO(content) if content is not None else row["video"]["path"]
+        try:
+            num_frames, seconds = frames_and_seconds(source)
+        except VideoDecodingError:  # no video, which decoding says better, or pictures
+            start, end = row.get("start"), row.get("end")
+            video = decode_video(row["video"], start=start, end=end, sample_frame_indices=lambda num_frames, fps: [0])
+            return video.num_source_frames
+        start, end = row.get("start"), row.get("end")
+        if start is None and end is None:
+            return num_frames
+        part = min(seconds if end is None else end, seconds) - (start or 0.0)
+        return max(math.ceil(part * num_frames / seconds), 1)
+
+    def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
+        return self.part.sample_frame_indices(length, rate)
+
+    def item(
+        self,
+        read: Callable[[SampleIndices], torch.Tensor],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        preprocess_on_device: bool = False,
+    ) -> dict[str, Any]:
+        """See `Modality.item`; the frames are also augmented in space."""
+        if augmentation is None:
+            return {"frames": read(self.sample_indices), "spatial_seed": None, "is_cropped": False}
+        with random_numbers_of(seed):
+            frames = read(self.augmented(augmentation))
+            spatial_seed = int(torch.randint(2**62, ()))
+        if not preprocess_on_device:
+            frames = augmentation.apply_spatial(frames, spatial_seed)
+        return {"frames": frames, "spatial_seed": spatial_seed, "is_cropped": not preprocess_on_device}
+
+    def collate(self, items: Sequence[dict[str, Any]], preprocess_on_device: bool = False) -> dict[str, Any]:
+        """See `Modality.collate`; with `preprocess_on_device` the frames of each clip, and the seeds of their draws."""
+        frames = [item["frames"] for item in items]
+        if preprocess_on_device:
+            return {"frames": frames, "spatial_seeds": [item["spatial_seed"] for item in items]}
+        return pixel_values(self.part, frames, resize=not items[0]["is_cropped"])
+
+
+def pixel_values(
+    video_processor: BaseVideoProcessor, frames: Sequence[torch.Tensor], resize: bool, crop: bool | None = None
+) -> dict[str, torch.Tensor]:
+    """Make pixel values with their mask of sampled frames; cropped at the centre by default where they are resized."""
+    return dict(
+        video_processor.preprocess_frames(frames, do_resize=resize, do_center_crop=resize if crop is None else crop)
+    )
+
+
+@functools.lru_cache(maxsize=1)  # the parts of one long video follow each other
+def frames_and_seconds(source: Any) -> tuple[int, float]:
+    """Frames and length of a video file as its header says; where it says nothing, its packets are counted."""
+    with open_container(source, str(source)) as container:
+        stream = video_stream(container, str(source))
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        if stream.frames:
+            return stream.frames, stream.frames / rate
+        if container.duration and len(container.streams) == 1:  # else it may be the length of the sound
+            seconds = container.duration / av.time_base
+            return max(math.ceil(seconds * rate), 1), seconds
+        num_frames = max(sum(1 for packet in container.demux(stream) if packet.size), 1)
+        return num_frames, num_frames / rate

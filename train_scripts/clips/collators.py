@@ -1,0 +1,113 @@
+"""Items of the data sets -> the batches that the models take."""
+
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers.image_utils import SizeDict
+
+from modeling_flallm.own_processing import FLaLLMProcessor, padded_in_time, pixel_values
+
+from ..languages.languages import language_in_prompt
+from .augmentation import ClipAugmentation
+
+IGNORED_LABEL = -100
+
+
+class TranslationCollator:
+    """
+    Items of `SignVideoDataset` -> what `FLaLLMForTranslation` takes, padded; of items that hold cached `features`
+    `(tokens, hidden size)` instead of frames, `visual_features` and their mask.
+
+    With `preprocess_on_device` the frames of each clip stay as they are, uint8, with the seeds of their augmentation:
+    `FramePreprocessor` makes pixel values of them where the model is.
+    """
+
+    def __init__(self, processor: FLaLLMProcessor, preprocess_on_device: bool = False):
+        self.processor = processor
+        self.preprocess_on_device = preprocess_on_device
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        # Text first: the Trainer takes the batch size from the first tensor.
+        text_inputs = self.text_inputs(items)
+        if "features" in items[0]:
+            features, mask = padded_in_time([item["features"] for item in items])
+            return {**text_inputs, "visual_features": features, "visual_attention_mask": mask}
+        return {**text_inputs, **self.clip_inputs(items)}
+
+    def text_inputs(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Of what `SignVideoDataset.sentence_of` gives for each clip."""
+        return {"labels": self._labels([item["text"] for item in items], [item["target_language"] for item in items])}
+
+    def clip_inputs(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """Of what `ClipReader` gives for each clip."""
+        return self.processor.modality.collate(items, self.preprocess_on_device)
+
+    def _labels(self, texts: list[str], languages: list[str | None]) -> torch.Tensor:
+        """-> `(batch, tokens)`, each sentence with the code of its language."""
+        tokenizer = self.processor.tokenizer
+        usual = getattr(tokenizer, "tgt_lang", None)
+        if set(languages) <= {usual}:
+            return self.processor(text_target=texts)["labels"]
+        labels: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+        try:
+            for language in dict.fromkeys(languages):
+                tokenizer.tgt_lang = language
+                rows = [row for row, other in enumerate(languages) if other == language]
+                of_language = self.processor(text_target=[texts[row] for row in rows])["labels"]
+                for row, values in zip(rows, of_language, strict=True):
+                    labels[row] = values[values != IGNORED_LABEL]
+        finally:
+            tokenizer.tgt_lang = usual
+        return pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
+
+
+class PromptedTranslationCollator(TranslationCollator):
+    """
+    As `TranslationCollator`, for `LlavaSltForTranslation`: prompt and sentence are one row of `input_ids`, padded on
+    the left, and the prompt names the language of the sentence, where the data set tells it.
+    """
+
+    def text_inputs(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        inputs = self.processor(
+            text_target=[item["text"] for item in items],
+            num_visual_tokens=[self._num_visual_tokens(item) for item in items],
+            spoken_language=[
+                language_in_prompt(item["spoken_language"], self.processor.spoken_language) for item in items
+            ],
+            return_tensors="pt",
+        )
+        return dict(inputs)
+
+    def _num_visual_tokens(self, item: dict[str, Any]) -> int:
+        if "features" in item:  # of the cache, or ready-made: one token for each
+            return len(item["features"])
+        return self.processor.get_num_visual_tokens(self.processor.modality.length_of(item))
+
+
+class FramePreprocessor:
+    """
+    Resize, augment, crop and normalise the uint8 frames of a batch, with the same draws and results as in the loading
+    processes, on the device on which the frames are.
+    """
+
+    def __init__(self, processor: FLaLLMProcessor, augmentation: ClipAugmentation | None = None):
+        self.processor = processor
+        self.augmentation = augmentation
+
+    def __call__(self, frames: list[torch.Tensor], spatial_seeds: list[int | None]) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            frames: of each clip, uint8 `(frames, 3, height, width)`.
+            spatial_seeds: of each clip, or `None` for all at evaluation.
+        """
+        if spatial_seeds[0] is None:
+            return pixel_values(self.processor.video_processor, self._resized(frames), resize=False, crop=True)
+        drawn = [self.augmentation.apply_spatial(*pair) for pair in zip(frames, spatial_seeds, strict=True)]
+        return pixel_values(self.processor.video_processor, drawn, resize=False)
+
+    def _resized(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
+        """All frames of a clip at once, where the processor takes one after another."""
+        video_processor = self.processor.video_processor
+        size = SizeDict(**dict(video_processor.size))
+        return [video_processor.resize(clip, size=size, resample=video_processor.resample) for clip in frames]

@@ -1,0 +1,197 @@
+"""What visual features depend on, as digests: the encoder, our code, the settings, and the contents of the videos."""
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from modeling_flallm import FLaLLMVisionModel, LlavaSltVisualEncoder
+from modeling_flallm.own_processing import FLaLLMProcessor
+
+from ..arguments.data_arguments import FeatureCacheArguments
+from ..machine.atomic_files import write_bytes
+from .augmentation import ClipAugmentation
+from .feature_store import digest_of_file
+from .hub_data_sets import fetch_content, without_bytes
+
+LIBRARIES = ("av", "numpy", "torch", "torchvision", "transformers")
+# Beside the whole of `processing` and the encoders.
+FILES_THAT_MAKE_FEATURES = ("augmentation.py", "collators.py", "data.py", "feature_cache.py", "feature_store.py")
+# A file that has just been written can change again within the same tick of the file system's clock.
+YOUNGEST_TRUSTED_FILE_IN_SECONDS = 2.0
+
+
+def fingerprint_of_encoder(vision_model: FLaLLMVisionModel | LlavaSltVisualEncoder) -> str:
+    """Digest of the configuration and of every weight and buffer."""
+    config = _without_bookkeeping(vision_model.config.to_dict())
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, value in sorted(vision_model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _without_bookkeeping(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what says where a part came from or how it is loaded, and changes when it is saved."""
+    names = ("_name_or_path", "auto_map", "processor_class", "transformers_version")
+    return {name: value for name, value in values.items() if name not in names}
+
+
+@functools.cache
+def fingerprint_of_code() -> str:
+    """Digest of what the source files of ours do that make features of a video."""
+    processing = Path(inspect.getfile(FLaLLMProcessor)).parent
+    encoders = (FLaLLMVisionModel, LlavaSltVisualEncoder)
+    files = [
+        *sorted(processing.glob("*.py")),
+        *(Path(inspect.getfile(encoder)) for encoder in encoders),
+        *(Path(__file__).with_name(name) for name in FILES_THAT_MAKE_FEATURES),
+    ]
+    return hashlib.sha256("\n".join(map(_what_code_does, files)).encode()).hexdigest()
+
+
+def _what_code_does(path: Path) -> str:
+    """The code without comments, docstrings and layout, and without what errors say."""
+    return ast.unparse(_WithoutWords().visit(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+class _WithoutWords(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        return ast.Raise()
+
+
+def describe_settings(
+    vision_model: FLaLLMVisionModel | LlavaSltVisualEncoder,
+    processor: FLaLLMProcessor,
+    augmentation: ClipAugmentation | None,
+    arguments: FeatureCacheArguments,
+    precision: str,
+) -> dict[str, Any]:
+    """Everything that all clips share; `precision` is that in which the encoder computes."""
+    return {
+        "encoder": fingerprint_of_encoder(vision_model),
+        "video_processor": _without_bookkeeping(json.loads(processor.video_processor.to_json_string())),
+        "augmentation": None if augmentation is None else dataclasses.asdict(augmentation.arguments),
+        "precision": precision,
+        "features_dtype": arguments.features_dtype,
+        "code": fingerprint_of_code(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def key_of(content: str, start: float | None, end: float | None, view: int) -> str:
+    """Of one view of one clip; `content` is the digest of its video."""
+    return hashlib.sha256(json.dumps([content, start, end, view]).encode()).hexdigest()
+
+
+class ContentDigests:
+    """
+    Digests of the contents of videos. That of a file is remembered for as long as its size, its place on the disk and
+    the times of its last change and of its status are the same. Path, size and time of change alone would not do: they
+    can be those of another video, copied over the first one with its time. The time of the status cannot be set.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._known: dict[Path, dict[str, list[Any]]] = {}  # by folder of videos and name of file
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def of_clips(self, clips: datasets.Dataset) -> list[str]:
+        """
+        In the order of the clips. Each process reads its share of the videos, each of these once; all get all digests.
+
+        Raises:
+            ValueError: for a video that cannot be read, in all processes.
+        """
+        state = PartialState()
+        videos = enumerate(without_bytes(clips))
+        places = [index if video["bytes"] is not None else video["path"] for index, video in videos]
+        mine = list(dict.fromkeys(places))[state.process_index :: state.num_processes]
+        with ThreadPoolExecutor() as executor:
+            found = gather_object(list(executor.map(lambda place: self._look_at(place, clips), mine)))
+        for each in found:
+            if each.error:
+                raise ValueError(f"The video {each.place} cannot be read: {each.error}")
+        if state.is_main_process:
+            self._remember(found)
+        digests = {each.place: each.digest for each in found}
+        return [digests[place] for place in places]
+
+    def _look_at(self, place: int | str, clips: datasets.Dataset) -> "FoundDigest":
+        """Errors are told to all processes, as those that have none would wait for this one."""
+        try:
+            if isinstance(place, str) and "://" not in place:
+                return self._look_at_file(place, Path(place).absolute())
+            video = clips[place]["video"] if isinstance(place, int) else {"path": place, "bytes": None}
+            return FoundDigest(place, hashlib.sha256(fetch_content(video)["bytes"]).hexdigest())
+        except (OSError, ValueError) as error:
+            return FoundDigest(place, error=str(error))
+
+    def _look_at_file(self, place: str, path: Path) -> "FoundDigest":
+        known = self._of_folder(path.parent).get(path.name)
+        status = path.stat()
+        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+        if known is not None and known[:-1] == state:
+            return FoundDigest(place, known[-1])
+        is_young = time.time() - status.st_ctime < YOUNGEST_TRUSTED_FILE_IN_SECONDS
+        digest = digest_of_file(path)
+        return FoundDigest(place, digest, None if is_young else [*state, digest])
+
+    def _of_folder(self, folder: Path) -> dict[str, list[Any]]:
+        with self._lock:
+            if folder not in self._known:
+                self._known[folder] = _read_states(self._memory_of(folder))
+            return self._known[folder]
+
+    def _memory_of(self, folder: Path) -> Path:
+        return self.folder / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:32]}.json"
+
+    def _remember(self, found: list["FoundDigest"]) -> None:
+        new = [(Path(each.place).absolute(), each.state) for each in found if each.state is not None]
+        for path, state in new:
+            self._of_folder(path.parent)[path.name] = state
+        for folder in {path.parent for path, _ in new}:
+            write_bytes(self._memory_of(folder), json.dumps(self._of_folder(folder)).encode())
+
+
+@dataclass
+class FoundDigest:
+    """
+    Of one video, which is the file at a place or the bytes in a row.
+
+    Args:
+        state: of a file, to be remembered with its digest as the last element.
+        error: why there is none.
+    """
+
+    place: int | str
+    digest: str = ""
+    state: list[Any] | None = None
+    error: str = ""
+
+
+def _read_states(path: Path) -> dict[str, list[Any]]:
+    """State and digest of each file by its name; empty where there is no such table that can be read."""
+    try:
+        states = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+    return {name: state for name, state in states.items() if isinstance(state, list) and len(state) == 5}

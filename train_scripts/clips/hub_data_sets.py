@@ -1,0 +1,169 @@
+"""Data sets on the Hub: opened, streamed or downloaded, with nothing read but what belongs to them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.constants import HF_HUB_CACHE
+
+from modeling_flallm.own_processing import VisualFeaturesModality
+
+from ..corpora.corpus_tables import split_of
+from ..corpora.data_set_columns import (
+    CLIP_COLUMNS,
+    check_features_column,
+    check_video_column,
+    our_names,
+    usual_split_name,
+)
+from ..hub.hub_names import explain_missing_folder
+
+FEATURES = VisualFeaturesModality.column
+# Where what is downloaded from the Hub lies.
+CACHES = (HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
+
+
+def open_on_hub(
+    name: str, split: str, streaming: bool = False, text_column: str = "text"
+) -> datasets.Dataset | datasets.IterableDataset:
+    """
+    A split of a data set on the Hub, whose columns have the names that are used here; streamed, it is not downloaded,
+    and its videos are not decoded.
+
+    Raises:
+        FileNotFoundError: if there is no such data set.
+        ValueError: for a split that it lacks, if it has neither videos nor visual features, or for a column that is not
+            understood.
+    """
+    dataset = _load_split_from_hub(name, split, streaming)
+    columns = column_names(dataset)
+    renamed = {theirs: ours for theirs, ours in our_names(tuple(columns), text_column, name).items() if theirs != ours}
+    if renamed:
+        dataset = dataset.rename_columns(renamed)
+    columns = [renamed.get(column, column) for column in columns]
+    if not set(CLIP_COLUMNS) & set(columns):
+        raise ValueError(
+            f"`{'` or `'.join(CLIP_COLUMNS)}` must be a column of the data set {name}, got columns {columns}."
+        )
+    if "video" in columns:
+        check_video_column(dataset.features, name)
+    if FEATURES in columns:
+        check_features_column(dataset.features, name)
+    return dataset
+
+
+def _load_split_from_hub(name: str, split: str, streaming: bool) -> datasets.Dataset | datasets.IterableDataset:
+    """The split of this name, or the one that has another of its names (validation, dev, ...)."""
+    try:
+        dataset = load_from_hub(name, split=usual_split_name(split), streaming=streaming)
+    except ValueError:
+        if split_of(split) is None:
+            raise
+        names = [other for other in datasets.get_dataset_split_names(name) if split_of(other) == split_of(split)]
+        if len(names) != 1 or names == [split]:
+            raise
+        dataset = load_from_hub(name, split=names[0], streaming=streaming)
+    return dataset.decode(False) if streaming and dataset.features is not None else dataset
+
+
+def load_from_hub(name: str, **options: Any) -> Any:
+    """
+    What `datasets.load_dataset` gives.
+
+    Raises:
+        FileNotFoundError: if there is no such data set; at once for a typo in a path.
+    """
+    nowhere = f"--dataset {name!r} is no folder here, and no data set on the Hub"
+    missing = explain_missing_folder(name)
+    if missing is not None:
+        raise FileNotFoundError(f"{nowhere}: {missing}")
+    try:
+        return datasets.load_dataset(name, **options)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(f"{nowhere}: {error}") from error
+    except DatasetGenerationError as error:  # its own text only says that there was one
+        raise ValueError(f"The data set {name} cannot be read: {error.__cause__ or error}") from error
+
+
+def column_names(dataset: datasets.Dataset | datasets.IterableDataset) -> list[str]:
+    """Of a stream that does not tell its columns, those of its first row."""
+    return dataset.column_names or list(next(iter(dataset), {}))
+
+
+def load_alone_from_hub(name: str, split: str, max_clips: int | None, text_column: str) -> datasets.Dataset:
+    """One split without the others, which `load_dataset` would download, too; it is kept on disk for the next time."""
+    rows = open_on_hub(name, split, streaming=True, text_column=text_column)
+    rows = rows if max_clips is None else rows.take(max_clips)
+    try:
+        return datasets.Dataset.from_generator(_rows_with_content, gen_kwargs={"rows": rows}, features=rows.features)
+    except DatasetGenerationError as error:
+        raise ValueError(f"The data set {name} cannot be read: {error.__cause__ or error}") from error
+
+
+def _rows_with_content(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(rows):
+        check_row_is_of_hub(row, f"row {number} (counted from 0)")
+        yield row if row.get("video") is None else {**row, "video": fetch_content(row["video"])}
+
+
+def undecoded(video: Any) -> dict[str, Any]:
+    """The `{"path", "bytes"}` of a video. Not as `datasets` has it, which takes a file of that name here for bytes."""
+    if isinstance(video, dict):
+        return {name: video.get(name) for name in ("path", "bytes")}
+    return datasets.Video(decode=False).encode_example(video)
+
+
+def check_row_is_of_hub(row: dict[str, Any], where: str) -> None:
+    """
+    Raises:
+        ValueError: for a row of a data set on the Hub that names a file of this machine.
+    """
+    if row.get("video") is not None:
+        check_is_of_hub(undecoded(row["video"]), where)
+    if isinstance(row.get(FEATURES), str | bytes | dict):
+        raise ValueError(f"{where}: {FEATURES} must be an array (features, width), got {str(row[FEATURES])[:100]!r}.")
+
+
+def check_is_of_hub(video: dict[str, Any] | None, where: str) -> None:
+    """
+    A table on the Hub can hold the path of any file of this machine; what was downloaded for it may be read.
+
+    Raises:
+        ValueError: for a video without bytes whose path leads elsewhere.
+    """
+    if video is None or video["bytes"] is not None or video["path"] is None:
+        return
+    source = video["path"].rpartition("::")[2]  # of a file in an archive, the address of the archive
+    if "://" in source:
+        is_of_hub = source.startswith(("hf://", "https://", f"{datasets.config.HF_ENDPOINT}/"))
+    else:
+        path = Path(source).resolve()
+        is_of_hub = any(path.is_relative_to(Path(root).resolve()) for root in CACHES)
+    if not is_of_hub:
+        raise ValueError(
+            f"{where} names {video['path']!r}, which is no file of the data set. Its videos must lie in it, or their "
+            "bytes in its table."
+        )
+
+
+def without_bytes(clips: datasets.Dataset) -> list[dict[str, Any]]:
+    """The `{"path", "bytes"}` of all videos of a data set, empty where there are bytes, which can be a whole corpus."""
+    videos = []
+    for batch in clips.select_columns("video").with_format("arrow").iter(batch_size=100):
+        for chunk in batch.column("video").chunks:
+            fields = dict(zip((field.name for field in chunk.type), chunk.flatten(), strict=True))
+            pairs = zip(fields["path"].to_pylist(), fields["bytes"].is_valid().to_pylist(), strict=True)
+            videos += [{"path": path, "bytes": b"" if has_bytes else None} for path, has_bytes in pairs]
+    return videos
+
+
+def fetch_content(video: Any) -> dict[str, Any]:
+    """The `{"path", "bytes"}` of a video; of a file that is not on this machine with its bytes."""
+    video = undecoded(video)
+    if video["bytes"] is not None or "://" not in video["path"]:
+        return video
+    with fsspec.open(video["path"], "rb") as file:
+        return {"path": video["path"], "bytes": file.read()}

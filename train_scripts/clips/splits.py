@@ -1,0 +1,214 @@
+"""Splits of data sets, from video folders or from the Hub, with every row checked."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from ..arguments.data_arguments import DataArguments, DatasetArguments
+from ..corpora.corpus_tables import MOST_SECONDS
+from ..corpora.data_set_columns import CLIP_COLUMNS, NUMBERS, WORDS, check_split, tell_unused, unused, with_texts
+from ..scores.metrics import comparable
+from .hub_data_sets import check_is_of_hub, load_alone_from_hub, open_on_hub, undecoded, without_bytes
+from .video_folders import load_video_folder
+
+
+def load_split(
+    arguments: DatasetArguments, split: str, max_clips: int | None = None, dataset: str | None = None
+) -> datasets.Dataset:
+    """
+    One split, with the column of sentences and those of its clips: `video` of `{"path", "bytes"}` that is not decoded,
+    `visual_features` of paths or arrays, or both.
+
+    Args:
+        dataset: which of the data sets. Default: the first.
+
+    Raises:
+        FileNotFoundError: for a missing folder, split or metadata file, or a video that the metadata names.
+        ValueError: for a missing column, an empty sentence, a part of a file that is none or is named twice, or a split
+            without clips.
+    """
+    name = dataset or arguments.dataset[0]
+    shown = f"{name} ({split})"
+    check_most_clips(max_clips)
+    if Path(name).is_dir():
+        clips = load_video_folder(Path(name), split, arguments.text_column)
+    else:
+        clips = _load_from_hub_for(arguments, name, split, max_clips)
+        for row, value in enumerate(clips["split"] if "split" in clips.column_names else ()):
+            check_split(value, split, f"{shown}: row {row} (counted from 0)")
+    tell_unused(unused(clips.column_names, arguments.text_column), name)
+    _check_sentences(clips, arguments.text_column, shown)
+    clips = with_texts(clips, (arguments.text_column, *WORDS), shown)
+    clips = _with_numbers(clips, shown)
+    return clips if max_clips is None else clips.select(range(min(max_clips, len(clips))))
+
+
+def load_training_split(arguments: DataArguments) -> tuple[datasets.Dataset, list[int]]:
+    """
+    The training split of every data set, one after another, and how many clips each has; `max_train_clips` holds for
+    each of them.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_split`.
+    """
+    parts = [
+        load_split(arguments, arguments.train_split, arguments.max_train_clips, name) for name in arguments.dataset
+    ]
+    sizes = [len(part) for part in parts]
+    return parts[0] if len(parts) == 1 else _one_after_another(parts, arguments.text_column), sizes
+
+
+def _load_from_hub_for(arguments: DatasetArguments, name: str, split: str, max_clips: int | None) -> datasets.Dataset:
+    if arguments.streaming:
+        clips = load_alone_from_hub(name, split, max_clips, arguments.text_column)
+    else:
+        clips = open_on_hub(name, split, text_column=arguments.text_column)
+    if "video" in clips.column_names:
+        clips = clips.cast_column("video", datasets.Video(decode=False))
+        _check_videos(clips, f"{name} ({split})")
+    return clips
+
+
+def _check_videos(clips: datasets.Dataset, name: str) -> None:
+    for row, video in enumerate(without_bytes(clips)):
+        if video["path"] is None and video["bytes"] is None:
+            raise ValueError(f"{name}: row {row} (counted from 0) has no video.")
+        check_is_of_hub(video, f"{name}: row {row} (counted from 0)")
+
+
+def check_most_clips(max_clips: int | None) -> None:
+    """
+    Raises:
+        ValueError: for a limit that leaves no clip.
+    """
+    if max_clips is not None and max_clips < 1:
+        raise ValueError(f"The number of clips to use must be 1 or more, got {max_clips}.")
+
+
+def _one_after_another(parts: list[datasets.Dataset], text_column: str) -> datasets.Dataset:
+    """
+    Of columns that not all data sets have, those that are used here stay, empty where there are none; `load_split` has
+    told of the others.
+    """
+    columns = {text_column: "string", **dict.fromkeys(WORDS, "string"), **dict.fromkeys(NUMBERS, "float64")}
+    columns = {name: kind for name, kind in columns.items() if any(name in part.column_names for part in parts)}
+    features = datasets.Features({name: datasets.Value(kind) for name, kind in columns.items()})
+    features |= _shared_clip_columns(parts)
+    for index, part in enumerate(parts):
+        for name in set(columns) - set(part.column_names):
+            part = part.add_column(name, [None] * len(part), feature=features[name])
+        parts[index] = part.select_columns(list(features)).cast(features)
+    return datasets.concatenate_datasets(parts)
+
+
+def _shared_clip_columns(parts: list[datasets.Dataset]) -> dict[str, Any]:
+    """The columns of clips that all data sets have, and their kinds."""
+    shared = [name for name in CLIP_COLUMNS if all(name in part.column_names for part in parts)]
+    if not shared:
+        got = [[name for name in CLIP_COLUMNS if name in part.column_names] for part in parts]
+        raise ValueError(f"All of several data sets must have the same columns of clips, got {got}. Leave some out.")
+    for name in shared:
+        kinds = {str(part.features[name]) for part in parts}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"The column {name} must be of one kind in all data sets, got {' and '.join(sorted(kinds))}."
+            )
+    return {name: parts[0].features[name] for name in shared}
+
+
+def _with_numbers(clips: datasets.Dataset, name: str) -> datasets.Dataset:
+    """Numbers where a table has texts, and none where it has an empty field; parts of a file that are none raise."""
+    values = {column: list(clips[column]) for column in NUMBERS if column in clips.column_names}
+    for column, texts in values.items():
+        numbers = [_as_number(text, column, row, name) for row, text in enumerate(texts)]
+        values[column] = numbers
+        clips = clips.remove_columns(column).add_column(column, numbers, feature=datasets.Value("float64"))
+    nothing = [None] * len(clips)
+    for row, (start, end) in enumerate(zip(values.get("start", nothing), values.get("end", nothing), strict=True)):
+        _check_part(start, end, row, name)
+    return clips
+
+
+def _check_part(start: float | None, end: float | None, row: int, name: str) -> None:
+    if end is not None and end <= (start or 0):
+        raise ValueError(
+            f"{name}: row {row} (counted from 0) ends at {end:g} s, but starts at {start or 0:g} s. Each part of a "
+            "video must end after its start."
+        )
+
+
+def checked_row(
+    row: dict[str, Any], text_column: str, number: int, name: str, clip_column: str = "video"
+) -> dict[str, Any]:
+    """
+    One row as `load_split` would give it, with the sentence as `text`, of what is used in training.
+
+    Args:
+        number: of the row, and `name`: of what it is a row of, for the texts of errors.
+        clip_column: that of the clip.
+
+    Raises:
+        ValueError: for an empty sentence, a missing clip or a part of a file that is none.
+    """
+    text, clip = row.get(text_column), row.get(clip_column)
+    if text is None or not comparable(str(text)):
+        raise ValueError(
+            f"{name}: the sentence in row {number} (counted from 0) is empty. Every clip needs its sentence."
+        )
+    if isinstance(text, list | dict | bool):
+        raise ValueError(f"{name}: row {number} (counted from 0): {text_column} must be a text, got {text!r}.")
+    if clip is None:
+        raise ValueError(f"{name}: row {number} (counted from 0) has no {clip_column}.")
+    start, end = (_as_number(row.get(column), column, number, name) for column in ("start", "end"))
+    _check_part(start, end, number, name)
+    return {
+        "text": str(text),
+        clip_column: undecoded(clip) if clip_column == "video" else clip,
+        "start": start,
+        "end": end,
+        "spoken_language": row.get("spoken_language"),
+    }
+
+
+def _as_number(value: Any, column: str, row: int, name: str) -> float | None:
+    if value is None or not str(value).strip():
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= (math.inf if column == "num_frames" else MOST_SECONDS) or number == math.inf:
+        what = "a number of frames" if column == "num_frames" else "seconds from the beginning of the video"
+        raise ValueError(f"{name}: {column} must be {what}, got {value!r} in row {row} (counted from 0).")
+    return number
+
+
+def _check_sentences(dataset: datasets.Dataset, text_column: str, name: str) -> None:
+    check_text_column(dataset.column_names, text_column, name)
+    if len(dataset) == 0:
+        raise ValueError(f"{name} has no clips.")
+    empty = [index for index, text in enumerate(dataset[text_column]) if text is None or not comparable(str(text))]
+    if empty:
+        raise ValueError(
+            f"{len(empty)} sentence(s) of {name} are empty, the first in row {empty[0]} (counted from 0). Every clip "
+            "needs its sentence."
+        )
+
+
+def check_text_column(columns: list[str], text_column: str, name: str) -> None:
+    """
+    Raises:
+        ValueError: if there is no column of sentences.
+    """
+    if text_column not in columns:
+        raise ValueError(f"`{text_column}` must be a column of {name}, got columns {columns}. Pass --text_column.")
+
+
+def name_of_clip(row: dict[str, Any]) -> str | None:
+    """The path of the file that a row of `load_split` names; `None` for bytes and arrays."""
+    if row.get("video") is not None:
+        return row["video"]["path"]
+    features = row.get("visual_features")
+    return features if isinstance(features, str) else None
