@@ -521,7 +521,7 @@ def test_stage_3_of_llava_slt_trains_the_connector_alone_and_translates(folder, 
 
 
 def translate_and_evaluate(model_folder: Path, folder: Path, tmp_path: Path, capsys) -> None:
-    """Pipeline, flallm-translate and flallm-evaluate give the same sentences, from files and from arrays."""
+    """Pipeline, flallm translate and flallm evaluate give the same sentences, from files and from arrays."""
     model = AutoModel.from_pretrained(model_folder)
     processor = AutoProcessor.from_pretrained(model_folder)
     make_talkative(model, processor.tokenizer)
