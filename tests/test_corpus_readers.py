@@ -647,6 +647,12 @@ def test_a_kind_of_corpus_is_known_by_its_file_alone():
     assert names & set(KINDS) <= {"table"}
 
 
+def test_the_name_by_which_others_ask_for_video_suffixes():
+    from train_scripts.corpora.corpus_readers import VIDEO_SUFFIXES
+
+    assert ".mts" in VIDEO_SUFFIXES and not hasattr(corpus_readers, "PICTURE_SUFFIXES")
+
+
 def test_a_new_kind_of_corpus_is_one_file(tmp_path, monkeypatch):
     package = tmp_path / "more_corpora"
     package.mkdir()

@@ -19,6 +19,7 @@ import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from .corpus_schema import RawCorpus
 
@@ -78,3 +79,10 @@ def _reader_of(kind: str) -> ModuleType:
 
 def _takes_table(reader: ModuleType) -> bool:
     return getattr(reader, "TAKES_TABLE", False)
+
+
+def __getattr__(name: str) -> Any:
+    """Other programs ask for `VIDEO_SUFFIXES` here; `--help`, which names the kinds, imports nothing slow for it."""
+    if name == "VIDEO_SUFFIXES":
+        return importlib.import_module("modeling_flallm.own_processing").VIDEO_SUFFIXES
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
