@@ -37,7 +37,6 @@ from train_scripts.arguments.dataclass_parser import parse_arguments
 from train_scripts.arguments.stage_arguments import LLMFineTuningArguments, VisualInitialingArguments
 from train_scripts.arguments.training_arguments import TRAINING_ARGUMENTS, FLaLLMTrainingArguments
 from train_scripts.runs.tokenizers import train_tokenizer
-from train_scripts.stages.llm_fine_tuning import LORA_LAYERS
 from train_scripts.stages.visual_initialing import build_light_transformer_config
 
 PAGE = DOCS / "memory.md"
@@ -151,8 +150,7 @@ def build_model(recipe: Recipe, vocabulary_size: int = VOCABULARY_SIZE) -> torch
     if recipe.stage == STAGE2:
         model.freeze_visual_encoder()
         if recipe.model.lora:
-            lora = recipe.model.lora_config(**LORA_LAYERS, modules_to_save=["adapter"])
-            model = get_peft_model(model, lora)
+            model = get_peft_model(model, recipe.model.lora_config(**model.get_lora_settings()))
     return model
 
 

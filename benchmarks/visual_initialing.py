@@ -235,7 +235,7 @@ class Stage1:
 
         def inputs_of(numbers: Sequence[int]) -> Inputs:
             frames = [read((Path(), self.corpus.pictures[number])) for number in numbers]
-            labels = self.processor(text=[self.corpus.sentences[number] for number in numbers])["labels"]
+            labels = self.processor(text_target=[self.corpus.sentences[number] for number in numbers])["labels"]
             return {"frames": pad_sequence(frames, batch_first=True), "labels": labels}
 
         return inputs_of

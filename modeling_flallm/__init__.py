@@ -3,33 +3,34 @@
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_flallm import FLaLLMConfig, FLaLLMVisionConfig, light_transformer_config
-from .configuration_llava_slt import LlavaSltConfig, LlavaSltContrastiveConfig, LlavaSltVisualConfig
-from .modeling_flallm import (
-    FLaLLMEncoderOutput,
-    FLaLLMForTranslation,
-    FLaLLMVisionModel,
-    FLaLLMVisionModelOutput,
-)
+from .configuration_encoder_frames_slt import FLaLLMVisionConfig
+from .configuration_encoder_words_slt import LlavaSltVisualConfig
+from .configuration_flallm import FLaLLMConfig, light_transformer_config
+from .configuration_llava_slt import LlavaSltConfig, LlavaSltContrastiveConfig
+from .encoder_frames_slt import FLaLLMVisionModel
+from .encoder_words_slt import LlavaSltVisualEncoder
+from .encoders_slt import SIGN_ENCODERS
+from .language_encoder_decoder_slt import FLaLLMEncoderOutput
+from .modeling_flallm import FLaLLMForTranslation
 from .modeling_llava_slt import LlavaSltForTranslation
-from .own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
-from .pipeline_slt import SignLanguageTranslationPipeline
-from .visual_encoder_llava_slt import (
-    LlavaSltContrastiveOutput,
-    LlavaSltForContrastivePreTraining,
-    LlavaSltVisualEncoder,
-    LlavaSltVisualEncoderOutput,
+from .modeling_llava_slt_contrastive import LlavaSltContrastiveOutput, LlavaSltForContrastivePreTraining
+from .own_processing import (
+    DataCollatorForSignTranslation,
+    FLaLLMProcessor,
+    FLaLLMVideoProcessor,
+    LlavaSltProcessor,
 )
+from .pipeline_slt import SignLanguageTranslationPipeline
+from .sign_encoder_slt import SignEncoder, SignEncoderOutput
 
-AutoConfig.register("flallm_vision", FLaLLMVisionConfig, exist_ok=True)
+# Under these names until the encoders of all systems gave one kind of output.
+FLaLLMVisionModelOutput = LlavaSltVisualEncoderOutput = SignEncoderOutput
+
 AutoConfig.register("flallm", FLaLLMConfig, exist_ok=True)
-AutoModel.register(FLaLLMVisionConfig, FLaLLMVisionModel, exist_ok=True)
 AutoModel.register(FLaLLMConfig, FLaLLMForTranslation, exist_ok=True)
 AutoModelForSeq2SeqLM.register(FLaLLMConfig, FLaLLMForTranslation, exist_ok=True)
-AutoConfig.register("llava_slt_visual", LlavaSltVisualConfig, exist_ok=True)
 AutoConfig.register("llava_slt_contrastive", LlavaSltContrastiveConfig, exist_ok=True)
 AutoConfig.register("llava_slt", LlavaSltConfig, exist_ok=True)
-AutoModel.register(LlavaSltVisualConfig, LlavaSltVisualEncoder, exist_ok=True)
 AutoModel.register(LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining, exist_ok=True)
 AutoModel.register(LlavaSltConfig, LlavaSltForTranslation, exist_ok=True)
 AutoModelForImageTextToText.register(LlavaSltConfig, LlavaSltForTranslation, exist_ok=True)
@@ -40,18 +41,19 @@ PIPELINE_REGISTRY.register_pipeline(
     type="multimodal",
 )
 # What is saved then carries its Python files, and loads where this package is not installed.
-FLaLLMVisionConfig.register_for_auto_class("AutoConfig")
+for _config_class, _encoder_class in SIGN_ENCODERS.items():
+    AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
+    _config_class.register_for_auto_class("AutoConfig")
+    _encoder_class.register_for_auto_class("AutoModel")
 FLaLLMConfig.register_for_auto_class("AutoConfig")
-FLaLLMVisionModel.register_for_auto_class("AutoModel")
 FLaLLMForTranslation.register_for_auto_class(FLaLLMForTranslation.translation_auto_class)
-LlavaSltVisualConfig.register_for_auto_class("AutoConfig")
 LlavaSltContrastiveConfig.register_for_auto_class("AutoConfig")
 LlavaSltConfig.register_for_auto_class("AutoConfig")
-LlavaSltVisualEncoder.register_for_auto_class("AutoModel")
 LlavaSltForContrastivePreTraining.register_for_auto_class("AutoModel")
 LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.translation_auto_class)
 
 __all__ = [
+    "DataCollatorForSignTranslation",
     "FLaLLMConfig",
     "FLaLLMEncoderOutput",
     "FLaLLMForTranslation",
@@ -69,6 +71,9 @@ __all__ = [
     "LlavaSltVisualConfig",
     "LlavaSltVisualEncoder",
     "LlavaSltVisualEncoderOutput",
+    "SIGN_ENCODERS",
+    "SignEncoder",
+    "SignEncoderOutput",
     "SignLanguageTranslationPipeline",
     "light_transformer_config",
 ]

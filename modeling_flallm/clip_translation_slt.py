@@ -13,7 +13,7 @@ from .confidence_slt import confidence_of, mean_visual_features
 from .dataset_rows_slt import with_content
 from .long_videos_slt import PIECE_KEYS
 from .pipeline_inputs_slt import name_of_video
-from .word_evidence_slt import clip_times, replay, visual_token_times, word_evidence
+from .word_evidence_slt import clip_times, visual_token_times, word_evidence
 
 READY_CLIP_KEYS = (*PIECE_KEYS, "caption_start", "caption_end")
 
@@ -160,7 +160,7 @@ class ClipTranslation:
         if return_scores:
             parts["score"] = self._scores(output, generation)
         if with_evidence:
-            parts["log_probabilities"], parts["attention"] = replay(self.model, parts["token_ids"], **inputs)
+            parts["log_probabilities"], parts["attention"] = self.model.replay(parts["token_ids"], **inputs)
         sequences = [{name: part[row] for name, part in parts.items()} for row in range(len(output.sequences))]
         per_clip = len(sequences) // len(encoded.num_frames)
         mean_features = mean_visual_features(encoded.vision_output)

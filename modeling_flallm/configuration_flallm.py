@@ -1,89 +1,44 @@
 """Configuration of FLa-LLM (https://arxiv.org/abs/2403.12556): a visual encoder, an adapter and a text model."""
 
 import math
-import re
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .configuration_encoder_frames_slt import FLaLLMVisionConfig
+from .encoders_slt import build_vision_config
+
 TEXT_SIZES = ("hidden_size", "vocab_size", "num_attention_heads", "intermediate_size")
-BACKBONES = ("resnet18", "resnet34", "resnet50")
 
 
-@strict
-class FLaLLMVisionConfig(PreTrainedConfig):
-    r"""
-    The visual encoder: a torchvision ResNet on every frame, then a local temporal module over the frame features.
-
-    Args:
-        backbone (`str`, *optional*, defaults to `"resnet18"`):
-            torchvision's name of the network: `"resnet18"` (the paper, section 3.1), `"resnet34"` or `"resnet50"`.
-        backbone_width (`int`, *optional*, defaults to 64):
-            Channels of its first stage; the later ones have 2, 4 and 8 times as many. 64 is torchvision's ResNet and
-            the only width for which ImageNet weights exist; fewer (ours) are for small frames and small machines.
-        hidden_size (`int`, *optional*, defaults to 512):
-            Channels of the temporal module, so the width of one visual token. The paper does not give it; 512 (ours) is
-            the width of ResNet-18's features and of Light-T.
-        temporal_blocks (`list[str]`, *optional*, defaults to `["K5"]`):
-            The local temporal module as the field writes it: `"K5"` is Conv1d with kernel 5, norm and ReLU; `"P2"` is
-            max pooling by 2. One convolution and no pooling is the paper's; its kernel size is not given (5 is ours).
-            `["K5", "P2", "K5", "P2"]` is sltbaselines'.
-        temporal_padding (`str`, *optional*, defaults to `"zero"`):
-            `"zero"` keeps the length in every convolution, so that N frames give N tokens before pooling (the paper).
-            `"none"` pads nothing. `"replicate"` (sltbaselines) repeats the first frame 8 times in front of a clip and
-            the last one behind it until there are ceil(T / stride) * stride + 16 frames, then pads nothing.
-        temporal_norm (`str`, *optional*, defaults to `"batch_norm"`):
-            `"batch_norm"` (the paper) or `"layer_norm"` (ours).
-
-    Raises:
-        ValueError: for an unknown backbone, a temporal block that is not `K<odd number>` or `P<number>`.
-    """
-
-    model_type = "flallm_vision"
-    base_config_key = "vision_config"
-
-    backbone: str = "resnet18"
-    backbone_width: int = 64
-    hidden_size: int = 512
-    temporal_blocks: list[str] | tuple[str, ...] = ("K5",)
-    temporal_padding: Literal["zero", "none", "replicate"] = "zero"
-    temporal_norm: Literal["batch_norm", "layer_norm"] = "batch_norm"
-
-    def __post_init__(self, **kwargs):
-        if self.backbone not in BACKBONES:
-            raise ValueError(f"`backbone` must be one of {', '.join(BACKBONES)}, got {self.backbone!r}.")
-        for name in ("backbone_width", "hidden_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
-        for block in self.temporal_blocks:
-            match = re.fullmatch(r"([KP])([1-9]\d*)", block)
-            if match is None or (match[1] == "K" and int(match[2]) % 2 == 0):
-                raise ValueError(
-                    "`temporal_blocks` takes 'K' with an odd kernel size (convolution) and 'P' with a factor "
-                    f"(pooling), for example ['K5', 'P2'], got {block!r} in {list(self.temporal_blocks)}."
-                )
-        super().__post_init__(**kwargs)
+class PaddedByItsTextModel:
+    """Mixin for configurations with a `text_config`: sentences are padded as that model pads them."""
 
     @property
-    def temporal_stride(self) -> int:
-        """Frames from one visual token to the next."""
-        stride = 1
-        for block in self.temporal_blocks:
-            stride *= int(block[1:]) if block[0] == "P" else 1
-        return stride
+    def pad_token_id(self) -> int | None:
+        """The text model's, or, of one without padding, its (first) end token, with which its processor pads."""
+        if self.text_config.pad_token_id is not None:
+            return self.text_config.pad_token_id
+        end = self.text_config.eos_token_id
+        return end[0] if isinstance(end, list | tuple) else end
+
+    @pad_token_id.setter
+    def pad_token_id(self, value: int | None) -> None:
+        self.text_config.pad_token_id = value
 
 
 @strict
-class FLaLLMConfig(PreTrainedConfig):
+class FLaLLMConfig(PaddedByItsTextModel, PreTrainedConfig):
     r"""
     FLa-LLM: visual encoder, adapter and an encoder-decoder text model. The two stages of the paper are two
     configurations of this one class: stage 1 has a small random text model (Light-T), stage 2 a pretrained one.
 
     Args:
-        vision_config (`FLaLLMVisionConfig` or `dict`, *optional*):
-            The visual encoder. Default: the paper's.
+        vision_config (`PreTrainedConfig` or `dict`, *optional*):
+            The visual encoder: the configuration of any sign encoder, see `encoders_slt.py`. Default: the paper's, a
+            `FLaLLMVisionConfig`.
         text_config (`PreTrainedConfig` or `dict`, *optional*):
             Any encoder-decoder configuration of transformers (mBART, mBART-50, NLLB/M2M100, mT5/T5, BART, ...).
             Default: Light-T as the paper gives it in section 4.2 (3+3 layers, 8 heads, width 512, feed-forward 2048),
@@ -109,12 +64,13 @@ class FLaLLMConfig(PreTrainedConfig):
             gives scores without confidence.
 
     Raises:
-        ValueError: for a text configuration that is no encoder-decoder of transformers, an unknown activation, a number
+        ValueError: for a vision configuration that is none of a sign encoder, a text configuration that is no
+            encoder-decoder of transformers, an unknown activation, a number
             outside its range or a calibration with unknown, missing or unusable values.
     """
 
     model_type = "flallm"
-    sub_configs = {"vision_config": FLaLLMVisionConfig, "text_config": AutoConfig}
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -127,8 +83,7 @@ class FLaLLMConfig(PreTrainedConfig):
     is_encoder_decoder: bool = True
 
     def __post_init__(self, **kwargs):
-        if self.vision_config is None or isinstance(self.vision_config, dict):
-            self.vision_config = FLaLLMVisionConfig(**(self.vision_config or {}))
+        self.vision_config = build_vision_config(self.vision_config, FLaLLMVisionConfig.model_type)
         self.text_config = self._build_text_config(self.text_config)
         if self.adapter_activation not in ACT2FN:
             raise ValueError(f"`adapter_activation` must be one of {sorted(ACT2FN)}, got {self.adapter_activation!r}.")
@@ -152,13 +107,18 @@ class FLaLLMConfig(PreTrainedConfig):
                     "as 'mbart', 'm2m_100', 'mt5', 't5' or 'bart' are known to work."
                 )
             text_config = CONFIG_MAPPING[model_type](**values)
+        FLaLLMConfig.check_text_config(text_config)
+        check_text_values(text_config)
+        return text_config
+
+    @staticmethod
+    def check_text_config(text_config: PreTrainedConfig) -> None:
+        """Raise a `ValueError` for a configuration that is none of an encoder-decoder."""
         if not text_config.is_encoder_decoder or text_config.model_type == FLaLLMConfig.model_type:
             raise ValueError(
                 "The text model of FLa-LLM must be an encoder-decoder (mBART, NLLB/M2M100, mT5/T5, BART, ...), got "
                 f"model type {text_config.model_type!r}, which is none."
             )
-        check_text_values(text_config)
-        return text_config
 
 
 def check_translation_values(config: PreTrainedConfig) -> None:
@@ -241,4 +201,4 @@ def light_transformer_config(**values) -> PreTrainedConfig:
     return CONFIG_MAPPING["mbart"](**light_transformer)
 
 
-__all__ = ["FLaLLMConfig", "FLaLLMVisionConfig", "light_transformer_config"]
+__all__ = ["FLaLLMConfig", "light_transformer_config"]

@@ -5,12 +5,15 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.quantizers.auto import AutoQuantizationConfig
 
 from .hub_card_slt import HUB_TASK, SentWithACard
 from .loading_slt import LoadedWhole
 from .pipeline_slt import SignLanguageTranslationPipeline  # a relative import is what carries the file along
+
+# Options of `from_pretrained` that say which files are meant, and so hold for a configuration, too.
+HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "subfolder", "trust_remote_code")
 
 
 class SavedWithItsCode(SentWithACard, LoadedWhole):
@@ -76,15 +79,4 @@ def leave_unquantized(quantization_config: Any, module_names: Sequence[str]) -> 
     return quantization_config
 
 
-def read_model_type(name_or_path: str, expected: str) -> str:
-    """Model type in the config.json of a folder or Hub id. Without one, a `ValueError` that begins with `expected`."""
-    try:
-        model_type = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
-    except OSError as error:
-        raise ValueError(f"{expected}, but it cannot be read: {error}") from error
-    if model_type is None:
-        raise ValueError(f"{expected}, but it has no config.json that names a model type.")
-    return model_type
-
-
-__all__ = ["SavedWithItsCode", "leave_unquantized", "read_model_type"]
+__all__ = ["SavedWithItsCode", "leave_unquantized"]

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MOST_NAMES_IN_AN_ERROR = 5
+FILE_OPTIONS = ("revision", "token", "subfolder", "cache_dir", "force_download", "local_files_only")
 
 
 class LoadedWhole:
@@ -23,10 +24,11 @@ class LoadedWhole:
 
     def post_init(self) -> None:
         """A part may be loaded from a whole model and leave the rest of it aside. The whole leaves nothing aside."""
+        own = set(self._keys_to_ignore_on_load_unexpected or ())
         super().post_init()
         for part in self.children():
             if isinstance(part, LoadedWhole):
-                self._keys_to_ignore_on_load_unexpected -= part._keys_to_ignore_on_load_unexpected
+                self._keys_to_ignore_on_load_unexpected -= part._keys_to_ignore_on_load_unexpected - own
 
     @classmethod
     def from_pretrained(
@@ -93,10 +95,31 @@ def load_with_info(
     return model, loading_info
 
 
-def forget_folder(config: PreTrainedConfig, name_or_path: str) -> None:
+def forget_folder(config: PreTrainedConfig) -> None:
     """Nobody else has the folder that a part was loaded from, and its path is nobody's business: no name is saved."""
-    if os.path.isdir(name_or_path):
+    if os.path.isdir(config.name_or_path):
         config.name_or_path = ""
+
+
+def file_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Of options of `from_pretrained`, those that say where its files are."""
+    return {name: options[name] for name in FILE_OPTIONS if name in options}
+
+
+def read_config_values(name_or_path: str, expected: str, options: dict[str, Any]) -> dict[str, Any]:
+    """
+    What the config.json of a folder or Hub id says, with a `model_type` among it; `options` as in `from_pretrained`.
+
+    Raises:
+        ValueError: if there is none, in a sentence that begins with `expected`.
+    """
+    try:
+        values = PreTrainedConfig.get_config_dict(name_or_path, **file_options(options))[0]
+    except OSError as error:
+        raise ValueError(f"{expected}, but it cannot be read: {error}") from error
+    if values.get("model_type") is None:
+        raise ValueError(f"{expected}, but it has no config.json that names a model type.")
+    return values
 
 
 def _listed(names: list[str]) -> str:
@@ -160,4 +183,12 @@ def _check_index(folder: Path) -> None:
         )
 
 
-__all__ = ["LoadedWhole", "damage_of_weights", "forget_folder", "load_whole", "load_with_info"]
+__all__ = [
+    "LoadedWhole",
+    "damage_of_weights",
+    "file_options",
+    "forget_folder",
+    "load_whole",
+    "load_with_info",
+    "read_config_values",
+]

@@ -29,6 +29,7 @@ def _import_our_processing() -> ModuleType:
 
 
 _processing = _import_our_processing()
+DataCollatorForSignTranslation = _processing.DataCollatorForSignTranslation
 FLaLLMProcessor = _processing.FLaLLMProcessor
 FLaLLMVideoProcessor = _processing.FLaLLMVideoProcessor
 LlavaSltProcessor = _processing.LlavaSltProcessor

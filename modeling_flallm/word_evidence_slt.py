@@ -3,7 +3,6 @@ What each word of a translation was read from: the text model's attention to the
 tokens in the video.
 """
 
-import copy
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 # Chinese and Japanese put no spaces between words: there, each character counts as a word.
 CHARACTERS = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -79,110 +77,13 @@ def visual_token_times(vision_model: Any, num_frames: int, times: ClipTimes) -> 
     return VisualTokenTimes(times.at(centres), times.at(centres - half), times.at(centres + half))
 
 
-def replay(model: PreTrainedModel, sequences: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Read generated sequences `(sequences, length)` once more in one pass, which gives for each token but the first the
-    log probability `(sequences, length - 1)` and the attention `(sequences, length - 1, visual tokens)` with which it
-    was written, whatever the way of decoding. `inputs` are those of `generate`, once for each clip.
-
-    Raises:
-        ValueError: for a text model that gives no attention weights.
-    """
-    replay_inputs = _replay_prompt if model.is_prompted else _replay_decoder
-    return replay_inputs(model, sequences, **inputs)
-
-
-def _replay_decoder(
-    model: PreTrainedModel, sequences: torch.Tensor, encoder_outputs: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `replay`, for the decoder of an encoder-decoder and its attention to the encoder's outputs."""
-    repeats = len(sequences) // len(encoder_outputs.last_hidden_state)
-    encoder_outputs = type(encoder_outputs)(
-        last_hidden_state=encoder_outputs.last_hidden_state.repeat_interleave(repeats, 0),
-        attention_mask=encoder_outputs.attention_mask.repeat_interleave(repeats, 0),
-    )
-    output = _eager_twin(model.text_model)(
-        encoder_outputs=encoder_outputs,
-        attention_mask=encoder_outputs.attention_mask,
-        decoder_input_ids=sequences[:, :-1],
-        output_attentions=True,
-        use_cache=False,
-        return_dict=True,
-    )
-    log_probabilities = -torch.nn.functional.cross_entropy(
-        output.logits.float().transpose(1, 2), sequences[:, 1:], reduction="none"
-    )
-    attention = torch.stack([layer.float().mean(1) for layer in output.cross_attentions]).mean(0)
-    return log_probabilities, attention
-
-
-def _replay_prompt(
-    model: PreTrainedModel,
-    sequences: torch.Tensor,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    visual_features: torch.Tensor,
-    visual_attention_mask: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `replay`, for a text model that reads prompt and sentence as one text."""
-    repeats = len(sequences) // len(input_ids)
-    written = sequences[:, 1:]
-    prompts = input_ids.repeat_interleave(repeats, 0)
-    prompt_mask = attention_mask.repeat_interleave(repeats, 0)
-    output = _eager_twin(model)(
-        input_ids=torch.cat([prompts, written[:, :-1]], 1),
-        attention_mask=torch.cat([prompt_mask, torch.ones_like(written[:, :-1])], 1),
-        visual_features=visual_features.repeat_interleave(repeats, 0),
-        visual_attention_mask=visual_attention_mask.repeat_interleave(repeats, 0),
-        output_attentions=True,
-        use_cache=False,
-    )
-    if not output.attentions or any(layer is None for layer in output.attentions):
-        raise ValueError(
-            f"The text model {model.config.text_config.model_type!r} gives no attention weights, so its words "
-            "cannot be given seconds. Leave out `return_timestamps` and `return_attention`."
-        )
-    num_written = written.shape[1]
-    log_probabilities = -torch.nn.functional.cross_entropy(
-        output.logits[:, -num_written:].float().transpose(1, 2), written, reduction="none"
-    )
-    attention = torch.stack([layer[:, :, -num_written:].float().mean(1) for layer in output.attentions]).mean(0)
-    return log_probabilities, _to_visual_tokens(attention, prompts == model.config.video_token_id)
-
-
-def _eager_twin(model: PreTrainedModel) -> PreTrainedModel:
-    """
-    A copy with all parameters and buffers shared and attention computed step by step: sdpa and flash attention give no
-    attention weights. The model itself stays untouched, also for what runs beside this in another thread.
-    """
-    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    twin = copy.deepcopy(model, shared)
-    for module in twin.modules():
-        if isinstance(module, PreTrainedModel):
-            module.set_attn_implementation("eager")
-    return twin
-
-
-def _to_visual_tokens(attention: torch.Tensor, is_visual: torch.Tensor) -> torch.Tensor:
-    """
-    Attention `(sequences, written tokens, tokens)` to all tokens, of which the first are prompts with `is_visual`
-    `(sequences, prompt tokens)` -> what of it goes to the visual tokens `(sequences, written tokens, visual tokens)`,
-    moved to the front, with rows of sum 1.
-    """
-    num_visual = int(is_visual.sum(1).max())
-    places = (~is_visual).long().argsort(dim=1, stable=True)[:, :num_visual]
-    attention = attention.gather(2, places[:, None].expand(-1, attention.shape[1], -1))
-    attention = attention * is_visual.gather(1, places)[:, None]
-    return attention / attention.sum(2, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
-
-
 def word_evidence(
     text: str, sequence: dict[str, torch.Tensor], times: VisualTokenTimes, processor: Any
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """
     The words of a text with their probabilities and seconds, as the pipeline gives them, and their attention, float32
     `(words, visual tokens)`. The `sequence` that the text was decoded from has `token_ids` `(length,)` and, from
-    `replay`, `log_probabilities` `(length - 1,)` and `attention` `(length - 1, visual tokens or more)`.
+    `replay` of the model, `log_probabilities` `(length - 1,)` and `attention` `(length - 1, visual tokens or more)`.
     """
     words, rows = [], []
     for word, tokens in words_with_tokens(text, sequence["token_ids"].tolist(), processor):

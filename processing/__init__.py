@@ -3,6 +3,7 @@
 from transformers import AutoProcessor, AutoVideoProcessor
 
 from .captions_slt import format_captions
+from .data_collator_slt import DataCollatorForSignTranslation
 from .processing_flallm import FLaLLMProcessor
 from .processing_llava_slt import LlavaSltProcessor
 from .video_decoding_slt import decode_video
@@ -21,6 +22,7 @@ FLaLLMProcessor.register_for_auto_class("AutoProcessor")
 LlavaSltProcessor.register_for_auto_class("AutoProcessor")
 
 __all__ = [
+    "DataCollatorForSignTranslation",
     "DecodedVideo",
     "FLaLLMProcessor",
     "FLaLLMVideoProcessor",

@@ -16,20 +16,29 @@ from processing import FLaLLMProcessor, FLaLLMVideoProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = {
+    "adapter_slt.py",
+    "batch_norm_slt.py",
+    "configuration_encoder_frames_slt.py",
+    "configuration_encoder_words_slt.py",
     "configuration_flallm.py",
     "clip_translation_slt.py",
     "confidence_slt.py",
     "dataset_rows_slt.py",
+    "encoder_frames_slt.py",
+    "encoder_words_slt.py",
+    "encoders_slt.py",
     "hub_card_slt.py",
     "hub_export_slt.py",
+    "language_encoder_decoder_slt.py",
     "long_videos_slt.py",
     "loading_slt.py",
     "losses_slt.py",
     "modeling_flallm.py",
     "pipeline_inputs_slt.py",
     "pipeline_slt.py",
+    "sign_encoder_slt.py",
     "systems.py",
-    "visual_encoder_flallm.py",
+    "translation_model_slt.py",
     "word_evidence_slt.py",
 }
 PROCESSOR_FILES = {
@@ -127,13 +136,15 @@ def test_the_visual_encoder_alone_is_saved_and_loads_with_auto_model(tmp_path):
     model = tiny_vision_model()
     model.save_pretrained(tmp_path)
     assert python_files(tmp_path) == {
-        "configuration_flallm.py",
+        "batch_norm_slt.py",
+        "configuration_encoder_frames_slt.py",
+        "encoder_frames_slt.py",
         "hub_card_slt.py",
         "loading_slt.py",
+        "sign_encoder_slt.py",
         "systems.py",
-        "visual_encoder_flallm.py",
     }
-    assert read_json(tmp_path / "config.json")["auto_map"]["AutoModel"] == "visual_encoder_flallm.FLaLLMVisionModel"
+    assert read_json(tmp_path / "config.json")["auto_map"]["AutoModel"] == "encoder_frames_slt.FLaLLMVisionModel"
     loaded = AutoModel.from_pretrained(tmp_path)
     assert type(loaded) is FLaLLMVisionModel
     pixels = random_batch([6])["pixel_values_videos"]

@@ -310,7 +310,7 @@ def test_the_fingerprint_of_the_code_is_of_files_that_make_features(monkeypatch)
     monkeypatch.setattr(feature_cache, "_what_code_does", lambda path: read.append(path.name) or "")
     feature_cache.fingerprint_of_code.__wrapped__()
     assert {
-        "video_processing_slt.py", "video_decoding_slt.py", "visual_encoder_flallm.py", "augmentation.py",
+        "video_processing_slt.py", "video_decoding_slt.py", "encoder_frames_slt.py", "augmentation.py",
         "data.py", "feature_cache.py",
     } <= set(read)  # fmt: skip
 

@@ -24,25 +24,36 @@ from modeling_flallm import (
 from processing import LlavaSltProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
-VISUAL_FILES = {
-    "configuration_flallm.py",
-    "configuration_llava_slt.py",
+ENCODER_FILES = {
+    "batch_norm_slt.py",
+    "configuration_encoder_frames_slt.py",
+    "configuration_encoder_words_slt.py",
+    "encoder_frames_slt.py",
+    "encoder_words_slt.py",
     "hub_card_slt.py",
     "loading_slt.py",
-    "losses_slt.py",
+    "sign_encoder_slt.py",
     "systems.py",
-    "visual_encoder_flallm.py",
-    "visual_encoder_llava_slt.py",
 }
-MODEL_FILES = VISUAL_FILES | {
+WITH_AN_ENCODER = ENCODER_FILES | {
+    "configuration_flallm.py",
+    "configuration_llava_slt.py",
+    "encoders_slt.py",
+    "losses_slt.py",
+}
+CONTRASTIVE_FILES = WITH_AN_ENCODER | {"modeling_llava_slt_contrastive.py"}
+MODEL_FILES = WITH_AN_ENCODER | {
+    "adapter_slt.py",
     "clip_translation_slt.py",
     "confidence_slt.py",
     "dataset_rows_slt.py",
     "hub_export_slt.py",
+    "language_prompted_slt.py",
     "long_videos_slt.py",
     "modeling_llava_slt.py",
     "pipeline_inputs_slt.py",
     "pipeline_slt.py",
+    "translation_model_slt.py",
     "word_evidence_slt.py",
 }
 PROCESSOR_FILES = {
@@ -159,14 +170,19 @@ def test_the_installed_pipeline_needs_no_trust(saved):
 
 
 def test_the_visual_side_is_saved_alone(tmp_path):
-    for model, class_ in (
-        (tiny_contrastive_model(memory_bank_size=3), LlavaSltForContrastivePreTraining),
-        (tiny_contrastive_model().vision_model, LlavaSltVisualEncoder),
+    for model, class_, file_name, files in (
+        (
+            tiny_contrastive_model(memory_bank_size=3),
+            LlavaSltForContrastivePreTraining,
+            "modeling_llava_slt_contrastive",
+            CONTRASTIVE_FILES,
+        ),
+        (tiny_contrastive_model().vision_model, LlavaSltVisualEncoder, "encoder_words_slt", ENCODER_FILES),
     ):
         folder = tmp_path / class_.__name__
         model.save_pretrained(folder)
-        assert python_files(folder) == VISUAL_FILES
-        assert read_config(folder)["auto_map"]["AutoModel"] == f"visual_encoder_llava_slt.{class_.__name__}"
+        assert python_files(folder) == files
+        assert read_config(folder)["auto_map"]["AutoModel"] == f"{file_name}.{class_.__name__}"
         loaded = AutoModel.from_pretrained(folder)
         assert type(loaded) is class_
         assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())

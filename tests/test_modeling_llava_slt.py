@@ -189,9 +189,9 @@ def test_beams_do_not_depend_on_the_batch_and_encode_each_video_once(name, monke
     num_clips = []
     forward = LlavaSltVisualEncoder.forward
 
-    def counted(self, pixels, mask=None):
-        num_clips.append(len(pixels))
-        return forward(self, pixels, mask)
+    def counted(self, **clips):
+        num_clips.append(len(clips["pixel_values_videos"]))
+        return forward(self, **clips)
 
     monkeypatch.setattr(LlavaSltVisualEncoder, "forward", counted)
     beams = model.generate(**batch, num_beams=3, num_return_sequences=2, max_new_tokens=5)
@@ -535,7 +535,7 @@ def test_wrong_text_models(tmp_path):
     FLaLLMForTranslation(tiny_config()).text_model.save_pretrained(tmp_path / "mbart")
     with error_texts(expected + "model type 'mbart'"):
         load(str(tmp_path), str(tmp_path / "mbart"), video_token_id=1)
-    with error_texts(f"Expected '{tmp_path}/nothing' to hold a visual encoder of LLaVA-SLT (a folder or Hub id"):
+    with error_texts(f"Expected '{tmp_path}/nothing' to hold a sign encoder (a folder or Hub id"):
         load(f"{tmp_path}/nothing", str(tmp_path), video_token_id=1)
     language_model = tmp_path / "language_model"
     AutoModelForCausalLM.from_config(tiny_language_model_config("llama")).save_pretrained(language_model)

@@ -220,8 +220,8 @@ def test_stage_two_needs_a_stage_one_checkpoint(tmp_path):
     save_text_model("bart", tmp_path / "text")
     (tmp_path / "empty").mkdir()
     expected = (
-        "Expected {!r} to be a stage-1 checkpoint (a folder or Hub id with a config.json of model type 'flallm' or "
-        "'flallm_vision')"
+        "Expected {!r} to hold a sign encoder (a folder or Hub id with the config.json of one, or of a model that has "
+        "one)"
     )
     reasons = {
         "empty": ", but it has no config.json that names a model type.",

@@ -22,6 +22,7 @@ from without_our_packages import run_without_our_packages
 
 import modeling_flallm.word_evidence_slt as word_evidence_file
 from modeling_flallm import SignLanguageTranslationPipeline
+from modeling_flallm.translation_model_slt import eager_twin
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor, decode_video
 
 TASK = "sign-language-translation"
@@ -483,7 +484,7 @@ def test_attention_is_what_generate_attends_to_and_follows_the_beams(text, imple
 
 def test_the_copy_that_attends_step_by_step_takes_no_memory_of_its_own():
     model = tiny_model().text_model
-    twin = word_evidence_file._eager_twin(model)
+    twin = eager_twin(model)
     for (name, own), (other_name, other) in zip(model.state_dict().items(), twin.state_dict().items(), strict=True):
         assert name == other_name and own.data_ptr() == other.data_ptr()
 

@@ -306,7 +306,7 @@ def test_a_missing_file(folder, capsys, name):
     "name",
     [
         "modeling_flallm.py",
-        "visual_encoder_flallm.py",
+        "encoder_frames_slt.py",
         "pipeline_slt.py",
         "dataset_rows_slt.py",
         "word_evidence_slt.py",

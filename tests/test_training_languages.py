@@ -31,7 +31,7 @@ def kind_and_tokenizer(request, tmp_path) -> tuple[str, Path]:
 
 
 def assert_generation_starts_as_training(kind: str, model: FLaLLMForTranslation, processor: FLaLLMProcessor) -> None:
-    labels = processor(text=SENTENCES)["labels"]
+    labels = processor(text_target=SENTENCES)["labels"]
     decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels)
     settings = model.generation_config
     assert decoder_input_ids[:, 0].tolist() == [settings.decoder_start_token_id] * len(labels)

@@ -83,8 +83,8 @@ def test_tokenizers_that_are_none(name, tmp_path, capsys):
 
 def test_stage_2_from_what_is_no_stage_1(tmp_path, capsys):
     expected = (
-        "Expected {!r} to be a stage-1 checkpoint (a folder or Hub id with a config.json of model type 'flallm' or "
-        "'flallm_vision'), {}"
+        "Expected {!r} to hold a sign encoder (a folder or Hub id with the config.json of one, or of a model that has "
+        "one), {}"
     )
     folder = str(language_model())
     argv = stage2_flags(tmp_path / "run", vision_model_name_or_path=folder)

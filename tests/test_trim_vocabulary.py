@@ -416,7 +416,7 @@ def test_both_stages_take_a_trimmed_checkpoint(family, tmp_path):
     assert stage1.config.text_config.vocab_size == len(new_ids)
     model = FLaLLMForTranslation.from_vision_text_pretrained(str(trained_model()), str(folder)).eval()
     videos = [str(path) for path in sorted((corpus() / "test").glob("*.mp4"))[:3]]
-    inputs = processor(videos=videos, text=text_of(family)[:3], return_tensors="pt")
+    inputs = processor(videos=videos, text_target=text_of(family)[:3], return_tensors="pt")
     loss = model(**inputs).loss
     loss.backward()
     assert torch.isfinite(loss) and inputs.pop("labels").max() < len(new_ids)

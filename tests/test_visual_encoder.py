@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from transformers import AutoModel
 
 from modeling_flallm import FLaLLMVisionConfig, FLaLLMVisionModel
-from modeling_flallm.visual_encoder_flallm import (
+from modeling_flallm.encoder_frames_slt import (
     SynchronizedBatchNorm1d,
     SynchronizedBatchNorm2d,
     TemporalConvolution,

@@ -123,7 +123,7 @@ def test_lora_also_changes_the_language_model(tmp_path):
     model, processor = load_trained(str(folder))
     base = LlavaSltForTranslation.from_pretrained(folder / "lora_base")
     with_adapter = PeftModel.from_pretrained(base, str(folder / "lora_adapter")).eval()
-    inputs = processor(videos=clips(), text=["this is it"] * 3, return_tensors="pt")
+    inputs = processor(videos=clips(), text_target=["this is it"] * 3, return_tensors="pt")
     with torch.no_grad():
         torch.testing.assert_close(with_adapter(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=1e-3)
     card = (folder / "lora_adapter" / "README.md").read_text(encoding="utf-8")
@@ -342,7 +342,7 @@ def test_the_folder_can_be_pushed_and_loads_by_auto_class(tmp_path, capsys):
     arguments = flags(model=trained_llava_slt(), repo_id="me/llava-slt", dry_run=True)
     assert push_to_hub.main(arguments) == 0
     printed = capsys.readouterr().out
-    for name in ("modeling_llava_slt.py", "processing_llava_slt.py", "visual_encoder_llava_slt.py", "tokenizer.json"):
+    for name in ("modeling_llava_slt.py", "processing_llava_slt.py", "encoder_words_slt.py", "tokenizer.json"):
         assert name in printed
     assert read_model_folder(trained_llava_slt(), "me/llava-slt").auto_class == "AutoModelForImageTextToText"
     assert isinstance(AutoModelForImageTextToText.from_pretrained(trained_llava_slt()), LlavaSltForTranslation)
@@ -371,12 +371,6 @@ def test_the_card_names_the_paper_the_stages_and_what_is_ours(tmp_path):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        (
-            {"vision_model_name_or_path": trained_model},
-            "to hold a visual encoder of LLaVA-SLT (a folder or Hub id with a config.json of model type "
-            "'llava_slt_contrastive', 'llava_slt_visual' or 'llava_slt'), got model type 'flallm'. Train stage 2 "
-            "first, or name its output folder.",
-        ),
         ({"vision_model_name_or_path": causal_language_model}, "got model type 'llama'. Train stage 2 first,"),
         ({"text_model_name_or_path": language_model}, "got model type 'mbart'"),
         (
@@ -396,7 +390,7 @@ def test_the_card_names_the_paper_the_stages_and_what_is_ours(tmp_path):
             "--cache_features cannot go together with --streaming: a stream keeps nothing. Leave out one of the two.",
         ),
     ],
-    ids=["FLa-LLM as encoder", "language model as encoder", "mBART", "swapped", "nothing", "prompt", "score", "stream"],
+    ids=["language model as encoder", "mBART", "swapped", "nothing", "prompt", "score", "stream"],
 )
 def test_mistakes(values, expected, tmp_path, capsys):
     arguments = tuning_flags(tmp_path / "run", **{name: value() for name, value in values.items()})

@@ -30,7 +30,7 @@ from modeling_flallm.own_processing import (
 )
 
 from ..arguments.data_arguments import DataArguments, DatasetArguments
-from ..corpora.corpus_tables import MOST_SECONDS, likely_delimiter, plain_name, split_of, without_separator_line
+from ..corpora.corpus_tables import MOST_SECONDS, csv_rows, plain_name, split_of
 from ..corpora.data_set_columns import (
     NUMBERS,
     WORDS,
@@ -460,10 +460,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
         if path.suffix.lower() == ".csv":
-            text, delimiter = without_separator_line(text)
-            text = text.lstrip("\r\n")
-            delimiter = delimiter or likely_delimiter(text.partition("\n")[0])
-            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+            rows = list(csv_rows(text, is_strict=True))
         else:
             rows = [json.loads(line) for line in io.StringIO(text, newline="") if line.strip()]
     except UnicodeDecodeError as error:
@@ -714,13 +711,14 @@ class TranslationCollator:
         tokenizer = self.processor.tokenizer
         usual = getattr(tokenizer, "tgt_lang", None)
         if set(languages) <= {usual}:
-            return self.processor(text=texts)["labels"]
+            return self.processor(text_target=texts)["labels"]
         labels: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         try:
             for language in dict.fromkeys(languages):
                 tokenizer.tgt_lang = language
                 rows = [row for row, other in enumerate(languages) if other == language]
-                for row, values in zip(rows, self.processor(text=[texts[row] for row in rows])["labels"], strict=True):
+                of_language = self.processor(text_target=[texts[row] for row in rows])["labels"]
+                for row, values in zip(rows, of_language, strict=True):
                     labels[row] = values[values != IGNORED_LABEL]
         finally:
             tokenizer.tgt_lang = usual
@@ -735,7 +733,7 @@ class PromptedTranslationCollator(TranslationCollator):
 
     def text_inputs(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         inputs = self.processor(
-            text=[item["text"] for item in items],
+            text_target=[item["text"] for item in items],
             num_visual_tokens=[self._num_visual_tokens(item) for item in items],
             spoken_language=[
                 language_in_prompt(item["spoken_language"], self.processor.spoken_language) for item in items

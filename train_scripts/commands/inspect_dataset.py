@@ -12,7 +12,6 @@ clip is decoded to its end. What is broken is named and stops nothing; the exit 
 """
 
 import csv
-import io
 import json
 import sys
 from collections import Counter, defaultdict
@@ -25,8 +24,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from modeling_flallm.configuration_flallm import FLaLLMVisionConfig
+from modeling_flallm.encoder_frames_slt import LocalTemporalModule
 from modeling_flallm.own_processing import FLaLLMVideoProcessor, is_video_file
-from modeling_flallm.visual_encoder_flallm import LocalTemporalModule
 
 from ..arguments.command_arguments import InspectArguments
 from ..arguments.command_line import run_command
@@ -35,7 +34,7 @@ from ..arguments.dataclass_parser import read_yaml
 from ..arguments.flag_values import check_new_folder
 from ..clips.data import check_is_of_hub, find_metadata, find_split_folder, load_from_hub, without_bytes
 from ..corpora.corpus_schema import SPLITS, Problem
-from ..corpora.corpus_tables import likely_delimiter, split_of, without_separator_line
+from ..corpora.corpus_tables import csv_rows, split_of
 from ..corpora.data_set_columns import by_our_names, check_split, our_names, say_unused, unused
 from ..corpora.inspected_clips import Clip, Corpus, measure_clips
 from ..corpora.inspection_page import MAX_NUM_TOKENS, format_text, render_page, spread_of
@@ -113,10 +112,9 @@ def _read_rows(path: Path, split: str, errors: list[Problem]) -> list[tuple[int,
         errors.append(Problem(f"{split}/{path.name}", f"is not UTF-8 text: {error}"))
         text = content.decode("utf-8-sig", errors="replace")
     rows = []
-    text, delimiter = without_separator_line(text)
-    delimiter = delimiter or likely_delimiter(text.lstrip("\r\n").partition("\n")[0])
-    read: Iterator[Any] = csv.DictReader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter)
-    if path.suffix.lower() != ".csv":
+    if path.suffix.lower() == ".csv":
+        read: Iterator[Any] = csv_rows(text, is_strict=False)
+    else:
         read = (_json_object(line) for line in text.split("\n") if line.strip())
     number = 0
     while True:

@@ -8,7 +8,7 @@ import torch
 from transformers import MBartConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_flallm import FLaLLMVisionConfig
-from modeling_flallm.visual_encoder_flallm import RESNET_STAGES
+from modeling_flallm.encoder_frames_slt import RESNET_STAGES
 
 from .damaged_models import read_config
 from .imported_weights import (

@@ -40,7 +40,7 @@ def load_to_translate(
     else:
         model, processor = load_trained(name_or_path, dtype=chosen)
         model.to(device)
-    model.vision_model.backbone.choose_memory_format()
+    model.vision_model.choose_memory_format()
     return model, processor
 
 
@@ -49,7 +49,7 @@ def quantize_on_cpu(model: PreTrainedModel) -> None:
     Replace, in place, the linear layers of the float32 language model by those of torch that hold int8 weights and
     round their inputs to int8 as they come. The model cannot be trained or saved after that.
     """
-    text_model = getattr(model, model.text_model_name)
+    text_model = model.get_text_model()
     head = model.get_output_embeddings()
     linear = {
         name

@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import (
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
     set_seed,
 )
 
-from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, VideoArguments
@@ -40,7 +38,6 @@ from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import save_adapter, write_adapter_card
 from ..hub.training_run import add_run_scores, complete_run, describe_run
-from ..languages.target_languages import language_ids
 from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
@@ -85,26 +82,6 @@ def build_video_processor(video: VideoArguments) -> FLaLLMVideoProcessor:
 
 def build_processor(video: VideoArguments, tokenizer: PreTrainedTokenizerBase) -> FLaLLMProcessor:
     return FLaLLMProcessor(video_processor=build_video_processor(video), tokenizer=tokenizer)
-
-
-def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTokenizerBase, num_beams: int) -> None:
-    """
-    Make `generate` start as training starts. mBART moves the language code at the end of the labels to the front,
-    NLLB has it first in the labels, others have none: what the labels of a real sentence look like decides.
-    """
-    labels = tokenizer(text_target="a", return_tensors="pt")["input_ids"]
-    decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels)
-    first_label = int(labels[0, 0])
-    model.generation_config = GenerationConfig(
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=int(decoder_input_ids[0, 0]),
-        forced_bos_token_id=first_label if first_label in language_ids(tokenizer).values() else None,
-        num_beams=num_beams,
-        # sltbaselines' limit. Not as max_new_tokens, over which --generation_max_length would have no power.
-        max_length=min(150, model.get_max_num_target_tokens() or 150),
-    )
 
 
 def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:
@@ -249,7 +226,7 @@ def _weights_without_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
 
 def prepare_visual_encoder(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
     """The CNN in the memory order of its convolutions, which then reorder nothing, over so many frames at a time."""
-    model.vision_model.backbone.choose_memory_format()
+    model.vision_model.choose_memory_format()
     model.vision_model.frames_per_chunk = training.frames_per_chunk
 
 

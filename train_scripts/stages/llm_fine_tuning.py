@@ -29,8 +29,9 @@ from ..arguments.data_arguments import VideoArguments
 from ..arguments.stage_arguments import LLMFineTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..runs.damaged_models import reading_model
+from ..runs.generation_defaults import set_generation_defaults
 from ..runs.tokenizers import load_tokenizer
-from ..runs.training import build_processor, run_training, set_generation_defaults
+from ..runs.training import build_processor, run_training
 
 COMMAND = COMMANDS["train llm-fine-tuning"]
 # Every linear layer of the text model but its output layer, whatever the text model calls them.
@@ -56,7 +57,7 @@ def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tup
     if arguments.freeze_visual_encoder:
         model.freeze_visual_encoder()
     if arguments.lora:
-        model = _with_lora(model, arguments)
+        model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
     return model, build_processor(video, tokenizer)
 
 
@@ -70,13 +71,6 @@ def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:
     for name in ("dropout", "dropout_rate"):
         if hasattr(model.config.text_config, name):
             setattr(model.config.text_config, name, probability)
-
-
-def _with_lora(model: FLaLLMForTranslation, arguments: LLMFineTuningArguments) -> PreTrainedModel:
-    whole = ["adapter"] + (["word_presence_head"] if arguments.word_presence_loss_weight else [])
-    if not arguments.freeze_visual_encoder:
-        whole.append("vision_model")
-    return get_peft_model(model, arguments.lora_config(**LORA_LAYERS, modules_to_save=whole))
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:

@@ -1,34 +1,28 @@
 """
-The visual side of LLaVA-SLT (https://arxiv.org/abs/2412.16524): the hierarchical visual encoder and its contrastive
-pretraining.
-
-    frames -> frame tokens -> word-like tokens -> sentence
-
-The paper's abstract says that the encoder is hierarchical, that it is aligned with a large pretrained text encoder, and
-that its intermediate level is word-like and compatible with the language model's token embeddings. How is ours:
-
-- frame level: FLa-LLM's visual encoder, one token per frame;
-- word level: a strided convolution over windows of frames, then transformer layers over the windows. Aligned with the
-  token embeddings of the words that the sentence contains, which needs no gloss;
-- sentence level: attention pooling over the word-like tokens. Aligned with the sentence's embedding by InfoNCE.
+Visual contrastive pretraining, stage 2 of LLaVA-SLT (https://arxiv.org/abs/2412.16524): the sign encoder learns from
+frozen text embeddings. Its word-like tokens are aligned with the language model's embeddings of the words that the
+sentence contains, which needs no gloss, and its vector of the whole clip with the embedding of the sentence.
 """
 
 import math
-from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as distributed
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_llava_slt import LlavaSltContrastiveConfig, LlavaSltVisualConfig
-from .hub_card_slt import TAGS, SentWithACard
+from .batch_norm_slt import several_processes
+from .configuration_llava_slt import LlavaSltContrastiveConfig
+from .encoders_slt import build_sign_encoder
+from .hub_card_slt import SentWithACard
 from .loading_slt import LoadedWhole
 from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
-from .visual_encoder_flallm import FLaLLMVisionModel, Frames, VisualEncoderMixin, length_mask, several_processes
+from .sign_encoder_slt import SignEncoderOutput
+from .systems import TAGS
 
 # CLIP's limit: a sharper contrast than one hundred to one is not stable.
 LARGEST_LOGIT_SCALE = 100.0
@@ -36,190 +30,6 @@ LARGEST_LOGIT_SCALE = 100.0
 WORD_LOGIT_SCALE = 10.0
 # Two computations of one sentence's embedding differ by less, two sentences by more.
 LARGEST_DISTANCE_OF_EQUALS = 1e-3
-
-
-@dataclass
-class LlavaSltVisualEncoderOutput(ModelOutput):
-    """
-    Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch, words, word_hidden_size)`):
-            Word-like tokens; 0 behind the end of a clip.
-        attention_mask (`torch.LongTensor` of shape `(batch, words)`):
-            1 for the tokens of the clip, 0 for padding.
-        pooler_output (`torch.FloatTensor` of shape `(batch, word_hidden_size)`):
-            The sentence level: a weighted mean of the clip's word-like tokens.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    attention_mask: torch.LongTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-
-
-class WordLevel(nn.Module):
-    """
-    `(batch, frames, frame hidden size)` and lengths -> `(batch, words, word_hidden_size)` and word lengths.
-
-    Word i sees the frames around frame i * stride. Behind the end of a clip the frame tokens are 0, which is the zero
-    padding that the clip would meet alone.
-    """
-
-    def __init__(self, config: LlavaSltVisualConfig):
-        super().__init__()
-        self.stride = config.word_window_stride
-        self.frames_in_front = (config.word_window_size - 1) // 2
-        self.frames_behind = config.word_window_size - 1 - self.frames_in_front
-        width = config.word_hidden_size
-        self.windows = nn.Conv1d(config.frame_config.hidden_size, width, config.word_window_size, self.stride)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                width,
-                config.word_attention_heads,
-                config.word_feed_forward_size,
-                config.dropout,
-                activation="gelu",
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(config.word_layers)
-        )
-        # Each layer begins as the identity. One that mixes the windows before they show anything keeps the word level
-        # on how frequent words are.
-        for layer in self.layers:
-            layer.self_attn.out_proj.starts_at_zero = layer.linear2.starts_at_zero = True
-        self.norm = nn.LayerNorm(width)
-        self.gradient_checkpointing = False
-
-    def get_num_tokens(self, num_frames: Frames) -> Frames:
-        return (num_frames + self.stride - 1) // self.stride
-
-    def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        padded = nn.functional.pad(frames.transpose(1, 2), (self.frames_in_front, self.frames_behind))
-        hidden = self.windows(padded).transpose(1, 2)  # (batch, words, width)
-        hidden = hidden + _sinusoidal_positions(*hidden.shape[1:], hidden.device).to(hidden.dtype)
-        num_words = self.get_num_tokens(lengths)
-        is_real = length_mask(num_words, hidden.shape[1])
-        for layer in self.layers:
-            hidden = self._run_layer(layer, hidden, ~is_real)
-        return self.norm(hidden).masked_fill(~is_real[..., None], 0), num_words
-
-    def _run_layer(self, layer: nn.Module, hidden: torch.Tensor, is_padding: torch.Tensor) -> torch.Tensor:
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(layer.__call__, hidden, None, is_padding)
-        return layer(hidden, src_key_padding_mask=is_padding)
-
-
-def _sinusoidal_positions(length: int, width: int, device: torch.device) -> torch.Tensor:
-    """`(length, width)`, as in "Attention is all you need": any length, and nothing to be learned."""
-    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
-    angles = torch.arange(length, device=device)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
-
-
-class SentenceLevel(nn.Module):
-    """Attention pooling over the real words: `(batch, words, width)` and mask `(batch, words)` -> `(batch, width)`."""
-
-    def __init__(self, config: LlavaSltVisualConfig):
-        super().__init__()
-        self.importance = nn.Linear(config.word_hidden_size, 1)
-
-    def forward(self, words: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
-        importance = self.importance(words).float().squeeze(2).masked_fill(~is_real, -torch.inf)
-        return (importance.softmax(1).to(words.dtype)[..., None] * words).sum(1)
-
-
-class LlavaSltPreTrainedModel(SentWithACard, LoadedWhole, PreTrainedModel):
-    """How the new weights of LLaVA-SLT begin."""
-
-    hub_tags = (*TAGS, "llava-slt")
-    input_modalities = ("video",)
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if getattr(module, "starts_at_zero", False):
-            init.zeros_(module.weight)
-        elif isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-        elif isinstance(module, nn.Conv1d):
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-class LlavaSltVisualEncoder(VisualEncoderMixin, LlavaSltPreTrainedModel):
-    """
-    Frames to word-like tokens and to one vector for the sentence, see the top of this file.
-
-    Only real frames go through the CNN, and no output depends on padding. With `frozen` set (see `freeze`), weights and
-    BatchNorm statistics stay as they are, also after `.train()`, dropout is off and no gradient is computed.
-    """
-
-    config_class = LlavaSltVisualConfig
-    base_model_prefix = "vision_model"
-    main_input_name = "pixel_values_videos"
-    # See `FLaLLMVisionModel`.
-    _no_split_modules = ("LlavaSltVisualEncoder", "WordLevel", "SentenceLevel")
-    # It can be loaded from a whole model, too, and leaves the rest of that where it is.
-    _keys_to_ignore_on_load_unexpected = (
-        r"^(language_model|connector|sentence_projection|word_projection)\.",
-        r"^(logit_scale|word_logit_scale|word_logit_bias|word_targets|memory_bank|num_remembered)$",
-    )
-
-    def __init__(self, config: LlavaSltVisualConfig):
-        super().__init__(config)
-        self.frame_encoder = FLaLLMVisionModel(config.frame_config)
-        self.word_level = WordLevel(config)
-        self.sentence_level = SentenceLevel(config)
-        self.post_init()
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The CNN of the frame level."""
-        return self.frame_encoder.backbone
-
-    @property
-    def frames_per_chunk(self) -> int | None:
-        """See `FLaLLMVisionModel`."""
-        return self.frame_encoder.frames_per_chunk
-
-    @frames_per_chunk.setter
-    def frames_per_chunk(self, value: int | None) -> None:
-        self.frame_encoder.frames_per_chunk = value
-
-    def load_imagenet_weights(self) -> None:
-        """See `FLaLLMVisionModel.load_imagenet_weights`."""
-        self.frame_encoder.load_imagenet_weights()
-
-    def get_num_tokens(self, num_frames: Frames) -> Frames:
-        return self.word_level.get_num_tokens(num_frames)
-
-    def get_centre_and_spacing(self) -> tuple[float, float]:
-        # Windows lie around the frames 0, stride, ...; the middle of an even one is half a frame behind.
-        return (self.word_level.frames_behind - self.word_level.frames_in_front) / 2, self.word_level.stride
-
-    def forward(
-        self,
-        pixel_values_videos: torch.FloatTensor,
-        pixel_attention_mask: torch.LongTensor | None = None,
-    ) -> LlavaSltVisualEncoderOutput:
-        r"""
-        Args:
-            pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`):
-                Normalised frames, padded at the end of a clip.
-            pixel_attention_mask (`torch.LongTensor` of shape `(batch, frames)`, *optional*):
-                1 for real frames, 0 for padding behind them. Default: all are real.
-
-        Raises:
-            ValueError: as `FLaLLMVisionModel`.
-        """
-        with torch.no_grad() if self.frozen else nullcontext():
-            frames = self.frame_encoder(pixel_values_videos, pixel_attention_mask)
-            words, num_words = self.word_level(frames.last_hidden_state, frames.attention_mask.sum(1))
-            is_real = length_mask(num_words, words.shape[1])
-            sentence = self.sentence_level(words, is_real)
-        return LlavaSltVisualEncoderOutput(
-            last_hidden_state=words, attention_mask=is_real.long(), pooler_output=sentence
-        )
 
 
 @dataclass
@@ -248,7 +58,7 @@ class LlavaSltContrastiveOutput(ModelOutput):
     word_logits: torch.FloatTensor | None = None
 
 
-class LlavaSltForContrastivePreTraining(LlavaSltPreTrainedModel):
+class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedModel):
     """
     Stage 2 of LLaVA-SLT: the visual encoder learns from frozen text embeddings. How, beyond "contrastive", is ours.
 
@@ -267,13 +77,18 @@ class LlavaSltForContrastivePreTraining(LlavaSltPreTrainedModel):
     config_class = LlavaSltContrastiveConfig
     base_model_prefix = "llava_slt_contrastive"
     main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    hub_tags = (*TAGS, "llava-slt")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
     # The loss is a mean over clips: the Trainer must average over accumulated batches itself.
     accepts_loss_kwargs = False
 
     def __init__(self, config: LlavaSltContrastiveConfig):
         super().__init__(config)
-        width = config.vision_config.word_hidden_size
-        self.vision_model = LlavaSltVisualEncoder(config.vision_config)
+        width = config.vision_config.hidden_size
+        self.vision_model = build_sign_encoder(config.vision_config)
         self.sentence_projection = nn.Linear(width, config.sentence_target_size)
         self.logit_scale = nn.Parameter(torch.empty(()))
         if config.word_vocabulary_size and config.word_alignment_weight:
@@ -288,6 +103,8 @@ class LlavaSltForContrastivePreTraining(LlavaSltPreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
         if module is not self:
             return
         init.constant_(self.logit_scale, -math.log(self.config.temperature_init))
@@ -320,17 +137,19 @@ class LlavaSltForContrastivePreTraining(LlavaSltPreTrainedModel):
             )
         self.word_targets.copy_(embeddings)
 
+    @can_return_tuple
     def forward(
         self,
-        pixel_values_videos: torch.FloatTensor,
+        pixel_values_videos: torch.FloatTensor | None = None,
         pixel_attention_mask: torch.LongTensor | None = None,
         sentence_embeddings: torch.FloatTensor | None = None,
         word_ids: torch.LongTensor | None = None,
+        **kwargs: Any,
     ) -> LlavaSltContrastiveOutput:
         r"""
         Args:
-            pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`):
-                Normalised frames, padded at the end of a clip.
+            pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`, *optional*):
+                Normalised frames, padded at the end of a clip, for sign encoders that read frames.
             pixel_attention_mask (`torch.LongTensor` of shape `(batch, frames)`, *optional*):
                 1 for real frames. Default: all are real.
             sentence_embeddings (`torch.FloatTensor` of shape `(batch, sentence_target_size)`, *optional*):
@@ -338,11 +157,19 @@ class LlavaSltForContrastivePreTraining(LlavaSltPreTrainedModel):
             word_ids (`torch.LongTensor` of shape `(batch, words)`, *optional*):
                 The tokens of each sentence as rows of `word_targets`; -100 is padding. Needed for the loss where the
                 model has a word level.
+            kwargs: what else the sign encoder reads, by its `input_names`.
 
         Raises:
-            ValueError: for wrong shapes, or missing or unknown words.
+            ValueError: for wrong shapes, missing or unknown words, inputs that the sign encoder does not read, or one
+                that gives no vector of the whole clip.
         """
-        vision_output = self.vision_model(pixel_values_videos, pixel_attention_mask)
+        named = {"pixel_values_videos": pixel_values_videos, "pixel_attention_mask": pixel_attention_mask}
+        vision_output = self.vision_model(**self.vision_model.given_inputs({**named, **kwargs}))
+        if vision_output.pooler_output is None:
+            raise ValueError(
+                "Contrastive pretraining needs a sign encoder with a `pooler_output`, one vector for the whole clip, "
+                f"and {type(self.vision_model).__name__} gives none. `LlavaSltVisualEncoder` does."
+            )
         videos = nn.functional.normalize(self.sentence_projection(vision_output.pooler_output).float(), dim=-1)
         if sentence_embeddings is None:
             return LlavaSltContrastiveOutput(video_embeddings=videos)
@@ -415,7 +242,7 @@ class LlavaSltForContrastivePreTraining(LlavaSltPreTrainedModel):
         self.memory_bank[places] = sentences.to(self.memory_bank.dtype)
         self.num_remembered += len(sentences)
 
-    def _word_logits(self, vision_output: LlavaSltVisualEncoderOutput) -> torch.Tensor:
+    def _word_logits(self, vision_output: SignEncoderOutput) -> torch.Tensor:
         words = nn.functional.normalize(self.word_projection(vision_output.last_hidden_state).float(), dim=-1)
         targets = nn.functional.normalize(self.word_targets.float(), dim=-1)
         scale = self.word_logit_scale.float().exp().clamp(max=LARGEST_LOGIT_SCALE)
@@ -461,9 +288,4 @@ def _gather(rows: torch.Tensor) -> torch.Tensor:
     return _GatherClips.apply(rows, [int(count) for count in counts])
 
 
-__all__ = [
-    "LlavaSltContrastiveOutput",
-    "LlavaSltForContrastivePreTraining",
-    "LlavaSltVisualEncoder",
-    "LlavaSltVisualEncoderOutput",
-]
+__all__ = ["LlavaSltContrastiveOutput", "LlavaSltForContrastivePreTraining"]

@@ -7,7 +7,7 @@ import torch
 from accelerate import infer_auto_device_map
 from tiny_models import tiny_contrastive_model, tiny_llava_slt, tiny_model, tiny_vision_model
 
-from modeling_flallm.visual_encoder_flallm import checked_visual_mask
+from modeling_flallm.sign_encoder_slt import checked_visual_mask
 
 
 @pytest.mark.parametrize("size, stride", [(1, 1), (3, 2), (4, 2), (5, 3), (8, 2)])

@@ -1,25 +1,25 @@
-"""The visual encoder of FLa-LLM (https://arxiv.org/abs/2403.12556, section 3.1): ResNet per frame, then time."""
+"""Sign encoder of frames (FLa-LLM, https://arxiv.org/abs/2403.12556, section 3.1): ResNet per frame, then time."""
 
-import itertools
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import partial
-from typing import Self, TypeVar
 
 import torch
 import torch.distributed as distributed
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
-from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import can_return_tuple
 
-from .configuration_flallm import FLaLLMVisionConfig
-from .hub_card_slt import SentWithACard
-from .loading_slt import LoadedWhole
+from .batch_norm_slt import (
+    SynchronizedBatchNorm1d,
+    SynchronizedBatchNorm2d,
+    running_statistics_kept,
+    several_processes,
+)
+from .configuration_encoder_frames_slt import FLaLLMVisionConfig
+from .sign_encoder_slt import Length, SignEncoder, SignEncoderOutput, checked_mask, is_exporting, length_mask
 
 RESNET_STAGES = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -34,179 +34,6 @@ FRAMES_PER_CHUNK_ON_CPU = 32
 # With fewer channels, torch's strided convolutions corrupt memory in their backward pass when their frames lie in
 # channels_last, on a processor without AVX-512 (torch 2.14.1; seen for 2 to 7 channels).
 LEAST_CHANNELS_FOR_CHANNELS_LAST = 8
-# A number of frames or tokens, or a tensor of them, one for each clip.
-Frames = TypeVar("Frames", int, torch.Tensor)
-
-
-@dataclass
-class FLaLLMVisionModelOutput(ModelOutput):
-    """
-    Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`):
-            Visual tokens; 0 behind the end of a clip.
-        attention_mask (`torch.LongTensor` of shape `(batch, tokens)`):
-            1 for the tokens of the clip, 0 for padding.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    attention_mask: torch.LongTensor | None = None
-
-
-def several_processes() -> bool:
-    """Whether this is one of several processes that train together."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-class _BatchNormOverProcesses(torch.autograd.Function):
-    """
-    Batch norm by the statistics of the global batch, with its gradient. Kept for the backward pass are the values as
-    they came and a few numbers for each channel, as torch does in one process. `mean` and `variance` are
-    constants here: what depends on them is added in the backward pass.
-    """
-
-    @staticmethod
-    def forward(ctx, values, weight, bias, mean, variance, count, epsilon):
-        ctx.save_for_backward(values, weight, mean, variance)
-        ctx.count, ctx.epsilon = count, epsilon
-        return _normalised(values, weight, bias, mean, variance, epsilon)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        values, weight, mean, variance = ctx.saved_tensors
-        gradient_of_values = gradient
-        sums = mean.new_zeros(2, len(mean))
-        if values.numel():
-            gradient_of_values, *own_sums = torch.ops.aten.native_batch_norm_backward(
-                gradient, values, weight, mean, variance, None, None, False, ctx.epsilon, [True, True, True]
-            )
-            sums = torch.stack(own_sums)
-        gradient_of_weight, gradient_of_bias = sums.clone()
-        distributed.all_reduce(sums)
-        through_variance, through_mean = -weight * (variance + ctx.epsilon).rsqrt() * sums / ctx.count
-        gradient_of_values = gradient_of_values + _normalised(
-            values, through_variance, through_mean, mean, variance, ctx.epsilon
-        )
-        return gradient_of_values, gradient_of_weight, gradient_of_bias, None, None, None, None
-
-
-def _normalised(
-    values: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    mean: torch.Tensor,
-    variance: torch.Tensor,
-    epsilon: float,
-) -> torch.Tensor:
-    """`(values - mean) / sqrt(variance + epsilon) * weight + bias` for each channel, in the dtype of the values."""
-    if not values.numel():
-        return values.clone()
-    return torch.native_batch_norm(values, weight, bias, mean, variance, False, 0.0, epsilon)[0]
-
-
-class _SynchronizedBatchNorm:
-    """
-    Mixin for `nn.BatchNorm1d` and `nn.BatchNorm2d`: in training under several processes the statistics are those of the
-    whole global batch, so that two processes train what one would. On GPUs that is torch's SyncBatchNorm, which refuses
-    CPU tensors.
-
-    A batch with one value for each channel has no variance: it is normalised by the running statistics, which it leaves
-    as they are.
-    """
-
-    # What torch's SyncBatchNorm asks of its layer.
-    process_group = None
-    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return super().forward(values)
-        if not several_processes():
-            return self._by_running_statistics(values) if _has_one_value(values) else super().forward(values)
-        if values.device.type == "cpu":
-            return self._forward_synchronized(values)
-        return self._forward_on_gpus(values)
-
-    def _by_running_statistics(self, values: torch.Tensor) -> torch.Tensor:
-        return nn.functional.batch_norm(
-            values, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-        )
-
-    def _forward_on_gpus(self, values: torch.Tensor) -> torch.Tensor:
-        if values.numel() > values.shape[1]:
-            return nn.SyncBatchNorm.forward(self, values)
-        # It may be that all processes together have one value: torch's running variance is then 0 / 0.
-        kept = [statistic.clone() for statistic in (self.running_mean, self.running_var)]
-        normalised = nn.SyncBatchNorm.forward(self, values)
-        is_number = self.running_var.isfinite()
-        for statistic, before in zip((self.running_mean, self.running_var), kept, strict=True):
-            statistic.copy_(torch.where(is_number, statistic, before))
-        return normalised
-
-    def _forward_synchronized(self, values: torch.Tensor) -> torch.Tensor:
-        mean, variance, count = _statistics_over_processes(values)
-        if count <= 1:
-            return self._by_running_statistics(values)
-        self._update_running_statistics(mean, variance * count / (count - 1))
-        dtype = torch.promote_types(values.dtype, torch.float32)
-        weight, bias, mean, variance = (each.to(dtype) for each in (self.weight, self.bias, mean, variance))
-        return _BatchNormOverProcesses.apply(values, weight, bias, mean, variance, count, self.eps)
-
-    @torch.no_grad()
-    def _update_running_statistics(self, mean: torch.Tensor, unbiased_variance: torch.Tensor) -> None:
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), self.momentum)
-
-
-def _has_one_value(values: torch.Tensor) -> bool:
-    """Of each channel."""
-    return values.numel() == values.shape[1]
-
-
-@torch.no_grad()
-def _statistics_over_processes(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """
-    -> mean and variance `(channels,)` over the values of all processes, in float64, and how many values a channel has.
-
-    Each process takes the variance about its own mean. The two moments of the whole are then sums in float64, in which
-    nothing is lost that float32 had.
-    """
-    num_channels = values.shape[1]
-    num_values = values.numel() // num_channels
-    moments = torch.zeros(2 * num_channels + 1, dtype=torch.float64)
-    if num_values:
-        exact_values = values.to(torch.promote_types(values.dtype, torch.float32))
-        variance, mean = torch.var_mean(exact_values, [0, *range(2, values.ndim)], correction=0)
-        mean_of_squares = variance.double() + mean.double().square()
-        moments = num_values * torch.cat([mean.double(), mean_of_squares, moments.new_ones(1)])
-    distributed.all_reduce(moments)
-    count = int(moments[-1])
-    mean, mean_of_squares = (moments[:-1] / max(count, 1)).view(2, num_channels)
-    return mean, (mean_of_squares - mean.square()).clamp(min=0), count
-
-
-class SynchronizedBatchNorm1d(_SynchronizedBatchNorm, nn.BatchNorm1d):
-    """`nn.BatchNorm1d` over the global batch."""
-
-
-class SynchronizedBatchNorm2d(_SynchronizedBatchNorm, nn.BatchNorm2d):
-    """`nn.BatchNorm2d` over the global batch."""
-
-
-@contextmanager
-def _running_statistics_kept(module: nn.Module):
-    """Batch norms below `module` leave their running statistics alone: a recomputed forward must not count twice."""
-    batch_norms = [layer for layer in module.modules() if isinstance(layer, _SynchronizedBatchNorm)]
-    kept = [(layer, layer.momentum, layer.num_batches_tracked.clone()) for layer in batch_norms]
-    for layer in batch_norms:
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum, num_batches_tracked in kept:
-            layer.momentum = momentum
-            layer.num_batches_tracked.copy_(num_batches_tracked)
 
 
 class FrameBackbone(nn.Module):
@@ -263,7 +90,7 @@ class FrameBackbone(nn.Module):
         if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
             return stage(hidden)
         return self._gradient_checkpointing_func(
-            stage.__call__, hidden, context_fn=lambda: (nullcontext(), _running_statistics_kept(stage))
+            stage.__call__, hidden, context_fn=lambda: (nullcontext(), running_statistics_kept(stage))
         )
 
 
@@ -283,12 +110,15 @@ class TemporalConvolution(nn.Module):
         norm = SynchronizedBatchNorm1d if config.temporal_norm == "batch_norm" else nn.LayerNorm
         self.norm = norm(out_channels)
 
-    def get_num_tokens(self, num_frames: Frames) -> Frames:
+    def get_num_tokens(self, num_frames: Length) -> Length:
         return num_frames - self.shrinks_by
 
     def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         hidden = self.convolution(hidden).transpose(1, 2)  # (batch, time, channels)
         mask = length_mask(self.get_num_tokens(lengths), hidden.shape[1])
+        if is_exporting(self):
+            normalised = self.norm(hidden.flatten(0, 1)).unflatten(0, mask.shape)
+            return torch.relu(normalised).masked_fill(~mask[..., None], 0).transpose(1, 2)
         packed = torch.relu(self.norm(hidden[mask]))  # (real positions, channels)
         return torch.zeros_like(hidden, dtype=packed.dtype).masked_scatter(mask[..., None], packed).transpose(1, 2)
 
@@ -300,7 +130,7 @@ class TemporalPooling(nn.Module):
         super().__init__()
         self.factor = factor
 
-    def get_num_tokens(self, num_frames: Frames) -> Frames:
+    def get_num_tokens(self, num_frames: Length) -> Length:
         return num_frames // self.factor
 
     def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -330,7 +160,7 @@ class LocalTemporalModule(nn.Module):
             )
         self.blocks = nn.ModuleList(blocks)
 
-    def get_num_tokens(self, num_frames: Frames) -> Frames:
+    def get_num_tokens(self, num_frames: Length) -> Length:
         """Length after the module."""
         length = self._padded_length(num_frames)
         for block in self.blocks:
@@ -338,7 +168,7 @@ class LocalTemporalModule(nn.Module):
         return length
 
     def get_centre_and_spacing(self) -> tuple[float, float]:
-        """See `VisualEncoderMixin`. Convolutions without padding shift the tokens, pooling spreads them."""
+        """See `SignEncoder`. Convolutions without padding shift the tokens, pooling spreads them."""
         centre, spacing = -REPLICATED_FRAMES_IN_FRONT if self.replicates else 0, 1
         for block in self.blocks:
             if isinstance(block, TemporalPooling):
@@ -348,7 +178,7 @@ class LocalTemporalModule(nn.Module):
                 centre += spacing * block.shrinks_by / 2
         return centre, spacing
 
-    def _padded_length(self, num_frames: Frames) -> Frames:
+    def _padded_length(self, num_frames: Length) -> Length:
         if not self.replicates:
             return num_frames
         return (num_frames + self.stride - 1) // self.stride * self.stride + REPLICATED_FRAMES
@@ -365,82 +195,15 @@ class LocalTemporalModule(nn.Module):
     def _replicate_ends(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Repeat features, not pixels, so that the repeated frames cost no CNN work and enter no BatchNorm2d twice."""
         padded_lengths = self._padded_length(lengths)
-        positions = torch.arange(int(padded_lengths.max()), device=features.device) - REPLICATED_FRAMES_IN_FRONT
+        longest = self._padded_length(features.shape[1]) if is_exporting(self) else int(padded_lengths.max())
+        positions = torch.arange(longest, device=features.device) - REPLICATED_FRAMES_IN_FRONT
         source = positions[None].clamp(min=0).minimum(lengths[:, None] - 1)  # (batch, padded frames)
         features = features.gather(1, source[..., None].expand(-1, -1, features.shape[2]))
         mask = length_mask(padded_lengths, features.shape[1])
         return features * mask[..., None].to(features.dtype), padded_lengths
 
 
-def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
-    """`(batch,)` lengths -> boolean `(batch, max_length)`, True within the length."""
-    return torch.arange(max_length, device=lengths.device)[None] < lengths[:, None]
-
-
-def checked_mask(mask: torch.Tensor | None, values: torch.Tensor, name: str, dimensions: str) -> torch.Tensor:
-    """
-    The boolean mask `(batch, length)` of `values` `(batch, length, ...)`, all True without one.
-
-    Raises:
-        ValueError: for a mask of another shape, with the argument's `name` and what its `dimensions` are.
-    """
-    if mask is None:
-        return torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-    if mask.shape != values.shape[:2]:
-        raise ValueError(
-            f"`{name}` must have the shape {dimensions} = {tuple(values.shape[:2])}, got {tuple(mask.shape)}."
-        )
-    return mask.bool()
-
-
-def checked_visual_mask(
-    features: torch.Tensor, mask: torch.Tensor | None, hidden_size: int, tokens: str
-) -> torch.Tensor:
-    """
-    The boolean mask `(batch, tokens)` of `visual_features` and `visual_attention_mask` as a caller passed them.
-
-    Raises:
-        ValueError: for features of another shape than `(batch, tokens, hidden_size)`, or a mask of another shape. It
-            calls the tokens what `tokens` says.
-    """
-    if features.ndim != 3 or features.shape[2] != hidden_size:
-        raise ValueError(
-            f"`visual_features` must have the shape (batch, {tokens}, {hidden_size}), got {tuple(features.shape)}."
-        )
-    return checked_mask(mask, features, "visual_attention_mask", f"(batch, {tokens})")
-
-
-class VisualEncoderMixin:
-    """What the visual encoders of both systems can do beside encoding."""
-
-    frozen = False
-
-    def freeze(self) -> None:
-        """From now on no weight and no buffer of this model changes in training."""
-        self.frozen = True
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        return super().train(mode and not self.frozen)
-
-    def get_num_tokens(self, num_frames: Frames) -> Frames:
-        """Visual tokens of clips of so many frames; below 1 for clips that are too short."""
-        raise NotImplementedError
-
-    def get_centre_and_spacing(self) -> tuple[float, float]:
-        """
-        Where the visual tokens of a clip lie, in frames from its first: the middle of what the first token sees, and
-        the way from one token to the next. What is repeated in front of a clip lies before 0.
-        """
-        raise NotImplementedError
-
-    def get_min_num_frames(self) -> int:
-        """Frames of the shortest clip that gives a visual token."""
-        return next(num_frames for num_frames in itertools.count(1) if self.get_num_tokens(num_frames) >= 1)
-
-
-class FLaLLMVisionModel(SentWithACard, VisualEncoderMixin, LoadedWhole, PreTrainedModel):
+class FLaLLMVisionModel(SignEncoder):
     """
     ResNet on every frame, then the local temporal module (FLa-LLM, section 3.1).
 
@@ -456,7 +219,7 @@ class FLaLLMVisionModel(SentWithACard, VisualEncoderMixin, LoadedWhole, PreTrain
     """
 
     config_class = FLaLLMVisionConfig
-    base_model_prefix = "vision_model"
+    input_names = ("pixel_values_videos", "pixel_attention_mask")
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
@@ -465,20 +228,20 @@ class FLaLLMVisionModel(SentWithACard, VisualEncoderMixin, LoadedWhole, PreTrain
     _supports_flash_attn = True
     # `device_map="auto"` keeps it on one device in a whole model; alone, it may part where nothing is added or masked.
     _no_split_modules = ("FLaLLMVisionModel", "FrameBackbone", "LocalTemporalModule")
-    # It can be loaded from a whole model, too, and leaves the rest of that where it is.
-    _keys_to_ignore_on_load_unexpected = (r"^(text_model|adapter|word_presence_head)\.",)
 
     def __init__(self, config: FLaLLMVisionConfig):
         super().__init__(config)
         self.backbone = FrameBackbone(config)
         self.temporal_module = LocalTemporalModule(self.backbone.num_features, config)
-        self.frames_per_chunk: int | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Conv1d | nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def choose_memory_format(self) -> None:
+        self.backbone.choose_memory_format()
 
     def load_imagenet_weights(self) -> None:
         """
@@ -496,17 +259,18 @@ class FLaLLMVisionModel(SentWithACard, VisualEncoderMixin, LoadedWhole, PreTrain
         backbone_weights = {name: value for name, value in state_dict.items() if not name.startswith("fc.")}
         self.backbone.load_state_dict(backbone_weights, strict=True)
 
-    def get_num_tokens(self, num_frames: Frames) -> Frames:
+    def get_num_tokens(self, num_frames: Length) -> Length:
         return self.temporal_module.get_num_tokens(num_frames)
 
     def get_centre_and_spacing(self) -> tuple[float, float]:
         return self.temporal_module.get_centre_and_spacing()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.FloatTensor,
         pixel_attention_mask: torch.LongTensor | None = None,
-    ) -> FLaLLMVisionModelOutput:
+    ) -> SignEncoderOutput:
         r"""
         Args:
             pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`):
@@ -521,14 +285,23 @@ class FLaLLMVisionModel(SentWithACard, VisualEncoderMixin, LoadedWhole, PreTrain
         mask = self._checked_mask(pixel_values_videos, pixel_attention_mask)
         with torch.no_grad() if self.frozen else nullcontext():
             lengths = mask.sum(1)
-            self._check_lengths(lengths)
-            packed = self._encode_frames(pixel_values_videos, mask)
-            features = packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(
-                mask[..., None].to(packed.device), packed
-            )
+            if is_exporting(self):
+                features = self._encode_all_frames(pixel_values_videos, mask)
+            else:
+                self._check_lengths(lengths)
+                packed = self._encode_frames(pixel_values_videos, mask)
+                features = packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(
+                    mask[..., None].to(packed.device), packed
+                )
             hidden, num_tokens = self.temporal_module(features, lengths)
         attention_mask = length_mask(num_tokens, hidden.shape[1]).long()
-        return FLaLLMVisionModelOutput(last_hidden_state=hidden, attention_mask=attention_mask)
+        return SignEncoderOutput(last_hidden_state=hidden, attention_mask=attention_mask)
+
+    def _encode_all_frames(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`(batch, frames, 3, height, width)` -> `(batch, frames, features)`, 0 for padding."""
+        frames = pixels.flatten(0, 1).to(self.backbone.conv1.weight.dtype)
+        features = self.backbone(frames.contiguous(memory_format=self.backbone.memory_format))
+        return features.unflatten(0, mask.shape).masked_fill(~mask[..., None], 0)
 
     def _encode_frames(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`(batch, frames, 3, height, width)` -> `(real frames, features)`, in the order of the mask."""
@@ -542,7 +315,7 @@ class FLaLLMVisionModel(SentWithACard, VisualEncoderMixin, LoadedWhole, PreTrain
                 checkpoint,
                 encode_chunk,
                 use_reentrant=False,
-                context_fn=lambda: (nullcontext(), _running_statistics_kept(self.backbone)),
+                context_fn=lambda: (nullcontext(), running_statistics_kept(self.backbone)),
             )
         packed = torch.cat([encode_chunk(pixels, places[index::num_chunks]) for index in range(num_chunks)])
         positions = torch.arange(len(places), device=places.device)
@@ -571,8 +344,7 @@ class FLaLLMVisionModel(SentWithACard, VisualEncoderMixin, LoadedWhole, PreTrain
         frames = pixels[places[:, 0], places[:, 1]].to(self.backbone.conv1.weight.dtype)
         return self.backbone(frames.contiguous(memory_format=self.backbone.memory_format))
 
-    @staticmethod
-    def _checked_mask(pixels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def _checked_mask(self, pixels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         if pixels.ndim != 5 or pixels.shape[2] != 3:
             raise ValueError(
                 "`pixel_values_videos` must have the shape (batch, frames, 3, height, width), got "
@@ -584,7 +356,7 @@ class FLaLLMVisionModel(SentWithACard, VisualEncoderMixin, LoadedWhole, PreTrain
                 "makes them from videos."
             )
         mask = checked_mask(mask, pixels, "pixel_attention_mask", "(batch, frames)")
-        if (mask[:, 1:] > mask[:, :-1]).any():
+        if not is_exporting(self) and (mask[:, 1:] > mask[:, :-1]).any():
             raise ValueError("`pixel_attention_mask` must be 1 up to the end of each clip and 0 behind it.")
         return mask
 
@@ -600,4 +372,4 @@ class FLaLLMVisionModel(SentWithACard, VisualEncoderMixin, LoadedWhole, PreTrain
             )
 
 
-__all__ = ["FLaLLMVisionModel", "FLaLLMVisionModelOutput"]
+__all__ = ["FLaLLMVisionModel"]

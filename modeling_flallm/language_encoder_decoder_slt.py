@@ -1,0 +1,306 @@
+"""
+Translation with an encoder-decoder text model (mBART, NLLB/M2M100, mT5/T5, BART, ...): its encoder reads what the
+adapter makes of the visual tokens, in place of word embeddings, and its decoder writes the sentence.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.utils import can_return_tuple
+
+from .loading_slt import file_options
+from .losses_slt import IGNORED_LABEL, summed_cross_entropy
+from .sign_encoder_slt import SignEncoderOutput
+from .translation_model_slt import (
+    SignTranslationModel,
+    eager_twin,
+    read_text_model_type,
+    weighted_encoder_losses,
+)
+
+
+@dataclass
+class FLaLLMEncoderOutput(BaseModelOutput):
+    """
+    Output of the text model's encoder over the visual tokens, with the mask of these tokens.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, text hidden size)`):
+            Hidden states of the last layer of the text encoder.
+        attention_mask (`torch.LongTensor` of shape `(batch, tokens)`):
+            1 for real visual tokens. It rides here so that `generate` expands it for the beams with the rest.
+    """
+
+    attention_mask: torch.LongTensor | None = None
+
+
+class EncoderDecoderTranslationModel(SignTranslationModel):
+    """The language side of systems with an encoder-decoder text model."""
+
+    is_prompted = False
+    text_auto_class = AutoModelForSeq2SeqLM
+    # A sequence of frames in, a sequence of tokens out, by an encoder and a decoder: of the Auto classes this is the
+    # one whose models are called and generate like ours.
+    translation_auto_class = "AutoModelForSeq2SeqLM"
+
+    @classmethod
+    def _check_text_model(cls, name_or_path: str, options: dict[str, Any]) -> None:
+        read_text_model_type(name_or_path, "a text model (a folder or Hub id of an encoder-decoder)", options)
+        cls.config_class.check_text_config(AutoConfig.from_pretrained(name_or_path, **file_options(options)))
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """The text model's encoder, which reads the visual tokens; with `modality` "video" the sign encoder."""
+        return self.get_text_model().get_encoder() if modality is None else super().get_encoder(modality)
+
+    def get_decoder(self) -> nn.Module:
+        """The text model's decoder."""
+        return self.get_text_model().get_decoder()
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
+        """Labels `(batch, length)` -> what the decoder reads: the text model's own shift by one."""
+        text_model = self.get_text_model()
+        if hasattr(text_model, "prepare_decoder_input_ids_from_labels"):
+            return text_model.prepare_decoder_input_ids_from_labels(labels)
+        text_config = self.config.text_config  # M2M100 has no such method
+        shifted = labels.roll(1, dims=1)
+        shifted[:, 0] = text_config.decoder_start_token_id
+        return shifted.masked_fill(shifted == IGNORED_LABEL, text_config.pad_token_id)
+
+    def _first_decoder_input_ids(self, hidden_states: torch.Tensor) -> torch.LongTensor:
+        """-> `(batch, 1)`, for the encoder's `(batch, ...)`: the token from which `generate` starts a sentence."""
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            for config in (self.generation_config, self.config.text_config):
+                if isinstance(getattr(config, name, None), int):
+                    return hidden_states.new_full((len(hidden_states), 1), getattr(config, name), dtype=torch.long)
+        raise ValueError(
+            "Pass `labels` or `decoder_input_ids`, or set `generation_config.decoder_start_token_id`: the text model "
+            f"{self.config.text_config.model_type!r} names no token from which its sentences start."
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        pixel_attention_mask: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.LongTensor | None = None,
+        visual_features: torch.FloatTensor | None = None,
+        visual_attention_mask: torch.LongTensor | None = None,
+        encoder_outputs: FLaLLMEncoderOutput | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        r"""
+        Args:
+            pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`, *optional*):
+                Normalised frames, zero-padded in time, for sign encoders that read frames.
+            pixel_attention_mask (`torch.LongTensor` of shape `(batch, frames)`, *optional*):
+                1 for real frames. Default: all are real.
+            labels (`torch.LongTensor` of shape `(batch, target length)`, *optional*):
+                Token ids of the sentence; -100 is ignored.
+            decoder_input_ids (`torch.LongTensor` of shape `(batch, target length)`, *optional*):
+                Default: the labels shifted as the text model does it, or without labels the token from which sentences
+                start.
+            visual_features (`torch.FloatTensor` of shape `(batch, tokens, visual hidden size)`, *optional*):
+                Output of the visual encoder, instead of what that reads.
+            visual_attention_mask (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
+                1 for real visual tokens. Default: all are real.
+            encoder_outputs (`FLaLLMEncoderOutput`, *optional*):
+                Output of `encode`, instead of a clip or visual features.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*):
+                Label tokens over which the loss is averaged: those of the whole global batch, as the Trainer counts
+                them. Default: those of this batch.
+            kwargs: what else the sign encoder reads, by its `input_names`. The rest is handed to the text model, such
+                as `past_key_values`, `use_cache`, `output_attentions`.
+
+        Raises:
+            ValueError: for no video at all, more than one form of it or one that the sign encoder does not read, or a
+                video or labels that are too long for the text model.
+        """
+        # Wrappers such as peft's name all arguments of text models, those that nobody passed as `None`.
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        kwargs["return_dict"] = True
+        named = {
+            "pixel_values_videos": pixel_values_videos,
+            "pixel_attention_mask": pixel_attention_mask,
+            "visual_features": visual_features,
+            "visual_attention_mask": visual_attention_mask,
+        }
+        video = self._given_video(named, kwargs)
+        self._check_one_form(video, encoder_outputs=encoder_outputs)
+        tokens = embeddings = None
+        if encoder_outputs is None:
+            embeddings, tokens = self._embed_video(video)
+            encoder_outputs = self._encode_embeddings(embeddings, tokens.attention_mask, **kwargs)
+        if labels is not None and decoder_input_ids is None:
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+            self._check_num_target_tokens(decoder_input_ids.shape[1])
+        if decoder_input_ids is None and "decoder_inputs_embeds" not in kwargs:
+            decoder_input_ids = self._first_decoder_input_ids(encoder_outputs[0])
+        outputs = self.get_text_model()(
+            encoder_outputs=encoder_outputs,
+            attention_mask=getattr(encoder_outputs, "attention_mask", None),
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            **kwargs,
+        )
+        if labels is not None:
+            outputs["loss"] = self._loss(outputs.logits, labels, tokens, embeddings, num_items_in_batch)
+        return outputs
+
+    def encode(
+        self,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        pixel_attention_mask: torch.LongTensor | None = None,
+        visual_features: torch.FloatTensor | None = None,
+        visual_attention_mask: torch.LongTensor | None = None,
+        **kwargs: Any,
+    ) -> FLaLLMEncoderOutput:
+        """Video (or visual features) through the text model's encoder; arguments as in `forward`."""
+        named = {
+            "pixel_values_videos": pixel_values_videos,
+            "pixel_attention_mask": pixel_attention_mask,
+            "visual_features": visual_features,
+            "visual_attention_mask": visual_attention_mask,
+        }
+        video = self._given_video(named, kwargs)
+        self._check_one_form(video, encoder_outputs=None)
+        embeddings, tokens = self._embed_video(video)
+        return self._encode_embeddings(embeddings, tokens.attention_mask, **kwargs)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        pixel_attention_mask: torch.LongTensor | None = None,
+        visual_features: torch.FloatTensor | None = None,
+        visual_attention_mask: torch.LongTensor | None = None,
+        encoder_outputs: FLaLLMEncoderOutput | None = None,
+        **kwargs: Any,
+    ):
+        """
+        Translate: `transformers.GenerationMixin.generate` with the video in any form that `forward` takes.
+
+        The video is encoded once, before the beams are expanded. All further arguments are those of transformers.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        named = {
+            "pixel_values_videos": pixel_values_videos,
+            "pixel_attention_mask": pixel_attention_mask,
+            "visual_features": visual_features,
+            "visual_attention_mask": visual_attention_mask,
+        }
+        video = self._given_video(named, kwargs)
+        self._check_one_form(video, encoder_outputs=encoder_outputs)
+        if encoder_outputs is None:
+            generation_config = kwargs.get("generation_config") or self.generation_config
+            wanted = {
+                name: bool(kwargs.get(name, getattr(generation_config, name, False)))
+                for name in ("output_attentions", "output_hidden_states")
+            }
+            encoder_outputs = self.encode(**video, **wanted)
+        if kwargs.get("max_new_tokens") is not None:
+            kwargs.setdefault("max_length", None)  # the saved one gives way, of which transformers would warn
+        return super().generate(encoder_outputs=encoder_outputs, **kwargs)
+
+    def _embed_video(self, video: dict[str, Any]) -> tuple[torch.Tensor, SignEncoderOutput]:
+        """-> what the encoder reads `(batch, tokens, text hidden size)`, and the visual tokens that it was made of."""
+        tokens = self._visual_tokens(video)
+        self.check_num_tokens(tokens.last_hidden_state.shape[1])
+        return self._embed_tokens(tokens.last_hidden_state), tokens
+
+    def check_num_tokens(self, num_tokens: int) -> None:
+        text_config = self.config.text_config
+        has_limit = _has_learned_positions(self.get_text_model().get_encoder())
+        if has_limit and num_tokens > text_config.max_position_embeddings:
+            raise ValueError(
+                f"The video gives {num_tokens} visual tokens, but the text model {text_config.model_type!r} takes at "
+                f"most {text_config.max_position_embeddings}. Lower `max_num_frames` or `frame_sampling_rate` of the "
+                "video processor, or cut the video with `start` and `end`."
+            )
+
+    def get_max_num_tokens(self) -> int | None:
+        has_limit = _has_learned_positions(self.get_text_model().get_decoder())
+        return self.config.text_config.max_position_embeddings if has_limit else None
+
+    def _check_num_target_tokens(self, num_tokens: int) -> None:
+        most = self.get_max_num_tokens()
+        if most is not None and num_tokens > most:
+            raise ValueError(
+                f"A sentence of the batch has {num_tokens} tokens, but the text model "
+                f"{self.config.text_config.model_type!r} writes at most {most}. Shorten or split the sentence."
+            )
+
+    def _encode_embeddings(self, embeddings: torch.Tensor, mask: torch.Tensor, **kwargs: Any) -> FLaLLMEncoderOutput:
+        wanted = {name: kwargs[name] for name in ("output_attentions", "output_hidden_states") if name in kwargs}
+        output = self.get_text_model().get_encoder()(
+            inputs_embeds=embeddings, attention_mask=mask, return_dict=True, **wanted
+        )
+        return FLaLLMEncoderOutput(
+            last_hidden_state=output.last_hidden_state,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            attention_mask=mask,
+        )
+
+    def _loss(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        tokens: SignEncoderOutput | None,
+        embeddings: torch.Tensor | None,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """`tokens` and `embeddings` are the visual ones, before and after the adapter, if they were computed."""
+        labels = labels.to(logits.device)
+        num_labels = (labels != IGNORED_LABEL).sum()
+        if num_items_in_batch is None:
+            num_items_in_batch = num_labels
+        loss = summed_cross_entropy(logits, labels, self.config.label_smoothing if self.training else 0.0)
+        if embeddings is not None:
+            loss = loss + self._summed_loss_of_embeddings(embeddings, tokens.attention_mask, labels)
+            loss = loss + weighted_encoder_losses(tokens, num_labels)
+        return loss / num_items_in_batch
+
+    def _summed_loss_of_embeddings(
+        self, embeddings: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor | float:
+        """A system's own loss on the adapter's output, summed over label tokens as the cross entropy is. None here."""
+        return 0.0
+
+    def replay(
+        self, sequences: torch.LongTensor, encoder_outputs: FLaLLMEncoderOutput
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `SignTranslationModel.replay`. The attention is that of the decoder to the encoder's outputs."""
+        repeats = len(sequences) // len(encoder_outputs.last_hidden_state)
+        encoder_outputs = type(encoder_outputs)(
+            last_hidden_state=encoder_outputs.last_hidden_state.repeat_interleave(repeats, 0),
+            attention_mask=encoder_outputs.attention_mask.repeat_interleave(repeats, 0),
+        )
+        output = eager_twin(self.get_text_model())(
+            encoder_outputs=encoder_outputs,
+            attention_mask=encoder_outputs.attention_mask,
+            decoder_input_ids=sequences[:, :-1],
+            output_attentions=True,
+            use_cache=False,
+            return_dict=True,
+        )
+        log_probabilities = -nn.functional.cross_entropy(
+            output.logits.float().transpose(1, 2), sequences[:, 1:], reduction="none"
+        )
+        attention = torch.stack([layer.float().mean(1) for layer in output.cross_attentions]).mean(0)
+        return log_probabilities, attention
+
+
+def _has_learned_positions(part: nn.Module) -> bool:
+    return isinstance(getattr(part, "embed_positions", None), nn.Embedding)
+
+
+__all__ = ["EncoderDecoderTranslationModel", "FLaLLMEncoderOutput"]

@@ -1,0 +1,316 @@
+"""
+What the translation models of all systems share: clip -> sign encoder -> adapter -> language model -> sentence.
+
+How the language model reads the visual tokens and writes is in `language_encoder_decoder_slt.py` and
+`language_prompted_slt.py`; a system is a class below one of these.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import nn
+from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple
+
+from .encoders_slt import build_sign_encoder, load_sign_encoder
+from .hub_export_slt import SavedWithItsCode
+from .loading_slt import forget_folder, load_whole, read_config_values
+from .sign_encoder_slt import SignEncoder, SignEncoderOutput, checked_visual_mask
+
+VISUAL_FEATURES = ("visual_features", "visual_attention_mask")
+
+
+@dataclass
+class VideoFeaturesOutput(BaseModelOutputWithPooling):
+    """
+    Output of `get_video_features` of a translation model.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, visual hidden size)`):
+            Visual tokens; 0 behind the end of a clip.
+        pooler_output (`torch.FloatTensor` of shape `(batch, tokens, text hidden size)`):
+            The same tokens as the text model reads them.
+        attention_mask (`torch.LongTensor` of shape `(batch, tokens)`):
+            1 for the tokens of the clip, 0 for padding.
+    """
+
+    attention_mask: torch.LongTensor | None = None
+
+
+class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
+    """
+    Base class of the translation models. It builds the sign encoder that `config.vision_config` asks for, and hands it
+    what of a batch it names in its `input_names`. A subclass builds the adapter and the text model, in its
+    `__init__` and under the names below, and calls `post_init`.
+
+    Attributes:
+        is_prompted (`bool`):
+            Whether the text model reads the visual tokens inside a prompt, `input_ids`, and goes on writing behind it;
+            else its encoder reads them, and its decoder writes.
+        translation_auto_class (`str`): Auto class of transformers for the whole model.
+        adapter_name (`str`): name of the module between sign encoder and text model.
+        text_model_name (`str`): name of the text model.
+        head_names (`tuple[str, ...]`): modules beside adapter and text model that are new in each model.
+        text_auto_class (`type`): Auto class of transformers for the text model.
+        visual_token_name (`str`): what errors call a visual token.
+        encoder_advice (`str`): how to get a sign encoder, for the error where there is none.
+    """
+
+    is_prompted: bool
+    translation_auto_class: str
+    adapter_name = "adapter"
+    text_model_name = "text_model"
+    head_names: tuple[str, ...] = ()
+    text_auto_class: type
+    visual_token_name = "tokens"
+    encoder_advice: str
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    # The Trainer hands over `num_items_in_batch`, and forward divides by it: gradient accumulation and several
+    # processes then give exactly the gradient of one large batch.
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: PreTrainedConfig):
+        # Resizing the embeddings writes to the configuration: two models built from one must not share it.
+        super().__init__(copy.deepcopy(config))
+        self.vision_model = build_sign_encoder(self.config.vision_config)
+
+    def _build_text_model(self) -> PreTrainedModel:
+        """In the dtype of the whole model, not the one that the text model's checkpoint happens to be saved in."""
+        return self.text_auto_class.from_config(self.config.text_config, dtype=torch.get_default_dtype())
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+
+    def get_text_model(self) -> PreTrainedModel:
+        """The language model, under whatever name."""
+        return getattr(self, self.text_model_name)
+
+    def get_adapter(self) -> nn.Module:
+        """The module between sign encoder and language model, under whatever name."""
+        return getattr(self, self.adapter_name)
+
+    # ---------------------------------------------------------------------------------- put together from parts
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls, vision_model_name_or_path: str | SignEncoder, text_model_name_or_path: str, **config_values: Any
+    ) -> Self:
+        """
+        A sign encoder, a new adapter and a pretrained text model. Like `from_pretrained` it returns the model in
+        evaluation mode.
+
+        Args:
+            vision_model_name_or_path (`str` or `SignEncoder`):
+                Folder or Hub id of a sign encoder or of a model that has one, or a sign encoder.
+            text_model_name_or_path (`str`): folder or Hub id of a text model that fits this class.
+            config_values:
+                Further fields of the configuration, such as `label_smoothing`. Those that begin with `vision_` and
+                `text_`, such as `text_revision` and `vision_token`, go without that to the `from_pretrained` of the
+                part.
+
+        Raises:
+            ValueError: if the first has no sign encoder, or the second is no text model that fits, and as `load_whole`
+                if one of them is not whole.
+        """
+        vision_options, text_options = (_taken(config_values, prefix) for prefix in ("vision_", "text_"))
+        vision_model = vision_model_name_or_path
+        if not isinstance(vision_model, SignEncoder):
+            vision_model = load_sign_encoder(vision_model_name_or_path, cls.encoder_advice, **vision_options)
+        text_model = cls._load_text_model(text_model_name_or_path, text_options)
+        cls._fit_text_model(text_model, config_values)
+        config = cls.config_class(
+            # Copies: a configuration that becomes a part of another one forgets its attention implementation.
+            vision_config=copy.deepcopy(vision_model.config),
+            text_config=copy.deepcopy(text_model.config),
+            **config_values,
+        )
+        with torch.device("meta"):  # no second text model in memory
+            model = cls(config)
+        # As they are, not their weights alone: whether input and output embeddings are one depends on the checkpoint.
+        model.vision_model = vision_model
+        setattr(model, cls.text_model_name, text_model)
+        model.config.text_config = text_model.config
+        for part_config in (model.config.vision_config, model.config.text_config):
+            forget_folder(part_config)
+        model.generation_config = text_model.generation_config
+        model._start_new_parts()
+        return model.eval()
+
+    @classmethod
+    def _load_text_model(cls, name_or_path: str, options: dict[str, Any]) -> PreTrainedModel:
+        cls._check_text_model(name_or_path, options)
+        return load_whole(
+            cls.text_auto_class.from_pretrained, name_or_path, **{"dtype": torch.get_default_dtype(), **options}
+        )
+
+    @classmethod
+    def _check_text_model(cls, name_or_path: str, options: dict[str, Any]) -> None:
+        """Raise a `ValueError` for a folder or Hub id that holds no text model which fits, before it is loaded."""
+        raise NotImplementedError
+
+    @classmethod
+    def _fit_text_model(cls, text_model: PreTrainedModel, config_values: dict[str, Any]) -> None:
+        """Change a loaded text model as the fields of the configuration need it."""
+
+    def _start_new_parts(self) -> None:
+        """Give what is new beside two loaded parts, and so far on no device, its first weights."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------------------- training of parts
+
+    def freeze_visual_encoder(self) -> None:
+        """No weight and no buffer of the sign encoder changes any more, also after `.train()`."""
+        self.vision_model.freeze()
+
+    def get_lora_settings(self) -> dict[str, Any]:
+        """
+        For `peft.LoraConfig`: low-rank adapters in every linear layer of the text model, whatever it calls them, while
+        the new parts are trained whole, and the sign encoder too, unless it is frozen.
+        """
+        heads = [name for name in self.head_names if hasattr(self, name)]
+        encoder = [] if self.vision_model.frozen else ["vision_model"]
+        others = "|".join(("vision_model", self.adapter_name, *self.head_names))
+        return {
+            "target_modules": "all-linear",
+            "exclude_modules": rf"({others})(\..*)?",
+            "modules_to_save": [self.adapter_name, *heads, *encoder],
+        }
+
+    # ---------------------------------------------------------------------------------- clips
+
+    def _given_video(self, named: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+        """
+        What there is of a video in any form: of the `named` arguments, and what the encoder reads of the `others`, from
+        which it is taken out.
+
+        Raises:
+            ValueError: for inputs that this encoder does not read.
+        """
+        named = named | {name: others.pop(name) for name in self.vision_model.input_names if name in others}
+        features = {name: named.pop(name) for name in VISUAL_FEATURES if named.get(name) is not None}
+        clip = {name: value for name, value in named.items() if name not in VISUAL_FEATURES}
+        return self.vision_model.given_inputs(clip) | features
+
+    def _check_one_form(self, video: dict[str, Any], **other_forms: Any) -> None:
+        forms = {name: video.get(name) for name in (self.vision_model.main_input_name, "visual_features")} | other_forms
+        if sum(form is not None for form in forms.values()) != 1:
+            raise ValueError(f"Pass exactly one of {_listed(forms)}.")
+
+    def _visual_tokens(self, video: dict[str, Any]) -> SignEncoderOutput:
+        """Output of the sign encoder, or the features that were passed in its place."""
+        if self.vision_model.main_input_name in video:
+            return self.vision_model(**{name: video[name] for name in self.vision_model.input_names if name in video})
+        features = video["visual_features"]
+        mask = checked_visual_mask(
+            features, video.get("visual_attention_mask"), self.config.vision_config.hidden_size, self.visual_token_name
+        )
+        return SignEncoderOutput(last_hidden_state=features, attention_mask=mask.long())
+
+    def _embed_tokens(self, visual_tokens: torch.Tensor) -> torch.Tensor:
+        """Visual tokens `(..., visual hidden size)` through the adapter -> `(..., text hidden size)`."""
+        adapter = self.get_adapter()
+        return adapter(visual_tokens.to(adapter.first.weight.dtype))
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        pixel_attention_mask: torch.LongTensor | None = None,
+        **kwargs: Any,
+    ) -> VideoFeaturesOutput:
+        """The visual tokens of clips, and as `pooler_output` what the text model reads; arguments as in `forward`."""
+        named = {"pixel_values_videos": pixel_values_videos, "pixel_attention_mask": pixel_attention_mask}
+        video = self._given_video(named, kwargs)
+        self._check_one_form(video)
+        tokens = self._visual_tokens(video)
+        embeddings = self._embed_tokens(tokens.last_hidden_state)
+        return VideoFeaturesOutput(tokens.last_hidden_state, embeddings, attention_mask=tokens.attention_mask)
+
+    # ---------------------------------------------------------------------------------- text
+
+    def check_num_tokens(self, num_tokens: int) -> None:
+        """
+        Raise a `ValueError` if the text model cannot read so many tokens: visual ones, and those of the prompt where it
+        reads one, which must also leave room for a sentence.
+        """
+        raise NotImplementedError
+
+    def get_max_num_tokens(self) -> int | None:
+        """
+        The most tokens that the text model can write, those of the prompt among them where it reads one, as far as
+        learned positions limit it, or `None` without such.
+        """
+        raise NotImplementedError
+
+    def replay(self, sequences: torch.LongTensor, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Read generated sequences `(sequences, length)` once more in one pass, which gives for each token but the first
+        the log probability `(sequences, length - 1)` and the attention `(sequences, length - 1, visual tokens)` with
+        which it was written, whatever the way of decoding. `inputs` are those of `generate`, once for each clip.
+
+        Raises:
+            ValueError: for a text model that gives no attention weights.
+        """
+        raise NotImplementedError
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.get_text_model().get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.get_text_model().set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.get_text_model().get_output_embeddings()
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Resize the text model's embeddings. See `PreTrainedModel.resize_token_embeddings`."""
+        return self.get_text_model().resize_token_embeddings(*args, **kwargs)
+
+
+def weighted_encoder_losses(output: SignEncoderOutput | None, num_labels: torch.Tensor) -> torch.Tensor | float:
+    """
+    The losses of a sign encoder, times the label tokens of the batch: divided by `num_items_in_batch` their mean over
+    clips does not depend on how a batch is split. 0 without any.
+    """
+    losses = (output.losses or {}) if output is not None else {}
+    return sum(losses.values()) * num_labels if losses else 0.0
+
+
+def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    A copy with all parameters and buffers shared and attention computed step by step: sdpa and flash attention give no
+    attention weights. The model itself stays untouched, also for what runs beside this in another thread.
+    """
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    twin = copy.deepcopy(model, shared)
+    for module in twin.modules():
+        if isinstance(module, PreTrainedModel):
+            module.set_attn_implementation("eager")
+    return twin
+
+
+def read_text_model_type(name_or_path: str, kind: str, options: dict[str, Any]) -> str:
+    """The model type in a folder or Hub id that is to hold a text model, of the `kind` that errors name."""
+    return read_config_values(name_or_path, f"Expected {name_or_path!r} to be {kind}", options)["model_type"]
+
+
+def _taken(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Take what begins with `prefix` out of `values`, without it."""
+    names = [name for name in values if name.startswith(prefix)]
+    return {name.removeprefix(prefix): values.pop(name) for name in names}
+
+
+def _listed(names: Any) -> str:
+    *first, last = [f"`{name}`" for name in names]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+__all__ = ["SignTranslationModel"]
