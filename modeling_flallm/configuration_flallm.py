@@ -19,10 +19,10 @@ class PaddedByItsTextModel:
     @property
     def pad_token_id(self) -> int | None:
         """The text model's, or, of one without padding, its (first) end token, with which its processor pads."""
-        if self.text_config.pad_token_id is not None:
-            return self.text_config.pad_token_id
-        end = self.text_config.eos_token_id
-        return end[0] if isinstance(end, list | tuple) else end
+        padding = getattr(self.text_config, "pad_token_id", None)
+        end = getattr(self.text_config, "eos_token_id", None)
+        first_end = end[0] if isinstance(end, list | tuple) else end
+        return first_end if padding is None else padding
 
     @pad_token_id.setter
     def pad_token_id(self, value: int | None) -> None:

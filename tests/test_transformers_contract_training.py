@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).resolve().parent.parent / "docs" / "train_without_our_sc
 FOLDERS = {"FLa-LLM": trained_model, "LLaVA-SLT": trained_llava_slt}
 
 
-def test_the_script_is_short_and_needs_none_of_ours():
+def test_the_script_needs_nothing_of_train_scripts():
     text = SCRIPT.read_text(encoding="utf-8")
     assert "train_scripts" not in text.split('"""', 2)[2] and "tests" not in text
 
