@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from modeling_flallm.encoder_frames_slt import RESNET_STAGES
 from transformers import MBartConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_flallm import FLaLLMVisionConfig
+from modeling_flallm.encoder_frames_slt import RESNET_STAGES
 
 from .damaged_models import read_config
 from .imported_weights import (
