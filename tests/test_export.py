@@ -45,7 +45,6 @@ MODEL_FILES = {
 }
 PROCESSOR_FILES = {
     "captions_slt.py",
-    "feature_extraction_visual_features_slt.py",
     "feature_files_slt.py",
     "modalities_slt.py",
     "modality_features_slt.py",

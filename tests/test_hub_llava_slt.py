@@ -61,7 +61,6 @@ MODEL_FILES = WITH_AN_ENCODER | {
 PROCESSOR_FILES = {
     "captions_slt.py",
     "chat_template_slt.py",
-    "feature_extraction_visual_features_slt.py",
     "feature_files_slt.py",
     "modalities_slt.py",
     "modality_features_slt.py",
