@@ -49,8 +49,8 @@ from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.data import SignVideoDataset
 from train_scripts.clips.feature_cache import NO_AUGMENTATION, FeatureCache
 from train_scripts.clips.splits import load_split
+from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.training import build_processor
-from train_scripts.stages.pretrain_language_model import train_tokenizer
 
 PAGE = DOCS / "feature-cache.md"
 TABLE_START = "<!-- written by benchmarks/feature_cache.py -->"

@@ -45,11 +45,11 @@ from numpy.random import default_rng
 from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
 from train_scripts.arguments.data_arguments import VideoArguments
-from train_scripts.commands import translate
 from train_scripts.machine.machine import fastest_dtype
+from train_scripts.runs import video_translation
 from train_scripts.runs.quantization import quantize_on_cpu
+from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.training import build_processor
-from train_scripts.stages.pretrain_language_model import train_tokenizer
 
 PAGE = DOCS / "inference-speed.md"
 TABLE_START = "<!-- written by benchmarks/inference.py -->"
@@ -158,10 +158,12 @@ class Ways:
     ) -> dict[str, float]:
         videos = self.videos if videos is None else videos
         self.processor.video_processor.frame_sampling_rate = frame_sampling_rate
-        pool = translate.ThreadPoolExecutor if overlapped else AtOnce
-        with mock.patch.object(translate, "ThreadPoolExecutor", pool), stopwatch(len(videos)) as seconds:
+        pool = video_translation.ThreadPoolExecutor if overlapped else AtOnce
+        with mock.patch.object(video_translation, "ThreadPoolExecutor", pool), stopwatch(len(videos)) as seconds:
             model = self.models[(dtype, int8)]
-            done = list(translate.translate_videos(model, self.processor, videos, batch_size, num_beams=NUM_BEAMS))
+            done = list(
+                video_translation.translate_videos(model, self.processor, videos, batch_size, num_beams=NUM_BEAMS)
+            )
         errors = [translation.error for translation in done if translation.error]
         if errors:
             raise ValueError(f"No clip may fail, but {len(errors)} did: {errors[0]}")

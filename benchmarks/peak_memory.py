@@ -34,10 +34,10 @@ from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation
 from train_scripts.arguments.command_line import run_command
 from train_scripts.arguments.data_arguments import FeatureCacheArguments
 from train_scripts.arguments.dataclass_parser import parse_arguments
+from train_scripts.arguments.stage_arguments import LLMFineTuningArguments, VisualInitialingArguments
 from train_scripts.arguments.training_arguments import TRAINING_ARGUMENTS, FLaLLMTrainingArguments
-from train_scripts.stages.llm_fine_tuning import LORA_LAYERS, LLMFineTuningArguments
-from train_scripts.stages.pretrain_language_model import train_tokenizer
-from train_scripts.stages.visual_initialing import VisualInitialingArguments, build_light_transformer_config
+from train_scripts.runs.tokenizers import train_tokenizer
+from train_scripts.stages.visual_initialing import build_light_transformer_config
 
 PAGE = DOCS / "memory.md"
 TABLE_START = "<!-- written by benchmarks/peak_memory.py -->"
@@ -150,8 +150,7 @@ def build_model(recipe: Recipe, vocabulary_size: int = VOCABULARY_SIZE) -> torch
     if recipe.stage == STAGE2:
         model.freeze_visual_encoder()
         if recipe.model.lora:
-            lora = recipe.model.lora_config(**LORA_LAYERS, modules_to_save=["adapter"])
-            model = get_peft_model(model, lora)
+            model = get_peft_model(model, recipe.model.lora_config(**model.get_lora_settings()))
     return model
 
 

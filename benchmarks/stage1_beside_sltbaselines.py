@@ -39,16 +39,17 @@ from transformers import MBartConfig
 
 from train_scripts.arguments.data_arguments import DataArguments
 from train_scripts.arguments.dataclass_parser import flags, parse_arguments
+from train_scripts.arguments.stage_arguments import VisualInitialingArguments
 from train_scripts.arguments.training_arguments import TRAINING_ARGUMENTS
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.data import SignVideoDataset
 from train_scripts.clips.splits import load_split
 from train_scripts.machine.machine import prepare_machine
+from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.runs.training import prepare_visual_encoder
-from train_scripts.stages.pretrain_language_model import train_tokenizer
-from train_scripts.stages.visual_initialing import VisualInitialingArguments, build_model
+from train_scripts.stages.visual_initialing import build_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from sltbaselines_layers import GlossFreeModel  # noqa: E402

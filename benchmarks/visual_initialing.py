@@ -39,14 +39,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionConfig, FLaLLMVisionModel
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from train_scripts.arguments.stage_arguments import VisualInitialingArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.data import SignVideoDataset
 from train_scripts.clips.splits import load_split
 from train_scripts.machine.machine import computes_in_bfloat16, default_device
+from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.training import build_processor
-from train_scripts.stages.pretrain_language_model import train_tokenizer
-from train_scripts.stages.visual_initialing import VisualInitialingArguments, build_model
+from train_scripts.stages.visual_initialing import build_model
 
 PAGE = DOCS / "visual-initialing-speed.md"
 TABLE_START = "<!-- written by benchmarks/visual_initialing.py -->"
@@ -236,7 +237,7 @@ class Stage1:
 
         def inputs_of(numbers: Sequence[int]) -> Inputs:
             frames = [read((Path(), self.corpus.pictures[number])) for number in numbers]
-            labels = self.processor(text=[self.corpus.sentences[number] for number in numbers])["labels"]
+            labels = self.processor(text_target=[self.corpus.sentences[number] for number in numbers])["labels"]
             return {"frames": pad_sequence(frames, batch_first=True), "labels": labels}
 
         return inputs_of

@@ -16,7 +16,12 @@ from .language_encoder_decoder_slt import FLaLLMEncoderOutput
 from .modeling_flallm import FLaLLMForTranslation
 from .modeling_llava_slt import LlavaSltForTranslation
 from .modeling_llava_slt_contrastive import LlavaSltContrastiveOutput, LlavaSltForContrastivePreTraining
-from .own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
+from .own_processing import (
+    DataCollatorForSignTranslation,
+    FLaLLMProcessor,
+    FLaLLMVideoProcessor,
+    LlavaSltProcessor,
+)
 from .pipeline_slt import SignLanguageTranslationPipeline
 from .sign_encoder_slt import SignEncoder, SignEncoderOutput
 
@@ -43,13 +48,14 @@ for _config_class, _encoder_class in SIGN_ENCODERS.items():
     _config_class.register_for_auto_class("AutoConfig")
     _encoder_class.register_for_auto_class("AutoModel")
 FLaLLMConfig.register_for_auto_class("AutoConfig")
-FLaLLMForTranslation.register_for_auto_class(FLaLLMForTranslation.system.auto_class)
+FLaLLMForTranslation.register_for_auto_class(FLaLLMForTranslation.translation_auto_class)
 LlavaSltContrastiveConfig.register_for_auto_class("AutoConfig")
 LlavaSltConfig.register_for_auto_class("AutoConfig")
 LlavaSltForContrastivePreTraining.register_for_auto_class("AutoModel")
-LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.system.auto_class)
+LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.translation_auto_class)
 
 __all__ = [
+    "DataCollatorForSignTranslation",
     "FLaLLMConfig",
     "FLaLLMEncoderOutput",
     "FLaLLMForTranslation",

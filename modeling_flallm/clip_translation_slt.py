@@ -167,7 +167,7 @@ class ClipTranslation:
 
     @property
     def _reads_a_prompt(self) -> bool:
-        return self.model.system.is_prompted
+        return self.model.is_prompted
 
     def _text_model_inputs(self, vision_output: Any, spoken_language: str | None) -> dict[str, Any]:
         """What `generate` and the replay take: the encoder's outputs, or visual features with their prompts."""

@@ -13,8 +13,24 @@ from .encoders_slt import build_vision_config
 TEXT_SIZES = ("hidden_size", "vocab_size", "num_attention_heads", "intermediate_size")
 
 
+class PaddedByItsTextModel:
+    """Mixin for configurations with a `text_config`: sentences are padded as that model pads them."""
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The text model's, or, of one without padding, its (first) end token, with which its processor pads."""
+        if self.text_config.pad_token_id is not None:
+            return self.text_config.pad_token_id
+        end = self.text_config.eos_token_id
+        return end[0] if isinstance(end, list | tuple) else end
+
+    @pad_token_id.setter
+    def pad_token_id(self, value: int | None) -> None:
+        self.text_config.pad_token_id = value
+
+
 @strict
-class FLaLLMConfig(PreTrainedConfig):
+class FLaLLMConfig(PaddedByItsTextModel, PreTrainedConfig):
     r"""
     FLa-LLM: visual encoder, adapter and an encoder-decoder text model. The two stages of the paper are two
     configurations of this one class: stage 1 has a small random text model (Light-T), stage 2 a pretrained one.

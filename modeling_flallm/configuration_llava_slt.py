@@ -13,7 +13,12 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
-from .configuration_flallm import check_text_values, check_translation_values, without_installed_pipeline
+from .configuration_flallm import (
+    PaddedByItsTextModel,
+    check_text_values,
+    check_translation_values,
+    without_installed_pipeline,
+)
 from .encoders_slt import build_vision_config
 
 TEXT_MODEL_EXPECTED = "The text model of LLaVA-SLT must be a causal language model (Llama, Qwen, Gemma, GPT-2, ...)"
@@ -75,7 +80,7 @@ class LlavaSltContrastiveConfig(PreTrainedConfig):
 
 
 @strict
-class LlavaSltConfig(PreTrainedConfig):
+class LlavaSltConfig(PaddedByItsTextModel, PreTrainedConfig):
     r"""
     LLaVA-SLT: visual encoder, MLP connector and a decoder-only language model.
 
@@ -149,8 +154,8 @@ class LlavaSltConfig(PreTrainedConfig):
         if text_config.is_encoder_decoder:
             raise ValueError(
                 f"{TEXT_MODEL_EXPECTED}, got model type {text_config.model_type!r}, an encoder-decoder. For these "
-                "there is FLa-LLM: FLaLLMForTranslation, which flallm-visual-initialing and flallm-llm-fine-tuning "
-                "train."
+                "there is FLa-LLM: FLaLLMForTranslation, which `flallm train visual-initialing` and `flallm train "
+                "llm-fine-tuning` make."
             )
 
     def _check_video_token(self) -> None:

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from transformers import initialization as init
+from transformers.utils import can_return_tuple
 
 from .batch_norm_slt import (
     SynchronizedBatchNorm1d,
@@ -18,7 +19,7 @@ from .batch_norm_slt import (
     several_processes,
 )
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
-from .sign_encoder_slt import Length, SignEncoder, SignEncoderOutput, checked_mask, length_mask
+from .sign_encoder_slt import Length, SignEncoder, SignEncoderOutput, checked_mask, is_exporting, length_mask
 
 RESNET_STAGES = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -115,6 +116,9 @@ class TemporalConvolution(nn.Module):
     def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         hidden = self.convolution(hidden).transpose(1, 2)  # (batch, time, channels)
         mask = length_mask(self.get_num_tokens(lengths), hidden.shape[1])
+        if is_exporting(self):
+            normalised = self.norm(hidden.flatten(0, 1)).unflatten(0, mask.shape)
+            return torch.relu(normalised).masked_fill(~mask[..., None], 0).transpose(1, 2)
         packed = torch.relu(self.norm(hidden[mask]))  # (real positions, channels)
         return torch.zeros_like(hidden, dtype=packed.dtype).masked_scatter(mask[..., None], packed).transpose(1, 2)
 
@@ -191,7 +195,8 @@ class LocalTemporalModule(nn.Module):
     def _replicate_ends(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Repeat features, not pixels, so that the repeated frames cost no CNN work and enter no BatchNorm2d twice."""
         padded_lengths = self._padded_length(lengths)
-        positions = torch.arange(int(padded_lengths.max()), device=features.device) - REPLICATED_FRAMES_IN_FRONT
+        longest = self._padded_length(features.shape[1]) if is_exporting(self) else int(padded_lengths.max())
+        positions = torch.arange(longest, device=features.device) - REPLICATED_FRAMES_IN_FRONT
         source = positions[None].clamp(min=0).minimum(lengths[:, None] - 1)  # (batch, padded frames)
         features = features.gather(1, source[..., None].expand(-1, -1, features.shape[2]))
         mask = length_mask(padded_lengths, features.shape[1])
@@ -260,6 +265,7 @@ class FLaLLMVisionModel(SignEncoder):
     def get_centre_and_spacing(self) -> tuple[float, float]:
         return self.temporal_module.get_centre_and_spacing()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.FloatTensor,
@@ -279,14 +285,23 @@ class FLaLLMVisionModel(SignEncoder):
         mask = self._checked_mask(pixel_values_videos, pixel_attention_mask)
         with torch.no_grad() if self.frozen else nullcontext():
             lengths = mask.sum(1)
-            self._check_lengths(lengths)
-            packed = self._encode_frames(pixel_values_videos, mask)
-            features = packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(
-                mask[..., None].to(packed.device), packed
-            )
+            if is_exporting(self):
+                features = self._encode_all_frames(pixel_values_videos, mask)
+            else:
+                self._check_lengths(lengths)
+                packed = self._encode_frames(pixel_values_videos, mask)
+                features = packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(
+                    mask[..., None].to(packed.device), packed
+                )
             hidden, num_tokens = self.temporal_module(features, lengths)
         attention_mask = length_mask(num_tokens, hidden.shape[1]).long()
         return SignEncoderOutput(last_hidden_state=hidden, attention_mask=attention_mask)
+
+    def _encode_all_frames(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`(batch, frames, 3, height, width)` -> `(batch, frames, features)`, 0 for padding."""
+        frames = pixels.flatten(0, 1).to(self.backbone.conv1.weight.dtype)
+        features = self.backbone(frames.contiguous(memory_format=self.backbone.memory_format))
+        return features.unflatten(0, mask.shape).masked_fill(~mask[..., None], 0)
 
     def _encode_frames(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`(batch, frames, 3, height, width)` -> `(real frames, features)`, in the order of the mask."""
@@ -329,8 +344,7 @@ class FLaLLMVisionModel(SignEncoder):
         frames = pixels[places[:, 0], places[:, 1]].to(self.backbone.conv1.weight.dtype)
         return self.backbone(frames.contiguous(memory_format=self.backbone.memory_format))
 
-    @staticmethod
-    def _checked_mask(pixels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def _checked_mask(self, pixels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         if pixels.ndim != 5 or pixels.shape[2] != 3:
             raise ValueError(
                 "`pixel_values_videos` must have the shape (batch, frames, 3, height, width), got "
@@ -342,7 +356,7 @@ class FLaLLMVisionModel(SignEncoder):
                 "makes them from videos."
             )
         mask = checked_mask(mask, pixels, "pixel_attention_mask", "(batch, frames)")
-        if (mask[:, 1:] > mask[:, :-1]).any():
+        if not is_exporting(self) and (mask[:, 1:] > mask[:, :-1]).any():
             raise ValueError("`pixel_attention_mask` must be 1 up to the end of each clip and 0 behind it.")
         return mask
 

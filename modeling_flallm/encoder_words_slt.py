@@ -19,11 +19,12 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.utils import can_return_tuple
 
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .encoder_frames_slt import FLaLLMVisionModel
+from .hub_card_slt import TAGS
 from .sign_encoder_slt import Length, SignEncoder, SignEncoderOutput, length_mask
-from .systems import LLAVA_SLT
 
 
 class WordLevel(nn.Module):
@@ -110,11 +111,12 @@ class LlavaSltVisualEncoder(SignEncoder):
     input_names = ("pixel_values_videos", "pixel_attention_mask")
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
-    hub_tags = LLAVA_SLT.hub_tags
+    hub_tags = (*TAGS, "llava-slt")
     supports_gradient_checkpointing = True
-    # See `FLaLLMVisionModel`.
+    # Its attention is that of torch's layers.
     _supports_sdpa = True
-    _supports_flash_attn = True
+    _supports_flash_attn = False
+    # See `FLaLLMVisionModel`.
     _no_split_modules = ("LlavaSltVisualEncoder", "WordLevel", "SentenceLevel")
 
     def __init__(self, config: LlavaSltVisualConfig):
@@ -132,6 +134,10 @@ class LlavaSltVisualEncoder(SignEncoder):
             init.xavier_uniform_(module.weight)
         elif isinstance(module, nn.Conv1d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """torch's layers have one implementation; another one that a whole model is given is for its text model."""
+        return "sdpa"
 
     @property
     def backbone(self) -> nn.Module:
@@ -161,6 +167,7 @@ class LlavaSltVisualEncoder(SignEncoder):
         # Windows lie around the frames 0, stride, ...; the middle of an even one is half a frame behind.
         return (self.word_level.frames_behind - self.word_level.frames_in_front) / 2, self.word_level.stride
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.FloatTensor,

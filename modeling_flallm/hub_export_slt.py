@@ -11,14 +11,13 @@ from transformers.quantizers.auto import AutoQuantizationConfig
 from .hub_card_slt import HUB_TASK, SentWithACard
 from .loading_slt import LoadedWhole
 from .pipeline_slt import SignLanguageTranslationPipeline  # a relative import is what carries the file along
-from .systems import System
 
 
 class SavedWithItsCode(SentWithACard, LoadedWhole):
     """
     Mixin for translation models: `save_pretrained` also writes the Python files (the model's own and what it imports,
     the pipeline among them), and in config.json their names for `AutoConfig`, `AutoModel`, `pipeline` and the Auto
-    class that its `system` names.
+    class that fits the model, `translation_auto_class`.
 
     `from_pretrained` with a `quantization_config` changes the linear layers of the language model alone: those of
     `unquantized_modules`, which are the visual encoder, what stands between the two, and the output layer, stay as they
@@ -26,13 +25,8 @@ class SavedWithItsCode(SentWithACard, LoadedWhole):
     """
 
     hub_task = HUB_TASK
-    system: System
+    translation_auto_class: str
     unquantized_modules: tuple[str, ...]
-
-    @property
-    def hub_tags(self) -> tuple[str, ...]:
-        """See `SentWithACard`."""
-        return self.system.hub_tags
 
     @classmethod
     def from_pretrained(cls, *args: Any, quantization_config: Any = None, **kwargs: Any) -> PreTrainedModel:
@@ -47,11 +41,11 @@ class SavedWithItsCode(SentWithACard, LoadedWhole):
         self.config = copy.deepcopy(kept_config)  # what it says about files is true of the folder, not of this object
         name = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
         # `AutoConfig` is added on saving.
-        self.config.auto_map = {"AutoModel": name, self.system.auto_class: name}
+        self.config.auto_map = {"AutoModel": name, self.translation_auto_class: name}
         self.config.custom_pipelines = {
             "sign-language-translation": {
                 "impl": f"pipeline_slt.{SignLanguageTranslationPipeline.__name__}",
-                "pt": [self.system.auto_class],
+                "pt": [self.translation_auto_class],
                 "type": "multimodal",
             }
         }

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.utils import can_return_tuple
 
 from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
@@ -42,11 +43,22 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
 
     is_prompted = False
     text_auto_class = AutoModelForSeq2SeqLM
+    # A sequence of frames in, a sequence of tokens out, by an encoder and a decoder: of the Auto classes this is the
+    # one whose models are called and generate like ours.
+    translation_auto_class = "AutoModelForSeq2SeqLM"
 
     @classmethod
     def _check_text_model(cls, name_or_path: str, options: dict[str, Any]) -> None:
         read_text_model_type(name_or_path, "a text model (a folder or Hub id of an encoder-decoder)", options)
         cls.config_class.check_text_config(AutoConfig.from_pretrained(name_or_path, **file_options(options)))
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        """The text model's encoder, which reads the visual tokens; with `modality` "video" the visual encoder."""
+        return self.get_text_model().get_encoder() if modality is None else super().get_encoder(modality)
+
+    def get_decoder(self) -> nn.Module:
+        """The text model's decoder."""
+        return self.get_text_model().get_decoder()
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
         """Labels `(batch, length)` -> what the decoder reads: the text model's own shift by one."""
@@ -58,6 +70,18 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         shifted[:, 0] = text_config.decoder_start_token_id
         return shifted.masked_fill(shifted == IGNORED_LABEL, text_config.pad_token_id)
 
+    def _first_decoder_input_ids(self, hidden_states: torch.Tensor) -> torch.LongTensor:
+        """-> `(batch, 1)`, for the encoder's `(batch, ...)`: the token from which `generate` starts a sentence."""
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            for config in (self.generation_config, self.config.text_config):
+                if isinstance(getattr(config, name, None), int):
+                    return hidden_states.new_full((len(hidden_states), 1), getattr(config, name), dtype=torch.long)
+        raise ValueError(
+            "Pass `labels` or `decoder_input_ids`, or set `generation_config.decoder_start_token_id`: the text model "
+            f"{self.config.text_config.model_type!r} names no token from which its sentences start."
+        )
+
+    @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.FloatTensor | None = None,
@@ -80,7 +104,8 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
             labels (`torch.LongTensor` of shape `(batch, target length)`, *optional*):
                 Token ids of the sentence; -100 is ignored.
             decoder_input_ids (`torch.LongTensor` of shape `(batch, target length)`, *optional*):
-                Default: the labels shifted as the text model does it.
+                Default: the labels shifted as the text model does it, or without labels the token from which sentences
+                start.
             visual_features (`torch.FloatTensor` of shape `(batch, tokens, visual hidden size)`, *optional*):
                 Output of the visual encoder, instead of what that reads.
             visual_attention_mask (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
@@ -97,6 +122,8 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
             ValueError: for no video at all, more than one form of it or one that the sign encoder does not read, or a
                 video or labels that are too long for the text model.
         """
+        # Wrappers such as peft's name all arguments of text models, those that nobody passed as `None`.
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
         kwargs["return_dict"] = True
         named = {
             "pixel_values_videos": pixel_values_videos,
@@ -114,6 +141,8 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         if labels is not None and decoder_input_ids is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
             self._check_num_target_tokens(decoder_input_ids.shape[1])
+        if decoder_input_ids is None and "decoder_inputs_embeds" not in kwargs:
+            decoder_input_ids = self._first_decoder_input_ids(encoder_outputs[0])
         outputs = self.get_text_model()(
             encoder_outputs=encoder_outputs,
             attention_mask=getattr(encoder_outputs, "attention_mask", None),
@@ -185,8 +214,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
     def _embed_tokens(self, tokens: SignEncoderOutput) -> torch.Tensor:
         """-> adapter output `(batch, tokens, text hidden size)`."""
         self.check_num_tokens(tokens.last_hidden_state.shape[1])
-        adapter = self.get_adapter()
-        return adapter(tokens.last_hidden_state.to(adapter.first.weight.dtype))
+        return self._adapted(tokens.last_hidden_state)
 
     def check_num_tokens(self, num_tokens: int) -> None:
         text_config = self.config.text_config

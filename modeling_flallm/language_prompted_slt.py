@@ -13,10 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import can_return_tuple
 
 from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
-from .sign_encoder_slt import SignEncoderOutput
+from .sign_encoder_slt import SignEncoderOutput, is_exporting
 from .translation_model_slt import (
     SignTranslationModel,
     eager_twin,
@@ -43,6 +44,8 @@ class PromptedTranslationModel(SignTranslationModel):
     text_auto_class = AutoModelForCausalLM
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
+    # A prompt with pixels in, the tokens behind it out: where transformers keeps Video-LLaVA and LLaVA-NeXT-Video.
+    translation_auto_class = "AutoModelForImageTextToText"
     text_model_expected: str
     text_model_is_frozen = False
 
@@ -87,6 +90,7 @@ class PromptedTranslationModel(SignTranslationModel):
                     layer.training = mode
         return self
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -213,10 +217,12 @@ class PromptedTranslationModel(SignTranslationModel):
         tokens = self._visual_tokens(video)
         is_real = tokens.attention_mask.bool()
         is_placeholder = input_ids == self.config.video_token_id
-        self._check_placeholders(is_placeholder, is_real)
-        adapter = self.get_adapter()
-        packed = adapter(tokens.last_hidden_state[is_real].to(adapter.first.weight.dtype))
         embeddings = self.get_input_embeddings()(input_ids)
+        if is_exporting(self):
+            shown = _tokens_at(is_placeholder, self._adapted(tokens.last_hidden_state), is_real)
+            return torch.where(is_placeholder[..., None], shown.to(embeddings.dtype), embeddings), tokens
+        self._check_placeholders(is_placeholder, is_real)
+        packed = self._adapted(tokens.last_hidden_state[is_real])
         return embeddings.masked_scatter(is_placeholder[..., None], packed.to(embeddings.dtype)), tokens
 
     def _check_placeholders(self, is_placeholder: torch.Tensor, is_real: torch.Tensor) -> None:
@@ -360,6 +366,17 @@ def _num_cached_tokens(language_model_arguments: dict[str, Any]) -> int:
     """Tokens in the cache among the arguments; `generate` names it `cache`, and `past_key_values` before 5.24."""
     caches = (language_model_arguments.get(name) for name in ("cache", "past_key_values"))
     return sum(int(cache.get_seq_length()) for cache in caches if cache is not None)
+
+
+def _tokens_at(is_placeholder: torch.Tensor, visual_tokens: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
+    """
+    -> `(batch, length, hidden size)`: the real visual tokens `(batch, words, hidden size)` of each row in the places of
+    its placeholders `(batch, length)`, without shapes that depend on the data; anything elsewhere.
+    """
+    real_first = (~is_real).long().argsort(dim=1, stable=True)
+    rank = (is_placeholder.long().cumsum(1) - 1).clamp(0, visual_tokens.shape[1] - 1)
+    source = real_first.gather(1, rank)
+    return visual_tokens.gather(1, source[..., None].expand(-1, -1, visual_tokens.shape[2]))
 
 
 def _positions(attention_mask: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MOST_NAMES_IN_AN_ERROR = 5
-FILE_OPTIONS = ("revision", "token", "subfolder", "cache_dir", "force_download", "local_files_only")
+FILE_OPTIONS = (
+    "revision",
+    "token",
+    "subfolder",
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "trust_remote_code",
+)
 
 
 class LoadedWhole:
@@ -95,9 +103,9 @@ def load_with_info(
     return model, loading_info
 
 
-def forget_folder(config: PreTrainedConfig, name_or_path: str) -> None:
+def forget_folder(config: PreTrainedConfig) -> None:
     """Nobody else has the folder that a part was loaded from, and its path is nobody's business: no name is saved."""
-    if os.path.isdir(name_or_path):
+    if os.path.isdir(config.name_or_path):
         config.name_or_path = ""
 
 
@@ -128,14 +136,20 @@ def _listed(names: list[str]) -> str:
     return f"{shown}{f' and {more} more' if more > 0 else ''} {'is' if len(names) == 1 else 'are'}"
 
 
+def damage_of_weights(path: Path) -> str | None:
+    """Why a file cannot be read as weights in safetensors format; `None` if it can."""
+    try:
+        with safe_open(path, framework="pt"):
+            return None
+    except (OSError, SafetensorError) as error:
+        return " ".join(str(error).split()) or type(error).__name__
+
+
 def _damaged_file(name_or_path: Any) -> str:
     """The first file of the folder that safetensors cannot open, or the name of the model."""
     files: Iterable[Path] = sorted(Path(name_or_path).glob("*.safetensors")) if os.path.isdir(name_or_path) else ()
     for path in files:
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except SafetensorError:
+        if damage_of_weights(path) is not None:
             return str(path)
     return repr(str(name_or_path))
 
@@ -177,4 +191,12 @@ def _check_index(folder: Path) -> None:
         )
 
 
-__all__ = ["LoadedWhole", "file_options", "forget_folder", "load_whole", "load_with_info", "read_config_values"]
+__all__ = [
+    "LoadedWhole",
+    "damage_of_weights",
+    "file_options",
+    "forget_folder",
+    "load_whole",
+    "load_with_info",
+    "read_config_values",
+]

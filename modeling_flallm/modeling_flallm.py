@@ -21,7 +21,6 @@ from .adapter_slt import VisualLanguageAdapter
 from .configuration_flallm import FLaLLMConfig
 from .language_encoder_decoder_slt import EncoderDecoderTranslationModel
 from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
-from .systems import FLALLM
 
 WORD_DIRECTION_NORM = 4.0
 
@@ -51,7 +50,6 @@ class FLaLLMForTranslation(EncoderDecoderTranslationModel):
     base_model_prefix = "flallm"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
-    system = FLALLM
     head_names = ("word_presence_head",)
     unquantized_modules = ("vision_model", "adapter", "word_presence_head", "lm_head")
     encoder_advice = "Train stage 1 of FLa-LLM first (flallm train visual-initialing), or name its output folder."
@@ -81,11 +79,13 @@ class FLaLLMForTranslation(EncoderDecoderTranslationModel):
     @torch.no_grad()
     def _start_new_parts(self) -> None:
         """Words begin as the text model's own embeddings: an adapter that shows them can at once be read by it."""
-        self.adapter.to_empty(device=torch.get_default_device()).apply(self._init_weights)
+        embeddings = self.text_model.get_input_embeddings().weight
+        device = torch.get_default_device() if embeddings.is_meta else embeddings.device
+        self.adapter.to_empty(device=device).apply(self._init_weights).to(embeddings.dtype)
         if not self.config.word_presence_loss_weight:
             return
-        self.word_presence_head.to_empty(device=torch.get_default_device()).apply(self._init_weights)
-        directions = nn.functional.normalize(self.text_model.get_input_embeddings().weight.float(), dim=-1)
+        self.word_presence_head.to_empty(device=device).apply(self._init_weights).to(embeddings.dtype)
+        directions = nn.functional.normalize(embeddings.float(), dim=-1)
         self.word_presence_head.weight.copy_(WORD_DIRECTION_NORM * directions)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:

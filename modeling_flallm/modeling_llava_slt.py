@@ -16,9 +16,9 @@ import torch
 
 from .adapter_slt import VisualLanguageAdapter
 from .configuration_llava_slt import TEXT_MODEL_EXPECTED, LlavaSltConfig
+from .hub_card_slt import TAGS
 from .language_prompted_slt import PromptedTranslationModel
 from .sign_encoder_slt import SignEncoder
-from .systems import LLAVA_SLT
 
 NUM_EMBEDDINGS_LOOKED_AT = 1000
 
@@ -40,7 +40,7 @@ class LlavaSltForTranslation(PromptedTranslationModel):
 
     config_class = LlavaSltConfig
     base_model_prefix = "llava_slt"
-    system = LLAVA_SLT
+    hub_tags = (*TAGS, "llava-slt")
     adapter_name = "connector"
     text_model_name = "language_model"
     visual_token_name = "words"
@@ -88,6 +88,8 @@ class LlavaSltForTranslation(PromptedTranslationModel):
         self.connector = self._build_connector()
         self.connector.apply(self._init_weights)
         embeddings = self.get_input_embeddings()
+        if not embeddings.weight.is_meta:
+            self.connector.to(embeddings.weight)
         step = max(embeddings.weight.shape[0] // NUM_EMBEDDINGS_LOOKED_AT, 1)
         with torch.no_grad():
             token_ids = torch.arange(0, embeddings.weight.shape[0], step, device=embeddings.weight.device)

@@ -6,22 +6,22 @@ sentence contains, which needs no gloss, and its vector of the whole clip with t
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as distributed
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .batch_norm_slt import several_processes
 from .configuration_llava_slt import LlavaSltContrastiveConfig
 from .encoders_slt import build_sign_encoder
-from .hub_card_slt import SentWithACard
+from .hub_card_slt import TAGS, SentWithACard
 from .loading_slt import LoadedWhole
 from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
 from .sign_encoder_slt import SignEncoderOutput
-from .systems import LLAVA_SLT
 
 # CLIP's limit: a sharper contrast than one hundred to one is not stable.
 LARGEST_LOGIT_SCALE = 100.0
@@ -77,7 +77,7 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
     base_model_prefix = "llava_slt_contrastive"
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
-    hub_tags = LLAVA_SLT.hub_tags
+    hub_tags = (*TAGS, "llava-slt")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -136,17 +136,19 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
             )
         self.word_targets.copy_(embeddings)
 
+    @can_return_tuple
     def forward(
         self,
-        pixel_values_videos: torch.FloatTensor,
+        pixel_values_videos: torch.FloatTensor | None = None,
         pixel_attention_mask: torch.LongTensor | None = None,
         sentence_embeddings: torch.FloatTensor | None = None,
         word_ids: torch.LongTensor | None = None,
+        **kwargs: Any,
     ) -> LlavaSltContrastiveOutput:
         r"""
         Args:
-            pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`):
-                Normalised frames, padded at the end of a clip.
+            pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`, *optional*):
+                Normalised frames, padded at the end of a clip, for sign encoders that read frames.
             pixel_attention_mask (`torch.LongTensor` of shape `(batch, frames)`, *optional*):
                 1 for real frames. Default: all are real.
             sentence_embeddings (`torch.FloatTensor` of shape `(batch, sentence_target_size)`, *optional*):
@@ -154,11 +156,19 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
             word_ids (`torch.LongTensor` of shape `(batch, words)`, *optional*):
                 The tokens of each sentence as rows of `word_targets`; -100 is padding. Needed for the loss where the
                 model has a word level.
+            kwargs: what else the sign encoder reads, by its `input_names`.
 
         Raises:
-            ValueError: for wrong shapes, or missing or unknown words.
+            ValueError: for wrong shapes, missing or unknown words, inputs that the sign encoder does not read, or one
+                that gives no vector of the whole clip.
         """
-        vision_output = self.vision_model(pixel_values_videos, pixel_attention_mask)
+        named = {"pixel_values_videos": pixel_values_videos, "pixel_attention_mask": pixel_attention_mask}
+        vision_output = self.vision_model(**self.vision_model.given_inputs({**named, **kwargs}))
+        if vision_output.pooler_output is None:
+            raise ValueError(
+                "Contrastive pretraining needs a sign encoder with a `pooler_output`, one vector for the whole clip, "
+                f"and {type(self.vision_model).__name__} gives none. `LlavaSltVisualEncoder` does."
+            )
         videos = nn.functional.normalize(self.sentence_projection(vision_output.pooler_output).float(), dim=-1)
         if sentence_embeddings is None:
             return LlavaSltContrastiveOutput(video_embeddings=videos)

@@ -30,6 +30,7 @@ def _import_our_processing() -> ModuleType:
 
 _processing = _import_our_processing()
 ClipValues = _processing.modality_slt.ClipValues
+DataCollatorForSignTranslation = _processing.DataCollatorForSignTranslation
 FLaLLMProcessor = _processing.FLaLLMProcessor
 FLaLLMVideoProcessor = _processing.FLaLLMVideoProcessor
 LlavaSltProcessor = _processing.LlavaSltProcessor

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, is_torchdynamo_exporting
 
 from .hub_card_slt import SentWithACard
 from .loading_slt import LoadedWhole
@@ -82,6 +83,22 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         """
         raise NotImplementedError
 
+    def given_inputs(self, named: dict[str, Any]) -> dict[str, Any]:
+        """
+        The inputs among `named` arguments, without those that are `None`.
+
+        Raises:
+            ValueError: for arguments that this encoder does not read.
+        """
+        given = {name: value for name, value in named.items() if value is not None}
+        unknown = [name for name in given if name not in self.input_names]
+        if unknown:
+            raise ValueError(
+                f"The sign encoder of this model, {type(self).__name__}, takes "
+                f"{' and '.join(f'`{name}`' for name in self.input_names)}, got `{unknown[0]}`."
+            )
+        return given
+
     def get_num_tokens(self, length: Length) -> Length:
         """Visual tokens of clips of this length in frames; below 1 for clips that are too short."""
         raise NotImplementedError
@@ -109,6 +126,14 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
 
     def choose_memory_format(self) -> None:
         """Put the weights into the memory order in which this encoder computes fastest. By default there is one."""
+
+
+def is_exporting(module: nn.Module) -> bool:
+    """
+    Whether `torch.export` records the inference of `module`: then no shape may depend on the data and nothing can be
+    checked, so that padding is computed and masked. Training packs real frames, whose statistics batch norm takes.
+    """
+    return is_torchdynamo_exporting() and not module.training
 
 
 def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:

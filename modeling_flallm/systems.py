@@ -76,10 +76,8 @@ class System:
         citations: pairs of an introducing sentence, empty for the paper itself, and BibTeX.
         auto_class: with which transformers loads its translation model.
         model_class, processor_class: names in `modeling_flallm`.
-        is_prompted: whether its text model is decoder-only and reads the video within a prompt. Otherwise it is an
-            encoder-decoder and reads the video alone.
-        adapter_name, text_model_name: attributes of the translation model; `other_parts`: further ones with weights,
-            besides `vision_model`.
+        is_prompted: whether its text model is decoder-only and reads the video within a prompt; otherwise it is an
+            encoder-decoder and reads the video alone. The model class says the same.
         adapter_title: what the paper calls the adapter.
         visual_encoder_types: model types of its visual encoder, alone or with a head for pretraining.
         stages: in the order in which they are run; the last one leaves a translation model.
@@ -97,8 +95,6 @@ class System:
     model_class: str
     processor_class: str
     is_prompted: bool
-    adapter_name: str
-    text_model_name: str
     stages: tuple[Stage, ...]
     recipe: Recipe
     adapter_title: str = "adapter"
@@ -107,17 +103,17 @@ class System:
     quickstart_prefix: str | None = None
     note: str = ""
     tags: tuple[str, ...] = ()
-    other_parts: tuple[str, ...] = ()
-
-    @property
-    def lora_layers(self) -> dict[str, str]:
-        """Arguments of peft for every linear layer of the text model, whatever the text model calls it."""
-        others = "|".join(("vision_model", self.adapter_name, *self.other_parts))
-        return {"target_modules": "all-linear", "exclude_modules": rf"({others})(\..*)?"}
 
     @property
     def hub_tags(self) -> tuple[str, ...]:
         return (*TAGS, *self.tags)
+
+    @property
+    def recipe_prefixes(self) -> list[str]:
+        """Of all its presets, which are `<prefix>_<stage>`."""
+        recipes = (self.recipe, self.other_recipe)
+        prefixes = [*(recipe.prefix for recipe in recipes if recipe is not None), self.quickstart_prefix]
+        return [prefix for prefix in prefixes if prefix is not None]
 
     @property
     def last_stage(self) -> Stage:
@@ -170,14 +166,10 @@ FLALLM = System(
     title="FLa-LLM",
     paper="https://arxiv.org/abs/2403.12556",
     citations=(("", FLALLM_CITATION),),
-    # A sequence of frames in, a sequence of tokens out, by an encoder and a decoder: of the Auto classes this is the
-    # one whose models are called and generate like these.
     auto_class="AutoModelForSeq2SeqLM",
     model_class="FLaLLMForTranslation",
     processor_class="FLaLLMProcessor",
     is_prompted=False,
-    adapter_name="adapter",
-    text_model_name="text_model",
     visual_encoder_types=("flallm_vision",),
     stages=(
         Stage(
@@ -210,7 +202,6 @@ FLALLM = System(
         citation=SLTBASELINES_CITATION,
     ),
     quickstart_prefix="quickstart",
-    other_parts=("word_presence_head",),
 )
 LLAVA_SLT = System(
     model_type="llava_slt",
@@ -220,13 +211,10 @@ LLAVA_SLT = System(
         ("", LLAVA_SLT_CITATION),
         ("The visual encoder of its frames is that of FLa-LLM:", FLALLM_CITATION),
     ),
-    # A prompt with pixels in, the tokens behind it out: where transformers keeps Video-LLaVA and LLaVA-NeXT-Video.
     auto_class="AutoModelForImageTextToText",
     model_class="LlavaSltForTranslation",
     processor_class="LlavaSltProcessor",
     is_prompted=True,
-    adapter_name="connector",
-    text_model_name="language_model",
     adapter_title="connector",
     visual_encoder_types=("llava_slt_contrastive", "llava_slt_visual"),
     stages=(

@@ -6,12 +6,15 @@ How the language model reads the visual tokens and writes is in `language_encode
 """
 
 import copy
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import nn
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import can_return_tuple
 
 from .encoders_slt import build_sign_encoder, load_sign_encoder
 from .hub_export_slt import SavedWithItsCode
@@ -19,6 +22,23 @@ from .loading_slt import forget_folder, load_whole, read_config_values
 from .sign_encoder_slt import SignEncoder, SignEncoderOutput, checked_visual_mask
 
 VISUAL_FEATURES = ("visual_features", "visual_attention_mask")
+
+
+@dataclass
+class VideoFeaturesOutput(BaseModelOutputWithPooling):
+    """
+    Output of `get_video_features` of a translation model.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, visual hidden size)`):
+            Visual tokens; 0 behind the end of a clip.
+        pooler_output (`torch.FloatTensor` of shape `(batch, tokens, text hidden size)`):
+            The same tokens as the text model reads them.
+        attention_mask (`torch.LongTensor` of shape `(batch, tokens)`):
+            1 for the tokens of the clip, 0 for padding.
+    """
+
+    attention_mask: torch.LongTensor | None = None
 
 
 class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
@@ -91,8 +111,8 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             text_model_name_or_path (`str`): folder or Hub id of a text model that fits this class.
             config_values:
                 Further fields of the configuration, such as `label_smoothing`. Those that begin with `vision_` and
-                `text_`, such as `text_revision` and `vision_token`, go without that to the `from_pretrained` of the
-                part.
+                `text_`, such as `text_revision`, `text_device_map` and `vision_token`, go without that to the
+                `from_pretrained` of the part. The new adapter is put where the token embeddings are, in their dtype.
 
         Raises:
             ValueError: if the first has no sign encoder, or the second is no text model that fits, and as `load_whole`
@@ -116,12 +136,8 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         model.vision_model = vision_model
         setattr(model, cls.text_model_name, text_model)
         model.config.text_config = text_model.config
-        for part_config, name in (
-            (model.config.vision_config, vision_model_name_or_path),
-            (model.config.text_config, text_model_name_or_path),
-        ):
-            if not isinstance(name, SignEncoder):
-                forget_folder(part_config, name)
+        for part_config in (model.config.vision_config, model.config.text_config):
+            forget_folder(part_config)
         model.generation_config = text_model.generation_config
         model._start_new_parts()
         return model.eval()
@@ -176,13 +192,27 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: for inputs that this encoder does not read.
         """
-        input_names = self.vision_model.input_names
-        named = named | {name: others.pop(name) for name in input_names if name in others}
-        video = {name: value for name, value in named.items() if value is not None}
-        unknown = [name for name in video if name not in (*input_names, *VISUAL_FEATURES)]
-        if unknown:
-            raise ValueError(f"The sign encoder of this model takes {_listed(input_names)}, got `{unknown[0]}`.")
-        return video
+        named = named | {name: others.pop(name) for name in self.vision_model.input_names if name in others}
+        features = {name: named.pop(name) for name in VISUAL_FEATURES if named.get(name) is not None}
+        clip = {name: value for name, value in named.items() if name not in VISUAL_FEATURES}
+        return self.vision_model.given_inputs(clip) | features
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        pixel_attention_mask: torch.LongTensor | None = None,
+        **kwargs: Any,
+    ) -> VideoFeaturesOutput:
+        """The visual tokens of clips, and as `pooler_output` what the text model reads; arguments as in `forward`."""
+        named = {"pixel_values_videos": pixel_values_videos, "pixel_attention_mask": pixel_attention_mask}
+        output = self.vision_model(**self.vision_model.given_inputs({**named, **kwargs}))
+        embeddings = self._adapted(output.last_hidden_state)
+        return VideoFeaturesOutput(output.last_hidden_state, embeddings, attention_mask=output.attention_mask)
+
+    def _adapted(self, visual_tokens: torch.Tensor) -> torch.Tensor:
+        adapter = self.get_adapter()
+        return adapter(visual_tokens.to(adapter.first.weight.dtype))
 
     def _check_one_form(self, video: dict[str, Any], **other_forms: Any) -> None:
         forms = {name: video.get(name) for name in (self.vision_model.main_input_name, "visual_features")} | other_forms
@@ -192,7 +222,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     def _visual_tokens(self, video: dict[str, Any]) -> SignEncoderOutput:
         """Output of the sign encoder, or the features that were passed in its place."""
         if self.vision_model.main_input_name in video:
-            return self.vision_model(**video)
+            return self.vision_model(**{name: video[name] for name in self.vision_model.input_names if name in video})
         features = video["visual_features"]
         mask = checked_visual_mask(
             features, video.get("visual_attention_mask"), self.config.vision_config.hidden_size, self.visual_token_name

@@ -3,6 +3,7 @@
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor
 
 from .captions_slt import format_captions
+from .data_collator_slt import DataCollatorForSignTranslation
 from .feature_extraction_visual_features_slt import VisualFeatureExtractor
 from .modalities_slt import MODALITIES
 from .modality_slt import Modality
@@ -26,6 +27,7 @@ FLaLLMProcessor.register_for_auto_class("AutoProcessor")
 LlavaSltProcessor.register_for_auto_class("AutoProcessor")
 
 __all__ = [
+    "DataCollatorForSignTranslation",
     "DecodedVideo",
     "FLaLLMProcessor",
     "FLaLLMVideoProcessor",

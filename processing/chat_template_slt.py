@@ -1,9 +1,10 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """The chat template of a tokenizer, which is somebody else's program: rendered within limits, on a fixed day."""
 
+import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -18,6 +19,26 @@ FRIDAY_26_JULY_2024 = {
     **{"%H": "00", "%I": "12", "%M": "00", "%S": "00", "%p": "AM"},
 }
 CLOCK = "strftime_now"
+# For language models without a chat template (ours, after LLaVA's).
+PLAIN_CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{ 'USER: ' ~ message['content'] if message['role'] == 'user' else ' ASSISTANT: ' ~ message['content'] }}"
+    "{%- endfor -%}"
+    "{{ ' ASSISTANT:' if add_generation_prompt else '' }}"
+)
+# In front of a template for messages of text: it gets its messages with a text in place of the parts of each.
+TEXT_CONTENTS = (
+    "{%- set flat = namespace(messages=[]) -%}"
+    "{%- for message in messages -%}"
+    "{%- set parts = namespace(texts=[]) -%}"
+    "{%- for part in ([] if message['content'] is string else message['content']) -%}"
+    "{%- set parts.texts = parts.texts + [VIDEO_TOKEN if part['type'] == 'video' else part['text']] -%}"
+    "{%- endfor -%}"
+    "{%- set text = message['content'] if message['content'] is string else parts.texts | join('\n') -%}"
+    "{%- set flat.messages = flat.messages + [dict(message, content=text)] -%}"
+    "{%- endfor -%}"
+    "{%- set messages = flat.messages -%}"
+)
 MOST_CHARACTERS = 1_000_000
 MOST_SECONDS = 10.0
 JINJA_FRAMES = "<template>"
@@ -27,30 +48,35 @@ class ChatTemplateLimitError(Exception):
     """A chat template took too long, or made too much text."""
 
 
-def render_chat(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+def render_chat(render: Callable[..., str], chat_template: str) -> str:
     """
-    The prompt that the tokenizer's chat template makes of messages, up to where the answer begins; the same every day.
-    transformers renders templates in a sandbox of jinja, in which they reach nothing but the messages.
+    The text that `render`, the `apply_chat_template` of a tokenizer or processor with its messages, makes with
+    `chat_template`; the same every day. transformers renders templates in a sandbox of jinja, in which they reach
+    nothing but the messages.
 
     Raises:
         ValueError: if the template has an error, or runs beyond the limits above.
     """
     try:
         with _limited():
-            prompt = tokenizer.apply_chat_template(
-                messages,
-                chat_template=_on_a_fixed_day(tokenizer.get_chat_template()),
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-        if len(prompt) > MOST_CHARACTERS:
+            text = render(chat_template=_on_a_fixed_day(chat_template))
+        if len(text) > MOST_CHARACTERS:
             raise ChatTemplateLimitError(f"it makes a prompt of more than {MOST_CHARACTERS:,} characters")
     except Exception as error:  # whatever somebody else's program raises
         raise ValueError(
             f"The tokenizer's chat template cannot be used: {type(error).__name__}: {error}. Correct "
             "`tokenizer.chat_template`, or set it to None for a plain prompt."
         ) from error
-    return prompt
+    return text
+
+
+def with_text_contents(chat_template: str, video_token: str) -> str:
+    """
+    A template for messages whose content is a text, such as those of language models, as one that also takes contents
+    of parts, `{"type": "video", ...}` and `{"type": "text", "text": ...}`. A video becomes `video_token`; parts are
+    joined by line breaks.
+    """
+    return TEXT_CONTENTS.replace("VIDEO_TOKEN", json.dumps(video_token)) + chat_template
 
 
 def _on_a_fixed_day(template: str) -> str:
@@ -93,4 +119,4 @@ def _texts(values: Iterable[Any]) -> Iterator[str]:
                 yield from _texts(attributes.values())
 
 
-__all__ = ["render_chat"]
+__all__ = ["PLAIN_CHAT_TEMPLATE", "render_chat", "with_text_contents"]

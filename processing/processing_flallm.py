@@ -11,6 +11,9 @@ from transformers.feature_extraction_utils import BatchFeature
 from .modalities_slt import OneModalityProcessor
 
 TARGET_TEXT_ARGUMENTS = ("padding", "truncation", "max_length", "pad_to_multiple_of", "add_special_tokens")
+# Processors of transformers also take arguments in these groups, as in `videos_kwargs={"fps": 5}`.
+ARGUMENT_GROUPS = ("common_kwargs", "text_kwargs", "videos_kwargs")
+OTHER_INPUTS = ("images", "audio")
 IGNORED_LABEL = -100
 
 
@@ -26,7 +29,7 @@ class FLaLLMProcessor(OneModalityProcessor):
     Sentences are brought to Unicode normal form NFKC first: the tokenizers of mBART and others lose the normaliser they
     were trained with on loading, and would turn decomposed umlauts or full-width letters into unknown tokens.
 
-    Example: `processor(videos=["clip.mp4"], text=["it rains in the north"], return_tensors="pt")`
+    Example: `processor(videos=["clip.mp4"], text_target=["it rains in the north"], return_tensors="pt")`
     """
 
     def __init__(self, video_processor=None, tokenizer=None, feature_extractor=None):
@@ -41,7 +44,8 @@ class FLaLLMProcessor(OneModalityProcessor):
     def __call__(
         self,
         videos: Any = None,
-        text: str | list[str] | tuple[str, ...] | None = None,
+        text: None = None,
+        text_target: str | list[str] | tuple[str, ...] | None = None,
         visual_features: Any = None,
         return_tensors: str | None = None,
         **kwargs,
@@ -50,22 +54,30 @@ class FLaLLMProcessor(OneModalityProcessor):
 
         Returns `pixel_values_videos` (batch, frames, 3, height, width) and `pixel_attention_mask` (batch, frames) with
         `videos`, `visual_features` (batch, features, feature_size) and `visual_attention_mask` (batch, features) with
-        `visual_features`, and `labels` (batch, tokens), padded with -100, with `text`. Other arguments go to what reads
-        the clips (`start`, `end`, `frame_sampling_rate`, ...; `max_num_features`) or to the tokenizer (`padding`,
-        `truncation`, `max_length`, `pad_to_multiple_of`, `add_special_tokens`). Raises `ValueError` for neither input,
-        for clips of another modality, for an empty sentence and for as many sentences as there are not videos,
-        `TypeError` for unknown arguments."""
+        `visual_features`, and `labels` (batch, tokens), padded with -100, with `text_target`, the sentences. Other
+        arguments go to what reads the clips (`start`, `end`, `frame_sampling_rate`, ...; `max_num_features`) or to the
+        tokenizer (`padding`, `truncation`, `max_length`, `pad_to_multiple_of`, `add_special_tokens`). Raises
+        `ValueError` for neither input, for clips of another modality, for `text`, which is the prompt of models that
+        read one, for an empty sentence and for as many sentences as there are not videos, `TypeError` for unknown
+        arguments."""
+        if text is not None:
+            raise ValueError(
+                "`text` is the prompt of a model that reads one, and FLa-LLM reads none. Pass the sentences as "
+                "`text_target`."
+            )
         clips = self.list_of_clips(videos=videos, visual_features=visual_features)
-        if clips is None and text is None:
-            raise ValueError(f"Pass `{self.modality.argument}`, `text` (their sentences), or both; got neither.")
+        if clips is None and text_target is None:
+            raise ValueError(f"Pass `{self.modality.argument}`, `text_target` (their sentences), or both; got neither.")
+        kwargs = ungrouped_arguments(kwargs)
+        return_tensors = kwargs.pop("return_tensors", return_tensors)
         text_arguments = {name: kwargs.pop(name) for name in TARGET_TEXT_ARGUMENTS if name in kwargs}
-        if text is None and text_arguments:
-            raise ValueError(f"`{next(iter(text_arguments))}` goes with `text`, which was not given.")
+        if text_target is None and text_arguments:
+            raise ValueError(f"`{next(iter(text_arguments))}` goes with `text_target`, which was not given.")
         if clips is None and kwargs:
-            raise TypeError(f"Unknown arguments for `text` alone: {sorted(kwargs)}.")
-        sentences = None if text is None else normalised_sentences(text)
-        if clips is not None and sentences is not None and len(sentences) != len(clips):
-            raise ValueError(f"Each video needs one sentence, got {len(clips)} videos and {len(sentences)} sentences.")
+            raise TypeError(f"Unknown arguments for `text_target` alone: {sorted(kwargs)}.")
+        sentences = None if text_target is None else normalised_sentences(text_target)
+        if clips is not None and sentences is not None:
+            check_one_sentence_per_video(len(clips), len(sentences))
         data = {} if clips is None else dict(self.modality.part(clips, **kwargs))
         if sentences is not None:
             data["labels"] = self._labels(sentences, **text_arguments)
@@ -116,17 +128,36 @@ class FLaLLMProcessor(OneModalityProcessor):
         )
 
 
-def normalised_sentences(text: str | list[str] | tuple[str, ...]) -> list[str]:
+def ungrouped_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a processor by their own names, without the groups in which they may have come, and without
+    `images` and `audio` that are `None`. Raises `ValueError` for other images and audio."""
+    ungrouped = {name: value for name, value in arguments.items() if name not in ARGUMENT_GROUPS}
+    for group in ARGUMENT_GROUPS:
+        ungrouped |= arguments.get(group) or {}
+    for name in OTHER_INPUTS:
+        if ungrouped.pop(name, None) is not None:
+            raise ValueError(f"The model takes videos, got `{name}`. Pass clips, or folders of pictures, as `videos`.")
+    return ungrouped
+
+
+def check_one_sentence_per_video(num_videos: int, num_sentences: int) -> None:
+    """Raise `ValueError` for another number of sentences than of videos."""
+    if num_videos != num_sentences:
+        raise ValueError(f"Each video needs one sentence, got {num_videos} videos and {num_sentences} sentences.")
+
+
+def normalised_sentences(text_target: str | list[str] | tuple[str, ...]) -> list[str]:
     """Return one or several sentences in Unicode normal form NFKC. Raises `ValueError` for none and for empty ones."""
-    sentences = [text] if isinstance(text, str) else text
+    sentences = [text_target] if isinstance(text_target, str) else text_target
     if not isinstance(sentences, (list, tuple)) or not all(isinstance(sentence, str) for sentence in sentences):
-        raise ValueError(f"`text` must be a sentence or a list of sentences, got {text!r}.")
+        raise ValueError(f"`text_target` must be a sentence or a list of sentences, got {text_target!r}.")
     sentences = [unicodedata.normalize("NFKC", sentence) for sentence in sentences]
     empty = [index for index, sentence in enumerate(sentences) if not sentence.strip()]
     if empty or not sentences:
         raise ValueError(
-            f"`text` holds empty sentences at index {empty}: a model cannot learn from them. Leave those clips out."
+            f"`text_target` holds empty sentences at index {empty}: a model cannot learn from them. Leave those clips "
+            "out."
             if empty
-            else "`text` is an empty list; pass one sentence per video."
+            else "`text_target` is an empty list; pass one sentence per video."
         )
     return sentences

@@ -2,18 +2,22 @@
 """Videos, prompts and sentences to what LLaVA-SLT takes, and token ids back to sentences."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import AddedToken
 from transformers.feature_extraction_utils import BatchFeature
 
-from .chat_template_slt import render_chat
-from .processing_flallm import IGNORED_LABEL, FLaLLMProcessor, normalised_sentences
+from .chat_template_slt import PLAIN_CHAT_TEMPLATE, render_chat, with_text_contents
+from .processing_flallm import (
+    IGNORED_LABEL,
+    FLaLLMProcessor,
+    check_one_sentence_per_video,
+    normalised_sentences,
+    ungrouped_arguments,
+)
 
-# For language models without a chat template (ours, after LLaVA's).
-PLAIN_TEMPLATE = "USER: {content} ASSISTANT:"
-CONTENT = "{video}\n{prompt}"
 DEFAULT_PROMPT = "Translate this sign language video into {spoken_language}."
 DEFAULT_SPOKEN_LANGUAGE = "the spoken language"
 
@@ -32,7 +36,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
     in "German". The paper's prompt is not known to us; this one is ours. The placeholder `video_token` is added to the
     tokenizer if it lacks it, and a tokenizer without a padding token pads with its end token.
 
-    Example: `processor(videos=["clip.mp4"], text=["it rains in the north"], return_tensors="pt")`
+    Example: `processor(videos=["clip.mp4"], text_target=["it rains in the north"], return_tensors="pt")`
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
         self.video_token = video_token
         self.prompt = prompt
         self.spoken_language = spoken_language
-        self._prompt_token_ids(self.spoken_language)  # a prompt that cannot work is told here
+        self._around_own_video(self.spoken_language)  # a prompt that cannot work is told here
 
     @property
     def model_input_names(self) -> list[str]:
@@ -75,28 +79,39 @@ class LlavaSltProcessor(FLaLLMProcessor):
         self,
         videos: Any = None,
         text: str | list[str] | tuple[str, ...] | None = None,
+        text_target: str | list[str] | tuple[str, ...] | None = None,
         num_visual_tokens: Sequence[int] | None = None,
         spoken_language: str | Sequence[str] | None = None,
         visual_features: Any = None,
+        add_special_tokens: bool = True,
         return_tensors: str | None = None,
         **kwargs,
     ) -> BatchFeature:
         """Process videos and their prompts, with their sentences or without.
 
-        Returns `input_ids` and `attention_mask` (batch, tokens), padded on the left: the prompt, and with `text` the
-        sentence and its end behind it, and then `labels` (batch, tokens) too, -100 outside the sentence. With `videos`,
-        also `pixel_values_videos` (batch, frames, 3, height, width) and `pixel_attention_mask` (batch, frames); with
-        `visual_features`, themselves (batch, features, feature_size) and `visual_attention_mask` (batch, features).
-        `num_visual_tokens`, in place of `videos`, says how many word-like tokens the features of each clip have.
-        `spoken_language` names the language of all sentences, or of each of them, as training did: "German",
-        not "de". Other arguments go to the video processor (`start`, `end`, `frame_sampling_rate`, ...).
+        Returns `input_ids` and `attention_mask` (batch, tokens), padded on the left: the prompt, and with `text_target`
+        the sentence and its end behind it, and then `labels` (batch, tokens) too, -100 outside the sentence. With
+        `videos`, also `pixel_values_videos` (batch, frames, 3, height, width) and `pixel_attention_mask` (batch,
+        frames); with `visual_features`, themselves (batch, features, feature_size) and `visual_attention_mask` (batch,
+        features). `num_visual_tokens`, in place of clips, says how many word-like tokens the features of each have.
 
-        Raises `ValueError` for neither or both of `videos` and `num_visual_tokens`, for an empty sentence, one that
-        holds the placeholder, and other numbers of sentences or languages than of videos, `TypeError` for unknown
-        arguments."""
+        `text` is the prompt of each video, such as `apply_chat_template` makes it, with the placeholder `video_token`
+        once, where the video goes; `add_special_tokens=False` leaves out what the tokenizer puts in front of a text.
+        Default: the processor's own prompt, in which `spoken_language` names the language of all sentences, or of each
+        of them, as training did: "German", not "de". Other arguments go to the video processor (`start`, `end`,
+        `frame_sampling_rate`, ...).
+
+        Raises `ValueError` for no input or both `videos` and `num_visual_tokens`, for a prompt without the placeholder,
+        an empty sentence, one that holds the placeholder, and other numbers of prompts, sentences or languages than of
+        videos, `TypeError` for unknown arguments."""
+        kwargs = ungrouped_arguments(kwargs)
+        return_tensors = kwargs.pop("return_tensors", return_tensors)
+        if kwargs.pop("padding", True) not in (True, "longest"):
+            raise ValueError("Rows are padded on the left to the longest of them: leave `padding` out.")
         clips = self.list_of_clips(videos=videos, visual_features=visual_features)
         modality = self.modality
-        if (clips is None) == (num_visual_tokens is None):
+        num_inputs = (clips is not None) + (num_visual_tokens is not None)
+        if num_inputs == 2 or (num_inputs == 0 and text is None):
             raise ValueError(f"Pass either `{modality.argument}` or, for cached features, `num_visual_tokens`.")
         if clips is None and kwargs:
             raise TypeError(f"Unknown arguments without `{modality.argument}`: {sorted(kwargs)}.")
@@ -105,8 +120,57 @@ class LlavaSltProcessor(FLaLLMProcessor):
             data = dict(modality.part(clips, **kwargs))
             lengths = [int(torch.as_tensor(mask).sum()) for mask in data[modality.input_names[1]]]
             num_visual_tokens = [self.get_num_visual_tokens(length) for length in lengths]
-        data |= self._token_ids(num_visual_tokens, text, spoken_language)
+        if text is None:
+            prompts = self._own_prompts(num_visual_tokens, spoken_language)
+        else:
+            prompts = self._given_prompts(text, num_visual_tokens, spoken_language, add_special_tokens)
+        data |= self._token_ids(prompts, text_target)
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]] | list[list[dict[str, Any]]],
+        chat_template: str | None = None,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> str | list[str] | torch.Tensor | BatchFeature:
+        """Turn one or several conversations into prompts, and with `tokenize` into what the model takes.
+
+        The content of a message is a text, or parts: `{"type": "text", "text": ...}` and `{"type": "video"}`, with
+        the clip under `video`, `path` or `url` where `tokenize` is to read it. Default of `chat_template`: that of the
+        processor, which is the tokenizer's, or a plain one where it has none. With `tokenize` returns `input_ids`, or
+        with `return_dict` all of `__call__`, to which `processor_kwargs` go (`text_target`, `fps`, ...). Other
+        arguments are those of transformers, such as `add_generation_prompt`. Raises `ValueError` for a template that
+        has an error or does not end, and as `__call__`.
+
+        Example: `processor.apply_chat_template([{"role": "user", "content": [{"type": "video", "path": "clip.mp4"},
+        {"type": "text", "text": "Translate."}]}], add_generation_prompt=True, tokenize=True, return_dict=True)`"""
+        arguments = {**(processor_kwargs or {}), "return_tensors": return_tensors}
+        valid_kwargs = getattr(self.video_processor, "valid_kwargs", None)
+        for name in sorted(kwargs.keys() & getattr(valid_kwargs, "__annotations__", {}).keys()):
+            arguments[name] = kwargs.pop(name)
+        render = partial(super().apply_chat_template, conversation, tokenize=False, **kwargs)
+        text = render_chat(render, self._chat_template(chat_template))
+        if not tokenize:
+            return text
+        # A chat template writes the special tokens itself.
+        has_template = chat_template is not None or self.chat_template is not None
+        arguments.setdefault("add_special_tokens", not has_template)
+        clips = {self.modality.argument: _videos_of(conversation) or None}
+        inputs = self(**clips, text=text, **arguments)
+        return inputs if return_dict else inputs["input_ids"]
+
+    def _chat_template(self, chat_template: str | None = None) -> str:
+        """The processor's own, unless there is another; that of a tokenizer is for messages of text."""
+        template = self.chat_template if chat_template is None else chat_template
+        if template is None:
+            return with_text_contents(PLAIN_CHAT_TEMPLATE, self.video_token)
+        if template == self.tokenizer.chat_template:
+            return with_text_contents(self.tokenizer.get_chat_template(), self.video_token)
+        return template
 
     def get_num_visual_tokens(self, num_frames: int) -> int:
         """Placeholders in the prompt of a clip of so many frames after sampling."""
@@ -115,22 +179,15 @@ class LlavaSltProcessor(FLaLLMProcessor):
     @property
     def num_prompt_tokens(self) -> int:
         """Tokens of the prompt without the video."""
-        return sum(map(len, self._prompt_token_ids(self.spoken_language)))
+        return sum(map(len, self._around_own_video(self.spoken_language)))
 
     def _token_ids(
-        self,
-        num_visual_tokens: Sequence[int],
-        text: str | list[str] | tuple[str, ...] | None,
-        spoken_language: str | Sequence[str] | None,
+        self, prompts: list[list[int]], text_target: str | list[str] | tuple[str, ...] | None
     ) -> dict[str, torch.Tensor]:
-        prompts = self._prompts(num_visual_tokens, spoken_language)
-        if text is None:
+        if text_target is None:
             return _padded_on_the_left(prompts, [[] for _ in prompts], self.tokenizer.pad_token_id, with_labels=False)
-        sentences = normalised_sentences(text)
-        if len(sentences) != len(prompts):
-            raise ValueError(
-                f"Each video needs one sentence, got {len(prompts)} videos and {len(sentences)} sentences."
-            )
+        sentences = normalised_sentences(text_target)
+        check_one_sentence_per_video(len(prompts), len(sentences))
         for sentence in sentences:
             if self.video_token in sentence:
                 raise ValueError(
@@ -141,7 +198,36 @@ class LlavaSltProcessor(FLaLLMProcessor):
         answers = [[*sentence, self.tokenizer.eos_token_id] for sentence in token_ids]
         return _padded_on_the_left(prompts, answers, self.tokenizer.pad_token_id, with_labels=True)
 
-    def _prompts(
+    def _given_prompts(
+        self,
+        text: str | list[str] | tuple[str, ...],
+        num_visual_tokens: Sequence[int] | None,
+        spoken_language: str | Sequence[str] | None,
+        add_special_tokens: bool,
+    ) -> list[list[int]]:
+        if spoken_language is not None:
+            raise ValueError(
+                "`spoken_language` is for the processor's own prompt. In `text`, write the language there."
+            )
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(texts, list | tuple) or not texts or not all(isinstance(each, str) for each in texts):
+            raise ValueError(f"`text` must be a prompt or a list of prompts, got {text!r}.")
+        token_ids = [self._prompt_token_ids(each, add_special_tokens) for each in texts]
+        if num_visual_tokens is None:
+            num_placeholders = [ids.count(self.video_token_id) for ids in token_ids]
+            if any(num_placeholders):
+                raise ValueError(f"The prompts hold {sum(num_placeholders)} placeholders, but there are no `videos`.")
+            return token_ids
+        if len(texts) != len(num_visual_tokens):
+            raise ValueError(
+                f"Each video needs one prompt, got {len(num_visual_tokens)} videos and {len(texts)} prompts."
+            )
+        return [
+            self._with_video(*self._around_the_video(ids), count)
+            for ids, count in zip(token_ids, num_visual_tokens, strict=True)
+        ]
+
+    def _own_prompts(
         self, num_visual_tokens: Sequence[int], spoken_language: str | Sequence[str] | None
     ) -> list[list[int]]:
         num_prompts = len(num_visual_tokens)
@@ -156,21 +242,23 @@ class LlavaSltProcessor(FLaLLMProcessor):
                 f"`spoken_language` names one language, or one for each video, got {len(languages)} languages and "
                 f"{num_prompts} videos."
             )
-        around = {language: self._prompt_token_ids(language) for language in set(languages)}
+        around = {language: self._around_own_video(language) for language in set(languages)}
         return [
-            [*around[language][0], *[self.video_token_id] * int(count), *around[language][1]]
+            self._with_video(*around[language], count)
             for language, count in zip(languages, num_visual_tokens, strict=True)
         ]
 
-    def _prompt_token_ids(self, spoken_language: str) -> tuple[list[int], list[int]]:
-        """Token ids in front of the video, and behind it."""
+    def _with_video(self, before: list[int], behind: list[int], num_visual_tokens: int) -> list[int]:
+        return [*before, *[self.video_token_id] * int(num_visual_tokens), *behind]
+
+    def _around_own_video(self, spoken_language: str) -> tuple[list[int], list[int]]:
+        """Token ids in front of the video in the processor's own prompt, and behind it."""
         instruction = self.prompt.replace("{spoken_language}", spoken_language)
-        content = CONTENT.format(video=self.video_token, prompt=instruction)
-        if self.tokenizer.chat_template is None:
-            token_ids = self._starting_tokens() + self._tokenized(PLAIN_TEMPLATE.format(content=content))
-        else:
-            messages = [{"role": "user", "content": content}]
-            token_ids = self._tokenized(render_chat(self.tokenizer, messages))
+        content = [{"type": "video"}, {"type": "text", "text": instruction}]
+        text = self.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        return self._around_the_video(self._prompt_token_ids(text, add_special_tokens=self.chat_template is None))
+
+    def _around_the_video(self, token_ids: list[int]) -> tuple[list[int], list[int]]:
         if token_ids.count(self.video_token_id) != 1:
             raise ValueError(
                 f"The prompt must hold the placeholder {self.video_token!r} once, where the video goes; it holds it "
@@ -180,6 +268,11 @@ class LlavaSltProcessor(FLaLLMProcessor):
         place = token_ids.index(self.video_token_id)
         return token_ids[:place], token_ids[place + 1 :]
 
+    def _prompt_token_ids(self, prompt: str, add_special_tokens: bool) -> list[int]:
+        token_ids = self._tokenized(prompt)
+        start = self._starting_tokens() if add_special_tokens else []
+        return token_ids if token_ids[: len(start)] == start else start + token_ids
+
     def _tokenized(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
@@ -187,6 +280,15 @@ class LlavaSltProcessor(FLaLLMProcessor):
         """The special tokens that the tokenizer itself puts in front of a text."""
         with_special_tokens = self.tokenizer("a")["input_ids"]
         return with_special_tokens[: with_special_tokens.index(self._tokenized("a")[0])]
+
+
+def _videos_of(conversation: list[dict[str, Any]] | list[list[dict[str, Any]]]) -> list[Any]:
+    """The clips in the messages of one or several conversations, in their order."""
+    is_batched = bool(conversation) and isinstance(conversation[0], list | tuple)
+    messages = [message for each in conversation for message in each] if is_batched else conversation
+    contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
+    parts = [part for content in contents for part in content if part["type"] == "video"]
+    return [part[name] for part in parts for name in ("video", "path", "url") if part.get(name) is not None]
 
 
 def _padded_on_the_left(

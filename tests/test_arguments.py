@@ -24,7 +24,7 @@ from train_scripts.arguments.data_arguments import (
 )
 from train_scripts.arguments.dataclass_parser import CONFIG_FOLDER, DataclassParser, parse_arguments, preset_names
 from train_scripts.arguments.flag_values import RANGES, check_new_folder
-from train_scripts.arguments.stage_arguments import PROMPT
+from train_scripts.arguments.stage_arguments import PROMPT, DenoisingArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
 from train_scripts.arguments.training_defaults import COMMON_TRAINER_FLAGS
 from train_scripts.arguments.training_flags import CHOICES, REFUSED
@@ -37,8 +37,6 @@ from train_scripts.commands import (
     quickstart_llava_slt,
     translate,
 )
-from train_scripts.corpora.corpus_readers import KINDS
-from train_scripts.corpora.corpus_schema import CORPORA
 from train_scripts.scores.metrics import TITLE_OF_SCORE
 from train_scripts.stages import (
     linguistic_pretraining,
@@ -64,7 +62,7 @@ LANGUAGE_MODEL = (
 LINGUISTIC = (
     linguistic_pretraining.CausalLanguageModelArguments,
     linguistic_pretraining.TextArguments,
-    linguistic_pretraining.DenoisingArguments,
+    DenoisingArguments,
     linguistic_pretraining.LinguisticTrainingArguments,
 )
 CONTRASTIVE = (
@@ -288,7 +286,6 @@ def test_the_arguments_of_a_run_have_the_defaults_that_help_shows(command):
 
 
 def test_facts_that_help_repeats():
-    assert {*CORPORA} == {*KINDS}
     assert PROMPT == DEFAULT_PROMPT
 
 

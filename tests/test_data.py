@@ -463,7 +463,7 @@ def test_evaluation_frames_are_what_the_processor_gives_for_the_file(processor):
     items = [dataset[index] for index in range(len(dataset))]
     batch = TranslationCollator(processor)(items)
     files = [row["video"]["path"] for row in dataset.dataset]
-    expected = processor(videos=files, text=dataset.texts, return_tensors="pt")
+    expected = processor(videos=files, text_target=dataset.texts, return_tensors="pt")
     assert set(batch) == set(expected)
     for name, values in expected.items():
         assert torch.equal(batch[name], values), name
@@ -547,7 +547,7 @@ def test_start_and_end_cut_a_part_of_a_file(name, processor, tmp_path):
     dataset = SignVideoDataset(load(folder), processor)
     kept = SignVideoDataset(load(folder), processor, keep_decoded_videos=True)
     for index, (clip, start, end) in enumerate([(clips()[0], 0.4, 0.96), (clips()[1], None, 0.5)]):
-        expected = processor(videos=str(clip), text="x", start=start, end=end, return_tensors="pt")
+        expected = processor(videos=str(clip), text_target="x", start=start, end=end, return_tensors="pt")
         batch = TranslationCollator(processor)([dataset[index]])
         assert torch.equal(batch["pixel_values_videos"], expected["pixel_values_videos"])
         assert_same_items(dataset[index], kept[index])

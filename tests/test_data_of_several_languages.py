@@ -19,7 +19,9 @@ from train_scripts.clips.data import SignVideoDataset
 from train_scripts.clips.splits import load_split
 from train_scripts.languages.target_languages import ISO_639_3, language_code, language_ids, target_languages
 from train_scripts.runs import training
-from train_scripts.runs.training import FLaLLMTrainer, build_processor, load_tokenizer
+from train_scripts.runs.tokenizers import load_tokenizer
+from train_scripts.runs.trainers import FLaLLMTrainer
+from train_scripts.runs.training import build_processor
 from train_scripts.stages import llm_fine_tuning
 
 CODES = {
@@ -102,7 +104,7 @@ def test_tokenizers_without_languages_take_no_notice_of_tags(tmp_path):
     dataset = SignVideoDataset(load_split(DataArguments(str(make_corpus(tmp_path / "c"))), "train"), processor)
     assert dataset.target_languages == [None] * 4
     labels = TranslationCollator(processor)([dataset[index] for index in range(4)])["labels"]
-    assert torch.equal(labels, processor(text=SENTENCES)["labels"])
+    assert torch.equal(labels, processor(text_target=SENTENCES)["labels"])
 
 
 def test_labels_carry_the_language_of_their_clip(kind, tokenizer, tmp_path):
@@ -114,7 +116,7 @@ def test_labels_carry_the_language_of_their_clip(kind, tokenizer, tmp_path):
     for row, tag in zip(labels, TAGS, strict=True):
         codes = [value for value in row.tolist() if value in language_ids(tokenizer).values()]
         assert codes == [code_of_language(tokenizer, kind, tag)]
-    plain = processor(text=SENTENCES)["labels"]
+    plain = processor(text_target=SENTENCES)["labels"]
     assert torch.equal(labels[2], plain[2]) and not torch.equal(labels[0], plain[0])
 
 

@@ -51,7 +51,6 @@ PROCESSOR_FILES = {
     "modality_slt.py",
     "modality_video_slt.py",
     "processing_flallm.py",
-    "sampling_slt.py",
     "video_container_slt.py",
     "video_decoding_slt.py",
     "video_download_slt.py",

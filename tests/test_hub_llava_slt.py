@@ -68,7 +68,6 @@ PROCESSOR_FILES = {
     "modality_video_slt.py",
     "processing_flallm.py",
     "processing_llava_slt.py",
-    "sampling_slt.py",
     "video_container_slt.py",
     "video_decoding_slt.py",
     "video_download_slt.py",

@@ -90,7 +90,7 @@ def compare_logits(peer: GlossFreeModel, imported: Path, clips: list[torch.Tenso
     """Within 1e-4 at every token that is no padding, and not because all clips give the same."""
     model = FLaLLMForTranslation.from_pretrained(imported)
     processor = FLaLLMProcessor.from_pretrained(imported)
-    labels = processor(text=SENTENCES, return_tensors="pt")["labels"]
+    labels = processor(text_target=SENTENCES, return_tensors="pt")["labels"]
     mask = torch.arange(max(map(len, clips)))[None] < torch.tensor([len(clip) for clip in clips])[:, None]
     ours = model(
         pixel_values_videos=nn.utils.rnn.pad_sequence(clips, batch_first=True),

@@ -12,14 +12,11 @@ from safetensors.torch import load_file
 from tiny_corpus import corpus, error_of, flags, language_model
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from train_scripts.arguments.stage_arguments import LanguageModelArguments
+from train_scripts.runs.text_files import read_sentences
+from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.stages import pretrain_language_model
-from train_scripts.stages.pretrain_language_model import (
-    DenoisingCollator,
-    LanguageModelArguments,
-    build_language_model,
-    read_sentences,
-    train_tokenizer,
-)
+from train_scripts.stages.pretrain_language_model import DenoisingCollator, build_language_model
 
 SIZES = {"hidden_size": 32, "feed_forward_size": 48, "layers": 1, "attention_heads": 2, "dropout": 0.0}
 ALPHABET = "abcdefghijklmnopqrstuvwxyzäöüßéç'.,?!-"

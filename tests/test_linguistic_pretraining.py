@@ -22,28 +22,21 @@ from transformers import (
 )
 
 from train_scripts.arguments.dataclass_parser import parse_arguments
+from train_scripts.arguments.stage_arguments import CausalLanguageModelArguments, DenoisingArguments, TextArguments
 from train_scripts.hub.training_run import base_ids
+from train_scripts.runs.text_batches import TextCollator, TextDataset, WordNoise, pack, prompt_around_video, tokenize
+from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.stages import linguistic_pretraining
 from train_scripts.stages.linguistic_pretraining import (
     CHAT_TEMPLATE,
-    CausalLanguageModelArguments,
-    DenoisingArguments,
     LinguisticTrainingArguments,
-    TextArguments,
-    TextCollator,
-    TextDataset,
-    WordNoise,
     build_processor,
     hold_out,
     make_tokenizer,
-    pack,
     perplexity,
-    prompt_around_video,
     read_text,
     token_losses,
-    tokenize,
 )
-from train_scripts.stages.pretrain_language_model import train_tokenizer
 
 SIZES = {"hidden_size": 32, "feed_forward_size": 48, "layers": 1, "attention_heads": 2, "max_vocabulary_size": 200}
 NO_NOISE = {

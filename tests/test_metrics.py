@@ -496,7 +496,7 @@ def test_a_model_that_writes_its_labels_gets_full_scores(name):
     raw, _, language = TWO_FORMS[name]
     references = [raw, f"{raw} {raw}"]
     processor = byte_processor(references)
-    labels = processor(text=references)["labels"].numpy()
+    labels = processor(text_target=references)["labels"].numpy()
     compute_metrics = build_compute_metrics(
         processor.batch_decode, references, processor.tokenizer.pad_token_id, language=language
     )
@@ -507,7 +507,7 @@ def test_a_model_that_writes_its_labels_gets_full_scores(name):
 def test_labels_in_another_form_still_show_a_reordered_evaluation():
     references = ["Scho\u0308n", "Gru\u0308n", "Ko\u0308ln"]
     processor = byte_processor(references)
-    labels = processor(text=references)["labels"].numpy()
+    labels = processor(text_target=references)["labels"].numpy()
     compute_metrics = build_compute_metrics(processor.batch_decode, references, processor.tokenizer.pad_token_id)
     with pytest.raises(ValueError, match=re.escape("2 of 3 labels belong to another sentence")):
         compute_metrics(EvalPrediction(labels[[1, 0, 2]], labels[[1, 0, 2]]))

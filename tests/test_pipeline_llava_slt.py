@@ -22,7 +22,7 @@ from video_files import counting_frames, write_video
 
 from modeling_flallm import LlavaSltConfig, SignLanguageTranslationPipeline
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
-from train_scripts.commands.translate import translate_videos
+from train_scripts.runs.video_translation import translate_videos
 
 TASK = "sign-language-translation"
 NO_SPECIAL_TOKENS = {"bad_words_ids": [[0], [PAD], [START]]}

@@ -16,13 +16,15 @@ from tiny_models import tiny_model, tiny_vision_config
 from torch import nn
 
 from modeling_flallm import FLaLLMConfig, FLaLLMVisionConfig, FLaLLMVisionModel
+from modeling_flallm.systems import SYSTEMS
+from train_scripts.arguments.command_arguments import CorpusArguments
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.arguments.dataclass_parser import CONFIG_FOLDER, parse_arguments, preset_names, read_yaml
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
-from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
-from train_scripts.runs.training import FLaLLMTrainer
+from train_scripts.commands.generate_corpus import generate_corpus
+from train_scripts.runs.tokenizers import train_tokenizer
+from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.stages import llm_fine_tuning, visual_initialing
-from train_scripts.stages.pretrain_language_model import train_tokenizer
 
 PRESETS = ("paper", "sltbaselines")
 STAGES = {
@@ -34,11 +36,11 @@ SOURCE = re.compile(r"paper, (section \d\.\d|abstract)|sltbaselines, [\w./-]+|ou
 RECIPES = sorted(name for name in preset_names() if not name.startswith("quickstart"))
 # Of the stages that read videos, each with the one that goes on from its checkpoint.
 STAGES_OF_VIDEOS = [
-    *((f"{recipe}_visual_initialing", f"{recipe}_llm_fine_tuning") for recipe in (*PRESETS, "quickstart")),
-    *(
-        (f"{recipe}_visual_contrastive_pretraining", f"{recipe}_visual_language_tuning")
-        for recipe in ("llava_slt", "quickstart_llava_slt")
-    ),
+    (f"{prefix}_{stage.vision_stage}", f"{prefix}_{stage.name}")
+    for system in SYSTEMS.values()
+    for prefix in system.recipe_prefixes
+    for stage in system.stages
+    if stage.vision_stage is not None
 ]
 # Of mBART's vocabulary, trimmed to the target language of PHOENIX14T by the authors' earlier work, GFSLT-VLP.
 PHOENIX14T_VOCABULARY_SIZE = 2454

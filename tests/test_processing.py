@@ -41,7 +41,7 @@ def random_clips(*lengths: int) -> list[torch.Tensor]:
 
 
 def test_videos_and_text_give_what_the_model_takes(processor):
-    output = processor(videos=random_clips(8, 4), text=SENTENCES, return_tensors="pt")
+    output = processor(videos=random_clips(8, 4), text_target=SENTENCES, return_tensors="pt")
     assert list(output) == processor.model_input_names == ["pixel_values_videos", "pixel_attention_mask", "labels"]
     assert output["pixel_values_videos"].shape == (2, 4, 3, 16, 16)
     assert output["pixel_attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
@@ -49,7 +49,7 @@ def test_videos_and_text_give_what_the_model_takes(processor):
 
 
 def test_labels_are_padded_on_the_right_and_decode_to_the_sentences(processor):
-    labels = processor(text=SENTENCES)["labels"]
+    labels = processor(text_target=SENTENCES)["labels"]
     for sentence, row in zip(SENTENCES, labels, strict=True):
         target = processor.tokenizer(text_target=sentence)["input_ids"]
         assert row.tolist() == target + [-100] * (len(row) - len(target))
@@ -63,21 +63,21 @@ def test_labels_are_padded_on_the_right_and_decode_to_the_sentences(processor):
 @pytest.mark.parametrize(("kind", "code"), [("mbart", "de_DE"), ("nllb", "deu_Latn")])
 def test_a_multilingual_tokenizer_marks_the_target_language(kind, code):
     processor = make_processor(TOKENIZERS[kind]())
-    (labels,) = processor(text=SENTENCES[0])["labels"].tolist()
+    (labels,) = processor(text_target=SENTENCES[0])["labels"].tolist()
     assert processor.tokenizer.convert_tokens_to_ids(code) in (labels[0], labels[-1])
 
 
 def test_one_input_alone(plain):
-    assert list(plain(text=SENTENCES[0])) == ["labels"]
+    assert list(plain(text_target=SENTENCES[0])) == ["labels"]
     assert list(plain(videos=random_clips(4))) == ["pixel_values_videos", "pixel_attention_mask"]
 
 
 def test_arguments_reach_their_part(plain):
     output = plain(
-        videos=random_clips(8), text=SENTENCES[1], frame_sampling_rate=1.0, padding="max_length", max_length=9
+        videos=random_clips(8), text_target=SENTENCES[1], frame_sampling_rate=1.0, padding="max_length", max_length=9
     )
     assert output["pixel_values_videos"].shape[1] == 8 and output["labels"].shape == (1, 9)
-    assert plain(text=SENTENCES[1], truncation=True, max_length=3)["labels"].shape == (1, 3)
+    assert plain(text_target=SENTENCES[1], truncation=True, max_length=3)["labels"].shape == (1, 3)
     with pytest.raises(TypeError, match=re.escape("Unknown arguments ['frame_rate'] of FLaLLMVideoProcessor.")):
         plain(videos=random_clips(8), frame_rate=1.0)
 
@@ -85,18 +85,44 @@ def test_arguments_reach_their_part(plain):
 def test_text_is_brought_to_nfkc(plain):
     tokenizer = make_plain_tokenizer()
     tokenizer.add_tokens(["für"])
-    labels = make_processor(tokenizer)(text=[unicodedata.normalize("NFD", "für"), "ｆür"])["labels"]
+    labels = make_processor(tokenizer)(text_target=[unicodedata.normalize("NFD", "für"), "ｆür"])["labels"]
     assert (labels[:, 0] == tokenizer.convert_tokens_to_ids("für")).all()
+
+
+def test_arguments_in_groups_as_other_processors_take_them(plain):
+    clips = random_clips(8)
+    expected = plain(
+        videos=clips, text_target=SENTENCES[1], frame_sampling_rate=1.0, padding="max_length", max_length=9
+    )
+    output = plain(
+        videos=clips,
+        text_target=SENTENCES[1],
+        images=None,
+        audio=None,
+        videos_kwargs={"frame_sampling_rate": 1.0},
+        text_kwargs={"padding": "max_length", "max_length": 9},
+        common_kwargs={"return_tensors": "np"},
+    )
+    assert all((output[name] == expected[name].numpy()).all() for name in expected)
+    with pytest.raises(ValueError, match=re.escape("The model takes videos, got `images`.")):
+        plain(videos=clips, images=clips)
 
 
 @pytest.mark.parametrize(
     ("inputs", "text"),
     [
-        ({}, "Pass `videos`, `text` (their sentences), or both; got neither."),
-        ({"text": ["rain", " \u00a0", ""]}, "`text` holds empty sentences at index [1, 2]: a model cannot learn from"),
-        ({"text": []}, "`text` is an empty list; pass one sentence per video."),
-        ({"text": ["rain", None]}, "`text` must be a sentence or a list of sentences, got ['rain', None]."),
-        ({"text": SENTENCES, "videos": 3}, "Each video needs one sentence, got 3 videos and 2 sentences."),
+        ({"text": SENTENCES}, "FLa-LLM reads none. Pass the sentences as `text_target`."),
+        ({}, "Pass `videos`, `text_target` (their sentences), or both; got neither."),
+        (
+            {"text_target": ["rain", " \u00a0", ""]},
+            "`text_target` holds empty sentences at index [1, 2]: a model cannot learn from",
+        ),
+        ({"text_target": []}, "`text_target` is an empty list; pass one sentence per video."),
+        (
+            {"text_target": ["rain", None]},
+            "`text_target` must be a sentence or a list of sentences, got ['rain', None].",
+        ),
+        ({"text_target": SENTENCES, "videos": 3}, "Each video needs one sentence, got 3 videos and 2 sentences."),
     ],
 )
 def test_wrong_input(plain, inputs, text):
@@ -107,7 +133,7 @@ def test_wrong_input(plain, inputs, text):
 
 
 def test_text_arguments_without_text_are_refused(plain):
-    with pytest.raises(ValueError, match=re.escape("`max_length` goes with `text`, which was not given.")):
+    with pytest.raises(ValueError, match=re.escape("`max_length` goes with `text_target`, which was not given.")):
         plain(videos=random_clips(4), max_length=5)
 
 
@@ -121,10 +147,10 @@ def test_a_tokenizer_without_padding_is_refused():
 def test_save_and_load(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     clips = random_clips(8, 6)
-    expected = processor(videos=clips, text=SENTENCES)
+    expected = processor(videos=clips, text_target=SENTENCES)
     for loaded in (FLaLLMProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
         assert type(loaded) is FLaLLMProcessor and type(loaded.video_processor) is FLaLLMVideoProcessor
-        output = loaded(videos=clips, text=SENTENCES)
+        output = loaded(videos=clips, text_target=SENTENCES)
         assert all(torch.equal(output[name], expected[name]) for name in expected)
     assert json.loads((tmp_path / "processor_config.json").read_text())["auto_map"] == {
         "AutoProcessor": "processing_flallm.FLaLLMProcessor"
@@ -141,7 +167,7 @@ folder = {str(tmp_path / "saved")!r}
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 video_processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=True, max_num_frames=2)
 clip = torch.arange(8 * 3 * 24 * 24).remainder(251).to(torch.uint8).view(8, 3, 24, 24)
-output = processor(videos=clip, text="the rain comes", return_tensors="pt")
+output = processor(videos=clip, text_target="the rain comes", return_tensors="pt")
 print(type(processor).__module__, output["pixel_values_videos"].sum().item(), processor.batch_decode(output["labels"]))
 print(video_processor(clip)["pixel_values_videos"].shape)
 processor.save_pretrained(folder + "-again")
@@ -163,4 +189,4 @@ def test_real_sentencepiece_model_round_trips_german():
     sentences = ["am tag schneit es überall", "der wind weht mäßig"]
     processor = make_processor(tokenizer)
     decomposed = [unicodedata.normalize("NFD", sentence) for sentence in sentences]
-    assert processor.batch_decode(processor(text=decomposed)["labels"]) == sentences
+    assert processor.batch_decode(processor(text_target=decomposed)["labels"]) == sentences

@@ -89,7 +89,7 @@ def test_sentences_stand_behind_their_prompts_and_are_the_labels():
     processor = make_processor()
     composed = ["es regnet", "St\u00fcrme \u00fcber dem S\u00fcden"]
     sentences = [unicodedata.normalize("NFD", sentence) for sentence in composed]
-    inputs = processor(num_visual_tokens=[5, 1], text=sentences, spoken_language=["German", "English"])
+    inputs = processor(num_visual_tokens=[5, 1], text_target=sentences, spoken_language=["German", "English"])
     prompts = processor(num_visual_tokens=[5, 1], spoken_language=["German", "English"])
     for row, sentence in enumerate(composed):
         ids, mask, labels = (inputs[name][row] for name in ("input_ids", "attention_mask", "labels"))
@@ -105,7 +105,7 @@ def test_sentences_stand_behind_their_prompts_and_are_the_labels():
 def test_a_tokenizer_without_padding_pads_with_its_end():
     tokenizer = byte_tokenizer(pad_token=None)
     processor = make_processor(tokenizer)
-    inputs = processor(num_visual_tokens=[1, 4], text=["a", "b"])
+    inputs = processor(num_visual_tokens=[1, 4], text_target=["a", "b"])
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == inputs["input_ids"][0, 0]
     assert (inputs["labels"] != -100).sum() == 4
 
@@ -117,6 +117,92 @@ def test_the_placeholder_is_added_once():
     assert len(tokenizer) == before + 1 == first.video_token_id + 1
     assert second.video_token_id == first.video_token_id
     assert first.decode([first.video_token_id, *tokenizer("a", add_special_tokens=False)["input_ids"]]) == "a"
+
+
+def test_the_text_is_the_prompt_and_the_video_takes_the_place_of_its_placeholder():
+    processor = make_processor()
+    own = processor(num_visual_tokens=[3, 1], text_target=["a", "b"], spoken_language="German")
+    prompt = "USER: <video>\nTranslate this sign language video into German. ASSISTANT:"
+    given = processor(num_visual_tokens=[3, 1], text=[prompt, "<s>" + prompt], text_target=["a", "b"], padding=True)
+    assert all(torch.equal(given[name], own[name]) for name in own)
+    bare = processor(num_visual_tokens=[3], text=prompt, add_special_tokens=False)["input_ids"]
+    assert bare[0].tolist() == processor(num_visual_tokens=[3], text=prompt)["input_ids"][0, 1:].tolist()
+    assert list(processor(text="no video")) == ["input_ids", "attention_mask"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        ({"num_visual_tokens": [1], "text": "no video"}, "must hold the placeholder '<video>' once, where the video"),
+        (
+            {"num_visual_tokens": [1], "text": ["<video>"] * 2},
+            "Each video needs one prompt, got 1 videos and 2 prompts.",
+        ),
+        ({"text": "<video> <video>"}, "The prompts hold 2 placeholders, but there are no `videos`."),
+        ({"num_visual_tokens": [1], "text": 3}, "`text` must be a prompt or a list of prompts, got 3."),
+        (
+            {"num_visual_tokens": [1], "text": "<video>", "spoken_language": "German"},
+            "`spoken_language` is for the processor's own prompt.",
+        ),
+        ({"num_visual_tokens": [1], "padding": False}, "Rows are padded on the left to the longest of them"),
+    ],
+)
+def test_wrong_prompts(inputs, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        make_processor()(**inputs)
+
+
+def conversation(video: np.ndarray | None = None, instruction: str = "Translate this.") -> list[dict]:
+    video_part = {"type": "video"} if video is None else {"type": "video", "video": video}
+    return [{"role": "user", "content": [video_part, {"type": "text", "text": instruction}]}]
+
+
+PARTS_TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'video' %}<video>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("chat_template", [None, CHAT_TEMPLATE], ids=["plain", "chat"])
+def test_apply_chat_template_makes_the_prompt_of_the_processor(chat_template):
+    processor = make_processor(byte_tokenizer(chat_template=chat_template))
+    video, instruction = random_video(9), "Translate this sign language video into German."
+    expected = processor(videos=video, spoken_language="German", text_target="ja")
+    inputs = processor.apply_chat_template(
+        conversation(video, instruction),
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"text_target": "ja"},
+    )
+    assert inputs.keys() == expected.keys()
+    assert all(torch.equal(inputs[name], expected[name]) for name in expected)
+
+
+def test_apply_chat_template_of_several_conversations_and_kinds_of_contents():
+    processor = make_processor(byte_tokenizer(chat_template=CHAT_TEMPLATE))
+    first = "<|user|><video>\nTranslate this.</s><|assistant|>"
+    assert processor.apply_chat_template(conversation(), add_generation_prompt=True) == first
+    answered = [*conversation(), {"role": "assistant", "content": "Es regnet."}]
+    both = processor.apply_chat_template([conversation(), answered])
+    assert both == [
+        "<|user|><video>\nTranslate this.</s>",
+        "<|user|><video>\nTranslate this.</s><|assistant|>Es regnet.</s>",
+    ]
+    videos = [random_video(8), random_video(12)]
+    rows = [conversation(video) for video in videos]
+    ids = processor.apply_chat_template(rows, tokenize=True, frame_sampling_rate=1.0)
+    assert (ids == processor.video_token_id).sum(1).tolist() == [4, 6]
+
+
+def test_a_chat_template_for_parts_gets_them():
+    processor = make_processor()
+    assert processor.apply_chat_template(conversation(), chat_template=PARTS_TEMPLATE) == "<video>Translate this."
+    processor.chat_template = PARTS_TEMPLATE
+    assert processor.apply_chat_template(conversation()) == "<video>Translate this."
+    text = text_of(processor, *(processor(num_visual_tokens=[1])[name][0] for name in ("input_ids", "attention_mask")))
+    assert text == "<video>Translate this sign language video into the spoken language."
 
 
 # ------------------------------------------------------------------------------------------ chat templates of others
@@ -197,12 +283,12 @@ def test_it_is_saved_and_loaded_whole(chat_template, tmp_path):
     }
     processor = make_processor(byte_tokenizer(chat_template=chat_template), **settings)
     processor.save_pretrained(tmp_path)
-    inputs = processor(videos=random_video(9), text="es regnet")
+    inputs = processor(videos=random_video(9), text_target="es regnet")
     for load in (LlavaSltProcessor, AutoProcessor):
         loaded = load.from_pretrained(tmp_path)
         assert type(loaded) is LlavaSltProcessor
         assert {name: getattr(loaded, name) for name in settings} == settings
-        again = loaded(videos=random_video(9), text="es regnet")
+        again = loaded(videos=random_video(9), text_target="es regnet")
         assert_close(again["input_ids"], inputs["input_ids"])
         assert_close(again["labels"], inputs["labels"])
 
@@ -210,7 +296,7 @@ def test_it_is_saved_and_loaded_whole(chat_template, tmp_path):
 def test_what_it_makes_is_what_the_model_takes():
     processor = make_processor()
     model = tiny_llava_slt("llama", video_token_id=processor.video_token_id, vocabulary_size=len(processor.tokenizer))
-    inputs = processor(videos=[random_video(8), random_video(15)], text=["a", "bc"], return_tensors="pt")
+    inputs = processor(videos=[random_video(8), random_video(15)], text_target=["a", "bc"], return_tensors="pt")
     assert model(**inputs).loss.isfinite()
     assert len(processor.batch_decode(model.generate(**inputs))) == 2
 
@@ -221,11 +307,14 @@ def test_wrong_inputs():
         ({}, "Pass either `videos` or, for cached features, `num_visual_tokens`."),
         ({"videos": random_video(4), "num_visual_tokens": [1]}, "Pass either `videos` or, for cached features"),
         (
-            {"num_visual_tokens": [1], "text": ["a", "b"]},
+            {"num_visual_tokens": [1], "text_target": ["a", "b"]},
             "Each video needs one sentence, got 1 videos and 2 sentences.",
         ),
-        ({"num_visual_tokens": [1], "text": [" "]}, "`text` holds empty sentences at index [0]"),
-        ({"num_visual_tokens": [1], "text": "a <video>"}, "The sentence 'a <video>' holds the placeholder '<video>'."),
+        ({"num_visual_tokens": [1], "text_target": [" "]}, "`text_target` holds empty sentences at index [0]"),
+        (
+            {"num_visual_tokens": [1], "text_target": "a <video>"},
+            "The sentence 'a <video>' holds the placeholder '<video>'.",
+        ),
         (
             {"num_visual_tokens": [1, 2], "spoken_language": ["German"]},
             "`spoken_language` names one language, or one for each video, got 1 languages and 2 videos.",

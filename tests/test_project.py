@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+import modeling_flallm
+from modeling_flallm.systems import SYSTEMS
 from train_scripts.__main__ import find_command
 from train_scripts.arguments.commands import COMMANDS
 
@@ -214,6 +216,135 @@ def unsafe_import(node: ast.AST) -> str | None:
 def unsafe_code(nodes: Iterator[ast.AST]) -> list[str]:
     found = (unsafe_call(node) if isinstance(node, ast.Call) else unsafe_import(node) for node in nodes)
     return [problem for problem in found if problem]
+
+
+# A model knows its own system. All others read the rows of modeling_flallm/systems.py, or facts of the model's class.
+KNOWS_ITS_SYSTEM = re.compile(r"(adapter|configuration|encoder|language|modeling|visual_encoder)_\w+\.py|systems\.py")
+NAMES_OF_SYSTEMS = {
+    name for system in SYSTEMS.values() for name in (system.model_type, system.title, *system.visual_encoder_types)
+}
+NAMES_OF_STAGES = {stage.name for system in SYSTEMS.values() for stage in system.stages}
+MODEL_CLASSES = [getattr(modeling_flallm, system.model_class) for system in SYSTEMS.values()]
+PARTS_OF_SYSTEMS = {name for model in MODEL_CLASSES for name in (model.adapter_name, model.text_model_name)}
+
+
+@cache
+def classes_of_systems() -> frozenset[str]:
+    """Models, configurations and processors."""
+    paths = [
+        path
+        for package in REMOTE_CODE_PACKAGES
+        for path in python_files(package)
+        if KNOWS_ITS_SYSTEM.fullmatch(path.name) or path.name.startswith("processing_")
+    ]
+    rows = {"System", "Stage", "Recipe"}
+    nodes = (node for path in paths for node in syntax_nodes(path))
+    return frozenset(node.name for node in nodes if isinstance(node, ast.ClassDef)) - rows
+
+
+def names_a_system(node: ast.AST, names: Iterable[str] = NAMES_OF_SYSTEMS) -> bool:
+    """A literal, or a tuple, list or set with one in it."""
+    if isinstance(node, ast.Tuple | ast.List | ast.Set):
+        return any(names_a_system(each, names) for each in node.elts)
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
+
+
+def is_a_model_type(node: ast.AST) -> bool:
+    """`model_type`, `config.model_type`, `config["model_type"]` and what `config.get("model_type")` gives."""
+    if isinstance(node, ast.Call):
+        return any(isinstance(each, ast.Constant) and each.value == "model_type" for each in node.args)
+    if isinstance(node, ast.Subscript):
+        return isinstance(node.slice, ast.Constant) and node.slice.value == "model_type"
+    return (isinstance(node, ast.Attribute) and node.attr == "model_type") or (
+        isinstance(node, ast.Name) and node.id == "model_type"
+    )
+
+
+def branch_on_a_system(node: ast.AST) -> str | None:
+    """What asks which system a model is of, other than its row; None for all else."""
+    found = False
+    if isinstance(node, ast.Attribute):
+        found = node.attr == "is_encoder_decoder"
+    elif isinstance(node, ast.Call):
+        function = ast.unparse(node.func)
+        literals = {each.value for each in node.args if isinstance(each, ast.Constant)}
+        if function in ("getattr", "hasattr"):
+            found = bool(literals & ({"is_encoder_decoder"} | PARTS_OF_SYSTEMS))
+        elif function in ("isinstance", "issubclass"):
+            names = {ast.unparse(each).split(".")[-1] for each in ast.walk(node.args[1])}
+            found = bool(names & classes_of_systems())
+    elif isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        is_equality = any(isinstance(operator, ast.Eq | ast.NotEq) for operator in node.ops)
+        is_named = any(names_a_system(side, NAMES_OF_SYSTEMS | NAMES_OF_STAGES) for side in sides)
+        found = is_named or (is_equality and any(map(is_a_model_type, sides)))
+    elif isinstance(node, ast.Dict):
+        found = any(names_a_system(key) for key in node.keys if key is not None)
+    elif isinstance(node, ast.Tuple | ast.List | ast.Set):
+        found = names_a_system(node)
+    elif isinstance(node, ast.MatchValue):
+        found = names_a_system(node.value)
+    elif isinstance(node, ast.Subscript):
+        found = names_a_system(node.slice)
+    return ast.unparse(node) if found else None
+
+
+def test_only_models_and_their_rows_know_a_system_by_name():
+    packages = (*REMOTE_CODE_PACKAGES, "train_scripts", "spaces_demo", "benchmarks")
+    paths = [path for each in packages for path in python_files(each) if not KNOWS_ITS_SYSTEM.fullmatch(path.name)]
+
+    def branches(path):
+        return filter(None, map(branch_on_a_system, syntax_nodes(path)))
+
+    assert len(paths) > 100 and problems_in(paths, branches) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "if config.is_encoder_decoder: pass",
+        "getattr(model.config, 'is_encoder_decoder', False)",
+        "config.model_type == other",
+        "config.get('model_type') != wanted",
+        "config['model_type'] == wanted",
+        "name in ('flallm', 'mbart')",
+        "stage.method == 'LLaVA-SLT'",
+        "run.stage != 'visual_initialing'",
+        "{'llava_slt': 1}",
+        "TYPES = ['flallm_vision']",
+        "table['flallm']",
+        "match name:\n    case 'flallm': pass",
+        "isinstance(model, LlavaSltForTranslation)",
+        "isinstance(model, (int, modeling_flallm.FLaLLMForTranslation))",
+        "isinstance(processor, LlavaSltProcessor)",
+        "hasattr(model, 'language_model')",
+    ],
+)
+def test_the_search_for_branches_on_a_system_finds_it(source):
+    assert len([each for node in ast.walk(ast.parse(source)) if (each := branch_on_a_system(node))]) >= 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "model.is_prompted",
+        "getattr(model, model.text_model_name)",
+        "config.get('model_type') in SYSTEMS",
+        "model_type is None",
+        "isinstance(model, PreTrainedModel)",
+        "'flallm' + name",
+        "{'User-Agent': 'flallm'}",
+        "hasattr(model, 'hf_device_map')",
+    ],
+)
+def test_the_search_for_branches_on_a_system_lets_others_be(source):
+    assert [each for node in ast.walk(ast.parse(source)) if (each := branch_on_a_system(node))] == []
+
+
+def test_the_template_of_the_model_card_names_no_system():
+    template = (SCRIPTS_FOLDER / "hub" / "model_card_template.md").read_text(encoding="utf-8")
+    names = (NAMES_OF_SYSTEMS | NAMES_OF_STAGES) - {"flallm"}  # the first word of the template's marks
+    assert [name for name in names if re.search(rf"\b{re.escape(name)}\b", template)] == []
 
 
 def test_one_function_opens_videos_to_read_them():

@@ -241,8 +241,8 @@ def test_a_prompt_counts_in_the_length_of_a_video():
     vision_model = SimpleNamespace(get_num_tokens=lambda num_frames: num_frames, get_min_num_frames=lambda: 1)
     for prompt, longest in (({}, 10), ({"num_prompt_tokens": 3}, 7)):
         translation = ClipTranslation()
-        translation.processor, system = SimpleNamespace(**prompt), SimpleNamespace(is_prompted=bool(prompt))
-        translation.model = SimpleNamespace(vision_model=vision_model, check_num_tokens=check, system=system)
+        translation.processor = SimpleNamespace(**prompt)
+        translation.model = SimpleNamespace(vision_model=vision_model, check_num_tokens=check, is_prompted=bool(prompt))
         translator = Translator(translation, reader=None)
         translator._check_length({"pixel_values_videos": [0] * longest}, 2.0)
         with pytest.raises(VideoProblem) as caught:

@@ -50,7 +50,8 @@ from train_scripts.clips.hub_data_sets import fetch_content
 from train_scripts.clips.splits import checked_row, load_split
 from train_scripts.clips.streaming import ClipStream, MixedClips, StreamedClip, StreamedVideoDataset, open_streams
 from train_scripts.languages.target_languages import language_ids
-from train_scripts.runs.training import build_processor, load_tokenizer
+from train_scripts.runs.tokenizers import load_tokenizer
+from train_scripts.runs.training import build_processor
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 
 STRONG = AugmentationArguments(rotation_degrees=20, brightness=0.3, speed=0.3, frame_drop=0.2)

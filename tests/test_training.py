@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import get_peft_model
 from safetensors.torch import load_file
 from tiny_corpus import (
     FAST,
@@ -138,7 +139,8 @@ def test_lora_finds_the_linear_layers_of_any_text_model(text):
     arguments = LLMFineTuningArguments(
         vision_model_name_or_path="a", text_model_name_or_path="b", lora=True, word_presence_loss_weight=1.0
     )
-    with_lora = llm_fine_tuning._with_lora(model, arguments)
+    model.freeze_visual_encoder()
+    with_lora = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
     found = {name for name, module in with_lora.get_base_model().named_modules() if hasattr(module, "lora_A")}
     assert found == expected
     whole = {name for name, parameter in with_lora.named_parameters() if parameter.requires_grad and "lora" not in name}

@@ -19,7 +19,7 @@ from tiny_corpus import (
 
 from processing import FLaLLMProcessor
 from train_scripts.clips.samplers import FrameBudgetBatchSampler
-from train_scripts.runs import training
+from train_scripts.runs import training, training_clips
 from train_scripts.stages import llm_fine_tuning
 
 FAST_TWICE = {**WITHOUT_EVALUATION, "num_train_epochs": 2, "speed": 0.2, "learning_rate": 0.003}
@@ -141,7 +141,7 @@ def test_two_processes_with_a_budget_of_frames(tmp_path, monkeypatch):
             super().__init__(*arguments)
             numbers_of_batches.append(self.num_batches)
 
-    monkeypatch.setattr(training, "FrameBudgetBatchSampler", CountedSampler)
+    monkeypatch.setattr(training_clips, "FrameBudgetBatchSampler", CountedSampler)
     values = {**FAST_TWICE, "max_frames_per_batch": 70}
     run_in_two_processes(TORCHRUN, "stages.llm_fine_tuning", stage2_flags(tmp_path / "two", **values))
     llm_fine_tuning.train(stage2_flags(tmp_path / "one", **values, gradient_accumulation_steps=2))

@@ -28,7 +28,7 @@ from train_scripts.arguments import training_flags
 from train_scripts.arguments.data_arguments import AugmentationArguments, VideoArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.arguments.training_flags import REFUSED, check_steps, num_idle_gpus
-from train_scripts.runs import training
+from train_scripts.runs import trainers, training
 from train_scripts.stages import (
     linguistic_pretraining,
     llm_fine_tuning,
@@ -373,7 +373,7 @@ def test_the_model_is_saved_before_its_last_evaluation(command, tmp_path, monkey
     def fail(*_, **__):
         raise EvaluationError
 
-    for trainer in (training.FLaLLMTrainer, training.LlavaSltTrainer, linguistic_pretraining.TextTrainer):
+    for trainer in (trainers.FLaLLMTrainer, trainers.LlavaSltTrainer, linguistic_pretraining.TextTrainer):
         monkeypatch.setattr(trainer, "evaluate", fail)
     main, make_flags = COMMANDS[command]
     with pytest.raises(EvaluationError):
@@ -418,7 +418,7 @@ def make_optimizer(folder: Path, **values: Any) -> tuple[torch.optim.Optimizer, 
             "load_best_model_at_end": False, "adapter_learning_rate": 2e-2, "learning_rate": 1e-3, **values,
         }
     )  # fmt: skip
-    trainer = training.FLaLLMTrainer(model=model, args=arguments, processing_class=processor)
+    trainer = trainers.FLaLLMTrainer(model=model, args=arguments, processing_class=processor)
     return trainer.create_optimizer(), {id(value): name for name, value in model.named_parameters()}
 
 
@@ -453,7 +453,7 @@ def test_optimisers_that_group_the_weights_themselves_do_so(keyword, tmp_path, m
 
     marker = object()
     make = staticmethod(lambda *_: (OwnGroups, {keyword: marker}))
-    monkeypatch.setattr(training.FLaLLMTrainer, "get_optimizer_cls_and_kwargs", make)
+    monkeypatch.setattr(trainers.FLaLLMTrainer, "get_optimizer_cls_and_kwargs", make)
     make_optimizer(tmp_path)
     assert given["params"] is marker
 

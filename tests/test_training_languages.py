@@ -16,10 +16,10 @@ from transformers import AutoTokenizer
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
 from train_scripts.arguments.data_arguments import VideoArguments
+from train_scripts.arguments.stage_arguments import LLMFineTuningArguments
 from train_scripts.languages.target_languages import set_target_language
-from train_scripts.runs.training import load_tokenizer
+from train_scripts.runs.tokenizers import load_tokenizer
 from train_scripts.stages import llm_fine_tuning
-from train_scripts.stages.llm_fine_tuning import LLMFineTuningArguments
 
 LANGUAGE = {"mbart": "fr_XX", "nllb": "fra_Latn", "m2m_100": "fr"}
 
@@ -31,7 +31,7 @@ def kind_and_tokenizer(request, tmp_path) -> tuple[str, Path]:
 
 
 def assert_generation_starts_as_training(kind: str, model: FLaLLMForTranslation, processor: FLaLLMProcessor) -> None:
-    labels = processor(text=SENTENCES)["labels"]
+    labels = processor(text_target=SENTENCES)["labels"]
     decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels)
     settings = model.generation_config
     assert decoder_input_ids[:, 0].tolist() == [settings.decoder_start_token_id] * len(labels)

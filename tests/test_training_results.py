@@ -48,7 +48,7 @@ def translate(model: torch.nn.Module, processor: FLaLLMProcessor) -> list[str]:
 
 @torch.no_grad()
 def logits_of(model: torch.nn.Module, processor: FLaLLMProcessor) -> torch.Tensor:
-    inputs = processor(videos=clips_of_split(), text=["this is it"] * 4, return_tensors="pt")
+    inputs = processor(videos=clips_of_split(), text_target=["this is it"] * 4, return_tensors="pt")
     return model.eval()(**inputs).logits
 
 

@@ -21,7 +21,7 @@ from video_files import write_video
 
 from modeling_flallm import SignLanguageTranslationPipeline
 from train_scripts.commands import translate
-from train_scripts.runs import translation_results
+from train_scripts.runs import translation_results, video_translation
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.translation_results import journal_path
 
@@ -58,8 +58,8 @@ def run(capsys, *arguments, status: int = 0, model=None) -> tuple[str, str]:
 
 
 def stop_after(monkeypatch, number: int, error: BaseException, name: str = "_write") -> None:
-    """The function of translate.py raises in its call behind so many."""
-    original, calls = getattr(translate, name), []
+    """The function of video_translation.py raises in its call behind so many."""
+    original, calls = getattr(video_translation, name), []
 
     def stopping(*arguments):
         calls.append(1)
@@ -67,7 +67,7 @@ def stop_after(monkeypatch, number: int, error: BaseException, name: str = "_wri
             raise error
         return original(*arguments)
 
-    monkeypatch.setattr(translate, name, stopping)
+    monkeypatch.setattr(video_translation, name, stopping)
 
 
 # Tables
@@ -233,8 +233,9 @@ def test_a_killed_run_leaves_its_sentences(videos, tmp_path, capsys):
     slow = (
         "import sys, time\n"
         "from train_scripts.commands import translate\n"
-        "write = translate._write\n"
-        "translate._write = lambda *arguments: (time.sleep(0.3), write(*arguments))[1]\n"
+        "from train_scripts.runs import video_translation\n"
+        "write = video_translation._write\n"
+        "video_translation._write = lambda *arguments: (time.sleep(0.3), write(*arguments))[1]\n"
         "sys.exit(translate.main(sys.argv[1:]))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", slow, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -290,7 +291,7 @@ def test_one_bad_video_costs_that_video_only(where, error, text, videos, capsys,
     bad = videos[3]
     bad.write_bytes(sorted((corpus() / "train").glob("*.mp4"))[0].read_bytes())
     expected, _ = run(capsys, *[video for video in videos if video != bad])
-    frames = translate.build_translator(
+    frames = video_translation.build_translator(
         *translate.load_to_translate(str(trained_model()), torch.device("cpu"), "float32")
     ).read_clip(bad)["frames"]
     steps = SignLanguageTranslationPipeline
@@ -515,14 +516,14 @@ def test_a_long_video_goes_on_within_it(talk, tmp_path, capsys, monkeypatch):
 
 def test_sentences_before_an_error_stay_in_the_table(talk, capsys, monkeypatch):
     whole = list(csv.DictReader(io.StringIO(run(capsys, "--long", talk, "--format", "csv")[0])))
-    pieces = translate.SignLanguageTranslationPipeline.translate_pieces
+    pieces = video_translation.SignLanguageTranslationPipeline.translate_pieces
 
     def break_off(self, *arguments, **options):
         answers = pieces(self, *arguments, **options)
         yield next(answers)
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(translate.SignLanguageTranslationPipeline, "translate_pieces", break_off)
+    monkeypatch.setattr(video_translation.SignLanguageTranslationPipeline, "translate_pieces", break_off)
     output, errors = run(capsys, "--long", "--srt", talk, "--format", "csv", status=1)
     first, last = csv.DictReader(io.StringIO(output))
     assert first == whole[0]

@@ -15,7 +15,9 @@ from tiny_corpus import corpus, trained_model
 from modeling_flallm import SignLanguageTranslationPipeline
 from train_scripts.commands import translate
 from train_scripts.machine.process_pool import most_workers
+from train_scripts.runs import video_translation
 from train_scripts.runs.trained_models import load_trained
+from train_scripts.runs.translation_results import Translation
 
 LONGEST_WAIT_IN_SECONDS = 60
 
@@ -30,7 +32,7 @@ def test_results_come_in_order_and_only_so_many_are_ahead():
         return number
 
     with ThreadPoolExecutor(3) as pool:
-        for taken, number in enumerate(translate._ahead(pool, work, range(30), most), 1):
+        for taken, number in enumerate(video_translation._ahead(pool, work, range(30), most), 1):
             assert number == taken - 1
             ahead.append(begun.__reduce__()[1][0] - taken)
     assert taken == 30 and max(ahead) <= most
@@ -39,7 +41,7 @@ def test_results_come_in_order_and_only_so_many_are_ahead():
 def test_what_nobody_asks_for_any_more_is_not_done():
     done = []
     with ThreadPoolExecutor(1) as pool:
-        results = translate._ahead(pool, lambda number: done.append(number) or time.sleep(0.01), range(100), 20)
+        results = video_translation._ahead(pool, lambda number: done.append(number) or time.sleep(0.01), range(100), 20)
         next(results)
         results.close()
     assert len(done) < 100
@@ -54,8 +56,8 @@ def clips(tmp_path) -> list[Path]:
     return paths
 
 
-def run(clips: list[Path], **options) -> list[translate.Translation]:
-    return list(translate.translate_videos(*load_trained(str(trained_model())), clips, **options))
+def run(clips: list[Path], **options) -> list[Translation]:
+    return list(video_translation.translate_videos(*load_trained(str(trained_model())), clips, **options))
 
 
 def test_every_clip_gets_its_own_translation_whatever_the_batches_and_threads(clips):
@@ -89,7 +91,11 @@ def test_batches_hold_clips_of_similar_length(clips, monkeypatch):
 
 
 def test_the_next_batch_is_encoded_and_others_are_read_while_sentences_are_written(clips, monkeypatch):
-    encode, read, write = SignLanguageTranslationPipeline.encode_clips, translate._read_clip, translate._write
+    encode, read, write = (
+        SignLanguageTranslationPipeline.encode_clips,
+        video_translation._read_clip,
+        video_translation._write,
+    )
     encoded, all_read, writing = threading.Event(), threading.Event(), []
     num_encoded, num_read = itertools.count(1), itertools.count(1)
 
@@ -111,32 +117,32 @@ def test_the_next_batch_is_encoded_and_others_are_read_while_sentences_are_writt
         return write(*arguments)
 
     monkeypatch.setattr(SignLanguageTranslationPipeline, "encode_clips", encode_and_tell)
-    monkeypatch.setattr(translate, "_read_clip", read_and_tell)
-    monkeypatch.setattr(translate, "_write", wait_and_write)
+    monkeypatch.setattr(video_translation, "_read_clip", read_and_tell)
+    monkeypatch.setattr(video_translation, "_write", wait_and_write)
     run(clips, batch_size=2)
     assert writing == [(True, True)]
 
 
 def test_little_is_read_ahead_of_the_model(clips, monkeypatch):
     """Frames of a whole folder would not fit the memory."""
-    read, num_read = translate._read_clip, itertools.count()
-    monkeypatch.setattr(translate, "_read_clip", lambda *a: (next(num_read), read(*a))[1])
+    read, num_read = video_translation._read_clip, itertools.count()
+    monkeypatch.setattr(video_translation, "_read_clip", lambda *a: (next(num_read), read(*a))[1])
     model, processor = load_trained(str(trained_model()))
-    stream = translate.translate_videos(model, processor, clips * 3, batch_size=1, num_workers=2)
+    stream = video_translation.translate_videos(model, processor, clips * 3, batch_size=1, num_workers=2)
     next(stream)
     stream.close()
     # A sorted group in batches, and as many and one for each thread ahead of it: never the sixty.
-    assert next(num_read) <= 2 * translate.BATCHES_SORTED_BY_LENGTH + 2 + 1
+    assert next(num_read) <= 2 * video_translation.BATCHES_SORTED_BY_LENGTH + 2 + 1
 
 
 def test_no_thread_is_left_and_nothing_more_is_read_after_ctrl_c(clips, monkeypatch):
-    read, num_read, threads = translate._read_clip, itertools.count(), set(threading.enumerate())
-    monkeypatch.setattr(translate, "_read_clip", lambda *a: (next(num_read), read(*a))[1])
+    read, num_read, threads = video_translation._read_clip, itertools.count(), set(threading.enumerate())
+    monkeypatch.setattr(video_translation, "_read_clip", lambda *a: (next(num_read), read(*a))[1])
 
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(translate, "_write", interrupt)
+    monkeypatch.setattr(video_translation, "_write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(clips * 5, batch_size=2)
     assert set(threading.enumerate()) <= threads and next(num_read) < 100
@@ -154,7 +160,7 @@ def test_frames_of_another_dtype_do_not_matter_to_the_numbers():
     """Normalising in front of the encoder gives what the processor gives."""
     model, processor = load_trained(str(trained_model()))
     path = sorted((corpus() / "test").glob("*.mp4"))[0]
-    translator = translate.build_translator(model, processor)
+    translator = video_translation.build_translator(model, processor)
     clip = translator.read_clip(path)
     assert clip["frames"].dtype == torch.uint8
     output = translator.encode_clips([clip]).vision_output

@@ -43,9 +43,10 @@ from transformers import (
 from modeling_flallm import FLaLLMForTranslation
 from train_scripts.arguments.data_arguments import VideoArguments
 from train_scripts.commands import trim_vocabulary
-from train_scripts.commands.trim_vocabulary import MAPPING_FILE, merge_parts, unknown_characters
+from train_scripts.commands.trim_vocabulary import MAPPING_FILE
 from train_scripts.hub.training_run import base_ids
 from train_scripts.languages.target_languages import language_ids
+from train_scripts.runs.trimmed_tokenizers import merge_parts, unknown_characters
 from train_scripts.stages import visual_initialing
 
 SHARED_TOKENIZER = Path(__file__).resolve().parents[2] / "shared" / "tokenizer"
@@ -415,7 +416,7 @@ def test_both_stages_take_a_trimmed_checkpoint(family, tmp_path):
     assert stage1.config.text_config.vocab_size == len(new_ids)
     model = FLaLLMForTranslation.from_vision_text_pretrained(str(trained_model()), str(folder)).eval()
     videos = [str(path) for path in sorted((corpus() / "test").glob("*.mp4"))[:3]]
-    inputs = processor(videos=videos, text=text_of(family)[:3], return_tensors="pt")
+    inputs = processor(videos=videos, text_target=text_of(family)[:3], return_tensors="pt")
     loss = model(**inputs).loss
     loss.backward()
     assert torch.isfinite(loss) and inputs.pop("labels").max() < len(new_ids)

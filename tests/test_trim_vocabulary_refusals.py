@@ -30,6 +30,7 @@ from transformers import (
 
 from modeling_flallm import light_transformer_config
 from train_scripts.commands import trim_vocabulary
+from train_scripts.runs.trimmed_tokenizers import check_trimmed_tokenizer
 
 
 def test_an_output_folder_in_use_is_refused(tmp_path, capsys):
@@ -126,10 +127,10 @@ def test_a_tokenizer_that_changes_on_loading_is_noticed():
     old, new = (AutoTokenizer.from_pretrained(folder) for folder in (checkpoint("mbart"), trimmed("mbart").folder))
     new_ids = trimmed("mbart").new_ids
     old.src_lang = old.tgt_lang = "de_DE"
-    trim_vocabulary.check_trimmed_tokenizer(old, new, new_ids, text())
+    check_trimmed_tokenizer(old, new, new_ids, text())
     with pytest.raises(ValueError, match=re.escape("The trimmed tokenizer cuts 'Ω' unlike the old one.")):
         new.backend_tokenizer.normalizer = normalizers.Replace("Ω", "a")
-        trim_vocabulary.check_trimmed_tokenizer(old, new, new_ids, ["Ω"])
+        check_trimmed_tokenizer(old, new, new_ids, ["Ω"])
     new.add_tokens(["<new>"])
     with pytest.raises(ValueError, match=re.escape(f"should load with {len(new_ids)} tokens, it has {len(new)}, and")):
-        trim_vocabulary.check_trimmed_tokenizer(old, new, new_ids, text())
+        check_trimmed_tokenizer(old, new, new_ids, text())

@@ -24,17 +24,10 @@ from transformers import AutoModel, AutoTokenizer, AutoVideoProcessor, BertConfi
 
 from modeling_flallm import LlavaSltForContrastivePreTraining
 from train_scripts.runs.sentence_encoder import load_sentence_encoder
+from train_scripts.runs.text_targets import TextTargets, load_word_targets, whiten
+from train_scripts.scores.retrieval import format_retrieval, retrieval_scores, word_scores
 from train_scripts.stages import visual_contrastive_pretraining
-from train_scripts.stages.visual_contrastive_pretraining import (
-    TextTargets,
-    build_compute_scores,
-    format_retrieval,
-    load_word_targets,
-    retrieval_scores,
-    train,
-    whiten,
-    word_scores,
-)
+from train_scripts.stages.visual_contrastive_pretraining import build_compute_scores, train
 
 WITHOUT_AUGMENTATION = {"random_crop": False, "frame_jitter": False, "word_dropout": 0.0}
 

@@ -123,7 +123,7 @@ def test_lora_also_changes_the_language_model(tmp_path):
     model, processor = load_trained(str(folder))
     base = LlavaSltForTranslation.from_pretrained(folder / "lora_base")
     with_adapter = PeftModel.from_pretrained(base, str(folder / "lora_adapter")).eval()
-    inputs = processor(videos=clips(), text=["this is it"] * 3, return_tensors="pt")
+    inputs = processor(videos=clips(), text_target=["this is it"] * 3, return_tensors="pt")
     with torch.no_grad():
         torch.testing.assert_close(with_adapter(**inputs).logits, model(**inputs).logits, atol=1e-4, rtol=1e-3)
     card = (folder / "lora_adapter" / "README.md").read_text(encoding="utf-8")

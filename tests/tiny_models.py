@@ -146,6 +146,9 @@ def tiny_llava_slt(
     return model.eval()
 
 
+TINY_MODELS = {"flallm": tiny_model, "llava_slt": tiny_llava_slt}  # the translation model of each system
+
+
 def tiny_contrastive_model(vision: dict | None = None, **values) -> LlavaSltForContrastivePreTraining:
     """In evaluation mode; 9 random word targets."""
     sizes = {"sentence_target_size": 12, "word_target_size": 10, "word_vocabulary_size": 9}

@@ -48,13 +48,15 @@ class TranslationCollator:
         tokenizer = self.processor.tokenizer
         usual = getattr(tokenizer, "tgt_lang", None)
         if set(languages) <= {usual}:
-            return self.processor(text=texts)["labels"]
+            return self.processor(text_target=texts)["labels"]
         labels: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         try:
             for language in dict.fromkeys(languages):
                 tokenizer.tgt_lang = language
                 rows = [row for row, other in enumerate(languages) if other == language]
-                for row, values in zip(rows, self.processor(text=[texts[row] for row in rows])["labels"], strict=True):
+                for row, values in zip(
+                    rows, self.processor(text_target=[texts[row] for row in rows])["labels"], strict=True
+                ):
                     labels[row] = values[values != IGNORED_LABEL]
         finally:
             tokenizer.tgt_lang = usual
@@ -69,7 +71,7 @@ class PromptedTranslationCollator(TranslationCollator):
 
     def text_inputs(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         inputs = self.processor(
-            text=[item["text"] for item in items],
+            text_target=[item["text"] for item in items],
             num_visual_tokens=[self._num_visual_tokens(item) for item in items],
             spoken_language=[
                 language_in_prompt(item["spoken_language"], self.processor.spoken_language) for item in items

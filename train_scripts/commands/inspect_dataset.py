@@ -43,7 +43,7 @@ from ..corpora.inspection_page import MAX_NUM_TOKENS, format_text, render_page, 
 from ..hub.hub_names import check_model_names
 from ..machine.atomic_files import write_folder, write_json, write_text
 from ..machine.inside_folder import inside
-from ..runs.training import open_tokenizer
+from ..runs.tokenizers import open_tokenizer
 from ..scores.metrics import comparable
 
 PRESETS = ("paper_visual_initialing", "sltbaselines_visual_initialing")

@@ -18,32 +18,21 @@ columns `confidence` and `familiar` of csv and jsonl.
 
 import dataclasses
 import datetime
-import itertools
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
-from modeling_flallm.clip_translation_slt import EncodedClips
-from modeling_flallm.own_processing import (
-    FLaLLMProcessor,
-    VideoDecodingError,
-    is_feature_file,
-    is_hidden_file,
-    is_video_file,
-)
+from modeling_flallm import FLaLLMForTranslation
+from modeling_flallm.own_processing import FLaLLMProcessor, is_feature_file, is_hidden_file, is_video_file
 
 from ..arguments.command_arguments import TranslateArguments
-from ..arguments.command_line import run_command, show_traceback
+from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..hub.training_run import longest_clip_of_training
 from ..languages.languages import language_in_prompt
@@ -61,11 +50,9 @@ from ..runs.translation_results import (
     journal_path,
     write_captions,
 )
+from ..runs.video_translation import build_translator, is_calibrated, translate_long_videos, translate_videos
 
 MOST_FILES_NAMED = 20
-BATCHES_SORTED_BY_LENGTH = 4
-NO_MEMORY = "can't allocate memory"  # torch on a CPU
-Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def find_videos(paths: Sequence[str]) -> list[Path]:
@@ -94,234 +81,6 @@ def _name_left_out(folder: Path, names: list[str]) -> None:
         more = f" and {len(names) - MOST_FILES_NAMED} more" if len(names) > MOST_FILES_NAMED else ""
         listed = ", ".join(names[:MOST_FILES_NAMED])
         print(f"Left out {len(names)} file(s) of {folder} that are no videos: {listed}{more}", file=sys.stderr)
-
-
-def translate_videos(
-    model: FLaLLMForTranslation,
-    processor: FLaLLMProcessor,
-    videos: Sequence[Path],
-    batch_size: int = 8,
-    start: float | None = None,
-    end: float | None = None,
-    num_beams: int | None = None,
-    caption_formats: Sequence[str] = (),
-    num_workers: int = 1,
-    longest_clip: int | None = None,
-    with_confidence: bool = False,
-) -> Iterator[Translation]:
-    """
-    A translation of each of `videos`, bad files included, as soon as it is done: `position` tells its place. While the
-    language model writes the sentences of one batch, the visual encoder works on the next one, and threads read the
-    videos of those behind. Whatever fails on a batch is tried on each of its clips alone.
-
-    Args:
-        start, end: seconds within each video; default: all of it.
-        num_beams: default: as the model was saved.
-        caption_formats: "srt" and "vtt": caption files to write beside each video.
-        num_workers: threads that read videos.
-        longest_clip: visual tokens of the longest clip that the model was trained on; longer ones are marked.
-        with_confidence: of a calibrated model, which then keeps the scores of all tokens in memory.
-    """
-    generation = {"return_scores": with_confidence} | ({} if num_beams is None else {"num_beams": num_beams})
-    translator = build_translator(model, processor)
-
-    def read(numbered: tuple[int, Path]) -> _Clip:
-        clip = _read_clip(translator, *numbered, start, end)
-        if clip.read is not None and longest_clip is not None:
-            num_tokens = model.vision_model.get_num_tokens(clip.num_frames)
-            clip.translation.is_longer_than_trained = num_tokens > longest_clip
-        return clip
-
-    def encode(batch: list[_Clip]) -> tuple[list[_Clip], EncodedClips | None]:
-        clips = [clip.read for clip in batch if clip.read is not None]
-        try:
-            return batch, translator.encode_clips(clips) if clips else None
-        except Exception as error:  # the batch is then tried clip by clip
-            show_traceback(error)
-            return batch, None
-
-    def write(batch: list[_Clip], encoded: EncodedClips | None) -> None:
-        """Give each clip of a batch its sentence, or its error."""
-        problem = None
-        try:
-            encoded = translator.encode_clips([clip.read for clip in batch]) if encoded is None else encoded
-            answers = _write(translator, encoded, generation)
-        except Exception as error:  # one clip must not end the work on all others
-            show_traceback(error)
-            problem, encoded, answers = _text_of(error), None, []
-        for clip, answer in zip(batch, answers, strict=False):
-            clip.translation.pieces[0] |= answer
-            _complete(clip.translation, answer)
-            write_captions(clip.translation, caption_formats)
-        if problem is not None and len(batch) == 1:
-            batch[0].translation.error = problem
-        elif problem is not None:
-            torch.cuda.empty_cache()  # does nothing without CUDA
-            for clip in batch:
-                write([clip], None)
-
-    most_read = batch_size * BATCHES_SORTED_BY_LENGTH + num_workers
-    with ThreadPoolExecutor(num_workers) as readers, ThreadPoolExecutor(1) as encoder:
-        clips = _ahead(readers, read, enumerate(videos), most_read)
-        for batch, encoded in _ahead(encoder, encode, _batches(clips, batch_size), 1):
-            if batch[0].read is not None:  # else files with an error
-                write(batch, encoded)
-            yield from (clip.translation for clip in batch)
-
-
-def _complete(translation: Translation, answer: dict[str, Any]) -> None:
-    for name, value in answer.items():
-        setattr(translation, name, value)
-
-
-def translate_long_videos(
-    translator: SignLanguageTranslationPipeline,
-    videos: Sequence[Path],
-    start: float | None = None,
-    end: float | None = None,
-    num_beams: int | None = None,
-    caption_formats: Sequence[str] = (),
-    journal: Journal | None = None,
-    with_confidence: bool = False,
-) -> Iterator[Translation]:
-    """
-    As `translate_videos`, for videos longer than one sentence: one video and one piece of it after the other. Pieces
-    that the journal has are not translated again.
-    """
-    generation = {"return_scores": with_confidence} | ({} if num_beams is None else {"num_beams": num_beams})
-    for position, video in enumerate(videos):
-        translation = Translation(str(video), position=position)
-        try:
-            for piece in _pieces(translator, video, start, end, generation, journal):
-                translation.pieces.append(piece)
-            translation.text = " ".join(piece["text"] for piece in translation.pieces if piece["text"])
-            write_captions(translation, caption_formats)
-        except Exception as error:  # one video must not end the work on all others
-            show_traceback(error)
-            translation.error = _text_of(error)
-        yield translation
-
-
-def _pieces(
-    translator: SignLanguageTranslationPipeline,
-    video: Path,
-    start: float | None,
-    end: float | None,
-    generation: dict[str, Any],
-    journal: Journal | None,
-) -> Iterator[dict[str, Any]]:
-    segments = translator.processor.video_processor.split_at_rests(str(video), start, end)
-    if not segments:
-        raise ValueError(f"Nobody moves in {video}: there is nothing to translate.")
-    finished = [] if journal is None else journal.pieces(video)
-    # Of the last segment there may be more to come. The one before it is translated again for what it said.
-    next_segment = max((piece["piece"] for piece in finished), default=0)
-    first = max(next_segment - 1, 0)
-    by_times = {(piece["start"], piece["end"]): piece for piece in finished if piece["piece"] < next_segment}
-    yield from ({name: value for name, value in piece.items() if name != "piece"} for piece in by_times.values())
-    answers = translator.translate_long(str(video), segments[first:], **generation)
-    for answer in tqdm(answers, total=len(segments) - first, unit="sentence", desc=video.name, leave=False):
-        piece = {"start": answer["start"], "end": answer["end"]} | _columns_of(answer)
-        if first + answer["piece"] < next_segment:
-            continue
-        if journal is not None:
-            journal.add_piece(video, {**piece, "piece": first + answer["piece"]})
-        yield piece
-
-
-def is_calibrated(model: FLaLLMForTranslation) -> bool:
-    """Whether flallm calibrate has measured how far the model's scores can be trusted."""
-    return getattr(model.config, "confidence_calibration", None) is not None
-
-
-def build_translator(model: FLaLLMForTranslation, processor: FLaLLMProcessor) -> SignLanguageTranslationPipeline:
-    # The pipeline refuses a device beside a model that was loaded onto one, as quantized ones are.
-    device = None if hasattr(model, "hf_device_map") else model.device
-    return SignLanguageTranslationPipeline(model=model, processor=processor, device=device)
-
-
-def _text_of(error: Exception) -> str:
-    """One line; of what is not about the file with the kind of error."""
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in text:
-        return (
-            "There is not enough memory for it. Try --dtype bfloat16 or fewer --num_beams, a part of it with --start "
-            "and --end, or --long for a video of more than one sentence."
-        )
-    return text if isinstance(error, VideoDecodingError | ValueError | OSError) else f"{type(error).__name__}: {text}"
-
-
-@dataclass
-class _Clip:
-    """What `read_clip` of the pipeline gave for a video, `None` beside an error."""
-
-    translation: Translation
-    read: dict[str, Any] | None = None
-
-    @property
-    def num_frames(self) -> int:
-        return len(self.read["frames"])
-
-
-def _batches(clips: Iterator[_Clip], batch_size: int) -> Iterator[list[_Clip]]:
-    """
-    Batches of clips of similar length, for all of a batch waits until its longest sentence is finished. Clips are
-    sorted a few batches at a time; those with an error make a batch of their own.
-    """
-    while together := list(itertools.islice(clips, batch_size * BATCHES_SORTED_BY_LENGTH)):
-        good = [clip for clip in together if clip.read is not None]
-        if bad := [clip for clip in together if clip.read is None]:
-            yield bad
-        good.sort(key=lambda clip: clip.num_frames)
-        yield from (good[first : first + batch_size] for first in range(0, len(good), batch_size))
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], most: int
-) -> Iterator[Result]:
-    """The results of a function in the order of the items, up to `most` of them in work before they are asked for."""
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > most:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _read_clip(
-    translator: SignLanguageTranslationPipeline, position: int, video: Path, start: float | None, end: float | None
-) -> _Clip:
-    """What is read of a file; the error of one that cannot be read, or is too short or too long."""
-    translation = Translation(str(video), position=position)
-    try:
-        clip = translator.read_clip(str(video), start, end)
-    except Exception as error:  # one file must not end the work on all others
-        show_traceback(error)
-        translation.error = _text_of(error)
-        return _Clip(translation)
-    begin = max(start or 0.0, clip["metadata"]["start_in_seconds"] or 0.0)
-    translation.pieces.append({"start": begin, "end": begin + (clip["metadata"]["duration"] or 0.0)})
-    return _Clip(translation, clip)
-
-
-def _write(
-    translator: SignLanguageTranslationPipeline, encoded: EncodedClips, generation: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """The `text` of each clip; with scores of a calibrated model also its `confidence` and `familiar`."""
-    written = translator.write_sentences(encoded, **generation)
-    return [_columns_of(*translator.answers_of(clip)) for clip in written]
-
-
-def _columns_of(answer: dict[str, Any]) -> dict[str, Any]:
-    columns = {"text": answer["translation_text"]}
-    if "confidence" in answer:
-        columns |= {"confidence": answer["confidence"], "familiar": answer["is_familiar"]}
-    return columns
 
 
 def _check(arguments: TranslateArguments) -> None:
@@ -468,7 +227,7 @@ def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag
     Raises:
         ValueError: the pipeline's, for a model that reads no prompt.
     """
-    if not model.system.is_prompted:
+    if not model.is_prompted:
         raise ValueError(
             "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
             "`tgt_lang` and `forced_bos_token_id`."

@@ -1,13 +1,17 @@
-"""Models that cannot be loaded: which of their files is damaged, in one sentence."""
+"""Models, tokenizers and configurations to load, and which of their files is damaged, in one sentence."""
 
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from modeling_flallm.loading_slt import damage_of_weights, load_whole
 
 from ..arguments.command_line import is_mistake_of_the_user
 from ..hub.hub_names import is_hub_id
@@ -48,6 +52,30 @@ def reading_model(*names: str | Path) -> Iterator[None]:
         raise ValueError(f"{' or '.join(repr(str(name)) for name in names)} cannot be loaded: {text}") from error
 
 
+def read_config(name_or_path: str) -> PreTrainedConfig:
+    """
+    Raises:
+        ValueError: as `reading_model`.
+        OSError: as `from_pretrained`.
+    """
+    with reading_model(name_or_path):
+        return AutoConfig.from_pretrained(name_or_path)
+
+
+def read_model(auto_class: Any, name_or_path: str, **options: Any) -> PreTrainedModel:
+    """
+    Args:
+        auto_class: of transformers, such as AutoModelForCausalLM.
+        options: as of `load_whole`.
+
+    Raises:
+        ValueError: as `reading_model`, and for a model of which a weight is missing.
+        OSError: as `from_pretrained`.
+    """
+    with reading_model(name_or_path):
+        return load_whole(auto_class.from_pretrained, name_or_path, **options)
+
+
 def damage_in(name_or_path: str | Path, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> str | None:
     """Of the JSON and safetensors files of a folder, or of what is cached of the Hub, the first that cannot be read."""
     folder = _folder_of(str(name_or_path))
@@ -67,12 +95,11 @@ def _folder_of(name_or_path: str) -> Path | None:
 
 
 def _damage_of(path: Path) -> str | None:
+    if path.suffix == ".safetensors":
+        return damage_of_weights(path)
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt"):
-                return None
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return " ".join(str(error).split()) or type(error).__name__
     is_config = path.name.endswith("config.json")
     return (

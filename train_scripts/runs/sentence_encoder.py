@@ -11,9 +11,8 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from transformers.utils import cached_file
 
 from modeling_flallm.language_kind_slt import is_encoder_decoder
-from modeling_flallm.loading_slt import load_whole
 
-from .damaged_models import reading_model
+from .damaged_models import read_model, reading_model
 
 # What sentence-transformers writes beside a model: which modules there are, in order.
 MODULES_FILE = "modules.json"
@@ -74,7 +73,7 @@ def load_sentence_encoder(name_or_path: str, device: torch.device | str = "cpu")
     try:
         with reading_model(name_or_path):
             tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-            model = load_whole(AutoModel.from_pretrained, name_or_path, dtype="auto", unneeded=r"(^|\.)pooler\.")
+        model = read_model(AutoModel, name_or_path, dtype="auto", unneeded=r"(^|\.)pooler\.")
     except (OSError, ValueError) as error:
         raise ValueError(f"{name_or_path!r} holds no text encoder that can be loaded: {error}") from error
     if is_encoder_decoder(model.config):

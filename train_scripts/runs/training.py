@@ -1,18 +1,13 @@
 """What the stages share: the order of a run, and what it leaves in the output folder."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from peft import PeftModel
-from torch.utils.data import Dataset
 from transformers import (
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -33,7 +28,7 @@ from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_flags import num_idle_gpus
 from ..clips.augmentation import ClipAugmentation, tell_unused_in_space
 from ..clips.collators import FramePreprocessor, PromptedTranslationCollator, TranslationCollator
-from ..clips.data import RandomDataset, SignVideoDataset
+from ..clips.data import RandomDataset
 from ..clips.feature_cache import (
     CachedVideoDataset,
     FeatureCache,
@@ -43,19 +38,15 @@ from ..clips.feature_cache import (
     tell_unused_augmentation,
 )
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
-from ..clips.splits import load_split, load_training_split
-from ..clips.streaming import MixedClips, StreamedVideoDataset, open_streams
-from ..hub.hub_errors import explain_hub_error
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import save_adapter, write_adapter_card
 from ..hub.training_run import add_run_scores, complete_run, describe_run
-from ..languages.target_languages import language_ids, set_target_language
+from ..languages.target_languages import language_ids
 from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
-from .damaged_models import reading_model
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
-from .trained_models import check_is_no_visual_encoder
 from .trainers import FLaLLMTrainer, LlavaSltTrainer, VideoTrainer
+from .training_clips import TrainingClips, open_splits, prepare_clips
 
 SECONDS_BETWEEN_LOOKS = 3.0
 
@@ -107,34 +98,6 @@ def build_processor(
     return FLaLLMProcessor(**clip_reader_of(video, encoder), tokenizer=tokenizer)
 
 
-def open_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """
-    The tokenizer of a text model as it was saved.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    check_is_no_visual_encoder(name_or_path)
-    try:
-        with reading_model(name_or_path):
-            return AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
-        reason = explain_hub_error(error, name_or_path)
-        raise ValueError(f"{name_or_path!r} holds no tokenizer that can be loaded: {reason}") from error
-
-
-def load_tokenizer(name_or_path: str, target_language: str | None) -> PreTrainedTokenizerBase:
-    """
-    The tokenizer of a text model, told which language it writes.
-
-    Raises:
-        ValueError: if there is none, or for a language as `set_target_language` says.
-    """
-    tokenizer = open_tokenizer(name_or_path)
-    set_target_language(tokenizer, target_language)
-    return tokenizer
-
-
 def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTokenizerBase, num_beams: int) -> None:
     """
     Make `generate` start as training starts. mBART moves the language code at the end of the labels to the front,
@@ -155,74 +118,14 @@ def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTo
     )
 
 
-@dataclass
-class Splits:
-    """What a run reads: the clips to train on, or the streams of them, and those to evaluate on."""
-
-    train: datasets.Dataset | None
-    evaluation: datasets.Dataset
-    sizes: list[int]
-    streams: MixedClips | None
-
-    def by_name(self, data: DataArguments) -> dict[str, datasets.Dataset | None]:
-        return {data.train_split: self.train, data.evaluation_split: self.evaluation}
-
-
-def open_splits(data: DataArguments, training: FLaLLMTrainingArguments) -> Splits:
-    """
-    Raises:
-        FileNotFoundError, ValueError: as `load_split` and `open_streams`.
-    """
-    streams = open_streams(data, training) if data.streaming else None
-    train_split, sizes = (None, []) if streams else load_training_split(data)
-    evaluation_split = load_split(data, data.evaluation_split, data.max_evaluation_clips)
-    return Splits(train_split, evaluation_split, sizes, streams)
-
-
-@dataclass
-class TrainingClips:
-    """The data sets of a run for torch, in which order clips are trained on, and what is done to their frames."""
-
-    train: Dataset
-    evaluation: Dataset
-    sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None
-    augmentation: ClipAugmentation
-
-
-def prepare_clips(
-    splits: Splits,
-    processor: FLaLLMProcessor,
-    data: DataArguments,
-    augmentation: ClipAugmentation,
-    training: FLaLLMTrainingArguments,
-) -> TrainingClips:
-    """
-    Raises:
-        ValueError: as `build_train_sampler`.
-    """
-    shared = {
-        "processor": processor,
-        "text_column": data.text_column,
-        "keep_decoded_videos": data.keep_decoded_videos,
-        "preprocess_on_device": training.preprocess_on_device,
-    }
-    evaluation = SignVideoDataset(splits.evaluation, **shared)
-    if splits.streams:
-        train = StreamedVideoDataset(processor, data.text_column, augmentation, training.preprocess_on_device)
-        return TrainingClips(train, evaluation, splits.streams, augmentation)
-    train = SignVideoDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
-    sampler = build_train_sampler(train, splits.sizes, data.dataset_weights, training)
-    return TrainingClips(train, evaluation, sampler, augmentation)
-
-
 def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:
     """Of a model that translates, also inside a peft model."""
-    return PromptedTranslationCollator if model.system.is_prompted else TranslationCollator
+    return PromptedTranslationCollator if model.is_prompted else TranslationCollator
 
 
 def trainer_class_of(model: PreTrainedModel) -> type[VideoTrainer]:
     """Of a model that translates, also inside a peft model."""
-    return LlavaSltTrainer if model.system.is_prompted else FLaLLMTrainer
+    return LlavaSltTrainer if model.is_prompted else FLaLLMTrainer
 
 
 def build_trainer(
@@ -392,42 +295,6 @@ def check_score_name(training: FLaLLMTrainingArguments, scores: tuple[str, ...])
         raise ValueError(
             f"--metric_for_best_model must be one of {', '.join(known)}, got {training.metric_for_best_model!r}."
         )
-
-
-def build_train_sampler(
-    dataset: SignVideoDataset, sizes: list[int], weights: list[float] | None, training: FLaLLMTrainingArguments
-) -> ClipSampler | FrameBudgetBatchSampler | None:
-    """
-    What draws the clips or batches of an epoch; `None` leaves it to the Trainer, for all clips in any order.
-
-    Args:
-        sizes: clips of each of the data sets that `dataset` holds one after another.
-
-    Raises:
-        ValueError: for a budget of frames that is too small for a clip.
-    """
-    grouped = training.train_sampling_strategy == "group_by_length"
-    budget = training.max_frames_per_batch
-    if weights is None and not grouped and budget is None:
-        return None
-    lengths = dataset.longest_lengths() if grouped or budget is not None else []
-    num_together = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    if budget is not None:
-        num_together = max(budget * len(lengths) * training.world_size // sum(lengths), 1)
-    sampler = ClipSampler(sizes, weights, lengths if grouped else None, num_together, training.seed)
-    if budget is None:
-        return sampler
-    return FrameBudgetBatchSampler(
-        sampler, lengths, budget, training.world_size, _most_epochs(training, sum(lengths) / budget)
-    )
-
-
-def _most_epochs(training: FLaLLMTrainingArguments, fewest_batches: float) -> int:
-    """How many epochs a training can have whose epochs have at least so many batches."""
-    if training.max_steps <= 0:
-        return max(math.ceil(training.num_train_epochs), 1)
-    num_batches = training.max_steps * training.gradient_accumulation_steps * training.world_size
-    return math.ceil(num_batches / max(fewest_batches, 1)) + 1
 
 
 def early_stopping(training: FLaLLMTrainingArguments) -> list[TrainerCallback]:

@@ -27,9 +27,7 @@ import datasets
 import numpy as np
 import torch
 from peft import PeftModel, get_peft_model
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     EvalPrediction,
     LlamaConfig,
@@ -40,7 +38,6 @@ from transformers import (
 )
 
 from modeling_flallm.language_kind_slt import is_encoder_decoder
-from modeling_flallm.loading_slt import load_whole
 from modeling_flallm.own_processing import (
     DEFAULT_SPOKEN_LANGUAGE,
     FLaLLMVideoProcessor,
@@ -50,29 +47,23 @@ from modeling_flallm.systems import titles
 
 from ..arguments.command_line import GO_ON_TRAINING, run_command
 from ..arguments.commands import COMMANDS
-from ..arguments.stage_arguments import CausalLanguageModelArguments, DenoisingArguments, TextArguments
+from ..arguments.stage_arguments import CausalLanguageModelArguments, TextArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_defaults import LinguisticTrainingDefaults
 from ..clips.collators import IGNORED_LABEL
-from ..clips.data import RandomDataset
 from ..clips.hub_data_sets import column_names, load_from_hub
 from ..clips.splits import check_text_column
 from ..clips.video_folders import read_metadata
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
 from ..languages.languages import language_in_prompt
-from ..runs.damaged_models import reading_model
+from ..runs.damaged_models import read_config, read_model
 from ..runs.resuming import check_run, checkpoint_to_resume
+from ..runs.text_batches import TextCollator, TextDataset, WordNoise, pack, prompt_around_video, short_enough, tokenize
+from ..runs.text_files import read_sentences
+from ..runs.tokenizers import open_tokenizer, train_tokenizer
 from ..runs.trainers import TextTrainer
-from ..runs.training import (
-    TellTheEpoch,
-    check_score_name,
-    choose_fast_attention,
-    early_stopping,
-    open_tokenizer,
-    start_run,
-)
-from .pretrain_language_model import read_sentences, train_tokenizer
+from ..runs.training import TellTheEpoch, check_score_name, choose_fast_attention, early_stopping, start_run
 
 USER_TOKEN, ASSISTANT_TOKEN = "<user>", "<assistant>"
 CHAT_TEMPLATE = (
@@ -82,7 +73,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     f"{{% if add_generation_prompt %}}{ASSISTANT_TOKEN}{{% endif %}}"
 )
-LINES_AT_ONCE = 1000
 
 
 @dataclass
@@ -184,8 +174,7 @@ def check_language_model(arguments: CausalLanguageModelArguments, block_size: in
     """
     if arguments.text_model_name_or_path is None:
         return
-    with reading_model(arguments.text_model_name_or_path):
-        config = AutoConfig.from_pretrained(arguments.text_model_name_or_path)
+    config = read_config(arguments.text_model_name_or_path)
     if is_encoder_decoder(config):
         raise ValueError(
             "--text_model_name_or_path must be a decoder-only language model, such as Qwen, Llama or GPT-2; "
@@ -205,8 +194,7 @@ def build_language_model(
         return AutoModelForCausalLM.from_config(_new_config(arguments, tokenizer, block_size))
     # Weights that are trained are kept in float32; below low-rank adapters they stay as they were saved.
     dtype = "auto" if arguments.lora else torch.float32
-    with reading_model(arguments.text_model_name_or_path):
-        model = load_whole(AutoModelForCausalLM.from_pretrained, arguments.text_model_name_or_path, dtype=dtype)
+    model = read_model(AutoModelForCausalLM, arguments.text_model_name_or_path, dtype=dtype)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     if not arguments.lora:
@@ -232,114 +220,6 @@ def _new_config(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-
-
-def tokenize(lines: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    """Token ids of each line, with the end-of-sentence token behind them."""
-    token_ids: list[np.ndarray] = []
-    for start in range(0, len(lines), LINES_AT_ONCE):
-        encoded = tokenizer(list(lines[start : start + LINES_AT_ONCE]), add_special_tokens=False)["input_ids"]
-        token_ids += [np.array([*ids, tokenizer.eos_token_id], dtype=np.int32) for ids in encoded]
-    return token_ids
-
-
-def pack(token_ids: Sequence[np.ndarray], block_size: int) -> list[np.ndarray]:
-    """One line after another, cut every `block_size` tokens; the last block is shorter, of two tokens or more."""
-    stream = np.concatenate(token_ids)
-    blocks = [stream[start : start + block_size] for start in range(0, len(stream), block_size)]
-    return [block for block in blocks if len(block) > 1]
-
-
-class TextDataset(RandomDataset):
-    """Packed blocks `(token ids, None)`, then lines that become denoising examples `(token ids, seed of the noise)`."""
-
-    def __init__(self, blocks: Sequence[np.ndarray], lines: Sequence[np.ndarray] = (), seed: int = 0):
-        super().__init__(seed)
-        self.blocks, self.lines = blocks, lines
-
-    def __len__(self) -> int:
-        return len(self.blocks) + len(self.lines)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int | None]:
-        if index < len(self.blocks):
-            return self.blocks[index], None
-        return self.lines[index - len(self.blocks)], self.seed_of(index)
-
-
-class WordNoise:
-    """
-    What stands in place of a video: the words of a sentence as recognised signs would come, the same for the same seed.
-
-    Args:
-        token_ids: the sentences from which words are taken to replace others, as often as they occur there.
-        blank: token id of a place that shows no word.
-    """
-
-    def __init__(self, arguments: DenoisingArguments, token_ids: Sequence[np.ndarray], blank: int):
-        self.arguments, self.token_ids, self.blank = arguments, token_ids, blank
-
-    def __call__(self, words: list[int], seed: int) -> list[int]:
-        draws = random.Random(seed)
-        noised: list[int] = []
-        for word in self._moved(words, draws):
-            if draws.random() < self.arguments.deletion_probability:
-                continue
-            replaced = draws.random() < self.arguments.replacement_probability
-            noised.append(self._word_of_any_sentence(draws) if replaced else word)
-            while draws.random() < self.arguments.repetition_probability:
-                noised.append(noised[-1])
-            while draws.random() < self.arguments.blank_probability:
-                noised.append(self.blank)
-        return noised or [self.blank]
-
-    def _moved(self, words: list[int], draws: random.Random) -> list[int]:
-        """Signs come in another order than words, but those that belong together stay near each other."""
-        num_cuts = draws.randint(0, min(self.arguments.max_pieces, len(words)) - 1) if words else 0
-        cuts = sorted(draws.sample(range(1, len(words)), num_cuts)) if num_cuts else []
-        pieces = [words[start:end] for start, end in zip([0, *cuts], [*cuts, len(words)], strict=True)]
-        draws.shuffle(pieces)
-        ordered = [word for piece in pieces for word in piece]
-        places = [place + draws.uniform(0, self.arguments.max_shift) for place in range(len(ordered))]
-        return [ordered[index] for index in sorted(range(len(ordered)), key=places.__getitem__)]
-
-    def _word_of_any_sentence(self, draws: random.Random) -> int:
-        words = self.token_ids[draws.randrange(len(self.token_ids))][:-1]
-        return int(words[draws.randrange(len(words))]) if len(words) else self.blank
-
-
-class TextCollator:
-    """
-    Items of `TextDataset` -> `input_ids`, `attention_mask` and `labels` `(batch, length)`, padded on the right.
-
-    Args:
-        around_video: token ids of the prompt before and behind the place of the video.
-    """
-
-    def __init__(self, pad_token_id: int, around_video: tuple[list[int], list[int]], noise: WordNoise):
-        self.pad_token_id, self.around_video, self.noise = pad_token_id, around_video, noise
-
-    def __call__(self, items: Sequence[tuple[np.ndarray, int | None]]) -> dict[str, torch.Tensor]:
-        rows = [(ids, ids) if seed is None else self._denoising_example(ids.tolist(), seed) for ids, seed in items]
-        sides = zip(*rows, strict=True)
-        input_ids, labels = ([torch.as_tensor(row, dtype=torch.long) for row in side] for side in sides)
-        masks = [torch.ones_like(ids) for ids in input_ids]
-        return {
-            "input_ids": pad_sequence(input_ids, batch_first=True, padding_value=self.pad_token_id),
-            "attention_mask": pad_sequence(masks, batch_first=True),
-            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL),
-        }
-
-    def _denoising_example(self, sentence: list[int], seed: int) -> tuple[list[int], list[int]]:
-        before, behind = self.around_video
-        prompt = [*before, *self.noise(sentence[:-1], seed), *behind]
-        return [*prompt, *sentence], [*[IGNORED_LABEL] * len(prompt), *sentence]
-
-
-def prompt_around_video(processor: LlavaSltProcessor) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt before and behind the place of the video, as stage 3 has them."""
-    token_ids = processor(num_visual_tokens=[1], return_tensors="pt")["input_ids"][0].tolist()
-    place = token_ids.index(processor.video_token_id)
-    return token_ids[:place], token_ids[place + 1 :]
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -376,7 +256,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
     token_ids = tokenize(lines, tokenizer)
     around_video = prompt_around_video(processor)
     blocks = pack(token_ids, text.block_size)
-    sentences = _short_enough(token_ids, text.block_size, around_video) if denoising.denoising else []
+    sentences = short_enough(token_ids, text.block_size, around_video) if denoising.denoising else []
     noise = WordNoise(denoising, token_ids, processor.video_token_id)
     dataset = TextDataset(blocks, sentences, training.seed)
     trainer = TextTrainer(
@@ -401,14 +281,6 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
         change = "trained on further text in stage 1 of LLaVA-SLT"
         write_base_card(Path(training.output_dir), arguments.text_model_name_or_path, change)
     return scores
-
-
-def _short_enough(
-    token_ids: Sequence[np.ndarray], block_size: int, around_video: tuple[list[int], list[int]]
-) -> list[np.ndarray]:
-    """Lines that fit into a block with their prompt, even if each word comes twice: paragraphs are no sentences."""
-    prompt_length = sum(map(len, around_video))
-    return [ids for ids in token_ids if len(ids) > 1 and prompt_length + 3 * len(ids) <= block_size]
 
 
 def _finish(trainer: TextTrainer, training: LinguisticTrainingArguments) -> dict[str, float]:

@@ -29,7 +29,8 @@ from ..arguments.data_arguments import VideoArguments
 from ..arguments.stage_arguments import LLMFineTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..runs.damaged_models import reading_model
-from ..runs.training import build_processor, load_tokenizer, run_training, set_generation_defaults
+from ..runs.tokenizers import load_tokenizer
+from ..runs.training import build_processor, run_training, set_generation_defaults
 
 COMMAND = COMMANDS["train llm-fine-tuning"]
 
@@ -53,7 +54,7 @@ def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tup
     if arguments.freeze_visual_encoder:
         model.freeze_visual_encoder()
     if arguments.lora:
-        model = _with_lora(model, arguments)
+        model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
     return model, build_processor(video, tokenizer, model.vision_model)
 
 
@@ -67,13 +68,6 @@ def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:
     for name in ("dropout", "dropout_rate"):
         if hasattr(model.config.text_config, name):
             setattr(model.config.text_config, name, probability)
-
-
-def _with_lora(model: FLaLLMForTranslation, arguments: LLMFineTuningArguments) -> PreTrainedModel:
-    whole = [model.system.adapter_name] + (["word_presence_head"] if arguments.word_presence_loss_weight else [])
-    if not arguments.freeze_visual_encoder:
-        whole.append("vision_model")
-    return get_peft_model(model, arguments.lora_config(**model.system.lora_layers, modules_to_save=whole))
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:

@@ -13,10 +13,8 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
@@ -34,51 +32,15 @@ from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_defaults import LanguageModelTrainingDefaults
 from ..clips.data import RandomDataset
 from ..runs.resuming import check_run, checkpoint_to_resume
+from ..runs.text_files import read_sentences
+from ..runs.tokenizers import train_tokenizer
 from ..runs.trainers import TextTrainer
 from ..runs.training import TellTheEpoch, choose_fast_attention, start_run
-
-SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-MASK_TOKEN = "<mask>"
 
 
 @dataclass
 class LanguageModelTrainingArguments(LanguageModelTrainingDefaults, FLaLLMTrainingArguments):
     """Without evaluation: there is no split of a text file."""
-
-
-def read_sentences(text_file: str) -> list[str]:
-    """
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not UTF-8 or has no sentence.
-    """
-    path = Path(text_file)
-    if not path.is_file():
-        raise FileNotFoundError(f"--text_file {path} does not exist.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}.") from error
-    sentences = [line.strip() for line in lines if line.strip()]
-    if not sentences:
-        raise ValueError(f"{path} has no sentence. It must hold one a line.")
-    return sentences
-
-
-def train_tokenizer(sentences: Sequence[str], max_vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """Byte-pair encoding over words with spaces kept, NFKC-normalised; labels end with `</s>`."""
-    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS["unk_token"]))
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    specials = [*SPECIAL_TOKENS.values(), MASK_TOKEN]
-    trainer = trainers.BpeTrainer(vocab_size=max_vocabulary_size, special_tokens=specials, show_progress=False)
-    tokenizer.train_from_iterator(sentences, trainer)
-    end = SPECIAL_TOKENS["eos_token"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token=MASK_TOKEN, **SPECIAL_TOKENS)
 
 
 def build_language_model(arguments: LanguageModelArguments, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

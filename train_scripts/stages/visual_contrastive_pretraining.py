@@ -22,23 +22,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
     EvalPrediction,
-    PreTrainedTokenizerBase,
     TrainerCallback,
     set_seed,
 )
 
 from modeling_flallm import LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining, LlavaSltVisualConfig
-from modeling_flallm.language_kind_slt import is_encoder_decoder
-from modeling_flallm.loading_slt import load_whole
 from modeling_flallm.own_processing import FLaLLMProcessor
-from modeling_flallm.systems import titles
 
 from ..arguments.command_line import GO_ON_TRAINING, run_command
 from ..arguments.commands import COMMANDS
@@ -52,145 +44,26 @@ from ..clips.data import SignVideoDataset
 from ..clips.splits import load_split
 from ..hub.hub_names import check_model_names
 from ..hub.training_run import add_retrieval, describe_run
-from ..runs.damaged_models import reading_model
 from ..runs.resuming import check_run
-from ..runs.sentence_encoder import load_sentence_encoder
+from ..runs.text_targets import TextTargets, load_text_targets, load_word_targets, normal_form
+from ..runs.tokenizers import open_tokenizer
 from ..runs.trainers import VideoTrainer
 from ..runs.training import (
     build_processor,
     build_trainer,
     check_score_name,
     choose_fast_attention,
-    open_splits,
-    open_tokenizer,
-    prepare_clips,
     prepare_visual_encoder,
     start_run,
     train_and_finish,
 )
-from ..scores.metrics import comparable
-
-# Share of the mean variance: whitened directions are never longer than this allows.
-WHITENING_RIDGE = 0.1
+from ..runs.training_clips import open_splits, prepare_clips
+from ..scores.retrieval import format_retrieval, retrieval_scores, word_scores
 
 
 @dataclass
 class ContrastiveTrainingArguments(ContrastiveTrainingDefaults, FLaLLMTrainingArguments):
     """Evaluation by retrieval instead of generation."""
-
-
-# The frozen text side
-
-
-class TextTargets:
-    """
-    What the visual encoder is compared with, made once for all sentences.
-
-    Sentence embeddings are centred: the mean over the training sentences is taken away. Those of language models lie in
-    a narrow cone, where all sentences are much alike, and the contrast would have to unlearn that first (ours).
-
-    Args:
-        training_texts: whose mean is the centre, and in which the tokens occur that are word targets.
-        other_texts: of the splits that are evaluated.
-        tokenizer: of the language model.
-        encode: sentences -> `(sentences, width)`.
-    """
-
-    def __init__(
-        self,
-        training_texts: Sequence[str],
-        other_texts: Sequence[str],
-        tokenizer: PreTrainedTokenizerBase,
-        encode: Callable[[list[str]], torch.Tensor],
-    ):
-        training_texts = list(dict.fromkeys(map(_normalised, training_texts)))
-        texts = list(dict.fromkeys([*training_texts, *map(_normalised, other_texts)]))
-        embeddings = encode(texts)
-        self._embeddings = embeddings - embeddings[: len(training_texts)].mean(0)
-        self._row_of_text = {text: row for row, text in enumerate(texts)}
-        token_ids = [list(dict.fromkeys(ids)) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        self.token_ids = sorted({token_id for ids in token_ids[: len(training_texts)] for token_id in ids})
-        row_of_token = {token_id: row for row, token_id in enumerate(self.token_ids)}
-        self._words = [
-            torch.tensor([row_of_token[token_id] for token_id in ids if token_id in row_of_token], dtype=torch.long)
-            for ids in token_ids
-        ]
-
-    @property
-    def width(self) -> int:
-        return self._embeddings.shape[1]
-
-    def embeddings_of(self, texts: Sequence[str]) -> torch.Tensor:
-        """-> `(texts, width)`"""
-        return self._embeddings[self._rows_of(texts)]
-
-    def word_ids_of(self, texts: Sequence[str]) -> torch.Tensor:
-        """
-        -> `(texts, words)`: each different token of a sentence once, as its place in `token_ids`, and -100 for padding.
-        Tokens that do not occur in training are left out.
-        """
-        words = [self._words[row] for row in self._rows_of(texts)]
-        return pad_sequence(words, batch_first=True, padding_value=IGNORED_LABEL)
-
-    def _rows_of(self, texts: Sequence[str]) -> list[int]:
-        return [self._row_of_text[_normalised(text)] for text in texts]
-
-
-def _normalised(text: str) -> str:
-    return comparable(str(text))
-
-
-def load_text_targets(
-    arguments: VisualContrastivePretrainingArguments,
-    training_texts: Sequence[str],
-    other_texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    device: torch.device,
-) -> TextTargets:
-    """
-    Raises:
-        ValueError: if there is no such text encoder.
-    """
-    encoder = load_sentence_encoder(arguments.text_encoder_name_or_path or arguments.text_model_name_or_path, device)
-    return TextTargets(training_texts, other_texts, tokenizer, encoder)
-
-
-def load_word_targets(name_or_path: str, token_ids: list[int]) -> torch.Tensor:
-    """
-    Token embeddings of a language model, whitened -> `(token ids, width)`.
-
-    Raises:
-        ValueError: if it is no causal language model.
-    """
-    try:
-        with reading_model(name_or_path):
-            config = AutoConfig.from_pretrained(name_or_path)
-            if is_encoder_decoder(config):
-                raise ValueError(
-                    f"{config.model_type!r} is an encoder-decoder, for {titles(is_prompted=False)}. Name a "
-                    "decoder-only language model."
-                )
-            model = load_whole(AutoModelForCausalLM.from_pretrained, name_or_path, dtype="auto")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name_or_path!r} holds no causal language model that can be loaded: {error}") from error
-    return whiten(model.get_input_embeddings().weight.detach()[token_ids].float())
-
-
-def whiten(embeddings: torch.Tensor) -> torch.Tensor:
-    """
-    `(rows, width)` without what all rows share: centred, and with directions in which they vary much made as short as
-    the others (ZCA, with a ridge for those in which they hardly vary).
-
-    Token embeddings of words that are used alike are nearly the same, and no cosine could tell "fish" from "boat". This
-    is one fixed linear map, so what is aligned with its results is one linear map away from the embeddings (ours).
-    """
-    centred = embeddings - embeddings.mean(0)
-    variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
-    scales = (variances.clamp(min=0) + WHITENING_RIDGE * variances.mean()).clamp(min=1e-12) ** -0.5
-    return centred @ (directions * scales) @ directions.T
-
-
-# The model
 
 
 def build_model(
@@ -222,9 +95,6 @@ def build_model(
     if model.has_word_level:
         model.set_word_targets(word_targets)
     return model
-
-
-# Training and evaluation
 
 
 class ContrastiveCollator(TranslationCollator):
@@ -264,43 +134,9 @@ def _count_words(word_logits: torch.Tensor | None, word_ids: torch.Tensor) -> to
     return torch.stack([(found & present).sum(1), found.sum(1), present.sum(1)], dim=1)
 
 
-def retrieval_scores(videos: torch.Tensor, sentences: torch.Tensor, own: torch.Tensor) -> dict[str, float]:
-    """
-    How well videos find their sentences: `recall_at_1` and `recall_at_5` (of 100 videos, how many have their own
-    sentence first, or among the first five), `median_rank`, what chance would give of each, and `num_sentences`.
-
-    Args:
-        videos: `(clips, width)`, and `sentences`: `(different sentences, width)`.
-        own: `(clips,)`, rows of `sentences`.
-
-    A tie counts against the video: one embedding for all finds nothing.
-    """
-    likeness = torch.nn.functional.normalize(videos, dim=1) @ torch.nn.functional.normalize(sentences, dim=1).T
-    ranks = (likeness >= likeness.gather(1, own[:, None])).sum(1).float()
-    return {
-        "recall_at_1": 100 * (ranks <= 1).float().mean().item(),
-        "recall_at_5": 100 * (ranks <= 5).float().mean().item(),
-        "median_rank": ranks.median().item(),
-        "chance_recall_at_1": 100 / len(sentences),
-        "chance_recall_at_5": 100 * min(5 / len(sentences), 1.0),
-        "chance_median_rank": (len(sentences) + 1) / 2,
-        "num_sentences": float(len(sentences)),
-    }
-
-
-def word_scores(counts: np.ndarray) -> dict[str, float]:
-    """`word_precision`, `word_recall` and `word_f1` over all clips, of the counts `(clips, 3)` of `_count_words`."""
-    hits, found, present = (float(count) for count in counts.sum(0))
-    return {
-        "word_precision": 100 * hits / max(found, 1.0),
-        "word_recall": 100 * hits / max(present, 1.0),
-        "word_f1": 200 * hits / max(found + present, 1.0),
-    }
-
-
 def build_compute_scores(targets: TextTargets, texts: Sequence[str]) -> Callable[[EvalPrediction], dict[str, float]]:
     """`compute_metrics` for clips with these sentences, in the order of the data set."""
-    texts = [_normalised(text) for text in texts]
+    texts = [normal_form(text) for text in texts]
     distinct = list(dict.fromkeys(texts))
     row_of = {text: row for row, text in enumerate(distinct)}
     own = torch.tensor([row_of[text] for text in texts])
@@ -312,16 +148,6 @@ def build_compute_scores(targets: TextTargets, texts: Sequence[str]) -> Callable
         return {**retrieval_scores(videos, sentences, own), **word_scores(evaluation.label_ids[: len(texts)])}
 
     return compute_scores
-
-
-def format_retrieval(scores: dict[str, float], split: str) -> str:
-    """One line on scores without a prefix."""
-    return (
-        f"{split}: {scores['recall_at_1']:.1f} of 100 videos find their own sentence first among "
-        f"{scores['num_sentences']:.0f} (chance {scores['chance_recall_at_1']:.1f}), {scores['recall_at_5']:.1f} among "
-        f"the first five (chance {scores['chance_recall_at_5']:.1f}); median place {scores['median_rank']:.0f} (chance "
-        f"{scores['chance_median_rank']:.1f}). Words that occur: F1 {scores['word_f1']:.1f}."
-    )
 
 
 def run_pretraining(

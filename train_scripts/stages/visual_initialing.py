@@ -28,7 +28,8 @@ from ..arguments.data_arguments import VideoArguments
 from ..arguments.stage_arguments import VisualInitialingArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..languages.target_languages import language_ids
-from ..runs.training import build_processor, load_tokenizer, run_training, set_generation_defaults
+from ..runs.tokenizers import load_tokenizer
+from ..runs.training import build_processor, run_training, set_generation_defaults
 
 COMMAND = COMMANDS["train visual-initialing"]
 

@@ -30,7 +30,8 @@ from ..arguments.stage_arguments import VisualLanguageTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..languages.languages import language_in_prompt
 from ..runs.damaged_models import reading_model
-from ..runs.training import clip_reader_of, open_tokenizer, run_training
+from ..runs.tokenizers import open_tokenizer
+from ..runs.training import clip_reader_of, run_training
 
 COMMAND = COMMANDS["train visual-language-tuning"]
 
@@ -65,7 +66,7 @@ def build_model(
     set_generation_defaults(model, processor, arguments.num_beams)
     if arguments.lora:
         model.freeze_visual_encoder()
-        model = _with_lora(model, arguments)
+        model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
     else:
         model.freeze_for_connector_tuning()
     return model, processor
@@ -82,12 +83,6 @@ def set_generation_defaults(model: LlavaSltForTranslation, processor: LlavaSltPr
         num_beams=num_beams,
         max_length=150 if most is None else min(150, most),  # as FLa-LLM's; the prompt does not count
     )
-
-
-def _with_lora(model: LlavaSltForTranslation, arguments: VisualLanguageTuningArguments) -> PreTrainedModel:
-    """Adapters in every linear layer of the language model, whatever it calls them; the connector is trained whole."""
-    config = arguments.lora_config(**model.system.lora_layers, modules_to_save=[model.system.adapter_name])
-    return get_peft_model(model, config)
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:

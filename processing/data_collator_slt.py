@@ -1,0 +1,66 @@
+# Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
+"""Rows of a data set to the batches that the Trainers of transformers train and evaluate on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.feature_extraction_utils import BatchFeature
+
+from .processing_flallm import FLaLLMProcessor
+
+# Optional columns: the part of a video that is the clip, in seconds.
+PART_COLUMNS = ("start", "end")
+
+
+@dataclass
+class DataCollatorForSignTranslation:
+    """Rows with a video and its sentence to what a translation model takes, padded, for `Seq2SeqTrainer`.
+
+    Args:
+        processor (`FLaLLMProcessor` or `LlavaSltProcessor`):
+            That of the model.
+        video_column (`str`, *optional*, defaults to `"video"`):
+            Column of the videos, in any form that `decode_video` reads; of a video column of `datasets`, best
+            `Video(decode=False)`.
+        text_column (`str`, *optional*, defaults to `"text"`):
+            Column of the sentences. Rows that all lack it give a batch without labels.
+
+    Rows may have `start` and `end`, the part of the video that is the clip, in seconds. The Trainer must be told
+    `remove_unused_columns=False`: it would take away the columns of the data set, which the model does not know.
+
+    Example: `Seq2SeqTrainer(model, args, data_collator=DataCollatorForSignTranslation(processor), ...)`
+    """
+
+    processor: FLaLLMProcessor
+    video_column: str = "video"
+    text_column: str = "text"
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> BatchFeature:
+        """Returns tensors as the processor does with `return_tensors="pt"`. Raises `ValueError` for rows without a
+        video, for sentences in some rows only, and as the processor."""
+        if not all(self.video_column in row for row in rows):
+            raise ValueError(
+                f"Each row needs a video in the column {self.video_column!r}, got the columns {_columns(rows)}. Pass "
+                "`video_column`, and `remove_unused_columns=False` to the Trainer's arguments."
+            )
+        has_sentence = [row.get(self.text_column) is not None for row in rows]
+        if any(has_sentence) and not all(has_sentence):
+            raise ValueError(
+                f"Either all rows of a batch have a sentence in the column {self.text_column!r}, or none; row "
+                f"{has_sentence.index(False)} has none. Leave such rows out."
+            )
+        arguments: dict[str, Any] = {"videos": [row[self.video_column] for row in rows]}
+        if all(has_sentence):
+            arguments["text_target"] = [row[self.text_column] for row in rows]
+        for name in PART_COLUMNS:
+            if any(row.get(name) is not None for row in rows):
+                arguments[name] = [row.get(name) for row in rows]
+        return self.processor(**arguments, return_tensors="pt")
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return sorted({name for row in rows for name in row})
+
+
+__all__ = ["DataCollatorForSignTranslation"]

@@ -1,0 +1,129 @@
+"""What a frozen text encoder and a language model make of sentences and words: the targets of a visual encoder."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedTokenizerBase,
+)
+
+from modeling_flallm.language_kind_slt import is_encoder_decoder
+from modeling_flallm.systems import titles
+
+from ..arguments.stage_arguments import VisualContrastivePretrainingArguments
+from ..clips.collators import IGNORED_LABEL
+from ..scores.metrics import comparable
+from .damaged_models import read_config, read_model
+from .sentence_encoder import load_sentence_encoder
+
+# Share of the mean variance: whitened directions are never longer than this allows.
+WHITENING_RIDGE = 0.1
+
+
+class TextTargets:
+    """
+    What the visual encoder is compared with, made once for all sentences.
+
+    Sentence embeddings are centred: the mean over the training sentences is taken away. Those of language models lie in
+    a narrow cone, where all sentences are much alike, and the contrast would have to unlearn that first (ours).
+
+    Args:
+        training_texts: whose mean is the centre, and in which the tokens occur that are word targets.
+        other_texts: of the splits that are evaluated.
+        tokenizer: of the language model.
+        encode: sentences -> `(sentences, width)`.
+    """
+
+    def __init__(
+        self,
+        training_texts: Sequence[str],
+        other_texts: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        encode: Callable[[list[str]], torch.Tensor],
+    ):
+        training_texts = list(dict.fromkeys(map(normal_form, training_texts)))
+        texts = list(dict.fromkeys([*training_texts, *map(normal_form, other_texts)]))
+        embeddings = encode(texts)
+        self._embeddings = embeddings - embeddings[: len(training_texts)].mean(0)
+        self._row_of_text = {text: row for row, text in enumerate(texts)}
+        token_ids = [list(dict.fromkeys(ids)) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        self.token_ids = sorted({token_id for ids in token_ids[: len(training_texts)] for token_id in ids})
+        row_of_token = {token_id: row for row, token_id in enumerate(self.token_ids)}
+        self._words = [
+            torch.tensor([row_of_token[token_id] for token_id in ids if token_id in row_of_token], dtype=torch.long)
+            for ids in token_ids
+        ]
+
+    @property
+    def width(self) -> int:
+        return self._embeddings.shape[1]
+
+    def embeddings_of(self, texts: Sequence[str]) -> torch.Tensor:
+        """-> `(texts, width)`"""
+        return self._embeddings[self._rows_of(texts)]
+
+    def word_ids_of(self, texts: Sequence[str]) -> torch.Tensor:
+        """
+        -> `(texts, words)`: each different token of a sentence once, as its place in `token_ids`, and -100 for padding.
+        Tokens that do not occur in training are left out.
+        """
+        words = [self._words[row] for row in self._rows_of(texts)]
+        return pad_sequence(words, batch_first=True, padding_value=IGNORED_LABEL)
+
+    def _rows_of(self, texts: Sequence[str]) -> list[int]:
+        return [self._row_of_text[normal_form(text)] for text in texts]
+
+
+def normal_form(text: str) -> str:
+    return comparable(str(text))
+
+
+def load_text_targets(
+    arguments: VisualContrastivePretrainingArguments,
+    training_texts: Sequence[str],
+    other_texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+) -> TextTargets:
+    """
+    Raises:
+        ValueError: if there is no such text encoder.
+    """
+    encoder = load_sentence_encoder(arguments.text_encoder_name_or_path or arguments.text_model_name_or_path, device)
+    return TextTargets(training_texts, other_texts, tokenizer, encoder)
+
+
+def load_word_targets(name_or_path: str, token_ids: list[int]) -> torch.Tensor:
+    """
+    Token embeddings of a language model, whitened -> `(token ids, width)`.
+
+    Raises:
+        ValueError: if it is no causal language model.
+    """
+    try:
+        config = read_config(name_or_path)
+        if is_encoder_decoder(config):
+            raise ValueError(
+                f"{config.model_type!r} is an encoder-decoder, for {titles(is_prompted=False)}. Name a decoder-only "
+                "language model."
+            )
+        model = read_model(AutoModelForCausalLM, name_or_path, dtype="auto")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name_or_path!r} holds no causal language model that can be loaded: {error}") from error
+    return whiten(model.get_input_embeddings().weight.detach()[token_ids].float())
+
+
+def whiten(embeddings: torch.Tensor) -> torch.Tensor:
+    """
+    `(rows, width)` without what all rows share: centred, and with directions in which they vary much made as short as
+    the others (ZCA, with a ridge for those in which they hardly vary).
+
+    Token embeddings of words that are used alike are nearly the same, and no cosine could tell "fish" from "boat". This
+    is one fixed linear map, so what is aligned with its results is one linear map away from the embeddings (ours).
+    """
+    centred = embeddings - embeddings.mean(0)
+    variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    scales = (variances.clamp(min=0) + WHITENING_RIDGE * variances.mean()).clamp(min=1e-12) ** -0.5
+    return centred @ (directions * scales) @ directions.T

@@ -1,0 +1,113 @@
+"""The clips of a run: its splits or streams, their data sets for torch, and what draws them in training."""
+
+import math
+from dataclasses import dataclass
+
+import datasets
+from torch.utils.data import Dataset
+
+from modeling_flallm.own_processing import FLaLLMProcessor
+
+from ..arguments.data_arguments import DataArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..clips.augmentation import ClipAugmentation
+from ..clips.data import SignVideoDataset
+from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
+from ..clips.splits import load_split, load_training_split
+from ..clips.streaming import MixedClips, StreamedVideoDataset, open_streams
+
+
+@dataclass
+class Splits:
+    """What a run reads: the clips to train on, or the streams of them, and those to evaluate on."""
+
+    train: datasets.Dataset | None
+    evaluation: datasets.Dataset
+    sizes: list[int]
+    streams: MixedClips | None
+
+    def by_name(self, data: DataArguments) -> dict[str, datasets.Dataset | None]:
+        return {data.train_split: self.train, data.evaluation_split: self.evaluation}
+
+
+def open_splits(data: DataArguments, training: FLaLLMTrainingArguments) -> Splits:
+    """
+    Raises:
+        FileNotFoundError, ValueError: as `load_split` and `open_streams`.
+    """
+    streams = open_streams(data, training) if data.streaming else None
+    train_split, sizes = (None, []) if streams else load_training_split(data)
+    evaluation_split = load_split(data, data.evaluation_split, data.max_evaluation_clips)
+    return Splits(train_split, evaluation_split, sizes, streams)
+
+
+@dataclass
+class TrainingClips:
+    """The data sets of a run for torch, in which order clips are trained on, and what is done to their frames."""
+
+    train: Dataset
+    evaluation: Dataset
+    sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None
+    augmentation: ClipAugmentation
+
+
+def prepare_clips(
+    splits: Splits,
+    processor: FLaLLMProcessor,
+    data: DataArguments,
+    augmentation: ClipAugmentation,
+    training: FLaLLMTrainingArguments,
+) -> TrainingClips:
+    """
+    Raises:
+        ValueError: as `build_train_sampler`.
+    """
+    shared = {
+        "processor": processor,
+        "text_column": data.text_column,
+        "keep_decoded_videos": data.keep_decoded_videos,
+        "preprocess_on_device": training.preprocess_on_device,
+    }
+    evaluation = SignVideoDataset(splits.evaluation, **shared)
+    if splits.streams:
+        train = StreamedVideoDataset(processor, data.text_column, augmentation, training.preprocess_on_device)
+        return TrainingClips(train, evaluation, splits.streams, augmentation)
+    train = SignVideoDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
+    sampler = build_train_sampler(train, splits.sizes, data.dataset_weights, training)
+    return TrainingClips(train, evaluation, sampler, augmentation)
+
+
+def build_train_sampler(
+    dataset: SignVideoDataset, sizes: list[int], weights: list[float] | None, training: FLaLLMTrainingArguments
+) -> ClipSampler | FrameBudgetBatchSampler | None:
+    """
+    What draws the clips or batches of an epoch; `None` leaves it to the Trainer, for all clips in any order.
+
+    Args:
+        sizes: clips of each of the data sets that `dataset` holds one after another.
+
+    Raises:
+        ValueError: for a budget of frames that is too small for a clip.
+    """
+    grouped = training.train_sampling_strategy == "group_by_length"
+    budget = training.max_frames_per_batch
+    if weights is None and not grouped and budget is None:
+        return None
+    lengths = dataset.longest_lengths() if grouped or budget is not None else []
+    num_together = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    if budget is not None:
+        num_together = max(budget * len(lengths) * training.world_size // sum(lengths), 1)
+    sampler = ClipSampler(sizes, weights, lengths if grouped else None, num_together, training.seed)
+    if budget is None:
+        return sampler
+    return FrameBudgetBatchSampler(
+        sampler, lengths, budget, training.world_size, _most_epochs(training, sum(lengths) / budget)
+    )
+
+
+def _most_epochs(training: FLaLLMTrainingArguments, fewest_batches: float) -> int:
+    """How many epochs a training can have whose epochs have at least so many batches."""
+    if training.max_steps <= 0:
+        return max(math.ceil(training.num_train_epochs), 1)
+    num_batches = training.max_steps * training.gradient_accumulation_steps * training.world_size
+    return math.ceil(num_batches / max(fewest_batches, 1)) + 1

@@ -1,0 +1,53 @@
+"""How well videos find their own sentences among all of a split, and how well their words are found."""
+
+import numpy as np
+import torch
+
+
+def retrieval_scores(videos: torch.Tensor, sentences: torch.Tensor, own: torch.Tensor) -> dict[str, float]:
+    """
+    How well videos find their sentences: `recall_at_1` and `recall_at_5` (of 100 videos, how many have their own
+    sentence first, or among the first five), `median_rank`, what chance would give of each, and `num_sentences`.
+
+    Args:
+        videos: `(clips, width)`, and `sentences`: `(different sentences, width)`.
+        own: `(clips,)`, rows of `sentences`.
+
+    A tie counts against the video: one embedding for all finds nothing.
+    """
+    likeness = torch.nn.functional.normalize(videos, dim=1) @ torch.nn.functional.normalize(sentences, dim=1).T
+    ranks = (likeness >= likeness.gather(1, own[:, None])).sum(1).float()
+    return {
+        "recall_at_1": 100 * (ranks <= 1).float().mean().item(),
+        "recall_at_5": 100 * (ranks <= 5).float().mean().item(),
+        "median_rank": ranks.median().item(),
+        "chance_recall_at_1": 100 / len(sentences),
+        "chance_recall_at_5": 100 * min(5 / len(sentences), 1.0),
+        "chance_median_rank": (len(sentences) + 1) / 2,
+        "num_sentences": float(len(sentences)),
+    }
+
+
+def word_scores(counts: np.ndarray) -> dict[str, float]:
+    """
+    `word_precision`, `word_recall` and `word_f1` over all clips.
+
+    Args:
+        counts: `(clips, 3)`: words that are in a sentence and were found, that were found, that are in the sentence.
+    """
+    hits, found, present = (float(count) for count in counts.sum(0))
+    return {
+        "word_precision": 100 * hits / max(found, 1.0),
+        "word_recall": 100 * hits / max(present, 1.0),
+        "word_f1": 200 * hits / max(found + present, 1.0),
+    }
+
+
+def format_retrieval(scores: dict[str, float], split: str) -> str:
+    """One line on scores without a prefix."""
+    return (
+        f"{split}: {scores['recall_at_1']:.1f} of 100 videos find their own sentence first among "
+        f"{scores['num_sentences']:.0f} (chance {scores['chance_recall_at_1']:.1f}), {scores['recall_at_5']:.1f} among "
+        f"the first five (chance {scores['chance_recall_at_5']:.1f}); median place {scores['median_rank']:.0f} (chance "
+        f"{scores['chance_median_rank']:.1f}). Words that occur: F1 {scores['word_f1']:.1f}."
+    )
