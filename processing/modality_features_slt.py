@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from .feature_extraction_visual_features_slt import VisualFeatureExtractor
 from .feature_files_slt import is_one_clip, list_of_clips, name_of
 from .modality_slt import ClipValues, Modality, SampleIndices
 
@@ -27,10 +26,6 @@ class VisualFeaturesModality(Modality):
     input_names = ("visual_features", "visual_attention_mask")
     slot = "feature_extractor"
     item_key = "features"
-
-    @classmethod
-    def is_read_by(cls, part: Any) -> bool:
-        return isinstance(part, VisualFeatureExtractor)
 
     def is_one(self, clips: Any) -> bool:
         return is_one_clip(clips)

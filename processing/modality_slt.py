@@ -68,9 +68,10 @@ class Modality(ABC):
         self.part = part
 
     @classmethod
-    @abstractmethod
     def is_read_by(cls, part: Any) -> bool:
-        """Whether a part of a processor reads this modality."""
+        """Whether a part of a processor reads this modality: by what it gives, not by its class, of which remote code
+        may load a second one."""
+        return cls.input_names[0] in part.model_input_names
 
     @abstractmethod
     def is_one(self, clips: Any) -> bool:

@@ -35,10 +35,6 @@ class VideoModality(Modality):
     slot = "video_processor"
     item_key = "frames"
 
-    @classmethod
-    def is_read_by(cls, part: Any) -> bool:
-        return isinstance(part, BaseVideoProcessor)
-
     def is_one(self, clips: Any) -> bool:
         return is_single_video(clips)
 

@@ -61,7 +61,6 @@ MODEL_FILES = WITH_AN_ENCODER | {
 PROCESSOR_FILES = {
     "captions_slt.py",
     "chat_template_slt.py",
-    "feature_extraction_visual_features_slt.py",
     "feature_files_slt.py",
     "modalities_slt.py",
     "modality_features_slt.py",
@@ -69,7 +68,6 @@ PROCESSOR_FILES = {
     "modality_video_slt.py",
     "processing_flallm.py",
     "processing_llava_slt.py",
-    "sampling_slt.py",
     "video_container_slt.py",
     "video_decoding_slt.py",
     "video_download_slt.py",
