@@ -9,7 +9,7 @@ MODEL_ID ?= quickstart_output/model
 NEWEST ?= torch torchvision transformers datasets peft accelerate evaluate huggingface-hub gradio
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-llava-slt demo test test-unit test-minimum-versions test-newest-versions lint format benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing benchmark-sltbaselines \
+.PHONY: help install quickstart quickstart-llava-slt demo test test-unit test-minimum-versions test-newest-versions lint format site benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing benchmark-sltbaselines \
 	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart clean
 
 help: ## Show this list
@@ -56,6 +56,10 @@ format: install ## Mend what ruff can mend, and format
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
 
+site: install ## Build the pages in docs/ as a site in site/; a broken link stops it
+	$(VENV_PYTHON) -m pip install -e ".[docs]"
+	$(VENV_PYTHON) -m mkdocs build --strict
+
 benchmark-factorised: install ## Train factorised against joint (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/factorised_against_joint.py $(BENCHMARK_ARGS)
 
@@ -87,7 +91,7 @@ benchmark-quickstart: install ## The quickstart with its switches on and off (BE
 	$(VENV_PYTHON) benchmarks/quickstart.py $(BENCHMARK_ARGS)
 
 clean: ## Remove the virtual environment, the quickstart's output and all caches
-	rm -rf $(VENV) .venv-minimum-versions .venv-newest-versions quickstart_output quickstart_llava_slt_output build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-minimum-versions .venv-newest-versions quickstart_output quickstart_llava_slt_output build dist site .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV_PYTHON):

@@ -23,8 +23,8 @@ from transformers.utils import can_return_tuple
 
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .encoder_frames_slt import FLaLLMVisionModel
-from .hub_card_slt import TAGS
 from .sign_encoder_slt import Length, SignEncoder, SignEncoderOutput, length_mask
+from .systems import TAGS
 
 
 class WordLevel(nn.Module):
@@ -115,7 +115,6 @@ class LlavaSltVisualEncoder(SignEncoder):
     supports_gradient_checkpointing = True
     # Its attention is that of torch's layers.
     _supports_sdpa = True
-    _supports_flash_attn = False
     # See `FLaLLMVisionModel`.
     _no_split_modules = ("LlavaSltVisualEncoder", "WordLevel", "SentenceLevel")
 

@@ -53,7 +53,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         cls.config_class.check_text_config(AutoConfig.from_pretrained(name_or_path, **file_options(options)))
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
-        """The text model's encoder, which reads the visual tokens; with `modality` "video" the visual encoder."""
+        """The text model's encoder, which reads the visual tokens; with `modality` "video" the sign encoder."""
         return self.get_text_model().get_encoder() if modality is None else super().get_encoder(modality)
 
     def get_decoder(self) -> nn.Module:
@@ -135,8 +135,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         self._check_one_form(video, encoder_outputs=encoder_outputs)
         tokens = embeddings = None
         if encoder_outputs is None:
-            tokens = self._visual_tokens(video)
-            embeddings = self._embed_tokens(tokens)
+            embeddings, tokens = self._embed_video(video)
             encoder_outputs = self._encode_embeddings(embeddings, tokens.attention_mask, **kwargs)
         if labels is not None and decoder_input_ids is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -171,8 +170,8 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         }
         video = self._given_video(named, kwargs)
         self._check_one_form(video, encoder_outputs=None)
-        tokens = self._visual_tokens(video)
-        return self._encode_embeddings(self._embed_tokens(tokens), tokens.attention_mask, **kwargs)
+        embeddings, tokens = self._embed_video(video)
+        return self._encode_embeddings(embeddings, tokens.attention_mask, **kwargs)
 
     @torch.no_grad()
     def generate(
@@ -211,10 +210,11 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
             kwargs.setdefault("max_length", None)  # the saved one gives way, of which transformers would warn
         return super().generate(encoder_outputs=encoder_outputs, **kwargs)
 
-    def _embed_tokens(self, tokens: SignEncoderOutput) -> torch.Tensor:
-        """-> adapter output `(batch, tokens, text hidden size)`."""
+    def _embed_video(self, video: dict[str, Any]) -> tuple[torch.Tensor, SignEncoderOutput]:
+        """-> what the encoder reads `(batch, tokens, text hidden size)`, and the visual tokens that it was made of."""
+        tokens = self._visual_tokens(video)
         self.check_num_tokens(tokens.last_hidden_state.shape[1])
-        return self._adapted(tokens.last_hidden_state)
+        return self._embed_tokens(tokens.last_hidden_state), tokens
 
     def check_num_tokens(self, num_tokens: int) -> None:
         text_config = self.config.text_config

@@ -42,6 +42,8 @@ class PromptedTranslationModel(SignTranslationModel):
 
     is_prompted = True
     text_auto_class = AutoModelForCausalLM
+    # A prompt with pixels in, the tokens behind it out: where transformers keeps Video-LLaVA and LLaVA-NeXT-Video.
+    translation_auto_class = "AutoModelForImageTextToText"
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
     # A prompt with pixels in, the tokens behind it out: where transformers keeps Video-LLaVA and LLaVA-NeXT-Video.
@@ -219,10 +221,10 @@ class PromptedTranslationModel(SignTranslationModel):
         is_placeholder = input_ids == self.config.video_token_id
         embeddings = self.get_input_embeddings()(input_ids)
         if is_exporting(self):
-            shown = _tokens_at(is_placeholder, self._adapted(tokens.last_hidden_state), is_real)
+            shown = _tokens_at(is_placeholder, self._embed_tokens(tokens.last_hidden_state), is_real)
             return torch.where(is_placeholder[..., None], shown.to(embeddings.dtype), embeddings), tokens
         self._check_placeholders(is_placeholder, is_real)
-        packed = self._adapted(tokens.last_hidden_state[is_real])
+        packed = self._embed_tokens(tokens.last_hidden_state[is_real])
         return embeddings.masked_scatter(is_placeholder[..., None], packed.to(embeddings.dtype)), tokens
 
     def _check_placeholders(self, is_placeholder: torch.Tensor, is_real: torch.Tensor) -> None:

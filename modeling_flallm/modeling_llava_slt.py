@@ -16,9 +16,9 @@ import torch
 
 from .adapter_slt import VisualLanguageAdapter
 from .configuration_llava_slt import TEXT_MODEL_EXPECTED, LlavaSltConfig
-from .hub_card_slt import TAGS
 from .language_prompted_slt import PromptedTranslationModel
 from .sign_encoder_slt import SignEncoder
+from .systems import TAGS
 
 NUM_EMBEDDINGS_LOOKED_AT = 1000
 

@@ -18,10 +18,11 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .batch_norm_slt import several_processes
 from .configuration_llava_slt import LlavaSltContrastiveConfig
 from .encoders_slt import build_sign_encoder
-from .hub_card_slt import TAGS, SentWithACard
+from .hub_card_slt import SentWithACard
 from .loading_slt import LoadedWhole
 from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
 from .sign_encoder_slt import SignEncoderOutput
+from .systems import TAGS
 
 # CLIP's limit: a sharper contrast than one hundred to one is not stable.
 LARGEST_LOGIT_SCALE = 100.0

@@ -29,8 +29,8 @@ def _import_our_processing() -> ModuleType:
 
 
 _processing = _import_our_processing()
-ClipValues = _processing.modality_slt.ClipValues
 DataCollatorForSignTranslation = _processing.DataCollatorForSignTranslation
+ClipValues = _processing.modality_slt.ClipValues
 FLaLLMProcessor = _processing.FLaLLMProcessor
 FLaLLMVideoProcessor = _processing.FLaLLMVideoProcessor
 LlavaSltProcessor = _processing.LlavaSltProcessor

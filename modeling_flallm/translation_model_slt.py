@@ -51,19 +51,21 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         is_prompted (`bool`):
             Whether the text model reads the visual tokens inside a prompt, `input_ids`, and goes on writing behind it;
             else its encoder reads them, and its decoder writes.
+        translation_auto_class (`str`): Auto class of transformers for the whole model.
         adapter_name (`str`): name of the module between sign encoder and text model.
         text_model_name (`str`): name of the text model.
-        text_auto_class (`type`): Auto class of transformers for the text model.
         head_names (`tuple[str, ...]`): modules beside adapter and text model that are new in each model.
+        text_auto_class (`type`): Auto class of transformers for the text model.
         visual_token_name (`str`): what errors call a visual token.
         encoder_advice (`str`): how to get a sign encoder, for the error where there is none.
     """
 
     is_prompted: bool
+    translation_auto_class: str
     adapter_name = "adapter"
     text_model_name = "text_model"
-    text_auto_class: type
     head_names: tuple[str, ...] = ()
+    text_auto_class: type
     visual_token_name = "tokens"
     encoder_advice: str
     supports_gradient_checkpointing = True
@@ -197,23 +199,6 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         clip = {name: value for name, value in named.items() if name not in VISUAL_FEATURES}
         return self.vision_model.given_inputs(clip) | features
 
-    @can_return_tuple
-    def get_video_features(
-        self,
-        pixel_values_videos: torch.FloatTensor | None = None,
-        pixel_attention_mask: torch.LongTensor | None = None,
-        **kwargs: Any,
-    ) -> VideoFeaturesOutput:
-        """The visual tokens of clips, and as `pooler_output` what the text model reads; arguments as in `forward`."""
-        named = {"pixel_values_videos": pixel_values_videos, "pixel_attention_mask": pixel_attention_mask}
-        output = self.vision_model(**self.vision_model.given_inputs({**named, **kwargs}))
-        embeddings = self._adapted(output.last_hidden_state)
-        return VideoFeaturesOutput(output.last_hidden_state, embeddings, attention_mask=output.attention_mask)
-
-    def _adapted(self, visual_tokens: torch.Tensor) -> torch.Tensor:
-        adapter = self.get_adapter()
-        return adapter(visual_tokens.to(adapter.first.weight.dtype))
-
     def _check_one_form(self, video: dict[str, Any], **other_forms: Any) -> None:
         forms = {name: video.get(name) for name in (self.vision_model.main_input_name, "visual_features")} | other_forms
         if sum(form is not None for form in forms.values()) != 1:
@@ -228,6 +213,26 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             features, video.get("visual_attention_mask"), self.config.vision_config.hidden_size, self.visual_token_name
         )
         return SignEncoderOutput(last_hidden_state=features, attention_mask=mask.long())
+
+    def _embed_tokens(self, visual_tokens: torch.Tensor) -> torch.Tensor:
+        """Visual tokens `(..., visual hidden size)` through the adapter -> `(..., text hidden size)`."""
+        adapter = self.get_adapter()
+        return adapter(visual_tokens.to(adapter.first.weight.dtype))
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        pixel_attention_mask: torch.LongTensor | None = None,
+        **kwargs: Any,
+    ) -> VideoFeaturesOutput:
+        """The visual tokens of clips, and as `pooler_output` what the text model reads; arguments as in `forward`."""
+        named = {"pixel_values_videos": pixel_values_videos, "pixel_attention_mask": pixel_attention_mask}
+        video = self._given_video(named, kwargs)
+        self._check_one_form(video)
+        tokens = self._visual_tokens(video)
+        embeddings = self._embed_tokens(tokens.last_hidden_state)
+        return VideoFeaturesOutput(tokens.last_hidden_state, embeddings, attention_mask=tokens.attention_mask)
 
     # ---------------------------------------------------------------------------------- text
 

@@ -98,12 +98,12 @@ class LlavaSltProcessor(FLaLLMProcessor):
         `text` is the prompt of each video, such as `apply_chat_template` makes it, with the placeholder `video_token`
         once, where the video goes; `add_special_tokens=False` leaves out what the tokenizer puts in front of a text.
         Default: the processor's own prompt, in which `spoken_language` names the language of all sentences, or of each
-        of them, as training did: "German", not "de". Other arguments go to the video processor (`start`, `end`,
-        `frame_sampling_rate`, ...).
+        of them, as training did: "German", not "de". Other arguments go to what reads the clips (`start`, `end`,
+        `frame_sampling_rate`, ...; `max_num_features`).
 
-        Raises `ValueError` for no input or both `videos` and `num_visual_tokens`, for a prompt without the placeholder,
-        an empty sentence, one that holds the placeholder, and other numbers of prompts, sentences or languages than of
-        videos, `TypeError` for unknown arguments."""
+        Raises `ValueError` for no input or both clips and `num_visual_tokens`, for clips of another modality, a prompt
+        without the placeholder, an empty sentence, one that holds the placeholder, and other numbers of prompts,
+        sentences or languages than of videos, `TypeError` for unknown arguments."""
         kwargs = ungrouped_arguments(kwargs)
         return_tensors = kwargs.pop("return_tensors", return_tensors)
         if kwargs.pop("padding", True) not in (True, "longest"):
@@ -149,9 +149,9 @@ class LlavaSltProcessor(FLaLLMProcessor):
         Example: `processor.apply_chat_template([{"role": "user", "content": [{"type": "video", "path": "clip.mp4"},
         {"type": "text", "text": "Translate."}]}], add_generation_prompt=True, tokenize=True, return_dict=True)`"""
         arguments = {**(processor_kwargs or {}), "return_tensors": return_tensors}
-        valid_kwargs = getattr(self.video_processor, "valid_kwargs", None)
-        for name in sorted(kwargs.keys() & getattr(valid_kwargs, "__annotations__", {}).keys()):
-            arguments[name] = kwargs.pop(name)
+        if self.video_processor is not None:
+            for name in sorted(kwargs.keys() & self.video_processor.valid_kwargs.__annotations__.keys()):
+                arguments[name] = kwargs.pop(name)
         render = partial(super().apply_chat_template, conversation, tokenize=False, **kwargs)
         text = render_chat(render, self._chat_template(chat_template))
         if not tokenize:

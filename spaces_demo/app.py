@@ -6,6 +6,7 @@ A Space that translates sign language videos with the model that MODEL_ID names.
 
 import dataclasses
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -44,6 +45,7 @@ MINUTES_UNTIL_FILES_ARE_DELETED = 60
 SECONDS_UNTIL_FILES_ARE_DELETED = MINUTES_UNTIL_FILES_ARE_DELETED * 60 - 2 * uploads.SECONDS_BETWEEN_SWEEPS
 SECONDS_OF_A_LONG_VIDEO = 15
 PLAYED_BY_BROWSERS = (".mp4", ".webm", ".mov", ".m4v", ".ogv")  # a Space has no list of ours to ask
+NARROW_BUTTON_IN_PIXELS = 100  # two beside each other on a phone
 NO_TIMES = {"minimum": 0, "maximum": 1, "step": 0.1, "interactive": False}
 # Not mirrored: a mirrored signer has swapped hands. Larger pictures and sound would only make the upload longer.
 WEBCAM = gr.WebcamOptions(
@@ -73,12 +75,19 @@ class Page:
         delete_cache = (uploads.SECONDS_BETWEEN_SWEEPS, SECONDS_UNTIL_FILES_ARE_DELETED)
         with gr.Blocks(title=TEXTS["en"]["title"], delete_cache=delete_cache, analytics_enabled=False) as demo:
             self._head()
+            with gr.Column(elem_id="signer-and-words"):
+                with gr.Row():
+                    with gr.Column():
+                        self._signer()
+                    with gr.Column():
+                        self._translation()
+                self.timeline = gr.HTML()
             with gr.Row():
                 with gr.Column():
-                    self._inputs(examples)
+                    self._choices(examples)
                 with gr.Column():
-                    self._outputs()
-            self.timeline = gr.HTML()
+                    self._captions_to_save()
+            self._about_the_model()
             self._foot()
             self._events(demo)
             self._endpoints()
@@ -98,7 +107,7 @@ class Page:
         self._add(gr.Markdown, _title_and_intro)
         self._add(gr.Markdown, lambda texts: {"value": texts["warning"]}, elem_id="warning")
 
-    def _inputs(self, examples: list[str]) -> None:
+    def _signer(self) -> None:
         # A single source, another format or include_audio=False would call the ffmpeg command.
         self.video = self._add(
             gr.Video,
@@ -108,9 +117,18 @@ class Page:
             format=None,
             elem_id=timeline.VIDEO_ID,
         )
+        narrow = {"min_width": NARROW_BUTTON_IN_PIXELS}
         with gr.Row():
-            self.translate = self._add(gr.Button, lambda texts: {"value": texts["translate_button"]}, variant="primary")
-            self.stop = self._add(gr.Button, lambda texts: {"value": texts["stop_button"]})
+            self.translate = self._add(
+                gr.Button, lambda texts: {"value": texts["translate_button"]}, variant="primary", **narrow
+            )
+            self.stop = self._add(gr.Button, lambda texts: {"value": texts["stop_button"]}, **narrow)
+
+    def _translation(self) -> None:
+        self._add(gr.Markdown, lambda texts: {"value": f"## {texts['translation_label']}"})
+        self.result = gr.HTML(elem_id="result")
+
+    def _choices(self, examples: list[str]) -> None:
         if examples:
             dataset = gr.Examples(examples, self.video, label=TEXTS["en"]["examples_label"]).dataset
             self.speaking.append((dataset, lambda texts: {"label": texts["examples_label"]}))
@@ -118,10 +136,7 @@ class Page:
         self.end = self._add(gr.Slider, _label_and_info("end"), value=1, **NO_TIMES)
         self.is_long = self._add(gr.Checkbox, _label_and_info("long"))
 
-    def _outputs(self) -> None:
-        self._add(gr.Markdown, self._about_the_model)
-        self._add(gr.Markdown, lambda texts: {"value": f"## {texts['translation_label']}"})
-        self.result = gr.HTML(elem_id="result")
+    def _captions_to_save(self) -> None:
         self._add(gr.Markdown, lambda texts: {"value": f"## {texts['captions_heading']}\n\n{texts['captions_info']}"})
         self.captions = {name: gr.Textbox(visible="hidden") for name in ("srt", "vtt")}
         with gr.Row():
@@ -132,8 +147,9 @@ class Page:
                 for name in self.captions
             }
 
-    def _about_the_model(self, texts: dict[str, str]) -> dict[str, str]:
-        return {"value": f"## {texts['model_heading']}\n\n{facts_as_markdown(self.facts, _language_of(texts))}"}
+    def _about_the_model(self) -> None:
+        with self._add(gr.Accordion, lambda texts: {"label": texts["model_heading"]}, open=False):
+            self._add(gr.Markdown, lambda texts: {"value": facts_as_markdown(self.facts, _language_of(texts))})
 
     def _foot(self) -> None:
         minutes = MINUTES_UNTIL_FILES_ARE_DELETED
@@ -174,9 +190,9 @@ class Page:
             **hidden,
         )
         run.then(None, self.captions["vtt"], js=appearance.in_browser("showCaptions"), **hidden)
-        self.stop.click(self._stopped, self.language, shown, cancels=[run], queue=False, **hidden)
+        self.stop.click(self._stopped, [self.language, outcome], shown, cancels=[run], queue=False, **hidden)
         for name, button in self.save.items():
-            button.click(None, self.captions[name], js=appearance.in_browser("saveFile", f"captions.{name}"), **hidden)
+            button.click(None, self.captions[name], js=appearance.in_browser("saveCaptions", name), **hidden)
 
     def _endpoints(self) -> None:
         """For programs; sliders would refuse seconds beyond the video that the page last showed."""
@@ -225,9 +241,10 @@ class Page:
                 seconds = self.translator.look(video, visitor)
         except Exception as error:
             return [*sliders, *self._after(error, language)]
-        limits = {**NO_TIMES, "maximum": seconds, "interactive": True}
+        end = math.ceil(10 * seconds - 1e-6) / 10  # a step of the sliders, and no frame is left out
+        limits = {**NO_TIMES, "maximum": end, "interactive": True}
         is_long = seconds > SECONDS_OF_A_LONG_VIDEO
-        return [gr.update(value=0, **limits), gr.update(value=seconds, **limits), is_long, *self._after(None, language)]
+        return [gr.update(value=0, **limits), gr.update(value=end, **limits), is_long, *self._after(None, language)]
 
     def _after(self, outcome: Result | Exception | None, language: str) -> tuple[Any, ...]:
         """Values for result, timeline, outcome, captions and the buttons that save them."""
@@ -242,9 +259,8 @@ class Page:
         try:
             for event in self._events_of(video, start, end, is_long, visitor_of(request)):
                 if isinstance(event, Step):
-                    progress = TEXTS[language][event.name].format(**event.values)
-                    shown = self._after(None, language)
-                    yield results.step_html(event.sentence, progress, event.done), *shown[1:]
+                    _, picture, _, *captions = self._after(None, language)
+                    yield results.step_html(event, language), picture, event.finished, *captions
                 else:
                     yield self._after(event, language)
         except Exception as error:
@@ -264,8 +280,9 @@ class Page:
         video_processor = self.translator.pipeline.processor.video_processor
         return {name: video_processor.format_captions(pieces, name) for name in self.captions}
 
-    def _stopped(self, language: str) -> tuple[Any, ...]:
-        return self._after(VideoProblem("stopped"), language)
+    def _stopped(self, language: str, outcome: Result | Exception | None) -> tuple[Any, ...]:
+        """Of a long video, the sentences that were finished stay."""
+        return self._after(outcome if isinstance(outcome, Result) else VideoProblem("stopped"), language)
 
     def translate_for_programs(
         self,

@@ -1,5 +1,6 @@
 // What happens in the browser alone. Runs once, when the page has loaded; the page's events call what `flallm` holds.
 (titles) => {
+  const SECONDS_BEFORE_A_RECORDING = 3;
   const findVideo = () => document.querySelector("#signed-video video");
 
   window.flallm = {
@@ -10,8 +11,9 @@
     },
 
     showResult: (...inputs) => {
-      const result = document.querySelector("#result");
-      if (result.getBoundingClientRect().top > 0.7 * window.innerHeight) result.scrollIntoView({ block: "center" });
+      // Below the video comes the sentence: both are to be seen.
+      const { top } = document.querySelector("#result").getBoundingClientRect();
+      if (top > 0.7 * window.innerHeight || top < 0) document.querySelector("#signed-video").scrollIntoView();
       return inputs;
     },
 
@@ -33,12 +35,48 @@
       track.track.mode = "showing";
     },
 
-    saveFile: (text, name) => {
+    // Video players find captions by the name of the video.
+    saveCaptions: (text, suffix) => {
+      const address = new URL(findVideo()?.currentSrc || document.baseURI);
+      const isFile = ["http:", "https:"].includes(address.protocol);
+      const file = isFile ? decodeURIComponent(address.pathname.split("/").pop()) : "";
       const link = Object.assign(document.createElement("a"), {
-        href: URL.createObjectURL(new Blob([text], { type: "text/plain" })), download: name });
+        href: URL.createObjectURL(new Blob([text], { type: "text/plain" })),
+        download: `${file.replace(/\.[^.]*$/, "") || "captions"}.${suffix}`,
+      });
       link.click();
     },
   };
+
+  // Hands need a moment between the button and the first sign. Pressing it again meanwhile calls the recording off.
+  let ticking = null;
+  const countDown = (button) => {
+    const number = Object.assign(document.createElement("div"), { className: "countdown", role: "status" });
+    let seconds = SECONDS_BEFORE_A_RECORDING;
+    const stop = () => {
+      clearInterval(ticking.timer);
+      number.remove();
+      ticking = null;
+    };
+    const tick = () => {
+      seconds -= 1;
+      number.textContent = seconds;
+      if (seconds > 0 && button.isConnected) return;
+      stop();
+      if (button.isConnected) button.click();
+    };
+    number.textContent = seconds;
+    document.querySelector("#signed-video").append(number);
+    ticking = { timer: setInterval(tick, 1000), stop };
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("#signed-video .capture-button");
+    // The click at the end of the count comes from here and goes on to Gradio.
+    if (!button?.querySelector("[title='start recording']") || !event.isTrusted) return;
+    event.stopPropagation();
+    if (ticking) ticking.stop();
+    else countDown(button);
+  }, true);
 
   // Gradio leaves these without a name for screen readers.
   const name = (part, text) => {

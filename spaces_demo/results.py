@@ -7,7 +7,7 @@ from typing import Any
 
 from texts import TEXTS, decimal
 from timeline import TEMPLATE_CHARACTERS
-from translating import Result
+from translating import Result, Step
 
 SURE_FROM, UNSURE_FROM = 0.8, 0.5
 UNSURE_MARK = "(?)"
@@ -30,14 +30,14 @@ def sureness(answer: dict[str, Any]) -> str:
     return "unsure" if answer["confidence"] >= UNSURE_FROM else "very_unsure"
 
 
-def step_html(sentence: str, progress: str, done: float) -> str:
-    """
-    Args:
-        done: share of the work, 0 to 1.
-    """
+def step_html(step: Step, language: str) -> str:
+    """What goes on, below the sentences of a long video that are finished."""
+    texts = TEXTS[language]
+    finished = "" if step.finished is None else _text_of_all(step.finished.pieces, texts)
+    progress = escape(texts[step.name].format(**step.values))
     return (
-        f'<div class="result"><p class="sentence">{escape(sentence)}</p>'
-        f'<p>{escape(progress)} <progress value="{done:.2f}" aria-label="{escape(progress)}"></progress></p></div>'
+        f'<div class="result">{finished}<p class="sentence">{escape(step.sentence)}</p>'
+        f'<p>{progress} <progress value="{step.done:.2f}" aria-label="{progress}"></progress></p></div>'
     )
 
 
@@ -57,7 +57,8 @@ def result_html(result: Result, language: str) -> str:
         levels = [sureness(piece) for piece in result.pieces]
         level = "sureness_unknown" if "sureness_unknown" in levels or not levels else "mixed"
         body = _text_of_all(result.pieces, texts) + f"<p>{_summary(levels, texts)}</p>"
-    return f'<div class="result {level}">{body}<p>{escape(taken)}</p></div>'
+    stopped = "" if result.is_whole else f"{texts['stopped']} "
+    return f'<div class="result {level}">{body}<p>{escape(stopped + taken)}</p></div>'
 
 
 def _sentence(piece: dict[str, Any], level: str, texts: dict[str, str]) -> str:

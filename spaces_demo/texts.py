@@ -9,14 +9,14 @@ ENGLISH = {
     # The page
     "title": "Sign language translation",
     "intro": (
-        "Upload or record a video of a person who signs. The model writes what it understood. MP4 and WebM are best: "
-        "other kinds, such as AVI, are translated too, but most browsers cannot show them. Up to {megabytes} MB and "
+        "Upload or record a video of a person who signs. The model writes what it understood. MP4 and WebM are best. "
+        "Other kinds, such as AVI, are translated too, but most browsers cannot show them. Up to {megabytes} MB and "
         "{minutes} minutes."
     ),
     "warning": (
-        "**This model makes mistakes, and they read as fluently as what is right.** It knows only the signs and topics "
-        "that it was trained on. Do not use it where a wrong translation does harm: with doctors, in court, in an "
-        "emergency. It takes no interpreter's place."
+        "**This model makes mistakes. A wrong sentence reads as well as a correct one.** It knows only the signs and "
+        "topics that it was trained on. Do not use it where a wrong translation can harm someone: with doctors, in "
+        "court, in an emergency. It does not replace an interpreter."
     ),
     "privacy": (
         "Your video is used for this translation only. It is deleted after {minutes} minutes at the latest, and it is "
@@ -30,7 +30,7 @@ ENGLISH = {
     "end_label": "To second",
     "end_info": "Where the signing ends.",
     "long_label": "Long video, with more than one sentence",
-    "long_info": "The video is cut where the hands rest. Each piece is translated by itself. This takes longer.",
+    "long_info": "The video is cut where the hands rest. Each piece is translated on its own. This takes longer.",
     "translate_button": "Translate",
     "stop_button": "Stop",
     "examples_label": "Videos to try",
@@ -58,17 +58,18 @@ ENGLISH = {
         "know these signs, this person's signing or this kind of video."
     ),
     "unmeasured": (
-        "The model is very unsure. No sentence that was measured had so low a score, so nobody knows how many like "
-        "this one are right. This is probably wrong."
+        "The model is very unsure. The score of this sentence is lower than all scores that were measured. So nobody "
+        "knows how many sentences like this one are right. This is probably wrong."
     ),
     "sureness_of_all": "The model is unsure of {unsure} of {total} sentences. They are marked with {mark}.",
     "sureness_share": "Of 100 sentences like this one, about {number} were right.",
     "sureness_share_of_surest": (
-        "No sentence that was measured had so high a score. Of 100 with the highest scores, about {number} were right."
+        "The score of this sentence is higher than all scores that were measured. Of 100 sentences with the highest "
+        "scores, about {number} were right."
     ),
-    "sureness_unknown": "It was not measured how sure this model is when it is right. So we cannot say it.",
-    "alternatives_heading": "What else it could be",
-    "alternatives_info": "Other sentences that the model thought of, best first.",
+    "sureness_unknown": "Nobody has measured how often this model is right. So this page cannot say how sure it is.",
+    "alternatives_heading": "Other possible translations",
+    "alternatives_info": "Other sentences that the model considered, best first.",
     "alternatives_text": "Sentence",
     "alternatives_score": "Score",
     "alternatives_score_info": "The closer to 0, the better the model likes the sentence.",
@@ -84,9 +85,9 @@ ENGLISH = {
     "timeline_legend_interval": "The box goes from the first to the last second of that place.",
     "timeline_legend_peak": "The line marks where it looked most.",
     "timeline_legend_unsure": "Dotted line and question mark: the model is unsure of this word.",
-    "timeline_legend_limit": "What the model looked at need not be the sign for this word.",
+    "timeline_legend_limit": "The sign for this word may be in another place.",
     "timeline_no_words": "There are no words to show.",
-    "timeline_too_long": "The pictures are left out from here on: the video is too long. Choose a shorter part.",
+    "timeline_too_long": "The video is too long, so the pictures stop here. Choose a shorter part.",
     "timeline_details": "Words of this sentence",
     "timeline_word": "{word}, looked at {start} to {end} {unit}, most at {peak}; jump there",
     "timeline_unsure_word": "{word}, unsure, looked at {start} to {end} {unit}, most at {peak}; jump there",
@@ -103,7 +104,7 @@ ENGLISH = {
     "table_sure": "How sure",
     "table_unsure_word": "unsure",
     # What the model is
-    "model_heading": "What this model is",
+    "model_heading": "About this model",
     "model_sign_language": "Sign language",
     "model_spoken_language": "It writes",
     "model_data": "It learned from",
@@ -113,8 +114,8 @@ ENGLISH = {
     "model_score_without_number": "{name}: {value} of 100, on “{dataset}” ({split})",
     "model_score_between": "likely between {low} and {high}",
     "model_scores_meaning": (
-        "0 to 100; how much of the wording agrees with a sentence that a person wrote. It does not say how many "
-        "sentences are right. On videos of another kind it is lower."
+        "0 to 100: how much of the wording is the same as in a sentence that a person wrote. It does not say how many "
+        "sentences are right. On other kinds of videos it is lower."
     ),
     "split_test": "videos it did not learn from",
     "split_validation": "videos that were used to choose the best version, so this can be too high",
@@ -129,8 +130,8 @@ ENGLISH = {
     "model_license": "Licence",
     "model_card_link": "The whole model card",
     "model_name": "Model",
-    "model_no_card": "This model has no card that can be read. Its author has said nothing about it.",
-    "model_unknown": "The model's card does not say it, or not in a form that can be read here.",
+    "model_no_card": "This model has no readable card. Its author has said nothing about it.",
+    "model_unknown": "The model's card does not say this, or not in a form that this page can read.",
     # Errors
     "error_no_video": "There is no video yet. Upload or record one first.",
     "error_no_video_file": "This file is not a video. Choose a video file, such as MP4, WebM or MOV.",
@@ -140,36 +141,36 @@ ENGLISH = {
     "error_damaged": "This video is damaged and cannot be read. Record it again, or save it as MP4.",
     "error_empty_file": "This file is empty. Choose another file.",
     "error_too_long": (
-        "This part is too long: {seconds} seconds. It may have up to {limit} seconds. Choose a shorter part."
+        "This part is too long: {seconds} seconds. The limit is {limit} seconds. Choose a shorter part."
     ),
     "error_too_long_for_one": (
-        "This is too long for one sentence: {seconds} seconds. It may have up to {limit} seconds. Choose a shorter "
-        "part, or tick “Long video”."
+        "This is too long for one sentence: {seconds} seconds. The limit is {limit} seconds. Choose a shorter part, or "
+        "tick “Long video”."
     ),
     "error_too_large_picture": (
-        "The picture of this video is too large: {width} x {height}. It may have up to {limit_width} x {limit_height}."
+        "The picture of this video is too large: {width} x {height}. The limit is {limit_width} x {limit_height}."
     ),
     "error_too_short": "This is too short to translate. Choose a longer part.",
     "error_took_too_long": "This took too long and was stopped. Choose a shorter part.",
-    "error_too_large_file": "This file is too large. It may have up to {megabytes} MB. Choose a smaller one.",
+    "error_too_large_file": "This file is too large. The limit is {megabytes} MB. Choose a smaller one.",
     "error_too_many_of_yours": (
-        "{limit} of your videos are being translated or waiting already. Wait until one of them is done, then try "
+        "{limit} of your videos are already waiting or being translated. Wait until one of them is done. Then try "
         "again."
     ),
     "error_too_many": "Too many videos are waiting here right now. Try again in a few minutes.",
     "error_ours": "Something went wrong on our side. Try again. If it happens again, tell the owner of this page.",
     "error_times": "“From second” ({start}) must be smaller than “To second” ({end}).",
     "error_times_outside": "“From second” is {start}, but the video ends at {duration}. Choose an earlier second.",
-    "error_address": "Only a video that you upload or record can be translated, no address.",
+    "error_address": "This page does not open web addresses. Upload or record a video.",
     # For programs
     "api_heading": "For programs",
-    "api_info": "Programs can ask this page too. It takes Python and `gradio_client`, or `curl`.",
+    "api_info": "This page also has an API. Use it from Python with `gradio_client`, or with `curl`.",
     "api_translate": (
         "`video`, `start` and `end` in seconds (0: to its end), `is_long` for more than one sentence, `language` of "
-        "what it says about errors (`en` or `de`)"
+        "the error messages (`en` or `de`)"
     ),
     "api_about": "what the model's card says",
-    "api_errors": "A video that cannot be translated gets the same sentence as on this page.",
+    "api_errors": "If a video cannot be translated, the answer is the same sentence as on this page.",
 }
 
 GERMAN = {
@@ -221,19 +222,17 @@ GERMAN = {
         "Vielleicht kennt es diese Gebärden, die Art dieser Person zu gebärden oder solche Videos nicht."
     ),
     "unmeasured": (
-        "Das Modell ist sehr unsicher. Kein Satz, der gemessen wurde, hatte einen so niedrigen Wert. Darum weiß "
+        "Das Modell ist sehr unsicher. Der Wert dieses Satzes ist niedriger als alle, die gemessen wurden. Darum weiß "
         "niemand, wie viele solche Sätze richtig sind. Das ist wahrscheinlich falsch."
     ),
     "sureness_of_all": "Das Modell ist bei {unsure} von {total} Sätzen unsicher. Vor ihnen steht {mark}.",
     "sureness_share": "Von 100 Sätzen wie diesem waren etwa {number} richtig.",
     "sureness_share_of_surest": (
-        "Kein Satz, der gemessen wurde, hatte einen so hohen Wert. Von 100 mit den höchsten Werten waren etwa {number} "
-        "richtig."
+        "Der Wert dieses Satzes ist höher als alle, die gemessen wurden. Von 100 Sätzen mit den höchsten Werten waren "
+        "etwa {number} richtig."
     ),
-    "sureness_unknown": (
-        "Es wurde nicht gemessen, wie sicher dieses Modell ist, wenn es richtig liegt. Darum steht es hier nicht."
-    ),
-    "alternatives_heading": "Was es noch heißen kann",
+    "sureness_unknown": "Niemand hat gemessen, wie oft dieses Modell richtig liegt. Darum steht es hier nicht.",
+    "alternatives_heading": "Andere mögliche Übersetzungen",
     "alternatives_info": "Andere Sätze, an die das Modell gedacht hat. Der beste steht oben.",
     "alternatives_text": "Satz",
     "alternatives_score": "Wert",
@@ -249,9 +248,9 @@ GERMAN = {
     "timeline_legend_interval": "Der Kasten geht von der ersten bis zur letzten Sekunde dieser Stelle.",
     "timeline_legend_peak": "Der Strich zeigt, wohin es am meisten gesehen hat.",
     "timeline_legend_unsure": "Gepunktete Linie und Fragezeichen: Bei diesem Wort ist das Modell unsicher.",
-    "timeline_legend_limit": "Wohin das Modell gesehen hat, muss nicht die Gebärde für dieses Wort sein.",
+    "timeline_legend_limit": "Die Gebärde für dieses Wort kann an einer anderen Stelle sein.",
     "timeline_no_words": "Es gibt keine Wörter zu zeigen.",
-    "timeline_too_long": "Ab hier fehlen die Bilder: Das Video ist zu lang. Bitte ein kürzeres Stück wählen.",
+    "timeline_too_long": "Das Video ist zu lang. Darum fehlen ab hier die Bilder. Bitte ein kürzeres Stück wählen.",
     "timeline_details": "Wörter dieses Satzes",
     "timeline_word": "{word}, angesehen von {start} bis {end} {unit}, am meisten bei {peak}; dorthin springen",
     "timeline_unsure_word": (
@@ -269,7 +268,7 @@ GERMAN = {
     "table_peak": "Am meisten bei",
     "table_sure": "Wie sicher",
     "table_unsure_word": "unsicher",
-    "model_heading": "Was dieses Modell ist",
+    "model_heading": "Über dieses Modell",
     "model_sign_language": "Gebärdensprache",
     "model_spoken_language": "Es schreibt",
     "model_data": "Es hat gelernt mit",
@@ -335,12 +334,12 @@ GERMAN = {
     "error_times_outside": (
         "„Von Sekunde“ ist {start}, aber das Video endet bei {duration}. Bitte eine frühere Sekunde wählen."
     ),
-    "error_address": "Nur ein hochgeladenes oder aufgenommenes Video kann übersetzt werden, keine Adresse.",
+    "error_address": "Diese Seite öffnet keine Adressen im Netz. Bitte ein Video hochladen oder aufnehmen.",
     "api_heading": "Für Programme",
-    "api_info": "Auch Programme können diese Seite fragen: mit Python und `gradio_client` oder mit `curl`.",
+    "api_info": "Diese Seite hat auch eine API. Sie geht mit Python und `gradio_client` oder mit `curl`.",
     "api_translate": (
         "`video`, `start` und `end` in Sekunden (0: bis zum Ende), `is_long` für mehr als einen Satz, `language` für "
-        "die Sprache der Fehlertexte (`en` oder `de`)"
+        "die Sprache der Fehlermeldungen (`en` oder `de`)"
     ),
     "api_about": "was auf der Karte des Modells steht",
     "api_errors": "Zu einem Video, das nicht übersetzt werden kann, kommt derselbe Satz wie auf dieser Seite.",

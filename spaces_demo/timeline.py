@@ -69,7 +69,8 @@ def timeline_html(
     jumped = _escape(texts["timeline_jumped"].format(time="[time]"))
     return (
         f'<section class="timeline" lang="{language}" aria-label="{_escape(texts["timeline_heading"])}">'
-        f'<p>{_escape(intro)}</p><p class="status" role="status" data-text="{jumped}"></p>'
+        f"<h2>{_escape(texts['timeline_heading'])}</h2><p>{_escape(intro)}</p>"
+        f'<p class="status" role="status" data-text="{jumped}"></p>'
         f"{body}{painter.legend()}</section>"
     )
 

@@ -34,16 +34,6 @@ EVIDENCE = {"return_scores": True, "return_timestamps": True, "return_attention"
 
 
 @dataclass(frozen=True)
-class Step:
-    """What goes on: a name in `texts` with its values, the share that is done, and what is written so far."""
-
-    name: str
-    values: dict[str, Any]
-    done: float
-    sentence: str = ""
-
-
-@dataclass(frozen=True)
 class Result:
     """
     Args:
@@ -51,6 +41,7 @@ class Result:
         alternatives: other sentences for a video of one, with `translation_text` and `score`, best first.
         thumbnails: second and picture, uint8 `(height, width, 3)`; none for a long video.
         start, end: seconds of the part that was translated.
+        is_whole: whether no sentence is left out, as where the translation was stopped.
     """
 
     pieces: list[dict[str, Any]]
@@ -59,6 +50,21 @@ class Result:
     start: float
     end: float
     seconds_taken: float
+    is_whole: bool = True
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    What goes on: a name in `texts` with its values, the share that is done, 0 to 1, what is written of the sentence so
+    far, and of a long video the sentences before it.
+    """
+
+    name: str
+    values: dict[str, Any]
+    done: float
+    sentence: str = ""
+    finished: Result | None = None
 
 
 class Translator:
@@ -145,15 +151,21 @@ class Translator:
             yield Step("progress_splitting", {}, 0.0)
             segments = self.reader.split_at_rests(path, start, end)
         pieces: list[dict[str, Any]] = []
+
+        def result(is_whole: bool) -> Result:
+            said = [piece for piece in pieces if piece["translation_text"]]
+            return Result(said, [], [], start, end, time.monotonic() - began, is_whole)
+
+        finished = None
         for event in self._write_pieces(path, segments, visitor):
             if isinstance(event, dict):
                 pieces.append(event)
+                finished = result(is_whole=False)
             number = min(pieces[-1]["piece"] + 2 if pieces else 1, len(segments))
-            sentence = event if isinstance(event, str) else event["translation_text"]
+            sentence = event if isinstance(event, str) else ""
             values = {"number": number, "total": len(segments)}
-            yield Step("progress_piece", values, (number - 1) / len(segments), sentence)
-        pieces = [piece for piece in pieces if piece["translation_text"]]
-        yield Result(pieces, [], [], start, end, time.monotonic() - began)
+            yield Step("progress_piece", values, (number - 1) / len(segments), sentence, finished)
+        yield result(is_whole=True)
 
     def _clips(self, path: str, segments: list[dict[str, float]], visitor: str) -> Iterator[dict[str, Any]]:
         """Pieces of a long video; between two of them, others have their turn."""

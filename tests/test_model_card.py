@@ -28,7 +28,8 @@ from train_scripts.clips.splits import load_split
 from train_scripts.commands import evaluate_model
 from train_scripts.hub import model_card
 from train_scripts.hub.model_card import add_scores, named_card, write_base_card, write_model_card
-from train_scripts.hub.training_run import TrainingRun, base_ids, describe_run, deviations, read_run
+from train_scripts.hub.run_settings import deviations
+from train_scripts.hub.training_run import TrainingRun, base_ids, describe_run, read_run
 from train_scripts.languages.languages import check_sign_language, check_spoken_language, language_name
 from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.scores.metrics import TITLE_OF_SCORE, translation_scores

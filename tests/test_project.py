@@ -34,7 +34,7 @@ MAY_NOT_IMPORT = {
     "train_scripts": {"spaces_demo", "benchmarks", "tests"},
     "spaces_demo": {"train_scripts", "benchmarks", "tests"},
 }
-GENERATED = r"\..*|__pycache__|build|dist|outputs|runs|quickstart_output|quickstart_llava_slt_output"
+GENERATED = r"\..*|__pycache__|build|dist|site|outputs|runs|quickstart_output|quickstart_llava_slt_output"
 REMOTE_CODE_PACKAGES = ("modeling_flallm", "processing")
 
 
@@ -48,7 +48,12 @@ def repository_files() -> list[Path]:
         names = [name for name in listing.split("\0") if name]
     else:
         names = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*")]
-        names = [name for name in names if not any(re.fullmatch(GENERATED, part) for part in Path(name).parts)]
+        names = [
+            name
+            for name in names
+            if not re.fullmatch(GENERATED, Path(name).parts[0])
+            and not any(part.startswith(".") or part == "__pycache__" for part in Path(name).parts)
+        ]
     return sorted({path for name in names if (path := ROOT / name).is_file()})
 
 
@@ -144,6 +149,26 @@ def test_rooms_of_train_scripts_import_only_rooms_below_them():
                     yield arrow
 
     assert problems_in(list(modules.values()), upward) == []
+
+
+def test_files_of_train_scripts_are_short():
+    """Longer ones had more than one duty each. Those that are still longer are to be cut."""
+    lengths = {name: len(path.read_text().splitlines()) for name, path in modules_of_train_scripts().items()}
+    still_longer = {"hub.training_run", "clips.data", "clips.feature_cache"}
+    assert {name for name, length in lengths.items() if length > 450} <= still_longer
+
+
+# They run commands one after the other, by the functions that everybody can call.
+RUN_OTHER_COMMANDS = ("commands.quickstart", "commands.quickstart_llava_slt")
+
+
+def test_commands_and_stages_share_what_is_in_the_rooms_below_them():
+    def beside(path):
+        if path.parent.name in ("commands", "stages"):
+            yield from (arrow for arrow in arrows_of(path) if arrow.split(".")[0] in ("commands", "stages"))
+
+    paths = {name: path for name, path in modules_of_train_scripts().items() if name not in RUN_OTHER_COMMANDS}
+    assert problems_in(list(paths.values()), beside) == []
 
 
 def test_no_module_of_train_scripts_imports_itself_by_a_detour():

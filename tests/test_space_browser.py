@@ -242,6 +242,22 @@ def test_everything_about_a_clip(visit, clip, translate_alone):
         expect_second(page, expected["words"][index]["peak"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_the_signer_is_seen_beside_the_sentence_and_the_words(visit, clip, translate_alone, width, height):
+    page = visit(viewport={"width": width, "height": height})
+    translate(page, clip)
+    sentence = page.locator("#result .sentence")
+    expect(sentence).to_have_text(translate_alone(clip)["translation_text"])
+    page.wait_for_timeout(500)  # scrolling
+    for part in (clip_of(page), sentence):
+        expect(part).to_be_in_viewport(ratio=0.9)
+    word_buttons(page).last.click()
+    page.wait_for_timeout(1000)
+    expect(clip_of(page)).to_be_in_viewport(ratio=0.5)
+    expect(word_buttons(page).last).to_be_in_viewport()
+
+
 def words_of(*lines: str) -> list[str]:
     return [word for line in lines for word in line.split()]
 
@@ -262,7 +278,7 @@ def test_captions_are_on_the_clip_and_can_be_saved(visit, clip, translate_alone)
     for suffix in ("srt", "vtt"):
         with page.expect_download() as download:
             button(page, f"download_{suffix}").click()
-        assert download.value.suggested_filename.endswith(f".{suffix}")
+        assert download.value.suggested_filename == f"{clip.stem}.{suffix}"
         captions = pysubs2.load(str(download.value.path()), format_=suffix)
         assert words_of(*(event.plaintext for event in captions)) == sentence.split()
         times = [time for event in captions for time in (event.start, event.end)]
@@ -382,10 +398,22 @@ def test_the_camera_is_not_a_mirror(camera_page, space):
     page.get_by_role("button", name="Capture from camera").click()
     page.get_by_role("button", name="Click to Access Webcam").click()
     record = page.get_by_role("button", name="start recording")
+    preview = page.get_by_test_id("webcam-video")
+    expect(preview).to_be_visible()
+    assert preview.evaluate("(video) => getComputedStyle(video).transform") == "matrix(-1, 0, 0, 1, 0, 0)"
+    countdown = page.locator(".countdown")
     record.click()
+    expect(countdown).to_have_text("2")
+    record.click()  # not yet ready
+    expect(countdown).to_have_count(0)
+    record.click()
+    expect(countdown).to_have_text("3")
+    expect(record.get_by_title("stop recording")).to_be_visible()
+    expect(countdown).to_have_count(0)
     page.wait_for_timeout(SECONDS_OF_RECORDING * 1000)
     record.click()  # "Stop" by now; Gradio leaves the name as it was
     wait_until_looked_at(page)
+    assert clip_of(page).evaluate("(video) => getComputedStyle(video).transform") == "none"
     button(page, "translate_button").click()
     expect(timeline(page)).to_be_visible(timeout=WAIT_IN_MILLISECONDS)
     expect(page.get_by_text(ENGLISH["sureness_unknown"])).to_be_visible()

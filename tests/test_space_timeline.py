@@ -91,6 +91,7 @@ def test_unsure_words_differ_by_sign_line_and_words():
     assert ", unsure," in unsure.get("aria-label") and ", unsure," not in sure.get("aria-label")
     assert unsure.get("class") == "unsure" and "dotted" in timeline.CSS
     assert TEXTS["en"]["timeline_legend_unsure"] in text_of(page)
+    assert page.find(".//h2").text == TEXTS["en"]["timeline_heading"]
     assert not any(
         "?" in text_of(button)
         for button in word_buttons(parse(timeline.timeline_html([piece], 0.0, piece["end"], unsure_below=0.2)))

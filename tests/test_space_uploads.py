@@ -116,7 +116,7 @@ PROMISES = {
         "test_of_the_folder_with_examples_nothing_else_is_served",
     ),
     "addresses and paths are refused": (True, "test_only_what_was_uploaded_can_be_read"),
-    "Videos are decoded in processes of their own, with limits of time and memory": (
+    "Each video is decoded in a separate process with limits of time and memory": (
         True,
         "test_killed_readers_are_replaced",
     ),

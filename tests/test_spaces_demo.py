@@ -169,6 +169,35 @@ def test_whoever_stops_asking_stops_the_translation(translator, clip):
     assert not any(thread.is_alive() for thread in started if thread.name.endswith("(run)"))
 
 
+REQUEST = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"), headers={})
+
+
+@pytest.mark.slow
+def test_the_finished_sentences_of_a_long_video_stay_and_stopping_keeps_them(page, tmp_path):
+    run = page._translate(str(long_video(tmp_path / "talk.mp4")), 0, None, True, "en", REQUEST)
+    sentence, shown = "", ["", None, None]
+    for shown in run:
+        if shown[2] is not None and (sentence := shown[2].pieces and shown[2].pieces[0]["translation_text"]):
+            break
+    assert sentence and sentence in html.unescape(shown[0]) and "<progress" in shown[0]
+    run.close()
+    result, picture, _, srt, vtt, *_ = page._stopped("en", shown[2])
+    assert f"{TEXTS['en']['stopped']} This took" in result and "<progress" not in result
+    for text in (result, picture, srt, vtt):
+        assert sentence.split()[0] in html.unescape(text)
+    result, picture, _, srt, *_ = page._stopped("en", None)
+    assert TEXTS["en"]["stopped"] in result and 'role="alert"' in result and (picture, srt) == ("", "")
+
+
+def test_the_sliders_end_at_the_next_tenth_of_a_second(page, tmp_path):
+    for times, expected in (([0, 40, 2062], 2.2), ([0, 1000, 2000], 3.0)):
+        path = write_video(tmp_path / f"{times[-1]}.mp4", counting_frames(3), times_in_milliseconds=times)
+        end = page._look(str(path), "en", REQUEST)[1]
+        assert end["value"] == end["maximum"] == pytest.approx(expected) and end["maximum"] >= page.translator.look(
+            str(path)
+        )
+
+
 def test_no_translation_goes_on_for_ever(translator, clip, monkeypatch):
     monkeypatch.setattr("translating.SECONDS_TO_WRITE_ONE_SENTENCE", 0)
     with pytest.raises(VideoProblem) as caught:

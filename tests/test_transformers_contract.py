@@ -142,7 +142,9 @@ def test_one_step_moves_every_parameter_that_is_trained(case):
     moved = {
         name for name, value in model.named_parameters() if name in before and not torch.equal(value, before[name])
     }
-    assert moved == before.keys() == with_gradient
+    assert before.keys() == with_gradient
+    # A softmax takes away what is added to all of its logits: the gradient of this bias is 0 but for rounding.
+    assert {name for name in before.keys() - moved if not name.endswith("importance.bias")} == set()
 
 
 @every_model
@@ -293,7 +295,12 @@ def test_arguments_that_are_none_are_as_if_they_were_not_given():
 
 # ------------------------------------------------------------------------------------------ export
 
+needs_export = pytest.mark.skipif(
+    not hasattr(torch.compiler, "is_exporting"), reason="torch says from 2.7 on whether it exports"
+)
 
+
+@needs_export
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @every_model
@@ -309,6 +316,7 @@ def test_inference_is_exported(case):
         assert_close(program.module()(**inputs)[case.output], expected, atol=1e-5, rtol=1e-5)
 
 
+@needs_export
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_an_exported_encoder_takes_clips_of_other_lengths():

@@ -63,8 +63,8 @@ class Command:
     """
     Args:
         module: below train_scripts; its `main` runs the command.
-        arguments: dataclasses of the flags; the last one of a command that trains stands for the Trainer's arguments,
-            which are derived from it and cannot be imported here.
+        arguments: dataclasses of the flags. A `TrainingDefaults` among them stands for the Trainer's arguments, which
+            are derived from it and cannot be imported here.
     """
 
     module: str
@@ -82,7 +82,7 @@ class Command:
 
     @property
     def presets(self) -> list[str]:
-        """Those that its name ends."""
+        """Those whose names end as the command's does."""
         kind = self.name.removeprefix("train ").replace("-", "_")
         return [name for name in preset_names() if name.endswith(kind)] if self.defaults else []
 

@@ -38,11 +38,11 @@ class DataclassParser(CommandParser):
         super().__init__(**options)
         for dataclass_type in dataclass_types:
             self.add_dataclass(dataclass_type)
-        named = f", or a preset: {', '.join(presets)}" if presets else ""
-        self.add_argument("--config", metavar="FILE", help=f"YAML file with one `flag: value` a line{named}.")
+        or_preset = f", or a preset: {', '.join(presets)}" if presets else ""
+        self.add_argument("--config", metavar="FILE", help=f"YAML file with one `flag: value` a line{or_preset}.")
         places = [action for action in self._actions if not action.option_strings]
-        named = [f"{place.dest} [{place.dest} ...]" if place.nargs else place.dest for place in places]
-        self.usage = " ".join(["%(prog)s", *named, "[flags]"])
+        words = [f"{place.dest} [{place.dest} ...]" if place.nargs else place.dest for place in places]
+        self.usage = " ".join(["%(prog)s", *words, "[flags]"])
 
     def add_dataclass(self, dataclass_type: type) -> None:
         title = (dataclass_type.__doc__ or "").strip().split(". ")[0].split("\n")[0].rstrip(".")
@@ -50,7 +50,8 @@ class DataclassParser(CommandParser):
         hints = typing.get_type_hints(dataclass_type)
         for field in dataclasses.fields(dataclass_type):
             if field.init:
-                group.add_argument(*_names(field), **argument_options(field, hints[field.name]))
+                dashes = "" if field.metadata.get("positional") else "--"
+                group.add_argument(f"{dashes}{field.name}", **argument_options(field, hints[field.name]))
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         args = list(sys.argv[1:] if args is None else args)
@@ -68,10 +69,6 @@ class DataclassParser(CommandParser):
             else argument
             for argument, word in zip(args, following, strict=True)
         ]
-
-
-def _names(field: dataclasses.Field) -> list[str]:
-    return [field.name if field.metadata.get("positional") else f"--{field.name}"]
 
 
 def argument_options(field: dataclasses.Field, hint: Any) -> dict[str, Any]:

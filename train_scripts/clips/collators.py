@@ -54,9 +54,8 @@ class TranslationCollator:
             for language in dict.fromkeys(languages):
                 tokenizer.tgt_lang = language
                 rows = [row for row, other in enumerate(languages) if other == language]
-                for row, values in zip(
-                    rows, self.processor(text_target=[texts[row] for row in rows])["labels"], strict=True
-                ):
+                of_language = self.processor(text_target=[texts[row] for row in rows])["labels"]
+                for row, values in zip(rows, of_language, strict=True):
                     labels[row] = values[values != IGNORED_LABEL]
         finally:
             tokenizer.tgt_lang = usual

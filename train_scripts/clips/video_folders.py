@@ -12,7 +12,7 @@ import datasets
 
 from modeling_flallm.own_processing import FEATURE_SUFFIXES, VisualFeaturesModality, is_feature_file, split_name
 
-from ..corpora.corpus_tables import likely_delimiter, plain_name, split_of, without_separator_line
+from ..corpora.corpus_tables import csv_rows, plain_name, split_of
 from ..corpora.data_set_columns import by_our_names, check_split, usual_split_name
 from ..machine.inside_folder import inside
 
@@ -187,10 +187,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
         if path.suffix.lower() == ".csv":
-            text, delimiter = without_separator_line(text)
-            text = text.lstrip("\r\n")
-            delimiter = delimiter or likely_delimiter(text.partition("\n")[0])
-            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+            rows = list(csv_rows(text, is_strict=True))
         else:
             rows = [json.loads(line) for line in io.StringIO(text, newline="") if line.strip()]
     except UnicodeDecodeError as error:

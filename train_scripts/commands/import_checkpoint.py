@@ -44,6 +44,7 @@ from ..arguments.commands import COMMANDS
 from ..arguments.flag_values import check_new_folder
 from ..hub.hub_names import check_model_names
 from ..machine.atomic_files import write_folder, write_json
+from ..runs.generation_defaults import set_generation_defaults
 from ..runs.imported_configs import build_text_config, read_mbart_config, read_vision_config
 from ..runs.imported_weights import (
     MAX_NUM_FRAMES,
@@ -53,7 +54,6 @@ from ..runs.imported_weights import (
     read_checkpoint,
 )
 from ..runs.tokenizers import load_tokenizer
-from ..runs.training import set_generation_defaults
 
 
 def build_config(

@@ -12,7 +12,6 @@ clip is decoded to its end. What is broken is named and stops nothing; the exit 
 """
 
 import csv
-import io
 import json
 import sys
 from collections import Counter, defaultdict
@@ -36,7 +35,7 @@ from ..arguments.flag_values import check_new_folder
 from ..clips.hub_data_sets import check_is_of_hub, load_from_hub, without_bytes
 from ..clips.video_folders import find_metadata, find_split_folder
 from ..corpora.corpus_schema import SPLITS, Problem
-from ..corpora.corpus_tables import likely_delimiter, split_of, without_separator_line
+from ..corpora.corpus_tables import csv_rows, split_of
 from ..corpora.data_set_columns import by_our_names, check_split, our_names, say_unused, unused
 from ..corpora.inspected_clips import Clip, Corpus, measure_clips
 from ..corpora.inspection_page import MAX_NUM_TOKENS, format_text, render_page, spread_of
@@ -114,10 +113,9 @@ def _read_rows(path: Path, split: str, errors: list[Problem]) -> list[tuple[int,
         errors.append(Problem(f"{split}/{path.name}", f"is not UTF-8 text: {error}"))
         text = content.decode("utf-8-sig", errors="replace")
     rows = []
-    text, delimiter = without_separator_line(text)
-    delimiter = delimiter or likely_delimiter(text.lstrip("\r\n").partition("\n")[0])
-    read: Iterator[Any] = csv.DictReader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter)
-    if path.suffix.lower() != ".csv":
+    if path.suffix.lower() == ".csv":
+        read: Iterator[Any] = csv_rows(text, is_strict=False)
+    else:
         read = (_json_object(line) for line in text.split("\n") if line.strip())
     number = 0
     while True:

@@ -212,13 +212,16 @@ def translate_in_fresh_process(folders: Folders, file_name: str) -> str:
     return finished.stdout.strip()
 
 
-def print_scores(stage1: dict[str, Any], stage2: dict[str, Any]) -> None:
-    print(f"\n{stage2['num_segments']} test clips, signers never seen in training (95 % interval by bootstrap)")
-    print(f"{'':18}{'stage 1':>26}{'stage 2':>26}")
+def print_scores(scores_of: Mapping[str, dict[str, Any]]) -> None:
+    """A column for each stage, under its name if there are several."""
+    last, width = list(scores_of.values())[-1], 26 if len(scores_of) > 1 else 23
+    print(f"\n{last['num_segments']} test clips, signers never seen in training (95 % interval by bootstrap)")
+    if len(scores_of) > 1:
+        print(f"{'':18}" + "".join(f"{stage:>{width}}" for stage in scores_of))
     for name, title in TITLE_OF_SCORE.items():
-        cells = [_score_with_interval(scores, name) for scores in (stage1, stage2)]
-        print(f"{title:18}{cells[0]:>26}{cells[1]:>26}")
-    print(f"BLEU-4: {stage2['signatures']['bleu4']}")
+        cells = (_score_with_interval(scores, name) for scores in scores_of.values())
+        print(f"{title:18}" + "".join(f"{cell:>{width}}" for cell in cells))
+    print(f"BLEU-4: {last['signatures']['bleu4']}")
 
 
 def _score_with_interval(scores: dict[str, Any], name: str) -> str:
@@ -297,7 +300,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     print("\n=== test", flush=True)
     stage1_scores, _ = test_model(folders.stage1, folders, folders.test_stage1)
     stage2_scores, rows = test_model(folders.model, folders, folders.test)
-    print_scores(stage1_scores, stage2_scores)
+    print_scores({"stage 1": stage1_scores, "stage 2": stage2_scores})
     show_results(rows, {"stage 1": folders.stage1, "stage 2": folders.model}, folders, durations)
 
 

@@ -12,19 +12,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..arguments.command_arguments import LlavaSltQuickstartArguments
 from ..arguments.command_line import START_ANEW, run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.dataclass_parser import flags
-from ..scores.metrics import TITLE_OF_SCORE
 from ..stages import linguistic_pretraining, visual_contrastive_pretraining, visual_language_tuning
 from .quickstart import (
     CORPUS,
     TimeLeft,
     calibrate_model,
     make_corpus,
+    print_scores,
     run_steps,
     show_results,
     test_model,
@@ -103,14 +102,6 @@ def train_stage3(arguments: LlavaSltQuickstartArguments, folders: Folders, time_
     )
 
 
-def print_scores(scores: dict[str, Any]) -> None:
-    print(f"\n{scores['num_segments']} test clips, signers never seen in training (95 % interval by bootstrap)")
-    for name, title in TITLE_OF_SCORE.items():
-        interval = scores["confidence_intervals"][name]
-        print(f"{title:18}{scores[name]:8.2f} [{interval['low']:.2f}, {interval['high']:.2f}]")
-    print(f"BLEU-4: {scores['signatures']['bleu4']}")
-
-
 def run(argv: Sequence[str] | None = None) -> None:
     (arguments,) = COMMANDS["quickstart llava-slt"].parse(argv)
     folders = Folders(Path(arguments.output_dir))
@@ -124,7 +115,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     durations = run_steps(steps, arguments, folders, WORK)
     print("\n=== test", flush=True)
     scores, rows = test_model(folders.model, folders, folders.test)
-    print_scores(scores)
+    print_scores({"stage 3": scores})
     show_results(rows, {"stage 2": folders.stage2, "stage 3": folders.model}, folders, durations)
 
 

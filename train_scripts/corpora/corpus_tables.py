@@ -5,6 +5,7 @@ whatever their letter case, blanks and Unicode form; what is not understood is n
 """
 
 import csv
+import io
 import math
 import re
 import unicodedata
@@ -205,6 +206,20 @@ def without_separator_line(text: str) -> tuple[str, str | None]:
 def likely_delimiter(header: str) -> str:
     """What a line has most of: comma, semicolon, tab or bar."""
     return max(",;\t|", key=header.count)
+
+
+def csv_rows(text: str, is_strict: bool) -> Iterator[dict[str | None, Any]]:
+    """
+    Rows of a table that is one of ours, or says it is (`metadata.csv`), by the names in its header; values behind the
+    last column are under None.
+
+    Raises:
+        csv.Error: at a row that cannot be read; with `is_strict` at a quotation mark that belongs nowhere.
+    """
+    text, delimiter = without_separator_line(text)
+    text = text.lstrip("\r\n")
+    delimiter = delimiter or likely_delimiter(text.partition("\n")[0])
+    return csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=is_strict)
 
 
 def open_table(

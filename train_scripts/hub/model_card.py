@@ -28,11 +28,11 @@ from ..languages.languages import LOCAL_USE, language_name, primary_language
 from ..machine.atomic_files import write_text
 from ..scores.metrics import TITLE_OF_SCORE
 from .hub_names import is_hub_id
+from .run_settings import deviations
 from .training_run import (
     RUN_FILE,
     TrainingRun,
     base_ids,
-    deviations,
     plain_name,
     public_name,
     read_run,

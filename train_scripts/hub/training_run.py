@@ -5,13 +5,11 @@ Every fact comes from the run: its arguments beside those of the paper's preset,
 scores with their signatures. Of local paths only the last name is kept.
 """
 
-import dataclasses
 import json
 import platform
 import re
 import sys
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,20 @@ import yaml
 from huggingface_hub import ModelCard, hf_hub_download
 from transformers import PreTrainedConfig, PreTrainedModel, Seq2SeqTrainer
 
-from modeling_flallm.systems import TRANSLATOR, Stage, System, find_stage
+from modeling_flallm.systems import TRANSLATOR, find_stage
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
-from ..arguments.dataclass_parser import CONFIG_FOLDER, read_yaml
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..machine.machine import computing_dtype
 from ..scores.metrics import TITLE_OF_SCORE, translation_scores
 from .hub_names import is_hub_id
+from .run_settings import (
+    deviations,
+    follows_other_recipe,
+    settings_beside_recipe,
+    settings_of_encoder,
+    text_model_setting,
+)
 
 try:
     import resource
@@ -38,48 +42,6 @@ except ImportError:  # Windows has none
     resource = None
 
 RUN_FILE = "training_run.json"
-# Of the arguments that also say where files lie and how to log, those that change what is learned or chosen.
-TRAINING_SETTINGS = (
-    "num_train_epochs",
-    "max_steps",
-    "optim",
-    "optim_args",
-    "learning_rate",
-    "adapter_learning_rate",
-    "bias_learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "neftune_noise_alpha",
-    "train_sampling_strategy",
-    "max_frames_per_batch",
-    "frames_per_chunk",
-    "seed",
-    "metric_for_best_model",
-    "early_stopping_patience",
-    "generation_max_length",
-)
-VISION_SETTINGS = (
-    "backbone",
-    "backbone_width",
-    "temporal_blocks",
-    "temporal_padding",
-    "temporal_norm",
-    "visual_hidden_size",
-)
-LLAVA_SLT_VISION_SETTINGS = (
-    "word_window_size",
-    "word_window_stride",
-    "word_hidden_size",
-    "word_layers",
-    "word_attention_heads",
-    "word_feed_forward_size",
-)
 
 
 @dataclass
@@ -152,10 +114,10 @@ def describe_run(
     preset = f"{system.recipe.prefix}_{known.name}"
     values = {name: value for name, value in vars(stage).items() if name.endswith("_name_or_path")}
     paths = {name: value for name, value in values.items() if value is not None}
-    settings = _settings((stage, data, video, augmentation, training), preset)
+    settings = settings_beside_recipe((stage, data, video, augmentation, training), preset)
     record_of_vision_stage = None
     if known.text_model_of_paper is not None:
-        settings.insert(0, _text_model_setting(model.config.text_config, *known.text_model_of_paper))
+        settings.insert(0, text_model_setting(model.config.text_config, *known.text_model_of_paper))
     if known.vision_stage is not None and stage.vision_model_name_or_path is not None:
         record_of_vision_stage = _record_of_vision_stage(
             stage.vision_model_name_or_path,
@@ -172,7 +134,7 @@ def describe_run(
         base_models={name.removesuffix("_name_or_path"): _name_with_bases(path) for name, path in paths.items()},
         base_model_ids=[base for name, path in paths.items() if "model" in name for base in base_ids(path)],
         settings=settings,
-        follows_sltbaselines=_follows_other_recipe(system, known, settings),
+        follows_sltbaselines=follows_other_recipe(system, known, settings),
         stage1=record_of_vision_stage,
         training={
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -235,125 +197,12 @@ def _describe_split(split: datasets.Dataset | None) -> dict[str, int | None]:
     return {"num_clips": len(split), "num_signers": len(set(split["signer"])) if has_signers else None}
 
 
-def _settings(all_arguments: tuple[Any, ...], preset: str) -> list[dict[str, Any]]:
-    """Every argument that shapes the model, beside the value that the paper's preset gives it."""
-    paper, sources = read_yaml(preset), _sources(preset)
-    settings = [
-        _setting(
-            argument.name,
-            _plain(argument.name, getattr(arguments, argument.name)),
-            _plain(argument.name, paper.get(argument.name, _default(argument))),
-            sources.get(argument.name, "ours: the default, the recipe does not set it"),
-            _first_sentence(argument.metadata.get("help", "")),
-        )
-        for arguments in all_arguments
-        for argument in dataclasses.fields(arguments)
-        if _is_setting(arguments, argument.name)
-    ]
-    return [*settings, _clips_per_step(all_arguments[-1], paper, sources)]
-
-
-def _setting(name: str, value: Any, paper: Any, source: str, meaning: str = "") -> dict[str, Any]:
-    return {"name": name, "value": value, "paper": paper, "source": source, "meaning": meaning}
-
-
-def _clips_per_step(
-    training: FLaLLMTrainingArguments, paper: dict[str, Any], sources: dict[str, str]
-) -> dict[str, Any]:
-    name = "per_device_train_batch_size"
-    num_clips = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    return _setting(
-        "clips_per_step",
-        num_clips if training.max_frames_per_batch is None else "a varying number of",
-        paper[name],
-        sources[name].partition(";")[0],
-        "Clips of one step of the optimiser, over all devices.",
-    )
-
-
-def _is_setting(arguments: Any, name: str) -> bool:
-    if isinstance(arguments, DataArguments):
-        streamed = ("streaming", "shuffle_buffer_size") if arguments.streaming else ()
-        return name in ("max_train_clips", "dataset_weights", *streamed)
-    if isinstance(arguments, FLaLLMTrainingArguments):
-        is_overridden = name == "num_train_epochs" and arguments.max_steps > 0
-        return name in TRAINING_SETTINGS and not is_overridden
-    if name.startswith("lora_"):
-        return arguments.lora
-    return name not in ("target_language", "also_measure_on") and not name.endswith("_name_or_path")
-
-
-def _sources(preset: str) -> dict[str, str]:
-    """Of each value of a preset, the comment behind it, which says where it comes from."""
-    text = (CONFIG_FOLDER / f"{preset}.yaml").read_text(encoding="utf-8")
-    return dict(re.findall(r"^(\w+): .*?  # (.*)$", text, re.MULTILINE))
-
-
-def _default(argument: dataclasses.Field) -> Any:
-    has_factory = argument.default_factory is not dataclasses.MISSING
-    return argument.default_factory() if has_factory else argument.default
-
-
-def _plain(name: str, value: Any) -> Any:
-    """The value as JSON has it. A fused optimiser calculates what the one without that word does."""
-    value = value.value if isinstance(value, Enum) else value
-    return value.removesuffix("_fused") if name == "optim" else value
-
-
-def _first_sentence(text: str) -> str:
-    return text.split(". ")[0].removesuffix(".") + "." if text else ""
-
-
-def _share_kept(settings: list[dict[str, Any]], preset: str) -> float:
-    values = {setting["name"]: setting["value"] for setting in settings}
-    wanted = {name: value for name, value in read_yaml(preset).items() if name in values}
-    return sum(values[name] == value for name, value in wanted.items()) / len(wanted)
-
-
-def _follows_other_recipe(system: System, stage: Stage, settings: list[dict[str, Any]]) -> bool:
-    """Whether more of the settings are those of `other_recipe` than of `recipe`."""
-    if system.other_recipe is None:
-        return False
-    shares = [_share_kept(settings, f"{each.prefix}_{stage.name}") for each in (system.other_recipe, system.recipe)]
-    return shares[0] > shares[1]
-
-
-def _text_model_setting(config: PreTrainedConfig, paper: str, source: str) -> dict[str, Any]:
-    layers = "+".join(str(_num_layers(config, side)) for side in ("encoder", "decoder"))
-    return _setting(
-        "text_model",
-        f"{config.model_type}, {layers} layers, width {config.hidden_size}",
-        paper,
-        source,
-        "The pretrained language model.",
-    )
-
-
-def _num_layers(config: PreTrainedConfig, side: str) -> int | str:
-    """T5 calls those of its encoder `num_layers`, and those of its decoder `num_decoder_layers`."""
-    names = (f"{side}_layers", f"num_{side}_layers", "num_layers")
-    return next((getattr(config, name) for name in names if hasattr(config, name)), "unknown")
-
-
 def _record_of_vision_stage(name_or_path: str, vision_config: PreTrainedConfig, preset: str) -> dict[str, Any]:
     """From that model's own training_run.json; without one, what the visual encoder shows by itself."""
     run = _find_run(name_or_path)
     if run is not None:
         return run.stage1 or {"is_whole": True, "deviations": deviations(run.settings), "training": run.training}
-    paper, sources = read_yaml(preset), _sources(preset)
-    values = _vision_values(vision_config)
-    settings = [_setting(name, value, paper[name], sources[name]) for name, value in values.items() if name in paper]
-    return {"is_whole": False, "deviations": deviations(settings), "training": {}}
-
-
-def _vision_values(vision_config: PreTrainedConfig) -> dict[str, Any]:
-    """What the visual encoder's configuration says, by the names of the arguments that set it."""
-    words = {name: getattr(vision_config, name) for name in LLAVA_SLT_VISION_SETTINGS if hasattr(vision_config, name)}
-    frames = getattr(vision_config, "frame_config", vision_config)
-    names = {name: name.removeprefix("visual_") for name in VISION_SETTINGS}
-    values = {name: getattr(frames, theirs) for name, theirs in names.items() if hasattr(frames, theirs)}
-    blocks = {"temporal_blocks": list(values["temporal_blocks"])} if "temporal_blocks" in values else {}
-    return {**values, **blocks, **words}
+    return {"is_whole": False, "deviations": deviations(settings_of_encoder(vision_config, preset)), "training": {}}
 
 
 def longest_clip_of_training(name_or_path: str) -> int | None:
@@ -370,11 +219,6 @@ def _find_run(name_or_path: str) -> TrainingRun | None:
         return read_run(Path(name_or_path))
     except (OSError, ValueError):
         return None
-
-
-def deviations(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Settings whose value is not that of the paper's preset; the seed is none."""
-    return [setting for setting in settings if setting["value"] != setting["paper"] and setting["name"] != "seed"]
 
 
 # After training

@@ -259,6 +259,18 @@ class VideoTrainer(TextTrainer, Seq2SeqTrainer):
             "visual_attention_mask": output.attention_mask,
         }
 
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
+        """Encode the frames once; loss and generation both start from the visual features."""
+        inputs = self._encode_video(model, inputs)
+        generation_arguments = self._generation_arguments(model, inputs, generation_arguments)
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation_arguments)
+
+    def _generation_arguments(
+        self, model: torch.nn.Module, inputs: dict[str, Any], given: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What `generate` is told for the inputs of a batch, where others were `given` for all batches."""
+        return given
+
     def _pad_tensors_to_max_len(self, tensor: torch.Tensor, max_length: int) -> torch.Tensor:
         pad_token_id = self.processing_class.tokenizer.pad_token_id
         return torch.nn.functional.pad(tensor, (0, max_length - tensor.shape[-1]), value=pad_token_id)
@@ -344,19 +356,19 @@ class FLaLLMTrainer(VideoTrainer):
             chosen = self.args.bias_learning_rate
         return self.args.learning_rate if chosen is None else chosen
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
-        """Encode the frames once; loss and generation both start from the visual features."""
-        inputs = self._encode_video(model, inputs)
+    def _generation_arguments(
+        self, model: torch.nn.Module, inputs: dict[str, Any], given: dict[str, Any]
+    ) -> dict[str, Any]:
         starts = self._starts_of_sentences(model, inputs)
-        if starts is not None:
-            generation_arguments = {
-                **getattr(self, "_gen_kwargs", {}),
-                **generation_arguments,
-                "decoder_input_ids": starts,
-                # Besides, for generation would put the usual start in front of rows that start otherwise.
-                "decoder_start_token_id": starts[:, 0].tolist(),
-            }
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation_arguments)
+        if starts is None:
+            return given
+        return {
+            **getattr(self, "_gen_kwargs", {}),
+            **given,
+            "decoder_input_ids": starts,
+            # Besides, for generation would put the usual start in front of rows that start otherwise.
+            "decoder_start_token_id": starts[:, 0].tolist(),
+        }
 
     def _starts_of_sentences(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor | None:
         """
@@ -380,11 +392,6 @@ class LlavaSltTrainer(VideoTrainer):
     def _learning_rate_of(self, parameter_name: str) -> float:
         chosen = self.args.adapter_learning_rate if "connector." in parameter_name else None
         return self.args.learning_rate if chosen is None else chosen
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
-        """Encode the frames once; loss and generation, which takes the prompts alone, both start from the features."""
-        inputs = self._encode_video(model, inputs)
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation_arguments)
 
 
 def _last_name_of_path(value: Any) -> Any:

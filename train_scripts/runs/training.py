@@ -8,19 +8,13 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import (
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
     set_seed,
 )
 
-from modeling_flallm import FLaLLMForTranslation
-from modeling_flallm.own_processing import (
-    FLaLLMProcessor,
-    FLaLLMVideoProcessor,
-    VisualFeatureExtractor,
-)
+from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, VisualFeatureExtractor
 from modeling_flallm.sign_encoder_slt import SignEncoder
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, VideoArguments
@@ -41,7 +35,6 @@ from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import save_adapter, write_adapter_card
 from ..hub.training_run import add_run_scores, complete_run, describe_run
-from ..languages.target_languages import language_ids
 from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
@@ -96,26 +89,6 @@ def build_processor(
     video: VideoArguments, tokenizer: PreTrainedTokenizerBase, encoder: SignEncoder | None = None
 ) -> FLaLLMProcessor:
     return FLaLLMProcessor(**clip_reader_of(video, encoder), tokenizer=tokenizer)
-
-
-def set_generation_defaults(model: FLaLLMForTranslation, tokenizer: PreTrainedTokenizerBase, num_beams: int) -> None:
-    """
-    Make `generate` start as training starts. mBART moves the language code at the end of the labels to the front,
-    NLLB has it first in the labels, others have none: what the labels of a real sentence look like decides.
-    """
-    labels = tokenizer(text_target="a", return_tensors="pt")["input_ids"]
-    decoder_input_ids = model.prepare_decoder_input_ids_from_labels(labels)
-    first_label = int(labels[0, 0])
-    model.generation_config = GenerationConfig(
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=int(decoder_input_ids[0, 0]),
-        forced_bos_token_id=first_label if first_label in language_ids(tokenizer).values() else None,
-        num_beams=num_beams,
-        # sltbaselines' limit. Not as max_new_tokens, over which --generation_max_length would have no power.
-        max_length=min(150, model.get_max_num_tokens() or 150),
-    )
 
 
 def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:

@@ -29,8 +29,9 @@ from ..arguments.data_arguments import VideoArguments
 from ..arguments.stage_arguments import LLMFineTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..runs.damaged_models import reading_model
+from ..runs.generation_defaults import set_generation_defaults
 from ..runs.tokenizers import load_tokenizer
-from ..runs.training import build_processor, run_training, set_generation_defaults
+from ..runs.training import build_processor, run_training
 
 COMMAND = COMMANDS["train llm-fine-tuning"]
 

@@ -28,8 +28,9 @@ from ..arguments.data_arguments import VideoArguments
 from ..arguments.stage_arguments import VisualInitialingArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..languages.target_languages import language_ids
+from ..runs.generation_defaults import set_generation_defaults
 from ..runs.tokenizers import load_tokenizer
-from ..runs.training import build_processor, run_training, set_generation_defaults
+from ..runs.training import build_processor, run_training
 
 COMMAND = COMMANDS["train visual-initialing"]
 

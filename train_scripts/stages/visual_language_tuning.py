@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from peft import get_peft_model
-from transformers import GenerationConfig, PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from modeling_flallm import LlavaSltForTranslation
 from modeling_flallm.own_processing import DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
@@ -30,6 +30,7 @@ from ..arguments.stage_arguments import VisualLanguageTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..languages.languages import language_in_prompt
 from ..runs.damaged_models import reading_model
+from ..runs.generation_defaults import set_generation_defaults
 from ..runs.tokenizers import open_tokenizer
 from ..runs.training import clip_reader_of, run_training
 
@@ -63,26 +64,13 @@ def build_model(
             label_smoothing=arguments.label_smoothing,
         )
     processor.word_window_stride = model.vision_model.get_centre_and_spacing()[1]
-    set_generation_defaults(model, processor, arguments.num_beams)
+    set_generation_defaults(model, processor.tokenizer, arguments.num_beams)
     if arguments.lora:
         model.freeze_visual_encoder()
         model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
     else:
         model.freeze_for_connector_tuning()
     return model, processor
-
-
-def set_generation_defaults(model: LlavaSltForTranslation, processor: LlavaSltProcessor, num_beams: int) -> None:
-    """Beam search, whatever the language model was saved with: chat models sample."""
-    tokenizer = processor.tokenizer
-    most = model.get_max_num_tokens()
-    model.generation_config = GenerationConfig(
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        num_beams=num_beams,
-        max_length=150 if most is None else min(150, most),  # as FLa-LLM's; the prompt does not count
-    )
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
