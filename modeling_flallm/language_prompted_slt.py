@@ -46,8 +46,6 @@ class PromptedTranslationModel(SignTranslationModel):
     translation_auto_class = "AutoModelForImageTextToText"
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
-    # A prompt with pixels in, the tokens behind it out: where transformers keeps Video-LLaVA and LLaVA-NeXT-Video.
-    translation_auto_class = "AutoModelForImageTextToText"
     text_model_expected: str
     text_model_is_frozen = False
 
