@@ -15,34 +15,36 @@ PART_COLUMNS = ("start", "end")
 
 @dataclass
 class DataCollatorForSignTranslation:
-    """Rows with a video and its sentence to what a translation model takes, padded, for `Seq2SeqTrainer`.
+    """Rows with a clip and its sentence to what a translation model takes, padded, for `Seq2SeqTrainer`.
 
     Args:
         processor (`FLaLLMProcessor` or `LlavaSltProcessor`):
             That of the model.
-        video_column (`str`, *optional*, defaults to `"video"`):
-            Column of the videos, in any form that `decode_video` reads; of a video column of `datasets`, best
-            `Video(decode=False)`.
+        clip_column (`str`, *optional*):
+            Column of the clips, in any form that the processor takes; of a video column of `datasets`, best
+            `Video(decode=False)`. Default: `"video"`, or `"visual_features"` where the processor reads these.
         text_column (`str`, *optional*, defaults to `"text"`):
             Column of the sentences. Rows that all lack it give a batch without labels.
 
-    Rows may have `start` and `end`, the part of the video that is the clip, in seconds. The Trainer must be told
+    Rows may have `start` and `end`, the part of a video that is the clip, in seconds. The Trainer must be told
     `remove_unused_columns=False`: it would take away the columns of the data set, which the model does not know.
 
     Example: `Seq2SeqTrainer(model, args, data_collator=DataCollatorForSignTranslation(processor), ...)`
     """
 
     processor: FLaLLMProcessor
-    video_column: str = "video"
+    clip_column: str | None = None
     text_column: str = "text"
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> BatchFeature:
         """Returns tensors as the processor does with `return_tensors="pt"`. Raises `ValueError` for rows without a
-        video, for sentences in some rows only, and as the processor."""
-        if not all(self.video_column in row for row in rows):
+        clip, for sentences in some rows only, and as the processor."""
+        modality = self.processor.modality
+        clip_column = self.clip_column or modality.column
+        if not all(clip_column in row for row in rows):
             raise ValueError(
-                f"Each row needs a video in the column {self.video_column!r}, got the columns {_columns(rows)}. Pass "
-                "`video_column`, and `remove_unused_columns=False` to the Trainer's arguments."
+                f"Each row needs a clip in the column {clip_column!r}, got the columns {_columns(rows)}. Pass "
+                "`clip_column`, and `remove_unused_columns=False` to the Trainer's arguments."
             )
         has_sentence = [row.get(self.text_column) is not None for row in rows]
         if any(has_sentence) and not all(has_sentence):
@@ -50,7 +52,7 @@ class DataCollatorForSignTranslation:
                 f"Either all rows of a batch have a sentence in the column {self.text_column!r}, or none; row "
                 f"{has_sentence.index(False)} has none. Leave such rows out."
             )
-        arguments: dict[str, Any] = {"videos": [row[self.video_column] for row in rows]}
+        arguments: dict[str, Any] = {modality.argument: [row[clip_column] for row in rows]}
         if all(has_sentence):
             arguments["text_target"] = [row[self.text_column] for row in rows]
         for name in PART_COLUMNS:

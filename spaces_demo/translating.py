@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,10 +89,11 @@ class Translator:
 
         @on_accelerator
         def write_pieces(path: str, segments: list[dict[str, float]], visitor: str) -> Iterator[str | dict[str, Any]]:
-            clips = self._clips(path, segments, visitor)
-            yield from _in_background(
-                lambda evidence: pipeline.translate_pieces(clips, **evidence), pipeline, SECONDS_FOR_A_LONG_VIDEO
-            )
+            # Closed, so that whoever stops also gives back the turns that are held between two pieces.
+            with closing(self._clips(path, segments, visitor)) as clips:
+                yield from _in_background(
+                    lambda evidence: pipeline.translate_pieces(clips, **evidence), pipeline, SECONDS_FOR_A_LONG_VIDEO
+                )
 
         self._write, self._write_pieces = write, write_pieces
 

@@ -181,6 +181,7 @@ def test_the_finished_sentences_of_a_long_video_stay_and_stopping_keeps_them(pag
             break
     assert sentence and sentence in html.unescape(shown[0]) and "<progress" in shown[0]
     run.close()
+    assert [turns.served for turns in (page.translator._reading, page.translator._writing)] == [[], []]
     result, picture, _, srt, vtt, *_ = page._stopped("en", shown[2])
     assert f"{TEXTS['en']['stopped']} This took" in result and "<progress" not in result
     for text in (result, picture, srt, vtt):

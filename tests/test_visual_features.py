@@ -388,10 +388,16 @@ def test_mistakes_in_a_table_of_features(table, expected, tmp_path):
         load(tmp_path)
 
 
+def test_a_folder_may_be_named_from_where_one_is(tmp_path, monkeypatch):
+    features_folder(tmp_path, splits=("train",))
+    monkeypatch.chdir(tmp_path.parent)
+    assert len(load(Path(tmp_path.name))) > 0
+
+
 def test_missing_files_of_features(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "metadata.csv").write_text("visual_features,text\na.npy,a\nb.npz#x,b\n")
-    with pytest.raises(FileNotFoundError, match=re.escape("names 2 file(s) of features that are not there:")):
+    with pytest.raises(FileNotFoundError, match=re.escape("names 2 file(s) of features that are not there: 'a.npy', 'b.npz'.")):
         load(tmp_path)
 
 

@@ -132,10 +132,10 @@ def _check_files(rows: list[dict[str, Any]], clip_column: str, split_folder: Pat
             f"{path} names {_some(duplicates)} more than once. Every clip needs a file of its own, or a part of it of "
             "its own in the columns start and end (seconds)."
         )
-    videos = {str(Path(row["file_name"])) for row in rows if row.get("file_name")}
-    features = {str(split_name(row[FEATURES])[0]) for row in rows if isinstance(row.get(FEATURES), str)}
+    videos = {split_folder / row["file_name"] for row in rows if row.get("file_name")}
+    features = {Path(split_name(row[FEATURES])[0]) for row in rows if isinstance(row.get(FEATURES), str)}
     for kind, files in (("video(s)", videos), ("file(s) of features", features)):
-        missing = sorted(name for name in files if not (split_folder / name).is_file())
+        missing = sorted(str(path.relative_to(split_folder)) for path in files if not path.is_file())
         if missing:
             raise FileNotFoundError(f"{path} names {len(missing)} {kind} that are not there: {_some(missing)}.")
 
