@@ -397,7 +397,8 @@ def test_a_folder_may_be_named_from_where_one_is(tmp_path, monkeypatch):
 def test_missing_files_of_features(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "metadata.csv").write_text("visual_features,text\na.npy,a\nb.npz#x,b\n")
-    with pytest.raises(FileNotFoundError, match=re.escape("names 2 file(s) of features that are not there: 'a.npy', 'b.npz'.")):
+    expected = "names 2 file(s) of features that are not there: 'a.npy', 'b.npz'."
+    with pytest.raises(FileNotFoundError, match=re.escape(expected)):
         load(tmp_path)
 
 
