@@ -599,7 +599,7 @@ def test_parts_of_one_file_are_clips_of_their_own(keep_decoded_videos, processor
             assert len(read) == len(wanted)
             assert all(abs(found - frame) <= 1 for found, frame in zip(read, wanted, strict=True)), (read, wanted)
     if keep_decoded_videos:
-        assert {len(video) for video, _ in dataset._decoded.values()} <= {7, 8}
+        assert {len(clip.values) for clip in dataset._decoded.values()} <= {7, 8}
 
 
 @pytest.mark.parametrize(
