@@ -39,7 +39,6 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from processing import FLaLLMProcessor, VideoDecodingError
-from processing.modality_video_slt import VideoModality
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips import streaming
@@ -317,8 +316,8 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(num_workers, tmp_path, monk
     visual_initialing.train(stage1_flags(tmp_path / "whole", **values))
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
     decoded = []
-    read = VideoModality.read
-    monkeypatch.setattr(VideoModality, "read", lambda *a: decoded.append(1) or read(*a))
+    read = streaming._sampled_values
+    monkeypatch.setattr(streaming, "_sampled_values", lambda *a: decoded.append(1) or read(*a))
     visual_initialing.train(stage1_flags(tmp_path / "resumed", **values, resume_from_checkpoint="last"))
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
     assert whole.keys() == resumed.keys() and not moved(whole, resumed)
