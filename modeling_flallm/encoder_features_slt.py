@@ -21,7 +21,6 @@ class VisualFeaturesEncoder(SignEncoder):
     """
 
     config_class = VisualFeaturesConfig
-    base_model_prefix = "vision_model"
     main_input_name = "visual_features"
     input_names = ("visual_features", "visual_attention_mask")
     input_modalities = ("video",)

@@ -125,13 +125,9 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         # Wrappers such as peft's name all arguments of text models, those that nobody passed as `None`.
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         kwargs["return_dict"] = True
-        named = {
-            "pixel_values_videos": pixel_values_videos,
-            "pixel_attention_mask": pixel_attention_mask,
-            "visual_features": visual_features,
-            "visual_attention_mask": visual_attention_mask,
-        }
-        video = self._given_video(named, kwargs)
+        video = self._given_video(
+            kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
+        )
         self._check_one_form(video, encoder_outputs=encoder_outputs)
         tokens = embeddings = None
         if encoder_outputs is None:
@@ -162,13 +158,9 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         **kwargs: Any,
     ) -> FLaLLMEncoderOutput:
         """Video (or visual features) through the text model's encoder; arguments as in `forward`."""
-        named = {
-            "pixel_values_videos": pixel_values_videos,
-            "pixel_attention_mask": pixel_attention_mask,
-            "visual_features": visual_features,
-            "visual_attention_mask": visual_attention_mask,
-        }
-        video = self._given_video(named, kwargs)
+        video = self._given_video(
+            kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
+        )
         self._check_one_form(video, encoder_outputs=None)
         embeddings, tokens = self._embed_video(video)
         return self._encode_embeddings(embeddings, tokens.attention_mask, **kwargs)
@@ -191,13 +183,9 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         Raises:
             ValueError: as `forward`.
         """
-        named = {
-            "pixel_values_videos": pixel_values_videos,
-            "pixel_attention_mask": pixel_attention_mask,
-            "visual_features": visual_features,
-            "visual_attention_mask": visual_attention_mask,
-        }
-        video = self._given_video(named, kwargs)
+        video = self._given_video(
+            kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
+        )
         self._check_one_form(video, encoder_outputs=encoder_outputs)
         if encoder_outputs is None:
             generation_config = kwargs.get("generation_config") or self.generation_config

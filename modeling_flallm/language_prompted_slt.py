@@ -142,13 +142,9 @@ class PromptedTranslationModel(SignTranslationModel):
                 `inputs_embeds`, another number of placeholders than of word-like tokens, or an input that is too long
                 for the language model.
         """
-        named = {
-            "pixel_values_videos": pixel_values_videos,
-            "pixel_attention_mask": pixel_attention_mask,
-            "visual_features": visual_features,
-            "visual_attention_mask": visual_attention_mask,
-        }
-        video = self._given_video(named, kwargs)
+        video = self._given_video(
+            kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
+        )
         if inputs_embeds is not None and {self.vision_model.main_input_name, "visual_features"} & set(video):
             raise ValueError("Pass the video, or `inputs_embeds` that hold one already, not both.")
         num_cached_tokens = _num_cached_tokens(kwargs)
@@ -199,13 +195,10 @@ class PromptedTranslationModel(SignTranslationModel):
         Raises:
             ValueError: as `forward`.
         """
-        named = {
-            "pixel_values_videos": pixel_values_videos,
-            "pixel_attention_mask": pixel_attention_mask,
-            "visual_features": visual_features,
-            "visual_attention_mask": visual_attention_mask,
-        }
-        return self._embed_prompt(input_ids, self._given_video(named, kwargs))[0]
+        video = self._given_video(
+            kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
+        )
+        return self._embed_prompt(input_ids, video)[0]
 
     def _embed_prompt(
         self, input_ids: torch.Tensor | None, video: dict[str, Any]
@@ -332,13 +325,10 @@ class PromptedTranslationModel(SignTranslationModel):
             attention_mask = torch.ones_like(input_ids)
         if labels is not None:
             input_ids, attention_mask = _prompts_alone(input_ids, attention_mask, labels)
-        named = {
-            "pixel_values_videos": pixel_values_videos,
-            "pixel_attention_mask": pixel_attention_mask,
-            "visual_features": visual_features,
-            "visual_attention_mask": visual_attention_mask,
-        }
-        embeddings, _ = self._embed_prompt(input_ids, self._given_video(named, kwargs))
+        video = self._given_video(
+            kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
+        )
+        embeddings, _ = self._embed_prompt(input_ids, video)
         self.check_num_tokens(embeddings.shape[1])
         config = copy.deepcopy(kwargs.pop("generation_config", None) or self.generation_config)
         kwargs = config.update(**kwargs)  # those that are not of the configuration

@@ -186,15 +186,28 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
 
     # ---------------------------------------------------------------------------------- clips
 
-    def _given_video(self, named: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    def _given_video(
+        self,
+        others: dict[str, Any],
+        pixel_values_videos: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        visual_features: torch.Tensor | None = None,
+        visual_attention_mask: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
         """
-        What there is of a video in any form: of the `named` arguments, and what the encoder reads of the `others`, from
-        which it is taken out.
+        What there is of a video in any form, by name: of these arguments, and what the encoder reads of the `others`,
+        from which it is taken out.
 
         Raises:
             ValueError: for inputs that this encoder does not read.
         """
-        named = named | {name: others.pop(name) for name in self.vision_model.input_names if name in others}
+        named = {
+            "pixel_values_videos": pixel_values_videos,
+            "pixel_attention_mask": pixel_attention_mask,
+            "visual_features": visual_features,
+            "visual_attention_mask": visual_attention_mask,
+        }
+        named |= {name: others.pop(name) for name in self.vision_model.input_names if name in others}
         features = {name: named.pop(name) for name in VISUAL_FEATURES if named.get(name) is not None}
         clip = {name: value for name, value in named.items() if name not in VISUAL_FEATURES}
         return self.vision_model.given_inputs(clip) | features
@@ -227,8 +240,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> VideoFeaturesOutput:
         """The visual tokens of clips, and as `pooler_output` what the text model reads; arguments as in `forward`."""
-        named = {"pixel_values_videos": pixel_values_videos, "pixel_attention_mask": pixel_attention_mask}
-        video = self._given_video(named, kwargs)
+        video = self._given_video(kwargs, pixel_values_videos, pixel_attention_mask)
         self._check_one_form(video)
         tokens = self._visual_tokens(video)
         embeddings = self._embed_tokens(tokens.last_hidden_state)

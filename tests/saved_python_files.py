@@ -8,6 +8,31 @@ from pathlib import Path
 MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "safetensors", "torch", "torchvision", "jinja2", "numpy", "PIL"}
 MAY_BE_IMPORTED |= {"av", "fsspec"}
 
+# What goes along with the processor of FLa-LLM; those of other systems need these, too.
+PROCESSOR_FILES = {
+    "captions_slt.py",
+    "feature_files_slt.py",
+    "modalities_slt.py",
+    "modality_features_slt.py",
+    "modality_slt.py",
+    "modality_video_slt.py",
+    "processing_flallm.py",
+    "video_container_slt.py",
+    "video_decoding_slt.py",
+    "video_download_slt.py",
+    "video_file_frames_slt.py",
+    "video_file_parts_slt.py",
+    "video_files_slt.py",
+    "video_inputs_slt.py",
+    "video_joined_slt.py",
+    "video_packets_slt.py",
+    "video_pictures_slt.py",
+    "video_processing_slt.py",
+    "video_requests_slt.py",
+    "video_segmentation_slt.py",
+    "video_times_slt.py",
+}
+
 
 def python_files(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("*.py")}

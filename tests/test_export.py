@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from saved_python_files import check_imports, python_files
+from saved_python_files import PROCESSOR_FILES, check_imports, python_files
 from tiny_corpus import language_model, trained_model
 from tiny_models import random_batch, tiny_model, tiny_vision_model
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, AutoVideoProcessor, pipeline
@@ -42,29 +42,6 @@ MODEL_FILES = {
     "systems.py",
     "translation_model_slt.py",
     "word_evidence_slt.py",
-}
-PROCESSOR_FILES = {
-    "captions_slt.py",
-    "feature_files_slt.py",
-    "modalities_slt.py",
-    "modality_features_slt.py",
-    "modality_slt.py",
-    "modality_video_slt.py",
-    "processing_flallm.py",
-    "video_container_slt.py",
-    "video_decoding_slt.py",
-    "video_download_slt.py",
-    "video_file_frames_slt.py",
-    "video_file_parts_slt.py",
-    "video_files_slt.py",
-    "video_inputs_slt.py",
-    "video_joined_slt.py",
-    "video_packets_slt.py",
-    "video_pictures_slt.py",
-    "video_processing_slt.py",
-    "video_requests_slt.py",
-    "video_segmentation_slt.py",
-    "video_times_slt.py",
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from saved_python_files import check_imports, python_files
+from saved_python_files import PROCESSOR_FILES, check_imports, python_files
 from test_pipeline_llava_slt import TASK, make_processor
 from tiny_models import VIDEO_TOKEN, random_batch, tiny_contrastive_model, tiny_llava_slt
 from torch.testing import assert_close
@@ -58,31 +58,7 @@ MODEL_FILES = WITH_AN_ENCODER | {
     "translation_model_slt.py",
     "word_evidence_slt.py",
 }
-PROCESSOR_FILES = {
-    "captions_slt.py",
-    "chat_template_slt.py",
-    "feature_files_slt.py",
-    "modalities_slt.py",
-    "modality_features_slt.py",
-    "modality_slt.py",
-    "modality_video_slt.py",
-    "processing_flallm.py",
-    "processing_llava_slt.py",
-    "video_container_slt.py",
-    "video_decoding_slt.py",
-    "video_download_slt.py",
-    "video_file_frames_slt.py",
-    "video_file_parts_slt.py",
-    "video_files_slt.py",
-    "video_inputs_slt.py",
-    "video_joined_slt.py",
-    "video_packets_slt.py",
-    "video_pictures_slt.py",
-    "video_processing_slt.py",
-    "video_requests_slt.py",
-    "video_segmentation_slt.py",
-    "video_times_slt.py",
-}
+PROMPTED_PROCESSOR_FILES = PROCESSOR_FILES | {"chat_template_slt.py", "processing_llava_slt.py"}
 
 LOAD_EVERYTHING = """
 import json, sys
@@ -133,7 +109,7 @@ def saved(tmp_path) -> tuple[LlavaSltForTranslation, Path]:
 
 def test_a_saved_folder_carries_the_python_files_it_needs_and_no_others(saved):
     _, folder = saved
-    assert python_files(folder) == MODEL_FILES | PROCESSOR_FILES
+    assert python_files(folder) == MODEL_FILES | PROMPTED_PROCESSOR_FILES
     for path in folder.glob("*.py"):
         package = "modeling_flallm" if path.name in MODEL_FILES else "processing"
         assert path.read_bytes() == (ROOT / package / path.name).read_bytes()
@@ -226,7 +202,7 @@ def test_everything_loads_where_nothing_of_ours_is(saved, tmp_path):
     assert processor.video_token_id == VIDEO_TOKEN
     expected = processor.batch_decode(model.generate(**processor(videos=str(clip), return_tensors="pt"), num_beams=2))
     assert found["sentences"] == expected * 5
-    assert python_files(tmp_path / "again") == MODEL_FILES | PROCESSOR_FILES
+    assert python_files(tmp_path / "again") == MODEL_FILES | PROMPTED_PROCESSOR_FILES
     for name in ("auto_map", "custom_pipelines", "architectures"):
         assert read_config(folder)[name] == read_config(tmp_path / "again")[name]
     embeddings = torch.load(tmp_path / "embeddings.pt", weights_only=True)

@@ -25,6 +25,7 @@ from modeling_flallm.systems import TRANSLATOR, find_stage
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..corpora.data_set_columns import usual_split_name
 from ..machine.machine import computing_dtype
 from ..scores.metrics import TITLE_OF_SCORE, translation_scores
 from .hub_names import is_hub_id
@@ -182,12 +183,8 @@ def _describe_data(data: DataArguments, splits: dict[str, datasets.Dataset | Non
         "hub_id": data.dataset[0] if is_hub_id(data.dataset[0]) else None,
         "other_sources": [public_name(name) for name in data.dataset[1:]],
         "other_hub_ids": [name for name in data.dataset[1:] if is_hub_id(name)],
-        "splits": {_split_name(name): _describe_split(split) for name, split in splits.items()},
+        "splits": {usual_split_name(name): _describe_split(split) for name, split in splits.items()},
     }
-
-
-def _split_name(name: str) -> str:
-    return "validation" if name == "dev" else name
 
 
 def _describe_split(split: datasets.Dataset | None) -> dict[str, int | None]:
@@ -262,7 +259,7 @@ def add_run_scores(run: TrainingRun, trainer: Seq2SeqTrainer, data: DataArgument
     if TITLE_OF_SCORE.keys() <= named_scores.keys():
         # The Trainer reports numbers only. How they were computed does not depend on the sentences.
         example = translation_scores(["a"], ["a"], language=data.spoken_language, num_resamples=0)
-        split = _split_name(data.evaluation_split)
+        split = usual_split_name(data.evaluation_split)
         named_scores |= {
             "num_segments": run.data["splits"][split]["num_clips"],
             "signatures": example["signatures"],
@@ -281,7 +278,7 @@ def add_retrieval(run: TrainingRun, scores: dict[str, float], prefix: str, split
     Args:
         scores: as the Trainer gives them, with `prefix` in front of their names.
     """
-    run.retrieval[_split_name(split)] = {
+    run.retrieval[usual_split_name(split)] = {
         name.removeprefix(f"{prefix}_"): value
         for name, value in scores.items()
         if name.startswith(f"{prefix}_") and isinstance(value, float)
@@ -309,7 +306,7 @@ def score_entry(
 ) -> dict[str, Any]:
     return {
         "dataset": run.data["name"] if dataset in (None, run.data["source"], run.data["name"]) else dataset,
-        "split": _split_name(split),
+        "split": usual_split_name(split),
         "num_clips": scores["num_segments"],
         "num_beams": num_beams,
         "values": {name: scores[name] for name in TITLE_OF_SCORE},
