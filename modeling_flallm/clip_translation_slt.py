@@ -100,7 +100,7 @@ class ClipTranslation:
     def _check_num_tokens(self, num_frames: int) -> None:
         """Raise a `ValueError` if so many frames are too many for the text model, its prompt included."""
         num_tokens = self.model.vision_model.get_num_tokens(num_frames)
-        if self._reads_a_prompt:
+        if self.model.is_prompted:
             num_tokens += self.processor.num_prompt_tokens
         self.model.check_num_tokens(num_tokens)
 
@@ -144,7 +144,7 @@ class ClipTranslation:
         inputs = self._text_model_inputs(encoded.vision_output, spoken_language)
         output = self._generate(inputs, return_scores, generation)
         parts = {"token_ids": output.sequences}
-        if self._reads_a_prompt:
+        if self.model.is_prompted:
             # The tokens behind a prompt come without one to start from, which those of a decoder have.
             start = torch.full_like(output.sequences[:, :1], self.processor.tokenizer.pad_token_id)
             parts["token_ids"] = torch.cat([start, output.sequences], dim=1)
@@ -165,17 +165,13 @@ class ClipTranslation:
             for index, (num_frames, times) in enumerate(zip(encoded.num_frames, encoded.times, strict=True))
         ]
 
-    @property
-    def _reads_a_prompt(self) -> bool:
-        return self.model.is_prompted
-
     def _text_model_inputs(self, vision_output: Any, spoken_language: str | None) -> dict[str, Any]:
         """What `generate` and the replay take: the encoder's outputs, or visual features with their prompts."""
         visual = {
             "visual_features": vision_output.last_hidden_state,
             "visual_attention_mask": vision_output.attention_mask,
         }
-        if not self._reads_a_prompt:
+        if not self.model.is_prompted:
             return {"encoder_outputs": self.model.encode(**visual)}
         num_visual_tokens = vision_output.attention_mask.sum(1).tolist()
         prompts = self.processor(num_visual_tokens=num_visual_tokens, spoken_language=spoken_language)

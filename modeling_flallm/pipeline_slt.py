@@ -168,7 +168,7 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
         check_generation_arguments(generation)
         for name, value in reading.items():
             check_one_number(name, value)
-        if "spoken_language" in writing and not self._reads_a_prompt:
+        if "spoken_language" in writing and not self.model.is_prompted:
             raise ValueError(
                 "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the "
                 "tokenizer's `tgt_lang` and `forced_bos_token_id`."
