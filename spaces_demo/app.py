@@ -75,13 +75,12 @@ class Page:
         delete_cache = (uploads.SECONDS_BETWEEN_SWEEPS, SECONDS_UNTIL_FILES_ARE_DELETED)
         with gr.Blocks(title=TEXTS["en"]["title"], delete_cache=delete_cache, analytics_enabled=False) as demo:
             self._head()
-            with gr.Column(elem_id="signer-and-words"):
-                with gr.Row():
-                    with gr.Column():
-                        self._signer()
-                    with gr.Column():
-                        self._translation()
-                self.timeline = gr.HTML()
+            with gr.Column(elem_id="signer-and-words"), gr.Row():
+                with gr.Column():
+                    self._signer()
+                with gr.Column():
+                    self._translation()
+                    self.timeline = gr.HTML()
             with gr.Row():
                 with gr.Column():
                     self._choices(examples)

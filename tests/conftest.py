@@ -1,9 +1,11 @@
 """What every test shares: no network, a Hugging Face cache of the run's own, one thread, fresh random inputs."""
 
 import gc
+import logging
 import os
 import random
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 HUGGING_FACE_HOME = tempfile.TemporaryDirectory(prefix="flallm-tests-")
@@ -56,6 +58,16 @@ def seed() -> int:
     np.random.seed(value)
     torch.manual_seed(value)
     return value
+
+
+@pytest.fixture(autouse=True)
+def levels_of_loggers() -> Iterator[None]:
+    """A command that speaks less, as a test runs it in this process, does not silence the tests behind it."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "datasets", "huggingface_hub", "evaluate")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

@@ -243,8 +243,9 @@ def test_everything_about_a_clip(visit, clip, translate_alone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
-def test_the_signer_is_seen_beside_the_sentence_and_the_words(visit, clip, translate_alone, width, height):
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (1280, 560), (910, 560), (890, 560), (390, 844)])
+def test_the_signer_is_seen_beside_the_sentence_and_the_words(visit, translate_alone, width, height):
+    clip = max(clips(), key=lambda clip: len(translate_alone(clip)["words"]))
     page = visit(viewport={"width": width, "height": height})
     translate(page, clip)
     sentence = page.locator("#result .sentence")
