@@ -12,7 +12,16 @@ from .modality_features_slt import VisualFeaturesModality
 from .modality_slt import Modality
 from .modality_video_slt import VideoModality
 
-MODALITIES: tuple[type[Modality], ...] = (VideoModality, VisualFeaturesModality)
+MODALITIES: list[type[Modality]] = [VideoModality, VisualFeaturesModality]
+
+
+def modality_of_input(name: str) -> type[Modality]:
+    """Find the modality whose values a sign encoder takes under this name. Raises `ValueError` for none."""
+    for modality in MODALITIES:
+        if modality.input_names[0] == name:
+            return modality
+    known = ", ".join(f"`{modality.input_names[0]}`" for modality in MODALITIES)
+    raise ValueError(f"A sign encoder that takes `{name}` needs a modality that gives it. There are those of {known}.")
 
 
 class _FilledSlots:
@@ -54,9 +63,11 @@ class OneModalityProcessor(ProcessorMixin):
         parts = [type(getattr(self, slot)).__name__ for slot in self.get_attributes() if slot != "tokenizer"]
         raise ValueError(f"{' and '.join(parts)} reads no modality that is known here.")
 
-    def list_of_clips(self, **clips: Any) -> list[Any] | None:
-        """Return the clips of a call as a list, or None for none. Raises `ValueError` for a modality of others."""
+    def take_clips(self, arguments: dict[str, Any], **clips: Any) -> list[Any] | None:
+        """Return the clips of a call as a list, or None for none; those among its other `arguments` are taken out.
+        Raises `ValueError` for clips of another modality."""
         modality = self.modality
+        clips |= {each.argument: arguments.pop(each.argument) for each in MODALITIES if each.argument in arguments}
         others = [name for name, value in clips.items() if value is not None and name != modality.argument]
         if others:
             raise ValueError(f"This processor takes `{modality.argument}`, as its model does, got `{others[0]}`.")

@@ -2,13 +2,15 @@
 """Ready-made visual features as a modality: read, thinned, augmented in time alone, and padded."""
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from .feature_files_slt import is_one_clip, list_of_clips, name_of
-from .modality_slt import ClipValues, Modality, SampleIndices
+from .feature_extraction_visual_features_slt import VisualFeatureExtractor
+from .feature_files_slt import FEATURE_SUFFIXES, is_feature_file, is_one_clip, list_of_clips, name_of, split_name
+from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
 
 TOLERANCE = 1e-3  # of a feature
 
@@ -26,6 +28,37 @@ class VisualFeaturesModality(Modality):
     input_names = ("visual_features", "visual_attention_mask")
     slot = "feature_extractor"
     item_key = "features"
+    table_column = "visual_features"
+    array_dimensions = 2
+    words = ModalityWords(
+        clip="visual features",
+        clips="ready-made visual features",
+        reads="reads ready-made visual features",
+        encoder="feature encoder",
+        files="file(s) of features",
+        example="clip.npy",
+        shape="(features, width)",
+    )
+
+    @classmethod
+    def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> VisualFeatureExtractor:
+        """See `Modality.build_part`; a feature counts as a frame."""
+        return VisualFeatureExtractor(encoder_config.hidden_size, max_num_features=arguments.max_num_frames)
+
+    @classmethod
+    def is_file(cls, path: str | os.PathLike) -> bool:
+        return is_feature_file(path)
+
+    @classmethod
+    def split_file_name(cls, name: str) -> tuple[str, str]:
+        """See `Modality.split_file_name`: `clip.npz#features` -> `clip.npz` and `#features`."""
+        path, array = split_name(name)
+        if not is_feature_file(path):
+            raise ValueError(
+                f"{cls.column} must be in a file of {', '.join(FEATURE_SUFFIXES)}, got {name!r}. If this column is "
+                "something else, rename it."
+            )
+        return str(path), "" if array is None else f"#{array}"
 
     def is_one(self, clips: Any) -> bool:
         return is_one_clip(clips)

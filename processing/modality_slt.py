@@ -4,8 +4,12 @@ What the library knows of a modality, a kind of input that signing comes in: vid
 
 A modality of your own is three files: a `Modality`, the part of the processor that it reads with, and a sign encoder
 that takes its `input_names`. It is found by that part, through `MODALITIES` in `modalities_slt.py`.
+
+All that shared code has to know of a modality is asked here: no other file names its columns.
 """
 
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +35,38 @@ class Augmentation(Protocol):
         """Frames of any size -> frames of the size that the model sees, drawn from a seed."""
 
 
+class ClipArguments(Protocol):
+    """What a modality asks of the flags on clips, of which it reads what it has a use for."""
+
+    frame_size: int
+    crop_size: int
+    frame_sampling_rate: float
+    max_num_frames: int | None
+
+
+@dataclass(frozen=True)
+class ModalityWords:
+    """
+    What model cards, help texts and errors say of the clips of a modality.
+
+    Args:
+        clip, clips: one and several: "video" and "videos".
+        reads: what a model does with one, in front of "of German Sign Language": "watches a video".
+        encoder: what the sign encoder is called: "video encoder".
+        files: files of clips, however many: "video(s)".
+        example: the path of a clip: "clip.mp4".
+        shape: dimensions of one clip as an array: "(frames, height, width, channels)".
+    """
+
+    clip: str
+    clips: str
+    reads: str
+    encoder: str
+    files: str
+    example: str
+    shape: str
+
+
 @dataclass(frozen=True)
 class ClipValues:
     """What was read of a clip: `values` `(length, ...)`, and how many of them make a second, if that is known."""
@@ -54,6 +90,12 @@ class Modality(ABC):
         input_names: of the tensors: the values and then their mask, which the model's sign encoder takes.
         slot: where the processor keeps the part that reads this modality.
         item_key: under which an item holds its values.
+        table_column: our name of the column in the table of a folder that names the files of clips.
+        datasets_type: name of the class of `datasets` for a column of files; None for a column of paths or arrays.
+        array_dimensions: of the arrays that a column may hold in place of files; None if it may not hold any.
+        has_space: whether clips are pictures, which are augmented in space, too.
+        has_rests: whether long clips can be split where the signer rests.
+        words: what texts for people say of the clips.
     """
 
     argument: ClassVar[str]
@@ -63,6 +105,12 @@ class Modality(ABC):
     input_names: ClassVar[tuple[str, str]]
     slot: ClassVar[str]
     item_key: ClassVar[str]
+    table_column: ClassVar[str]
+    datasets_type: ClassVar[str | None] = None
+    array_dimensions: ClassVar[int | None] = None
+    has_space: ClassVar[bool] = False
+    has_rests: ClassVar[bool] = False
+    words: ClassVar[ModalityWords]
 
     def __init__(self, part: Any):
         self.part = part
@@ -72,6 +120,51 @@ class Modality(ABC):
         """Whether a part of a processor reads this modality: by what it gives, not by its class, of which remote code
         may load a second one."""
         return cls.input_names[0] in part.model_input_names
+
+    @classmethod
+    @abstractmethod
+    def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> Any:
+        """The part of a processor that reads clips as a new model with this sign encoder will take them."""
+
+    @classmethod
+    @abstractmethod
+    def is_file(cls, path: str | os.PathLike) -> bool:
+        """Tell by its name whether a file holds a clip; hidden files do not."""
+
+    @classmethod
+    def split_file_name(cls, name: str) -> tuple[str, str]:
+        """
+        What the table of a folder says of a clip: the name of its file, and what follows it to say what in the file.
+
+        Raises:
+            ValueError: for a file of another kind.
+        """
+        return name, ""
+
+    @classmethod
+    def path_of(cls, clip: Any) -> str | None:
+        """The path in what a column holds of a clip; None for bytes and arrays."""
+        return clip if isinstance(clip, str) else None
+
+    @classmethod
+    def check_column(cls, feature: Any, name: str) -> None:
+        """
+        Check the kind of a column of the data set `name` on the Hub, `feature` as `datasets` has it.
+
+        Raises:
+            ValueError: for a column that cannot hold clips.
+        """
+        if num_array_dimensions(feature) != cls.array_dimensions:
+            raise ValueError(
+                f"The column {cls.column} of the data set {name} must hold arrays of numbers "
+                f"(datasets.Array{cls.array_dimensions}D, or {' of '.join(['lists'] * cls.array_dimensions)}), got "
+                f"{feature}. If it is something else, rename it."
+            )
+
+    @classmethod
+    def limits(cls, settings: dict[str, Any]) -> list[str]:
+        """Sentences of the model card on what the model cannot see, by the settings of its training."""
+        return []
 
     @abstractmethod
     def is_one(self, clips: Any) -> bool:
@@ -161,6 +254,17 @@ class Modality(ABC):
             return augmentation.sample_frame_indices(len(self.sample_indices(length, rate)), length)
 
         return sample
+
+
+def num_array_dimensions(feature: Any) -> int | None:
+    """Dimensions of the arrays in a column of `datasets`, which need not be installed; None for other columns."""
+    if re.fullmatch(r"Array\dD", type(feature).__name__):
+        return len(feature.shape)
+    depth = 0
+    while getattr(feature, "feature", None) is not None:
+        feature, depth = feature.feature, depth + 1
+    is_number = type(feature).__name__ == "Value" and feature.dtype.startswith("float")
+    return depth if depth and is_number else None
 
 
 @contextmanager

@@ -4,6 +4,7 @@
 import functools
 import io
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,12 +12,20 @@ import av
 import torch
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .modality_slt import Augmentation, ClipValues, Modality, SampleIndices, random_numbers_of
+from .modality_slt import (
+    Augmentation,
+    ClipArguments,
+    ClipValues,
+    Modality,
+    ModalityWords,
+    SampleIndices,
+    random_numbers_of,
+)
 from .video_container_slt import open_container, video_stream
 from .video_decoding_slt import decode_video
-from .video_files_slt import VideoDecodingError
+from .video_files_slt import VideoDecodingError, is_video_file
 from .video_inputs_slt import is_single_video
-from .video_processing_slt import make_list_of_videos
+from .video_processing_slt import FLaLLMVideoProcessor, make_list_of_videos
 
 
 class VideoModality(Modality):
@@ -34,6 +43,64 @@ class VideoModality(Modality):
     input_names = ("pixel_values_videos", "pixel_attention_mask")
     slot = "video_processor"
     item_key = "frames"
+    table_column = "file_name"
+    datasets_type = "Video"
+    has_space = True
+    has_rests = True
+    words = ModalityWords(
+        clip="video",
+        clips="videos",
+        reads="watches a video",
+        encoder="video encoder",
+        files="video(s)",
+        example="clip.mp4",
+        shape="(frames, height, width, channels)",
+    )
+
+    @classmethod
+    def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> FLaLLMVideoProcessor:
+        return FLaLLMVideoProcessor(
+            size={"height": arguments.frame_size, "width": arguments.frame_size},
+            crop_size={"height": arguments.crop_size, "width": arguments.crop_size},
+            frame_sampling_rate=arguments.frame_sampling_rate,
+            max_num_frames=arguments.max_num_frames,
+        )
+
+    @classmethod
+    def is_file(cls, path: str | os.PathLike) -> bool:
+        return is_video_file(path)
+
+    @classmethod
+    def path_of(cls, clip: dict[str, Any]) -> str | None:
+        return clip["path"]
+
+    @classmethod
+    def check_column(cls, feature: Any, name: str) -> None:
+        """See `Modality.check_column`; sounds or single pictures are no videos."""
+        kind = getattr(feature, "dtype", None)
+        is_file = isinstance(feature, dict) and set(feature) == {"bytes", "path"}
+        if type(feature).__name__ != "Video" and not is_file and kind not in ("string", "large_string", "binary"):
+            raise ValueError(
+                f"The column video of the data set {name} must hold videos (datasets.Video), got {feature}."
+            )
+
+    @classmethod
+    def limits(cls, settings: dict[str, Any]) -> list[str]:
+        rate, flip = settings.get("frame_sampling_rate"), settings.get("horizontal_flip")
+        size = settings.get("crop_size")
+        frames = "every frame" if rate == 1 else f"a fraction of {rate} of the frames"
+        hands = (
+            f"training clips were mirrored with probability {flip}, so it saw left-handed and right-handed signing. "
+            "In most sign\n  languages a mirrored sign can mean something else, such as left and right."
+            if flip
+            else "no training clip was mirrored. If few of the signers were left-handed, expect worse results for "
+            "left-handed\n  signers."
+        )
+        return [
+            f"It sees {size} x {size} pixels and {frames}. Small or fast movements, the mouth and the face can be "
+            "lost.",
+            f"Hands: {hands}",
+        ]
 
     def is_one(self, clips: Any) -> bool:
         return is_single_video(clips)

@@ -65,7 +65,7 @@ class FLaLLMProcessor(OneModalityProcessor):
                 "`text` is the prompt of a model that reads one, and FLa-LLM reads none. Pass the sentences as "
                 "`text_target`."
             )
-        clips = self.list_of_clips(videos=videos, visual_features=visual_features)
+        clips = self.take_clips(kwargs, videos=videos, visual_features=visual_features)
         if clips is None and text_target is None:
             raise ValueError(f"Pass `{self.modality.argument}`, `text_target` (their sentences), or both; got neither.")
         kwargs = ungrouped_arguments(kwargs)

@@ -108,7 +108,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
         return_tensors = kwargs.pop("return_tensors", return_tensors)
         if kwargs.pop("padding", True) not in (True, "longest"):
             raise ValueError("Rows are padded on the left to the longest of them: leave `padding` out.")
-        clips = self.list_of_clips(videos=videos, visual_features=visual_features)
+        clips = self.take_clips(kwargs, videos=videos, visual_features=visual_features)
         modality = self.modality
         num_inputs = (clips is not None) + (num_visual_tokens is not None)
         if num_inputs == 2 or (num_inputs == 0 and text is None):

@@ -214,7 +214,7 @@ def case(tmp_path: Path) -> Case:
 
 
 def features_of(dataset: CachedVideoDataset) -> list[torch.Tensor]:
-    return [dataset[index]["features"] for index in range(len(dataset))]
+    return [dataset[index]["cached_features"] for index in range(len(dataset))]
 
 
 def assert_close(features: list[torch.Tensor], others: list[torch.Tensor], **tolerance: float) -> None:
@@ -662,7 +662,7 @@ def test_a_loading_process_takes_the_view_of_the_epoch(case):
     loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=1, persistent_workers=True)
     for epoch in range(3):
         dataset.set_epoch(epoch)
-        loaded = [item["features"] for item in loader]
+        loaded = [item["cached_features"] for item in loader]
         assert all(torch.equal(*pair) for pair in zip(loaded, features_of(dataset), strict=True))
 
 

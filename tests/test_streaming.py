@@ -39,6 +39,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from processing import FLaLLMProcessor, VideoDecodingError
+from processing.modality_video_slt import VideoModality
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips import streaming
@@ -631,7 +632,7 @@ def test_bytes_are_read_and_not_a_file_that_happens_to_have_their_name(tmp_path,
     monkeypatch.chdir(tmp_path)
     video = {"bytes": first.read_bytes(), "path": "a.mp4"}
     assert fetch_content(video) == video
-    assert checked_row({"text": "x", "video": video}, "text", 0, "corpus")["video"] == video
+    assert checked_row({"text": "x", "video": video}, "text", 0, "corpus", VideoModality)["video"] == video
 
 
 def test_passes_over_the_files_of_a_data_set_on_the_hub(hub, tmp_path):

@@ -3,10 +3,13 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .encoder_arguments import ENCODER_ROWS, EncoderRow
+
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from transformers import PreTrainedConfig
 
-    from modeling_flallm import FLaLLMVisionConfig, VisualFeaturesEncoder
+    from modeling_flallm import FLaLLMVisionConfig, SignEncoder
 
 
 @dataclass
@@ -38,35 +41,43 @@ class FrameEncoderArguments:
 
 
 @dataclass
-class VisualFeaturesArguments:
-    """Ready-made visual features in place of videos."""
+class OtherClipsArguments(*ENCODER_ROWS):
+    """Another kind of clips than videos, with the sign encoder for it."""
 
-    visual_features_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Read no videos but ready-made visual features of so many values each, in the column "
-            "visual_features of the data set. --max_num_frames then limits the features of a clip; other flags on "
-            "frames have no effect. Default: videos."
-        },
-    )
+    @property
+    def chosen_row(self) -> type[EncoderRow] | None:
+        """
+        The modality that the flags choose, `None` for videos.
 
-    def visual_features_encoder(self) -> "VisualFeaturesEncoder | None":
-        """The sign encoder for these features, `None` for videos."""
-        if self.visual_features_size is None:
-            return None
-        from modeling_flallm import VisualFeaturesConfig, VisualFeaturesEncoder
+        Raises:
+            ValueError: for several.
+        """
+        chosen = [row for row in ENCODER_ROWS if getattr(self, row.flag) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"A model reads one kind of clips, got {' and '.join(f'--{row.flag}' for row in chosen)}.")
+        return chosen[0] if chosen else None
 
-        return VisualFeaturesEncoder(VisualFeaturesConfig(hidden_size=self.visual_features_size))
+    def other_encoder_config(self) -> "PreTrainedConfig | None":
+        """That of the sign encoder for these clips, `None` for videos."""
+        return None if self.chosen_row is None else self.chosen_row.encoder_config(self)
+
+    def other_encoder(self) -> "SignEncoder | None":
+        """The sign encoder for these clips, new, `None` for videos."""
+        from modeling_flallm.encoders_slt import build_sign_encoder
+
+        config = self.other_encoder_config()
+        return None if config is None else build_sign_encoder(config)
 
     def check_one_start(self, vision_model_name_or_path: str | None) -> None:
         """
         Raises:
-            ValueError: for neither or both of a trained visual encoder and visual features.
+            ValueError: for neither or both of a trained visual encoder and clips that bring their own.
         """
-        if (vision_model_name_or_path is None) == (self.visual_features_size is None):
+        if (vision_model_name_or_path is None) == (self.chosen_row is None):
+            others = " or ".join(f"`--{row.flag}` for {row.clips}" for row in ENCODER_ROWS)
             raise ValueError(
-                "`--vision_model_name_or_path` is required, or in its place `--visual_features_size` for ready-made "
-                f"visual features; got {'neither' if self.visual_features_size is None else 'both'}."
+                f"`--vision_model_name_or_path` is required, or in its place {others}; got "
+                f"{'neither' if self.chosen_row is None else 'both'}."
             )
 
 

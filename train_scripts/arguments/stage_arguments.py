@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..languages.languages import check_spoken_language
-from .model_arguments import AdapterArguments, FrameEncoderArguments, LoraArguments, VisualFeaturesArguments
+from .encoder_arguments import all_flags
+from .model_arguments import AdapterArguments, FrameEncoderArguments, LoraArguments, OtherClipsArguments
 
 # Of LLaVA-SLT: that of `LlavaSltProcessor`, which a test holds it to.
 PROMPT = "Translate this sign language video into {spoken_language}."
 
 
 @dataclass
-class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments, VisualFeaturesArguments):
+class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments, OtherClipsArguments):
     """The visual encoder and Light-T."""
 
     stage_name: ClassVar[str] = "visual_initialing"
@@ -32,8 +33,10 @@ class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments, VisualF
     def __post_init__(self):
         if self.tokenizer_name_or_path is None:
             raise ValueError("`--tokenizer_name_or_path` must name the tokenizer of the LLM of stage 2.")
-        if self.imagenet_weights and self.visual_features_size is not None:
-            raise ValueError("--imagenet_weights is for a visual encoder; with --visual_features_size there is none.")
+        if self.imagenet_weights and self.chosen_row is not None:
+            raise ValueError(
+                f"--imagenet_weights is for a visual encoder; with --{self.chosen_row.flag} there is none."
+            )
         if self.light_hidden_size % self.light_attention_heads:
             raise ValueError(
                 f"--light_hidden_size must be a multiple of --light_attention_heads, got {self.light_hidden_size} and "
@@ -42,14 +45,14 @@ class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments, VisualF
 
 
 @dataclass
-class LLMFineTuningArguments(AdapterArguments, LoraArguments, VisualFeaturesArguments):
+class LLMFineTuningArguments(AdapterArguments, LoraArguments, OtherClipsArguments):
     """The pretrained parts and what of them is trained."""
 
     stage_name: ClassVar[str] = "llm_fine_tuning"
 
     vision_model_name_or_path: str = field(
         default=None,
-        metadata={"help": "Folder or Hub id of a stage-1 checkpoint. Required without --visual_features_size."},
+        metadata={"help": f"Folder or Hub id of a stage-1 checkpoint. Required without {all_flags()}."},
     )
     text_model_name_or_path: str = field(
         default=None, metadata={"help": "Folder or Hub id of an encoder-decoder language model. Required."}
@@ -237,7 +240,7 @@ class VisualContrastivePretrainingArguments(FrameEncoderArguments):
 
 
 @dataclass
-class VisualLanguageTuningArguments(LoraArguments, VisualFeaturesArguments):
+class VisualLanguageTuningArguments(LoraArguments, OtherClipsArguments):
     """The pretrained parts, the connector and the prompt."""
 
     stage_name: ClassVar[str] = "visual_language_tuning"
@@ -246,7 +249,7 @@ class VisualLanguageTuningArguments(LoraArguments, VisualFeaturesArguments):
 
     vision_model_name_or_path: str = field(
         default=None,
-        metadata={"help": "Folder or Hub id of a stage-2 checkpoint. Required without --visual_features_size."},
+        metadata={"help": f"Folder or Hub id of a stage-2 checkpoint. Required without {all_flags()}."},
     )
     text_model_name_or_path: str = field(
         default=None,

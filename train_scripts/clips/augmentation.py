@@ -81,7 +81,6 @@ def item_seed(seed: int, epoch: int, index: int) -> int:
 def tell_unused_in_space(augmentation: AugmentationArguments, processor: FLaLLMProcessor) -> None:
     """Print which flags have no effect on clips that are no pictures."""
     names = [f"--{name}" for name in IN_SPACE if getattr(augmentation, name)]
-    column = processor.modality.column
-    if names and column != "video":
-        verb = "has" if len(names) == 1 else "have"
+    if names and not processor.modality.has_space:
+        column, verb = processor.modality.column, "has" if len(names) == 1 else "have"
         print(f"The clips ({column}) are augmented in time alone: {', '.join(names)} {verb} no effect.")

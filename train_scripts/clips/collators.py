@@ -12,12 +12,13 @@ from ..languages.languages import language_in_prompt
 from .augmentation import ClipAugmentation
 
 IGNORED_LABEL = -100
+CACHED_FEATURES = "cached_features"  # of an item in place of its clip: what the sign encoder made of it
 
 
 class TranslationCollator:
     """
-    Items of `SignVideoDataset` -> what `FLaLLMForTranslation` takes, padded; of items that hold cached `features`
-    `(tokens, hidden size)` instead of frames, `visual_features` and their mask.
+    Items of `SignVideoDataset` -> what `FLaLLMForTranslation` takes, padded; of items that hold `cached_features`
+    `(tokens, hidden size)` instead of a clip, `visual_features` and their mask.
 
     With `preprocess_on_device` the frames of each clip stay as they are, uint8, with the seeds of their augmentation:
     `FramePreprocessor` makes pixel values of them where the model is.
@@ -30,8 +31,8 @@ class TranslationCollator:
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         # Text first: the Trainer takes the batch size from the first tensor.
         text_inputs = self.text_inputs(items)
-        if "features" in items[0]:
-            features, mask = padded_in_time([item["features"] for item in items])
+        if CACHED_FEATURES in items[0]:
+            features, mask = padded_in_time([item[CACHED_FEATURES] for item in items])
             return {**text_inputs, "visual_features": features, "visual_attention_mask": mask}
         return {**text_inputs, **self.clip_inputs(items)}
 
@@ -80,8 +81,8 @@ class PromptedTranslationCollator(TranslationCollator):
         return dict(inputs)
 
     def _num_visual_tokens(self, item: dict[str, Any]) -> int:
-        if "features" in item:  # of the cache, or ready-made: one token for each
-            return len(item["features"])
+        if CACHED_FEATURES in item:  # one token for each
+            return len(item[CACHED_FEATURES])
         return self.processor.get_num_visual_tokens(self.processor.modality.length_of(item))
 
 

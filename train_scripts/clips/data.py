@@ -8,9 +8,9 @@ import datasets
 import torch
 from torch.utils.data import Dataset
 
-from modeling_flallm.own_processing import ClipValues, FLaLLMProcessor, Modality, SampleIndices
+from modeling_flallm.own_processing import ClipValues, FLaLLMProcessor, Modality, SampleIndices, num_array_dimensions
 
-from ..corpora.data_set_columns import is_array_column
+from ..arguments.encoder_arguments import advice_for_columns
 from ..languages.target_languages import target_languages
 from .augmentation import ClipAugmentation, item_seed
 
@@ -141,11 +141,10 @@ def _checked_clips(dataset: datasets.Dataset, modality: Modality) -> datasets.Da
     """The data set, whose arrays are read as such and not as lists of lists."""
     column = modality.column
     if column not in dataset.column_names:
-        advice = " Pass --visual_features_size to train on visual_features." if column == "video" else ""
         raise ValueError(
             f"`{column}` must be a column of the data set, as it is what the model reads, got columns "
-            f"{dataset.column_names}.{advice}"
+            f"{dataset.column_names}.{advice_for_columns(dataset.column_names)}"
         )
-    if is_array_column(dataset.features[column]):
+    if num_array_dimensions(dataset.features[column]) is not None:
         return dataset.with_format("numpy", columns=[column], output_all_columns=True)
     return dataset

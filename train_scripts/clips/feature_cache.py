@@ -23,12 +23,12 @@ from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from modeling_flallm import FLaLLMVisionModel, LlavaSltVisualEncoder
+from modeling_flallm import SignEncoder
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
-from .collators import FramePreprocessor, TranslationCollator
+from .collators import CACHED_FEATURES, FramePreprocessor, TranslationCollator
 from .data import SignVideoDataset
 from .feature_fingerprints import ContentDigests, describe_settings, key_of
 from .feature_store import FeatureStore, remove_leavings, remove_unused
@@ -131,7 +131,7 @@ class CachedVideoDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         key = self.keys[self.clips.epoch % len(self.keys)][index]
-        return {"features": self.store[key], **self.clips.sentence_of(index)}
+        return {CACHED_FEATURES: self.store[key], **self.clips.sentence_of(index)}
 
 
 class _ViewsToEncode(Dataset):
@@ -226,12 +226,12 @@ class FeatureCache:
         arguments: FeatureCacheArguments,
         training: FLaLLMTrainingArguments,
     ):
-        if "visual_features" in processor.modality.input_names:
+        if next(model.vision_model.parameters(), None) is None:
             raise ValueError(
-                "--cache_features keeps what a visual encoder makes of videos, but this model reads ready-made visual "
-                "features. Leave it out."
+                "--cache_features keeps what a visual encoder makes of videos, but this model reads "
+                f"{processor.modality.words.clips}. Leave it out."
             )
-        self.vision_model: FLaLLMVisionModel | LlavaSltVisualEncoder = model.vision_model.to(training.device)
+        self.vision_model: SignEncoder = model.vision_model.to(training.device)
         self.processor = processor
         self.arguments = arguments
         self.training = training
@@ -250,7 +250,7 @@ class FeatureCache:
             ValueError: for a clip that cannot be read, is too short, or whose features do not fit the dtype.
         """
         store = self._open_store(clips)
-        digests = self.digests.of_clips(clips.dataset)
+        digests = self.digests.of_clips(clips.dataset, clips.modality)
         views = [self._views(clips.dataset, digests, view) for view in range(num_views)]
         wanted = {view.key: view for views_of_clips in views for view in views_of_clips}
         missing = [view for key, view in wanted.items() if key not in store]

@@ -19,8 +19,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from modeling_flallm import FLaLLMVisionModel, LlavaSltVisualEncoder
-from modeling_flallm.own_processing import FLaLLMProcessor
+from modeling_flallm import SIGN_ENCODERS, SignEncoder
+from modeling_flallm.own_processing import FLaLLMProcessor, Modality
 
 from ..arguments.data_arguments import FeatureCacheArguments
 from ..machine.atomic_files import write_bytes
@@ -35,7 +35,7 @@ FILES_THAT_MAKE_FEATURES = ("augmentation.py", "collators.py", "data.py", "featu
 YOUNGEST_TRUSTED_FILE_IN_SECONDS = 2.0
 
 
-def fingerprint_of_encoder(vision_model: FLaLLMVisionModel | LlavaSltVisualEncoder) -> str:
+def fingerprint_of_encoder(vision_model: SignEncoder) -> str:
     """Digest of the configuration and of every weight and buffer."""
     config = _without_bookkeeping(vision_model.config.to_dict())
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
@@ -55,10 +55,9 @@ def _without_bookkeeping(values: dict[str, Any]) -> dict[str, Any]:
 def fingerprint_of_code() -> str:
     """Digest of what the source files of ours do that make features of a video."""
     processing = Path(inspect.getfile(FLaLLMProcessor)).parent
-    encoders = (FLaLLMVisionModel, LlavaSltVisualEncoder)
     files = [
         *sorted(processing.glob("*.py")),
-        *(Path(inspect.getfile(encoder)) for encoder in encoders),
+        *(Path(inspect.getfile(encoder)) for encoder in SIGN_ENCODERS.values()),
         *(Path(__file__).with_name(name) for name in FILES_THAT_MAKE_FEATURES),
     ]
     return hashlib.sha256("\n".join(map(_what_code_does, files)).encode()).hexdigest()
@@ -78,7 +77,7 @@ class _WithoutWords(ast.NodeTransformer):
 
 
 def describe_settings(
-    vision_model: FLaLLMVisionModel | LlavaSltVisualEncoder,
+    vision_model: SignEncoder,
     processor: FLaLLMProcessor,
     augmentation: ClipAugmentation | None,
     arguments: FeatureCacheArguments,
@@ -87,7 +86,7 @@ def describe_settings(
     """Everything that all clips share; `precision` is that in which the encoder computes."""
     return {
         "encoder": fingerprint_of_encoder(vision_model),
-        "video_processor": _without_bookkeeping(json.loads(processor.video_processor.to_json_string())),
+        processor.modality.slot: _without_bookkeeping(json.loads(processor.modality.part.to_json_string())),
         "augmentation": None if augmentation is None else dataclasses.asdict(augmentation.arguments),
         "precision": precision,
         "features_dtype": arguments.features_dtype,
@@ -114,7 +113,7 @@ class ContentDigests:
         self._known: dict[Path, dict[str, list[Any]]] = {}  # by folder of videos and name of file
         folder.mkdir(parents=True, exist_ok=True)
 
-    def of_clips(self, clips: datasets.Dataset) -> list[str]:
+    def of_clips(self, clips: datasets.Dataset, modality: Modality) -> list[str]:
         """
         In the order of the clips. Each process reads its share of the videos, each of these once; all get all digests.
 
@@ -122,11 +121,10 @@ class ContentDigests:
             ValueError: for a video that cannot be read, in all processes.
         """
         state = PartialState()
-        videos = enumerate(without_bytes(clips))
-        places = [index if video["bytes"] is not None else video["path"] for index, video in videos]
+        places = _places_of(clips, modality)
         mine = list(dict.fromkeys(places))[state.process_index :: state.num_processes]
         with ThreadPoolExecutor() as executor:
-            found = gather_object(list(executor.map(lambda place: self._look_at(place, clips), mine)))
+            found = gather_object(list(executor.map(lambda place: self._look_at(place, clips, modality), mine)))
         for each in found:
             if each.error:
                 raise ValueError(f"The video {each.place} cannot be read: {each.error}")
@@ -135,12 +133,14 @@ class ContentDigests:
         digests = {each.place: each.digest for each in found}
         return [digests[place] for place in places]
 
-    def _look_at(self, place: int | str, clips: datasets.Dataset) -> "FoundDigest":
+    def _look_at(self, place: int | str, clips: datasets.Dataset, modality: Modality) -> "FoundDigest":
         """Errors are told to all processes, as those that have none would wait for this one."""
         try:
             if isinstance(place, str) and "://" not in place:
                 return self._look_at_file(place, Path(place).absolute())
-            video = clips[place]["video"] if isinstance(place, int) else {"path": place, "bytes": None}
+            if modality.datasets_type is None:
+                return FoundDigest(place, hashlib.sha256(modality.read(clips[place]).values.numpy()).hexdigest())
+            video = clips[place][modality.column] if isinstance(place, int) else {"path": place, "bytes": None}
             return FoundDigest(place, hashlib.sha256(fetch_content(video)["bytes"]).hexdigest())
         except (OSError, ValueError) as error:
             return FoundDigest(place, error=str(error))
@@ -186,6 +186,14 @@ class FoundDigest:
     digest: str = ""
     state: list[Any] | None = None
     error: str = ""
+
+
+def _places_of(clips: datasets.Dataset, modality: Modality) -> list[int | str]:
+    """Of each clip the path of its file, or its row where that holds the clip itself."""
+    if modality.datasets_type is None:
+        return list(range(len(clips)))
+    files = enumerate(without_bytes(clips, modality.column))
+    return [index if file["bytes"] is not None else file["path"] for index, file in files]
 
 
 def _read_states(path: Path) -> dict[str, list[Any]]:

@@ -9,19 +9,17 @@ import fsspec
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from modeling_flallm.own_processing import VisualFeaturesModality
+from modeling_flallm.own_processing import MODALITIES, Modality
 
 from ..corpora.corpus_tables import split_of
 from ..corpora.data_set_columns import (
     CLIP_COLUMNS,
-    check_features_column,
-    check_video_column,
+    check_clip_columns,
     our_names,
     usual_split_name,
 )
 from ..hub.hub_names import explain_missing_folder
 
-FEATURES = VisualFeaturesModality.column
 # Where what is downloaded from the Hub lies.
 CACHES = (HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
 
@@ -35,7 +33,7 @@ def open_on_hub(
 
     Raises:
         FileNotFoundError: if there is no such data set.
-        ValueError: for a split that it lacks, if it has neither videos nor visual features, or for a column that is not
+        ValueError: for a split that it lacks, if it has no column of clips, or for a column that is not
             understood.
     """
     dataset = _load_split_from_hub(name, split, streaming)
@@ -48,10 +46,7 @@ def open_on_hub(
         raise ValueError(
             f"`{'` or `'.join(CLIP_COLUMNS)}` must be a column of the data set {name}, got columns {columns}."
         )
-    if "video" in columns:
-        check_video_column(dataset.features, name)
-    if FEATURES in columns:
-        check_features_column(dataset.features, name)
+    check_clip_columns(dataset.features, name)
     return dataset
 
 
@@ -106,14 +101,30 @@ def load_alone_from_hub(name: str, split: str, max_clips: int | None, text_colum
 def _rows_with_content(rows: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(rows):
         check_row_is_of_hub(row, f"row {number} (counted from 0)")
-        yield row if row.get("video") is None else {**row, "video": fetch_content(row["video"])}
+        yield with_content(row)
 
 
-def undecoded(video: Any) -> dict[str, Any]:
-    """The `{"path", "bytes"}` of a video. Not as `datasets` has it, which takes a file of that name here for bytes."""
-    if isinstance(video, dict):
-        return {name: video.get(name) for name in ("path", "bytes")}
-    return datasets.Video(decode=False).encode_example(video)
+def files_type(modality: type[Modality]) -> Any:
+    """The kind of a column of its files, which are then not decoded; None for columns of paths or arrays."""
+    return modality.datasets_type and getattr(datasets, modality.datasets_type)(decode=False)
+
+
+def undecoded(clip: Any, modality: type[Modality]) -> Any:
+    """The `{"path", "bytes"}` of a file. Not as `datasets` has it, which takes a file of that name here for bytes."""
+    if modality.datasets_type is None:
+        return clip
+    if isinstance(clip, dict):
+        return {name: clip.get(name) for name in ("path", "bytes")}
+    return files_type(modality).encode_example(clip)
+
+
+def with_content(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose clips are on this machine: a file that lies elsewhere as its bytes."""
+    for modality in MODALITIES:
+        clip = row.get(modality.column)
+        if modality.datasets_type is not None and clip is not None:
+            row = {**row, modality.column: fetch_content(undecoded(clip, modality))}
+    return row
 
 
 def check_row_is_of_hub(row: dict[str, Any], where: str) -> None:
@@ -121,10 +132,13 @@ def check_row_is_of_hub(row: dict[str, Any], where: str) -> None:
     Raises:
         ValueError: for a row of a data set on the Hub that names a file of this machine.
     """
-    if row.get("video") is not None:
-        check_is_of_hub(undecoded(row["video"]), where)
-    if isinstance(row.get(FEATURES), str | bytes | dict):
-        raise ValueError(f"{where}: {FEATURES} must be an array (features, width), got {str(row[FEATURES])[:100]!r}.")
+    for modality in MODALITIES:
+        clip = row.get(modality.column)
+        if clip is not None and modality.datasets_type is not None:
+            check_is_of_hub(undecoded(clip, modality), where)
+        elif isinstance(clip, str | bytes | dict):
+            shape = modality.words.shape
+            raise ValueError(f"{where}: {modality.column} must be an array {shape}, got {str(clip)[:100]!r}.")
 
 
 def check_is_of_hub(video: dict[str, Any] | None, where: str) -> None:
@@ -149,20 +163,19 @@ def check_is_of_hub(video: dict[str, Any] | None, where: str) -> None:
         )
 
 
-def without_bytes(clips: datasets.Dataset) -> list[dict[str, Any]]:
-    """The `{"path", "bytes"}` of all videos of a data set, empty where there are bytes, which can be a whole corpus."""
+def without_bytes(clips: datasets.Dataset, column: str) -> list[dict[str, Any]]:
+    """The `{"path", "bytes"}` of all files of a column, empty where there are bytes, which can be a whole corpus."""
     videos = []
-    for batch in clips.select_columns("video").with_format("arrow").iter(batch_size=100):
-        for chunk in batch.column("video").chunks:
+    for batch in clips.select_columns(column).with_format("arrow").iter(batch_size=100):
+        for chunk in batch.column(column).chunks:
             fields = dict(zip((field.name for field in chunk.type), chunk.flatten(), strict=True))
             pairs = zip(fields["path"].to_pylist(), fields["bytes"].is_valid().to_pylist(), strict=True)
             videos += [{"path": path, "bytes": b"" if has_bytes else None} for path, has_bytes in pairs]
     return videos
 
 
-def fetch_content(video: Any) -> dict[str, Any]:
-    """The `{"path", "bytes"}` of a video; of a file that is not on this machine with its bytes."""
-    video = undecoded(video)
+def fetch_content(video: dict[str, Any]) -> dict[str, Any]:
+    """The `{"path", "bytes"}` of a file; of one that is not on this machine with its bytes."""
     if video["bytes"] is not None or "://" not in video["path"]:
         return video
     with fsspec.open(video["path"], "rb") as file:

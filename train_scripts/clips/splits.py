@@ -6,11 +6,13 @@ from typing import Any
 
 import datasets
 
+from modeling_flallm.own_processing import MODALITIES, Modality
+
 from ..arguments.data_arguments import DataArguments, DatasetArguments
 from ..corpora.corpus_tables import MOST_SECONDS
 from ..corpora.data_set_columns import CLIP_COLUMNS, NUMBERS, WORDS, check_split, tell_unused, unused, with_texts
 from ..scores.metrics import comparable
-from .hub_data_sets import check_is_of_hub, load_alone_from_hub, open_on_hub, undecoded, without_bytes
+from .hub_data_sets import check_is_of_hub, files_type, load_alone_from_hub, open_on_hub, undecoded, without_bytes
 from .video_folders import load_video_folder
 
 
@@ -18,8 +20,8 @@ def load_split(
     arguments: DatasetArguments, split: str, max_clips: int | None = None, dataset: str | None = None
 ) -> datasets.Dataset:
     """
-    One split, with the column of sentences and those of its clips: `video` of `{"path", "bytes"}` that is not decoded,
-    `visual_features` of paths or arrays, or both.
+    One split, with the column of sentences and those of its clips: of `{"path", "bytes"}` that is not decoded, as
+    videos are, or of paths or arrays.
 
     Args:
         dataset: which of the data sets. Default: the first.
@@ -65,17 +67,18 @@ def _load_from_hub_for(arguments: DatasetArguments, name: str, split: str, max_c
         clips = load_alone_from_hub(name, split, max_clips, arguments.text_column)
     else:
         clips = open_on_hub(name, split, text_column=arguments.text_column)
-    if "video" in clips.column_names:
-        clips = clips.cast_column("video", datasets.Video(decode=False))
-        _check_videos(clips, f"{name} ({split})")
+    for modality in MODALITIES:
+        if modality.datasets_type is not None and modality.column in clips.column_names:
+            clips = clips.cast_column(modality.column, files_type(modality))
+            _check_files(clips, modality.column, f"{name} ({split})")
     return clips
 
 
-def _check_videos(clips: datasets.Dataset, name: str) -> None:
-    for row, video in enumerate(without_bytes(clips)):
-        if video["path"] is None and video["bytes"] is None:
-            raise ValueError(f"{name}: row {row} (counted from 0) has no video.")
-        check_is_of_hub(video, f"{name}: row {row} (counted from 0)")
+def _check_files(clips: datasets.Dataset, column: str, name: str) -> None:
+    for row, file in enumerate(without_bytes(clips, column)):
+        if file["path"] is None and file["bytes"] is None:
+            raise ValueError(f"{name}: row {row} (counted from 0) has no {column}.")
+        check_is_of_hub(file, f"{name}: row {row} (counted from 0)")
 
 
 def check_most_clips(max_clips: int | None) -> None:
@@ -140,19 +143,19 @@ def _check_part(start: float | None, end: float | None, row: int, name: str) -> 
 
 
 def checked_row(
-    row: dict[str, Any], text_column: str, number: int, name: str, clip_column: str = "video"
+    row: dict[str, Any], text_column: str, number: int, name: str, modality: type[Modality]
 ) -> dict[str, Any]:
     """
     One row as `load_split` would give it, with the sentence as `text`, of what is used in training.
 
     Args:
         number: of the row, and `name`: of what it is a row of, for the texts of errors.
-        clip_column: that of the clip.
+        modality: whose clip is used.
 
     Raises:
         ValueError: for an empty sentence, a missing clip or a part of a file that is none.
     """
-    text, clip = row.get(text_column), row.get(clip_column)
+    text, clip = row.get(text_column), row.get(modality.column)
     if text is None or not comparable(str(text)):
         raise ValueError(
             f"{name}: the sentence in row {number} (counted from 0) is empty. Every clip needs its sentence."
@@ -160,12 +163,12 @@ def checked_row(
     if isinstance(text, list | dict | bool):
         raise ValueError(f"{name}: row {number} (counted from 0): {text_column} must be a text, got {text!r}.")
     if clip is None:
-        raise ValueError(f"{name}: row {number} (counted from 0) has no {clip_column}.")
+        raise ValueError(f"{name}: row {number} (counted from 0) has no {modality.column}.")
     start, end = (_as_number(row.get(column), column, number, name) for column in ("start", "end"))
     _check_part(start, end, number, name)
     return {
         "text": str(text),
-        clip_column: undecoded(clip) if clip_column == "video" else clip,
+        modality.column: undecoded(clip, modality),
         "start": start,
         "end": end,
         "spoken_language": row.get("spoken_language"),
@@ -208,7 +211,5 @@ def check_text_column(columns: list[str], text_column: str, name: str) -> None:
 
 def name_of_clip(row: dict[str, Any]) -> str | None:
     """The path of the file that a row of `load_split` names; `None` for bytes and arrays."""
-    if row.get("video") is not None:
-        return row["video"]["path"]
-    features = row.get("visual_features")
-    return features if isinstance(features, str) else None
+    clips = ((modality, row.get(modality.column)) for modality in MODALITIES)
+    return next((modality.path_of(clip) for modality, clip in clips if clip is not None), None)

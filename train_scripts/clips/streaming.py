@@ -26,7 +26,7 @@ from ..corpora.data_set_columns import WORDS, check_split, check_stream, tell_un
 from ..languages.target_languages import target_languages
 from .augmentation import ClipAugmentation, item_seed
 from .data import ClipReader
-from .hub_data_sets import check_row_is_of_hub, column_names, fetch_content, open_on_hub
+from .hub_data_sets import check_row_is_of_hub, column_names, open_on_hub, with_content
 from .splits import check_most_clips, check_text_column, checked_row, load_split
 
 
@@ -208,7 +208,7 @@ class StreamedVideoDataset(Dataset):
 
     def __getitem__(self, clip: StreamedClip) -> dict[str, Any]:
         modality = self.read_clip.modality
-        row = checked_row(clip.row, self.text_column, clip.number, clip.source, modality.column)
+        row = checked_row(clip.row, self.text_column, clip.number, clip.source, type(modality))
         try:
             (language,) = target_languages(self.tokenizer, [row["spoken_language"]])
             item = self.read_clip(functools.partial(_sampled_values, modality, row), clip.seed)
@@ -221,9 +221,7 @@ class StreamedVideoDataset(Dataset):
 
 
 def _sampled_values(modality: Modality, row: dict[str, Any], sample: SampleIndices) -> torch.Tensor:
-    if "video" in row:
-        row = {**row, "video": fetch_content(row["video"])}
-    return modality.read(row, sample).values
+    return modality.read(with_content(row), sample).values
 
 
 def _in_row(clip: StreamedClip, error: Exception) -> str:

@@ -10,21 +10,20 @@ from typing import Any
 
 import datasets
 
-from modeling_flallm.own_processing import FEATURE_SUFFIXES, VisualFeaturesModality, is_feature_file, split_name
+from modeling_flallm.own_processing import MODALITIES, Modality
 
 from ..corpora.corpus_tables import csv_rows, plain_name, split_of
 from ..corpora.data_set_columns import by_our_names, check_split, usual_split_name
 from ..machine.inside_folder import inside
+from .hub_data_sets import files_type
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
-FEATURES = VisualFeaturesModality.column
-CLIP_COLUMNS = ("file_name", FEATURES)  # of the tables of video folders, in which `file_name` is the video
 
 
 def load_video_folder(folder: Path, split: str, text_column: str) -> datasets.Dataset:
     """
-    One split as its table has it: paths of the videos as a column `video` that is not decoded, those of visual features
-    as texts.
+    One split as its table has it, with a column for each kind of clips: paths, not decoded where `datasets` would do
+    so, or arrays.
 
     Raises:
         FileNotFoundError, ValueError: as `read_metadata`, and for a folder without this split.
@@ -36,13 +35,26 @@ def load_video_folder(folder: Path, split: str, text_column: str) -> datasets.Da
             f"{folder} must hold a folder for the split {usual_split_name(split)!r}, it has {found}."
         )
     rows = read_metadata(split_folder, text_column)
-    names = dict.fromkeys(name for row in rows for name in row if name != "file_name")
-    columns = {name: _of_one_kind([row.get(name) for row in rows]) for name in names if name != "video"}
+    clips = [modality for modality in MODALITIES if modality.table_column in rows[0]]
+    not_others = {name for modality in MODALITIES for name in (modality.column, modality.table_column)}
+    names = dict.fromkeys(name for row in rows for name in row if name not in not_others)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    columns |= {modality.column: [_clip_in(split_folder, row, modality) for row in rows] for modality in clips}
     # Not load_dataset("videofolder"): it reads the sentence "NA" as none and "007" as 7, and folders as glob patterns.
-    if "file_name" not in rows[0]:
-        return datasets.Dataset.from_dict(columns)
-    clips = datasets.Dataset.from_dict({**columns, "video": [str(split_folder / row["file_name"]) for row in rows]})
-    return clips.cast_column("video", datasets.Video(decode=False))
+    dataset = datasets.Dataset.from_dict({name: _of_one_kind(values) for name, values in columns.items()})
+    for modality in clips:
+        if modality.datasets_type is not None:
+            dataset = dataset.cast_column(modality.column, files_type(modality))
+    return dataset
+
+
+def _clip_in(split_folder: Path, row: dict[str, Any], modality: type[Modality]) -> Any:
+    """The clip in a row of `read_metadata`, a file by its path from here."""
+    clip = row[modality.table_column]
+    if not isinstance(clip, str):
+        return clip
+    name, part = modality.split_file_name(clip)
+    return f"{split_folder / name}{part}"
 
 
 def find_split_folder(folder: Path, split: str) -> Path | None:
@@ -72,8 +84,8 @@ def _of_one_kind(values: list[Any]) -> list[Any]:
 
 def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
     """
-    Rows of the metadata file of one split, checked; values of a CSV file are strings. A clip is a video, `file_name`,
-    or visual features (the path of a file, or in JSON an array), or both. Paths of features are made those from here.
+    Rows of the metadata file of one split, checked; values of a CSV file are strings. A clip is a file in the
+    `table_column` of its modality or, in JSON, the array of one that has arrays; a row may have clips of several.
 
     Raises:
         FileNotFoundError: if there is no metadata file, or it names a file that is not there.
@@ -87,44 +99,36 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
     if not rows:
         raise ValueError(f"{path} names no video.")
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    clip_columns = [column for column in CLIP_COLUMNS if column in columns] or ["file_name"]
-    for column in (*clip_columns, text_column):
+    modalities = [modality for modality in MODALITIES if modality.table_column in columns] or MODALITIES[:1]
+    for column in (*(modality.table_column for modality in modalities), text_column):
         if column not in columns:
             advice = " Pass --text_column." if column == text_column else ""
             raise ValueError(f"{path} must have the column {column!r}, got {columns}.{advice}")
     for number, row in enumerate(rows, 1):
         where = f"{path}: row {number}"
         check_split(row.get("split"), split_folder.name, where)
-        _check_texts(row, clip_columns, text_column, where)
+        _check_texts(row, modalities, text_column, where)
         try:
-            _find_files(row, split_folder)
+            _find_files(row, modalities, split_folder)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-    _check_files(rows, clip_columns[0], split_folder, path)
+    _check_files(rows, modalities, split_folder, path)
     return rows
 
 
-def _find_files(row: dict[str, Any], split_folder: Path) -> None:
+def _find_files(row: dict[str, Any], modalities: list[type[Modality]], split_folder: Path) -> None:
     """Complete the names of files in a row, which must lie inside the folder; raises a `ValueError` for others."""
-    if row.get("file_name"):
-        row["file_name"] = _as_it_is_there(split_folder, row["file_name"])
-    features = row.get(FEATURES)
-    if isinstance(features, str):
-        name, array = split_name(features)
-        if not is_feature_file(name):
-            raise ValueError(
-                f"{FEATURES} must be in a file of {', '.join(FEATURE_SUFFIXES)}, got {features!r}. If this column is "
-                "something else, rename it."
-            )
-        found = split_folder / _as_it_is_there(split_folder, str(name))
-        row[FEATURES] = str(found) if array is None else f"{found}#{array}"
+    for modality in modalities:
+        clip = row[modality.table_column]
+        if isinstance(clip, str):
+            name, part = modality.split_file_name(clip)
+            row[modality.table_column] = f"{_as_it_is_there(split_folder, name)}{part}"
 
 
-def _check_files(rows: list[dict[str, Any]], clip_column: str, split_folder: Path, path: Path) -> None:
+def _check_files(rows: list[dict[str, Any]], modalities: list[type[Modality]], split_folder: Path, path: Path) -> None:
     """Each clip once, and all files there; `path` is that of the table."""
-    names = [
-        str(Path(row[clip_column])) if isinstance(row[clip_column], str) else index for index, row in enumerate(rows)
-    ]
+    clips = [row[modalities[0].table_column] for row in rows]
+    names = [str(Path(clip)) if isinstance(clip, str) else index for index, clip in enumerate(clips)]
     parts = Counter((name, *_part_of_file(row)) for name, row in zip(names, rows, strict=True))
     duplicates = sorted({name for (name, *_), count in parts.items() if count > 1})
     if duplicates:
@@ -132,11 +136,12 @@ def _check_files(rows: list[dict[str, Any]], clip_column: str, split_folder: Pat
             f"{path} names {_some(duplicates)} more than once. Every clip needs a file of its own, or a part of it of "
             "its own in the columns start and end (seconds)."
         )
-    videos = {split_folder / row["file_name"] for row in rows if row.get("file_name")}
-    features = {Path(split_name(row[FEATURES])[0]) for row in rows if isinstance(row.get(FEATURES), str)}
-    for kind, files in (("video(s)", videos), ("file(s) of features", features)):
-        missing = sorted(str(path.relative_to(split_folder)) for path in files if not path.is_file())
+    for modality in modalities:
+        clips = [row[modality.table_column] for row in rows]
+        files = {split_folder / modality.split_file_name(clip)[0] for clip in clips if isinstance(clip, str)}
+        missing = sorted(str(file.relative_to(split_folder)) for file in files if not file.is_file())
         if missing:
+            kind = modality.words.files
             raise FileNotFoundError(f"{path} names {len(missing)} {kind} that are not there: {_some(missing)}.")
 
 
@@ -159,14 +164,15 @@ def _as_it_is_there(split_folder: Path, name: str) -> str:
     return next((form for form in forms if inside(split_folder, form).is_file()), name)
 
 
-def _check_texts(row: dict[str, Any], clip_columns: list[str], text_column: str, where: str) -> None:
-    """JSON can hold anything where a text belongs; a sentence may be a number, and features an array."""
-    for column in clip_columns:
-        name = row.get(column)
-        if not name:
+def _check_texts(row: dict[str, Any], modalities: list[type[Modality]], text_column: str, where: str) -> None:
+    """JSON can hold anything where a text belongs; a sentence may be a number, and some clips arrays."""
+    for modality in modalities:
+        column = modality.table_column
+        clip = row.get(column)
+        if not clip:
             raise ValueError(f"{where} has no {column}.")
-        if not isinstance(name, str) and not (column == FEATURES and isinstance(name, list)):
-            raise ValueError(f"{where}: {column} must be a text, got {repr(name)[:100]}.")
+        if not isinstance(clip, str) and (modality.array_dimensions is None or not isinstance(clip, list)):
+            raise ValueError(f"{where}: {column} must be a text, got {repr(clip)[:100]}.")
     sentence = row.get(text_column)
     if isinstance(sentence, list | dict | bool):
         raise ValueError(f"{where}: {text_column} must be a text, got {sentence!r}.")

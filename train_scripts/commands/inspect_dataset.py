@@ -218,7 +218,7 @@ def corpus_of_splits(splits: Mapping[str, datasets.Dataset], arguments: InspectA
             name = values.get("file_name") or values.get("name") or f"video {number}"
             row = {**values, "file_name": name}
             corpus.clips.append(_clip_of_row(split, number, row, arguments, corpus.errors))
-        for clip, video in zip(corpus.of(split), without_bytes(corpus.on_hub[split]), strict=True):
+        for clip, video in zip(corpus.of(split), without_bytes(corpus.on_hub[split], "video"), strict=True):
             try:
                 check_is_of_hub(video, "the row")
             except ValueError as error:

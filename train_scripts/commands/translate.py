@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from modeling_flallm import FLaLLMForTranslation
-from modeling_flallm.own_processing import FLaLLMProcessor, is_feature_file, is_hidden_file, is_video_file
+from modeling_flallm.own_processing import MODALITIES, FLaLLMProcessor, is_hidden_file
 
 from ..arguments.command_arguments import TranslateArguments
 from ..arguments.command_line import run_command
@@ -58,7 +58,7 @@ MOST_FILES_NAMED = 20
 def find_videos(paths: Sequence[str]) -> list[Path]:
     """
     Files as they are named, and all videos below each folder, in order of their names; of a folder without videos all
-    files of visual features. Hidden files are left out, and so is everything else, which is named on standard error.
+    files of the next modality. Hidden files are left out, and so is everything else, which is named on standard error.
     """
     videos: list[Path] = []
     for path in map(Path, paths):
@@ -66,7 +66,8 @@ def find_videos(paths: Sequence[str]) -> list[Path]:
             videos.append(path)
             continue
         files = sorted(file for file in path.rglob("*") if not _is_hidden_below(path, file) and not file.is_dir())
-        found = [file for file in files if is_video_file(file)] or [file for file in files if is_feature_file(file)]
+        of_modalities = ([file for file in files if modality.is_file(file)] for modality in MODALITIES)
+        found = next(filter(None, of_modalities), [])
         videos += found
         _name_left_out(path, [str(file.relative_to(path)) for file in files if file not in set(found)])
     return videos
@@ -211,8 +212,9 @@ def _open_stream(
 ) -> Iterator[Translation]:
     caption_formats = [name for name in CAPTION_FORMATS if getattr(arguments, name)]
     wanted = (arguments.start, arguments.end, arguments.num_beams, caption_formats)
-    if arguments.long and processor.modality.column != "video":
-        raise ValueError("--long splits videos, but this model reads visual features. Leave it out.")
+    if arguments.long and not processor.modality.has_rests:
+        clips = processor.modality.words.clips
+        raise ValueError(f"--long splits videos, but this model reads {clips}. Leave it out.")
     if arguments.long:
         return translate_long_videos(build_translator(model, processor), videos, *wanted, journal, with_confidence)
     longest = longest_clip_of_training(arguments.model)

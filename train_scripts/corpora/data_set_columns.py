@@ -22,7 +22,6 @@ WORDS = ("spoken_language", "sign_language", "signer")
 MOST_SHOWN = 20  # a table of landmarks has thousands
 NAMES_OF_CLIPS = {modality.column: modality.column_names for modality in MODALITIES}
 CLIP_COLUMNS = tuple(NAMES_OF_CLIPS)
-VISUAL_FEATURES = "visual_features"
 USED = ("file_name", *CLIP_COLUMNS, "split", *NUMBERS, *WORDS)
 
 
@@ -138,37 +137,12 @@ def check_stream(features: datasets.Features | None, columns: Iterable[str], nam
             check_text_column_kind(feature, column, name)
 
 
-def check_features_column(features: datasets.Features | None, name: str) -> None:
+def check_clip_columns(features: datasets.Features | None, name: str) -> None:
     """
     Raises:
-        ValueError: for a column of visual features of a data set on the Hub that holds no arrays.
+        ValueError: for a column of clips of a data set on the Hub that cannot hold them.
     """
-    feature = None if features is None else features[VISUAL_FEATURES]
-    if feature is not None and not is_array_column(feature):
-        raise ValueError(
-            f"The column {VISUAL_FEATURES} of the data set {name} must hold arrays of numbers (datasets.Array2D, or "
-            f"lists of lists), got {feature}. If it is something else, rename it."
-        )
-
-
-def is_array_column(feature: Any) -> bool:
-    """Whether a column holds arrays of numbers, as `datasets` has them, with two dimensions."""
-    if isinstance(feature, datasets.Array2D):
-        return True
-    inner = getattr(feature, "feature", None)
-    value = getattr(inner, "feature", None)
-    return isinstance(value, datasets.Value) and value.dtype.startswith("float")
-
-
-def check_video_column(features: datasets.Features | None, name: str) -> None:
-    """
-    Raises:
-        ValueError: for a column `video` that holds something else, such as sounds or single pictures.
-    """
-    feature = None if features is None else features["video"]
-    if isinstance(feature, datasets.Video) or feature is None:
-        return
-    kind = getattr(feature, "dtype", None)
-    if isinstance(feature, dict) and set(feature) == {"bytes", "path"} or kind in ("string", "large_string", "binary"):
-        return
-    raise ValueError(f"The column video of the data set {name} must hold videos (datasets.Video), got {feature}.")
+    for modality in MODALITIES:
+        feature = (features or {}).get(modality.column)
+        if feature is not None:
+            modality.check_column(feature, name)

@@ -165,8 +165,10 @@ class VideoTrainer(TextTrainer, Seq2SeqTrainer):
         """Of the longest clip of a batch."""
         if "visual_attention_mask" in inputs:
             return int(inputs["visual_attention_mask"].sum(1).max())
-        lengths = map(len, inputs["frames"]) if "frames" in inputs else inputs["pixel_attention_mask"].sum(1).tolist()
-        return self.accelerator.unwrap_model(model).vision_model.get_num_tokens(int(max(lengths)))
+        vision_model = self.accelerator.unwrap_model(model).vision_model
+        mask = vision_model.input_names[1]
+        lengths = map(len, inputs["frames"]) if "frames" in inputs else inputs[mask].sum(1).tolist()
+        return vision_model.get_num_tokens(int(max(lengths)))
 
     def longest_clip_in_visual_tokens(self) -> int | None:
         """That this run trained on, in any process; `None` if it trained on none, or on others before a checkpoint."""
@@ -245,14 +247,15 @@ class VideoTrainer(TextTrainer, Seq2SeqTrainer):
     def _learning_rate_of(self, parameter_name: str) -> float:
         return self.args.learning_rate
 
-    def _encode_video(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Prepared inputs with visual features in place of pixels: loss and generation both start from them."""
+    def _encode_clips(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Prepared inputs with visual features in place of clips: loss and generation both start from them."""
         inputs = self._prepare_inputs(inputs)
-        if "pixel_values_videos" not in inputs:
-            return inputs
         vision_model = self.accelerator.unwrap_model(model).vision_model
+        if "visual_features" in inputs or vision_model.main_input_name not in inputs:
+            return inputs
+        clips = {name: inputs.pop(name) for name in vision_model.input_names}
         with torch.no_grad(), self.compute_loss_context_manager():
-            output = vision_model(inputs.pop("pixel_values_videos"), inputs.pop("pixel_attention_mask"))
+            output = vision_model(**clips)
         return {
             **inputs,
             "visual_features": output.last_hidden_state,
@@ -260,8 +263,8 @@ class VideoTrainer(TextTrainer, Seq2SeqTrainer):
         }
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
-        """Encode the frames once; loss and generation both start from the visual features."""
-        inputs = self._encode_video(model, inputs)
+        """Encode the clips once; loss and generation both start from the visual features."""
+        inputs = self._encode_clips(model, inputs)
         generation_arguments = self._generation_arguments(model, inputs, generation_arguments)
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation_arguments)
 

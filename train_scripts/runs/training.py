@@ -14,7 +14,7 @@ from transformers import (
     set_seed,
 )
 
-from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, VisualFeatureExtractor
+from modeling_flallm.own_processing import MODALITIES, FLaLLMProcessor, modality_of_input
 from modeling_flallm.sign_encoder_slt import SignEncoder
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, VideoArguments
@@ -68,21 +68,12 @@ class FollowFreeCores(TrainerCallback):
             self._last = time.monotonic()
 
 
-def build_video_processor(video: VideoArguments) -> FLaLLMVideoProcessor:
-    return FLaLLMVideoProcessor(
-        size={"height": video.frame_size, "width": video.frame_size},
-        crop_size={"height": video.crop_size, "width": video.crop_size},
-        frame_sampling_rate=video.frame_sampling_rate,
-        max_num_frames=video.max_num_frames,
-    )
-
-
 def clip_reader_of(video: VideoArguments, encoder: SignEncoder | None = None) -> dict[str, Any]:
     """The part of a processor that reads what a sign encoder takes, by its name there. Default: videos."""
-    if encoder is None or encoder.main_input_name != "visual_features":
-        return {"video_processor": build_video_processor(video)}
-    size = encoder.config.hidden_size
-    return {"feature_extractor": VisualFeatureExtractor(size, max_num_features=video.max_num_frames)}
+    if encoder is None:
+        return {MODALITIES[0].slot: MODALITIES[0].build_part(video)}
+    modality = modality_of_input(encoder.main_input_name)
+    return {modality.slot: modality.build_part(video, encoder.config)}
 
 
 def build_processor(

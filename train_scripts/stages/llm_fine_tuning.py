@@ -40,7 +40,7 @@ def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tup
     """The model of stage 2, frozen and wrapped as asked for, and the processor for the LLM's tokenizer."""
     with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
         model = FLaLLMForTranslation.from_vision_text_pretrained(
-            arguments.vision_model_name_or_path or arguments.visual_features_encoder(),
+            arguments.vision_model_name_or_path or arguments.other_encoder(),
             arguments.text_model_name_or_path,
             adapter_hidden_size=arguments.adapter_hidden_size,
             adapter_activation=arguments.adapter_activation,

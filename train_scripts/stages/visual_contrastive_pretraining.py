@@ -29,12 +29,18 @@ from transformers import (
     set_seed,
 )
 
-from modeling_flallm import LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining, LlavaSltVisualConfig
-from modeling_flallm.own_processing import FLaLLMProcessor
+from modeling_flallm import (
+    LlavaSltContrastiveConfig,
+    LlavaSltForContrastivePreTraining,
+    LlavaSltVisualConfig,
+    LlavaSltVisualEncoder,
+)
+from modeling_flallm.own_processing import FLaLLMProcessor, modality_of_input
 
 from ..arguments.command_line import GO_ON_TRAINING, run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from ..arguments.encoder_arguments import ENCODER_ROWS
 from ..arguments.stage_arguments import VisualContrastivePretrainingArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_defaults import CONTRASTIVE_SCORES, ContrastiveTrainingDefaults
@@ -177,11 +183,15 @@ def run_pretraining(
             "the data set."
         )
     splits = open_splits(data, training)
-    if "video" not in splits.train.column_names:
+    modality = modality_of_input(LlavaSltVisualEncoder.main_input_name)
+    if modality.column not in splits.train.column_names:
         raise ValueError(
-            "Visual contrastive pretraining trains a visual encoder on videos; the data set has none, and ready-made "
-            "visual features need no encoder. Go on with stage 3, flallm train visual-language-tuning, with "
-            "--visual_features_size."
+            f"Visual contrastive pretraining trains a visual encoder on {modality.words.clips}; the data set has none."
+            + "".join(
+                f" For its {row.clips} go on with stage 3, flallm train visual-language-tuning, with --{row.flag}."
+                for row in ENCODER_ROWS
+                if row.column in splits.train.column_names
+            )
         )
     other_split = None if arguments.also_measure_on is None else load_split(data, arguments.also_measure_on)
     callbacks = [*callbacks, *start_run(training)]
@@ -196,7 +206,7 @@ def run_pretraining(
     choose_fast_attention(model, training)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # processors want one, and nothing is padded with it here
-    processor = build_processor(video, tokenizer)
+    processor = build_processor(video, tokenizer, model.vision_model)
     clips = prepare_clips(splits, processor, data, ClipAugmentation(augmentation, video), training)
     trainer = build_trainer(
         ContrastiveTrainer,

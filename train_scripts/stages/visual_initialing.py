@@ -60,11 +60,9 @@ def build_model(
 ) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
     """A random visual encoder, adapter and Light-T, and the processor for the LLM's tokenizer."""
     tokenizer = load_tokenizer(arguments.tokenizer_name_or_path, arguments.target_language)
-    features_encoder = arguments.visual_features_encoder()
     config = FLaLLMConfig(
-        vision_config=arguments.frame_encoder_config(temporal_padding=arguments.temporal_padding)
-        if features_encoder is None
-        else features_encoder.config,
+        vision_config=arguments.other_encoder_config()
+        or arguments.frame_encoder_config(temporal_padding=arguments.temporal_padding),
         text_config=build_light_transformer_config(arguments, tokenizer),
         adapter_hidden_size=arguments.adapter_hidden_size,
         adapter_activation=arguments.adapter_activation,

@@ -21,6 +21,7 @@ from peft import get_peft_model
 from transformers import PreTrainedModel, TrainerCallback
 
 from modeling_flallm import LlavaSltForTranslation
+from modeling_flallm.encoders_slt import load_sign_encoder
 from modeling_flallm.own_processing import DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
 
 from ..arguments.command_line import GO_ON_TRAINING, run_command
@@ -47,16 +48,18 @@ def build_model(
         spoken_language: tag of the language that the prompt names where the data set does not say it.
     """
     tokenizer = open_tokenizer(arguments.text_model_name_or_path)
-    features_encoder = arguments.visual_features_encoder()
-    processor = LlavaSltProcessor(
-        **clip_reader_of(video, features_encoder),
-        tokenizer=tokenizer,
-        prompt=arguments.prompt,
-        spoken_language=language_in_prompt(spoken_language, DEFAULT_SPOKEN_LANGUAGE),
-    )
     with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
+        vision_model = arguments.other_encoder() or load_sign_encoder(
+            arguments.vision_model_name_or_path, LlavaSltForTranslation.encoder_advice
+        )
+        processor = LlavaSltProcessor(
+            **clip_reader_of(video, vision_model),
+            tokenizer=tokenizer,
+            prompt=arguments.prompt,
+            spoken_language=language_in_prompt(spoken_language, DEFAULT_SPOKEN_LANGUAGE),
+        )
         model = LlavaSltForTranslation.from_vision_text_pretrained(
-            features_encoder or arguments.vision_model_name_or_path,
+            vision_model,
             arguments.text_model_name_or_path,
             video_token_id=processor.video_token_id,
             connector_hidden_size=arguments.connector_hidden_size,
