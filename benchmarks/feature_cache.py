@@ -45,7 +45,7 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 from train_scripts.arguments.data_arguments import DataArguments, FeatureCacheArguments, VideoArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.augmentation import ClipAugmentation
-from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.collators import CACHED_FEATURES, TranslationCollator
 from train_scripts.clips.data import SignVideoDataset
 from train_scripts.clips.feature_cache import NO_AUGMENTATION, FeatureCache
 from train_scripts.clips.splits import load_split
@@ -148,7 +148,10 @@ class Ways:
 
         def inputs_of(numbers: Sequence[int]) -> Inputs:
             features = [self.plain_encoder(read((Path(), self.corpus.pictures[number]))) for number in numbers]
-            items = [{"features": each, **self.clips.sentence_of(n)} for each, n in zip(features, numbers, strict=True)]
+            items = [
+                {CACHED_FEATURES: each, **self.clips.sentence_of(number)}
+                for each, number in zip(features, numbers, strict=True)
+            ]
             return self.collator(items)
 
         return inputs_of

@@ -67,7 +67,7 @@ def _clip_column(data_set: Any, names: Sequence[str]) -> str:
     if len(found) != 1:
         raise ValueError(
             f"`{names[0]}` must be a column of the data set, got columns {list(kinds)}. Rename the one with the "
-            f"{'videos' if 'video' in names else 'features'}: dataset.rename_column(..., {names[0]!r})."
+            f"{'videos' if 'video' in names else 'clips'}: dataset.rename_column(..., {names[0]!r})."
         )
     return found[0]
 

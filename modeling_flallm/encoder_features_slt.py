@@ -24,6 +24,11 @@ class VisualFeaturesEncoder(SignEncoder):
     main_input_name = "visual_features"
     input_names = ("visual_features", "visual_attention_mask")
     input_modalities = ("video",)
+    clip_words = {
+        "a_clip": "ready-made visual features",
+        "reads": "reads ready-made visual features",
+        "example": "clip.npy",
+    }
 
     def __init__(self, config: VisualFeaturesConfig):
         super().__init__(config)

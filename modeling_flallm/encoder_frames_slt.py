@@ -222,6 +222,7 @@ class FLaLLMVisionModel(SignEncoder):
     input_names = ("pixel_values_videos", "pixel_attention_mask")
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
+    clip_words = {"a_clip": "a video", "reads": "watches a video", "example": "clip.mp4"}
     supports_gradient_checkpointing = True
     # It has no attention, but is asked when the whole model's implementation of it is chosen.
     _supports_sdpa = True

@@ -111,6 +111,7 @@ class LlavaSltVisualEncoder(SignEncoder):
     input_names = ("pixel_values_videos", "pixel_attention_mask")
     main_input_name = "pixel_values_videos"
     input_modalities = ("video",)
+    clip_words = {"a_clip": "a video", "reads": "watches a video", "example": "clip.mp4"}
     hub_tags = (*TAGS, "llava-slt")
     supports_gradient_checkpointing = True
     # Its attention is that of torch's layers.

@@ -18,7 +18,7 @@ USAGE = re.compile(r"<!-- flallm:usage:begin.*?<!-- flallm:usage:end -->", re.DO
 
 TRANSLATOR = """# {name}
 
-This model watches a video of a sign language and writes a sentence in a spoken one. Its author has not written what it
+This model {reads} of a sign language and writes a sentence in a spoken one. Its author has not written what it
 was trained on, or how good it is.
 
 > **Warning.** A wrong translation can read like a right one. **Do not use it where a mistake can hurt somebody.** It
@@ -31,12 +31,12 @@ version that you read with `revision=`.
 from transformers import pipeline
 
 translate = pipeline("sign-language-translation", "{repo_id}", trust_remote_code=True)
-print(translate("clip.mp4"))
+print(translate("{example}"))
 ```
 """
 ENCODER = """# {name}
 
-This model turns a video of a sign language into features for a text model. **It cannot write a sentence.** Its author
+This model turns {a_clip} of a sign language into features for a text model. **It cannot write a sentence.** Its author
 has not written what it was trained on.
 
 The repository carries its own Python code. `trust_remote_code=True` runs it: read the `.py` files first, and pin the
@@ -76,12 +76,17 @@ class SentWithACard:
         if self._card_beside is not None:
             card.content = self._card_beside
         elif _is_empty_form(card):
-            card.content = self._card_where_loaded(repo_id) or _short_card(repo_id, self.hub_task)
+            card.content = self._card_where_loaded(repo_id) or self._short_card(repo_id)
         card.data.library_name = card.data.library_name or "transformers"
         card.data.pipeline_tag = card.data.pipeline_tag or self.hub_task
         card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *self.hub_tags]))
         card.save(path)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    def _short_card(self, repo_id: str) -> str:
+        model = self if hasattr(self, "config") else self.model  # that of a pipeline
+        words = getattr(model, "vision_model", model).clip_words
+        return (TRANSLATOR if self.hub_task else ENCODER).format(name=repo_id.split("/")[-1], repo_id=repo_id, **words)
 
     def _card_where_loaded(self, repo_id: str) -> str | None:
         """Written for that folder by its name; in the repository, "How to use" loads the repository."""
@@ -108,10 +113,6 @@ def _read_card(folder: Path) -> str | None:
 def _is_empty_form(card: ModelCard) -> bool:
     num_places = ModelCard.from_template(ModelCardData()).text.count(OPEN_PLACE)
     return num_places > 0 and card.text.count(OPEN_PLACE) == num_places
-
-
-def _short_card(repo_id: str, task: str | None) -> str:
-    return (TRANSLATOR if task else ENCODER).format(name=repo_id.split("/")[-1], repo_id=repo_id)
 
 
 __all__ = ["CARD_FILE", "HUB_TASK", "TAGS", "SentWithACard"]

@@ -54,6 +54,9 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
             `pixel_values_videos`, which is also the `main_input_name`, then their mask. The model hands over what there
             is of them. An encoder that takes `visual_features` returns them unchanged: under this name the models also
             take the tokens of any encoder, instead of a clip.
+        clip_words (`dict[str, str]`):
+            What a model card says of the clips: `a_clip` ("a video"), what the model does with one, `reads` ("watches a
+            video"), and `example`, a path.
         frozen (`bool`):
             Set by `freeze`. A frozen encoder computes no gradient.
         frames_per_chunk (`int`, *optional*):
@@ -68,6 +71,7 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         r"^(logit_scale|word_logit_scale|word_logit_bias|word_targets|memory_bank|num_remembered)$",
     )
     input_names: tuple[str, ...]
+    clip_words = {"a_clip": "a clip", "reads": "reads a clip", "example": "clip"}
     frozen = False
     frames_per_chunk: int | None = None
 

@@ -24,7 +24,8 @@ class Stage:
         title: what it does, in a few words, for help texts.
         command: that runs it.
         leaves: `TRANSLATOR`, `VISUAL_ENCODER` or `LANGUAGE_MODEL`.
-        card: sentence of the model card on what the model is; `{text_model}` stands for the name of its text model.
+        card: sentence of the model card on what the model is; `{text_model}` stands for the name of its text model,
+            `{encoder}` for what its sign encoder is called, and `{source}` says which stage that comes from.
         card_with_lora: the same, where low-rank adapters were trained.
         note: sentence of the model card on what the paper does not have.
         vision_stage: name of the earlier stage that made the visual encoder.
@@ -177,8 +178,8 @@ FLALLM = System(
             title="visual initialing with Light-T",
             command="flallm train visual-initialing",
             leaves=TRANSLATOR,
-            card="a video encoder, trained together with a small text model. It can translate, but it is meant as the "
-            "start of stage 2,\nwhich puts a large language model behind the video encoder.",
+            card="a {encoder}, trained together with a small text model. It can translate, but it is meant as the "
+            "start of stage 2,\nwhich puts a large language model behind the {encoder}.",
             has_pretrained_text_model=False,
         ),
         Stage(
@@ -186,7 +187,7 @@ FLALLM = System(
             title="LLM fine-tuning with the visual encoder frozen",
             command="flallm train llm-fine-tuning",
             leaves=TRANSLATOR,
-            card="the video encoder comes from stage 1, and a pretrained language model learned to write what it sees.",
+            card="{source}, and a pretrained language model learned to write what it sees.",
             vision_stage="visual_initialing",
             text_model_of_paper=(
                 "mbart, 12+12 layers, width 1024",
@@ -229,7 +230,7 @@ LLAVA_SLT = System(
             title="visual contrastive pretraining against a frozen text encoder",
             command="flallm train visual-contrastive-pretraining",
             leaves=VISUAL_ENCODER,
-            card="a video encoder, which learned from the sentences of a frozen text model. It is meant for stage 3, "
+            card="a {encoder}, which learned from the sentences of a frozen text model. It is meant for stage 3, "
             "which puts a language\nmodel behind it.",
             note="Before videos are compared with them, the vectors of the sentences are centred and those of the "
             "words whitened.",
@@ -239,11 +240,10 @@ LLAVA_SLT = System(
             title="visual language tuning of the connector",
             command="flallm train visual-language-tuning",
             leaves=TRANSLATOR,
-            card="the video encoder comes from stage 2, and behind it is the language model `{text_model}`. Between "
-            "them is a small\nconnector, and only it was trained here.",
-            card_with_lora="the video encoder comes from stage 2, and behind it is the language model `{text_model}`. "
-            "Between them is a small\nconnector, and only it and low-rank adapters (LoRA) in the language model were "
-            "trained here.",
+            card="{source}, and behind it is the language model `{text_model}`. Between them is a small\nconnector, "
+            "and only it was trained here.",
+            card_with_lora="{source}, and behind it is the language model `{text_model}`. Between them is a small\n"
+            "connector, and only it and low-rank adapters (LoRA) in the language model were trained here.",
             vision_stage="visual_contrastive_pretraining",
         ),
     ),

@@ -398,7 +398,7 @@ def test_embedded_bytes_are_known_by_their_content(case, encoded_clips):
 def digests_of(folder: Path, files: list[Path]) -> list[str]:
     videos = [{"path": str(path), "bytes": None} for path in files]
     clips = datasets.Dataset.from_dict({"video": videos}, datasets.Features(video=datasets.Video(decode=False)))
-    return ContentDigests(folder).of_clips(clips)
+    return ContentDigests(folder).of_clips(clips, VideoModality(None))
 
 
 def test_contents_are_read_once_and_again_after_every_change(tmp_path, monkeypatch):
@@ -447,7 +447,7 @@ def test_each_content_is_read_by_one_process_only(tmp_path, monkeypatch):
     videos = [{"path": str(file), "bytes": None} for file in (*files, files[0], files[1])]
     videos += [{"path": "0.mp4", "bytes": b"in the table"}]
     clips = datasets.Dataset.from_dict({"video": videos}, datasets.Features(video=datasets.Video(decode=False)))
-    expected = ContentDigests(tmp_path / "alone").of_clips(clips)
+    expected = ContentDigests(tmp_path / "alone").of_clips(clips, VideoModality(None))
     assert len(set(expected)) == 6 and expected[5:7] == expected[:2]
     reads: list[str] = []
     read = feature_fingerprints.digest_of_file
@@ -457,14 +457,14 @@ def test_each_content_is_read_by_one_process_only(tmp_path, monkeypatch):
         OneOfTwo(process_index, [], monkeypatch)
         monkeypatch.setattr(feature_fingerprints, "gather_object", lambda mine: found.append(mine) or sum(found, []))
         try:
-            digests = ContentDigests(tmp_path / "digests").of_clips(clips)
+            digests = ContentDigests(tmp_path / "digests").of_clips(clips, VideoModality(None))
         except KeyError:  # the first one has not got what the second one finds
             assert process_index == 1
     assert digests == expected and sorted(reads) == [file.name for file in files]
     assert {len(each) for each in found} == {3}
     monkeypatch.undo()
     monkeypatch.setattr(feature_fingerprints, "digest_of_file", lambda path: pytest.fail(f"{path} is read again"))
-    assert ContentDigests(tmp_path / "digests").of_clips(clips) == expected
+    assert ContentDigests(tmp_path / "digests").of_clips(clips, VideoModality(None)) == expected
 
 
 @pytest.mark.parametrize("process_index", [0, 1])

@@ -32,6 +32,7 @@ from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import DatasetArguments
 from ..clips.splits import load_split
+from ..corpora.data_set_columns import CLIP_COLUMNS
 from ..hub.hub_names import is_hub_id
 from ..hub.model_card import add_confidence
 from ..hub.training_run import RUN_FILE, read_run
@@ -90,7 +91,7 @@ class Clips(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.split[index]
-        return {name: row[name] for name in ("video", "start", "end") if row.get(name) is not None}
+        return {name: row[name] for name in (*CLIP_COLUMNS, "start", "end") if row.get(name) is not None}
 
 
 # Translate

@@ -21,6 +21,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from peft import PeftModel
 
 from modeling_flallm.hub_card_slt import CARD_FILE, HUB_TASK
+from modeling_flallm.own_processing import MODALITIES, Modality
 from modeling_flallm.systems import find_stage
 
 from ..arguments.data_arguments import DatasetArguments
@@ -219,6 +220,7 @@ def render(run: TrainingRun) -> str:
     system, stage = find_stage(run.stage)
     value_of = {setting["name"]: setting["value"] for setting in run.settings}
     what_it_is = stage.card_with_lora if value_of.get("lora") and stage.card_with_lora else stage.card
+    modality = _modality_of(run)
     vision_stage = None if stage.vision_stage is None else find_stage(stage.vision_stage)[1]
     card = ModelCard.from_template(
         _card_data(run),
@@ -229,7 +231,15 @@ def render(run: TrainingRun) -> str:
         stage_number=system.number_of(stage),
         vision_stage_number=None if vision_stage is None else system.number_of(vision_stage),
         auto_class=system.auto_class_of(stage),
-        what_it_is=what_it_is.format(text_model=run.base_models.get("text_model")),
+        modality=modality,
+        words=modality.words,
+        what_it_is=what_it_is.format(
+            text_model=run.base_models.get("text_model"),
+            encoder=modality.words.encoder,
+            source=f"the {modality.words.encoder} comes from stage {system.number_of(vision_stage)}"
+            if vision_stage is not None and run.stage1 is not None
+            else f"it {modality.words.reads}",
+        ),
         is_translator=run.is_translator,
         spoken=_language_text(run.spoken_language, "a written language that was not named"),
         sign=_language_text(run.sign_language, "a sign language that was not named"),
@@ -241,6 +251,18 @@ def render(run: TrainingRun) -> str:
         title_of_score=TITLE_OF_SCORE,
     )
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip("\n") + "\n"
+
+
+def _modality_of(run: TrainingRun) -> type[Modality]:
+    """
+    Raises:
+        ValueError: for one that is not known here.
+    """
+    for modality in MODALITIES:
+        if modality.column == run.modality:
+            return modality
+    known = ", ".join(modality.column for modality in MODALITIES)
+    raise ValueError(f"{RUN_FILE} names the modality {run.modality!r}, which is none of {known}.")
 
 
 def _card_data(run: TrainingRun) -> ModelCardData:

@@ -21,6 +21,7 @@ import yaml
 from huggingface_hub import ModelCard, hf_hub_download
 from transformers import PreTrainedConfig, PreTrainedModel, Seq2SeqTrainer
 
+from modeling_flallm.own_processing import MODALITIES, modality_of_input
 from modeling_flallm.systems import TRANSLATOR, find_stage
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
@@ -65,6 +66,7 @@ class TrainingRun:
         scores: one entry per data set and split, with signatures.
         retrieval: for a model that does not translate: its scores by split.
         confidence: what `flallm calibrate` found: `least_chrf`, and `measures` by split.
+        modality: our name of the column of its clips.
         card_digest: of the README.md that was written from this, to notice changes by hand.
     """
 
@@ -84,6 +86,7 @@ class TrainingRun:
     adapter_base: str | None = None
     confidence: dict[str, Any] | None = None
     retrieval: dict[str, dict[str, float]] = field(default_factory=dict)
+    modality: str = MODALITIES[0].column
     card_digest: str | None = None
 
     @property
@@ -137,6 +140,7 @@ def describe_run(
         settings=settings,
         follows_sltbaselines=follows_other_recipe(system, known, settings),
         stage1=record_of_vision_stage,
+        modality=modality_of_input(model.vision_model.main_input_name).column,
         training={
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "num_trained_parameters": sum(value.numel() for value in model.parameters() if value.requires_grad),
