@@ -46,7 +46,7 @@ from train_scripts.arguments.data_arguments import DataArguments, FeatureCacheAr
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import CACHED_FEATURES, TranslationCollator
-from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.feature_cache import NO_AUGMENTATION, FeatureCache
 from train_scripts.clips.splits import load_split
 from train_scripts.runs.tokenizers import train_tokenizer
@@ -139,9 +139,7 @@ class Ways:
         self.collator = TranslationCollator(processor)
         self.plain_encoder = PlainEncoder().eval()
         clips = load_split(DataArguments([str(corpus.folder)]), "train")
-        self.clips = SignVideoDataset(
-            clips, processor, augmentation=ClipAugmentation(NO_AUGMENTATION, VideoArguments())
-        )
+        self.clips = SignClipDataset(clips, processor, augmentation=ClipAugmentation(NO_AUGMENTATION, VideoArguments()))
 
     def plain(self, frame_sampling_rate: float) -> Callable[[Sequence[int]], Inputs]:
         read = FrameByFrame(frame_sampling_rate)

@@ -43,7 +43,7 @@ from train_scripts.arguments.stage_arguments import VisualInitialingArguments
 from train_scripts.arguments.training_arguments import TRAINING_ARGUMENTS
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator
-from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.splits import load_split
 from train_scripts.machine.machine import prepare_machine
 from train_scripts.runs.tokenizers import train_tokenizer
@@ -101,7 +101,7 @@ def our_step(corpus: Corpus, folder: Path) -> Callable[[int], None]:
     model.text_model.resize_token_embeddings(VOCABULARY_SIZE, mean_resizing=False)
     prepare_visual_encoder(model.train(), training)
     split = load_split(DataArguments([str(corpus.folder)]), "train")
-    clips = SignVideoDataset(split, processor, augmentation=ClipAugmentation(augmentation, video))
+    clips = SignClipDataset(split, processor, augmentation=ClipAugmentation(augmentation, video))
     collator = TranslationCollator(processor)
     optimizer = FLaLLMTrainer(
         model=model, args=training, train_dataset=clips, eval_dataset=clips, processing_class=processor

@@ -42,7 +42,7 @@ from train_scripts.arguments.data_arguments import AugmentationArguments, DataAr
 from train_scripts.arguments.stage_arguments import VisualInitialingArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator
-from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.splits import load_split
 from train_scripts.machine.machine import computes_in_bfloat16, default_device
 from train_scripts.runs.tokenizers import train_tokenizer
@@ -243,7 +243,7 @@ class Stage1:
         return inputs_of
 
     def _our_inputs(self, video: VideoArguments) -> Callable[[Sequence[int]], Inputs]:
-        clips = SignVideoDataset(
+        clips = SignClipDataset(
             load_split(DataArguments([str(self.corpus.folder)]), "train"),
             self.processor,
             augmentation=ClipAugmentation(AugmentationArguments(), video),

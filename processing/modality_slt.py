@@ -3,9 +3,8 @@
 What the library knows of a modality, a kind of input that signing comes in: videos, visual features, poses, ...
 
 A modality of your own is three files: a `Modality`, the part of the processor that it reads with, and a sign encoder
-that takes its `input_names`. It is found by that part, through `MODALITIES` in `modalities_slt.py`.
-
-All that shared code has to know of a modality is asked here: no other file names its columns.
+that takes its `input_names`. It is found by that part, through `MODALITIES` in `modalities_slt.py`. Shared code asks
+the modality for all that it has to know, and names none.
 """
 
 import os

@@ -30,7 +30,7 @@ from transformers import AutoModel, AutoProcessor, pipeline  # noqa: E402
 from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation  # noqa: E402
 from processing import DataCollatorForSignTranslation  # noqa: E402
 from train_scripts.arguments.data_arguments import DataArguments  # noqa: E402
-from train_scripts.clips.data import SignVideoDataset  # noqa: E402
+from train_scripts.clips.data import SignClipDataset  # noqa: E402
 from train_scripts.clips.splits import load_split  # noqa: E402
 from train_scripts.commands import evaluate_model, translate  # noqa: E402
 from train_scripts.commands.calibrate import Clips  # noqa: E402
@@ -121,14 +121,14 @@ def read_arrays(folder: Path, data: Path) -> None:
     """Arrays in the table of a data set are the same clips as files, also for the collator of other Trainers."""
     processor = AutoProcessor.from_pretrained(folder)
     split = load_split(DataArguments(dataset=[str(data)]), "train")
-    files = SignVideoDataset(split, processor)
+    files = SignClipDataset(split, processor)
     assert files.longest_lengths() == [4, 5, 6, 7]
     arrays = [processor.feature_extractor.read(row["keypoints"]).numpy() for row in split]
     kinds = datasets.Features(
         keypoints=datasets.Array3D((None, NUM_POINTS, 2), "float32"), text=datasets.Value("string")
     )
     table = datasets.Dataset.from_dict({"keypoints": arrays, "text": SENTENCES}, features=kinds)
-    for item, other in zip(map(SignVideoDataset(table, processor).__getitem__, range(4)), files, strict=False):
+    for item, other in zip(map(SignClipDataset(table, processor).__getitem__, range(4)), files, strict=False):
         assert torch.equal(item["points"], other["points"])
     assert Clips(split)[0] == {"keypoints": split[0]["keypoints"]}  # what flallm calibrate hands to the pipeline
     batch = DataCollatorForSignTranslation(processor)([split[0], split[1]])

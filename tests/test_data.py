@@ -24,7 +24,7 @@ from processing.modality_video_slt import frames_and_seconds
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import FramePreprocessor, TranslationCollator
-from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.splits import load_split, load_training_split
 from train_scripts.commands import evaluate_model
 from train_scripts.corpora.data_set_columns import say_unused, with_texts
@@ -450,7 +450,7 @@ def test_tables_and_splits_that_are_links_out_of_the_folder(linked, tmp_path):
 
 def make_dataset(processor, split="train", augmentation: AugmentationArguments | None = STRONG, **values):
     augmenting = None if augmentation is None else ClipAugmentation(augmentation, VIDEO)
-    return SignVideoDataset(load(corpus(), split), processor, augmentation=augmenting, **values)
+    return SignClipDataset(load(corpus(), split), processor, augmentation=augmenting, **values)
 
 
 def assert_same_items(first, second) -> None:
@@ -544,14 +544,14 @@ def test_start_and_end_cut_a_part_of_a_file(name, processor, tmp_path):
         '{"file_name": "b.mp4", "text": "y", "end": 0.5}\n'
     )
     folder = video_folder(tmp_path, table if name.endswith("csv") else lines, name=name)
-    dataset = SignVideoDataset(load(folder), processor)
-    kept = SignVideoDataset(load(folder), processor, keep_decoded_videos=True)
+    dataset = SignClipDataset(load(folder), processor)
+    kept = SignClipDataset(load(folder), processor, keep_decoded_videos=True)
     for index, (clip, start, end) in enumerate([(clips()[0], 0.4, 0.96), (clips()[1], None, 0.5)]):
         expected = processor(videos=str(clip), text_target="x", start=start, end=end, return_tensors="pt")
         batch = TranslationCollator(processor)([dataset[index]])
         assert torch.equal(batch["pixel_values_videos"], expected["pixel_values_videos"])
         assert_same_items(dataset[index], kept[index])
-        assert len(dataset[index]["frames"]) < len(SignVideoDataset(load(corpus()), processor)[index]["frames"])
+        assert len(dataset[index]["frames"]) < len(SignClipDataset(load(corpus()), processor)[index]["frames"])
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -559,7 +559,7 @@ def test_a_broken_video_is_named(num_workers, processor, tmp_path):
     folder = video_folder(tmp_path, "file_name,text\na.mp4,x\nb.mp4,y\n")
     (folder / "train" / "b.mp4").write_bytes(b"no video at all")
     loader = DataLoader(
-        SignVideoDataset(load(folder), processor), num_workers=num_workers, collate_fn=TranslationCollator(processor)
+        SignClipDataset(load(folder), processor), num_workers=num_workers, collate_fn=TranslationCollator(processor)
     )
     with pytest.raises(VideoDecodingError, match=re.escape(f"'{folder / 'train' / 'b.mp4'}' is not a video")):
         list(loader)
@@ -571,9 +571,7 @@ def test_items_of_videos_given_as_bytes(processor):
     content = [{"bytes": Path(row["video"]["path"]).read_bytes(), "path": None} for row in from_files]
     from_bytes = from_files.remove_columns("video").add_column("video", content)
     for index in range(2):
-        assert_same_items(
-            SignVideoDataset(from_bytes, processor)[index], SignVideoDataset(from_files, processor)[index]
-        )
+        assert_same_items(SignClipDataset(from_bytes, processor)[index], SignClipDataset(from_files, processor)[index])
 
 
 # Parts of one long video
@@ -590,7 +588,7 @@ def test_parts_of_one_file_are_clips_of_their_own(keep_decoded_videos, processor
     folder = video_folder(tmp_path, segments(4))
     frames = counting_frames(60)
     write_video(folder / "train" / "a.mp4", frames, fps=50)
-    dataset = SignVideoDataset(load(folder), processor, keep_decoded_videos=keep_decoded_videos)
+    dataset = SignClipDataset(load(folder), processor, keep_decoded_videos=keep_decoded_videos)
     assert dataset.texts == [f"sentence {index}" for index in range(4)]
     for _ in range(2):  # the second time from memory
         for index in range(4):
@@ -641,11 +639,11 @@ def test_an_hour_of_video_with_300_parts_takes_no_more_memory_than_one_part(tmp_
         "import resource\n"
         "from test_data import VIDEO, load, language_model\n"
         "from transformers import AutoTokenizer\n"
-        "from train_scripts.clips.data import SignVideoDataset\n"
+        "from train_scripts.clips.data import SignClipDataset\n"
         "from train_scripts.runs.training import build_processor\n"
         "from pathlib import Path\n"
         f"tokenizer = AutoTokenizer.from_pretrained({str(language_model())!r})\n"
-        f"dataset = SignVideoDataset(load(Path({str(folder)!r})), build_processor(VIDEO, tokenizer))\n"
+        f"dataset = SignClipDataset(load(Path({str(folder)!r})), build_processor(VIDEO, tokenizer))\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "lengths = [len(dataset[index]['frames']) for index in range(5)]\n"
         "before = peak()\n"
@@ -675,9 +673,9 @@ def test_several_data_sets_one_after_another(processor, tmp_path):
         ("x", 0.2, None, None), ("y", None, None, None), ("z", None, 12, "de"),
     ]  # fmt: skip
     assert list(clips["signer"]) == ["A", "", None]
-    dataset = SignVideoDataset(clips, processor)
+    dataset = SignClipDataset(clips, processor)
     for index, (folder, row) in enumerate([(first, 0), (first, 1), (second, 0)]):
-        assert_same_items(dataset[index], SignVideoDataset(load(folder), processor)[row])
+        assert_same_items(dataset[index], SignClipDataset(load(folder), processor)[row])
 
 
 def test_columns_that_only_one_of_several_data_sets_has_are_named(tmp_path, capsys):
@@ -719,7 +717,7 @@ def test_lengths_are_those_of_the_metadata_or_of_the_part(processor, tmp_path):
     parts = ("a.mp4,x,,,400", "a.mp4,y,0.2,0.6,", "a.mp4,z,0.6,,", "b.mp4,w,,0.4,", "b.mp4,v,,,")
     table = "\n".join(["file_name,text,start,end,num_frames", *parts])
     folder = video_folder(tmp_path, table)
-    dataset = SignVideoDataset(load(folder), processor)
+    dataset = SignClipDataset(load(folder), processor)
     lengths = dataset.longest_lengths()
     assert lengths[0] == 100  # a quarter of what the metadata says
     for index in range(1, 5):
@@ -729,7 +727,7 @@ def test_lengths_are_those_of_the_metadata_or_of_the_part(processor, tmp_path):
 def test_lengths_of_videos_without_a_length_in_their_header(processor, tmp_path):
     folder = video_folder(tmp_path, "file_name,text\nc.webm,x\n")
     write_video(folder / "train" / "c.webm", counting_frames(40), live=True)
-    dataset = SignVideoDataset(load(folder), processor)
+    dataset = SignClipDataset(load(folder), processor)
     assert dataset.longest_lengths() == [len(dataset[0]["frames"])] == [10]
 
 
@@ -737,7 +735,7 @@ def test_lengths_of_what_is_no_video(processor, tmp_path):
     folder = video_folder(tmp_path, "file_name,text\na.mp4,x\n")
     (folder / "train" / "a.mp4").write_bytes(b"no video at all")
     with pytest.raises(VideoDecodingError, match=re.escape(f"'{folder / 'train' / 'a.mp4'}' is not a video")):
-        SignVideoDataset(load(folder), processor).longest_lengths()
+        SignClipDataset(load(folder), processor).longest_lengths()
 
 
 def test_scores_of_parts_name_them(tmp_path, capsys):

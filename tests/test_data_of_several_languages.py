@@ -15,7 +15,7 @@ from processing import FLaLLMProcessor
 from train_scripts.arguments.data_arguments import DataArguments, VideoArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.collators import TranslationCollator
-from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.splits import load_split
 from train_scripts.languages.target_languages import ISO_639_3, language_code, language_ids, target_languages
 from train_scripts.runs import training
@@ -101,7 +101,7 @@ def test_a_column_with_an_unknown_language_is_told_before_training(tmp_path, cap
 
 def test_tokenizers_without_languages_take_no_notice_of_tags(tmp_path):
     processor = build_processor(VIDEO, MAKE_TOKENIZER["plain"](tmp_path))
-    dataset = SignVideoDataset(load_split(DataArguments(str(make_corpus(tmp_path / "c"))), "train"), processor)
+    dataset = SignClipDataset(load_split(DataArguments(str(make_corpus(tmp_path / "c"))), "train"), processor)
     assert dataset.target_languages == [None] * 4
     labels = TranslationCollator(processor)([dataset[index] for index in range(4)])["labels"]
     assert torch.equal(labels, processor(text_target=SENTENCES)["labels"])
@@ -109,7 +109,7 @@ def test_tokenizers_without_languages_take_no_notice_of_tags(tmp_path):
 
 def test_labels_carry_the_language_of_their_clip(kind, tokenizer, tmp_path):
     processor = build_processor(VIDEO, tokenizer)
-    dataset = SignVideoDataset(load_split(DataArguments(str(make_corpus(tmp_path / "c"))), "train"), processor)
+    dataset = SignClipDataset(load_split(DataArguments(str(make_corpus(tmp_path / "c"))), "train"), processor)
     labels = TranslationCollator(processor)([dataset[index] for index in range(4)])["labels"]
     assert tokenizer.tgt_lang == CODES[kind]["fr"]
     assert processor.batch_decode(labels) == SENTENCES
@@ -138,7 +138,7 @@ def test_each_sentence_is_generated_in_its_language(kind, tags, tokenizer, tmp_p
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.5)
     clips = load_split(DataArguments(str(make_corpus(tmp_path / "c", tags))), "train")
-    dataset = SignVideoDataset(clips, processor)
+    dataset = SignClipDataset(clips, processor)
     arguments = FLaLLMTrainingArguments(
         output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, report_to="none", eval_strategy="no",
         disable_tqdm=True, load_best_model_at_end=False, per_device_eval_batch_size=4,

@@ -37,8 +37,8 @@ from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips import feature_cache, feature_fingerprints
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator
-from train_scripts.clips.data import SignVideoDataset
-from train_scripts.clips.feature_cache import CachedVideoDataset, FeatureCache
+from train_scripts.clips.data import SignClipDataset
+from train_scripts.clips.feature_cache import CachedClipDataset, FeatureCache
 from train_scripts.clips.feature_fingerprints import ContentDigests
 from train_scripts.clips.splits import load_split
 from train_scripts.runs.training import build_processor
@@ -174,13 +174,13 @@ class Case:
         self.processor = build_processor(VideoArguments(**self.video), self.tokenizer)
         self.split: datasets.Dataset | None = None
 
-    def dataset(self) -> SignVideoDataset:
+    def dataset(self) -> SignClipDataset:
         split = load_split(DataArguments([str(self.corpus)]), "train") if self.split is None else self.split
         augmentation = None
         if self.augmentation is not None:
             augmentation = ClipAugmentation(AugmentationArguments(**self.augmentation), VideoArguments(**self.video))
         on_device = self.training.get("preprocess_on_device", False)
-        return SignVideoDataset(
+        return SignClipDataset(
             split,
             self.processor,
             augmentation=augmentation,
@@ -188,7 +188,7 @@ class Case:
             preprocess_on_device=on_device,
         )
 
-    def run(self) -> CachedVideoDataset:
+    def run(self) -> CachedClipDataset:
         arguments = FeatureCacheArguments(
             cache_features=True, feature_cache_dir=str(self.cache), **{"features_dtype": "float32", **self.arguments}
         )
@@ -213,7 +213,7 @@ def case(tmp_path: Path) -> Case:
     return Case(tmp_path)
 
 
-def features_of(dataset: CachedVideoDataset) -> list[torch.Tensor]:
+def features_of(dataset: CachedClipDataset) -> list[torch.Tensor]:
     return [dataset[index]["cached_features"] for index in range(len(dataset))]
 
 
@@ -717,7 +717,7 @@ def test_a_broken_clip_is_named(num_workers, case):
 def test_a_dead_loading_process_is_told(case, monkeypatch):
     case.training["dataloader_num_workers"] = 1
     dead = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)  # noqa: E731
-    monkeypatch.setattr(SignVideoDataset, "clip_of", dead)
+    monkeypatch.setattr(SignClipDataset, "clip_of", dead)
     text = "A process that decodes clips died, of a file that crashes the decoder or of too little memory. "
     with pytest.raises(ValueError, match=re.escape(text)):
         case.run()

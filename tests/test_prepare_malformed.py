@@ -18,7 +18,7 @@ from PIL import Image
 from test_prepare_dataset import command, pictures, report_of, rows_of, snapshot
 from video_files import counting_frames, write_audio, write_video
 
-from train_scripts.clips.video_folders import read_metadata
+from train_scripts.clips.clip_folders import read_metadata
 from train_scripts.commands.prepare_dataset import main
 from train_scripts.corpora.corpus_schema import SPLITS
 

@@ -45,10 +45,10 @@ from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips import streaming
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator
-from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.hub_data_sets import fetch_content
 from train_scripts.clips.splits import checked_row, load_split
-from train_scripts.clips.streaming import ClipStream, MixedClips, StreamedClip, StreamedVideoDataset, open_streams
+from train_scripts.clips.streaming import ClipStream, MixedClips, StreamedClip, StreamedClipDataset, open_streams
 from train_scripts.languages.target_languages import language_ids
 from train_scripts.runs.tokenizers import load_tokenizer
 from train_scripts.runs.training import build_processor
@@ -192,8 +192,8 @@ def clip_of(row: dict, number: int = 0, seed: int = 1) -> StreamedClip:
 @pytest.mark.parametrize("as_bytes", [False, True])
 def test_items_are_those_of_the_data_set_that_is_not_streamed(as_bytes, processor, tmp_path):
     folder = video_folder(tmp_path, "file_name,text,start,end\na.mp4,x,0.2,0.8\nb.mp4,y,,\n")
-    expected = SignVideoDataset(load_split(DataArguments(dataset=str(folder)), "train"), processor)
-    streamed = StreamedVideoDataset(processor)
+    expected = SignClipDataset(load_split(DataArguments(dataset=str(folder)), "train"), processor)
+    streamed = StreamedClipDataset(processor)
     for clip in itertools.islice(open_folder(folder, tmp_path), 2):
         if as_bytes:
             path = clip.row["video"]["path"]
@@ -203,7 +203,7 @@ def test_items_are_those_of_the_data_set_that_is_not_streamed(as_bytes, processo
 
 
 def test_draws_follow_from_the_seed_of_the_clip(processor, tmp_path):
-    dataset = StreamedVideoDataset(processor, augmentation=ClipAugmentation(STRONG, VIDEO))
+    dataset = StreamedClipDataset(processor, augmentation=ClipAugmentation(STRONG, VIDEO))
     row = next(iter(open_folder(corpus(), tmp_path))).row
     first = dataset[clip_of(row, seed=5)]
     torch.rand(3)
@@ -213,7 +213,7 @@ def test_draws_follow_from_the_seed_of_the_clip(processor, tmp_path):
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(processor, tmp_path):
-    dataset = StreamedVideoDataset(processor, augmentation=ClipAugmentation(STRONG, VIDEO))
+    dataset = StreamedClipDataset(processor, augmentation=ClipAugmentation(STRONG, VIDEO))
     batches = []
     for num_workers in (0, 3):
         mixed = open_folder(corpus(), tmp_path, max_train_clips=5)
@@ -263,7 +263,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(processor, tmp_path):
 def test_rows_that_cannot_be_used(values, expected, processor, tmp_path):
     row = {**next(iter(open_folder(corpus(), tmp_path))).row, **values}
     with pytest.raises(ValueError) as error:
-        StreamedVideoDataset(processor)[clip_of(row, number=7)]
+        StreamedClipDataset(processor)[clip_of(row, number=7)]
     text = str(error.value)
     assert text.startswith(expected) and (text == expected or isinstance(error.value, VideoDecodingError))
 
@@ -272,7 +272,7 @@ def test_the_language_of_each_clip(tmp_path):
     (tmp_path / "spm").mkdir()
     MAKE_TOKENIZER["mbart"](tmp_path / "spm").save_pretrained(tmp_path / "tokenizer")
     processor = build_processor(VIDEO, load_tokenizer(str(tmp_path / "tokenizer"), "fr_XX"))
-    dataset = StreamedVideoDataset(processor)
+    dataset = StreamedClipDataset(processor)
     row = next(iter(open_folder(corpus(), tmp_path))).row
     for tag, code in (("de", "de_DE"), ("en", "en_XX"), ("", "fr_XX"), (None, "fr_XX")):
         item = dataset[clip_of({**row, "spoken_language": tag})]
@@ -390,12 +390,12 @@ import os, sys
 from train_scripts.clips import streaming
 from train_scripts.stages import visual_initialing
 folder = sys.argv.pop(1)
-make_item = streaming.StreamedVideoDataset.__getitem__
+make_item = streaming.StreamedClipDataset.__getitem__
 def watched(self, clip):
     with open(f"{folder}/{os.environ['RANK']}", "a") as file:
         print(clip.number, file=file)
     return make_item(self, clip)
-streaming.StreamedVideoDataset.__getitem__ = watched
+streaming.StreamedClipDataset.__getitem__ = watched
 sys.exit(visual_initialing.main())
 """
 
@@ -659,11 +659,11 @@ def test_videos_that_are_files_on_the_hub(hub, tmp_path, processor):
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
     hub.create_repository("me/folder", "datasets", files)
     data = DataArguments(dataset=["me/folder"], streaming=True)
-    expected = SignVideoDataset(load_split(DataArguments(dataset=str(folder)), "train"), processor)
+    expected = SignClipDataset(load_split(DataArguments(dataset=str(folder)), "train"), processor)
     hub.requests.clear()
     clips = list(open_streams(data, arguments_of(tmp_path)).streams[0].one_pass(0))
     assert not any(name.endswith(".mp4") for name in names_of_read_files(hub))
-    for (item,) in DataLoader(StreamedVideoDataset(processor), sampler=clips, num_workers=1, collate_fn=list):
+    for (item,) in DataLoader(StreamedClipDataset(processor), sampler=clips, num_workers=1, collate_fn=list):
         assert_same_items(item, expected[["x", "y"].index(item["text"])])
     assert {name for name in names_of_read_files(hub) if name.endswith(".mp4")} == {"a.mp4", "b.mp4"}
     (row,) = load_split(data, "dev", max_clips=9)

@@ -1,5 +1,6 @@
 """Ready-made visual features in place of videos: files and arrays, both systems, from a data set to a sentence."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -26,7 +27,7 @@ from tiny_corpus import (
     make_talkative,
     moved,
 )
-from tiny_models import VIDEO_TOKEN, tiny_language_model_config, tiny_text_config
+from tiny_models import VIDEO_TOKEN, tiny_language_model_config, tiny_model, tiny_text_config
 from torch.testing import assert_close
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, pipeline
 from without_our_packages import run_without_our_packages
@@ -43,10 +44,12 @@ from processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor,
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import TranslationCollator
-from train_scripts.clips.data import SignVideoDataset
+from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.splits import load_split, load_training_split
-from train_scripts.clips.streaming import StreamedClip, StreamedVideoDataset
+from train_scripts.clips.streaming import StreamedClip, StreamedClipDataset
 from train_scripts.commands import evaluate_model, translate
+from train_scripts.hub.model_card import render
+from train_scripts.hub.training_run import TrainingRun, read_run
 from train_scripts.stages import (
     llm_fine_tuning,
     visual_contrastive_pretraining,
@@ -344,7 +347,7 @@ def test_a_folder_of_features(column, processor, tmp_path):
     folder = features_folder(tmp_path, splits=("train",), column=column)
     split = load(folder)
     assert set(split.column_names) == {"visual_features", "text"}
-    dataset = SignVideoDataset(split, processor)
+    dataset = SignClipDataset(split, processor)
     files = [f"features/{index}{SUFFIXES[index % 3]}" for index in range(len(split))]
     expected = [VisualFeatureExtractor(WIDTH).read(folder / "train" / name) for name in files]
     for item, features in zip(map(dataset.__getitem__, range(len(dataset))), expected, strict=True):
@@ -366,10 +369,10 @@ def test_features_beside_videos_serve_models_of_both_kinds(processor, tmp_path):
     (folder / "train" / "metadata.csv").write_text("\n".join(["file_name,features,text,start,end", *lines]))
     split = load(folder)
     assert set(split.column_names) >= {"video", "visual_features"}
-    features = SignVideoDataset(split, processor)
+    features = SignClipDataset(split, processor)
     assert [len(features[index]["features"]) for index in range(2)] == [4, 5]
     on_videos = FLaLLMProcessor(video_processor=FLaLLMVideoProcessor(), tokenizer=processor.tokenizer)
-    assert SignVideoDataset(split, on_videos)[0]["frames"].ndim == 4
+    assert SignClipDataset(split, on_videos)[0]["frames"].ndim == 4
 
 
 @pytest.mark.parametrize(
@@ -406,9 +409,9 @@ def test_a_data_set_without_what_the_model_reads(processor, tmp_path):
     split = load(features_folder(tmp_path, splits=("train",)))
     on_videos = FLaLLMProcessor(video_processor=FLaLLMVideoProcessor(), tokenizer=processor.tokenizer)
     with error_texts("Pass --visual_features_size to train on visual_features."):
-        SignVideoDataset(split, on_videos)
+        SignClipDataset(split, on_videos)
     with error_texts("`visual_features` must be a column of the data set, as it is what the model reads, got columns"):
-        SignVideoDataset(load(corpus()), processor)
+        SignClipDataset(load(corpus()), processor)
 
 
 def array_features(kind: str):
@@ -422,7 +425,7 @@ def test_arrays_in_the_table_of_a_data_set(kind, processor):
     arrays = [random_features(3), random_features(5)]
     features = datasets.Features({"visual_features": array_features(kind), "text": datasets.Value("string")})
     split = datasets.Dataset.from_dict({"visual_features": arrays, "text": ["a", "b"]}, features=features)
-    dataset = SignVideoDataset(split, processor)
+    dataset = SignClipDataset(split, processor)
     for index, array in enumerate(arrays):
         assert torch.equal(dataset[index]["features"], torch.from_numpy(array))
     assert dataset.texts == ["a", "b"] and dataset.longest_lengths() == [3, 5]
@@ -430,8 +433,8 @@ def test_arrays_in_the_table_of_a_data_set(kind, processor):
 
 def test_a_stream_gives_the_same_items(processor, tmp_path):
     split = load(features_folder(tmp_path, splits=("train",)))
-    streamed = StreamedVideoDataset(processor)
-    whole = SignVideoDataset(split, processor)
+    streamed = StreamedClipDataset(processor)
+    whole = SignClipDataset(split, processor)
     for index in range(3):
         item = streamed[StreamedClip(split[index], "x", index, 1)]
         assert torch.equal(item["features"], whole[index]["features"]) and item["text"] == whole[index]["text"]
@@ -445,7 +448,7 @@ def test_augmentation_in_time_follows_from_the_seed(processor, tmp_path, seed):
 
     def features(seed):
         augmentation = ClipAugmentation(arguments, VideoArguments())
-        dataset = SignVideoDataset(load(folder), processor, augmentation=augmentation, seed=seed)
+        dataset = SignClipDataset(load(folder), processor, augmentation=augmentation, seed=seed)
         assert all(
             len(dataset[index]["features"]) <= longest for index, longest in enumerate(dataset.longest_lengths())
         )
@@ -497,7 +500,39 @@ def test_stage_1_learns_from_features(values, folder, tmp_path):
     model = FLaLLMForTranslation.from_pretrained(tmp_path / "run")
     assert isinstance(model.vision_model, VisualFeaturesEncoder)
     assert isinstance(AutoProcessor.from_pretrained(tmp_path / "run").feature_extractor, VisualFeatureExtractor)
-    assert (tmp_path / "run" / "README.md").is_file()
+    assert_card_is_of_features(tmp_path / "run")
+
+
+def assert_card_is_of_features(folder: Path) -> None:
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "This model reads ready-made visual features of " in card
+    assert 'processor(visual_features="clip.npy", return_tensors="pt")' in card and 'translate("clip.npy")' in card
+    # The Hub's task is called that, and the settings stand with their help.
+    others = [line for line in card.splitlines() if not re.search(r"video-text-to-text|^[-|] `\w+` ", line)]
+    assert [line for line in others if re.search("video|watch|pixels", line)] == []
+
+
+def test_a_short_card_says_what_the_model_reads():
+    features = FLaLLMForTranslation(
+        FLaLLMConfig(vision_config=VisualFeaturesConfig(hidden_size=WIDTH), text_config=tiny_text_config("mbart"))
+    )
+    for model, reads, example in (
+        (features, "This model reads ready-made visual features of a sign language", 'translate("clip.npy")'),
+        (tiny_model(), "This model watches a video of a sign language", 'translate("clip.mp4")'),
+    ):
+        card = model._short_card("me/x")
+        assert reads in card and example in card and '"sign-language-translation", "me/x"' in card
+        assert ("video" in card) == (model is not features)
+    assert "This model turns ready-made visual features of a sign" in features.vision_model._short_card("me/x")
+
+
+def test_a_record_from_before_there_were_features_is_of_videos(tmp_path):
+    record = dict.fromkeys(each.name for each in dataclasses.fields(TrainingRun) if each.name != "modality")
+    (tmp_path / "training_run.json").write_text(json.dumps(record))
+    assert read_run(tmp_path).modality == "video"
+    (tmp_path / "training_run.json").write_text(json.dumps({**record, "stage": "visual_initialing", "modality": "x"}))
+    with error_texts("training_run.json names the modality 'x', which is none of video, visual_features."):
+        render(dataclasses.replace(read_run(tmp_path), settings=[]))
 
 
 @pytest.mark.slow
@@ -508,6 +543,7 @@ def test_stage_2_trains_adapter_and_text_model_and_translates(folder, tmp_path, 
     weights = load_file(tmp_path / "run" / "model.safetensors")
     model = FLaLLMForTranslation.from_pretrained(tmp_path / "run")
     assert "adapter.first.weight" in weights and model.vision_model.main_input_name == "visual_features"
+    assert_card_is_of_features(tmp_path / "run")
     translate_and_evaluate(tmp_path / "run", folder, tmp_path, capsys)
 
 
@@ -524,6 +560,7 @@ def test_stage_3_of_llava_slt_trains_the_connector_alone_and_translates(folder, 
     visual_language_tuning.train(arguments)
     after = copy_of_weights(LlavaSltForTranslation.from_pretrained(tmp_path / "run"))
     assert {name.split(".")[0] for name in moved(before, after)} == {"connector"}
+    assert_card_is_of_features(tmp_path / "run")
     translate_and_evaluate(tmp_path / "run", folder, tmp_path, capsys)
 
 

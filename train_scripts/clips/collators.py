@@ -17,7 +17,7 @@ CACHED_FEATURES = "cached_features"  # of an item in place of its clip: what the
 
 class TranslationCollator:
     """
-    Items of `SignVideoDataset` -> what `FLaLLMForTranslation` takes, padded; of items that hold `cached_features`
+    Items of `SignClipDataset` -> what `FLaLLMForTranslation` takes, padded; of items that hold `cached_features`
     `(tokens, hidden size)` instead of a clip, `visual_features` and their mask.
 
     With `preprocess_on_device` the frames of each clip stay as they are, uint8, with the seeds of their augmentation:
@@ -37,7 +37,7 @@ class TranslationCollator:
         return {**text_inputs, **self.clip_inputs(items)}
 
     def text_inputs(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Of what `SignVideoDataset.sentence_of` gives for each clip."""
+        """Of what `SignClipDataset.sentence_of` gives for each clip."""
         return {"labels": self._labels([item["text"] for item in items], [item["target_language"] for item in items])}
 
     def clip_inputs(self, items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class RandomDataset(Dataset):
         return item_seed(self.seed, self.epoch, index)
 
 
-class SignVideoDataset(RandomDataset):
+class SignClipDataset(RandomDataset):
     """
     Clips as the processor's modality gives them, such as sampled uint8 frames `(frames, 3, height, width)`, with their
     sentences. See `ClipReader`.
@@ -111,7 +111,7 @@ class SignVideoDataset(RandomDataset):
             "spoken_language": self.spoken_languages[index],
         }
 
-    def forget_decoded_videos(self) -> None:
+    def forget_decoded_clips(self) -> None:
         """Free the memory of `keep_decoded_videos`."""
         if self._decoded is not None:
             self._decoded.clear()

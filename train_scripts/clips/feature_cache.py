@@ -29,7 +29,7 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from .collators import CACHED_FEATURES, FramePreprocessor, TranslationCollator
-from .data import SignVideoDataset
+from .data import SignClipDataset
 from .feature_fingerprints import ContentDigests, describe_settings, key_of
 from .feature_store import FeatureStore, remove_leavings, remove_unused
 from .splits import name_of_clip
@@ -106,15 +106,15 @@ class ClipView:
         return int(self.key[:15], 16)
 
 
-class CachedVideoDataset(Dataset):
+class CachedClipDataset(Dataset):
     """
-    The clips of a `SignVideoDataset` as visual features `(tokens, hidden size)` with their sentences.
+    The clips of a `SignClipDataset` as visual features `(tokens, hidden size)` with their sentences.
 
     Args:
         keys: of the features of each clip, for each view; epoch `e` takes view `e % len(keys)`.
     """
 
-    def __init__(self, clips: SignVideoDataset, store: FeatureStore, keys: list[list[str]]):
+    def __init__(self, clips: SignClipDataset, store: FeatureStore, keys: list[list[str]]):
         self.clips = clips
         self.store = store
         self.keys = keys
@@ -137,7 +137,7 @@ class CachedVideoDataset(Dataset):
 class _ViewsToEncode(Dataset):
     """Views of clips -> their frames; errors name the clip."""
 
-    def __init__(self, clips: SignVideoDataset, views: Sequence[ClipView], collator: TranslationCollator):
+    def __init__(self, clips: SignClipDataset, views: Sequence[ClipView], collator: TranslationCollator):
         self.clips = clips
         self.views = views
         self.collator = collator
@@ -187,7 +187,7 @@ def _batches_of(loader: DataLoader) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _longest_length(clips: SignVideoDataset, index: int) -> int:
+def _longest_length(clips: SignClipDataset, index: int) -> int:
     with errors_name_the_clip(clips.dataset, index):
         return clips.longest_lengths([index])[0]
 
@@ -239,7 +239,7 @@ class FeatureCache:
         self.digests = ContentDigests(self.folder / "digests")
         self.autocast_dtype = {training.bf16: torch.bfloat16, training.fp16: torch.float16}.get(True)
 
-    def clips(self, clips: SignVideoDataset, name: str, num_views: int = 1) -> CachedVideoDataset:
+    def clips(self, clips: SignClipDataset, name: str, num_views: int = 1) -> CachedClipDataset:
         """
         The clips with their features; what is not in the cache is computed, by all processes together.
 
@@ -256,14 +256,14 @@ class FeatureCache:
         missing = [view for key, view in wanted.items() if key not in store]
         started = time.monotonic()
         self._encode([view for view in missing if self._is_mine(view)], clips, store, name)
-        clips.forget_decoded_videos()
+        clips.forget_decoded_clips()
         PartialState().wait_for_everyone()
         store.look_again()
         if any(key not in store for key in wanted):
             raise ValueError(f"Features of {store.folder} have gone while others were computed. Start again.")
         if self.training.process_index == 0:
             self._summarise(len(clips), num_views, len(wanted), len(missing), time.monotonic() - started, name)
-        return CachedVideoDataset(clips, store, [[view.key for view in of_clips] for of_clips in views])
+        return CachedClipDataset(clips, store, [[view.key for view in of_clips] for of_clips in views])
 
     def remove_unused(self) -> None:
         """Of other settings, as `feature_cache_days` says; call it when the features of all splits are opened."""
@@ -273,7 +273,7 @@ class FeatureCache:
         if self.arguments.feature_cache_days is not None:
             remove_unused(self.folder, self.arguments.feature_cache_days)
 
-    def _open_store(self, clips: SignVideoDataset) -> FeatureStore:
+    def _open_store(self, clips: SignClipDataset) -> FeatureStore:
         precision = str(self.autocast_dtype or torch.float32).removeprefix("torch.")
         augmentation = clips.read_clip.augmentation
         settings = describe_settings(self.vision_model, self.processor, augmentation, self.arguments, precision)
@@ -294,7 +294,7 @@ class FeatureCache:
         """By the key, as processes may not find the same features missing."""
         return int(view.key, 16) % self.training.world_size == self.training.process_index
 
-    def _encode(self, views: list[ClipView], clips: SignVideoDataset, store: FeatureStore, name: str) -> None:
+    def _encode(self, views: list[ClipView], clips: SignClipDataset, store: FeatureStore, name: str) -> None:
         if not views:
             return
         lengths = {index: _longest_length(clips, index) for index in {view.index for view in views}}

@@ -1,4 +1,4 @@
-"""Splits of data sets, from video folders or from the Hub, with every row checked."""
+"""Splits of data sets, from folders of clips or from the Hub, with every row checked."""
 
 import math
 from pathlib import Path
@@ -12,8 +12,8 @@ from ..arguments.data_arguments import DataArguments, DatasetArguments
 from ..corpora.corpus_tables import MOST_SECONDS
 from ..corpora.data_set_columns import CLIP_COLUMNS, NUMBERS, WORDS, check_split, tell_unused, unused, with_texts
 from ..scores.metrics import comparable
+from .clip_folders import load_clip_folder
 from .hub_data_sets import check_is_of_hub, files_type, load_alone_from_hub, open_on_hub, undecoded, without_bytes
-from .video_folders import load_video_folder
 
 
 def load_split(
@@ -35,7 +35,7 @@ def load_split(
     shown = f"{name} ({split})"
     check_most_clips(max_clips)
     if Path(name).is_dir():
-        clips = load_video_folder(Path(name), split, arguments.text_column)
+        clips = load_clip_folder(Path(name), split, arguments.text_column)
     else:
         clips = _load_from_hub_for(arguments, name, split, max_clips)
         for row, value in enumerate(clips["split"] if "split" in clips.column_names else ()):

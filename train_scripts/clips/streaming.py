@@ -42,7 +42,7 @@ class StreamedClip:
 
 @dataclass
 class FolderRows:
-    """A video folder, whose rows hold nothing but paths and sentences; each is a part of its own."""
+    """A folder of clips, whose rows hold nothing but paths and sentences; each is a part of its own."""
 
     clips: datasets.Dataset
     name: str
@@ -187,9 +187,9 @@ class MixedClips(Sampler[StreamedClip]):
             yield next(streams[int(torch.multinomial(self.shares, 1, generator=generator))])
 
 
-class StreamedVideoDataset(Dataset):
+class StreamedClipDataset(Dataset):
     """
-    Clips of a stream -> the same items as `SignVideoDataset` makes of the clips of an index.
+    Clips of a stream -> the same items as `SignClipDataset` makes of the clips of an index.
 
     Raises:
         ValueError: for a row that cannot be used, with its data set and number.

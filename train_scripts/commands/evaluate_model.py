@@ -30,7 +30,7 @@ from ..arguments.data_arguments import DatasetArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_defaults import EvaluationDefaults
 from ..clips.collators import FramePreprocessor
-from ..clips.data import SignVideoDataset
+from ..clips.data import SignClipDataset
 from ..clips.splits import load_split, name_of_clip
 from ..corpora.data_set_columns import CLIP_COLUMNS
 from ..hub.model_card import add_scores
@@ -38,7 +38,7 @@ from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines
 from ..machine.kept_lines import state_of_file
 from ..runs.quantization import DTYPES, load_to_translate
-from ..runs.trainers import VideoTrainer
+from ..runs.trainers import ClipTrainer
 from ..runs.training import collator_class_of, start_run, trainer_class_of
 from ..runs.unfinished_predictions import UnfinishedPredictions
 from ..scores.metrics import format_scores, generated_token_ids, translation_scores
@@ -63,7 +63,7 @@ def evaluate_model(
     if len(data.dataset) > 1:
         raise ValueError(f"--dataset: one data set is scored at a time, got {len(data.dataset)}. Score them in turn.")
     split = load_split(data, evaluation.split, evaluation.max_clips)
-    dataset = SignVideoDataset(split, processor, text_column=data.text_column)
+    dataset = SignClipDataset(split, processor, text_column=data.text_column)
     options = {
         "language": data.spoken_language,
         "append_period": evaluation.append_period,
@@ -77,7 +77,7 @@ def evaluate_model(
     return translation_scores(predictions, dataset.texts, **options), rows
 
 
-def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: EvaluationRunArguments) -> VideoTrainer:
+def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: EvaluationRunArguments) -> ClipTrainer:
     model.generation_config.num_return_sequences = 1  # whatever it was saved with
     model.is_quantized = False  # else the Trainer refuses such a model, which it could not train
     trainer = trainer_class_of(model)(
@@ -92,7 +92,7 @@ def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: Eval
 
 
 def _translate(
-    trainer: VideoTrainer, dataset: SignVideoDataset, names: list[dict[str, Any]], kept: UnfinishedPredictions
+    trainer: ClipTrainer, dataset: SignClipDataset, names: list[dict[str, Any]], kept: UnfinishedPredictions
 ) -> list[dict[str, Any]]:
     """Rows of all clips, those of `kept` first; the others are kept as they come, by the first of several processes."""
     run, processor = trainer.args, trainer.processing_class

@@ -32,8 +32,8 @@ from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.dataclass_parser import read_yaml
 from ..arguments.flag_values import check_new_folder
+from ..clips.clip_folders import find_metadata, find_split_folder
 from ..clips.hub_data_sets import check_is_of_hub, load_from_hub, without_bytes
-from ..clips.video_folders import find_metadata, find_split_folder
 from ..corpora.corpus_schema import SPLITS, Problem
 from ..corpora.corpus_tables import csv_rows, split_of
 from ..corpora.data_set_columns import by_our_names, check_split, our_names, say_unused, unused

@@ -24,7 +24,7 @@ from ..arguments.command_line import START_ANEW, run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.dataclass_parser import flags
 from ..arguments.flag_values import check_new_folder
-from ..clips.video_folders import read_metadata
+from ..clips.clip_folders import read_metadata
 from ..machine.atomic_files import unfinished_folder
 from ..runs.pictures import draw_contact_sheet, draw_learning_curves
 from ..scores.metrics import TITLE_OF_SCORE, translation_scores

@@ -22,7 +22,8 @@ WORDS = ("spoken_language", "sign_language", "signer")
 MOST_SHOWN = 20  # a table of landmarks has thousands
 NAMES_OF_CLIPS = {modality.column: modality.column_names for modality in MODALITIES}
 CLIP_COLUMNS = tuple(NAMES_OF_CLIPS)
-USED = ("file_name", *CLIP_COLUMNS, "split", *NUMBERS, *WORDS)
+TABLE_COLUMNS = [modality.table_column for modality in MODALITIES]
+USED = tuple(dict.fromkeys(("file_name", *CLIP_COLUMNS, *TABLE_COLUMNS, "split", *NUMBERS, *WORDS)))
 
 
 def by_our_names(row: dict[str, Any], text_column: str, name: str) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class TextTrainer(Trainer):
             write_json(folder / ARGUMENTS_FILE, self.settings(), ensure_ascii=True)
 
 
-class VideoTrainer(TextTrainer, Seq2SeqTrainer):
+class ClipTrainer(TextTrainer, Seq2SeqTrainer):
     """
     Seq2SeqTrainer with a learning rate for each part, and a model card from the record of the run, `training_run`.
 
@@ -345,7 +345,7 @@ class VideoTrainer(TextTrainer, Seq2SeqTrainer):
             raise ValueError(explain_hub_error(error, self.hub_model_id)) from error
 
 
-class FLaLLMTrainer(VideoTrainer):
+class FLaLLMTrainer(ClipTrainer):
     """
     For `FLaLLMForTranslation`. Where the labels of a batch name other languages than the tokenizer's own, generation
     starts each sentence in its language.
@@ -389,7 +389,7 @@ class FLaLLMTrainer(VideoTrainer):
         return None if (starts[:, -1] == known.get(tokenizer.tgt_lang)).all() else starts
 
 
-class LlavaSltTrainer(VideoTrainer):
+class LlavaSltTrainer(ClipTrainer):
     """For `LlavaSltForTranslation`."""
 
     def _learning_rate_of(self, parameter_name: str) -> float:

@@ -24,7 +24,7 @@ from ..clips.augmentation import ClipAugmentation, tell_unused_in_space
 from ..clips.collators import FramePreprocessor, PromptedTranslationCollator, TranslationCollator
 from ..clips.data import RandomDataset
 from ..clips.feature_cache import (
-    CachedVideoDataset,
+    CachedClipDataset,
     FeatureCache,
     augmentation_in_cache,
     check_feature_cache,
@@ -38,7 +38,7 @@ from ..hub.training_run import add_run_scores, complete_run, describe_run
 from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
-from .trainers import FLaLLMTrainer, LlavaSltTrainer, VideoTrainer
+from .trainers import ClipTrainer, FLaLLMTrainer, LlavaSltTrainer
 from .training_clips import TrainingClips, open_splits, prepare_clips
 
 SECONDS_BETWEEN_LOOKS = 3.0
@@ -47,7 +47,7 @@ SECONDS_BETWEEN_LOOKS = 3.0
 class TellTheEpoch(TrainerCallback):
     """For what draws anew in each epoch."""
 
-    def __init__(self, listeners: list[RandomDataset | CachedVideoDataset | ClipSampler | FrameBudgetBatchSampler]):
+    def __init__(self, listeners: list[RandomDataset | CachedClipDataset | ClipSampler | FrameBudgetBatchSampler]):
         self.listeners = listeners
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -87,20 +87,20 @@ def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:
     return PromptedTranslationCollator if model.is_prompted else TranslationCollator
 
 
-def trainer_class_of(model: PreTrainedModel) -> type[VideoTrainer]:
+def trainer_class_of(model: PreTrainedModel) -> type[ClipTrainer]:
     """Of a model that translates, also inside a peft model."""
     return LlavaSltTrainer if model.is_prompted else FLaLLMTrainer
 
 
 def build_trainer(
-    trainer_class: type[VideoTrainer],
+    trainer_class: type[ClipTrainer],
     model: PreTrainedModel,
     clips: TrainingClips,
     collator: TranslationCollator,
     training: FLaLLMTrainingArguments,
     callbacks: Sequence[TrainerCallback] = (),
     **options: Any,
-) -> VideoTrainer:
+) -> ClipTrainer:
     """A Trainer for the clips; `options` are those of transformers' Trainer."""
     listeners = [each for each in (clips.train, clips.sampler) if hasattr(each, "set_epoch")]
     trainer = trainer_class(
@@ -191,7 +191,7 @@ def run_training(
     return train_and_finish(trainer, data)
 
 
-def train_and_finish(trainer: VideoTrainer, data: DataArguments) -> dict[str, float]:
+def train_and_finish(trainer: ClipTrainer, data: DataArguments) -> dict[str, float]:
     """Train, evaluate the best checkpoint and fill the output folder; returns the scores of that evaluation."""
     training = trainer.args
     if training.process_index == 0:
@@ -276,7 +276,7 @@ def _print_trained_parts(model: torch.nn.Module) -> None:
 
 
 def _finish(
-    trainer: VideoTrainer, training: FLaLLMTrainingArguments, data: DataArguments, metrics: dict[str, float]
+    trainer: ClipTrainer, training: FLaLLMTrainingArguments, data: DataArguments, metrics: dict[str, float]
 ) -> dict[str, float]:
     """Save the model with its card before it is evaluated: whatever goes wrong then, the training was not in vain."""
     trainer.save_state()

@@ -11,10 +11,10 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 from ..arguments.data_arguments import DataArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..clips.augmentation import ClipAugmentation
-from ..clips.data import SignVideoDataset
+from ..clips.data import SignClipDataset
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
 from ..clips.splits import load_split, load_training_split
-from ..clips.streaming import MixedClips, StreamedVideoDataset, open_streams
+from ..clips.streaming import MixedClips, StreamedClipDataset, open_streams
 
 
 @dataclass
@@ -68,17 +68,17 @@ def prepare_clips(
         "keep_decoded_videos": data.keep_decoded_videos,
         "preprocess_on_device": training.preprocess_on_device,
     }
-    evaluation = SignVideoDataset(splits.evaluation, **shared)
+    evaluation = SignClipDataset(splits.evaluation, **shared)
     if splits.streams:
-        train = StreamedVideoDataset(processor, data.text_column, augmentation, training.preprocess_on_device)
+        train = StreamedClipDataset(processor, data.text_column, augmentation, training.preprocess_on_device)
         return TrainingClips(train, evaluation, splits.streams, augmentation)
-    train = SignVideoDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
+    train = SignClipDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
     sampler = build_train_sampler(train, splits.sizes, data.dataset_weights, training)
     return TrainingClips(train, evaluation, sampler, augmentation)
 
 
 def build_train_sampler(
-    dataset: SignVideoDataset, sizes: list[int], weights: list[float] | None, training: FLaLLMTrainingArguments
+    dataset: SignClipDataset, sizes: list[int], weights: list[float] | None, training: FLaLLMTrainingArguments
 ) -> ClipSampler | FrameBudgetBatchSampler | None:
     """
     What draws the clips or batches of an epoch; `None` leaves it to the Trainer, for all clips in any order.

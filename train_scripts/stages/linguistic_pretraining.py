@@ -50,10 +50,10 @@ from ..arguments.commands import COMMANDS
 from ..arguments.stage_arguments import CausalLanguageModelArguments, TextArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_defaults import LinguisticTrainingDefaults
+from ..clips.clip_folders import read_metadata
 from ..clips.collators import IGNORED_LABEL
 from ..clips.hub_data_sets import column_names, load_from_hub
 from ..clips.splits import check_text_column
-from ..clips.video_folders import read_metadata
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
 from ..languages.languages import language_in_prompt

@@ -46,14 +46,14 @@ from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_defaults import CONTRASTIVE_SCORES, ContrastiveTrainingDefaults
 from ..clips.augmentation import ClipAugmentation
 from ..clips.collators import IGNORED_LABEL, TranslationCollator
-from ..clips.data import SignVideoDataset
+from ..clips.data import SignClipDataset
 from ..clips.splits import load_split
 from ..hub.hub_names import check_model_names
 from ..hub.training_run import add_retrieval, describe_run
 from ..runs.resuming import check_run
 from ..runs.text_targets import TextTargets, load_text_targets, load_word_targets, normal_form
 from ..runs.tokenizers import open_tokenizer
-from ..runs.trainers import VideoTrainer
+from ..runs.trainers import ClipTrainer
 from ..runs.training import (
     build_processor,
     build_trainer,
@@ -104,7 +104,7 @@ def build_model(
 
 
 class ContrastiveCollator(TranslationCollator):
-    """Items of `SignVideoDataset` -> what `LlavaSltForContrastivePreTraining` takes, padded."""
+    """Items of `SignClipDataset` -> what `LlavaSltForContrastivePreTraining` takes, padded."""
 
     def __init__(self, processor: FLaLLMProcessor, targets: TextTargets, preprocess_on_device: bool = False):
         super().__init__(processor, preprocess_on_device)
@@ -118,7 +118,7 @@ class ContrastiveCollator(TranslationCollator):
         }
 
 
-class ContrastiveTrainer(VideoTrainer):
+class ContrastiveTrainer(ClipTrainer):
     """Evaluation gathers the embedding of each video, and how many of its words were found."""
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
@@ -232,7 +232,7 @@ def _measure(
     trainer: ContrastiveTrainer, split: datasets.Dataset, name: str, data: DataArguments, targets: TextTargets
 ) -> dict[str, float]:
     """Scores of one more split, with its name in front, also in the model card."""
-    clips = SignVideoDataset(split, trainer.data_collator.processor, text_column=data.text_column)
+    clips = SignClipDataset(split, trainer.data_collator.processor, text_column=data.text_column)
     trainer.compute_metrics = build_compute_scores(targets, clips.texts)
     scores = trainer.evaluate(clips, metric_key_prefix=name)
     trainer.save_metrics(name, scores)

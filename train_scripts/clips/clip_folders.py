@@ -1,4 +1,4 @@
-"""Video folders: one for each split, in it metadata.csv or metadata.jsonl, which names files and their sentences."""
+"""Folders of clips: one for each split, in it metadata.csv or metadata.jsonl, which names files and their sentences."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ from .hub_data_sets import files_type
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 
 
-def load_video_folder(folder: Path, split: str, text_column: str) -> datasets.Dataset:
+def load_clip_folder(folder: Path, split: str, text_column: str) -> datasets.Dataset:
     """
     One split as its table has it, with a column for each kind of clips: paths, not decoded where `datasets` would do
     so, or arrays.
