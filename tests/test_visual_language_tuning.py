@@ -202,7 +202,8 @@ def test_features_and_frames_give_the_same_text(built):
     model, processor = built
     items = [item("ein Satz", 5), item("noch ein Satz", 8)]
     cached = [
-        {**each, "cached_features": torch.randn(model.vision_model.get_num_tokens(len(each["frames"])), 24)} for each in items
+        {**each, "cached_features": torch.randn(model.vision_model.get_num_tokens(len(each["frames"])), 24)}
+        for each in items
     ]
     collator = PromptedTranslationCollator(processor)
     of_frames, of_features = collator(items), collator(cached)
