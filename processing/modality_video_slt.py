@@ -91,10 +91,10 @@ class VideoModality(Modality):
         frames = "every frame" if rate == 1 else f"a fraction of {rate} of the frames"
         hands = (
             f"training clips were mirrored with probability {flip}, so it saw left-handed and right-handed signing. "
-            "In most sign\n  languages a mirrored sign can mean something else, such as left and right."
+            "In most sign\nlanguages a mirrored sign can mean something else, such as left and right."
             if flip
             else "no training clip was mirrored. If few of the signers were left-handed, expect worse results for "
-            "left-handed\n  signers."
+            "left-handed\nsigners."
         )
         return [
             f"It sees {size} x {size} pixels and {frames}. Small or fast movements, the mouth and the face can be "
