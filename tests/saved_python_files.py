@@ -11,12 +11,14 @@ MAY_BE_IMPORTED |= {"av", "fsspec"}
 # What goes along with the processor of FLa-LLM; those of other systems need these, too.
 PROCESSOR_FILES = {
     "captions_slt.py",
+    "feature_extraction_visual_features_slt.py",
     "feature_files_slt.py",
     "modalities_slt.py",
     "modality_features_slt.py",
     "modality_slt.py",
     "modality_video_slt.py",
     "processing_flallm.py",
+    "sampling_slt.py",
     "video_container_slt.py",
     "video_decoding_slt.py",
     "video_download_slt.py",
