@@ -54,4 +54,5 @@ is_picture_file = _processing.video_files_slt.is_picture_file
 is_video_file = _processing.video_files_slt.is_video_file
 padded_in_time = _processing.sampling_slt.padded_in_time
 pixel_values = _processing.modality_video_slt.pixel_values
+spoken_language_name = _processing.spoken_languages_slt.spoken_language_name
 split_name = _processing.feature_files_slt.split_name

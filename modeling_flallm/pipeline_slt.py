@@ -107,7 +107,7 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
                 tokens)`, rows of sum 1, and `"token_times"`, an array of shape `(visual tokens,)`, the seconds of the
                 frame in the middle of what each visual token sees.
             spoken_language (`str`, *optional*):
-                The language to write, by the English name that training put into the prompt: `"German"`, not `"de"`.
+                The language to write, by tag (`"de"`) or by English name (`"German"`).
                 Only for models that read a prompt (LLaVA-SLT). Default: that of the processor.
             batch_size (`int`, *optional*, defaults to 1):
                 Videos that are translated together. They may be of different lengths; the result is the same.

@@ -17,6 +17,7 @@ from .processing_flallm import (
     normalised_sentences,
     ungrouped_arguments,
 )
+from .spoken_languages_slt import spoken_language_name
 
 DEFAULT_PROMPT = "Translate this sign language video into {spoken_language}."
 DEFAULT_SPOKEN_LANGUAGE = "the spoken language"
@@ -32,9 +33,10 @@ class LlavaSltProcessor(FLaLLMProcessor):
     tokenizer's end token. Rows are padded on the left.
 
     `word_window_stride` must be that of the model's visual encoder, and 1 for visual features. `prompt` is the
-    instruction, in which `{spoken_language}` stands for the language of the sentences, `spoken_language`: any name, as
-    in "German". The paper's prompt is not known to us; this one is ours. The placeholder `video_token` is added to the
-    tokenizer if it lacks it, and a tokenizer without a padding token pads with its end token.
+    instruction, in which `{spoken_language}` stands for the English name of `spoken_language`, the language of the
+    sentences: a tag such as "de" or a name such as "German". The paper's prompt is not known to us; this one is ours.
+    The placeholder `video_token` is added to the tokenizer if it lacks it, and a tokenizer without a padding token pads
+    with its end token.
 
     Example: `processor(videos=["clip.mp4"], text_target=["it rains in the north"], return_tensors="pt")`
     """
@@ -63,7 +65,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
         self.word_window_stride = word_window_stride
         self.video_token = video_token
         self.prompt = prompt
-        self.spoken_language = spoken_language
+        self.spoken_language = spoken_language_name(spoken_language)
         self._around_own_video(self.spoken_language)  # a prompt that cannot work is told here
 
     @property
@@ -81,7 +83,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
         text: str | list[str] | tuple[str, ...] | None = None,
         text_target: str | list[str] | tuple[str, ...] | None = None,
         num_visual_tokens: Sequence[int] | None = None,
-        spoken_language: str | Sequence[str] | None = None,
+        spoken_language: str | Sequence[str | None] | None = None,
         visual_features: Any = None,
         add_special_tokens: bool = True,
         return_tensors: str | None = None,
@@ -98,8 +100,8 @@ class LlavaSltProcessor(FLaLLMProcessor):
         `text` is the prompt of each video, such as `apply_chat_template` makes it, with the placeholder `video_token`
         once, where the video goes; `add_special_tokens=False` leaves out what the tokenizer puts in front of a text.
         Default: the processor's own prompt, in which `spoken_language` names the language of all sentences, or of each
-        of them, as training did: "German", not "de". Other arguments go to what reads the clips (`start`, `end`,
-        `frame_sampling_rate`, ...; `max_num_features`).
+        of them, by tag or by name (None: the processor's own). Other arguments go to what reads the clips (`start`,
+        `end`, `frame_sampling_rate`, ...; `max_num_features`).
 
         Raises `ValueError` for no input or both clips and `num_visual_tokens`, for clips of another modality, a prompt
         without the placeholder, an empty sentence, one that holds the placeholder, and other numbers of prompts,
@@ -201,7 +203,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
         self,
         text: str | list[str] | tuple[str, ...],
         num_visual_tokens: Sequence[int] | None,
-        spoken_language: str | Sequence[str] | None,
+        spoken_language: str | Sequence[str | None] | None,
         add_special_tokens: bool,
     ) -> list[list[int]]:
         if spoken_language is not None:
@@ -227,15 +229,16 @@ class LlavaSltProcessor(FLaLLMProcessor):
         ]
 
     def _own_prompts(
-        self, num_visual_tokens: Sequence[int], spoken_language: str | Sequence[str] | None
+        self, num_visual_tokens: Sequence[int], spoken_language: str | Sequence[str | None] | None
     ) -> list[list[int]]:
         num_prompts = len(num_visual_tokens)
-        language = self.spoken_language if spoken_language is None else spoken_language
-        languages = list(language) if isinstance(language, list | tuple) else [language] * num_prompts
-        if not all(isinstance(each, str) for each in languages):
+        given = spoken_language if isinstance(spoken_language, list | tuple) else [spoken_language] * num_prompts
+        if not all(each is None or isinstance(each, str) for each in given):
             raise ValueError(
-                f"`spoken_language` must be a name such as 'German', or a list of one for each video, got {language!r}."
+                "`spoken_language` must be a tag such as 'de', a name such as 'German', or a list with one for each "
+                f"video, got {spoken_language!r}."
             )
+        languages = [self.spoken_language if each is None else spoken_language_name(each) for each in given]
         if len(languages) != num_prompts:
             raise ValueError(
                 f"`spoken_language` names one language, or one for each video, got {len(languages)} languages and "

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from processing import FLaLLMVideoProcessor, LlavaSltProcessor
+from processing.spoken_languages_slt import spoken_language_name
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>{% endfor %}"
@@ -80,9 +81,26 @@ def test_each_sampled_window_has_its_placeholder_and_rows_are_padded_on_the_left
     assert [processor.get_num_visual_tokens(length) for length in (1, 3, 4)] == [1, 1, 2]
 
 
-def test_the_language_must_be_a_name():
-    with pytest.raises(ValueError, match=re.escape("or a list of one for each video, got 3.")):
-        make_processor()(num_visual_tokens=[5], spoken_language=3)
+def test_the_language_is_a_tag_or_a_name():
+    processor = make_processor(spoken_language="de_CH")
+    assert processor.spoken_language == "German"
+    by_tag = processor(num_visual_tokens=[5, 2, 3, 1], spoken_language=["zu", None, "zh-Hans", "xyz_Latn"])
+    by_name = processor(num_visual_tokens=[5, 2, 3, 1], spoken_language=["Zulu", "German", "Chinese", "xyz_Latn"])
+    assert torch.equal(by_tag["input_ids"], by_name["input_ids"])
+    with pytest.raises(ValueError, match=re.escape("or a list with one for each video, got 3.")):
+        processor(num_visual_tokens=[5], spoken_language=3)
+
+
+def test_languages_are_named_as_people_write_them():
+    names = {
+        "el": "Greek",
+        "EL_gr": "Greek",
+        "yue": "Cantonese",
+        "Lao": "Lao",
+        "qaa": "qaa",
+        "Swiss German": "Swiss German",
+    }
+    assert {tag: spoken_language_name(tag) for tag in names} == names
 
 
 def test_sentences_stand_behind_their_prompts_and_are_the_labels():

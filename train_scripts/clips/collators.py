@@ -8,7 +8,6 @@ from transformers.image_utils import SizeDict
 
 from modeling_flallm.own_processing import FLaLLMProcessor, padded_in_time, pixel_values
 
-from ..languages.languages import language_in_prompt
 from .augmentation import ClipAugmentation
 
 IGNORED_LABEL = -100
@@ -72,9 +71,7 @@ class PromptedTranslationCollator(TranslationCollator):
         inputs = self.processor(
             text_target=[item["text"] for item in items],
             num_visual_tokens=[self._num_visual_tokens(item) for item in items],
-            spoken_language=[
-                language_in_prompt(item["spoken_language"], self.processor.spoken_language) for item in items
-            ],
+            spoken_language=[item["spoken_language"] for item in items],
             return_tensors="pt",
         )
         return dict(inputs)

@@ -29,13 +29,18 @@ import torch
 from tqdm import tqdm
 
 from modeling_flallm import FLaLLMForTranslation
-from modeling_flallm.own_processing import FLaLLMProcessor, is_feature_file, is_hidden_file, is_video_file
+from modeling_flallm.own_processing import (
+    FLaLLMProcessor,
+    is_feature_file,
+    is_hidden_file,
+    is_video_file,
+    spoken_language_name,
+)
 
 from ..arguments.command_arguments import TranslateArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..hub.training_run import longest_clip_of_training
-from ..languages.languages import language_in_prompt
 from ..machine.atomic_files import write_text
 from ..machine.machine import default_device, describe_machine, prepare_machine
 from ..runs.quantization import load_to_translate
@@ -232,7 +237,7 @@ def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag
             "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
             "`tgt_lang` and `forced_bos_token_id`."
         )
-    processor.spoken_language = language_in_prompt(tag, processor.spoken_language)
+    processor.spoken_language = spoken_language_name(tag)
 
 
 def _is_usable(device: str) -> bool:

@@ -29,11 +29,6 @@ def language_name(tag: str | None) -> str | None:
     return name and name.split(";")[0]
 
 
-def language_in_prompt(tag: str | None, default: str) -> str:
-    """What a prompt calls the language of a tag: its English name, the tag where it has none, `default` for no tag."""
-    return language_name(tag) or tag or default
-
-
 def check_spoken_language(tag: str | None) -> None:
     """
     Raises:

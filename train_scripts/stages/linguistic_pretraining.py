@@ -42,6 +42,7 @@ from modeling_flallm.own_processing import (
     DEFAULT_SPOKEN_LANGUAGE,
     FLaLLMVideoProcessor,
     LlavaSltProcessor,
+    spoken_language_name,
 )
 from modeling_flallm.systems import titles
 
@@ -56,7 +57,6 @@ from ..clips.splits import check_text_column
 from ..clips.video_folders import read_metadata
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
-from ..languages.languages import language_in_prompt
 from ..runs.damaged_models import read_config, read_model
 from ..runs.resuming import check_run, checkpoint_to_resume
 from ..runs.text_batches import TextCollator, TextDataset, WordNoise, pack, prompt_around_video, short_enough, tokenize
@@ -156,9 +156,9 @@ def build_processor(
     arguments: CausalLanguageModelArguments, text: TextArguments, lines: Sequence[str]
 ) -> LlavaSltProcessor:
     """The processor of stage 3, of which the tokenizer, with the placeholder in it, is what this stage needs."""
-    language = language_in_prompt(text.spoken_language, DEFAULT_SPOKEN_LANGUAGE)
+    language = text.spoken_language or DEFAULT_SPOKEN_LANGUAGE
     if arguments.text_model_name_or_path is None:
-        prompt = arguments.prompt.replace("{spoken_language}", language)
+        prompt = arguments.prompt.replace("{spoken_language}", spoken_language_name(language))
         tokenizer = make_tokenizer(lines, prompt, arguments.max_vocabulary_size)
     else:
         tokenizer = open_tokenizer(arguments.text_model_name_or_path)

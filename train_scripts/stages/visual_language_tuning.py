@@ -28,7 +28,6 @@ from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import VideoArguments
 from ..arguments.stage_arguments import VisualLanguageTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
-from ..languages.languages import language_in_prompt
 from ..runs.damaged_models import reading_model
 from ..runs.generation_defaults import set_generation_defaults
 from ..runs.tokenizers import open_tokenizer
@@ -52,7 +51,7 @@ def build_model(
         **clip_reader_of(video, features_encoder),
         tokenizer=tokenizer,
         prompt=arguments.prompt,
-        spoken_language=language_in_prompt(spoken_language, DEFAULT_SPOKEN_LANGUAGE),
+        spoken_language=spoken_language or DEFAULT_SPOKEN_LANGUAGE,
     )
     with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
         model = LlavaSltForTranslation.from_vision_text_pretrained(
