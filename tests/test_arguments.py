@@ -22,7 +22,14 @@ from train_scripts.arguments.data_arguments import (
     FeatureCacheArguments,
     VideoArguments,
 )
-from train_scripts.arguments.dataclass_parser import CONFIG_FOLDER, DataclassParser, parse_arguments, preset_names
+from train_scripts.arguments.dataclass_parser import (
+    CONFIG_FOLDER,
+    DataclassParser,
+    parse_arguments,
+    preset_names,
+    read_sources,
+    read_yaml,
+)
 from train_scripts.arguments.flag_values import RANGES, check_new_folder
 from train_scripts.arguments.stage_arguments import PROMPT, DenoisingArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
@@ -195,6 +202,38 @@ def _whole_message(capsys, config: str) -> str:
     with pytest.raises(SystemExit):
         parse_sizes("--config", config)
     return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "sources"),
+    [
+        ("sources: {width: a book}", {"width": "a book"}),
+        ("sources:\n  width: 'ours: wide'", {"width": "ours: wide"}),
+        ("sources:", {}),
+        ("", {}),
+    ],
+)
+def test_sources_in_yaml_set_nothing(text, sources, tmp_path):
+    config = write_yaml(tmp_path, f"width: 7  # paper: a comment, as presets had it\n{text}\n")
+    assert parse_sizes("--config", config) == Sizes(width=7)
+    assert read_yaml(config) == {"width": 7} and read_yaml(config, as_text=True) == {"width": "7"}
+    assert read_sources(config) == sources
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ("{widht: a book}", "names 'widht', which the file does not set. Did you mean 'width'?"),
+        ("{rate: a book}", "names 'rate', which the file does not set. Set it, or remove it there."),
+        ("{width: 3}", "must say in words where 'width' is from, got 3."),
+        ("{width: }", "must say in words where 'width' is from, got None."),
+        ("[width]", "must hold one 'name: where its value is from' a line, got list."),
+        ("a book", "must hold one 'name: where its value is from' a line, got str."),
+    ],
+)
+def test_sources_in_yaml_that_do_not_fit_the_values(sources, expected, tmp_path, capsys):
+    config = write_yaml(tmp_path, f"width: 7\nsources: {sources}\n")
+    assert message(capsys, "--config", config) == f"{config}: sources {expected}"
 
 
 def test_an_empty_value_in_yaml_leaves_the_default(tmp_path):
