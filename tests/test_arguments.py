@@ -78,7 +78,7 @@ CONTRASTIVE = (
     visual_contrastive_pretraining.ContrastiveTrainingArguments,
 )
 TUNING = (visual_language_tuning.VisualLanguageTuningArguments, *STAGE1[1:], FeatureCacheArguments)
-EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.EvaluationRunArguments)
+EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.GenerationArguments)
 REQUIRED = {
     STAGE1: {"dataset": "d", "tokenizer_name_or_path": "t", "output_dir": "o"},
     STAGE2: {"dataset": "d", "vision_model_name_or_path": "v", "text_model_name_or_path": "t", "output_dir": "o"},
@@ -97,6 +97,7 @@ TYPES_OF_COMMAND = {
     visual_language_tuning: TUNING,
     evaluate_model: EVALUATION,
 }
+TRAINING_COMMANDS = [command for command in TYPES_OF_COMMAND if command is not evaluate_model]
 TYPES_OF_PRESET = {
     "visual_initialing": STAGE1,
     "llm_fine_tuning": STAGE2,
@@ -311,7 +312,7 @@ def test_the_help_of_training_names_flags_that_the_trainer_has():
             assert {*COMMON_TRAINER_FLAGS, *command.defaults.idle_flags, *command.defaults.fixed_flags} <= known
 
 
-@pytest.mark.parametrize("command", TYPES_OF_COMMAND)
+@pytest.mark.parametrize("command", TRAINING_COMMANDS)
 def test_the_arguments_of_a_run_have_the_defaults_that_help_shows(command):
     (registered,) = [each for each in COMMANDS.values() if command.__name__ == f"train_scripts.{each.module}"]
     types = TYPES_OF_COMMAND[command]
@@ -443,11 +444,13 @@ def test_output_folder_that_is_in_use(tmp_path):
 def test_every_command_leaves_a_folder_in_use_alone(command, tmp_path, capsys):
     types = TYPES_OF_COMMAND[command]
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    argv = flags(**{**REQUIRED[types], "output_dir": tmp_path}, use_cpu=True)
+    on_a_cpu = {"use_cpu": True} if command in TRAINING_COMMANDS else {"device": "cpu"}
+    argv = flags(**{**REQUIRED[types], "output_dir": tmp_path}, **on_a_cpu)
     assert error_of(command.main, argv, capsys).startswith(f"--output_dir {tmp_path} is not empty. Name a new folder")
-    assert error_of(
-        command.main, flags(**{**REQUIRED[types], "output_dir": tmp_path / "notes.txt"}, use_cpu=True), capsys
-    ) == (f"--output_dir {tmp_path / 'notes.txt'} is a file. Name a new or empty folder.")
+    argv = flags(**{**REQUIRED[types], "output_dir": tmp_path / "notes.txt"}, **on_a_cpu)
+    assert error_of(command.main, argv, capsys) == (
+        f"--output_dir {tmp_path / 'notes.txt'} is a file. Name a new or empty folder."
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

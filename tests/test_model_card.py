@@ -386,7 +386,7 @@ def test_the_evaluation_adds_its_scores(tmp_path):
     model = shutil.copytree(run_folder("visual_initialing"), tmp_path / "model")
     argv = flags(
         model=model, dataset=corpus(), output_dir=tmp_path / "scores", add_to_model_card=True,
-        max_clips=3, generation_num_beams=1, generation_max_length=6, use_cpu=True, disable_tqdm=True,
+        max_clips=3, num_beams=1, generation_max_length=6, device="cpu", disable_tqdm=True,
     )  # fmt: skip
     assert evaluate_model.main(argv) == 0
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text(encoding="utf-8"))
@@ -398,7 +398,7 @@ def test_the_evaluation_adds_its_scores(tmp_path):
 
 def test_the_evaluation_leaves_the_card_alone_by_default(tmp_path):
     model = shutil.copytree(run_folder("visual_initialing"), tmp_path / "model")
-    values = {"max_clips": 2, "generation_max_length": 4, "use_cpu": True, "disable_tqdm": True}
+    values = {"max_clips": 2, "generation_max_length": 4, "device": "cpu", "disable_tqdm": True}
     argv = flags(model=model, dataset=corpus(), output_dir=tmp_path / "scores", **values)
     assert evaluate_model.main(argv) == 0
     assert card_of(model) == card_of(run_folder("visual_initialing"))

@@ -13,6 +13,7 @@ from .command_arguments import (
     CalibrationArguments,
     CorpusArguments,
     EvaluationArguments,
+    GenerationArguments,
     ImportArguments,
     InspectArguments,
     LlavaSltQuickstartArguments,
@@ -45,7 +46,6 @@ from .system_rows import help_of_stage
 from .training_defaults import (
     COMMON_TRAINER_FLAGS,
     ContrastiveTrainingDefaults,
-    EvaluationDefaults,
     LanguageModelTrainingDefaults,
     LinguisticTrainingDefaults,
     TrainingDefaults,
@@ -184,7 +184,7 @@ COMMANDS = {
     "evaluate": Command(
         "commands.evaluate_model",
         "Translate a split with a trained model and score it.",
-        (EvaluationArguments, DatasetArguments, EvaluationDefaults),
+        (EvaluationArguments, DatasetArguments, GenerationArguments),
     ),
     "score": Command(
         "commands.score_translations",
