@@ -14,11 +14,12 @@ import pytest
 import torch
 from signing_pictures import signing
 from test_data import video_folder
-from tiny_corpus import corpus, error_of, flags, language_model, trained_model
+from tiny_corpus import corpus, error_of, flags, language_model, trained_llava_slt, trained_model
+from transformers import AutoConfig, AutoTokenizer
 from video_files import counting_frames, cut, write_audio, write_video
 
-from train_scripts.arguments.command_arguments import GenerationArguments
 from train_scripts.arguments.data_arguments import DataArguments
+from train_scripts.arguments.evaluation_arguments import GenerationArguments
 from train_scripts.clips.splits import load_split
 from train_scripts.commands import evaluate_model, translate
 from train_scripts.machine.machine import default_device
@@ -199,6 +200,23 @@ def test_a_model_saved_with_several_sentences_for_each_clip(tmp_path):
         (model / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
         run_evaluation(tmp_path / f"scores {number}", model=model, max_clips=3)
     assert len({(tmp_path / f"scores {number}" / "scores.json").read_bytes() for number in (1, 2)}) == 1
+
+
+@pytest.mark.parametrize("trained", [trained_model, pytest.param(trained_llava_slt, marks=pytest.mark.slow)])
+def test_a_text_model_whose_config_names_another_padding_than_the_tokenizer(trained, tmp_path):
+    """The Trainer fills up sentences as the tokenizer pads: by the config it would write that token behind each."""
+    model = shutil.copytree(trained(), tmp_path / "model")
+    generation = json.loads((model / "generation_config.json").read_text(encoding="utf-8"))
+    longer = json.dumps({**generation, "max_length": 30})  # than the sentences of this evaluation: it fills them up
+    (model / "generation_config.json").write_text(longer, encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    visible = tokenizer("this", add_special_tokens=False)["input_ids"][-1]
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config["text_config"]["pad_token_id"] = visible
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert AutoConfig.from_pretrained(model).pad_token_id == visible != tokenizer.pad_token_id
+    by_config = run_evaluation(tmp_path / "config", model=model, generation_max_length=12)
+    assert by_config == run_evaluation(tmp_path / "tokenizer", model=trained(), generation_max_length=12)
 
 
 def test_one_clip_whose_prediction_is_empty(tmp_path, monkeypatch):

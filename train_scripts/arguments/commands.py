@@ -12,8 +12,6 @@ from typing import Any, NoReturn
 from .command_arguments import (
     CalibrationArguments,
     CorpusArguments,
-    EvaluationArguments,
-    GenerationArguments,
     ImportArguments,
     InspectArguments,
     LlavaSltQuickstartArguments,
@@ -32,6 +30,7 @@ from .data_arguments import (
     VideoArguments,
 )
 from .dataclass_parser import DataclassParser, parse_arguments, preset_names
+from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .stage_arguments import (
     CausalLanguageModelArguments,
     DenoisingArguments,

@@ -23,10 +23,10 @@ from transformers import PreTrainedModel, ProgressCallback
 
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from ..arguments.command_arguments import EvaluationArguments, GenerationArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import DatasetArguments
+from ..arguments.evaluation_arguments import EvaluationArguments, GenerationArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..clips.collators import FramePreprocessor
 from ..clips.data import SignVideoDataset

@@ -296,6 +296,11 @@ class VideoTrainer(TextTrainer, Seq2SeqTrainer):
         return given
 
     def _pad_tensors_to_max_len(self, tensor: torch.Tensor, max_length: int) -> torch.Tensor:
+        """
+        As the tokenizer pads, for it decodes. Of a processor, transformers' own does not look at the tokenizer, and
+        takes the padding of the configuration, which evaluation without training leaves as it was saved: where that is
+        another token, it would stand behind every sentence.
+        """
         pad_token_id = self.processing_class.tokenizer.pad_token_id
         return torch.nn.functional.pad(tensor, (0, max_length - tensor.shape[-1]), value=pad_token_id)
 
