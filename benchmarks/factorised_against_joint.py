@@ -279,7 +279,7 @@ class SeedRun:
                 model=model,
                 dataset=self.corpus,
                 split="test",
-                per_device_eval_batch_size=50,
+                batch_size=50,
                 output_dir=output_dir,
             )
         )

@@ -22,7 +22,14 @@ from train_scripts.arguments.data_arguments import (
     FeatureCacheArguments,
     VideoArguments,
 )
-from train_scripts.arguments.dataclass_parser import CONFIG_FOLDER, DataclassParser, parse_arguments, preset_names
+from train_scripts.arguments.dataclass_parser import (
+    CONFIG_FOLDER,
+    DataclassParser,
+    parse_arguments,
+    preset_names,
+    read_sources,
+    read_yaml,
+)
 from train_scripts.arguments.flag_values import RANGES, check_new_folder
 from train_scripts.arguments.stage_arguments import PROMPT, DenoisingArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
@@ -71,7 +78,7 @@ CONTRASTIVE = (
     visual_contrastive_pretraining.ContrastiveTrainingArguments,
 )
 TUNING = (visual_language_tuning.VisualLanguageTuningArguments, *STAGE1[1:], FeatureCacheArguments)
-EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.EvaluationRunArguments)
+EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.GenerationArguments)
 REQUIRED = {
     STAGE1: {"dataset": "d", "tokenizer_name_or_path": "t", "output_dir": "o"},
     STAGE2: {"dataset": "d", "vision_model_name_or_path": "v", "text_model_name_or_path": "t", "output_dir": "o"},
@@ -90,6 +97,7 @@ TYPES_OF_COMMAND = {
     visual_language_tuning: TUNING,
     evaluate_model: EVALUATION,
 }
+TRAINING_COMMANDS = [command for command in TYPES_OF_COMMAND if command is not evaluate_model]
 TYPES_OF_PRESET = {
     "visual_initialing": STAGE1,
     "llm_fine_tuning": STAGE2,
@@ -197,6 +205,38 @@ def _whole_message(capsys, config: str) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "sources"),
+    [
+        ("sources: {width: a book}", {"width": "a book"}),
+        ("sources:\n  width: 'ours: wide'", {"width": "ours: wide"}),
+        ("sources:", {}),
+        ("", {}),
+    ],
+)
+def test_sources_in_yaml_set_nothing(text, sources, tmp_path):
+    config = write_yaml(tmp_path, f"width: 7  # paper: a comment, as presets had it\n{text}\n")
+    assert parse_sizes("--config", config) == Sizes(width=7)
+    assert read_yaml(config) == {"width": 7} and read_yaml(config, as_text=True) == {"width": "7"}
+    assert read_sources(config) == sources
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ("{widht: a book}", "names 'widht', which the file does not set. Did you mean 'width'?"),
+        ("{rate: a book}", "names 'rate', which the file does not set. Set it, or remove it there."),
+        ("{width: 3}", "must say in words where 'width' is from, got 3."),
+        ("{width: }", "must say in words where 'width' is from, got None."),
+        ("[width]", "must hold one 'name: where its value is from' a line, got list."),
+        ("a book", "must hold one 'name: where its value is from' a line, got str."),
+    ],
+)
+def test_sources_in_yaml_that_do_not_fit_the_values(sources, expected, tmp_path, capsys):
+    config = write_yaml(tmp_path, f"width: 7\nsources: {sources}\n")
+    assert message(capsys, "--config", config) == f"{config}: sources {expected}"
+
+
 def test_an_empty_value_in_yaml_leaves_the_default(tmp_path):
     assert parse_sizes("--config", write_yaml(tmp_path, "width:\nname: null\nrate: 2\n")) == Sizes(rate=2.0)
 
@@ -272,7 +312,7 @@ def test_the_help_of_training_names_flags_that_the_trainer_has():
             assert {*COMMON_TRAINER_FLAGS, *command.defaults.idle_flags, *command.defaults.fixed_flags} <= known
 
 
-@pytest.mark.parametrize("command", TYPES_OF_COMMAND)
+@pytest.mark.parametrize("command", TRAINING_COMMANDS)
 def test_the_arguments_of_a_run_have_the_defaults_that_help_shows(command):
     (registered,) = [each for each in COMMANDS.values() if command.__name__ == f"train_scripts.{each.module}"]
     types = TYPES_OF_COMMAND[command]
@@ -404,11 +444,13 @@ def test_output_folder_that_is_in_use(tmp_path):
 def test_every_command_leaves_a_folder_in_use_alone(command, tmp_path, capsys):
     types = TYPES_OF_COMMAND[command]
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    argv = flags(**{**REQUIRED[types], "output_dir": tmp_path}, use_cpu=True)
+    on_a_cpu = {"use_cpu": True} if command in TRAINING_COMMANDS else {"device": "cpu"}
+    argv = flags(**{**REQUIRED[types], "output_dir": tmp_path}, **on_a_cpu)
     assert error_of(command.main, argv, capsys).startswith(f"--output_dir {tmp_path} is not empty. Name a new folder")
-    assert error_of(
-        command.main, flags(**{**REQUIRED[types], "output_dir": tmp_path / "notes.txt"}, use_cpu=True), capsys
-    ) == (f"--output_dir {tmp_path / 'notes.txt'} is a file. Name a new or empty folder.")
+    argv = flags(**{**REQUIRED[types], "output_dir": tmp_path / "notes.txt"}, **on_a_cpu)
+    assert error_of(command.main, argv, capsys) == (
+        f"--output_dir {tmp_path / 'notes.txt'} is a file. Name a new or empty folder."
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

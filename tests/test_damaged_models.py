@@ -102,7 +102,7 @@ COMMANDS = {
     "evaluate": (
         evaluate_model,
         trained_model,
-        lambda model, folder: {"model": model, "dataset": corpus(), "output_dir": folder, "use_cpu": True},
+        lambda model, folder: {"model": model, "dataset": corpus(), "output_dir": folder, "device": "cpu"},
     ),
     "calibrate": (
         calibrate,

@@ -744,7 +744,7 @@ def test_scores_of_parts_name_them(tmp_path, capsys):
     folder = video_folder(
         tmp_path / "c", "file_name,text,start,end\na.mp4,x,,0.5\na.mp4,y,0.5,\nb.mp4,z,,\n", split="test"
     )
-    values = {"model": trained_model(), "dataset": folder, "use_cpu": True, "disable_tqdm": True}
+    values = {"model": trained_model(), "dataset": folder, "device": "cpu", "disable_tqdm": True}
     for name, on_device in (("cpu", False), ("device", True)):
         argv = flags(**values, output_dir=tmp_path / name, preprocess_on_device=on_device)
         assert evaluate_model.main(argv) == 0

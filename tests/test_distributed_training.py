@@ -112,8 +112,8 @@ def test_two_processes_evaluate_as_one(num_clips, tmp_path):
         "model": trained_model(),
         "dataset": corpus(),
         "max_clips": num_clips,
-        "per_device_eval_batch_size": 2,
-        "use_cpu": True,
+        "batch_size": 2,
+        "device": "cpu",
         "disable_tqdm": True,
     }
     assert evaluate_model.main(flags(**values, output_dir=tmp_path / "one")) == 0

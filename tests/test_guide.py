@@ -24,7 +24,7 @@ TINY_RUN |= {"use_cpu": True, "disable_tqdm": True, "report_to": "none", **WITHO
 ADDED = {
     "train visual-initialing": {**TINY_RUN, **LIGHT_TRANSFORMER, "imagenet_weights": False},
     "train llm-fine-tuning": TINY_RUN,
-    "evaluate": {"use_cpu": True, "disable_tqdm": True, "generation_max_length": 12},
+    "evaluate": {"device": "cpu", "disable_tqdm": True, "generation_max_length": 12},
     "translate": {"device": "cpu"},
 }
 

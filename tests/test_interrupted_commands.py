@@ -21,7 +21,7 @@ COMMANDS = {
             "dataset": corpus(),
             "split": "test",
             "max_clips": 2,
-            "use_cpu": True,
+            "device": "cpu",
         },
     ),
     "inspect": (inspect_dataset, lambda: {"dataset": corpus(), "num_workers": 1}),

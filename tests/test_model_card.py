@@ -22,7 +22,7 @@ from tiny_models import tiny_model
 
 from train_scripts.arguments import training_arguments as arguments_file
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
-from train_scripts.arguments.dataclass_parser import parse_arguments
+from train_scripts.arguments.dataclass_parser import parse_arguments, read_sources
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.splits import load_split
 from train_scripts.commands import evaluate_model
@@ -201,6 +201,24 @@ def test_one_changed_flag_is_one_more_deviation(stage, name, value):
     assert sorted(listed) == sorted([*before, name])
 
 
+def test_the_source_of_the_recipe_is_not_that_of_a_changed_value():
+    source = read_sources("paper_visual_initialing")["backbone_width"]
+    text = model_card.render(record_of("visual_initialing", backbone_width=16))
+    assert f"- `backbone_width` is **16**; in the recipe: 64 ({source})." in text
+    assert re.search(r"^\| setting \| this model \| .* \| where the recipe's value is from \|$", text, re.MULTILINE)
+    assert f"| `backbone_width` | 16 | 64 | {source} |" in text
+
+
+def test_no_setting_of_a_preset_is_without_its_source():
+    sources = read_sources("paper_visual_initialing")
+    settings = {setting["name"]: setting for setting in record_of("visual_initialing").settings}
+    shown = settings.keys() & sources.keys()
+    assert len(shown) > 25 and {name: settings[name]["source"] for name in shown} == {
+        name: sources[name] for name in shown
+    }
+    assert settings["clips_per_step"]["source"] == sources["per_device_train_batch_size"]
+
+
 @pytest.mark.parametrize("values", [{"seed": 7}, {"logging_steps": 3}, {"optim": "adamw_torch_fused"}])
 def test_what_does_not_change_the_recipe_is_no_deviation(values):
     assert deviations_of(record_of("llm_fine_tuning", **values)).keys() == {"text_model"}
@@ -368,7 +386,7 @@ def test_the_evaluation_adds_its_scores(tmp_path):
     model = shutil.copytree(run_folder("visual_initialing"), tmp_path / "model")
     argv = flags(
         model=model, dataset=corpus(), output_dir=tmp_path / "scores", add_to_model_card=True,
-        max_clips=3, generation_num_beams=1, generation_max_length=6, use_cpu=True, disable_tqdm=True,
+        max_clips=3, num_beams=1, generation_max_length=6, device="cpu", disable_tqdm=True,
     )  # fmt: skip
     assert evaluate_model.main(argv) == 0
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text(encoding="utf-8"))
@@ -380,7 +398,7 @@ def test_the_evaluation_adds_its_scores(tmp_path):
 
 def test_the_evaluation_leaves_the_card_alone_by_default(tmp_path):
     model = shutil.copytree(run_folder("visual_initialing"), tmp_path / "model")
-    values = {"max_clips": 2, "generation_max_length": 4, "use_cpu": True, "disable_tqdm": True}
+    values = {"max_clips": 2, "generation_max_length": 4, "device": "cpu", "disable_tqdm": True}
     argv = flags(model=model, dataset=corpus(), output_dir=tmp_path / "scores", **values)
     assert evaluate_model.main(argv) == 0
     assert card_of(model) == card_of(run_folder("visual_initialing"))

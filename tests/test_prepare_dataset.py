@@ -845,7 +845,7 @@ def test_raw_corpus_to_scores(kind, tmp_path):
         dataset=folder,
         output_dir=tmp_path / "scores",
         spoken_language=spoken_language,
-        use_cpu=True,
+        device="cpu",
         disable_tqdm=True,
     )
     assert evaluate_model.main(evaluation) == 0

@@ -19,7 +19,7 @@ from modeling_flallm import FLaLLMConfig, FLaLLMVisionConfig, FLaLLMVisionModel
 from modeling_flallm.systems import SYSTEMS
 from train_scripts.arguments.command_arguments import CorpusArguments
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
-from train_scripts.arguments.dataclass_parser import CONFIG_FOLDER, parse_arguments, preset_names, read_yaml
+from train_scripts.arguments.dataclass_parser import parse_arguments, preset_names, read_sources, read_yaml
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.commands.generate_corpus import generate_corpus
 from train_scripts.runs.tokenizers import train_tokenizer
@@ -87,20 +87,13 @@ def settings_by_parameter(model: nn.Module, optimizer: torch.optim.Optimizer) ->
     }
 
 
-def sources_of(preset: str) -> dict[str, str]:
-    """The comment behind each value."""
-    text = (CONFIG_FOLDER / f"{preset}.yaml").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if re.match(r"\w+:", line)]
-    return {line.partition(":")[0]: line.partition("  # ")[2] for line in lines}
-
-
 # ------------------------------------------------------------------------------------------ all presets
 
 
 @pytest.mark.parametrize("preset", RECIPES)
 def test_every_value_names_its_source(preset):
-    sources = sources_of(preset)
-    assert sources.keys() == read_yaml(preset).keys()
+    sources = read_sources(preset)
+    assert list(sources) == list(read_yaml(preset))
     assert {name: source for name, source in sources.items() if not SOURCE.match(source)} == {}
 
 
@@ -124,7 +117,7 @@ def test_both_adapters_of_a_recipe_are_built_alike(recipe):
 def test_a_value_that_is_said_to_be_of_another_recipe_is_that(preset):
     stages = {stage for stage in STAGES if preset.endswith(stage)} or set(STAGES)
     for recipe, name_of_recipe in (("paper", "FLa-LLM"), ("sltbaselines", "sltbaselines")):
-        for name, source in sources_of(preset).items():
+        for name, source in read_sources(preset).items():
             if re.search(rf"; as {name_of_recipe}\b", source):
                 theirs = [read_yaml(f"{recipe}_{stage}") for stage in sorted(stages)]
                 assert read_yaml(preset)[name] in [values[name] for values in theirs if name in values], name

@@ -92,7 +92,7 @@ def test_commands_translate_and_score_in_int8(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in lines] == clips
     values = {"model": trained_model(), "dataset": corpus(), "output_dir": tmp_path / "scores"}
-    values |= {"quantization": "int8", "use_cpu": True, "disable_tqdm": True}
+    values |= {"quantization": "int8", "device": "cpu", "disable_tqdm": True}
     assert evaluate_model.main([text for name, value in values.items() for text in (f"--{name}", str(value))]) == 0
     predictions = (tmp_path / "scores" / "predictions.jsonl").read_text(encoding="utf-8")
     assert len(predictions.splitlines()) == len(clips)

@@ -258,8 +258,8 @@ def test_flags_reach_model_and_processor(built):
 
 def evaluate(folder: Path, dataset: Path, output: Path, **values) -> list[str]:
     arguments = {
-        "model": folder, "dataset": dataset, "use_cpu": True, "disable_tqdm": True, "output_dir": output,
-        "per_device_eval_batch_size": 4, **values,
+        "model": folder, "dataset": dataset, "device": "cpu", "disable_tqdm": True, "output_dir": output,
+        "batch_size": 4, **values,
     }  # fmt: skip
     assert evaluate_model.main(flags(**arguments)) == 0
     return sentences_of(output)
@@ -406,7 +406,7 @@ def test_missing_arguments(capsys):
 
 
 def test_a_stage_2_folder_does_not_translate(capsys, tmp_path):
-    arguments = flags(model=contrastive_model(), dataset=corpus(), output_dir=tmp_path / "out", use_cpu=True)
+    arguments = flags(model=contrastive_model(), dataset=corpus(), output_dir=tmp_path / "out", device="cpu")
     assert error_of(evaluate_model.main, arguments, capsys) == (
         f"{str(contrastive_model())!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. Name the folder of "
         "stage 3, which flallm train visual-language-tuning makes."

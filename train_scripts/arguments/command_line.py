@@ -25,6 +25,11 @@ OLD_FLAGS = {
     "evaluation_split": ("split",),
     "splits": ("split",),
     "language": ("spoken_language",),
+    # Of the Trainer, which the training commands still have.
+    "per_device_eval_batch_size": ("batch_size",),
+    "generation_num_beams": ("num_beams",),
+    "dataloader_num_workers": ("num_workers",),
+    "use_cpu": ("device",),
 }
 
 GO_ON_TRAINING = (

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 from .command_arguments import (
     CalibrationArguments,
     CorpusArguments,
-    EvaluationArguments,
     ImportArguments,
     InspectArguments,
     LlavaSltQuickstartArguments,
@@ -31,6 +30,7 @@ from .data_arguments import (
     VideoArguments,
 )
 from .dataclass_parser import DataclassParser, parse_arguments, preset_names
+from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .stage_arguments import (
     CausalLanguageModelArguments,
     DenoisingArguments,
@@ -45,7 +45,6 @@ from .system_rows import help_of_stage
 from .training_defaults import (
     COMMON_TRAINER_FLAGS,
     ContrastiveTrainingDefaults,
-    EvaluationDefaults,
     LanguageModelTrainingDefaults,
     LinguisticTrainingDefaults,
     TrainingDefaults,
@@ -184,7 +183,7 @@ COMMANDS = {
     "evaluate": Command(
         "commands.evaluate_model",
         "Translate a split with a trained model and score it.",
-        (EvaluationArguments, DatasetArguments, EvaluationDefaults),
+        (EvaluationArguments, DatasetArguments, GenerationArguments),
     ),
     "score": Command(
         "commands.score_translations",

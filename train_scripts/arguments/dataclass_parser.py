@@ -6,6 +6,7 @@ for underscores, and writes every switch in one way: `--lora`, `--lora True` or 
 
 import argparse
 import dataclasses
+import difflib
 import json
 import sys
 import types
@@ -22,6 +23,7 @@ from .flag_values import check_flags
 from .yaml_values import load_yaml
 
 CONFIG_FOLDER = Path(__file__).parent.parent / "configs"
+SOURCES = "sources"  # of a YAML file: no setting, but a mapping that says where the values of the settings are from
 TRUE, FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
@@ -124,7 +126,7 @@ def parse_arguments(
     Instances of the dataclasses, from `--config FILE_OR_PRESET` (YAML, one `name: value` a line) and flags on top.
 
     Exits with status 2 and a message for an unknown flag, an unknown or mistyped YAML key, a missing or unreadable YAML
-    file, or a value out of range.
+    file, a source of a value that the file does not set, or a value out of range.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = DataclassParser(dataclass_types, description=description, prog=prog)
@@ -166,6 +168,7 @@ def _flags_from_yaml(config: str, types: dict[str, str]) -> list[str]:
             is_text = "str" in types[name] or "Path" in types[name]
             value = text if is_text and not isinstance(value, dict) else value
             flags += [f"--{name}", *map(_as_flag_value, value if isinstance(value, list) else [value])]
+    read_sources(config)  # raises where they do not fit the values
     return flags
 
 
@@ -175,11 +178,38 @@ def _as_flag_value(value: Any) -> str:
 
 def read_yaml(config: str, as_text: bool = False) -> dict[str, Any]:
     """
-    Values of a YAML file or preset, or with `as_text` how each is written.
+    Values of a YAML file or preset, or with `as_text` how each is written. Its `sources` are none of them.
 
     Raises:
         ValueError: if there is none of that name, or it holds no `name: value` lines.
     """
+    return {name: value for name, value in _load_file(config, as_text).items() if name != SOURCES}
+
+
+def read_sources(config: str) -> dict[str, str]:
+    """
+    Where the values of a YAML file or preset are from, in words by the name of the setting: its `sources`, if any.
+
+    Raises:
+        ValueError: as `read_yaml`, and for a source that is no text or is of a setting that the file does not have.
+    """
+    values = _load_file(config)
+    sources = values.pop(SOURCES, None) or {}
+    if not isinstance(sources, dict):
+        raise ValueError(
+            f"{config}: {SOURCES} must hold one 'name: where its value is from' a line, got {type(sources).__name__}."
+        )
+    for name, source in sources.items():
+        if name not in values:
+            close = difflib.get_close_matches(str(name), map(str, values), n=1)
+            advice = f"Did you mean {close[0]!r}?" if close else "Set it, or remove it there."
+            raise ValueError(f"{config}: {SOURCES} names {name!r}, which the file does not set. {advice}")
+        if not isinstance(source, str):
+            raise ValueError(f"{config}: {SOURCES} must say in words where {name!r} is from, got {source!r}.")
+    return sources
+
+
+def _load_file(config: str, as_text: bool = False) -> dict[str, Any]:
     path = CONFIG_FOLDER / f"{config}.yaml" if config in preset_names() else Path(config)
     if not path.is_file():
         raise ValueError(

@@ -111,12 +111,11 @@ class TrainingDefaults:
         metadata={"help": "Licence of the trained model for its card, as the Hub writes it, such as cc-by-nc-4.0."},
     )
 
-    # What evaluation scores, flags that this command gives one value, and the words of errors for where it does; flags
-    # that do nothing here, which its help leaves out.
+    # What evaluation scores, flags that this command gives one value, and flags that do nothing here, which its help
+    # leaves out.
     needs_generation: ClassVar[bool] = True
     fixed_flags: ClassVar[dict[str, Any]] = {}
     idle_flags: ClassVar[tuple[str, ...]] = ()
-    fixed_where: ClassVar[str] = "for this command"
     sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential", "group_by_length")
 
 
@@ -202,45 +201,3 @@ class ContrastiveTrainingDefaults(TrainingDefaults):
     predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
     needs_generation: ClassVar[bool] = False
     fixed_flags: ClassVar[dict[str, Any]] = {"predict_with_generate": False}
-
-
-@dataclass
-class EvaluationDefaults(TrainingDefaults):
-    """How to translate."""
-
-    eval_strategy: str = field(default="no", metadata={"help": "Must be no."})
-    save_strategy: str = field(default="no", metadata={"help": "Must be no."})
-    load_best_model_at_end: bool = field(default=False, metadata={"help": "Must be False."})
-    bf16: bool | None = field(default=False, metadata={"help": "Must be False; see --dtype."})
-    generation_max_length: int | None = field(
-        default=None, metadata={"help": "Default: what the model was saved with."}
-    )
-    report_to: list[str] = field(default_factory=lambda: ["none"], metadata={"help": "Where to log."})
-    # Else there would not be one sentence for each clip.
-    fixed_flags: ClassVar[dict[str, Any]] = {
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-        "bf16": False,
-        "predict_with_generate": True,
-        "prediction_loss_only": False,
-        "dataloader_drop_last": False,
-        "eval_do_concat_batches": True,
-        "remove_unused_columns": False,
-        "push_to_hub": False,
-    }
-    fixed_where: ClassVar[str] = "where nothing is trained"
-    idle_flags: ClassVar[tuple[str, ...]] = (
-        "save_total_limit",
-        "metric_for_best_model",
-        "lr_scheduler_type",
-        "ddp_find_unused_parameters",
-        "adapter_learning_rate",
-        "bias_learning_rate",
-        "early_stopping_patience",
-        "hub_private_repo",
-        "hub_strategy",
-        "max_frames_per_batch",
-        "model_license",
-        *(COMMON_TRAINER_FLAGS.keys() - {"per_device_eval_batch_size", "use_cpu", "disable_tqdm"}),
-    )

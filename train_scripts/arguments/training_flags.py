@@ -142,7 +142,7 @@ def _check_refused(training: Seq2SeqTrainingArguments) -> None:
     for name, needed in training.fixed_flags.items():
         value = _plain(getattr(training, name))
         if value != needed:
-            raise ValueError(f"--{name} must be {needed} {training.fixed_where}, got {value}.")
+            raise ValueError(f"--{name} must be {needed} for this command, got {value}.")
     defaults = {field.name: _default(field) for field in dataclasses.fields(Seq2SeqTrainingArguments)}
     # argparse makes False of the last one's default, "no", and None of a list's.
     defaults |= {"remove_unused_columns": False, "include_num_input_tokens_seen": False}

@@ -11,7 +11,7 @@ over all of them.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ from transformers import PreTrainedModel, ProgressCallback
 
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from ..arguments.command_arguments import EvaluationArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import DatasetArguments
+from ..arguments.evaluation_arguments import EvaluationArguments, GenerationArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
-from ..arguments.training_defaults import EvaluationDefaults
 from ..clips.collators import FramePreprocessor
 from ..clips.data import SignVideoDataset
 from ..clips.splits import load_split, name_of_clip
@@ -37,6 +36,7 @@ from ..hub.model_card import add_scores
 from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines
 from ..machine.kept_lines import state_of_file
+from ..machine.machine import default_device
 from ..runs.quantization import DTYPES, load_to_translate
 from ..runs.trainers import VideoTrainer
 from ..runs.training import collator_class_of, start_run, trainer_class_of
@@ -47,8 +47,15 @@ BATCHES_BETWEEN_WRITES = 8  # of each process; so many times more as there are p
 
 
 @dataclass
-class EvaluationRunArguments(EvaluationDefaults, FLaLLMTrainingArguments):
-    """Without training."""
+class EvaluationRunArguments(FLaLLMTrainingArguments):
+    """Of a Trainer that only translates: it evaluates, saves and logs nothing, in the dtype that the model has."""
+
+    eval_strategy: str = "no"
+    save_strategy: str = "no"
+    load_best_model_at_end: bool = False
+    bf16: bool | None = False
+    generation_max_length: int | None = None
+    report_to: list[str] = field(default_factory=lambda: ["none"])
 
 
 def evaluate_model(
@@ -130,14 +137,43 @@ def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def _settings(evaluation: EvaluationArguments, data: DatasetArguments, run: EvaluationRunArguments) -> dict[str, Any]:
+def run_arguments(output_dir: str, generation: GenerationArguments) -> EvaluationRunArguments:
+    """
+    What the Trainer calls the arguments of the command.
+
+    Raises:
+        ValueError: for a device that this machine has not, or one of several.
+    """
+    known = list(dict.fromkeys((default_device().type, "cpu")))
+    if generation.device not in (None, *known):
+        raise ValueError(
+            f"--device must be {' or '.join(known)}, got {generation.device!r}. Of several GPUs, CUDA_VISIBLE_DEVICES "
+            "chooses one, and torchrun uses all."
+        )
+    return EvaluationRunArguments(
+        output_dir=output_dir,
+        per_device_eval_batch_size=generation.batch_size,
+        generation_num_beams=generation.num_beams,
+        generation_max_length=generation.generation_max_length,
+        generation_config=generation.generation_config,
+        dataloader_num_workers=generation.num_workers,
+        num_threads=generation.num_threads,
+        use_cpu=generation.device == "cpu",
+        preprocess_on_device=generation.preprocess_on_device,
+        disable_tqdm=generation.disable_tqdm,
+    )
+
+
+def _settings(
+    evaluation: EvaluationArguments, data: DatasetArguments, generation: GenerationArguments
+) -> dict[str, Any]:
     """What the predictions depend on."""
-    values = {**vars(evaluation), **vars(data), **vars(run)}
-    names = ("model", "dataset", "split", "max_clips", "text_column", "spoken_language", "dtype")
-    generation = ("quantization", "generation_num_beams", "generation_max_length", "generation_config")
+    values = {**vars(evaluation), **vars(data), **vars(generation)}
+    names = ("model", "dataset", "split", "max_clips", "text_column", "spoken_language")
+    of_generation = ("dtype", "quantization", "num_beams", "generation_max_length", "generation_config")
     weights = sorted(Path(evaluation.model).glob("*.safetensors"))
     return {
-        **{name: values[name] for name in (*names, *generation)},
+        **{name: values[name] for name in (*names, *of_generation)},
         "weights": [[path.name, state_of_file(path)] for path in weights],
     }
 
@@ -150,13 +186,14 @@ def write_results(folder: Path, scores: dict[str, Any], rows: list[dict[str, Any
 
 def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Evaluate from command-line arguments; returns what `evaluate_model` returns."""
-    evaluation, data, run = COMMANDS["evaluate"].parse(argv, EvaluationRunArguments)
-    kept = UnfinishedPredictions(Path(run.output_dir), _settings(evaluation, data, run))
+    evaluation, data, generation = COMMANDS["evaluate"].parse(argv)
+    run = run_arguments(evaluation.output_dir, generation)
+    kept = UnfinishedPredictions(Path(run.output_dir), _settings(evaluation, data, generation))
     model_folder = Path(evaluation.model)
     if evaluation.add_to_model_card:
         read_run(model_folder)  # a folder without a record is to be told before the work
-    start_run(run, DTYPES[evaluation.dtype])
-    model, processor = load_to_translate(evaluation.model, run.device, evaluation.dtype, evaluation.quantization)
+    start_run(run, DTYPES[generation.dtype])
+    model, processor = load_to_translate(evaluation.model, run.device, generation.dtype, generation.quantization)
     scores, rows = evaluate_model(model, processor, evaluation, data, run, kept)
     if run.process_index == 0:
         write_results(Path(run.output_dir), scores, rows)

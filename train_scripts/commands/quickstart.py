@@ -186,7 +186,7 @@ def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, A
             model=model,
             dataset=folders.corpus,
             split="test",
-            per_device_eval_batch_size=50,
+            batch_size=50,
             add_to_model_card=True,
             output_dir=output,
             **CORPUS,

@@ -1,11 +1,10 @@
 """
 The settings of a training run, each beside the value that the paper's recipe gives it.
 
-Where a value of a recipe comes from, its preset says in the comment behind it.
+Where a value of a recipe comes from, its preset says in `sources`.
 """
 
 import dataclasses
-import re
 from enum import Enum
 from typing import Any
 
@@ -14,7 +13,7 @@ from transformers import PreTrainedConfig
 from modeling_flallm.systems import Stage, System
 
 from ..arguments.data_arguments import DataArguments
-from ..arguments.dataclass_parser import CONFIG_FOLDER, read_yaml
+from ..arguments.dataclass_parser import read_sources, read_yaml
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 
 # Of the arguments that also say where files lie and how to log, those that change what is learned or chosen.
@@ -68,7 +67,7 @@ def deviations(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def settings_beside_recipe(all_arguments: tuple[Any, ...], preset: str) -> list[dict[str, Any]]:
     """Every argument that shapes the model, beside the value that the paper's preset gives it."""
-    paper, sources = read_yaml(preset), _sources(preset)
+    paper, sources = read_yaml(preset), read_sources(preset)
     settings = [
         _setting(
             argument.name,
@@ -97,7 +96,7 @@ def _clips_per_step(
         "clips_per_step",
         num_clips if training.max_frames_per_batch is None else "a varying number of",
         paper[name],
-        sources[name].partition(";")[0],
+        sources[name],
         "Clips of one step of the optimiser, over all devices.",
     )
 
@@ -112,12 +111,6 @@ def _is_setting(arguments: Any, name: str) -> bool:
     if name.startswith("lora_"):
         return arguments.lora
     return name not in ("target_language", "also_measure_on") and not name.endswith("_name_or_path")
-
-
-def _sources(preset: str) -> dict[str, str]:
-    """Of each value of a preset, the comment behind it, which says where it comes from."""
-    text = (CONFIG_FOLDER / f"{preset}.yaml").read_text(encoding="utf-8")
-    return dict(re.findall(r"^(\w+): .*?  # (.*)$", text, re.MULTILINE))
 
 
 def _default(argument: dataclasses.Field) -> Any:
@@ -168,7 +161,7 @@ def _num_layers(config: PreTrainedConfig, side: str) -> int | str:
 
 def settings_of_encoder(vision_config: PreTrainedConfig, preset: str) -> list[dict[str, Any]]:
     """What a visual encoder shows by itself, where nothing is known of its training."""
-    paper, sources = read_yaml(preset), _sources(preset)
+    paper, sources = read_yaml(preset), read_sources(preset)
     values = _vision_values(vision_config)
     return [_setting(name, value, paper[name], sources[name]) for name, value in values.items() if name in paper]
 

@@ -57,7 +57,8 @@ class TrainingRun:
             of further data sets that were trained on, which count in the training split, the same as `other_sources`
             and `other_hub_ids`.
         base_models: public name of each pretrained part by its role; `base_model_ids` those that are on the Hub.
-        settings: the recipe, each with `name`, `value`, `paper`, `source` and `meaning`.
+        settings: the recipe, each with `name`, `value`, `paper` (the recipe's value), `source` (where that one is from)
+            and `meaning`.
         follows_sltbaselines: whether most settings are those of the system's `other_recipe`; today only that of
             sltbaselines is one.
         stage1: deviations and training of the stage that made the visual encoder, where it was an earlier one.

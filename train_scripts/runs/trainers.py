@@ -1,6 +1,6 @@
 """The Trainers: what is common to all stages, to those on videos, and how each of the two systems is evaluated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,18 @@ from .resuming import (
     num_evaluations_without_better,
     reading_checkpoint,
 )
+
+
+def _biases_of_text_model(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
+    named = model.get_text_model().named_parameters()
+    return (parameter for name, parameter in named if name.split(".")[-1] == "bias")
+
+
+# Flags of the learning rates of single parts, and the parameters of a `SignTranslationModel` that each is for.
+PARAMETERS_OF_RATE: dict[str, Callable[[torch.nn.Module], Iterator[torch.nn.Parameter]]] = {
+    "adapter_learning_rate": lambda model: model.get_adapter().parameters(),
+    "bias_learning_rate": _biases_of_text_model,
+}
 
 
 class TextTrainer(Trainer):
@@ -146,9 +158,11 @@ class VideoTrainer(TextTrainer, Seq2SeqTrainer):
     Seq2SeqTrainer with a learning rate for each part, and a model card from the record of the run, `training_run`.
 
     `train_sampler` gives the clips of an epoch (by default all of them, shuffled), whole batches of them, or a stream;
-    `frame_preprocessor` turns frames into pixel values where the collator leaves that to the device.
+    `frame_preprocessor` turns frames into pixel values where the collator leaves that to the device. `part_rates` names
+    those of `PARAMETERS_OF_RATE` that a subclass heeds.
     """
 
+    part_rates: tuple[str, ...] = ()
     training_run: TrainingRun | None = None
     train_sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None = None
     frame_preprocessor: FramePreprocessor | None = None
@@ -231,19 +245,29 @@ class VideoTrainer(TextTrainer, Seq2SeqTrainer):
     def _parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
         """Trained parameters by (learning rate, weight decay); norms and biases do not decay."""
         decaying = set(self.get_decay_parameter_names(model))
+        rates = self._rates_of_parts(model)
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 # transformers knows LayerNorm by its class and other norms by their names, which ResNet's are not.
                 weight_decay = self.args.weight_decay if name in decaying and parameter.ndim > 1 else 0.0
-                groups.setdefault((self._learning_rate_of(name), weight_decay), []).append(parameter)
+                learning_rate = rates.get(id(parameter), self.args.learning_rate)
+                groups.setdefault((learning_rate, weight_decay), []).append(parameter)
         return [
             {"params": parameters, "lr": learning_rate, "weight_decay": weight_decay}
             for (learning_rate, weight_decay), parameters in groups.items()
         ]
 
-    def _learning_rate_of(self, parameter_name: str) -> float:
-        return self.args.learning_rate
+    def _rates_of_parts(self, model: torch.nn.Module) -> dict[int, float]:
+        """Learning rates by the `id` of the parameter, of the parts for which the run has set one."""
+        given = {flag: getattr(self.args, flag) for flag in self.part_rates}
+        unwrapped = self.accelerator.unwrap_model(model)
+        return {
+            id(parameter): rate
+            for flag, rate in given.items()
+            if rate is not None
+            for parameter in PARAMETERS_OF_RATE[flag](unwrapped)
+        }
 
     def _encode_video(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """Prepared inputs with visual features in place of pixels: loss and generation both start from them."""
@@ -272,6 +296,11 @@ class VideoTrainer(TextTrainer, Seq2SeqTrainer):
         return given
 
     def _pad_tensors_to_max_len(self, tensor: torch.Tensor, max_length: int) -> torch.Tensor:
+        """
+        As the tokenizer pads, for it decodes. Of a processor, transformers' own does not look at the tokenizer, and
+        takes the padding of the configuration, which evaluation without training leaves as it was saved: where that is
+        another token, it would stand behind every sentence.
+        """
         pad_token_id = self.processing_class.tokenizer.pad_token_id
         return torch.nn.functional.pad(tensor, (0, max_length - tensor.shape[-1]), value=pad_token_id)
 
@@ -348,13 +377,7 @@ class FLaLLMTrainer(VideoTrainer):
     starts each sentence in its language.
     """
 
-    def _learning_rate_of(self, parameter_name: str) -> float:
-        chosen = None
-        if "adapter." in parameter_name and "text_model." not in parameter_name:
-            chosen = self.args.adapter_learning_rate
-        elif "text_model." in parameter_name and parameter_name.endswith(".bias"):
-            chosen = self.args.bias_learning_rate
-        return self.args.learning_rate if chosen is None else chosen
+    part_rates = ("adapter_learning_rate", "bias_learning_rate")  # sltbaselines has parts for both
 
     def _generation_arguments(
         self, model: torch.nn.Module, inputs: dict[str, Any], given: dict[str, Any]
@@ -389,9 +412,7 @@ class FLaLLMTrainer(VideoTrainer):
 class LlavaSltTrainer(VideoTrainer):
     """For `LlavaSltForTranslation`."""
 
-    def _learning_rate_of(self, parameter_name: str) -> float:
-        chosen = self.args.adapter_learning_rate if "connector." in parameter_name else None
-        return self.args.learning_rate if chosen is None else chosen
+    part_rates = ("adapter_learning_rate",)
 
 
 def _last_name_of_path(value: Any) -> Any:
