@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_imports
 
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from modeling_flallm.systems import DEFAULT_SYSTEM, SYSTEMS, system_of_visual_encoder
 
 from ..arguments.flag_values import is_repo_id
@@ -36,7 +37,7 @@ VOCABULARY_FILES = TOKENIZER_FILES - {
     "special_tokens_map.json",
     "chat_template.jinja",
 }
-MODEL_FILES = {"config.json", "generation_config.json"}
+MODEL_FILES = {"config.json", "generation_config.json", CALIBRATION_FILE}
 PROCESSOR_FILES = {"processor_config.json", "tokenizer_config.json"}
 VIDEO_PROCESSOR_FILE = "video_preprocessor_config.json"  # of a model without a tokenizer
 WEIGHT_INDEX = "model.safetensors.index.json"
@@ -69,6 +70,7 @@ REPLACED_PATTERNS = (
     "*_slt.py",
     "systems.py",
     "chat_template.jinja",
+    CALIBRATION_FILE,
 )
 
 
@@ -331,7 +333,7 @@ def _raise_if_any(folder: Path, problems: list[str]) -> None:
 
 
 def replaced_files(in_repository: Iterable[str], sent: Iterable[str]) -> list[str]:
-    """Weights and Python files of an earlier push that the new one has no file for."""
+    """Weights, Python files and the calibration of an earlier push that the new one has no file for."""
     sent = set(sent)
     patterns = (*REPLACED_PATTERNS, *(f"*_{model_type}.py" for model_type in SYSTEMS))
     return sorted(
