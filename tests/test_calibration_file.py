@@ -258,6 +258,9 @@ def test_a_model_that_an_earlier_version_cached_loads_without_a_connection(hub, 
 def test_flallm_push_sends_the_calibration_and_removes_that_of_other_weights(hub, folder):
     assert push_to_hub.main(flags(model=folder, repo_id=REPO_ID)) == 0
     assert on_hub(hub) == CURVE
+    write(folder, None)
+    assert push_to_hub.main(flags(model=folder, repo_id=REPO_ID)) == 0
+    assert on_hub(hub) is None
     (folder / CALIBRATION_FILE).unlink()
     assert push_to_hub.main(flags(model=folder, repo_id=REPO_ID)) == 0
     assert on_hub(hub) == "no file"

@@ -347,16 +347,15 @@ def test_a_traceback_of_a_bad_video_can_be_seen(videos, capsys, monkeypatch):
 def calibrated(request, tmp_path) -> Path:
     folder = tmp_path / "model"
     shutil.copytree(trained_model() if request.param == "flallm" else trained_llava_slt(), folder)
-    config = json.loads((folder / "config.json").read_text())
     size = load_trained(str(folder))[0].vision_model.config.hidden_size
-    config["confidence_calibration"] = {
+    calibration = {
         "slope": 1.5,
         "intercept": 0.25,
         "lowest_score": -100.0,
         "mean_features": [1.0] * size,
         "largest_distance": 1.0,
     }
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / CALIBRATION_FILE).write_text(json.dumps(calibration), encoding="utf-8")
     return folder
 
 

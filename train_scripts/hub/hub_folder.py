@@ -133,6 +133,8 @@ def _model_files(folder: Path) -> ModelFiles:
     modules, missing = _needed_modules(folder, references)
     problems += [f"{name} is missing, which another file needs" for name in sorted(missing)]
     _raise_if_any(folder, problems)
+    if _has(folder, CALIBRATION_FILE):
+        _parse_json(folder / CALIBRATION_FILE)  # a damaged one keeps the model from loading
     names = {*MODEL_FILES, *kind.processor_files, *TOKENIZER_FILES, CARD_FILE, *modules, *_weight_names(folder)}
     return ModelFiles(_existing(folder, names), auto_class=kind.auto_classes[-1])
 
@@ -312,11 +314,15 @@ def _has(folder: Path, name: str) -> bool:
     return True
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _parse_json(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = _parse_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold one JSON object, got {type(content).__name__}. Save the model again.")
     return content
