@@ -58,14 +58,8 @@ def read_calibration(config: PreTrainedConfig, options: dict[str, Any]) -> None:
         OSError: as `from_pretrained`.
     """
     places = {name: value for name, value in file_options(options).items() if name != "trust_remote_code"}
-    # Without a connection, a model whose other files are cached still loads.
-    path = cached_file(
-        config.name_or_path,
-        CALIBRATION_FILE,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **places,
-    )
+    # `None`, too, without a connection: a model that an earlier version cached still loads.
+    path = cached_file(config.name_or_path, CALIBRATION_FILE, _raise_exceptions_for_missing_entries=False, **places)
     if path is not None:
         config.confidence_calibration = _read(path, config.vision_config.hidden_size)
 
