@@ -12,6 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .calibration_slt import SavedWithItsCalibration
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_flallm import (
     PaddedByItsTextModel,
@@ -80,7 +81,7 @@ class LlavaSltContrastiveConfig(PreTrainedConfig):
 
 
 @strict
-class LlavaSltConfig(PaddedByItsTextModel, PreTrainedConfig):
+class LlavaSltConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConfig):
     r"""
     LLaVA-SLT: visual encoder, MLP connector and a decoder-only language model.
 

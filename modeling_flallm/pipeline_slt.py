@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline
 
+from .calibration_slt import SentWithItsCalibration
 from .clip_translation_slt import ClipTranslation
 from .dataset_rows_slt import VIDEO_KEYS, is_data_set, undecoded, values_of_row
 from .hub_card_slt import HUB_TASK, SentWithACard
@@ -27,7 +28,9 @@ from .pipeline_inputs_slt import (
 )
 
 
-class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoTranslation, Pipeline):
+class SignLanguageTranslationPipeline(
+    SentWithItsCalibration, SentWithACard, ClipTranslation, LongVideoTranslation, Pipeline
+):
     """
     Translate sign language videos with a `FLaLLMForTranslation` and its `FLaLLMProcessor`, or with a
     `LlavaSltForTranslation` and its `LlavaSltProcessor`.

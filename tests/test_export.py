@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = {
     "adapter_slt.py",
     "batch_norm_slt.py",
+    "calibration_slt.py",
     "clip_translation_slt.py",
     "confidence_slt.py",
     "configuration_encoder_frames_slt.py",

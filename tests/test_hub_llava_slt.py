@@ -36,6 +36,7 @@ ENCODER_FILES = {
     "systems.py",
 }
 WITH_AN_ENCODER = ENCODER_FILES | {
+    "calibration_slt.py",
     "configuration_features_slt.py",
     "configuration_flallm.py",
     "configuration_llava_slt.py",

@@ -21,6 +21,7 @@ from tiny_models import tiny_contrastive_model, tiny_model, tiny_vision_model
 from transformers import TrainerCallback, pipeline
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMProcessor
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from modeling_flallm.own_processing import LlavaSltProcessor
 from train_scripts.commands.push_to_hub import SPACE_FOLDER, main
 from train_scripts.hub.hub_errors import HUB_ERRORS, explain_hub_error
@@ -407,7 +408,8 @@ def test_an_import_of_code_elsewhere(hub, folder, tmp_path, capsys):
 
 
 SENT_BY_NAME = ["README.md", "config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors",
-                "training_run.json", "processing_flallm.py", "vocab.txt", "adapter_config.json"]  # fmt: skip
+                "training_run.json", "processing_flallm.py", "vocab.txt", "adapter_config.json",
+                CALIBRATION_FILE]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SENT_BY_NAME)
@@ -503,9 +505,10 @@ def test_no_folder_and_no_json(folder, tmp_path, capsys):
     assert error_of(main, flags(model=missing, repo_id=REPO_ID), capsys) == (
         f"--model {missing} is no folder. Name the one in which training left the model."
     )
-    (folder / "config.json").write_text("{")
-    error = error_of(main, flags(model=folder, repo_id=REPO_ID), capsys)
-    assert error.startswith(f"{folder / 'config.json'} is no JSON file: ")
+    for name in (CALIBRATION_FILE, "config.json"):
+        (folder / name).write_text("{")
+        error = error_of(main, flags(model=folder, repo_id=REPO_ID), capsys)
+        assert error.startswith(f"{folder / name} is no JSON file: ")
 
 
 def test_an_adapter_names_its_base_on_the_hub(hub, adapter, capsys):

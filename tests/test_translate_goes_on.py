@@ -20,6 +20,7 @@ from tiny_corpus import corpus, error_of, trained_llava_slt, trained_model
 from video_files import write_video
 
 from modeling_flallm import SignLanguageTranslationPipeline
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from train_scripts.commands import translate
 from train_scripts.runs import translation_results, video_translation
 from train_scripts.runs.trained_models import load_trained
@@ -346,16 +347,15 @@ def test_a_traceback_of_a_bad_video_can_be_seen(videos, capsys, monkeypatch):
 def calibrated(request, tmp_path) -> Path:
     folder = tmp_path / "model"
     shutil.copytree(trained_model() if request.param == "flallm" else trained_llava_slt(), folder)
-    config = json.loads((folder / "config.json").read_text())
     size = load_trained(str(folder))[0].vision_model.config.hidden_size
-    config["confidence_calibration"] = {
+    calibration = {
         "slope": 1.5,
         "intercept": 0.25,
         "lowest_score": -100.0,
         "mean_features": [1.0] * size,
         "largest_distance": 1.0,
     }
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / CALIBRATION_FILE).write_text(json.dumps(calibration), encoding="utf-8")
     return folder
 
 
@@ -394,6 +394,17 @@ def test_a_calibrated_model_says_how_sure_it_is_of_each_sentence(calibrated, tal
     for row, answer in zip(rows, answers, strict=True):
         assert (row["text"], row["familiar"]) == (answer["translation_text"], str(answer["is_familiar"]))
         assert float(row["confidence"]) == pytest.approx(answer["confidence"], abs=1e-4)
+
+
+def test_a_run_does_not_go_on_after_another_calibration(calibrated, videos, tmp_path, capsys, monkeypatch):
+    """Else one table would hold confidences of both."""
+    path = tmp_path / "out.csv"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, KeyboardInterrupt())
+        run(capsys, *videos, "--batch_size", 1, "--output", path, model=calibrated, status=130)
+    (calibrated / CALIBRATION_FILE).write_text('{"slope": 1.0, "intercept": 0.5}', encoding="utf-8")
+    error = error_of(translate.main, command(*videos, "--output", path, model=calibrated), capsys)
+    assert error.startswith(f"--output {path} was begun with model files of ")
 
 
 def test_clips_longer_than_those_of_the_training_are_reported(talk, videos, capsys, monkeypatch):

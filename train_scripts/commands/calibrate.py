@@ -5,7 +5,7 @@ Measure on the dev split how far the scores of a trained model can be trusted, a
 
 The pipeline translates the split with the settings that the model was saved with. A logistic curve (Platt 1999, with
 his smoothed targets) is fitted to which translations were right, and the look of the clips is kept as one mean visual
-token. Both go into config.json, and the figures into the model card; the weights and all other files stay as they are.
+token. Both go into confidence_calibration.json, and the figures into the model card. The weights do not change.
 From then on `return_scores=True` of the pipeline gives `"confidence"` too.
 """
 
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from modeling_flallm import SignLanguageTranslationPipeline
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from modeling_flallm.confidence_slt import mean_visual_features, visual_distances
 from modeling_flallm.own_processing import FLaLLMProcessor
 
@@ -281,10 +282,10 @@ def calibrate(arguments: CalibrationArguments, data: DatasetArguments) -> dict[s
     _check_folder(folder)
     splits = {name: _load(data, arguments, name) for name in (arguments.split, arguments.also_measure_on) if name}
     check_enough_clips(f"--split {arguments.split}", len(splits[arguments.split]))
-    model, processor = load_trained(arguments.model)
+    # Without the calibration that this one replaces, be it damaged.
+    model, processor = load_trained(arguments.model, confidence_calibration=None)
     prepare_machine(model.device, arguments.num_threads)
     print(describe_machine(model.device, model.dtype), flush=True)
-    model.config.confidence_calibration = None
     options = (data.text_column, arguments.least_chrf, arguments.batch_size)
     translated = translate_split(model, processor, splits[arguments.split], *options)
     model.config.confidence_calibration = fit_calibration(translated)
@@ -293,7 +294,8 @@ def calibrate(arguments: CalibrationArguments, data: DatasetArguments) -> dict[s
     if arguments.also_measure_on:
         measured = translate_split(model, processor, splits[arguments.also_measure_on], *options)
         measures[arguments.also_measure_on] = measure(measured.scores, measured.confidences, measured.is_right)
-    write_calibration(folder, _known_to(folder, model.config.confidence_calibration))
+    write_calibration(folder, model.config.confidence_calibration)
+    _report_old_code(folder)
     if (folder / RUN_FILE).is_file():
         add_confidence(folder, {"least_chrf": arguments.least_chrf, "measures": measures})
     else:
@@ -319,32 +321,32 @@ def _load(data: DatasetArguments, arguments: CalibrationArguments, split: str) -
     return load_split(data, split, arguments.max_clips)
 
 
-def _known_to(folder: Path, calibration: dict[str, Any]) -> dict[str, Any]:
-    """Without `highest_score` where the folder carries code of an earlier version, which refuses names it has not."""
-    code = folder / "configuration_flallm.py"
-    if not code.is_file() or "highest_score" in code.read_text(encoding="utf-8"):
-        return calibration
-    print(
-        f"{code} is of an earlier version, so the highest score is not written. To renew it, load the model and its "
-        "processor, save both into a new folder and calibrate that.",
-        file=sys.stderr,
-    )
-    return {name: value for name, value in calibration.items() if name != "highest_score"}
-
-
 def write_calibration(folder: Path, calibration: dict[str, Any]) -> None:
-    """Into config.json as `save_pretrained` writes it; a reader sees the old file or the new one."""
+    """Into its file first, which counts, and then out of config.json, where earlier versions wrote it."""
+    write_json(folder / CALIBRATION_FILE, calibration)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["confidence_calibration"] = calibration
-    write_json(path, config, sort_keys=True, ensure_ascii=True)
+    if "confidence_calibration" in config:
+        del config["confidence_calibration"]
+        write_json(path, config, sort_keys=True, ensure_ascii=True)
+
+
+def _report_old_code(folder: Path) -> None:
+    if (folder / "configuration_flallm.py").is_file() and not (folder / "calibration_slt.py").is_file():
+        print(
+            f"The Python files in {folder} are of an earlier version and do not read {CALIBRATION_FILE}: without the "
+            "package flallm, the model gives no confidence. To renew them, load the model and its processor and save "
+            "both into a new folder.",
+            file=sys.stderr,
+        )
 
 
 def run_calibration(argv: Sequence[str] | None = None) -> dict[str, dict[str, float | None]]:
     arguments, data = COMMANDS["calibrate"].parse(argv)
     measures = calibrate(arguments, data)
     print(format_measures(measures))
-    print(f"Right is a chrF of {arguments.least_chrf:g} or more. Written into {Path(arguments.model) / 'config.json'}.")
+    path = Path(arguments.model) / CALIBRATION_FILE
+    print(f"Right is a chrF of {arguments.least_chrf:g} or more. Written into {path}.")
     if next(iter(measures.values()))["auroc"] is None:
         print(_without_both_kinds(arguments.split, next(iter(measures.values()))["share_right"]))
     return measures

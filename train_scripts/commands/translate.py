@@ -29,6 +29,7 @@ import torch
 from tqdm import tqdm
 
 from modeling_flallm import FLaLLMForTranslation
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from modeling_flallm.own_processing import (
     FLaLLMProcessor,
     is_feature_file,
@@ -128,7 +129,8 @@ def _settings(arguments: TranslateArguments) -> dict[str, Any]:
     names = ("model", "start", "end", "num_beams", "long", "srt", "vtt", "dtype", "quantization", "spoken_language")
     settings = {f"--{name}": getattr(arguments, name) for name in names}
     folder = Path(arguments.model)
-    files = [*folder.glob("*.safetensors"), *folder.glob("*config.json")] if folder.is_dir() else []
+    patterns = ("*.safetensors", "*config.json", CALIBRATION_FILE)
+    files = [file for pattern in patterns for file in folder.glob(pattern)] if folder.is_dir() else []
     if files:
         newest = datetime.datetime.fromtimestamp(max(file.stat().st_mtime for file in files))
         settings["model files of"] = newest.isoformat(" ")

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_imports
 
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from modeling_flallm.systems import DEFAULT_SYSTEM, SYSTEMS, system_of_visual_encoder
 
 from ..arguments.flag_values import is_repo_id
@@ -36,7 +37,7 @@ VOCABULARY_FILES = TOKENIZER_FILES - {
     "special_tokens_map.json",
     "chat_template.jinja",
 }
-MODEL_FILES = {"config.json", "generation_config.json"}
+MODEL_FILES = {"config.json", "generation_config.json", CALIBRATION_FILE}
 PROCESSOR_FILES = {"processor_config.json", "tokenizer_config.json"}
 VIDEO_PROCESSOR_FILE = "video_preprocessor_config.json"  # of a model without a tokenizer
 WEIGHT_INDEX = "model.safetensors.index.json"
@@ -69,6 +70,7 @@ REPLACED_PATTERNS = (
     "*_slt.py",
     "systems.py",
     "chat_template.jinja",
+    CALIBRATION_FILE,
 )
 
 
@@ -131,6 +133,8 @@ def _model_files(folder: Path) -> ModelFiles:
     modules, missing = _needed_modules(folder, references)
     problems += [f"{name} is missing, which another file needs" for name in sorted(missing)]
     _raise_if_any(folder, problems)
+    if _has(folder, CALIBRATION_FILE):
+        _parse_json(folder / CALIBRATION_FILE)  # a damaged one keeps the model from loading
     names = {*MODEL_FILES, *kind.processor_files, *TOKENIZER_FILES, CARD_FILE, *modules, *_weight_names(folder)}
     return ModelFiles(_existing(folder, names), auto_class=kind.auto_classes[-1])
 
@@ -310,11 +314,15 @@ def _has(folder: Path, name: str) -> bool:
     return True
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _parse_json(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = _parse_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold one JSON object, got {type(content).__name__}. Save the model again.")
     return content
@@ -331,7 +339,7 @@ def _raise_if_any(folder: Path, problems: list[str]) -> None:
 
 
 def replaced_files(in_repository: Iterable[str], sent: Iterable[str]) -> list[str]:
-    """Weights and Python files of an earlier push that the new one has no file for."""
+    """Weights, Python files and the calibration of an earlier push that the new one has no file for."""
     sent = set(sent)
     patterns = (*REPLACED_PATTERNS, *(f"*_{model_type}.py" for model_type in SYSTEMS))
     return sorted(

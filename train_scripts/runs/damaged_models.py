@@ -11,6 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from modeling_flallm.loading_slt import damage_of_weights, load_whole
 
 from ..arguments.command_line import is_mistake_of_the_user
@@ -77,10 +78,13 @@ def read_model(auto_class: Any, name_or_path: str, **options: Any) -> PreTrained
 
 
 def damage_in(name_or_path: str | Path, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> str | None:
-    """Of the JSON and safetensors files of a folder, or of what is cached of the Hub, the first that cannot be read."""
+    """
+    Of the JSON and safetensors files of a folder, or of what is cached of the Hub, the first that cannot be read. The
+    calibration is left out: the model says itself what to do about that.
+    """
     folder = _folder_of(str(name_or_path))
     files = [] if folder is None else sorted(path for pattern in patterns for path in folder.glob(pattern))
-    for path in files:
+    for path in (path for path in files if path.name != CALIBRATION_FILE):
         reason = _damage_of(path)
         if reason is not None:
             return f"{path} is damaged ({reason}). Copy or download it again, or train the model anew."

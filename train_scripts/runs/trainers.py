@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Seq2SeqTrainer, Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput, has_length
@@ -16,7 +16,7 @@ from ..clips.collators import FramePreprocessor
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
 from ..clips.streaming import MixedClips
 from ..hub.hub_errors import HUB_ERRORS, explain_hub_error
-from ..hub.hub_folder import read_model_folder
+from ..hub.hub_folder import read_model_folder, replaced_files
 from ..hub.model_card import write_model_card
 from ..hub.training_run import TrainingRun
 from ..languages.target_languages import language_ids
@@ -359,12 +359,16 @@ class VideoTrainer(TextTrainer, Seq2SeqTrainer):
             return None
         self.create_model_card()
         files = read_model_folder(Path(self.args.output_dir), self.hub_model_id).files
+        api, revision = HfApi(token=token or self.args.hub_token), revision or self.args.hub_revision
         try:
-            return HfApi(token=token or self.args.hub_token).create_commit(
+            present = api.list_repo_files(self.hub_model_id, revision=revision)
+            operations = [CommitOperationDelete(name) for name in replaced_files(present, files)]
+            operations += [CommitOperationAdd(name, content) for name, content in files.items()]
+            return api.create_commit(
                 self.hub_model_id,
-                operations=[CommitOperationAdd(name, content) for name, content in files.items()],
+                operations=operations,
                 commit_message=commit_message,
-                revision=revision or self.args.hub_revision,
+                revision=revision,
                 run_as_future=not blocking,
             )
         except HUB_ERRORS as error:
