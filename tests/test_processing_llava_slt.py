@@ -133,7 +133,10 @@ def test_the_text_is_the_prompt_and_the_video_takes_the_place_of_its_placeholder
 @pytest.mark.parametrize(
     ("inputs", "text"),
     [
-        ({"num_visual_tokens": [1], "text": "no video"}, "must hold the placeholder '<video>' once, where the video"),
+        (
+            {"num_visual_tokens": [1], "text": "no video"},
+            "must hold the placeholder '<video>' once, where the video goes; it holds it 0 times. Write it into `text`",
+        ),
         (
             {"num_visual_tokens": [1], "text": ["<video>"] * 2},
             "Each video needs one prompt, got 1 videos and 2 prompts.",
@@ -335,5 +338,5 @@ def test_wrong_settings():
         make_processor(word_window_stride=0)
     with pytest.raises(ValueError, match=re.escape("The prompt must hold the placeholder '<video>' once, where the")):
         make_processor(prompt="{spoken_language} <video>")
-    with pytest.raises(ValueError, match="it holds it 0 times"):
+    with pytest.raises(ValueError, match="it holds it 0 times. `prompt` must not hold it, and the chat template must"):
         make_processor(byte_tokenizer(chat_template="{{ 'Hello' }}"))
