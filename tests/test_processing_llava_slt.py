@@ -199,6 +199,15 @@ def test_apply_chat_template_of_several_conversations_and_kinds_of_contents():
     assert (ids == processor.video_token_id).sum(1).tolist() == [4, 6]
 
 
+def test_apply_chat_template_takes_a_conversation_without_a_video():
+    processor = make_processor(byte_tokenizer(chat_template=CHAT_TEMPLATE))
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Hello."}]}]
+    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+    expected = processor.tokenizer("<|user|>Hello.</s>", add_special_tokens=False)["input_ids"]
+    assert inputs["input_ids"].tolist() == [expected]
+    assert inputs["attention_mask"].all() and inputs.keys() == {"input_ids", "attention_mask"}
+
+
 def test_a_chat_template_for_parts_gets_them():
     processor = make_processor()
     assert processor.apply_chat_template(conversation(), chat_template=PARTS_TEMPLATE) == "<video>Translate this."
