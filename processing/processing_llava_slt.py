@@ -22,6 +22,10 @@ from .spoken_languages_slt import spoken_language_name
 DEFAULT_PROMPT = "Translate this sign language video into {spoken_language}."
 DEFAULT_SPOKEN_LANGUAGE = "the spoken language"
 
+# What to do where a prompt does not hold its video once: one of ours, and one that was passed as `text`.
+OWN_PROMPT_ADVICE = "`prompt` must not hold it, and the chat template must keep what the user says."
+GIVEN_PROMPT_ADVICE = "Write it into `text`, or leave `text` out: the processor then writes its own prompt."
+
 
 class LlavaSltProcessor(FLaLLMProcessor):
     """What reads clips, and the tokenizer of a decoder-only language model, any of transformers, in one.
@@ -224,7 +228,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
                 f"Each video needs one prompt, got {len(num_visual_tokens)} videos and {len(texts)} prompts."
             )
         return [
-            self._with_video(*self._around_the_video(ids), count)
+            self._with_video(*self._around_the_video(ids, GIVEN_PROMPT_ADVICE), count)
             for ids, count in zip(token_ids, num_visual_tokens, strict=True)
         ]
 
@@ -258,14 +262,14 @@ class LlavaSltProcessor(FLaLLMProcessor):
         instruction = self.prompt.replace("{spoken_language}", spoken_language)
         content = [{"type": "video"}, {"type": "text", "text": instruction}]
         text = self.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        return self._around_the_video(self._prompt_token_ids(text, add_special_tokens=self.chat_template is None))
+        token_ids = self._prompt_token_ids(text, add_special_tokens=self.chat_template is None)
+        return self._around_the_video(token_ids, OWN_PROMPT_ADVICE)
 
-    def _around_the_video(self, token_ids: list[int]) -> tuple[list[int], list[int]]:
+    def _around_the_video(self, token_ids: list[int], advice: str) -> tuple[list[int], list[int]]:
         if token_ids.count(self.video_token_id) != 1:
             raise ValueError(
                 f"The prompt must hold the placeholder {self.video_token!r} once, where the video goes; it holds it "
-                f"{token_ids.count(self.video_token_id)} times. `prompt` must not hold it, and the chat template must "
-                "keep what the user says."
+                f"{token_ids.count(self.video_token_id)} times. {advice}"
             )
         place = token_ids.index(self.video_token_id)
         return token_ids[:place], token_ids[place + 1 :]

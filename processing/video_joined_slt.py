@@ -67,6 +67,9 @@ def _matroska_end(source: Any, begin: int = 0) -> float:
 
 def num_unread_recordings(source: Any, kind: str) -> int:
     """How many recordings FFmpeg does not reach: of joined Matroska files it reads two, of mp4 files one."""
+    if isinstance(source, str):
+        with open(source, "rb") as file:  # once for all heads
+            return num_unread_recordings(file, kind)
     size, begin, num_recordings = _size(source), 0, 0
     if kind == "matroska,webm":
         while 0 <= begin < size and head_of(source, 4, begin) == EBML:

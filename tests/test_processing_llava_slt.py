@@ -151,7 +151,10 @@ def test_the_text_is_the_prompt_and_the_video_takes_the_place_of_its_placeholder
 @pytest.mark.parametrize(
     ("inputs", "text"),
     [
-        ({"num_visual_tokens": [1], "text": "no video"}, "must hold the placeholder '<video>' once, where the video"),
+        (
+            {"num_visual_tokens": [1], "text": "no video"},
+            "must hold the placeholder '<video>' once, where the video goes; it holds it 0 times. Write it into `text`",
+        ),
         (
             {"num_visual_tokens": [1], "text": ["<video>"] * 2},
             "Each video needs one prompt, got 1 videos and 2 prompts.",
@@ -212,6 +215,15 @@ def test_apply_chat_template_of_several_conversations_and_kinds_of_contents():
     rows = [conversation(video) for video in videos]
     ids = processor.apply_chat_template(rows, tokenize=True, frame_sampling_rate=1.0)
     assert (ids == processor.video_token_id).sum(1).tolist() == [4, 6]
+
+
+def test_apply_chat_template_takes_a_conversation_without_a_video():
+    processor = make_processor(byte_tokenizer(chat_template=CHAT_TEMPLATE))
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Hello."}]}]
+    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+    expected = processor.tokenizer("<|user|>Hello.</s>", add_special_tokens=False)["input_ids"]
+    assert inputs["input_ids"].tolist() == [expected]
+    assert inputs["attention_mask"].all() and inputs.keys() == {"input_ids", "attention_mask"}
 
 
 def test_a_chat_template_for_parts_gets_them():
@@ -353,5 +365,5 @@ def test_wrong_settings():
         make_processor(word_window_stride=0)
     with pytest.raises(ValueError, match=re.escape("The prompt must hold the placeholder '<video>' once, where the")):
         make_processor(prompt="{spoken_language} <video>")
-    with pytest.raises(ValueError, match="it holds it 0 times"):
+    with pytest.raises(ValueError, match="it holds it 0 times. `prompt` must not hold it, and the chat template must"):
         make_processor(byte_tokenizer(chat_template="{{ 'Hello' }}"))
