@@ -166,7 +166,7 @@ def test_a_stopped_evaluation_with_other_settings_or_clips_is_not_mixed_in(inter
     for content in (b"", b"[1]\n", b"\xff\n", before.replace(b"{", b"", 1)):
         kept.write_bytes(content)
         assert error_of(evaluate_model.main, evaluation_flags(interrupted), capsys) == (
-            f"{kept} cannot be read as predictions of an evaluation. Delete it to start anew."
+            f"{kept} cannot be read as predictions of an evaluation. Delete it to start over."
         )
     kept.write_bytes(before)
     run_evaluation(interrupted, lowercase=True)

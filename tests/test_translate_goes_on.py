@@ -145,7 +145,7 @@ def test_a_journal_that_cannot_be_read_is_named(content, videos, tmp_path, capsy
     path = tmp_path / "out.txt"
     journal_path(path).write_bytes(content)
     assert error_of(translate.main, command(*videos, "--output", path), capsys) == (
-        f"{journal_path(path)} cannot be read as what is finished of --output {path}. Delete it to start anew."
+        f"{journal_path(path)} cannot be read as what is finished of --output {path}. Delete it to start over."
     )
 
 
