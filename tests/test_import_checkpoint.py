@@ -381,7 +381,7 @@ def test_wrong_text_model(refuse, text_model, tmp_path_factory):
     assert f"the text model has {size} and its tokenizer {size + 1}." in refuse(text_model=folder / "tokenizer")
     make_tokenizer().save_pretrained(folder / "no_config")
     assert "holds no configuration of a text model that can be read" in refuse(text_model=folder / "no_config")
-    assert refuse(target_language="de").startswith("--target_language de is none of the tokenizer's languages: ")
+    assert refuse(target_language="de").startswith("--target_language de is not one of the tokenizer's languages: ")
 
 
 def test_wrong_source(refuse):

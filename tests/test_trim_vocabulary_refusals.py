@@ -54,7 +54,7 @@ def test_text_is_required(tmp_path, capsys):
 
 def test_an_unknown_language_is_refused(tmp_path, capsys):
     message = error_of(trim_vocabulary.main, trim_flags("mbart", tmp_path, target_language="de"), capsys)
-    assert message.startswith("--target_language de is none of the tokenizer's languages: ar_AR, cs_CZ, de_DE, ")
+    assert message.startswith("--target_language de is not one of the tokenizer's languages: ar_AR, cs_CZ, de_DE, ")
 
 
 def refusal(folder: Path, tmp_path: Path, capsys, **values) -> str:
