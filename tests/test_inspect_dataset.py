@@ -113,8 +113,8 @@ def test_leaks_are_said(tmp_path, capsys):
     (data / "dev" / "metadata.csv").write_text(text)
     assert inspect_dataset.main(flags(dataset=data, output_dir=tmp_path / "out", num_workers=1)) == 0
     output = capsys.readouterr().out
-    assert "Problem: LEAKAGE: 1 of 2 clips of test are in train too. Scores on test would be too good." in output
-    assert "Warning: 1 of 2 sentences of validation are also sentences of train." in output
+    assert "Problem: LEAKAGE: 1 of 2 clips of test are also in train. Scores on test would be too good." in output
+    assert "Warning: 1 of 2 sentences of validation also occur in train." in output
     assert "Warning: 1 clip(s) of train are copies of another." in output
     report = json.loads((tmp_path / "out" / "inspection.json").read_text())
     pairs = {tuple(pair["splits"]): pair for pair in report["leakage"]}
@@ -300,12 +300,12 @@ def test_columns_are_understood_or_named(tmp_path):
     assert (train.name, odd.name) == ("Train", "test") and report["splits"]["train"]["signers"] == {"A": 1}
     assert report["splits"]["train"]["frames"]["max"] < FRAMES
     assert lines(report["errors"]) == [
-        "train, row 1 (a.mp4): its column split says 'dev', but it is read as a clip of train. Put each clip into its "
-        "own split, or take the column out.",
-        "test/metadata.csv: has a column 'start_frame', which is not understood and may be the start of each clip. If "
-        "it is, call it start (seconds from the beginning of the video); else take it out of the file.",
+        "train, row 1 (a.mp4): its column split says 'dev', but it is read as a clip of train. Move the clip to its "
+        "own split, or remove the column.",
+        "test/metadata.csv: has a column 'start_frame', which is not recognised and may be the start of each clip. If "
+        "it is, rename it to start (seconds from the beginning of the video); otherwise remove it from the file.",
     ]
-    assert "train/metadata.csv: not used are the columns topic" in lines(report["warnings"])
+    assert "train/metadata.csv: unused columns: topic" in lines(report["warnings"])
 
 
 class EndsItsProcess(type(Path())):

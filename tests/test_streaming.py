@@ -582,7 +582,7 @@ def test_columns_and_splits_on_the_hub_in_any_letter_case(streaming, hub, tmp_pa
     assert [row["text"] for row in found] == content["Text"]
     assert [float(row["start"]) if row["start"] else None for row in found] == [0.2, None]
     assert all(row["video"]["bytes"] for row in found)
-    assert f"{name}: not used are the columns Topic.\n" in capsys.readouterr().err
+    assert f"{name}: unused columns: Topic.\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -591,7 +591,7 @@ def test_rows_of_other_splits_on_the_hub_are_no_training_clips(streaming, hub, t
     data = DataArguments(dataset=["me/mixed"], streaming=streaming, shuffle_buffer_size=1)
     text = (
         "me/mixed (train): row 1 (counted from 0): its column split says 'Test', but it is read as a clip of train. "
-        "Put each clip into its own split, or take the column out."
+        "Move the clip to its own split, or remove the column."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         rows_on_the_hub(hub, data, "train", tmp_path)
@@ -605,9 +605,9 @@ def test_rows_of_other_splits_on_the_hub_are_no_training_clips(streaming, hub, t
             "text",
             [{"de": "x"}],
             {"de": datasets.Value("string")},
-            "the column text must hold texts, got {'de': Value('string')}.",
+            "the column text must hold text, got {'de': Value('string')}.",
         ),
-        ("start_frame", [5], datasets.Value("int64"), "me/odd has a column 'start_frame', which is not understood"),
+        ("start_frame", [5], datasets.Value("int64"), "me/odd has a column 'start_frame', which is not recognised"),
         (
             "video",
             [["x"]],

@@ -30,7 +30,7 @@ def language_name(tag: str | None) -> str | None:
 
 
 def language_in_prompt(tag: str | None, default: str) -> str:
-    """The name a prompt uses for a language: its English name, or the tag if it has none; `default` without a tag."""
+    """What a prompt calls the language of a tag: its English name, the tag where it has none, `default` for no tag."""
     return language_name(tag) or tag or default
 
 
