@@ -458,7 +458,7 @@ def test_start_and_end_in_seconds(capsys):
     _, errors = run_translate(capsys, clip, "--start", 99, status=1)
     assert f"`start`=99 seconds lies beyond the end of '{clip}'" in errors
     for wrong, expected in (
-        (["--start", "2", "--end", "1"], "--start must lie before --end, got 2 and 1 seconds."),
+        (["--start", "2", "--end", "1"], "--start must come before --end, got 2 and 1 seconds."),
         (["--start", "-1"], "--start must be 0 or more, got -1.0."),
         (["--end", "nan"], "--end must be 0 or more, got nan."),
         (["--start", "inf"], "--start must be 0 or more, got inf."),

@@ -338,7 +338,7 @@ def test_mistakes_are_told_before_any_training(tmp_path, capsys):
         ({"text_file": text, "evaluation_share": 1}, "--evaluation_share must be above 0 and below 1, got 1.0."),
         (
             {"text_file": text, "lora": True},
-            "--lora True needs --text_model_name_or_path: a new model must be trained whole.",
+            "--lora True needs --text_model_name_or_path: a new model must be trained in full.",
         ),
         (
             {"text_file": text, "attention_heads": 3},

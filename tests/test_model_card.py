@@ -389,8 +389,8 @@ def test_the_evaluation_leaves_the_card_alone_by_default(tmp_path):
 def test_scores_need_a_folder_with_a_record(tmp_path, capsys):
     argv = flags(model=trained_model(), dataset=corpus(), output_dir=tmp_path / "scores", add_to_model_card=True)
     assert error_of(evaluate_model.main, argv, capsys) == (
-        f"{trained_model()} must be the folder of a model as training leaves it, with training_run.json in it, which "
-        "the model card is written from. There is none."
+        f"{trained_model()} must be the folder of a trained model with training_run.json in it, from which the model "
+        "card is written. There is no such file."
     )
     assert not (tmp_path / "scores").exists()
 
@@ -449,7 +449,7 @@ def test_a_readme_from_elsewhere_is_left_as_it_is(tmp_path, capsys):
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nMine.\n", encoding="utf-8")
     write_model_card(tmp_path, read_run(run_folder("visual_initialing")))
     assert card_of(tmp_path) == "---\nlicense: mit\n---\nMine.\n"
-    assert capsys.readouterr().err == f"{tmp_path / 'README.md'} is not from a training run, so it is left as it is.\n"
+    assert capsys.readouterr().err == f"{tmp_path / 'README.md'} is not from a training run, so it is not changed.\n"
 
 
 def test_a_new_save_drops_the_scores_of_earlier_weights(folder):
@@ -654,7 +654,7 @@ SPOKEN_LANGUAGE = "--spoken_language must be the tag of a written language, such
             "gsg",
             f"{SPOKEN_LANGUAGE}; 'gsg' is German Sign Language. Pass that as --sign_language.",
         ),
-        ("dataset_name", " ", "--dataset_name must be a name for readers of the model card, got an empty one."),
+        ("dataset_name", " ", "--dataset_name must be a name for readers of the model card, got an empty string."),
         (
             "model_license",
             "MIT License",

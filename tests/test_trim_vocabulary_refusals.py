@@ -46,7 +46,7 @@ def test_text_is_required(tmp_path, capsys):
     assert message == f"{file} has no sentence. It must hold one a line."
     argv = flags(text_model_name_or_path=checkpoint("mbart"), output_dir=tmp_path / "out")
     message = error_of(trim_vocabulary.main, argv, capsys)
-    assert message == "There is no text to cut to. Pass --text_file, --dataset, or both."
+    assert message == "There is no text to trim to. Pass --text_file, --dataset, or both."
     assert error_of(trim_vocabulary.main, argv[2:], capsys) == "`--text_model_name_or_path` is required."
     assert error_of(trim_vocabulary.main, argv[:2], capsys) == "`--output_dir` is required."
     assert not (tmp_path / "out").exists()
