@@ -158,7 +158,7 @@ def test_missing_data_set(tmp_path):
     for name in (str(tmp_path / "missing"), "no-such-data-set"):
         with pytest.raises(FileNotFoundError) as error:
             load_split(DataArguments(dataset=name), "train")
-        assert str(error.value).startswith(f"--dataset {name!r} is no folder here, and no data set on the Hub: ")
+        assert str(error.value).startswith(f"--dataset {name!r} is neither a local folder nor a data set on the Hub: ")
 
 
 def test_missing_metadata(tmp_path):
@@ -685,7 +685,7 @@ def test_columns_that_only_one_of_several_data_sets_has_are_named(tmp_path, caps
     second = video_folder(tmp_path / "two", "file_name,TEXT,topic\nb.mp4,y,t\n")
     clips, _ = load_training_split(DataArguments(dataset=[str(first), str(second)]))
     assert [(row["text"], row["start"]) for row in clips] == [("x", 0.2), ("y", None)]
-    expected = f"{first}: unused columns: mouthing.\n{second}: not used are the columns topic.\n"
+    expected = f"{first}: unused columns: mouthing.\n{second}: unused columns: topic.\n"
     assert capsys.readouterr().err.startswith(expected)
 
 
