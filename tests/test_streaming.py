@@ -332,22 +332,21 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(num_workers, tmp_path, monk
     [
         (
             {"max_steps": -1},
-            "--streaming needs --max_steps: a stream has no end. For so many epochs take epochs x clips / clips of a "
-            "step.",
+            "--streaming needs --max_steps: a stream has no end. For N epochs use N x clips / clips of a step.",
         ),
         (
             {"max_frames_per_batch": 100},
-            "--streaming cannot go together with --max_frames_per_batch: lengths of later clips are not known. Leave "
+            "--streaming cannot be combined with --max_frames_per_batch: lengths of later clips are not known. Leave "
             "out one of the two.",
         ),
         (
             {"train_sampling_strategy": "group_by_length"},
-            "--streaming cannot go together with --train_sampling_strategy group_by_length: the clips come in the "
+            "--streaming cannot be combined with --train_sampling_strategy group_by_length: the clips come in the "
             "order of the stream. Leave out one of the two.",
         ),
         (
             {"keep_decoded_videos": True},
-            "--streaming cannot go together with --keep_decoded_videos: a stream keeps nothing. Leave out one of the "
+            "--streaming cannot be combined with --keep_decoded_videos: a stream keeps nothing. Leave out one of the "
             "two.",
         ),
         ({"shuffle_buffer_size": 0}, "--shuffle_buffer_size must be 1 or more, got 0."),
@@ -694,7 +693,9 @@ def test_mistakes_in_a_data_set_on_the_hub(hub, tmp_path, capsys):
 
     expected = "`words` must be a column of me/corpus (train), got columns ['text', 'video']. Pass --text_column."
     assert error(text_column="words") == expected
-    assert error(dataset="me/none").startswith("--dataset 'me/none' is no folder here, and no data set on the Hub: ")
+    assert error(dataset="me/none").startswith(
+        "--dataset 'me/none' is neither a local folder nor a data set on the Hub"
+    )
     push({"text": ["x"]}, "me/texts")
     assert error(dataset="me/texts") == (
         "`video` or `visual_features` must be a column of the data set me/texts, got columns ['text']."
@@ -702,7 +703,7 @@ def test_mistakes_in_a_data_set_on_the_hub(hub, tmp_path, capsys):
     repository = hub.repository("me/corpus", "datasets")
     repository.commit({name: file for name, file in repository.files().items() if name != "README.md"})
     assert error(dataset=["me/corpus", corpus()]) == (
-        "--dataset_weights must be given: me/corpus does not say how many clips it has, so that data sets cannot be "
+        "--dataset_weights must be given: me/corpus does not say how many clips it has, so the data sets cannot be "
         "mixed in proportion."
     )
     assert not (tmp_path / "run").exists()

@@ -42,13 +42,13 @@ class ClipReader:
 
 class RandomDataset(Dataset):
     """
-    What is drawn for an item depends on nothing but `seed`, the epoch (`set_epoch`) and the index: not on the number of
+    The random draws for an item depend only on `seed`, the epoch (`set_epoch`) and the index, not on the number of
     processes, workers or restarts.
     """
 
     def __init__(self, seed: int):
         self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by worker processes too
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # worker processes see it too
 
     @property
     def epoch(self) -> int:
@@ -58,7 +58,7 @@ class RandomDataset(Dataset):
         self._epoch.fill_(epoch)
 
     def seed_of(self, index: int) -> int:
-        """For the draws of one item in this epoch."""
+        """For the random draws of one item in this epoch."""
         return item_seed(self.seed, self.epoch, index)
 
 

@@ -76,7 +76,7 @@ def load_from_hub(name: str, **options: Any) -> Any:
     Raises:
         FileNotFoundError: if there is no such data set; at once for a typo in a path.
     """
-    nowhere = f"--dataset {name!r} is no folder here, and no data set on the Hub"
+    nowhere = f"--dataset {name!r} is neither a local folder nor a data set on the Hub"
     missing = explain_missing_folder(name)
     if missing is not None:
         raise FileNotFoundError(f"{nowhere}: {missing}")
@@ -94,7 +94,7 @@ def column_names(dataset: datasets.Dataset | datasets.IterableDataset) -> list[s
 
 
 def load_alone_from_hub(name: str, split: str, max_clips: int | None, text_column: str) -> datasets.Dataset:
-    """One split without the others, which `load_dataset` would download, too; it is kept on disk for the next time."""
+    """One split without the others, which `load_dataset` would download too; it is kept on disk for later."""
     rows = open_on_hub(name, split, streaming=True, text_column=text_column)
     rows = rows if max_clips is None else rows.take(max_clips)
     try:
@@ -129,14 +129,14 @@ def check_row_is_of_hub(row: dict[str, Any], where: str) -> None:
 
 def check_is_of_hub(video: dict[str, Any] | None, where: str) -> None:
     """
-    A table on the Hub can hold the path of any file of this machine; what was downloaded for it may be read.
+    A table on the Hub can hold the path of any file on this machine; only files that were downloaded for it are read.
 
     Raises:
         ValueError: for a video without bytes whose path leads elsewhere.
     """
     if video is None or video["bytes"] is not None or video["path"] is None:
         return
-    source = video["path"].rpartition("::")[2]  # of a file in an archive, the address of the archive
+    source = video["path"].rpartition("::")[2]  # for a file in an archive, the address of the archive
     if "://" in source:
         is_of_hub = source.startswith(("hf://", "https://", f"{datasets.config.HF_ENDPOINT}/"))
     else:
