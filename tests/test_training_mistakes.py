@@ -59,7 +59,7 @@ from train_scripts.stages import llm_fine_tuning, visual_initialing
         ),
         (
             {"resume_from_checkpoint": "nowhere"},
-            "--resume_from_checkpoint nowhere is no folder. 'last' takes the newest of the run.",
+            "--resume_from_checkpoint nowhere is not a folder. Use 'last' for the newest one.",
         ),
     ],
 )
@@ -77,7 +77,7 @@ def test_tokenizers_that_are_none(name, tmp_path, capsys):
     if name == "missing folder":
         expected = f"--tokenizer_name_or_path {folder!r} is neither a local folder nor a model on the Hub: there is no "
     else:
-        expected = f"{folder!r} holds no tokenizer that can be loaded: "
+        expected = f"{folder!r} has no tokenizer that can be loaded: "
     assert text.startswith(expected)
 
 
