@@ -180,7 +180,7 @@ def test_missing_metadata(tmp_path):
         ("", "{path} names no video."),
         (
             "file_name,text\na.mp4,x\n./a.mp4,y\nb.mp4,z\n",
-            "{path} names 'a.mp4' more than once. Every clip needs a file of its own, or a part of it of its own in "
+            "{path} names 'a.mp4' more than once. Every clip needs its own file, or its own part of a file in "
             "the columns start and end (seconds).",
         ),
         (
@@ -607,7 +607,7 @@ def test_parts_of_one_file_are_clips_of_their_own(keep_decoded_videos, processor
     [
         (
             "file_name,text,start,end\na.mp4,x,1,2\na.mp4,y,2,3\n./a.mp4,z,1.0,2.00\n",
-            "{path} names 'a.mp4' more than once. Every clip needs a file of its own, or a part of it of its own in "
+            "{path} names 'a.mp4' more than once. Every clip needs its own file, or its own part of a file in "
             "the columns start and end (seconds).",
         ),
         (

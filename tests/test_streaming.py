@@ -554,7 +554,7 @@ def test_files_of_this_machine_that_a_data_set_on_the_hub_names_are_not_read(
     files = {"data/train-00000-of-00001.parquet": (tmp_path / "train.parquet").read_bytes()}
     hub.create_repository("me/hostile", "datasets", files)
     data = DataArguments(dataset=["me/hostile"], streaming=streaming)
-    text = re.escape(f"row 0 (counted from 0) names {path!r}, which is no file of the data set.")
+    text = re.escape(f"row 0 (counted from 0) names {path!r}, which is not a file of the data set.")
     with pytest.raises(ValueError, match=text):
         load_split(data, "train")
     if streaming:

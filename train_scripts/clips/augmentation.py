@@ -79,7 +79,7 @@ def item_seed(seed: int, epoch: int, index: int) -> int:
 
 
 def tell_unused_in_space(augmentation: AugmentationArguments, processor: FLaLLMProcessor) -> None:
-    """Print which flags have no effect on clips that are no pictures."""
+    """Print which flags have no effect on clips that are not pictures."""
     names = [f"--{name}" for name in IN_SPACE if getattr(augmentation, name)]
     column = processor.modality.column
     if names and column != "video":

@@ -40,7 +40,7 @@ class TranslationCollator:
         return {"labels": self._labels([item["text"] for item in items], [item["target_language"] for item in items])}
 
     def clip_inputs(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        """Of what `ClipReader` gives for each clip."""
+        """From what `ClipReader` returns for each clip."""
         return self.processor.modality.collate(items, self.preprocess_on_device)
 
     def _labels(self, texts: list[str], languages: list[str | None]) -> torch.Tensor:
@@ -64,8 +64,8 @@ class TranslationCollator:
 
 class PromptedTranslationCollator(TranslationCollator):
     """
-    As `TranslationCollator`, for `LlavaSltForTranslation`: prompt and sentence are one row of `input_ids`, padded on
-    the left, and the prompt names the language of the sentence, where the data set tells it.
+    Like `TranslationCollator`, for `LlavaSltForTranslation`: prompt and sentence are one row of `input_ids`, padded on
+    the left, and the prompt names the language of the sentence if the data set specifies it.
     """
 
     def text_inputs(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

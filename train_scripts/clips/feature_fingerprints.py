@@ -29,7 +29,7 @@ from .feature_store import digest_of_file
 from .hub_data_sets import fetch_content, without_bytes
 
 LIBRARIES = ("av", "numpy", "torch", "torchvision", "transformers")
-# Beside the whole of `processing` and the encoders.
+# In addition to all of `processing` and the encoders.
 FILES_THAT_MAKE_FEATURES = ("augmentation.py", "collators.py", "data.py", "feature_cache.py", "feature_store.py")
 # A file that has just been written can change again within the same clock tick of the file system.
 YOUNGEST_TRUSTED_FILE_IN_SECONDS = 2.0
@@ -53,7 +53,7 @@ def _without_bookkeeping(values: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def fingerprint_of_code() -> str:
-    """Digest of what the source files of ours do that make features of a video."""
+    """Digest of the behaviour of those of our source files that compute features from videos."""
     processing = Path(inspect.getfile(FLaLLMProcessor)).parent
     encoders = (FLaLLMVisionModel, LlavaSltVisualEncoder)
     files = [
@@ -189,7 +189,7 @@ class FoundDigest:
 
 
 def _read_states(path: Path) -> dict[str, list[Any]]:
-    """State and digest of each file by its name; empty where there is no such table that can be read."""
+    """State and digest of each file by name; empty if there is no readable table."""
     try:
         states = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

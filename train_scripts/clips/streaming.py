@@ -42,7 +42,7 @@ class StreamedClip:
 
 @dataclass
 class FolderRows:
-    """A video folder, whose rows hold only paths and sentences; each row is a part."""
+    """A video folder, whose rows hold nothing but paths and sentences; each is a part of its own."""
 
     clips: datasets.Dataset
     name: str
@@ -189,7 +189,7 @@ class MixedClips(Sampler[StreamedClip]):
 
 class StreamedVideoDataset(Dataset):
     """
-    Turns clips of a stream into the same items that `SignVideoDataset` makes from indices.
+    Clips of a stream -> the same items as `SignVideoDataset` makes of the clips of an index.
 
     Raises:
         ValueError: for a row that cannot be used, with its data set and number.
