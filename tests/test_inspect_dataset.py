@@ -149,7 +149,7 @@ def test_parts_of_one_file(tmp_path):
     assert train["frames"]["min"] == 10 and train["readable_clips"] == 4 and train["repeated_clips"] == 1
     same, number, beyond = sorted(lines(report["errors"]), key=lambda line: ("same" not in line, "beyond" in line))
     assert same == "train, row 3 (long.mp4): names the same part of a file as row 2"
-    assert number == "train, row 5 (long.mp4): start is no number of seconds: 'soon'"
+    assert number == "train, row 5 (long.mp4): start is not a number of seconds: 'soon'"
     assert beyond.startswith("train, row 4 (long.mp4): `start`=99 seconds lies beyond the end of ")
 
 
@@ -286,8 +286,8 @@ def test_files_of_this_machine_that_a_data_set_of_the_hub_names_are_not_read(tmp
     measure_clips(found, num_workers=1)
     assert [clip.measured.content_hash for clip in found.clips] == [""]
     assert lines(map(vars, found.errors)) == [
-        f"train, row 1 (video 1): the row names {str(path)!r}, which is no file of the data set. Its videos must lie "
-        "in it, or their bytes in its table."
+        f"train, row 1 (video 1): the row names {str(path)!r}, which is not a file of the data set. Its videos must "
+        "be in it, or their bytes in its table."
     ]
 
 
@@ -351,6 +351,6 @@ def test_mistakes_are_said_in_one_sentence(tmp_path, capsys):
     for value in (0, -1, 10**9):
         assert error(dataset=corpus(), num_workers=value).startswith("--num_workers must be from 1 to ")
     assert error(dataset=corpus(), num_strips=-1) == "--num_strips must be 0 or more, got -1."
-    assert "is no folder here, and no data set on the Hub" in error(dataset=tmp_path / "nowhere")
+    assert "is neither a local folder nor a data set on the Hub" in error(dataset=tmp_path / "nowhere")
     text = error(dataset=tmp_path / "nowhere", tokenizer_name_or_path=empty)  # before the data set is read
-    assert text.startswith(f"{str(empty)!r} holds no tokenizer that can be loaded: ")
+    assert text.startswith(f"{str(empty)!r} has no tokenizer that can be loaded: ")

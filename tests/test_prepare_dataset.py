@@ -511,7 +511,7 @@ def test_finished_videos_are_kept_and_mended_ones_taken(prepare, source, tmp_pat
     video(source / "later.mp4")
     capsys.readouterr()
     assert prepare(clips[:2]) == 0
-    assert "Going on: 1 of 2 videos are finished already." in capsys.readouterr().out
+    assert "Resuming: 1 of 2 videos are already finished." in capsys.readouterr().out
     again = (folder / "train" / "whole.mp4").stat()
     assert (again.st_ino, again.st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
     assert [row["name"] for row in rows_of(folder)] == ["whole", "later"]
@@ -548,8 +548,8 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
          "'ase'. Resume with the same arguments, or name a new folder."),
         (command(source, other), f"--output_dir {other} is not empty. Name a new folder, or remove this one."),
         (command(source, tmp_path / "file"), f"--output_dir {tmp_path}/file is a file. Name a new or empty folder."),
-        (command(source, source / "in"), f"--output_dir {source}/in must lie outside of --source, and not around it."),
-        (command(source, tmp_path), f"--output_dir {tmp_path} must lie outside of --source, and not around it."),
+        (command(source, source / "in"), f"--output_dir {source}/in must be outside --source and must not contain it."),
+        (command(source, tmp_path), f"--output_dir {tmp_path} must be outside --source and must not contain it."),
         (command(tmp_path / "no", new), f"--source must be the folder of the raw corpus; there is no {tmp_path}/no."),
         (command(source, new, quality=60), "--quality must be from 0 to 35, got 60."),
         (command(source, new, num_workers=0), f"--num_workers must be from 1 to {most}, got 0."),
@@ -564,7 +564,7 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
     for argv, text in cases:
         assert error_of(main, argv, capsys) == text
     clips.append(clip("b", source / "pictures"))
-    text = "Folders of pictures do not tell their frame rate: pass --frames_per_second, such as 25."
+    text = "Folders of pictures do not contain a frame rate: pass --frames_per_second, such as 25."
     assert error_of(main, command(source, new), capsys) == text
     assert snapshot(tmp_path) == before
 
@@ -640,7 +640,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     kept = {json.loads(line)["key"] for line in finished.read_text().split("\n") if line.endswith("}")}
     result = subprocess.run(module, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert f"Going on: {len(kept)} of 20 videos are finished already." in result.stdout
+    assert f"Resuming: {len(kept)} of 20 videos are already finished." in result.stdout
     for path, changed in done.items():
         assert path.stat().st_mtime_ns == changed or f"{path.parent.name}/{path.name}" not in kept
     assert [report_of(tmp_path / "prepared")["splits"][split]["prepared"] for split in SPLITS] == [16, 2, 2]
