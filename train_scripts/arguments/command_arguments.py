@@ -77,7 +77,7 @@ class EvaluationArguments:
 
     model: str = field(default=None, metadata={"help": "Folder or Hub id of a trained model. Required."})
     split: str = field(default="test", metadata={"help": "Split to translate."})
-    max_clips: int | None = field(default=None, metadata={"help": "Clips to use, from the start. Default: all."})
+    max_clips: int | None = field(default=None, metadata={"help": "Use only the first N clips."})
     append_period: bool = field(
         default=False, metadata={"help": "Append ' .' to both sides, a habit on PHOENIX14T; the signature says so."}
     )
@@ -118,7 +118,7 @@ class CalibrationArguments:
             "letter or the final punctuation mark; 100 requires the exact sentence."
         },
     )
-    max_clips: int | None = field(default=None, metadata={"help": "Clips to use, from the start. Default: all."})
+    max_clips: int | None = field(default=None, metadata={"help": "Use only the first N clips."})
     batch_size: int = field(default=8, metadata={"help": "Clips to translate at once."})
     num_threads: int | None = field(
         default=None,

@@ -79,8 +79,8 @@ class DataArguments(DatasetArguments):
             "files from the Hub (1000 clips of 300 kB: 300 MB), but only the names of files in a video folder."
         },
     )
-    max_train_clips: int | None = field(default=None, metadata={"help": "Train on the first so many clips only."})
-    max_evaluation_clips: int | None = field(default=None, metadata={"help": "Evaluate on the first so many only."})
+    max_train_clips: int | None = field(default=None, metadata={"help": "Use only the first N training clips."})
+    max_evaluation_clips: int | None = field(default=None, metadata={"help": "Use only the first N evaluation clips."})
     keep_decoded_videos: bool = field(
         default=False,
         metadata={
