@@ -501,7 +501,7 @@ def test_a_model_without_its_python_files(folder, capsys):
 def test_no_folder_and_no_json(folder, tmp_path, capsys):
     missing = tmp_path / "nothing"
     assert error_of(main, flags(model=missing, repo_id=REPO_ID), capsys) == (
-        f"--model {missing} is no folder. Name the one in which training left the model."
+        f"--model {missing} is not a folder. Name the one in which training saved the model."
     )
     (folder / "config.json").write_text("{")
     error = error_of(main, flags(model=folder, repo_id=REPO_ID), capsys)
