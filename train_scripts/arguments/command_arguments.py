@@ -77,14 +77,14 @@ class EvaluationArguments:
 
     model: str = field(default=None, metadata={"help": "Folder or Hub id of a trained model. Required."})
     split: str = field(default="test", metadata={"help": "Split to translate."})
-    max_clips: int | None = field(default=None, metadata={"help": "Use only the first N clips."})
+    max_clips: int | None = field(default=None, metadata={"help": "Only the first so many clips."})
     append_period: bool = field(
         default=False, metadata={"help": "Append ' .' to both sides, a habit on PHOENIX14T; the signature says so."}
     )
     lowercase: bool = field(default=False, metadata={"help": "Compare in lower case; the signature says so."})
     add_to_model_card: bool = field(
         default=False,
-        metadata={"help": "Write the scores into README.md of the model's folder, replacing those of this split."},
+        metadata={"help": "Write the scores into README.md of the model's folder, in place of those of this split."},
     )
     dtype: str = field(
         default="float32", metadata={"help": f"In what the model computes: {', '.join(DTYPES)}.", "choices": [*DTYPES]}

@@ -113,7 +113,7 @@ class ContrastiveCollator(TranslationCollator):
 
 
 class ContrastiveTrainer(VideoTrainer):
-    """Evaluation gathers the embedding of each video, and counts which of its words were predicted."""
+    """Evaluation gathers the embedding of each video, and how many of its words were found."""
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
         inputs = self._prepare_inputs(inputs)
@@ -221,7 +221,7 @@ def run_pretraining(
 def _measure(
     trainer: ContrastiveTrainer, split: datasets.Dataset, name: str, data: DataArguments, targets: TextTargets
 ) -> dict[str, float]:
-    """Scores of another split, prefixed with its name; they are also added to the model card."""
+    """Scores of one more split, with its name in front, also in the model card."""
     clips = SignVideoDataset(split, trainer.data_collator.processor, text_column=data.text_column)
     trainer.compute_metrics = build_compute_scores(targets, clips.texts)
     scores = trainer.evaluate(clips, metric_key_prefix=name)
