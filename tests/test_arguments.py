@@ -365,12 +365,12 @@ def test_files_that_are_no_settings(tmp_path, capsys):
         f"--config must be a YAML file or one of the presets {presets}; there is no {missing!r}."
     )
     config = write_yaml(tmp_path, "- width\n- 3\n")
-    assert message(capsys, "--config", config) == f"{config} must hold one 'name: value' a line, got list."
+    assert message(capsys, "--config", config) == f"{config} must hold one 'name: value' per line, got list."
     config = write_yaml(tmp_path, "")
-    assert message(capsys, "--config", config) == f"{config} must hold one 'name: value' a line, got NoneType."
+    assert message(capsys, "--config", config) == f"{config} must hold one 'name: value' per line, got NoneType."
     assert message(capsys, "--config") == "argument --config: expected one argument"
     Path(config).write_bytes(b"name: \xff\n")
-    assert message(capsys, "--config", config).startswith(f"{config} is no YAML file: 'utf-8' codec can't decode")
+    assert message(capsys, "--config", config).startswith(f"{config} is not a YAML file: 'utf-8' codec can't decode")
 
 
 def test_broken_yaml_names_its_line(tmp_path, capsys):
@@ -378,7 +378,7 @@ def test_broken_yaml_names_its_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_sizes("--config", config)
     text = capsys.readouterr().err
-    assert text.startswith(f"error: {config} is no YAML file: ") and "line 3" in text
+    assert text.startswith(f"error: {config} is not a YAML file: ") and "line 3" in text
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ def test_broken_yaml_names_its_line(tmp_path, capsys):
             "visual features; got neither.",
         ),
         (llm_fine_tuning, "text_model_name_or_path", "`--text_model_name_or_path` is required."),
-        (pretrain_language_model, "text_file", "`--text_file` must name a text file with one sentence a line."),
+        (pretrain_language_model, "text_file", "`--text_file` must name a text file with one sentence per line."),
         (pretrain_language_model, "output_dir", "`--output_dir` must name a new or empty folder."),
         (evaluate_model, "model", "`--model` must name a trained model."),
         (evaluate_model, "output_dir", "`--output_dir` must name a new or empty folder."),
@@ -426,7 +426,7 @@ def test_output_folder_that_is_in_use(tmp_path):
     with pytest.raises(ValueError) as error:
         check_output_folder(arguments)
     assert str(error.value) == (
-        f"--output_dir {tmp_path} is not empty. Name a new folder, or remove this one. To go on with the run that "
+        f"--output_dir {tmp_path} is not empty. Name a new folder, or remove this one. To resume the run that "
         "wrote it, pass --resume_from_checkpoint last."
     )
     arguments.resume_from_checkpoint = "last"
@@ -472,11 +472,11 @@ def test_early_stopping_without_evaluation(capsys):
         ),
         (
             {"dataset": ["a", "b"], "dataset_weights": [1, 0]},
-            "--dataset_weights must be above 0, got 0.0. Leave out what is not to be used.",
+            "--dataset_weights must be above 0, got 0.0. Leave out data sets you do not want.",
         ),
         (
             {"dataset": ["a", "b"], "dataset_weights": ["nan", 1]},
-            "--dataset_weights must be above 0, got nan. Leave out what is not to be used.",
+            "--dataset_weights must be above 0, got nan. Leave out data sets you do not want.",
         ),
         ({"max_frames_per_batch": 0}, "--max_frames_per_batch must be 1 or more, got 0."),
     ],

@@ -19,7 +19,7 @@ from train_scripts.stages import (
     visual_language_tuning,
 )
 
-ADVICE = "). Copy or download it again, or train the model anew."
+ADVICE = "). Copy or download it again, or train the model again."
 
 
 def header(content: bytes, length: int | None = None) -> bytes:

@@ -82,7 +82,7 @@ def test_every_iso_code_that_is_known_here_is_a_language_of_nllb(tmp_path):
 def test_languages_that_the_tokenizer_lacks():
     with pytest.raises(ValueError, match=re.escape("the tokenizer does not write 'is'. Its languages: de_DE, en_XX.")):
         language_code("is", ["de_DE", "en_XX"])
-    expected = "'ks' may be any of the tokenizer's languages kas_Arab, kas_Deva. Name one of them."
+    expected = "'ks' could be any of the tokenizer's languages kas_Arab, kas_Deva. Choose one of them."
     with pytest.raises(ValueError, match=re.escape(expected)):
         language_code("ks", ["deu_Latn", "kas_Arab", "kas_Deva"])
 

@@ -141,7 +141,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(interrupted, tmp_path, torn,
     monkeypatch.setattr(FLaLLMTrainer, "predict", lambda self, part: sizes.append(len(part)) or predict(self, part))
     result = run_evaluation(interrupted, batch_size=2)
     assert sizes == [2]
-    assert f"Going on behind 4 of 6 clips, which {kept} holds." in capsys.readouterr().out
+    assert f"Resuming after 4 of 6 clips, which {kept} holds." in capsys.readouterr().out
     assert {path.name for path in interrupted.iterdir()} == {"scores.json", "predictions.jsonl"}
     assert result == run_evaluation(tmp_path / "whole")
 
@@ -170,7 +170,7 @@ def test_a_stopped_evaluation_with_other_settings_or_clips_is_not_mixed_in(inter
     for content in (b"", b"[1]\n", b"\xff\n", before.replace(b"{", b"", 1)):
         kept.write_bytes(content)
         assert error_of(evaluate_model.main, evaluation_flags(interrupted), capsys) == (
-            f"{kept} cannot be read as predictions of an evaluation. Delete it to start anew."
+            f"{kept} cannot be read as predictions of an evaluation. Delete it to start over."
         )
     kept.write_bytes(before)
     run_evaluation(interrupted, lowercase=True)
@@ -457,7 +457,7 @@ def test_captions_lie_beside_the_video_and_never_replace_a_file(long, talk, caps
     other = shutil.copy(clips()[0], talk.with_name("other.mp4"))
     output, errors = run_translate(capsys, talk.parent, *options, status=1)
     path = talk.with_suffix(".vtt")
-    assert f"  {talk}: {path} exists already. Move it away to have new captions written." in errors.splitlines()
+    assert f"  {talk}: {path} already exists. Move it away to have new captions written." in errors.splitlines()
     assert path.read_text(encoding="utf-8") == "mine" and not talk.with_suffix(".srt").exists()
     assert output.startswith(f"{other}\t") and Path(other).with_suffix(".srt").exists()
 
@@ -498,7 +498,7 @@ def test_start_and_end_in_seconds(capsys):
     _, errors = run_translate(capsys, clip, "--start", 99, status=1)
     assert f"`start`=99 seconds lies beyond the end of '{clip}'" in errors
     for wrong, expected in (
-        (["--start", "2", "--end", "1"], "--start must lie before --end, got 2 and 1 seconds."),
+        (["--start", "2", "--end", "1"], "--start must come before --end, got 2 and 1 seconds."),
         (["--start", "-1"], "--start must be 0 or more, got -1.0."),
         (["--end", "nan"], "--end must be 0 or more, got nan."),
         (["--start", "inf"], "--start must be 0 or more, got inf."),
@@ -523,7 +523,7 @@ def test_beams(monkeypatch, capsys):
 def test_a_folder_without_videos(tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
     _, errors = run_translate(capsys, tmp_path, status=2)
-    left_out = f"Left out 1 file(s) of {tmp_path} that are no videos: notes.txt\n"
+    left_out = f"Left out 1 file(s) in {tmp_path} that are not videos: notes.txt\n"
     assert errors == f"{left_out}error: There is no video in {tmp_path}.\n"
 
 
@@ -548,7 +548,7 @@ def test_a_folder_of_camcorders_phones_and_macos(tmp_path, capsys):
         (tmp_path / name).write_bytes(b"export {};" if name in others else b"G\0")
     assert translate.find_videos([str(tmp_path)]) == sorted(tmp_path / name for name in videos)
     named = ", ".join(str(Path(name)) for name in others)
-    assert capsys.readouterr().err == f"Left out 4 file(s) of {tmp_path} that are no videos: {named}\n"
+    assert capsys.readouterr().err == f"Left out 4 file(s) in {tmp_path} that are not videos: {named}\n"
 
 
 def test_a_folder_that_is_no_model(tmp_path, capsys):
@@ -567,7 +567,7 @@ def test_a_folder_that_is_no_model(tmp_path, capsys):
     [
         (
             ["--output", "{folder}/old.txt"],
-            "--output {folder}/old.txt exists already. Name a new file, or delete this one.",
+            "--output {folder}/old.txt already exists. Name a new file, or delete this one.",
         ),
         (["--output", "{folder}/no/new.txt"], "--output {folder}/no/new.txt: there is no folder {folder}/no"),
         (["--batch_size", "0"], "--batch_size must be 1 or more, got 0"),

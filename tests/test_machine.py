@@ -483,9 +483,9 @@ def described(processor, threads, monkeypatch) -> Callable[..., str]:
         ),
         (
             torch.bfloat16, "AVX2", False,
-            "Computing in bfloat16 on a processor without bfloat16 (AVX2), in 2 thread(s) on 8 core(s). In bfloat16 "
-            "this processor takes 85 times as long for a product of matrices as in float32: leave the precision out, "
-            "and it is chosen for you.",
+            "Computing in bfloat16 on a processor without bfloat16 (AVX2), in 2 thread(s) on 8 core(s). A matrix "
+            "product in bfloat16 takes this processor 85 times as long as in float32: leave the precision unset to "
+            "have it chosen for you.",
         ),
     ],
 )  # fmt: skip

@@ -509,7 +509,7 @@ def test_labels_in_another_form_still_show_a_reordered_evaluation():
     processor = byte_processor(references)
     labels = processor(text_target=references)["labels"].numpy()
     compute_metrics = build_compute_metrics(processor.batch_decode, references, processor.tokenizer.pad_token_id)
-    with pytest.raises(ValueError, match=re.escape("2 of 3 labels belong to another sentence")):
+    with pytest.raises(ValueError, match=re.escape("2 of 3 labels belong to a different sentence")):
         compute_metrics(EvalPrediction(labels[[1, 0, 2]], labels[[1, 0, 2]]))
 
 
@@ -524,7 +524,7 @@ def test_compute_metrics_refuses_what_does_not_belong_together(generator):
         compute_metrics(EvalPrediction(np.concatenate([ids, ids]), None))
     with pytest.raises(ValueError, match=re.escape("got float32 of shape (6, 3, 60). Set predict_with_generate=True.")):
         compute_metrics(EvalPrediction((np.zeros((6, 3, 60), "float32"), ids), None))
-    with pytest.raises(ValueError, match=re.escape("6 of 6 labels belong to another sentence")):
+    with pytest.raises(ValueError, match=re.escape("6 of 6 labels belong to a different sentence")):
         compute_metrics(EvalPrediction(ids[::-1], ids[::-1]))
     with pytest.raises(ValueError, match=re.escape("references[1] is empty")):
         build_compute_metrics(decode_words, ["a", ""], PAD_TOKEN_ID)

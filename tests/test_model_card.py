@@ -407,8 +407,8 @@ def test_the_evaluation_leaves_the_card_alone_by_default(tmp_path):
 def test_scores_need_a_folder_with_a_record(tmp_path, capsys):
     argv = flags(model=trained_model(), dataset=corpus(), output_dir=tmp_path / "scores", add_to_model_card=True)
     assert error_of(evaluate_model.main, argv, capsys) == (
-        f"{trained_model()} must be the folder of a model as training leaves it, with training_run.json in it, which "
-        "the model card is written from. There is none."
+        f"{trained_model()} must be the folder of a trained model with training_run.json in it, from which the model "
+        "card is written. There is no such file."
     )
     assert not (tmp_path / "scores").exists()
 
@@ -467,7 +467,7 @@ def test_a_readme_from_elsewhere_is_left_as_it_is(tmp_path, capsys):
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nMine.\n", encoding="utf-8")
     write_model_card(tmp_path, read_run(run_folder("visual_initialing")))
     assert card_of(tmp_path) == "---\nlicense: mit\n---\nMine.\n"
-    assert capsys.readouterr().err == f"{tmp_path / 'README.md'} is not from a training run, so it is left as it is.\n"
+    assert capsys.readouterr().err == f"{tmp_path / 'README.md'} is not from a training run, so it is not changed.\n"
 
 
 def test_a_new_save_drops_the_scores_of_earlier_weights(folder):
@@ -661,18 +661,18 @@ SPOKEN_LANGUAGE = "--spoken_language must be the tag of a written language, such
         ("sign_language", "  ", f"{SIGN_LANGUAGE}, got '  '."),
         ("sign_language", "DGS", f"{SIGN_LANGUAGE}, got 'DGS'."),
         ("sign_language", "de", f"{SIGN_LANGUAGE}, got 'de'."),
-        ("sign_language", "dgs", f"{SIGN_LANGUAGE}; 'dgs' is Dogoso, which is none."),
-        ("sign_language", "lsf", f"{SIGN_LANGUAGE}; 'lsf' is none. A language without a code takes one of qaa to qtz."),
+        ("sign_language", "dgs", f"{SIGN_LANGUAGE}; 'dgs' is Dogoso, which is not a sign language."),
+        ("sign_language", "lsf", f"{SIGN_LANGUAGE}; 'lsf' is not. A language without a code may use qaa to qtz."),
         ("spoken_language", "", f"{SPOKEN_LANGUAGE}, got ''."),
         ("spoken_language", " ", f"{SPOKEN_LANGUAGE}, got ' '."),
         ("spoken_language", "german", f"{SPOKEN_LANGUAGE}, got 'german'."),
-        ("spoken_language", "xx", f"{SPOKEN_LANGUAGE}; 'xx' is the code of no language."),
+        ("spoken_language", "xx", f"{SPOKEN_LANGUAGE}; 'xx' is not the code of any language."),
         (
             "spoken_language",
             "gsg",
-            f"{SPOKEN_LANGUAGE}; 'gsg' is German Sign Language. Name that with --sign_language.",
+            f"{SPOKEN_LANGUAGE}; 'gsg' is German Sign Language. Pass that as --sign_language.",
         ),
-        ("dataset_name", " ", "--dataset_name must be a name for readers of the model card, got an empty one."),
+        ("dataset_name", " ", "--dataset_name must be a name for readers of the model card, got an empty string."),
         (
             "model_license",
             "MIT License",

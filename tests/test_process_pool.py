@@ -26,9 +26,9 @@ def test_a_worker_that_dies_costs_its_task_only(num_workers):
     deaths = {
         "exit 5": "LOST its process ended with exit status 5",
         "exit 0": "LOST its process ended with exit status 0",
-        "kill SIGKILL": "LOST its process was ended by SIGKILL, as happens when memory runs out",
+        "kill SIGKILL": "LOST its process was killed by SIGKILL, as happens when memory runs out",
         "kill SIGTERM": "LOST its process ended with exit status 1",
-        "crash": "LOST its process was ended by SIGSEGV",
+        "crash": "LOST its process was killed by SIGSEGV",
         "leave": "LOST its process ended with exit status 3",
     }
     healthy = {f"double {number}": str(2 * number) for number in range(6)}
@@ -74,7 +74,7 @@ def test_an_error_ends_all_and_shows_where_it_was_raised():
     ("task", "error", "text"),
     [
         ("unsendable", TypeError, "cannot be sent: only here."),
-        ("odd", RuntimeError, "What a worker process answered cannot be read: "),
+        ("odd", RuntimeError, "The answer of a worker process cannot be read: "),
     ],
 )
 def test_what_cannot_be_sent_is_an_error_of_its_own(task, error, text):
@@ -126,8 +126,8 @@ def test_functions_of_the_script_itself_need_the_guard_and_are_told_so(tmp_path)
     assert guarded.returncode == 0 and "'double 4': '8'" in guarded.stdout, guarded.stderr
     assert bare.returncode == 1
     assert bare.stderr.splitlines()[-1] == (
-        "ChildProcessError: No worker process could begin (its process ended with exit status 1). What it printed "
-        'stands above. If a script calls this, put what the script does under `if __name__ == "__main__":`. '
+        "ChildProcessError: No worker process could start (its process ended with exit status 1). Its output is "
+        'above. If a script calls this, put its code under `if __name__ == "__main__":`. '
         "If memory is short, use fewer processes."
     )
 
@@ -204,7 +204,7 @@ def results_of_module(folder: Path, condition: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_workers_that_cannot_begin_are_no_fault_of_a_task(tmp_path, monkeypatch):
-    text = "No worker process could begin (its process was ended by SIGSEGV). What it printed stands above. "
+    text = "No worker process could start (its process was killed by SIGSEGV). Its output is above. "
     with pytest.raises(ChildProcessError, match=re.escape(text)):
         results_of_module(tmp_path, "True", monkeypatch)
 

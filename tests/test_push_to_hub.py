@@ -205,7 +205,7 @@ def test_a_public_repository_is_not_written_to_by_accident(hub, folder, capsys):
 def test_a_private_repository_stays_private(hub, folder, capsys):
     push(folder)
     push(folder, private=False)
-    assert f"{REPO_ID} exists and stays private; it is made public in its settings." in capsys.readouterr().out
+    assert f"{REPO_ID} exists and stays private; you can make it public in its settings." in capsys.readouterr().out
     assert hub.repository(REPO_ID).private
 
 
@@ -250,7 +250,7 @@ def test_in_the_name_of_another(hub, folder, capsys, exists):
     if exists:
         hub.create_repository("another/model")
     assert error_of(main, flags(model=folder, repo_id="another/model", private=False), capsys) == (
-        "Your token may not write to another/model: name a repository of your own, or take a token with write access "
+        "Your token may not write to another/model: name a repository of yours, or use a token with write access "
         f"from {hub.url}/settings/tokens."
     )
     assert hub.uploads() == []
@@ -279,10 +279,10 @@ def test_a_bad_repository_id(hub, folder, capsys, repo_id):
 
 def test_bad_combinations_of_arguments(folder, capsys):
     assert error_of(main, flags(repo_id=REPO_ID), capsys) == (
-        "say what to send: --model FOLDER, --space OWNER/NAME, or both."
+        "say what to upload: --model FOLDER, --space OWNER/NAME, or both."
     )
     assert error_of(main, flags(model=folder, repo_id=REPO_ID, revision="0" * 40), capsys) == (
-        f"--revision must be a branch, to which a commit can be added, got {'0' * 40}."
+        f"--revision must be a branch, so that a commit can be added, got {'0' * 40}."
     )
     assert error_of(main, flags(model=folder, repo_id=REPO_ID, base_model_repo_id="me/base"), capsys) == (
         f"--base_model_repo_id is for a LoRA adapter, and {folder} holds a whole model. Leave it out."
@@ -503,7 +503,7 @@ def test_a_model_without_its_python_files(folder, capsys):
 def test_no_folder_and_no_json(folder, tmp_path, capsys):
     missing = tmp_path / "nothing"
     assert error_of(main, flags(model=missing, repo_id=REPO_ID), capsys) == (
-        f"--model {missing} is no folder. Name the one in which training left the model."
+        f"--model {missing} is not a folder. Name the one in which training saved the model."
     )
     for name in (CALIBRATION_FILE, "config.json"):
         (folder / name).write_text("{")
@@ -593,8 +593,8 @@ def test_training_does_not_push_to_a_public_repository_by_accident(hub, tmp_path
 def test_checkpoints_are_not_sent_while_training(hub, tmp_path, capsys, strategy):
     argv = stage1_flags(tmp_path / "stage1", push_to_hub=True, hub_model_id=REPO_ID, hub_strategy=strategy)
     assert error_of(visual_initialing.main, argv, capsys) == (
-        "--hub_strategy must be end: the others send all of --output_dir to the Hub while training, with its logs and "
-        "the optimizer's state."
+        "--hub_strategy must be end: the others upload all of --output_dir during training, including its logs and the "
+        "optimizer's state."
     )
     assert hub.requests == []
 
@@ -710,11 +710,11 @@ def test_adapter_and_model_do_not_share_a_repository(hub, folder, adapter, capsy
     push(folder)
     arguments = flags(model=adapter, repo_id=REPO_ID, base_model_repo_id=REPO_ID)
     assert error_of(main, arguments, capsys) == (
-        f"{REPO_ID} holds a whole model: push the adapter to a repository of its own."
+        f"{REPO_ID} holds a whole model: push the adapter to a different repository."
     )
     push(adapter, repo_id="me/adapter", base_model_repo_id=REPO_ID)
     assert error_of(main, flags(model=folder, repo_id="me/adapter"), capsys) == (
-        "me/adapter holds an adapter: push the whole model to a repository of its own."
+        "me/adapter holds an adapter: push the whole model to a different repository."
     )
 
 
@@ -802,9 +802,9 @@ def test_the_servers_own_troubles(hub, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     answers = {
         412: "Somebody else has just changed me/model: run the same command again.",
-        429: "The Hub answers no more requests of yours for now: wait a few minutes and run the same command again.",
-        503: "The Hub has trouble of its own (status 503): run the same command again later.",
-        418: "The Hub refuses (status 418): I am a {teapot}",
+        429: "You have reached the Hub's rate limit: wait a few minutes and run the same command again.",
+        503: "The Hub has a problem (status 503): run the same command again later.",
+        418: "The Hub refused the request (status 418): I am a {teapot}",
     }
     for status, sentence in answers.items():
         hub.refusal = Refusal(status, "", "I am a {teapot}")

@@ -82,14 +82,14 @@ def test_the_same_command_goes_on_where_it_was_stopped(format_name, videos, tmp_
     with monkeypatch.context() as patch:
         stop_after(patch, 4, KeyboardInterrupt())
         _, errors = run(capsys, *wanted, status=130)
-    assert errors.endswith("Stopped. With --output, the same command run again goes on after what is finished.")
+    assert errors.endswith("Stopped. With --output, running the same command again resumes after what is finished.")
     assert not path.exists()  # never half of it under its name
     settings, *entries = map(json.loads, journal_path(path).read_text(encoding="utf-8").splitlines())
     assert settings["settings"]["--model"] == str(trained_model()) and len(entries) == 4
     with monkeypatch.context() as patch:
         stop_after(patch, 2, AssertionError("only two are left"))
         _, errors = run(capsys, *wanted)
-    assert f"Going on: 4 of 6 video(s) are finished, see {journal_path(path)}." in errors.splitlines()
+    assert f"Resuming: 4 of 6 video(s) are finished, see {journal_path(path)}." in errors.splitlines()
     assert path.read_text(encoding="utf-8") == expected
     assert not journal_path(path).exists()
 
@@ -105,9 +105,9 @@ def test_a_line_that_was_torn_off_is_translated_again(videos, tmp_path, capsys, 
     with monkeypatch.context() as patch:
         stop_after(patch, 2, KeyboardInterrupt())
         _, errors = run(capsys, *videos, "--batch_size", 1, "--output", path, status=130)
-    assert "Going on: 2 of 6 video(s) are finished" in errors
+    assert "Resuming: 2 of 6 video(s) are finished" in errors
     _, errors = run(capsys, *videos, "--output", path)
-    assert "Going on: 4 of 6 video(s) are finished" in errors
+    assert "Resuming: 4 of 6 video(s) are finished" in errors
     assert path.read_text(encoding="utf-8") == expected
 
 
@@ -119,7 +119,7 @@ def test_a_video_that_changed_is_translated_again(videos, tmp_path, capsys, monk
     for video in videos:
         os.utime(video, ns=(1, 1))
     _, errors = run(capsys, *videos, "--output", path)
-    assert "Going on" not in errors and len(path.read_text(encoding="utf-8").splitlines()) == 6
+    assert "Resuming" not in errors and len(path.read_text(encoding="utf-8").splitlines()) == 6
 
 
 def test_other_settings_are_refused_with_what_to_delete(videos, tmp_path, capsys, monkeypatch):
@@ -127,7 +127,7 @@ def test_other_settings_are_refused_with_what_to_delete(videos, tmp_path, capsys
     with monkeypatch.context() as patch:
         stop_after(patch, 1, KeyboardInterrupt())
         run(capsys, *videos, "--batch_size", 1, "--output", path, status=130)
-    advice = f"Run the command as it was, or delete {journal_path(path)} to start anew."
+    advice = f"Run the original command, or delete {journal_path(path)} to start over."
     for flags, text in (
         (["--num_beams", 3], "--num_beams left out, now it is 3"),
         (["--start", 0.1], "--start left out, now it is 0.1"),
@@ -146,7 +146,7 @@ def test_a_journal_that_cannot_be_read_is_named(content, videos, tmp_path, capsy
     path = tmp_path / "out.txt"
     journal_path(path).write_bytes(content)
     assert error_of(translate.main, command(*videos, "--output", path), capsys) == (
-        f"{journal_path(path)} cannot be read as what is finished of --output {path}. Delete it to start anew."
+        f"{journal_path(path)} cannot be read as what is finished of --output {path}. Delete it to start over."
     )
 
 
@@ -183,8 +183,7 @@ def test_bad_files_alone_are_tried_again(videos, tmp_path, capsys, monkeypatch):
     path = tmp_path / "out.txt"
     _, errors = run(capsys, *videos, "--output", path, status=1)
     assert (
-        errors.splitlines()[-1]
-        == f"The same command run again tries these again; {journal_path(path)} keeps the others."
+        errors.splitlines()[-1] == f"Run the same command again to retry these; {journal_path(path)} keeps the others."
     )
     assert len(path.read_text(encoding="utf-8").splitlines()) == 5
     videos[2].write_bytes(good)
@@ -198,7 +197,7 @@ def test_a_finished_output_is_nobodys_to_replace(videos, tmp_path, capsys):
     run(capsys, videos[0], "--output", path)
     before = path.read_bytes()
     assert error_of(translate.main, command(videos[0], "--output", path), capsys) == (
-        f"--output {path} exists already. Name a new file, or delete this one."
+        f"--output {path} already exists. Name a new file, or delete this one."
     )
     assert path.read_bytes() == before
 
@@ -247,7 +246,7 @@ def test_a_killed_run_leaves_its_sentences(videos, tmp_path, capsys):
     process.wait()
     assert not path.exists()
     _, errors = run(capsys, *videos, "--output", path)
-    assert re.search(r"Going on: [2-6] of 6 video", errors)
+    assert re.search(r"Resuming: [2-6] of 6 video", errors)
     assert path.read_text(encoding="utf-8") == expected
 
 
@@ -447,7 +446,7 @@ def test_finished_captions_are_no_failure(long, has_output, talk, tmp_path, caps
     output, errors = run(capsys, talk, *options)
     assert captions_of(talk) == expected
     said = (
-        "1 of 1 video(s) have their captions already and are left out. Move these files away to have new ones written."
+        "1 of 1 video(s) already have their captions and are left out. Move these files away to have new ones written."
     )
     assert (said in errors.splitlines()) != has_output and output == ""
     assert not has_output or (tmp_path / "out.txt").read_text(encoding="utf-8").startswith(f"{talk}\t")
@@ -491,7 +490,7 @@ def test_two_videos_that_would_share_captions(talk, capsys):
     other = Path(shutil.copy(talk, talk.with_suffix(".mov")))
     output, errors = run(capsys, other, talk, "--srt", status=1)
     assert output.startswith(f"{other}\t") and len(output.splitlines()) == 1
-    problem = f"Its captions would be {talk.with_suffix('.srt')}, as those of {other}. Rename one of the two videos."
+    problem = f"Its captions would be {talk.with_suffix('.srt')}, like those of {other}. Rename one of the two videos."
     assert f"  {talk}: {problem}" in errors.splitlines()
 
 

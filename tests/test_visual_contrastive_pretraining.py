@@ -182,13 +182,13 @@ def test_language_models_embed_sentences_too(name):
         (
             ["Transformer", "Pooling", "Dense"],
             MEAN,
-            "has the modules Transformer, Pooling, Dense; known here are Transformer, Pooling and Normalize. Name "
+            "has the modules Transformer, Pooling, Dense; supported are Transformer, Pooling and Normalize. Name "
             "another text encoder.",
         ),
         (
             ["Transformer", "Pooling"],
             {"pooling_mode_max_tokens": True},
-            "pools its tokens by max_tokens; known here are cls, lasttoken and mean, one of them.",
+            "pools its tokens by max_tokens; supported are cls, lasttoken and mean, one of them.",
         ),
     ],
 )
@@ -329,11 +329,11 @@ def test_mistakes(tmp_path, capsys):
             "The frame level must give one token per frame: `temporal_padding` 'zero' and no pooling in "
             "`temporal_blocks`, got 'zero' and ['K5', 'P2'].",
         ),
-        ({"text_encoder_name_or_path": tmp_path}, f"{str(tmp_path)!r} holds no text encoder that can be loaded: "),
-        ({"text_model_name_or_path": tmp_path}, f"{str(tmp_path)!r} holds no tokenizer that can be loaded: "),
+        ({"text_encoder_name_or_path": tmp_path}, f"{str(tmp_path)!r} has no text encoder that can be loaded: "),
+        ({"text_model_name_or_path": tmp_path}, f"{str(tmp_path)!r} has no tokenizer that can be loaded: "),
         (
             {"text_model_name_or_path": language_model()},
-            f"{str(language_model())!r} holds no causal language model that can be loaded: ",
+            f"{str(language_model())!r} has no causal language model that can be loaded: ",
         ),
     ):
         arguments = contrastive_flags(tmp_path / "run", **values)

@@ -380,14 +380,14 @@ def test_the_card_names_the_paper_the_stages_and_what_is_ours(tmp_path):
         ),
         (
             {"text_model_name_or_path": lambda: "/nowhere/at/all"},
-            "--text_model_name_or_path '/nowhere/at/all' is no folder here, and no model on the Hub: there is no "
+            "--text_model_name_or_path '/nowhere/at/all' is neither a local folder nor a model on the Hub: there is no "
             "'nowhere' in '/'. Name a folder, or OWNER/NAME on the Hub.",
         ),
         ({"prompt": lambda: "What is <video>?"}, "The prompt must hold the placeholder '<video>' once"),
         ({"metric_for_best_model": lambda: "recall_at_1"}, "--metric_for_best_model must be one of loss, bleu1, "),
         (
             {"cache_features": lambda: True, "streaming": lambda: True, "max_steps": lambda: 1},
-            "--cache_features cannot go together with --streaming: a stream keeps nothing. Leave out one of the two.",
+            "--cache_features cannot be combined with --streaming: a stream keeps nothing. Leave out one of the two.",
         ),
     ],
     ids=["language model as encoder", "mBART", "swapped", "nothing", "prompt", "score", "stream"],

@@ -1,7 +1,7 @@
 """
-Command lines from dataclasses: a flag for each field, with the field's type, default and help, and YAML files below
-them. Reads them as transformers' HfArgumentParser does (tests compare the two), but imports nothing heavy, takes dashes
-for underscores, and writes every switch in one way: `--lora`, `--lora True` or `--lora False`.
+Command lines from dataclasses: each field becomes a flag with the field's type, default and help; YAML files can set
+the flags too. Parses them like transformers' HfArgumentParser (tests compare the two), but imports nothing heavy,
+accepts dashes for underscores, and treats all switches the same: `--lora`, `--lora True` or `--lora False`.
 """
 
 import argparse
@@ -30,10 +30,10 @@ METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 class DataclassParser(CommandParser):
     """
-    A parser with a group of flags for each dataclass. Fields with `positional` in their metadata have no dashes.
+    A parser with one group of flags per dataclass. Fields with `positional` in their metadata have no dashes.
 
     Args:
-        presets: those that suit the command.
+        presets: those that fit the command.
     """
 
     def __init__(self, dataclass_types: Sequence[type], presets: Sequence[str] = (), **options: Any):
@@ -41,7 +41,7 @@ class DataclassParser(CommandParser):
         for dataclass_type in dataclass_types:
             self.add_dataclass(dataclass_type)
         or_preset = f", or a preset: {', '.join(presets)}" if presets else ""
-        self.add_argument("--config", metavar="FILE", help=f"YAML file with one `flag: value` a line{or_preset}.")
+        self.add_argument("--config", metavar="FILE", help=f"YAML file with one `flag: value` per line{or_preset}.")
         places = [action for action in self._actions if not action.option_strings]
         words = [f"{place.dest} [{place.dest} ...]" if place.nargs else place.dest for place in places]
         self.usage = " ".join(["%(prog)s", *words, "[flags]"])
@@ -60,7 +60,7 @@ class DataclassParser(CommandParser):
         return super().parse_known_args(self._with_values_of_switches(args), namespace)
 
     def _with_values_of_switches(self, args: list[str]) -> list[str]:
-        """In front of `clip.mp4`, `--long` means `--long True`: a switch takes no word for its value that is none."""
+        """Before `clip.mp4`, `--long` means `--long True`: a switch does not take just any word as its value."""
         if all(action.option_strings for action in self._actions):
             return args
         switches = {name for action in self._actions if action.nargs == "?" for name in action.option_strings}
@@ -74,7 +74,7 @@ class DataclassParser(CommandParser):
 
 
 def argument_options(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
-    """What argparse has to know of a field of this type."""
+    """The options that argparse needs for a field of this type."""
     options = _options_of_type(hint)
     if "choices" in field.metadata:
         options["choices"] = [*field.metadata["choices"]]
@@ -123,7 +123,7 @@ def parse_arguments(
     dataclass_types: Sequence[type], argv: Sequence[str] | None, description: str, prog: str | None = None
 ) -> tuple[Any, ...]:
     """
-    Instances of the dataclasses, from `--config FILE_OR_PRESET` (YAML, one `name: value` a line) and flags on top.
+    Instances of the dataclasses, from `--config FILE_OR_PRESET` (YAML, one `name: value` per line) and flags on top.
 
     Exits with status 2 and a message for an unknown flag, an unknown or mistyped YAML key, a missing or unreadable YAML
     file, a source of a value that the file does not set, or a value out of range.
@@ -148,7 +148,7 @@ def parse_arguments(
 
 
 def flags(**values: Any) -> list[str]:
-    """`flags(seed=1, lora=True)` -> `["--seed", "1", "--lora", "True"]`, for one command that calls another."""
+    """`flags(seed=1, lora=True)` -> `["--seed", "1", "--lora", "True"]`, for a command that calls another."""
     return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
@@ -218,7 +218,7 @@ def _load_file(config: str, as_text: bool = False) -> dict[str, Any]:
     try:
         values = load_yaml(path.read_text(encoding="utf-8-sig"), as_text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML file: {error}") from error
+        raise ValueError(f"{path} is not a YAML file: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold one 'name: value' a line, got {type(values).__name__}.")
+        raise ValueError(f"{path} must hold one 'name: value' per line, got {type(values).__name__}.")
     return values

@@ -4,9 +4,9 @@ Translate a split with a trained model and score it against its sentences.
     flallm evaluate --model stage2 --dataset corpus --split test --output_dir test_scores
 
 Writes predictions.jsonl and scores.json (with signatures and bootstrap intervals), and prints the table. Predictions
-are kept as they come: after a kill the same command goes on behind them. With `--add_to_model_card True` the scores
-also go into the model card of a local folder. Under `torchrun` the clips are shared out and the scores computed once
-over all of them.
+are saved as they come: after an interruption, run the same command again to resume. With `--add_to_model_card True` the
+scores also go into the model card of a local folder. Under `torchrun` the clips are shared among the processes, and the
+scores are computed once over all of them.
 """
 
 import sys
@@ -43,7 +43,7 @@ from ..runs.training import collator_class_of, start_run, trainer_class_of
 from ..runs.unfinished_predictions import UnfinishedPredictions
 from ..scores.metrics import format_scores, generated_token_ids, translation_scores
 
-BATCHES_BETWEEN_WRITES = 8  # of each process; so many times more as there are processes that read videos beside it
+BATCHES_BETWEEN_WRITES = 8  # per process; multiplied by the number of processes that read videos for it, plus one
 
 
 @dataclass
@@ -66,7 +66,7 @@ def evaluate_model(
     run: EvaluationRunArguments,
     kept: UnfinishedPredictions,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """-> scores as `translation_scores` gives them, and one row per clip: file_name, prediction, reference."""
+    """-> scores as returned by `translation_scores`, and one row per clip: file_name, prediction, reference."""
     if len(data.dataset) > 1:
         raise ValueError(f"--dataset: one data set is scored at a time, got {len(data.dataset)}. Score them in turn.")
     split = load_split(data, evaluation.split, evaluation.max_clips)
@@ -76,7 +76,7 @@ def evaluate_model(
         "append_period": evaluation.append_period,
         "lowercase": evaluation.lowercase,
     }
-    translation_scores(dataset.texts, dataset.texts, num_resamples=0, **options)  # raises before the work
+    translation_scores(dataset.texts, dataset.texts, num_resamples=0, **options)  # raises before the work starts
     names = zip(_names_of_clips(split), dataset.texts, strict=True)
     kept.check_clips([{**clip, "reference": reference} for clip, reference in names])
     rows = _translate(_build_trainer(model, processor, run), dataset, _names_of_clips(split), kept)
@@ -86,7 +86,7 @@ def evaluate_model(
 
 def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: EvaluationRunArguments) -> VideoTrainer:
     model.generation_config.num_return_sequences = 1  # whatever it was saved with
-    model.is_quantized = False  # else the Trainer refuses such a model, which it could not train
+    model.is_quantized = False  # otherwise the Trainer rejects such a model, which it could not train
     trainer = trainer_class_of(model)(
         model=model,
         args=run,
@@ -94,19 +94,19 @@ def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: Eval
         processing_class=processor,
     )
     trainer.frame_preprocessor = FramePreprocessor(processor)
-    trainer.remove_callback(ProgressCallback)  # it would show a bar for every part
+    trainer.remove_callback(ProgressCallback)  # it would show a progress bar for every part
     return trainer
 
 
 def _translate(
     trainer: VideoTrainer, dataset: SignVideoDataset, names: list[dict[str, Any]], kept: UnfinishedPredictions
 ) -> list[dict[str, Any]]:
-    """Rows of all clips, those of `kept` first; the others are kept as they come, by the first of several processes."""
+    """Rows of all clips, those of `kept` first; the others are saved as they come, by the first process only."""
     run, processor = trainer.args, trainer.processing_class
     (rows,) = broadcast_object_list([kept.lines])
     if run.process_index == 0 and rows:
-        print(f"Going on behind {len(rows)} of {len(dataset)} clips, which {kept.path} holds.", flush=True)
-    num_batches = BATCHES_BETWEEN_WRITES * (1 + run.dataloader_num_workers)  # which start anew for each part
+        print(f"Resuming after {len(rows)} of {len(dataset)} clips, which {kept.path} holds.", flush=True)
+    num_batches = BATCHES_BETWEEN_WRITES * (1 + run.dataloader_num_workers)  # loading processes restart for each part
     num_together = num_batches * run.eval_batch_size * run.world_size
     is_silent = run.disable_tqdm or run.process_index != 0
     with tqdm(total=len(dataset), initial=len(rows), unit="clip", desc="translating", disable=is_silent) as progress:
@@ -126,7 +126,7 @@ def _translate(
 
 
 def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
-    """`file_name` of each clip, and `start` and `end` where it is a part of the file."""
+    """`file_name` of each clip, and `start` and `end` if it is part of the file."""
     clips = enumerate(split.select_columns([name for name in CLIP_COLUMNS if name in split.column_names]))
     names = [Path(name_of_clip(row) or f"clip {index}").name for index, row in clips]
     limits = [name for name in ("start", "end") if name in split.column_names]

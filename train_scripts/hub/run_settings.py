@@ -1,5 +1,5 @@
 """
-The settings of a training run, each beside the value that the paper's recipe gives it.
+The settings of a training run, each next to its value in the paper's recipe.
 
 Where a value of a recipe comes from, its preset says in `sources`.
 """
@@ -16,7 +16,7 @@ from ..arguments.data_arguments import DataArguments
 from ..arguments.dataclass_parser import read_sources, read_yaml
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 
-# Of the arguments that also say where files lie and how to log, those that change what is learned or chosen.
+# Among the arguments that also cover paths and logging, those that affect what is learned or chosen.
 TRAINING_SETTINGS = (
     "num_train_epochs",
     "max_steps",
@@ -61,7 +61,7 @@ WORD_SETTINGS = (
 
 
 def deviations(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Settings whose value is not that of the paper's preset; the seed is none."""
+    """Settings whose value differs from the paper's preset; the seed does not count."""
     return [setting for setting in settings if setting["value"] != setting["paper"] and setting["name"] != "seed"]
 
 
@@ -119,7 +119,7 @@ def _default(argument: dataclasses.Field) -> Any:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """The value as JSON has it. A fused optimiser calculates what the one without that word does."""
+    """The value as JSON stores it. A fused optimiser computes the same as the one without that word in its name."""
     value = value.value if isinstance(value, Enum) else value
     return value.removesuffix("_fused") if name == "optim" else value
 
@@ -154,7 +154,7 @@ def text_model_setting(config: PreTrainedConfig, paper: str, source: str) -> dic
 
 
 def _num_layers(config: PreTrainedConfig, side: str) -> int | str:
-    """T5 calls those of its encoder `num_layers`, and those of its decoder `num_decoder_layers`."""
+    """T5 calls the encoder's `num_layers`, and the decoder's `num_decoder_layers`."""
     names = (f"{side}_layers", f"num_{side}_layers", "num_layers")
     return next((getattr(config, name) for name in names if hasattr(config, name)), "unknown")
 
@@ -167,7 +167,7 @@ def settings_of_encoder(vision_config: PreTrainedConfig, preset: str) -> list[di
 
 
 def _vision_values(vision_config: PreTrainedConfig) -> dict[str, Any]:
-    """What the visual encoder's configuration says, by the names of the arguments that set it."""
+    """The values in the visual encoder's configuration, by the names of the arguments that set them."""
     words = {name: getattr(vision_config, name) for name in WORD_SETTINGS if hasattr(vision_config, name)}
     frames = getattr(vision_config, "frame_config", vision_config)
     names = {name: name.removeprefix("visual_") for name in VISION_SETTINGS}
