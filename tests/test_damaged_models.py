@@ -92,7 +92,7 @@ def test_whole_files_with_content_that_cannot_be(model, capsys):
     config["vision_config"]["hidden_size"] *= 2
     (model / "config.json").write_text(json.dumps(config))
     error = error_of(translate.main, translating(model), capsys)
-    assert error.startswith(f"{str(model)!r} holds no whole FLaLLMForTranslation. ") and len(error) < 800
+    assert error.startswith(f"{str(model)!r} is no complete FLaLLMForTranslation. ") and len(error) < 800
     (model / "config.json").write_text(text)
     (model / "tokenizer.json").write_text('{"version": "1.0"}')
     assert error_of(translate.main, translating(model), capsys).startswith(f"{str(model)!r} cannot be loaded: ")

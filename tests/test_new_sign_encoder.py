@@ -204,8 +204,8 @@ def test_the_model_starts_from_the_encoder_of_the_other_system(system, tmp_path)
 def test_contrastive_pretraining_needs_a_vector_of_the_clip():
     model = LlavaSltForContrastivePreTraining(LlavaSltContrastiveConfig(vision_config=PointConfig()))
     with error_texts(
-        "Contrastive pretraining needs a sign encoder with a `pooler_output`, one vector for the whole clip, and "
-        "PointEncoder gives none. `LlavaSltVisualEncoder` does."
+        "Contrastive pretraining needs a sign encoder with a `pooler_output`, one vector for the whole clip, but "
+        "PointEncoder gives none. Use `LlavaSltVisualEncoder`."
     ):
         model(**poses([4, 3]))
 
@@ -213,9 +213,9 @@ def test_contrastive_pretraining_needs_a_vector_of_the_clip():
 @pytest.mark.parametrize(
     ("vision_config", "got"),
     [
-        ({"model_type": "nothing"}, "got model type 'nothing', which is not registered. There are ["),
-        ({"model_type": "bert"}, "got model type 'bert', whose model BertModel is no `SignEncoder`. There are ["),
-        (BertConfig(), "got model type 'bert', whose model BertModel is no `SignEncoder`. There are ["),
+        ({"model_type": "nothing"}, "got model type 'nothing', which is not registered. Known: ["),
+        ({"model_type": "bert"}, "got model type 'bert', whose model BertModel is not a `SignEncoder`. Known: ["),
+        (BertConfig(), "got model type 'bert', whose model BertModel is not a `SignEncoder`. Known: ["),
     ],
     ids=["unknown", "values of another model", "configuration of another model"],
 )

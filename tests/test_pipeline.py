@@ -273,9 +273,9 @@ def test_an_empty_data_set_has_no_answers(translator, files):
 def test_columns_that_seem_to_say_which_part_is_meant_are_not_passed_over(translator, files, columns, unread):
     rows = table(files, **columns)
     message = (
-        "Video 0 of the inputs cannot be translated: A video given as a dictionary has the keys video, start, end, "
-        f"source_fps, got {unread} too. Rename what says where to start and end, in seconds, to start and end, and "
-        "leave the rest of these out."
+        "Video 0 of the inputs cannot be translated: A video given as a dictionary takes only the keys video, "
+        f"start, end, source_fps, got {unread}. Rename the start and end times, in seconds, to start and end, and "
+        "remove the others."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         list(translator(rows))
@@ -294,7 +294,7 @@ def test_data_sets_and_rows_that_cannot_be_translated(translator, files, monkeyp
     with pytest.raises(ValueError, match=re.escape(message)):
         translator(rows.remove_columns("video"))
     message = (
-        "`video` of a dictionary must be one video, got 2 of them. Of a data set pass `dataset.select(range(...))`,"
+        "`video` of a dictionary must be one video, got 2 of them. From a data set, pass `dataset.select(range(...))`,"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         translator(plain[:2])
@@ -305,7 +305,7 @@ def test_data_sets_and_rows_that_cannot_be_translated(translator, files, monkeyp
         translator([plain[0], plain[0] | {"video": None}])
     with pytest.raises(ValueError, match=re.escape("A row must name 'video' once, got the keys ['Video', 'video'].")):
         translator({"video": files[0], "Video": files[1]})
-    message = "got ['start'] too. Rename what says where"
+    message = "got ['start']. Rename the start and end times"
     with pytest.raises(ValueError, match=re.escape(message) + '.* Pass {"video": {"path": ...}, "start": ..., "end"'):
         translator({"path": files[0], "bytes": None, "start": 1.0})
     monkeypatch.setattr(datasets.config, "TORCHCODEC_AVAILABLE", False)
@@ -530,7 +530,7 @@ def test_arrays_have_seconds_once_their_frame_rate_is_known(translator, video):
     assert [word["peak"] for word in halved["words"]] == pytest.approx(
         [2 * word["peak"] for word in expected["words"]], abs=2e-3
     )
-    with pytest.raises(ValueError, match=re.escape("has no frame rate, so its words cannot be given seconds. Pass")):
+    with pytest.raises(ValueError, match=re.escape("has no frame rate, so its words cannot be timed. Pass")):
         translator(array, return_timestamps=True)
 
 
@@ -669,18 +669,18 @@ def test_arguments_that_mean_nothing_are_refused(translator):
         translator(clip, generate_kwargs={"start": 3})
     with pytest.raises(TypeError, match=re.escape("`output_scores` is set by the pipeline. Pass `return_scores` inst")):
         translator(clip, output_scores=True)
-    with pytest.raises(ValueError, match=re.escape("['num_beams'] came both by name and in `generate_kwargs`.")):
+    with pytest.raises(ValueError, match=re.escape("['num_beams'] were passed both by name and in `generate_kwargs`.")):
         translator(clip, num_beams=3, generate_kwargs={"num_beams": 2})
 
 
 def test_inputs_that_mean_nothing_are_refused(translator):
     clip = random_clip(20)
     message = 'For one each, pass the videos as dictionaries {"video": ..., "start": ...}.'
-    with pytest.raises(ValueError, match=re.escape("`start` is one number for all videos, got list. " + message)):
+    with pytest.raises(ValueError, match=re.escape("`start` must be one number for all videos, got list. " + message)):
         translator([clip, clip], start=[0, 1])
     with pytest.raises(ValueError, match=re.escape(message)):
         translator({"video": clip, "start": [0, 1]})
-    with pytest.raises(ValueError, match=re.escape("the keys video, start, end, source_fps, got ['stop'] too.")):
+    with pytest.raises(ValueError, match=re.escape("the keys video, start, end, source_fps, got ['stop'].")):
         translator({"video": clip, "stop": 2})
     with pytest.raises(ValueError, match=re.escape("Expected one video, got the video given as list. Lists of")):
         translator([[clip, clip]])
@@ -690,7 +690,7 @@ def test_inputs_that_mean_nothing_are_refused(translator):
         translator(clip, start=2, end=1, source_fps=10)
     translator.processor.video_processor.do_resize = translator.processor.video_processor.do_center_crop = False
     with pytest.raises(
-        ValueError, match=re.escape("must come out in one size, got (height, width) [(40, 40), (64, 64)]")
+        ValueError, match=re.escape("videos of a batch must have one size, got (height, width) [(40, 40), (64, 64)]")
     ):
         translator([clip, torch.zeros(20, 3, 64, 64, dtype=torch.uint8)], batch_size=2)
 

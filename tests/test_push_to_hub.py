@@ -669,7 +669,7 @@ def test_a_card_that_is_a_link_is_not_sent_by_the_methods_of_transformers(hub, f
         (folder / "README.md").unlink()
         make(folder / "README.md", tmp_path / "secret")
         for send in (lambda: model.push_to_hub(REPO_ID), lambda: WAYS["save_pretrained"](model, folder)):
-            with pytest.raises(ValueError, match=re.escape(f"{folder / 'README.md'} is a link, and what it leads to")):
+            with pytest.raises(ValueError, match=re.escape(f"{folder / 'README.md'} is a link, and its target")):
                 send()
     assert (tmp_path / "secret").read_text() == "not for others"
     assert not any(b"not for others" in request.body for request in hub.requests)

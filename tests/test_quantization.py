@@ -120,10 +120,10 @@ def test_a_config_that_cannot_spare_modules_is_refused():
     class Everything:
         """Of a method that knows no exceptions."""
 
-    with pytest.raises(ValueError, match=re.escape("Everything cannot leave modules as they are")):
+    with pytest.raises(ValueError, match=re.escape("Everything cannot skip modules, and quantizing")):
         leave_unquantized(Everything(), SPARED)
     for model_class in (FLaLLMForTranslation, LlavaSltForTranslation):
-        with pytest.raises(ValueError, match=re.escape("Everything cannot leave modules as they are")):
+        with pytest.raises(ValueError, match=re.escape("Everything cannot skip modules, and quantizing")):
             model_class.from_pretrained("any/model", quantization_config=Everything())
 
 

@@ -230,7 +230,7 @@ def test_a_mask_of_the_wrong_shape_is_refused(shape):
 
 @pytest.mark.parametrize("mask", [[1, 0, 1, 1], [0, 1, 1, 1], [1, 1, 0, 1]])
 def test_a_mask_with_a_hole_is_refused(mask):
-    message = "`pixel_attention_mask` must be 1 up to the end of each clip and 0 behind it."
+    message = "`pixel_attention_mask` must be 1 up to the end of each clip and 0 after it."
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny_vision_model()(torch.randn(2, 4, 3, 32, 32), torch.tensor([[1, 1, 1, 1], mask]))
 

@@ -355,7 +355,7 @@ def test_the_card_names_the_paper_the_stages_and_what_is_ours(tmp_path):
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "The method is [LLaVA-SLT](https://arxiv.org/abs/2412.16524). This is the model of **stage 3** of 3" in card
     assert "only it was trained here." in card and "arXiv:2412.16524" in card
-    assert "Of the paper only the abstract is known to the makers of this program" in card
+    assert "The makers of this program know only the abstract of the paper" in card
     assert "**Stage 2**, which made the video encoder" in card and "the paper's recipe" not in card
     assert " settings differ from this program's recipe.\n" in card
     assert "- `word_hidden_size` is **24**; in the recipe: 512 (ours: not given)." in card
