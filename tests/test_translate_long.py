@@ -347,7 +347,7 @@ def test_captions_that_make_no_sense_are_refused():
         format_captions([caption(0, 2, "a"), caption(1, 3, "b")], "vtt")
     with pytest.raises(ValueError, match=re.escape("got 1 to 1 seconds")):
         format_captions([caption(1, 1, "a")], "vtt")
-    with pytest.raises(ValueError, match=re.escape("Times of captions must be seconds from 0 on, got nan.")):
+    with pytest.raises(ValueError, match=re.escape("Times of captions must be 0 or more seconds, got nan.")):
         format_captions([caption(float("nan"), 1, "a")], "vtt")
 
 

@@ -188,7 +188,7 @@ def test_lengths_that_make_no_sense_are_refused():
     frames = signing([("sign", 2.0)])
     with pytest.raises(ValueError, match=re.escape("`idle_seconds` must be a number of seconds above 0, got -1.")):
         split(frames, idle_seconds=-1)
-    with pytest.raises(ValueError, match=re.escape("`rest_seconds` must be a number of seconds from 0 on, got nan.")):
+    with pytest.raises(ValueError, match=re.escape("`rest_seconds` must be 0 or more seconds, got nan.")):
         split(frames, rest_seconds=float("nan"))
     message = (
         "`longest_seconds` must be at least twice `shortest_seconds` and `overlap_seconds`, got longest_seconds=1.5"
