@@ -1,4 +1,4 @@
-"""The configuration: what is derived from it, what is refused, and the way to JSON and back."""
+"""The configuration: derived values, rejected values, and the round trip through JSON."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A damaged model folder is one line that names the file, in every command that loads models."""
+"""A damaged model folder gives a one-line error that names the file, in every command that loads models."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def test_weights_that_end_early(model, capsys):
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"\xef\xbb\xbf{}", b"[" * 100_000, b"null"])
 def test_json_that_cannot_be_read(name, content, model, capsys):
     if name == "tokenizer.json" and content == b"null":
-        content = b"nul"  # only of configurations it is known that they are dictionaries
+        content = b"nul"  # only configurations are known to be dictionaries
     path = model / name
     assert path.is_file()
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""LLaVA-SLT that translates: padding, caches, generation, freezing, saving, wrong input."""
+"""LLaVA-SLT's translation model: padding, caches, generation, freezing, saving, wrong input."""
 
 import copy
 import inspect
@@ -38,7 +38,7 @@ from modeling_flallm import (
 )
 
 PROMPT = ("input_ids", "attention_mask")
-# Of the cache: that of the installed transformers, and that before 5.24, which is taken until 5.40.
+# Names of the cache: of the installed transformers, and from before 5.24, which is accepted until 5.40.
 CACHE_NAMES = {"cache", "past_key_values"} & set(inspect.signature(LlamaForCausalLM.forward).parameters)
 if Version(transformers.__version__) < Version("5.40"):
     CACHE_NAMES.add("past_key_values")
@@ -119,7 +119,7 @@ def test_generation_is_that_of_each_row_alone_with_and_without_cache(name):
 def best_without_cache(
     model: LlavaSltForTranslation, prompt: dict[str, torch.Tensor], num_beams: int, length: int
 ) -> list[int]:
-    """So many tokens of a beam search for one clip, each pass of which begins anew with the video."""
+    """The first tokens of a beam search for one clip, in which each pass starts again from the video."""
     beams: list[tuple[list[int], float]] = [([], 0.0)]
     for _ in range(length):
         longer = []

@@ -268,7 +268,7 @@ def test_stage_two_refuses_a_flallm_checkpoint_as_text_model(tmp_path):
 
 
 def test_stage_two_builds_one_text_model(tmp_path, monkeypatch):
-    """Not a random one besides: of mBART-large that would be 2.4 GB more."""
+    """Without a second, random one: for mBART-large that would be 2.4 GB more."""
     save_text_model("mbart", tmp_path / "language_model")
     tiny_model().save_pretrained(tmp_path / "stage1")
     numbers = []

@@ -1,4 +1,4 @@
-"""`SignLanguageTranslationPipeline`: every kind of input, scores, word evidence, and what it leaves untouched."""
+"""`SignLanguageTranslationPipeline`: every kind of input, scores, word evidence, and what it must not change."""
 
 import copy
 import io
@@ -194,7 +194,7 @@ def files(tmp_path) -> list[str]:
 
 
 def table(files: list[str], **columns) -> datasets.Dataset:
-    """Decoded by `datasets`, which torchcodec would be needed for, beside sound, which needs it, too."""
+    """Decoded by `datasets`, which would need torchcodec, beside sound, which needs it, too."""
     columns = {"text": ["a"] * len(files), "gender": ["x"] * len(files), "sound": files, **columns}
     features = {"video": datasets.Video(), "sound": datasets.Audio()}
     rows = datasets.Dataset.from_dict({"video": files, **columns})
@@ -430,7 +430,7 @@ def test_scores_and_probabilities_are_those_of_the_model(text, arguments, monkey
         if END in token_ids[1:]:
             token_ids = token_ids[: token_ids.index(END, 1) + 1]
         if PAD in token_ids[1:]:
-            continue  # M2M100 gives padding other positions in one pass than step by step
+            continue  # M2M100 gives padding different positions in one pass and step by step
         logits = translator.model(**inputs, decoder_input_ids=torch.tensor([token_ids[:-1]])).logits[0]
         steps = enumerate(token_ids[1:])
         log_probabilities = [logits[step].log_softmax(-1)[token_id].item() for step, token_id in steps]
@@ -548,7 +548,7 @@ def test_a_visual_token_stands_in_the_middle_of_the_frames_that_move_it(blocks, 
         centres = word_evidence_file.visual_token_centres(vision_model, num_frames)
         assert len(centres) == tokens.shape[1] and (np.diff(centres) >= 0).all()
         assert centres[0] >= 0 and centres[-1] <= num_frames - 1
-        if num_frames != 24:  # with a rest, pooling leaves out frames at the end
+        if num_frames != 24:  # with a remainder, pooling leaves out frames at the end
             continue
         for index, centre in enumerate(centres):
             (gradient,) = torch.autograd.grad(tokens[0, index].sum(), features, retain_graph=True)
@@ -570,7 +570,7 @@ def words_of(tokenizer: PreTrainedTokenizerFast, pieces: list[str]) -> list[tupl
 
 
 def piece_tokenizer(pieces: list[str]) -> PreTrainedTokenizerFast:
-    """As sentencepiece makes them."""
+    """Pieces as sentencepiece makes them."""
     vocabulary = [(token, 0.0) for token in SPECIAL_TOKENS] + [(piece, -1.0) for piece in dict.fromkeys(pieces)]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()

@@ -1,4 +1,4 @@
-"""What a user's mistake looks like in both stages."""
+"""The errors for a user's mistakes in both stages."""
 
 import shutil
 

@@ -391,7 +391,7 @@ def test_the_benchmark_prints_both_tables(tmp_path, capsys, monkeypatch):
 
 
 def translate_in_a_process_of_its_own(video: Path) -> int:
-    """-> its highest memory in MiB"""
+    """-> its peak memory in MiB"""
     arguments = ["--model", str(trained_model()), "--device", "cpu", "--long", "--srt", "--format", "jsonl", str(video)]
     root = str(Path(__file__).resolve().parent.parent)
     result = subprocess.run(
@@ -421,7 +421,7 @@ def test_half_an_hour_has_captions_from_beginning_to_end_in_flat_memory(tmp_path
     minute = signing([("sign", 2.6), ("rest", 0.4), ("sign", 3.2), ("rest", 0.8), ("sign", 4.4), ("rest", 0.6)] * 5)
     memory = {}
     for minutes in (2, 30):
-        # One keyframe in all: where pieces were sought one by one, the last ones would take the whole video each.
+        # One keyframe in all: seeking each piece separately, the last ones would each decode the whole video.
         video = tmp_path / f"{minutes}.mp4"
         write_again_and_again(video, minute, minutes)
         memory[minutes] = translate_in_a_process_of_its_own(video)

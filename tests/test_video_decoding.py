@@ -149,7 +149,7 @@ def test_web_address(clip, web_address):
 
 @pytest.fixture
 def leading_address():
-    """A server whose answers lead to the address that its path holds, or are as long as the path says."""
+    """A server that redirects to the address in its path, or answers with as many bytes as the path says."""
 
     class Leading(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -484,7 +484,7 @@ def test_pictures_that_pillow_will_not_read(tmp_path, noise):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_of_turned_cameras_are_upright(tmp_path, noise, orientation):
     upright = Image.fromarray(noise[0])
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what to do to a picture so that the mark turns it back
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # how to turn a picture so that its mark turns it back
     stored = upright.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation

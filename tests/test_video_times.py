@@ -1,4 +1,4 @@
-"""The clock of `decode_video`: seconds of the file as players count them, recordings that were joined, and gaps."""
+"""The times of `decode_video`: seconds of the file as players count them, joined recordings, and gaps."""
 
 import re
 from pathlib import Path
