@@ -19,7 +19,7 @@ class PaddedByItsTextModel:
 
     @property
     def pad_token_id(self) -> int | None:
-        """The text model's, or, of one without padding, its (first) end token, with which its processor pads."""
+        """The text model's padding token or, if it has none, its (first) end token, which its processor pads with."""
         padding = getattr(self.text_config, "pad_token_id", None)
         end = getattr(self.text_config, "eos_token_id", None)
         first_end = end[0] if isinstance(end, list | tuple) else end
@@ -52,7 +52,7 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
         adapter_norm (`bool`, *optional*, defaults to `False`):
             LayerNorm after the adapter's first linear layer (sltbaselines: yes).
         label_smoothing (`float`, *optional*, defaults to 0.2):
-            Of the cross entropy, in both stages (paper, section 4.2).
+            Label smoothing of the cross entropy, in both stages (paper, section 4.2).
         word_presence_loss_weight (`float`, *optional*, defaults to 0.0):
             Weight of an extra loss of ours that is not in the paper: from the adapter's output, predict which tokens
             occur in the spoken sentence (see `FLaLLMForTranslation`). It needs no gloss. 0 switches it off.
@@ -65,9 +65,9 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
             see `SavedWithItsCalibration`. Default: not measured, so the pipeline gives scores without confidence.
 
     Raises:
-        ValueError: for a vision configuration that is none of a sign encoder, a text configuration that is no
-            encoder-decoder of transformers, an unknown activation, a number
-            outside its range or a calibration with unknown, missing or unusable values.
+        ValueError: for a vision configuration that is not a sign encoder's, a text configuration that is not of an
+            encoder-decoder of transformers, an unknown activation, a number outside its range or a calibration with
+            unknown, missing or unusable values.
     """
 
     model_type = "flallm"
@@ -114,11 +114,11 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
 
     @staticmethod
     def check_text_config(text_config: PreTrainedConfig) -> None:
-        """Raise a `ValueError` for a configuration that is none of an encoder-decoder."""
+        """Raise a `ValueError` for a configuration that is not an encoder-decoder's."""
         if not text_config.is_encoder_decoder or text_config.model_type == FLaLLMConfig.model_type:
             raise ValueError(
                 "The text model of FLa-LLM must be an encoder-decoder (mBART, NLLB/M2M100, mT5/T5, BART, ...), got "
-                f"model type {text_config.model_type!r}, which is none."
+                f"model type {text_config.model_type!r}, which is not one."
             )
 
 
@@ -131,7 +131,7 @@ def check_translation_values(config: PreTrainedConfig) -> None:
 
 
 def check_text_values(text_config: PreTrainedConfig) -> None:
-    """Raise a `ValueError` for sizes below 1 and dropouts outside of 0 to 1, which transformers takes as they come."""
+    """Raise a `ValueError` for sizes below 1 and dropouts outside 0 to 1, which transformers does not check."""
     for name in TEXT_SIZES:
         value = getattr(text_config, name, None)
         if isinstance(value, int) and value < 1:
@@ -144,8 +144,8 @@ def check_text_values(text_config: PreTrainedConfig) -> None:
 
 def without_installed_pipeline(values: dict[str, Any]) -> dict[str, Any]:
     """
-    Values of a config.json without the pipeline beside the weights, which is for those who do not have this package:
-    the package has registered its own.
+    Drop from the values of a config.json the pipeline stored beside the weights, which is for users without this
+    package: the package registers its own.
     """
     is_installed = not __name__.startswith("transformers_modules.")
     return {name: value for name, value in values.items() if not (is_installed and name == "custom_pipelines")}

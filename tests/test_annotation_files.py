@@ -1,4 +1,4 @@
-"""Subtitles and files of ELAN as sources of clips: what they hold, which video they belong to, and what is wrong."""
+"""Subtitles and ELAN files as sources of clips: their content, the video that they belong to, and their errors."""
 
 import os
 import re

@@ -270,7 +270,7 @@ class Places:
 
 
 def test_words_without_a_flag(tmp_path, capsys):
-    """A switch in front of one does not take it for its value."""
+    """A switch before it does not take it as its value."""
     for argv in (["--fast", "x", "y"], ["x", "y", "--fast"], ["--fast", "True", "x", "y"], ["--fast=yes", "x", "y"]):
         assert parse_arguments((Places,), argv, "Places.") == (Places(["x", "y"], fast=True),)
     assert parse_arguments((Places,), ["--fast", "False", "x"], "Places.") == (Places(["x"]),)
@@ -510,7 +510,7 @@ def test_every_preset_is_taken_by_the_command_that_its_name_ends_in(name):
 
 
 def test_defaults_of_training_fit_each_other():
-    """The best model can only be loaded if it is saved whenever it is scored, and its score is one that is written."""
+    """The best model can only be loaded if it is saved whenever it is scored, and its score is logged."""
     training = FLaLLMTrainingArguments(output_dir="o", use_cpu=True)
     assert training.load_best_model_at_end and training.predict_with_generate
     assert training.eval_strategy == training.save_strategy != "no"
@@ -592,7 +592,7 @@ def test_a_crop_larger_than_the_frame(capsys):
 
 
 def test_no_is_a_word_in_yaml(tmp_path):
-    """YAML 1.1 takes it for a boolean, and nothing would be said of a run that evaluates all the same."""
+    """YAML 1.1 reads it as a boolean, and a run that evaluates nevertheless would not warn."""
     path = tmp_path / "run.yaml"
     path.write_text(
         "eval_strategy: no\nsave_strategy: no\nload_best_model_at_end: false\nspoken_language: no\nrandom_crop: no\n"

@@ -212,7 +212,7 @@ def test_a_kill_at_any_time_leaves_whole_files(tmp_path):
 
 
 def test_no_file_of_ours_is_written_any_other_way():
-    """But for lists that grow as videos are finished, whose last line may be torn off."""
+    """Except lists that grow as videos are finished, whose last line may be torn."""
     direct = re.compile(r"""\.write_text\(|\.write_bytes\(|open\([^)\n]*["'][wax][+b]*["']""")
     found = [
         f"{path.name}: {line.strip()}"

@@ -250,7 +250,7 @@ def translator_of(folder: Path) -> SignLanguageTranslationPipeline:
 
 @pytest.fixture
 def model_folder(tmp_path) -> Path:
-    """A model as training leaves it: that of the tests, with card and record of a run."""
+    """A model like the output of training: the tests' model, with the card and record of a run."""
     shutil.copytree(trained_model(), tmp_path / "model")
     for name in ("README.md", "training_run.json"):
         shutil.copy(run_folder("visual_initialing") / name, tmp_path / "model")

@@ -1,4 +1,4 @@
-"""What all commands share: one line for the user's mistakes, tracebacks for the rest, exit statuses, Ctrl-C."""
+"""Shared by all commands: one line for the user's mistakes, tracebacks for the rest, exit statuses, Ctrl-C."""
 
 import dataclasses
 import errno
@@ -33,7 +33,7 @@ IN_USE = "error: --output_dir {} is not empty. Name a new folder, or remove this
 
 @pytest.fixture
 def in_use(tmp_path, monkeypatch):
-    """A folder that holds something."""
+    """A folder that is not empty."""
     monkeypatch.delenv(DEBUG_VARIABLE, raising=False)
     (tmp_path / "notes.txt").touch()
     return tmp_path

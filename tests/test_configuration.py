@@ -1,4 +1,4 @@
-"""The configuration: what is derived from it, what is refused, and the way to JSON and back."""
+"""The configuration: derived values, rejected values, and the round trip through JSON."""
 
 import json
 import re
@@ -209,7 +209,7 @@ def test_a_text_model_that_is_no_encoder_decoder_is_refused(text_config):
     model_type = text_config["model_type"] if isinstance(text_config, dict) else text_config.model_type
     message = (
         "The text model of FLa-LLM must be an encoder-decoder (mBART, NLLB/M2M100, mT5/T5, BART, ...), got model type "
-        f"{model_type!r}, which is none."
+        f"{model_type!r}, which is not one."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         FLaLLMConfig(text_config=text_config)

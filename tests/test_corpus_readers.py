@@ -644,7 +644,7 @@ def test_a_kind_of_corpus_is_known_by_its_file_alone():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant)
     }
-    # A table and folders of frames are words of their own.
+    # Tables and folders of frames have their own words.
     assert names & set(KINDS) <= {"table"}
 
 

@@ -146,7 +146,7 @@ def test_each_sentence_is_generated_in_its_language(kind, tags, tokenizer, tmp_p
     trainer = FLaLLMTrainer(
         model=model, args=arguments, data_collator=TranslationCollator(processor), processing_class=processor
     )
-    # Beams count tokens from behind what they start with, so that their length is another where the language is forced.
+    # Beams count tokens after their start tokens, so that their length differs if the language is forced.
     options = {"max_length": 9, "num_beams": 2, "length_penalty": 0.0}
     generated = trainer.predict(dataset, **options).predictions
     position = 1 if kind in LANGUAGE_COMES_FIRST else 0

@@ -1,4 +1,4 @@
-"""`flallm evaluate` and `flallm translate`: what they write and score, and what a bad file does to the others."""
+"""`flallm evaluate` and `flallm translate`: their output and scores, and bad files among good ones."""
 
 import csv
 import io
@@ -227,7 +227,7 @@ def test_one_clip_whose_prediction_is_empty(tmp_path, monkeypatch):
 
 
 def test_scores_do_not_depend_on_the_unicode_form_of_the_references(tmp_path):
-    """The tiny model writes the first sentence, in another form than the table has it."""
+    """The tiny model writes the first sentence in another form than the table."""
     (clip,) = clips(1)
     (sentence,) = one_by_one([clip])
     sentence = f"{sentence} für"

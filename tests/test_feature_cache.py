@@ -156,7 +156,7 @@ def test_the_card_and_the_log_say_how_clips_were_augmented(tmp_path, capsys):
 
 
 class Case:
-    """A few clips, a model and settings, of which a test changes one."""
+    """A few clips, a model and settings; each test changes one."""
 
     def __init__(self, folder: Path):
         self.cache = folder / "cache"
@@ -427,7 +427,7 @@ def test_contents_are_read_once_and_again_after_every_change(tmp_path, monkeypat
 
 
 class OneOfTwo:
-    """What a process of a group of two sees of it; `others` is what the other one found."""
+    """The view of a process in a group of two; `others` is what the other one found."""
 
     num_processes = 2
 
@@ -753,7 +753,7 @@ def test_features_that_do_not_fit_are_not_kept(case):
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch):
-    """By path, with its neighbours in reach, as when it is run."""
+    """By path, with its neighbours importable, as when it is run."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     path = ROOT / "benchmarks" / "feature_cache.py"
     spec = importlib.util.spec_from_file_location("benchmark_of_feature_cache", path)

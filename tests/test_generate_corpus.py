@@ -1,4 +1,4 @@
-"""The embedded corpus: its language, its pictures, its folder, and what it refuses."""
+"""The embedded corpus: its language, its pictures, its folder, and its errors."""
 
 import csv
 import itertools

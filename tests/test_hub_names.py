@@ -1,4 +1,4 @@
-"""Names of folders and of repositories on the Hub: a typo in a path is told at once, and the Hub is not asked."""
+"""Names of folders and of repositories on the Hub: a typo in a path is an immediate error, without asking the Hub."""
 
 import argparse
 import random

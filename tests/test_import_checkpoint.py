@@ -87,7 +87,7 @@ def make_clips(lengths: list[int], size: int) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def compare_logits(peer: GlossFreeModel, imported: Path, clips: list[torch.Tensor]) -> None:
-    """Within 1e-4 at every token that is no padding, and not because all clips give the same."""
+    """Within 1e-4 at every token that is not padding, and not because all clips give the same."""
     model = FLaLLMForTranslation.from_pretrained(imported)
     processor = FLaLLMProcessor.from_pretrained(imported)
     labels = processor(text_target=SENTENCES, return_tensors="pt")["labels"]
@@ -248,7 +248,7 @@ def test_at_most_300_frames_are_sampled(text_model, light_checkpoint, tmp_path):
 
 @pytest.fixture
 def refuse(text_model, light_checkpoint, tmp_path, capsys):
-    """-> the error for a checkpoint with this content (or these bytes), of which nothing may be left behind."""
+    """-> the error for a checkpoint with this content (or these bytes), which must leave no files behind."""
 
     def error(content=None, source="sltbaselines_stage1", text_model=text_model, **values) -> str:
         path = tmp_path / "best.pth"

@@ -309,7 +309,7 @@ def test_columns_are_understood_or_named(tmp_path):
 
 
 class EndsItsProcess(type(Path())):
-    """A path that ends the process that opens it, as a fault in a decoder would."""
+    """A path that kills the process that opens it, as a bug in a decoder would."""
 
     def __fspath__(self):
         os._exit(1)

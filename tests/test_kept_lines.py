@@ -1,4 +1,4 @@
-"""Lists that grow as work is finished: torn lines, settings that have changed, and a new beginning."""
+"""Lists that grow as work is finished: torn lines, changed settings, and a fresh start."""
 
 import re
 

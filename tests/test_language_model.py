@@ -1,4 +1,4 @@
-"""The small language model: a tokenizer that loses nothing, noise on the input alone, and a loss that falls."""
+"""The small language model: a lossless tokenizer, noise on the input only, and a falling loss."""
 
 import itertools
 import json

@@ -76,7 +76,7 @@ def run_flags(output_dir: Path, **values) -> list[str]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
-    """A model of a few steps from nothing, on the tiny corpus' text, with denoising examples."""
+    """A model trained from scratch for a few steps on the tiny corpus' text, with denoising examples."""
     folder = tmp_path_factory.mktemp("stage1") / "model"
     values = {"text_file": corpus() / "text_only.txt", "denoising": True, "spoken_language": "en", "block_size": 96}
     linguistic_pretraining.train(run_flags(folder, **values, max_steps=3))

@@ -75,7 +75,7 @@ def generator(seed: int) -> random.Random:
 def random_corpus(
     generator: random.Random, num_segments: int, units: str | list[str] = WORDS, joiner: str = " "
 ) -> tuple[list[str], list[str]]:
-    """Return predictions and references, where a prediction is its reference with units dropped, replaced and moved."""
+    """Return references and predictions, which are the references with units dropped, replaced and moved."""
     predictions, references = [], []
     for _ in range(num_segments):
         reference = generator.choices(units, k=generator.randint(3, 18))
@@ -143,7 +143,7 @@ def test_confidence_intervals_equal_the_sacrebleu_command(generator, tmp_path):
 
 def test_rouge_l_interval_is_that_of_a_mean_and_fast(generator):
     predictions, references = random_corpus(generator, 642)
-    start = time.process_time()  # what others take of the machine does not count
+    start = time.process_time()  # excludes other processes
     scores = translation_scores(predictions, references, num_resamples=1000)
     duration_in_seconds = time.process_time() - start
     segment_scores = [

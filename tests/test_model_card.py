@@ -1,4 +1,4 @@
-"""The model card: valid for the Hub, true to the run, silent about the machine, and careful with what people wrote."""
+"""The model card: valid for the Hub, true to the run, without facts of the machine, and safe for what people wrote."""
 
 import dataclasses
 import functools
@@ -73,7 +73,7 @@ def encoder_of_the_paper() -> torch.nn.Module:
 
 
 def record_of(stage: str, model: Any = None, **values: Any) -> TrainingRun:
-    """The record of a run that does not take place; `config` names a preset."""
+    """The record of a run without running it; `config` names a preset."""
     needed = {
         "visual_initialing": {"tokenizer_name_or_path": language_model()},
         "llm_fine_tuning": {
@@ -101,7 +101,7 @@ def card_of(folder: Path) -> str:
 
 
 def check_for_the_hub(text: str) -> dict[str, Any]:
-    """What the Hub's check asks of the front matter; returns it."""
+    """Check the front matter as the Hub does, and return it."""
     card = ModelCard(text)
     data = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)[1])
     assert card.data.to_dict() == data
@@ -483,11 +483,11 @@ def test_a_new_save_drops_the_scores_of_earlier_weights(folder):
 
 
 class Killed(BaseException):
-    """In the middle of taking the place of a file."""
+    """While it replaces a file."""
 
 
 def killed_at(number: int, monkeypatch, act: Callable[[], Any]) -> bool:
-    """Whether the act was killed at the file behind so many."""
+    """Whether the act was killed at the file after this many."""
     replace, replaced = os.replace, []
 
     def kill(source, target):
@@ -549,7 +549,7 @@ def test_a_named_card_is_what_the_run_would_have_written(folder):
         (folder / name).write_bytes(content)
     assert card_of(folder) == model_card.render(run)
     write_model_card(folder, dataclasses.replace(read_run(folder), model_name="another/name"))
-    assert "somebody/signs" not in card_of(folder)  # it is known as unchanged by hand, so written anew
+    assert "somebody/signs" not in card_of(folder)  # not edited by hand, so it is rewritten
 
 
 def test_the_card_of_an_adapter_names_its_base_on_the_hub(folder):

@@ -50,7 +50,7 @@ def expected_of(folder: str) -> dict:
 
 
 def inputs_of(name: str) -> dict[str, torch.Tensor]:
-    """What a model of this kind was asked, beside the clips."""
+    """Further inputs of a model of this kind, beside the clips."""
     if name == "flallm":
         return {"labels": LABELS}
     if name == "llava_slt":

@@ -1,4 +1,4 @@
-"""`flallm prepare`: what it writes, what it says about what is missing, and what a kill leaves behind."""
+"""`flallm prepare`: its output, its report of missing files, and kills."""
 
 import contextlib
 import csv
@@ -57,7 +57,7 @@ def source(tmp_path) -> Path:
 
 @pytest.fixture
 def prepare(tmp_path, monkeypatch):
-    """-> the exit status, of a corpus that a test has put together"""
+    """-> the exit status, for a corpus that a test has assembled"""
 
     def prepare(clips: list[RawClip], output: str = "prepared", problems=(), **values) -> int:
         corpus = RawCorpus(list(clips), list(problems), "gsg", "de", 25.0, {"train": 5, "test": 2})
@@ -662,7 +662,7 @@ def is_alive(process: int) -> bool:
 
 
 class EndsItsProcess:
-    """A path that ends the process that looks at it, as a fault in a decoder would."""
+    """A path that kills the process that looks at it, as a bug in a decoder would."""
 
     def resolve(self):
         os._exit(1)

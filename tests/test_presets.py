@@ -99,7 +99,7 @@ def test_every_value_names_its_source(preset):
 
 @pytest.mark.parametrize(("first", "second"), STAGES_OF_VIDEOS, ids=lambda preset: preset)
 def test_the_next_stage_sees_what_the_visual_encoder_was_trained_on(first, second):
-    """Another sampling rate or size would show the frozen encoder what it does not know."""
+    """With another sampling rate or size, the frozen encoder would see unfamiliar inputs."""
     pixels = [field.name for field in dataclasses.fields(VideoArguments)]
     defaults = vars(VideoArguments())
     one, other = ({name: read_yaml(preset).get(name, defaults[name]) for name in pixels} for preset in (first, second))
@@ -184,7 +184,7 @@ def test_paper_stage_2_optimizer_is_adam_with_two_learning_rates(folders):
     assert type(optimizer) is torch.optim.AdamW
     assert {name.split(".")[0] for name in settings} == {"adapter", "text_model"}
     rates = {"adapter": training.adapter_learning_rate, "text_model": training.learning_rate}
-    assert rates["adapter"] > rates["text_model"] > 0  # one learns from nothing, the other is not to forget
+    assert rates["adapter"] > rates["text_model"] > 0  # one learns from scratch, the other must not forget
     for name, (learning_rate, weight_decay) in settings.items():
         assert (learning_rate, weight_decay) == (rates[name.split(".")[0]], training.weight_decay), name
 

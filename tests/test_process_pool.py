@@ -1,4 +1,4 @@
-"""The pool of processes: a worker that dies costs its task only, a script needs no main guard, Ctrl-C ends all."""
+"""The process pool: a dying worker loses only its task, a script needs no main guard, Ctrl-C ends all."""
 
 import importlib
 import os
@@ -133,7 +133,7 @@ def test_functions_of_the_script_itself_need_the_guard_and_are_told_so(tmp_path)
 
 
 def start_slow_run(folder: Path) -> tuple[subprocess.Popen, list[int]]:
-    """A run of two workers that are at work, and their ids; in a group of its own, as a terminal has it."""
+    """A run of two busy workers, and their ids; in its own process group, as in a terminal."""
     files = [folder / "first", folder / "second"]
     script = SCRIPT.format(path=[str(ROOT), str(ROOT / "tests")], function="pool_tasks.do")
     script = script.replace('["double 4", "exit 1"]', str([f"write {file}" for file in files]))
@@ -196,7 +196,7 @@ def do(task):
 
 
 def results_of_module(folder: Path, condition: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Of workers that die while they start, as they do where memory is short, if the condition holds."""
+    """Makes workers die while they start, as when memory is short, if the condition holds."""
     name = f"dies_{condition.isidentifier()}"
     (folder / f"{name}.py").write_text(DIES_AT_ITS_START.format(condition=condition))
     monkeypatch.syspath_prepend(folder)

@@ -268,7 +268,7 @@ def test_an_endless_chat_template_is_stopped(body, monkeypatch):
 
 
 def clock():
-    """A second passes in every thousandth look."""
+    """A second passes every thousandth time the clock is read."""
     looks = itertools.count()
     return lambda: next(looks) / 1000
 

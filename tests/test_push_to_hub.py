@@ -1,4 +1,4 @@
-"""Pushing models, adapters and Spaces: what is sent, what stays here, and what a user is told when it cannot work."""
+"""Pushing models, adapters and Spaces: what is uploaded, what is not, and the errors."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A folder as training leaves it: the model, and much that is nobody else's business."""
+    """A folder like the output of training: the model, and much that must not be shared."""
     folder = shutil.copytree(trained_model(), tmp_path / "stage2")
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A tiny model\n")
     for name in OF_TRAINING:
@@ -107,7 +107,7 @@ def test_a_dry_run_lists_all_and_sends_nothing(hub, folder, capsys, monkeypatch)
 
 @pytest.mark.slow
 def test_prompts_are_the_same_after_a_push(hub):
-    """Without its chat template a language model is asked in words that it has never read, and nobody is told."""
+    """Without its chat template, a language model would silently get prompts in an unfamiliar format."""
     push(trained_llava_slt())
     assert "chat_template.jinja" in files_on(hub)
     processors = [LlavaSltProcessor.from_pretrained(name) for name in (trained_llava_slt(), REPO_ID)]
@@ -290,7 +290,7 @@ def test_bad_combinations_of_arguments(folder, capsys):
 
 
 def incomplete(folder: Path, capsys) -> str:
-    """What is said to be wrong with a folder."""
+    """The error for a folder."""
     error = error_of(main, flags(model=folder, repo_id=REPO_ID, dry_run=True), capsys)
     start = f"{folder} holds no complete model: "
     assert error.startswith(start) and error.endswith(".")
@@ -326,14 +326,14 @@ def test_a_missing_python_file(folder, capsys, name):
 
 @pytest.fixture
 def secret(tmp_path) -> Path:
-    """A file of the machine that is none of the model's."""
+    """A file of the machine that does not belong to the model."""
     path = tmp_path / "secret.safetensors"
     save_file({"key": torch.ones(2)}, path)
     return path
 
 
 def refused(hub: MiniHub, folder: Path, capsys) -> str:
-    """Why a folder is not sent; a dry run would say the same."""
+    """Why a folder is not pushed; a dry run gives the same reason."""
     error = error_of(main, flags(model=folder, repo_id=REPO_ID), capsys)
     assert hub.writes() == []
     assert error_of(main, flags(model=folder, repo_id=REPO_ID, dry_run=True), capsys) == error
@@ -530,7 +530,7 @@ def test_an_adapter_names_its_base_on_the_hub(hub, adapter, capsys):
 
 
 def test_the_card_of_a_run_names_the_repository(hub, tmp_path, capsys):
-    """What training leaves goes along with its record; in the folder the card keeps the folder's name."""
+    """The output of training is pushed with its record; in the folder the card keeps the folder's name."""
     stage = tmp_path / "stage1"
     visual_initialing.train(stage1_flags(stage, max_steps=1, **WITHOUT_EVALUATION))
     card, record = ((stage / name).read_text(encoding="utf-8") for name in ("README.md", "training_run.json"))
@@ -672,7 +672,7 @@ def test_a_card_that_is_a_link_is_not_sent_by_the_methods_of_transformers(hub, f
         (folder / "README.md").unlink()
         make(folder / "README.md", tmp_path / "secret")
         for send in (lambda: model.push_to_hub(REPO_ID), lambda: WAYS["save_pretrained"](model, folder)):
-            with pytest.raises(ValueError, match=re.escape(f"{folder / 'README.md'} is a link, and what it leads to")):
+            with pytest.raises(ValueError, match=re.escape(f"{folder / 'README.md'} is a link, and its target")):
                 send()
     assert (tmp_path / "secret").read_text() == "not for others"
     assert not any(b"not for others" in request.body for request in hub.requests)

@@ -1,4 +1,4 @@
-"""The quickstart with tiny sizes: everything it promises is there, and it does not run over itself."""
+"""The quickstart with tiny sizes: it delivers all that it promises, and does not overwrite itself."""
 
 import json
 import re

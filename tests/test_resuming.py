@@ -1,4 +1,4 @@
-"""Resumed runs: whole checkpoints only, early stopping that goes on, and what is said of other settings."""
+"""Resumed runs: only complete checkpoints, early stopping that continues, and warnings about other settings."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Streams: what comes in a pass and in which order, the items, the runs of both stages, and data sets on a Hub."""
+"""Streams: the content and order of a pass, the items, the runs of both stages, and data sets on a Hub."""
 
 import csv
 import itertools
@@ -415,7 +415,7 @@ def train_watched_in_two_processes(folder: Path, **values) -> list[list[int]]:
 
 @pytest.mark.slow
 def test_two_processes_train_on_clips_of_their_own(tmp_path):
-    """Of five clips one process has three in a pass and the other two: both go on, and neither waits for ever."""
+    """Of five clips, one process has three in a pass and the other two: both continue, and neither waits forever."""
     values = {
         **STREAMED, **FAST, "max_steps": 7, "max_train_clips": 5, "per_device_train_batch_size": 2, "speed": 0.3,
         "save_strategy": "steps", "save_steps": 4,
@@ -456,7 +456,7 @@ def _folders(names) -> list[dict]:
 
 
 class _RangeHandler(mini_hub._Handler):
-    """Answers with the part of a file that is asked for."""
+    """Answers with the requested part of a file."""
 
     def _send(self, answer: Answer) -> None:
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")

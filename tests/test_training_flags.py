@@ -1,4 +1,4 @@
-"""Every flag that training commands inherit from the Trainer: it works, or is refused before work begins, with why."""
+"""Every flag that training commands inherit from the Trainer works, or is rejected with a reason before work begins."""
 
 import dataclasses
 import itertools
@@ -154,7 +154,7 @@ ALL = [
 
 
 def run_of(command: str, values: dict[str, Any], output: Path, capsys) -> str | None:
-    """`None` if it trained and saved a model, else what it said, before it did anything."""
+    """`None` if it trained and saved a model, else its error before it did anything."""
     main, make_flags = COMMANDS[command]
     capsys.readouterr()
     with warnings.catch_warnings():
@@ -365,7 +365,7 @@ def test_training_without_generation_is_scored_by_its_loss(command, tmp_path, ca
 
 @pytest.mark.parametrize("command", ["visual_initialing", "visual_language_tuning", "linguistic_pretraining"])
 def test_the_model_is_saved_before_its_last_evaluation(command, tmp_path, monkeypatch):
-    """Whatever goes wrong there, the training was not in vain."""
+    """Whatever goes wrong there, the trained model is kept."""
 
     class EvaluationError(Exception):
         pass
@@ -388,7 +388,7 @@ def test_the_model_is_saved_before_its_last_evaluation(command, tmp_path, monkey
 
 
 def test_two_gpus_without_a_launcher_are_one(tmp_path, monkeypatch):
-    """torch's DataParallel would share out each batch, in which BatchNorm and the loss are others."""
+    """torch's DataParallel would split each batch, which changes BatchNorm and the loss."""
 
     class TwoGPUs(FLaLLMTrainingArguments):
         n_gpu = property(lambda self: self._n_gpu)
@@ -433,7 +433,7 @@ def test_optimisers_have_a_learning_rate_for_each_part(optim, tmp_path):
 
 
 def test_embeddings_keep_32_bits_in_8_bit_optimisers(tmp_path):
-    """As transformers has it: an 8-bit state of embeddings is unstable."""
+    """As in transformers: an 8-bit state of embeddings is unstable."""
     bitsandbytes = pytest.importorskip("bitsandbytes")
     manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
     manager.initialize()
@@ -443,7 +443,7 @@ def test_embeddings_keep_32_bits_in_8_bit_optimisers(tmp_path):
 
 @pytest.mark.parametrize("keyword", ["params", "model", "optimizer_dict"])
 def test_optimisers_that_group_the_weights_themselves_do_so(keyword, tmp_path, monkeypatch):
-    """GaLore, LOMO and the layer-wise ones hand transformers what it is to give them."""
+    """GaLore, LOMO and the layer-wise ones return to transformers what it should pass to them."""
     given = {}
 
     class OwnGroups(torch.optim.SGD):

@@ -1,4 +1,4 @@
-"""What a user's mistake looks like in both stages."""
+"""The errors for a user's mistakes in both stages."""
 
 import shutil
 
@@ -111,7 +111,7 @@ def test_text_models_that_are_no_encoder_decoder(config, tmp_path, capsys):
     argv = stage2_flags(tmp_path / "run", text_model_name_or_path=tmp_path / "text_model")
     assert error_of(llm_fine_tuning.main, argv, capsys) == (
         "The text model of FLa-LLM must be an encoder-decoder (mBART, NLLB/M2M100, mT5/T5, BART, ...), got model type "
-        f"{config.model_type!r}, which is none."
+        f"{config.model_type!r}, which is not one."
     )
 
 

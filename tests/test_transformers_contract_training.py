@@ -1,4 +1,4 @@
-"""What is outside of us trains and evaluates our models: transformers' own Trainer with our collator, and peft."""
+"""External code trains and evaluates our models: transformers' own Trainer with our collator, and peft."""
 
 import runpy
 import sys

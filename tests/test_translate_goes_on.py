@@ -1,4 +1,4 @@
-"""flallm translate keeps what it has finished: after kills, Ctrl-C, too little memory and files that broke."""
+"""flallm translate keeps finished work after kills, Ctrl-C, too little memory and broken files."""
 
 import csv
 import io
@@ -59,7 +59,7 @@ def run(capsys, *arguments, status: int = 0, model=None) -> tuple[str, str]:
 
 
 def stop_after(monkeypatch, number: int, error: BaseException, name: str = "_write") -> None:
-    """The function of video_translation.py raises in its call behind so many."""
+    """The function of video_translation.py raises after this many calls."""
     original, calls = getattr(video_translation, name), []
 
     def stopping(*arguments):
@@ -250,7 +250,7 @@ def test_a_killed_run_leaves_its_sentences(videos, tmp_path, capsys):
     assert path.read_text(encoding="utf-8") == expected
 
 
-# Too little memory, and what nobody foresees
+# Too little memory, and unforeseen errors
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_a_traceback_of_a_bad_video_can_be_seen(videos, capsys, monkeypatch):
     assert "Traceback (most recent call last):" in errors
 
 
-# What a calibrated model says of itself, and clips that are longer than what it knows
+# What a calibrated model reports, and clips that are longer than those it knows
 
 
 @pytest.fixture(params=["flallm", "llava_slt"])
@@ -437,7 +437,7 @@ def captions_of(video: Path) -> dict[str, str]:
 @pytest.mark.parametrize("long", [False, True])
 @pytest.mark.parametrize("has_output", [False, True])
 def test_finished_captions_are_no_failure(long, has_output, talk, tmp_path, capsys):
-    """As a run leaves them that was killed behind them, or between the two."""
+    """As left by a run that was killed after them, or between the two."""
     options = ["--srt", "--vtt", *(["--long"] if long else [])]
     run(capsys, talk, *options)
     expected = captions_of(talk)

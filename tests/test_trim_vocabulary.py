@@ -328,7 +328,7 @@ def test_language_codes_stay_where_they_are_no_special_tokens(tmp_path):
     assert read_trimmed(tmp_path / "out").new_ids == trimmed("mbart").new_ids
     new = load(tmp_path / "out")[1]
     assert len(new) == len(trimmed("mbart").new_ids) and len(language_ids(new)) == 25
-    assert [entry.character for entry in unknown_characters(new, ["D"])] == ["D"]  # which de_DE would else hide
+    assert [entry.character for entry in unknown_characters(new, ["D"])] == ["D"]  # which de_DE would otherwise hide
 
 
 def test_sentinels_stay_where_they_are_no_special_tokens(tmp_path):

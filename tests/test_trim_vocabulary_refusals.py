@@ -1,4 +1,4 @@
-"""What is refused by trimming: models, tokenizers, configurations, texts and folders that do not fit."""
+"""What trimming rejects: models, tokenizers, configurations, texts and folders that do not fit."""
 
 import json
 import re

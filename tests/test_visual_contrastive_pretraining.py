@@ -1,4 +1,4 @@
-"""Stage 2 of LLaVA-SLT: what is compared with what, what is learned, and what a user's mistake looks like."""
+"""Stage 2 of LLaVA-SLT: what is compared, what is learned, and the errors for a user's mistakes."""
 
 import json
 import random
@@ -42,7 +42,7 @@ def sentences_of(split: str) -> list[str]:
 
 
 class LengthEncoder:
-    """Something deterministic in place of a text encoder."""
+    """A deterministic replacement for a text encoder."""
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         return torch.stack([torch.tensor([len(text), text.count("a"), text.count("e")]).float() for text in texts])
@@ -262,7 +262,7 @@ def test_videos_find_their_sentences_after_training(tmp_path, capsys):
         "learning_rate": 0.003, "lr_scheduler_type": "constant", "max_steps": 60, "logging_steps": 10,
     }  # fmt: skip
     scores = train(contrastive_flags(tmp_path / "run", **values))
-    # 12 clips that were learned by heart: by chance one finds its sentence, and the median place is 6.5.
+    # 12 memorised clips: by chance one finds its sentence, and the median rank is 6.5.
     assert scores["eval_chance_recall_at_1"] >= 100 / 12 and scores["eval_num_sentences"] <= 12
     assert scores["eval_recall_at_1"] >= 100 * 3 / 12 and scores["eval_median_rank"] <= 3
     assert scores["eval_word_f1"] > 30

@@ -1,4 +1,4 @@
-"""Ready-made visual features in place of videos: files and arrays, both systems, from a data set to a sentence."""
+"""Ready-made visual features instead of videos: files and arrays, both systems, from a data set to a sentence."""
 
 import json
 import re
