@@ -1,4 +1,4 @@
-"""What the benchmarks share: clips that are drawn, corpora of them, and the page that holds what was measured."""
+"""Shared by the benchmarks: drawn clips, corpora of these, and the page of results."""
 
 import json
 import os
@@ -24,7 +24,7 @@ WORDS_OF_SENTENCE = 20
 
 
 def moving_picture(num_frames: int, height: int, width: int, generator: np.random.Generator) -> np.ndarray:
-    """-> uint8 `(frames, height, width, 3)`: a blurred scene with a patch that moves, and a camera's noise"""
+    """-> uint8 `(frames, height, width, 3)`: a blurred scene with a moving patch and camera noise"""
     coarse = generator.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8)
     scene = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
     patch = generator.integers(0, 256, (height // 4, width // 4, 3), dtype=np.int16)
@@ -49,7 +49,7 @@ def write_mp4(path: Path, frames: np.ndarray) -> None:
 
 
 def write_clip(video: Path, frames: np.ndarray, pictures: Path) -> list[Path]:
-    """An mp4 file -> PNG files in the folder `pictures`, which hold its frames as they are decoded"""
+    """Write an mp4 file, and its decoded frames as PNG files in the folder `pictures` -> the PNG files"""
     pictures.mkdir(parents=True, exist_ok=True)
     write_mp4(video, frames)
     paths = [pictures / f"images{index:04d}.png" for index in range(len(frames))]
@@ -68,7 +68,7 @@ class Corpus:
 
 
 def make_corpus(folder: Path, lengths: Sequence[int], generator: np.random.Generator) -> Corpus:
-    """A training split of clips of so many frames; their PNG files are in a folder beside it."""
+    """Make a training split of clips of so many frames; their PNG files are in a folder beside it."""
     (folder / "train").mkdir(parents=True, exist_ok=True)
     corpus = Corpus(folder, [], [])
     lines = ["file_name,text"]
@@ -82,7 +82,7 @@ def make_corpus(folder: Path, lengths: Sequence[int], generator: np.random.Gener
 
 
 def processor_name() -> str:
-    """As Linux names it; elsewhere only that it is a CPU."""
+    """The processor's name on Linux, "a CPU" elsewhere."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "a CPU")
@@ -101,7 +101,7 @@ def check_counts(arguments: Any, *names: str) -> None:
 def check_sizes(output_dir: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """
     Raises:
-        ValueError: if the folder's results were `found` to be of other sizes than those that are `wanted`.
+        ValueError: if the sizes `found` in the folder's results are not those that are `wanted`.
     """
     different = [f"--{name} {found[name]}" for name, value in wanted.items() if found[name] != value]
     if different:
@@ -109,7 +109,7 @@ def check_sizes(output_dir: Path, found: Mapping[str, Any], wanted: Mapping[str,
 
 
 def command_line(file_name: str, values: Mapping[str, Any]) -> str:
-    """How the benchmark is run with these values of its arguments; a list is several values of one argument."""
+    """The command that runs the benchmark with these arguments; a list gives several values of one argument."""
     lists = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
     texts = (f"--{name} {shlex.join(map(str, each))}" for name, each in lists.items())
     return " ".join([f"python benchmarks/{file_name}", *texts])
@@ -118,12 +118,12 @@ def command_line(file_name: str, values: Mapping[str, Any]) -> str:
 def write_json(path: Path, values: Any) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}")
     unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)  # so that a file that is there is whole
+    unfinished.replace(path)  # so that an existing file is complete
 
 
 def write_page(page: Path, table_start: str, text: str) -> None:
     """
-    Replace what stands between the two marks of the page, or begin a page.
+    Replace the text between the two marks of the page, or start a page.
 
     Raises:
         ValueError: if the page has no marks.
@@ -140,7 +140,7 @@ def write_report(
     output_dir: Path, page: Path, table_start: str, format_report: Callable[[Mapping[str, Any]], str]
 ) -> None:
     """
-    The results in `output_dir` on the page, and as its figures (.json) beside it.
+    Write the results in `output_dir` to the page, and as its figures (.json) beside it.
 
     Raises:
         ValueError: if there are no results, or the page has no marks.
@@ -160,7 +160,7 @@ def measure_and_report(
     format_report: Callable[[Mapping[str, Any]], str],
     table_start: str,
 ) -> None:
-    """`arguments` have `output_dir`, `report`, the page, and `report_only`, with which nothing is measured."""
+    """`arguments` have `output_dir`, `report` (the page) and `report_only`, with which nothing is measured."""
     if not arguments.report_only:
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
         write_json(Path(arguments.output_dir) / RESULTS_FILE, measure(arguments))
@@ -175,7 +175,7 @@ def run_benchmark(
     format_report: Callable[[Mapping[str, Any]], str],
     table_start: str,
 ) -> int:
-    """The command of a benchmark -> its exit status"""
+    """Run the command of a benchmark -> its exit status"""
 
     def run(given: Sequence[str]) -> None:
         (arguments,) = parse_arguments((kind_of_arguments,), given, description=description)

@@ -1,11 +1,11 @@
 """
-Is an untrained domain told? Calibrated quickstart models on test clips, on altered ones, and on videos of other things.
+Is an untrained domain detected? Calibrated quickstart models on test clips, altered clips and unrelated videos.
 
     python benchmarks/confidence_on_untrained_videos.py --runs quickstart_output --videos my_video.mp4
 
-Prints a table in Markdown, pooled over the runs: for each kind of video how many translations were right, how many
-videos were told to be unfamiliar, how the confidences fell, and what the score alone would have said. Altered clips
-that still show the same signs keep their sentence; of the others no translation can be right.
+Prints a table in Markdown, pooled over the runs: for each kind of video, how many translations were correct, how many
+videos were flagged as unfamiliar, how the confidences were distributed, and what the score alone would have said.
+Altered clips that still show the same signs keep their sentence; for the others no translation can be correct.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from train_scripts.runs.trained_models import load_trained
 from train_scripts.scores.metrics import sentence_chrf
 
 LEAST_CHRF = 95.0
-PIECES_IN_FRAMES = (40, 80)  # of the videos of other things, as long as the corpus's clips
+PIECES_IN_FRAMES = (40, 80)  # of unrelated videos, as long as the corpus's clips
 STEP_IN_FRAMES = 10
 FRAMES_PER_SECOND = 25
 SAME_SENTENCE = ("test clips as they are", "mirrored", "half as bright", "grainy", "negative")
@@ -41,7 +41,7 @@ def read_frames(path: str | Path) -> np.ndarray:
 
 
 def altered(frames: np.ndarray, generator: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield name and frames of each kind of video that is made of one clip `(frames, height, width, 3)`."""
+    """Yield name and frames of each kind of video made of one clip `(frames, height, width, 3)`."""
     num_frames = len(frames)
     noise = generator.integers(0, 256, frames.shape, dtype=np.uint8)
     yield SAME_SENTENCE[0], frames
@@ -60,7 +60,7 @@ def altered(frames: np.ndarray, generator: np.random.Generator) -> Iterator[tupl
 
 
 def unknown_signs(generator: np.random.Generator) -> dict[str, signing_language.Sign]:
-    """The lexicon with forms that no sign of it has."""
+    """The lexicon with new forms, which none of its signs has."""
     used = {_form(sign) for sign in signing_language.LEXICON}
     signs = {}
     for sign in signing_language.LEXICON:
@@ -101,7 +101,7 @@ def pieces(frames: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def collect(corpus: Path, videos: list[Path], num_clips: int, seed: int) -> dict[str, list[Clip]]:
-    """Clips by kind, with their sentence where they still show it."""
+    """Clips by kind, with their sentence if they still show it."""
     generator = np.random.default_rng(seed)
     split = load_split(DataArguments(dataset=str(corpus)), "test", num_clips)
     kinds: dict[str, list[Clip]] = {}
@@ -117,7 +117,7 @@ def collect(corpus: Path, videos: list[Path], num_clips: int, seed: int) -> dict
 
 
 def answer(translator: SignLanguageTranslationPipeline, clips: list[Clip]) -> list[dict]:
-    """-> `confidence`, `is_familiar`, `is_right` and `by_score`, the curve without the look, of each clip."""
+    """-> `confidence`, `is_familiar`, `is_right` and `by_score`, the confidence from the score alone, of each clip."""
     calibration = translator.model.config.confidence_calibration
     answers = translator([frames for frames, _ in clips], source_fps=FRAMES_PER_SECOND, return_scores=True)
     for result, (_, sentence) in zip(answers, clips, strict=True):

@@ -1,13 +1,13 @@
 """
-Decode and preprocess rate of one thread: mp4 files through `FLaLLMVideoProcessor` against one PNG file a frame, as the
-field does it: PIL open, PIL resize to 256 x 256, crop 224 x 224, ToTensor and Normalize frame by frame.
+Decoding and preprocessing speed of one thread: mp4 files through `FLaLLMVideoProcessor` against the usual way of the
+field, one PNG file per frame: PIL open, PIL resize to 256 x 256, crop 224 x 224, ToTensor and Normalize frame by frame.
 
     python benchmarks/decode_and_preprocess.py --output_dir outputs/decode_and_preprocess
 
-Both ways get the same pixels: clips are encoded, decoded, and the decoded frames are saved as PNG. The two ways take
-turns within one run, and every ratio is of two neighbours, so that what else the machine does hits both. The table of
+Both ways get the same pixels: clips are encoded, decoded, and the decoded frames are saved as PNG. They take turns
+within one run, and every ratio is of neighbouring turns, so that other load on the machine affects both. The table of
 docs/decode-and-preprocess.md and its figures (.json) are written at the end; `--report_only True` writes them again
-from the results that are there. Small, in a few seconds:
+from existing results. A small run, in a few seconds:
 
     python benchmarks/decode_and_preprocess.py --output_dir outputs/tiny --report outputs/tiny/page.md \
         --num_clips 1 --num_frames 8 --num_rounds 2
@@ -47,7 +47,7 @@ SIZES = ((HEIGHT, WIDTH), (512, 512))  # height, width: PHOENIX14T, CSL-Daily
 SAMPLING_RATES = (1.0, 0.25)
 FRAME_SIZE, CROP_SIZE = 256, 224
 MARGIN = (FRAME_SIZE - CROP_SIZE) // 2
-# Both resize with antialiasing, in fixed-point arithmetic of their own: values of 0 to 255 may differ by this much.
+# Both resize with antialiasing, but with different fixed-point arithmetic: values of 0 to 255 may differ by this much.
 LARGEST_DIFFERENCE_IN_LEVELS = 1.01
 
 
@@ -70,7 +70,7 @@ class BenchmarkArguments:
 
 
 def make_clips(arguments: BenchmarkArguments, height: int, width: int) -> list[tuple[Path, list[Path]]]:
-    """-> for each clip its mp4 file and its PNG files, which hold the frames of the mp4 as they are decoded"""
+    """-> for each clip its mp4 file and its PNG files, which are the decoded frames of the mp4"""
     generator = np.random.default_rng([arguments.seed, height, width])
     folder = Path(arguments.output_dir) / f"{width}x{height}"
     clips = []
@@ -92,7 +92,7 @@ class Ours:
 
 
 class FrameByFrame:
-    """PNG files -> `(frames, 3, 224, 224)`, opening no file that is not sampled"""
+    """PNG files -> `(frames, 3, 224, 224)`, opening only the files that are sampled"""
 
     def __init__(self, frame_sampling_rate: float):
         self.sample = FLaLLMVideoProcessor(
@@ -115,10 +115,10 @@ class FrameByFrame:
 
 def largest_difference_in_levels(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """
-    Largest difference of two normalised clips, in levels of 0 to 255.
+    Largest difference between two normalised clips, in levels of 0 to 255.
 
     Raises:
-        ValueError: if they have not the same frames, or differ by more than rounding.
+        ValueError: if they differ in shape, or by more than rounding.
     """
     if ours.shape != theirs.shape:
         raise ValueError(f"Both ways must give the same frames, got {tuple(ours.shape)} and {tuple(theirs.shape)}.")
@@ -130,7 +130,7 @@ def largest_difference_in_levels(ours: torch.Tensor, theirs: torch.Tensor) -> fl
 
 
 def seconds_of(way: Callable[[Any], torch.Tensor], clips: Sequence[Any]) -> float:
-    """Processor time for all clips: what others take of the machine does not count."""
+    """Processor time for all clips, which does not include other processes."""
     before = time.process_time()
     for clip in clips:
         way(clip)

@@ -1,14 +1,14 @@
 """
-The claim of FLa-LLM (https://arxiv.org/abs/2403.12556) in small: factorised learning against joint learning, stage 1
-alone, a random visual encoder and a random language model, at equal optimiser steps, and stage 1 with and without the
-word-presence loss.
+The claim of FLa-LLM (https://arxiv.org/abs/2403.12556) on a small scale: factorised learning against joint learning,
+stage 1 alone, a random visual encoder and a random language model, at equal optimiser steps, and stage 1 with and
+without the word-presence loss.
 
     python benchmarks/factorised_against_joint.py --output_dir outputs/factorised_against_joint
 
-Every arm of every seed leaves a file of results; what has one is not run again, so the run can be stopped and started,
-and `--seeds 0` and `--seeds 1 2` can run side by side into one folder. At the end, and with `--report_only True`, the
-table of docs/factorised-against-joint.md, its figures (.json) and its curves (.png) are written from the results that
-are there. Small, in a few minutes:
+Every arm of every seed writes a file of results and is not run again once it has one, so that a run can be interrupted
+and resumed, and `--seeds 0` and `--seeds 1 2` can run in parallel in one folder. At the end, and with `--report_only
+True`, the table of docs/factorised-against-joint.md, its figures (.json) and its curves (.png) are written from the
+existing results. A small run, in a few minutes:
 
     python benchmarks/factorised_against_joint.py --output_dir outputs/tiny --report outputs/tiny/page.md --seeds 0 \
         --num_train_clips 16 --num_dev_clips 4 --num_test_clips 4 --num_text_only_sentences 100 \
@@ -55,7 +55,7 @@ TRAINED_FROM_RANDOM = {"freeze_visual_encoder": False, "word_presence_loss_weigh
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train: which command, from which visual encoder and language model, with which flags on top."""
+    """One way to train: which command, from which visual encoder and language model, with which extra flags."""
 
     title: str
     visual_encoder: str | None  # None: stage 1, which has its own; else the folder that stage 2 starts from
@@ -81,7 +81,7 @@ class Arm:
         return arguments.stage1_steps if self.visual_encoder == "stage1" else 0
 
 
-# In the order of the table; an arm comes behind the one it starts from.
+# In the order of the table; an arm comes after the one it starts from.
 ARMS = {
     "stage1": Arm("stage 1, its share of the steps", None, trains_for_all_steps=False),
     "stage1_without_word_presence": Arm(
@@ -136,7 +136,7 @@ class BenchmarkArguments:
             raise ValueError(f"--arms takes {', '.join(ARMS)}, got {', '.join(unknown)}.")
 
     def sizes(self) -> dict[str, float]:
-        """What must be equal in all results of one folder."""
+        """The sizes, which must be equal in all results of one folder."""
         names = ("output_dir", "report", "seeds", "arms", "report_only")
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in names}
 
@@ -250,7 +250,7 @@ class SeedRun:
         return flags(
             vision_model_name_or_path=visual_encoder,
             text_model_name_or_path=self.folder / arm.language_model,
-            learning_rate=0.001,  # the preset's, at which batches are twice as large, times 0.7
+            learning_rate=0.001,  # 0.7 times the preset's, whose batches are twice as large
             adapter_learning_rate=0.002,
         )
 
@@ -279,7 +279,7 @@ class SeedRun:
                 model=model,
                 dataset=self.corpus,
                 split="test",
-                per_device_eval_batch_size=50,
+                batch_size=50,
                 output_dir=output_dir,
             )
         )
@@ -294,7 +294,7 @@ def dev_curve(model: Path, steps_before: int) -> list[tuple[int, float]]:
 
 def read_results(output_dir: Path) -> dict[str, Any]:
     """
-    -> sizes, machine and the results of every arm and seed in the folder: what the page's .json holds.
+    -> sizes, machine and the results of every arm and seed in the folder, the content of the page's .json.
 
     Raises:
         ValueError: if there are none.
@@ -310,7 +310,7 @@ def read_results(output_dir: Path) -> dict[str, Any]:
 
 
 def write_report(arguments: BenchmarkArguments) -> None:
-    """Replace what stands between the two marks of the page, or begin a page; write figures and curves beside it."""
+    """Replace the text between the two marks of the page, or start a page; write figures and curves beside it."""
     page = Path(arguments.report)
     report = read_results(Path(arguments.output_dir))
     page.parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,13 @@
 """
-Stage 2 with and without cached features, beside a plain baseline written as the field does it: every frame a PNG file,
-resized by PIL, ResNet-18 at 224 px in float32 and NCHW for every clip in every epoch, AdamW not fused.
+Stage 2 with and without cached features, beside a plain baseline written in the usual way of the field: one PNG file
+per frame, resized by PIL, ResNet-18 at 224 px in float32 and NCHW for every clip in every epoch, AdamW not fused.
 
     python benchmarks/feature_cache.py --output_dir outputs/feature_cache
 
-Weights are random, clips are drawn, and all ways train one and the same language model on the same sentences. What is
-measured is the processor time of one thread for a step of the optimiser: reading, encoding, forward, backward, AdamW.
-The tables of docs/feature-cache.md and its figures (.json) are written at the end; `--report_only True` writes them
-again from the results that are there. Small, in under a minute:
+Weights are random, clips are drawn, and all ways train the same language model on the same sentences. This measures the
+processor time of one thread for an optimiser step: reading, encoding, forward, backward, AdamW. The tables of
+docs/feature-cache.md and its figures (.json) are written at the end; `--report_only True` writes them again from
+existing results. A small run, in under a minute:
 
     python benchmarks/feature_cache.py --output_dir outputs/tiny --report outputs/tiny/page.md --sizes tiny \
         --num_clips 2 --num_frames 68 --num_steps 1
@@ -104,7 +104,7 @@ class PlainEncoder(nn.Module):
 
 
 def build_model(size: str, processor: FLaLLMProcessor, seed: int) -> FLaLLMForTranslation:
-    """With random weights, the same for the same seed, and no dropout, so that losses can be compared."""
+    """A model with random weights, the same for the same seed, and no dropout, so that losses can be compared."""
     torch.manual_seed(seed)
     layers, width, feed_forward, heads, vocabulary = TEXT_MODELS[size]
     tokenizer = processor.tokenizer
@@ -130,7 +130,7 @@ def build_model(size: str, processor: FLaLLMProcessor, seed: int) -> FLaLLMForTr
 
 
 class Ways:
-    """-> inputs of the model for clips by their numbers, each in a way of its own"""
+    """Ways to get the model's inputs for clips by their numbers"""
 
     def __init__(self, corpus: Corpus, processor: FLaLLMProcessor, output_dir: Path):
         self.corpus = corpus
@@ -178,7 +178,7 @@ def train(
     bf16: bool = False,
     fused: bool = True,
 ) -> tuple[list[float], list[float]]:
-    """-> seconds of processor time and losses of the steps, after one step with one clip that is not counted"""
+    """-> seconds of processor time and losses of the steps, after an uncounted step with one clip"""
     model.set_attn_implementation("eager" if bf16 else "sdpa")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, fused=fused)

@@ -1,14 +1,14 @@
 """
-From video files to sentences: `flallm translate` beside a plain baseline written as the field does it: every frame a
-PNG file, resized by PIL, ResNet-18 at 224 px in float32 and NCHW, one clip after the other.
+From video files to sentences: `flallm translate` beside a plain baseline written in the usual way of the field: one PNG
+file per frame, resized by PIL, ResNet-18 at 224 px in float32 and NCHW, one clip after the other.
 
     python benchmarks/inference.py --output_dir outputs/inference
 
 Weights are random, clips are drawn, and all ways use the same language model, search with 4 beams and write the same
-number of tokens. What is measured is the processor time of one thread per clip; reading, encoding and writing at the
-same time can only be seen on the clock, which the figures (.json) hold, too. The tables of docs/inference-speed.md and
-its figures are written at the end; `--report_only True` writes them again from the results that are there.
-Small, in under a minute:
+number of tokens. This measures the processor time of one thread per clip; overlapping reading, encoding and writing
+only changes the wall-clock time, which the figures (.json) have, too. The tables of docs/inference-speed.md and its
+figures are written at the end; `--report_only True` writes them again from existing results. A small run, in under a
+minute:
 
     python benchmarks/inference.py --output_dir outputs/tiny --report outputs/tiny/page.md --size tiny \
         --num_clips 2 --num_frames 68 --num_tokens 3 --num_rounds 1
@@ -55,7 +55,7 @@ PAGE = DOCS / "inference-speed.md"
 TABLE_START = "<!-- written by benchmarks/inference.py -->"
 NUM_BEAMS = 4
 GROWTH = (1, 2, 4)
-# bfloat16 on processors that compute in it; elsewhere the names of the ways promise too much.
+# bfloat16 on processors that compute in it; elsewhere the names of the ways are wrong about it.
 FASTEST = fastest_dtype(torch.device("cpu"))
 BASELINES = ("plain, all frames", "plain, a quarter of the frames")
 # name: (share of the frames, clips in a batch, dtype, int8, overlapped)
@@ -91,7 +91,7 @@ class BenchmarkArguments:
 
 
 class AtOnce:
-    """An executor that does what it is given in the thread that gives it: nothing overlaps."""
+    """An executor that runs everything in the calling thread, so that nothing overlaps."""
 
     def __init__(self, max_workers: int):
         self.value: Any = None
@@ -115,7 +115,7 @@ class AtOnce:
 
 
 class Ways:
-    """Seconds per clip of the processor and of the clock, for each way of translating"""
+    """Processor and wall-clock seconds per clip, for each way of translating"""
 
     def __init__(self, corpus: Corpus, processor: FLaLLMProcessor, arguments: BenchmarkArguments):
         self.corpus, self.processor, self.arguments = corpus, processor, arguments
@@ -171,7 +171,7 @@ class Ways:
 
 
 class stopwatch:
-    """Seconds per clip of what runs below it."""
+    """Seconds per clip of what runs in its `with` block."""
 
     def __init__(self, num_clips: int):
         self.num_clips = num_clips
@@ -188,7 +188,7 @@ class stopwatch:
 
 
 def measure_ways(ways: Ways, num_rounds: int) -> dict[str, list[dict[str, float]]]:
-    """All ways in turn, `num_rounds` times, after one clip that is not counted."""
+    """All ways in turn, `num_rounds` times, after one uncounted clip."""
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in (*BASELINES, *WAYS)}
     for settings in WAYS.values():
         ways.ours(*settings, videos=ways.videos[:1])

@@ -4,11 +4,11 @@ LLaVA-SLT with and without what its stages learned, on finished quickstarts of s
     flallm quickstart llava-slt --seed 0 --output_dir run_0  # and 1 and 2
     python benchmarks/llava_slt_ablation.py --quickstarts run_0 run_1 run_2 --output_dir outputs/llava_slt_ablation
 
-Each arm is the quickstart's stage 3 once more, on the same corpus and with the same settings, with one part in place of
-another: random weights, as they were before the part's stage, or a language model that stage 1 taught from packed
-sentences alone, without our denoising examples. The other parts stay as the stages left them. The table of
+Each arm repeats the quickstart's stage 3 on the same corpus with the same settings, but with one part replaced: by
+random weights, as before the part's stage, or by a language model that stage 1 trained on packed sentences alone,
+without our denoising examples. The other parts are those of the finished stages. The table of
 docs/llava-slt-ablation.md and its figures (.json) are written at the end; `--report_only True` writes them again from
-the results that are there.
+existing results.
 """
 
 import json
@@ -61,7 +61,7 @@ def pretrain_on_packed_sentences(whole: Folders, arm: Folders, seed: int) -> Non
     )
 
 
-# What is made anew for an arm: the part, and how.
+# The part that is replaced for an arm, and how.
 ARMS: dict[str, tuple[str, Callable[[Folders, Folders, int], None]]] = {
     "without stage 1: a random language model": ("stage1", save_random_language_model),
     "stage 1 from packed sentences alone, without denoising": ("stage1", pretrain_on_packed_sentences),
@@ -85,13 +85,13 @@ class AblationArguments:
     def __post_init__(self):
         unfinished = [name for name in self.quickstarts if not (Folders(Path(name)).test / "scores.json").is_file()]
         if unfinished:
-            raise ValueError(f"--quickstarts: {unfinished[0]} is no output folder of a finished quickstart.")
+            raise ValueError(f"--quickstarts: {unfinished[0]} is not the output folder of a finished quickstart.")
         if not (self.quickstarts or self.report_only):
             raise ValueError("--quickstarts must name output folders of finished quickstarts.")
 
 
 def run_arm(name: str, whole: Folders, output: Path, stage3_epochs: float) -> dict[str, Any]:
-    """Scores on the test clips, with what is trained for the arm left in `output`."""
+    """Scores on the test clips, and the models trained for the arm in `output`."""
     part, make = ARMS[name]
     seed = json.loads((whole.model / "training_arguments.json").read_text(encoding="utf-8"))["seed"]
     arm = Folders(output)
@@ -108,7 +108,7 @@ def run_arm(name: str, whole: Folders, output: Path, stage3_epochs: float) -> di
 
 
 def run_quickstart(folder: Path, arguments: AblationArguments, results: dict[str, dict[str, Any]]) -> None:
-    """Add the scores of all arms; of those that are there already, none is run again."""
+    """Add the scores of all arms that have none yet."""
     whole = Folders(folder)
     results.setdefault(WHOLE, {})[folder.name] = json.loads((whole.test / "scores.json").read_text(encoding="utf-8"))
     for number, name in enumerate(ARMS, 1):

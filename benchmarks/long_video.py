@@ -1,12 +1,12 @@
 """
-Long videos: clips of the quickstart's corpus joined to one video, split at rests again, translated piece by piece.
+Long videos: joins clips of the quickstart's corpus to one video, splits it at rests and translates it piece by piece.
 
     python benchmarks/long_video.py --quickstart_output quickstart_output
 
-For each pause between two sentences (the last picture of one clip and the first of the next stand still), a table says
-how many of the places where clips were joined are found within half a second, and BLEU-4 of the whole text beside that
-of the same clips translated one by one. A second table says what time and memory a long video takes against a short
-one. Small, in a few seconds:
+For each length of the pause between two sentences (a still picture: the last of one clip, then the first of the next),
+a table shows how many of the joints are found within half a second, and BLEU-4 of the whole text beside that of the
+same clips translated one by one. A second table compares the time and memory of a long video with those of a short one.
+A small run, in a few seconds:
 
     python benchmarks/long_video.py --num_clips 6 --pauses 0.5 --minutes 0.5 1
 """
@@ -111,7 +111,7 @@ def match_boundaries(found: Sequence[float], true: Sequence[float]) -> int:
 
 
 def bleu4(texts: Iterable[str], references: Iterable[str]) -> float:
-    """Of all texts as one, so that it does not matter where a sentence was cut."""
+    """BLEU-4 of all texts as one, so that it does not matter where a sentence was cut."""
     return translation_scores([" ".join(texts)], [" ".join(references)])["bleu4"]
 
 
@@ -138,7 +138,7 @@ def compare_with_clips(arguments: BenchmarkArguments, folder: Path) -> Iterator[
 
 
 def measure_one(quickstart_output: str, video: str, results: multiprocessing.Queue) -> None:
-    """In a process of its own, so that the highest memory is that of this video."""
+    """Runs in a separate process, so that the peak memory is that of this video."""
     torch.set_num_threads(1)
     translator = load_translator(Path(quickstart_output))
     begin = time.perf_counter()

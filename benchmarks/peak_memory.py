@@ -4,10 +4,10 @@ Peak memory of a training step and of an evaluation batch of the `paper` presets
     python benchmarks/peak_memory.py --output_dir outputs/peak_memory
 
 GPU figures are computed, not measured: the step runs with the real model classes at their real sizes on tensors
-without content (torch's FakeTensorMode), and every storage is counted from its making to its end. Where there is a GPU,
-the same steps also run there, and `torch.cuda.max_memory_allocated` stands beside. CPU figures are measured: one step
-each in a fresh process, by the growth of its peak resident memory, with what is computed for it beside. The tables of
-docs/memory.md and its figures (.json) are written at the end; `--report_only True` writes them again.
+without content (torch's FakeTensorMode), and every storage is counted from allocation to release. If there is a GPU,
+the same steps also run there, for `torch.cuda.max_memory_allocated` beside the computed figures. CPU figures are
+measured: the growth of the peak resident memory over one step in a fresh process, beside the computed figure. The
+tables of docs/memory.md and its figures (.json) are written at the end; `--report_only True` writes them again.
 """
 
 import json
@@ -94,7 +94,7 @@ class BenchmarkArguments:
 
 @dataclass(frozen=True)
 class Workload:
-    """Of PHOENIX14T: a clip has 29 frames on average after sampling, and 119 at most."""
+    """From PHOENIX14T, where a clip has 29 frames on average after sampling, and at most 119."""
 
     name: str
     frames_per_clip: int
@@ -107,7 +107,7 @@ LARGEST = Workload("largest", 119, 60)
 
 @dataclass(frozen=True)
 class Recipe:
-    """A preset with flags on top, as the command reads it."""
+    """A preset with extra flags, as the command reads it."""
 
     stage: str
     model: Any
@@ -124,14 +124,14 @@ class Recipe:
 def read_recipe(stage: str, flags: str) -> Recipe:
     own, _, required = COMMANDS[stage]
     types = (own, *TRAINING_ARGUMENTS, FeatureCacheArguments)
-    usual = "--dataset x --output_dir x --report_to none --bf16 False"  # not as this machine computes
+    usual = "--dataset x --output_dir x --report_to none --bf16 False"  # whatever this machine supports
     argv = f"--config paper_{stage} {usual} {required} {flags}".split()
     model, _, video, _, training, features = parse_arguments(types, argv, description="A recipe.")
     return Recipe(stage, model, training, features, video.crop_size)
 
 
 def build_model(recipe: Recipe, vocabulary_size: int = VOCABULARY_SIZE) -> torch.nn.Module:
-    """With random weights; stage 2 has an mBART-large with a trimmed vocabulary."""
+    """A model with random weights; stage 2 has an mBART-large with a trimmed vocabulary."""
     first = recipe.model if recipe.stage == STAGE1 else read_recipe(STAGE1, "").model
     if recipe.stage == STAGE1:
         tokenizer = train_tokenizer(["a"], 10)
@@ -155,7 +155,7 @@ def build_model(recipe: Recipe, vocabulary_size: int = VOCABULARY_SIZE) -> torch
 
 
 def with_fake_weights(model: torch.nn.Module) -> torch.nn.Module:
-    """Inside FakeTensorMode: weights and buffers of a model on the meta device become such of a CPU."""
+    """Inside FakeTensorMode: turn weights and buffers on the meta device into fake ones on the CPU."""
     made: dict[int, torch.Tensor] = {}  # shared weights stay shared
     for module in model.modules():
         for held in (module._parameters, module._buffers):
@@ -175,9 +175,9 @@ def _known(value: torch.Tensor) -> torch.Tensor | None:
 
 class KnownIntegers(TorchDispatchMode):
     """
-    Inside FakeTensorMode: masks, lengths and indices keep their content, which decides on shapes.
+    Inside FakeTensorMode: masks, lengths and indices keep their content, because shapes depend on it.
 
-    Each tensor without content that holds integers carries a real one, `known`, through the same operations.
+    Each fake tensor of integers carries a real one, `known`, through the same operations.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -225,7 +225,7 @@ def _run_real(function: Callable[[], Any]) -> Any:
 
 
 class LiveMemory(TorchDispatchMode):
-    """Bytes of all storages that have been seen and are still there, and the most there were at once."""
+    """Bytes of all live storages that have been seen, and their peak."""
 
     def __init__(self):
         super().__init__()
@@ -257,7 +257,7 @@ class LiveMemory(TorchDispatchMode):
 
 @contextmanager
 def layer_norm_as_on_gpus() -> Iterator[None]:
-    """Autocast on GPUs runs it in float32, on CPUs in bfloat16: its results are half of what is kept for later."""
+    """Autocast runs it in float32 on GPUs, in bfloat16 on CPUs: its results are half of the saved activations."""
     original = torch.nn.functional.layer_norm
 
     def in_float32(values: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -279,7 +279,7 @@ class Run:
         self.device = device
         self.model = model
         self.base = model.get_base_model() if recipe.stage == STAGE2 and recipe.model.lora else model
-        # One huge chunk is none; without the flag a CPU would make chunks by itself in evaluation, a GPU does not.
+        # One huge chunk means none; without the flag, a CPU would use chunks in evaluation, which a GPU does not.
         self.base.vision_model.frames_per_chunk = recipe.training.frames_per_chunk or 10**9
         if recipe.training.gradient_checkpointing:
             self.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -306,7 +306,7 @@ class Run:
         return {"pixel_values_videos": pixels, "pixel_attention_mask": mask, "labels": labels}
 
     def train(self, workload: Workload) -> None:
-        """A step that finds the optimiser's memory as an earlier step has left it."""
+        """A step with the optimiser's memory already allocated by an earlier step."""
         for parameter in self.trained:
             parameter.grad = torch.zeros_like(parameter)
         self._update()
@@ -326,7 +326,7 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self, workload: Workload) -> None:
-        """Encoder, loss, and the last word of a beam search, the caches full."""
+        """Encoder, loss, and the last word of a beam search with full caches."""
         self.model.eval()
         inputs = self.inputs(self.recipe.training.per_device_eval_batch_size, workload)
         with self.autocast():
@@ -364,7 +364,7 @@ class Run:
 def compute(
     stage: str, flags: str, workload: Workload, with_evaluation: bool, as_on_gpus: bool = True
 ) -> dict[str, float]:
-    """-> gigabytes at the peak of a training step and, if asked for, of an evaluation batch"""
+    """-> gigabytes at the peak of a training step and, if requested, of an evaluation batch"""
     recipe = read_recipe(stage, flags)
     with torch.device("meta"):
         model = build_model(recipe)
@@ -386,7 +386,7 @@ def compute(
 
 
 def measure_on_gpu(stage: str, flags: str, workload: Workload, with_evaluation: bool) -> dict[str, float]:
-    """As `compute`, by torch's own count on a GPU."""
+    """Like `compute`, but measured by torch on a GPU."""
     recipe = read_recipe(stage, flags)
     run = Run(recipe, build_model(recipe).to("cuda"), "cuda")
     peaks = {}
@@ -401,7 +401,7 @@ def measure_on_gpu(stage: str, flags: str, workload: Workload, with_evaluation: 
 
 
 def measure_on_cpu(number: int) -> dict[str, float]:
-    """Growth of this process' peak resident memory by one real step, model included, and what is computed for it."""
+    """Growth of this process' peak resident memory by one real step, model included, and the computed figure."""
     stage, flags = ON_CPU[number]
     computed = compute(stage, flags, USUAL, with_evaluation=False, as_on_gpus=False)["training"]
     before = _peak_resident_bytes()
@@ -411,7 +411,7 @@ def measure_on_cpu(number: int) -> dict[str, float]:
 
 
 def _peak_resident_bytes() -> int:
-    """As Linux counts it."""
+    """Peak resident memory, as Linux counts it."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 

@@ -1,13 +1,13 @@
 """
-The quickstart as it is, beside the quickstart with its switches off: float32, convolutions in NCHW, padding through the
-CNN, AdamW not fused, videos decoded anew in every epoch, and as few prepared operations kept as torch does by itself.
+The quickstart beside the quickstart with its switches off: float32, convolutions in NCHW, padding through the CNN,
+AdamW not fused, videos decoded again in every epoch, and only as many cached operations as torch keeps by default.
 
     python benchmarks/quickstart.py --seed 0  # and 1 and 2
 
-Both run at the same time, each in a process with one thread, from corpus to test scores. What is measured is processor
-time, so that others on the machine count little, and BLEU-4. Results of each seed are kept; the table of
-docs/quickstart-speed.md and its figures (.json) hold all of them, and `--report_only True` writes them again from the
-results that are there. Small, in a minute:
+Both run at the same time, each in a process with one thread, from corpus to test scores. This measures BLEU-4 and
+processor time, which other load on the machine hardly affects. Results of each seed are kept; the table of
+docs/quickstart-speed.md and its figures (.json) have all of them, and `--report_only True` writes them again from
+existing results. A small run, in a minute:
 
     python benchmarks/quickstart.py --output_dir outputs/tiny --report outputs/tiny/page.md --num_train_clips 16 \
         --num_dev_clips 30 --num_test_clips 4 --num_text_only_sentences 100 --stage1_epochs 1 --stage2_epochs 1 \
@@ -55,7 +55,7 @@ class BenchmarkArguments(QuickstartArguments):
 
 
 def switch_off() -> None:
-    """Until this process ends."""
+    """For the rest of this process."""
     os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = str(KEPT_OPERATIONS_OF_TORCH)
     _add_flags(pretrain_language_model, bf16=False, optim="adamw_torch")
     _add_flags(visual_initialing, bf16=False, optim="adamw_torch", keep_decoded_videos=False)
@@ -71,7 +71,7 @@ def _add_flags(stage: ModuleType, **values: Any) -> None:
 
 
 def processor_seconds() -> float:
-    """Of this process and of those that it started and saw end."""
+    """Of this process and its child processes that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
@@ -82,7 +82,7 @@ def test_both(folders: Folders) -> dict[str, float]:
 
 
 def run_way(way: str, arguments: BenchmarkArguments) -> dict[str, Any]:
-    """Processor seconds of each step, and BLEU-4 of both stages on the test clips. Only for a process of its own."""
+    """Processor seconds of each step, and BLEU-4 of both stages on the test clips. Call it in a separate process."""
     torch.set_num_threads(1)
     if way == OFF:
         switch_off()
@@ -107,10 +107,10 @@ def run_way(way: str, arguments: BenchmarkArguments) -> dict[str, Any]:
 
 def kept_results(arguments: BenchmarkArguments) -> dict[str, Any]:
     """
-    Those of other seeds.
+    The results of other seeds.
 
     Raises:
-        ValueError: if they are of other sizes.
+        ValueError: if they have other sizes.
     """
     names = [each.name for each in fields(QuickstartArguments) if each.name not in ("output_dir", "seed")]
     sizes = {name: getattr(arguments, name) for name in names}

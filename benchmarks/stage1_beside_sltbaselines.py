@@ -1,18 +1,17 @@
 """
 Stage 1 in float32 at the sizes of sltbaselines (https://github.com/ozgemercanoglu/sltbaselines), beside a step written
-as that code does it: PNG files opened, rotated, shifted, resized and normalised frame by frame; 16 to 19 repeated
-frames more of each clip through ResNet-18 at 224 px in NCHW; K5 P2 K5 P2; mBART of 3+3 layers and width 1024; SGD not
-fused.
+like that code: PNG files opened, rotated, shifted, resized and normalised frame by frame; 16 to 19 repeated frames more
+of each clip through ResNet-18 at 224 px in NCHW; K5 P2 K5 P2; mBART of 3+3 layers and width 1024; SGD not fused.
 
     python benchmarks/stage1_beside_sltbaselines.py --output_dir outputs/stage1_beside_sltbaselines
 
-For processors without bfloat16, which most machines have. Another one behaves like those with
+It is for processors without bfloat16, which most machines have. Other processors behave like them with
 
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python benchmarks/...
 
-Both sides read the same frames of the same clips and run in a process with one thread each, in turns, and what counts
-is processor time: ratios are of neighbours. Frames are those of the clips, the repeated ones count nowhere. The table
-of docs/speed.md and its figures (.json) are written at the end; `--report_only True` writes them again. Small:
+Both sides read the same frames of the same clips, each in its own process with one thread. They take turns, and ratios
+are of the processor time of neighbouring turns. Frames are those of the clips; repeated ones are not counted. The table
+of docs/speed.md and its figures (.json) are written at the end; `--report_only True` writes them again. A small run:
 
     python benchmarks/stage1_beside_sltbaselines.py --output_dir outputs/tiny --report outputs/tiny/page.md \
         --lengths 8 12 --num_rounds 1
@@ -117,7 +116,7 @@ def our_step(corpus: Corpus, folder: Path) -> Callable[[int], None]:
 
 
 def their_step(corpus: Corpus, folder: Path) -> Callable[[int], None]:
-    """The same with the layers and the reading of sltbaselines."""
+    """The same step with the layers and the data loading of sltbaselines."""
     torch.set_num_threads(1)
     config = text_config()
     model = GlossFreeModel(config, torch.nn.LayerNorm, resnet18(weights=None)).train()
@@ -146,7 +145,7 @@ def text_config() -> MBartConfig:
 
 
 def read_frame_by_frame(paths: Sequence[Path], draws: random.Random) -> torch.Tensor:
-    """-> float32 `(frames, 3, 224, 224)`; each frame opened, turned, shifted, resized and normalised by itself"""
+    """-> float32 `(frames, 3, 224, 224)`; each frame opened, turned, shifted, resized and normalised on its own"""
     normalize = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
     )
@@ -166,7 +165,7 @@ def read_frame_by_frame(paths: Sequence[Path], draws: random.Random) -> torch.Te
 
 
 def _serve(side: str, corpus: Corpus, folder: Path, seed: int, connection: Any) -> None:
-    """In a process of its own: answers each number of an epoch with the processor seconds of a step."""
+    """Runs in a separate process: answers each epoch number with the processor seconds of a step."""
     torch.manual_seed(seed)
     step = {OURS: our_step, THEIRS: their_step}[side](corpus, folder)
     while (epoch := connection.recv()) is not None:

@@ -1,14 +1,14 @@
 """
-Stage 1 switch by switch, beside a plain baseline written as the field does it: every frame a PNG file, resized by PIL,
-all frames of a clip, padded clips through torchvision's ResNet-18 at 224 px in float32 and NCHW, SGD not fused.
+Stage 1 switch by switch, beside a plain baseline written in the usual way of the field: one PNG file per frame, resized
+by PIL, all frames of a clip, padded clips through torchvision's ResNet-18 at 224 px in float32 and NCHW, SGD not fused.
 
     python benchmarks/visual_initialing.py --output_dir outputs/visual_initialing --compile True
 
-Weights are random and clips are drawn. What is measured is a step of the optimiser with Light-T at the paper's size:
-reading, forward, backward, SGD; on a CPU as processor time of one thread, so that others on the machine count little,
-on a GPU as time until it is done. The ways take turns within one run. The tables of docs/visual-initialing-speed.md and
-its figures (.json) are written at the end; `--report_only True` writes them again from the results that are there.
-Small, in under a minute:
+Weights are random and clips are drawn. This measures an optimiser step with Light-T at the paper's size: reading,
+forward, backward, SGD; on a CPU as processor time of one thread, which other load on the machine hardly affects, on a
+GPU as wall-clock time. The ways take turns within one run. The tables of docs/visual-initialing-speed.md and its
+figures (.json) are written at the end; `--report_only True` writes them again from existing results. A small run, in
+under a minute:
 
     python benchmarks/visual_initialing.py --output_dir outputs/tiny --report outputs/tiny/page.md --num_clips 2 \
         --num_frames 16 --num_rounds 1 --matrix_size 512 --frames_per_call 1
@@ -86,7 +86,7 @@ class BenchmarkArguments:
 
 
 class Machine:
-    """The accelerator where there is one, else one thread of the CPU: what time and memory mean there."""
+    """The accelerator if there is one, else one thread of the CPU, and how to measure time and memory there."""
 
     def __init__(self):
         has_accelerator = torch.accelerator.is_available()
@@ -111,7 +111,7 @@ class Machine:
         return time.perf_counter()
 
     def gigabytes_of(self, work: Callable[[], Any]) -> float | None:
-        """How much memory it needs at its peak beyond what was there before; `None` where that cannot be known."""
+        """Peak memory of the work beyond what was allocated before; `None` if it cannot be measured."""
         if self.device.type != "cpu":
             torch.accelerator.reset_peak_memory_stats()
             before = torch.accelerator.memory_allocated()
@@ -121,8 +121,8 @@ class Machine:
         if not reset.is_file():
             return None
         with suppress(OSError):
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free but kept would not be counted when used again
-        reset.write_text("5")  # the highest mark of the resident memory falls to what it is now
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that is free but kept would not count when reused
+        reset.write_text("5")  # resets the peak of the resident memory
         before = resident_gigabytes("VmRSS")
         work()
         return resident_gigabytes("VmHWM") - before
@@ -134,7 +134,7 @@ def resident_gigabytes(name: str) -> float:
 
 
 def lengths_of_clips(num_clips: int, num_frames: int) -> list[int]:
-    """From the longest to the shortest, spread as in a batch of PHOENIX14T; all are shorter by one factor."""
+    """From the longest to the shortest, spread as in a batch of PHOENIX14T; all are scaled by one factor."""
     places = np.linspace(1, 0, num_clips)
     lengths = np.interp(places, np.linspace(0, 1, len(LENGTHS_IN_BATCH)), LENGTHS_IN_BATCH)
     return [max(round(num_frames * length / LENGTHS_IN_BATCH[-1]), 1) for length in lengths]
@@ -146,7 +146,7 @@ def corpus_of(lengths: Sequence[int], arguments: BenchmarkArguments) -> Corpus:
 
 
 class PlainModel(nn.Module):
-    """torchvision's ResNet-18 on every frame, also of padding, then K5 P2 K5 P2 and Light-T."""
+    """torchvision's ResNet-18 on every frame, padding included, then K5 P2 K5 P2 and Light-T."""
 
     def __init__(self, translator: FLaLLMForTranslation):
         super().__init__()
@@ -155,7 +155,7 @@ class PlainModel(nn.Module):
         blocks = [nn.Conv1d(512, 512, 5, padding=2), nn.BatchNorm1d(512), nn.ReLU(), nn.MaxPool1d(2)]
         self.temporal = nn.Sequential(*blocks, *copy.deepcopy(blocks))
         self.translator = translator
-        translator.vision_model.requires_grad_(False)  # in its place stands this one's
+        translator.vision_model.requires_grad_(False)  # replaced by the one above
 
     def forward(self, frames: torch.Tensor, labels: torch.Tensor) -> Any:
         """`frames` are `(batch, frames, 3, height, width)`, padded with zeros."""
@@ -166,7 +166,7 @@ class PlainModel(nn.Module):
 
 @dataclass(frozen=True)
 class Way:
-    """How a step is done. What is off here is done as elsewhere."""
+    """How a step is done. What is off is done in the usual way."""
 
     title: str
     plain: bool = False
@@ -214,7 +214,7 @@ def ways_of(arguments: BenchmarkArguments) -> dict[str, Way]:
 
 
 class Stage1:
-    """A step of the optimiser on one batch, in one way, with a model of its own."""
+    """A step of the optimiser on one batch, in one way, with its own model."""
 
     def __init__(self, way: Way, corpus: Corpus, machine: Machine, seed: int):
         self.way = way
@@ -253,7 +253,7 @@ class Stage1:
 
     @property
     def num_frames(self) -> int:
-        """Of the step that are not padding."""
+        """Frames of the step without padding."""
         sample = FrameByFrame(self.way.frame_sampling_rate).sample
         return sum(len(sample(len(pictures))) for pictures in self.corpus.pictures)
 

@@ -12,36 +12,29 @@ from transformers import AutoModel, AutoProcessor, Seq2SeqTrainer, Seq2SeqTraini
 
 from modeling_flallm import DataCollatorForSignTranslation
 
-
-def main(model_folder: str, corpus: str, output_dir: str) -> None:
-    model, processor = AutoModel.from_pretrained(model_folder), AutoProcessor.from_pretrained(model_folder)
-    model.freeze_visual_encoder()
-    clips = load_dataset("videofolder", data_dir=corpus).cast_column("video", Video(decode=False))
-
-    def compute_metrics(prediction):
-        hypotheses, references = (processor.batch_decode(ids) for ids in (prediction.predictions, prediction.label_ids))
-        return {"bleu": sacrebleu.corpus_bleu(hypotheses, [references]).score}
-
-    trainer = Seq2SeqTrainer(
-        model=model,
-        args=Seq2SeqTrainingArguments(
-            output_dir,
-            num_train_epochs=3,
-            per_device_train_batch_size=4,
-            eval_strategy="epoch",
-            predict_with_generate=True,
-            generation_max_length=60,
-            remove_unused_columns=False,  # the collator needs the columns of the data set
-        ),
-        data_collator=DataCollatorForSignTranslation(processor),
-        train_dataset=clips["train"],
-        eval_dataset=clips["validation"],
-        processing_class=processor,
-        compute_metrics=compute_metrics,
-    )
-    trainer.train()
-    trainer.save_model()
+model_folder, corpus, output_dir = sys.argv[1:]
+model, processor = AutoModel.from_pretrained(model_folder), AutoProcessor.from_pretrained(model_folder)
+model.freeze_visual_encoder()
+clips = load_dataset("videofolder", data_dir=corpus).cast_column("video", Video(decode=False))
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def compute_metrics(prediction):
+    hypotheses, references = (processor.batch_decode(ids) for ids in (prediction.predictions, prediction.label_ids))
+    return {"bleu": sacrebleu.corpus_bleu(hypotheses, [references]).score}
+
+
+# The collator needs the columns of the data set, so the Trainer must not remove them.
+args = Seq2SeqTrainingArguments(
+    output_dir, eval_strategy="epoch", predict_with_generate=True, generation_max_length=60, remove_unused_columns=False
+)
+trainer = Seq2SeqTrainer(
+    model=model,
+    args=args,
+    data_collator=DataCollatorForSignTranslation(processor),
+    train_dataset=clips["train"],
+    eval_dataset=clips["validation"],
+    processing_class=processor,
+    compute_metrics=compute_metrics,
+)
+trainer.train()
+trainer.save_model()

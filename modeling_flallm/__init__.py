@@ -1,4 +1,4 @@
-"""FLa-LLM and LLaVA-SLT for transformers. Importing this package registers classes, processors and pipeline there."""
+"""FLa-LLM and LLaVA-SLT for transformers. Importing this package registers their classes, processors and pipeline."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -25,7 +25,7 @@ from .own_processing import (
 from .pipeline_slt import SignLanguageTranslationPipeline
 from .sign_encoder_slt import SignEncoder, SignEncoderOutput
 
-# Under these names until the encoders of all systems gave one kind of output.
+# Old names, from before the encoders of all systems shared one output class.
 FLaLLMVisionModelOutput = LlavaSltVisualEncoderOutput = SignEncoderOutput
 
 AutoConfig.register("flallm", FLaLLMConfig, exist_ok=True)
@@ -42,7 +42,7 @@ PIPELINE_REGISTRY.register_pipeline(
     pt_model=(AutoModelForSeq2SeqLM, AutoModelForImageTextToText),
     type="multimodal",
 )
-# What is saved then carries its Python files, and loads where this package is not installed.
+# Saved models then include their Python files, and load where this package is not installed.
 for _config_class, _encoder_class in SIGN_ENCODERS.items():
     AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
     _config_class.register_for_auto_class("AutoConfig")

@@ -1,4 +1,4 @@
-"""What stands between sign encoder and language model: an MLP, FLa-LLM's "VL-Adapter" and LLaVA-SLT's "connector"."""
+"""The MLP between sign encoder and language model: FLa-LLM's "VL-Adapter" and LLaVA-SLT's "connector"."""
 
 import torch
 from torch import nn
@@ -9,11 +9,11 @@ NUM_INPUTS_LOOKED_AT = 1000
 
 class VisualLanguageAdapter(nn.Module):
     """
-    From visual tokens to the embedding space of the language model: `(..., in_features)` -> `(..., out_features)`.
+    Map visual tokens to the embedding space of the language model: `(..., in_features)` -> `(..., out_features)`.
 
     Linear layer, activation, linear layer (FLa-LLM, https://arxiv.org/abs/2403.12556, sections 3.1 and 3.2; LLaVA-1.5,
     https://arxiv.org/abs/2310.03744), or, with `hidden_size` 0, linear layer and activation (sltbaselines). `norm` puts
-    a LayerNorm behind the first linear layer (sltbaselines).
+    a LayerNorm after the first linear layer (sltbaselines).
     """
 
     def __init__(self, in_features: int, out_features: int, hidden_size: int, activation: str, norm: bool = False):
@@ -29,7 +29,7 @@ class VisualLanguageAdapter(nn.Module):
 
     @torch.no_grad()
     def start_at_scale(self, scale: torch.Tensor) -> None:
-        """Make the outputs as large as `scale` (root mean square) for inputs as large as a LayerNorm's."""
+        """Scale the outputs to a root mean square of `scale`, for inputs of the scale that a LayerNorm gives."""
         inputs = torch.randn(NUM_INPUTS_LOOKED_AT, self.first.in_features, device=self.first.weight.device)
         outputs = self(inputs.to(self.first.weight.dtype))
         self.second.weight.mul_(scale / outputs.float().square().mean().sqrt())

@@ -1,6 +1,6 @@
 """
-Batch norm over the global batch: in training under several processes, statistics and gradients are those that one
-process with all clips would have.
+Batch norm over the global batch: training with several processes gives the statistics and gradients that one process
+with all clips would compute.
 """
 
 from contextlib import contextmanager
@@ -18,9 +18,9 @@ def several_processes() -> bool:
 
 class _BatchNormOverProcesses(torch.autograd.Function):
     """
-    Batch norm by the statistics of the global batch, with its gradient. Kept for the backward pass are the values as
-    they came and a few numbers for each channel, as torch does in one process. `mean` and `variance` are
-    constants here: what depends on them is added in the backward pass.
+    Batch norm with the statistics of the global batch, and its gradient. As torch does in one process, it saves the
+    unchanged inputs and a few numbers per channel for the backward pass. `mean` and `variance` are constants here: the
+    backward pass adds what depends on them.
     """
 
     @staticmethod
@@ -65,15 +65,15 @@ def _normalised(
 
 class _SynchronizedBatchNorm:
     """
-    Mixin for `nn.BatchNorm1d` and `nn.BatchNorm2d`: in training under several processes the statistics are those of the
-    whole global batch, so that two processes train what one would. On GPUs that is torch's SyncBatchNorm, which refuses
-    CPU tensors.
+    Mixin for `nn.BatchNorm1d` and `nn.BatchNorm2d`: when several processes train, the statistics are those of the whole
+    global batch, so that two processes train what one would. On GPUs this is torch's SyncBatchNorm, which rejects CPU
+    tensors.
 
-    A batch with one value for each channel has no variance: it is normalised by the running statistics, which it leaves
-    as they are.
+    A batch with one value per channel has no variance: it is normalised with the running statistics, which it does not
+    update.
     """
 
-    # What torch's SyncBatchNorm asks of its layer.
+    # What torch's SyncBatchNorm needs from its layer.
     process_group = None
     _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
@@ -94,7 +94,7 @@ class _SynchronizedBatchNorm:
     def _forward_on_gpus(self, values: torch.Tensor) -> torch.Tensor:
         if values.numel() > values.shape[1]:
             return nn.SyncBatchNorm.forward(self, values)
-        # It may be that all processes together have one value: torch's running variance is then 0 / 0.
+        # If all processes together have a single value, torch's running variance becomes 0 / 0.
         kept = [statistic.clone() for statistic in (self.running_mean, self.running_var)]
         normalised = nn.SyncBatchNorm.forward(self, values)
         is_number = self.running_var.isfinite()
@@ -119,17 +119,17 @@ class _SynchronizedBatchNorm:
 
 
 def _has_one_value(values: torch.Tensor) -> bool:
-    """Of each channel."""
+    """Whether there is one value per channel."""
     return values.numel() == values.shape[1]
 
 
 @torch.no_grad()
 def _statistics_over_processes(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
     """
-    -> mean and variance `(channels,)` over the values of all processes, in float64, and how many values a channel has.
+    -> mean and variance `(channels,)` over the values of all processes, in float64, and their number per channel.
 
-    Each process takes the variance about its own mean. The two moments of the whole are then sums in float64, in which
-    nothing is lost that float32 had.
+    Each process computes the variance about its own mean. The moments of the whole are then summed in float64, which
+    loses none of float32's precision.
     """
     num_channels = values.shape[1]
     num_values = values.numel() // num_channels
@@ -155,7 +155,7 @@ class SynchronizedBatchNorm2d(_SynchronizedBatchNorm, nn.BatchNorm2d):
 
 @contextmanager
 def running_statistics_kept(module: nn.Module):
-    """Batch norms below `module` leave their running statistics alone: a recomputed forward must not count twice."""
+    """Freeze the running statistics of the batch norms in `module`: a recomputed forward must not count twice."""
     batch_norms = [layer for layer in module.modules() if isinstance(layer, _SynchronizedBatchNorm)]
     kept = [(layer, layer.momentum, layer.num_batches_tracked.clone()) for layer in batch_norms]
     for layer in batch_norms:

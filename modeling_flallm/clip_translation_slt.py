@@ -1,6 +1,6 @@
 """
-From a video to its sentence, in steps: the clip is read, encoded and written. The pipeline takes one after the other,
-`flallm translate` reads and encodes the next clips while it writes, and the page in the browser has the pipeline.
+The steps from a video to its sentence: read the clip, encode it, write the sentence. The pipeline runs them one after
+the other, `flallm translate` reads and encodes the next clips while it writes, and the Space uses the pipeline.
 """
 
 import copy
@@ -28,7 +28,7 @@ class ClipLengthError(ValueError):
 
 @dataclass(frozen=True)
 class EncodedClips:
-    """Clips behind the visual encoder, whose output is `vision_output`; of each its frames and their `ClipTimes`."""
+    """Encoded clips: the visual encoder's output `vision_output`, and the frames and `ClipTimes` of each clip."""
 
     vision_output: Any
     num_frames: list[int]
@@ -36,13 +36,13 @@ class EncodedClips:
 
 
 class ClipTranslation:
-    """Mixin for `SignLanguageTranslationPipeline`: what each of its steps does, for programs that take them apart."""
+    """Mixin for `SignLanguageTranslationPipeline`: its steps, for programs that run them separately."""
 
     def read_clip(
         self, video: Any, start: float | None = None, end: float | None = None, source_fps: float | None = None
     ) -> dict[str, Any]:
         """
-        Read one video of any kind that a call takes, but no dictionary of a video and its arguments.
+        Read one video in any form that a call takes, except a dictionary of a video and its arguments.
 
         Returns:
             `frames`, uint8 `(frames, 3, height, width)`, sampled, resized and cropped, or visual features `(features,
@@ -60,19 +60,19 @@ class ClipTranslation:
     def _ready_clip(
         self, video: dict[str, Any], start: float | None, end: float | None, source_fps: float | None
     ) -> dict[str, Any]:
-        """What the processor has made of a video already."""
+        """Check a video that is already processed, and return it as a clip."""
         unknown = sorted(set(video) - set(READY_CLIP_KEYS))
         if unknown:
-            raise ValueError(f"A processed video has the keys {', '.join(READY_CLIP_KEYS)}, got {unknown} too.")
+            raise ValueError(f"A processed video takes only the keys {', '.join(READY_CLIP_KEYS)}, got {unknown}.")
         if any(value is not None for value in (start, end, source_fps)):
             raise ValueError(
-                "`start`, `end` and `source_fps` are for reading a video, but this one is processed already."
+                "`start`, `end` and `source_fps` apply when a video is read, but this one is already processed."
             )
         pixels = torch.as_tensor(video["pixel_values_videos"])
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(
-                "`pixel_values_videos` of one processed video has the shape (frames, 3, height, width), got "
-                f"{tuple(pixels.shape)}. From a batch of the processor take one entry."
+                "`pixel_values_videos` of one processed video must have the shape (frames, 3, height, width), got "
+                f"{tuple(pixels.shape)}. Of a batch from the processor, pass one entry."
             )
         self.check_length(len(pixels), "the processed video")
         metadata = video.get("video_metadata")
@@ -82,7 +82,7 @@ class ClipTranslation:
     def check_length(self, num_frames: int, name: str) -> None:
         """
         Raises:
-            ClipLengthError: if a clip of so many frames after sampling is too short or too long for the model.
+            ClipLengthError: if a clip with this many frames after sampling is too short or too long for the model.
         """
         vision_model = self.model.vision_model
         if vision_model.get_num_tokens(num_frames) < 1:
@@ -98,7 +98,7 @@ class ClipTranslation:
             raise ClipLengthError(f"{name} is too long to translate. {error}", reason="too_long") from error
 
     def _check_num_tokens(self, num_frames: int) -> None:
-        """Raise a `ValueError` if so many frames are too many for the text model, its prompt included."""
+        """Raise a `ValueError` if this many frames, and a prompt if there is one, are too long for the text model."""
         num_tokens = self.model.vision_model.get_num_tokens(num_frames)
         if self.model.is_prompted:
             num_tokens += self.processor.num_prompt_tokens
@@ -106,7 +106,7 @@ class ClipTranslation:
 
     @torch.no_grad()
     def encode_clips(self, clips: list[dict[str, Any]]) -> EncodedClips:
-        """Clips, as `read_clip` gives them, through the visual encoder; they must come out in one size."""
+        """Run clips from `read_clip` through the visual encoder. Their frames must all have the same size."""
         frames = [clip["frames"] if "frames" in clip else clip["pixel_values_videos"] for clip in clips]
         _check_one_size(frames)
         if all("frames" in clip for clip in clips):
@@ -121,7 +121,7 @@ class ClipTranslation:
         return EncodedClips(self.model.vision_model(**inputs), num_frames, [clip["times"] for clip in clips])
 
     def _encoder_inputs(self, frames: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Normalised where the model is: bytes are a quarter of what would be moved there otherwise."""
+        """Normalise on the model's device: moving uint8 frames there takes a quarter of the bytes."""
         frames = [each.to(self.device) for each in frames]
         return self.processor.modality.prepare(frames)
 
@@ -138,14 +138,14 @@ class ClipTranslation:
         Generate the sentences of encoded clips; `generation` are arguments of `generate`.
 
         Returns:
-            For each clip the `sequences` that were generated for it, its `mean_features`, `num_frames` and `times`:
-            what `answers_of` takes.
+            For each clip a dictionary with its generated `sequences`, `mean_features`, `num_frames` and `times`, for
+            `answers_of`.
         """
         inputs = self._text_model_inputs(encoded.vision_output, spoken_language)
         output = self._generate(inputs, return_scores, generation)
         parts = {"token_ids": output.sequences}
         if self.model.is_prompted:
-            # The tokens behind a prompt come without one to start from, which those of a decoder have.
+            # The tokens generated after a prompt lack the start token that a decoder's sequences have.
             start = torch.full_like(output.sequences[:, :1], self.processor.tokenizer.pad_token_id)
             parts["token_ids"] = torch.cat([start, output.sequences], dim=1)
         if return_scores:
@@ -166,7 +166,7 @@ class ClipTranslation:
         ]
 
     def _text_model_inputs(self, vision_output: Any, spoken_language: str | None) -> dict[str, Any]:
-        """What `generate` and the replay take: the encoder's outputs, or visual features with their prompts."""
+        """The inputs of `generate` and `replay`: the encoder's outputs, or visual features with their prompts."""
         visual = {
             "visual_features": vision_output.last_hidden_state,
             "visual_attention_mask": vision_output.attention_mask,
@@ -184,7 +184,7 @@ class ClipTranslation:
             config.update(**wanted)
             wanted = {"generation_config": config}
         if "encoder_outputs" in inputs:
-            # `generate` repeats the encoder's outputs for its beams in place.
+            # `generate` expands the encoder's outputs for its beams in place.
             encoder_outputs = inputs["encoder_outputs"]
             inputs = {"encoder_outputs": type(encoder_outputs)(**encoder_outputs)}
         return self.model.generate(**{**inputs, **generation, **wanted})
@@ -194,7 +194,7 @@ class ClipTranslation:
         if getattr(output, "sequences_scores", None) is not None:
             return output.sequences_scores
         log_probabilities = self.model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
-        # `generate` takes from the model's configuration what a given one leaves open.
+        # `generate` takes from the model's generation config what the given one leaves unset.
         configs = [generation.get("generation_config") or self.model.generation_config, self.model.generation_config]
         of_configs = [config.eos_token_id for config in configs if config.eos_token_id is not None]
         end_token_ids = generation.get("eos_token_id", next(iter(of_configs), None))
@@ -206,7 +206,7 @@ class ClipTranslation:
     def answers_of(
         self, clip: dict[str, Any], return_timestamps: bool = False, return_attention: bool = False
     ) -> list[dict[str, Any]]:
-        """The answers of a call for one clip that `write_sentences` has written, one for each of its sequences."""
+        """The answers of a call for one clip from `write_sentences`, one for each of its sequences."""
         translations = []
         for sequence in clip["sequences"]:
             translation = {"translation_text": self.processor.decode(sequence["token_ids"])}
@@ -230,13 +230,13 @@ def _check_one_size(clips: list[torch.Tensor]) -> None:
     sizes = sorted({tuple(clip.shape[2:]) for clip in clips})
     if len(sizes) > 1:
         raise ValueError(
-            f"The videos of a batch must come out in one size, got (height, width) {sizes}. Pass batch_size=1, or set "
-            "`size` of the video processor to a height and a width with do_resize=True."
+            f"The processed videos of a batch must have one size, got (height, width) {sizes}. Pass batch_size=1, or "
+            "set `size` of the video processor to a height and a width with do_resize=True."
         )
 
 
 def _padded(clips: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Clips `(frames, 3, height, width)` of different lengths to a batch, as the processor pads them."""
+    """Pad clips `(frames, 3, height, width)` of different lengths to a batch, as the processor does."""
     lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
     mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
     pixels = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)

@@ -1,6 +1,6 @@
 """
-How sure the model is of a sentence: its score, seen through what `flallm calibrate` measured; and whether a video looks
-like those on which it was measured.
+The confidence in a sentence: its score, mapped by what `flallm calibrate` measured, and whether the video looks like
+those of that measurement.
 """
 
 import math
@@ -11,8 +11,8 @@ import torch
 
 def confidence_of(score: float, mean_features: torch.Tensor, calibration: dict[str, Any]) -> dict[str, Any]:
     """
-    `confidence`, `is_familiar` and `is_measured` as the pipeline gives them, of a score and of the mean visual token
-    `(hidden size,)` of the clip, by the `confidence_calibration` of a model's configuration.
+    The pipeline's `confidence`, `is_familiar` and `is_measured` for a score and a clip's mean visual token
+    `(hidden size,)`, from the `confidence_calibration` of a model's configuration.
     """
     lowest, highest = calibration.get("lowest_score", -math.inf), calibration.get("highest_score", math.inf)
     is_familiar = True

@@ -26,7 +26,7 @@ class LlavaSltVisualConfig(PreTrainedConfig):
             Frames from one word-like token to the next (ours: the language model then reads half as many tokens as
             there are frames, and no sign falls between two windows).
         word_layers (`int`, *optional*, defaults to 2):
-            Transformer layers over the windows (ours: the sign beside it decides what many a sign means).
+            Transformer layers over the windows (ours: the meaning of many signs depends on their neighbours).
         word_attention_heads (`int`, *optional*, defaults to 8):
             Their attention heads (ours).
         word_hidden_size (`int`, *optional*, defaults to 512):
@@ -34,7 +34,7 @@ class LlavaSltVisualConfig(PreTrainedConfig):
         word_feed_forward_size (`int`, *optional*, defaults to 2048):
             Feed-forward width of these layers (ours: four times their width, as is usual).
         dropout (`float`, *optional*, defaults to 0.1):
-            Of these layers (ours).
+            Dropout of these layers (ours).
 
     Raises:
         ValueError: for a frame level that changes the number of frames, a window smaller than its stride, sizes below

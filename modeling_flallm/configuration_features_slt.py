@@ -12,7 +12,7 @@ class VisualFeaturesConfig(PreTrainedConfig):
 
     Args:
         hidden_size (`int`, *optional*, defaults to 1024):
-            Values of one feature. 1024 is the width of I3D's, which most published corpora come with.
+            Width of one feature. 1024 is that of I3D, whose features most published corpora include.
 
     Raises:
         ValueError: for a width below 1.

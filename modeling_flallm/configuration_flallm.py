@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .calibration_slt import SavedWithItsCalibration, check_calibration
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
 from .encoders_slt import build_vision_config
 
@@ -18,7 +19,7 @@ class PaddedByItsTextModel:
 
     @property
     def pad_token_id(self) -> int | None:
-        """The text model's, or, of one without padding, its (first) end token, with which its processor pads."""
+        """The text model's padding token or, if it has none, its (first) end token, which its processor pads with."""
         padding = getattr(self.text_config, "pad_token_id", None)
         end = getattr(self.text_config, "eos_token_id", None)
         first_end = end[0] if isinstance(end, list | tuple) else end
@@ -30,7 +31,7 @@ class PaddedByItsTextModel:
 
 
 @strict
-class FLaLLMConfig(PaddedByItsTextModel, PreTrainedConfig):
+class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConfig):
     r"""
     FLa-LLM: visual encoder, adapter and an encoder-decoder text model. The two stages of the paper are two
     configurations of this one class: stage 1 has a small random text model (Light-T), stage 2 a pretrained one.
@@ -51,7 +52,7 @@ class FLaLLMConfig(PaddedByItsTextModel, PreTrainedConfig):
         adapter_norm (`bool`, *optional*, defaults to `False`):
             LayerNorm after the adapter's first linear layer (sltbaselines: yes).
         label_smoothing (`float`, *optional*, defaults to 0.2):
-            Of the cross entropy, in both stages (paper, section 4.2).
+            Label smoothing of the cross entropy, in both stages (paper, section 4.2).
         word_presence_loss_weight (`float`, *optional*, defaults to 0.0):
             Weight of an extra loss of ours that is not in the paper: from the adapter's output, predict which tokens
             occur in the spoken sentence (see `FLaLLMForTranslation`). It needs no gloss. 0 switches it off.
@@ -60,13 +61,13 @@ class FLaLLMConfig(PaddedByItsTextModel, PreTrainedConfig):
             the dev split: `slope` (0 or more) and `intercept` of a logistic curve over the score; if they are there,
             `lowest_score` and `highest_score`, outside of which nothing was measured, and `mean_features`, the mean
             visual token of the dev clips (a list of the vision configuration's `hidden_size` numbers), with
-            `largest_distance` (1 - cosine), up to which a clip looks like them. Default: not measured, so the pipeline
-            gives scores without confidence.
+            `largest_distance` (1 - cosine), up to which a clip looks like them. Saved as confidence_calibration.json,
+            see `SavedWithItsCalibration`. Default: not measured, so the pipeline gives scores without confidence.
 
     Raises:
-        ValueError: for a vision configuration that is none of a sign encoder, a text configuration that is no
-            encoder-decoder of transformers, an unknown activation, a number
-            outside its range or a calibration with unknown, missing or unusable values.
+        ValueError: for a vision configuration that is not a sign encoder's, a text configuration that is not of an
+            encoder-decoder of transformers, an unknown activation, a number outside its range or a calibration with
+            unknown, missing or unusable values.
     """
 
     model_type = "flallm"
@@ -113,11 +114,11 @@ class FLaLLMConfig(PaddedByItsTextModel, PreTrainedConfig):
 
     @staticmethod
     def check_text_config(text_config: PreTrainedConfig) -> None:
-        """Raise a `ValueError` for a configuration that is none of an encoder-decoder."""
+        """Raise a `ValueError` for a configuration that is not an encoder-decoder's."""
         if not text_config.is_encoder_decoder or text_config.model_type == FLaLLMConfig.model_type:
             raise ValueError(
                 "The text model of FLa-LLM must be an encoder-decoder (mBART, NLLB/M2M100, mT5/T5, BART, ...), got "
-                f"model type {text_config.model_type!r}, which is none."
+                f"model type {text_config.model_type!r}, which is not one."
             )
 
 
@@ -126,11 +127,11 @@ def check_translation_values(config: PreTrainedConfig) -> None:
     if not 0 <= config.label_smoothing < 1:
         raise ValueError(f"`label_smoothing` must be at least 0 and below 1, got {config.label_smoothing}.")
     if config.confidence_calibration is not None:
-        _check_calibration(config.confidence_calibration, config.vision_config.hidden_size)
+        check_calibration(config.confidence_calibration, config.vision_config.hidden_size)
 
 
 def check_text_values(text_config: PreTrainedConfig) -> None:
-    """Raise a `ValueError` for sizes below 1 and dropouts outside of 0 to 1, which transformers takes as they come."""
+    """Raise a `ValueError` for sizes below 1 and dropouts outside 0 to 1, which transformers does not check."""
     for name in TEXT_SIZES:
         value = getattr(text_config, name, None)
         if isinstance(value, int) and value < 1:
@@ -143,40 +144,11 @@ def check_text_values(text_config: PreTrainedConfig) -> None:
 
 def without_installed_pipeline(values: dict[str, Any]) -> dict[str, Any]:
     """
-    Values of a config.json without the pipeline beside the weights, which is for those who do not have this package:
-    the package has registered its own.
+    Drop from the values of a config.json the pipeline stored beside the weights, which is for users without this
+    package: the package registers its own.
     """
     is_installed = not __name__.startswith("transformers_modules.")
     return {name: value for name, value in values.items() if not (is_installed and name == "custom_pipelines")}
-
-
-def _check_calibration(calibration: dict[str, Any], hidden_size: int) -> None:
-    keys = set(calibration)
-    missing = {"slope", "intercept"} - keys
-    unknown = keys - {"slope", "intercept", "lowest_score", "highest_score", "mean_features", "largest_distance"}
-    if missing or unknown or ("mean_features" in keys) != ("largest_distance" in keys):
-        raise ValueError(
-            "`confidence_calibration` must hold `slope` and `intercept`, and may hold `lowest_score`, `highest_score` "
-            f"and, together, `mean_features` and `largest_distance`, got {sorted(keys)}. Make it with flallm calibrate."
-        )
-    for name in sorted(keys - {"mean_features"}):
-        value = calibration[name]
-        if not _is_finite_number(value) or (name == "slope" and value < 0):
-            least = " of 0 or more" if name == "slope" else ""
-            raise ValueError(f"`{name}` of `confidence_calibration` must be a number{least}, got {value!r}.")
-    features = calibration.get("mean_features", [0.0] * hidden_size)
-    is_list = isinstance(features, list | tuple)
-    if not is_list or len(features) != hidden_size or not all(map(_is_finite_number, features)):
-        num_finite = sum(map(_is_finite_number, features)) if is_list else 0
-        got = f"{len(features)} values, {num_finite} of them finite numbers" if is_list else repr(features)
-        raise ValueError(
-            f"`mean_features` of `confidence_calibration` must be a list of {hidden_size} numbers, as many as "
-            f"`hidden_size` of the vision configuration, got {got}."
-        )
-
-
-def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def light_transformer_config(**values) -> PreTrainedConfig:

@@ -12,6 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .calibration_slt import SavedWithItsCalibration
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_flallm import (
     PaddedByItsTextModel,
@@ -27,7 +28,7 @@ TEXT_MODEL_EXPECTED = "The text model of LLaVA-SLT must be a causal language mod
 @strict
 class LlavaSltContrastiveConfig(PreTrainedConfig):
     r"""
-    Visual contrastive pretraining: the visual encoder and what compares it with frozen text embeddings.
+    Visual contrastive pretraining: the visual encoder and the heads that compare it with frozen text embeddings.
 
     Args:
         vision_config (`PreTrainedConfig` or `dict`, *optional*):
@@ -38,14 +39,14 @@ class LlavaSltContrastiveConfig(PreTrainedConfig):
         word_target_size (`int`, *optional*, defaults to 512):
             Width of the language model's token embeddings.
         word_vocabulary_size (`int`, *optional*, defaults to 0):
-            Tokens that occur in the training sentences; 0 switches the word level off.
+            Number of tokens that occur in the training sentences; 0 switches the word level off.
         temperature_init (`float`, *optional*, defaults to 0.07):
-            First temperature of the contrast of sentences; it is learned (CLIP's value).
+            Initial temperature of the contrast between sentences, which is learned (CLIP's value).
         word_alignment_weight (`float`, *optional*, defaults to 10.0):
             Weight of the word level's loss beside that of the sentence level (ours: on rendered signing, 1 learned
             little more than how frequent words are). 0 switches it off.
         memory_bank_size (`int`, *optional*, defaults to 0):
-            Earlier sentence embeddings that are further negatives (ours: off; it is for small batches).
+            Number of earlier sentence embeddings used as extra negatives (ours: off; for small batches).
 
     Raises:
         ValueError: for a number outside its range.
@@ -80,7 +81,7 @@ class LlavaSltContrastiveConfig(PreTrainedConfig):
 
 
 @strict
-class LlavaSltConfig(PaddedByItsTextModel, PreTrainedConfig):
+class LlavaSltConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConfig):
     r"""
     LLaVA-SLT: visual encoder, MLP connector and a decoder-only language model.
 
@@ -98,7 +99,7 @@ class LlavaSltConfig(PaddedByItsTextModel, PreTrainedConfig):
         connector_activation (`str`, *optional*, defaults to `"gelu"`):
             A name of transformers' activations (LLaVA-1.5's).
         label_smoothing (`float`, *optional*, defaults to 0.0):
-            Of the cross entropy (ours: language models are pretrained without).
+            Label smoothing of the cross entropy (ours: language models are pretrained without it).
         confidence_calibration (`dict`, *optional*):
             As in `FLaLLMConfig`.
 
@@ -110,7 +111,7 @@ class LlavaSltConfig(PaddedByItsTextModel, PreTrainedConfig):
     model_type = "llava_slt"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
     has_no_defaults_at_init = True
-    # FLa-LLM's extra loss on word presence has its place in stage 2 here.
+    # Words are learned in stage 2 instead of with FLa-LLM's extra loss on word presence.
     word_presence_loss_weight = 0.0
 
     vision_config: dict | PreTrainedConfig | None = None
@@ -142,7 +143,7 @@ class LlavaSltConfig(PaddedByItsTextModel, PreTrainedConfig):
             values = dict(text_config)
             model_type = values.pop("model_type", None)
             if model_type not in CONFIG_MAPPING:
-                raise ValueError(f"{TEXT_MODEL_EXPECTED}, got model type {model_type!r}, which is none.")
+                raise ValueError(f"{TEXT_MODEL_EXPECTED}, got model type {model_type!r}, which is not one.")
             text_config = CONFIG_MAPPING[model_type](**values)
         LlavaSltConfig.check_text_config(text_config)
         check_text_values(text_config)
@@ -153,9 +154,9 @@ class LlavaSltConfig(PaddedByItsTextModel, PreTrainedConfig):
         """Raise a `ValueError` for the configuration of an encoder-decoder."""
         if text_config.is_encoder_decoder:
             raise ValueError(
-                f"{TEXT_MODEL_EXPECTED}, got model type {text_config.model_type!r}, an encoder-decoder. For these "
-                "there is FLa-LLM: FLaLLMForTranslation, which `flallm train visual-initialing` and `flallm train "
-                "llm-fine-tuning` make."
+                f"{TEXT_MODEL_EXPECTED}, got model type {text_config.model_type!r}, an encoder-decoder. Use FLa-LLM "
+                "for these: FLaLLMForTranslation, trained with `flallm train visual-initialing` and `flallm train "
+                "llm-fine-tuning`."
             )
 
     def _check_video_token(self) -> None:
@@ -164,7 +165,7 @@ class LlavaSltConfig(PaddedByItsTextModel, PreTrainedConfig):
             raise ValueError(
                 f"`video_token_id` must be the id of the placeholder token, from 0 to {vocabulary_size - 1} (the "
                 f"language model has {vocabulary_size} token embeddings), got {self.video_token_id}. "
-                "`LlavaSltForTranslation.from_vision_text_pretrained` resizes the embeddings where that is needed."
+                "`LlavaSltForTranslation.from_vision_text_pretrained` resizes the embeddings if needed."
             )
 
 

@@ -1,8 +1,8 @@
 """
 Data sets of `datasets`, their columns and their rows, as videos for the pipeline.
 
-They are known by what they have: `datasets` need not be installed where the pipeline runs. Their videos stay undecoded,
-so that torchcodec, with which `datasets` decodes, is not needed either.
+They are recognised by their attributes, so that `datasets` need not be installed. Their videos stay undecoded, so that
+torchcodec, which `datasets` decodes with, is not needed either.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import fsspec
 from transformers.pipelines.pt_utils import KeyDataset
 
 VIDEO_KEYS = ("video", "start", "end", "source_fps")
-# Words in the names of columns that say where a part begins or ends, in whatever unit.
+# Words in column names that say where a part begins or ends, in any unit.
 WORDS_OF_A_PART = {
     "start": {"start", "starttime", "begin", "onset", "offset"},
     "end": {"end", "endtime", "stop"},
@@ -29,11 +29,11 @@ def is_data_set(inputs: Any) -> bool:
 
 def undecoded(inputs: Any, names: Sequence[str] = ("video",)) -> Any:
     """
-    A data set with its videos undecoded in the column `video`; a column or `KeyDataset` of one with its videos
-    undecoded; everything else as it is.
+    Return a data set with undecoded videos in the column `video`, a column or `KeyDataset` of one with undecoded
+    videos, and everything else unchanged.
 
     Args:
-        names: what the column of the clips may be called, such as `visual_features` for a model that reads these.
+        names: possible names of the column of clips, such as `visual_features` for a model that reads these.
 
     Raises:
         ValueError: for a data set of several splits, and for one without a column of videos.
@@ -58,7 +58,7 @@ def undecoded(inputs: Any, names: Sequence[str] = ("video",)) -> Any:
 
 
 def _clip_column(data_set: Any, names: Sequence[str]) -> str:
-    if data_set.features is None:  # a stream that does not tell its columns
+    if data_set.features is None:  # a stream with unknown columns
         return names[0]
     kinds = {name: type(kind).__name__ for name, kind in data_set.features.items()}
     found = [name for name in kinds if name == names[0]] or [name for name in kinds if name.casefold() in names]
@@ -73,7 +73,7 @@ def _clip_column(data_set: Any, names: Sequence[str]) -> str:
 
 
 def _undecoded_columns(data_set: Any) -> Any:
-    """Also pictures and sound beside the videos: whoever takes a row decodes all of it."""
+    """Pictures and sound beside the videos, too: reading a row decodes all of its columns."""
     for name, kind in (data_set.features or {}).items():
         if getattr(kind, "decode", False):
             data_set = data_set.cast_column(name, dataclasses.replace(kind, decode=False))
@@ -82,7 +82,7 @@ def _undecoded_columns(data_set: Any) -> Any:
 
 @contextmanager
 def without_torchcodec() -> Iterator[None]:
-    """Say what to do where `datasets` was asked for a decoded video and cannot decode it."""
+    """Explain what to do if `datasets` should decode a video but cannot."""
     try:
         yield
     except ImportError as error:
@@ -97,18 +97,18 @@ def without_torchcodec() -> Iterator[None]:
 
 def values_of_row(row: dict[str, Any], arguments: Collection[str], names: Sequence[str] = ("video",)) -> dict[str, Any]:
     """
-    Of a row, or of a dictionary made by hand, what is read of it: `video`, and of `start`, `end` and `source_fps` those
-    that are not `None`, in whatever letter case their names are. What `datasets` has of one video, `{"path": ...,
-    "bytes": ...}`, is the video itself.
+    What is read from a row or a handmade dictionary: `video`, and those of `start`, `end` and `source_fps` that are not
+    `None`, in any letter case. A dictionary that `datasets` has for one video, `{"path": ..., "bytes": ...}`, is the
+    video itself.
 
     Args:
-        arguments: names that belong into the call, not into a row.
-        names: what the clip may be called. One that is no `video` is a whole clip: `start` and `end` of its row say
+        arguments: names that belong in the call, not in a row.
+        names: possible names of the clip. A clip that is not called `video` is whole: `start` and `end` of its row say
             where in a video it was.
 
     Raises:
-        ValueError: for a row without a video, and for names that seem to say which part of it is meant, or how to
-            translate it, but are not read. All other columns of a row are for others.
+        ValueError: for a row without a video, and for names that seem to say which part is meant, or how to translate
+            it, but are not read. All other columns are ignored.
     """
     values: dict[str, Any] = {}
     plain_names = {str(name).casefold() for name in row}
@@ -134,8 +134,8 @@ def values_of_row(row: dict[str, Any], arguments: Collection[str], names: Sequen
     if unread:
         advice = ' Pass {"video": {"path": ...}, "start": ..., "end": ...}.' if is_bare_video else ""
         raise ValueError(
-            f"A video given as a dictionary has the keys {', '.join(VIDEO_KEYS)}, got {unread} too. Rename what says "
-            f"where to start and end, in seconds, to start and end, and leave the rest of these out.{advice}"
+            f"A video given as a dictionary takes only the keys {', '.join(VIDEO_KEYS)}, got {unread}. Rename the "
+            f"start and end times, in seconds, to start and end, and remove the others.{advice}"
         )
     if is_bare_video:
         return {"video": row}
@@ -151,7 +151,7 @@ def _seems_a_part(name: str, values: dict[str, Any]) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A number, where a data set with a format has an array of no dimensions; `None` for its NaN, an empty field."""
+    """Turn the 0-dimensional array of a formatted data set into a number, and NaN, an empty field, into `None`."""
     if getattr(value, "ndim", None) != 0:
         return value
     return None if value != value else value.item()
@@ -159,7 +159,7 @@ def _plain(value: Any) -> Any:
 
 def with_content(video: Any) -> Any:
     """
-    What a stream from the Hub has as `hf://...` with its bytes; every other video as it is.
+    Read the bytes of a video that a stream from the Hub names as `hf://...`; return every other video unchanged.
 
     Raises:
         ValueError: if it cannot be read.

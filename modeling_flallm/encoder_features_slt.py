@@ -10,8 +10,8 @@ from .sign_encoder_slt import Length, SignEncoder, SignEncoderOutput, checked_vi
 
 class VisualFeaturesEncoder(SignEncoder):
     """
-    Visual features that were computed before -> the same features as visual tokens. It has no weights: the adapter
-    behind it is the first layer that sees them.
+    Passes on precomputed visual features as visual tokens. It has no weights: the adapter after it is the first layer
+    that sees them.
 
     ```python
     >>> encoder = VisualFeaturesEncoder(VisualFeaturesConfig(hidden_size=1024))
@@ -32,7 +32,7 @@ class VisualFeaturesEncoder(SignEncoder):
 
     def __init__(self, config: VisualFeaturesConfig):
         super().__init__(config)
-        # Not a weight: it tells device and dtype, and makes a saved encoder a whole one.
+        # Not a weight: it holds the device and dtype, and makes a saved encoder complete.
         self.register_buffer("where_it_is", torch.zeros(()))
         self.post_init()
 
@@ -45,7 +45,7 @@ class VisualFeaturesEncoder(SignEncoder):
         r"""
         Args:
             visual_features (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`):
-                Features of each clip in their order, padded behind the end.
+                Features of each clip in order, padded at the end.
             visual_attention_mask (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
                 1 for real features. Default: all are real.
 

@@ -26,13 +26,13 @@ RESNET_STAGES = {
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
 }
-# What sltbaselines puts around a clip: 8 frames in front, 16 in all once the length is a multiple of the stride.
+# sltbaselines pads a clip with 8 frames in front and, once the length is a multiple of the stride, 16 in all.
 REPLICATED_FRAMES_IN_FRONT = 8
 REPLICATED_FRAMES = 16
-# Without gradient: more are no faster on a CPU and need more memory, see docs/visual-initialing-speed.md.
+# Without gradients. Larger chunks are no faster on a CPU and need more memory, see docs/visual-initialing-speed.md.
 FRAMES_PER_CHUNK_ON_CPU = 32
-# With fewer channels, torch's strided convolutions corrupt memory in their backward pass when their frames lie in
-# channels_last, on a processor without AVX-512 (torch 2.14.1; seen for 2 to 7 channels).
+# With fewer channels, the backward pass of torch's strided convolutions corrupts memory when frames are channels_last,
+# on processors without AVX-512 (torch 2.14.1; seen for 2 to 7 channels).
 LEAST_CHANNELS_FOR_CHANNELS_LAST = 8
 
 
@@ -63,7 +63,7 @@ class FrameBackbone(nn.Module):
         self.gradient_checkpointing = False
 
     def choose_memory_format(self) -> None:
-        """Weights in the memory order of the frames, where convolutions then reorder nothing."""
+        """Put the weights into the frames' memory format, so that convolutions need not reorder them."""
         self.to(memory_format=self.memory_format)
 
     @staticmethod
@@ -80,7 +80,7 @@ class FrameBackbone(nn.Module):
         return nn.Sequential(first, *others)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        # The same as torchvision's ReLU before the pooling, on a quarter of the values.
+        # Equal to torchvision's ReLU before the pooling, on a quarter of the values.
         hidden = self.relu(self.maxpool(self.bn1(self.conv1(frames))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             hidden = self._run_stage(stage, hidden)
@@ -98,8 +98,8 @@ class TemporalConvolution(nn.Module):
     """
     Conv1d, norm over the real positions only, ReLU: `(batch, channels, time)` -> `(batch, channels, new time)`.
 
-    Positions behind the end of a clip are 0 on the way in and on the way out, which is exactly the zero padding that
-    the clip would meet alone.
+    Positions after the end of a clip are 0 in the input and in the output: exactly the zero padding that the clip would
+    have alone.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, config: FLaLLMVisionConfig):
@@ -193,7 +193,7 @@ class LocalTemporalModule(nn.Module):
         return hidden.transpose(1, 2), lengths
 
     def _replicate_ends(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Repeat features, not pixels, so that the repeated frames cost no CNN work and enter no BatchNorm2d twice."""
+        """Repeat features, not pixels, so that the repeated frames cost no CNN work and count once in BatchNorm2d."""
         padded_lengths = self._padded_length(lengths)
         longest = self._padded_length(features.shape[1]) if is_exporting(self) else int(padded_lengths.max())
         positions = torch.arange(longest, device=features.device) - REPLICATED_FRAMES_IN_FRONT
@@ -207,15 +207,15 @@ class FLaLLMVisionModel(SignEncoder):
     """
     ResNet on every frame, then the local temporal module (FLa-LLM, section 3.1).
 
-    Only real frames go through the CNN: they are packed by the mask first, so padding costs nothing and enters no
-    BatchNorm statistic. With `frozen` set (see `freeze`), weights and BatchNorm statistics stay as they are, also after
+    Only real frames go through the CNN: they are packed by the mask first, so padding costs nothing and does not affect
+    BatchNorm statistics. With `frozen` set (see `freeze`), weights and BatchNorm statistics do not change, even after
     `.train()`, and no gradient is computed.
 
-    `frames_per_chunk` bounds the memory of the CNN: it runs over at most so many frames at a time, and again in the
-    backward pass, so that of a chunk nothing is kept. Without training this changes nothing. In training BatchNorm
-    normalises each chunk by its own statistics (ghost batch norm, https://arxiv.org/abs/1705.08741); chunks are of
-    nearly equal size and interleaved, so that each is a fair sample of all clips. `None` is one chunk, or, without
-    gradient on a CPU, chunks of 32 frames.
+    `frames_per_chunk` bounds the memory of the CNN: it processes at most this many frames at a time and computes them
+    again in the backward pass, so that no activations of a chunk are kept. In evaluation this changes nothing. In
+    training, BatchNorm normalises each chunk with its own statistics (ghost batch norm,
+    https://arxiv.org/abs/1705.08741); chunks are interleaved and of nearly equal size, so that each is a fair sample of
+    all clips. `None` means one chunk, or chunks of 32 frames on a CPU without gradients.
     """
 
     config_class = FLaLLMVisionConfig
@@ -224,10 +224,10 @@ class FLaLLMVisionModel(SignEncoder):
     input_modalities = ("video",)
     clip_words = {"a_clip": "a video", "reads": "watches a video", "example": "clip.mp4"}
     supports_gradient_checkpointing = True
-    # It has no attention, but is asked when the whole model's implementation of it is chosen.
+    # It has no attention, but transformers checks this when it sets the attention of the whole model.
     _supports_sdpa = True
     _supports_flash_attn = True
-    # `device_map="auto"` keeps it on one device in a whole model; alone, it may part where nothing is added or masked.
+    # In a whole model, `device_map="auto"` keeps it on one device; alone, it may be split between these modules.
     _no_split_modules = ("FLaLLMVisionModel", "FrameBackbone", "LocalTemporalModule")
 
     def __init__(self, config: FLaLLMVisionConfig):
@@ -277,10 +277,10 @@ class FLaLLMVisionModel(SignEncoder):
             pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`):
                 Normalised frames, padded at the end of a clip.
             pixel_attention_mask (`torch.LongTensor` of shape `(batch, frames)`, *optional*):
-                1 for real frames, 0 for padding behind them. Default: all are real.
+                1 for real frames, 0 for padding after them. Default: all are real.
 
         Raises:
-            ValueError: for another shape or dtype, a mask that is not 1 up to a clip's end and 0 behind it, a clip
+            ValueError: for a wrong shape or dtype, a mask that is not 1 up to a clip's end and 0 after it, a clip
                 too short for one visual token, or `frames_per_chunk` below 1.
         """
         mask = self._checked_mask(pixel_values_videos, pixel_attention_mask)
@@ -333,15 +333,15 @@ class FLaLLMVisionModel(SignEncoder):
             raise ValueError(f"`frames_per_chunk` must be 1 or more, got {frames_per_chunk}.")
         num_chunks = -(-num_frames // frames_per_chunk)
         if self.training and several_processes():
-            # Their BatchNorm layers wait for each other in every chunk: a process with fewer frames has smaller chunks,
-            # or even empty ones.
+            # Their BatchNorm layers synchronise in every chunk, so that all need as many chunks: a process with fewer
+            # frames has smaller ones, or even empty ones.
             largest = torch.tensor(num_chunks, device=device)
             distributed.all_reduce(largest, distributed.ReduceOp.MAX)
             num_chunks = int(largest)
         return num_chunks
 
     def _encode_chunk(self, pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """The frames at `(clip, frame)`, copied here so that a checkpoint keeps no copy of them."""
+        """Encode the frames at `(clip, frame)`, copied here so that a checkpoint keeps no copy of them."""
         frames = pixels[places[:, 0], places[:, 1]].to(self.backbone.conv1.weight.dtype)
         return self.backbone(frames.contiguous(memory_format=self.backbone.memory_format))
 
@@ -358,7 +358,7 @@ class FLaLLMVisionModel(SignEncoder):
             )
         mask = checked_mask(mask, pixels, "pixel_attention_mask", "(batch, frames)")
         if not is_exporting(self) and (mask[:, 1:] > mask[:, :-1]).any():
-            raise ValueError("`pixel_attention_mask` must be 1 up to the end of each clip and 0 behind it.")
+            raise ValueError("`pixel_attention_mask` must be 1 up to the end of each clip and 0 after it.")
         return mask
 
     def _check_lengths(self, lengths: torch.Tensor) -> None:

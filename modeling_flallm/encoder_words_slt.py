@@ -4,7 +4,7 @@ Sign encoder of word-like windows, LLaVA-SLT's hierarchical visual encoder (http
     frames -> frame tokens -> word-like tokens -> sentence
 
 The paper's abstract says that the encoder is hierarchical, that it is aligned with a large pretrained text encoder, and
-that its intermediate level is word-like and compatible with the language model's token embeddings. How is ours:
+that its intermediate level is word-like and compatible with the language model's token embeddings. The design is ours:
 
 - frame level: FLa-LLM's visual encoder, one token per frame;
 - word level: a strided convolution over windows of frames, then transformer layers over the windows;
@@ -31,8 +31,8 @@ class WordLevel(nn.Module):
     """
     `(batch, frames, frame hidden size)` and lengths -> `(batch, words, word_hidden_size)` and word lengths.
 
-    Word i sees the frames around frame i * stride. Behind the end of a clip the frame tokens are 0, which is the zero
-    padding that the clip would meet alone.
+    Word i sees the frames around frame i * stride. After the end of a clip the frame tokens are 0, the zero padding
+    that the clip would have alone.
     """
 
     def __init__(self, config: LlavaSltVisualConfig):
@@ -54,8 +54,8 @@ class WordLevel(nn.Module):
             )
             for _ in range(config.word_layers)
         )
-        # Each layer begins as the identity. One that mixes the windows before they show anything keeps the word level
-        # on how frequent words are.
+        # Each layer begins as the identity. If layers mix the windows before these are informative, the word level
+        # never learns more than how frequent words are.
         for layer in self.layers:
             layer.self_attn.out_proj.starts_at_zero = layer.linear2.starts_at_zero = True
         self.norm = nn.LayerNorm(width)
@@ -81,7 +81,7 @@ class WordLevel(nn.Module):
 
 
 def _sinusoidal_positions(length: int, width: int, device: torch.device) -> torch.Tensor:
-    """`(length, width)`, as in "Attention is all you need": any length, and nothing to be learned."""
+    """`(length, width)`, as in "Attention is all you need": any length, no parameters."""
     rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
     angles = torch.arange(length, device=device)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
@@ -101,10 +101,10 @@ class SentenceLevel(nn.Module):
 
 class LlavaSltVisualEncoder(SignEncoder):
     """
-    Frames to word-like tokens and to one vector for the sentence, see the top of this file.
+    Encodes frames as word-like tokens and as one vector for the sentence, see the top of this file.
 
     Only real frames go through the CNN, and no output depends on padding. With `frozen` set (see `freeze`), weights and
-    BatchNorm statistics stay as they are, also after `.train()`, dropout is off and no gradient is computed.
+    BatchNorm statistics do not change, even after `.train()`, dropout is off and no gradient is computed.
     """
 
     config_class = LlavaSltVisualConfig
@@ -114,7 +114,7 @@ class LlavaSltVisualEncoder(SignEncoder):
     clip_words = {"a_clip": "a video", "reads": "watches a video", "example": "clip.mp4"}
     hub_tags = (*TAGS, "llava-slt")
     supports_gradient_checkpointing = True
-    # Its attention is that of torch's layers.
+    # Its attention layers are torch's own.
     _supports_sdpa = True
     # See `FLaLLMVisionModel`.
     _no_split_modules = ("LlavaSltVisualEncoder", "WordLevel", "SentenceLevel")
@@ -136,7 +136,7 @@ class LlavaSltVisualEncoder(SignEncoder):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
-        """torch's layers have one implementation; another one that a whole model is given is for its text model."""
+        """torch's layers have one implementation; another one, set for a whole model, applies to its text model."""
         return "sdpa"
 
     @property
@@ -164,7 +164,7 @@ class LlavaSltVisualEncoder(SignEncoder):
         return self.word_level.get_num_tokens(num_frames)
 
     def get_centre_and_spacing(self) -> tuple[float, float]:
-        # Windows lie around the frames 0, stride, ...; the middle of an even one is half a frame behind.
+        # Windows are around the frames 0, stride, ...; the centre of an even one is half a frame later.
         return (self.word_level.frames_behind - self.word_level.frames_in_front) / 2, self.word_level.stride
 
     @can_return_tuple
@@ -178,7 +178,7 @@ class LlavaSltVisualEncoder(SignEncoder):
             pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`):
                 Normalised frames, padded at the end of a clip.
             pixel_attention_mask (`torch.LongTensor` of shape `(batch, frames)`, *optional*):
-                1 for real frames, 0 for padding behind them. Default: all are real.
+                1 for real frames, 0 for padding after them. Default: all are real.
 
         Raises:
             ValueError: as `FLaLLMVisionModel`.

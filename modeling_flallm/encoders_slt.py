@@ -1,6 +1,6 @@
 """
-The sign encoders there are, by the model type of their configuration. It imports all of them, so a saved model carries
-the files of each, and finds its own also where this package is not installed.
+All sign encoders, by the model type of their configuration. This file imports them all, so that a saved model includes
+the files of each, and finds its own even where this package is not installed.
 """
 
 from typing import Any
@@ -32,11 +32,11 @@ def build_vision_config(
     vision_config: PreTrainedConfig | dict[str, Any] | None, default_model_type: str
 ) -> PreTrainedConfig:
     """
-    The configuration of a sign encoder, from what a configuration has under `vision_config`: one, its values, or
-    nothing. Values without a `model_type` are those of `default_model_type`.
+    Build the configuration of a sign encoder from the value of `vision_config`: a configuration, its values, or `None`.
+    Values without a `model_type` are those of `default_model_type`.
 
     Raises:
-        ValueError: for a model type that is not registered, or that is none of a sign encoder.
+        ValueError: for a model type that is not registered, or is not a sign encoder's.
     """
     if vision_config is None or isinstance(vision_config, dict):
         values = dict(vision_config or {})
@@ -46,20 +46,20 @@ def build_vision_config(
 
 
 def build_sign_encoder(vision_config: PreTrainedConfig) -> SignEncoder:
-    """A new sign encoder, in the dtype of the whole model and not the one that its checkpoint was saved in."""
+    """A new sign encoder, in the dtype of the whole model, whatever dtype its checkpoint was saved in."""
     return AutoModel.from_config(vision_config, dtype=torch.get_default_dtype())
 
 
 def load_sign_encoder(name_or_path: str, how_to_get_one: str, **options: Any) -> SignEncoder:
     """
-    The sign encoder in a folder or Hub id: that of an encoder alone, or of a model with a `vision_config`.
+    Load the sign encoder from a folder or Hub id of an encoder, or of a model with a `vision_config`.
 
     Args:
-        how_to_get_one: what to do without one, for the error.
+        how_to_get_one: advice for the error if there is none.
         options: of `from_pretrained`.
 
     Raises:
-        ValueError: if there is none, and as `load_whole` if it is not whole.
+        ValueError: if there is none, and as `load_whole` if it is incomplete.
     """
     expected = (
         f"Expected {name_or_path!r} to hold a sign encoder (a folder or Hub id with the config.json of one, or of a "
@@ -83,7 +83,7 @@ def _config_class_of(model_type: str) -> type[PreTrainedConfig]:
         return CONFIG_MAPPING[model_type]
     raise ValueError(
         f"`vision_config` must be that of a sign encoder, got model type {model_type!r}, which is not registered. "
-        f"There are {sorted(OWN_CONFIGS)}; register others with `AutoConfig.register` and `AutoModel.register`."
+        f"Known: {sorted(OWN_CONFIGS)}; register others with `AutoConfig.register` and `AutoModel.register`."
     )
 
 
@@ -93,7 +93,7 @@ def _encoder_class_of(config_class: type[PreTrainedConfig]) -> type[SignEncoder]
         name = getattr(encoder_class, "__name__", None)
         raise ValueError(
             f"`vision_config` must be that of a sign encoder, got model type {config_class.model_type!r}, whose model "
-            f"{name} is no `SignEncoder`. There are {sorted(OWN_CONFIGS)}."
+            f"{name} is not a `SignEncoder`. Known: {sorted(OWN_CONFIGS)}."
         )
     return encoder_class
 

@@ -1,4 +1,4 @@
-"""The model card that goes along where transformers' own ways to the Hub would send an empty form."""
+"""The model card that is uploaded where transformers would push an empty template."""
 
 import os
 import re
@@ -13,7 +13,7 @@ CARD_FILE = "README.md"
 # The Hub knows no task "sign-language-translation". This is its only one with a video in and text out; "translation" is
 # text to text, and "automatic-speech-recognition" takes audio.
 HUB_TASK = "video-text-to-text"
-OPEN_PLACE = "[More Information Needed]"  # of the form that transformers sends where there is no card
+OPEN_PLACE = "[More Information Needed]"  # in the template that transformers pushes without a card
 USAGE = re.compile(r"<!-- flallm:usage:begin.*?<!-- flallm:usage:end -->", re.DOTALL)
 
 TRANSLATOR = """# {name}
@@ -52,9 +52,9 @@ model = AutoModel.from_pretrained("{repo_id}", trust_remote_code=True)
 
 class SentWithACard:
     """
-    Mixin for what has `push_to_hub` and `save_pretrained(push_to_hub=True)` of transformers. A card in the folder that
-    is saved to, or else in the repository, keeps its text; without one, that of the folder which the model was loaded
-    from goes along, or a short one. All of them name the library, the task, if `hub_task` is one, and `hub_tags`.
+    Mixin for classes with `push_to_hub` and `save_pretrained(push_to_hub=True)` of transformers. A card in the folder
+    that is saved to, or else in the repository, keeps its text. Without one, the card of the folder that the model was
+    loaded from is uploaded, or a short one. Each names the library, the task (`hub_task`, if set) and `hub_tags`.
     """
 
     hub_task: str | None = None
@@ -62,7 +62,7 @@ class SentWithACard:
     _card_beside: str | None = None
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        """See transformers, which would write its own card over one that lies there when it pushes."""
+        """See transformers, which would overwrite a card in the folder with its own when it pushes."""
         self._card_beside = _read_card(Path(save_directory)) if kwargs.get("push_to_hub") else None
         try:
             return super().save_pretrained(save_directory, *args, **kwargs)
@@ -70,7 +70,7 @@ class SentWithACard:
             self._card_beside = None
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        """Behind both ways, transformers puts its card into this folder and then sends what is new in there."""
+        """Both methods end here: transformers has put its card into this folder, and uploads what is new in it."""
         path = Path(working_dir) / CARD_FILE
         card = ModelCard.load(path, ignore_metadata_errors=True)
         if self._card_beside is not None:
@@ -89,7 +89,7 @@ class SentWithACard:
         return (TRANSLATOR if self.hub_task else ENCODER).format(name=repo_id.split("/")[-1], repo_id=repo_id, **words)
 
     def _card_where_loaded(self, repo_id: str) -> str | None:
-        """Written for that folder by its name; in the repository, "How to use" loads the repository."""
+        """The card names that folder; in the repository, "How to use" must load the repository."""
         config = self.config if hasattr(self, "config") else self.model.config  # that of a pipeline
         folder = Path(config.name_or_path)
         card = _read_card(folder) if config.name_or_path else None
@@ -100,13 +100,13 @@ class SentWithACard:
 def _read_card(folder: Path) -> str | None:
     """
     Raises:
-        ValueError: for a link, which may lead to any file of this machine.
+        ValueError: for a link, which may point to any file on this machine.
     """
     path = folder / CARD_FILE
     if not path.is_file():
         return None
     if path.is_symlink() or path.stat().st_nlink > 1:
-        raise ValueError(f"{path} is a link, and what it leads to would be sent. Put the file itself in its place.")
+        raise ValueError(f"{path} is a link, and its target would be uploaded. Replace it with the file itself.")
     return path.read_text(encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """
-Translation with an encoder-decoder text model (mBART, NLLB/M2M100, mT5/T5, BART, ...): its encoder reads what the
-adapter makes of the visual tokens, in place of word embeddings, and its decoder writes the sentence.
+Translation with an encoder-decoder text model (mBART, NLLB/M2M100, mT5/T5, BART, ...): its encoder reads the adapter's
+outputs in place of word embeddings, and its decoder writes the sentence.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class FLaLLMEncoderOutput(BaseModelOutput):
         last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, text hidden size)`):
             Hidden states of the last layer of the text encoder.
         attention_mask (`torch.LongTensor` of shape `(batch, tokens)`):
-            1 for real visual tokens. It rides here so that `generate` expands it for the beams with the rest.
+            1 for real visual tokens. Kept here so that `generate` expands it for the beams, too.
     """
 
     attention_mask: torch.LongTensor | None = None
@@ -43,8 +43,8 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
 
     is_prompted = False
     text_auto_class = AutoModelForSeq2SeqLM
-    # A sequence of frames in, a sequence of tokens out, by an encoder and a decoder: of the Auto classes this is the
-    # one whose models are called and generate like ours.
+    # Frames in, tokens out, with an encoder and a decoder: the models of this Auto class are called and generate like
+    # ours.
     translation_auto_class = "AutoModelForSeq2SeqLM"
 
     @classmethod
@@ -61,7 +61,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         return self.get_text_model().get_decoder()
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
-        """Labels `(batch, length)` -> what the decoder reads: the text model's own shift by one."""
+        """Labels `(batch, length)` -> inputs of the decoder, shifted by one as the text model does it."""
         text_model = self.get_text_model()
         if hasattr(text_model, "prepare_decoder_input_ids_from_labels"):
             return text_model.prepare_decoder_input_ids_from_labels(labels)
@@ -71,14 +71,14 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         return shifted.masked_fill(shifted == IGNORED_LABEL, text_config.pad_token_id)
 
     def _first_decoder_input_ids(self, hidden_states: torch.Tensor) -> torch.LongTensor:
-        """-> `(batch, 1)`, for the encoder's `(batch, ...)`: the token from which `generate` starts a sentence."""
+        """-> `(batch, 1)` for encoder states `(batch, ...)`: the token with which `generate` starts a sentence."""
         for name in ("decoder_start_token_id", "bos_token_id"):
             for config in (self.generation_config, self.config.text_config):
                 if isinstance(getattr(config, name, None), int):
                     return hidden_states.new_full((len(hidden_states), 1), getattr(config, name), dtype=torch.long)
         raise ValueError(
             "Pass `labels` or `decoder_input_ids`, or set `generation_config.decoder_start_token_id`: the text model "
-            f"{self.config.text_config.model_type!r} names no token from which its sentences start."
+            f"{self.config.text_config.model_type!r} has no start token for its sentences."
         )
 
     @can_return_tuple
@@ -104,10 +104,9 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
             labels (`torch.LongTensor` of shape `(batch, target length)`, *optional*):
                 Token ids of the sentence; -100 is ignored.
             decoder_input_ids (`torch.LongTensor` of shape `(batch, target length)`, *optional*):
-                Default: the labels shifted as the text model does it, or without labels the token from which sentences
-                start.
+                Default: the labels, shifted as the text model does it, or, without labels, the start token.
             visual_features (`torch.FloatTensor` of shape `(batch, tokens, visual hidden size)`, *optional*):
-                Output of the visual encoder, instead of what that reads.
+                Output of the visual encoder, instead of its inputs.
             visual_attention_mask (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
                 1 for real visual tokens. Default: all are real.
             encoder_outputs (`FLaLLMEncoderOutput`, *optional*):
@@ -115,14 +114,14 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Label tokens over which the loss is averaged: those of the whole global batch, as the Trainer counts
                 them. Default: those of this batch.
-            kwargs: what else the sign encoder reads, by its `input_names`. The rest is handed to the text model, such
-                as `past_key_values`, `use_cache`, `output_attentions`.
+            kwargs: further inputs of the sign encoder, by its `input_names`. The rest goes to the text model, such as
+                `past_key_values`, `use_cache`, `output_attentions`.
 
         Raises:
             ValueError: for no video at all, more than one form of it or one that the sign encoder does not read, or a
                 video or labels that are too long for the text model.
         """
-        # Wrappers such as peft's name all arguments of text models, those that nobody passed as `None`.
+        # Wrappers such as peft's pass all arguments of text models, as `None` those that the caller left out.
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         kwargs["return_dict"] = True
         video = self._given_video(
@@ -157,7 +156,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         visual_attention_mask: torch.LongTensor | None = None,
         **kwargs: Any,
     ) -> FLaLLMEncoderOutput:
-        """Video (or visual features) through the text model's encoder; arguments as in `forward`."""
+        """Run a video (or visual features) through the text model's encoder; arguments as in `forward`."""
         video = self._given_video(
             kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
         )
@@ -195,11 +194,11 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
             }
             encoder_outputs = self.encode(**video, **wanted)
         if kwargs.get("max_new_tokens") is not None:
-            kwargs.setdefault("max_length", None)  # the saved one gives way, of which transformers would warn
+            kwargs.setdefault("max_length", None)  # replaces the saved one; with both, transformers would warn
         return super().generate(encoder_outputs=encoder_outputs, **kwargs)
 
     def _embed_video(self, video: dict[str, Any]) -> tuple[torch.Tensor, SignEncoderOutput]:
-        """-> what the encoder reads `(batch, tokens, text hidden size)`, and the visual tokens that it was made of."""
+        """-> the encoder's inputs `(batch, tokens, text hidden size)`, and the visual tokens that they come from."""
         tokens = self._visual_tokens(video)
         self.check_num_tokens(tokens.last_hidden_state.shape[1])
         return self._embed_tokens(tokens.last_hidden_state), tokens
@@ -260,13 +259,13 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
     def _summed_loss_of_embeddings(
         self, embeddings: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor | float:
-        """A system's own loss on the adapter's output, summed over label tokens as the cross entropy is. None here."""
+        """An extra loss of a system on the adapter's output, summed over label tokens like the cross entropy."""
         return 0.0
 
     def replay(
         self, sequences: torch.LongTensor, encoder_outputs: FLaLLMEncoderOutput
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `SignTranslationModel.replay`. The attention is that of the decoder to the encoder's outputs."""
+        """See `SignTranslationModel.replay`. The attention is the decoder's cross-attention."""
         repeats = len(sequences) // len(encoder_outputs.last_hidden_state)
         encoder_outputs = type(encoder_outputs)(
             last_hidden_state=encoder_outputs.last_hidden_state.repeat_interleave(repeats, 0),

@@ -1,4 +1,4 @@
-"""Which kind of language model a configuration of transformers describes. Commands ask here, before they load one."""
+"""Which kind of language model a configuration of transformers describes. Commands check this before they load one."""
 
 from transformers import PreTrainedConfig
 

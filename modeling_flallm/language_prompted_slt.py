@@ -1,6 +1,6 @@
 """
 Translation with a decoder-only language model (Llama, Qwen, Gemma, GPT-2, ...): it reads the visual tokens inside a
-prompt, where each has the place of one placeholder token, and writes the sentence behind it.
+prompt, where each replaces one placeholder token, and writes the sentence after it.
 """
 
 import copy
@@ -25,16 +25,16 @@ from .translation_model_slt import (
     weighted_encoder_losses,
 )
 
-# What the position embeddings are called in transformers' models that have learned ones.
+# Names of learned position embeddings in transformers' models.
 LEARNED_POSITIONS = ("wpe", "embed_positions", "position_embeddings")
 
 
 class PromptedTranslationModel(SignTranslationModel):
     """
     The language side of systems with a decoder-only text model. The prompt holds one placeholder,
-    `config.video_token_id`, for each visual token of the clip. The adapter's outputs take their place among the token
-    embeddings as the text model's own embedding layer gives them (Gemma and XGLM scale theirs there). The placeholder
-    is never written.
+    `config.video_token_id`, for each visual token of the clip. The adapter's outputs replace the placeholders in the
+    output of the text model's own embedding layer (Gemma and XGLM scale their embeddings there). The placeholder is
+    never generated.
 
     Attributes:
         text_model_expected (`str`): beginning of the error for a text model of another kind.
@@ -42,7 +42,7 @@ class PromptedTranslationModel(SignTranslationModel):
 
     is_prompted = True
     text_auto_class = AutoModelForCausalLM
-    # A prompt with pixels in, the tokens behind it out: where transformers keeps Video-LLaVA and LLaVA-NeXT-Video.
+    # Prompt and pixels in, new tokens out: the Auto class of Video-LLaVA and LLaVA-NeXT-Video.
     translation_auto_class = "AutoModelForImageTextToText"
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
@@ -54,13 +54,13 @@ class PromptedTranslationModel(SignTranslationModel):
         of_files = file_options(options)
         model_type = read_text_model_type(name_or_path, "a causal language model (a folder or Hub id)", of_files)
         cls._check_is_causal(model_type)
-        # Of an encoder-decoder, transformers would load the decoder alone, without a word.
+        # Of an encoder-decoder, transformers would silently load the decoder alone.
         cls.config_class.check_text_config(AutoConfig.from_pretrained(name_or_path, **of_files))
 
     @classmethod
     def _check_is_causal(cls, model_type: str) -> None:
         if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-            raise ValueError(f"{cls.text_model_expected}, got model type {model_type!r}, which is none.")
+            raise ValueError(f"{cls.text_model_expected}, got model type {model_type!r}, which is not one.")
 
     def _build_text_model(self) -> PreTrainedModel:
         self._check_is_causal(self.config.text_config.model_type)
@@ -68,13 +68,13 @@ class PromptedTranslationModel(SignTranslationModel):
 
     @classmethod
     def _fit_text_model(cls, text_model: PreTrainedModel, config_values: dict[str, Any]) -> None:
-        """The placeholder needs a row among the embeddings."""
+        """Make sure that the placeholder has an embedding."""
         video_token_id = config_values["video_token_id"]
         if video_token_id >= text_model.get_input_embeddings().weight.shape[0]:
             text_model.resize_token_embeddings(video_token_id + 1, mean_resizing=False)
 
     def freeze_text_model(self) -> None:
-        """The text model changes no more, also after `.train()`, and runs as in evaluation, without dropout."""
+        """Freeze the text model: it no longer changes, even after `.train()`, and runs without dropout."""
         self.get_text_model().requires_grad_(False)
         self.text_model_is_frozen = True
         self.train(self.training)
@@ -84,8 +84,8 @@ class PromptedTranslationModel(SignTranslationModel):
         if self.text_model_is_frozen:
             self.get_text_model().eval()
             for layer in self.get_text_model().modules():
-                # Gradient checkpointing asks for training mode, and gradients pass through frozen layers, too. It
-                # changes nothing in layers without dropout of their own: what they hold stays in evaluation mode.
+                # Gradient checkpointing needs training mode, and gradients pass through frozen layers, too. In layers
+                # without dropout of their own this changes nothing: their submodules stay in evaluation mode.
                 if isinstance(layer, GradientCheckpointingLayer) and not getattr(layer, "dropout", 0.0):
                     layer.training = mode
         return self
@@ -109,16 +109,16 @@ class PromptedTranslationModel(SignTranslationModel):
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
-                Prompt with one `config.video_token_id` per word-like token and, in training, the sentence behind it.
-                Padded on the left. With a cache that holds the tokens before them, the new tokens alone.
+                Prompt with one `config.video_token_id` per word-like token and, in training, the sentence after it.
+                Padded on the left. With a cache of the tokens before them, the new tokens alone.
             attention_mask (`torch.LongTensor` of shape `(batch, length)`, *optional*):
-                0 for padding. Default: nothing is.
+                0 for padding. Default: no padding.
             pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`, *optional*):
                 Normalised frames, zero-padded in time, for sign encoders that read frames.
             pixel_attention_mask (`torch.LongTensor` of shape `(batch, frames)`, *optional*):
                 1 for real frames. Default: all are real.
             visual_features (`torch.FloatTensor` of shape `(batch, words, visual hidden size)`, *optional*):
-                Word-like tokens of the visual encoder, instead of what that reads.
+                Word-like tokens of the visual encoder, instead of its inputs.
             visual_attention_mask (`torch.LongTensor` of shape `(batch, words)`, *optional*):
                 1 for real word-like tokens. Default: all are real.
             labels (`torch.LongTensor` of shape `(batch, length)`, *optional*):
@@ -128,25 +128,25 @@ class PromptedTranslationModel(SignTranslationModel):
             position_ids (`torch.LongTensor` of shape `(batch, new tokens)`, *optional*):
                 Default: counted from the first real token of each row.
             logits_to_keep (`int`, *optional*):
-                Last positions for which there are logits, 0 for all. Default: with labels those that the loss needs,
+                Compute logits for this many last positions, 0 for all. Default: with labels as many as the loss needs,
                 else all.
             num_items_in_batch (`torch.Tensor` or `int`, *optional*):
                 Label tokens over which the loss is averaged: those of the whole global batch, as the Trainer counts
                 them. Default: those of this batch.
-            kwargs: what else the sign encoder reads, by its `input_names`. The rest is handed to the language model,
-                such as `use_cache`, `output_attentions`, and its cache under the name that transformers gives it:
-                `cache` from 5.24 on, `past_key_values` before.
+            kwargs: further inputs of the sign encoder, by its `input_names`. The rest goes to the language model, such
+                as `use_cache`, `output_attentions`, and its cache under the name that transformers gives it: `cache`
+                from 5.24 on, `past_key_values` before.
 
         Raises:
-            ValueError: for no video, two forms of it or one that the sign encoder does not read, for one beside
-                `inputs_embeds`, another number of placeholders than of word-like tokens, or an input that is too long
-                for the language model.
+            ValueError: for no video, two forms of it or one that the sign encoder does not read, a video beside
+                `inputs_embeds`, more or fewer placeholders than word-like tokens, or an input that is too long for the
+                language model.
         """
         video = self._given_video(
             kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
         )
         if inputs_embeds is not None and {self.vision_model.main_input_name, "visual_features"} & set(video):
-            raise ValueError("Pass the video, or `inputs_embeds` that hold one already, not both.")
+            raise ValueError("Pass the video, or `inputs_embeds` that already contain it, not both.")
         num_cached_tokens = _num_cached_tokens(kwargs)
         tokens = None
         if inputs_embeds is None and not num_cached_tokens:
@@ -176,7 +176,7 @@ class PromptedTranslationModel(SignTranslationModel):
         return outputs
 
     def _run_text_model(self, **arguments: Any) -> CausalLMOutputWithPast:
-        """Not every language model of transformers takes positions, or the number of logits that are wanted."""
+        """Not every language model of transformers takes `position_ids` or `logits_to_keep`."""
         unknown = {"position_ids", "logits_to_keep"} - set(inspect.signature(self.get_text_model().forward).parameters)
         return self.get_text_model()(**{name: value for name, value in arguments.items() if name not in unknown})
 
@@ -226,9 +226,9 @@ class PromptedTranslationModel(SignTranslationModel):
             row = int((wanted != got).nonzero()[0])
             raise ValueError(
                 f"Prompt {row} of the batch has {int(got[row])} placeholders (token {self.config.video_token_id}), but "
-                f"its video gives {int(wanted[row])} word-like tokens. LlavaSltProcessor writes one for each, if its "
-                f"`word_window_stride` is the model's, {self.vision_model.get_centre_and_spacing()[1]}, and the prompt "
-                "is not truncated."
+                f"its video gives {int(wanted[row])} word-like tokens. LlavaSltProcessor writes one for each: set its "
+                f"`word_window_stride` to the model's, {self.vision_model.get_centre_and_spacing()[1]}, and do not "
+                "truncate the prompt."
             )
 
     def check_num_tokens(self, num_prompt_tokens: int) -> None:
@@ -274,7 +274,7 @@ class PromptedTranslationModel(SignTranslationModel):
         visual_features: torch.FloatTensor,
         visual_attention_mask: torch.LongTensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `SignTranslationModel.replay`. The attention is that to the visual tokens of the prompt."""
+        """See `SignTranslationModel.replay`. The attention is to the visual tokens of the prompt."""
         repeats = len(sequences) // len(input_ids)
         written = sequences[:, 1:]
         prompts = input_ids.repeat_interleave(repeats, 0)
@@ -290,7 +290,7 @@ class PromptedTranslationModel(SignTranslationModel):
         if not output.attentions or any(layer is None for layer in output.attentions):
             raise ValueError(
                 f"The text model {self.config.text_config.model_type!r} gives no attention weights, so its words "
-                "cannot be given seconds. Leave out `return_timestamps` and `return_attention`."
+                "cannot be timed. Leave out `return_timestamps` and `return_attention`."
             )
         num_written = written.shape[1]
         log_probabilities = -nn.functional.cross_entropy(
@@ -312,11 +312,11 @@ class PromptedTranslationModel(SignTranslationModel):
         **kwargs: Any,
     ):
         """
-        Translate: `transformers.GenerationMixin.generate` for a prompt with a video. Returns the new tokens alone, and
-        `max_length` and `min_length` count them alone.
+        Translate: `transformers.GenerationMixin.generate` for a prompt with a video. Returns only the new tokens, and
+        `max_length` and `min_length` count only these.
 
-        The video is encoded once, before the beams are expanded. With `labels`, as the Trainer hands over the batch of
-        an evaluation, the sentences are taken out of `input_ids` first. Further arguments are those of transformers.
+        The video is encoded once, before the beams are expanded. With `labels`, which the Trainer passes in evaluation,
+        the sentences are removed from `input_ids` first. Further arguments are those of transformers.
 
         Raises:
             ValueError: as `forward`.
@@ -331,7 +331,7 @@ class PromptedTranslationModel(SignTranslationModel):
         embeddings, _ = self._embed_prompt(input_ids, video)
         self.check_num_tokens(embeddings.shape[1])
         config = copy.deepcopy(kwargs.pop("generation_config", None) or self.generation_config)
-        kwargs = config.update(**kwargs)  # those that are not of the configuration
+        kwargs = config.update(**kwargs)  # those that are not generation settings
         _count_new_tokens_alone(config, self.generation_config, embeddings.shape[1], self.get_max_num_tokens())
         config.suppress_tokens = [*(config.suppress_tokens or []), self.config.video_token_id]
         return super().generate(
@@ -341,8 +341,8 @@ class PromptedTranslationModel(SignTranslationModel):
 
 def _to_visual_tokens(attention: torch.Tensor, is_visual: torch.Tensor) -> torch.Tensor:
     """
-    Attention `(sequences, written tokens, tokens)` to all tokens, of which the first are prompts with `is_visual`
-    `(sequences, prompt tokens)` -> what of it goes to the visual tokens `(sequences, written tokens, visual tokens)`,
+    Attention `(sequences, written tokens, tokens)` to all tokens, the first of which are prompts with `is_visual`
+    `(sequences, prompt tokens)` -> the attention to the visual tokens `(sequences, written tokens, visual tokens)`,
     moved to the front, with rows of sum 1.
     """
     num_visual = int(is_visual.sum(1).max())
@@ -353,15 +353,15 @@ def _to_visual_tokens(attention: torch.Tensor, is_visual: torch.Tensor) -> torch
 
 
 def _num_cached_tokens(language_model_arguments: dict[str, Any]) -> int:
-    """Tokens in the cache among the arguments; `generate` names it `cache`, and `past_key_values` before 5.24."""
+    """Number of tokens in the cache, which `generate` passes as `cache`, and as `past_key_values` before 5.24."""
     caches = (language_model_arguments.get(name) for name in ("cache", "past_key_values"))
     return sum(int(cache.get_seq_length()) for cache in caches if cache is not None)
 
 
 def _tokens_at(is_placeholder: torch.Tensor, visual_tokens: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
     """
-    -> `(batch, length, hidden size)`: the real visual tokens `(batch, words, hidden size)` of each row in the places of
-    its placeholders `(batch, length)`, without shapes that depend on the data; anything elsewhere.
+    -> `(batch, length, hidden size)`: the real visual tokens `(batch, words, hidden size)` of each row at its
+    placeholders `(batch, length)`, arbitrary values elsewhere. No shape depends on the data.
     """
     real_first = (~is_real).long().argsort(dim=1, stable=True)
     rank = (is_placeholder.long().cumsum(1) - 1).clamp(0, visual_tokens.shape[1] - 1)
@@ -375,7 +375,7 @@ def _positions(attention_mask: torch.Tensor) -> torch.Tensor:
 
 
 def _num_logits_for(labels: torch.Tensor) -> int:
-    """The last positions, from the one before the first label of the batch on; at least two, for the shift."""
+    """How many last positions, from the one before the batch's first label on; at least two, for the shift."""
     columns = (labels != IGNORED_LABEL).any(0).nonzero()
     return labels.shape[1] + 1 - int(columns[0]) if len(columns) else 2
 
@@ -394,11 +394,11 @@ def _count_new_tokens_alone(
     config: GenerationConfig, defaults: GenerationConfig, num_prompt_tokens: int, most: int | None
 ) -> None:
     """
-    Beside embeddings, transformers subtracts the length of the prompt from `max_length` and `min_length`, also where it
-    takes them from the model's `defaults`. With learned positions for `most` tokens, a sentence ends where they end.
+    With `inputs_embeds`, transformers subtracts the length of the prompt from `max_length` and `min_length`, even if
+    they come from the model's `defaults`. With learned positions for `most` tokens, a sentence ends where they end.
     """
     if config.max_new_tokens is not None and defaults.max_new_tokens is None:
-        # It goes before the saved `max_length`, of which transformers would warn.
+        # It replaces the saved `max_length`; with both, transformers would warn.
         config.max_length, config.max_new_tokens = config.max_new_tokens, None
     for name in ("max", "min"):
         lengths = [getattr(each, f"{name}_length") for each in (config, defaults)]

@@ -1,4 +1,4 @@
-"""Models that are loaded whole: a weight that a checkpoint lacks is named and never made up."""
+"""Complete loading of models: a weight that a checkpoint lacks is an error, never a random number."""
 
 import json
 import os
@@ -25,13 +25,13 @@ FILE_OPTIONS = (
 
 class LoadedWhole:
     """
-    Mixin for models: `from_pretrained` refuses a checkpoint that lacks a weight of the model, or has it in another
-    shape, which transformers would fill with random numbers. `ignore_mismatched_sizes=True` lets it. Weights that the
-    model does not have are named in a warning.
+    Mixin for models: `from_pretrained` rejects a checkpoint in which a weight of the model is missing or has another
+    shape, which transformers would fill with random numbers. `ignore_mismatched_sizes=True` allows other shapes.
+    Weights that the model does not have are listed in a warning.
     """
 
     def post_init(self) -> None:
-        """A part may be loaded from a whole model and leave the rest of it aside. The whole leaves nothing aside."""
+        """A part ignores the other weights in a whole model's checkpoint. The whole model ignores none."""
         own = set(self._keys_to_ignore_on_load_unexpected or ())
         super().post_init()
         for part in self.children():
@@ -51,14 +51,14 @@ class LoadedWhole:
 
 def load_whole(load: Callable[..., Any], name_or_path: Any, *arguments: Any, **options: Any) -> PreTrainedModel:
     """
-    What `load`, the `from_pretrained` of a class of transformers, makes of a folder or Hub id.
+    Load a folder or Hub id with `load`, the `from_pretrained` of a class of transformers.
 
     Args:
-        options: of `from_pretrained`, and `unneeded`, a regular expression of weights that may be missing.
+        options: those of `from_pretrained`, and `unneeded`, a regular expression for weights that may be missing.
 
     Raises:
-        ValueError: for a weight that is missing or has another shape than the model's, with its name; for a file of
-            weights that is damaged, or missing though the index names it, with the file's name.
+        ValueError: for weights that are missing or have another shape than the model's, and for a weights file that is
+            damaged, or in the index but missing. The error names them.
         OSError: as `from_pretrained`.
     """
     return load_with_info(load, name_or_path, *arguments, **options)[0]
@@ -72,7 +72,7 @@ def load_with_info(
     ignore_mismatched_sizes: bool = False,
     **options: Any,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """As `load_whole`, and the loading info of transformers."""
+    """Like `load_whole`, also returning the loading info of transformers."""
     if name_or_path is not None and os.path.isdir(name_or_path):
         _check_index(Path(name_or_path))
         _check_base_of_adapters(Path(name_or_path))
@@ -97,29 +97,29 @@ def load_with_info(
         problems.append(f"{_listed(shapes)} of another shape")
     if problems:
         raise ValueError(
-            f"{str(name_or_path)!r} holds no whole {type(model).__name__}. Of its weights, {' and '.join(problems)}; "
-            "they would be random. Its config.json and its weights must be of one model: copy or download both again."
+            f"{str(name_or_path)!r} is no complete {type(model).__name__}. Of its weights, {' and '.join(problems)}; "
+            "they would be random. config.json and weights must come from the same model: copy or download both again."
         )
     return model, loading_info
 
 
 def forget_folder(config: PreTrainedConfig) -> None:
-    """Nobody else has the folder that a part was loaded from, and its path is nobody's business: no name is saved."""
+    """Clear the name if it is a local folder: nobody else has that folder, and its path is private."""
     if os.path.isdir(config.name_or_path):
         config.name_or_path = ""
 
 
 def file_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Of options of `from_pretrained`, those that say where its files are."""
+    """The options of `from_pretrained` that say where the files are."""
     return {name: options[name] for name in FILE_OPTIONS if name in options}
 
 
 def read_config_values(name_or_path: str, expected: str, options: dict[str, Any]) -> dict[str, Any]:
     """
-    What the config.json of a folder or Hub id says, with a `model_type` among it; `options` as in `from_pretrained`.
+    Read the config.json of a folder or Hub id, which must have a `model_type`; `options` as in `from_pretrained`.
 
     Raises:
-        ValueError: if there is none, in a sentence that begins with `expected`.
+        ValueError: if there is none; the error begins with `expected`.
     """
     try:
         values = PreTrainedConfig.get_config_dict(name_or_path, **file_options(options))[0]
@@ -155,20 +155,20 @@ def _damaged_file(name_or_path: Any) -> str:
 
 
 def _check_base_of_adapters(folder: Path) -> None:
-    """Of a folder that holds adapters of peft alone: the model that they change is there."""
+    """If a folder holds only PEFT adapters, check that their base model exists."""
     if (folder / "config.json").exists() or not (folder / "adapter_config.json").is_file():
         return
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     base = settings.get("base_model_name_or_path")
     if base is None or (os.path.isabs(base) and not os.path.isdir(base)):
         raise ValueError(
-            f"{str(folder)!r} holds adapters without the model that they change, and that is not at {base!r}, which "
-            "adapter_config.json names. Load that model and then `PeftModel.from_pretrained(model, folder)`."
+            f"{str(folder)!r} holds adapters without their base model, and that is not at {base!r}, which "
+            "adapter_config.json names. Load the base model and then `PeftModel.from_pretrained(model, folder)`."
         )
 
 
 def _check_index(folder: Path) -> None:
-    """Of a folder with weights in several files: each is there, and lies in the folder."""
+    """If a folder has weights in several files, check that all of them exist in the folder."""
     index = folder / INDEX
     if (folder / WEIGHTS).exists() or not index.is_file():
         return
@@ -178,15 +178,15 @@ def _check_index(folder: Path) -> None:
         is_outside = [file for file in files if Path(file).name != file]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{index} is no index of weights: expected a JSON object with a `weight_map` from weights to names of "
-            "files. Copy or download it again."
+            f"{index} is not a weights index: expected a JSON object with a `weight_map` from weights to file names. "
+            "Copy or download it again."
         ) from error
     if is_outside:
-        raise ValueError(f"{index} must name files beside it, got {is_outside[0]!r}.")
+        raise ValueError(f"{index} must name files in its own folder, got {is_outside[0]!r}.")
     missing = [file for file in files if not (folder / file).is_file()]
     if missing:
         raise ValueError(
-            f"Of the {len(files)} files of weights that {index} names, {_listed(missing)} missing. Copy or download "
+            f"Of the {len(files)} weights files that {index} names, {_listed(missing)} missing. Copy or download "
             "the folder again."
         )
 

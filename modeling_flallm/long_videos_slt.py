@@ -1,4 +1,4 @@
-"""Long videos, more than one sentence: translated piece by piece, with the sentences put together."""
+"""Long videos of several sentences: translated piece by piece, then put together."""
 
 import math
 from collections import deque
@@ -12,7 +12,7 @@ from .dataset_rows_slt import values_of_row, with_content
 from .word_evidence_slt import spans_of_words
 
 PIECE_KEYS = ("pixel_values_videos", "video_metadata", "start", "end")
-# Parts of a piece that is too long for the model overlap by so much of their length.
+# Overlap of the parts of a piece that is too long for the model, as a fraction of the piece.
 OVERLAP_OF_PARTS = 0.2
 
 
@@ -32,16 +32,16 @@ class LongVideoTranslation:
         Translate a video longer than one sentence piece by piece, in memory that does not grow with its length.
 
         Args:
-            video: One video of any kind that the pipeline takes and that can be read twice, also as the row of a data
-                set, whose `start`, `end` and `source_fps` hold where it has them.
+            video: One video in any form that the pipeline takes and that can be read twice, or a row of a data set,
+                whose `start`, `end` and `source_fps` take precedence.
             segments: The pieces, `(start, end)` in seconds or what `split_at_rests` of the video processor gives, in
                 order of time; they may overlap. Default: what `split_at_rests(video, start, end, source_fps)` gives.
             start, end, source_fps: As in a call.
             **arguments: Every other argument of a call.
 
         Returns:
-            An iterator over the answers as `translate_pieces` gives them; nothing where nobody moves. Call
-            `split_at_rests` yourself to know their number beforehand.
+            An iterator over the answers of `translate_pieces`, empty if nobody moves. Call
+            `split_at_rests` yourself to know their number in advance.
 
         Example:
 
@@ -69,17 +69,17 @@ class LongVideoTranslation:
         Args:
             pieces: Pieces as `read_segments` of the video processor yields them, in order of time: `{
                 "pixel_values_videos": ..., "video_metadata": ..., "start": ..., "end": ..., "caption_start": ...,
-                "caption_end": ...}`. Without the last two, `start` and `end` are the times of the caption. The next
-                piece is taken when its turn comes.
-            **arguments: Arguments of a call but `start`, `end` and `source_fps`. The pieces are read one after the
+                "caption_end": ...}`. Without the last two, `start` and `end` are the times of the caption. Pieces are
+                taken one at a time.
+            **arguments: Arguments of a call except `start`, `end` and `source_fps`. The pieces are read one after the
                 other in this process, whatever `num_workers` says.
 
         Returns:
             An iterator over the answers of a call, each with the `"start"` and `"end"` of its caption in seconds and
-            with `"piece"`, the index of its piece. The times rise and do not overlap. Where two pieces overlap, the
-            words that the second one says again are taken out of it; its text may then be empty. A piece too short for
-            the model goes on with its last frame, one too long for it is translated in overlapping parts, each with an
-            answer of its own.
+            with `"piece"`, the index of its piece. The times increase and do not overlap. Where two pieces overlap,
+            words that the second one repeats are removed from it; its text may then be empty. A piece too short for
+            the model is extended with its last frame; one too long for it is translated in overlapping parts, each with
+            its own answer.
         """
         _check_num_workers(arguments.get("num_workers"))
         spans: deque[tuple[int, float, float]] = deque()
@@ -98,13 +98,13 @@ class LongVideoTranslation:
     def _parts(
         self, pieces: Iterable[dict[str, Any]], spans: deque[tuple[int, float, float]]
     ) -> Iterator[dict[str, Any]]:
-        """Yield clips of lengths that the model takes; to `spans` go the index, start and end of each."""
+        """Yield clips short enough for the model, and append the index, start and end of each to `spans`."""
         earlier = (-math.inf, -math.inf)
         for index, piece in enumerate(pieces):
             missing = [name for name in PIECE_KEYS if piece.get(name) is None]
             if missing:
                 raise ValueError(
-                    f"Each piece must be a dictionary with {', '.join(PIECE_KEYS)}, not without {missing}."
+                    f"Each piece must be a dictionary with {', '.join(PIECE_KEYS)}, got one without {missing}."
                 )
             if piece["start"] < earlier[0] or piece["end"] <= earlier[1]:
                 raise ValueError(
@@ -134,7 +134,7 @@ class LongVideoTranslation:
             yield first, stop
 
     def _held_at_its_end(self, clip: dict[str, Any]) -> dict[str, Any]:
-        """Repeat the last frame, hands at rest mostly, until the clip is long enough for the model."""
+        """Repeat the last frame, mostly hands at rest, until the clip is long enough for the model."""
         pixels, metadata = clip["pixel_values_videos"], clip["video_metadata"]
         num_missing = max(0, self.model.vision_model.get_min_num_frames() - len(pixels))
         if num_missing == 0:
@@ -147,11 +147,11 @@ class LongVideoTranslation:
 
 def _check_num_workers(num_workers: Any) -> None:
     if num_workers is not None and not (isinstance(num_workers, int) and num_workers >= 0):
-        raise ValueError(f"`num_workers` must be a whole number from 0 on, got {num_workers!r}.")
+        raise ValueError(f"`num_workers` must be a whole number of 0 or more, got {num_workers!r}.")
 
 
 def _part_of_clip(clip: dict[str, Any], first: int, stop: int) -> dict[str, Any]:
-    """The frames from `first` up to but without `stop` of a processed clip."""
+    """The frames from `first` to `stop` (exclusive) of a processed clip."""
     metadata = clip["video_metadata"]
     return {
         "pixel_values_videos": torch.as_tensor(clip["pixel_values_videos"])[first:stop],
@@ -165,7 +165,7 @@ def _folded_words(text: str) -> list[str]:
 
 
 def _without_repeated_words(answer: dict[str, Any], said: list[str]) -> dict[str, Any]:
-    """Take out of the beginning of an answer the words with which the one before it ended."""
+    """Remove from the beginning of an answer the words with which the previous one ended."""
     text = answer["translation_text"]
     words, spans = _folded_words(text), list(spans_of_words(text))
     lengths = range(min(len(said), len(words)), 0, -1)

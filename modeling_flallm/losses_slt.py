@@ -1,11 +1,10 @@
-"""What both systems of this package are trained with: the loss of the sentence and that of the words in it."""
+"""The losses that both systems of this package train with: of the sentence, and of the words in it."""
 
 import torch
 from torch import nn
 
 IGNORED_LABEL = -100
-# Nearly all words are absent from a sentence. Starting from there, the loss teaches what is seen, not how rare words
-# are.
+# Nearly all words are absent from a sentence. With this start, the loss teaches what is seen, not how rare words are.
 WORD_ABSENT_LOGIT = -6.0
 
 
@@ -25,7 +24,7 @@ def word_scores_of_clips(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tens
     Scores `(batch, tokens, vocabulary)` of the words that each visual token shows, and the mask `(batch, tokens)` of
     the real ones -> scores `(batch, vocabulary)` of the words that the clip shows.
 
-    A smooth maximum over time: unlike max it teaches every visual token that could be the word, not one of them.
+    A smooth maximum over time: unlike max it trains every visual token that could be the word, not just one.
     """
     return scores.masked_fill(mask[..., None] == 0, torch.finfo(scores.dtype).min).logsumexp(1)
 

@@ -40,10 +40,10 @@ class FLaLLMForTranslation(EncoderDecoderTranslationModel):
     ```
 
     The loss is the label-smoothed cross entropy of the paper. With `config.word_presence_loss_weight` above 0 there is
-    one more term of ours: a linear layer on the adapter's output gives a score per token of the vocabulary and visual
-    token, a smooth maximum (logsumexp) over time is taken, and binary cross entropy compares it with the set of tokens
-    in the sentence. It breaks the language prior on which a randomly initialised encoder gets stuck, without any gloss.
-    In front of a pretrained text model the linear layer starts from its token embeddings.
+    an extra term of ours: from the adapter's output, a linear layer scores every token of the vocabulary for each
+    visual token, a smooth maximum (logsumexp) pools the scores over time, and binary cross entropy compares them with
+    the set of tokens in the sentence. It breaks the language prior on which a randomly initialised encoder gets stuck,
+    without any gloss. With a pretrained text model, the linear layer starts from its token embeddings.
     """
 
     config_class = FLaLLMConfig
@@ -78,7 +78,7 @@ class FLaLLMForTranslation(EncoderDecoderTranslationModel):
 
     @torch.no_grad()
     def _start_new_parts(self) -> None:
-        """Words begin as the text model's own embeddings: an adapter that shows them can at once be read by it."""
+        """Word scores start from the text model's embeddings: it can read at once an adapter that shows the words."""
         embeddings = self.text_model.get_input_embeddings().weight
         device = torch.get_default_device() if embeddings.is_meta else embeddings.device
         self.adapter.to_empty(device=device).apply(self._init_weights).to(embeddings.dtype)

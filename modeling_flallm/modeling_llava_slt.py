@@ -3,8 +3,8 @@ LLaVA-SLT, sign language translation with a decoder-only language model (https:/
 
     frames -> visual encoder -> word-like tokens -> connector -> prompt of the language model -> sentence
 
-Three stages: the language model goes on pretraining on text, the visual encoder learns from frozen text embeddings
-(`LlavaSltForContrastivePreTraining`), and visual language tuning, with all of that frozen, trains the connector:
+Three stages: the language model continues its pretraining on text, the visual encoder learns from frozen text
+embeddings (`LlavaSltForContrastivePreTraining`), and visual language tuning freezes both and trains the connector:
 
     model = LlavaSltForTranslation.from_vision_text_pretrained("stage2/", "stage1/", video_token_id=...)
     model.freeze_for_connector_tuning()
@@ -75,7 +75,7 @@ class LlavaSltForTranslation(PromptedTranslationModel):
         The start of stage 3: the visual encoder of stage 2, a new connector, the language model of stage 1. See
         `SignTranslationModel.from_vision_text_pretrained`.
 
-        The connector starts with outputs as large as the language model's token embeddings (ours).
+        The connector's first outputs have the scale of the language model's token embeddings (ours).
 
         Args:
             video_token_id (`int`): id of the placeholder; the embeddings are resized if they have no row for it.
@@ -97,8 +97,8 @@ class LlavaSltForTranslation(PromptedTranslationModel):
 
     def freeze_for_connector_tuning(self) -> None:
         """
-        Visual language tuning: nothing but the connector changes any more, also after `.train()`. The frozen parts run
-        as in evaluation, without dropout.
+        Freeze everything but the connector, for visual language tuning. The frozen parts stay in evaluation mode,
+        without dropout, even after `.train()`.
         """
         self.freeze_visual_encoder()
         self.freeze_text_model()

@@ -24,7 +24,7 @@ from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_en
 from .sign_encoder_slt import SignEncoderOutput
 from .systems import TAGS
 
-# CLIP's limit: a sharper contrast than one hundred to one is not stable.
+# CLIP's limit: with a larger scale, training is not stable.
 LARGEST_LOGIT_SCALE = 100.0
 # A cosine of 1 then begins with the logit 4, 10 above that of an absent word.
 WORD_LOGIT_SCALE = 10.0
@@ -43,7 +43,7 @@ class LlavaSltContrastiveOutput(ModelOutput):
         word_loss (`torch.FloatTensor` of shape `()`, with word ids):
             Binary cross entropy of the words that the windows show.
         video_embeddings (`torch.FloatTensor` of shape `(batch, sentence_target_size)`):
-            Of length 1.
+            Of norm 1.
         logits_per_video (`torch.FloatTensor` of shape `(batch, batch)`):
             Cosines of this process's videos and sentences, times the learned scale.
         word_logits (`torch.FloatTensor` of shape `(batch, word_vocabulary_size)`, with word ids):
@@ -60,7 +60,7 @@ class LlavaSltContrastiveOutput(ModelOutput):
 
 class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedModel):
     """
-    Stage 2 of LLaVA-SLT: the visual encoder learns from frozen text embeddings. How, beyond "contrastive", is ours.
+    Stage 2 of LLaVA-SLT: the visual encoder learns from frozen text embeddings. All beyond "contrastive" is ours.
 
     Sentence level: the video's embedding is contrasted with the embeddings of all sentences of the global batch, and
     the sentence's with all videos (InfoNCE, as in CLIP). Sentences that occur twice are not each other's negatives. The
@@ -123,10 +123,11 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
     @torch.no_grad()
     def set_word_targets(self, embeddings: torch.Tensor) -> None:
         """
-        The language model's embeddings `(word_vocabulary_size, word_target_size)` of the tokens that `word_ids` count.
+        Set the language model's embeddings `(word_vocabulary_size, word_target_size)` of the tokens that `word_ids`
+        count.
 
         Raises:
-            ValueError: for another shape, or without a word level.
+            ValueError: for a wrong shape, or without a word level.
         """
         if not self.has_word_level:
             raise ValueError("The model has no word level: `word_vocabulary_size` or `word_alignment_weight` is 0.")
@@ -153,22 +154,22 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
             pixel_attention_mask (`torch.LongTensor` of shape `(batch, frames)`, *optional*):
                 1 for real frames. Default: all are real.
             sentence_embeddings (`torch.FloatTensor` of shape `(batch, sentence_target_size)`, *optional*):
-                From the frozen text encoder, of any length. Without them there is no loss.
+                From the frozen text encoder, of any norm. Without them there is no loss.
             word_ids (`torch.LongTensor` of shape `(batch, words)`, *optional*):
                 The tokens of each sentence as rows of `word_targets`; -100 is padding. Needed for the loss where the
                 model has a word level.
-            kwargs: what else the sign encoder reads, by its `input_names`.
+            kwargs: further inputs of the sign encoder, by its `input_names`.
 
         Raises:
-            ValueError: for wrong shapes, missing or unknown words, inputs that the sign encoder does not read, or one
-                that gives no vector of the whole clip.
+            ValueError: for wrong shapes, missing or unknown words, inputs that the sign encoder does not read, or an
+                encoder that gives no vector for the whole clip.
         """
         named = {"pixel_values_videos": pixel_values_videos, "pixel_attention_mask": pixel_attention_mask}
         vision_output = self.vision_model(**self.vision_model.given_inputs({**named, **kwargs}))
         if vision_output.pooler_output is None:
             raise ValueError(
                 "Contrastive pretraining needs a sign encoder with a `pooler_output`, one vector for the whole clip, "
-                f"and {type(self.vision_model).__name__} gives none. `LlavaSltVisualEncoder` does."
+                f"but {type(self.vision_model).__name__} gives none. Use `LlavaSltVisualEncoder`."
             )
         videos = nn.functional.normalize(self.sentence_projection(vision_output.pooler_output).float(), dim=-1)
         if sentence_embeddings is None:
@@ -233,7 +234,7 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
 
     @torch.no_grad()
     def _remember(self, sentences: torch.Tensor) -> None:
-        """The newest sentences of the global batch take the place of the oldest ones of the bank."""
+        """Replace the oldest sentences of the bank with the newest ones of the global batch."""
         size = self.config.memory_bank_size
         if not size:
             return
@@ -251,14 +252,14 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`left @ right.T` in float32 also under autocast: of two cosines of 0.99, bfloat16 could not tell the larger."""
+    """`left @ right.T` in float32, even under autocast: bfloat16 cannot tell two cosines near 0.99 apart."""
     with torch.autocast(left.device.type, enabled=False):
         return left.float() @ right.float().T
 
 
 class _GatherClips(torch.autograd.Function):
     """
-    Rows of all processes, one below the other, `(clips of this process, ...)` -> `(clips of all, ...)`. Every process
+    Concatenate the rows of all processes, `(clips of this process, ...)` -> `(clips of all, ...)`. Every process
     computes the same loss from them, and the gradients of all are summed: averaged over the processes, as
     DistributedDataParallel does, the gradient of the weights is that of one process with all clips.
     """

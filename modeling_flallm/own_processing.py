@@ -1,6 +1,6 @@
 """
-Our `processing` package, also when the user's own folder of that name comes first on the path. It is imported with this
-one, so that a model's processor is known wherever the model is.
+Imports our `processing` package, even if a folder of the user's with that name comes first on the path. Importing it
+here makes a model's processor known wherever the model is.
 """
 
 import importlib
@@ -16,7 +16,7 @@ def _import_our_processing() -> ModuleType:
     found = importlib.util.find_spec("processing")
     if found is not None and found.origin is not None and Path(found.origin).resolve() == OUR_PROCESSING:
         return importlib.import_module("processing")
-    # A package of the user's is in the way: ours gets a name of its own, and theirs stays what it is.
+    # A package of the user's has this name: ours gets another one, and theirs stays in place.
     name = "flallm_processing"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(
@@ -43,7 +43,7 @@ PICTURE_SUFFIXES = _processing.video_files_slt.PICTURE_SUFFIXES
 VIDEO_SUFFIXES = _processing.video_files_slt.VIDEO_SUFFIXES
 VideoDecodingError = _processing.VideoDecodingError
 decode_video = _processing.decode_video
-decoder_logger = _processing.video_file_frames_slt.logger  # where a damaged file is told of
+decoder_logger = _processing.video_file_frames_slt.logger  # warns of damaged files
 format_captions = _processing.format_captions
 is_hidden_file = _processing.video_files_slt.is_hidden_file
 is_picture_file = _processing.video_files_slt.is_picture_file
@@ -52,3 +52,4 @@ modality_of_input = _processing.modalities_slt.modality_of_input
 num_array_dimensions = _processing.modality_slt.num_array_dimensions
 padded_in_time = _processing.sampling_slt.padded_in_time
 pixel_values = _processing.modality_video_slt.pixel_values
+spoken_language_name = _processing.spoken_languages_slt.spoken_language_name

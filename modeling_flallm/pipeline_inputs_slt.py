@@ -1,4 +1,4 @@
-"""What `SignLanguageTranslationPipeline` is called with: several videos with their places, and known arguments."""
+"""Inputs of `SignLanguageTranslationPipeline`: several videos with their indices, and checked arguments."""
 
 import inspect
 from collections.abc import Iterable, Iterator
@@ -23,14 +23,14 @@ SET_BY_THE_PIPELINE = {
 
 @dataclass(frozen=True)
 class NumberedVideo:
-    """One of several inputs, with its place among them for the error texts."""
+    """One of several inputs, with its index for error messages."""
 
     index: int
     video: Any
 
 
 class NumberedVideos(Dataset):
-    """A data set of videos as one of `NumberedVideo`, still read one by one."""
+    """A data set of videos as `NumberedVideo`s, still read one by one."""
 
     def __init__(self, videos: Dataset):
         self.videos = videos
@@ -49,7 +49,7 @@ def numbered(videos: Iterable[Any]) -> Iterator[NumberedVideo]:
 
 
 def name_of_video(video: Any) -> str:
-    """What error texts call a video."""
+    """The name of a video in error messages."""
     video = getattr(video, "_hf_encoded", video)
     if isinstance(video, dict) and "pixel_values_videos" in video:
         return "the processed video"
@@ -83,6 +83,6 @@ def known_generation_arguments() -> set[str]:
 def check_one_number(name: str, value: Any) -> None:
     if isinstance(value, list | tuple | np.ndarray | torch.Tensor):
         raise ValueError(
-            f"`{name}` is one number for all videos, got {type(value).__name__}. For one each, pass the videos as "
+            f"`{name}` must be one number for all videos, got {type(value).__name__}. For one each, pass the videos as "
             f'dictionaries {{"video": ..., "{name}": ...}}.'
         )

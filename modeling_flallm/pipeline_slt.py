@@ -1,9 +1,9 @@
 """
-`pipeline("sign-language-translation")`: sign language videos of any kind in, sentences out, with scores and with the
-seconds of the video that each word was read from.
+`pipeline("sign-language-translation")`: sign language videos in any form in, sentences out, with scores and, for each
+word, the seconds of the video that it was read from.
 
-It imports no model and no processor: it lies beside the weights on the Hub and works with those that the pipeline was
-built with.
+This file imports no model and no processor: it is stored beside the weights on the Hub and works with those that the
+pipeline was built with.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline
 
+from .calibration_slt import SentWithItsCalibration
 from .clip_translation_slt import ClipTranslation
 from .dataset_rows_slt import VIDEO_KEYS, is_data_set, undecoded, values_of_row
 from .hub_card_slt import HUB_TASK, SentWithACard
@@ -27,7 +28,9 @@ from .pipeline_inputs_slt import (
 )
 
 
-class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoTranslation, Pipeline):
+class SignLanguageTranslationPipeline(
+    SentWithItsCalibration, SentWithACard, ClipTranslation, LongVideoTranslation, Pipeline
+):
     """
     Translate sign language videos with a `FLaLLMForTranslation` and its `FLaLLMProcessor`, or with a
     `LlavaSltForTranslation` and its `LlavaSltProcessor`.
@@ -41,8 +44,8 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
     ```
 
     Where this package is not installed, add `trust_remote_code=True`. Every argument of a call may also be given to
-    `pipeline(...)`; it then holds for all calls that do not give it themselves. The model is put into evaluation mode.
-    It keeps its attention implementation: word evidence comes from a copy that shares its weights.
+    `pipeline(...)`, as the default of all calls. The model is put into evaluation mode. It keeps its attention
+    implementation: word evidence comes from a copy that shares its weights.
     """
 
     hub_task = HUB_TASK
@@ -71,55 +74,53 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
             inputs:
                 One video: a path or http(s) address of a file, a path of a folder of frames, bytes, an open binary
                 file, an array or tensor of shape `(frames, height, width, channels)` or
-                `(frames, channels, height, width)`, a list of frames (PIL, arrays or picture paths), or what a video
-                column of `datasets` holds, decoded or not. Or a dictionary `{"video": ..., "start": ..., "end": ...,
-                "source_fps": ...}` of a video and its own values for the arguments below, or a row of a data set, of
-                which these are read. Or what the processor has made of a video already, `{"pixel_values_videos": ...,
+                `(frames, channels, height, width)`, a list of frames (PIL, arrays or picture paths), or a value of a
+                video column of `datasets`, decoded or not. Or a dictionary `{"video": ..., "start": ..., "end": ...,
+                "source_fps": ...}` of a video and its own values for the arguments below, or a row of a data set, from
+                which these are read. Or a video that is already processed, `{"pixel_values_videos": ...,
                 "video_metadata": ..., "start": ...}`: an array or tensor of shape `(frames, 3, height, width)` as the
-                processor gives it, what it says of the video with `return_metadata=True` (a plain dictionary will do)
-                and the second at which it began to read (0 without it). Or several of them: a list, tuple or array with
-                one dimension more, a generator or other iterator, a data set of `datasets` with a column `video` (and
-                `start` and `end`, where it has them), streamed or not, or a torch data set such as
-                `KeyDataset(dataset, "video")`. The videos of data sets are not decoded by `datasets`. A row taken out
-                by hand, `dataset[0]`, is, for which `datasets` needs torchcodec, unless its column was cast to
+                processor returns it, its metadata from `return_metadata=True` (a plain dictionary will do) and the
+                second at which reading started (default: 0). Or several of these: a list, tuple or array with one
+                dimension more, a generator or other iterator, a data set of `datasets` with a column `video` (and
+                optionally `start` and `end`), streamed or not, or a torch data set such as `KeyDataset(dataset,
+                "video")`. Videos of data sets are not decoded by `datasets`. A row that you index yourself,
+                `dataset[0]`, is, for which `datasets` needs torchcodec, unless its column was cast to
                 `Video(decode=False)`.
             start (`float`, *optional*):
                 Second at which to start in each video. Default: its beginning.
             end (`float`, *optional*):
                 Second at which to stop in each video. Default: its end.
             source_fps (`float`, *optional*):
-                Frames per second of videos that do not say it: arrays, lists and folders of frames. Without it they
-                have no seconds, so no `start`, `end` and `return_timestamps`.
+                Frames per second of videos without a frame rate: arrays, lists and folders of frames. They need it for
+                `start`, `end` and `return_timestamps`.
             return_scores (`bool`, *optional*, defaults to `False`):
                 Add `"score"`, a natural logarithm: with beams `sequences_scores` of `generate`, the log probability of
                 the tokens divided by their number to the power of `length_penalty`; else the mean log probability per
-                token. Both count the end token, and both are what `generate` chose by, after temperature and the like.
-                With a model whose configuration carries `confidence_calibration`, add `"confidence"` too, from 0 to 1:
-                `1 / (1 + exp(-(slope * score + intercept)))` with the slope and the intercept that it names. And
-                `"is_familiar"`: whether the video looks like those that this was measured on, and `"is_measured"`:
-                whether the score lies between the lowest and the highest of theirs. The confidence of an unfamiliar
-                video and of a lower score is 0, that of a higher score the one of the highest: how often such
-                sentences are right was never measured.
+                token. Both count the end token, and both use the probabilities after temperature and the like.
+                If the model's configuration has a `confidence_calibration`, also add `"confidence"`, from 0 to 1:
+                `1 / (1 + exp(-(slope * score + intercept)))` with its slope and intercept; `"is_familiar"`: whether the
+                video looks like those of the calibration; and `"is_measured"`: whether the score is between the lowest
+                and the highest of theirs. An unfamiliar video or a lower score has the confidence 0, a higher score
+                that of the highest: how often such sentences are correct was never measured.
             return_timestamps (`bool`, *optional*, defaults to `False`):
                 Add `"words"`, what each word was read from. See below.
             return_attention (`bool`, *optional*, defaults to `False`):
                 With `"words"`, add what a heat map needs: `"attention"`, a float32 array of shape `(words, visual
                 tokens)`, rows of sum 1, and `"token_times"`, an array of shape `(visual tokens,)`, the seconds of the
-                frame in the middle of what each visual token sees.
+                frame at the centre of what each visual token sees.
             spoken_language (`str`, *optional*):
-                The language to write, by the English name that training put into the prompt: `"German"`, not `"de"`.
+                The language to write, by tag (`"de"`) or by English name (`"German"`).
                 Only for models that read a prompt (LLaVA-SLT). Default: that of the processor.
             batch_size (`int`, *optional*, defaults to 1):
-                Videos that are translated together. They may be of different lengths; the result is the same.
+                Number of videos translated together. Their lengths may differ; the result is the same.
             generate_kwargs (`dict`, *optional*):
                 Arguments of `generate`. They may also be given by name: `num_beams=5`, `do_sample=True`,
                 `max_new_tokens=40`, `num_return_sequences=3`, ...
 
         Returns:
-            For one video a dictionary with `"translation_text"` and what else was asked for; for a list, tuple or
-            array of videos a list of them. An iterator or data set gives an iterable that reads the next videos only
-            when their turn comes. With `num_return_sequences` above 1 there is a list of dictionaries, best first with
-            beams, in place of each dictionary.
+            For one video a dictionary with `"translation_text"` and what else was requested; for a list, tuple or
+            array of videos a list of them. An iterator or data set gives an iterable that reads the videos lazily. With
+            `num_return_sequences` above 1, each dictionary becomes a list of dictionaries, best first with beams.
 
             `"words"` lists, for each word (for each character in Chinese and Japanese; punctuation left out), a
             dictionary with `"word"`, its `"probability"` under the model given the video and the words before it, and
@@ -131,15 +132,15 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
 
         Raises:
             ValueError: for a video that cannot be read, is too short or too long, with its name and, among several,
-                its index from 0: one bad video ends the call, but an iterator has given the answers before it. For
+                its index from 0: one bad video ends the call, but an iterator has given the answers before it; for
                 `"words"` from a text model that gives no attention weights.
             TypeError: for an unknown argument.
-            ImportError: for rows that `datasets` would decode while they are read, but without torchcodec cannot.
+            ImportError: for rows that `datasets` cannot decode because torchcodec is missing.
         """
         inputs = undecoded(inputs, self.processor.modality.column_names)
         if isinstance(inputs, IterableDataset) or (isinstance(inputs, Iterator) and not hasattr(inputs, "read")):
             answers = super().__call__(numbered(inputs), **kwargs)
-            return (answer for answer in answers)  # transformers' own has no working `next`
+            return (answer for answer in answers)  # that of transformers has no working `next`
         if isinstance(inputs, Dataset) or is_data_set(inputs):
             return super().__call__(NumberedVideos(inputs), **kwargs)
         if self._is_one_video(inputs):
@@ -148,7 +149,7 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
         return super().__call__(list(numbered(inputs)), **kwargs) if len(inputs) else []
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Save model and processor; the model brings the file of this pipeline along."""
+        """Save model and processor; saving the model includes the file of this pipeline."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
@@ -163,7 +164,7 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
         named = {name: value for name, value in kwargs.items() if name not in reading | evidence | writing}
         twice = sorted(set(named) & set(generate_kwargs or {}))
         if twice:
-            raise ValueError(f"{twice} came both by name and in `generate_kwargs`. Pass each of them once.")
+            raise ValueError(f"{twice} were passed both by name and in `generate_kwargs`. Pass each of them once.")
         generation = {**(generate_kwargs or {}), **named}
         check_generation_arguments(generation)
         for name, value in reading.items():
@@ -184,7 +185,7 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
         return_timestamps: bool = False,
         return_attention: bool = False,
     ) -> dict[str, list[dict[str, Any]]]:
-        """-> one clip: its `frames` or, made before, its `pixel_values_videos`, and its `times` where it has any."""
+        """-> one clip: its `frames` or, if already processed, `pixel_values_videos`, and its `times` if it has any."""
         video = input_.video if isinstance(input_, NumberedVideo) else input_
         values = {"video": video, "start": start, "end": end, "source_fps": source_fps}
         try:
@@ -196,7 +197,7 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
                 clip = self._read_one(**values)
             if (return_timestamps or return_attention) and clip["times"] is None:
                 raise ValueError(
-                    f"{name_of_video(values['video'])} has no frame rate, so its words cannot be given seconds. Pass "
+                    f"{name_of_video(values['video'])} has no frame rate, so its words cannot be timed. Pass "
                     "`source_fps`, its frames per second."
                 )
         except ValueError as error:
@@ -215,13 +216,13 @@ class SignLanguageTranslationPipeline(SentWithACard, ClipTranslation, LongVideoT
         return self.read_clip(video, **values)
 
     def _values_of_row(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What is read of a row or of a dictionary made by hand."""
+        """What is read from a row or a handmade dictionary."""
         not_of_a_row = {"return_scores", "return_timestamps", "return_attention", "batch_size", "num_workers"}
         columns = self.processor.modality.column_names
         values = values_of_row(row, not_of_a_row | known_generation_arguments(), columns)
         if not self._is_one_video(values["video"]):
             raise ValueError(
-                f"`video` of a dictionary must be one video, got {len(values['video'])} of them. Of a data set pass "
+                f"`video` of a dictionary must be one video, got {len(values['video'])} of them. From a data set, pass "
                 "`dataset.select(range(...))`, not a slice, which is a dictionary of columns. Frames must be "
                 "an array, not nested lists."
             )

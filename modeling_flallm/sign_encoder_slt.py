@@ -1,9 +1,9 @@
 """
-What the translation models know of a sign encoder: it turns clips of any kind (frames, poses, features that were
-computed before) into visual tokens with a mask.
+The interface of sign encoders, which turn clips of any kind (frames, poses, precomputed features) into visual tokens
+with a mask.
 
-An encoder of your own is one file: a configuration with a `model_type` and a `hidden_size`, a `SignEncoder`, and their
-registration in `encoders_slt.py`. The models then find it by the model type of their `vision_config`.
+To add an encoder, write one file with a configuration (with a `model_type` and a `hidden_size`) and a `SignEncoder`,
+and register both in `encoders_slt.py`. The models then find it by the model type of their `vision_config`.
 """
 
 import itertools
@@ -27,14 +27,14 @@ class SignEncoderOutput(ModelOutput):
     """
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`):
-            Visual tokens; 0 behind the end of a clip.
+            Visual tokens; 0 after the end of a clip.
         attention_mask (`torch.LongTensor` of shape `(batch, tokens)`):
             1 for the tokens of the clip, 0 for padding.
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`, *optional*):
             One vector for the whole clip, from encoders that have one.
         losses (`dict` of `str` to `torch.FloatTensor` of shape `()`, *optional*):
-            Losses of the encoder's own, by name, each a mean over the clips of the batch and weighted already. The
-            models add them to their loss.
+            The encoder's own losses by name, each a mean over the clips of the batch, already weighted. The models add
+            them to their loss.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -50,9 +50,9 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
 
     Attributes:
         input_names (`tuple[str, ...]`):
-            What of a batch it takes, by the names that the processor gives: the values of the clips first, such as
-            `pixel_values_videos`, which is also the `main_input_name`, then their mask. The model hands over what there
-            is of them. An encoder that takes `visual_features` returns them unchanged: under this name the models also
+            The inputs that it reads from a batch, by the names that the processor gives: first the values of the clips,
+            such as `pixel_values_videos`, which is also the `main_input_name`, then their mask. The model passes those
+            that exist. An encoder that takes `visual_features` returns them unchanged: under this name the models also
             take the tokens of any encoder, instead of a clip.
         clip_words (`dict[str, str]`):
             What a model card says of the clips: `a_clip` ("a video"), what the model does with one, `reads` ("watches a
@@ -60,11 +60,12 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         frozen (`bool`):
             Set by `freeze`. A frozen encoder computes no gradient.
         frames_per_chunk (`int`, *optional*):
-            Bounds memory: at most so many frames at a time. Encoders that do not compute frame by frame ignore it.
+            Bounds memory: process at most this many frames at a time. Encoders that do not compute frame by frame
+            ignore it.
     """
 
     base_model_prefix = "vision_model"
-    # It can be loaded from a whole model, too, and leaves the rest of that where it is.
+    # It can also be loaded from the checkpoint of a whole model, whose other weights it ignores.
     _keys_to_ignore_on_load_unexpected = (
         r"^(text_model|language_model|adapter|connector)\.",
         r"^(word_presence_head|sentence_projection|word_projection)\.",
@@ -77,7 +78,7 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
 
     def forward(self, **inputs: Any) -> SignEncoderOutput:
         """
-        Encode a batch of clips. No clip's tokens depend on the clips beside it or on padding.
+        Encode a batch of clips. The tokens of a clip depend neither on other clips nor on padding.
 
         Args:
             inputs: those of `input_names`, as explicit arguments of the subclass.
@@ -104,13 +105,13 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         return given
 
     def get_num_tokens(self, length: Length) -> Length:
-        """Visual tokens of clips of this length in frames; below 1 for clips that are too short."""
+        """Number of visual tokens of clips of this many frames; below 1 for clips that are too short."""
         raise NotImplementedError
 
     def get_centre_and_spacing(self) -> tuple[float, float]:
         """
-        Where the visual tokens of a clip lie, in frames from its first: the middle of what the first token sees, and
-        the way from one token to the next. What is repeated in front of a clip lies before 0.
+        Positions of the visual tokens of a clip, in frames from its first: the centre of what the first token sees, and
+        the distance between tokens. Frames repeated in front of a clip have positions below 0.
         """
         raise NotImplementedError
 
@@ -119,7 +120,7 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         return next(length for length in itertools.count(1) if self.get_num_tokens(length) >= 1)
 
     def freeze(self) -> None:
-        """From now on no weight and no buffer of this encoder changes in training, also after `.train()`."""
+        """Freeze the weights and buffers of this encoder: training does not change them, even after `.train()`."""
         self.frozen = True
         self.requires_grad_(False)
         self.eval()
@@ -129,13 +130,13 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         return super().train(mode and not self.frozen)
 
     def choose_memory_format(self) -> None:
-        """Put the weights into the memory order in which this encoder computes fastest. By default there is one."""
+        """Put the weights into the memory format that is fastest for this encoder. The default does nothing."""
 
 
 def is_exporting(module: nn.Module) -> bool:
     """
-    Whether `torch.export` records the inference of `module`: then no shape may depend on the data and nothing can be
-    checked, so that padding is computed and masked. Training packs real frames, whose statistics batch norm takes.
+    Whether `torch.export` traces the inference of `module`: then no shape may depend on the data and no value can be
+    checked, so that padding is computed and masked. Training packs real frames, because batch norm takes statistics.
     """
     return is_torchdynamo_exporting() and not module.training
 
@@ -150,7 +151,7 @@ def checked_mask(mask: torch.Tensor | None, values: torch.Tensor, name: str, dim
     The boolean mask `(batch, length)` of `values` `(batch, length, ...)`, all True without one.
 
     Raises:
-        ValueError: for a mask of another shape, with the argument's `name` and what its `dimensions` are.
+        ValueError: for a mask of another shape, naming the argument and its `dimensions`.
     """
     if mask is None:
         return torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
@@ -168,8 +169,8 @@ def checked_visual_mask(
     The boolean mask `(batch, tokens)` of `visual_features` and `visual_attention_mask` as a caller passed them.
 
     Raises:
-        ValueError: for features of another shape than `(batch, tokens, hidden_size)`, or a mask of another shape. It
-            calls the tokens what `tokens` says.
+        ValueError: for features of another shape than `(batch, tokens, hidden_size)`, or a mask of another shape. The
+            error calls the tokens by the name `tokens`.
     """
     if features.ndim != 3 or features.shape[2] != hidden_size:
         raise ValueError(

@@ -1,5 +1,5 @@
 """
-The systems of this library, a row for each: data only. Model cards, help texts, error messages, pushes and the Space
+The systems of this library, one row each: data only. Model cards, help texts, error messages, pushes and the Space
 read these rows, so none of them names a system. A new system is a configuration, its presets and one more row in
 `SYSTEMS`.
 
@@ -8,9 +8,9 @@ This file imports nothing of ours and no torch: the Space has a copy of it, and 
 
 from dataclasses import dataclass
 
-# Of every model of this library on the Hub.
+# Hub tags of every model of this library.
 TAGS = ("sign-language", "sign-language-translation", "gloss-free", "flallm")
-# What a stage leaves.
+# What a stage produces.
 TRANSLATOR, VISUAL_ENCODER, LANGUAGE_MODEL = "translator", "visual encoder", "language model"
 
 
@@ -20,7 +20,7 @@ class Stage:
     One stage of training.
 
     Args:
-        name: of its module in `train_scripts/stages`; its presets are `<recipe>_<name>`, and training_run.json has it.
+        name: that of its module in `train_scripts/stages` and in training_run.json; its presets are `<recipe>_<name>`.
         title: what it does, in a few words, for help texts.
         command: that runs it.
         leaves: `TRANSLATOR`, `VISUAL_ENCODER` or `LANGUAGE_MODEL`.
@@ -30,7 +30,7 @@ class Stage:
         note: sentence of the model card on what the paper does not have.
         vision_stage: name of the earlier stage that made the visual encoder.
         has_pretrained_text_model: whether a part of the model was pretrained on text.
-        text_model_of_paper: the paper's text model, and where the paper says so, if the user chooses another one.
+        text_model_of_paper: the paper's text model and where the paper gives it, if the user may choose another one.
     """
 
     name: str
@@ -51,10 +51,10 @@ class Recipe:
     Presets for all stages of a system, in `train_scripts/configs`.
 
     Args:
-        prefix: their names begin with it.
+        prefix: with which their names begin.
         title: what the model card calls it.
         note: sentence of the model card on values that the paper does not give.
-        introduction: sentence in front of `citation`, where the recipe is not the paper's.
+        introduction: sentence before `citation`, if the recipe is not the paper's.
         citation: BibTeX.
     """
 
@@ -71,19 +71,19 @@ class System:
     A way to translate sign language videos.
 
     Args:
-        model_type: of the configuration of its translation model; the key of its row.
+        model_type: that of its translation model's configuration; the key of its row.
         title: as the paper writes it.
         paper: address of the paper.
         citations: pairs of an introducing sentence, empty for the paper itself, and BibTeX.
-        auto_class: with which transformers loads its translation model.
+        auto_class: the Auto class of transformers that loads its translation model.
         model_class, processor_class: names in `modeling_flallm`.
         is_prompted: whether its text model is decoder-only and reads the video within a prompt; otherwise it is an
             encoder-decoder and reads the video alone. The model class says the same.
         adapter_title: what the paper calls the adapter.
         visual_encoder_types: model types of its visual encoder, alone or with a head for pretraining.
-        stages: in the order in which they are run; the last one leaves a translation model.
-        recipe: with which the model card compares a run; `other_recipe`: one that a run may follow instead.
-        quickstart_prefix: of the presets of its quickstart.
+        stages: in the order in which they run; the last one produces a translation model.
+        recipe: the one that the model card compares a run with; `other_recipe`: one that a run may follow instead.
+        quickstart_prefix: that of its quickstart's presets.
         note: paragraph of the model card on how much of the paper is known.
         tags: on the Hub, besides `TAGS`.
     """
@@ -111,7 +111,7 @@ class System:
 
     @property
     def recipe_prefixes(self) -> list[str]:
-        """Of all its presets, which are `<prefix>_<stage>`."""
+        """The prefixes of all its presets, which are `<prefix>_<stage>`."""
         recipes = (self.recipe, self.other_recipe)
         prefixes = [*(recipe.prefix for recipe in recipes if recipe is not None), self.quickstart_prefix]
         return [prefix for prefix in prefixes if prefix is not None]
@@ -121,19 +121,19 @@ class System:
         return self.stages[-1]
 
     def number_of(self, stage: Stage) -> int:
-        """Counted from 1."""
+        """The number of a stage, counted from 1."""
         return self.stages.index(stage) + 1
 
     def stage_that_leaves(self, kind: str) -> Stage | None:
-        """The first one that leaves a `TRANSLATOR`, `VISUAL_ENCODER` or `LANGUAGE_MODEL`."""
+        """The first stage that produces a `TRANSLATOR`, `VISUAL_ENCODER` or `LANGUAGE_MODEL`."""
         return next((stage for stage in self.stages if stage.leaves == kind), None)
 
     def auto_class_of(self, stage: Stage) -> str:
-        """With which transformers loads what the stage leaves."""
+        """The Auto class of transformers that loads what the stage produces."""
         return {TRANSLATOR: self.auto_class, LANGUAGE_MODEL: "AutoModelForCausalLM"}.get(stage.leaves, "AutoModel")
 
     def help_of(self, stage: Stage) -> str:
-        """What the help of the stage's command says first."""
+        """The first sentence of the help of the stage's command."""
         return f"Stage {self.number_of(stage)} of {self.title}: {stage.title}."
 
 
@@ -232,7 +232,7 @@ LLAVA_SLT = System(
             leaves=VISUAL_ENCODER,
             card="a {encoder}, which learned from the sentences of a frozen text model. It is meant for stage 3, "
             "which puts a language\nmodel behind it.",
-            note="Before videos are compared with them, the vectors of the sentences are centred and those of the "
+            note="Before the comparison with videos, the vectors of the sentences are centred and those of the "
             "words whitened.",
         ),
         Stage(
@@ -249,12 +249,12 @@ LLAVA_SLT = System(
     ),
     recipe=Recipe("llava_slt", "this program's recipe"),
     quickstart_prefix="quickstart_llava_slt",
-    note="Of the paper only the abstract is known to the makers of this program, and there is no public code. The "
-    "recipe is made\nafter the abstract; all numbers in it, the losses, the layers and the prompt are the makers' own.",
+    note="The makers of this program know only the abstract of the paper, and there is no public code. The "
+    "recipe follows\nthe abstract; all numbers in it, the losses, the layers and the prompt are the makers' own.",
     tags=("llava-slt",),
 )
 SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT)}
-DEFAULT_SYSTEM = FLALLM  # of a model that says nothing of its own
+DEFAULT_SYSTEM = FLALLM  # for models that name no system
 
 
 def find_stage(name: str) -> tuple[System, Stage]:

@@ -1,8 +1,8 @@
 """
 What the translation models of all systems share: clip -> sign encoder -> adapter -> language model -> sentence.
 
-How the language model reads the visual tokens and writes is in `language_encoder_decoder_slt.py` and
-`language_prompted_slt.py`; a system is a class below one of these.
+`language_encoder_decoder_slt.py` and `language_prompted_slt.py` define how the language model reads the visual tokens
+and writes; a system is a subclass of one of these.
 """
 
 import copy
@@ -31,7 +31,7 @@ class VideoFeaturesOutput(BaseModelOutputWithPooling):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, visual hidden size)`):
-            Visual tokens; 0 behind the end of a clip.
+            Visual tokens; 0 after the end of a clip.
         pooler_output (`torch.FloatTensor` of shape `(batch, tokens, text hidden size)`):
             The same tokens as the text model reads them.
         attention_mask (`torch.LongTensor` of shape `(batch, tokens)`):
@@ -43,21 +43,21 @@ class VideoFeaturesOutput(BaseModelOutputWithPooling):
 
 class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     """
-    Base class of the translation models. It builds the sign encoder that `config.vision_config` asks for, and hands it
-    what of a batch it names in its `input_names`. A subclass builds the adapter and the text model, in its
-    `__init__` and under the names below, and calls `post_init`.
+    Base class of the translation models. It builds the sign encoder of `config.vision_config`, and passes it the inputs
+    of a batch that its `input_names` list. A subclass builds the adapter and the text model, in its `__init__` and
+    under the names below, and calls `post_init`.
 
     Attributes:
         is_prompted (`bool`):
-            Whether the text model reads the visual tokens inside a prompt, `input_ids`, and goes on writing behind it;
-            else its encoder reads them, and its decoder writes.
+            Whether the text model reads the visual tokens inside a prompt, `input_ids`, and continues it; otherwise its
+            encoder reads them, and its decoder writes.
         translation_auto_class (`str`): Auto class of transformers for the whole model.
         adapter_name (`str`): name of the module between sign encoder and text model.
         text_model_name (`str`): name of the text model.
-        head_names (`tuple[str, ...]`): modules beside adapter and text model that are new in each model.
+        head_names (`tuple[str, ...]`): further modules beside adapter and text model that each model starts anew.
         text_auto_class (`type`): Auto class of transformers for the text model.
         visual_token_name (`str`): what errors call a visual token.
-        encoder_advice (`str`): how to get a sign encoder, for the error where there is none.
+        encoder_advice (`str`): how to get a sign encoder, for the error if there is none.
     """
 
     is_prompted: bool
@@ -71,17 +71,17 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    # The Trainer hands over `num_items_in_batch`, and forward divides by it: gradient accumulation and several
+    # The Trainer passes `num_items_in_batch`, and forward divides by it: gradient accumulation and several
     # processes then give exactly the gradient of one large batch.
     accepts_loss_kwargs = True
 
     def __init__(self, config: PreTrainedConfig):
-        # Resizing the embeddings writes to the configuration: two models built from one must not share it.
+        # Resizing the embeddings changes the configuration: two models built from one must not share it.
         super().__init__(copy.deepcopy(config))
         self.vision_model = build_sign_encoder(self.config.vision_config)
 
     def _build_text_model(self) -> PreTrainedModel:
-        """In the dtype of the whole model, not the one that the text model's checkpoint happens to be saved in."""
+        """Build it in the dtype of the whole model, whatever dtype the text model's checkpoint was saved in."""
         return self.text_auto_class.from_config(self.config.text_config, dtype=torch.get_default_dtype())
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -90,11 +90,11 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             init.xavier_uniform_(module.weight)
 
     def get_text_model(self) -> PreTrainedModel:
-        """The language model, under whatever name."""
+        """The language model, whatever its name in this model."""
         return getattr(self, self.text_model_name)
 
     def get_adapter(self) -> nn.Module:
-        """The module between sign encoder and language model, under whatever name."""
+        """The module between sign encoder and language model, whatever its name in this model."""
         return getattr(self, self.adapter_name)
 
     # ---------------------------------------------------------------------------------- put together from parts
@@ -104,21 +104,21 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         cls, vision_model_name_or_path: str | SignEncoder, text_model_name_or_path: str, **config_values: Any
     ) -> Self:
         """
-        A sign encoder, a new adapter and a pretrained text model. Like `from_pretrained` it returns the model in
-        evaluation mode.
+        Combine a sign encoder, a new adapter and a pretrained text model. Like `from_pretrained` it returns the model
+        in evaluation mode.
 
         Args:
             vision_model_name_or_path (`str` or `SignEncoder`):
                 Folder or Hub id of a sign encoder or of a model that has one, or a sign encoder.
             text_model_name_or_path (`str`): folder or Hub id of a text model that fits this class.
             config_values:
-                Further fields of the configuration, such as `label_smoothing`. Those that begin with `vision_` and
-                `text_`, such as `text_revision`, `text_device_map` and `vision_token`, go without that to the
-                `from_pretrained` of the part. The new adapter is put where the token embeddings are, in their dtype.
+                Further fields of the configuration, such as `label_smoothing`. Those that begin with `vision_` or
+                `text_`, such as `text_revision`, `text_device_map` and `vision_token`, go without that prefix to the
+                `from_pretrained` of the part. The new adapter gets the device and dtype of the token embeddings.
 
         Raises:
-            ValueError: if the first has no sign encoder, or the second is no text model that fits, and as `load_whole`
-                if one of them is not whole.
+            ValueError: if the first has no sign encoder, or the second is not a text model that fits, and as
+                `load_whole` if one of them is incomplete.
         """
         vision_options, text_options = (_taken(config_values, prefix) for prefix in ("vision_", "text_"))
         vision_model = vision_model_name_or_path
@@ -127,14 +127,14 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         text_model = cls._load_text_model(text_model_name_or_path, text_options)
         cls._fit_text_model(text_model, config_values)
         config = cls.config_class(
-            # Copies: a configuration that becomes a part of another one forgets its attention implementation.
+            # Copies: a configuration that becomes part of another one loses its attention implementation.
             vision_config=copy.deepcopy(vision_model.config),
             text_config=copy.deepcopy(text_model.config),
             **config_values,
         )
         with torch.device("meta"):  # no second text model in memory
             model = cls(config)
-        # As they are, not their weights alone: whether input and output embeddings are one depends on the checkpoint.
+        # The modules, not their weights alone: whether input and output embeddings are tied depends on the checkpoint.
         model.vision_model = vision_model
         setattr(model, cls.text_model_name, text_model)
         model.config.text_config = text_model.config
@@ -153,27 +153,27 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _check_text_model(cls, name_or_path: str, options: dict[str, Any]) -> None:
-        """Raise a `ValueError` for a folder or Hub id that holds no text model which fits, before it is loaded."""
+        """Raise a `ValueError` before loading if a folder or Hub id holds no text model that fits."""
         raise NotImplementedError
 
     @classmethod
     def _fit_text_model(cls, text_model: PreTrainedModel, config_values: dict[str, Any]) -> None:
-        """Change a loaded text model as the fields of the configuration need it."""
+        """Adapt a loaded text model to the fields of the configuration."""
 
     def _start_new_parts(self) -> None:
-        """Give what is new beside two loaded parts, and so far on no device, its first weights."""
+        """Initialise the new modules beside the two loaded parts, which so far are on the meta device."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------------------------- training of parts
 
     def freeze_visual_encoder(self) -> None:
-        """No weight and no buffer of the sign encoder changes any more, also after `.train()`."""
+        """Freeze the weights and buffers of the sign encoder: they do not change, even after `.train()`."""
         self.vision_model.freeze()
 
     def get_lora_settings(self) -> dict[str, Any]:
         """
-        For `peft.LoraConfig`: low-rank adapters in every linear layer of the text model, whatever it calls them, while
-        the new parts are trained whole, and the sign encoder too, unless it is frozen.
+        Settings for `peft.LoraConfig`: low-rank adapters in every linear layer of the text model, whatever their names.
+        The new modules are trained in full, as is the sign encoder unless it is frozen.
         """
         heads = [name for name in self.head_names if hasattr(self, name)]
         encoder = [] if self.vision_model.frozen else ["vision_model"]
@@ -195,8 +195,8 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         visual_attention_mask: torch.Tensor | None = None,
     ) -> dict[str, Any]:
         """
-        What there is of a video in any form, by name: of these arguments, and what the encoder reads of the `others`,
-        from which it is taken out.
+        The inputs of a video in any form, by name: those of these arguments that are given, and the encoder's inputs
+        among the `others`, from which they are removed.
 
         Raises:
             ValueError: for inputs that this encoder does not read.
@@ -228,7 +228,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         return SignEncoderOutput(last_hidden_state=features, attention_mask=mask.long())
 
     def _embed_tokens(self, visual_tokens: torch.Tensor) -> torch.Tensor:
-        """Visual tokens `(..., visual hidden size)` through the adapter -> `(..., text hidden size)`."""
+        """Map visual tokens `(..., visual hidden size)` with the adapter -> `(..., text hidden size)`."""
         adapter = self.get_adapter()
         return adapter(visual_tokens.to(adapter.first.weight.dtype))
 
@@ -250,23 +250,23 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
 
     def check_num_tokens(self, num_tokens: int) -> None:
         """
-        Raise a `ValueError` if the text model cannot read so many tokens: visual ones, and those of the prompt where it
-        reads one, which must also leave room for a sentence.
+        Raise a `ValueError` if the text model cannot read this many tokens: visual ones and, if it reads a prompt,
+        those of the prompt, which must also leave room for a sentence.
         """
         raise NotImplementedError
 
     def get_max_num_tokens(self) -> int | None:
         """
-        The most tokens that the text model can write, those of the prompt among them where it reads one, as far as
-        learned positions limit it, or `None` without such.
+        The most tokens that the learned positions of the text model let it write, including those of a prompt, or
+        `None` if it has no learned positions.
         """
         raise NotImplementedError
 
     def replay(self, sequences: torch.LongTensor, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Read generated sequences `(sequences, length)` once more in one pass, which gives for each token but the first
-        the log probability `(sequences, length - 1)` and the attention `(sequences, length - 1, visual tokens)` with
-        which it was written, whatever the way of decoding. `inputs` are those of `generate`, once for each clip.
+        Read generated sequences `(sequences, length)` again in one pass. Returns for each token but the first the log
+        probability `(sequences, length - 1)` and the attention `(sequences, length - 1, visual tokens)` with which it
+        was written, however it was decoded. `inputs` are those of `generate`, once for each clip.
 
         Raises:
             ValueError: for a text model that gives no attention weights.
@@ -289,8 +289,8 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
 
 def weighted_encoder_losses(output: SignEncoderOutput | None, num_labels: torch.Tensor) -> torch.Tensor | float:
     """
-    The losses of a sign encoder, times the label tokens of the batch: divided by `num_items_in_batch` their mean over
-    clips does not depend on how a batch is split. 0 without any.
+    The sum of a sign encoder's losses, times the label tokens of the batch: divided by `num_items_in_batch`, their mean
+    over clips does not depend on how a batch is split. 0 without losses.
     """
     losses = (output.losses or {}) if output is not None else {}
     return sum(losses.values()) * num_labels if losses else 0.0
@@ -298,8 +298,8 @@ def weighted_encoder_losses(output: SignEncoderOutput | None, num_labels: torch.
 
 def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
     """
-    A copy with all parameters and buffers shared and attention computed step by step: sdpa and flash attention give no
-    attention weights. The model itself stays untouched, also for what runs beside this in another thread.
+    A copy that shares all parameters and buffers but has eager attention: sdpa and flash attention give no attention
+    weights. The model itself stays untouched, also for other threads that use it.
     """
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     twin = copy.deepcopy(model, shared)
@@ -310,12 +310,12 @@ def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def read_text_model_type(name_or_path: str, kind: str, options: dict[str, Any]) -> str:
-    """The model type in a folder or Hub id that is to hold a text model, of the `kind` that errors name."""
+    """The model type in a folder or Hub id that should hold a text model; errors describe it by `kind`."""
     return read_config_values(name_or_path, f"Expected {name_or_path!r} to be {kind}", options)["model_type"]
 
 
 def _taken(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Take what begins with `prefix` out of `values`, without it."""
+    """Remove the entries of `values` that begin with `prefix`, and return them without the prefix."""
     names = [name for name in values if name.startswith(prefix)]
     return {name.removeprefix(prefix): values.pop(name) for name in names}
 

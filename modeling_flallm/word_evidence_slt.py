@@ -39,8 +39,8 @@ class ClipTimes:
 @dataclass(frozen=True)
 class VisualTokenTimes:
     """
-    Seconds in the file of a clip's visual tokens, each `(visual tokens,)`: those of the frame in the middle of what a
-    token sees, and those halfway to the tokens before and behind it.
+    Seconds in the file of a clip's visual tokens, each `(visual tokens,)`: those of the frame at the centre of what a
+    token sees, and those halfway to the tokens before and after it.
     """
 
     middles: np.ndarray
@@ -95,7 +95,7 @@ def word_evidence(
 
 
 def _interval(attention: np.ndarray, times: VisualTokenTimes) -> dict[str, float]:
-    """The visual tokens around the highest one that get at least half of its attention, in seconds."""
+    """The seconds of the peak, and of the visual tokens around it with at least half of its attention."""
     peak = first = last = int(attention.argmax())
     while first > 0 and attention[first - 1] >= attention[peak] / 2:
         first -= 1
@@ -106,7 +106,7 @@ def _interval(attention: np.ndarray, times: VisualTokenTimes) -> dict[str, float
 
 
 def words_with_tokens(text: str, token_ids: list[int], processor: Any) -> Iterator[tuple[str, list[int]]]:
-    """Yield the words of a text, each with the positions of its tokens behind the first token of the sequence."""
+    """Yield the words of a text, each with the positions of its tokens, counted after the sequence's first token."""
     spans = list(_spans_of_tokens(token_ids, processor))
     for start, end in spans_of_words(text):
         tokens = [token - 1 for first, last, group in spans if first < end and last > start for token in group]
@@ -116,8 +116,8 @@ def words_with_tokens(text: str, token_ids: list[int], processor: Any) -> Iterat
 
 def _spans_of_tokens(token_ids: list[int], processor: Any) -> Iterator[tuple[int, int, list[int]]]:
     """
-    Yield start and end in the decoded text and the positions of the tokens that wrote it: mostly one, several where
-    a character is made of several tokens. The text of the first tokens is the beginning of the whole text.
+    Yield start and end in the decoded text and the positions of the tokens that wrote it: usually one, several where
+    a character is made of several tokens. A prefix of the tokens decodes to a prefix of the text.
     """
     tokenizer = processor.tokenizer
     hidden = {*tokenizer.all_special_ids, *getattr(tokenizer, "lang_code_to_id", {}).values()}

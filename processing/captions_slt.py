@@ -1,8 +1,8 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Timed sentences to caption files: SubRip (srt) and WebVTT (vtt, https://www.w3.org/TR/webvtt1/).
+"""Writes timed sentences as caption files: SubRip (srt) and WebVTT (vtt, https://www.w3.org/TR/webvtt1/).
 
-Both formats take some characters for marks. Here every character is text: WebVTT has a way to write them, for SubRip,
-which has none, they become their wide forms (as in Chinese text), which Unicode's NFKC turns back.
+Both formats treat some characters as markup. Here every character is text: WebVTT can escape them; in SubRip, which
+cannot, they become their wide forms (as in Chinese text), which Unicode's NFKC turns back.
 """
 
 import math
@@ -15,7 +15,7 @@ LONGEST_LINE_IN_CHARACTERS = 42
 LINES_PER_CAPTION = 2
 WIDE_FORMS = str.maketrans("<>{}\\", "\uff1c\uff1e\uff5b\uff5d\uff3c")
 ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
-# Marks that turn the writing direction reach beyond the line that they stand in.
+# Marks that change the writing direction affect more than their own line.
 DIRECTION_MARKS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 
 
@@ -67,7 +67,7 @@ def _lines(text: str) -> list[str]:
     lines = textwrap.wrap(visible, longest)
     if len(lines) != LINES_PER_CAPTION:
         return lines
-    # The narrowest width that needs no further line: two lines of about one length are read faster.
+    # The narrowest width that needs no further line: two lines of similar length are read faster.
     narrower = (textwrap.wrap(visible, width) for width in range(len(visible) // 2, longest))
     return next((balanced for balanced in narrower if len(balanced) == LINES_PER_CAPTION), lines)
 
@@ -84,7 +84,7 @@ def _shared_out(start: int, end: int, lines: list[str]) -> Iterator[tuple[int, i
 
 def _milliseconds(seconds: float) -> int:
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"Times of captions must be seconds from 0 on, got {seconds}.")
+        raise ValueError(f"Times of captions must be 0 or more seconds, got {seconds}.")
     return round(seconds * 1000)
 
 

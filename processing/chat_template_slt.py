@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""The chat template of a tokenizer, which is somebody else's program: rendered within limits, on a fixed day."""
+"""Renders the chat template of a tokenizer, which is third-party code, within limits and with a fixed date."""
 
 import json
 import sys
@@ -11,8 +11,8 @@ from typing import Any
 
 from jinja2.utils import Namespace
 
-# Templates of Llama 3 and others write today's date, and a model would read another prompt than it was trained with.
-# This day is what theirs name where there is no clock.
+# Templates of Llama 3 and others write today's date, so that a model would read another prompt than in training. They
+# name this day where there is no clock.
 FRIDAY_26_JULY_2024 = {
     **{"%a": "Fri", "%A": "Friday", "%d": "26", "%-d": "26", "%j": "208"},
     **{"%m": "07", "%-m": "7", "%b": "Jul", "%B": "July", "%y": "24", "%Y": "2024", "%F": "2024-07-26"},
@@ -26,7 +26,7 @@ PLAIN_CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{{ ' ASSISTANT:' if add_generation_prompt else '' }}"
 )
-# In front of a template for messages of text: it gets its messages with a text in place of the parts of each.
+# Put in front of a template for text messages: it joins the parts of each message into a text.
 TEXT_CONTENTS = (
     "{%- set flat = namespace(messages=[]) -%}"
     "{%- for message in messages -%}"
@@ -45,17 +45,17 @@ JINJA_FRAMES = "<template>"
 
 
 class ChatTemplateLimitError(Exception):
-    """A chat template took too long, or made too much text."""
+    """A chat template took too long, or wrote too much text."""
 
 
 def render_chat(render: Callable[..., str], chat_template: str) -> str:
     """
-    The text that `render`, the `apply_chat_template` of a tokenizer or processor with its messages, makes with
-    `chat_template`; the same every day. transformers renders templates in a sandbox of jinja, in which they reach
-    nothing but the messages.
+    Render `chat_template` with `render`, the `apply_chat_template` of a tokenizer or processor with its messages. The
+    text is the same every day. transformers renders templates in a sandbox of jinja, in which they can reach nothing
+    but the messages.
 
     Raises:
-        ValueError: if the template has an error, or runs beyond the limits above.
+        ValueError: if the template has an error, or exceeds the limits above.
     """
     try:
         with _limited():
@@ -72,15 +72,15 @@ def render_chat(render: Callable[..., str], chat_template: str) -> str:
 
 def with_text_contents(chat_template: str, video_token: str) -> str:
     """
-    A template for messages whose content is a text, such as those of language models, as one that also takes contents
-    of parts, `{"type": "video", ...}` and `{"type": "text", "text": ...}`. A video becomes `video_token`; parts are
-    joined by line breaks.
+    Extend a template for messages with text contents, such as those of language models, to contents made of parts,
+    `{"type": "video", ...}` and `{"type": "text", "text": ...}`. A video becomes `video_token`; parts are joined by
+    line breaks.
     """
     return TEXT_CONTENTS.replace("VIDEO_TOKEN", json.dumps(video_token)) + chat_template
 
 
 def _on_a_fixed_day(template: str) -> str:
-    """The template with a clock of its own in the place of transformers', which is no argument of a template."""
+    """The template with its own clock in place of transformers', which cannot be passed as an argument."""
     if CLOCK not in template:
         return template
     replacements = "".join(f".replace('{name}', '{value}')" for name, value in FRIDAY_26_JULY_2024.items())
@@ -89,7 +89,7 @@ def _on_a_fixed_day(template: str) -> str:
 
 @contextmanager
 def _limited():
-    """Stop a template in this thread that runs for too long, or holds too long a text, after the line that does."""
+    """Stop a template in this thread that runs too long, or builds too long a text, after the line that does so."""
     end = time.monotonic() + MOST_SECONDS
 
     def watch(frame: FrameType, event: str, argument: Any) -> Any:
@@ -110,7 +110,7 @@ def _limited():
 
 
 def _texts(values: Iterable[Any]) -> Iterator[str]:
-    """Among the variables of a template, and in its namespaces."""
+    """The texts among the variables of a template, and in its namespaces."""
     for value in values:
         if isinstance(value, str):
             yield value

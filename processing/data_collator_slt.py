@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Rows of a data set to the batches that the Trainers of transformers train and evaluate on."""
+"""Collates rows of a data set to the batches that the Trainers of transformers train and evaluate on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ PART_COLUMNS = ("start", "end")
 
 @dataclass
 class DataCollatorForSignTranslation:
-    """Rows with a clip and its sentence to what a translation model takes, padded, for `Seq2SeqTrainer`.
+    """Collates rows with a clip and its sentence to the padded inputs of a translation model, for `Seq2SeqTrainer`.
 
     Args:
         processor (`FLaLLMProcessor` or `LlavaSltProcessor`):
-            That of the model.
+            The model's processor.
         clip_column (`str`, *optional*):
             Column of the clips, in any form that the processor takes; of a video column of `datasets`, best
             `Video(decode=False)`. Default: `"video"`, or `"visual_features"` where the processor reads these.
         text_column (`str`, *optional*, defaults to `"text"`):
-            Column of the sentences. Rows that all lack it give a batch without labels.
+            Column of the sentences. If all rows lack it, the batch has no labels.
 
-    Rows may have `start` and `end`, the part of a video that is the clip, in seconds. The Trainer must be told
-    `remove_unused_columns=False`: it would take away the columns of the data set, which the model does not know.
+    Rows may have `start` and `end`, the part of a video that is the clip, in seconds. Set the Trainer's argument
+    `remove_unused_columns=False`: otherwise it removes the columns of the data set, which the model does not know.
 
     Example: `Seq2SeqTrainer(model, args, data_collator=DataCollatorForSignTranslation(processor), ...)`
     """

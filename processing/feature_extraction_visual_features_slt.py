@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Ready-made visual features: from files and arrays to what a model takes."""
+"""Reads ready-made visual features from files and arrays for models that take them."""
 
 import functools
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ class VisualFeatureExtractor(SequenceFeatureExtractor):
     """Reads visual features that another model computed before (I3D, S3D, DINOv2, ...), and pads them to a batch.
 
     `feature_size` is the number of values of one feature, which must be the `hidden_size` of the model's
-    `VisualFeaturesConfig`. Of a clip with more than `max_num_features` features, so many are kept, spread evenly over
-    the clip; None keeps all.
+    `VisualFeaturesConfig`. Clips with more than `max_num_features` features are thinned evenly to that number; None
+    keeps all.
 
     Example: `VisualFeatureExtractor(1024)(["clip.npy"], return_tensors="pt")["visual_features"].shape`
     """
@@ -30,7 +30,7 @@ class VisualFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"`feature_size` must be 1 or more, got {feature_size}.")
         if max_num_features is not None and max_num_features < 1:
             raise ValueError(f"`max_num_features` must be 1 or more, or None for no limit, got {max_num_features}.")
-        # What the base class asks for: features have no samples per second, and masks tell what is padding.
+        # Required by the base class: features have no samples per second, and masks mark the padding.
         super().__init__(feature_size, kwargs.pop("sampling_rate", None), kwargs.pop("padding_value", 0.0), **kwargs)
         self.max_num_features = max_num_features
 
@@ -59,7 +59,7 @@ class VisualFeatureExtractor(SequenceFeatureExtractor):
         return count_visual_features(source, self.feature_size)
 
     def sample_feature_indices(self, num_features: int, max_num_features: int | None = None) -> list[int]:
-        """Return the sorted indices of the features that are kept of so many."""
+        """Return the sorted indices of the features that are kept of this many."""
         return evenly_spread(num_features, max_num_features or self.max_num_features)
 
     def pad(self, clips: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:

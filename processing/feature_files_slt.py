@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 FEATURE_SUFFIXES = (".npy", ".npz", ".safetensors")
 FILES_OF_SEVERAL = (".npz", ".safetensors")
-# Where a file holds several arrays, the one that is meant unless another is named.
+# The array to read from a file of several, unless another one is named.
 USUAL_NAMES = ("visual_features", "features")
 MOST_NAMES_SHOWN = 5
 DAMAGED = (OSError, EOFError, ValueError, KeyError, MemoryError, SafetensorError, zipfile.BadZipFile)
@@ -76,7 +76,7 @@ def count_visual_features(source: Any, feature_size: int) -> int:
 
 
 def name_of(source: Any) -> str:
-    """What error texts call the features of a clip."""
+    """The name of a clip's features in error messages."""
     if isinstance(source, str | os.PathLike):
         return f"'{source}'"
     return f"the visual features given as {type(source).__name__}"
@@ -104,7 +104,7 @@ def _as_tensor(values: Any) -> torch.Tensor:
     try:
         array = np.asarray(values)
     except ValueError as error:  # rows of different lengths
-        raise ValueError(f"{name_of(values)} are no array: {error}. Pass one vector for each feature.") from error
+        raise ValueError(f"{name_of(values)} are not an array: {error}. Pass one vector for each feature.") from error
     if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
         raise ValueError(f"{name_of(values)} must hold float16, float32 or float64 numbers, got {array.dtype}.")
     if isinstance(values, list | tuple) and array.dtype.kind in "iu":  # JSON and Python write 0 for 0.0
@@ -163,7 +163,7 @@ def _checked_path(source: str | os.PathLike) -> tuple[Path, str | None]:
 
 
 class _NameOfArrayError(ValueError):
-    """The file is whole, but which of its arrays is meant is not known."""
+    """The file is intact, but it is not clear which of its arrays is meant."""
 
 
 def _chosen(names: list[str], wanted: str | None, path: Path) -> str:

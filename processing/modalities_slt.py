@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""All modalities, and processors whose parts read one of them."""
+"""All modalities, and the base class of processors that read one of them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +25,7 @@ def modality_of_input(name: str) -> type[Modality]:
 
 
 class _FilledSlots:
-    """`get_attributes`: transformers asks the class for all of its slots, and a processor for those that it has."""
+    """`get_attributes`: of the class it returns all slots, of a processor those that are filled."""
 
     def __get__(self, processor: Any, owner: type[ProcessorMixin]) -> Callable[[], list[str]]:
         slots = ProcessorMixin.get_attributes.__func__(owner)
@@ -50,18 +50,18 @@ class OneModalityProcessor(ProcessorMixin):
                 f"A processor needs one of {', '.join(f'`{slot}`' for slot in parts)}, got {len(filled)} of them."
             )
         for slot, part in {**filled, "tokenizer": tokenizer}.items():
-            setattr(self, slot, part)  # for `get_attributes`, which the base class asks
+            setattr(self, slot, part)  # for `get_attributes`, which the base class calls
         super().__init__(tokenizer=tokenizer, chat_template=chat_template, **filled)
 
     @property
     def modality(self) -> Modality:
-        """How clips get from a data set to the model. Raises `ValueError` for a part that none is known for."""
+        """How clips get from a data set to the model. Raises `ValueError` if none is known for its part."""
         for modality in MODALITIES:
             part = getattr(self, modality.slot, None)
             if part is not None and modality.is_read_by(part):
                 return modality(part)
         parts = [type(getattr(self, slot)).__name__ for slot in self.get_attributes() if slot != "tokenizer"]
-        raise ValueError(f"{' and '.join(parts)} reads no modality that is known here.")
+        raise ValueError(f"{' and '.join(parts)} reads no known modality.")
 
     def take_clips(self, arguments: dict[str, Any], **clips: Any) -> list[Any] | None:
         """Return the clips of a call as a list, or None for none; those among its other `arguments` are taken out.
@@ -78,7 +78,7 @@ class OneModalityProcessor(ProcessorMixin):
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
-        """The parts that a saved processor has; one saved without saying it has a video processor."""
+        """The parts of a saved processor; one that does not list its parts has a video processor."""
         values = processor_dict or {}
         saved = {"tokenizer", *(modality.slot for modality in MODALITIES if values.get(modality.slot) is not None)}
         if saved == {"tokenizer"}:

@@ -18,8 +18,8 @@ TOLERANCE = 1e-3  # of a feature
 class VisualFeaturesModality(Modality):
     """
     The column `visual_features` holds the path of a `.npy`, `.npz` or `.safetensors` file, or an array
-    `(features, feature_size)`. `start` and `end` of a row say where its clip lies in a video; its features are those
-    of the clip, whole.
+    `(features, feature_size)`. `start` and `end` of a row say where its clip was in a video; its features are those of
+    the whole clip.
     """
 
     argument = "visual_features"

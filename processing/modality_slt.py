@@ -1,6 +1,6 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """
-What the library knows of a modality, a kind of input that signing comes in: videos, visual features, poses, ...
+The interface of modalities, the kinds of input that signing comes in: videos, visual features, poses, ...
 
 A modality of your own is three files: a `Modality`, the part of the processor that it reads with, and a sign encoder
 that takes its `input_names`. It is found by that part, through `MODALITIES` in `modalities_slt.py`. Shared code asks
@@ -17,15 +17,15 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-# Of the length of a clip and its frames per second, None where it has no time.
+# From the length of a clip and its frames per second, None if it has no times, to indices.
 SampleIndices = Callable[[int, float | None], list[int]]
 
 
 class Augmentation(Protocol):
-    """What a modality asks of the augmentation of training clips; its draws come from torch's CPU generator."""
+    """What a modality needs from the augmentation of training clips, which draws from torch's CPU generator."""
 
     def sample_frame_indices(self, num_sampled: int, num_frames: int) -> list[int]:
-        """Indices for training of a clip of `num_frames`, of which evaluation takes `num_sampled`."""
+        """Training indices for a clip of `num_frames`, of which evaluation takes `num_sampled`."""
 
     def longest_length(self, num_sampled: int, num_frames: int) -> int:
         """The most indices that `sample_frame_indices` can give."""
@@ -68,7 +68,7 @@ class ModalityWords:
 
 @dataclass(frozen=True)
 class ClipValues:
-    """What was read of a clip: `values` `(length, ...)`, and how many of them make a second, if that is known."""
+    """What was read of a clip: `values` `(length, ...)`, and their number per second, if known."""
 
     values: torch.Tensor
     rate: float | None = None
@@ -76,17 +76,17 @@ class ClipValues:
 
 class Modality(ABC):
     """
-    The way of one kind of input from the row of a data set to the named tensors of a batch:
+    How one kind of input gets from the row of a data set to the named tensors of a batch:
 
         row --read--> values --sample, augment--> item --collate--> tensors by `input_names`    (training, scoring)
         clip --open--> values --prepare--> tensors by `input_names`                             (translating)
 
     Attributes:
-        argument: of a processor's call, under which it takes clips.
+        argument: name of the argument for clips in a processor's call.
         column: our name of the column of a data set that holds a clip.
         column_names: all names that the column may have, ours first, whatever their letter case.
-        length_column: of a data set that may say how long each clip is, if there is one.
-        input_names: of the tensors: the values and then their mask, which the model's sign encoder takes.
+        length_column: the column of a data set that may give the length of each clip, if there is one.
+        input_names: of the tensors that the model's sign encoder takes: the values, then their mask.
         slot: where the processor keeps the part that reads this modality.
         item_key: under which an item holds its values.
         table_column: our name of the column in the table of a folder that names the files of clips.
@@ -116,8 +116,8 @@ class Modality(ABC):
 
     @classmethod
     def is_read_by(cls, part: Any) -> bool:
-        """Whether a part of a processor reads this modality: by what it gives, not by its class, of which remote code
-        may load a second one."""
+        """Whether a part of a processor reads this modality: by its outputs, not by its class, which remote code may
+        load a second time."""
         return cls.input_names[0] in part.model_input_names
 
     @classmethod
@@ -183,11 +183,11 @@ class Modality(ABC):
         self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """
-        Read one clip of any kind that a processor takes, to translate it: what `prepare` takes of it, sampled, and the
-        metadata that tell its times, as a video processor gives them with `return_metadata`.
+        Read one clip in any form that a processor takes, to translate it. Returns its sampled values for `prepare`, and
+        the metadata with its times, as a video processor gives them with `return_metadata`.
 
         Args:
-            start, end: seconds of the part that is read; `rate`: values per second, where the source does not tell it.
+            start, end: seconds of the part that is read; `rate`: values per second, if the source does not give it.
 
         Raises:
             ValueError: for a clip that cannot be read.
@@ -195,12 +195,12 @@ class Modality(ABC):
 
     @abstractmethod
     def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What `open` gave of several clips -> tensors by `input_names`, on the device on which they are."""
+        """Values of several clips from `open` -> tensors by `input_names`, on the same device."""
 
     @abstractmethod
     def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:
         """
-        Read the clip of a row; with `sample`, what that picks of it.
+        Read the clip of a row; with `sample`, only the values that it picks.
 
         Raises:
             ValueError: for a clip that cannot be read.
@@ -208,22 +208,22 @@ class Modality(ABC):
 
     @abstractmethod
     def count(self, row: dict[str, Any]) -> int:
-        """Length of the clip of a row before sampling, where that is possible without reading it."""
+        """Length of the clip of a row before sampling, if that is possible without reading it."""
 
     @abstractmethod
     def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
-        """What evaluation takes of a clip of this length: sorted indices."""
+        """The sorted indices that evaluation takes from a clip of this length."""
 
     @abstractmethod
     def collate(self, items: Sequence[dict[str, Any]], preprocess_on_device: bool = False) -> dict[str, Any]:
-        """Items of `item` -> tensors by `input_names`, padded behind the end of each clip."""
+        """Items of `item` -> tensors by `input_names`, padded at the end of each clip."""
 
     def length_of(self, item: dict[str, Any]) -> int:
         """Length of an item, after sampling."""
         return len(item[self.item_key])
 
     def longest_length(self, length: int, augmentation: Augmentation | None = None) -> int:
-        """The most that is taken of a clip of this length."""
+        """The most values that are taken from a clip of this length."""
         num_sampled = len(self.sample_indices(length))
         return num_sampled if augmentation is None else augmentation.longest_length(num_sampled, length)
 
@@ -235,11 +235,11 @@ class Modality(ABC):
         preprocess_on_device: bool = False,
     ) -> dict[str, Any]:
         """
-        A clip as evaluation takes it or, with an augmentation, as the seed draws it: here, of which moments it is made.
+        A clip as in evaluation or, with an augmentation, as the seed draws it; here it draws only the indices.
 
         Args:
-            read: gives what a `SampleIndices` picks of the clip.
-            preprocess_on_device: leave to the device of the model what can be done there.
+            read: returns the values that a `SampleIndices` picks.
+            preprocess_on_device: leave what is possible to the model's device.
         """
         if augmentation is None:
             return {self.item_key: read(self.sample_indices)}
@@ -247,7 +247,7 @@ class Modality(ABC):
             return {self.item_key: read(self.augmented(augmentation))}
 
     def augmented(self, augmentation: Augmentation) -> SampleIndices:
-        """What training takes of a clip, drawn anew with every call."""
+        """The indices that training takes from a clip, drawn anew in every call."""
 
         def sample(length: int, rate: float | None) -> list[int]:
             return augmentation.sample_frame_indices(len(self.sample_indices(length, rate)), length)
@@ -268,7 +268,7 @@ def num_array_dimensions(feature: Any) -> int | None:
 
 @contextmanager
 def random_numbers_of(seed: int) -> Iterator[None]:
-    """Draw from a seed, on the CPU alone: `torch.manual_seed` would also start the accelerator's numbers anew."""
+    """Draw from a seed, on the CPU alone: `torch.manual_seed` would also seed the accelerator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Videos as a modality: frames, sampled, augmented in time and space, and made pixel values."""
+"""Videos as a modality: frames, sampled, augmented in time and space, and turned into pixel values."""
 
 import functools
 import io
@@ -32,8 +32,8 @@ class VideoModality(Modality):
     """
     The column `video` holds `{"path", "bytes"}` of a file, of which `start` and `end` (seconds) may name a part.
 
-    An item has uint8 `frames` `(frames, 3, height, width)`, `is_cropped` (to the final size, which augmentation does)
-    and `spatial_seed`, the draw that is left to the device of the model with `preprocess_on_device`.
+    An item has uint8 `frames` `(frames, 3, height, width)`, `is_cropped` (to the final size, by augmentation) and
+    `spatial_seed`, for the augmentation that `preprocess_on_device` leaves to the model's device.
     """
 
     argument = "videos"
@@ -133,12 +133,12 @@ class VideoModality(Modality):
         return ClipValues(video.frames, video.fps)
 
     def count(self, row: dict[str, Any]) -> int:
-        """Frames of the video or of its part, as its header says."""
+        """Number of frames of the video or of its part, from its header."""
         content = row["video"]["bytes"]
         source = io.BytesIO(content) if content is not None else row["video"]["path"]
         try:
             num_frames, seconds = frames_and_seconds(source)
-        except VideoDecodingError:  # no video, which decoding says better, or pictures
+        except VideoDecodingError:  # not a video, for which decoding has a better error, or pictures
             start, end = row.get("start"), row.get("end")
             video = decode_video(row["video"], start=start, end=end, sample_frame_indices=lambda num_frames, fps: [0])
             return video.num_source_frames
@@ -179,7 +179,7 @@ class VideoModality(Modality):
 def pixel_values(
     video_processor: BaseVideoProcessor, frames: Sequence[torch.Tensor], resize: bool, crop: bool | None = None
 ) -> dict[str, torch.Tensor]:
-    """Make pixel values with their mask of sampled frames; cropped at the centre by default where they are resized."""
+    """Turn sampled frames into pixel values with their mask; by default they are cropped if they are resized."""
     return dict(
         video_processor.preprocess_frames(frames, do_resize=resize, do_center_crop=resize if crop is None else crop)
     )
@@ -187,7 +187,7 @@ def pixel_values(
 
 @functools.lru_cache(maxsize=1)  # the parts of one long video follow each other
 def frames_and_seconds(source: Any) -> tuple[int, float]:
-    """Frames and length of a video file as its header says; where it says nothing, its packets are counted."""
+    """Number of frames and seconds of a video file, from its header or else by counting its packets."""
     with open_container(source, str(source)) as container:
         stream = video_stream(container, str(source))
         rate = float(stream.average_rate or stream.guessed_rate or 25)

@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Videos and sentences to what FLaLLM takes, and token ids back to sentences."""
+"""Turns videos and sentences into the inputs of FLaLLM, and token ids back into sentences."""
 
 import unicodedata
 from typing import Any
@@ -18,7 +18,7 @@ IGNORED_LABEL = -100
 
 
 class FLaLLMProcessor(OneModalityProcessor):
-    """What reads clips, and the tokenizer of the language model, any of transformers, in one.
+    """Combines a reader of clips with the tokenizer of the language model, any of transformers.
 
     Videos are read by a `video_processor`, ready-made visual features by a `feature_extractor`: pass one of the two.
 
@@ -26,8 +26,8 @@ class FLaLLMProcessor(OneModalityProcessor):
     tokenizer puts its `tgt_lang` code where its model expects it. The tokenizer must itself end a sentence with its
     end token, as those of pretrained models do.
 
-    Sentences are brought to Unicode normal form NFKC first: the tokenizers of mBART and others lose the normaliser they
-    were trained with on loading, and would turn decomposed umlauts or full-width letters into unknown tokens.
+    Sentences are first normalised to Unicode NFKC: on loading, the tokenizers of mBART and others lose the normaliser
+    they were trained with, and would turn decomposed umlauts or full-width letters into unknown tokens.
 
     Example: `processor(videos=["clip.mp4"], text_target=["it rains in the north"], return_tensors="pt")`
     """
@@ -57,8 +57,8 @@ class FLaLLMProcessor(OneModalityProcessor):
         `visual_features`, and `labels` (batch, tokens), padded with -100, with `text_target`, the sentences. Other
         arguments go to what reads the clips (`start`, `end`, `frame_sampling_rate`, ...; `max_num_features`) or to the
         tokenizer (`padding`, `truncation`, `max_length`, `pad_to_multiple_of`, `add_special_tokens`). Raises
-        `ValueError` for neither input, for clips of another modality, for `text`, which is the prompt of models that
-        read one, for an empty sentence and for as many sentences as there are not videos, `TypeError` for unknown
+        `ValueError` if neither is given, for clips of another modality, for `text`, which is the prompt of models that
+        read one, for an empty sentence and for more or fewer sentences than videos, `TypeError` for unknown
         arguments."""
         if text is not None:
             raise ValueError(
@@ -116,7 +116,7 @@ class FLaLLMProcessor(OneModalityProcessor):
         token_ids = np.asarray(token_ids.cpu() if isinstance(token_ids, torch.Tensor) else token_ids)
         token_ids = np.where(token_ids == IGNORED_LABEL, self.tokenizer.pad_token_id, token_ids)
         if skip_special_tokens:
-            # mBART tokenizers trimmed with older versions of transformers load with language codes that are no special
+            # mBART tokenizers trimmed with older versions of transformers load with language codes that are not special
             # tokens, and would end every sentence in "de_DE"
             language_codes = list(getattr(self.tokenizer, "lang_code_to_id", {}).values())
             token_ids = token_ids[~np.isin(token_ids, language_codes)]
@@ -129,8 +129,8 @@ class FLaLLMProcessor(OneModalityProcessor):
 
 
 def ungrouped_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a processor by their own names, without the groups in which they may have come, and without
-    `images` and `audio` that are `None`. Raises `ValueError` for other images and audio."""
+    """Take the arguments of a processor out of the groups that they may have come in, and drop `images` and `audio`
+    that are `None`. Raises `ValueError` for other images and audio."""
     ungrouped = {name: value for name, value in arguments.items() if name not in ARGUMENT_GROUPS}
     for group in ARGUMENT_GROUPS:
         ungrouped |= arguments.get(group) or {}
@@ -141,13 +141,13 @@ def ungrouped_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_one_sentence_per_video(num_videos: int, num_sentences: int) -> None:
-    """Raise `ValueError` for another number of sentences than of videos."""
+    """Raise `ValueError` unless there are as many sentences as videos."""
     if num_videos != num_sentences:
         raise ValueError(f"Each video needs one sentence, got {num_videos} videos and {num_sentences} sentences.")
 
 
 def normalised_sentences(text_target: str | list[str] | tuple[str, ...]) -> list[str]:
-    """Return one or several sentences in Unicode normal form NFKC. Raises `ValueError` for none and for empty ones."""
+    """Return one or several sentences normalised to Unicode NFKC. Raises `ValueError` for none and for empty ones."""
     sentences = [text_target] if isinstance(text_target, str) else text_target
     if not isinstance(sentences, (list, tuple)) or not all(isinstance(sentence, str) for sentence in sentences):
         raise ValueError(f"`text_target` must be a sentence or a list of sentences, got {text_target!r}.")

@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Videos, prompts and sentences to what LLaVA-SLT takes, and token ids back to sentences."""
+"""Turns videos, prompts and sentences into the inputs of LLaVA-SLT, and token ids back into sentences."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,24 +17,30 @@ from .processing_flallm import (
     normalised_sentences,
     ungrouped_arguments,
 )
+from .spoken_languages_slt import spoken_language_name
 
 DEFAULT_PROMPT = "Translate this sign language video into {spoken_language}."
 DEFAULT_SPOKEN_LANGUAGE = "the spoken language"
 
+# What to do where a prompt does not hold its video once: one of ours, and one that was passed as `text`.
+OWN_PROMPT_ADVICE = "`prompt` must not hold it, and the chat template must keep what the user says."
+GIVEN_PROMPT_ADVICE = "Write it into `text`, or leave `text` out: the processor then writes its own prompt."
+
 
 class LlavaSltProcessor(FLaLLMProcessor):
-    """What reads clips, and the tokenizer of a decoder-only language model, any of transformers, in one.
+    """Combines a reader of clips with the tokenizer of a decoder-only language model, any of transformers.
 
     Videos are read by a `video_processor`, ready-made visual features by a `feature_extractor`: pass one of the two.
 
-    The prompt holds the video as one placeholder token per word-like token of the model, then the instruction, in the
-    tokenizer's chat template where it has one. The sentence follows it, in Unicode normal form NFKC, and the
-    tokenizer's end token. Rows are padded on the left.
+    The prompt has one placeholder token per word-like token of the video, then the instruction, in the tokenizer's chat
+    template if it has one. The sentence, normalised to Unicode NFKC, and the tokenizer's end token follow. Rows are
+    padded on the left.
 
     `word_window_stride` must be that of the model's visual encoder, and 1 for visual features. `prompt` is the
-    instruction, in which `{spoken_language}` stands for the language of the sentences, `spoken_language`: any name, as
-    in "German". The paper's prompt is not known to us; this one is ours. The placeholder `video_token` is added to the
-    tokenizer if it lacks it, and a tokenizer without a padding token pads with its end token.
+    instruction, in which `{spoken_language}` stands for the English name of `spoken_language`, the language of the
+    sentences: a tag such as "de" or a name such as "German". The paper's prompt is not known to us; this one is ours.
+    The placeholder `video_token` is added to the tokenizer if it lacks it, and a tokenizer without a padding token pads
+    with its end token.
 
     Example: `processor(videos=["clip.mp4"], text_target=["it rains in the north"], return_tensors="pt")`
     """
@@ -58,13 +64,13 @@ class LlavaSltProcessor(FLaLLMProcessor):
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.add_tokens([AddedToken(video_token, special=True, normalized=False)], special_tokens=True)
         super().__init__(video_processor, tokenizer, feature_extractor)
-        # Saved beside the tokenizer, whose own it is.
+        # Saved beside the tokenizer, from which it comes.
         self.chat_template = chat_template or tokenizer.chat_template
         self.word_window_stride = word_window_stride
         self.video_token = video_token
         self.prompt = prompt
-        self.spoken_language = spoken_language
-        self._around_own_video(self.spoken_language)  # a prompt that cannot work is told here
+        self.spoken_language = spoken_language_name(spoken_language)
+        self._around_own_video(self.spoken_language)  # raises if the prompt cannot work
 
     @property
     def model_input_names(self) -> list[str]:
@@ -81,29 +87,29 @@ class LlavaSltProcessor(FLaLLMProcessor):
         text: str | list[str] | tuple[str, ...] | None = None,
         text_target: str | list[str] | tuple[str, ...] | None = None,
         num_visual_tokens: Sequence[int] | None = None,
-        spoken_language: str | Sequence[str] | None = None,
+        spoken_language: str | Sequence[str | None] | None = None,
         visual_features: Any = None,
         add_special_tokens: bool = True,
         return_tensors: str | None = None,
         **kwargs,
     ) -> BatchFeature:
-        """Process videos and their prompts, with their sentences or without.
+        """Process videos and their prompts, with or without their sentences.
 
-        Returns `input_ids` and `attention_mask` (batch, tokens), padded on the left: the prompt, and with `text_target`
-        the sentence and its end behind it, and then `labels` (batch, tokens) too, -100 outside the sentence. With
+        Returns `input_ids` and `attention_mask` (batch, tokens), padded on the left: the prompt, followed with
+        `text_target` by the sentence and its end; then also `labels` (batch, tokens), -100 outside the sentence. With
         `videos`, also `pixel_values_videos` (batch, frames, 3, height, width) and `pixel_attention_mask` (batch,
-        frames); with `visual_features`, themselves (batch, features, feature_size) and `visual_attention_mask` (batch,
-        features). `num_visual_tokens`, in place of clips, says how many word-like tokens the features of each have.
+        frames); with `visual_features`, also these (batch, features, feature_size) and `visual_attention_mask` (batch,
+        features). `num_visual_tokens`, in place of clips, is the number of word-like tokens of each.
 
-        `text` is the prompt of each video, such as `apply_chat_template` makes it, with the placeholder `video_token`
+        `text` is the prompt of each video, as `apply_chat_template` makes it, with the placeholder `video_token`
         once, where the video goes; `add_special_tokens=False` leaves out what the tokenizer puts in front of a text.
         Default: the processor's own prompt, in which `spoken_language` names the language of all sentences, or of each
-        of them, as training did: "German", not "de". Other arguments go to what reads the clips (`start`, `end`,
-        `frame_sampling_rate`, ...; `max_num_features`).
+        of them, by tag or by name (None: the processor's own). Other arguments go to what reads the clips (`start`,
+        `end`, `frame_sampling_rate`, ...; `max_num_features`).
 
         Raises `ValueError` for no input or both clips and `num_visual_tokens`, for clips of another modality, a prompt
-        without the placeholder, an empty sentence, one that holds the placeholder, and other numbers of prompts,
-        sentences or languages than of videos, `TypeError` for unknown arguments."""
+        without the placeholder, an empty sentence or one with the placeholder, and unless there are as many prompts,
+        sentences and languages as videos, `TypeError` for unknown arguments."""
         kwargs = ungrouped_arguments(kwargs)
         return_tensors = kwargs.pop("return_tensors", return_tensors)
         if kwargs.pop("padding", True) not in (True, "longest"):
@@ -140,8 +146,8 @@ class LlavaSltProcessor(FLaLLMProcessor):
         """Turn one or several conversations into prompts, and with `tokenize` into what the model takes.
 
         The content of a message is a text, or parts: `{"type": "text", "text": ...}` and `{"type": "video"}`, with
-        the clip under `video`, `path` or `url` where `tokenize` is to read it. Default of `chat_template`: that of the
-        processor, which is the tokenizer's, or a plain one where it has none. With `tokenize` returns `input_ids`, or
+        the clip under `video`, `path` or `url` if `tokenize` should read it. Default of `chat_template`: that of the
+        processor, which is the tokenizer's, or a plain one if it has none. With `tokenize` returns `input_ids`, or
         with `return_dict` all of `__call__`, to which `processor_kwargs` go (`text_target`, `fps`, ...). Other
         arguments are those of transformers, such as `add_generation_prompt`. Raises `ValueError` for a template that
         has an error or does not end, and as `__call__`.
@@ -163,7 +169,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
         return inputs if return_dict else inputs["input_ids"]
 
     def _chat_template(self, chat_template: str | None = None) -> str:
-        """The processor's own, unless there is another; that of a tokenizer is for messages of text."""
+        """The given one, or else the processor's own; a tokenizer's takes only text messages."""
         template = self.chat_template if chat_template is None else chat_template
         if template is None:
             return with_text_contents(PLAIN_CHAT_TEMPLATE, self.video_token)
@@ -172,12 +178,12 @@ class LlavaSltProcessor(FLaLLMProcessor):
         return template
 
     def get_num_visual_tokens(self, num_frames: int) -> int:
-        """Placeholders in the prompt of a clip of so many frames after sampling."""
+        """Number of placeholders in the prompt of a clip with this many frames after sampling."""
         return (num_frames + self.word_window_stride - 1) // self.word_window_stride
 
     @property
     def num_prompt_tokens(self) -> int:
-        """Tokens of the prompt without the video."""
+        """Number of tokens of the prompt without the video."""
         return sum(map(len, self._around_own_video(self.spoken_language)))
 
     def _token_ids(
@@ -201,12 +207,12 @@ class LlavaSltProcessor(FLaLLMProcessor):
         self,
         text: str | list[str] | tuple[str, ...],
         num_visual_tokens: Sequence[int] | None,
-        spoken_language: str | Sequence[str] | None,
+        spoken_language: str | Sequence[str | None] | None,
         add_special_tokens: bool,
     ) -> list[list[int]]:
         if spoken_language is not None:
             raise ValueError(
-                "`spoken_language` is for the processor's own prompt. In `text`, write the language there."
+                "`spoken_language` is for the processor's own prompt. Write the language into `text` instead."
             )
         texts = [text] if isinstance(text, str) else text
         if not isinstance(texts, list | tuple) or not texts or not all(isinstance(each, str) for each in texts):
@@ -222,20 +228,21 @@ class LlavaSltProcessor(FLaLLMProcessor):
                 f"Each video needs one prompt, got {len(num_visual_tokens)} videos and {len(texts)} prompts."
             )
         return [
-            self._with_video(*self._around_the_video(ids), count)
+            self._with_video(*self._around_the_video(ids, GIVEN_PROMPT_ADVICE), count)
             for ids, count in zip(token_ids, num_visual_tokens, strict=True)
         ]
 
     def _own_prompts(
-        self, num_visual_tokens: Sequence[int], spoken_language: str | Sequence[str] | None
+        self, num_visual_tokens: Sequence[int], spoken_language: str | Sequence[str | None] | None
     ) -> list[list[int]]:
         num_prompts = len(num_visual_tokens)
-        language = self.spoken_language if spoken_language is None else spoken_language
-        languages = list(language) if isinstance(language, list | tuple) else [language] * num_prompts
-        if not all(isinstance(each, str) for each in languages):
+        given = spoken_language if isinstance(spoken_language, list | tuple) else [spoken_language] * num_prompts
+        if not all(each is None or isinstance(each, str) for each in given):
             raise ValueError(
-                f"`spoken_language` must be a name such as 'German', or a list of one for each video, got {language!r}."
+                "`spoken_language` must be a tag such as 'de', a name such as 'German', or a list with one for each "
+                f"video, got {spoken_language!r}."
             )
+        languages = [self.spoken_language if each is None else spoken_language_name(each) for each in given]
         if len(languages) != num_prompts:
             raise ValueError(
                 f"`spoken_language` names one language, or one for each video, got {len(languages)} languages and "
@@ -251,18 +258,18 @@ class LlavaSltProcessor(FLaLLMProcessor):
         return [*before, *[self.video_token_id] * int(num_visual_tokens), *behind]
 
     def _around_own_video(self, spoken_language: str) -> tuple[list[int], list[int]]:
-        """Token ids in front of the video in the processor's own prompt, and behind it."""
+        """Token ids before and after the video in the processor's own prompt."""
         instruction = self.prompt.replace("{spoken_language}", spoken_language)
         content = [{"type": "video"}, {"type": "text", "text": instruction}]
         text = self.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        return self._around_the_video(self._prompt_token_ids(text, add_special_tokens=self.chat_template is None))
+        token_ids = self._prompt_token_ids(text, add_special_tokens=self.chat_template is None)
+        return self._around_the_video(token_ids, OWN_PROMPT_ADVICE)
 
-    def _around_the_video(self, token_ids: list[int]) -> tuple[list[int], list[int]]:
+    def _around_the_video(self, token_ids: list[int], advice: str) -> tuple[list[int], list[int]]:
         if token_ids.count(self.video_token_id) != 1:
             raise ValueError(
                 f"The prompt must hold the placeholder {self.video_token!r} once, where the video goes; it holds it "
-                f"{token_ids.count(self.video_token_id)} times. `prompt` must not hold it, and the chat template must "
-                "keep what the user says."
+                f"{token_ids.count(self.video_token_id)} times. {advice}"
             )
         place = token_ids.index(self.video_token_id)
         return token_ids[:place], token_ids[place + 1 :]

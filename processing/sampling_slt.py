@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Sequences in time, of whatever kind: thinned evenly, and padded to a batch."""
+"""Thins sequences in time evenly, whatever they hold, and pads them to a batch."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 def evenly_spread(length: int, most: int | None) -> list[int]:
-    """Return the indices of a sequence, thinned evenly from the first one on where it is longer than `most`."""
+    """Return the indices of a sequence, thinned evenly from the first one on if it is longer than `most`."""
     if most is None or length <= most:
         return list(range(length))
     return [index * length // most for index in range(most)]

@@ -16,14 +16,14 @@ EBML = b"\x1a\x45\xdf\xa3"
 
 def open_container(source: Any, name: str) -> Any:
     """
-    Open a path or a seekable binary file, the only way in which FLaLLM opens videos to read them: only as formats that
-    hold their pictures themselves, and with no way to other files or addresses.
+    Open a path or a seekable binary file. FLaLLM opens all videos here: only in formats that contain their pictures
+    themselves, and without access to other files or addresses.
 
     Raises:
-        VideoDecodingError: if it cannot be read, with what is wrong with it.
+        VideoDecodingError: if it cannot be read, saying why.
     """
     if isinstance(source, list) or (isinstance(source, str) and os.path.isdir(source)):
-        raise VideoDecodingError(f"{name} is no video file but a folder or a list of pictures.", reason="no_video")
+        raise VideoDecodingError(f"{name} is not a video file but a folder or a list of pictures.", reason="no_video")
     try:
         if not isinstance(source, str):
             source.seek(0)
@@ -36,7 +36,7 @@ def open_container(source: Any, name: str) -> Any:
 def _why_not_a_video(source: Any, name: str, error: Exception) -> VideoDecodingError:
     """Say why FFmpeg could not open a source: empty, an mp4 cut off before its index, or no video at all."""
     if isinstance(error, PermissionError):
-        return VideoDecodingError(f"{name} may not be read: {error}.")
+        return VideoDecodingError(f"No permission to read {name}: {error}.")
     head = head_of(source, 12)
     if not head:
         return VideoDecodingError(f"{name} is empty (0 bytes). Copy, download or record it again.", reason="empty")

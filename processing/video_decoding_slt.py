@@ -1,9 +1,8 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Frames and their times out of any kind of video: files, bytes, web addresses, arrays, pictures, folders of pictures.
+"""Reads frames and their times from any kind of video: files, bytes, web addresses, arrays, pictures, folders of them.
 
-One decoder, PyAV, because its wheel carries FFmpeg and so works wherever it installs. A file is read twice: once
-without decoding, for the time stamps, and once to decode, so that only the frames that are asked for are ever held in
-memory.
+The only decoder is PyAV: its wheel includes FFmpeg, so it works wherever it installs. A file is read twice: once
+without decoding, for the time stamps, and once to decode, so that only the requested frames are ever held in memory.
 """
 
 import itertools
@@ -41,18 +40,17 @@ def decode_video(
     and ELAN count them: a picture that begins 0.8 seconds after the sound begins at second 0.8. Arrays and pictures
     carry no time: `start` and `end` then need `fps`, their frame rate.
 
-    Frames come out uniform in **time**: a file of variable frame rate is put on a uniform grid at its usual frame rate,
-    each grid point taking the frame that a player shows then; a picture that stands still comes out again and again.
-    Sampling every fourth frame is thus sampling at a constant rate. At a constant frame rate every frame comes out
-    once, unchanged. Frames of rotated or mirrored phone videos and pictures come out upright. Recordings that were
-    joined byte by byte follow each other.
+    Frames are uniform in **time**: a file of variable frame rate is put on a uniform grid at its usual frame rate, each
+    grid point taking the frame that a player shows then; a still picture is repeated. Sampling every fourth frame thus
+    samples at a constant rate. At a constant frame rate every frame is returned once, unchanged. Frames of rotated or
+    mirrored phone videos and pictures are turned upright. Recordings that were joined byte by byte follow each other.
 
     `sample_frame_indices(num_frames, fps)` picks frames before they are converted; `transform_frame` maps each picked
     uint8 frame (3, height, width) to another (a resize, say), which keeps memory small for long or large videos.
 
     Raises `VideoDecodingError` for whatever cannot be read. A damaged file of which some frames decode gives those
-    frames and a warning that says what is missing: frames at the beginning and the end are left out, for those in
-    between the one before stays.
+    frames and a warning that says what is missing: missing frames at the beginning and the end are left out, those in
+    between are replaced by the frame before.
 
     Example: `decode_video("clip.mp4", start=1.5, end=4.0).frames.shape`
     """
@@ -74,9 +72,9 @@ def decode_segments(
     """
     Decode the parts of one video (start and end in seconds, both rising, overlaps allowed) one after the other.
 
-    Each part comes out as from `decode_video` with that `start` and `end`, but a file is read only once from its first
-    part to its last, however far apart its keyframes are, and nothing but the current part is held. The other arguments
-    and the errors are those of `decode_video`.
+    Each part is the same as from `decode_video` with that `start` and `end`, but a file is read only once from its
+    first part to its last, however far apart its keyframes are, and only the current part is held in memory. The other
+    arguments and the errors are those of `decode_video`.
     """
     requests = [FrameRequest(start, end, fps, sample_frame_indices, transform_frame) for start, end in segments]
     for request in requests:
@@ -101,8 +99,8 @@ def stream_grey_pictures(
 ) -> Iterator[tuple[float, np.ndarray]]:
     """
     Yield each frame of one video as its seconds in the file and a small grey picture, float32 from 0 to 255 of shape
-    (size_in_pixels, size_in_pixels), upright; nothing but the current one is held. Takes what `decode_video` takes and
-    raises what it raises; arrays and pictures need `fps`.
+    (size_in_pixels, size_in_pixels), upright; only the current one is held in memory. Takes and raises what
+    `decode_video` does; arrays and pictures need `fps`.
     """
     request = FrameRequest(start, end, fps)
     check_request(start, end, fps)

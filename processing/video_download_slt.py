@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Videos from http(s) addresses: no more bytes than a video has, no more time than it takes, and no way inside."""
+"""Downloads videos from http(s) addresses, with limits on size and time and without access to the local network."""
 
 import ipaddress
 import socket
@@ -24,9 +24,9 @@ def download(address: str) -> BinaryIO:
     Download a video into a temporary file, which is deleted when it is closed.
 
     Raises:
-        VideoDecodingError: for an address that is not http or https or leads to another kind, for one on the internet
-            that leads to a machine inside the own network, for a video that is too large or takes too long, and for
-            whatever goes wrong on the way.
+        VideoDecodingError: for an address that is not http(s) or redirects to one that is not, for one on the internet
+            that redirects into the local network, for a video that is too large or takes too long, and for everything
+            else that goes wrong.
     """
     if not address.lower().startswith(("http://", "https://")):
         raise VideoDecodingError(f"Only http:// and https:// addresses are read, got '{address}'. Download it first.")
@@ -72,21 +72,21 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request: Any, *arguments: Any) -> Any:
         new = arguments[-1]
         if urllib.parse.urlsplit(new).scheme not in ("http", "https"):
-            raise ValueError(f"it leads to '{new}', which is no http(s) address")
+            raise ValueError(f"it redirects to '{new}', which is not an http(s) address")
         if _is_inside(new) and not _is_inside(request.full_url):
-            raise ValueError(f"it leads to '{new}', an address inside the own network")
+            raise ValueError(f"it redirects to '{new}', an address inside the local network")
         return super().redirect_request(request, *arguments)
 
 
 def _is_inside(address: str) -> bool:
-    """Whether any of a host's addresses is one of the own machine or network."""
+    """Whether any of a host's addresses belongs to this machine or the local network."""
     host = urllib.parse.urlsplit(address).hostname or ""
     found = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
     return not all(ipaddress.ip_address(name.split("%")[0]).is_global for name in found)
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """One that knows http and https, and neither ftp nor files nor data."""
+    """An opener for http and https, but not for ftp, files or data."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,

@@ -27,7 +27,7 @@ LONGEST_STILL_IN_SECONDS = 0.25
 
 
 def decode_file(source: Any, name: str, requests: Sequence[FrameRequest]) -> Iterator[DecodedVideo]:
-    """Decode parts of one file that lie in order of time in one go from the first to the last."""
+    """Decode parts of one file, in order of time, in one pass from the first to the last."""
     whole = replace(requests[0], end=requests[-1].end)
     times = read_times(source, name, whole.start, whole.end)
     parts = deque(plan_part(times, request, name) for request in requests)
@@ -46,7 +46,7 @@ def decode_file(source: Any, name: str, requests: Sequence[FrameRequest]) -> Ite
             if not parts:
                 return
             shown = frame
-    # A file that is damaged or cut off: its last frames do not come.
+    # The file is damaged or cut off: its last frames are missing.
     yield from (_finish_part(part, times, came, name) for part in parts)
 
 
@@ -58,12 +58,12 @@ def _note(came: bytearray, time: int, display_times: list[int]) -> None:
 
 
 def _finish_part(part: FilePart, times: FileTimes, came: bytearray, name: str) -> DecodedVideo:
-    # What lies behind the last wanted frame was not decoded.
+    # Frames after the last wanted one were not decoded.
     looked_at = part.positions if not part.is_complete else range(part.positions.start, part.wanted[-1] + 1)
     missing = [position for position in looked_at if not came[position]]
     if not part.frames or len(missing) == len(looked_at):
         raise _nothing_decoded(len(part.wanted), name)
-    # Frames before the first that can be decoded alone are in the file, and no player shows them.
+    # The file has frames before the first that can be decoded alone; no player shows them.
     missing = [position for position in missing if position >= times.num_leading or position > came.find(1)]
     reaches_end = not part.is_complete or part.positions.stop == len(times.seconds)
     missing_at_end = times.missing_at_end if reaches_end else 0
@@ -74,8 +74,8 @@ def _finish_part(part: FilePart, times: FileTimes, came: bytearray, name: str) -
         )
     if reaches_end and times.num_unread_recordings:
         logger.warning(
-            f"{name} holds {times.num_unread_recordings} more recording(s) behind what can be read, as files do that "
-            "were joined byte by byte. Join them with a video program."
+            f"{name} holds {times.num_unread_recordings} more recording(s) after what can be read, because they were "
+            "joined byte by byte. Join them with a video program."
         )
     _report_long_stills(part, times, name)
     indices = part.indices[part.num_skipped : part.num_skipped + len(part.frames)]
@@ -90,7 +90,7 @@ def _finish_part(part: FilePart, times: FileTimes, came: bytearray, name: str) -
 
 
 def _report_long_stills(part: FilePart, times: FileTimes, name: str) -> None:
-    """A file that shows one picture for long looks like one of which the pictures between were lost."""
+    """Warn of pictures that stay for long: a file that lost the pictures in between looks the same."""
     for position in part.positions[:-1]:
         begin, end = times.seconds[position], times.seconds[position + 1]
         if end - begin > LONGEST_STILL_IN_SECONDS and end - begin > LONGEST_INTERVAL / part.fps:
@@ -100,7 +100,7 @@ def _report_long_stills(part: FilePart, times: FileTimes, name: str) -> None:
 
 
 def _where_missing(missing: list[int], times: FileTimes, missing_at_end: int) -> str:
-    """Say how many frames are missing, and from when to when; the seconds of the first three gaps."""
+    """Say how many frames are missing, and from when to when, with the seconds of the first three gaps."""
     gaps: list[list[int]] = []
     for position in missing:
         if gaps and position == gaps[-1][1] + 1:
@@ -121,7 +121,7 @@ def grey_frames_of_file(
     times = read_times(source, name, request.start, request.end)
     positions = plan_part(times, request, name).positions
     first, last = (times.display_times[position] for position in (positions[0], positions[-1]))
-    # One for all frames: making its tables takes longer than shrinking a frame with them.
+    # One for all frames: building its tables takes longer than shrinking a frame.
     shrink = partial(VideoReformatter().reformat, interpolation="AREA", threads=1, format="gray")
     latest = None
     with open_container(source, name) as container:
@@ -148,7 +148,7 @@ def _decoded(container: Any, stream: Any, times: FileTimes, request: FrameReques
     """Yield the decodable frames in the order of display, with their display times in `pts`."""
     times_by_order = iter(times.display_times) if times.is_by_order else None
     packets = times.packets_to_decode(container, stream, request.start, request.end)
-    for packet in itertools.chain(packets, [None]):  # None: what the decoder still holds
+    for packet in itertools.chain(packets, [None]):  # None flushes the decoder
         try:
             frames = stream.decode(packet)
         except av.error.FFmpegError:
@@ -162,8 +162,8 @@ def _decoded(container: Any, stream: Any, times: FileTimes, request: FrameReques
 
 def _conversion_to_pixels(width: int, height: int, name: str) -> Callable[[Any], torch.Tensor]:
     """
-    -> what makes upright RGB pixels, uint8 (3, height, width), of a frame. One for all frames of a video: making its
-    tables takes longer than converting a small frame with them.
+    -> a function that turns a frame into upright RGB pixels, uint8 (3, height, width). One for all frames of a video:
+    building its tables takes longer than converting a small frame.
     """
     reformat = partial(VideoReformatter().reformat, width=width, height=height, format="rgb24", threads=1)
 

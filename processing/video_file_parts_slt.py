@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Which frames of a file a part of it takes, and when they are shown: the grid that is uniform in time."""
+"""Which frames of a file belong to a part of it, and when they are shown: a grid that is uniform in time."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,10 +14,9 @@ from .video_packets_slt import NUM_FRAMES_BEHIND
 from .video_requests_slt import TIME_TOLERANCE_IN_SECONDS, FrameRequest, positions_in_interval
 from .video_times_slt import FileTimes, usual_interval
 
-# Between two frames that lie further apart than this, in usual intervals, the picture stands still.
+# If two frames are further apart than this, in usual intervals, the picture stays on screen in between.
 LONGEST_INTERVAL = 1.5
-# Time stamps may be damaged: a part in which pictures stand still comes out as so many frames at most, or as so many
-# for each picture that it has.
+# Time stamps may be damaged: a part with still pictures gives at most this many frames, or this many per picture.
 MOST_FRAMES_OF_STILLS, MOST_REPEATS = 20_000, 100
 
 
@@ -25,7 +24,7 @@ MOST_FRAMES_OF_STILLS, MOST_REPEATS = 20_000, 100
 class FilePart:
     """
     One part of a file while it is decoded: `positions` are its frames among those of the file, `wanted` which of these
-    are to come out, `indices` what the wanted ones are in the part, and `first_second` is where it begins.
+    to return, `indices` the indices of the wanted ones in the part, and `first_second` is where it begins.
     """
 
     request: FrameRequest
@@ -48,8 +47,8 @@ class FilePart:
 
     def take(self, frame: Any, shown: Any, display_times: list[int], to_pixels: Callable[[Any], torch.Tensor]) -> None:
         """
-        Keep the frame for each wanted position whose time it reaches. In place of one that the decoder did not deliver
-        comes the frame before, which was then on screen; where nothing was, nothing comes.
+        Keep the frame for each wanted position whose time it reaches. One that the decoder did not deliver is replaced
+        by the frame before, which was then on screen, or skipped if there was none.
         """
         kept = None
         while not self.is_complete and display_times[self.next_wanted] <= frame.pts:
@@ -68,7 +67,7 @@ def plan_part(times: FileTimes, request: FrameRequest, name: str) -> FilePart:
     seconds = times.seconds
     _check_that_picture_has_begun(times, request, name)
     positions = positions_in_interval(seconds, request, name, times.end_in_seconds)
-    # The same, whether the part is read alone or with others.
+    # The same interval, whether the part is read alone or with others.
     around = seconds[max(0, positions.start - 1) : positions.stop + NUM_FRAMES_BEHIND]
     interval = usual_interval(around) or (1 / times.stated_fps if times.stated_fps else None)
     if interval is None:
@@ -101,14 +100,14 @@ def _part_on_screen(
     times: FileTimes, request: FrameRequest, positions: range, interval: float
 ) -> tuple[range, float, float]:
     """
-    -> the positions of the frames that are on screen in a part, and the seconds from when to when they are: a picture
-    that stands still stays until the next one comes.
+    -> the positions of the frames that are on screen in a part, and the seconds from when to when they are: a still
+    picture stays until the next one comes.
     """
     seconds, longest = times.seconds, LONGEST_INTERVAL * interval
     first, last = positions[0], positions[-1]
     first_second = seconds[first]
     start = request.start or 0.0
-    if first > 0 and first_second - start > longest:  # the picture before stands still at `start`
+    if first > 0 and first_second - start > longest:  # the picture before is still on screen at `start`
         first, first_second = first - 1, start
     gone_at = seconds[last + 1] if last + 1 < len(seconds) else times.end_in_seconds
     is_still = gone_at - first_second > longest
@@ -118,7 +117,7 @@ def _part_on_screen(
 
 
 def _size_of_grid(last_second: float, first_second: float, stop: float, interval: float) -> int:
-    """How many points at equal intervals the part has: up to its last frame, or to its end where that stands still."""
+    """How many points at equal intervals the part has: up to its last frame, or to its end if that is a still one."""
     if stop - last_second > LONGEST_INTERVAL * interval:
         return max(1, math.ceil((stop - first_second - TIME_TOLERANCE_IN_SECONDS) / interval))
     return max(1, round((last_second - first_second) / interval) + 1)
@@ -127,7 +126,7 @@ def _size_of_grid(last_second: float, first_second: float, stop: float, interval
 def _on_screen(
     seconds: Sequence[float], positions: range, first_second: float, num_frames: int, interval: float
 ) -> np.ndarray:
-    """Which of the positions is shown at each point of the grid: the nearest frame, or one that stands still."""
+    """Which of the positions is shown at each point of the grid: the nearest frame, or a still picture."""
     begins = np.asarray(seconds[positions.start : positions.stop]) - interval / 2
     grid = first_second + np.arange(num_frames) * interval
     return (np.searchsorted(begins, grid, side="right") - 1).clip(0)

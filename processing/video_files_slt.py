@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Which files are videos and which are pictures, the one list that every command asks; and the error of bad ones."""
+"""Which files are videos and which are pictures, in one list for every command; and the error for bad ones."""
 
 import os
 from pathlib import PurePath
@@ -15,7 +15,7 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 # fmt: on
-# Program texts and notes use these, too: TypeScript, Go's modules.
+# Texts use these, too: TypeScript, Go modules.
 SUFFIXES_OF_TEXTS_TOO = (".ts", ".mod", ".tp")
 BYTES_THAT_TELL_A_TEXT = 1024
 FOLDER_OF_MACOS = "__MACOSX"
@@ -23,9 +23,9 @@ FOLDER_OF_MACOS = "__MACOSX"
 
 class VideoDecodingError(ValueError):
     """
-    A video that cannot be read as asked; the text names the video, what was expected and what to do.
+    A video that cannot be read as requested; the text names the video, what was expected and what to do.
 
-    `reason` says it in a word: "empty", "no_video", "no_picture" (only sound), "unsupported" (no decoder), "outside"
+    `reason` is one word: "empty", "no_video", "no_picture" (only sound), "unsupported" (no decoder), "outside"
     (nothing is shown in the part that was asked for), or "damaged" for everything else.
     """
 
@@ -36,9 +36,8 @@ class VideoDecodingError(ValueError):
 
 def is_video_file(path: str | os.PathLike) -> bool:
     """
-    Tell by its name, in any letter case, whether a file is a video. Hidden files are none, nor are the `._` files and
-    the `__MACOSX` folders that macOS leaves beside real ones. A `.ts` file whose content is text, as TypeScript is, is
-    none either.
+    Tell by its name, in any letter case, whether a file is a video. Hidden files are not, nor are the `._` files and
+    the `__MACOSX` folders that macOS leaves beside real ones, nor `.ts` files with text in them, such as TypeScript.
     """
     suffix = PurePath(path).suffix.lower()
     if suffix not in VIDEO_SUFFIXES or is_hidden_file(path):
@@ -47,18 +46,18 @@ def is_video_file(path: str | os.PathLike) -> bool:
 
 
 def is_picture_file(path: str | os.PathLike) -> bool:
-    """Tell by its name, in any letter case, whether a file is a picture; hidden files are none."""
+    """Tell by its name, in any letter case, whether a file is a picture; hidden files are not."""
     return PurePath(path).suffix.lower() in PICTURE_SUFFIXES and not is_hidden_file(path)
 
 
 def is_hidden_file(path: str | os.PathLike) -> bool:
-    """Tell whether a name begins with a dot, or lies in a `__MACOSX` folder."""
+    """Tell whether a name begins with a dot, or is in a `__MACOSX` folder."""
     path = PurePath(path)
     return path.name.startswith(".") or FOLDER_OF_MACOS in path.parts
 
 
 def _is_text(path: str | os.PathLike) -> bool:
-    """Whether a file that is there begins with bytes as texts have them: every video holds a zero byte soon."""
+    """Whether an existing file begins like a text: every video soon has a zero byte."""
     try:
         with open(path, "rb") as file:
             head = file.read(BYTES_THAT_TELL_A_TEXT)

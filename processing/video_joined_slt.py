@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Recordings that were joined byte by byte, and what their formats say of where each of them ends."""
+"""Recordings that were joined byte by byte, and where each of them ends according to its format."""
 
 import functools
 import math
@@ -9,7 +9,7 @@ from typing import Any
 from .video_container_slt import EBML, head_of, open_container, video_stream
 from .video_packets_slt import read_packets, rising_times, without_gaps_in_knowledge
 
-# The times of such recordings begin anew, and seeking by time misleads.
+# The times of such recordings start again, which misleads seeking by time.
 FORMATS_THAT_CAN_BE_JOINED = ("mpegts", "mpeg", "mpegvideo", "matroska,webm", "ogg")
 MOST_FILES_REMEMBERED = 4096
 SEGMENT = b"\x18\x53\x80\x67"
@@ -53,7 +53,7 @@ def _size(source: Any) -> int:
 
 
 def _matroska_end(source: Any, begin: int = 0) -> float:
-    """Where a Matroska or WebM recording that begins at a byte says that it ends; 0 where it does not say."""
+    """The byte at which a Matroska or WebM recording starting at `begin` says that it ends; 0 if it does not say."""
     head = head_of(source, 256, begin)
     if not head.startswith(EBML):
         return 0
@@ -67,6 +67,9 @@ def _matroska_end(source: Any, begin: int = 0) -> float:
 
 def num_unread_recordings(source: Any, kind: str) -> int:
     """How many recordings FFmpeg does not reach: of joined Matroska files it reads two, of mp4 files one."""
+    if isinstance(source, str):
+        with open(source, "rb") as file:  # once for all heads
+            return num_unread_recordings(file, kind)
     size, begin, num_recordings = _size(source), 0, 0
     if kind == "matroska,webm":
         while 0 <= begin < size and head_of(source, 4, begin) == EBML:

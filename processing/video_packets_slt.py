@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""The packets of a video track without decoding them, and the times of display that they name, made to rise."""
+"""Reads the packets of a video track without decoding them, and makes their times of display rise."""
 
 import contextlib
 import math
@@ -12,16 +12,16 @@ import numpy as np
 
 # Seek a little earlier than asked: containers seek by decoding time, which runs ahead of the time of display.
 SEEK_MARGIN_IN_SECONDS = 1.0
-# No codec holds back more frames than this to bring them into the order of display.
+# No codec delays more frames than this to reorder them for display.
 MOST_REORDERED_FRAMES = 17
-# Enough to know the next frames of display behind a part, and how far apart frames usually are.
+# Enough to know the frames displayed after a part, and how far apart frames usually are.
 NUM_FRAMES_BEHIND = 12
 PACKETS_BEHIND_THE_END = NUM_FRAMES_BEHIND + MOST_REORDERED_FRAMES
 
 
 @dataclass
 class Packets:
-    """Of each packet with content, in the order of decoding; `last_end` is when the last one shown ends."""
+    """One entry for each packet with content, in the order of decoding, and what holds for all of them."""
 
     own_times: list[int | None]
     times: list[int | None]
@@ -57,8 +57,8 @@ def read_packets(container: Any, stream: Any, start: float | None, end: float | 
 
 def _times_in_avi(times: list[int | None], decoding_times: list[int | None]) -> tuple[list[int | None], bool]:
     """
-    AVI holds no times of display, so those of FFmpeg run behind. Where it tells by the kinds of the frames how they are
-    reordered, these are right but for that delay; else only the order in which the decoder gives the frames is.
+    AVI stores no times of display, so FFmpeg's lag behind. Where FFmpeg can tell from the kinds of frames how they are
+    reordered, its times are right except for that delay; otherwise only the decoder's order of the frames is.
     """
     if None in times or None in decoding_times:
         return decoding_times, True
@@ -82,7 +82,7 @@ def demux(container: Any, stream: Any, start: float | None, end: float | None, m
     with contextlib.suppress(av.error.FFmpegError):  # cut off: what came before still counts
         num_behind = 0
         for packet in container.demux(stream):
-            if packet.size == 0 and packet.dts is None:  # PyAV's sign that no more comes
+            if packet.size == 0 and packet.dts is None:  # PyAV's end of the stream
                 return
             yield packet
             num_behind += packet.dts is not None and packet.dts > last
@@ -102,7 +102,7 @@ def last_time(stream: Any, container: Any, end: float | None) -> float:
 def origin_of(container: Any, stream: Any) -> int:
     """
     The beginning of the file in units of the stream's time base: the first that is seen or heard. Sound before zero is
-    what an encoder puts before its beginning; it is not played.
+    padding from an encoder, which is not played.
     """
     begin = max(container.start_time or 0, 0)
     origin = round(begin / av.time_base / stream.time_base)
@@ -110,7 +110,7 @@ def origin_of(container: Any, stream: Any) -> int:
 
 
 def without_gaps_in_knowledge(times: Sequence[int | None]) -> list[int]:
-    """Give packets without any time the usual distance from the one before."""
+    """Give packets without a time the usual interval from the one before."""
     known = [time for time in times if time is not None]
     if len(known) == len(times):
         return known
@@ -124,8 +124,8 @@ def without_gaps_in_knowledge(times: Sequence[int | None]) -> list[int]:
 
 def rising_times(times: Sequence[int], are_keyframes: Sequence[bool], ticks_per_second: float) -> list[int]:
     """
-    Times of display of packets in the order of decoding, with each recording whose times begin anew put behind the one
-    before it, and with single times that lie far from both of their neighbours put between them.
+    Times of display of packets in the order of decoding. A recording whose times start again is moved behind the one
+    before it, and a single time far from both of its neighbours is put between them.
     """
     if len(times) < 3:
         return list(times)

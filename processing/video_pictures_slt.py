@@ -79,7 +79,7 @@ def _picture_to_rgb(picture: Any, name: str) -> torch.Tensor:
 
 
 def _read_picture(picture: Any, name: str) -> np.ndarray:
-    """The pixels of a picture file or of a PIL image, upright as cameras mark them."""
+    """The pixels of a picture file or of a PIL image, turned upright as the camera marked it."""
     file = contextlib.nullcontext(picture) if isinstance(picture, Image.Image) else None
     label = f"A frame of {name}" if file is not None else f"The frame '{picture}' of {name}"
     try:

@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Videos of any kind to the normalised, padded frames that FLaLLM takes."""
+"""Turns videos of any kind into the normalised, padded frames that FLaLLM takes."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,7 +36,7 @@ FRAMES_IN_CACHE = 2
 @dataclass
 class FLaLLMVideoMetadata(VideoMetadata):
     """
-    What is known of a processed video: as of every video processor, and `start_in_seconds`, the second of the file at
+    Metadata of a processed video: that of every video processor, and `start_in_seconds`, the second of the file at
     which its `total_num_frames` begin (`None` without a frame rate), from which `timestamps` count.
     """
 
@@ -51,9 +51,9 @@ class FLaLLMVideoMetadata(VideoMetadata):
 class FLaLLMVideosKwargs(VideosKwargs, total=False):
     """Arguments of `FLaLLMVideoProcessor` beyond those of every video processor.
 
-    `frame_sampling_rate` is the fraction of frames that is kept, above 0 and up to 1. `max_num_frames` is the most
-    frames that are kept of one video; longer ones are thinned evenly, `None` sets no limit. `start` and `end` are the
-    part of each video that is read, in seconds: one number for all videos, or a list with an entry (or `None`) each."""
+    `frame_sampling_rate` is the fraction of frames to keep, above 0 and up to 1. `max_num_frames` is the most frames to
+    keep of one video; longer ones are thinned evenly, `None` sets no limit. `start` and `end` are the part of each
+    video to read, in seconds: one number for all videos, or a list with an entry (or `None`) each."""
 
     frame_sampling_rate: float | int | None
     max_num_frames: int | None
@@ -69,8 +69,8 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
     zeros, and `pixel_attention_mask`, int64 of shape (batch, frames), 1 for a real frame.
 
     Sampling is deterministic and uniform in time: `frame_sampling_rate` (0.25 in section 4 of the FLa-LLM paper,
-    https://arxiv.org/abs/2403.12556) keeps that fraction of the frames; `fps`, where it is set, takes its place and
-    keeps that many frames per second. Both apply before `max_num_frames`, and at least one frame always stays.
+    https://arxiv.org/abs/2403.12556) keeps that fraction of the frames; `fps`, if set, replaces it and
+    keeps that many frames per second. Both apply before `max_num_frames`, and at least one frame is always kept.
 
     Example: `FLaLLMVideoProcessor()(["clip.mp4", "other.webm"], return_tensors="pt")["pixel_values_videos"].shape`
     """
@@ -95,7 +95,7 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
         _check_sampling(self.frame_sampling_rate, self.fps, self.max_num_frames)
 
     def sample_frame_indices(self, num_frames: int, fps: float | None = None) -> list[int]:
-        """Return the sorted indices of the frames that are kept of a video of `num_frames` frames at `fps` frames per
+        """Return the sorted indices of the frames to keep of a video of `num_frames` frames at `fps` frames per
         second, with this processor's settings. `fps` is needed only where the processor's own `fps` is set."""
         return _sample_indices(num_frames, fps, self.frame_sampling_rate, self.fps, self.max_num_frames)
 
@@ -130,16 +130,16 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
         do_center_crop: bool | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
-        """Resize, crop, normalise and pad clips that were decoded and sampled before: uint8 RGB frames (frames, 3,
-        height, width), on any device, which the result stays on. `None` stands for the processor's own setting.
+        """Resize, crop, normalise and pad clips that are already decoded and sampled: uint8 RGB frames (frames, 3,
+        height, width), on any device, on which the result stays. `None` means the processor's own setting.
 
         Returns `pixel_values_videos` and `pixel_attention_mask` as the class describes them. Raises `ValueError` for
         frames of another shape or type."""
         for clip in clips:
             if clip.dtype != torch.uint8 or clip.ndim != 4 or clip.shape[1] != 3 or len(clip) == 0:
                 raise ValueError(
-                    "Decoded frames of a clip are uint8 of shape (frames, 3, height, width), got "
-                    f"{clip.dtype} of shape {tuple(clip.shape)}. Videos of other kinds go to the processor itself."
+                    "Decoded frames of a clip must be uint8 of shape (frames, 3, height, width), got "
+                    f"{clip.dtype} of shape {tuple(clip.shape)}. Pass videos of other kinds to the processor itself."
                 )
         shaping = {"do_resize": do_resize, "do_center_crop": do_center_crop}
         kwargs = {name: value for name, value in shaping.items() if value is not None}
@@ -149,7 +149,7 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
         return self._preprocess_decoded(list(clips), {**kwargs, "return_tensors": return_tensors})
 
     def _preprocess_decoded(self, clips: list[torch.Tensor], kwargs: dict) -> BatchFeature:
-        """Crop, normalise and pad frames that were sampled and resized already."""
+        """Crop, normalise and pad frames that are already sampled and resized."""
         return super().preprocess(
             clips, **{**kwargs, "do_sample_frames": False, "input_data_format": ChannelDimension.FIRST}
         )
@@ -161,9 +161,9 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
         return is_single_video(videos)
 
     def look(self, path: str | Path) -> VideoFacts:
-        """Say from when to when the picture of a video file lasts, in seconds of the file, and its size in pixels as it
-        is stored, without decoding it. Raises `VideoDecodingError` for a file that cannot be read; its `reason` says
-        what is wrong in a word."""
+        """Return when the picture of a video file starts and ends, in seconds of the file, and its stored size in
+        pixels, without decoding it. Raises `VideoDecodingError` for a file that cannot be read; its `reason` says in a
+        word what is wrong."""
         return read_facts(*open_path(Path(path)))
 
     def split_at_rests(
@@ -182,16 +182,16 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
 
         `video` is one video of any kind that `decode_video` reads, `start` and `end` the part of it to look at in
         seconds, `source_fps` the frame rate of arrays and pictures. A part shorter than `shortest_seconds` is joined to
-        its neighbour. A part longer than `longest_seconds` is cut where there is little motion, and where there is no
-        such moment, in parts that overlap by `overlap_seconds`. Stretches in which nobody moves for `idle_seconds` or
-        more are left out but for a quarter of that time on either side, so that no sentence is made up for them; a
-        video in which nobody moves gives an empty list. Of the rests between two parts, `rest_seconds` are translated
-        with each, as clips of one sentence begin and end; the captions of the parts cover all of the rest (see
-        `VideoSegment`). A video of one sentence gives one part.
+        its neighbour. A part longer than `longest_seconds` is cut where there is little motion, or, if there is no such
+        moment, into parts that overlap by `overlap_seconds`. Stretches in which nobody moves for `idle_seconds` or more
+        are left out except for a quarter of that time on either side, so that no sentence is made up for them; a video
+        in which nobody moves gives an empty list. Of the rest between two parts, `rest_seconds` are translated with
+        each, as in clips of one sentence; the captions of the parts cover the whole rest (see `VideoSegment`). A video
+        of one sentence gives one part.
 
-        The video is read once, frame by frame, in memory that does not grow with its length but for three numbers per
-        frame. Raises `VideoDecodingError` for a video that cannot be read and `ValueError` for lengths that make no
-        sense.
+        The video is read once, frame by frame, in memory that does not grow with its length except for three numbers
+        per frame. Raises `VideoDecodingError` for a video that cannot be read and `ValueError` for lengths that
+        contradict each other or are out of range.
 
         Example: `[(segment.start, segment.end) for segment in FLaLLMVideoProcessor().split_at_rests("talk.mp4")]`
         """
@@ -310,7 +310,7 @@ def _check_unsupported(kwargs: dict) -> None:
     """Refuse arguments of other video processors that would be ignored here."""
     reasons = {
         "num_frames": "clips keep their own lengths; use `frame_sampling_rate`, `fps` or `max_num_frames`",
-        "input_data_format": "the layout of each array is told from its shape",
+        "input_data_format": "the layout of each array is inferred from its shape",
     }
     for name, reason in reasons.items():
         if kwargs.get(name) is not None:
@@ -355,8 +355,8 @@ def _normalize_and_pad(
     sizes = sorted({tuple(video.shape[-2:]) for video in videos})
     if len(sizes) > 1:
         raise ValueError(
-            f"The videos of a batch must come out in one size, got (height, width) {sizes}. Set `size` to a height and "
-            "a width with do_resize=True, or do_center_crop=True."
+            f"The processed videos of a batch must have one size, got (height, width) {sizes}. Set `size` to a height "
+            "and a width with do_resize=True, or do_center_crop=True."
         )
     lengths = torch.tensor([len(video) for video in videos], device=videos[0].device)
     mask = (torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]).long()

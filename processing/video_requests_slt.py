@@ -1,5 +1,5 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""What is asked of a video, a part of it and some of its frames, and what comes out."""
+"""A request for a part of a video and some of its frames, and what comes of it."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -37,7 +37,7 @@ class DecodedVideo:
         """Seconds of each frame, counted from the beginning of the file; `None` without `start_in_seconds`."""
         if self.start_in_seconds is None:
             return None
-        if self.fps is None:  # of the one frame of a file
+        if self.fps is None:  # a file with a single frame
             return [self.start_in_seconds for _ in self.frame_indices]
         return [self.start_in_seconds + index / self.fps for index in self.frame_indices]
 
@@ -67,7 +67,7 @@ def check_request(start: float | None, end: float | None, fps: float | None) -> 
     for label, seconds in (("start", start), ("end", end)):
         is_number = isinstance(seconds, (int, float, np.number)) and not isinstance(seconds, bool)
         if seconds is not None and not (is_number and math.isfinite(seconds) and seconds >= 0):
-            raise VideoDecodingError(f"`{label}` must be a number of seconds from 0 on, or None, got {seconds!r}.")
+            raise VideoDecodingError(f"`{label}` must be 0 or more seconds, or None, got {seconds!r}.")
     if end is not None and (start or 0) >= end:
         raise VideoDecodingError(f"`start` must lie before `end`, got start={start} and end={end} seconds.")
     if fps is not None and not fps > 0:

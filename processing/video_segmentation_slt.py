@@ -1,9 +1,9 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Where to cut a long sign language video into sentences: where the hands rest.
+"""Cuts a long sign language video into sentences: where the hands rest.
 
 The video is read once as a stream of small grey pictures. Of each picture two numbers are kept: how much has moved
 since the one before, and at what height. Hands rest where little moves for a while. Signers also hold a hand still
-within a sentence, so a short stillness counts only where the hands went down before it and come up after it.
+within a sentence, so a short stillness counts only if the hands go down before it and up after it.
 """
 
 import itertools
@@ -20,11 +20,11 @@ PICTURE_SIZE_IN_PIXELS = 64
 # Motion is measured where there is most of it, so that a signer who is small in the picture counts as much.
 MOVING_FRACTION_OF_THE_PICTURE = 0.05
 STEP_IN_SECONDS = 0.04
-# Frames that lie closer together are left out: the same motion then gives the same numbers at any frame rate.
+# Frames closer together than this are left out: the same motion then gives the same numbers at any frame rate.
 SHORTEST_STEP_IN_SECONDS = 0.03
-# Level of motion and of noise are those of the surroundings: cameras and people change in a long video.
+# The levels of motion and noise are local: cameras and people change in a long video.
 SURROUNDINGS_IN_SECONDS = 30.0
-# In grey levels of 255. Less than the first is noise of the camera, more than the second is not.
+# In grey levels of 255: below the first it is camera noise, above the second it is not.
 FAINTEST_MOTION, HIGHEST_NOISE = 6.0, 10.0
 STILL_FRACTION_OF_MOTION = 0.15
 REST_IN_SECONDS = 0.5
@@ -33,18 +33,18 @@ REST_OF_LOWERED_HANDS_IN_SECONDS = 0.1
 LOWER_BY = 0.06
 WAY_OF_THE_HANDS_IN_SECONDS = 0.2
 TWITCH_IN_SECONDS = 0.3
-# A damaged time stamp can lie years ahead, and memory is in proportion to the time.
+# A damaged time stamp can be years ahead, and memory grows with the time.
 LONGEST_VIDEO_IN_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
 class VideoSegment:
     """
-    A part of a video to translate, `start` to `end` in seconds of the file, and the time that it stands for,
-    `caption_start` to `caption_end`, which half of the rests on either side belong to.
+    A part of a video to translate, `start` to `end` in seconds of the file, and the time of its caption,
+    `caption_start` to `caption_end`, which includes half of the rest on either side.
 
     `cut` says how it was separated from the one before: "rest" (hands at rest, or the beginning of the video),
-    "minimum" (a moment of little motion) or "overlap" (none was found: it begins before the other one ends).
+    "minimum" (a moment of little motion) or "overlap" (there was none: it begins before the other one ends).
     """
 
     start: float
@@ -77,7 +77,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class Stillness:
-    """Steps from `first` up to but without `stop` in which nobody moves."""
+    """Steps from `first` to `stop` (exclusive) in which nobody moves."""
 
     first: int
     stop: int
@@ -103,7 +103,7 @@ class SegmentLengths:
 
     def __post_init__(self):
         if not self.rest_seconds >= 0:
-            raise ValueError(f"`rest_seconds` must be a number of seconds from 0 on, got {self.rest_seconds}.")
+            raise ValueError(f"`rest_seconds` must be 0 or more seconds, got {self.rest_seconds}.")
         for name, value in vars(self).items():
             if name != "rest_seconds" and not value > 0:
                 raise ValueError(f"`{name}` must be a number of seconds above 0, got {value}.")
@@ -151,10 +151,10 @@ def measure_motion(video: Any, start: float | None, end: float | None, fps: floa
 def _change(difference: np.ndarray) -> tuple[float, float, float]:
     """
     Energy, height and extent of the change from one picture to the next, `difference` `(height, width)`. The extent is
-    the change of the median pixel: little when a person moves, much when another film begins.
+    the change of the median pixel: small when a person moves, large when another film begins.
     """
     middle = float(np.median(difference))
-    change = np.abs(difference - middle)  # without what a lamp or the camera's exposure changes
+    change = np.abs(difference - middle)  # ignores changes of the lighting or the camera's exposure
     num_moving = round(change.size * MOVING_FRACTION_OF_THE_PICTURE)
     moving = np.argpartition(change, -num_moving, axis=None)[-num_moving:]
     weights = change.ravel()[moving]
@@ -202,7 +202,7 @@ def _usual_height(energy: np.ndarray, height: np.ndarray) -> np.ndarray:
 
 
 def _in_surroundings(values: np.ndarray, statistic: Any) -> np.ndarray:
-    """A statistic of the values around each step, worked out once a second: `(steps, ...)`."""
+    """A statistic of the values around each step, computed once a second: `(steps, ...)`."""
     per_second, reach = round(1 / STEP_IN_SECONDS), round(SURROUNDINGS_IN_SECONDS / 2 / STEP_IN_SECONDS)
     centres = range(0, len(values), per_second)
     rows = np.array([statistic(values[max(0, centre - reach) : centre + reach]) for centre in centres])
@@ -218,8 +218,8 @@ def find_stillness(motion: Motion) -> list[Stillness]:
     behind3, behind2, behind1, _, ahead1, ahead2, ahead3 = np.lib.stride_tricks.sliding_window_view(
         np.pad(is_still, 3), 7
     ).T
-    # A single moving step between two still ones is a blink if it is small, or else a jump of the picture, as hands do
-    # not start and stop in one step; but where every other step is still, the file holds frames twice.
+    # A single moving step between two still ones is a blink if it is small, or else a jump of the picture: hands do
+    # not start and stop in one step. But if every other step is still, the file has each frame twice.
     alternates = (behind3 & ~behind2) | (~ahead2 & ahead3)
     is_bridge = behind1 & ahead1 & ((motion.energy <= 2 * motion.still) | ~alternates)
     edges = np.flatnonzero(np.diff(np.pad(is_still | is_bridge, 1).astype(int)))
@@ -227,7 +227,7 @@ def find_stillness(motion: Motion) -> list[Stillness]:
 
 
 def _is_rest(motion: Motion, stillness: Stillness) -> bool:
-    """Long, or with hands that went down before it and come up behind it; at a cut of the film however short."""
+    """Whether it is long, or the hands go down before it and up after it; at a cut of the film it may be short."""
     if stillness.seconds >= REST_IN_SECONDS - 1e-9:
         return True
     is_cut = motion.is_cut[stillness.first : stillness.stop].any()
@@ -251,7 +251,7 @@ def _lower_by(motion: Motion, side: slice) -> float:
 def _leave_out_idle_time(
     motion: Motion, stillnesses: list[Stillness], lengths: SegmentLengths
 ) -> list[tuple[int, int, list[Stillness]]]:
-    """Stretches between idle times, each with its first step, the one behind its last, and the rests in it."""
+    """Stretches between idle times, each with its first step, the one after its last, and the rests in it."""
     idle = [stillness for stillness in stillnesses if stillness.seconds >= lengths.idle_seconds]
     margin = round(lengths.idle_seconds / 4 / STEP_IN_SECONDS)
     edges = [0]
@@ -281,7 +281,7 @@ def _split_stretch(
 
 
 def _without_short_pieces(rests: list[Stillness], first: int, stop: int, lengths: SegmentLengths) -> list[float]:
-    """-> the middles of the rests that stay: of the two around the shortest piece the shorter rest goes first."""
+    """-> the middles of the rests that are kept; of the two around the shortest piece, the shorter is dropped first."""
     rests = list(rests)
     while rests:
         pieces = np.diff([first, *(rest.middle for rest in rests), stop]) * STEP_IN_SECONDS
@@ -309,7 +309,7 @@ def _split_long(motion: Motion, segment: VideoSegment, lengths: SegmentLengths) 
 
 
 def _moment_of_little_motion(motion: Motion, segment: VideoSegment, lengths: SegmentLengths) -> float | None:
-    """The second of least motion in the second half of the longest piece from the start of this one, if it is clear."""
+    """The second of least motion in the second half of the longest piece allowed from this start, if it is clear."""
     earliest = segment.start + lengths.longest_seconds / 2
     latest = min(segment.start + lengths.longest_seconds, segment.end - lengths.shortest_seconds)
     first, stop = (round((second - motion.start) / STEP_IN_SECONDS) for second in (earliest, latest))
@@ -321,7 +321,7 @@ def _moment_of_little_motion(motion: Motion, segment: VideoSegment, lengths: Seg
 
 
 def _without_rests(motion: Motion, segment: VideoSegment, rest_seconds: float) -> VideoSegment:
-    """Leave of the rests at both ends of a segment only so much: models have seldom seen more."""
+    """Shorten the rests at both ends of a segment to `rest_seconds`: models have seldom seen more."""
     first, stop = (round((second - motion.start) / STEP_IN_SECONDS) for second in (segment.start, segment.end))
     moving = first + np.flatnonzero(motion.energy[first:stop] > motion.still[first:stop])
     if not len(moving):

@@ -16,8 +16,8 @@ async def _take_only_uploads(self: gr.Video, url_or_file_path: Any) -> str | Non
     return await super(gr.Video, self).async_move_resource_to_block_cache(url_or_file_path)
 
 
-# Gradio would fetch a video of any size from any address that it is given. A class of our own would make Gradio write a
-# file beside this one, and one component would lose it where its label changes. `check_addresses_are_refused` tries it.
+# Gradio would fetch a video of any size from any address. A subclass would make Gradio write a file beside this one,
+# and a method of one component is lost when its label changes. `check_addresses_are_refused` tests this guard.
 gr.Video.async_move_resource_to_block_cache = _take_only_uploads
 
 
@@ -35,7 +35,7 @@ def check_addresses_are_refused(demo: gr.Blocks) -> None:
             if error.message == TEXTS["en"]["error_address"]:
                 continue
         except Exception:
-            logger.exception("The guard against addresses cannot be tried.")
+            logger.exception("The guard against addresses could not be tested.")
         raise SystemExit(
             f"The Space does not start: Gradio {gr.__version__} would fetch videos from any address that a visitor "
             "names. Install the version of Gradio that the Space's README.md names as sdk_version."

@@ -1,5 +1,5 @@
 """
-A Space that translates sign language videos with the model that MODEL_ID names. On one's own machine:
+A Space that translates sign language videos with the model named in MODEL_ID. To run it locally:
 
     MODEL_ID=me/flallm-phoenix python app.py
 """
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-# A waiting thread of torch soon sleeps, where others want its core; read when torch is imported.
+# Makes waiting threads of torch sleep soon, because others need their cores; read when torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-# A folder that no other program of Gradio puts files into: what is old there is deleted.
+# A folder that no other Gradio program writes to, because old files in it are deleted.
 os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / "flallm_space"))
 
 import appearance  # noqa: E402
@@ -41,11 +41,11 @@ LARGEST_FILE_IN_MEGABYTES = 300
 MOST_WAITING, MOST_WAITING_OF_ONE_VISITOR = 100, 10
 NUM_OTHER_THREADS = 40
 MINUTES_UNTIL_FILES_ARE_DELETED = 60
-# At the latest: two sweeps may pass until one finds a file.
+# Less two sweeps, which may pass before a file is found.
 SECONDS_UNTIL_FILES_ARE_DELETED = MINUTES_UNTIL_FILES_ARE_DELETED * 60 - 2 * uploads.SECONDS_BETWEEN_SWEEPS
 SECONDS_OF_A_LONG_VIDEO = 15
-PLAYED_BY_BROWSERS = (".mp4", ".webm", ".mov", ".m4v", ".ogv")  # a Space has no list of ours to ask
-NARROW_BUTTON_IN_PIXELS = 100  # two beside each other on a phone
+PLAYED_BY_BROWSERS = (".mp4", ".webm", ".mov", ".m4v", ".ogv")  # a Space does not have our own list
+NARROW_BUTTON_IN_PIXELS = 100  # two fit side by side on a phone
 NO_TIMES = {"minimum": 0, "maximum": 1, "step": 0.1, "interactive": False}
 # Not mirrored: a mirrored signer has swapped hands. Larger pictures and sound would only make the upload longer.
 WEBCAM = gr.WebcamOptions(
@@ -58,12 +58,12 @@ LAUNCH = {
     "js": appearance.ON_LOAD,
     "theme": appearance.THEME,
     "footer_links": ["api"],
-    "max_threads": MOST_WAITING + NUM_OTHER_THREADS,  # one waits for each turn
+    "max_threads": MOST_WAITING + NUM_OTHER_THREADS,  # each waiting request holds one
 }
 
 
 class Page:
-    """The page and what its parts do, and the same for programs."""
+    """The page with its events, and the API."""
 
     def __init__(self, translator: Translator, facts: ModelFacts):
         self.translator, self.facts = translator, facts
@@ -71,7 +71,7 @@ class Page:
         self.speaking: list[tuple[gr.components.Component, Callable[[dict[str, str]], dict[str, Any]]]] = []
 
     def build(self, examples: list[str]) -> gr.Blocks:
-        # What Gradio knows of; `uploads` finds the rest.
+        # For files that Gradio knows of; `uploads` deletes the rest.
         delete_cache = (uploads.SECONDS_BETWEEN_SWEEPS, SECONDS_UNTIL_FILES_ARE_DELETED)
         with gr.Blocks(title=TEXTS["en"]["title"], delete_cache=delete_cache, analytics_enabled=False) as demo:
             self._head()
@@ -93,7 +93,7 @@ class Page:
         return demo.queue(max_size=MOST_WAITING)
 
     def _add(self, component: type, texts: Callable[[dict[str, str]], dict[str, Any]], **options: Any) -> Any:
-        """A component whose words change with the language of the page."""
+        """Add a component whose texts change with the language of the page."""
         made = component(**texts(TEXTS["en"]), **options)
         self.speaking.append((made, texts))
         return made
@@ -194,7 +194,7 @@ class Page:
             button.click(None, self.captions[name], js=appearance.in_browser("saveCaptions", name), **hidden)
 
     def _endpoints(self) -> None:
-        """For programs; sliders would refuse seconds beyond the video that the page last showed."""
+        """The API. It takes numbers, because sliders reject seconds beyond the video that the page last showed."""
         seconds = [gr.Number(value=0, label=label, visible=False) for label in ("start", "end")]
         is_long = gr.Checkbox(label="is_long", visible=False)
         language = gr.Radio(list(LANGUAGES), value="en", label="language", visible=False)
@@ -214,7 +214,7 @@ class Page:
         return [*words, *self._shown(outcome, language)]
 
     def _shown(self, outcome: Result | Exception | None, language: str) -> tuple[str, str]:
-        """What stands in the place of the result, and in that of the timeline."""
+        """HTML of the result and of the timeline."""
         if outcome is None:
             return "", ""
         if isinstance(outcome, Exception):
@@ -230,7 +230,7 @@ class Page:
         return results.result_html(outcome, language), picture
 
     def _look(self, video: str | None, language: str, request: gr.Request) -> list[Any]:
-        """The sliders for a new video, and nothing left of the last one's results."""
+        """Set the sliders for a new video, and clear the results of the last one."""
         sliders = [gr.update(value=0, **NO_TIMES), gr.update(value=1, **NO_TIMES), False]
         if video is None:
             return [*sliders, *self._after(None, language)]
@@ -240,7 +240,7 @@ class Page:
                 seconds = self.translator.look(video, visitor)
         except Exception as error:
             return [*sliders, *self._after(error, language)]
-        end = math.ceil(10 * seconds - 1e-6) / 10  # a step of the sliders, and no frame is left out
+        end = math.ceil(10 * seconds - 1e-6) / 10  # rounded up to a step of the sliders, so that no frame is left out
         limits = {**NO_TIMES, "maximum": end, "interactive": True}
         is_long = seconds > SECONDS_OF_A_LONG_VIDEO
         return [gr.update(value=0, **limits), gr.update(value=end, **limits), is_long, *self._after(None, language)]
@@ -274,13 +274,13 @@ class Page:
             yield from self.translator.translate(video, start, end, is_long, visitor)
 
     def _captions_of(self, result: Result) -> dict[str, str]:
-        """By `srt` and `vtt`, the content of such a file."""
+        """Contents of the caption files, by `srt` and `vtt`."""
         pieces = [{**piece, "translation_text": results.marked(piece)} for piece in result.pieces]
         video_processor = self.translator.pipeline.processor.video_processor
         return {name: video_processor.format_captions(pieces, name) for name in self.captions}
 
     def _stopped(self, language: str, outcome: Result | Exception | None) -> tuple[Any, ...]:
-        """Of a long video, the sentences that were finished stay."""
+        """Keep the finished sentences of a long video."""
         return self._after(outcome if isinstance(outcome, Result) else VideoProblem("stopped"), language)
 
     def translate_for_programs(
@@ -293,8 +293,8 @@ class Page:
         request: gr.Request,
     ) -> dict[str, Any]:
         """
-        Translate a video: `text`, `sentences` with their seconds and how sure the model is, `alternatives`, and the
-        captions as `srt` and `vtt`.
+        Translate a video. Returns `text`, `sentences` with their seconds and how sure the model is, `alternatives`, and
+        the captions as `srt` and `vtt`.
         """
         try:
             *_, result = self._events_of(video, start, end or None, is_long, visitor_of(request))
@@ -303,7 +303,7 @@ class Page:
             raise gr.Error(_sentence_for(error, language), print_exception=False) from error
 
     def about(self) -> dict[str, Any]:
-        """What the model's card says of it."""
+        """What the model's card says."""
         return dataclasses.asdict(self.facts)
 
 
@@ -325,21 +325,21 @@ def _language_of_browser(request: gr.Request) -> str:
 
 
 def _sentence_for(error: Exception, language: str) -> str:
-    """What a visitor is told; what only the owner can mend goes to the log."""
+    """The message for the visitor; what only the owner can fix goes to the log."""
     texts = TEXTS[language]
     if isinstance(error, VideoProblem):
         values = {
             key: decimal(value, language) if isinstance(value, float) else value for key, value in error.values.items()
         }
         return texts[error.name].format(**values)
-    if isinstance(error, FileNotFoundError):  # waited for so long that the file has been deleted
+    if isinstance(error, FileNotFoundError):  # it waited so long that the file has been deleted
         return texts["error_no_video"]
     logger.error("A translation failed.", exc_info=error)
     return texts["error_ours"]
 
 
 def find_examples() -> list[str]:
-    """Videos in EXAMPLES_FOLDER, or in the folder `examples` beside this file; the first four."""
+    """The first four videos in EXAMPLES_FOLDER, or in the folder `examples` beside this file."""
     folder = Path(os.environ.get("EXAMPLES_FOLDER") or Path(__file__).resolve().parent / "examples")
     files = sorted(path for path in folder.resolve().glob("*") if path.is_file() and path.name[0] != ".")
     unplayable = [path.name for path in files if path.suffix.lower() not in PLAYED_BY_BROWSERS]
@@ -349,14 +349,14 @@ def find_examples() -> list[str]:
 
 
 def launch(page: Page, examples: list[str], **options: Any) -> gr.Blocks:
-    """Start the page, whose files are deleted in time; `options` as Gradio's `launch` has them."""
+    """Start the page and the deletion of its files; `options` are those of Gradio's `launch`."""
     demo = page.build(examples)
     check_addresses_are_refused(demo)
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
     uploads.keep_deleting(folder, SECONDS_UNTIL_FILES_ARE_DELETED, lambda: _kept_files(demo))
-    most_bytes = LARGEST_FILE_IN_MEGABYTES * 2**20 + 2**16  # with the head and the end of a form
+    most_bytes = LARGEST_FILE_IN_MEGABYTES * 2**20 + 2**16  # plus the head and the end of a form
     limits = Middleware(uploads.UploadLimits, folder=folder, most_bytes=most_bytes)
-    # Of a folder elsewhere, the examples are to be seen and nothing else.
+    # In a folder elsewhere, only the examples may be served.
     demo.launch(**LAUNCH, allowed_paths=examples, app_kwargs={"middleware": [limits]}, **options)
     return demo
 

@@ -1,4 +1,4 @@
-"""Colours of the page, and what happens in the browser alone: the style sheets and scripts beside this file."""
+"""Colours of the page, and its style sheets and scripts, which are files beside this one."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import results
 import timeline
 from texts import TEXTS
 
-# White on indigo: 7 to 1.
+# White on indigo has a contrast of 7 to 1.
 THEME = gr.themes.Default(primary_hue="indigo").set(
     button_primary_background_fill="*primary_700",
     button_primary_background_fill_dark="*primary_700",
@@ -27,6 +27,6 @@ ON_LOAD = f"() => {{\n({PAGE_SCRIPT.strip()})({TITLES});\n({timeline.JAVASCRIPT.
 
 
 def in_browser(function: str, *arguments: str) -> str:
-    """What calls one of the functions of page.js with what an event gives, and texts behind it."""
+    """JavaScript that calls a function of page.js with the inputs of an event, followed by texts."""
     given = ", ".join(["...inputs", *map(json.dumps, arguments)])
     return f"(...inputs) => window.flallm.{function}({given})"

@@ -1,6 +1,6 @@
 """
-Reading uploaded videos, in processes of their own: a file that is made to crash the decoder, to keep it busy or to fill
-the memory ends its process only. The visitor gets a sentence, and the next one a new process.
+Reads uploaded videos in separate processes: a file made to crash the decoder, to keep it busy or to fill the memory
+ends only its process. The visitor gets a message, and the next one a new process.
 """
 
 import importlib
@@ -21,8 +21,8 @@ LONGEST_VIDEO_IN_SECONDS = 30 * 60
 LARGEST_WIDTH_IN_PIXELS, LARGEST_HEIGHT_IN_PIXELS = 4096, 2304  # either may be the upright side
 MEMORY_FOR_ONE_VIDEO_IN_BYTES = 3 * 2**30
 NUM_READERS = 2
-MOST_ATTEMPTS = 5  # where processes are killed from outside; what ends its own process is not tried again
-# What the video processor says is wrong with a video, as names of texts; all else is damage.
+MOST_ATTEMPTS = 5  # if processes are killed from outside; a video that ends its process is not tried again
+# The video processor's reasons, as names of texts; everything else is damage.
 PROBLEMS = {
     "empty": "error_empty_file",
     "no_video": "error_no_video_file",
@@ -52,7 +52,7 @@ def _video_problem(name: str, values: dict[str, Any]) -> VideoProblem:
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """When the picture ends, in seconds from the beginning of the file, and its size in pixels as it is stored."""
+    """When the picture ends, in seconds from the beginning of the file, and its stored size in pixels."""
 
     seconds: float
     width: int
@@ -60,7 +60,7 @@ class VideoFacts:
 
 
 class VideoReader:
-    """Everything that is read of a video that a visitor sent; each call raises `VideoProblem` for what is wrong."""
+    """Reads the videos that visitors send; each call raises `VideoProblem` if something is wrong with one."""
 
     def __init__(self, model_id: str, revision: str | None, trust_remote_code: bool):
         self._processor_arguments = (model_id, revision, trust_remote_code)
@@ -77,7 +77,7 @@ class VideoReader:
         )
 
     def _working_pool(self) -> ProcessPool:
-        """A new one where processes were killed while they waited, which ends a pool for good."""
+        """A new one if processes were killed while they waited, which ends a pool for good."""
         with self._lock:
             if not self._pool.active:
                 self._pool = self._new_pool()
@@ -97,7 +97,7 @@ class VideoReader:
         return self._ask(SECONDS_TO_READ, _thumbnails, path, start, end, count, height_in_pixels)
 
     def split_at_rests(self, path: str, start: float | None, end: float | None) -> list[dict[str, float]]:
-        """Of each piece the seconds `start`, `end`, `caption_start` and `caption_end`."""
+        """The seconds `start`, `end`, `caption_start` and `caption_end` of each piece."""
         return self._ask(SECONDS_TO_SPLIT, _split_at_rests, path, start, end)
 
     def close(self) -> None:
@@ -121,15 +121,15 @@ class VideoReader:
 def _start_reading_process(model_id: str, revision: str | None, trust_remote_code: bool) -> None:
     global _processor
     if not trust_remote_code:
-        importlib.import_module("modeling_flallm")  # makes its classes known
+        importlib.import_module("modeling_flallm")  # registers its classes
     _processor = AutoProcessor.from_pretrained(model_id, revision=revision, trust_remote_code=trust_remote_code)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_FOR_ONE_VIDEO_IN_BYTES, MEMORY_FOR_ONE_VIDEO_IN_BYTES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # what reads strangers' files has nothing to write
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # a process that reads strangers' files has none to write
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _be_ready() -> None:
-    """Takes as long as a reading process needs to start, and fails where the model's code is too old for this page."""
+    """Takes as long as a reading process needs to start, and fails if the model's code is too old for this page."""
     if not hasattr(_processor.video_processor, "preprocess_frames"):
         raise RuntimeError("The model was pushed by an older version of FLaLLM than this page. Push it again.")
 
@@ -143,7 +143,7 @@ def _look(path: str) -> VideoFacts:
 
 
 def _asked(ask: Callable[[], Any]) -> Any:
-    """What the video processor answers, or what is wrong with the video."""
+    """The video processor's answer; its errors become a `VideoProblem`."""
     try:
         return ask()
     except ValueError as error:
@@ -182,7 +182,7 @@ def _thumbnails(
 
 
 def _processed(path: str, **options: Any) -> dict[str, Any]:
-    # A path, so that no name is ever taken for an address to download from.
+    # A path, so that no name is ever mistaken for an address to download from.
     inputs = _asked(lambda: _processor(videos=Path(path), return_metadata=True, return_tensors="np", **options))
     return {
         "pixel_values_videos": inputs["pixel_values_videos"][0],

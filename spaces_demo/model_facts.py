@@ -1,9 +1,9 @@
 """
-Whether a model translates, and what it is, from its model card: the sign language, the data, the scores and the limits,
-in plain words.
+Whether a model translates, and what its model card says: the sign language, the data, the scores and the limits, in
+plain words.
 
-A card that was written by the training scripts says all of it. Of any other card what can be told for certain is taken,
-and of the rest is said that the card does not say it. Text of a card reaches the page as text only, never as HTML.
+A card written by the training scripts has all of this. From other cards, only what is certain is used; for the rest the
+page says that the card does not say it. Text of a card reaches the page as text only, never as HTML.
 """
 
 import re
@@ -24,7 +24,7 @@ except ImportError:  # a Space has its own copy of that one file
 
 CARD_FILE = "README.md"
 OUR_TAG = "flallm"
-LOCAL_USE = re.compile(r"q[a-t][a-z]")  # what ISO 639-3 leaves to its users: qaa to qtz
+LOCAL_USE = re.compile(r"q[a-t][a-z]")  # reserved for local use by ISO 639-3: qaa to qtz
 # The first heading of our cards: "# From American Sign Language (`ase`) to English (`en`)".
 LANGUAGE = r"(?:(?P<{0}_name>[^`\n]+) \()?`(?P<{0}_tag>[A-Za-z_-]+)`\)?"
 OUR_HEADING = re.compile(
@@ -79,7 +79,7 @@ class Score:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a card says. `None` and empty: it does not say. Text of the card is as in the card, not yet escaped."""
+    """What a card says. `None` or empty: it does not say. Texts are as in the card, not yet escaped."""
 
     model_id: str
     is_card_readable: bool = False
@@ -97,31 +97,31 @@ class ModelFacts:
 
 def why_not_a_translator(model_type: str | None) -> str | None:
     """
-    What a model of this type is instead of one that translates videos, and which stages make one, for the owner of the
-    Space; `None` for a model that translates. Adapters have no type: transformers loads them by the name of their base.
+    Why a model of this type does not translate videos, and which stages make one that does, for the owner of the Space;
+    `None` for a model that translates. Adapters have no type: transformers loads them by the name of their base model.
     """
     if model_type is None or model_type in systems.SYSTEMS:
         return None
     system = systems.system_of_visual_encoder(model_type)
     if system is not None:
         stage = system.stage_that_leaves(systems.VISUAL_ENCODER)
-        leaves = "" if stage is None else f", as stage {system.number_of(stage)} of {system.title} leaves it"
-        part = f"a visual encoder alone{leaves}"
+        leaves = "" if stage is None else f", the output of stage {system.number_of(stage)} of {system.title}"
+        part = f"only a visual encoder{leaves}"
     elif model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        part = f"a language model alone ({model_type})"
+        part = f"only a language model ({model_type})"
     else:
         part = f"a model of type {model_type!r}"
     last_stages = [f"stage {len(each.stages)} of {each.title}" for each in systems.SYSTEMS.values()]
-    return f"{part}, which translates no videos: name what {' or '.join(last_stages)} has made"
+    return f"{part}, which does not translate videos: name the output of {' or '.join(last_stages)}"
 
 
 def read_model_facts(model_id: str, revision: str | None = None) -> ModelFacts:
     """
-    The facts of a model in a folder or on the Hub. Whatever is wrong with its card, there is an answer.
+    The facts of a model in a folder or on the Hub, even if something is wrong with its card.
 
     Args:
         model_id: folder or Hub id.
-        revision: of the Hub, the commit, tag or branch; default: the newest.
+        revision: commit, tag or branch on the Hub; default: the newest.
     """
     is_folder = Path(model_id).is_dir()
     name = Path(model_id).absolute().name if is_folder else model_id
@@ -173,7 +173,7 @@ def facts_as_markdown(facts: ModelFacts, language: str) -> str:
 
 
 def _parts(text: str) -> tuple[dict[str, Any], list[EvalResult], str]:
-    """Front matter, its scores, and the text below; empty ones where the front matter cannot be read."""
+    """Front matter, its scores, and the text below; empty ones if the front matter cannot be read."""
     try:
         card = ModelCard(text, ignore_metadata_errors=True)
         return card.data.to_dict(), card.data.eval_results or [], card.text
@@ -182,13 +182,13 @@ def _parts(text: str) -> tuple[dict[str, Any], list[EvalResult], str]:
 
 
 def _texts(value: Any) -> list[str]:
-    """What the front matter gives as one text or as a list of them."""
+    """The texts of a value of the front matter, which is one text or a list."""
     values = value if isinstance(value, list) else [value]
     return [item.strip() for item in values if isinstance(item, str) and item.strip()]
 
 
 def _languages(metadata: dict[str, Any], body: str) -> dict[str, str | None]:
-    """From the first heading of our cards; else from the codes in `language` and `tags`."""
+    """The languages, from the first heading of our cards or else from the codes in `language` and `tags`."""
     heading = OUR_HEADING.search(body) if OUR_TAG in _texts(metadata.get("tags")) else None
     named = heading.groupdict() if heading else {}
     tags = [*_texts(metadata.get("language")), *_texts(metadata.get("tags"))]
@@ -217,7 +217,7 @@ def _data(metadata: dict[str, Any], body: str) -> dict[str, Any]:
 
 
 def _section(body: str, heading: str) -> str | None:
-    """What stands below a heading of the second level, up to the next heading of the first or second."""
+    """The text below a heading of the second level, up to the next heading of the first or second."""
     found = re.search(rf"^## +(?:{heading})[ \t]*\n(.*?)(?=^##? |\Z)", body, re.MULTILINE | re.DOTALL | re.IGNORECASE)
     return (found[1].strip() or None) if found else None
 
@@ -253,7 +253,7 @@ def _score(result: EvalResult) -> Score:
 
 
 def _plain(text: str) -> str:
-    """Text of a card such that neither Markdown nor HTML takes any of it for its own."""
+    """Escape the text of a card, so that nothing in it is read as Markdown or HTML."""
     return re.sub(r"[!-/:-@\[-`{-~]", lambda found: f"&#{ord(found[0])};", " ".join(text.split()))
 
 
@@ -264,7 +264,7 @@ def _sign_language_text(facts: ModelFacts, language: str) -> str:
 
 
 def _language_text(names: dict[str, tuple[str, str]], name_in_card: str | None, tag: str | None, language: str) -> str:
-    """Name and tag; in German only where we know the German name. Empty if the card has neither."""
+    """Name and tag; in German only if we know the German name. Empty if the card has neither."""
     known = names.get(_code(tag))
     name = dict(zip(TEXTS, known, strict=True))[language] if known else name_in_card
     return " ".join(_plain(text) for text in (name, f"({tag})" if name else tag) if text)
@@ -277,7 +277,7 @@ def _data_text(facts: ModelFacts, texts: dict[str, str]) -> str:
 
 
 def _scores_text(facts: ModelFacts, language: str) -> str:
-    """The scores on data that it did not learn from where there are some, and what a score means."""
+    """The scores, if possible those on data that it did not learn from, and what a score means."""
     scores = [score for score in facts.scores if score.split == "test"] or facts.scores
     if not scores:
         return ""

@@ -1,4 +1,4 @@
-"""The model that the Space's owner names: which commit of it runs, and why one that translates no videos is refused."""
+"""Loads the model that the Space's owner names: pins its commit, and refuses a model that does not translate videos."""
 
 import logging
 import re
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 def pinned_revision(model_id: str, revision: str | None) -> str | None:
     """
-    The commit that a model's newest version, or a branch, has now: a reader of videos that starts later must not run
-    the code of a later one. A commit stays as it is, and so does what cannot be asked for.
+    The current commit of a model's newest version, or of a branch: a reader of videos that starts later must not run
+    later code. A commit is returned unchanged, and so is a revision that cannot be looked up.
     """
     if Path(model_id).exists() or re.fullmatch("[0-9a-f]{40}", revision or ""):
         return revision
@@ -33,8 +33,8 @@ def pinned_revision(model_id: str, revision: str | None) -> str | None:
     except (HTTPError, OSError, ValueError):
         return revision  # loading the model says what is wrong, or finds it in the cache
     logger.warning(
-        "MODEL_REVISION is %s: from now on this Space runs commit %s of %s, weights and code. After a restart it would "
-        "run what has been pushed there by then. To keep this one, set MODEL_REVISION to %s.",
+        "MODEL_REVISION is %s: this Space runs commit %s of %s, weights and code, until it restarts, and then the "
+        "newest one. To keep this commit, set MODEL_REVISION to %s.",
         repr(revision) if revision else "not set",
         commit_id,
         model_id,
@@ -48,7 +48,7 @@ def load_translator(model_id: str | None, revision: str | None) -> Translator:
     The translator with a model on the Hub or in a folder.
 
     Raises:
-        SystemExit: if there is no `model_id`, or what it names cannot be read or translates no videos.
+        SystemExit: if there is no `model_id`, or that model cannot be read or does not translate videos.
     """
     if not model_id:
         raise SystemExit("MODEL_ID is not set: name a model such as me/flallm-phoenix in the Space's variables.")
@@ -60,15 +60,15 @@ def load_translator(model_id: str | None, revision: str | None) -> Translator:
 
 def _load(model_id: str, revision: str | None) -> Translator:
     _check_translates(model_id, PreTrainedConfig.get_config_dict(model_id, revision=revision)[0].get("model_type"))
-    # Without FLaLLM the Python files of that one repository are run. Its name, and with MODEL_REVISION its very commit,
-    # is the choice of the Space's owner; a visitor has no way to name another.
+    # Without FLaLLM, the Python files of that repository are run. The Space's owner chooses the repository and, with
+    # MODEL_REVISION, its commit; a visitor cannot choose another one.
     trust_remote_code = not IS_FLALLM_INSTALLED
     model = pipeline("sign-language-translation", model_id, revision=revision, trust_remote_code=trust_remote_code)
     return Translator(model, VideoReader(model_id, revision, trust_remote_code))
 
 
 def _check_translates(model_id: str, model_type: str | None) -> None:
-    """A part of a model has no pipeline, and the error that it would raise names neither the part nor the whole."""
+    """A part of a model has no pipeline, and its error would name neither the part nor the whole."""
     reason = why_not_a_translator(model_type)
     if reason is not None:
         raise SystemExit(f"MODEL_ID {model_id!r} holds {reason}.")

@@ -1,4 +1,4 @@
-// What happens in the browser alone. Runs once, when the page has loaded; the page's events call what `flallm` holds.
+// Runs once in the browser, when the page has loaded; the page's events call the functions of `flallm`.
 (titles) => {
   const SECONDS_BEFORE_A_RECORDING = 3;
   const findVideo = () => document.querySelector("#signed-video video");
@@ -11,7 +11,7 @@
     },
 
     showResult: (...inputs) => {
-      // Below the video comes the sentence: both are to be seen.
+      // The sentence is below the video: keep both in view.
       const { top } = document.querySelector("#result").getBoundingClientRect();
       if (top > 0.7 * window.innerHeight || top < 0) document.querySelector("#signed-video").scrollIntoView();
       return inputs;
@@ -48,7 +48,7 @@
     },
   };
 
-  // Hands need a moment between the button and the first sign. Pressing it again meanwhile calls the recording off.
+  // Hands need a moment between the button and the first sign. Pressing it again before that cancels the recording.
   let ticking = null;
   const countDown = (button) => {
     const number = Object.assign(document.createElement("div"), { className: "countdown", role: "status" });
@@ -71,7 +71,7 @@
   };
   document.addEventListener("click", (event) => {
     const button = event.target.closest("#signed-video .capture-button");
-    // The click at the end of the count comes from here and goes on to Gradio.
+    // The click at the end of the countdown comes from here and is passed on to Gradio.
     if (!button?.querySelector("[title='start recording']") || !event.isTrusted) return;
     event.stopPropagation();
     if (ticking) ticking.stop();

@@ -1,4 +1,4 @@
-"""What the page says to those whose programs ask it."""
+"""The page's text about its API."""
 
 import os
 

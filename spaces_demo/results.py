@@ -1,4 +1,4 @@
-"""What came out, as the page shows it and as programs get it."""
+"""Results, as HTML for the page and as JSON for programs."""
 
 import html
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from translating import Result, Step
 
 SURE_FROM, UNSURE_FROM = 0.8, 0.5
 UNSURE_MARK = "(?)"
-# Told apart by words, by a sign and by the line around them, not by colour alone.
+# Distinguished by words, by a sign and by the border, not by colour alone.
 SIGNS = {"sure": "✓", "unsure": "?", "very_unsure": "⚠", "unfamiliar": "⚠", "unmeasured": "⚠", "sureness_unknown": "–"}
 
 CSS = Path(__file__).with_name("results.css").read_text(encoding="utf-8")
@@ -24,14 +24,14 @@ def sureness(answer: dict[str, Any]) -> str:
     if not answer.get("is_familiar", True):
         return "unfamiliar"
     if not answer["confidence"] and not answer.get("is_measured", False):
-        return "unmeasured"  # the pipeline's 0 for scores below all that were measured
+        return "unmeasured"  # the pipeline gives 0 to scores below all that were measured
     if answer["confidence"] >= SURE_FROM:
         return "sure"
     return "unsure" if answer["confidence"] >= UNSURE_FROM else "very_unsure"
 
 
 def step_html(step: Step, language: str) -> str:
-    """What goes on, below the sentences of a long video that are finished."""
+    """The current step, below the finished sentences of a long video."""
     texts = TEXTS[language]
     finished = "" if step.finished is None else _text_of_all(step.finished.pieces, texts)
     progress = escape(texts[step.name].format(**step.values))
@@ -46,7 +46,7 @@ def problem_html(sentence: str) -> str:
 
 
 def result_html(result: Result, language: str) -> str:
-    """The sentence, how sure it is, what else it could be and the time it took; of a long video all sentences."""
+    """The sentence, how sure it is, alternatives and the time it took; for a long video all sentences."""
     texts = TEXTS[language]
     taken = texts["time_taken"].format(seconds=decimal(result.seconds_taken, language))
     if len(result.pieces) == 1:
@@ -105,17 +105,17 @@ def _summary(levels: Sequence[str], texts: dict[str, str]) -> str:
 
 
 def marked(piece: dict[str, Any]) -> str:
-    """The sentence, with a mark in front where the model is not sure of it."""
+    """The sentence, with a mark in front if the model is not sure of it."""
     is_sure = sureness(piece) in ("sure", "sureness_unknown")
     return piece["translation_text"] if is_sure else f"{UNSURE_MARK} {piece['translation_text']}"
 
 
 def as_json(result: Result, captions: dict[str, str], language: str) -> dict[str, Any]:
     """
-    What programs get.
+    The result for programs.
 
     Args:
-        captions: by `srt` and `vtt`, the content of such a file.
+        captions: contents of the caption files, by `srt` and `vtt`.
     """
     return {
         "text": " ".join(piece["translation_text"] for piece in result.pieces),

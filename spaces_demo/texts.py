@@ -367,7 +367,7 @@ def language_from_header(header: str | None) -> str:
 
 
 def _quality(parameters: list[str]) -> float:
-    """`["q=0.8"]` -> 0.8; 1 without a `q`, 0 for one that is no number from 0 to 1."""
+    """`["q=0.8"]` -> 0.8; 1 without a `q`, 0 for one that is not a number from 0 to 1."""
     values = [value.strip() for name, _, value in (text.partition("=") for text in parameters) if name.strip() == "q"]
     if not values:
         return 1.0

@@ -1,4 +1,4 @@
-// A word's button makes the video jump to its second, and the word of the second that is playing is marked.
+// A word's button makes the video jump to its second; the word at the playing second is marked.
 () => {
   const findVideo = () => document.querySelector("#signed-video video");
   const isCalm = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;

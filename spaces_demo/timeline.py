@@ -27,7 +27,7 @@ MAX_MARKS = 8
 MARK_STEPS_IN_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 NUM_SHADES = 6
 MAX_CELLS = 64
-# What Gradio's HTML component would take for a template, beside what HTML takes for its own.
+# Characters that Gradio's HTML component reads as a template, beside those that HTML reads itself.
 TEMPLATE_CHARACTERS = str.maketrans({character: f"&#{ord(character)};" for character in "{}$`\\"})
 
 CSS = Path(__file__).with_name("timeline.css").read_text(encoding="utf-8")
@@ -44,16 +44,16 @@ def timeline_html(
     unsure_below: float = UNSURE_BELOW,
 ) -> str:
     """
-    The picture for one sentence, or a list of captions with a picture behind each for several.
+    The picture for one sentence, or for several a list of captions, each with a picture.
 
     Args:
         pieces: sentences in order, each with `start` and `end`, `translation_text`, and `words` as the pipeline gives
-            them; if they are there also `attention` `(words, visual tokens)` and `token_times` `(visual tokens,)`.
-            Behind 400 words the pictures stop, so that the page of a long video stays small.
-        start: second of the file at which the part that is shown starts. All other times count in the file, too.
+            them; optionally also `attention` `(words, visual tokens)` and `token_times` `(visual tokens,)`. After 400
+            words the pictures stop, so that the page of a long video stays small.
+        start: second of the file at which the part that is shown starts. All other times are seconds of the file, too.
         duration: seconds of the part that is shown.
-        thumbnails: second and uint8 picture `(height, width, 3)` of some frames; ten of them are shown, and only where
-            there is a single sentence.
+        thumbnails: second and uint8 picture `(height, width, 3)` of some frames; ten of them are shown, and only for a
+            single sentence.
         language: of the page, a key of `texts.TEXTS`.
         text_language: tag of the language of the words, for screen readers.
         unsure_below: probability below which a word is marked as unsure.
@@ -103,7 +103,7 @@ class _Painter:
         )
 
     def captions(self, pieces: Sequence[dict[str, Any]]) -> str:
-        """Every sentence with its time; behind the first ones, as many as the page can bear, their pictures."""
+        """Every sentence with its time, and pictures of the first ones, as many as the page can hold."""
         items, num_words, is_full = [], 0, False
         for piece in pieces:
             num_words += len(piece["words"])

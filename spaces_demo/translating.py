@@ -1,4 +1,4 @@
-"""From a video to everything that the page shows of it, step by step."""
+"""Translates a video, step by step, into everything that the page shows of it."""
 
 import math
 import os
@@ -16,7 +16,7 @@ from decoding import NUM_READERS, VideoProblem, VideoReader
 from transformers import Pipeline, StoppingCriteria, StoppingCriteriaList
 from turns import SECONDS_BETWEEN_REPORTS, Turn, Turns
 
-try:  # a Space on ZeroGPU: an accelerator is lent for each call of what this decorates
+try:  # on ZeroGPU, each call of a decorated function borrows an accelerator
     from spaces import GPU as on_accelerator
 except ImportError:
 
@@ -38,11 +38,11 @@ EVIDENCE = {"return_scores": True, "return_timestamps": True, "return_attention"
 class Result:
     """
     Args:
-        pieces: for each sentence what the pipeline says of it, with `start` and `end` in seconds of the file.
-        alternatives: other sentences for a video of one, with `translation_text` and `score`, best first.
+        pieces: the pipeline's answer for each sentence, with `start` and `end` in seconds of the file.
+        alternatives: other sentences for a video of one sentence, with `translation_text` and `score`, best first.
         thumbnails: second and picture, uint8 `(height, width, 3)`; none for a long video.
         start, end: seconds of the part that was translated.
-        is_whole: whether no sentence is left out, as where the translation was stopped.
+        is_whole: whether no sentence is missing, as it would be if the translation was stopped.
     """
 
     pieces: list[dict[str, Any]]
@@ -57,8 +57,8 @@ class Result:
 @dataclass(frozen=True)
 class Step:
     """
-    What goes on: a name in `texts` with its values, the share that is done, 0 to 1, what is written of the sentence so
-    far, and of a long video the sentences before it.
+    The current step: a name in `texts` with its values, the share that is done, 0 to 1, the sentence so far and, of a
+    long video, the sentences before it.
     """
 
     name: str
@@ -70,10 +70,10 @@ class Step:
 
 class Translator:
     """
-    Translates parts of videos; each method raises `VideoProblem` for what the visitor can mend.
+    Translates parts of videos; each method raises `VideoProblem` for what the visitor can fix.
 
-    The model writes one sentence at a time, and the visitors take turns; a video that is being read keeps nobody from
-    it. What has been read keeps its place for reading until its turn comes: so few clips are in the memory at a time.
+    The model writes one sentence at a time, and the visitors take turns; reading a video keeps nobody from the model. A
+    clip keeps its place for reading until its turn to be written comes, so that few clips are in memory at a time.
     """
 
     def __init__(self, pipeline: Pipeline, reader: VideoReader):
@@ -89,7 +89,7 @@ class Translator:
 
         @on_accelerator
         def write_pieces(path: str, segments: list[dict[str, float]], visitor: str) -> Iterator[str | dict[str, Any]]:
-            # Closed, so that whoever stops also gives back the turns that are held between two pieces.
+            # Closed, so that stopping also gives back the turns that are held between two pieces.
             with closing(self._clips(path, segments, visitor)) as clips:
                 yield from _in_background(
                     lambda evidence: pipeline.translate_pieces(clips, **evidence), pipeline, SECONDS_FOR_A_LONG_VIDEO
@@ -107,7 +107,7 @@ class Translator:
         self, path: str, start: float | None, end: float | None, is_long: bool, visitor: str = ""
     ) -> Iterator[Step | Result]:
         """
-        Steps, and at the end the result. Whoever stops asking for steps stops the translation.
+        Yield steps, and at the end the result. Closing the iterator stops the translation.
 
         Args:
             start, end: seconds of the part; `None` is the beginning or the end of the video.
@@ -170,8 +170,8 @@ class Translator:
         yield result(is_whole=True)
 
     def _clips(self, path: str, segments: list[dict[str, float]], visitor: str) -> Iterator[dict[str, Any]]:
-        """Pieces of a long video; between two of them, others have their turn."""
-        if os.environ.get("SPACES_ZERO_GPU"):  # there, this runs in a process of its own that cannot ask the readers
+        """Pieces of a long video; other visitors get their turn between two of them."""
+        if os.environ.get("SPACES_ZERO_GPU"):  # there, this runs in a separate process that cannot reach the readers
             times = [(segment["start"], segment["end"]) for segment in segments]
             clips = self.pipeline.processor.video_processor.read_segments(path, times)
             yield from ({**clip, **segment} for clip, segment in zip(clips, segments, strict=True))
@@ -183,11 +183,11 @@ class Translator:
                 with self._writing.join(visitor) as writing:
                     writing.wait()
                     reading.leave()
-                    yield {**clip, **segment}  # and is asked for the next one when this one is written
+                    yield {**clip, **segment}  # goes on when this one is written
 
 
 def _until_it_comes(turn: Turn) -> Iterator[Step]:
-    """A step now and then, as long as others are before."""
+    """Yield a step now and then, as long as others are ahead."""
     is_first = True
     while not turn.wait(0 if is_first else SECONDS_BETWEEN_REPORTS):
         is_first = False
@@ -211,7 +211,7 @@ def _too_long_for_one(seconds: float) -> VideoProblem:
 
 
 class WriteDown(StoppingCriteria):
-    """Shows the best sentence so far at each token, and ends what has no time left or what nobody waits for."""
+    """Shows the best sentence so far at each token, and stops when the time is up or nobody waits any more."""
 
     def __init__(self, decode: Callable[[torch.Tensor], str], show: Callable[[str], None], is_over: Callable[[], bool]):
         self.decode, self.show, self.is_over = decode, show, is_over
@@ -225,11 +225,11 @@ def _in_background(
     ask: Callable[[dict[str, Any]], Iterable[dict[str, Any]]], pipeline: Pipeline, seconds: float
 ) -> Iterator[str | dict[str, Any]]:
     """
-    The sentence as it grows, and answers of the pipeline as they come.
+    Yield the sentence as it grows, and answers of the pipeline as they come.
 
     Args:
-        ask: gives the answers, for the arguments of a call that it gets.
-        seconds: after which it ends with a `VideoProblem`.
+        ask: returns the answers, given the arguments of a call.
+        seconds: time limit, after which a `VideoProblem` is raised.
     """
     events: queue.SimpleQueue = queue.SimpleQueue()
     deadline, is_stopped = time.monotonic() + seconds, threading.Event()

@@ -1,4 +1,4 @@
-"""Whose turn it is: a limit for each visitor, and turns in which nobody waits for the many files of another one."""
+"""Whose turn it is: a limit for each visitor, and turns in which nobody waits for all the files of another one."""
 
 import contextlib
 import ipaddress
@@ -14,9 +14,9 @@ SECONDS_BETWEEN_REPORTS = 3.0
 
 
 def visitor_of(request: Any) -> str:
-    """The address that a request (`gr.Request`) came from; on the Hub, the one that its proxies were called from."""
+    """The address that a request (`gr.Request`) came from; on the Hub, the one that called its proxies."""
     if os.environ.get("SPACE_ID"):
-        # Each proxy adds its caller at the end; what stands before that, the visitor may have made up.
+        # Each proxy adds its caller at the end; the visitor may have made up what is before that.
         for address in reversed(request.headers.get("x-forwarded-for", "").split(",")):
             if _is_public(address.strip()):
                 return address.strip()
@@ -31,7 +31,7 @@ def _is_public(address: str) -> bool:
 
 
 class Visitors:
-    """How many requests are waiting or being answered, at most `most` in all and `most_of_one` of one visitor."""
+    """Counts the requests that wait or are being answered, at most `most` in all and `most_of_one` of one visitor."""
 
     def __init__(self, most: int, most_of_one: int):
         self.most, self.most_of_one = most, most_of_one
@@ -42,7 +42,7 @@ class Visitors:
     def one_more(self, visitor: str) -> Iterator[None]:
         """
         Raises:
-            VideoProblem: at once, if there are too many.
+            VideoProblem: if there are too many.
         """
         with self._lock:
             if self._counts[visitor] >= self.most_of_one:
@@ -59,8 +59,8 @@ class Visitors:
 
 class Turns:
     """
-    Places that requests take in turns: of those that wait, the visitor goes first whose last turn was longest ago, and
-    of one visitor's, the request that came first. One visitor has one place at a time.
+    Places that requests take in turns. The visitor whose last turn was longest ago goes first, with the oldest of their
+    requests. One visitor has one place at a time.
     """
 
     def __init__(self, num_places: int):
@@ -72,7 +72,7 @@ class Turns:
         self._num_turns = 0
 
     def join(self, visitor: str) -> "Turn":
-        """Wait from now on, until the `with` block of what is returned ends."""
+        """Join the line, until the `with` block of the returned turn ends."""
         with self.condition:
             turn = Turn(self, visitor)
             self.waiting.append(turn)
@@ -80,7 +80,7 @@ class Turns:
         return turn
 
     def serve(self) -> None:
-        """Give away what is free; to be called with the condition held."""
+        """Give away free places; call it with the condition held."""
         while len(self.served) < self.num_places:
             served = {turn.visitor for turn in self.served}
             turn = next((turn for turn in self.line() if turn.visitor not in served), None)
@@ -95,7 +95,7 @@ class Turns:
         self.condition.notify_all()
 
     def line(self) -> "list[Turn]":
-        """Those that wait, in the order of their turns: first one of each visitor, then a second one of each, ..."""
+        """Waiting turns in their order: first one of each visitor, then a second one of each, ..."""
         keys, counts = {}, Counter()
         for number, turn in enumerate(self.waiting):
             counts[turn.visitor] += 1
@@ -116,7 +116,7 @@ class Turn:
         self.leave()
 
     def leave(self) -> None:
-        """Give the place to another; may be called again."""
+        """Release the place; may be called more than once."""
         with self.turns.condition:
             for turns in (self.turns.waiting, self.turns.served):
                 if self in turns:
@@ -124,11 +124,11 @@ class Turn:
             self.turns.serve()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Whether the turn has come; waits for it for so long, or until it comes."""
+        """Wait for the turn, at most this long. Returns whether it has come."""
         with self.turns.condition:
             return self.turns.condition.wait_for(lambda: self in self.turns.served, seconds)
 
     def num_before(self) -> int:
-        """How many requests have their turn earlier, if nobody else comes."""
+        """How many requests are ahead, if nobody else comes."""
         with self.turns.condition:
             return len(self.turns.served) + self.turns.line().index(self) if self in self.turns.waiting else 0

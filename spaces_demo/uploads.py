@@ -1,6 +1,6 @@
 """
-What visitors send: how much of it is taken, and that it is deleted, also what no list names, since its upload broke off
-or an earlier process ended.
+Limits what visitors upload and deletes it in time, including files that Gradio has lost track of, because the upload
+broke off or an earlier process ended.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ MOST_BYTES_OF_ALL_UPLOADS = 20 * 10**9
 
 def delete_old_files(folder: Path, seconds: float, kept: Iterable[str] = ()) -> None:
     """
-    Delete every file below a folder that has not changed for so long, and uploads that broke off earlier.
+    Delete every file in a folder that has not changed for so many seconds, and broken uploads sooner.
 
     Args:
         kept: paths of files that belong to the page, such as its examples.
     """
     kept, now = set(kept), time.time()
     for parent, _, names in os.walk(folder):
-        # Gradio writes an upload beside the folders of files that have come whole, and moves it when it is complete.
+        # Gradio writes an upload beside the folders of complete files, and moves it when it is complete.
         limit = min(seconds, SECONDS_OF_A_BROKEN_UPLOAD) if Path(parent) == folder else seconds
         for name in names:
             path = os.path.join(parent, name)
@@ -54,7 +54,7 @@ def _delete_if_older(path: str, when: float) -> None:
 
 
 def keep_deleting(folder: Path, seconds: float, kept: Callable[[], Iterable[str]]) -> None:
-    """From now on, in a thread, and at once what an earlier process has left."""
+    """Delete old files in a thread from now on, first what an earlier process left."""
 
     def sweep() -> None:
         while True:
@@ -69,8 +69,8 @@ def keep_deleting(folder: Path, seconds: float, kept: Callable[[], Iterable[str]
 
 class UploadLimits:
     """
-    In front of the server (ASGI): Gradio limits the size of one file, but not how many come in one request, nor how
-    many requests come from one visitor, nor what all of them take on the disk.
+    ASGI middleware in front of the server: Gradio limits the size of a file, but not the files in a request, the
+    requests of a visitor, or the disk space of all uploads.
     """
 
     def __init__(self, app: Callable[..., Any], folder: Path, most_bytes: int):
@@ -94,7 +94,7 @@ class UploadLimits:
             self.counts -= Counter({visitor: 1})
 
     def _problem(self, request: Request) -> tuple[int, str] | None:
-        """Status and sentence for what is refused before it comes."""
+        """Status and message for an upload that is refused before it is received."""
         texts = TEXTS[language_from_header(request.headers.get("accept-language"))]
         size = request.headers.get("content-length", "")
         if size.isdecimal() and int(size) > self.most_bytes:
@@ -107,7 +107,7 @@ class UploadLimits:
 
 
 def _ending_after(receive: Callable[..., Any], most_bytes: int) -> Callable[..., Any]:
-    """What says nothing of its size, or not the truth, ends as if the visitor had gone."""
+    """Cut off an upload that gives no size, or a wrong one, as if the visitor had disconnected."""
     num_bytes = 0
 
     async def receive_some() -> dict[str, Any]:

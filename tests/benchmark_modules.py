@@ -1,4 +1,4 @@
-"""The benchmarks as modules, and what stands on their pages."""
+"""The benchmarks as modules, and the results on their pages."""
 
 import importlib
 import json
@@ -10,7 +10,7 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 def load_benchmark(name: str) -> ModuleType:
-    """They import each other by name, as when one of them is started."""
+    """Import a benchmark; they import each other by name, as when one of them is run."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
         return importlib.import_module(name)
@@ -19,7 +19,7 @@ def load_benchmark(name: str) -> ModuleType:
 
 
 def read_page(benchmark: ModuleType) -> tuple[str, dict]:
-    """What the benchmark has written on its page, and the figures beside the page."""
+    """The results on the page of a benchmark, and the figures beside the page."""
     page = benchmark.PAGE.read_text(encoding="utf-8")
     block = page.partition(benchmark.TABLE_START)[2].partition(load_benchmark("benchmark_parts").TABLE_END)[0]
     return block.strip(), json.loads(benchmark.PAGE.with_suffix(".json").read_text(encoding="utf-8"))

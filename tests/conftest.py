@@ -1,4 +1,4 @@
-"""What every test shares: no network, a Hugging Face cache of the run's own, one thread, fresh random inputs."""
+"""Shared by all tests: no network, a Hugging Face cache for each run, one thread, fresh random inputs."""
 
 import gc
 import logging
@@ -26,7 +26,7 @@ SEED_VARIABLE = "FLALLM_TEST_SEED"
 
 
 def pytest_configure() -> None:
-    """Tiny models are fastest on one thread, and their sums then always come in one order."""
+    """Tiny models are fastest on one thread, and their sums are then always in the same order."""
     torch.set_num_threads(1)
 
 
@@ -36,7 +36,7 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` on a machine without one."""
+    """Skip tests marked `gpu` on a machine without one."""
     if torch.cuda.is_available():
         return
     for item in items:
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported is no garbage: each Trainer collects some, which takes a quarter of a second with all of it."""
+    """Exclude imported modules from garbage collection: with them, each Trainer's takes a quarter of a second."""
     gc.freeze()
 
 
@@ -62,7 +62,7 @@ def seed() -> int:
 
 @pytest.fixture(autouse=True)
 def levels_of_loggers() -> Iterator[None]:
-    """A command that speaks less, as a test runs it in this process, does not silence the tests behind it."""
+    """A command that a test runs in this process may lower the log level; later tests must not be silenced."""
     loggers = [logging.getLogger(name) for name in ("transformers", "datasets", "huggingface_hub", "evaluate")]
     levels = [logger.level for logger in loggers]
     yield
@@ -72,7 +72,7 @@ def levels_of_loggers() -> Iterator[None]:
 
 @pytest.fixture
 def one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`num_workers=1` without a process of its own, which would take seconds to import torch."""
+    """`num_workers=1` without a separate process, which would take seconds to import torch."""
     from train_scripts.corpora import inspected_clips, prepared_videos
 
     run_in_processes = prepared_videos.run_in_processes

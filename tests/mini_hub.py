@@ -5,8 +5,8 @@ A Hugging Face Hub on the loopback interface, in memory, for the real client to 
         hub.create_repository("me/model", files={"config.json": b"{}"})
         HfApi(endpoint=hub.url, token=hub.token).upload_file(...)
 
-Knows what pushing and loading need: accounts, private and gated repositories, branches and commits, large files by the
-LFS protocol, the variables of Spaces. It writes down every request, and can break off uploads.
+It implements what pushing and loading need: accounts, private and gated repositories, branches and commits, large files
+by the LFS protocol, the variables of Spaces. It logs every request, and can break off uploads.
 """
 
 import base64
@@ -43,7 +43,7 @@ class StoredFile:
 
     @property
     def id(self) -> str:
-        """What the client compares with its own file, to know whether that has changed."""
+        """The client compares it with its own file, to know whether that has changed."""
         return self.sha256 if self.is_large else self.git_id
 
 
@@ -68,7 +68,7 @@ class Repository:
         return self.id.split("/")[0]
 
     def commit(self, files: dict[str, StoredFile], branch: str = "main") -> str:
-        """Make `files` all that the branch holds; returns the commit's id, 40 hexadecimal digits."""
+        """Replace the content of the branch by `files`; returns the commit's id, 40 hexadecimal digits."""
         content = repr((len(self.commits), self.id, sorted((name, file.sha256) for name, file in files.items())))
         commit_id = hashlib.sha1(content.encode()).hexdigest()
         self.commits[commit_id] = dict(files)
@@ -115,7 +115,7 @@ class Answer:
 
 
 class Refusal(Exception):
-    """An answer that says no, as the Hub says it: a status, a code that the client knows, and a sentence."""
+    """An error response like the Hub's: a status, a code that the client knows, and a message."""
 
     def __init__(self, status: int, code: str, message: str, **headers: str):
         super().__init__(message)
@@ -132,7 +132,7 @@ class MiniHub:
         self.large_files: dict[str, bytes] = {}
         self.requests: list[LoggedRequest] = []
         self.lock = threading.RLock()
-        self.refusal: Refusal | None = None  # the answer to everything, if there is one
+        self.refusal: Refusal | None = None  # the answer to every request, if set
         self._uploads_until_failure: int | None = None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
@@ -165,12 +165,12 @@ class MiniHub:
         return [request for request in self.requests if request.method == "PUT" and request.status == 200]
 
     def writes(self) -> list[LoggedRequest]:
-        """The requests that asked for a change."""
+        """The requests for changes."""
         return [request for request in self.requests if request.method not in ("GET", "HEAD")]
 
     @contextmanager
     def failing_after_uploads(self, count: int) -> Iterator[None]:
-        """Let so many large files arrive; then close the connection in the middle of every further one."""
+        """Let this many large files arrive, then close the connection in the middle of every further one."""
         self._uploads_until_failure = count
         yield
         self._uploads_until_failure = None
@@ -184,7 +184,7 @@ class MiniHub:
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, url: str, token: str | None) -> None:
-    """Let the client of this process, which tests keep offline, speak to a Hub; it reads its settings on import."""
+    """Connect the client of this process, which tests keep offline, to a Hub; it reads its settings on import."""
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -289,7 +289,7 @@ def _who_am_i(hub: MiniHub, request: Request) -> Answer:
 
 
 def _validate_card(hub: MiniHub, request: Request) -> Answer:
-    """The Hub looks into the YAML; here only the one fault that tests make is seen."""
+    """The Hub checks the YAML; this only finds the one error that tests make."""
     if re.search(r"^base_model: ?/", request.json()["content"], flags=re.MULTILINE):
         errors = [{"message": '"base_model" is not a model id'}]
         return Answer({"error": "invalid", "errors": errors, "warnings": []}, status=400)
@@ -356,7 +356,7 @@ def _create_branch(hub: MiniHub, request: Request, repository: Repository, branc
 
 
 def _announce(hub: MiniHub, request: Request, repository: Repository, revision: str) -> Answer:
-    """Which of the files that are to come are large, and what the repository holds under their names."""
+    """Which of the announced files are large, and what the repository has under their names."""
     _check_may_write(request, repository.owner)
     present = repository.files(revision)
     files = [

@@ -1,4 +1,4 @@
-"""What the tests of the pool of processes give it to do. Imports nothing heavy, as every worker imports it."""
+"""Tasks for the tests of the process pool. Imports nothing heavy, because every worker imports it."""
 
 import ctypes
 import os
@@ -16,14 +16,14 @@ class OnlyHere:
 
 
 class OddError(Exception):
-    """Cannot be made again from its arguments, as errors of libraries may be."""
+    """Cannot be recreated from its arguments, like some errors of libraries."""
 
     def __init__(self, first, second):
         super().__init__("odd")
 
 
 def do(task: str) -> str:
-    """`task` is what shall happen; `double 3` gives 6."""
+    """`task` says what to do; `double 3` gives 6."""
     what, _, value = task.partition(" ")
     match what:
         case "exit":
@@ -50,7 +50,7 @@ def do(task: str) -> str:
 
 
 def write_slowly(path: Path) -> str:
-    """Removes its half-written file when it is ended."""
+    """Removes its half-written file when it is stopped."""
     path.write_text(str(os.getpid()))
     try:
         time.sleep(600)

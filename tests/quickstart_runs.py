@@ -1,4 +1,4 @@
-"""A run of either quickstart with tiny sizes, and what both promise."""
+"""A run of either quickstart with tiny sizes, and checks of what both promise."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ SIZES = {"num_train_clips": 32, "num_dev_clips": 20, "num_test_clips": 12, "num_
 
 
 def printed_by(quickstart: ModuleType, sizes: dict[str, Any], folder: Path) -> str:
-    """What a run prints that fills the folder."""
+    """What a run into the folder prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert quickstart.main(flags(**sizes, output_dir=folder)) == 0
@@ -30,17 +30,17 @@ def check_pictures(folder: Path) -> None:
 
 
 def check_printed_results(output: str, folder: Path, test_folder: Path) -> None:
-    """`test_folder` holds the scores, and the translations of which the first ten are printed."""
+    """`test_folder` has the scores and the translations, the first ten of which are printed."""
     scores = json.loads((test_folder / "scores.json").read_text(encoding="utf-8"))
     assert scores["num_segments"] == SIZES["num_test_clips"]
-    # The one of the table; a step of LLaVA-SLT's quickstart prints one of its own before.
+    # The line of the table; a step of LLaVA-SLT's quickstart prints another one before it.
     line = [line for line in output.splitlines() if line.startswith("BLEU-4 ")][-1]
     assert f" {scores['bleu4']:.2f} [" in line
     assert f"BLEU-4: {scores['signatures']['bleu4']}" in output
     rows = (test_folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     first = [json.loads(row) for row in rows][:10]
     for kind, name in (("reference:  ", "reference"), ("translation:", "prediction")):
-        # In one line each: a model that has hardly been trained may write line ends.
+        # One line each: a model that has hardly been trained may write line ends.
         assert re.findall(f"    {kind} (.*)", output) == [" ".join(row[name].split()) for row in first]
     clip = folder / "corpus" / "test" / first[0]["file_name"]
     assert " ".join(f"in a fresh process: {clip} {first[0]['prediction']}".split()) in " ".join(output.split())

@@ -1,9 +1,9 @@
 """
 Small trees in the exact layout of each raw corpus, quirks included, made on the fly.
 
-Every builder takes the number of whole clips per split and returns the folder that `read_corpus` takes. What a real
-corpus has beyond them (a row without its video, a sentence that is empty) comes on top, and is listed in the builder's
-docstring. Frames come from `counting_frames`: their brightness tells their number.
+Every builder takes the number of whole clips per split and returns the folder that `read_corpus` takes. Defects of real
+corpora (a row without its video, an empty sentence) come on top, and are listed in the builder's docstring. Frames come
+from `counting_frames`: their brightness encodes their number.
 """
 
 import csv
@@ -123,7 +123,7 @@ def make_openasl(
 ) -> Path:
     """
     OpenASL: `layout` is "clips" (its script's output, colons in the names) or "videos" (two sentences a downloaded
-    file). The first sentence has a quotation mark that nothing closes; on top, one training row without its video.
+    file). The first sentence has an unclosed quotation mark; on top, one training row without its video.
     """
     (folder / "data").mkdir(parents=True)
     lines = ["\t".join(["vid", "yid", "start", "end", "raw-text", "tokenized-text", "gloss", "split"])]
@@ -216,7 +216,7 @@ def clock(seconds: float) -> str:
 
 
 def plain_pickle(value: Any) -> bytes:
-    """What pickle.dumps(value, protocol=3) would mean for dictionaries, lists, strings, integers and None."""
+    """Equivalent to pickle.dumps(value, protocol=3) for dictionaries, lists, strings, integers and None."""
     return b"\x80\x03" + b"".join(_pickle_parts(value)) + b"."
 
 
@@ -239,7 +239,7 @@ def _pickle_parts(value: Any) -> Iterator[bytes]:
 
 
 def _clips(num_clips: Mapping[str, int]) -> list[tuple[str, int]]:
-    """A split and a number for each clip; the numbers go on from split to split."""
+    """A split and a number for each clip; numbering continues from split to split."""
     splits = [split for split, count in num_clips.items() for _ in range(count)]
     return [(split, index) for index, split in enumerate(splits)]
 
@@ -249,7 +249,7 @@ def _segments(
 ) -> Iterator[tuple[str, int, float, float, int]]:
     """
     Split, number, start and end in seconds, and frames of the whole file, for each sentence; in the layout "videos",
-    files hold two sentences, and no file is of two splits (numbers then skip one after an odd count).
+    files hold two sentences of the same split (numbers then skip one after an odd count).
     """
     index = 0
     for split, count in num_clips.items():

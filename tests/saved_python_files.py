@@ -4,11 +4,11 @@ import ast
 import sys
 from pathlib import Path
 
-# What transformers, torch and torchvision bring along, and av, which transformers asks for by name where it is missing.
+# Dependencies of transformers, torch and torchvision, and av, which transformers asks the user to install if needed.
 MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "safetensors", "torch", "torchvision", "jinja2", "numpy", "PIL"}
 MAY_BE_IMPORTED |= {"av", "fsspec"}
 
-# What goes along with the processor of FLa-LLM; those of other systems need these, too.
+# The files saved with the processor of FLa-LLM; those of other systems need these, too.
 PROCESSOR_FILES = {
     "captions_slt.py",
     "feature_extraction_visual_features_slt.py",
@@ -41,7 +41,7 @@ def python_files(folder: Path) -> set[str]:
 
 
 def check_imports(folder: Path) -> None:
-    """They import each other and common libraries only."""
+    """Check that they import only each other and common libraries."""
     for path in folder.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

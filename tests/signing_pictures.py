@@ -9,9 +9,9 @@ REST = (0.9, 0.5)
 
 def signing(plan: list[tuple[str, float]], noise: float = 1.0) -> np.ndarray:
     """
-    uint8 `(frames, 48, 64, 3)` of 25 frames per second after a plan of what is done for how many seconds: "sign" (the
-    hand comes up from below, moves about and goes down again), "move" (it stays up), "hold" (it stands still, up) or
-    "rest" (it stands still, down).
+    uint8 `(frames, 48, 64, 3)`, 25 frames per second, that follow a plan of actions and their seconds: "sign" (the hand
+    comes up from below, moves about and goes down again), "move" (it stays up and moves), "hold" (it is still, up) or
+    "rest" (it is still, down).
     """
     positions = np.concatenate([_positions(kind, round(seconds * FRAMES_PER_SECOND)) for kind, seconds in plan])
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]

@@ -1,6 +1,6 @@
 """
-The layers of GFSLT-VLP's and sltbaselines' translation model in plain torch and transformers, under the names that
-their checkpoints use: what an imported checkpoint must agree with. Written from the description of the two systems
+The layers of GFSLT-VLP's and sltbaselines' translation model in plain torch and transformers, with the names in their
+checkpoints: the reference for imported checkpoints. Written from the description of the two systems
 (ResNet-18 on every frame; Conv1d 5, BatchNorm, ReLU, MaxPool 2, twice; linear layer, norm, ReLU; mBART).
 """
 
@@ -40,7 +40,7 @@ class GlossFreeModel(nn.Module):
             {"src_emb": nn.Linear(width, width), "bn_ac": nn.Sequential(adapter_norm(width), nn.ReLU())}
         )
         self.mbart = MBartForConditionalGeneration(text_config)
-        if not text_config.tie_word_embeddings:  # the transformers of their time shares these two all the same
+        if not text_config.tie_word_embeddings:  # the transformers of their time shares these two nevertheless
             self.mbart.model.encoder.embed_tokens.weight = self.mbart.model.shared.weight
             self.mbart.model.decoder.embed_tokens.weight = self.mbart.model.shared.weight
         self._draw_weights()
@@ -75,7 +75,7 @@ class GlossFreeModel(nn.Module):
 
     def _adapt(self, tokens: torch.Tensor) -> torch.Tensor:
         projected = self.sign_emb["src_emb"](tokens)
-        if isinstance(self.sign_emb["bn_ac"][0], nn.BatchNorm1d):  # over the channels, which it wants in the middle
+        if isinstance(self.sign_emb["bn_ac"][0], nn.BatchNorm1d):  # over the channels, which it expects in the middle
             return self.sign_emb["bn_ac"](projected.transpose(1, 2)).transpose(1, 2)
         return self.sign_emb["bn_ac"](projected)
 
@@ -93,7 +93,7 @@ def narrow_resnet18(width: int) -> ResNet:
 
 
 def repeat_ends(clip: torch.Tensor, length: int) -> torch.Tensor:
-    """The first frame eight times more in front, and the last one behind until there are `length` frames."""
+    """Repeat the first frame eight times in front, and the last one at the end until there are `length` frames."""
     behind = length - len(clip) - FRAMES_IN_FRONT
     return torch.cat([clip[:1].expand(FRAMES_IN_FRONT, -1, -1, -1), clip, clip[-1:].expand(behind, -1, -1, -1)])
 

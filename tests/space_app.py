@@ -1,4 +1,4 @@
-"""The Space for its tests: started in this process or in one of its own, with the tiny trained model."""
+"""The Space for its tests, started in this process or in a separate one, with the tiny trained model."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ def clips() -> list[Path]:
 
 
 def bad_files(folder: Path) -> dict[str, Path]:
-    """By the name of the sentence that a visitor gets."""
+    """Bad files by the name of the message that a visitor gets."""
     text, empty = folder / "letter.mp4", folder / "empty.mp4"
     text.write_text("this is no video", encoding="utf-8")
     empty.touch()
@@ -56,7 +56,7 @@ def long_video(path: Path, num_clips: int | None = None) -> Path:
 
 
 def settings(folder: Path) -> dict[str, str]:
-    """Environment variables of a Space that keeps what it gets in `folder / "sent"`, with two examples."""
+    """Environment variables of a Space that stores uploads in `folder / "sent"`, with two examples."""
     examples = folder / "examples"
     examples.mkdir()
     for clip in clips()[:NUM_EXAMPLES]:
@@ -72,7 +72,7 @@ def settings(folder: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Space:
-    """A running Space: its address, and the folder of the files that it was sent."""
+    """A running Space: its address, and the folder of the files sent to it."""
 
     address: str
     sent: Path

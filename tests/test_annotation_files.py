@@ -1,4 +1,4 @@
-"""Subtitles and files of ELAN as sources of clips: what they hold, which video they belong to, and what is wrong."""
+"""Subtitles and ELAN files as sources of clips: their content, the video that they belong to, and their errors."""
 
 import os
 import re
@@ -86,7 +86,7 @@ def test_subtitles_give_segments_and_sentences(line_end, encoding, tmp_path):
     assert parts(vtt) == [("Hello there.", 0.5, 1.5), ("How are you & yours?", 1.6, 2.4)]
     assert srt.problems == vtt.problems == []
     assert srt.notes == [
-        "1 file(s), such as talk.srt, lie in no folder that is named after a split: their clips are of train"
+        "1 file(s), such as talk.srt, are not in a folder named after a split: their clips are put in train"
     ]
 
 
@@ -113,7 +113,7 @@ def test_cues_that_overlap_or_stand_close_are_kept_and_broken_ones_named(tmp_pat
 
 def test_subtitles_of_a_part_of_a_stream_are_refused(tmp_path):
     content = VTT.replace("Kind: captions", "X-TIMESTAMP-MAP=MPEGTS:900000,LOCAL:00:00:00.000")
-    with pytest.raises(ValueError, match="its times do not count from the beginning of the video. Download the subt"):
+    with pytest.raises(ValueError, match="its times do not start at the beginning of the video. Download the subt"):
         read(tmp_path, content, "talk.vtt")
 
 
@@ -158,8 +158,8 @@ def test_two_files_for_one_video_must_be_told_apart(tmp_path):
     own_table(tmp_path, VTT, name="talk.vtt")
     own_table(tmp_path, SRT, files=("talk.mp4",), name="talk.srt")
     expected = (
-        "talk.mp4 has more than one file of sentences, talk.srt and talk.vtt. Name one with --table, or leave one of "
-        "them."
+        "talk.mp4 has more than one file with sentences, talk.srt and talk.vtt. Choose one with --table, or keep only "
+        "one of them."
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
         read_corpus("table", tmp_path)
@@ -172,17 +172,13 @@ def test_two_files_for_one_video_must_be_told_apart(tmp_path):
 
 def test_options_of_spreadsheets_and_of_annotations_do_not_mix(tmp_path):
     folder = own_table(tmp_path / "srt", SRT, files=("talk.mp4",), name="talk.srt")
-    with pytest.raises(
-        ValueError, match=re.escape("Only spreadsheets have columns to name, got ['text'] for talk.srt.")
-    ):
+    with pytest.raises(ValueError, match=re.escape("Only spreadsheets have column names, got ['text'] for talk.srt.")):
         read_corpus("table", folder, columns={"text": "Satz"})
-    with pytest.raises(
-        ValueError, match=re.escape("There is no --tier 't' in the annotations, whose tiers are: none.")
-    ):
+    with pytest.raises(ValueError, match=re.escape("The annotations have no tier 't'. Set --tier to one of: none.")):
         read_corpus("table", folder, tier="t")
     folder = own_table(tmp_path / "csv", "file,text\na,x\n")
     for kind in ("table", "frame_folders"):
-        with pytest.raises(ValueError, match="Only annotations of ELAN have tiers, got --tier 't' for a spreadsheet."):
+        with pytest.raises(ValueError, match="Only ELAN annotations have tiers, got --tier 't' for a spreadsheet."):
             read_corpus(kind, folder, tier="t")
 
 
@@ -199,22 +195,20 @@ def test_annotations_of_elan_give_segments_and_sentences(tmp_path):
 
 def test_of_several_tiers_one_must_be_named(tmp_path):
     content = eaf({"Gloss": [(0, 100, "HALLO")], "Übersetzung": [(0, 900, "Hallo."), (None, 2, "x"), (3, 4, "")]})
-    with pytest.raises(ValueError, match="tiers 'Gloss', 'Übersetzung': say with --tier which one holds the sentences"):
+    with pytest.raises(ValueError, match="tiers 'Gloss', 'Übersetzung': choose the one with the sentences with --tier"):
         read(tmp_path, content, "talk.eaf")
-    with pytest.raises(
-        ValueError, match="no --tier 'text' in the annotations, whose tiers are: 'Gloss', 'Übersetzung'"
-    ):
+    with pytest.raises(ValueError, match="no tier 'text'. Set --tier to one of: 'Gloss', 'Übersetzung'"):
         read(tmp_path, content, "talk.eaf", tier="text")
     corpus = read(tmp_path, content, "talk.eaf", tier="u\u0308bersetzung")
     assert parts(corpus) == [("Hallo.", 0, 0.9)]
     assert problems(corpus) == [
         (
             "talk.eaf, tier 'Übersetzung', annotation 'a4'",
-            "it has no times of its own: align its beginning and its end in ELAN",
+            "it has no times: align its beginning and end in ELAN",
         ),
         ("talk.eaf, tier 'Übersetzung', annotation 'a6'", "the sentence is empty"),
     ]
-    assert "tiers that are not used: 'Gloss'" in corpus.notes
+    assert "unused tiers: 'Gloss'" in corpus.notes
 
 
 def test_annotations_that_refer_to_others_have_their_times(tmp_path):
@@ -226,7 +220,7 @@ def test_annotations_that_refer_to_others_have_their_times(tmp_path):
     corpus = read(tmp_path, eaf({"gloss": [(500, 900, "X")]}, more=f"{more}</TIER>"), "talk.eaf", tier="text")
     assert parts(corpus)[0] == ("r0", 0.5, 0.9)
     whats = [what for _, what in problems(corpus)]
-    assert whats[0].startswith("the name 'talk-0.5-0.9' was used")
+    assert whats[0].startswith("the name 'talk-0.5-0.9' is already used")
     assert whats[1:] == [
         f"it refers to the annotation {name!r}, which has no times" for name in ("r3", "r2", "gone")
     ] or whats[1:] == [f"it refers to the annotation {name!r}, which has no times" for name in ("r2", "r3", "gone")]
@@ -250,7 +244,7 @@ def test_an_offset_of_a_video_that_is_not_there_is_refused(tmp_path):
     assert texts(corpus) == []
     assert problems(corpus)[0] == (
         "talk.eaf",
-        "its times begin within original.mpg, and none of these videos is there",
+        "its times begin within original.mpg, but none of these videos exists",
     )
 
 
@@ -262,7 +256,7 @@ def test_of_several_videos_in_elan_the_one_of_its_name_is_taken(tmp_path):
     corpus = read(tmp_path / "not", eaf({"t": [(0, 500, "x")]}, media), "session.eaf", files)
     assert texts(corpus) == [] and problems(corpus)[0] == (
         "session.eaf",
-        "it belongs to 2 videos, left.mp4, right.mp4: leave one there, or call this file as its video",
+        "it belongs to 2 videos, left.mp4, right.mp4: keep only one, or name this file after its video",
     )
 
 
@@ -282,11 +276,11 @@ OUTSIDE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
             "talk.eaf cannot be read as XML: it has a DOCTYPE",
         ),
         ("<ANNOTATION_DOCUMENT>&b;</ANNOTATION_DOCUMENT>", "talk.eaf cannot be read as XML: undefined entity"),
-        ("<html></html>", "talk.eaf is no file of ELAN: it begins with <html>, not <ANNOTATION_DOCUMENT>."),
+        ("<html></html>", "talk.eaf is not an ELAN file: it begins with <html>, not <ANNOTATION_DOCUMENT>."),
         ("", "talk.eaf cannot be read as XML: no element found: line 1, column 0."),
         ("<ANNOTATION_DOCUMENT>", "talk.eaf cannot be read as XML: no element found"),
         ('<?xml version="1.0" encoding="nonsense"?><a/>', "talk.eaf cannot be read as XML: unknown encoding"),
-        (eaf({}, header='TIME_UNITS="PAL-frames"'), "talk.eaf counts time in PAL-frames, not in milliseconds."),
+        (eaf({}, header='TIME_UNITS="PAL-frames"'), "talk.eaf measures time in PAL-frames, not milliseconds."),
         (eaf({}, '<MEDIA_DESCRIPTOR TIME_ORIGIN="soon"/>'), "talk.eaf: TIME_ORIGIN must be milliseconds, got 'soon'."),
     ],
 )
@@ -320,8 +314,8 @@ FRENCH = "Temps de départ - ss.msec\tTemps de fin - ss.msec\tDurée - ss.msec"
 def test_exports_of_elan(content, name, tmp_path):
     corpus = read(tmp_path, content, name, tier="Deutsch")
     assert parts(corpus) == [('"Ja, und', 0.5, 1.5), ("Nein", 1.6, 2.4)]
-    assert corpus.problems == [] and "tiers that are not used: 'Comment'" in corpus.notes
-    with pytest.raises(ValueError, match="The annotations have the tiers 'Deutsch', 'Comment': say with --tier"):
+    assert corpus.problems == [] and "unused tiers: 'Comment'" in corpus.notes
+    with pytest.raises(ValueError, match="The annotations have the tiers 'Deutsch', 'Comment': choose the one"):
         read_corpus("table", tmp_path)
 
 
@@ -333,13 +327,13 @@ def test_an_export_of_elan_without_an_end_is_named(tmp_path):
     ]
     corpus = read(tmp_path, "\n".join(lines), "talk.txt")
     assert parts(corpus) == [("x", 1, 2)]
-    what = "it has no begin and end time in the format hh:mm:ss.ms with one text after them"
+    what = "it has no begin and end time in the format hh:mm:ss.ms followed by one text"
     assert problems(corpus) == [("talk.txt, line 2", what), ("talk.txt, line 3", what)]
     corpus = read(tmp_path, f"{TIMES}\tt\n00:00:01.000\t1\t00:00:02.000\t2\t1\tx\ty\n", "talk.txt")
-    assert problems(corpus)[0] == ("talk.txt, line 2", "it has 7 values, the header has 6")
+    assert problems(corpus)[0] == ("talk.txt, line 2", "it has 7 values, but the header has 6")
     corpus = read(tmp_path, "Begin Time - ss.msec\tEnd Time - hh:mm:ss.ms\tt\n1\t00:00:02.000\tx\n", "talk.txt")
-    assert problems(corpus)[0] == ("talk.txt, line 2", "it has no end: export begin and end time")
+    assert problems(corpus)[0] == ("talk.txt, line 2", "it has no end time: export both begin and end time")
     with pytest.raises(
-        ValueError, match=r"talk.txt is no tab-delimited export of ELAN|must have the columns file, text"
+        ValueError, match=r"talk.txt is not a tab-delimited ELAN export|must have the columns file, text"
     ):
         read(tmp_path, "anything at all\n", "talk.txt", table=tmp_path / "talk.txt")

@@ -22,7 +22,14 @@ from train_scripts.arguments.data_arguments import (
     FeatureCacheArguments,
     VideoArguments,
 )
-from train_scripts.arguments.dataclass_parser import CONFIG_FOLDER, DataclassParser, parse_arguments, preset_names
+from train_scripts.arguments.dataclass_parser import (
+    CONFIG_FOLDER,
+    DataclassParser,
+    parse_arguments,
+    preset_names,
+    read_sources,
+    read_yaml,
+)
 from train_scripts.arguments.flag_values import RANGES, check_new_folder
 from train_scripts.arguments.stage_arguments import PROMPT, DenoisingArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
@@ -71,7 +78,7 @@ CONTRASTIVE = (
     visual_contrastive_pretraining.ContrastiveTrainingArguments,
 )
 TUNING = (visual_language_tuning.VisualLanguageTuningArguments, *STAGE1[1:], FeatureCacheArguments)
-EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.EvaluationRunArguments)
+EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.GenerationArguments)
 REQUIRED = {
     STAGE1: {"dataset": "d", "tokenizer_name_or_path": "t", "output_dir": "o"},
     STAGE2: {"dataset": "d", "vision_model_name_or_path": "v", "text_model_name_or_path": "t", "output_dir": "o"},
@@ -90,6 +97,7 @@ TYPES_OF_COMMAND = {
     visual_language_tuning: TUNING,
     evaluate_model: EVALUATION,
 }
+TRAINING_COMMANDS = [command for command in TYPES_OF_COMMAND if command is not evaluate_model]
 TYPES_OF_PRESET = {
     "visual_initialing": STAGE1,
     "llm_fine_tuning": STAGE2,
@@ -197,6 +205,38 @@ def _whole_message(capsys, config: str) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "sources"),
+    [
+        ("sources: {width: a book}", {"width": "a book"}),
+        ("sources:\n  width: 'ours: wide'", {"width": "ours: wide"}),
+        ("sources:", {}),
+        ("", {}),
+    ],
+)
+def test_sources_in_yaml_set_nothing(text, sources, tmp_path):
+    config = write_yaml(tmp_path, f"width: 7  # paper: a comment, as presets had it\n{text}\n")
+    assert parse_sizes("--config", config) == Sizes(width=7)
+    assert read_yaml(config) == {"width": 7} and read_yaml(config, as_text=True) == {"width": "7"}
+    assert read_sources(config) == sources
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ("{widht: a book}", "names 'widht', which the file does not set. Did you mean 'width'?"),
+        ("{rate: a book}", "names 'rate', which the file does not set. Set it, or remove it there."),
+        ("{width: 3}", "must say in words where 'width' is from, got 3."),
+        ("{width: }", "must say in words where 'width' is from, got None."),
+        ("[width]", "must hold one 'name: where its value is from' a line, got list."),
+        ("a book", "must hold one 'name: where its value is from' a line, got str."),
+    ],
+)
+def test_sources_in_yaml_that_do_not_fit_the_values(sources, expected, tmp_path, capsys):
+    config = write_yaml(tmp_path, f"width: 7\nsources: {sources}\n")
+    assert message(capsys, "--config", config) == f"{config}: sources {expected}"
+
+
 def test_an_empty_value_in_yaml_leaves_the_default(tmp_path):
     assert parse_sizes("--config", write_yaml(tmp_path, "width:\nname: null\nrate: 2\n")) == Sizes(rate=2.0)
 
@@ -230,7 +270,7 @@ class Places:
 
 
 def test_words_without_a_flag(tmp_path, capsys):
-    """A switch in front of one does not take it for its value."""
+    """A switch before it does not take it as its value."""
     for argv in (["--fast", "x", "y"], ["x", "y", "--fast"], ["--fast", "True", "x", "y"], ["--fast=yes", "x", "y"]):
         assert parse_arguments((Places,), argv, "Places.") == (Places(["x", "y"], fast=True),)
     assert parse_arguments((Places,), ["--fast", "False", "x"], "Places.") == (Places(["x"]),)
@@ -272,7 +312,7 @@ def test_the_help_of_training_names_flags_that_the_trainer_has():
             assert {*COMMON_TRAINER_FLAGS, *command.defaults.idle_flags, *command.defaults.fixed_flags} <= known
 
 
-@pytest.mark.parametrize("command", TYPES_OF_COMMAND)
+@pytest.mark.parametrize("command", TRAINING_COMMANDS)
 def test_the_arguments_of_a_run_have_the_defaults_that_help_shows(command):
     (registered,) = [each for each in COMMANDS.values() if command.__name__ == f"train_scripts.{each.module}"]
     types = TYPES_OF_COMMAND[command]
@@ -325,12 +365,12 @@ def test_files_that_are_no_settings(tmp_path, capsys):
         f"--config must be a YAML file or one of the presets {presets}; there is no {missing!r}."
     )
     config = write_yaml(tmp_path, "- width\n- 3\n")
-    assert message(capsys, "--config", config) == f"{config} must hold one 'name: value' a line, got list."
+    assert message(capsys, "--config", config) == f"{config} must hold one 'name: value' per line, got list."
     config = write_yaml(tmp_path, "")
-    assert message(capsys, "--config", config) == f"{config} must hold one 'name: value' a line, got NoneType."
+    assert message(capsys, "--config", config) == f"{config} must hold one 'name: value' per line, got NoneType."
     assert message(capsys, "--config") == "argument --config: expected one argument"
     Path(config).write_bytes(b"name: \xff\n")
-    assert message(capsys, "--config", config).startswith(f"{config} is no YAML file: 'utf-8' codec can't decode")
+    assert message(capsys, "--config", config).startswith(f"{config} is not a YAML file: 'utf-8' codec can't decode")
 
 
 def test_broken_yaml_names_its_line(tmp_path, capsys):
@@ -338,7 +378,7 @@ def test_broken_yaml_names_its_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_sizes("--config", config)
     text = capsys.readouterr().err
-    assert text.startswith(f"error: {config} is no YAML file: ") and "line 3" in text
+    assert text.startswith(f"error: {config} is not a YAML file: ") and "line 3" in text
 
 
 @pytest.mark.parametrize(
@@ -359,7 +399,7 @@ def test_broken_yaml_names_its_line(tmp_path, capsys):
             "visual features; got neither.",
         ),
         (llm_fine_tuning, "text_model_name_or_path", "`--text_model_name_or_path` is required."),
-        (pretrain_language_model, "text_file", "`--text_file` must name a text file with one sentence a line."),
+        (pretrain_language_model, "text_file", "`--text_file` must name a text file with one sentence per line."),
         (pretrain_language_model, "output_dir", "`--output_dir` must name a new or empty folder."),
         (evaluate_model, "model", "`--model` must name a trained model."),
         (evaluate_model, "output_dir", "`--output_dir` must name a new or empty folder."),
@@ -386,7 +426,7 @@ def test_output_folder_that_is_in_use(tmp_path):
     with pytest.raises(ValueError) as error:
         check_output_folder(arguments)
     assert str(error.value) == (
-        f"--output_dir {tmp_path} is not empty. Name a new folder, or remove this one. To go on with the run that "
+        f"--output_dir {tmp_path} is not empty. Name a new folder, or remove this one. To resume the run that "
         "wrote it, pass --resume_from_checkpoint last."
     )
     arguments.resume_from_checkpoint = "last"
@@ -404,11 +444,13 @@ def test_output_folder_that_is_in_use(tmp_path):
 def test_every_command_leaves_a_folder_in_use_alone(command, tmp_path, capsys):
     types = TYPES_OF_COMMAND[command]
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    argv = flags(**{**REQUIRED[types], "output_dir": tmp_path}, use_cpu=True)
+    on_a_cpu = {"use_cpu": True} if command in TRAINING_COMMANDS else {"device": "cpu"}
+    argv = flags(**{**REQUIRED[types], "output_dir": tmp_path}, **on_a_cpu)
     assert error_of(command.main, argv, capsys).startswith(f"--output_dir {tmp_path} is not empty. Name a new folder")
-    assert error_of(
-        command.main, flags(**{**REQUIRED[types], "output_dir": tmp_path / "notes.txt"}, use_cpu=True), capsys
-    ) == (f"--output_dir {tmp_path / 'notes.txt'} is a file. Name a new or empty folder.")
+    argv = flags(**{**REQUIRED[types], "output_dir": tmp_path / "notes.txt"}, **on_a_cpu)
+    assert error_of(command.main, argv, capsys) == (
+        f"--output_dir {tmp_path / 'notes.txt'} is a file. Name a new or empty folder."
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -430,11 +472,11 @@ def test_early_stopping_without_evaluation(capsys):
         ),
         (
             {"dataset": ["a", "b"], "dataset_weights": [1, 0]},
-            "--dataset_weights must be above 0, got 0.0. Leave out what is not to be used.",
+            "--dataset_weights must be above 0, got 0.0. Leave out data sets you do not want.",
         ),
         (
             {"dataset": ["a", "b"], "dataset_weights": ["nan", 1]},
-            "--dataset_weights must be above 0, got nan. Leave out what is not to be used.",
+            "--dataset_weights must be above 0, got nan. Leave out data sets you do not want.",
         ),
         ({"max_frames_per_batch": 0}, "--max_frames_per_batch must be 1 or more, got 0."),
     ],
@@ -468,7 +510,7 @@ def test_every_preset_is_taken_by_the_command_that_its_name_ends_in(name):
 
 
 def test_defaults_of_training_fit_each_other():
-    """The best model can only be loaded if it is saved whenever it is scored, and its score is one that is written."""
+    """The best model can only be loaded if it is saved whenever it is scored, and its score is logged."""
     training = FLaLLMTrainingArguments(output_dir="o", use_cpu=True)
     assert training.load_best_model_at_end and training.predict_with_generate
     assert training.eval_strategy == training.save_strategy != "no"
@@ -550,7 +592,7 @@ def test_a_crop_larger_than_the_frame(capsys):
 
 
 def test_no_is_a_word_in_yaml(tmp_path):
-    """YAML 1.1 takes it for a boolean, and nothing would be said of a run that evaluates all the same."""
+    """YAML 1.1 reads it as a boolean, and a run that evaluates nevertheless would not warn."""
     path = tmp_path / "run.yaml"
     path.write_text(
         "eval_strategy: no\nsave_strategy: no\nload_best_model_at_end: false\nspoken_language: no\nrandom_crop: no\n"

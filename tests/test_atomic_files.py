@@ -183,7 +183,7 @@ def test_a_run_that_was_killed_while_it_filled_an_empty_folder(tmp_path):
 def test_a_folder_that_holds_something_is_not_replaced(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "thesis.txt").write_text("years of work")
-    message = f"{tmp_path / 'model'} must be a new or empty folder, and it holds something."
+    message = f"{tmp_path / 'model'} must be a new or empty folder, but it is not empty."
     with pytest.raises(ValueError, match=re.escape(message)):
         write_folder(tmp_path / "model", lambda unfinished: None)
     assert everything_in(tmp_path) == ["model"]
@@ -212,7 +212,7 @@ def test_a_kill_at_any_time_leaves_whole_files(tmp_path):
 
 
 def test_no_file_of_ours_is_written_any_other_way():
-    """But for lists that grow as videos are finished, whose last line may be torn off."""
+    """Except lists that grow as videos are finished, whose last line may be torn."""
     direct = re.compile(r"""\.write_text\(|\.write_bytes\(|open\([^)\n]*["'][wax][+b]*["']""")
     found = [
         f"{path.name}: {line.strip()}"

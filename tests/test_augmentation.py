@@ -49,7 +49,7 @@ def test_output_size_and_dtype(size):
 
 def test_nothing_is_flipped_by_default():
     assert AugmentationArguments().horizontal_flip == 0
-    picture = random_picture(40, 40)[None]  # the size of frames, so that nothing but the crop is left to change
+    picture = random_picture(40, 40)[None]  # the size of frames, so that only the crop can change them
     crops = picture.unfold(2, 32, 1).unfold(3, 32, 1)[0].permute(1, 2, 0, 3, 4).flatten(0, 1)
     for _ in range(30):
         drawn = augment().spatial(picture)[0]

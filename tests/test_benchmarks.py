@@ -1,4 +1,4 @@
-"""Factorised against joint learning: the report from given results, and, slow, all of it end to end in tiny."""
+"""Factorised against joint learning: the report from given results, and (slow) a tiny end-to-end run."""
 
 import json
 import re

@@ -13,9 +13,9 @@ import pytest
 import torch
 from test_model_card import run_folder
 from tiny_corpus import corpus, error_of, flags, language_model, trained_model
-from without_our_packages import run_without_our_packages
 
 from modeling_flallm import FLaLLMConfig, SignLanguageTranslationPipeline
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from modeling_flallm.confidence_slt import visual_distances
 from train_scripts.commands import calibrate
 from train_scripts.commands.calibrate import (
@@ -28,6 +28,7 @@ from train_scripts.commands.calibrate import (
 )
 from train_scripts.runs.trained_models import load_trained
 
+CURVE = {"slope": 2.5, "intercept": -1}
 WRONG = "a sentence that no model writes ."
 
 
@@ -249,7 +250,7 @@ def translator_of(folder: Path) -> SignLanguageTranslationPipeline:
 
 @pytest.fixture
 def model_folder(tmp_path) -> Path:
-    """A model as training leaves it: that of the tests, with card and record of a run."""
+    """A model like the output of training: the tests' model, with the card and record of a run."""
     shutil.copytree(trained_model(), tmp_path / "model")
     for name in ("README.md", "training_run.json"):
         shutil.copy(run_folder("visual_initialing") / name, tmp_path / "model")
@@ -264,20 +265,22 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_it_writes_configuration_and_card_and_nothing_else(model_folder, data, capsys):
+def calibration_in(folder: Path) -> dict:
+    return json.loads((folder / CALIBRATION_FILE).read_text(encoding="utf-8"))
+
+
+def test_it_writes_its_file_and_the_card_and_nothing_else(model_folder, data, capsys):
     before = contents(model_folder)
     assert "This has not been measured." in before["README.md"].decode()
     assert run(model_folder, data, also_measure_on="dev") == 0
     after = contents(model_folder)
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {"config.json", "README.md", "training_run.json"} and before.keys() == after.keys()
-    config = json.loads(after["config.json"])
-    calibration = config["confidence_calibration"]
-    assert {**config, "confidence_calibration": None} == json.loads(before["config.json"])
-    assert load_trained(str(model_folder))[0].config.confidence_calibration == calibration
+    assert changed == {CALIBRATION_FILE, "README.md", "training_run.json"}
+    assert after.keys() - before.keys() == {CALIBRATION_FILE}
+    assert load_trained(str(model_folder))[0].config.confidence_calibration == calibration_in(model_folder)
     output = capsys.readouterr().out
     assert re.search(r"^dev, cross-validated +24 +50% ", output, re.MULTILINE)
-    assert f"Right is a chrF of 95 or more. Written into {model_folder / 'config.json'}." in output
+    assert f"Right is a chrF of 95 or more. Written into {model_folder / CALIBRATION_FILE}." in output
     card = after["README.md"].decode().split("## How sure it is")[1].split("\n## ")[0]
     assert "| dev, cross-validated | 24 | 50 of 100 |" in card and "| dev | 24 | 50 of 100 |" in card
     assert "chrF is 95 or more" in card and "This has not been measured." not in card
@@ -327,11 +330,9 @@ def test_a_model_saved_with_several_sentences_for_each_video(model_folder, data)
 
 def test_a_second_run_gives_the_same(model_folder, data):
     assert run(model_folder, data) == 0
-    first = contents(model_folder)
+    calibrations = [calibration_in(model_folder)]
     assert run(model_folder, data, batch_size=1) == 0
-    calibrations = [
-        json.loads(text["config.json"])["confidence_calibration"] for text in (first, contents(model_folder))
-    ]
+    calibrations.append(calibration_in(model_folder))
     names = ("slope", "intercept", "lowest_score", "largest_distance")
     for name in names:
         assert calibrations[1][name] == pytest.approx(calibrations[0][name], rel=1e-3, abs=1e-4), name
@@ -463,12 +464,30 @@ def test_a_translation_in_another_unicode_form_is_right(data, tmp_path, monkeypa
     assert calibrate.translate_split(model, processor, split, "text", 100.0, 8).is_right.all()
 
 
-def test_a_folder_with_code_of_an_earlier_version_gets_what_that_knows(model_folder, data, capsys):
-    code = model_folder / "configuration_flallm.py"
-    code.write_text(code.read_text(encoding="utf-8").replace("highest_score", "x"), encoding="utf-8")
+def test_a_folder_of_an_earlier_version(model_folder, data, capsys):
+    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
+    (model_folder / "config.json").write_text(json.dumps({**config, "confidence_calibration": CURVE}))
+    (model_folder / "calibration_slt.py").unlink()
+    assert load_trained(str(model_folder))[0].config.confidence_calibration == CURVE
     assert run(model_folder, data) == 0
-    assert "highest_score" not in json.loads((model_folder / "config.json").read_text())["confidence_calibration"]
-    assert capsys.readouterr().err.count(f"{code} is of an earlier version, so the highest score is not written.") == 1
+    assert json.loads((model_folder / "config.json").read_text(encoding="utf-8")) == config
+    assert load_trained(str(model_folder))[0].config.confidence_calibration == calibration_in(model_folder) != CURVE
+    assert (
+        f"The Python files in {model_folder} are of an earlier version and do not read {CALIBRATION_FILE}: without the "
+        "package flallm, the model gives no confidence. To renew them, load the model and its processor and save both "
+        "into a new folder.\n"
+    ) in capsys.readouterr().err
+
+
+def test_a_folder_of_this_version_needs_no_advice(model_folder, data, capsys):
+    assert run(model_folder, data) == 0
+    assert "earlier version" not in capsys.readouterr().err
+
+
+def test_a_damaged_calibration_is_replaced(model_folder, data):
+    (model_folder / CALIBRATION_FILE).write_text("{", encoding="utf-8")
+    assert run(model_folder, data) == 0
+    assert load_trained(str(model_folder))[0].config.confidence_calibration == calibration_in(model_folder)
 
 
 def test_the_model_must_be_named(data, capsys):
@@ -482,26 +501,6 @@ def test_a_broken_record_is_told_before_the_work(model_folder, data, capsys):
     before = contents(model_folder)
     assert "is no record of a training run" in error_of(calibrate.main, flags(model=model_folder, dataset=data), capsys)
     assert contents(model_folder) == before
-
-
-@pytest.mark.slow
-def test_the_calibration_survives_saving_and_reading_without_our_packages(tmp_path):
-    model, processor = load_trained(str(trained_model()))
-    width = model.config.vision_config.hidden_size
-    calibration = {"slope": 2.5, "intercept": -1, "mean_features": torch.rand(width).tolist(), "largest_distance": 0.2}
-    model.config.confidence_calibration = calibration
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    code = """
-import json
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
-folder = sys.argv[1]
-config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-model = AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True)
-print(json.dumps([config.confidence_calibration, model.config.confidence_calibration]))
-"""
-    output = run_without_our_packages(code, str(tmp_path / "model"), folder=tmp_path)
-    assert json.loads(output) == [calibration, calibration]
 
 
 # The benchmark on untrained videos

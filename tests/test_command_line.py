@@ -1,4 +1,4 @@
-"""What all commands share: one line for the user's mistakes, tracebacks for the rest, exit statuses, Ctrl-C."""
+"""Shared by all commands: one line for the user's mistakes, tracebacks for the rest, exit statuses, Ctrl-C."""
 
 import dataclasses
 import errno
@@ -33,7 +33,7 @@ IN_USE = "error: --output_dir {} is not empty. Name a new folder, or remove this
 
 @pytest.fixture
 def in_use(tmp_path, monkeypatch):
-    """A folder that holds something."""
+    """A folder that is not empty."""
     monkeypatch.delenv(DEBUG_VARIABLE, raising=False)
     (tmp_path / "notes.txt").touch()
     return tmp_path
@@ -298,6 +298,13 @@ def test_all_flags_of_the_trainer_can_be_seen(capsys):
         (["evaluate", "--model_name_or_path", "m", "--dataset", "d"], "flag 'model_name_or_path' is 'model' now."),
         (["evaluate", "--model", "m", "--dataset", "d", "--evaluation-split", "dev"],
             "flag 'evaluation_split' is 'split' now."),
+        (["evaluate", "--dataset", "d", "--generation_num_beams", "2"],
+            "flag 'generation_num_beams' is 'num_beams' now."),
+        (["evaluate", "--dataset", "d", "--dataloader-num-workers=2"],
+            "flag 'dataloader_num_workers' is 'num_workers' now."),
+        (["evaluate", "--dataset", "d", "--use_cpu"], "flag 'use_cpu' is 'device' now."),
+        (["calibrate", "--model", "m", "--dataset", "d", "--per_device_eval_batch_size", "2"],
+            "flag 'per_device_eval_batch_size' is 'batch_size' now."),
         (["trim-vocabulary", "--model_name_or_path=m"],
             "flag 'model_name_or_path' is 'text_model_name_or_path' now."),
         (["trim-vocabulary", "--splits", "dev"], "flag 'splits' is 'split' now."),

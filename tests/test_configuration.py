@@ -1,4 +1,4 @@
-"""The configuration: what is derived from it, what is refused, and the way to JSON and back."""
+"""The configuration: derived values, rejected values, and the round trip through JSON."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from transformers import AutoConfig, GPT2Config
 from transformers.activations import ACT2FN
 
 from modeling_flallm import FLaLLMConfig, FLaLLMVisionConfig, light_transformer_config
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 
 
 def test_light_transformer_starts_as_wide_as_its_width_asks():
@@ -117,10 +118,30 @@ def test_a_model_is_not_calibrated_until_somebody_measures_it():
 @pytest.mark.parametrize(
     "more", [{}, {"lowest_score": -1.25}, {"highest_score": -0.1}, LOOK, {**LOOK, "lowest_score": -1.25}]
 )
-def test_a_calibration_goes_to_json_and_back(more, tmp_path):
-    tiny_config(confidence_calibration={**CURVE, **more}).save_pretrained(tmp_path)
-    for loaded in (FLaLLMConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
-        assert loaded.confidence_calibration == {**CURVE, **more}
+def test_a_calibration_is_saved_beside_config_json(more, tmp_path):
+    config = tiny_config(confidence_calibration={**CURVE, **more})
+    config.save_pretrained(tmp_path)
+    texts = [(tmp_path / name).read_text(encoding="utf-8") for name in ("config.json", CALIBRATION_FILE)]
+    assert json.loads(texts[1]) == config.confidence_calibration == {**CURVE, **more}
+    assert "confidence_calibration" not in json.loads(texts[0])
+
+
+def test_an_unusable_calibration_is_not_saved(tmp_path):
+    config = tiny_config()
+    config.confidence_calibration = {**CURVE, "slope": float("nan")}
+    with pytest.raises(
+        ValueError, match=re.escape("`slope` of `confidence_calibration` must be a number of 0 or more")
+    ):
+        config.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("config_class", [FLaLLMConfig, AutoConfig])
+def test_a_calibration_of_an_earlier_version_is_read_from_config_json(config_class, tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**values, "confidence_calibration": {**CURVE, **LOOK}}))
+    assert config_class.from_pretrained(tmp_path).confidence_calibration == {**CURVE, **LOOK}
 
 
 @pytest.mark.parametrize(
@@ -188,7 +209,7 @@ def test_a_text_model_that_is_no_encoder_decoder_is_refused(text_config):
     model_type = text_config["model_type"] if isinstance(text_config, dict) else text_config.model_type
     message = (
         "The text model of FLa-LLM must be an encoder-decoder (mBART, NLLB/M2M100, mT5/T5, BART, ...), got model type "
-        f"{model_type!r}, which is none."
+        f"{model_type!r}, which is not one."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         FLaLLMConfig(text_config=text_config)

@@ -112,7 +112,7 @@ def test_lost_pictures_are_listed_and_the_clip_is_kept(tmp_path):
     num_pictures = len(list(clip.video.iterdir()))
     (clip.video / "000000.jpg").unlink()
     after = read("csl_daily", folder)
-    what = f"its label counts {num_pictures} frames, its folder holds {num_pictures - 1} pictures; the clip is kept"
+    what = f"its label states {num_pictures} frames, but its folder holds {num_pictures - 1} pictures; the clip is kept"
     assert set(after.problems) - set(before.problems) == {Problem(f"train {clip.name}", what)}
     assert after.clips == before.clips
 
@@ -177,7 +177,7 @@ def test_times_are_needed_in_videos_of_many_sentences_only(kind, table, names, l
     if layout == "clips":
         assert whats == []
     else:
-        assert whats[0].startswith(f"it has no {names[0]} or no {names[1]}, which say where in ")
+        assert whats[0].startswith(f"it lacks {names[0]} or {names[1]}, which say where in ")
         assert whats[1] == f"{names[0]} must be seconds or hours:minutes:seconds, got 'soon'"
 
 
@@ -225,9 +225,9 @@ def test_broken_labels_cost_themselves_only(tmp_path):
     whats = [what for _, what in problems(corpus)]
     assert whats[0] == "the label must be a dictionary, got list"
     assert whats[1] == "`name` must be a string, got NoneType"
-    assert whats[3] == "`imgs_path` names pictures of 2 folders, expected one folder a clip"
+    assert whats[3] == "`imgs_path` names pictures in 2 folders, expected one folder per clip"
     assert whats[4] == "the path '../../etc' would leave the folder of the corpus, and is refused"
-    assert "was used in labels.dev, " in whats[5]
+    assert "is already used in labels.dev, " in whats[5]
 
 
 def test_labels_of_uni_sign_name_videos_and_lists_of_glosses(tmp_path):
@@ -307,13 +307,13 @@ def test_columns_that_are_not_used_are_named(tmp_path):
         "table", own_table(tmp_path, "file,text,Gender,weekend,reply to,frames,duration\na.mp4,x,1,2,3,4,5\n")
     )
     assert corpus.notes == [
-        "clips.csv has columns that are not used: Gender, weekend, reply to, frames, duration",
-        "clips.csv names no split for 1 clip(s): they are of train",
+        "clips.csv has unused columns: Gender, weekend, reply to, frames, duration",
+        "clips.csv names no split for 1 clip(s): they are put in train",
     ]
     corpus = read("table", own_table(tmp_path, ",file,text,split,\n7,a.mp4,x,test,\n"))
-    assert corpus.notes == ["clips.csv has columns that are not used: column 1, column 5"]
+    assert corpus.notes == ["clips.csv has unused columns: column 1, column 5"]
     corpus = read("table", own_table(tmp_path, "file,text,split\na.mp4,x,\na.mp4,y,test\n"))
-    assert corpus.notes == ["clips.csv names no split for 1 clip(s): they are of train"]
+    assert corpus.notes == ["clips.csv names no split for 1 clip(s): they are put in train"]
 
 
 @pytest.mark.parametrize(
@@ -331,18 +331,18 @@ def test_a_column_that_may_be_a_split_or_a_time_is_not_ignored(column, meaning, 
     own_table(tmp_path, f"file,text,{column}\na.mp4,x,1\n")
     what = "train, validation or test" if meaning == "split" else "seconds from the beginning of the video"
     expected = (
-        f"{tmp_path / 'clips.csv'} has a column {column!r}, which is not understood and may be the {meaning} of each "
-        f"clip. If it is, call it {meaning} ({what}); else take it out of the file."
+        f"{tmp_path / 'clips.csv'} has a column {column!r}, which is not recognised and may be the {meaning} of each "
+        f"clip. If it is, rename it to {meaning} ({what}); otherwise remove it from the file."
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
         read("table", tmp_path)
     own_table(tmp_path, f"file,text,{column},{meaning}\na.mp4,x,1,{'test' if meaning == 'split' else 2}\n")
-    assert f"clips.csv has columns that are not used: {column}" in read("table", tmp_path).notes
+    assert f"clips.csv has unused columns: {column}" in read("table", tmp_path).notes
 
 
 def test_a_start_with_a_duration_is_no_start_to_the_end(tmp_path):
     own_table(tmp_path, "file,text,start,duration\na.mp4,x,1,2\n")
-    with pytest.raises(ValueError, match="has a column 'duration', which is not understood and may be the end of each"):
+    with pytest.raises(ValueError, match="has a column 'duration', which is not recognised and may be the end of each"):
         read("table", tmp_path)
     own_table(tmp_path, "file,text,duration\na.mp4,x,2\n")
     assert texts(read("table", tmp_path)) == ["x"]
@@ -351,8 +351,9 @@ def test_a_start_with_a_duration_is_no_start_to_the_end(tmp_path):
 def test_a_column_of_splits_is_not_ignored_whatever_its_name(tmp_path):
     own_table(tmp_path, "file,text,Aufteilung\na.mp4,x,Train\nb.mp4,y,\nc.mp4,z,test\n")
     expected = (
-        f"{tmp_path / 'clips.csv'} has a column 'Aufteilung', which is not understood and whose values are those of "
-        "splits: Train, test. If it says to which split each clip belongs, call it split; else take it out of the file."
+        f"{tmp_path / 'clips.csv'} has a column 'Aufteilung', which is not recognised but holds names of splits: "
+        "Train, test. If it says which split each clip belongs to, rename it to split; otherwise remove it from the "
+        "file."
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
         read("table", tmp_path)
@@ -365,8 +366,8 @@ def test_splits_that_are_not_understood_end_the_reading(tmp_path):
     own_table(tmp_path, "\n".join(["file,text,split", *rows]), files=tuple(f"{name}.mp4" for name in "abcd"))
     expected = (
         "The split of a clip must be one of dev, devel, development, test, testing, train, training, val, valid, "
-        "validation, got 'sunday' (clips.csv, line 3), '3' (clips.csv, line 4). Mend the column, so that no clip gets "
-        "into another split than its own."
+        "validation, got 'sunday' (clips.csv, line 3), '3' (clips.csv, line 4). Correct the column, so that no clip "
+        "ends up in the wrong split."
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
         read("table", tmp_path)
@@ -406,7 +407,7 @@ def test_a_file_of_a_spreadsheet_program_is_named(tmp_path):
     own_table(tmp_path, "PK", name="clips.xlsx")
     with pytest.raises(FileNotFoundError, match=re.escape("or name one. clips.xlsx: Save the file as UTF-8")):
         read("table", tmp_path)
-    expected = f"{tmp_path / 'clips.xlsx'} is a file of a spreadsheet program. Save the file as UTF-8"
+    expected = f"{tmp_path / 'clips.xlsx'} is in a spreadsheet program's own format. Save the file as UTF-8"
     with pytest.raises(ValueError, match=re.escape(expected)):
         read("table", tmp_path, table=tmp_path / "clips.xlsx")
 
@@ -425,7 +426,7 @@ def test_of_two_files_that_differ_in_case_the_one_as_written_is_taken(tmp_path):
     own_table(tmp_path, "file,text\nClip.mp4,x\nCLIP.mp4,y\n", files=("1/clip.mp4", "2/Clip.mp4"))
     corpus = read("table", tmp_path)
     assert [clip.video.parent.name for clip in corpus.clips] == ["2"]
-    assert problems(corpus)[0][1] == "2 files are called 'CLIP.mp4', such as 1/clip.mp4 and 2/Clip.mp4"
+    assert problems(corpus)[0][1] == "2 files are named 'CLIP.mp4', such as 1/clip.mp4 and 2/Clip.mp4"
 
 
 def test_what_systems_put_beside_files_is_passed_over(tmp_path):
@@ -460,10 +461,10 @@ def test_a_sentence_over_several_lines(tmp_path):
     [
         ('a.mp4,"never closed,,', "it cannot be read as CSV: a quotation mark is not closed"),
         ('a.mp4,"one" two,,', "it cannot be read as CSV"),
-        ("a.mp4,too,1,2,many", "it has 5 values, the header has 4"),
-        ("a.mp4,too few", "it has 2 values, the header has 4"),
+        ("a.mp4,too,1,2,many", "it has 5 values, but the header has 4"),
+        ("a.mp4,too few", "it has 2 values, but the header has 4"),
         ("a.mp4,  ,,", "the sentence is empty"),
-        ("a.mp4,nul\0byte,,", "it holds a NUL byte; the file is broken there"),
+        ("a.mp4,nul\0byte,,", "it contains a NUL byte; the file is broken there"),
         (b"a.mp4,gr\xfc\xdfe,,", "it is not UTF-8 text. Save the file as UTF-8"),
         ("a.mp4,x,one,2", "start must be seconds or hours:minutes:seconds, got 'one'"),
         ("a.mp4,x,nan,2", "start must be seconds or hours:minutes:seconds, got 'nan'"),
@@ -478,16 +479,16 @@ def test_a_sentence_over_several_lines(tmp_path):
         ("a.mp4,x,2,2", "end must come after start, got 2.0 to 2.0 seconds"),
         ("a.mp4,x,,0", "end must come after start, got 0.0 to 0.0 seconds"),
         ("gone.mp4,x,,", "there is no video 'gone.mp4' below "),
-        (",x,,", "the path '' names no file"),
+        (",x,,", "the path '' does not name a file"),
         ("../a.mp4,x,,", "the path '../a.mp4' would leave the folder of the corpus, and is refused"),
         ("b/../../a.mp4,x,,", "the path 'b/../../a.mp4' would leave the folder"),
         ("/etc/passwd,x,,", "the path '/etc/passwd' would leave the folder"),
         ("C:\\a.mp4,x,,", "the path 'C:/a.mp4' would leave the folder"),
         ("b\\..\\..\\a.mp4,x,,", "the path 'b/../../a.mp4' would leave the folder"),
-        ("ok.mp4,x,,", "the name 'ok' was used in clips.csv, line 2; this row is left out"),
+        ("ok.mp4,x,,", "the name 'ok' is already used in clips.csv, line 2; this row is left out"),
         ("x" * 5000 + ",x,,", "there is no video 'xxx"),
-        ("loop.mp4,x,,", "loop.mp4 is a link to nothing"),
-        ("twice.mp4,x,,", "2 files are called 'twice.mp4', such as 1/twice.mp4 and 2/twice.mp4"),
+        ("loop.mp4,x,,", "loop.mp4 is a broken link"),
+        ("twice.mp4,x,,", "2 files are named 'twice.mp4', such as 1/twice.mp4 and 2/twice.mp4"),
     ],
 )
 def test_a_broken_row_is_one_problem_and_costs_no_other_row(row, what, tmp_path):
@@ -506,14 +507,14 @@ def test_names_that_cannot_be(tmp_path):
     corpus = read("table", own_table(tmp_path, "\n".join(["file,text,split,name", *rows])))
     assert [(clip.split, clip.name) for clip in corpus.clips] == [("validation", "good name: 1")]
     assert [what for _, what in problems(corpus)] == [
-        "'../up' cannot be the name of a clip: it must not be empty or hold / or \\",
-        "'..' cannot be the name of a clip: it must not be empty or hold / or \\",
+        "'../up' cannot be the name of a clip: it must not be empty or contain / or \\",
+        "'..' cannot be the name of a clip: it must not be empty or contain / or \\",
     ]
 
 
 def test_videos_that_no_row_names_are_listed(tmp_path):
     corpus = read("table", own_table(tmp_path, "file,text\na.mp4,x\n", files=("a.mp4", "b/c.webm", "note.txt")))
-    assert problems(corpus) == [("b/c.webm", "no clip is made of this video: no good row of clips.csv names it")]
+    assert problems(corpus) == [("b/c.webm", "no clip is made from this video: no valid row of clips.csv names it")]
 
 
 def test_folders_that_link_in_a_circle(tmp_path):
@@ -533,8 +534,8 @@ def test_folders_that_are_linked_within_the_corpus_are_followed(tmp_path):
 
 
 OUTSIDE = (
-    "is a link that leads out of the folder, and is not followed: name the folder that it leads to with --videos, or "
-    "put a copy in its place"
+    "is a link that leads out of the folder, and is not followed: name the folder it leads to with --videos, or "
+    "replace it with a copy"
 )
 
 
@@ -605,8 +606,8 @@ def test_frame_folders_without_pictures_or_with_times(tmp_path):
     assert [(clip.name, clip.video) for clip in corpus.clips] == [("train_clip1", folder / "train" / "clip1")]
     assert [what for _, what in problems(corpus)] == [
         f"the folder {folder / 'empty'} holds no pictures",
-        "start and end are for videos: make a folder of the pictures of this clip alone",
-        "the path '.' names no file",
+        "start and end are for videos: put the pictures of this clip into a folder of their own",
+        "the path '.' does not name a file",
     ]
 
 
@@ -643,7 +644,7 @@ def test_a_kind_of_corpus_is_known_by_its_file_alone():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant)
     }
-    # A table and folders of frames are words of their own.
+    # Tables and folders of frames have their own words.
     assert names & set(KINDS) <= {"table"}
 
 
@@ -683,11 +684,11 @@ def test_an_unknown_kind(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("phoenix14t", "{}/annotations/manual/PHOENIX-2014-T.train.corpus.csv is expected, and is not there."),
-        ("csl_daily", "{}/sentence_label/csl2020ct_v2.pkl is expected, and is not there."),
-        ("how2sign", "how2sign_realigned_train.csv is expected anywhere below {}, and is not there."),
-        ("openasl", "openasl-v1.0.tsv is expected anywhere below {}, and is not there."),
-        ("gfslt_labels", "{}/labels.train is expected, and is not there."),
+        ("phoenix14t", "{}/annotations/manual/PHOENIX-2014-T.train.corpus.csv is expected, but is not there."),
+        ("csl_daily", "{}/sentence_label/csl2020ct_v2.pkl is expected, but is not there."),
+        ("how2sign", "how2sign_realigned_train.csv is expected anywhere below {}, but is not there."),
+        ("openasl", "openasl-v1.0.tsv is expected anywhere below {}, but is not there."),
+        ("gfslt_labels", "{}/labels.train is expected, but is not there."),
         (
             "table",
             "{} must hold a .csv or .tsv file with the columns file and text, or subtitles (.srt, .vtt) or ELAN files "
@@ -699,7 +700,7 @@ def test_an_unknown_kind(tmp_path):
 def test_a_wrong_folder(kind, message, tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(message.format(tmp_path))):
         read_corpus(kind, tmp_path)
-    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path / 'gone'} must be a folder, and it is not")):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path / 'gone'} must be a folder, but it is not")):
         read_corpus(kind, tmp_path / "gone")
 
 
@@ -708,11 +709,11 @@ def test_a_wrong_folder(kind, message, tmp_path):
     [
         ("phoenix14t", "PHOENIX-2014-T/annotations/manual/PHOENIX-2014-T.dev.corpus.csv", FileNotFoundError, "dev"),
         ("phoenix14t", "PHOENIX-2014-T/features", FileNotFoundError, "The frames are expected in "),
-        ("csl_daily", "sentence_label/split_1.txt", FileNotFoundError, "split_1.txt is expected, and is not there."),
+        ("csl_daily", "sentence_label/split_1.txt", FileNotFoundError, "split_1.txt is expected, but is not there."),
         ("csl_daily", "sentence", FileNotFoundError, "The frames are expected in "),
         ("how2sign", "how2sign_realigned_val.csv", FileNotFoundError, "how2sign_realigned_val.csv is expected any"),
         ("openasl", "video-clip", FileNotFoundError, "There is no video below "),
-        ("gfslt_labels", "labels.dev", FileNotFoundError, "labels.dev is expected, and is not there."),
+        ("gfslt_labels", "labels.dev", FileNotFoundError, "labels.dev is expected, but is not there."),
     ],
 )
 def test_a_corpus_with_a_part_missing(kind, path, error, message, tmp_path):
@@ -725,7 +726,7 @@ def test_a_corpus_with_a_part_missing(kind, path, error, message, tmp_path):
 def test_how2sign_tables_that_are_there_twice(tmp_path):
     folder = make("how2sign", tmp_path)
     own_table(folder / "copy", "", files=(), name="how2sign_realigned_val.csv")
-    with pytest.raises(ValueError, match="how2sign_realigned_val.csv is there more than once: .* Leave one of them"):
+    with pytest.raises(ValueError, match="how2sign_realigned_val.csv exists more than once: .* Keep only one of them"):
         read("how2sign", folder)
 
 
@@ -750,10 +751,10 @@ def test_a_table_that_is_another(content, options, message, tmp_path):
 def test_several_tables_and_options_that_do_not_fit(tmp_path):
     own_table(tmp_path, "file,text\n")
     own_table(tmp_path, "file,text\na.mp4,x\n", name="old.csv")
-    with pytest.raises(ValueError, match="holds 2 tables, clips.csv, old.csv: say which one it is."):
+    with pytest.raises(ValueError, match="holds 2 tables, clips.csv, old.csv: name the one to use."):
         read("table", tmp_path)
     assert len(read("table", tmp_path, table=tmp_path / "old.csv").clips) == 1
-    with pytest.raises(ValueError, match="Only frame_folders and table take a table, names of columns and a tier, got"):
+    with pytest.raises(ValueError, match="Only frame_folders and table take a table, column names and a tier, got"):
         read("openasl", tmp_path, table=tmp_path / "old.csv")
 
 
@@ -823,7 +824,7 @@ def test_broken_and_bloated_packings(tmp_path):
     with pytest.raises(ValueError, match="labels is broken: .*Download it again."):
         read_plain_pickle(path)
     path.write_bytes(packed)
-    with pytest.raises(ValueError, match="labels unpacks to more than 1,000 bytes, which no file of labels does."):
+    with pytest.raises(ValueError, match="labels unpacks to more than 1,000 bytes, more than any file of labels does."):
         read_plain_pickle(path, most_bytes=1000)
     size = len(gzip.decompress(packed))
     assert len(read_plain_pickle(path, most_bytes=size)["a"]) == 200
@@ -838,7 +839,7 @@ def test_pickles_of_the_wrong_shape(tmp_path):
     path.write_bytes(plain_pickle({"info": entries}))
     whats = [what for _, what in problems(read("csl_daily", folder))]
     assert whats.count("has no name") == 2
-    assert "names 'again' again; this entry is left out" in whats
+    assert "repeats the name 'again'; this entry is left out" in whats
     assert "`label_char` must be a list of strings" in whats
     path.write_bytes(plain_pickle(info))
     with pytest.raises(ValueError, match="must hold a dictionary with a list 'info', as CSL-Daily's does."):

@@ -1,4 +1,4 @@
-"""A damaged model folder is one line that names the file, in every command that loads models."""
+"""A damaged model folder gives a one-line error that names the file, in every command that loads models."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from train_scripts.stages import (
     visual_language_tuning,
 )
 
-ADVICE = "). Copy or download it again, or train the model anew."
+ADVICE = "). Copy or download it again, or train the model again."
 
 
 def header(content: bytes, length: int | None = None) -> bytes:
@@ -78,7 +78,7 @@ def test_weights_that_end_early(model, capsys):
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"\xef\xbb\xbf{}", b"[" * 100_000, b"null"])
 def test_json_that_cannot_be_read(name, content, model, capsys):
     if name == "tokenizer.json" and content == b"null":
-        content = b"nul"  # only of configurations it is known that they are dictionaries
+        content = b"nul"  # only configurations are known to be dictionaries
     path = model / name
     assert path.is_file()
     path.write_bytes(content)
@@ -92,7 +92,7 @@ def test_whole_files_with_content_that_cannot_be(model, capsys):
     config["vision_config"]["hidden_size"] *= 2
     (model / "config.json").write_text(json.dumps(config))
     error = error_of(translate.main, translating(model), capsys)
-    assert error.startswith(f"{str(model)!r} holds no whole FLaLLMForTranslation. ") and len(error) < 800
+    assert error.startswith(f"{str(model)!r} is no complete FLaLLMForTranslation. ") and len(error) < 800
     (model / "config.json").write_text(text)
     (model / "tokenizer.json").write_text('{"version": "1.0"}')
     assert error_of(translate.main, translating(model), capsys).startswith(f"{str(model)!r} cannot be loaded: ")
@@ -102,7 +102,7 @@ COMMANDS = {
     "evaluate": (
         evaluate_model,
         trained_model,
-        lambda model, folder: {"model": model, "dataset": corpus(), "output_dir": folder, "use_cpu": True},
+        lambda model, folder: {"model": model, "dataset": corpus(), "output_dir": folder, "device": "cpu"},
     ),
     "calibrate": (
         calibrate,

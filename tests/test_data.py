@@ -158,7 +158,7 @@ def test_missing_data_set(tmp_path):
     for name in (str(tmp_path / "missing"), "no-such-data-set"):
         with pytest.raises(FileNotFoundError) as error:
             load_split(DataArguments(dataset=name), "train")
-        assert str(error.value).startswith(f"--dataset {name!r} is no folder here, and no data set on the Hub: ")
+        assert str(error.value).startswith(f"--dataset {name!r} is neither a local folder nor a data set on the Hub: ")
 
 
 def test_missing_metadata(tmp_path):
@@ -180,7 +180,7 @@ def test_missing_metadata(tmp_path):
         ("", "{path} names no video."),
         (
             "file_name,text\na.mp4,x\n./a.mp4,y\nb.mp4,z\n",
-            "{path} names 'a.mp4' more than once. Every clip needs a file of its own, or a part of it of its own in "
+            "{path} names 'a.mp4' more than once. Every clip needs its own file, or its own part of a file in "
             "the columns start and end (seconds).",
         ),
         (
@@ -280,6 +280,7 @@ COLUMNS = {
 def test_columns_are_understood_however_they_are_written(header, delimiter, tmp_path, capsys):
     table = f"{header}a.mp4,x,0.2,0.8,A\nb.mp4,y,,,B\n".replace(",", delimiter[-1])
     folder = video_folder(tmp_path, f"sep=;\r\n{table}" if delimiter == "sep=;" else table)
+    capsys.readouterr()  # the corpus is rendered for the first test that needs it
     clips = load(folder)
     assert [(row["text"], row["start"], row["end"], row["signer"]) for row in clips] == [
         ("x", 0.2, 0.8, "A"), ("y", None, None, "B"),
@@ -305,20 +306,20 @@ def test_columns_that_are_not_used_are_named_once(tmp_path, capsys):
     capsys.readouterr()
     for split in ("train", "dev", "train"):
         load(folder, split)
-    assert capsys.readouterr().err == f"{folder}: not used are the columns Hamnosys, comment.\n"
+    assert capsys.readouterr().err == f"{folder}: unused columns: Hamnosys, comment.\n"
 
 
 def test_many_columns_and_odd_characters_do_not_fill_the_terminal():
     said = say_unused([f"x{index:03}" for index in range(500)] + ["a\x1b[2J"])
-    assert said.startswith("not used are the columns a\ufffd[2J, x000, x001") and said.endswith("x018 and 481 more")
+    assert said.startswith("unused columns: a\ufffd[2J, x000, x001") and said.endswith("x018 and 481 more")
 
 
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        ("start_frame", "has a column 'start_frame', which is not understood and may be the start of each clip. "),
-        ("data_Split_2", "has a column 'data_Split_2', which is not understood and may be the split of each clip. "),
-        ("start,stop", "has a column 'stop', which is not understood and may be the end of each clip. "),
+        ("start_frame", "has a column 'start_frame', which is not recognised and may be the start of each clip. "),
+        ("data_Split_2", "has a column 'data_Split_2', which is not recognised and may be the split of each clip. "),
+        ("start,stop", "has a column 'stop', which is not recognised and may be the end of each clip. "),
         ("Text", "must have the columns"),
         ("Signer,SIGNER", "must have the columns signer once each, got ['file_name', 'text', 'Signer', 'SIGNER']."),
     ],
@@ -344,7 +345,7 @@ def test_rows_of_other_splits_are_no_training_clips(column, tmp_path):
         else:
             assert error_of(folder) == (
                 f"{folder / 'train' / 'metadata.csv'}: row 2: its column split says {value!r}, but it is read as a "
-                "clip of train. Put each clip into its own split, or take the column out."
+                "clip of train. Move the clip to its own split, or remove the column."
             )
 
 
@@ -395,7 +396,7 @@ def test_names_of_classes_are_texts_and_dictionaries_are_none():
     texts = with_texts(clips, ("signer", "text"), "corpus")
     assert (list(texts["signer"]), list(texts["text"])) == (["Ben", None, "Anna"], ["7", "8", "9"])
     with pytest.raises(
-        ValueError, match=re.escape("corpus: the column both must hold texts, got {'de': Value('string')}.")
+        ValueError, match=re.escape("corpus: the column both must hold text, got {'de': Value('string')}.")
     ):
         with_texts(clips, ("both",), "corpus")
 
@@ -605,7 +606,7 @@ def test_parts_of_one_file_are_clips_of_their_own(keep_decoded_videos, processor
     [
         (
             "file_name,text,start,end\na.mp4,x,1,2\na.mp4,y,2,3\n./a.mp4,z,1.0,2.00\n",
-            "{path} names 'a.mp4' more than once. Every clip needs a file of its own, or a part of it of its own in "
+            "{path} names 'a.mp4' more than once. Every clip needs its own file, or its own part of a file in "
             "the columns start and end (seconds).",
         ),
         (
@@ -683,7 +684,7 @@ def test_columns_that_only_one_of_several_data_sets_has_are_named(tmp_path, caps
     second = video_folder(tmp_path / "two", "file_name,TEXT,topic\nb.mp4,y,t\n")
     clips, _ = load_training_split(DataArguments(dataset=[str(first), str(second)]))
     assert [(row["text"], row["start"]) for row in clips] == [("x", 0.2), ("y", None)]
-    expected = f"{first}: not used are the columns mouthing.\n{second}: not used are the columns topic.\n"
+    expected = f"{first}: unused columns: mouthing.\n{second}: unused columns: topic.\n"
     assert capsys.readouterr().err.startswith(expected)
 
 
@@ -742,7 +743,7 @@ def test_scores_of_parts_name_them(tmp_path, capsys):
     folder = video_folder(
         tmp_path / "c", "file_name,text,start,end\na.mp4,x,,0.5\na.mp4,y,0.5,\nb.mp4,z,,\n", split="test"
     )
-    values = {"model": trained_model(), "dataset": folder, "use_cpu": True, "disable_tqdm": True}
+    values = {"model": trained_model(), "dataset": folder, "device": "cpu", "disable_tqdm": True}
     for name, on_device in (("cpu", False), ("device", True)):
         argv = flags(**values, output_dir=tmp_path / name, preprocess_on_device=on_device)
         assert evaluate_model.main(argv) == 0

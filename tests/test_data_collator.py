@@ -1,4 +1,4 @@
-"""`DataCollatorForSignTranslation`: rows of a data set to what each processor makes of them."""
+"""`DataCollatorForSignTranslation`: rows of a data set become what each processor makes of them."""
 
 import re
 

@@ -82,7 +82,7 @@ def test_every_iso_code_that_is_known_here_is_a_language_of_nllb(tmp_path):
 def test_languages_that_the_tokenizer_lacks():
     with pytest.raises(ValueError, match=re.escape("the tokenizer does not write 'is'. Its languages: de_DE, en_XX.")):
         language_code("is", ["de_DE", "en_XX"])
-    expected = "'ks' may be any of the tokenizer's languages kas_Arab, kas_Deva. Name one of them."
+    expected = "'ks' could be any of the tokenizer's languages kas_Arab, kas_Deva. Choose one of them."
     with pytest.raises(ValueError, match=re.escape(expected)):
         language_code("ks", ["deu_Latn", "kas_Arab", "kas_Deva"])
 
@@ -146,7 +146,7 @@ def test_each_sentence_is_generated_in_its_language(kind, tags, tokenizer, tmp_p
     trainer = FLaLLMTrainer(
         model=model, args=arguments, data_collator=TranslationCollator(processor), processing_class=processor
     )
-    # Beams count tokens from behind what they start with, so that their length is another where the language is forced.
+    # Beams count tokens after their start tokens, so that their length differs if the language is forced.
     options = {"max_length": 9, "num_beams": 2, "length_penalty": 0.0}
     generated = trainer.predict(dataset, **options).predictions
     position = 1 if kind in LANGUAGE_COMES_FIRST else 0

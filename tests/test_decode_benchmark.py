@@ -1,4 +1,4 @@
-"""Decode and preprocess rate: the report from given results, and all of it end to end in tiny."""
+"""Decoding and preprocessing speed: the report from given results, and a tiny end-to-end run."""
 
 import json
 import random

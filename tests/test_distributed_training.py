@@ -40,7 +40,7 @@ VALUES = {
     "rotation_degrees": 10,
     "max_evaluation_clips": 5,
     "per_device_eval_batch_size": 2,
-    "eval_on_start": True,  # of the same weights: after steps that differ by rounding another word may win
+    "eval_on_start": True,  # of the same weights: after steps that differ by rounding, another word may win
 }
 
 
@@ -95,11 +95,11 @@ def test_two_processes_train_as_one(
     losses, evaluations = logged(tmp_path / "one")
     other_losses, other_evaluations = logged(tmp_path / "two")
     assert len(losses) == 9 and sum(losses[-3:]) < sum(losses[:3])  # 12 clips, 3 epochs
-    # Sums of other order differ by rounding, which BatchNorm makes much of from step to step.
+    # Sums in another order differ by rounding, which BatchNorm amplifies from step to step.
     assert other_losses[:2] == pytest.approx(losses[:2], rel=1e-4)
     assert other_losses[2:] == pytest.approx(losses[2:], rel=1e-2)
     assert len(evaluations) == len(other_evaluations) == 5 and other_evaluations[0] == evaluations[0]
-    if "lora" not in values:  # the Trainer does not hand --generation_config on to a model inside a peft model
+    if "lora" not in values:  # the Trainer does not pass --generation_config to a model inside a peft model
         assert evaluations[-1]["eval_chrf"] > 0
     assert {path.name for path in (tmp_path / "one").iterdir()} == {path.name for path in (tmp_path / "two").iterdir()}
     state = json.loads((tmp_path / "two" / "trainer_state.json").read_text(encoding="utf-8"))
@@ -112,8 +112,8 @@ def test_two_processes_evaluate_as_one(num_clips, tmp_path):
         "model": trained_model(),
         "dataset": corpus(),
         "max_clips": num_clips,
-        "per_device_eval_batch_size": 2,
-        "use_cpu": True,
+        "batch_size": 2,
+        "device": "cpu",
         "disable_tqdm": True,
     }
     assert evaluate_model.main(flags(**values, output_dir=tmp_path / "one")) == 0

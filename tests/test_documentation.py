@@ -27,7 +27,7 @@ SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 PRESETS = {path.stem for path in (ROOT / "train_scripts" / "configs").glob("*.yaml")}
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
-# What commands of others take that our pages name.
+# Flags of other commands that our pages name.
 FLAGS_OF_OTHERS = {"--nproc_per_node", "--torch-backend", "--logdir"}
 # A trainer's flag with a value, or one of ours, in running text.
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
@@ -130,7 +130,7 @@ def test_the_site_is_strict_and_has_what_its_configuration_names():
 
 
 def test_the_site_builds(tmp_path):
-    """Where its tools are installed, which no other test needs; the workflow builds it, too."""
+    """Only if its tools are installed, which no other test needs; the workflow builds it, too."""
     pytest.importorskip("mkdocstrings_handlers.python")
     commands = pytest.importorskip("mkdocs.commands.build")
     load_config = importlib.import_module("mkdocs.config").load_config
@@ -146,7 +146,7 @@ def command_lines(text: str) -> Iterator[list[str]]:
     code += re.findall(r"`([^`\n]+)`", FENCE.sub("", joined))
     for line in code:
         if line.strip().startswith("flallm "):
-            with contextlib.suppress(ValueError):  # a quotation mark without its other one: no command
+            with contextlib.suppress(ValueError):  # an unclosed quotation mark: not a command
                 yield shlex.split(line, comments=True)[1:]
 
 
@@ -162,7 +162,7 @@ def flags_of(name: str) -> set[str]:
 
 
 def wrong_parts(words: list[str]) -> Iterator[str]:
-    """What of a command line does not exist: its name, a flag, a preset."""
+    """The parts of a command line that do not exist: its name, a flag, a preset."""
     command, arguments = find_command(words)
     if command is None:
         if words[0] not in ("completion", *HELP_FLAGS):
@@ -264,5 +264,5 @@ def test_every_command_and_preset_is_documented():
 
 
 def test_the_readme_stays_short():
-    """One screen of what it is, one command, one table of where to go on; all else is a page of docs/."""
+    """One screen: what it is, one command, one table of further pages; everything else is a page of docs/."""
     assert len(text_of(ROOT / "README.md").splitlines()) < 135

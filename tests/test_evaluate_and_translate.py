@@ -1,4 +1,4 @@
-"""`flallm evaluate` and `flallm translate`: what they write and score, and what a bad file does to the others."""
+"""`flallm evaluate` and `flallm translate`: their output and scores, and bad files among good ones."""
 
 import csv
 import io
@@ -14,12 +14,16 @@ import pytest
 import torch
 from signing_pictures import signing
 from test_data import video_folder
-from tiny_corpus import corpus, error_of, flags, language_model, trained_model
+from tiny_corpus import corpus, error_of, flags, language_model, trained_llava_slt, trained_model
+from transformers import AutoConfig, AutoTokenizer
 from video_files import counting_frames, cut, write_audio, write_video
 
 from train_scripts.arguments.data_arguments import DataArguments
+from train_scripts.arguments.evaluation_arguments import GenerationArguments
 from train_scripts.clips.splits import load_split
 from train_scripts.commands import evaluate_model, translate
+from train_scripts.machine.machine import default_device
+from train_scripts.machine.process_pool import most_workers
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.scores.metrics import TITLE_OF_SCORE, translation_scores
@@ -49,8 +53,8 @@ def evaluation_flags(output_dir: Path, **values) -> list[str]:
         "model": trained_model(),
         "dataset": corpus(),
         "output_dir": output_dir,
-        "per_device_eval_batch_size": 4,
-        "use_cpu": True,
+        "batch_size": 4,
+        "device": "cpu",
         "disable_tqdm": True,
     }
     return flags(**{**defaults, **values})
@@ -122,7 +126,7 @@ def interrupted(tmp_path, monkeypatch) -> Path:
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(FLaLLMTrainer, "predict", predict_twice)
-        evaluate_model.run_evaluation(evaluation_flags(tmp_path / "scores", per_device_eval_batch_size=2))
+        evaluate_model.run_evaluation(evaluation_flags(tmp_path / "scores", batch_size=2))
     return tmp_path / "scores"
 
 
@@ -135,9 +139,9 @@ def test_an_evaluation_goes_on_where_it_was_stopped(interrupted, tmp_path, torn,
         file.write(torn.encode()[:-1])
     predict, sizes = FLaLLMTrainer.predict, []
     monkeypatch.setattr(FLaLLMTrainer, "predict", lambda self, part: sizes.append(len(part)) or predict(self, part))
-    result = run_evaluation(interrupted, per_device_eval_batch_size=2)
+    result = run_evaluation(interrupted, batch_size=2)
     assert sizes == [2]
-    assert f"Going on behind 4 of 6 clips, which {kept} holds." in capsys.readouterr().out
+    assert f"Resuming after 4 of 6 clips, which {kept} holds." in capsys.readouterr().out
     assert {path.name for path in interrupted.iterdir()} == {"scores.json", "predictions.jsonl"}
     assert result == run_evaluation(tmp_path / "whole")
 
@@ -156,8 +160,8 @@ def test_a_stopped_evaluation_with_other_settings_or_clips_is_not_mixed_in(inter
     before = kept.read_bytes()
     cure = "To go on with it, give the command as it was; else name a new --output_dir, or delete this file."
     holds = f"{kept} holds predictions of an evaluation that has not ended,"
-    argv = evaluation_flags(interrupted, split="dev", generation_num_beams=2)
-    settings = "with other settings (generation_num_beams, split)"
+    argv = evaluation_flags(interrupted, split="dev", num_beams=2)
+    settings = "with other settings (num_beams, split)"
     assert error_of(evaluate_model.main, argv, capsys) == f"{holds} {settings}. {cure}"
     lines = kept.read_text(encoding="utf-8").splitlines(keepends=True)
     kept.write_text("".join([lines[0], *lines[2:]]), encoding="utf-8")
@@ -166,7 +170,7 @@ def test_a_stopped_evaluation_with_other_settings_or_clips_is_not_mixed_in(inter
     for content in (b"", b"[1]\n", b"\xff\n", before.replace(b"{", b"", 1)):
         kept.write_bytes(content)
         assert error_of(evaluate_model.main, evaluation_flags(interrupted), capsys) == (
-            f"{kept} cannot be read as predictions of an evaluation. Delete it to start anew."
+            f"{kept} cannot be read as predictions of an evaluation. Delete it to start over."
         )
     kept.write_bytes(before)
     run_evaluation(interrupted, lowercase=True)
@@ -198,6 +202,23 @@ def test_a_model_saved_with_several_sentences_for_each_clip(tmp_path):
     assert len({(tmp_path / f"scores {number}" / "scores.json").read_bytes() for number in (1, 2)}) == 1
 
 
+@pytest.mark.parametrize("trained", [trained_model, pytest.param(trained_llava_slt, marks=pytest.mark.slow)])
+def test_a_text_model_whose_config_names_another_padding_than_the_tokenizer(trained, tmp_path):
+    """The Trainer fills up sentences as the tokenizer pads: by the config it would write that token behind each."""
+    model = shutil.copytree(trained(), tmp_path / "model")
+    generation = json.loads((model / "generation_config.json").read_text(encoding="utf-8"))
+    longer = json.dumps({**generation, "max_length": 30})  # than the sentences of this evaluation: it fills them up
+    (model / "generation_config.json").write_text(longer, encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    visible = tokenizer("this", add_special_tokens=False)["input_ids"][-1]
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config["text_config"]["pad_token_id"] = visible
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert AutoConfig.from_pretrained(model).pad_token_id == visible != tokenizer.pad_token_id
+    by_config = run_evaluation(tmp_path / "config", model=model, generation_max_length=12)
+    assert by_config == run_evaluation(tmp_path / "tokenizer", model=trained(), generation_max_length=12)
+
+
 def test_one_clip_whose_prediction_is_empty(tmp_path, monkeypatch):
     monkeypatch.setattr("processing.FLaLLMProcessor.batch_decode", lambda self, ids, **options: [""] * len(ids))
     scores, rows = run_evaluation(tmp_path / "scores", max_clips=1)
@@ -206,7 +227,7 @@ def test_one_clip_whose_prediction_is_empty(tmp_path, monkeypatch):
 
 
 def test_scores_do_not_depend_on_the_unicode_form_of_the_references(tmp_path):
-    """The tiny model writes the first sentence, in another form than the table has it."""
+    """The tiny model writes the first sentence in another form than the table."""
     (clip,) = clips(1)
     (sentence,) = one_by_one([clip])
     sentence = f"{sentence} für"
@@ -228,26 +249,45 @@ def test_a_sentence_that_nobody_sees_is_reported_before_the_work(nothing, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "needed"),
+    ("name", "value", "expected"),
     [
-        ("predict_with_generate", False, True),
-        ("prediction_loss_only", True, False),
-        ("dataloader_drop_last", True, False),
-        ("eval_do_concat_batches", False, True),
-        ("remove_unused_columns", True, False),
-        ("eval_strategy", "epoch", "no"),
-        ("push_to_hub", True, False),
-        ("bf16", True, False),
-        ("per_device_eval_batch_size", 0, "1 or more"),
+        ("batch_size", 0, "--batch_size must be 1 or more, got 0."),
+        ("num_beams", 0, "--num_beams must be from 1 to 100, got 0."),
+        ("num_workers", 0, f"--num_workers must be from 1 to {most_workers()}, got 0."),
+        ("generation_max_length", 1, "--generation_max_length must be from 2 to 10000, got 1."),
+        ("device", "cuda:7", "--device must be {devices}, got 'cuda:7'. Of several GPUs, CUDA_VISIBLE_DEVICES chooses "
+            "one, and torchrun uses all."),
+        ("learning_rate", 1, "unknown flag 'learning_rate'. See --help for all of them."),
+        ("predict_with_generate", False, "unknown flag 'predict_with_generate'. See --help for all of them."),
     ],
-)
-def test_flags_that_would_leave_clips_without_a_sentence_are_refused_before_the_work(
-    name, value, needed, tmp_path, capsys
-):
+)  # fmt: skip
+def test_flags_that_an_evaluation_cannot_have_are_refused_before_the_work(name, value, expected, tmp_path, capsys):
+    devices = " or ".join(dict.fromkeys((default_device().type, "cpu")))
     error = error_of(evaluate_model.main, evaluation_flags(tmp_path / "scores", **{name: value}), capsys)
-    where = "" if name == "per_device_eval_batch_size" else " where nothing is trained"
-    assert error == f"--{name} must be {needed}{where}, got {value}."
+    assert error == expected.replace("{devices}", devices)
     assert not (tmp_path / "scores").exists()
+
+
+def test_flags_of_an_evaluation_reach_the_trainer(tmp_path):
+    generation = GenerationArguments(
+        batch_size=3, num_beams=2, generation_max_length=7, num_workers=1, num_threads=1, device="cpu",
+        preprocess_on_device=True, disable_tqdm=True,
+    )  # fmt: skip
+    run = evaluate_model.run_arguments(str(tmp_path / "scores"), generation)
+    assert (run.eval_batch_size, run.generation_num_beams, run.generation_max_length) == (3, 2, 7)
+    assert (run.dataloader_num_workers, run.num_threads, run.device.type) == (1, 1, "cpu")
+    assert run.preprocess_on_device and run.disable_tqdm and run.output_dir == str(tmp_path / "scores")
+    assert run.predict_with_generate and run.eval_strategy == "no" and not run.bf16
+
+
+def test_an_evaluation_with_a_generation_config_of_its_own(tmp_path):
+    """One that stops each sentence after its first tokens, given as a file, and the same length given as a flag."""
+    config = json.loads((trained_model() / "generation_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "generation_config.json").write_text(json.dumps({**config, "max_length": 4}), encoding="utf-8")
+    _, by_file = run_evaluation(tmp_path / "file", max_clips=2, generation_config=tmp_path / "generation_config.json")
+    _, by_flag = run_evaluation(tmp_path / "flag", max_clips=2, generation_max_length=4)
+    _, whole = run_evaluation(tmp_path / "whole", max_clips=2)
+    assert by_file == by_flag != whole
 
 
 @pytest.mark.parametrize(
@@ -417,7 +457,7 @@ def test_captions_lie_beside_the_video_and_never_replace_a_file(long, talk, caps
     other = shutil.copy(clips()[0], talk.with_name("other.mp4"))
     output, errors = run_translate(capsys, talk.parent, *options, status=1)
     path = talk.with_suffix(".vtt")
-    assert f"  {talk}: {path} exists already. Move it away to have new captions written." in errors.splitlines()
+    assert f"  {talk}: {path} already exists. Move it away to have new captions written." in errors.splitlines()
     assert path.read_text(encoding="utf-8") == "mine" and not talk.with_suffix(".srt").exists()
     assert output.startswith(f"{other}\t") and Path(other).with_suffix(".srt").exists()
 
@@ -458,7 +498,7 @@ def test_start_and_end_in_seconds(capsys):
     _, errors = run_translate(capsys, clip, "--start", 99, status=1)
     assert f"`start`=99 seconds lies beyond the end of '{clip}'" in errors
     for wrong, expected in (
-        (["--start", "2", "--end", "1"], "--start must lie before --end, got 2 and 1 seconds."),
+        (["--start", "2", "--end", "1"], "--start must come before --end, got 2 and 1 seconds."),
         (["--start", "-1"], "--start must be 0 or more, got -1.0."),
         (["--end", "nan"], "--end must be 0 or more, got nan."),
         (["--start", "inf"], "--start must be 0 or more, got inf."),
@@ -483,7 +523,7 @@ def test_beams(monkeypatch, capsys):
 def test_a_folder_without_videos(tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
     _, errors = run_translate(capsys, tmp_path, status=2)
-    left_out = f"Left out 1 file(s) of {tmp_path} that are no videos: notes.txt\n"
+    left_out = f"Left out 1 file(s) in {tmp_path} that are not videos: notes.txt\n"
     assert errors == f"{left_out}error: There is no video in {tmp_path}.\n"
 
 
@@ -508,7 +548,7 @@ def test_a_folder_of_camcorders_phones_and_macos(tmp_path, capsys):
         (tmp_path / name).write_bytes(b"export {};" if name in others else b"G\0")
     assert translate.find_videos([str(tmp_path)]) == sorted(tmp_path / name for name in videos)
     named = ", ".join(str(Path(name)) for name in others)
-    assert capsys.readouterr().err == f"Left out 4 file(s) of {tmp_path} that are no videos: {named}\n"
+    assert capsys.readouterr().err == f"Left out 4 file(s) in {tmp_path} that are not videos: {named}\n"
 
 
 def test_a_folder_that_is_no_model(tmp_path, capsys):
@@ -527,7 +567,7 @@ def test_a_folder_that_is_no_model(tmp_path, capsys):
     [
         (
             ["--output", "{folder}/old.txt"],
-            "--output {folder}/old.txt exists already. Name a new file, or delete this one.",
+            "--output {folder}/old.txt already exists. Name a new file, or delete this one.",
         ),
         (["--output", "{folder}/no/new.txt"], "--output {folder}/no/new.txt: there is no folder {folder}/no"),
         (["--batch_size", "0"], "--batch_size must be 1 or more, got 0"),

@@ -1,4 +1,4 @@
-"""What `save_pretrained` leaves in a folder: weights, names for the Auto classes, and the Python files they need."""
+"""The files that `save_pretrained` writes: weights, names for the Auto classes, and the Python files they need."""
 
 import json
 from pathlib import Path
@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL_FILES = {
     "adapter_slt.py",
     "batch_norm_slt.py",
+    "calibration_slt.py",
     "clip_translation_slt.py",
     "confidence_slt.py",
     "configuration_encoder_frames_slt.py",
@@ -150,7 +151,7 @@ def test_the_installed_pipeline_needs_no_trust():
 
 
 def test_a_saved_folder_holds_no_path_of_this_machine(tmp_path):
-    """Where the models lie that it was made of is nobody's business where it is shared."""
+    """The paths of the models that it was made from must not be shared."""
     model = FLaLLMForTranslation.from_vision_text_pretrained(str(trained_model()), str(language_model()))
     model.save_pretrained(tmp_path)
     FLaLLMProcessor.from_pretrained(trained_model()).save_pretrained(tmp_path)
@@ -161,7 +162,7 @@ def test_a_saved_folder_holds_no_path_of_this_machine(tmp_path):
 
 @pytest.mark.slow
 def test_what_is_saved_from_remote_code_is_whole_again(saved, tmp_path):
-    """Fine-tune a model of the Hub without our package, save it, and the next person loads that."""
+    """Fine-tune a model from the Hub without our package, save it, and load the result."""
     model, folder = saved
     inputs = random_batch([9, 5])
     torch.save(inputs, tmp_path / "inputs.pt")

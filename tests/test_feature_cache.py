@@ -115,7 +115,7 @@ def test_a_second_run_never_calls_the_encoder(encoded_clips, tmp_path, capsys):
         assert sum(encoded_clips) == (18 if name == "first" else 0)
         printed = capsys.readouterr().out
         assert f"12 training clips: {12 - computed} features from the cache, {computed} computed in " in printed
-        assert f"They lie in {tmp_path / 'cache'}." in printed
+        assert f"They are in {tmp_path / 'cache'}." in printed
         assert "have no effect" not in printed
     model = FLaLLMForTranslation.from_pretrained(tmp_path / "second").eval()
     pixels = torch.randn(1, 12, 3, 32, 32)
@@ -145,7 +145,7 @@ def test_the_card_and_the_log_say_how_clips_were_augmented(tmp_path, capsys):
         assert (found["speed"], found["random_crop"]) == ((0.0, False) if views is None else (0.2, True))
         unused = (
             "Features are kept of clips without augmentation: --random_crop, --speed, --frame_jitter have no effect. "
-            "With --feature_views several augmented forms of each clip are kept.\n"
+            "With --feature_views several augmented versions of each clip are kept.\n"
         )
         printed = capsys.readouterr().out
         assert (unused in printed) == (views is None)
@@ -156,7 +156,7 @@ def test_the_card_and_the_log_say_how_clips_were_augmented(tmp_path, capsys):
 
 
 class Case:
-    """A few clips, a model and settings, of which a test changes one."""
+    """A few clips, a model and settings; each test changes one."""
 
     def __init__(self, folder: Path):
         self.cache = folder / "cache"
@@ -427,7 +427,7 @@ def test_contents_are_read_once_and_again_after_every_change(tmp_path, monkeypat
 
 
 class OneOfTwo:
-    """What a process of a group of two sees of it; `others` is what the other one found."""
+    """The view of a process in a group of two; `others` is what the other one found."""
 
     num_processes = 2
 
@@ -503,7 +503,7 @@ def test_features_that_no_run_has_used_are_removed_if_asked(case, capsys):
         capsys.readouterr()
         case.feature_cache.remove_unused()
         assert {path.parent for path in case.cache.glob("*/*.arrow")} == left and others.is_dir()
-    assert capsys.readouterr().out == f"Features of {first} are removed: no run has used them for 40 days.\n"
+    assert capsys.readouterr().out == f"Removed the features in {first}: no run has used them for 40 days.\n"
 
 
 def test_half_written_files_of_killed_runs_are_removed(case):
@@ -679,18 +679,18 @@ def test_a_loading_process_takes_the_view_of_the_epoch(case):
         ),
         (
             {"cache_features": True, "streaming": True, "max_steps": 2},
-            "--cache_features cannot go together with --streaming: a stream keeps nothing. Leave out one of the two.",
+            "--cache_features cannot be combined with --streaming: a stream keeps nothing. Leave out one of the two.",
         ),
         (
             {"cache_features": True, "feature_views": 3, **WITHOUT_AUGMENTATION},
-            "--feature_views 3 needs augmentation, and all of it is off: the views of a clip would be the same. Leave "
+            "--feature_views 3 needs augmentation, but all of it is off: the views of a clip would be the same. Leave "
             "out --feature_views.",
         ),
         ({"cache_features": True, "feature_views": 0}, "--feature_views must be 1 or more, got 0."),
         ({"cache_features": True, "feature_cache_days": 0}, "--feature_cache_days must be 1 or more, got 0."),
         (
             {"feature_views": 2},
-            "--feature_views needs --cache_features True: without it every epoch draws anew.",
+            "--feature_views needs --cache_features True: without it every epoch draws new ones.",
         ),
         (
             {"cache_features": True, "features_dtype": "int8"},
@@ -718,7 +718,7 @@ def test_a_dead_loading_process_is_told(case, monkeypatch):
     case.training["dataloader_num_workers"] = 1
     dead = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)  # noqa: E731
     monkeypatch.setattr(SignClipDataset, "clip_of", dead)
-    text = "A process that decodes clips died, of a file that crashes the decoder or of too little memory. "
+    text = "A process that decodes clips died, either from a file that crashes the decoder or for lack of memory. "
     with pytest.raises(ValueError, match=re.escape(text)):
         case.run()
 
@@ -729,8 +729,8 @@ def test_a_short_clip_is_named(case):
     short = sorted((case.corpus / "train").glob("*.mp4"))[0]
     write_video(short, counting_frames(8))
     message = (
-        f", {short}): it is too short: of 2 frames after sampling the encoder makes no visual token. Use a longer clip "
-        "or a larger --frame_sampling_rate."
+        f", {short}): it is too short: the encoder makes no visual token from 2 frames after sampling. Use a "
+        "longer clip or a larger --frame_sampling_rate."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         case.run()
@@ -741,7 +741,7 @@ def test_features_that_do_not_fit_are_not_kept(case):
     with torch.no_grad():
         for parameter in case.model.vision_model.temporal_module.parameters():
             parameter.fill_(1e4)
-    with pytest.raises(ValueError, match=r"no finite numbers in float16. Try --features_dtype bfloat16 or float32."):
+    with pytest.raises(ValueError, match=r"not finite in float16. Try --features_dtype bfloat16 or float32."):
         case.run()
     assert not shards(case)
     case.arguments["features_dtype"] = "bfloat16"
@@ -753,7 +753,7 @@ def test_features_that_do_not_fit_are_not_kept(case):
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch):
-    """By path, with its neighbours in reach, as when it is run."""
+    """By path, with its neighbours importable, as when it is run."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     path = ROOT / "benchmarks" / "feature_cache.py"
     spec = importlib.util.spec_from_file_location("benchmark_of_feature_cache", path)

@@ -19,7 +19,7 @@ NUM_FRAMES = (9, 6, 4)
 
 
 def clips(lengths=NUM_FRAMES, size: int = 48) -> dict[str, torch.Tensor]:
-    """Of a size of which the CNN's last stage still has several values a channel in a single frame."""
+    """Frames large enough that the CNN's last stage has several values per channel in a single frame."""
     batch = random_batch(list(lengths), size=size)
     return {name: batch[name] for name in ("pixel_values_videos", "pixel_attention_mask")}
 
@@ -44,7 +44,7 @@ def gradients(model: FLaLLMVisionModel, batch: dict[str, torch.Tensor]) -> dict[
 
 
 def saved_bytes(model: FLaLLMVisionModel, batch: dict[str, torch.Tensor]) -> int:
-    """What a forward pass keeps for the backward pass, besides weights and pixels."""
+    """Bytes that a forward pass keeps for the backward pass, besides weights and pixels."""
     known = {each.data_ptr() for each in (*model.parameters(), *batch.values())}
     kept: dict[int, torch.Tensor] = {}
 
@@ -178,7 +178,7 @@ def check_two_processes(rank: int, seed: int, batches: list[dict], rendezvous: s
     """In each of two processes; the second has fewer frames than there are chunks. Against both batches joined."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    model = copy_with_chunks(tiny_vision_model(), 4).train()  # not handed over: its buffers would be shared
+    model = copy_with_chunks(tiny_vision_model(), 4).train()  # not passed: its buffers would be shared
     frames = [batch["pixel_values_videos"][batch["pixel_attention_mask"].bool()] for batch in batches]
     num_chunks = -(-len(frames[0]) // model.frames_per_chunk)
     assert len(frames[1]) < num_chunks

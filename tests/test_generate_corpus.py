@@ -1,4 +1,4 @@
-"""The embedded corpus: its language, its pictures, its folder, and what it refuses."""
+"""The embedded corpus: its language, its pictures, its folder, and its errors."""
 
 import csv
 import itertools
@@ -324,8 +324,11 @@ def test_default_signers_include_left_handed_ones_in_training():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resolution": 65}, "`resolution` must be an even number of at least 32 pixels (yuv420p holds no odd size"),
-        ({"resolution": 16}, "and hands are lost below), got 16."),
+        (
+            {"resolution": 65},
+            "`resolution` must be an even number of at least 32 pixels (yuv420p does not support odd",
+        ),
+        ({"resolution": 16}, "and smaller ones lose the hands), got 16."),
         ({"num_signs": 15}, "`num_signs` must be from 16 (fewer cannot fill the sentence patterns) to 42"),
         ({"num_signs": 43}, "(the whole lexicon), got 43."),
         ({"num_training_signers": 0}, "`num_training_signers` must be at least 1, got 0."),
@@ -356,7 +359,7 @@ def test_impossible_arguments_are_refused_before_anything_is_written(
 
 def test_a_folder_with_something_in_it_is_not_touched(tmp_path: Path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    message = f"`output_dir` must be a new or empty folder, but '{tmp_path}' holds something. Choose another folder"
+    message = f"`output_dir` must be a new or empty folder, but '{tmp_path}' is not empty. Choose another folder"
     with pytest.raises(FileExistsError, match=re.escape(message)):
         generate_corpus(CorpusArguments(str(tmp_path), **SMALL_SIZES))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

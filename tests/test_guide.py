@@ -20,11 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 GUIDE = (ROOT / "docs" / "fine-tune-your-sign-language.md").read_text(encoding="utf-8")
 TINY_RUN = {"max_steps": 2, "frame_size": 36, "crop_size": 32, "adapter_hidden_size": 20, "generation_max_length": 12}
 TINY_RUN |= {"use_cpu": True, "disable_tqdm": True, "report_to": "none", **WITHOUT_EVALUATION}
-# Behind the guide's own flags: sizes that a test can afford, and no download of ImageNet weights.
+# Added to the guide's own flags: sizes that a test can afford, and no download of ImageNet weights.
 ADDED = {
     "train visual-initialing": {**TINY_RUN, **LIGHT_TRANSFORMER, "imagenet_weights": False},
     "train llm-fine-tuning": TINY_RUN,
-    "evaluate": {"use_cpu": True, "disable_tqdm": True, "generation_max_length": 12},
+    "evaluate": {"device": "cpu", "disable_tqdm": True, "generation_max_length": 12},
     "translate": {"device": "cpu"},
 }
 

@@ -1,4 +1,4 @@
-"""What `save_pretrained` leaves of LLaVA-SLT, and that it loads with and without our packages."""
+"""The files that `save_pretrained` writes for LLaVA-SLT, which load with and without our packages."""
 
 import json
 from pathlib import Path
@@ -36,6 +36,7 @@ ENCODER_FILES = {
     "systems.py",
 }
 WITH_AN_ENCODER = ENCODER_FILES | {
+    "calibration_slt.py",
     "configuration_features_slt.py",
     "configuration_flallm.py",
     "configuration_llava_slt.py",

@@ -1,4 +1,4 @@
-"""Names of folders and of repositories on the Hub: a typo in a path is told at once, and the Hub is not asked."""
+"""Names of folders and of repositories on the Hub: a typo in a path is an immediate error, without asking the Hub."""
 
 import argparse
 import random
@@ -41,8 +41,8 @@ def test_folders_that_are_here_and_names_for_the_hub(folders):
         ("rnus/model/last", "there is no 'rnus' here. Did you mean 'runs'?"),
         ("runs/qqqqq", "there is no 'qqqqq' in 'runs'. Name a folder, or OWNER/NAME on the Hub."),
         ("C:\\models\\one", "there is no 'C:\\\\models\\\\one' here. Name a folder, or OWNER/NAME on the Hub."),
-        ("runs/model/model.safetensors", "'runs/model/model.safetensors' is a file. Name the folder that it lies in."),
-        ("~/stage1", "'~' is not replaced here. Write '{home}/stage1'."),
+        ("runs/model/model.safetensors", "'runs/model/model.safetensors' is a file. Name the folder that contains it."),
+        ("~/stage1", "'~' is not expanded here. Write '{home}/stage1'."),
     ],
 )
 def test_typos_in_paths(name, expected, folders, monkeypatch):
@@ -56,8 +56,8 @@ def test_only_models_of_others_are_on_the_hub_without_an_owner(folders):
     check_model_names(arguments)
     arguments.vision_model_name_or_path = "stgae1"
     expected = (
-        "--vision_model_name_or_path 'stgae1' is no folder here, and no model on the Hub: there is no 'stgae1' here. "
-        "Did you mean 'stage1'?"
+        "--vision_model_name_or_path 'stgae1' is neither a local folder nor a model on the Hub: there is no 'stgae1' "
+        "here. Did you mean 'stage1'?"
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
         check_model_names(arguments)
@@ -66,7 +66,7 @@ def test_only_models_of_others_are_on_the_hub_without_an_owner(folders):
 def test_commands_say_it_before_anything_is_read(folders, capsys):
     values = {"dataset": "unread", "output_dir": "new"}
     paths = {"vision_model_name_or_path": "stage1", "text_model_name_or_path": "runs/modle"}
-    expected = "'runs/modle' is no folder here, and no model on the Hub: there is no 'modle' in 'runs'. "
+    expected = "'runs/modle' is neither a local folder nor a model on the Hub: there is no 'modle' in 'runs'. "
     text = error_of(llm_fine_tuning.main, flags(**values, **paths), capsys)
     assert text.startswith(f"--text_model_name_or_path {expected}")
     text = error_of(trim_vocabulary.main, flags(**values, text_model_name_or_path="runs/modle"), capsys)

@@ -133,7 +133,7 @@ def hub():
 
 
 def run(hub: MiniHub, folder: Path, *command: str, token: str = "", **variables: str) -> subprocess.CompletedProcess:
-    """A new process in a folder of its own, with an empty cache."""
+    """A new process in its own folder, with an empty cache."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf_home"), "HF_HUB_DISABLE_XET": "1"}
     environment |= {"HF_TOKEN": token} if token else {}
@@ -155,7 +155,7 @@ def run_our_command(hub: MiniHub, folder: Path, module: str, *arguments: str, **
 
 @pytest.fixture(scope="module")
 def printed_lines(hub, folder, tmp_path_factory) -> str:
-    """What the push says that loads the model."""
+    """The code that loads the model, according to the push."""
     arguments = ("--model", str(folder), "--repo_id", REPO_ID)
     push = run_our_command(hub, tmp_path_factory.mktemp("push"), "commands.push_to_hub", *arguments, token=hub.token)
     assert push.returncode == 0, push.stderr

@@ -87,7 +87,7 @@ def make_clips(lengths: list[int], size: int) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def compare_logits(peer: GlossFreeModel, imported: Path, clips: list[torch.Tensor]) -> None:
-    """Within 1e-4 at every token that is no padding, and not because all clips give the same."""
+    """Within 1e-4 at every token that is not padding, and not because all clips give the same."""
     model = FLaLLMForTranslation.from_pretrained(imported)
     processor = FLaLLMProcessor.from_pretrained(imported)
     labels = processor(text_target=SENTENCES, return_tensors="pt")["labels"]
@@ -248,7 +248,7 @@ def test_at_most_300_frames_are_sampled(text_model, light_checkpoint, tmp_path):
 
 @pytest.fixture
 def refuse(text_model, light_checkpoint, tmp_path, capsys):
-    """-> the error for a checkpoint with this content (or these bytes), of which nothing may be left behind."""
+    """-> the error for a checkpoint with this content (or these bytes), which must leave no files behind."""
 
     def error(content=None, source="sltbaselines_stage1", text_model=text_model, **values) -> str:
         path = tmp_path / "best.pth"
@@ -282,8 +282,8 @@ def test_code_in_a_checkpoint_does_not_run(hidden_in, refuse, light_checkpoint, 
         torch.save(content, tmp_path / "best.pth", _use_new_zipfile_serialization=False)
         content = (tmp_path / "best.pth").read_bytes()
     assert refuse(content) == (
-        "FOLDER/best.pth is refused: loading it would call posix.mkdir, which is no part of a checkpoint of weights "
-        "and may run code. Save its 'model' entry alone, where you trust the file."
+        "FOLDER/best.pth is refused: loading it would call posix.mkdir, which does not belong in a checkpoint "
+        "of weights and may run code. If you trust the file, save only its 'model' entry."
     )
     assert not made.exists()
     function, arguments = trick.__reduce__()
@@ -306,14 +306,14 @@ def test_files_that_hold_something_else(refuse, light_checkpoint):
     assert refuse(torch.ones(3)) == (
         "FOLDER/best.pth holds a Tensor, expected a dictionary with the weights as 'model'."
     )
-    no_weights = "FOLDER/best.pth holds no weights by name: expected them as its entry 'model'."
+    no_weights = "FOLDER/best.pth holds no weights by name: expected them under its key 'model'."
     assert refuse({"model": {}}) == refuse({"state": {"a": torch.ones(2)}}) == no_weights
     assert refuse({"model": {0: torch.ones(2)}}) == no_weights
     assert refuse({"model": {"model_images.model.conv_2d.x": torch.ones(2)}, "text_decoder": {}}) == (
         "FOLDER/best.pth comes from the visual-language pre-training (train_vlp.py), which has no adapter and no "
-        "trained decoder. Import a checkpoint that train_slt.py has written."
+        "trained decoder. Import a checkpoint written by train_slt.py."
     )
-    assert refuse(light_checkpoint | {"ema": {}}) == "FOLDER/best.pth holds entries that are not known: ema."
+    assert refuse(light_checkpoint | {"ema": {}}) == "FOLDER/best.pth holds unknown entries: ema."
     assert refuse(light_checkpoint | {"args": argparse.Namespace(resize="256")}) == (
         "The checkpoint's `args` must give resize and input_size in pixels, got ('256', 224)."
     )
@@ -321,7 +321,7 @@ def test_files_that_hold_something_else(refuse, light_checkpoint):
 
 def test_no_such_file(text_model, tmp_path, capsys):
     arguments = command_line(tmp_path / "none.pth", "gfslt_vlp", text_model)
-    assert error_of(import_checkpoint.main, arguments, capsys) == f"--checkpoint {tmp_path / 'none.pth'} is no file."
+    assert error_of(import_checkpoint.main, arguments, capsys) == f"--checkpoint {tmp_path / 'none.pth'} is not a file."
 
 
 def test_keys_without_a_place_here_are_listed(refuse, light_checkpoint):
@@ -355,12 +355,11 @@ def test_checkpoints_of_other_architectures(refuse, light_checkpoint):
     )
     deeper = {key.replace("layer3.1.", "layer3.7."): weight for key, weight in weights.items() if "layer3.1." in key}
     assert refuse({"model": weights | deeper}) == (
-        "The checkpoint's ResNet has (2, 2, 3, 2) blocks in its four stages, which is none of resnet18, resnet34, "
-        "resnet50."
+        "The checkpoint's ResNet has (2, 2, 3, 2) blocks in its four stages, unlike resnet18, resnet34, resnet50."
     )
     headless = {key: weight for key, weight in weights.items() if key != "mbart.model.shared.weight"}
     assert refuse({"model": headless}) == (
-        "The checkpoint has no weight for text_model.model.shared.weight: it is no whole gloss_free_model with "
+        "The checkpoint has no weight for text_model.model.shared.weight: it is not a whole gloss_free_model with "
         "sign_proj."
     )
 
@@ -380,8 +379,8 @@ def test_wrong_text_model(refuse, text_model, tmp_path_factory):
     make_text_config(**LANGUAGE_MODEL).save_pretrained(folder / "tokenizer")
     assert f"the text model has {size} and its tokenizer {size + 1}." in refuse(text_model=folder / "tokenizer")
     make_tokenizer().save_pretrained(folder / "no_config")
-    assert "holds no configuration of a text model that can be read" in refuse(text_model=folder / "no_config")
-    assert refuse(target_language="de").startswith("--target_language de is none of the tokenizer's languages: ")
+    assert "has no readable configuration of a text model" in refuse(text_model=folder / "no_config")
+    assert refuse(target_language="de").startswith("--target_language de is not one of the tokenizer's languages: ")
 
 
 def test_wrong_source(refuse):

@@ -1,4 +1,4 @@
-"""The benchmark of translating: its page from given figures, and all of it end to end in tiny."""
+"""The benchmark of translating: its page from given figures, and a tiny end-to-end run."""
 
 import json
 

@@ -113,8 +113,8 @@ def test_leaks_are_said(tmp_path, capsys):
     (data / "dev" / "metadata.csv").write_text(text)
     assert inspect_dataset.main(flags(dataset=data, output_dir=tmp_path / "out", num_workers=1)) == 0
     output = capsys.readouterr().out
-    assert "Problem: LEAKAGE: 1 of 2 clips of test are in train too. Scores on test would be too good." in output
-    assert "Warning: 1 of 2 sentences of validation are also sentences of train." in output
+    assert "Problem: LEAKAGE: 1 of 2 clips of test are also in train. Scores on test would be too good." in output
+    assert "Warning: 1 of 2 sentences of validation also occur in train." in output
     assert "Warning: 1 clip(s) of train are copies of another." in output
     report = json.loads((tmp_path / "out" / "inspection.json").read_text())
     pairs = {tuple(pair["splits"]): pair for pair in report["leakage"]}
@@ -149,7 +149,7 @@ def test_parts_of_one_file(tmp_path):
     assert train["frames"]["min"] == 10 and train["readable_clips"] == 4 and train["repeated_clips"] == 1
     same, number, beyond = sorted(lines(report["errors"]), key=lambda line: ("same" not in line, "beyond" in line))
     assert same == "train, row 3 (long.mp4): names the same part of a file as row 2"
-    assert number == "train, row 5 (long.mp4): start is no number of seconds: 'soon'"
+    assert number == "train, row 5 (long.mp4): start is not a number of seconds: 'soon'"
     assert beyond.startswith("train, row 4 (long.mp4): `start`=99 seconds lies beyond the end of ")
 
 
@@ -286,8 +286,8 @@ def test_files_of_this_machine_that_a_data_set_of_the_hub_names_are_not_read(tmp
     measure_clips(found, num_workers=1)
     assert [clip.measured.content_hash for clip in found.clips] == [""]
     assert lines(map(vars, found.errors)) == [
-        f"train, row 1 (video 1): the row names {str(path)!r}, which is no file of the data set. Its videos must lie "
-        "in it, or their bytes in its table."
+        f"train, row 1 (video 1): the row names {str(path)!r}, which is not a file of the data set. Its videos must "
+        "be in it, or their bytes in its table."
     ]
 
 
@@ -300,16 +300,16 @@ def test_columns_are_understood_or_named(tmp_path):
     assert (train.name, odd.name) == ("Train", "test") and report["splits"]["train"]["signers"] == {"A": 1}
     assert report["splits"]["train"]["frames"]["max"] < FRAMES
     assert lines(report["errors"]) == [
-        "train, row 1 (a.mp4): its column split says 'dev', but it is read as a clip of train. Put each clip into its "
-        "own split, or take the column out.",
-        "test/metadata.csv: has a column 'start_frame', which is not understood and may be the start of each clip. If "
-        "it is, call it start (seconds from the beginning of the video); else take it out of the file.",
+        "train, row 1 (a.mp4): its column split says 'dev', but it is read as a clip of train. Move the clip to its "
+        "own split, or remove the column.",
+        "test/metadata.csv: has a column 'start_frame', which is not recognised and may be the start of each clip. If "
+        "it is, rename it to start (seconds from the beginning of the video); otherwise remove it from the file.",
     ]
-    assert "train/metadata.csv: not used are the columns topic" in lines(report["warnings"])
+    assert "train/metadata.csv: unused columns: topic" in lines(report["warnings"])
 
 
 class EndsItsProcess(type(Path())):
-    """A path that ends the process that opens it, as a fault in a decoder would."""
+    """A path that kills the process that opens it, as a bug in a decoder would."""
 
     def __fspath__(self):
         os._exit(1)
@@ -351,6 +351,6 @@ def test_mistakes_are_said_in_one_sentence(tmp_path, capsys):
     for value in (0, -1, 10**9):
         assert error(dataset=corpus(), num_workers=value).startswith("--num_workers must be from 1 to ")
     assert error(dataset=corpus(), num_strips=-1) == "--num_strips must be 0 or more, got -1."
-    assert "is no folder here, and no data set on the Hub" in error(dataset=tmp_path / "nowhere")
+    assert "is neither a local folder nor a data set on the Hub" in error(dataset=tmp_path / "nowhere")
     text = error(dataset=tmp_path / "nowhere", tokenizer_name_or_path=empty)  # before the data set is read
-    assert text.startswith(f"{str(empty)!r} holds no tokenizer that can be loaded: ")
+    assert text.startswith(f"{str(empty)!r} has no tokenizer that can be loaded: ")

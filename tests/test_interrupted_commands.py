@@ -1,4 +1,4 @@
-"""A command that was stopped while it wrote is run again and ends well: it never refuses what it left itself."""
+"""A command interrupted while writing succeeds when run again: it never rejects its own leftovers."""
 
 import os
 
@@ -21,7 +21,7 @@ COMMANDS = {
             "dataset": corpus(),
             "split": "test",
             "max_clips": 2,
-            "use_cpu": True,
+            "device": "cpu",
         },
     ),
     "inspect": (inspect_dataset, lambda: {"dataset": corpus(), "num_workers": 1}),
@@ -30,11 +30,11 @@ COMMANDS = {
 
 
 class Killed(BaseException):
-    """A kill leaves everything as it is: nothing is tidied up."""
+    """A kill cleans up nothing."""
 
 
 def main_killed_at(number: int, main, argv, monkeypatch) -> bool:
-    """Whether it was killed: in the middle of taking the place of the file or folder behind so many."""
+    """Whether it was killed, while it replaced the file or folder after this many."""
     replace, remove = os.replace, atomic_files._remove
     replaced, killed = [], []
 

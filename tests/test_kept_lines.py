@@ -1,4 +1,4 @@
-"""Lists that grow as work is finished: torn lines, settings that have changed, and a new beginning."""
+"""Lists that grow as work is finished: torn lines, changed settings, and a fresh start."""
 
 import re
 
@@ -47,7 +47,7 @@ def test_changed_settings_are_those_that_came_went_or_differ(tmp_path):
 def test_settings_that_cannot_be_read_are_named(tmp_path, content):
     path = tmp_path / "lines.jsonl"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=re.escape(f"{path} cannot be read as results. Delete it to start anew.")):
+    with pytest.raises(ValueError, match=re.escape(f"{path} cannot be read as results. Delete it to start over.")):
         KeptLines(path, {}, "results")
 
 

@@ -1,4 +1,4 @@
-"""The small language model: a tokenizer that loses nothing, noise on the input alone, and a loss that falls."""
+"""The small language model: a lossless tokenizer, noise on the input only, and a falling loss."""
 
 import itertools
 import json
@@ -220,7 +220,7 @@ def test_mistaken_text_files(tmp_path, capsys):
     for path, expected in (
         (missing, f"--text_file {missing} does not exist."),
         (tmp_path, f"--text_file {tmp_path} does not exist."),
-        (empty, f"{empty} has no sentence. It must hold one a line."),
+        (empty, f"{empty} has no sentence. It must hold one per line."),
         (
             latin,
             f"{latin} is not UTF-8 text: 'utf-8' codec can't decode byte 0xf6 in position 0: invalid start byte.",

@@ -76,7 +76,7 @@ def run_flags(output_dir: Path, **values) -> list[str]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
-    """A model of a few steps from nothing, on the tiny corpus' text, with denoising examples."""
+    """A model trained from scratch for a few steps on the tiny corpus' text, with denoising examples."""
     folder = tmp_path_factory.mktemp("stage1") / "model"
     values = {"text_file": corpus() / "text_only.txt", "denoising": True, "spoken_language": "en", "block_size": 96}
     linguistic_pretraining.train(run_flags(folder, **values, max_steps=3))
@@ -319,10 +319,10 @@ def test_mistakes_are_told_before_any_training(tmp_path, capsys):
     output = tmp_path / "output"
     for values, expected in (
         ({}, "`--text_file` or `--dataset` must name the text to learn from."),
-        ({"text_file": empty}, f"{empty} has no sentence. It must hold one a line."),
+        ({"text_file": empty}, f"{empty} has no sentence. It must hold one per line."),
         (
             {"text_file": one},
-            "No line is left to train on when those of the evaluation are taken out. Give more text, or another "
+            "No line is left to train on after removing those of the evaluation. Give more text, or another "
             "--evaluation_text_file.",
         ),
         (
@@ -338,7 +338,7 @@ def test_mistakes_are_told_before_any_training(tmp_path, capsys):
         ({"text_file": text, "evaluation_share": 1}, "--evaluation_share must be above 0 and below 1, got 1.0."),
         (
             {"text_file": text, "lora": True},
-            "--lora True needs --text_model_name_or_path: a new model must be trained whole.",
+            "--lora True needs --text_model_name_or_path: a new model must be trained in full.",
         ),
         (
             {"text_file": text, "attention_heads": 3},
@@ -354,7 +354,7 @@ def test_mistakes_are_told_before_any_training(tmp_path, capsys):
         ),
         (
             {"text_file": text, "push_to_hub": True},
-            "--push_to_hub is not for this stage: the model of stage 3 holds its language model whole.",
+            "--push_to_hub is not for this stage: the model of stage 3 contains the whole language model.",
         ),
         ({"text_file": text, "block_siz": 8}, "unknown flag 'block_siz'. Did you mean 'block_size'?"),
         (

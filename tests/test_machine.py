@@ -1,4 +1,4 @@
-"""What a run finds out about its machine, and what it makes of it: cores, threads, precision, memory."""
+"""What a run measures of its machine, and how it uses it: cores, threads, precision, memory."""
 
 import os
 import random
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 REPOSITORY = Path(__file__).resolve().parent.parent
 PRESETS = sorted(path.name for path in CONFIG_FOLDER.glob("*.yaml"))
 needs_linux = pytest.mark.skipif(not cores.PROCESSOR_TIMES.is_file(), reason="the system does not tell busy cores")
-# Of torch, for an environment that makes it see a processor with AVX2 alone.
+# Makes torch see a processor with AVX2 only.
 AVX2_ALONE = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
@@ -65,7 +65,7 @@ class FakeMachine:
         (self.folder / "cpu.max").write_text(text, encoding="utf-8")
 
     def keep_busy(self, num_busy: float, first: int = 0) -> None:
-        """So many cores from the first one on; half of a core is one that works every second moment."""
+        """This many cores from the first one on; half a core is busy every other moment."""
         self.shares = [
             min(max(first + num_busy - index, 0.0), 1.0) * (index >= first) for index in range(len(self.shares))
         ]
@@ -138,7 +138,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     [
         ("max 100000\n", 8),
         ("200000 100000\n", 2),
-        ("150000 100000\n", 2),  # what is above a core is used by a second thread
+        ("150000 100000\n", 2),  # what exceeds one core is used by a second thread
         ("100001 50000\n", 3),
         ("10000 100000\n", 1),
         ("1600000 100000\n", 8),
@@ -170,7 +170,7 @@ def test_without_affinity_the_cores_are_those_of_the_machine(fake_machine, monke
 
 
 def busy_cores(fake: FakeMachine, seconds: float) -> float:
-    """As they are found to be within so many seconds."""
+    """As measured within this many seconds."""
     busy = cores.BusyCores()
     fake.sleep(seconds)
     return busy.since_last()
@@ -235,7 +235,7 @@ def test_free_cores_are_those_that_nobody_else_keeps_busy(fake_machine, num_busy
 
 @needs_linux
 def test_this_machine_has_cores_and_a_busy_process_is_seen():
-    """At least half of a core of the one that a process would take alone; others may be busy beside it."""
+    """At least half of the one core that a process alone would use; others may be busy beside it."""
     assert 1 <= cores.num_cores() <= os.cpu_count()
     spinning = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
     with subprocess.Popen(spinning, stdout=subprocess.PIPE) as process:
@@ -300,7 +300,7 @@ def test_the_next_run_of_a_process_gets_the_threads_back_that_this_one_left_to_o
 
 @pytest.mark.parametrize("limited_by", ["affinity", "container"])
 def test_what_others_do_on_other_cores_takes_none_of_our_threads(fake_machine, threads, limited_by):
-    """On a node that is shared: two of 64 cores are ours, and others keep 40 of theirs busy."""
+    """On a shared node: two of 64 cores are ours, and others keep 40 of theirs busy."""
     fake = fake_machine(64)
     fake.keep_busy(40, first=2)
     if limited_by == "affinity":
@@ -322,7 +322,7 @@ def test_a_wished_number_of_threads_is_taken_and_kept(fake_machine, threads, mon
     monkeypatch.setattr(machine, "keep_freed_memory", lambda: None)
     threads(1)
     assert machine.prepare_machine(CPU, 3) is None
-    assert torch.get_num_threads() == 3 and fake.seconds == 0  # nor is it kept waiting for a look at the cores
+    assert torch.get_num_threads() == 3 and fake.seconds == 0  # nor does it wait for a measurement of the cores
     assert isinstance(machine.prepare_machine(CPU), machine.ThreadsForFreeCores)
     assert torch.get_num_threads() == 1
 
@@ -450,7 +450,7 @@ def test_the_device_is_the_accelerator_if_there_is_one(monkeypatch, accelerator)
 
 @pytest.fixture
 def described(processor, threads, monkeypatch) -> Callable[..., str]:
-    """The line for a processor of 8 cores, on which bfloat16 costs 85 times as much and two threads compute."""
+    """The log line for a processor of 8 cores on which bfloat16 is 85 times slower and two threads compute."""
 
     def describe(dtype: torch.dtype, capability: str, has_bfloat16: bool) -> str:
         processor(capability, has_bfloat16)
@@ -483,9 +483,9 @@ def described(processor, threads, monkeypatch) -> Callable[..., str]:
         ),
         (
             torch.bfloat16, "AVX2", False,
-            "Computing in bfloat16 on a processor without bfloat16 (AVX2), in 2 thread(s) on 8 core(s). In bfloat16 "
-            "this processor takes 85 times as long for a product of matrices as in float32: leave the precision out, "
-            "and it is chosen for you.",
+            "Computing in bfloat16 on a processor without bfloat16 (AVX2), in 2 thread(s) on 8 core(s). A matrix "
+            "product in bfloat16 takes this processor 85 times as long as in float32: leave the precision unset to "
+            "have it chosen for you.",
         ),
     ],
 )  # fmt: skip

@@ -26,7 +26,7 @@ from train_scripts.runs.training import prepare_visual_encoder
 NARROW, WIDE = (1, 2, 4, 7), (8, 12, 16)
 ORDERS = {True: torch.channels_last, False: torch.contiguous_format}
 WIDTHS_ON_AVX2 = (2, 4, 8, 16)
-# Of gradients, relative to their norm; BatchNorm with the statistics of the batch makes more of rounding.
+# Of gradients, relative to their norm; BatchNorm with the statistics of the batch amplifies rounding.
 TOLERANCES = {"evaluation": 1e-4, "training": 5e-4}
 every_width = pytest.mark.parametrize("width", (*NARROW, *WIDE))
 
@@ -83,7 +83,7 @@ def test_a_model_is_loaded_to_translate_in_its_order(width, dtype, tmp_path):
 
 
 def smooth(model: FLaLLMVisionModel) -> FLaLLMVisionModel:
-    """Without kinks, of which rounding may take the one or the other side."""
+    """Without kinks, where rounding may decide the side."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU):
@@ -120,9 +120,9 @@ def test_gradients_of_a_wide_backbone_are_those_by_rows(width, mode):
 
 
 def run_on_avx2(arguments: list[str], num_threads: int) -> subprocess.CompletedProcess[str]:
-    """Python with such arguments, in whose eyes the processor has no AVX-512."""
+    """Python with these arguments, told that the processor has no AVX-512."""
     environment = {**os.environ, **AVX2_ALONE, "OMP_NUM_THREADS": str(num_threads)}
-    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait leave their core to other tests
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads leave their core to other tests
     environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, *arguments], env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False

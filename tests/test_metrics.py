@@ -75,7 +75,7 @@ def generator(seed: int) -> random.Random:
 def random_corpus(
     generator: random.Random, num_segments: int, units: str | list[str] = WORDS, joiner: str = " "
 ) -> tuple[list[str], list[str]]:
-    """Return predictions and references, where a prediction is its reference with units dropped, replaced and moved."""
+    """Return references and predictions, which are the references with units dropped, replaced and moved."""
     predictions, references = [], []
     for _ in range(num_segments):
         reference = generator.choices(units, k=generator.randint(3, 18))
@@ -143,7 +143,7 @@ def test_confidence_intervals_equal_the_sacrebleu_command(generator, tmp_path):
 
 def test_rouge_l_interval_is_that_of_a_mean_and_fast(generator):
     predictions, references = random_corpus(generator, 642)
-    start = time.process_time()  # what others take of the machine does not count
+    start = time.process_time()  # excludes other processes
     scores = translation_scores(predictions, references, num_resamples=1000)
     duration_in_seconds = time.process_time() - start
     segment_scores = [
@@ -509,7 +509,7 @@ def test_labels_in_another_form_still_show_a_reordered_evaluation():
     processor = byte_processor(references)
     labels = processor(text_target=references)["labels"].numpy()
     compute_metrics = build_compute_metrics(processor.batch_decode, references, processor.tokenizer.pad_token_id)
-    with pytest.raises(ValueError, match=re.escape("2 of 3 labels belong to another sentence")):
+    with pytest.raises(ValueError, match=re.escape("2 of 3 labels belong to a different sentence")):
         compute_metrics(EvalPrediction(labels[[1, 0, 2]], labels[[1, 0, 2]]))
 
 
@@ -524,7 +524,7 @@ def test_compute_metrics_refuses_what_does_not_belong_together(generator):
         compute_metrics(EvalPrediction(np.concatenate([ids, ids]), None))
     with pytest.raises(ValueError, match=re.escape("got float32 of shape (6, 3, 60). Set predict_with_generate=True.")):
         compute_metrics(EvalPrediction((np.zeros((6, 3, 60), "float32"), ids), None))
-    with pytest.raises(ValueError, match=re.escape("6 of 6 labels belong to another sentence")):
+    with pytest.raises(ValueError, match=re.escape("6 of 6 labels belong to a different sentence")):
         compute_metrics(EvalPrediction(ids[::-1], ids[::-1]))
     with pytest.raises(ValueError, match=re.escape("references[1] is empty")):
         build_compute_metrics(decode_words, ["a", ""], PAD_TOKEN_ID)

@@ -1,4 +1,4 @@
-"""The model card: valid for the Hub, true to the run, silent about the machine, and careful with what people wrote."""
+"""The model card: valid for the Hub, true to the run, without facts of the machine, and safe for what people wrote."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from tiny_models import tiny_model
 
 from train_scripts.arguments import training_arguments as arguments_file
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
-from train_scripts.arguments.dataclass_parser import parse_arguments
+from train_scripts.arguments.dataclass_parser import parse_arguments, read_sources
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.splits import load_split
 from train_scripts.commands import evaluate_model
@@ -73,7 +73,7 @@ def encoder_of_the_paper() -> torch.nn.Module:
 
 
 def record_of(stage: str, model: Any = None, **values: Any) -> TrainingRun:
-    """The record of a run that does not take place; `config` names a preset."""
+    """The record of a run without running it; `config` names a preset."""
     needed = {
         "visual_initialing": {"tokenizer_name_or_path": language_model()},
         "llm_fine_tuning": {
@@ -101,7 +101,7 @@ def card_of(folder: Path) -> str:
 
 
 def check_for_the_hub(text: str) -> dict[str, Any]:
-    """What the Hub's check asks of the front matter; returns it."""
+    """Check the front matter as the Hub does, and return it."""
     card = ModelCard(text)
     data = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)[1])
     assert card.data.to_dict() == data
@@ -199,6 +199,24 @@ def test_one_changed_flag_is_one_more_deviation(stage, name, value):
     assert deviations_of(run) == {**before, name: value}
     listed = re.findall(r"^- `(\w+)` is \*\*", model_card.render(run), re.MULTILINE)
     assert sorted(listed) == sorted([*before, name])
+
+
+def test_the_source_of_the_recipe_is_not_that_of_a_changed_value():
+    source = read_sources("paper_visual_initialing")["backbone_width"]
+    text = model_card.render(record_of("visual_initialing", backbone_width=16))
+    assert f"- `backbone_width` is **16**; in the recipe: 64 ({source})." in text
+    assert re.search(r"^\| setting \| this model \| .* \| where the recipe's value is from \|$", text, re.MULTILINE)
+    assert f"| `backbone_width` | 16 | 64 | {source} |" in text
+
+
+def test_no_setting_of_a_preset_is_without_its_source():
+    sources = read_sources("paper_visual_initialing")
+    settings = {setting["name"]: setting for setting in record_of("visual_initialing").settings}
+    shown = settings.keys() & sources.keys()
+    assert len(shown) > 25 and {name: settings[name]["source"] for name in shown} == {
+        name: sources[name] for name in shown
+    }
+    assert settings["clips_per_step"]["source"] == sources["per_device_train_batch_size"]
 
 
 @pytest.mark.parametrize("values", [{"seed": 7}, {"logging_steps": 3}, {"optim": "adamw_torch_fused"}])
@@ -368,7 +386,7 @@ def test_the_evaluation_adds_its_scores(tmp_path):
     model = shutil.copytree(run_folder("visual_initialing"), tmp_path / "model")
     argv = flags(
         model=model, dataset=corpus(), output_dir=tmp_path / "scores", add_to_model_card=True,
-        max_clips=3, generation_num_beams=1, generation_max_length=6, use_cpu=True, disable_tqdm=True,
+        max_clips=3, num_beams=1, generation_max_length=6, device="cpu", disable_tqdm=True,
     )  # fmt: skip
     assert evaluate_model.main(argv) == 0
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text(encoding="utf-8"))
@@ -380,7 +398,7 @@ def test_the_evaluation_adds_its_scores(tmp_path):
 
 def test_the_evaluation_leaves_the_card_alone_by_default(tmp_path):
     model = shutil.copytree(run_folder("visual_initialing"), tmp_path / "model")
-    values = {"max_clips": 2, "generation_max_length": 4, "use_cpu": True, "disable_tqdm": True}
+    values = {"max_clips": 2, "generation_max_length": 4, "device": "cpu", "disable_tqdm": True}
     argv = flags(model=model, dataset=corpus(), output_dir=tmp_path / "scores", **values)
     assert evaluate_model.main(argv) == 0
     assert card_of(model) == card_of(run_folder("visual_initialing"))
@@ -389,8 +407,8 @@ def test_the_evaluation_leaves_the_card_alone_by_default(tmp_path):
 def test_scores_need_a_folder_with_a_record(tmp_path, capsys):
     argv = flags(model=trained_model(), dataset=corpus(), output_dir=tmp_path / "scores", add_to_model_card=True)
     assert error_of(evaluate_model.main, argv, capsys) == (
-        f"{trained_model()} must be the folder of a model as training leaves it, with training_run.json in it, which "
-        "the model card is written from. There is none."
+        f"{trained_model()} must be the folder of a trained model with training_run.json in it, from which the model "
+        "card is written. There is no such file."
     )
     assert not (tmp_path / "scores").exists()
 
@@ -449,7 +467,7 @@ def test_a_readme_from_elsewhere_is_left_as_it_is(tmp_path, capsys):
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\nMine.\n", encoding="utf-8")
     write_model_card(tmp_path, read_run(run_folder("visual_initialing")))
     assert card_of(tmp_path) == "---\nlicense: mit\n---\nMine.\n"
-    assert capsys.readouterr().err == f"{tmp_path / 'README.md'} is not from a training run, so it is left as it is.\n"
+    assert capsys.readouterr().err == f"{tmp_path / 'README.md'} is not from a training run, so it is not changed.\n"
 
 
 def test_a_new_save_drops_the_scores_of_earlier_weights(folder):
@@ -465,11 +483,11 @@ def test_a_new_save_drops_the_scores_of_earlier_weights(folder):
 
 
 class Killed(BaseException):
-    """In the middle of taking the place of a file."""
+    """While it replaces a file."""
 
 
 def killed_at(number: int, monkeypatch, act: Callable[[], Any]) -> bool:
-    """Whether the act was killed at the file behind so many."""
+    """Whether the act was killed at the file after this many."""
     replace, replaced = os.replace, []
 
     def kill(source, target):
@@ -531,7 +549,7 @@ def test_a_named_card_is_what_the_run_would_have_written(folder):
         (folder / name).write_bytes(content)
     assert card_of(folder) == model_card.render(run)
     write_model_card(folder, dataclasses.replace(read_run(folder), model_name="another/name"))
-    assert "somebody/signs" not in card_of(folder)  # it is known as unchanged by hand, so written anew
+    assert "somebody/signs" not in card_of(folder)  # not edited by hand, so it is rewritten
 
 
 def test_the_card_of_an_adapter_names_its_base_on_the_hub(folder):
@@ -643,18 +661,18 @@ SPOKEN_LANGUAGE = "--spoken_language must be the tag of a written language, such
         ("sign_language", "  ", f"{SIGN_LANGUAGE}, got '  '."),
         ("sign_language", "DGS", f"{SIGN_LANGUAGE}, got 'DGS'."),
         ("sign_language", "de", f"{SIGN_LANGUAGE}, got 'de'."),
-        ("sign_language", "dgs", f"{SIGN_LANGUAGE}; 'dgs' is Dogoso, which is none."),
-        ("sign_language", "lsf", f"{SIGN_LANGUAGE}; 'lsf' is none. A language without a code takes one of qaa to qtz."),
+        ("sign_language", "dgs", f"{SIGN_LANGUAGE}; 'dgs' is Dogoso, which is not a sign language."),
+        ("sign_language", "lsf", f"{SIGN_LANGUAGE}; 'lsf' is not. A language without a code may use qaa to qtz."),
         ("spoken_language", "", f"{SPOKEN_LANGUAGE}, got ''."),
         ("spoken_language", " ", f"{SPOKEN_LANGUAGE}, got ' '."),
         ("spoken_language", "german", f"{SPOKEN_LANGUAGE}, got 'german'."),
-        ("spoken_language", "xx", f"{SPOKEN_LANGUAGE}; 'xx' is the code of no language."),
+        ("spoken_language", "xx", f"{SPOKEN_LANGUAGE}; 'xx' is not the code of any language."),
         (
             "spoken_language",
             "gsg",
-            f"{SPOKEN_LANGUAGE}; 'gsg' is German Sign Language. Name that with --sign_language.",
+            f"{SPOKEN_LANGUAGE}; 'gsg' is German Sign Language. Pass that as --sign_language.",
         ),
-        ("dataset_name", " ", "--dataset_name must be a name for readers of the model card, got an empty one."),
+        ("dataset_name", " ", "--dataset_name must be a name for readers of the model card, got an empty string."),
         (
             "model_license",
             "MIT License",

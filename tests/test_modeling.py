@@ -49,7 +49,7 @@ def test_logits_do_not_depend_on_the_batch_or_padding(text, vision):
 @every_text_model_and_visual_encoder
 @pytest.mark.parametrize("num_beams", [1, 4])
 def test_sentences_do_not_depend_on_the_batch_or_padding(text, vision, num_beams):
-    model = tiny_model(text, vision).double()  # so that rounding decides no close race of two tokens
+    model = tiny_model(text, vision).double()  # so that rounding does not decide between two close tokens
     batch = video_of(random_video_batch())
     settings = {"num_beams": num_beams, "max_new_tokens": 8, "return_dict_in_generate": True, "output_scores": True}
     together = model.generate(**batch, **settings)

@@ -28,7 +28,7 @@ every_generation = pytest.mark.parametrize("generation", GENERATION.values(), id
 
 
 def exact_model(text: str) -> FLaLLMForTranslation:
-    """In double precision, so that rounding decides no close race of two tokens."""
+    """In double precision, so that rounding does not decide between two close tokens."""
     return tiny_model(text).double()
 
 
@@ -44,7 +44,7 @@ def test_cached_decoding_equals_uncached(text, generation):
     assert cached.past_key_values is not None and uncached.past_key_values is None
     assert torch.equal(cached.sequences, uncached.sequences)
     assert len(cached.scores) == len(uncached.scores)
-    if generation.get("num_beams"):  # the scores of single beams are in no fixed order once some have ended
+    if generation.get("num_beams"):  # the scores of single beams have no fixed order once some have ended
         assert_close(cached.sequences_scores, uncached.sequences_scores, atol=1e-4, rtol=1e-5)
     else:
         assert_close(cached.scores, uncached.scores, atol=1e-4, rtol=1e-5)
@@ -102,7 +102,7 @@ def test_every_form_of_a_video_gives_the_same_loss(text):
 @every_text_model
 def test_labels_beside_the_video_do_not_change_the_sentences(text):
     model = exact_model(text)
-    batch = random_batch([9, 5])  # the Trainer hands the whole batch to `generate`
+    batch = random_batch([9, 5])  # the Trainer passes the whole batch to `generate`
     expected = model.generate(**video_of(batch), num_beams=2, max_new_tokens=5)
     assert torch.equal(model.generate(**batch, num_beams=2, max_new_tokens=5), expected)
 

@@ -1,4 +1,4 @@
-"""LLaVA-SLT that translates: padding, caches, generation, freezing, saving, wrong input."""
+"""LLaVA-SLT's translation model: padding, caches, generation, freezing, saving, wrong input."""
 
 import copy
 import inspect
@@ -38,7 +38,7 @@ from modeling_flallm import (
 )
 
 PROMPT = ("input_ids", "attention_mask")
-# Of the cache: that of the installed transformers, and that before 5.24, which is taken until 5.40.
+# Names of the cache: of the installed transformers, and from before 5.24, which is accepted until 5.40.
 CACHE_NAMES = {"cache", "past_key_values"} & set(inspect.signature(LlamaForCausalLM.forward).parameters)
 if Version(transformers.__version__) < Version("5.40"):
     CACHE_NAMES.add("past_key_values")
@@ -119,7 +119,7 @@ def test_generation_is_that_of_each_row_alone_with_and_without_cache(name):
 def best_without_cache(
     model: LlavaSltForTranslation, prompt: dict[str, torch.Tensor], num_beams: int, length: int
 ) -> list[int]:
-    """So many tokens of a beam search for one clip, each pass of which begins anew with the video."""
+    """The first tokens of a beam search for one clip, in which each pass starts again from the video."""
     beams: list[tuple[list[int], float]] = [([], 0.0)]
     for _ in range(length):
         longer = []
@@ -460,7 +460,7 @@ def test_wrong_inputs_of_the_translation_model():
     prompt = {name: batch[name] for name in PROMPT}
     embeddings = model.embed_prompt(**{name: value for name, value in batch.items() if name != "attention_mask"})
     for video in ("pixel_values_videos", "visual_features"):
-        with error_texts("Pass the video, or `inputs_embeds` that hold one already, not both."):
+        with error_texts("Pass the video, or `inputs_embeds` that already contain it, not both."):
             model(inputs_embeds=embeddings, **{video: {**batch, **cached}[video]})
     for call in (model, model.generate):
         with error_texts("Pass exactly one of `pixel_values_videos` and `visual_features`."):
@@ -478,8 +478,8 @@ def test_wrong_inputs_of_the_translation_model():
         fewer = batch["input_ids"].masked_fill(batch["input_ids"] == VIDEO_TOKEN, PAD)
         with error_texts(
             f"Prompt 0 of the batch has 0 placeholders (token {VIDEO_TOKEN}), but its video gives 5 word-like tokens. "
-            "LlavaSltProcessor writes one for each, if its `word_window_stride` is the model's, 2, and the prompt is "
-            "not truncated."
+            "LlavaSltProcessor writes one for each: set its `word_window_stride` to the model's, 2, and do not "
+            "truncate the prompt."
         ):
             call(**{**batch, "input_ids": fewer})
     num_tokens = batch["input_ids"].shape[1]
@@ -515,11 +515,11 @@ def test_wrong_text_models(tmp_path):
     expected = "The text model of LLaVA-SLT must be a causal language model (Llama, Qwen, Gemma, GPT-2, ...), got "
     with error_texts(expected + "none."):
         LlavaSltConfig(video_token_id=1)
-    with error_texts(expected + "model type 'mbart', an encoder-decoder. For these there is FLa-LLM: "):
+    with error_texts(expected + "model type 'mbart', an encoder-decoder. Use FLa-LLM for these: "):
         LlavaSltConfig(text_config=tiny_text_config("mbart"), video_token_id=1)
-    with error_texts(expected + "model type 'nothing', which is none."):
+    with error_texts(expected + "model type 'nothing', which is not one."):
         LlavaSltConfig(text_config={"model_type": "nothing"}, video_token_id=1)
-    with error_texts(expected + "model type 'vit', which is none."):
+    with error_texts(expected + "model type 'vit', which is not one."):
         no_text_model = ViTConfig(vocab_size=40, hidden_size=8)
         LlavaSltForTranslation(LlavaSltConfig(text_config=no_text_model, video_token_id=1))
     for wrong in (40, -1, None):

@@ -82,7 +82,7 @@ def test_the_frozen_encoder_stays_as_it_is():
 
 
 def test_the_middle_of_a_window_is_where_the_pipeline_says():
-    """A frame that changes moves the words whose windows hold it: those around it, at the distance of the stride."""
+    """Changing a frame changes the words whose windows contain it: those around it, at the distance of the stride."""
     sizes = {"word_window_size": 5, "word_window_stride": 2, "word_layers": 0}
     frames = {"backbone_width": 8, "hidden_size": 24, "temporal_blocks": ["K1"]}
     model = tiny_contrastive_model(vision={**sizes, "frame_config": frames}).vision_model
@@ -181,7 +181,7 @@ def test_a_sentence_that_occurs_twice_is_no_negative():
     model = tiny_contrastive_model(word_alignment_weight=0.0)
     batch = contrastive_batch(model, [6, 9, 4])
     del batch["word_ids"]
-    batch["sentence_embeddings"][2] = 3 * batch["sentence_embeddings"][0]  # of another length, but the same
+    batch["sentence_embeddings"][2] = 3 * batch["sentence_embeddings"][0]  # of another norm, but the same
     output = model(**batch)
     logits = output.logits_per_video.clone()
     logits[0, 2] = logits[2, 0] = -torch.inf
@@ -201,7 +201,7 @@ def test_the_memory_bank_holds_the_newest_sentences_as_negatives(tmp_path):
     newest = torch.cat(seen)[-5:]
     assert all((model.memory_bank - sentence).abs().amax(1).min() < 1e-6 for sentence in newest)
     batch["sentence_embeddings"] = torch.randn(2, 12)
-    batch["sentence_embeddings"][1] = newest[0]  # one of the bank: no negative
+    batch["sentence_embeddings"][1] = newest[0]  # one of the bank: not a negative
     model.save_pretrained(tmp_path)
     model = LlavaSltForContrastivePreTraining.from_pretrained(tmp_path)
     output = model(**batch)

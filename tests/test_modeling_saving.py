@@ -241,7 +241,7 @@ def test_stage_two_needs_an_encoder_decoder(tmp_path):
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     message = (
         "The text model of FLa-LLM must be an encoder-decoder (mBART, NLLB/M2M100, mT5/T5, BART, ...), got model type "
-        "'gpt2', which is none."
+        "'gpt2', which is not one."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         FLaLLMForTranslation.from_vision_text_pretrained(str(tmp_path / "stage1"), str(tmp_path / "gpt2"))
@@ -263,12 +263,12 @@ def test_stage_two_needs_a_text_model(tmp_path):
 
 def test_stage_two_refuses_a_flallm_checkpoint_as_text_model(tmp_path):
     tiny_model().save_pretrained(tmp_path / "stage1")
-    with pytest.raises(ValueError, match=re.escape("got model type 'flallm', which is none.")):
+    with pytest.raises(ValueError, match=re.escape("got model type 'flallm', which is not one.")):
         FLaLLMForTranslation.from_vision_text_pretrained(str(tmp_path / "stage1"), str(tmp_path / "stage1"))
 
 
 def test_stage_two_builds_one_text_model(tmp_path, monkeypatch):
-    """Not a random one besides: of mBART-large that would be 2.4 GB more."""
+    """Without a second, random one: for mBART-large that would be 2.4 GB more."""
     save_text_model("mbart", tmp_path / "language_model")
     tiny_model().save_pretrained(tmp_path / "stage1")
     numbers = []
@@ -316,8 +316,8 @@ def refused(folder: Path, text: str):
 
 
 NOT_WHOLE = (
-    "'{folder}' holds no whole FLaLLMForTranslation. Of its weights, PROBLEM; they would be random. Its config.json "
-    "and its weights must be of one model: copy or download both again."
+    "'{folder}' is no complete FLaLLMForTranslation. Of its weights, PROBLEM; they would be random. config.json "
+    "and weights must come from the same model: copy or download both again."
 )
 
 
@@ -366,7 +366,7 @@ def test_a_missing_file_of_several_is_named(tmp_path):
     files = sorted(tmp_path.glob("model-*.safetensors"))
     files[1].unlink()
     text = (
-        f"Of the {len(files)} files of weights that {{folder}}/model.safetensors.index.json names, {files[1].name} is "
+        f"Of the {len(files)} weights files that {{folder}}/model.safetensors.index.json names, {files[1].name} is "
         "missing. Copy or download the folder again."
     )
     with refused(tmp_path, text):
@@ -378,8 +378,8 @@ def test_an_index_that_is_none_is_named(content, tmp_path):
     tiny_model().save_pretrained(tmp_path, max_shard_size="60KB")
     (tmp_path / "model.safetensors.index.json").write_text(content)
     text = (
-        "{folder}/model.safetensors.index.json is no index of weights: expected a JSON object with a `weight_map` from "
-        "weights to names of files. Copy or download it again."
+        "{folder}/model.safetensors.index.json is not a weights index: expected a JSON object with a `weight_map` from "
+        "weights to file names. Copy or download it again."
     )
     with refused(tmp_path, text):
         FLaLLMForTranslation.from_pretrained(tmp_path)
@@ -389,7 +389,7 @@ def test_an_index_that_is_none_is_named(content, tmp_path):
 def test_an_index_names_files_beside_it(name, tmp_path):
     tiny_model().save_pretrained(tmp_path, max_shard_size="60KB")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"adapter.first.weight": name}}))
-    with refused(tmp_path, f"{{folder}}/model.safetensors.index.json must name files beside it, got {name!r}."):
+    with refused(tmp_path, f"{{folder}}/model.safetensors.index.json must name files in its own folder, got {name!r}."):
         FLaLLMForTranslation.from_pretrained(tmp_path)
 
 
@@ -407,8 +407,8 @@ def test_a_damaged_file_of_weights_is_named(content, tmp_path):
 def test_adapters_without_their_base_are_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/gone"}))
     text = (
-        "'{folder}' holds adapters without the model that they change, and that is not at '/gone', which "
-        "adapter_config.json names. Load that model and then `PeftModel.from_pretrained(model, folder)`."
+        "'{folder}' holds adapters without their base model, and that is not at '/gone', which "
+        "adapter_config.json names. Load the base model and then `PeftModel.from_pretrained(model, folder)`."
     )
     with refused(tmp_path, text):
         FLaLLMForTranslation.from_pretrained(tmp_path)
@@ -420,7 +420,7 @@ def test_stage_two_refuses_parts_that_are_not_whole(part, tmp_path):
     save_text_model("mbart", tmp_path / "text")
     name = {"vision": "vision_model.backbone.conv1.weight", "text": "model.shared.weight"}[part]
     edit_weights(tmp_path / part, **{name: None})
-    with pytest.raises(ValueError, match="holds no whole .* Of its weights, .* missing; they would be random"):
+    with pytest.raises(ValueError, match="is no complete .* Of its weights, .* missing; they would be random"):
         FLaLLMForTranslation.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "text")
 
 
@@ -430,7 +430,7 @@ def test_stage_three_of_llava_slt_refuses_parts_that_are_not_whole(part, tmp_pat
     tiny_llava_slt().language_model.save_pretrained(tmp_path / "text")
     name = {"vision": "vision_model.word_level.norm.weight", "text": "model.norm.weight"}[part]
     edit_weights(tmp_path / part, **{name: None})
-    with pytest.raises(ValueError, match="holds no whole .* Of its weights, .* missing; they would be random"):
+    with pytest.raises(ValueError, match="is no complete .* Of its weights, .* missing; they would be random"):
         LlavaSltForTranslation.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "text", VIDEO_TOKEN)
 
 

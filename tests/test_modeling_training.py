@@ -83,7 +83,7 @@ def test_ignored_labels_have_no_influence(text, word_presence_loss_weight):
 @pytest.mark.parametrize("word_presence_loss_weight", [0, 10])
 def test_gradients_do_not_depend_on_how_a_batch_is_split(text, word_presence_loss_weight):
     model = tiny_model(text, word_presence_loss_weight=word_presence_loss_weight).double().train()
-    model.vision_model.eval()  # batch statistics are those of a batch
+    model.vision_model.eval()  # batch statistics depend on the batch
     batch = random_batch([9, 5, 7, 8])
     num_items_in_batch = (batch["labels"] != -100).sum()
     whole = model(**batch)
@@ -116,7 +116,7 @@ def word_presence_loss_by_hand(model: FLaLLMForTranslation, batch: dict[str, tor
         for word in range(VOCABULARY_SIZE):
             scores = [word_score(model, embeddings[row, time], word) for time in range(num_visual_tokens)]
             score = torch.stack(scores).exp().sum().log()
-            # -log(sigmoid(score)) of a word that is there, -log(1 - sigmoid(score)) of one that is not
+            # -log(sigmoid(score)) of a present word, -log(1 - sigmoid(score)) of an absent one
             terms.append(torch.log1p(torch.exp((-score if word in tokens else score).double())))
         total = total + torch.stack(terms).sum() / len(set(tokens)) * len(tokens)
         num_labels += len(tokens)

@@ -1,4 +1,4 @@
-"""A sign encoder that the models have never heard of works in both systems once it is registered."""
+"""A sign encoder that the models do not know works in both systems once it is registered."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ class PointConfig(PreTrainedConfig):
 
 
 class PointEncoder(SignEncoder):
-    """One token for every pose, and a loss of its own."""
+    """One token for every pose, and its own loss."""
 
     config_class = PointConfig
     input_names = ("pose_values", "pose_attention_mask")
@@ -185,7 +185,7 @@ def test_options_of_a_part_go_to_its_from_pretrained(tmp_path):
 
 @every_system
 def test_the_model_starts_from_the_encoder_of_the_other_system(system, tmp_path):
-    """A sign encoder is one, whichever system trained it."""
+    """A sign encoder works whichever system trained it."""
     source = tiny_contrastive_model() if system == "flallm" else tiny_model()
     source.save_pretrained(tmp_path / "vision")
     if system == "flallm":
@@ -204,8 +204,8 @@ def test_the_model_starts_from_the_encoder_of_the_other_system(system, tmp_path)
 def test_contrastive_pretraining_needs_a_vector_of_the_clip():
     model = LlavaSltForContrastivePreTraining(LlavaSltContrastiveConfig(vision_config=PointConfig()))
     with error_texts(
-        "Contrastive pretraining needs a sign encoder with a `pooler_output`, one vector for the whole clip, and "
-        "PointEncoder gives none. `LlavaSltVisualEncoder` does."
+        "Contrastive pretraining needs a sign encoder with a `pooler_output`, one vector for the whole clip, but "
+        "PointEncoder gives none. Use `LlavaSltVisualEncoder`."
     ):
         model(**poses([4, 3]))
 
@@ -213,9 +213,9 @@ def test_contrastive_pretraining_needs_a_vector_of_the_clip():
 @pytest.mark.parametrize(
     ("vision_config", "got"),
     [
-        ({"model_type": "nothing"}, "got model type 'nothing', which is not registered. There are ["),
-        ({"model_type": "bert"}, "got model type 'bert', whose model BertModel is no `SignEncoder`. There are ["),
-        (BertConfig(), "got model type 'bert', whose model BertModel is no `SignEncoder`. There are ["),
+        ({"model_type": "nothing"}, "got model type 'nothing', which is not registered. Known: ["),
+        ({"model_type": "bert"}, "got model type 'bert', whose model BertModel is not a `SignEncoder`. Known: ["),
+        (BertConfig(), "got model type 'bert', whose model BertModel is not a `SignEncoder`. Known: ["),
     ],
     ids=["unknown", "values of another model", "configuration of another model"],
 )

@@ -50,7 +50,7 @@ def expected_of(folder: str) -> dict:
 
 
 def inputs_of(name: str) -> dict[str, torch.Tensor]:
-    """What a model of this kind was asked, beside the clips."""
+    """Further inputs of a model of this kind, beside the clips."""
     if name == "flallm":
         return {"labels": LABELS}
     if name == "llava_slt":
@@ -113,3 +113,16 @@ def test_the_encoder_loads_alone_from_an_old_folder(whole, part):
 def test_a_calibration_in_an_old_config_json_is_read():
     calibration = AutoConfig.from_pretrained(FOLDERS / "flallm").confidence_calibration
     assert calibration["slope"] == 1.5 and len(calibration["mean_features"]) == 8
+
+
+def test_a_calibration_in_an_old_config_json_moves_into_its_file_when_the_model_is_saved(tmp_path):
+    model = FLaLLMForTranslation.from_pretrained(FOLDERS / "flallm")
+    model.save_pretrained(tmp_path)
+    assert "confidence_calibration" not in json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    loaded = FLaLLMForTranslation.from_pretrained(tmp_path)
+    old = json.loads((FOLDERS / "flallm" / "config.json").read_text(encoding="utf-8"))
+    assert loaded.config.confidence_calibration == model.config.confidence_calibration == old["confidence_calibration"]
+
+
+def test_an_old_folder_without_a_calibration_is_not_calibrated():
+    assert LlavaSltForTranslation.from_pretrained(FOLDERS / "llava_slt").config.confidence_calibration is None

@@ -1,4 +1,4 @@
-"""Peak memory by flag: what is counted, what is computed without content against the same with it, and the page."""
+"""Peak memory by flag: the count, computing with fake tensors against real ones, and the page."""
 
 import json
 import random
@@ -19,7 +19,7 @@ def test_page_holds_exactly_what_its_figures_say():
 
 
 def test_both_stages_fit_into_six_gigabytes_with_named_flags():
-    """A gigabyte is left for what the count lacks."""
+    """A gigabyte is left for what is not counted."""
     report = json.loads(benchmark.PAGE.with_suffix(".json").read_text(encoding="utf-8"))
     fitting = [row for row in report["rows"] if max(row["largest"].values()) <= 5]
     kinds = {(row["stage"], "--lora True" in row["flags"]) for row in fitting}
@@ -54,7 +54,7 @@ def test_integers_keep_their_content_without_floats_having_any():
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", ["--bf16 True", "--bf16 True --frames_per_chunk 2 --gradient_accumulation_steps 2"])
 def test_what_is_computed_is_what_real_tensors_take(flags):
-    """Of a step of stage 1 in small; the rest is rounding and temporary tensors inside of torch."""
+    """Of a small step of stage 1; the rest is rounding and torch's temporary tensors."""
     small = "--backbone_width 16 --visual_hidden_size 128 --crop_size 32 --light_hidden_size 128 --light_layers 1"
     flags = f"{flags} {small} --per_device_train_batch_size 2"
     workload = benchmark.Workload("small", random.randrange(4, 9), random.randrange(5, 20))

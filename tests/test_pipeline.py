@@ -1,4 +1,4 @@
-"""`SignLanguageTranslationPipeline`: every kind of input, scores, word evidence, and what it leaves untouched."""
+"""`SignLanguageTranslationPipeline`: every kind of input, scores, word evidence, and what it must not change."""
 
 import copy
 import io
@@ -194,7 +194,7 @@ def files(tmp_path) -> list[str]:
 
 
 def table(files: list[str], **columns) -> datasets.Dataset:
-    """Decoded by `datasets`, which torchcodec would be needed for, beside sound, which needs it, too."""
+    """Decoded by `datasets`, which would need torchcodec, beside sound, which needs it, too."""
     columns = {"text": ["a"] * len(files), "gender": ["x"] * len(files), "sound": files, **columns}
     features = {"video": datasets.Video(), "sound": datasets.Audio()}
     rows = datasets.Dataset.from_dict({"video": files, **columns})
@@ -273,9 +273,9 @@ def test_an_empty_data_set_has_no_answers(translator, files):
 def test_columns_that_seem_to_say_which_part_is_meant_are_not_passed_over(translator, files, columns, unread):
     rows = table(files, **columns)
     message = (
-        "Video 0 of the inputs cannot be translated: A video given as a dictionary has the keys video, start, end, "
-        f"source_fps, got {unread} too. Rename what says where to start and end, in seconds, to start and end, and "
-        "leave the rest of these out."
+        "Video 0 of the inputs cannot be translated: A video given as a dictionary takes only the keys video, "
+        f"start, end, source_fps, got {unread}. Rename the start and end times, in seconds, to start and end, and "
+        "remove the others."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         list(translator(rows))
@@ -294,7 +294,7 @@ def test_data_sets_and_rows_that_cannot_be_translated(translator, files, monkeyp
     with pytest.raises(ValueError, match=re.escape(message)):
         translator(rows.remove_columns("video"))
     message = (
-        "`video` of a dictionary must be one video, got 2 of them. Of a data set pass `dataset.select(range(...))`,"
+        "`video` of a dictionary must be one video, got 2 of them. From a data set, pass `dataset.select(range(...))`,"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         translator(plain[:2])
@@ -305,7 +305,7 @@ def test_data_sets_and_rows_that_cannot_be_translated(translator, files, monkeyp
         translator([plain[0], plain[0] | {"video": None}])
     with pytest.raises(ValueError, match=re.escape("A row must name 'video' once, got the keys ['Video', 'video'].")):
         translator({"video": files[0], "Video": files[1]})
-    message = "got ['start'] too. Rename what says where"
+    message = "got ['start']. Rename the start and end times"
     with pytest.raises(ValueError, match=re.escape(message) + '.* Pass {"video": {"path": ...}, "start": ..., "end"'):
         translator({"path": files[0], "bytes": None, "start": 1.0})
     monkeypatch.setattr(datasets.config, "TORCHCODEC_AVAILABLE", False)
@@ -430,7 +430,7 @@ def test_scores_and_probabilities_are_those_of_the_model(text, arguments, monkey
         if END in token_ids[1:]:
             token_ids = token_ids[: token_ids.index(END, 1) + 1]
         if PAD in token_ids[1:]:
-            continue  # M2M100 gives padding other positions in one pass than step by step
+            continue  # M2M100 gives padding different positions in one pass and step by step
         logits = translator.model(**inputs, decoder_input_ids=torch.tensor([token_ids[:-1]])).logits[0]
         steps = enumerate(token_ids[1:])
         log_probabilities = [logits[step].log_softmax(-1)[token_id].item() for step, token_id in steps]
@@ -530,7 +530,7 @@ def test_arrays_have_seconds_once_their_frame_rate_is_known(translator, video):
     assert [word["peak"] for word in halved["words"]] == pytest.approx(
         [2 * word["peak"] for word in expected["words"]], abs=2e-3
     )
-    with pytest.raises(ValueError, match=re.escape("has no frame rate, so its words cannot be given seconds. Pass")):
+    with pytest.raises(ValueError, match=re.escape("has no frame rate, so its words cannot be timed. Pass")):
         translator(array, return_timestamps=True)
 
 
@@ -548,7 +548,7 @@ def test_a_visual_token_stands_in_the_middle_of_the_frames_that_move_it(blocks, 
         centres = word_evidence_file.visual_token_centres(vision_model, num_frames)
         assert len(centres) == tokens.shape[1] and (np.diff(centres) >= 0).all()
         assert centres[0] >= 0 and centres[-1] <= num_frames - 1
-        if num_frames != 24:  # with a rest, pooling leaves out frames at the end
+        if num_frames != 24:  # with a remainder, pooling leaves out frames at the end
             continue
         for index, centre in enumerate(centres):
             (gradient,) = torch.autograd.grad(tokens[0, index].sum(), features, retain_graph=True)
@@ -570,7 +570,7 @@ def words_of(tokenizer: PreTrainedTokenizerFast, pieces: list[str]) -> list[tupl
 
 
 def piece_tokenizer(pieces: list[str]) -> PreTrainedTokenizerFast:
-    """As sentencepiece makes them."""
+    """Pieces as sentencepiece makes them."""
     vocabulary = [(token, 0.0) for token in SPECIAL_TOKENS] + [(piece, -1.0) for piece in dict.fromkeys(pieces)]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -669,18 +669,18 @@ def test_arguments_that_mean_nothing_are_refused(translator):
         translator(clip, generate_kwargs={"start": 3})
     with pytest.raises(TypeError, match=re.escape("`output_scores` is set by the pipeline. Pass `return_scores` inst")):
         translator(clip, output_scores=True)
-    with pytest.raises(ValueError, match=re.escape("['num_beams'] came both by name and in `generate_kwargs`.")):
+    with pytest.raises(ValueError, match=re.escape("['num_beams'] were passed both by name and in `generate_kwargs`.")):
         translator(clip, num_beams=3, generate_kwargs={"num_beams": 2})
 
 
 def test_inputs_that_mean_nothing_are_refused(translator):
     clip = random_clip(20)
     message = 'For one each, pass the videos as dictionaries {"video": ..., "start": ...}.'
-    with pytest.raises(ValueError, match=re.escape("`start` is one number for all videos, got list. " + message)):
+    with pytest.raises(ValueError, match=re.escape("`start` must be one number for all videos, got list. " + message)):
         translator([clip, clip], start=[0, 1])
     with pytest.raises(ValueError, match=re.escape(message)):
         translator({"video": clip, "start": [0, 1]})
-    with pytest.raises(ValueError, match=re.escape("the keys video, start, end, source_fps, got ['stop'] too.")):
+    with pytest.raises(ValueError, match=re.escape("the keys video, start, end, source_fps, got ['stop'].")):
         translator({"video": clip, "stop": 2})
     with pytest.raises(ValueError, match=re.escape("Expected one video, got the video given as list. Lists of")):
         translator([[clip, clip]])
@@ -690,7 +690,7 @@ def test_inputs_that_mean_nothing_are_refused(translator):
         translator(clip, start=2, end=1, source_fps=10)
     translator.processor.video_processor.do_resize = translator.processor.video_processor.do_center_crop = False
     with pytest.raises(
-        ValueError, match=re.escape("must come out in one size, got (height, width) [(40, 40), (64, 64)]")
+        ValueError, match=re.escape("videos of a batch must have one size, got (height, width) [(40, 40), (64, 64)]")
     ):
         translator([clip, torch.zeros(20, 3, 64, 64, dtype=torch.uint8)], batch_size=2)
 

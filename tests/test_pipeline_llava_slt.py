@@ -183,6 +183,6 @@ def test_a_text_model_without_attention_gives_no_seconds(monkeypatch):
 
     monkeypatch.setattr(type(translator.model), "forward", without_attention)
     assert "score" in translator(random_video(), return_scores=True)
-    message = "The text model 'llama' gives no attention weights, so its words cannot be given seconds. Leave out"
+    message = "The text model 'llama' gives no attention weights, so its words cannot be timed. Leave out"
     with pytest.raises(ValueError, match=re.escape(message)):
         translator(random_video(), return_timestamps=True)

@@ -1,4 +1,4 @@
-"""`flallm prepare`: what it writes, what it says about what is missing, and what a kill leaves behind."""
+"""`flallm prepare`: its output, its report of missing files, and kills."""
 
 import contextlib
 import csv
@@ -57,7 +57,7 @@ def source(tmp_path) -> Path:
 
 @pytest.fixture
 def prepare(tmp_path, monkeypatch):
-    """-> the exit status, of a corpus that a test has put together"""
+    """-> the exit status, for a corpus that a test has assembled"""
 
     def prepare(clips: list[RawClip], output: str = "prepared", problems=(), **values) -> int:
         corpus = RawCorpus(list(clips), list(problems), "gsg", "de", 25.0, {"train": 5, "test": 2})
@@ -294,8 +294,8 @@ def test_every_clip_is_a_row_or_a_problem(prepare, source, tmp_path, capsys):
             "damaged or cut off",
         ),
         "broken": (broken, "is not a readable picture"),
-        "sizes": (sizes, "All frames of a video must have one size"),
-        "hole": (hole, "is no file, or a link that leads to none"),
+        "sizes": (sizes, "All frames of a video must have the same size"),
+        "hole": (hole, "is not a file, or is a broken link"),
         "pipe": (source / "pipe.mp4", "is neither a file nor a folder."),
         "nul\0": (source / "nul\0.mp4", "null byte"),
         "long": (source / f"{'n' * 300}.mp4", "File name too long"),
@@ -314,9 +314,9 @@ def test_every_clip_is_a_row_or_a_problem(prepare, source, tmp_path, capsys):
     expected = {name.replace("\0", "\\x00"): text for name, (_, text) in faults.items()} | {
         "again": "is listed twice: an earlier line names the same video and the same part of it.",
         "silent": "has no sentence.",
-        "bytes": "the sentence holds NUL bytes or bytes that are no UTF-8 text.",
-        "nul": "the sentence holds NUL bytes or bytes that are no UTF-8 text.",
-        "elsewhere": "the split must be one of train, validation, test, it is 'extra'.",
+        "bytes": "the sentence contains NUL bytes or bytes that are not UTF-8 text.",
+        "nul": "the sentence contains NUL bytes or bytes that are not UTF-8 text.",
+        "elsewhere": "the split must be one of train, validation, test, got 'extra'.",
         "clips.csv line 7": "has two values too many.",
     }
     problems = problems_of(folder)
@@ -330,7 +330,7 @@ def test_every_clip_is_a_row_or_a_problem(prepare, source, tmp_path, capsys):
     left_out = len(faults) + 4
     read = left_out + 1
     why = "could be read than the corpus's paper counts; its files have 1 problem(s), listed below"
-    left = f"{left_out} left out, with their reasons below"
+    left = f"{left_out} left out for the reasons below"
     assert f"train                5{read:>10}         1   {read - 5} more {why}; {left}" in lines
     assert f"test                 2         1         1   1 fewer {why}" in lines
     assert f"{len(expected)} problem(s):" in lines
@@ -387,7 +387,7 @@ def test_subtitles_and_elan_become_clips(source, tmp_path):
     assert [row["text"] for row in load_split(DataArguments(dataset=str(folder)), "train")] == ["- Hello.", "=How?"]
     note = (
         "2 cell(s) of metadata.csv begin with =, +, - or @, which spreadsheet programs take for formulas: import these "
-        "columns as text there"
+        "columns as text"
     )
     assert report_of(folder)["notes"] == [note]
     assert (folder / "report.txt").read_text(encoding="utf-8").endswith(f"\n0 problem(s).\n\nNotes:\n  {note}\n")
@@ -402,18 +402,18 @@ def test_subtitles_and_elan_become_clips(source, tmp_path):
     options = {"table": source / "train" / "talk.eaf", "tier": "Text"}
     assert main(command(source, tmp_path / "elan", **options)) == 0
     assert [(row["text"], row["start"], row["end"]) for row in rows_of(tmp_path / "elan")] == [("Hello.", "0.4", "0.9")]
-    assert report_of(tmp_path / "elan")["notes"] == ["tiers that are not used: 'gloss'"]
+    assert report_of(tmp_path / "elan")["notes"] == ["unused tiers: 'gloss'"]
 
 
 def test_what_is_not_understood_ends_the_command_and_writes_nothing(source, tmp_path, capsys):
     video(source / "a.mp4")
     cases = {
         "file,text,Split\na.mp4,x,sunday\n": "The split of a clip must be one of dev, devel, development, test, "
-        "testing, train, training, val, valid, validation, got 'sunday' (clips.csv, line 2). Mend the column, so that "
-        "no clip gets into another split than its own.",
-        "file,text,start_ms\na.mp4,x,1\n": f"{source}/clips.csv has a column 'start_ms', which is not understood and "
-        "may be the start of each clip. If it is, call it start (seconds from the beginning of the video); else take "
-        "it out of the file.",
+        "testing, train, training, val, valid, validation, got 'sunday' (clips.csv, line 2). Correct the column, so "
+        "that no clip ends up in the wrong split.",
+        "file,text,start_ms\na.mp4,x,1\n": f"{source}/clips.csv has a column 'start_ms', which is not recognised and "
+        "may be the start of each clip. If it is, rename it to start (seconds from the beginning of the video); "
+        "otherwise remove it from the file.",
     }
     for content, text in cases.items():
         (source / "clips.csv").write_text(content)
@@ -424,7 +424,7 @@ def test_what_is_not_understood_ends_the_command_and_writes_nothing(source, tmp_
     (source / "clips.csv").write_text("file,a=b,Split,Comment\na.mp4,x,Test,y\n")
     assert main(command(source, tmp_path / "new", columns=["text=a=b"])) == 0
     assert [row["text"] for row in rows_of(tmp_path / "new", "test")] == ["x"]
-    assert "clips.csv has columns that are not used: Comment" in capsys.readouterr().out
+    assert "clips.csv has unused columns: Comment" in capsys.readouterr().out
 
 
 def test_a_start_beyond_all_videos_is_a_problem(source, tmp_path):
@@ -511,7 +511,7 @@ def test_finished_videos_are_kept_and_mended_ones_taken(prepare, source, tmp_pat
     video(source / "later.mp4")
     capsys.readouterr()
     assert prepare(clips[:2]) == 0
-    assert "Going on: 1 of 2 videos are finished already." in capsys.readouterr().out
+    assert "Resuming: 1 of 2 videos are already finished." in capsys.readouterr().out
     again = (folder / "train" / "whole.mp4").stat()
     assert (again.st_ino, again.st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
     assert [row["name"] for row in rows_of(folder)] == ["whole", "later"]
@@ -542,14 +542,14 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
     done, other, new = tmp_path / "prepared", tmp_path / "other", tmp_path / "new"
     most = max(MOST_WORKERS, 2 * os.cpu_count())
     cases = [
-        (command(source, done, quality=23), f"--output_dir {done} was made with quality 18, not 23. Go on with the "
+        (command(source, done, quality=23), f"--output_dir {done} was made with quality 18, not 23. Resume with the "
          "same arguments, or name a new folder."),
         (command(source, done, sign_language="ase"), f"--output_dir {done} was made with sign_language 'gsg', not "
-         "'ase'. Go on with the same arguments, or name a new folder."),
+         "'ase'. Resume with the same arguments, or name a new folder."),
         (command(source, other), f"--output_dir {other} is not empty. Name a new folder, or remove this one."),
         (command(source, tmp_path / "file"), f"--output_dir {tmp_path}/file is a file. Name a new or empty folder."),
-        (command(source, source / "in"), f"--output_dir {source}/in must lie outside of --source, and not around it."),
-        (command(source, tmp_path), f"--output_dir {tmp_path} must lie outside of --source, and not around it."),
+        (command(source, source / "in"), f"--output_dir {source}/in must be outside --source and must not contain it."),
+        (command(source, tmp_path), f"--output_dir {tmp_path} must be outside --source and must not contain it."),
         (command(tmp_path / "no", new), f"--source must be the folder of the raw corpus; there is no {tmp_path}/no."),
         (command(source, new, quality=60), "--quality must be from 0 to 35, got 60."),
         (command(source, new, num_workers=0), f"--num_workers must be from 1 to {most}, got 0."),
@@ -564,7 +564,7 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
     for argv, text in cases:
         assert error_of(main, argv, capsys) == text
     clips.append(clip("b", source / "pictures"))
-    text = "Folders of pictures do not tell their frame rate: pass --frames_per_second, such as 25."
+    text = "Folders of pictures do not contain a frame rate: pass --frames_per_second, such as 25."
     assert error_of(main, command(source, new), capsys) == text
     assert snapshot(tmp_path) == before
 
@@ -575,7 +575,7 @@ def test_two_processes_do_not_work_in_one_folder(prepare, source, tmp_path, caps
     partial = folder / ".preparation" / f"{'0' * 64}.partial"
     partial.touch()
     with FileLock(folder / ".preparation" / "lock"):
-        text = f"Another flallm prepare is at work in --output_dir {folder}. Wait until it has ended."
+        text = f"Another flallm prepare is using --output_dir {folder}. Wait until it has finished."
         assert error_of(main, command(source, folder), capsys) == text
         assert partial.exists()
     assert main(command(source, folder)) == 0
@@ -640,7 +640,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     kept = {json.loads(line)["key"] for line in finished.read_text().split("\n") if line.endswith("}")}
     result = subprocess.run(module, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert f"Going on: {len(kept)} of 20 videos are finished already." in result.stdout
+    assert f"Resuming: {len(kept)} of 20 videos are already finished." in result.stdout
     for path, changed in done.items():
         assert path.stat().st_mtime_ns == changed or f"{path.parent.name}/{path.name}" not in kept
     assert [report_of(tmp_path / "prepared")["splits"][split]["prepared"] for split in SPLITS] == [16, 2, 2]
@@ -662,7 +662,7 @@ def is_alive(process: int) -> bool:
 
 
 class EndsItsProcess:
-    """A path that ends the process that looks at it, as a fault in a decoder would."""
+    """A path that kills the process that looks at it, as a bug in a decoder would."""
 
     def resolve(self):
         os._exit(1)
@@ -845,7 +845,7 @@ def test_raw_corpus_to_scores(kind, tmp_path):
         dataset=folder,
         output_dir=tmp_path / "scores",
         spoken_language=spoken_language,
-        use_cpu=True,
+        device="cpu",
         disable_tqdm=True,
     )
     assert evaluate_model.main(evaluation) == 0

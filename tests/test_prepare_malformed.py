@@ -30,7 +30,7 @@ GOOD_TEXT = "es regnet im norden"
 
 
 class Inputs:
-    """Maker of broken files in one raw corpus; each takes the path it is to have, and may choose another."""
+    """Makers of broken files in one raw corpus; each takes the path for its file, and may choose another."""
 
     def __init__(self, folder: Path, clips: Path):
         self.folder = folder
@@ -129,7 +129,7 @@ class Inputs:
 
 
 def strange_name(index: int) -> str:
-    """A file name that is legal here and hard elsewhere; its number keeps it apart."""
+    """A file name that is legal here and difficult elsewhere; its number makes it unique."""
     pieces = [
         "a b",
         "a:b",
@@ -153,7 +153,7 @@ def strange_name(index: int) -> str:
 
 
 def broken_path(name: str) -> str:
-    """A path in a table that no corpus should hold."""
+    """A path that no table of a corpus should contain."""
     return random.choice(
         [f"../{name}", f"../../../../tmp/{name}", f"/etc/{name}", f"a/../../{name}", f"..\\{name}", f"C:\\{name}"]
         + [f"{name}\0.mp4", "", ".", "..", "/", f"{'x' * 300}{name}", f"file:///etc/{name}", f"concat:{name}|{name}"]
@@ -166,7 +166,7 @@ def broken_line(path: str) -> bytes:
     return random.choice(
         [
             text[: random.randrange(1, text.rindex(b'"'))],
-            text.replace(b'",', b","),  # a quotation mark that nothing closes
+            text.replace(b'",', b","),  # an unclosed quotation mark
             text.replace(b"regnet", b'reg"net'),
             text + b",one,two,three",
             text.replace(b"norden", b"norden \xe4\xf6\xfc"),  # Latin-1 in a UTF-8 file
@@ -247,7 +247,7 @@ def test_500_malformed_inputs(tmp_path, good_clips, capsys):
 
 
 def check_that_nothing_is_lost(raw: Path, prepared: Path, names: list[str], whole: set[str]) -> None:
-    """Every line of the table is a row of a split, or stands in the report; both can be read by what comes next."""
+    """Every line of the table is a row of a split or is in the report, and the next step can read both."""
     rows = [row for split in SPLITS if (prepared / split).is_dir() for row in rows_of(prepared, split)]
     for split in SPLITS:
         if (prepared / split).is_dir():

@@ -19,7 +19,7 @@ from modeling_flallm import FLaLLMConfig, FLaLLMVisionConfig, FLaLLMVisionModel
 from modeling_flallm.systems import SYSTEMS
 from train_scripts.arguments.command_arguments import CorpusArguments
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
-from train_scripts.arguments.dataclass_parser import CONFIG_FOLDER, parse_arguments, preset_names, read_yaml
+from train_scripts.arguments.dataclass_parser import parse_arguments, preset_names, read_sources, read_yaml
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.commands.generate_corpus import generate_corpus
 from train_scripts.runs.tokenizers import train_tokenizer
@@ -87,26 +87,19 @@ def settings_by_parameter(model: nn.Module, optimizer: torch.optim.Optimizer) ->
     }
 
 
-def sources_of(preset: str) -> dict[str, str]:
-    """The comment behind each value."""
-    text = (CONFIG_FOLDER / f"{preset}.yaml").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if re.match(r"\w+:", line)]
-    return {line.partition(":")[0]: line.partition("  # ")[2] for line in lines}
-
-
 # ------------------------------------------------------------------------------------------ all presets
 
 
 @pytest.mark.parametrize("preset", RECIPES)
 def test_every_value_names_its_source(preset):
-    sources = sources_of(preset)
-    assert sources.keys() == read_yaml(preset).keys()
+    sources = read_sources(preset)
+    assert list(sources) == list(read_yaml(preset))
     assert {name: source for name, source in sources.items() if not SOURCE.match(source)} == {}
 
 
 @pytest.mark.parametrize(("first", "second"), STAGES_OF_VIDEOS, ids=lambda preset: preset)
 def test_the_next_stage_sees_what_the_visual_encoder_was_trained_on(first, second):
-    """Another sampling rate or size would show the frozen encoder what it does not know."""
+    """With another sampling rate or size, the frozen encoder would see unfamiliar inputs."""
     pixels = [field.name for field in dataclasses.fields(VideoArguments)]
     defaults = vars(VideoArguments())
     one, other = ({name: read_yaml(preset).get(name, defaults[name]) for name in pixels} for preset in (first, second))
@@ -124,7 +117,7 @@ def test_both_adapters_of_a_recipe_are_built_alike(recipe):
 def test_a_value_that_is_said_to_be_of_another_recipe_is_that(preset):
     stages = {stage for stage in STAGES if preset.endswith(stage)} or set(STAGES)
     for recipe, name_of_recipe in (("paper", "FLa-LLM"), ("sltbaselines", "sltbaselines")):
-        for name, source in sources_of(preset).items():
+        for name, source in read_sources(preset).items():
             if re.search(rf"; as {name_of_recipe}\b", source):
                 theirs = [read_yaml(f"{recipe}_{stage}") for stage in sorted(stages)]
                 assert read_yaml(preset)[name] in [values[name] for values in theirs if name in values], name
@@ -191,7 +184,7 @@ def test_paper_stage_2_optimizer_is_adam_with_two_learning_rates(folders):
     assert type(optimizer) is torch.optim.AdamW
     assert {name.split(".")[0] for name in settings} == {"adapter", "text_model"}
     rates = {"adapter": training.adapter_learning_rate, "text_model": training.learning_rate}
-    assert rates["adapter"] > rates["text_model"] > 0  # one learns from nothing, the other is not to forget
+    assert rates["adapter"] > rates["text_model"] > 0  # one learns from scratch, the other must not forget
     for name, (learning_rate, weight_decay) in settings.items():
         assert (learning_rate, weight_decay) == (rates[name.split(".")[0]], training.weight_decay), name
 

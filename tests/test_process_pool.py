@@ -1,4 +1,4 @@
-"""The pool of processes: a worker that dies costs its task only, a script needs no main guard, Ctrl-C ends all."""
+"""The process pool: a dying worker loses only its task, a script needs no main guard, Ctrl-C ends all."""
 
 import importlib
 import os
@@ -26,9 +26,9 @@ def test_a_worker_that_dies_costs_its_task_only(num_workers):
     deaths = {
         "exit 5": "LOST its process ended with exit status 5",
         "exit 0": "LOST its process ended with exit status 0",
-        "kill SIGKILL": "LOST its process was ended by SIGKILL, as happens when memory runs out",
+        "kill SIGKILL": "LOST its process was killed by SIGKILL, as happens when memory runs out",
         "kill SIGTERM": "LOST its process ended with exit status 1",
-        "crash": "LOST its process was ended by SIGSEGV",
+        "crash": "LOST its process was killed by SIGSEGV",
         "leave": "LOST its process ended with exit status 3",
     }
     healthy = {f"double {number}": str(2 * number) for number in range(6)}
@@ -74,7 +74,7 @@ def test_an_error_ends_all_and_shows_where_it_was_raised():
     ("task", "error", "text"),
     [
         ("unsendable", TypeError, "cannot be sent: only here."),
-        ("odd", RuntimeError, "What a worker process answered cannot be read: "),
+        ("odd", RuntimeError, "The answer of a worker process cannot be read: "),
     ],
 )
 def test_what_cannot_be_sent_is_an_error_of_its_own(task, error, text):
@@ -126,14 +126,14 @@ def test_functions_of_the_script_itself_need_the_guard_and_are_told_so(tmp_path)
     assert guarded.returncode == 0 and "'double 4': '8'" in guarded.stdout, guarded.stderr
     assert bare.returncode == 1
     assert bare.stderr.splitlines()[-1] == (
-        "ChildProcessError: No worker process could begin (its process ended with exit status 1). What it printed "
-        'stands above. If a script calls this, put what the script does under `if __name__ == "__main__":`. '
+        "ChildProcessError: No worker process could start (its process ended with exit status 1). Its output is "
+        'above. If a script calls this, put its code under `if __name__ == "__main__":`. '
         "If memory is short, use fewer processes."
     )
 
 
 def start_slow_run(folder: Path) -> tuple[subprocess.Popen, list[int]]:
-    """A run of two workers that are at work, and their ids; in a group of its own, as a terminal has it."""
+    """A run of two busy workers, and their ids; in its own process group, as in a terminal."""
     files = [folder / "first", folder / "second"]
     script = SCRIPT.format(path=[str(ROOT), str(ROOT / "tests")], function="pool_tasks.do")
     script = script.replace('["double 4", "exit 1"]', str([f"write {file}" for file in files]))
@@ -196,7 +196,7 @@ def do(task):
 
 
 def results_of_module(folder: Path, condition: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Of workers that die while they start, as they do where memory is short, if the condition holds."""
+    """Makes workers die while they start, as when memory is short, if the condition holds."""
     name = f"dies_{condition.isidentifier()}"
     (folder / f"{name}.py").write_text(DIES_AT_ITS_START.format(condition=condition))
     monkeypatch.syspath_prepend(folder)
@@ -204,7 +204,7 @@ def results_of_module(folder: Path, condition: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_workers_that_cannot_begin_are_no_fault_of_a_task(tmp_path, monkeypatch):
-    text = "No worker process could begin (its process was ended by SIGSEGV). What it printed stands above. "
+    text = "No worker process could start (its process was killed by SIGSEGV). Its output is above. "
     with pytest.raises(ChildProcessError, match=re.escape(text)):
         results_of_module(tmp_path, "True", monkeypatch)
 

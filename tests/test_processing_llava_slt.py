@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from processing import FLaLLMVideoProcessor, LlavaSltProcessor
+from processing.spoken_languages_slt import spoken_language_name
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>{% endfor %}"
@@ -80,9 +81,26 @@ def test_each_sampled_window_has_its_placeholder_and_rows_are_padded_on_the_left
     assert [processor.get_num_visual_tokens(length) for length in (1, 3, 4)] == [1, 1, 2]
 
 
-def test_the_language_must_be_a_name():
-    with pytest.raises(ValueError, match=re.escape("or a list of one for each video, got 3.")):
-        make_processor()(num_visual_tokens=[5], spoken_language=3)
+def test_the_language_is_a_tag_or_a_name():
+    processor = make_processor(spoken_language="de_CH")
+    assert processor.spoken_language == "German"
+    by_tag = processor(num_visual_tokens=[5, 2, 3, 1], spoken_language=["zu", None, "zh-Hans", "xyz_Latn"])
+    by_name = processor(num_visual_tokens=[5, 2, 3, 1], spoken_language=["Zulu", "German", "Chinese", "xyz_Latn"])
+    assert torch.equal(by_tag["input_ids"], by_name["input_ids"])
+    with pytest.raises(ValueError, match=re.escape("or a list with one for each video, got 3.")):
+        processor(num_visual_tokens=[5], spoken_language=3)
+
+
+def test_languages_are_named_as_people_write_them():
+    names = {
+        "el": "Greek",
+        "EL_gr": "Greek",
+        "yue": "Cantonese",
+        "Lao": "Lao",
+        "qaa": "qaa",
+        "Swiss German": "Swiss German",
+    }
+    assert {tag: spoken_language_name(tag) for tag in names} == names
 
 
 def test_sentences_stand_behind_their_prompts_and_are_the_labels():
@@ -133,7 +151,10 @@ def test_the_text_is_the_prompt_and_the_video_takes_the_place_of_its_placeholder
 @pytest.mark.parametrize(
     ("inputs", "text"),
     [
-        ({"num_visual_tokens": [1], "text": "no video"}, "must hold the placeholder '<video>' once, where the video"),
+        (
+            {"num_visual_tokens": [1], "text": "no video"},
+            "must hold the placeholder '<video>' once, where the video goes; it holds it 0 times. Write it into `text`",
+        ),
         (
             {"num_visual_tokens": [1], "text": ["<video>"] * 2},
             "Each video needs one prompt, got 1 videos and 2 prompts.",
@@ -196,6 +217,15 @@ def test_apply_chat_template_of_several_conversations_and_kinds_of_contents():
     assert (ids == processor.video_token_id).sum(1).tolist() == [4, 6]
 
 
+def test_apply_chat_template_takes_a_conversation_without_a_video():
+    processor = make_processor(byte_tokenizer(chat_template=CHAT_TEMPLATE))
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Hello."}]}]
+    inputs = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+    expected = processor.tokenizer("<|user|>Hello.</s>", add_special_tokens=False)["input_ids"]
+    assert inputs["input_ids"].tolist() == [expected]
+    assert inputs["attention_mask"].all() and inputs.keys() == {"input_ids", "attention_mask"}
+
+
 def test_a_chat_template_for_parts_gets_them():
     processor = make_processor()
     assert processor.apply_chat_template(conversation(), chat_template=PARTS_TEMPLATE) == "<video>Translate this."
@@ -238,7 +268,7 @@ def test_an_endless_chat_template_is_stopped(body, monkeypatch):
 
 
 def clock():
-    """A second passes in every thousandth look."""
+    """A second passes every thousandth time the clock is read."""
     looks = itertools.count()
     return lambda: next(looks) / 1000
 
@@ -335,5 +365,5 @@ def test_wrong_settings():
         make_processor(word_window_stride=0)
     with pytest.raises(ValueError, match=re.escape("The prompt must hold the placeholder '<video>' once, where the")):
         make_processor(prompt="{spoken_language} <video>")
-    with pytest.raises(ValueError, match="it holds it 0 times"):
+    with pytest.raises(ValueError, match="it holds it 0 times. `prompt` must not hold it, and the chat template must"):
         make_processor(byte_tokenizer(chat_template="{{ 'Hello' }}"))

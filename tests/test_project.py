@@ -93,7 +93,7 @@ def test_packages_import_only_what_the_design_allows(package):
     assert problems_in(python_files(package), forbidden) == []
 
 
-# From the lowest to the highest: a room imports only rooms in front of it.
+# From the lowest to the highest: a room imports only rooms listed before it.
 ROOMS = (
     "machine",
     "languages",
@@ -152,7 +152,7 @@ def test_rooms_of_train_scripts_import_only_rooms_below_them():
 
 
 def test_files_of_train_scripts_are_short():
-    """Longer ones had more than one duty each. Those that are still longer are to be cut."""
+    """Longer files had more than one duty each. Those that are still longer should be split."""
     lengths = {name: len(path.read_text().splitlines()) for name, path in modules_of_train_scripts().items()}
     still_longer = {"hub.training_run", "clips.data", "clips.feature_cache"}
     assert {name for name, length in lengths.items() if length > 450} <= still_longer
@@ -227,7 +227,7 @@ def unsafe_call(node: ast.Call) -> str | None:
 
 
 def unsafe_import(node: ast.AST) -> str | None:
-    """What is unsafe in an import: a module that unpickles, or `load` taken out of torch, which hides its calls."""
+    """What is unsafe in an import: a module that unpickles, or `load` imported from torch, which hides its calls."""
     if isinstance(node, ast.Import):
         found = [alias.name for alias in node.names if alias.name.split(".")[0] in FORBIDDEN_IMPORTS]
         return f"import {found[0]}" if found else None
@@ -286,7 +286,7 @@ def is_a_model_type(node: ast.AST) -> bool:
 
 
 def branch_on_a_system(node: ast.AST) -> str | None:
-    """What asks which system a model is of, other than its row; None for all else."""
+    """Code that asks which system a model belongs to, without its row; None for everything else."""
     found = False
     if isinstance(node, ast.Attribute):
         found = node.attr == "is_encoder_decoder"
@@ -425,7 +425,7 @@ def test_the_search_for_unsafe_code_lets_safe_code_be(source):
 
 @pytest.mark.parametrize("main", MAINS)
 def test_a_command_can_be_called_as_a_console_script_does(main):
-    """Without arguments, and with a status as its answer."""
+    """Without arguments, and returning an exit status."""
     module, function = main.split(":")
     inspect.signature(getattr(importlib.import_module(module), function)).bind()
 

@@ -1,4 +1,4 @@
-"""Pushing models, adapters and Spaces: what is sent, what stays here, and what a user is told when it cannot work."""
+"""Pushing models, adapters and Spaces: what is uploaded, what is not, and the errors."""
 
 import json
 import re
@@ -21,6 +21,7 @@ from tiny_models import tiny_contrastive_model, tiny_model, tiny_vision_model
 from transformers import TrainerCallback, pipeline
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMProcessor
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from modeling_flallm.own_processing import LlavaSltProcessor
 from train_scripts.commands.push_to_hub import SPACE_FOLDER, main
 from train_scripts.hub.hub_errors import HUB_ERRORS, explain_hub_error
@@ -41,7 +42,7 @@ def hub(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A folder as training leaves it: the model, and much that is nobody else's business."""
+    """A folder like the output of training: the model, and much that must not be shared."""
     folder = shutil.copytree(trained_model(), tmp_path / "stage2")
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A tiny model\n")
     for name in OF_TRAINING:
@@ -106,7 +107,7 @@ def test_a_dry_run_lists_all_and_sends_nothing(hub, folder, capsys, monkeypatch)
 
 @pytest.mark.slow
 def test_prompts_are_the_same_after_a_push(hub):
-    """Without its chat template a language model is asked in words that it has never read, and nobody is told."""
+    """Without its chat template, a language model would silently get prompts in an unfamiliar format."""
     push(trained_llava_slt())
     assert "chat_template.jinja" in files_on(hub)
     processors = [LlavaSltProcessor.from_pretrained(name) for name in (trained_llava_slt(), REPO_ID)]
@@ -204,7 +205,7 @@ def test_a_public_repository_is_not_written_to_by_accident(hub, folder, capsys):
 def test_a_private_repository_stays_private(hub, folder, capsys):
     push(folder)
     push(folder, private=False)
-    assert f"{REPO_ID} exists and stays private; it is made public in its settings." in capsys.readouterr().out
+    assert f"{REPO_ID} exists and stays private; you can make it public in its settings." in capsys.readouterr().out
     assert hub.repository(REPO_ID).private
 
 
@@ -249,7 +250,7 @@ def test_in_the_name_of_another(hub, folder, capsys, exists):
     if exists:
         hub.create_repository("another/model")
     assert error_of(main, flags(model=folder, repo_id="another/model", private=False), capsys) == (
-        "Your token may not write to another/model: name a repository of your own, or take a token with write access "
+        "Your token may not write to another/model: name a repository of yours, or use a token with write access "
         f"from {hub.url}/settings/tokens."
     )
     assert hub.uploads() == []
@@ -278,10 +279,10 @@ def test_a_bad_repository_id(hub, folder, capsys, repo_id):
 
 def test_bad_combinations_of_arguments(folder, capsys):
     assert error_of(main, flags(repo_id=REPO_ID), capsys) == (
-        "say what to send: --model FOLDER, --space OWNER/NAME, or both."
+        "say what to upload: --model FOLDER, --space OWNER/NAME, or both."
     )
     assert error_of(main, flags(model=folder, repo_id=REPO_ID, revision="0" * 40), capsys) == (
-        f"--revision must be a branch, to which a commit can be added, got {'0' * 40}."
+        f"--revision must be a branch, so that a commit can be added, got {'0' * 40}."
     )
     assert error_of(main, flags(model=folder, repo_id=REPO_ID, base_model_repo_id="me/base"), capsys) == (
         f"--base_model_repo_id is for a LoRA adapter, and {folder} holds a whole model. Leave it out."
@@ -289,7 +290,7 @@ def test_bad_combinations_of_arguments(folder, capsys):
 
 
 def incomplete(folder: Path, capsys) -> str:
-    """What is said to be wrong with a folder."""
+    """The error for a folder."""
     error = error_of(main, flags(model=folder, repo_id=REPO_ID, dry_run=True), capsys)
     start = f"{folder} holds no complete model: "
     assert error.startswith(start) and error.endswith(".")
@@ -325,14 +326,14 @@ def test_a_missing_python_file(folder, capsys, name):
 
 @pytest.fixture
 def secret(tmp_path) -> Path:
-    """A file of the machine that is none of the model's."""
+    """A file of the machine that does not belong to the model."""
     path = tmp_path / "secret.safetensors"
     save_file({"key": torch.ones(2)}, path)
     return path
 
 
 def refused(hub: MiniHub, folder: Path, capsys) -> str:
-    """Why a folder is not sent; a dry run would say the same."""
+    """Why a folder is not pushed; a dry run gives the same reason."""
     error = error_of(main, flags(model=folder, repo_id=REPO_ID), capsys)
     assert hub.writes() == []
     assert error_of(main, flags(model=folder, repo_id=REPO_ID, dry_run=True), capsys) == error
@@ -407,7 +408,8 @@ def test_an_import_of_code_elsewhere(hub, folder, tmp_path, capsys):
 
 
 SENT_BY_NAME = ["README.md", "config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors",
-                "training_run.json", "processing_flallm.py", "vocab.txt", "adapter_config.json"]  # fmt: skip
+                "training_run.json", "processing_flallm.py", "vocab.txt", "adapter_config.json",
+                CALIBRATION_FILE]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SENT_BY_NAME)
@@ -501,11 +503,12 @@ def test_a_model_without_its_python_files(folder, capsys):
 def test_no_folder_and_no_json(folder, tmp_path, capsys):
     missing = tmp_path / "nothing"
     assert error_of(main, flags(model=missing, repo_id=REPO_ID), capsys) == (
-        f"--model {missing} is no folder. Name the one in which training left the model."
+        f"--model {missing} is not a folder. Name the one in which training saved the model."
     )
-    (folder / "config.json").write_text("{")
-    error = error_of(main, flags(model=folder, repo_id=REPO_ID), capsys)
-    assert error.startswith(f"{folder / 'config.json'} is no JSON file: ")
+    for name in (CALIBRATION_FILE, "config.json"):
+        (folder / name).write_text("{")
+        error = error_of(main, flags(model=folder, repo_id=REPO_ID), capsys)
+        assert error.startswith(f"{folder / name} is no JSON file: ")
 
 
 def test_an_adapter_names_its_base_on_the_hub(hub, adapter, capsys):
@@ -527,7 +530,7 @@ def test_an_adapter_names_its_base_on_the_hub(hub, adapter, capsys):
 
 
 def test_the_card_of_a_run_names_the_repository(hub, tmp_path, capsys):
-    """What training leaves goes along with its record; in the folder the card keeps the folder's name."""
+    """The output of training is pushed with its record; in the folder the card keeps the folder's name."""
     stage = tmp_path / "stage1"
     visual_initialing.train(stage1_flags(stage, max_steps=1, **WITHOUT_EVALUATION))
     card, record = ((stage / name).read_text(encoding="utf-8") for name in ("README.md", "training_run.json"))
@@ -590,8 +593,8 @@ def test_training_does_not_push_to_a_public_repository_by_accident(hub, tmp_path
 def test_checkpoints_are_not_sent_while_training(hub, tmp_path, capsys, strategy):
     argv = stage1_flags(tmp_path / "stage1", push_to_hub=True, hub_model_id=REPO_ID, hub_strategy=strategy)
     assert error_of(visual_initialing.main, argv, capsys) == (
-        "--hub_strategy must be end: the others send all of --output_dir to the Hub while training, with its logs and "
-        "the optimizer's state."
+        "--hub_strategy must be end: the others upload all of --output_dir during training, including its logs and the "
+        "optimizer's state."
     )
     assert hub.requests == []
 
@@ -669,7 +672,7 @@ def test_a_card_that_is_a_link_is_not_sent_by_the_methods_of_transformers(hub, f
         (folder / "README.md").unlink()
         make(folder / "README.md", tmp_path / "secret")
         for send in (lambda: model.push_to_hub(REPO_ID), lambda: WAYS["save_pretrained"](model, folder)):
-            with pytest.raises(ValueError, match=re.escape(f"{folder / 'README.md'} is a link, and what it leads to")):
+            with pytest.raises(ValueError, match=re.escape(f"{folder / 'README.md'} is a link, and its target")):
                 send()
     assert (tmp_path / "secret").read_text() == "not for others"
     assert not any(b"not for others" in request.body for request in hub.requests)
@@ -707,11 +710,11 @@ def test_adapter_and_model_do_not_share_a_repository(hub, folder, adapter, capsy
     push(folder)
     arguments = flags(model=adapter, repo_id=REPO_ID, base_model_repo_id=REPO_ID)
     assert error_of(main, arguments, capsys) == (
-        f"{REPO_ID} holds a whole model: push the adapter to a repository of its own."
+        f"{REPO_ID} holds a whole model: push the adapter to a different repository."
     )
     push(adapter, repo_id="me/adapter", base_model_repo_id=REPO_ID)
     assert error_of(main, flags(model=folder, repo_id="me/adapter"), capsys) == (
-        "me/adapter holds an adapter: push the whole model to a repository of its own."
+        "me/adapter holds an adapter: push the whole model to a different repository."
     )
 
 
@@ -799,9 +802,9 @@ def test_the_servers_own_troubles(hub, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     answers = {
         412: "Somebody else has just changed me/model: run the same command again.",
-        429: "The Hub answers no more requests of yours for now: wait a few minutes and run the same command again.",
-        503: "The Hub has trouble of its own (status 503): run the same command again later.",
-        418: "The Hub refuses (status 418): I am a {teapot}",
+        429: "You have reached the Hub's rate limit: wait a few minutes and run the same command again.",
+        503: "The Hub has a problem (status 503): run the same command again later.",
+        418: "The Hub refused the request (status 418): I am a {teapot}",
     }
     for status, sentence in answers.items():
         hub.refusal = Refusal(status, "", "I am a {teapot}")

@@ -53,7 +53,7 @@ def features() -> torch.Tensor:
 def test_dynamic_int8_on_cpu_changes_the_language_models_linear_layers_alone(text):
     original = tiny_model(text)
     for parameter in original.text_model.parameters():
-        parameter.data *= 0.5 if parameter.ndim == 2 else 1.0  # else attention is all or nothing, and tips by rounding
+        parameter.data *= 0.5 if parameter.ndim == 2 else 1.0  # else attention is all or nothing, and rounding flips it
     model = copy.deepcopy(original)
     quantize_on_cpu(model)
     assert changed_layers(model, original) == linear_layers_of_text_model(original)
@@ -92,7 +92,7 @@ def test_commands_translate_and_score_in_int8(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in lines] == clips
     values = {"model": trained_model(), "dataset": corpus(), "output_dir": tmp_path / "scores"}
-    values |= {"quantization": "int8", "use_cpu": True, "disable_tqdm": True}
+    values |= {"quantization": "int8", "device": "cpu", "disable_tqdm": True}
     assert evaluate_model.main([text for name, value in values.items() for text in (f"--{name}", str(value))]) == 0
     predictions = (tmp_path / "scores" / "predictions.jsonl").read_text(encoding="utf-8")
     assert len(predictions.splitlines()) == len(clips)
@@ -118,12 +118,12 @@ def test_skipped_modules_are_added_to_a_copy():
 
 def test_a_config_that_cannot_spare_modules_is_refused():
     class Everything:
-        """Of a method that knows no exceptions."""
+        """The config of a method that cannot skip modules."""
 
-    with pytest.raises(ValueError, match=re.escape("Everything cannot leave modules as they are")):
+    with pytest.raises(ValueError, match=re.escape("Everything cannot skip modules, and quantizing")):
         leave_unquantized(Everything(), SPARED)
     for model_class in (FLaLLMForTranslation, LlavaSltForTranslation):
-        with pytest.raises(ValueError, match=re.escape("Everything cannot leave modules as they are")):
+        with pytest.raises(ValueError, match=re.escape("Everything cannot skip modules, and quantizing")):
             model_class.from_pretrained("any/model", quantization_config=Everything())
 
 
@@ -170,7 +170,7 @@ def test_quantization_configs_of_transformers(name, folder, tmp_path):
     original, _ = load_trained(str(folder))
     model = FLaLLMForTranslation.from_pretrained(folder, quantization_config=config)
     assert changed_layers(model, original) == linear_layers_of_text_model(original)
-    if name != "torchao 8":  # which says the number of bytes as if nothing had been done
+    if name != "torchao 8":  # which gives the number of bytes as if nothing were quantized
         assert model.text_model.get_memory_footprint() < original.text_model.get_memory_footprint()
     clip = features()
     settings = {"visual_features": clip, "max_new_tokens": 6}
@@ -195,7 +195,7 @@ def test_pipeline_takes_a_quantization_config(folder):
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_a_static_cache_gives_the_same_tokens(num_beams):
-    model, clip = tiny_model().double(), features().double()  # so that rounding decides no close race of two tokens
+    model, clip = tiny_model().double(), features().double()  # rounding must not decide between close tokens
     settings = {"num_beams": num_beams, "min_new_tokens": 6, "max_new_tokens": 6}
     expected = model.generate(visual_features=clip, **settings)
     assert torch.equal(model.generate(visual_features=clip, cache_implementation="static", **settings), expected)

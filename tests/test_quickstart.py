@@ -1,4 +1,4 @@
-"""The quickstart with tiny sizes: everything it promises is there, and it does not run over itself."""
+"""The quickstart with tiny sizes: it delivers all that it promises, and does not overwrite itself."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def test_the_model_says_how_sure_it_is(folder, output):
 def test_too_few_dev_clips_are_told_before_any_work(tmp_path, capsys):
     flags_of_run = flags(**{**SIZES, "num_dev_clips": 19}, output_dir=tmp_path / "output")
     assert error_of(quickstart.main, flags_of_run, capsys) == (
-        "--num_dev_clips must be 20 or more, got 19: fewer do not tell how sure the model is."
+        "--num_dev_clips must be 20 or more, got 19: fewer are not enough to calibrate the model."
     )
     assert not (tmp_path / "output").exists()
 

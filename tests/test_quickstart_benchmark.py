@@ -1,4 +1,4 @@
-"""The quickstart with and without its switches: the page from its figures, and, slow, all of it end to end in tiny."""
+"""The quickstart with and without its switches: the page from its figures, and (slow) a tiny end-to-end run."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""LLaVA-SLT's quickstart with tiny sizes: its stages go into each other, and what it promises is there."""
+"""LLaVA-SLT's quickstart with tiny sizes: its stages fit together, and it delivers what it promises."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Resumed runs: whole checkpoints only, early stopping that goes on, and what is said of other settings."""
+"""Resumed runs: only complete checkpoints, early stopping that continues, and warnings about other settings."""
 
 import json
 import random
@@ -16,8 +16,8 @@ from train_scripts.runs.resuming import check_checkpoint
 from train_scripts.stages import visual_initialing
 
 ADVICE = (
-    "A run cannot go on from there as it would have. Name an earlier checkpoint with --resume_from_checkpoint, or "
-    "train anew in another folder."
+    "A run cannot resume from there as if it had not stopped. Name an earlier checkpoint with "
+    "--resume_from_checkpoint, or train again in another folder."
 )
 RUN = {"max_train_clips": 2, "max_evaluation_clips": 1, "generation_num_beams": 1}
 
@@ -122,7 +122,8 @@ def test_a_checkpoint_of_more_processes(copied):
     with pytest.raises(ValueError) as error:
         check_checkpoint(copied)
     assert str(error.value) == (
-        f"{copied / 'rng_state.pth'} is missing (the checkpoint is of a run in another number of processes). {ADVICE}"
+        f"{copied / 'rng_state.pth'} is missing (the checkpoint is from a run with a different number of processes). "
+        f"{ADVICE}"
     )
     with pytest.raises(ValueError):
         check_checkpoint(copied, num_processes=2)
@@ -140,7 +141,7 @@ def test_checkpoints_of_other_weights_are_refused(change, copied, capsys):
     text = error_of(visual_initialing.main, resume(copied.parent), capsys)
     assert text.startswith(f"{copied / 'model.safetensors'} does not fit this run: it ")
     assert (lost if change == "fewer" else "more") in text
-    assert text.endswith("Resume with the settings that the run began with, or train anew in another folder.")
+    assert text.endswith("Resume with the settings that the run began with, or train again in another folder.")
 
 
 @pytest.mark.parametrize(
@@ -175,9 +176,7 @@ def test_an_output_folder_that_is_removed_during_the_training(tmp_path, capsys):
     status = visual_initialing.run_command(lambda argv: visual_initialing.train(argv, [remove]), argv)
     output = capsys.readouterr()
     assert status == 2
-    fault = (
-        f"--output_dir {folder} was removed during the training, at step 2. Checkpoints and logs from before are lost."
-    )
+    fault = f"--output_dir {folder} was deleted during training, at step 2. Earlier checkpoints and logs are lost."
     assert f"warning: {fault}" in output.out
     assert output.err.strip().splitlines()[-1].startswith(f"error: {fault} ")
     assert (folder / "model.safetensors").is_file() and (folder / "README.md").is_file()

@@ -1,4 +1,4 @@
-"""Epochs and batches: what is drawn, by which weights, how long it is, and that all processes agree."""
+"""Epochs and batches: the draws, their weights and lengths, and agreement of all processes."""
 
 import random
 import re

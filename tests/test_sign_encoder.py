@@ -1,4 +1,4 @@
-"""What the visual encoders of both systems share: where their tokens lie, and the masks that callers pass."""
+"""Shared by the visual encoders of both systems: the positions of their tokens, and the masks that callers pass."""
 
 import re
 

@@ -41,7 +41,7 @@ MOST_ATTEMPTS = 5
 # What the browser says when it asks for the first byte of an empty video.
 NO_FIRST_BYTE = "416 (Requested Range Not Satisfiable)"
 
-# How an element and what is around it are outlined.
+# How an element and its surroundings are outlined.
 FOCUS_LOOK = """(element) => {
   const parts = [element, element.closest("label"), element.parentElement].filter(Boolean);
   return parts.map((part) => {
@@ -50,7 +50,7 @@ FOCUS_LOOK = """(element) => {
     return (hasOutline ? `${style.outlineStyle} ${style.outlineWidth} ${style.outlineColor}` : "") + style.boxShadow;
   });
 }"""
-# Each visible text with the ratio of its luminance to that of what lies behind it, as WCAG 2 computes it.
+# Each visible text with the contrast ratio to its background, as WCAG 2 computes it.
 CONTRASTS = """() => {
   const context = Object.assign(document.createElement("canvas"), { width: 1, height: 1 })
     .getContext("2d", { willReadFrequently: true });
@@ -140,7 +140,7 @@ def launched(playwright: Playwright, chromium: str, *flags: str) -> Browser:
 
 @pytest.fixture
 def visit(browser, space) -> Iterator[Callable[..., Page]]:
-    """Opens the page. At the end nothing may have gone wrong behind the scenes, nor have left this machine."""
+    """Opens the page. At the end there must be no hidden errors and no requests to other machines."""
     complaints: list[str] = []
 
     def open_page(forgiven: str | None = None, **options: Any) -> Page:
@@ -174,7 +174,7 @@ def listen(page: Page, address: str, complaints: list[str], forgiven: str | None
 
 @pytest.fixture
 def clip(translate_alone) -> Path:
-    """One that the model writes words for, not marks alone."""
+    """A clip for which the model writes words, not just punctuation."""
     with_words = [clip for clip in clips() if translate_alone(clip)["words"]]
     return with_words[np.random.randint(len(with_words))]
 
@@ -193,7 +193,7 @@ def clip_of(page: Page) -> Locator:
 
 
 def wait_until_looked_at(page: Page, texts: dict[str, str] = ENGLISH) -> None:
-    """The sliders have got the length of the video."""
+    """The sliders have the length of the video."""
     sliders = page.get_by_role("slider", name=re.compile(re.escape(texts["end_label"])))
     expect(sliders.first).to_be_enabled(timeout=WAIT_IN_MILLISECONDS)
     page.wait_for_function("() => [...document.querySelectorAll('video')].some((video) => video.readyState > 0)")
@@ -366,7 +366,7 @@ def test_without_a_video(visit):
 
 
 def write_camera_film(path: Path, clip: Path) -> Path:
-    """The clip as a camera with a dark left half sees it, so that left and right can be told apart."""
+    """The clip as seen by a camera with a dark left half, so that left and right can be told apart."""
     with av.open(str(clip)) as source, av.open(str(path), "w", format="mjpeg") as container:
         stream = container.add_stream("mjpeg", rate=20)
         stream.width, stream.height = CAMERA_WIDTH_IN_PIXELS, CAMERA_HEIGHT_IN_PIXELS
@@ -439,7 +439,7 @@ def press_until(page: Page, key: str, wanted: Locator) -> None:
         page.keyboard.press(key)
         focused = page.evaluate_handle("document.activeElement").as_element()
         if focused.evaluate("(element) => element === document.body"):
-            continue  # round the end of the page, past the browser's own buttons
+            continue  # past the end of the page and the browser's own buttons
         look = looks(focused)
         focused.evaluate("(element) => element.blur()")
         assert look != looks(focused), f"the focus cannot be seen: {focused.evaluate('e => e.outerHTML')[:300]}"
@@ -503,7 +503,7 @@ NEEDS_A_NAME = {
 
 
 def nameless(page: Page) -> list[str]:
-    """Roles of what a screen reader can reach but not name; what is on a button goes by the button's name."""
+    """Roles of elements that a screen reader can reach but that have no name; buttons name their content."""
     nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     tree = {node["nodeId"]: node for node in nodes}
     found = [node for node in nodes if not node["ignored"] and role_of(node) in NEEDS_A_NAME]
@@ -514,7 +514,7 @@ def nameless(page: Page) -> list[str]:
 
 
 def expect_names(page: Page) -> None:
-    """At once or, on a busy machine, soon."""
+    """Immediately or, on a busy machine, soon."""
     for _ in range(20):
         without = nameless(page)
         if not without:
@@ -542,7 +542,7 @@ def test_a_screen_reader_has_a_name_for_everything(visit, clip):
 
 @pytest.mark.slow
 def test_a_screen_reader_is_told_what_comes(visit, clip, tmp_path, translate_alone):
-    """The places that are read out must be there before something is written into them."""
+    """Live regions must exist before something is written into them."""
     page = visit()
     live = page.evaluate_handle(
         "() => [...document.querySelectorAll('[aria-live]:not([aria-live=off]), [role=status], [role=alert]')]"
@@ -570,7 +570,7 @@ def test_the_page_speaks_the_language_of_the_browser(visit, locale, language):
 
 
 def left_of(texts: dict[str, str], others: dict[str, str], shown: list[str]) -> set[str]:
-    """What is shown of one language though it is not also of the other one."""
+    """Texts of one language that are shown although the other language does not have them."""
     both = {text.casefold() for text in others.values()}
     pieces = {piece for text in texts.values() for piece in re.split(r"\{\w+\}|\*\*|`", text)}
     pieces = {piece.strip(" .,;:()%") for piece in pieces}
@@ -613,7 +613,7 @@ def take_screenshot(page: Page, name: str) -> None:
 
 
 def least_contrast(text: str) -> float:
-    """Of WCAG 2 for text, and for a lone sign such as a cross that closes something."""
+    """The limits of WCAG 2 for text, and for a single symbol such as a closing cross."""
     return 3 if len(text) == 1 and not text.isalnum() else 4.5
 
 

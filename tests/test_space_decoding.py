@@ -1,4 +1,4 @@
-"""The Space's reading processes: what they tell of a video, and that no file takes the Space down."""
+"""The Space's reading processes: what they read from a video, and that no file takes the Space down."""
 
 import os
 import signal
@@ -103,7 +103,7 @@ def test_an_address_is_never_downloaded(reader):
 
 
 def test_a_list_of_other_files_is_no_video(reader, clip, tmp_path):
-    """None of them may make the server read another of its files."""
+    """None of them may make the server read its other files."""
     playlists = {
         "list.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{clip}\n#EXT-X-ENDLIST\n",
         "list.mp4": f"ffconcat version 1.0\nfile '{clip}'\n",

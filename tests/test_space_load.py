@@ -1,4 +1,4 @@
-"""The Space under load and under attack: many at once, files that nobody uploaded, killed readers, what it leaves."""
+"""The Space under load and attack: many requests, files that nobody uploaded, killed readers, leftovers."""
 
 import contextlib
 import http.server
@@ -52,13 +52,13 @@ app.main()
 
 @dataclass(frozen=True)
 class SpaceProcess(Space):
-    """A Space in a process of its own; `examples` are the files in `sent` that belong to the page."""
+    """A Space in a separate process; `examples` are the files in `sent` that belong to the page."""
 
     process: psutil.Process
     examples: frozenset[Path]
 
     def memory_in_bytes(self) -> int:
-        """Of the process and those that it started, what no other process shares."""
+        """Memory of the process and its children that no other process shares."""
         tree = [self.process, *self.process.children(recursive=True)]
         return sum(process.memory_full_info().uss for process in tree)
 
@@ -107,7 +107,7 @@ def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
 
 @pytest.fixture(scope="module")
 def alone(space) -> dict[Path, Any]:
-    """What each good file gets when nobody else asks, by path."""
+    """The answer to each good file without other requests, by path."""
     client = Client(space.address, verbose=False)
     return {path: answer_of(client, path) for path in clips()}
 
@@ -122,7 +122,7 @@ def answer_of(client: Client, path: Path) -> Any:
 
 
 def from_address(number: int) -> dict[str, str]:
-    """As a proxy on the same machine says who asks."""
+    """The header with which a proxy on the same machine names the caller."""
     return {"X-Forwarded-For": f"8.8.8.{number}"}
 
 
@@ -182,7 +182,7 @@ def file_data(path: str, **values: Any) -> dict[str, Any]:
 
 
 def call(space: SpaceProcess, video: Any, number: int = 0) -> str:
-    """All that the simple way of asking answers; the number tells visitors apart."""
+    """All that the simple API answers; the number distinguishes visitors."""
     address = f"{space.address}/gradio_api/call/translate"
     asked = web.post(address, json={"data": [video, 0, 0, False, "en"]}, headers=from_address(number))
     if not asked.is_success:
@@ -191,7 +191,7 @@ def call(space: SpaceProcess, video: Any, number: int = 0) -> str:
 
 
 def takers_of_a_video(space: SpaceProcess) -> list[tuple[int, list[Any]]]:
-    """Number and inputs of each function behind the page that is given a video, also of those that have no name."""
+    """Number and inputs of each function of the page that takes a video, named or not."""
     config = web.get(f"{space.address}/config").json()
     parts = {part["id"]: part for part in config["components"]}
     (video,) = [number for number, part in parts.items() if part["type"] == "video"]
@@ -206,7 +206,7 @@ def takers_of_a_video(space: SpaceProcess) -> list[tuple[int, list[Any]]]:
 
 
 def join(space: SpaceProcess, function: int, data: list[Any]) -> str:
-    """All that the page's own way of asking answers."""
+    """All that the page's own requests get as an answer."""
     session = np.random.bytes(8).hex()
     asked = {"data": data, "fn_index": function, "session_hash": session}
     answer = web.post(f"{space.address}/gradio_api/queue/join", json=asked)
@@ -218,7 +218,7 @@ def join(space: SpaceProcess, function: int, data: list[Any]) -> str:
 
 @pytest.fixture
 def asked_for() -> Iterator[tuple[str, list[str]]]:
-    """The address of a server on this machine, and what it is asked for."""
+    """The address of a server on this machine, and the requests that it gets."""
     paths: list[str] = []
 
     class Listener(http.server.BaseHTTPRequestHandler):
@@ -296,7 +296,7 @@ def test_the_queue_is_full(space, alone):
 
 
 def test_one_visitor_cannot_fill_the_queue(space, alone):
-    """The others are answered as if nothing were, while one asks for more than all places."""
+    """The others get their answers while one visitor sends more requests than there are places."""
     clip = clips()[0]
     path = upload(space, clip)
     with ThreadPoolExecutor(2 * MOST_WAITING) as threads:

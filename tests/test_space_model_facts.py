@@ -1,4 +1,4 @@
-"""What the Space says about a model: all of what our cards say, and nothing that a card does not say."""
+"""What the Space says about a model: everything that our cards say, and nothing else."""
 
 import re
 import sys

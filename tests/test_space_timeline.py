@@ -1,4 +1,4 @@
-"""The picture of what the model looked at: what it shows, what it lets nobody smuggle in, and that all can use it."""
+"""The picture of what the model looked at: its content, its escaping, and its accessibility."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ def random_thumbnails(number: int, seconds: float) -> list[tuple[float, np.ndarr
 
 
 def parse(text: str) -> ElementTree.Element:
-    """As XML, which forgives nothing: a tag too many or a quote in the wrong place does not parse."""
+    """Parse it as XML, which is strict: an extra tag or a misplaced quote is an error."""
     return ElementTree.fromstring(re.sub(r"(<img [^>]*)>", r"\1/>", text))
 
 
@@ -241,7 +241,7 @@ def browser():
 
 
 def open_page(browser, evidence: str, width: int = 1280):
-    """The picture beside a video without a file: it still keeps the second that it is sent to."""
+    """The picture beside a video without a file, which still keeps the second that it jumps to."""
     page = browser.new_page(viewport={"width": width, "height": 800})
     video = f'<div id="{timeline.VIDEO_ID}"><video></video></div>'
     page.set_content(f"<style>{timeline.CSS}</style><body>{video}{evidence}</body>")

@@ -15,7 +15,7 @@ assert FOLDER.is_dir()
 
 
 def order_of(turns: Turns, visitors: str) -> str:
-    """In which order requests of visitors, named by a letter, get the one place when each gives it back."""
+    """The order in which requests of visitors, named by letters, get the only place, one after the other."""
     first = turns.join("first")
     waiting = [turns.join(visitor) for visitor in visitors]
     expected = {turn: turn.num_before() for turn in waiting}
@@ -106,7 +106,7 @@ def request(forwarded: str | None) -> SimpleNamespace:
 
 def test_who_a_visitor_is(monkeypatch):
     public = ".".join(map(str, [8, *np.random.randint(1, 255, 3)]))
-    assert visitor_of(request(public)) == "10.0.0.1"  # nobody may choose who they are
+    assert visitor_of(request(public)) == "10.0.0.1"  # nobody may choose their own identity
     monkeypatch.setenv("SPACE_ID", "me/demo")
     assert visitor_of(request(public)) == public
     assert visitor_of(request(f"1.1.1.1, {public}, 10.1.2.3, 192.168.0.1")) == public

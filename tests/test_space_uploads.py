@@ -1,4 +1,4 @@
-"""What the Space deletes of what it was sent."""
+"""Which uploads the Space deletes."""
 
 import os
 import time
@@ -22,7 +22,7 @@ def files_in(folder: Path) -> set[str]:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """As Gradio leaves it: whole uploads in folders of their own, beside these what broke off."""
+    """The folder as Gradio leaves it: complete uploads in their own folders, broken ones beside these."""
     for name in ("tmpbroken", "hash/clip.mp4", "hash/.clip.mp4.part", "deep_links/1/state.json", "example/clip.mp4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"a face")
@@ -31,7 +31,7 @@ def folder(tmp_path) -> Path:
 
 
 def sweep_after(monkeypatch, folder: Path, seconds: float) -> set[str]:
-    """What is left so many seconds later."""
+    """The files that are left after this many seconds."""
     now = time.time()
     with monkeypatch.context() as patch:
         patch.setattr(uploads.time, "time", lambda: now + seconds)

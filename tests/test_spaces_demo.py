@@ -1,4 +1,4 @@
-"""The Space: its real server, asked by Gradio's client as a browser asks it."""
+"""The Space: its real server, called by Gradio's client as by a browser."""
 
 import asyncio
 import html
@@ -262,7 +262,7 @@ def test_times_that_are_no_part_of_a_video(translator, clip, start, end):
 
 
 def test_a_prompt_counts_in_the_length_of_a_video():
-    """A video that just fits without its prompt is too long, and the visitor is told so."""
+    """A video that just fits without its prompt is too long, and the visitor gets a message."""
 
     def check(num_tokens: int) -> None:
         if num_tokens > 10:
@@ -353,7 +353,7 @@ def test_too_many_of_one_visitor_and_of_all(client, clip, page, monkeypatch, lan
 
 
 def run_of(demo: gr.Blocks, name: str, *data) -> httpx.Response:
-    """What the page gets from one of its functions."""
+    """The page's answer from one of its functions."""
     (number,) = [number for number, function in demo.fns.items() if getattr(function.fn, "__name__", "") == name]
     body = {"data": data, "fn_index": number, "session_hash": "a visit"}
     return httpx.post(f"{demo.local_url}gradio_api/run/predict", json=body)
@@ -464,9 +464,8 @@ def test_without_a_commit_the_newest_one_is_taken_and_named(monkeypatch, caplog,
         commit_id = hub.create_repository("me/model", files={"config.json": b"{}"}).commit_id("main")
         assert app.pinned_revision("me/model", None) == commit_id
         assert caplog.messages == [
-            f"MODEL_REVISION is not set: from now on this Space runs commit {commit_id} of me/model, weights and code. "
-            "After a restart it would run what has been pushed there by then. To keep this one, set MODEL_REVISION to "
-            f"{commit_id}."
+            f"MODEL_REVISION is not set: this Space runs commit {commit_id} of me/model, weights and code, until it "
+            f"restarts, and then the newest one. To keep this commit, set MODEL_REVISION to {commit_id}."
         ]
         assert app.pinned_revision("me/model", "main") == commit_id
         assert caplog.messages[1].startswith("MODEL_REVISION is 'main': ")
@@ -514,12 +513,12 @@ def test_the_signer_is_not_mirrored(demo):
     (video,) = [block for block in demo.blocks.values() if isinstance(block, gr.Video)]
     assert video.sources == ["upload", "webcam"]
     assert video.webcam_options.mirror is False and video.webcam_options.constraints["audio"] is False
-    assert video.format is None and video.include_audio  # else the ffmpeg command is needed
+    assert video.format is None and video.include_audio  # otherwise the ffmpeg command is needed
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
 def test_every_word_of_the_page_is_in_its_language(page, language):
-    """What `_speak` changes, and nothing else, holds words; no placeholder is left open."""
+    """Only what `_speak` changes contains texts, and no placeholder is left unfilled."""
     spoken = page._speak(language, None)[:-2]
     words = " ".join(str(value) for update in spoken for value in update.values())
     for name in ("title", "warning", "translate_button", "long_label", "captions_heading", "api_heading", "privacy"):
@@ -577,13 +576,13 @@ def test_without_a_model():
 
 
 def test_folders_from_which_nothing_translates(tmp_path):
-    last = "which translates no videos: name what stage 2 of FLa-LLM or stage 3 of LLaVA-SLT has made."
+    last = "which does not translate videos: name the output of stage 2 of FLa-LLM or stage 3 of LLaVA-SLT."
     parts = {
-        "llama": "a language model alone (llama)",
-        "mbart": "a language model alone (mbart)",
-        "llava_slt_contrastive": "a visual encoder alone, as stage 2 of LLaVA-SLT leaves it",
-        "llava_slt_visual": "a visual encoder alone, as stage 2 of LLaVA-SLT leaves it",
-        "flallm_vision": "a visual encoder alone",
+        "llama": "only a language model (llama)",
+        "mbart": "only a language model (mbart)",
+        "llava_slt_contrastive": "only a visual encoder, the output of stage 2 of LLaVA-SLT",
+        "llava_slt_visual": "only a visual encoder, the output of stage 2 of LLaVA-SLT",
+        "flallm_vision": "only a visual encoder",
         "vit": "a model of type 'vit'",
     }
     for model_type, part in parts.items():

@@ -1,4 +1,4 @@
-"""Stage 1 switch by switch: the page from its figures, the ways, and, slow, all of it end to end in tiny."""
+"""Stage 1 switch by switch: the page from its figures, the ways, and (slow) a tiny end-to-end run."""
 
 import json
 import random

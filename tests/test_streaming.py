@@ -1,4 +1,4 @@
-"""Streams: what comes in a pass and in which order, the items, the runs of both stages, and data sets on a Hub."""
+"""Streams: the content and order of a pass, the items, the runs of both stages, and data sets on a Hub."""
 
 import csv
 import itertools
@@ -333,22 +333,21 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(num_workers, tmp_path, monk
     [
         (
             {"max_steps": -1},
-            "--streaming needs --max_steps: a stream has no end. For so many epochs take epochs x clips / clips of a "
-            "step.",
+            "--streaming needs --max_steps: a stream has no end. For N epochs use N x clips / clips of a step.",
         ),
         (
             {"max_frames_per_batch": 100},
-            "--streaming cannot go together with --max_frames_per_batch: lengths of later clips are not known. Leave "
+            "--streaming cannot be combined with --max_frames_per_batch: lengths of later clips are not known. Leave "
             "out one of the two.",
         ),
         (
             {"train_sampling_strategy": "group_by_length"},
-            "--streaming cannot go together with --train_sampling_strategy group_by_length: the clips come in the "
+            "--streaming cannot be combined with --train_sampling_strategy group_by_length: the clips come in the "
             "order of the stream. Leave out one of the two.",
         ),
         (
             {"keep_decoded_videos": True},
-            "--streaming cannot go together with --keep_decoded_videos: a stream keeps nothing. Leave out one of the "
+            "--streaming cannot be combined with --keep_decoded_videos: a stream keeps nothing. Leave out one of the "
             "two.",
         ),
         ({"shuffle_buffer_size": 0}, "--shuffle_buffer_size must be 1 or more, got 0."),
@@ -417,7 +416,7 @@ def train_watched_in_two_processes(folder: Path, **values) -> list[list[int]]:
 
 @pytest.mark.slow
 def test_two_processes_train_on_clips_of_their_own(tmp_path):
-    """Of five clips one process has three in a pass and the other two: both go on, and neither waits for ever."""
+    """Of five clips, one process has three in a pass and the other two: both continue, and neither waits forever."""
     values = {
         **STREAMED, **FAST, "max_steps": 7, "max_train_clips": 5, "per_device_train_batch_size": 2, "speed": 0.3,
         "save_strategy": "steps", "save_steps": 4,
@@ -458,7 +457,7 @@ def _folders(names) -> list[dict]:
 
 
 class _RangeHandler(mini_hub._Handler):
-    """Answers with the part of a file that is asked for."""
+    """Answers with the requested part of a file."""
 
     def _send(self, answer: Answer) -> None:
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
@@ -556,7 +555,7 @@ def test_files_of_this_machine_that_a_data_set_on_the_hub_names_are_not_read(
     files = {"data/train-00000-of-00001.parquet": (tmp_path / "train.parquet").read_bytes()}
     hub.create_repository("me/hostile", "datasets", files)
     data = DataArguments(dataset=["me/hostile"], streaming=streaming)
-    text = re.escape(f"row 0 (counted from 0) names {path!r}, which is no file of the data set.")
+    text = re.escape(f"row 0 (counted from 0) names {path!r}, which is not a file of the data set.")
     with pytest.raises(ValueError, match=text):
         load_split(data, "train")
     if streaming:
@@ -583,7 +582,7 @@ def test_columns_and_splits_on_the_hub_in_any_letter_case(streaming, hub, tmp_pa
     assert [row["text"] for row in found] == content["Text"]
     assert [float(row["start"]) if row["start"] else None for row in found] == [0.2, None]
     assert all(row["video"]["bytes"] for row in found)
-    assert f"{name}: not used are the columns Topic.\n" in capsys.readouterr().err
+    assert f"{name}: unused columns: Topic.\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -592,7 +591,7 @@ def test_rows_of_other_splits_on_the_hub_are_no_training_clips(streaming, hub, t
     data = DataArguments(dataset=["me/mixed"], streaming=streaming, shuffle_buffer_size=1)
     text = (
         "me/mixed (train): row 1 (counted from 0): its column split says 'Test', but it is read as a clip of train. "
-        "Put each clip into its own split, or take the column out."
+        "Move the clip to its own split, or remove the column."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         rows_on_the_hub(hub, data, "train", tmp_path)
@@ -606,9 +605,9 @@ def test_rows_of_other_splits_on_the_hub_are_no_training_clips(streaming, hub, t
             "text",
             [{"de": "x"}],
             {"de": datasets.Value("string")},
-            "the column text must hold texts, got {'de': Value('string')}.",
+            "the column text must hold text, got {'de': Value('string')}.",
         ),
-        ("start_frame", [5], datasets.Value("int64"), "me/odd has a column 'start_frame', which is not understood"),
+        ("start_frame", [5], datasets.Value("int64"), "me/odd has a column 'start_frame', which is not recognised"),
         (
             "video",
             [["x"]],
@@ -695,7 +694,9 @@ def test_mistakes_in_a_data_set_on_the_hub(hub, tmp_path, capsys):
 
     expected = "`words` must be a column of me/corpus (train), got columns ['text', 'video']. Pass --text_column."
     assert error(text_column="words") == expected
-    assert error(dataset="me/none").startswith("--dataset 'me/none' is no folder here, and no data set on the Hub: ")
+    assert error(dataset="me/none").startswith(
+        "--dataset 'me/none' is neither a local folder nor a data set on the Hub"
+    )
     push({"text": ["x"]}, "me/texts")
     assert error(dataset="me/texts") == (
         "`video` or `visual_features` must be a column of the data set me/texts, got columns ['text']."
@@ -703,7 +704,7 @@ def test_mistakes_in_a_data_set_on_the_hub(hub, tmp_path, capsys):
     repository = hub.repository("me/corpus", "datasets")
     repository.commit({name: file for name, file in repository.files().items() if name != "README.md"})
     assert error(dataset=["me/corpus", corpus()]) == (
-        "--dataset_weights must be given: me/corpus does not say how many clips it has, so that data sets cannot be "
+        "--dataset_weights must be given: me/corpus does not say how many clips it has, so the data sets cannot be "
         "mixed in proportion."
     )
     assert not (tmp_path / "run").exists()

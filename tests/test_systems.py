@@ -1,4 +1,4 @@
-"""The systems' rows: true of the classes, commands and presets that they name, and all that a new system needs."""
+"""The systems' rows: they agree with the classes, commands and presets, and a new system needs nothing else."""
 
 import ast
 import json
@@ -179,8 +179,8 @@ def test_a_new_row_has_help_texts(third):
 def test_the_space_knows_a_new_row(third, tmp_path):
     assert why_not_a_translator("third_slt") is None
     assert why_not_a_translator("third_slt_visual") == (
-        "a visual encoder alone, as stage 1 of Third-SLT leaves it, which translates no videos: name what stage 2 of "
-        "FLa-LLM or stage 3 of LLaVA-SLT or stage 2 of Third-SLT has made"
+        "only a visual encoder, the output of stage 1 of Third-SLT, which does not translate videos: name the output "
+        "of stage 2 of FLa-LLM or stage 3 of LLaVA-SLT or stage 2 of Third-SLT"
     )
     (tmp_path / "README.md").write_text(card_of_third(), encoding="utf-8")
     facts = read_model_facts(str(tmp_path))

@@ -1,4 +1,4 @@
-"""What the quickstarts say of the time that is left, of each signer, and of a step that fails."""
+"""What the quickstarts say about the remaining time, each signer, and a failing step."""
 
 import subprocess
 import sys

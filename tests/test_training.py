@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tiny_corpus import (
     FAST,
@@ -23,13 +23,14 @@ from tiny_corpus import (
     stage2_flags,
     trained_model,
 )
-from tiny_models import TEXT_MODELS, tiny_text_config, tiny_vision_config
+from tiny_models import TEXT_MODELS, TINY_MODELS, tiny_contrastive_model, tiny_text_config, tiny_vision_config
 from transformers import CONFIG_MAPPING, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedConfig
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionModel
 from processing import FLaLLMProcessor
 from train_scripts.arguments.data_arguments import VideoArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
+from train_scripts.runs import trainers as trainers_file
 from train_scripts.runs import training
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 from train_scripts.stages.llm_fine_tuning import LLMFineTuningArguments
@@ -247,6 +248,63 @@ def test_learning_rates_with_lora(tmp_path):
     assert {groups[name][0] for name in of_adapter} == {2e-2}
     assert {groups[name][0] for name in of_lora | of_head} == {1e-3}
     assert all(".text_model." in name for name in of_lora)
+
+
+RATES = {"learning_rate": 1e-3, "adapter_learning_rate": 2e-2, "bias_learning_rate": 3e-4}
+
+
+def rate_by_name(name: str, system: str) -> float:
+    """The rule of earlier versions, by the names of the parameters; LLaVA-SLT has no rate for biases."""
+    if system == "llava_slt":
+        return RATES["adapter_learning_rate"] if "connector." in name else RATES["learning_rate"]
+    if "adapter." in name and "text_model." not in name:
+        return RATES["adapter_learning_rate"]
+    is_bias = "text_model." in name and name.endswith(".bias")
+    return RATES["bias_learning_rate"] if is_bias else RATES["learning_rate"]
+
+
+def groups_in_order(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> list[tuple]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = optimizer.param_groups
+    return [(each["lr"], each["weight_decay"], [names[id(value)] for value in each["params"]]) for each in groups]
+
+
+@pytest.mark.parametrize("with_lora", [False, True])
+@pytest.mark.parametrize(
+    ("system", "text_model"),
+    [*(("flallm", name) for name in TEXT_MODELS), *(("llava_slt", name) for name in ("gpt2", "opt", "qwen2", "llama"))],
+)
+def test_parameter_groups_are_those_of_earlier_versions(system, text_model, with_lora, tmp_path):
+    """An optimiser's saved state has its parameters by their place."""
+    options = {"word_presence_loss_weight": 1.0} if system == "flallm" else {}
+    model = TINY_MODELS[system](text_model, **options)
+    if with_lora:
+        model = get_peft_model(model, LoraConfig(r=2, **model.get_lora_settings()))
+    arguments = FLaLLMTrainingArguments(
+        output_dir=str(tmp_path), weight_decay=0.01, use_cpu=True, report_to="none", optim="adamw_torch",
+        eval_strategy="no", load_best_model_at_end=False, **RATES,
+    )  # fmt: skip
+    trainer = training.trainer_class_of(model)(model=model, args=arguments)
+    decaying = set(trainer.get_decay_parameter_names(model))
+    expected: dict[tuple[float, float], list[str]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            weight_decay = 0.01 if name in decaying and parameter.ndim > 1 else 0.0
+            expected.setdefault((rate_by_name(name, system), weight_decay), []).append(name)
+    groups = groups_in_order(trainer.create_optimizer(), model)
+    assert groups == [(*values, names) for values, names in expected.items()]
+    assert RATES["adapter_learning_rate"] in {rate for rate, *_ in groups}
+
+
+def test_a_model_without_parts_has_one_learning_rate(tmp_path):
+    arguments = FLaLLMTrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", eval_strategy="no", load_best_model_at_end=False,
+        **RATES,
+    )  # fmt: skip
+    model = tiny_contrastive_model()
+    groups = groups_in_order(trainers_file.ClipTrainer(model=model, args=arguments).create_optimizer(), model)
+    assert {rate for rate, *_ in groups} == {RATES["learning_rate"]}
+    assert {name for *_, names in groups for name in names} == dict(model.named_parameters()).keys()
 
 
 # Flags that reach the model

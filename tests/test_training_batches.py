@@ -1,4 +1,4 @@
-"""Which clips make a batch, and where their pixels are made."""
+"""Which clips make a batch, and where their pixels are computed."""
 
 import json
 import shutil
@@ -147,5 +147,5 @@ def test_two_processes_with_a_budget_of_frames(tmp_path, monkeypatch):
     llm_fine_tuning.train(stage2_flags(tmp_path / "one", **values, gradient_accumulation_steps=2))
     losses, other_losses = logged(tmp_path / "one")[0], logged(tmp_path / "two")[0]
     assert len(losses) == len(other_losses) >= 4
-    if numbers_of_batches[0] % 2 == 0:  # else two processes have one more, and split another batch
+    if numbers_of_batches[0] % 2 == 0:  # otherwise two processes have one more, and split another batch
         assert other_losses == pytest.approx(losses, rel=1e-3)

@@ -1,4 +1,4 @@
-"""Every flag that training commands inherit from the Trainer: it works, or is refused before work begins, with why."""
+"""Every flag that training commands inherit from the Trainer works, or is rejected with a reason before work begins."""
 
 import dataclasses
 import itertools
@@ -154,7 +154,7 @@ ALL = [
 
 
 def run_of(command: str, values: dict[str, Any], output: Path, capsys) -> str | None:
-    """`None` if it trained and saved a model, else what it said, before it did anything."""
+    """`None` if it trained and saved a model, else its error before it did anything."""
     main, make_flags = COMMANDS[command]
     capsys.readouterr()
     with warnings.catch_warnings():
@@ -185,8 +185,8 @@ def test_every_flag_works_or_is_refused(command, name, values, tmp_path, capsys)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_label_smoothing_of_the_trainer_is_refused(command, tmp_path, capsys):
     assert run_of(command, {"label_smoothing_factor": 0.1}, tmp_path / "run", capsys) == (
-        "--label_smoothing_factor is not for this command: the Trainer would take the labels away from the model. Use "
-        "--label_smoothing, where the command has it."
+        "--label_smoothing_factor does not work with this command: the Trainer would take the labels away from the "
+        "model. Use --label_smoothing, where the command has it."
     )
 
 
@@ -218,26 +218,26 @@ def test_refused_flags_exist_and_each_has_a_reason():
         ({"dataloader_prefetch_factor": 2}, "--dataloader_prefetch_factor needs --dataloader_num_workers 1 or more."),
         (
             {"max_frames_per_batch": 9, "dataloader_drop_last": True},
-            "--dataloader_drop_last has nothing to do with --max_frames_per_batch. Leave one of them out.",
+            "--dataloader_drop_last has no effect with --max_frames_per_batch. Leave one of them out.",
         ),
         (
             {"predict_with_generate": False},
-            "--predict_with_generate False leaves the loss as the only score, and --metric_for_best_model is bleu4. "
+            "--predict_with_generate False leaves the loss as the only score, but --metric_for_best_model is bleu4. "
             "Set it to loss, or leave the first flag out.",
         ),
         (
             {"prediction_loss_only": True, "metric_for_best_model": "eval_chrf"},
-            "--prediction_loss_only True leaves the loss as the only score, and --metric_for_best_model is chrf. "
+            "--prediction_loss_only True leaves the loss as the only score, but --metric_for_best_model is chrf. "
             "Set it to loss, or leave the first flag out.",
         ),
         (
             {"greater_is_better": False},
-            "--greater_is_better False would choose the worst checkpoint: of bleu4, more is better. Leave the flag "
+            "--greater_is_better False would choose the worst checkpoint: for bleu4, more is better. Leave the flag "
             "out.",
         ),
         (
             {"greater_is_better": True, "metric_for_best_model": "loss"},
-            "--greater_is_better True would choose the worst checkpoint: of loss, less is better. Leave the flag out.",
+            "--greater_is_better True would choose the worst checkpoint: for loss, less is better. Leave the flag out.",
         ),
         (
             {"save_strategy": "steps"},
@@ -251,11 +251,11 @@ def test_refused_flags_exist_and_each_has_a_reason():
         ),
         (
             {**BY_STEPS, "eval_steps": 100, "save_steps": 100, "max_steps": 5},
-            "--eval_steps 100 is more than the 5 steps of the run: no evaluation would fall into it.",
+            "--eval_steps 100 is more than the 5 steps of the run, which would have no evaluation.",
         ),
         (
             {**BY_STEPS, "save_steps": 7, "max_steps": 5},
-            "--save_steps 7 is more than the 5 steps of the run: no checkpoint would fall into it.",
+            "--save_steps 7 is more than the 5 steps of the run, which would have no checkpoint.",
         ),
         ({"eval_delay": 9}, "--eval_delay 9 leaves none of the 3 epochs for an evaluation."),
         (
@@ -273,7 +273,7 @@ def test_refused_flags_exist_and_each_has_a_reason():
         ),
         (
             {"optim_target_modules": "attn"},
-            "--optim_target_modules is for GaLore and APOLLO; --optim adamw_torch takes all weights.",
+            "--optim_target_modules is for GaLore and APOLLO; --optim adamw_torch applies to all weights.",
         ),
         ({"crop_size": 40}, "--crop_size must be at most --frame_size, got 40 of 36 pixels."),
         ({"frame_sampling_rate": 2}, "--frame_sampling_rate must be above 0 and at most 1, got 2.0."),
@@ -299,7 +299,7 @@ def test_reports_are_to_what_is_installed(tmp_path, capsys):
 def test_evaluations_that_never_come_are_told_before_the_first_step(tmp_path, capsys):
     values = {**BY_STEPS, "eval_steps": 50, "save_steps": 50, "num_train_epochs": 1}
     text = error_of(visual_initialing.main, stage1_flags(tmp_path / "run", **values), capsys)
-    assert text == "--eval_steps 50 is more than the 3 steps of the run: no evaluation would fall into it."
+    assert text == "--eval_steps 50 is more than the 3 steps of the run, which would have no evaluation."
     arguments = FLaLLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **{**BY_STEPS})
     check_steps(arguments, 1)
 
@@ -330,7 +330,7 @@ def test_evaluations_that_never_come_are_told_before_the_first_step(tmp_path, ca
         (
             "visual_contrastive_pretraining",
             {"metric_for_best_model": "median_rank", "greater_is_better": True},
-            "--greater_is_better True would choose the worst checkpoint: of median_rank, less is better. Leave the "
+            "--greater_is_better True would choose the worst checkpoint: for median_rank, less is better. Leave the "
             "flag out.",
         ),
     ],
@@ -365,7 +365,7 @@ def test_training_without_generation_is_scored_by_its_loss(command, tmp_path, ca
 
 @pytest.mark.parametrize("command", ["visual_initialing", "visual_language_tuning", "linguistic_pretraining"])
 def test_the_model_is_saved_before_its_last_evaluation(command, tmp_path, monkeypatch):
-    """Whatever goes wrong there, the training was not in vain."""
+    """Whatever goes wrong there, the trained model is kept."""
 
     class EvaluationError(Exception):
         pass
@@ -388,7 +388,7 @@ def test_the_model_is_saved_before_its_last_evaluation(command, tmp_path, monkey
 
 
 def test_two_gpus_without_a_launcher_are_one(tmp_path, monkeypatch):
-    """torch's DataParallel would share out each batch, in which BatchNorm and the loss are others."""
+    """torch's DataParallel would split each batch, which changes BatchNorm and the loss."""
 
     class TwoGPUs(FLaLLMTrainingArguments):
         n_gpu = property(lambda self: self._n_gpu)
@@ -433,7 +433,7 @@ def test_optimisers_have_a_learning_rate_for_each_part(optim, tmp_path):
 
 
 def test_embeddings_keep_32_bits_in_8_bit_optimisers(tmp_path):
-    """As transformers has it: an 8-bit state of embeddings is unstable."""
+    """As in transformers: an 8-bit state of embeddings is unstable."""
     bitsandbytes = pytest.importorskip("bitsandbytes")
     manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
     manager.initialize()
@@ -443,7 +443,7 @@ def test_embeddings_keep_32_bits_in_8_bit_optimisers(tmp_path):
 
 @pytest.mark.parametrize("keyword", ["params", "model", "optimizer_dict"])
 def test_optimisers_that_group_the_weights_themselves_do_so(keyword, tmp_path, monkeypatch):
-    """GaLore, LOMO and the layer-wise ones hand transformers what it is to give them."""
+    """GaLore, LOMO and the layer-wise ones return to transformers what it should pass to them."""
     given = {}
 
     class OwnGroups(torch.optim.SGD):

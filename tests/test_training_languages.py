@@ -102,12 +102,12 @@ def test_mistaken_target_languages(kind, tmp_path):
     with pytest.raises(ValueError) as error:
         set_target_language(tokenizer, None)
     assert str(error.value) == (
-        "The tokenizer writes several languages: name one with --target_language, for example de_DE (mBART) or "
+        "The tokenizer writes several languages: choose one with --target_language, for example de_DE (mBART) or "
         "deu_Latn (NLLB)."
     )
     for wrong in ("xx_YY", "rain", "<mask>"):
         with pytest.raises(ValueError) as error:
             set_target_language(tokenizer, wrong)
         text = str(error.value)
-        assert text.startswith(f"--target_language {wrong} is none of the tokenizer's languages: ")
+        assert text.startswith(f"--target_language {wrong} is not one of the tokenizer's languages: ")
         assert LANGUAGE[kind] in re.split(r"[ ,.]+", text)

@@ -1,4 +1,4 @@
-"""What a user's mistake looks like in both stages."""
+"""The errors for a user's mistakes in both stages."""
 
 import shutil
 
@@ -59,7 +59,7 @@ from train_scripts.stages import llm_fine_tuning, visual_initialing
         ),
         (
             {"resume_from_checkpoint": "nowhere"},
-            "--resume_from_checkpoint nowhere is no folder. 'last' takes the newest of the run.",
+            "--resume_from_checkpoint nowhere is not a folder. Use 'last' for the newest one.",
         ),
     ],
 )
@@ -75,9 +75,9 @@ def test_tokenizers_that_are_none(name, tmp_path, capsys):
     folder = str(tmp_path / name) if "folder" in name else name
     text = error_of(visual_initialing.main, stage1_flags(tmp_path / "run", tokenizer_name_or_path=folder), capsys)
     if name == "missing folder":
-        expected = f"--tokenizer_name_or_path {folder!r} is no folder here, and no model on the Hub: there is no "
+        expected = f"--tokenizer_name_or_path {folder!r} is neither a local folder nor a model on the Hub: there is no "
     else:
-        expected = f"{folder!r} holds no tokenizer that can be loaded: "
+        expected = f"{folder!r} has no tokenizer that can be loaded: "
     assert text.startswith(expected)
 
 
@@ -96,7 +96,8 @@ def test_stage_2_from_what_is_no_stage_1(tmp_path, capsys):
     missing = str(tmp_path / "missing")
     argv = stage2_flags(tmp_path / "run", vision_model_name_or_path=missing)
     assert error_of(llm_fine_tuning.main, argv, capsys).startswith(
-        f"--vision_model_name_or_path {missing!r} is no folder here, and no model on the Hub: there is no 'missing' in "
+        f"--vision_model_name_or_path {missing!r} is neither a local folder nor a model on the Hub: there is no "
+        "'missing' in "
     )
     (tmp_path / "empty").mkdir()
     argv = stage2_flags(tmp_path / "run", vision_model_name_or_path=tmp_path / "empty")
@@ -110,7 +111,7 @@ def test_text_models_that_are_no_encoder_decoder(config, tmp_path, capsys):
     argv = stage2_flags(tmp_path / "run", text_model_name_or_path=tmp_path / "text_model")
     assert error_of(llm_fine_tuning.main, argv, capsys) == (
         "The text model of FLa-LLM must be an encoder-decoder (mBART, NLLB/M2M100, mT5/T5, BART, ...), got model type "
-        f"{config.model_type!r}, which is none."
+        f"{config.model_type!r}, which is not one."
     )
 
 
@@ -118,7 +119,8 @@ def test_missing_text_model(tmp_path, capsys):
     missing = str(tmp_path / "missing")
     argv = stage2_flags(tmp_path / "run", text_model_name_or_path=missing)
     assert error_of(llm_fine_tuning.main, argv, capsys).startswith(
-        f"--text_model_name_or_path {missing!r} is no folder here, and no model on the Hub: there is no 'missing' in "
+        f"--text_model_name_or_path {missing!r} is neither a local folder nor a model on the Hub: there is no "
+        "'missing' in "
     )
 
 

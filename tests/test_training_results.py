@@ -1,4 +1,4 @@
-"""What a run leaves: a whole model, logs, the best checkpoints, a resumed run, adapters of LoRA."""
+"""The output of a run: a complete model, logs, the best checkpoints, a resumed run, LoRA adapters."""
 
 import json
 import random
@@ -212,7 +212,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(step, tmp_path):
 
 @pytest.fixture(scope="module")
 def lora_run(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
-    """Folder of a run with LoRA, and what its model weighed before and after it and wrote before it was merged."""
+    """Folder of a run with LoRA, its model's weights before and after it, and its output before merging."""
     folder = tmp_path_factory.mktemp("lora") / "run"
     kept: dict[str, Any] = {}
 
@@ -265,7 +265,7 @@ def test_the_lora_adapter_loads_on_its_base(lora_run):
     assert not any(name.endswith((".bin", ".pt")) for name in files)
     processor = FLaLLMProcessor.from_pretrained(folder / "lora_adapter")
     models = [PeftModel.from_pretrained(load(folder / "lora_base")[0], folder / "lora_adapter")]
-    if compare_versions("transformers", ">=", "5.18"):  # 5.17 leaves out what is trained whole, and only warns
+    if compare_versions("transformers", ">=", "5.18"):  # 5.17 leaves out modules trained in full, only warning
         models.append(AutoModelForSeq2SeqLM.from_pretrained(folder / "lora_adapter").eval())  # finds the base by itself
     for model in models:
         torch.testing.assert_close(logits_of(model, processor), kept["logits"], atol=1e-3, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""What transformers expects of every model: the essential tests of its mixins, on all of ours."""
+"""What transformers expects of every model: the essential tests of its mixins, run on all of ours."""
 
 import copy
 import inspect
@@ -143,7 +143,7 @@ def test_one_step_moves_every_parameter_that_is_trained(case):
         name for name, value in model.named_parameters() if name in before and not torch.equal(value, before[name])
     }
     assert before.keys() == with_gradient
-    # A softmax takes away what is added to all of its logits: the gradient of this bias is 0 but for rounding.
+    # A softmax cancels what is added to all of its logits: the gradient of this bias is 0 except for rounding.
     assert {name for name in before.keys() - moved if not name.endswith("importance.bias")} == set()
 
 

@@ -1,6 +1,7 @@
-"""What is outside of us trains and evaluates our models: transformers' own Trainer with our collator, and peft."""
+"""External code trains and evaluates our models: transformers' own Trainer with our collator, and peft."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ def test_the_script_needs_nothing_of_train_scripts():
 def test_the_trainer_of_transformers_trains_and_evaluates(system, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     folder, output_dir = FOLDERS[system](), tmp_path / "fine_tuned"
-    runpy.run_path(str(SCRIPT), run_name="script")["main"](str(folder), str(corpus()), str(output_dir))
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(folder), str(corpus()), str(output_dir)])
+    runpy.run_path(str(SCRIPT))
     last = max(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     log = TrainerState.load_from_json(str(last / "trainer_state.json")).log_history
     evaluations = [entry for entry in log if "eval_loss" in entry]

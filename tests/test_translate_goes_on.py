@@ -1,4 +1,4 @@
-"""flallm translate keeps what it has finished: after kills, Ctrl-C, too little memory and files that broke."""
+"""flallm translate keeps finished work after kills, Ctrl-C, too little memory and broken files."""
 
 import csv
 import io
@@ -20,6 +20,7 @@ from tiny_corpus import corpus, error_of, trained_llava_slt, trained_model
 from video_files import write_video
 
 from modeling_flallm import SignLanguageTranslationPipeline
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from train_scripts.commands import translate
 from train_scripts.runs import translation_results, video_translation
 from train_scripts.runs.trained_models import load_trained
@@ -58,7 +59,7 @@ def run(capsys, *arguments, status: int = 0, model=None) -> tuple[str, str]:
 
 
 def stop_after(monkeypatch, number: int, error: BaseException, name: str = "_write") -> None:
-    """The function of video_translation.py raises in its call behind so many."""
+    """The function of video_translation.py raises after this many calls."""
     original, calls = getattr(video_translation, name), []
 
     def stopping(*arguments):
@@ -81,14 +82,14 @@ def test_the_same_command_goes_on_where_it_was_stopped(format_name, videos, tmp_
     with monkeypatch.context() as patch:
         stop_after(patch, 4, KeyboardInterrupt())
         _, errors = run(capsys, *wanted, status=130)
-    assert errors.endswith("Stopped. With --output, the same command run again goes on after what is finished.")
+    assert errors.endswith("Stopped. With --output, running the same command again resumes after what is finished.")
     assert not path.exists()  # never half of it under its name
     settings, *entries = map(json.loads, journal_path(path).read_text(encoding="utf-8").splitlines())
     assert settings["settings"]["--model"] == str(trained_model()) and len(entries) == 4
     with monkeypatch.context() as patch:
         stop_after(patch, 2, AssertionError("only two are left"))
         _, errors = run(capsys, *wanted)
-    assert f"Going on: 4 of 6 video(s) are finished, see {journal_path(path)}." in errors.splitlines()
+    assert f"Resuming: 4 of 6 video(s) are finished, see {journal_path(path)}." in errors.splitlines()
     assert path.read_text(encoding="utf-8") == expected
     assert not journal_path(path).exists()
 
@@ -104,9 +105,9 @@ def test_a_line_that_was_torn_off_is_translated_again(videos, tmp_path, capsys, 
     with monkeypatch.context() as patch:
         stop_after(patch, 2, KeyboardInterrupt())
         _, errors = run(capsys, *videos, "--batch_size", 1, "--output", path, status=130)
-    assert "Going on: 2 of 6 video(s) are finished" in errors
+    assert "Resuming: 2 of 6 video(s) are finished" in errors
     _, errors = run(capsys, *videos, "--output", path)
-    assert "Going on: 4 of 6 video(s) are finished" in errors
+    assert "Resuming: 4 of 6 video(s) are finished" in errors
     assert path.read_text(encoding="utf-8") == expected
 
 
@@ -118,7 +119,7 @@ def test_a_video_that_changed_is_translated_again(videos, tmp_path, capsys, monk
     for video in videos:
         os.utime(video, ns=(1, 1))
     _, errors = run(capsys, *videos, "--output", path)
-    assert "Going on" not in errors and len(path.read_text(encoding="utf-8").splitlines()) == 6
+    assert "Resuming" not in errors and len(path.read_text(encoding="utf-8").splitlines()) == 6
 
 
 def test_other_settings_are_refused_with_what_to_delete(videos, tmp_path, capsys, monkeypatch):
@@ -126,7 +127,7 @@ def test_other_settings_are_refused_with_what_to_delete(videos, tmp_path, capsys
     with monkeypatch.context() as patch:
         stop_after(patch, 1, KeyboardInterrupt())
         run(capsys, *videos, "--batch_size", 1, "--output", path, status=130)
-    advice = f"Run the command as it was, or delete {journal_path(path)} to start anew."
+    advice = f"Run the original command, or delete {journal_path(path)} to start over."
     for flags, text in (
         (["--num_beams", 3], "--num_beams left out, now it is 3"),
         (["--start", 0.1], "--start left out, now it is 0.1"),
@@ -145,7 +146,7 @@ def test_a_journal_that_cannot_be_read_is_named(content, videos, tmp_path, capsy
     path = tmp_path / "out.txt"
     journal_path(path).write_bytes(content)
     assert error_of(translate.main, command(*videos, "--output", path), capsys) == (
-        f"{journal_path(path)} cannot be read as what is finished of --output {path}. Delete it to start anew."
+        f"{journal_path(path)} cannot be read as what is finished of --output {path}. Delete it to start over."
     )
 
 
@@ -182,8 +183,7 @@ def test_bad_files_alone_are_tried_again(videos, tmp_path, capsys, monkeypatch):
     path = tmp_path / "out.txt"
     _, errors = run(capsys, *videos, "--output", path, status=1)
     assert (
-        errors.splitlines()[-1]
-        == f"The same command run again tries these again; {journal_path(path)} keeps the others."
+        errors.splitlines()[-1] == f"Run the same command again to retry these; {journal_path(path)} keeps the others."
     )
     assert len(path.read_text(encoding="utf-8").splitlines()) == 5
     videos[2].write_bytes(good)
@@ -197,7 +197,7 @@ def test_a_finished_output_is_nobodys_to_replace(videos, tmp_path, capsys):
     run(capsys, videos[0], "--output", path)
     before = path.read_bytes()
     assert error_of(translate.main, command(videos[0], "--output", path), capsys) == (
-        f"--output {path} exists already. Name a new file, or delete this one."
+        f"--output {path} already exists. Name a new file, or delete this one."
     )
     assert path.read_bytes() == before
 
@@ -246,11 +246,11 @@ def test_a_killed_run_leaves_its_sentences(videos, tmp_path, capsys):
     process.wait()
     assert not path.exists()
     _, errors = run(capsys, *videos, "--output", path)
-    assert re.search(r"Going on: [2-6] of 6 video", errors)
+    assert re.search(r"Resuming: [2-6] of 6 video", errors)
     assert path.read_text(encoding="utf-8") == expected
 
 
-# Too little memory, and what nobody foresees
+# Too little memory, and unforeseen errors
 
 
 @pytest.mark.parametrize(
@@ -339,23 +339,22 @@ def test_a_traceback_of_a_bad_video_can_be_seen(videos, capsys, monkeypatch):
     assert "Traceback (most recent call last):" in errors
 
 
-# What a calibrated model says of itself, and clips that are longer than what it knows
+# What a calibrated model reports, and clips that are longer than those it knows
 
 
 @pytest.fixture(params=["flallm", "llava_slt"])
 def calibrated(request, tmp_path) -> Path:
     folder = tmp_path / "model"
     shutil.copytree(trained_model() if request.param == "flallm" else trained_llava_slt(), folder)
-    config = json.loads((folder / "config.json").read_text())
     size = load_trained(str(folder))[0].vision_model.config.hidden_size
-    config["confidence_calibration"] = {
+    calibration = {
         "slope": 1.5,
         "intercept": 0.25,
         "lowest_score": -100.0,
         "mean_features": [1.0] * size,
         "largest_distance": 1.0,
     }
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / CALIBRATION_FILE).write_text(json.dumps(calibration), encoding="utf-8")
     return folder
 
 
@@ -396,6 +395,17 @@ def test_a_calibrated_model_says_how_sure_it_is_of_each_sentence(calibrated, tal
         assert float(row["confidence"]) == pytest.approx(answer["confidence"], abs=1e-4)
 
 
+def test_a_run_does_not_go_on_after_another_calibration(calibrated, videos, tmp_path, capsys, monkeypatch):
+    """Else one table would hold confidences of both."""
+    path = tmp_path / "out.csv"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, KeyboardInterrupt())
+        run(capsys, *videos, "--batch_size", 1, "--output", path, model=calibrated, status=130)
+    (calibrated / CALIBRATION_FILE).write_text('{"slope": 1.0, "intercept": 0.5}', encoding="utf-8")
+    error = error_of(translate.main, command(*videos, "--output", path, model=calibrated), capsys)
+    assert error.startswith(f"--output {path} was begun with model files of ")
+
+
 def test_clips_longer_than_those_of_the_training_are_reported(talk, videos, capsys, monkeypatch):
     headline = (
         "1 of 2 file(s) are longer than every clip that the model was trained on, so their sentences may be invented. "
@@ -427,7 +437,7 @@ def captions_of(video: Path) -> dict[str, str]:
 @pytest.mark.parametrize("long", [False, True])
 @pytest.mark.parametrize("has_output", [False, True])
 def test_finished_captions_are_no_failure(long, has_output, talk, tmp_path, capsys):
-    """As a run leaves them that was killed behind them, or between the two."""
+    """As left by a run that was killed after them, or between the two."""
     options = ["--srt", "--vtt", *(["--long"] if long else [])]
     run(capsys, talk, *options)
     expected = captions_of(talk)
@@ -436,7 +446,7 @@ def test_finished_captions_are_no_failure(long, has_output, talk, tmp_path, caps
     output, errors = run(capsys, talk, *options)
     assert captions_of(talk) == expected
     said = (
-        "1 of 1 video(s) have their captions already and are left out. Move these files away to have new ones written."
+        "1 of 1 video(s) already have their captions and are left out. Move these files away to have new ones written."
     )
     assert (said in errors.splitlines()) != has_output and output == ""
     assert not has_output or (tmp_path / "out.txt").read_text(encoding="utf-8").startswith(f"{talk}\t")
@@ -480,7 +490,7 @@ def test_two_videos_that_would_share_captions(talk, capsys):
     other = Path(shutil.copy(talk, talk.with_suffix(".mov")))
     output, errors = run(capsys, other, talk, "--srt", status=1)
     assert output.startswith(f"{other}\t") and len(output.splitlines()) == 1
-    problem = f"Its captions would be {talk.with_suffix('.srt')}, as those of {other}. Rename one of the two videos."
+    problem = f"Its captions would be {talk.with_suffix('.srt')}, like those of {other}. Rename one of the two videos."
     assert f"  {talk}: {problem}" in errors.splitlines()
 
 

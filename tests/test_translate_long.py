@@ -101,7 +101,7 @@ def test_any_number_of_workers_gives_the_same(translator, num_workers):
 
 @pytest.mark.parametrize("num_workers", [-1, 1.5, "2"])
 def test_a_wrong_number_of_workers(translator, num_workers):
-    with pytest.raises(ValueError, match=re.escape(f"whole number from 0 on, got {num_workers!r}.")):
+    with pytest.raises(ValueError, match=re.escape(f"whole number of 0 or more, got {num_workers!r}.")):
         list(translator.translate_pieces([ready_piece(0.0, 1.0)], num_workers=num_workers))
 
 
@@ -150,7 +150,7 @@ def test_pieces_out_of_order_or_without_times_are_refused(translator):
     with pytest.raises(ValueError, match=re.escape(message)):
         list(translator.translate_pieces([ready_piece(2.0, 4.0), ready_piece(1.0, 3.0)]))
     with pytest.raises(
-        ValueError, match=re.escape("video_metadata, start, end, not without ['video_metadata', 'start', 'end']")
+        ValueError, match=re.escape("video_metadata, start, end, got one without ['video_metadata', 'start', 'end']")
     ):
         list(translator.translate_pieces([{"pixel_values_videos": torch.zeros(12, 3, 32, 32)}]))
 
@@ -215,14 +215,14 @@ def test_what_the_processor_made_of_a_video_gives_the_answer_of_the_file(transla
 def test_a_processed_video_that_is_none(translator):
     pixels = torch.randn(12, 3, 32, 32)
     with pytest.raises(
-        ValueError, match=re.escape("has the shape (frames, 3, height, width), got (1, 12, 3, 32, 32).")
+        ValueError, match=re.escape("must have the shape (frames, 3, height, width), got (1, 12, 3, 32, 32).")
     ):
         translator({"pixel_values_videos": pixels[None]})
     with pytest.raises(
         ValueError, match=re.escape("video_metadata, start, end, caption_start, caption_end, got ['fps']")
     ):
         translator({"pixel_values_videos": pixels, "fps": 25})
-    with pytest.raises(ValueError, match=re.escape("`start`, `end` and `source_fps` are for reading a video")):
+    with pytest.raises(ValueError, match=re.escape("`start`, `end` and `source_fps` apply when a video is read")):
         translator({"pixel_values_videos": pixels}, start=1)
     with pytest.raises(ValueError, match=re.escape("the processed video has no frame rate")):
         translator({"pixel_values_videos": pixels}, return_timestamps=True)
@@ -234,7 +234,7 @@ def test_a_processed_video_that_is_none(translator):
 def test_a_row_of_a_data_set(translator, video):
     row = {"video": {"path": str(video), "bytes": None}, "start": 1.0, "end": None, "text": "a"}
     assert list(translator.translate_long(row)) == list(translator.translate_long(str(video), start=1.0))
-    with pytest.raises(ValueError, match=re.escape("got ['begin'] too.")):
+    with pytest.raises(ValueError, match=re.escape("got ['begin'].")):
         list(translator.translate_long({"video": str(video), "begin": 1.0}))
 
 
@@ -347,7 +347,7 @@ def test_captions_that_make_no_sense_are_refused():
         format_captions([caption(0, 2, "a"), caption(1, 3, "b")], "vtt")
     with pytest.raises(ValueError, match=re.escape("got 1 to 1 seconds")):
         format_captions([caption(1, 1, "a")], "vtt")
-    with pytest.raises(ValueError, match=re.escape("Times of captions must be seconds from 0 on, got nan.")):
+    with pytest.raises(ValueError, match=re.escape("Times of captions must be 0 or more seconds, got nan.")):
         format_captions([caption(float("nan"), 1, "a")], "vtt")
 
 
@@ -391,7 +391,7 @@ def test_the_benchmark_prints_both_tables(tmp_path, capsys, monkeypatch):
 
 
 def translate_in_a_process_of_its_own(video: Path) -> int:
-    """-> its highest memory in MiB"""
+    """-> its peak memory in MiB"""
     arguments = ["--model", str(trained_model()), "--device", "cpu", "--long", "--srt", "--format", "jsonl", str(video)]
     root = str(Path(__file__).resolve().parent.parent)
     result = subprocess.run(
@@ -421,7 +421,7 @@ def test_half_an_hour_has_captions_from_beginning_to_end_in_flat_memory(tmp_path
     minute = signing([("sign", 2.6), ("rest", 0.4), ("sign", 3.2), ("rest", 0.8), ("sign", 4.4), ("rest", 0.6)] * 5)
     memory = {}
     for minutes in (2, 30):
-        # One keyframe in all: where pieces were sought one by one, the last ones would take the whole video each.
+        # One keyframe in all: seeking each piece separately, the last ones would each decode the whole video.
         video = tmp_path / f"{minutes}.mp4"
         write_again_and_again(video, minute, minutes)
         memory[minutes] = translate_in_a_process_of_its_own(video)

@@ -49,7 +49,7 @@ def test_what_nobody_asks_for_any_more_is_not_done():
 
 @pytest.fixture
 def clips(tmp_path) -> list[Path]:
-    """Twenty clips in no order of length, and a bad file among them."""
+    """Twenty clips of random lengths, with a bad file among them."""
     sources = sorted((corpus() / "test").glob("*.mp4"))
     paths = [Path(shutil.copy(random.choice(sources), tmp_path / f"{number:02d}.mp4")) for number in range(20)]
     paths[7].write_text("no video", encoding="utf-8")
@@ -157,7 +157,7 @@ def test_computing_in_bfloat16_gives_a_sentence_for_each_clip(capsys):
 
 
 def test_frames_of_another_dtype_do_not_matter_to_the_numbers():
-    """Normalising in front of the encoder gives what the processor gives."""
+    """Normalising before the encoder gives the same as the processor."""
     model, processor = load_trained(str(trained_model()))
     path = sorted((corpus() / "test").glob("*.mp4"))[0]
     translator = video_translation.build_translator(model, processor)

@@ -245,7 +245,7 @@ def test_trimming_again_drops_nothing_and_changes_nothing(family, tmp_path, caps
     argv = trim_flags(family, tmp_path / "again", text_model_name_or_path=trimmed(family).folder)
     assert trim_vocabulary.main(argv) == 0
     size = trimmed(family).report["vocabulary_size_after"]
-    assert f"Vocabulary: all {size:,} tokens are needed, there was nothing to drop." in capsys.readouterr().out
+    assert f"Vocabulary: all {size:,} tokens are needed, so nothing was dropped." in capsys.readouterr().out
     assert read_trimmed(tmp_path / "again").new_ids == {index: index for index in range(size)}
     before, after = (load_file(folder / "model.safetensors") for folder in (trimmed(family).folder, tmp_path / "again"))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
@@ -328,7 +328,7 @@ def test_language_codes_stay_where_they_are_no_special_tokens(tmp_path):
     assert read_trimmed(tmp_path / "out").new_ids == trimmed("mbart").new_ids
     new = load(tmp_path / "out")[1]
     assert len(new) == len(trimmed("mbart").new_ids) and len(language_ids(new)) == 25
-    assert [entry.character for entry in unknown_characters(new, ["D"])] == ["D"]  # which de_DE would else hide
+    assert [entry.character for entry in unknown_characters(new, ["D"])] == ["D"]  # which de_DE would otherwise hide
 
 
 def test_sentinels_stay_where_they_are_no_special_tokens(tmp_path):

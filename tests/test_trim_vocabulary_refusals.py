@@ -1,4 +1,4 @@
-"""What is refused by trimming: models, tokenizers, configurations, texts and folders that do not fit."""
+"""What trimming rejects: models, tokenizers, configurations, texts and folders that do not fit."""
 
 import json
 import re
@@ -43,10 +43,10 @@ def test_an_output_folder_in_use_is_refused(tmp_path, capsys):
 def test_text_is_required(tmp_path, capsys):
     file = write_lines("empty.txt", ["", "  "])
     message = error_of(trim_vocabulary.main, trim_flags("mbart", tmp_path / "out", text_file=file), capsys)
-    assert message == f"{file} has no sentence. It must hold one a line."
+    assert message == f"{file} has no sentence. It must hold one per line."
     argv = flags(text_model_name_or_path=checkpoint("mbart"), output_dir=tmp_path / "out")
     message = error_of(trim_vocabulary.main, argv, capsys)
-    assert message == "There is no text to cut to. Pass --text_file, --dataset, or both."
+    assert message == "There is no text to trim to. Pass --text_file, --dataset, or both."
     assert error_of(trim_vocabulary.main, argv[2:], capsys) == "`--text_model_name_or_path` is required."
     assert error_of(trim_vocabulary.main, argv[:2], capsys) == "`--output_dir` is required."
     assert not (tmp_path / "out").exists()
@@ -54,7 +54,7 @@ def test_text_is_required(tmp_path, capsys):
 
 def test_an_unknown_language_is_refused(tmp_path, capsys):
     message = error_of(trim_vocabulary.main, trim_flags("mbart", tmp_path, target_language="de"), capsys)
-    assert message.startswith("--target_language de is none of the tokenizer's languages: ar_AR, cs_CZ, de_DE, ")
+    assert message.startswith("--target_language de is not one of the tokenizer's languages: ar_AR, cs_CZ, de_DE, ")
 
 
 def refusal(folder: Path, tmp_path: Path, capsys, **values) -> str:
@@ -102,7 +102,7 @@ def test_configurations_that_do_not_fit_are_refused(tmp_path, capsys):
     model, tokenizer = load(checkpoint("mbart"))
     size = model.config.vocab_size
     model.generation_config.sequence_bias = [[[5], 1.0]]
-    expected = "generation_config.json holds a `sequence_bias`, which cannot be renumbered. Remove it there."
+    expected = "generation_config.json has a `sequence_bias`, which cannot be renumbered. Remove it there."
     assert refusal(save_with_tokenizer(model, tokenizer, tmp_path / "bias"), tmp_path, capsys) == expected
     model.generation_config.sequence_bias = None
     model.generation_config.forced_bos_token_id = size + 3
@@ -118,8 +118,8 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path, capsys
     size = len(tokenizer)
     tokenizer.add_tokens(["<new>", "<newer>"])
     assert refusal(save_with_tokenizer(model, tokenizer, tmp_path / "old"), tmp_path, capsys) == (
-        f"The tokenizer has token ids up to {size + 1}, the model only {size} tokens. They do not belong together, or "
-        "the model was not resized after tokens had been added."
+        f"The tokenizer has token ids up to {size + 1}, but the model has only {size} tokens. They do not belong "
+        "together, or the model was not resized after tokens had been added."
     )
 
 
@@ -128,9 +128,9 @@ def test_a_tokenizer_that_changes_on_loading_is_noticed():
     new_ids = trimmed("mbart").new_ids
     old.src_lang = old.tgt_lang = "de_DE"
     check_trimmed_tokenizer(old, new, new_ids, text())
-    with pytest.raises(ValueError, match=re.escape("The trimmed tokenizer cuts 'Ω' unlike the old one.")):
+    with pytest.raises(ValueError, match=re.escape("The trimmed tokenizer splits 'Ω' unlike the old one.")):
         new.backend_tokenizer.normalizer = normalizers.Replace("Ω", "a")
         check_trimmed_tokenizer(old, new, new_ids, ["Ω"])
     new.add_tokens(["<new>"])
-    with pytest.raises(ValueError, match=re.escape(f"should load with {len(new_ids)} tokens, it has {len(new)}, and")):
+    with pytest.raises(ValueError, match=re.escape(f"should load with {len(new_ids)} tokens but has {len(new)}, and")):
         check_trimmed_tokenizer(old, new, new_ids, text())

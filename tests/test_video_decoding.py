@@ -149,7 +149,7 @@ def test_web_address(clip, web_address):
 
 @pytest.fixture
 def leading_address():
-    """A server whose answers lead to the address that its path holds, or are as long as the path says."""
+    """A server that redirects to the address in its path, or answers with as many bytes as the path says."""
 
     class Leading(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -175,7 +175,7 @@ def leading_address():
 
 @pytest.mark.parametrize("target", ["ftp://127.0.0.1/a.mp4", "file:///etc/hosts", "data:video/mp4;base64,AAAA"])
 def test_an_address_leads_to_no_other_kind_of_address(leading_address, target):
-    reason = f"it leads to '{target}', which is no http(s) address."
+    reason = f"it redirects to '{target}', which is not an http(s) address."
     if not target.startswith("ftp"):
         reason = f"HTTP Error 302: Found - Redirection to url '{target}' is not allowed."
     with raises(f"could not be downloaded: {reason}"):
@@ -187,7 +187,7 @@ def test_an_address_of_the_internet_leads_to_no_machine_inside(leading_address, 
     assert len(decode_video(f"{leading_address}/to/{target}").frames) == 50  # from inside to inside
     is_inside = video_download_slt._is_inside
     monkeypatch.setattr(video_download_slt, "_is_inside", lambda address: "/to/" not in address and is_inside(address))
-    with raises(f"it leads to '{target}', an address inside the own network."):
+    with raises(f"it redirects to '{target}', an address inside the local network."):
         decode_video(f"{leading_address}/to/{target}")
 
 
@@ -340,9 +340,9 @@ def test_start_and_end_of_frames_need_their_rate(noise):
 @pytest.mark.parametrize(
     ("interval", "text"),
     [
-        ({"start": -1}, "`start` must be a number of seconds from 0 on, or None, got -1."),
-        ({"end": float("nan")}, "`end` must be a number of seconds from 0 on, or None, got nan."),
-        ({"start": "1"}, "`start` must be a number of seconds from 0 on, or None, got '1'."),
+        ({"start": -1}, "`start` must be 0 or more seconds, or None, got -1."),
+        ({"end": float("nan")}, "`end` must be 0 or more seconds, or None, got nan."),
+        ({"start": "1"}, "`start` must be 0 or more seconds, or None, got '1'."),
         ({"start": 1.0, "end": 1.0}, "`start` must lie before `end`, got start=1.0 and end=1.0 seconds."),
         ({"end": 0}, "`start` must lie before `end`, got start=None and end=0 seconds."),
         ({"start": 2.0}, "`start`=2 seconds lies beyond the end of '{clip}', which lasts 2.00 seconds."),
@@ -484,7 +484,7 @@ def test_pictures_that_pillow_will_not_read(tmp_path, noise):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_of_turned_cameras_are_upright(tmp_path, noise, orientation):
     upright = Image.fromarray(noise[0])
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what to do to a picture so that the mark turns it back
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # how to turn a picture so that its mark turns it back
     stored = upright.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation

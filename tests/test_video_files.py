@@ -1,4 +1,4 @@
-"""The one list of what is a video and what a picture, and that everything asks it."""
+"""The one list of video and picture files, which everything uses."""
 
 import pytest
 

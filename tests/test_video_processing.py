@@ -64,7 +64,7 @@ def test_decoded_frames_are_not_decoded_again(processor, monkeypatch):
     assert torch.equal(output["pixel_values_videos"], cropped["pixel_values_videos"])
     for wrong in (clips[0].float(), clips[0][0], clips[0][:, :1], clips[0][:0]):
         shape = tuple(wrong.shape)
-        with raises(f"of shape (frames, 3, height, width), got {wrong.dtype} of shape {shape}. Videos of other kinds"):
+        with raises(f"of shape (frames, 3, height, width), got {wrong.dtype} of shape {shape}. Pass videos of"):
             processor.preprocess_frames([wrong])
 
 
@@ -221,7 +221,7 @@ def test_settings_out_of_range(processor, settings, text):
         ({"frames": 4}, "Unknown arguments ['frames'] of FLaLLMVideoProcessor. Known: crop_size,", TypeError),
         (
             {"do_resize": False, "do_center_crop": False},
-            "must come out in one size, got (height, width) [(4",
+            "videos of a batch must have one size, got (height, width) [(4",
             ValueError,
         ),
     ],

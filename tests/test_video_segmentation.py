@@ -68,7 +68,7 @@ def test_a_hand_that_is_held_up_is_no_rest_but_one_that_is_lowered_for_as_long_i
 
 
 def test_a_change_of_the_picture_between_two_rests_is_no_motion():
-    """As where two films are joined."""
+    """As where two films meet."""
     first, second = signing([("sign", 2.0), ("rest", 0.2)]), signing([("rest", 0.2), ("sign", 2.0)])
     segments = split(np.concatenate([first, 255 - second]))
     assert [segment.caption_start for segment in segments] == pytest.approx([0, 2.2], abs=0.15)
@@ -82,7 +82,7 @@ def test_films_that_are_joined_without_a_pause():
 
 
 def test_a_file_that_holds_each_frame_twice():
-    """As where a slow camera's pictures were written at a higher rate."""
+    """As if a slow camera's pictures were written at a higher rate."""
     check_three_sentences(split(signing(THREE_SENTENCES)[::2].repeat(2, axis=0)))
     assert len(split(signing([("sign", 4.0)])[::2].repeat(2, axis=0))) == 1
 
@@ -188,7 +188,7 @@ def test_lengths_that_make_no_sense_are_refused():
     frames = signing([("sign", 2.0)])
     with pytest.raises(ValueError, match=re.escape("`idle_seconds` must be a number of seconds above 0, got -1.")):
         split(frames, idle_seconds=-1)
-    with pytest.raises(ValueError, match=re.escape("`rest_seconds` must be a number of seconds from 0 on, got nan.")):
+    with pytest.raises(ValueError, match=re.escape("`rest_seconds` must be 0 or more seconds, got nan.")):
         split(frames, rest_seconds=float("nan"))
     message = (
         "`longest_seconds` must be at least twice `shortest_seconds` and `overlap_seconds`, got longest_seconds=1.5"

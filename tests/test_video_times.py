@@ -1,4 +1,4 @@
-"""The clock of `decode_video`: seconds of the file as players count them, recordings that were joined, and gaps."""
+"""The times of `decode_video`: seconds of the file as players count them, joined recordings, and gaps."""
 
 import re
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_joined_recordings_are_read_to_their_end(tmp_path, caplog, suffix):
 def test_recordings_that_cannot_be_reached_are_said(tmp_path, caplog, suffix, num_read):
     path = joined(tmp_path / f"joined.{suffix}", *write_recordings(tmp_path, suffix))
     assert recordings(decode_video(path).frames) == [k // 50 for k in range(50 * num_read)]
-    assert f"{str(path)!r} holds {3 - num_read} more recording(s) behind what can be read" in caplog.text
+    assert f"{str(path)!r} holds {3 - num_read} more recording(s) after what can be read" in caplog.text
     with pytest.raises(VideoDecodingError, match="not all of its frames can be decoded"):
         measure_video(path)
 

@@ -1,4 +1,4 @@
-"""Stage 2 of LLaVA-SLT: what is compared with what, what is learned, and what a user's mistake looks like."""
+"""Stage 2 of LLaVA-SLT: what is compared, what is learned, and the errors for a user's mistakes."""
 
 import json
 import random
@@ -42,7 +42,7 @@ def sentences_of(split: str) -> list[str]:
 
 
 class LengthEncoder:
-    """Something deterministic in place of a text encoder."""
+    """A deterministic replacement for a text encoder."""
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         return torch.stack([torch.tensor([len(text), text.count("a"), text.count("e")]).float() for text in texts])
@@ -182,13 +182,13 @@ def test_language_models_embed_sentences_too(name):
         (
             ["Transformer", "Pooling", "Dense"],
             MEAN,
-            "has the modules Transformer, Pooling, Dense; known here are Transformer, Pooling and Normalize. Name "
+            "has the modules Transformer, Pooling, Dense; supported are Transformer, Pooling and Normalize. Name "
             "another text encoder.",
         ),
         (
             ["Transformer", "Pooling"],
             {"pooling_mode_max_tokens": True},
-            "pools its tokens by max_tokens; known here are cls, lasttoken and mean, one of them.",
+            "pools its tokens by max_tokens; supported are cls, lasttoken and mean, one of them.",
         ),
     ],
 )
@@ -262,7 +262,7 @@ def test_videos_find_their_sentences_after_training(tmp_path, capsys):
         "learning_rate": 0.003, "lr_scheduler_type": "constant", "max_steps": 60, "logging_steps": 10,
     }  # fmt: skip
     scores = train(contrastive_flags(tmp_path / "run", **values))
-    # 12 clips that were learned by heart: by chance one finds its sentence, and the median place is 6.5.
+    # 12 memorised clips: by chance one finds its sentence, and the median rank is 6.5.
     assert scores["eval_chance_recall_at_1"] >= 100 / 12 and scores["eval_num_sentences"] <= 12
     assert scores["eval_recall_at_1"] >= 100 * 3 / 12 and scores["eval_median_rank"] <= 3
     assert scores["eval_word_f1"] > 30
@@ -329,11 +329,11 @@ def test_mistakes(tmp_path, capsys):
             "The frame level must give one token per frame: `temporal_padding` 'zero' and no pooling in "
             "`temporal_blocks`, got 'zero' and ['K5', 'P2'].",
         ),
-        ({"text_encoder_name_or_path": tmp_path}, f"{str(tmp_path)!r} holds no text encoder that can be loaded: "),
-        ({"text_model_name_or_path": tmp_path}, f"{str(tmp_path)!r} holds no tokenizer that can be loaded: "),
+        ({"text_encoder_name_or_path": tmp_path}, f"{str(tmp_path)!r} has no text encoder that can be loaded: "),
+        ({"text_model_name_or_path": tmp_path}, f"{str(tmp_path)!r} has no tokenizer that can be loaded: "),
         (
             {"text_model_name_or_path": language_model()},
-            f"{str(language_model())!r} holds no causal language model that can be loaded: ",
+            f"{str(language_model())!r} has no causal language model that can be loaded: ",
         ),
     ):
         arguments = contrastive_flags(tmp_path / "run", **values)

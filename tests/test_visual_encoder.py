@@ -42,7 +42,7 @@ def temporal(blocks, padding="zero", norm="batch_norm") -> dict:
 
 
 def exact_vision_model(**values) -> FLaLLMVisionModel:
-    """In double precision, so that the order of sums is no difference."""
+    """In double precision, so that the order of sums makes no difference."""
     return tiny_vision_model(**values).double()
 
 
@@ -230,7 +230,7 @@ def test_a_mask_of_the_wrong_shape_is_refused(shape):
 
 @pytest.mark.parametrize("mask", [[1, 0, 1, 1], [0, 1, 1, 1], [1, 1, 0, 1]])
 def test_a_mask_with_a_hole_is_refused(mask):
-    message = "`pixel_attention_mask` must be 1 up to the end of each clip and 0 behind it."
+    message = "`pixel_attention_mask` must be 1 up to the end of each clip and 0 after it."
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny_vision_model()(torch.randn(2, 4, 3, 32, 32), torch.tensor([[1, 1, 1, 1], mask]))
 
@@ -294,7 +294,7 @@ def test_it_is_saved_and_loaded(tmp_path):
 
 
 def torchvision_weights(monkeypatch, backbone: str) -> nn.Module:
-    """A random torchvision network whose weights stand in for the ImageNet ones of this backbone."""
+    """A random torchvision network whose weights replace the ImageNet ones of this backbone."""
     network = torchvision.models.get_model(backbone).eval()
     for name, buffer in network.named_buffers():
         if name.endswith(("running_mean", "running_var")):
@@ -432,7 +432,7 @@ def test_compiled_it_gives_the_same(backend, batches):
 
 
 def batch_norm_pair(dimensions: int) -> tuple[nn.Module, nn.Module]:
-    """Our batch norm and torch's, with the same weights that are not the trivial ones."""
+    """Our batch norm and torch's, with the same non-trivial weights."""
     generator = torch.Generator().manual_seed(dimensions)
     ours, plain = {
         1: (SynchronizedBatchNorm1d, nn.BatchNorm1d),
@@ -470,7 +470,7 @@ def check_one_step(
     close = {"atol": tolerance, "rtol": tolerance}
     own = joined.split(sizes)[rank].clone().requires_grad_()
     joined.requires_grad_()
-    upstream = torch.sin(joined.detach() * 3)  # some gradient from above that differs from place to place
+    upstream = torch.sin(joined.detach() * 3)  # a gradient from above that varies between positions
     ours.zero_grad(), plain.zero_grad()
     expected, output = plain(joined), ours(own)
     expected.backward(upstream)
@@ -485,7 +485,7 @@ def check_one_step(
 
 
 def check_one_value(rank: int, norm: nn.Module, value: torch.Tensor) -> None:
-    """One value for each channel in all, and it lies with the first process."""
+    """One value for each channel in all, which the first process has."""
     value = value[..., None, None] if isinstance(norm, nn.BatchNorm2d) else value
     draw_batch_norm_statistics(norm)
     before = state_of(norm)

@@ -1,4 +1,4 @@
-"""Ready-made visual features in place of videos: files and arrays, both systems, from a data set to a sentence."""
+"""Ready-made visual features instead of videos: files and arrays, both systems, from a data set to a sentence."""
 
 import dataclasses
 import json
@@ -585,7 +585,7 @@ def translate_and_evaluate(model_folder: Path, folder: Path, tmp_path: Path, cap
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert {line["file"]: line["text"] for line in lines} == dict(zip(files, expected, strict=True))
     assert translate.main(["--model", str(model_folder), str(folder / "test"), "--format", "jsonl"]) == 0
-    run = {name: RUN[name] for name in ("use_cpu", "disable_tqdm", "per_device_eval_batch_size")}
+    run = {"device": "cpu", "disable_tqdm": True, "batch_size": RUN["per_device_eval_batch_size"]}
     evaluation = flags(model=model_folder, dataset=folder, split="test", output_dir=tmp_path / "scores", **run)
     assert evaluate_model.main(evaluation) == 0
     rows = [json.loads(line) for line in (tmp_path / "scores" / "predictions.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Stage 3 of LLaVA-SLT: what is trained, what the prompt says, and that every command works on what it leaves."""
+"""Stage 3 of LLaVA-SLT: what is trained, what the prompt says, and that every command works on its output."""
 
 import json
 import random
@@ -48,7 +48,7 @@ CONNECTOR = {f"connector.{layer}.{kind}" for layer in ("first", "second") for ki
 
 
 def weights(folder: Path, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Of the part of a saved model whose names begin with `prefix`, without it; parameters and buffers."""
+    """Parameters and buffers of a saved model whose names begin with `prefix`, without the prefix."""
     state = load_file(folder / "model.safetensors")
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
@@ -254,13 +254,13 @@ def test_flags_reach_model_and_processor(built):
     assert processor.word_window_stride == model.config.vision_config.word_window_stride
 
 
-# What the commands make of the folder
+# The commands on the folder
 
 
 def evaluate(folder: Path, dataset: Path, output: Path, **values) -> list[str]:
     arguments = {
-        "model": folder, "dataset": dataset, "use_cpu": True, "disable_tqdm": True, "output_dir": output,
-        "per_device_eval_batch_size": 4, **values,
+        "model": folder, "dataset": dataset, "device": "cpu", "disable_tqdm": True, "output_dir": output,
+        "batch_size": 4, **values,
     }  # fmt: skip
     assert evaluate_model.main(flags(**arguments)) == 0
     return sentences_of(output)
@@ -278,7 +278,7 @@ def test_evaluation_translates_as_the_command_does(tmp_path, capsys):
 
 @pytest.mark.parametrize("long", [False, True])
 def test_a_language_to_write(long, tmp_path, monkeypatch, capsys):
-    """The command asks as the pipeline does, by the name behind the tag."""
+    """The command uses the same prompt as the pipeline, with the name of the tag's language."""
     loaded = []
 
     def load(*values):
@@ -356,7 +356,7 @@ def test_the_card_names_the_paper_the_stages_and_what_is_ours(tmp_path):
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "The method is [LLaVA-SLT](https://arxiv.org/abs/2412.16524). This is the model of **stage 3** of 3" in card
     assert "only it was trained here." in card and "arXiv:2412.16524" in card
-    assert "Of the paper only the abstract is known to the makers of this program" in card
+    assert "The makers of this program know only the abstract of the paper" in card
     assert "**Stage 2**, which made the video encoder" in card and "the paper's recipe" not in card
     assert " settings differ from this program's recipe.\n" in card
     assert "- `word_hidden_size` is **24**; in the recipe: 512 (ours: not given)." in card
@@ -381,14 +381,14 @@ def test_the_card_names_the_paper_the_stages_and_what_is_ours(tmp_path):
         ),
         (
             {"text_model_name_or_path": lambda: "/nowhere/at/all"},
-            "--text_model_name_or_path '/nowhere/at/all' is no folder here, and no model on the Hub: there is no "
+            "--text_model_name_or_path '/nowhere/at/all' is neither a local folder nor a model on the Hub: there is no "
             "'nowhere' in '/'. Name a folder, or OWNER/NAME on the Hub.",
         ),
         ({"prompt": lambda: "What is <video>?"}, "The prompt must hold the placeholder '<video>' once"),
         ({"metric_for_best_model": lambda: "recall_at_1"}, "--metric_for_best_model must be one of loss, bleu1, "),
         (
             {"cache_features": lambda: True, "streaming": lambda: True, "max_steps": lambda: 1},
-            "--cache_features cannot go together with --streaming: a stream keeps nothing. Leave out one of the two.",
+            "--cache_features cannot be combined with --streaming: a stream keeps nothing. Leave out one of the two.",
         ),
     ],
     ids=["language model as encoder", "mBART", "swapped", "nothing", "prompt", "score", "stream"],
@@ -407,7 +407,7 @@ def test_missing_arguments(capsys):
 
 
 def test_a_stage_2_folder_does_not_translate(capsys, tmp_path):
-    arguments = flags(model=contrastive_model(), dataset=corpus(), output_dir=tmp_path / "out", use_cpu=True)
+    arguments = flags(model=contrastive_model(), dataset=corpus(), output_dir=tmp_path / "out", device="cpu")
     assert error_of(evaluate_model.main, arguments, capsys) == (
         f"{str(contrastive_model())!r} is of LLaVA-SLT's stage 2 of 3, which cannot translate yet. Name the folder of "
         "stage 3, which flallm train visual-language-tuning makes."

@@ -1,4 +1,4 @@
-"""Tiny text models with real tokenizers, of every family and made once per run, and what trimming makes of them."""
+"""Tiny text models with real tokenizers, of every family and made once per run, and their trimmed versions."""
 
 import functools
 import json
@@ -42,14 +42,14 @@ FAMILIES = [*MODELS, "own"]
 
 @functools.cache
 def words() -> list[str]:
-    """Words of a language of syllables, so that pieces longer than a character are learned."""
+    """Words of a language of syllables, so that tokenizers learn pieces longer than a character."""
     syllables = ["".join(random.choices(s, k=1)[0] for s in ("bdfgklmnrstwzß", "aeiouäöü", "nrstl")) for _ in range(30)]
     return ["".join(random.choices(syllables, k=random.randint(1, 3))) for _ in range(150)]
 
 
 @functools.cache
 def language() -> list[str]:
-    """What tokenizers are trained on: much more than is kept."""
+    """Training text of the tokenizers: much more than is kept."""
     sentences = [" ".join(random.choices(words(), k=random.randint(3, 8))) for _ in range(300)]
     return [*sentences, *10 * OTHER_SCRIPT, *5 * ["0 1 2 3 4 5 6 7 8 9 , . ? !", "abcdefghijklmnopqrstuvwxyzäöüß"]]
 
@@ -75,7 +75,7 @@ def train_sentencepiece(folder: Path, file_name: str, **options) -> None:
 
 
 def make_tokenizer(family: str, folder: Path) -> PreTrainedTokenizerBase:
-    """A tokenizer of the family as its files on the Hub would load."""
+    """A tokenizer of the family as it would load from its files on the Hub."""
     if family == "bart":
         backend = Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -99,7 +99,7 @@ def make_tokenizer(family: str, folder: Path) -> PreTrainedTokenizerBase:
     train_sentencepiece(folder, "spiece.model" if family in ("t5", "mt5") else "sentencepiece.bpe.model", **options)
     (folder / "tokenizer_config.json").write_text(json.dumps(values))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    if family == "nllb":  # whose languages stand in its tokenizer.json
+    if family == "nllb":  # whose languages are in its tokenizer.json
         model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
         return NllbTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
     return tokenizer

@@ -1,4 +1,4 @@
-"""A tiny generated corpus and tiny trained folders, made once per run of the tests. Tests leave them as they are."""
+"""A tiny generated corpus and tiny trained folders, made once per run of the tests. Tests must not change them."""
 
 import functools
 import json
@@ -46,7 +46,7 @@ RUN = {
     "logging_steps": 1,
     "generation_max_length": 12,
     "use_cpu": True,
-    "bf16": False,  # else it follows the machine, and the tests' tolerances with it
+    "bf16": False,  # otherwise it would depend on the machine, and the tests' tolerances with it
     "disable_tqdm": True,
     "report_to": "none",
     "optim": "adamw_torch",
@@ -119,8 +119,8 @@ def stage2_flags(output_dir: Path, **values: Any) -> list[str]:
 @functools.cache
 def trained_model() -> Path:
     """
-    Folder as stage 1 leaves it, but with large random weights in the text model: what it writes then differs from clip
-    to clip, which a few steps of training would not bring about.
+    A folder like the output of stage 1, but with large random weights in the text model: it writes a different sentence
+    for each clip, as a few steps of training would not.
     """
     folder = Path(FOLDER.name) / "trained_model"
     arguments = visual_initialing.VisualInitialingArguments(
@@ -142,7 +142,7 @@ def save_talkative(model: torch.nn.Module, processor: FLaLLMProcessor, folder: P
 
 
 def make_talkative(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Large weights, and sentences of six to twelve tokens that a person can see."""
+    """Large weights, and sentences of six to twelve visible tokens."""
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 and not name.startswith("vision_model."):
             torch.nn.init.normal_(parameter, std=0.5)
@@ -188,7 +188,7 @@ def save_text_model(folder: Path, kind: str, tokenizer=None) -> Path:
 
 @functools.cache
 def causal_language_model() -> Path:
-    """Folder as stage 1 of LLaVA-SLT leaves it, after a few steps."""
+    """The output of stage 1 of LLaVA-SLT after a few steps."""
     folder = Path(FOLDER.name) / "causal_language_model"
     sizes = {"hidden_size": 32, "feed_forward_size": 48, "layers": 1, "attention_heads": 2, "max_vocabulary_size": 200}
     run = {name: RUN[name] for name in ("use_cpu", "bf16", "disable_tqdm", "report_to", "optim")}
@@ -217,7 +217,7 @@ def tuning_flags(output_dir: Path, **values: Any) -> list[str]:
 
 @functools.cache
 def contrastive_model() -> Path:
-    """Folder as stage 2 of LLaVA-SLT leaves it, after two steps."""
+    """The output of stage 2 of LLaVA-SLT after two steps."""
     folder = Path(FOLDER.name) / "contrastive_model"
     visual_contrastive_pretraining.train(contrastive_flags(folder, max_steps=2, **WITHOUT_EVALUATION))
     return folder
@@ -225,7 +225,7 @@ def contrastive_model() -> Path:
 
 @functools.cache
 def trained_llava_slt() -> Path:
-    """As `trained_model`, of LLaVA-SLT: a folder as stage 3 leaves it, which writes another sentence for each clip."""
+    """Like `trained_model`, for stage 3 of LLaVA-SLT: it writes a different sentence for each clip."""
     folder = Path(FOLDER.name) / "trained_llava_slt"
     arguments = visual_language_tuning.VisualLanguageTuningArguments(
         vision_model_name_or_path=str(contrastive_model()),
@@ -258,7 +258,7 @@ def log_of(folder: Path, name: str) -> list[float]:
 
 
 def error_of(main: Any, argv: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What a command that must fail with status 2 says: its last line on stderr, and nothing of a traceback."""
+    """The error of a command that must fail with status 2: its last line on stderr, without a traceback."""
     capsys.readouterr()
     try:
         status = main(argv)

@@ -1,4 +1,4 @@
-"""Tiny random models of every kind that the tests run on, and what tests of models share."""
+"""Tiny random models of every kind that the tests run on, and shared parts of the tests of models."""
 
 import re
 
@@ -53,7 +53,7 @@ VISUAL_ENCODERS = {
     "K3": {"temporal_blocks": ["K3"], "temporal_norm": "layer_norm"},
 }
 every_visual_encoder = pytest.mark.parametrize("vision", VISUAL_ENCODERS.values(), ids=VISUAL_ENCODERS.keys())
-# A text model takes nothing but tokens and their mask from a visual encoder: each with one of the others is enough.
+# A text model takes only tokens and their mask from a visual encoder: testing each with one of the others is enough.
 every_text_model_and_visual_encoder = pytest.mark.parametrize(
     ("text", "vision"),
     [
@@ -163,8 +163,8 @@ def tiny_contrastive_model(vision: dict | None = None, **values) -> LlavaSltForC
 
 def random_prompts(lengths: list[int], answer_lengths: list[int] | None = None, stride: int = 2) -> dict:
     """
-    Clips of the given lengths with their prompts, padded on the left; with `answer_lengths` sentences behind them, and
-    labels.
+    Clips of the given lengths with their prompts, padded on the left; with `answer_lengths` also sentences after the
+    prompts, and labels.
     """
     batch = random_batch(lengths)
     del batch["labels"]
@@ -195,7 +195,7 @@ def tiny_vision_model(**values) -> FLaLLMVisionModel:
 
 
 def let_windows_mix(visual_encoder: torch.nn.Module) -> None:
-    """The word level's layers begin as the identity, which would hide what they do wrong."""
+    """The word level's layers begin as the identity, which would hide errors in them."""
     for layer in visual_encoder.word_level.layers:
         torch.nn.init.normal_(layer.self_attn.out_proj.weight, std=0.3)
         torch.nn.init.normal_(layer.linear2.weight, std=0.3)
@@ -235,7 +235,7 @@ def random_video_batch(**values) -> dict[str, torch.Tensor]:
 
 
 def with_garbage_in_the_padding(batch: dict[str, torch.Tensor], extra_frames: int = 3) -> dict[str, torch.Tensor]:
-    """The same clips behind more padding, all of which holds large numbers."""
+    """The same clips with more padding, filled with large numbers."""
     pixels, mask = batch["pixel_values_videos"], batch["pixel_attention_mask"]
     pixels = torch.nn.functional.pad(pixels, (0, 0) * 3 + (0, extra_frames))
     mask = torch.nn.functional.pad(mask, (0, extra_frames))
@@ -260,7 +260,7 @@ def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def assert_gradients_close(gradients: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """1e-5 of the largest entry of each gradient, and of 1 where they are small."""
+    """Within 1e-5 of the largest entry of each gradient, or of 1 if that is larger."""
     assert gradients.keys() == expected.keys()
     for name, gradient in expected.items():
         tolerance = 1e-5 * max(1.0, gradient.abs().max().item())

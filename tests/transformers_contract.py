@@ -1,6 +1,6 @@
 """
-Our models as the shared tests of transformers see them (`ModelTesterMixin`, `GenerationTesterMixin` and
-`ProcessorTesterMixin`, which its wheel does not hold), and what of these has no place here.
+Our models for the shared tests of transformers (`ModelTesterMixin`, `GenerationTesterMixin` and `ProcessorTesterMixin`,
+which are not in its wheel), and which of those tests do not apply here.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tiny_models import (
 )
 from transformers import PreTrainedModel
 
-# What of the mixins is not run here -> why.
+# Tests of the mixins that are not run here -> why.
 NOT_RUN = {
     "inputs_embeds of FLa-LLM and of the encoders": "they read videos; `visual_features` takes that place",
     "inputs_embeds with generate of LLaVA-SLT": "its generate makes them of the video itself",
@@ -39,7 +39,7 @@ NOT_RUN = {
 
 @dataclass(frozen=True)
 class ModelCase:
-    """One of our models: how a tiny one is made, what it takes (with what gives a loss), and its main output."""
+    """One of our models: how to make a tiny one, its inputs (including those of the loss), and its main output."""
 
     make: Callable[..., PreTrainedModel]
     make_inputs: Callable[[list[int]], dict[str, torch.Tensor]]
@@ -74,12 +74,12 @@ TRANSLATORS = {name: case for name, case in MODELS.items() if case.is_translator
 
 
 def inference_inputs(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without what only the loss needs; of LLaVA-SLT then a prompt with its answer."""
+    """The inputs without those for the loss; for LLaVA-SLT, a prompt with its answer remains."""
     return {name: value for name, value in inputs.items() if name not in ("labels", "sentence_embeddings", "word_ids")}
 
 
 def loss_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The model's own, or of an encoder the mean square of what it gives."""
+    """The model's own loss, or for an encoder the mean square of its outputs."""
     output = model(**inputs)
     loss = getattr(output, "loss", None)
     if loss is not None:

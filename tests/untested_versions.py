@@ -1,5 +1,5 @@
 """
-Prints which of the installed releases pyproject.toml does not allow yet, because the tests were not run with them.
+Prints the installed releases that pyproject.toml does not allow yet, because they have not been tested.
 
     python tests/untested_versions.py
 """
@@ -15,7 +15,7 @@ PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 
 def untested_versions() -> list[str]:
-    """One line for each, with what pyproject.toml allows."""
+    """One line for each such release, with what pyproject.toml allows."""
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     texts = chain(project["dependencies"], *project["optional-dependencies"].values())
     requirements = [requirement for requirement in map(Requirement, texts) if requirement.name != "flallm"]

@@ -1,4 +1,4 @@
-"""Clips made on the fly with PyAV, so that every container and every fault can be had at any size."""
+"""Clips made on the fly with PyAV, for every container and every defect, at any size."""
 
 import io
 from collections.abc import Callable
@@ -14,8 +14,8 @@ CODECS |= {"mpg": "mpeg2video", "flv": "flv", "m2v": "mpeg2video", "wmv": "wmv2"
 
 
 def counting_frames(num_frames: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """Frames (frames, height, width, 3) of uint8 whose brightness tells their number, so that losses in encoding do
-    not matter: see `frame_numbers`."""
+    """Frames (frames, height, width, 3) of uint8 whose brightness encodes their number, which survives lossy encoding:
+    see `frame_numbers`."""
     levels = np.linspace(20, 235, num_frames).astype(np.uint8) if num_frames > 1 else np.array([128], np.uint8)
     return np.broadcast_to(levels[:, None, None, None], (num_frames, height, width, 3)).copy()
 
@@ -42,10 +42,10 @@ def write_video(
     header_only: bool = False,
     live: bool = False,
 ) -> Path:
-    """Write frames (frames, height, width, channels) to the container that the suffix of `path` names.
+    """Write frames (frames, height, width, channels) to the container given by the suffix of `path`.
 
-    `times_in_milliseconds` makes a file of variable frame rate, `rotation` (degrees, counter-clockwise) one of a turned
-    phone, `header_only` one without a frame, `live` a webm as a browser streams it: no index, no length."""
+    `times_in_milliseconds` makes a file of variable frame rate, `rotation` (degrees, counter-clockwise) one from a
+    turned phone, `header_only` one without a frame, `live` a webm as a browser streams it: no index, no length."""
     container_options = {"movflags": movflags} if movflags else {"live": "1"} if live else {}
     with av.open(str(path), "w", options=container_options) as container:
         stream = container.add_stream(codec or CODECS[path.suffix[1:]], rate=fps)
@@ -141,7 +141,7 @@ def _tone(container: av.container.OutputContainer, suffix: str, seconds: float) 
 
 
 def joined(target: Path, *paths: Path) -> Path:
-    """Recordings put together byte by byte, so that their times begin anew."""
+    """Recordings joined byte by byte, so that their times start again."""
     target.write_bytes(b"".join(path.read_bytes() for path in paths))
     return target
 

@@ -1,4 +1,4 @@
-"""Run Python code in a new process in which nothing of ours can be imported, also where FLaLLM is installed."""
+"""Run Python code in a new process in which our packages cannot be imported, even if FLaLLM is installed."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ for name in OURS:
 
 
 def run_without_our_packages(code: str, *arguments: str, folder: Path) -> str:
-    """What the code prints; it runs in `folder` with one thread and a cache of remote code of its own."""
+    """What the code prints; it runs in `folder` with one thread and its own cache of remote code."""
     result = subprocess.run(
         [sys.executable, "-c", REFUSE_OUR_PACKAGES + code, *arguments],
         cwd=folder,

@@ -5,7 +5,7 @@ The command `flallm`, also as `python -m train_scripts`: finds the subcommand an
     flallm translate --help
     flallm train visual-initialing --config paper_visual_initialing ...
 
-Several devices start the modules themselves: `torchrun -m train_scripts.stages.visual_initialing ...`.
+To use several devices, start the modules directly: `torchrun -m train_scripts.stages.visual_initialing ...`.
 """
 
 import importlib
@@ -37,7 +37,7 @@ def overview(sections: dict[str, Sequence[str]] = SECTIONS) -> str:
 
 
 def find_command(words: Sequence[str]) -> tuple[Command | None, list[str]]:
-    """The command that the first words name, of two words if there is one, and what follows."""
+    """The command named by the first words (two words if there is such a command), and the remaining words."""
     for length in (2, 1):
         command = COMMANDS.get(" ".join(words[:length]))
         if command is not None:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(command: Command, argv: Sequence[str]) -> int:
     if command.defaults is None:
-        command.parse(argv)  # a mistake is reported before the seconds that imports take
+        command.parse(argv)  # report mistakes before spending seconds on imports
     return importlib.import_module(f"train_scripts.{command.module}").main(argv)
 
 

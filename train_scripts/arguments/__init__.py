@@ -1,1 +1,1 @@
-"""Every command with its flags, YAML files and presets, their ranges, help and completion, and how a command ends."""
+"""All commands with their flags, allowed values, YAML files, presets, help and completion, and how commands exit."""

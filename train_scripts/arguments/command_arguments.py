@@ -1,4 +1,4 @@
-"""What each command takes that does not train. Imports nothing heavy."""
+"""Arguments of the commands that do not train. Imports nothing heavy."""
 
 import re
 from dataclasses import dataclass, field
@@ -28,24 +28,24 @@ class TranslateArguments:
     model: str = field(metadata={"help": "Folder or Hub id of a trained model."})
     format: str = field(default="text", metadata={"help": "Form of the output.", "choices": FORMATS})
     output: Path | None = field(default=None, metadata={"help": "File to write. Default: standard output."})
-    batch_size: int = field(default=8, metadata={"help": "Clips that are translated together."})
+    batch_size: int = field(default=8, metadata={"help": "Clips to translate at once."})
     num_beams: int | None = field(default=None, metadata={"help": "Beams. Default: as the model was saved."})
-    start: float | None = field(default=None, metadata={"help": "Second at which to start in each video."})
-    end: float | None = field(default=None, metadata={"help": "Second at which to stop in each video."})
+    start: float | None = field(default=None, metadata={"help": "Where to start in each video, in seconds."})
+    end: float | None = field(default=None, metadata={"help": "Where to stop in each video, in seconds."})
     long: bool = field(default=False, metadata={"help": "Split videos longer than one sentence where the hands rest."})
     srt: bool = field(default=False, metadata={"help": "Write captions beside each video, as clip.srt."})
     vtt: bool = field(default=False, metadata={"help": "Write captions beside each video, as clip.vtt."})
     dtype: str | None = field(
         default=None,
         metadata={
-            "help": "In what the model computes. Default: bfloat16 where the processor does so natively, else float32.",
+            "help": "Precision to compute in. Default: bfloat16 where the processor does so natively, else float32.",
             "choices": DTYPES,
         },
     )
     quantization: str | None = field(
         default=None,
         metadata={
-            "help": "Bits in which the language model keeps its weights: less memory, and on CPUs int8 is the fastest.",
+            "help": "Bits per weight of the language model: saves memory, and on CPUs int8 is the fastest.",
             "choices": QUANTIZATIONS,
         },
     )
@@ -57,12 +57,10 @@ class TranslateArguments:
         default=None,
         metadata={
             "help": f"{systems.titles(is_prompted=True)}: tag of the language to write, such as de. Default: the one "
-            "it was trained in."
+            "it was trained on."
         },
     )
-    num_threads: int | None = field(
-        default=None, metadata={"help": "Threads of a CPU. Default: one for each core that is free."}
-    )
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads. Default: one per free core."})
     device: str | None = field(
         default=None, metadata={"help": "Such as cuda or cpu. Default: the accelerator if there is one."}
     )
@@ -70,38 +68,7 @@ class TranslateArguments:
     def __post_init__(self):
         check_spoken_language(self.spoken_language)
         if self.start is not None and self.end is not None and self.start >= self.end:
-            raise ValueError(f"--start must lie before --end, got {self.start:g} and {self.end:g} seconds.")
-
-
-@dataclass
-class EvaluationArguments:
-    """Model, split and how to score."""
-
-    model: str = field(default=None, metadata={"help": "Folder or Hub id of a trained model. Required."})
-    split: str = field(default="test", metadata={"help": "Split to translate."})
-    max_clips: int | None = field(default=None, metadata={"help": "Only the first so many clips."})
-    append_period: bool = field(
-        default=False, metadata={"help": "Append ' .' to both sides, a habit on PHOENIX14T; the signature says so."}
-    )
-    lowercase: bool = field(default=False, metadata={"help": "Compare in lower case; the signature says so."})
-    add_to_model_card: bool = field(
-        default=False,
-        metadata={"help": "Write the scores into README.md of the model's folder, in place of those of this split."},
-    )
-    dtype: str = field(
-        default="float32", metadata={"help": f"In what the model computes: {', '.join(DTYPES)}.", "choices": [*DTYPES]}
-    )
-    quantization: str | None = field(
-        default=None,
-        metadata={
-            "help": "Bits in which the language model keeps its weights: int8 or int4. As in `flallm translate`.",
-            "choices": [*QUANTIZATIONS],
-        },
-    )
-
-    def __post_init__(self):
-        if self.model is None:
-            raise ValueError("`--model` must name a trained model.")
+            raise ValueError(f"--start must come before --end, got {self.start:g} and {self.end:g} seconds.")
 
 
 @dataclass
@@ -111,20 +78,20 @@ class CalibrationArguments:
     model: str = field(default=None, metadata={"help": "Folder of a trained model. Required."})
     split: str = field(default="dev", metadata={"help": "Split to learn from; the model must not have trained on it."})
     also_measure_on: str | None = field(
-        default=None, metadata={"help": "One more split, such as test, on which the result is measured only."}
+        default=None, metadata={"help": "Another split, such as test, on which the result is only measured."}
     )
     least_chrf: float = field(
         default=95.0,
         metadata={
-            "help": "A translation counts as right if its chrF is at least so much. 95 leaves room for a capital "
-            "letter or the mark at the end; 100 asks for the sentence itself."
+            "help": "A translation counts as right if its chrF is at least this high. 95 leaves room for a capital "
+            "letter or the final punctuation mark; 100 requires the exact sentence."
         },
     )
-    max_clips: int | None = field(default=None, metadata={"help": "Only the first so many clips."})
-    batch_size: int = field(default=8, metadata={"help": "Clips that are translated together."})
+    max_clips: int | None = field(default=None, metadata={"help": "Use only the first N clips."})
+    batch_size: int = field(default=8, metadata={"help": "Clips to translate at once."})
     num_threads: int | None = field(
         default=None,
-        metadata={"help": "Threads of a CPU to compute in. Default: one for each core that other programs leave free."},
+        metadata={"help": "CPU threads to compute with. Default: one per core that other programs leave free."},
     )
 
     def __post_init__(self):
@@ -146,21 +113,21 @@ class PrepareArguments:
 
     corpus: str = field(metadata={"help": f"Layout of the raw corpus: {', '.join(KINDS)}."})
     source: str = field(metadata={"help": "Folder of the raw corpus. Nothing in it is changed."})
-    output_dir: str = field(metadata={"help": "New or empty folder, or the one of a run to go on with."})
+    output_dir: str = field(metadata={"help": "New or empty folder, or that of an interrupted run to resume."})
     videos: str | None = field(
         default=None, metadata={"help": "Folder of the videos or frames. Default: the usual place below --source."}
     )
     table: str | None = field(
         default=None,
         metadata={
-            "help": "For table and frame_folders: the CSV or TSV file, if --source holds several; for table also "
-            "subtitles (srt, vtt) or annotations of ELAN (eaf, or a tab-delimited export) of one video."
+            "help": "For table and frame_folders: the CSV or TSV file, if --source holds several; for table also the "
+            "subtitles (srt, vtt) or ELAN annotations (eaf, or a tab-delimited export) of one video."
         },
     )
     columns: list[str] = field(
         default_factory=list,
         metadata={
-            "help": f"For table and frame_folders: what the table calls a column of {', '.join(COLUMN_NAMES)}, as in "
+            "help": f"For table and frame_folders: the table's names for the columns {', '.join(COLUMN_NAMES)}, as in "
             "text=Satz file=Datei."
         },
     )
@@ -169,10 +136,10 @@ class PrepareArguments:
     )
     quality: int = field(
         default=18,
-        metadata={"help": "Of videos made of pictures, from 0 (nothing is lost, large) to 35 (blurred, small)."},
+        metadata={"help": "Of videos encoded from pictures, from 0 (lossless, large) to 35 (blurred, small)."},
     )
     frames_per_second: float | None = field(
-        default=None, metadata={"help": "Of folders of pictures. Default: what the corpus was recorded with."}
+        default=None, metadata={"help": "Of folders of pictures. Default: the corpus's own frame rate."}
     )
     sign_language: str | None = field(
         default=None, metadata={"help": "ISO 639-3 code of the sign language. Default: the corpus's."}
@@ -180,13 +147,13 @@ class PrepareArguments:
     spoken_language: str | None = field(
         default=None, metadata={"help": "Language tag of the sentences. Default: the corpus's."}
     )
-    num_workers: int = field(default_factory=num_cores, metadata={"help": "Processes to work in."})
+    num_workers: int = field(default_factory=num_cores, metadata={"help": "Worker processes."})
     push_to_hub: str | None = field(
-        default=None, metadata={"help": "OWNER/NAME of a data set repository to send the folder to, once it is done."}
+        default=None, metadata={"help": "OWNER/NAME of a data set repository to upload the folder to at the end."}
     )
     private: bool = field(
         default=True,
-        metadata={"help": "With --push_to_hub: False lets everybody see it. Default: only you and those you invite."},
+        metadata={"help": "With --push_to_hub: False makes it public. Default: only you and those you invite."},
     )
     dataset_license: str | None = field(
         default=None,
@@ -198,7 +165,7 @@ class PrepareArguments:
             raise ValueError(f"--corpus must be one of {', '.join(KINDS)}, got {self.corpus!r}.")
         for column in self.columns:
             if not re.fullmatch("[^=]+=.+", column):
-                raise ValueError(f"--columns takes pairs of our and their name, such as text=Satz, got {column!r}.")
+                raise ValueError(f"--columns takes OUR_NAME=THEIR_NAME pairs, such as text=Satz, got {column!r}.")
         ours = [column.partition("=")[0] for column in self.columns]
         if len(set(ours)) < len(ours):
             raise ValueError(f"--columns must name each of our columns once, got {' '.join(self.columns)}.")
@@ -226,7 +193,7 @@ class InspectArguments:
     tokenizer_name_or_path: str | None = field(
         default=None, metadata={"help": "Tokenizer whose unknown characters and sentence lengths are counted."}
     )
-    num_strips: int = field(default=4, metadata={"help": "Clips of each split that the page shows."})
+    num_strips: int = field(default=4, metadata={"help": "Clips per split to show on the page."})
     num_workers: int = field(default_factory=num_cores, metadata={"help": "Decoding processes."})
 
     def __post_init__(self):
@@ -246,14 +213,14 @@ class CorpusArguments:
     num_dev_clips: int = field(default=100, metadata={"help": "Clips in the dev split."})
     num_test_clips: int = field(default=150, metadata={"help": "Clips in the test split."})
     num_signs: int | None = field(
-        default=None, metadata={"help": "Signs of the vocabulary. Default: all that are known."}
+        default=None, metadata={"help": "Signs in the vocabulary. Default: the whole lexicon."}
     )
     num_training_signers: int = field(default=14, metadata={"help": "Signers of the training split."})
     num_dev_signers: int = field(
         default=2, metadata={"help": "Signers of the dev split only; training signers perform the other half of it."}
     )
     num_test_signers: int = field(default=3, metadata={"help": "Signers of the test split, seen nowhere else."})
-    left_handed_fraction: float = field(default=0.2, metadata={"help": "Part of all signers who are left-handed."})
+    left_handed_fraction: float = field(default=0.2, metadata={"help": "Share of all signers who are left-handed."})
     resolution: int = field(default=64, metadata={"help": "Height and width of the clips in pixels; even."})
     num_text_only_sentences: int = field(
         default=6000, metadata={"help": "Sentences without a clip; fewer if the signs do not give as many."}
@@ -269,61 +236,61 @@ class PushArguments:
 
     repo_id: str = field(metadata={"help": "The model's repository on the Hub, as OWNER/NAME."})
     model: str | None = field(
-        default=None, metadata={"help": "Folder of a trained model, or of a LoRA adapter, to send to --repo_id."}
+        default=None, metadata={"help": "Folder of a trained model, or of a LoRA adapter, to upload to --repo_id."}
     )
     space: str | None = field(
-        default=None, metadata={"help": "OWNER/NAME of a Space to send the demo to; it shows the model of --repo_id."}
+        default=None, metadata={"help": "OWNER/NAME of a Space to upload the demo to; it shows the model of --repo_id."}
     )
     private: bool = field(
         default=True,
-        metadata={"help": "False lets everybody see what is sent. Default: only you and those you invite."},
+        metadata={"help": "False makes the upload public. Default: only you and those you invite."},
     )
     revision: str | None = field(
-        default=None, metadata={"help": "Branch of the model's repository; made if there is none. Default: main."}
+        default=None, metadata={"help": "Branch of the model's repository; created if missing. Default: main."}
     )
-    commit_message: str | None = field(default=None, metadata={"help": "What the repository's history says."})
+    commit_message: str | None = field(default=None, metadata={"help": "Commit message for the repository."})
     base_model_repo_id: str | None = field(
         default=None, metadata={"help": "For a LoRA adapter: its base model's repository, as OWNER/NAME."}
     )
     dry_run: bool = field(
-        default=False, metadata={"help": "List what would be sent, and send nothing. Needs neither network nor token."}
+        default=False, metadata={"help": "Only list what would be uploaded. Needs neither network nor token."}
     )
 
     def __post_init__(self):
         if self.model is None and self.space is None:
-            raise ValueError("say what to send: --model FOLDER, --space OWNER/NAME, or both.")
+            raise ValueError("say what to upload: --model FOLDER, --space OWNER/NAME, or both.")
         for name in ("repo_id", "space", "base_model_repo_id"):
             check_repo_id(name, getattr(self, name), "me/flallm-phoenix")
         if self.revision is not None and re.fullmatch("[0-9a-f]{40}", self.revision):
-            raise ValueError(f"--revision must be a branch, to which a commit can be added, got {self.revision}.")
+            raise ValueError(f"--revision must be a branch, so that a commit can be added, got {self.revision}.")
 
 
 @dataclass
 class TrimArguments:
-    """A checkpoint, the text it has to write, and what else it should know."""
+    """A checkpoint, the text it must be able to write, and anything else it should know."""
 
     text_model_name_or_path: str = field(
         default=None, metadata={"help": "Folder or Hub id of an encoder-decoder and its tokenizer. Required."}
     )
-    output_dir: str = field(default=None, metadata={"help": "New or empty folder for the smaller one. Required."})
+    output_dir: str = field(default=None, metadata={"help": "New or empty folder for the smaller model. Required."})
     text_file: list[str] = field(
-        default_factory=list, metadata={"help": "UTF-8 text files, one sentence a line: the training text."}
+        default_factory=list, metadata={"help": "UTF-8 text files, one sentence per line: the training text."}
     )
     dataset: str | None = field(
         default=None, metadata={"help": "Video folder or data set on the Hub, for its sentences."}
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
     split: list[str] = field(
-        default_factory=lambda: ["train"], metadata={"help": "Splits of the data set whose sentences count."}
+        default_factory=lambda: ["train"], metadata={"help": "Splits of the data set whose sentences are used."}
     )
     target_language: str | None = field(
         default=None, metadata={"help": "Language code of a multilingual tokenizer, such as de_DE or deu_Latn."}
     )
     keep: list[str] = field(
-        default_factory=list, metadata={"help": "Words or sentences whose tokens stay although the text lacks them."}
+        default_factory=list, metadata={"help": "Words or sentences whose tokens are kept even if the text lacks them."}
     )
     keep_text_file: list[str] = field(
-        default_factory=list, metadata={"help": "UTF-8 text files, a word or sentence a line, that are kept likewise."}
+        default_factory=list, metadata={"help": "UTF-8 text files of these, one word or sentence per line."}
     )
 
     def __post_init__(self):
@@ -331,7 +298,7 @@ class TrimArguments:
             if getattr(self, name) is None:
                 raise ValueError(f"`--{name}` is required.")
         if not self.text_file and self.dataset is None:
-            raise ValueError("There is no text to cut to. Pass --text_file, --dataset, or both.")
+            raise ValueError("There is no text to trim to. Pass --text_file, --dataset, or both.")
 
 
 @dataclass
@@ -353,8 +320,8 @@ class QuickstartArguments:
     def __post_init__(self):
         if self.num_dev_clips < LEAST_CLIPS:
             raise ValueError(
-                f"--num_dev_clips must be {LEAST_CLIPS} or more, got {self.num_dev_clips}: fewer do not tell how sure "
-                "the model is."
+                f"--num_dev_clips must be {LEAST_CLIPS} or more, got {self.num_dev_clips}: fewer are not enough to "
+                "calibrate the model."
             )
 
 
@@ -383,13 +350,13 @@ class ScoreArguments:
         metadata={"help": "Language tag of the sentences. zh, ja, ko, th and the like are scored by character."},
     )
     tokenize: str | None = field(
-        default=None, metadata={"help": "Tokenizer of sacrebleu. Default: by the language.", "choices": TOKENIZERS}
+        default=None, metadata={"help": "sacrebleu tokenizer. Default: depends on the language.", "choices": TOKENIZERS}
     )
     lowercase: bool = field(default=False, metadata={"help": "Compare in lower case; the signature says so."})
     append_period: bool = field(
         default=False, metadata={"help": "Append ' .' to both sides, a habit on PHOENIX14T; the signature says so."}
     )
-    num_resamples: int = field(default=1000, metadata={"help": "Resamples of the bootstrap; 0 for no intervals."})
+    num_resamples: int = field(default=1000, metadata={"help": "Bootstrap resamples; 0 for no confidence intervals."})
     seed: int = field(default=12345, metadata={"help": "Seed of the bootstrap; the default is that of sacrebleu."})
     json: bool = field(default=False, metadata={"help": "Print JSON with unrounded scores instead of the table."})
 
@@ -399,17 +366,17 @@ class ScoreArguments:
 
 @dataclass
 class ImportArguments:
-    """Which checkpoint, and what it was trained with."""
+    """Which checkpoint, and which models it was trained with."""
 
     checkpoint: Path = field(metadata={"help": "best_checkpoint.pth or checkpoint.pth."})
-    source: str = field(metadata={"help": "What has written it.", "choices": CHECKPOINT_SOURCES})
+    source: str = field(metadata={"help": "Project that wrote it.", "choices": CHECKPOINT_SOURCES})
     text_model_name_or_path: str = field(
         metadata={"help": "The mBART it was trained with (MBart_trimmed): its configuration and tokenizer."}
     )
     output_dir: Path = field(metadata={"help": "New or empty folder."})
     text_config_file: str | None = field(
         default=None,
-        metadata={"help": "config.json of the text model, where it is neither that mBART nor Light-T (mytran)."},
+        metadata={"help": "config.json of the text model, if it is neither that mBART nor Light-T (mytran)."},
     )
     target_language: str | None = field(
         default=None, metadata={"help": "Language code that the tokenizer writes, such as de_DE or zh_CN."}

@@ -1,4 +1,4 @@
-"""What all commands share: which errors are one line, which exit status says what, and what Ctrl-C leaves to read."""
+"""Shared by all commands: which errors become one line, the exit statuses, and the message after Ctrl-C."""
 
 import argparse
 import contextlib
@@ -16,20 +16,25 @@ from typing import Any, NoReturn
 
 DEBUG_VARIABLE = "FLALLM_DEBUG"
 DEBUG_HELP = f"--debug, or {DEBUG_VARIABLE}=1, shows the traceback behind an error."
-# Values of the Trainer's own --debug, which stays what it is.
+# Values of the Trainer's own --debug, which keeps its meaning.
 DEBUG_OF_THE_TRAINER = ("underflow_overflow", "tpu_metrics_debug")
 
-# Flags of earlier versions, and what they are called now: the first of these that the command has.
+# Flags of earlier versions, and their new names: the first of these that the command has.
 OLD_FLAGS = {
     "model_name_or_path": ("model", "text_model_name_or_path"),
     "evaluation_split": ("split",),
     "splits": ("split",),
     "language": ("spoken_language",),
+    # Of the Trainer, which the training commands still have.
+    "per_device_eval_batch_size": ("batch_size",),
+    "generation_num_beams": ("num_beams",),
+    "dataloader_num_workers": ("num_workers",),
+    "use_cpu": ("device",),
 }
 
 GO_ON_TRAINING = (
-    "The same command with --resume_from_checkpoint last goes on from the last checkpoint. Without one yet, delete the "
-    "output folder first."
+    "Run the same command with --resume_from_checkpoint last to resume from the last checkpoint. If there is none yet, "
+    "delete the output folder first."
 )
 START_ANEW = "Delete the output folder and run the same command again."
 
@@ -39,17 +44,17 @@ OUR_FOLDERS = tuple(
     Path(__file__).resolve().parents[2] / name
     for name in ("benchmarks", "modeling_flallm", "processing", "spaces_demo", "train_scripts")
 )
-OURS_IN_A_COPY = "sign_language_translation_score.py"  # the library `evaluate` runs metrics from copies
+OURS_IN_A_COPY = "sign_language_translation_score.py"  # the `evaluate` library runs copies of metrics
 FRAME_OF_TRACEBACK = re.compile(r'^\s*File "([^"]+)", line \d+, in .*\n\s*(.*)', re.MULTILINE)
 NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing")
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, with which schedulers and `kill` end a process."""
+    """SIGTERM, which schedulers and `kill` use to end a process."""
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one sentence, and what flag may have been meant."""
+    """Reports a mistake in the command line in one sentence, and suggests the flag that was probably meant."""
 
     def __init__(self, **options: Any):
         super().__init__(**{"allow_abbrev": False, "epilog": DEBUG_HELP, **options})
@@ -69,13 +74,13 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def underscored(argument: str) -> str:
-    """`--frame-size=3` -> `--frame_size=3`: flags may be written either way."""
+    """`--frame-size=3` -> `--frame_size=3`: flags may be spelled either way."""
     name, equals, value = argument.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
 
 
 def unknown_text(kind: str, name: str, names: Sequence[str]) -> str:
-    """What to say of a name that is none of `names`."""
+    """The message for a name that is not in `names`."""
     name = name.split("=")[0]
     renamed = next((new for new in OLD_FLAGS.get(name, ()) if new in names), None)
     if renamed is not None:
@@ -93,15 +98,15 @@ def run_command(
     go_on: str = "Run the same command again.",
 ) -> int:
     """
-    Run a command and return its exit status: what it returns, if that is an int, else 0; 2 after a mistake of the
-    user's, which becomes one line on stderr; 130 and 143 after Ctrl-C and SIGTERM, one line that says how to go on.
-    Other errors are let through: they are not the user's, and their traceback is what helps.
+    Run a command and return its exit status: the command's own return value if it is an int, else 0; 2 after a user
+    error, which is printed to stderr as one line; 130 and 143 after Ctrl-C and SIGTERM, with one line on how to resume.
+    Other exceptions propagate: they are not the user's fault, and their traceback helps.
 
     `--debug` anywhere among the arguments, or the variable FLALLM_DEBUG, shows the traceback behind that one line.
 
     Args:
-        argv: default: of the process.
-        go_on: how work goes on after it was interrupted.
+        argv: by default those of the process.
+        go_on: how to resume after an interruption.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     others = _without_debug(given)
@@ -141,7 +146,7 @@ def _without_debug(argv: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _debugging() -> Iterator[None]:
-    """Also of the processes that we start, which inherit the variable."""
+    """Also affects the processes we start, which inherit the variable."""
     before = os.environ.get(DEBUG_VARIABLE)
     os.environ[DEBUG_VARIABLE] = "1"
     try:
@@ -153,14 +158,14 @@ def _debugging() -> Iterator[None]:
 
 
 def show_traceback(error: BaseException) -> None:
-    """If that is wanted: with `--debug`."""
+    """If requested with `--debug`."""
     if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
         traceback.print_exception(error)
 
 
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Files are then closed and unfinished ones deleted, as after Ctrl-C. Child processes end as they would."""
+    """Files are closed and unfinished ones deleted, as after Ctrl-C. Child processes end as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -180,14 +185,14 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 def is_mistake_of_the_user(error: BaseException) -> bool:
-    """Whether its text says what to mend: it is ours, the system's about a file or the network, or of a full disk."""
-    from huggingface_hub.errors import StrictDataclassError  # here: `--help` need not wait for it
+    """Whether its text says what to fix: ours, the system's about a file or the network, or that of a full disk."""
+    from huggingface_hub.errors import StrictDataclassError  # imported here to keep `--help` fast
 
     return isinstance(error, (OSError, StrictDataclassError)) or _is_raised_by_us(error) or _is_full_disk(error)
 
 
 def _is_raised_by_us(error: BaseException) -> bool:
-    """Whether a `raise` of ours made it; also in a process of ours that read videos, which sends its traceback."""
+    """Whether our code raised it, including in a DataLoader's worker process, which sends its traceback."""
     frames = [(frame.filename, frame.line) for frame in traceback.extract_tb(error.__traceback__)]
     for text in (str(error), str(error.__cause__)):
         if "Traceback (most recent call last):" in text:
@@ -215,7 +220,7 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _one_sentence(error: BaseException) -> str:
-    """The text of an error on one line, without the traceback that a DataLoader's worker process puts in front."""
+    """The text of an error on one line, without the traceback that a DataLoader's worker process prepends."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
     if "Original Traceback (most recent call last):" in lines:
         return lines[-1].partition(": ")[2]

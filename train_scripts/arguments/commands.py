@@ -1,6 +1,6 @@
 """
-The commands of `flallm`: where each is, what it takes, and its help. Imports nothing heavy, so that help is there at
-once; a command's module is imported when the command runs.
+The commands of `flallm`: their modules, arguments and help. Imports nothing heavy, so that help appears at once; a
+command's module is imported when the command runs.
 """
 
 import argparse
@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 from .command_arguments import (
     CalibrationArguments,
     CorpusArguments,
-    EvaluationArguments,
     ImportArguments,
     InspectArguments,
     LlavaSltQuickstartArguments,
@@ -31,6 +30,7 @@ from .data_arguments import (
     VideoArguments,
 )
 from .dataclass_parser import DataclassParser, parse_arguments, preset_names
+from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .stage_arguments import (
     CausalLanguageModelArguments,
     DenoisingArguments,
@@ -45,7 +45,6 @@ from .system_rows import help_of_stage
 from .training_defaults import (
     COMMON_TRAINER_FLAGS,
     ContrastiveTrainingDefaults,
-    EvaluationDefaults,
     LanguageModelTrainingDefaults,
     LinguisticTrainingDefaults,
     TrainingDefaults,
@@ -53,8 +52,8 @@ from .training_defaults import (
 
 HELP_FLAGS, ALL_FLAGS = ("-h", "--help"), ("--help_all", "--help-all")
 EXIT_STATUSES = (
-    "Exit status: 0 if all went well; 1 if something could not be done, which is named; 2 for a mistake that you can "
-    "mend, in one line; 130 after Ctrl-C and 143 after SIGTERM, with a line that says how to go on."
+    "Exit status: 0 if all went well; 1 if something could not be done, which is listed; 2 for a mistake that you can "
+    "fix, in one line; 130 after Ctrl-C and 143 after SIGTERM, with a line on how to resume."
 )
 
 
@@ -63,7 +62,7 @@ class Command:
     """
     Args:
         module: below train_scripts; its `main` runs the command.
-        arguments: dataclasses of the flags. A `TrainingDefaults` among them stands for the Trainer's arguments, which
+        arguments: dataclasses with the flags. A `TrainingDefaults` among them represents the Trainer's arguments, which
             are derived from it and cannot be imported here.
     """
 
@@ -77,18 +76,18 @@ class Command:
 
     @property
     def defaults(self) -> type[TrainingDefaults] | None:
-        """Of a command that takes the Trainer's flags."""
+        """For a command that takes the Trainer's flags."""
         return next((each for each in self.arguments if issubclass(each, TrainingDefaults)), None)
 
     @property
     def presets(self) -> list[str]:
-        """Those whose names end as the command's does."""
+        """The presets whose names end in the command's name."""
         kind = self.name.removeprefix("train ").replace("-", "_")
         return [name for name in preset_names() if name.endswith(kind)] if self.defaults else []
 
     def parse(self, argv: Sequence[str] | None, training_arguments: type | None = None) -> tuple[Any, ...]:
         """
-        Instances of `arguments`, that of the Trainer's being of the type `training_arguments`, from the command line.
+        Instances of `arguments` from the command line; the Trainer's arguments have the type `training_arguments`.
 
         Exits with status 0 after `--help` and `--help-all`, and as `parse_arguments` does.
         """
@@ -101,12 +100,12 @@ class Command:
         return parse_arguments(types, argv, **self._description())
 
     def show_help(self) -> NoReturn:
-        """Without what only transformers knows."""
+        """Without flags that only transformers knows."""
         self.parser().parse_args(["--help"])
         raise AssertionError("--help exits")
 
     def parser(self) -> DataclassParser:
-        """With every flag of ours, and those of transformers' Trainer that are used most."""
+        """With all of our flags and the most used flags of transformers' Trainer."""
         parser = DataclassParser(self.arguments, self.presets, **self._description())
         if self.defaults is None:
             return parser
@@ -114,11 +113,11 @@ class Command:
         for action in parser._actions:
             if action.dest in hidden:
                 action.help = argparse.SUPPRESS
-        group = parser.add_argument_group("Used most of transformers' TrainingArguments, whose flags all work here")
+        group = parser.add_argument_group("The most used of transformers' TrainingArguments, whose flags all work here")
         for name, help_text in COMMON_TRAINER_FLAGS.items():
             if name not in hidden:
                 group.add_argument(f"--{name}", metavar="VALUE", help=help_text)
-        parser.add_argument(ALL_FLAGS[1], action="store_true", help="Show the other flags of the Trainer, too.")
+        parser.add_argument(ALL_FLAGS[1], action="store_true", help="Also show the other flags of the Trainer.")
         return parser
 
     def _description(self) -> dict[str, str]:
@@ -129,26 +128,26 @@ ON_VIDEOS = (DataArguments, VideoArguments, AugmentationArguments, TrainingDefau
 COMMANDS = {
     "quickstart": Command(
         "commands.quickstart",
-        "FLa-LLM in small, in minutes on a CPU: corpus, both stages, scores and translations. LLaVA-SLT: `flallm "
+        "A small FLa-LLM in minutes on a CPU: corpus, both stages, scores and translations. LLaVA-SLT: `flallm "
         "quickstart llava-slt`.",
         (QuickstartArguments,),
     ),
     "quickstart llava-slt": Command(
         "commands.quickstart_llava_slt",
-        "LLaVA-SLT in small: corpus, all three stages, scores and translations.",
+        "A small LLaVA-SLT: corpus, all three stages, scores and translations.",
         (LlavaSltQuickstartArguments,),
     ),
     "translate": Command("commands.translate", "Translate sign language videos.", (TranslateArguments,)),
     "prepare": Command(
-        "commands.prepare_dataset", "Make a video folder of a raw corpus or a spreadsheet.", (PrepareArguments,)
+        "commands.prepare_dataset", "Make a video folder from a raw corpus or a spreadsheet.", (PrepareArguments,)
     ),
     "inspect": Command("commands.inspect_dataset", "Look at a data set before training.", (InspectArguments,)),
     "generate-corpus": Command(
-        "commands.generate_corpus", "Render a corpus of drawn signers of an invented sign language.", (CorpusArguments,)
+        "commands.generate_corpus", "Render a corpus of animated signers in an invented language.", (CorpusArguments,)
     ),
     "trim-vocabulary": Command(
         "commands.trim_vocabulary",
-        "Cut a text model and its tokenizer to the tokens that a text needs.",
+        "Trim a text model and its tokenizer to the tokens that a text needs.",
         (TrimArguments,),
     ),
     "train language-model": Command(
@@ -184,7 +183,7 @@ COMMANDS = {
     "evaluate": Command(
         "commands.evaluate_model",
         "Translate a split with a trained model and score it.",
-        (EvaluationArguments, DatasetArguments, EvaluationDefaults),
+        (EvaluationArguments, DatasetArguments, GenerationArguments),
     ),
     "score": Command(
         "commands.score_translations",
@@ -196,7 +195,7 @@ COMMANDS = {
         "Measure how far a model's scores can be trusted.",
         (CalibrationArguments, DatasetArguments),
     ),
-    "push": Command("commands.push_to_hub", "Send a model or a Space to the Hub.", (PushArguments,)),
+    "push": Command("commands.push_to_hub", "Upload a model or a Space to the Hub.", (PushArguments,)),
     "import-checkpoint": Command(
         "commands.import_checkpoint", "Import a checkpoint of GFSLT-VLP or sltbaselines.", (ImportArguments,)
     ),

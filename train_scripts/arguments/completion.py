@@ -1,4 +1,4 @@
-"""Scripts with which a shell completes the commands of `flallm`, their flags, and values that are one of a few."""
+"""Shell completion scripts for the commands of `flallm`, their flags, and flag values with a fixed set of choices."""
 
 import argparse
 import shlex
@@ -18,7 +18,7 @@ _flallm() {{
 complete -o default -F _flallm flallm"""
 ZSH = """\
 #compdef flallm
-# Load it, behind compinit, with: eval "$(flallm completion zsh)"
+# Load it, after compinit, with: eval "$(flallm completion zsh)"
 _flallm() {{
     local word command="" current="${{words[CURRENT]}}" candidates=""
     for word in "${{(@)words[2,CURRENT-1]}}"; do command="$command $word"; done
@@ -58,7 +58,7 @@ def _groups() -> dict[str, list[str]]:
 
 
 def _cases() -> Iterator[str]:
-    """A `case` of the words so far, which both bash and zsh read: values of flags, then flags, then commands."""
+    """Branches of a `case` over the words so far, for both bash and zsh: values of flags, then flags, then commands."""
     by_length = sorted(COMMANDS.items(), key=lambda item: -len(item[0].split()))
     yield '    case "$command|$current" in'
     for name, command in by_length:

@@ -9,7 +9,7 @@ from .flag_values import FEATURE_DTYPES, check_flags
 
 @dataclass
 class DatasetArguments:
-    """Which data set, and what is known of it."""
+    """Which data set, and what is known about it."""
 
     dataset: list[str] = field(
         metadata={"help": "A video folder (train/, dev/, test/ with metadata.csv) or the id of a data set on the Hub."}
@@ -38,7 +38,7 @@ class DatasetArguments:
         check_spoken_language(self.spoken_language)
         check_sign_language(self.sign_language)
         if self.dataset_name is not None and not self.dataset_name.strip():
-            raise ValueError("--dataset_name must be a name for readers of the model card, got an empty one.")
+            raise ValueError("--dataset_name must be a name for readers of the model card, got an empty string.")
 
 
 @dataclass
@@ -47,24 +47,24 @@ class DataArguments(DatasetArguments):
 
     dataset: list[str] = field(
         metadata={
-            "help": "A video folder (train/, dev/, test/ with metadata.csv) or the id of a data set on the Hub. Of "
-            "several all are trained on, and the first is the one that evaluation scores."
+            "help": "A video folder (train/, dev/, test/ with metadata.csv) or the id of a data set on the Hub. If "
+            "several are given, all are trained on, and evaluation uses the first."
         }
     )
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read the training clips while training goes on, and do not download data sets on the Hub whole. "
-            "Needs --max_steps, as a stream has no end; evaluate and save with --eval_strategy steps and "
-            "--save_strategy steps, as it has no epochs. Several data sets are mixed with the probabilities of "
+            "help": "Read the training clips during training, and do not download data sets on the Hub in full. Needs "
+            "--max_steps, because a stream has no end; evaluate and save with --eval_strategy steps and "
+            "--save_strategy steps, because it has no epochs. Several data sets are mixed with the probabilities of "
             "--dataset_weights, by default in proportion to their numbers of clips. The evaluation split is downloaded."
         },
     )
     dataset_weights: list[float] | None = field(
         default=None,
         metadata={
-            "help": "One number for each data set: the shares of their clips in an epoch, which stays as long as all "
-            "data sets together, or in a stream. Default: every clip once."
+            "help": "One number per data set: the shares of their clips in an epoch, which stays as long as all data "
+            "sets together, or in a stream. Default: every clip once."
         },
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
@@ -74,18 +74,18 @@ class DataArguments(DatasetArguments):
     shuffle_buffer_size: int = field(
         default=1000,
         metadata={
-            "help": "With --streaming: clips of each data set that wait in main memory, in every process, of which the "
-            "next one is drawn; 1 keeps the order in each file. They are not decoded: of a data set on the Hub the "
-            "bytes of their files wait (1000 clips of 300 kB: 300 MB), of a video folder only the names."
+            "help": "With --streaming: clips per data set and process that are buffered in main memory to draw the "
+            "next one from; 1 keeps the order of each file. The clips are not decoded: the buffer holds the bytes of "
+            "files from the Hub (1000 clips of 300 kB: 300 MB), but only the names of files in a video folder."
         },
     )
-    max_train_clips: int | None = field(default=None, metadata={"help": "Train on the first so many clips only."})
-    max_evaluation_clips: int | None = field(default=None, metadata={"help": "Evaluate on the first so many only."})
+    max_train_clips: int | None = field(default=None, metadata={"help": "Use only the first N training clips."})
+    max_evaluation_clips: int | None = field(default=None, metadata={"help": "Use only the first N evaluation clips."})
     keep_decoded_videos: bool = field(
         default=False,
         metadata={
-            "help": "Hold the decoded frames of all clips in main memory (in every worker process): for small corpora, "
-            "where decoding anew in every epoch would cost more than the training."
+            "help": "Keep the decoded frames of all clips in main memory (in every worker process): for small corpora, "
+            "where decoding them again in every epoch would cost more than the training."
         },
     )
 
@@ -104,27 +104,27 @@ class DataArguments(DatasetArguments):
             )
         wrong = [weight for weight in weights if not 0 < weight < math.inf]
         if wrong:
-            raise ValueError(f"--dataset_weights must be above 0, got {wrong[0]}. Leave out what is not to be used.")
+            raise ValueError(f"--dataset_weights must be above 0, got {wrong[0]}. Leave out data sets you do not want.")
 
 
 @dataclass
 class AugmentationArguments:
-    """Changes to training clips; one draw for all frames of a clip. None is made at evaluation."""
+    """Random changes to training clips, drawn once per clip for all its frames. Evaluation clips stay unchanged."""
 
     rotation_degrees: float = field(default=0.0, metadata={"help": "Rotate by up to this angle, with probability 0.5."})
     translation: float = field(
         default=0.0, metadata={"help": "Shift by up to this fraction of the frame size, with probability 0.5."}
     )
     random_crop: bool = field(
-        default=True, metadata={"help": "Crop at a random place instead of the centre (resize 256, crop 224)."}
+        default=True, metadata={"help": "Crop at a random position instead of the centre (resize 256, crop 224)."}
     )
     brightness: float = field(default=0.0, metadata={"help": "Largest relative change of brightness."})
     contrast: float = field(default=0.0, metadata={"help": "Largest relative change of contrast."})
     saturation: float = field(default=0.0, metadata={"help": "Largest relative change of saturation."})
     speed: float = field(default=0.0, metadata={"help": "Largest relative change of the signing speed."})
-    frame_drop: float = field(default=0.0, metadata={"help": "Probability with which a sampled frame is left out."})
+    frame_drop: float = field(default=0.0, metadata={"help": "Probability of leaving out a sampled frame."})
     frame_jitter: bool = field(
-        default=True, metadata={"help": "Take a random frame of each sampling interval, not always its middle."}
+        default=True, metadata={"help": "Take a random frame of each sampling interval instead of its middle."}
     )
     horizontal_flip: float = field(
         default=0.0, metadata={"help": "Probability of a flip. It swaps the hands, which changes what is signed."}
@@ -136,10 +136,10 @@ class AugmentationArguments:
 
 @dataclass
 class VideoArguments:
-    """What the video processor does with pixels; saved with the model."""
+    """How the video processor prepares pixels; saved with the model."""
 
-    frame_sampling_rate: float = field(default=0.25, metadata={"help": "Fraction of the frames that is kept."})
-    max_num_frames: int | None = field(default=None, metadata={"help": "Most frames of a clip after sampling."})
+    frame_sampling_rate: float = field(default=0.25, metadata={"help": "Fraction of the frames to keep."})
+    max_num_frames: int | None = field(default=None, metadata={"help": "Maximum frames per clip after sampling."})
     frame_size: int = field(default=256, metadata={"help": "Height and width to which frames are resized, in pixels."})
     crop_size: int = field(
         default=224, metadata={"help": "Height and width of the crop that the model sees, in pixels."}
@@ -161,30 +161,30 @@ class FeatureCacheArguments:
         default=False,
         metadata={
             "help": "Compute the visual features of every clip once, keep them on disk and train from them. Training "
-            "clips are then not augmented, or come in the few augmented forms of --feature_views."
+            "clips are then either not augmented, or come in the few augmented versions of --feature_views."
         },
     )
     feature_views: int | None = field(
         default=None,
         metadata={
-            "help": "With --cache_features: keep so many augmented forms of each training clip; epoch after epoch the "
-            "next one is taken, and after the last the first again. Default: one form, without augmentation."
+            "help": "With --cache_features: keep this many augmented versions of each training clip and cycle through "
+            "them, one per epoch. Default: one version, without augmentation."
         },
     )
     features_dtype: str = field(
-        default="float16", metadata={"help": "With --cache_features: float16, bfloat16 or float32, as they are kept."}
+        default="float16", metadata={"help": "With --cache_features: float16, bfloat16 or float32 on disk."}
     )
     feature_cache_dir: str | None = field(
         default=None,
         metadata={
             "help": "With --cache_features: folder of the features, shared by all runs. Default: flallm/features in "
-            "the folder of Hugging Face's caches, $HF_HOME or ~/.cache/huggingface."
+            "Hugging Face's cache folder, $HF_HOME or ~/.cache/huggingface."
         },
     )
     feature_cache_days: float | None = field(
         default=None,
         metadata={
-            "help": "With --cache_features: remove features that no run has used for so many days. Default: none are."
+            "help": "With --cache_features: remove features that no run has used for this many days. Default: never."
         },
     )
 
@@ -195,4 +195,4 @@ class FeatureCacheArguments:
             raise ValueError(f"--features_dtype must be {', '.join(FEATURE_DTYPES)}, got {self.features_dtype!r}.")
         check_flags(vars(self))
         if self.feature_views is not None and not self.cache_features:
-            raise ValueError("--feature_views needs --cache_features True: without it every epoch draws anew.")
+            raise ValueError("--feature_views needs --cache_features True: without it every epoch draws new ones.")

@@ -1,11 +1,12 @@
 """
-Command lines from dataclasses: a flag for each field, with the field's type, default and help, and YAML files below
-them. Reads them as transformers' HfArgumentParser does (tests compare the two), but imports nothing heavy, takes dashes
-for underscores, and writes every switch in one way: `--lora`, `--lora True` or `--lora False`.
+Command lines from dataclasses: each field becomes a flag with the field's type, default and help; YAML files can set
+the flags too. Parses them like transformers' HfArgumentParser (tests compare the two), but imports nothing heavy,
+accepts dashes for underscores, and treats all switches the same: `--lora`, `--lora True` or `--lora False`.
 """
 
 import argparse
 import dataclasses
+import difflib
 import json
 import sys
 import types
@@ -22,16 +23,17 @@ from .flag_values import check_flags
 from .yaml_values import load_yaml
 
 CONFIG_FOLDER = Path(__file__).parent.parent / "configs"
+SOURCES = "sources"  # of a YAML file: no setting, but a mapping that says where the values of the settings are from
 TRUE, FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
 class DataclassParser(CommandParser):
     """
-    A parser with a group of flags for each dataclass. Fields with `positional` in their metadata have no dashes.
+    A parser with one group of flags per dataclass. Fields with `positional` in their metadata have no dashes.
 
     Args:
-        presets: those that suit the command.
+        presets: those that fit the command.
     """
 
     def __init__(self, dataclass_types: Sequence[type], presets: Sequence[str] = (), **options: Any):
@@ -39,7 +41,7 @@ class DataclassParser(CommandParser):
         for dataclass_type in dataclass_types:
             self.add_dataclass(dataclass_type)
         or_preset = f", or a preset: {', '.join(presets)}" if presets else ""
-        self.add_argument("--config", metavar="FILE", help=f"YAML file with one `flag: value` a line{or_preset}.")
+        self.add_argument("--config", metavar="FILE", help=f"YAML file with one `flag: value` per line{or_preset}.")
         places = [action for action in self._actions if not action.option_strings]
         words = [f"{place.dest} [{place.dest} ...]" if place.nargs else place.dest for place in places]
         self.usage = " ".join(["%(prog)s", *words, "[flags]"])
@@ -58,7 +60,7 @@ class DataclassParser(CommandParser):
         return super().parse_known_args(self._with_values_of_switches(args), namespace)
 
     def _with_values_of_switches(self, args: list[str]) -> list[str]:
-        """In front of `clip.mp4`, `--long` means `--long True`: a switch takes no word for its value that is none."""
+        """Before `clip.mp4`, `--long` means `--long True`: a switch does not take just any word as its value."""
         if all(action.option_strings for action in self._actions):
             return args
         switches = {name for action in self._actions if action.nargs == "?" for name in action.option_strings}
@@ -72,7 +74,7 @@ class DataclassParser(CommandParser):
 
 
 def argument_options(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
-    """What argparse has to know of a field of this type."""
+    """The options that argparse needs for a field of this type."""
     options = _options_of_type(hint)
     if "choices" in field.metadata:
         options["choices"] = [*field.metadata["choices"]]
@@ -121,10 +123,10 @@ def parse_arguments(
     dataclass_types: Sequence[type], argv: Sequence[str] | None, description: str, prog: str | None = None
 ) -> tuple[Any, ...]:
     """
-    Instances of the dataclasses, from `--config FILE_OR_PRESET` (YAML, one `name: value` a line) and flags on top.
+    Instances of the dataclasses, from `--config FILE_OR_PRESET` (YAML, one `name: value` per line) and flags on top.
 
     Exits with status 2 and a message for an unknown flag, an unknown or mistyped YAML key, a missing or unreadable YAML
-    file, or a value out of range.
+    file, a source of a value that the file does not set, or a value out of range.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = DataclassParser(dataclass_types, description=description, prog=prog)
@@ -146,7 +148,7 @@ def parse_arguments(
 
 
 def flags(**values: Any) -> list[str]:
-    """`flags(seed=1, lora=True)` -> `["--seed", "1", "--lora", "True"]`, for one command that calls another."""
+    """`flags(seed=1, lora=True)` -> `["--seed", "1", "--lora", "True"]`, for a command that calls another."""
     return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
@@ -166,6 +168,7 @@ def _flags_from_yaml(config: str, types: dict[str, str]) -> list[str]:
             is_text = "str" in types[name] or "Path" in types[name]
             value = text if is_text and not isinstance(value, dict) else value
             flags += [f"--{name}", *map(_as_flag_value, value if isinstance(value, list) else [value])]
+    read_sources(config)  # raises where they do not fit the values
     return flags
 
 
@@ -175,11 +178,38 @@ def _as_flag_value(value: Any) -> str:
 
 def read_yaml(config: str, as_text: bool = False) -> dict[str, Any]:
     """
-    Values of a YAML file or preset, or with `as_text` how each is written.
+    Values of a YAML file or preset, or with `as_text` how each is written. Its `sources` are none of them.
 
     Raises:
         ValueError: if there is none of that name, or it holds no `name: value` lines.
     """
+    return {name: value for name, value in _load_file(config, as_text).items() if name != SOURCES}
+
+
+def read_sources(config: str) -> dict[str, str]:
+    """
+    Where the values of a YAML file or preset are from, in words by the name of the setting: its `sources`, if any.
+
+    Raises:
+        ValueError: as `read_yaml`, and for a source that is no text or is of a setting that the file does not have.
+    """
+    values = _load_file(config)
+    sources = values.pop(SOURCES, None) or {}
+    if not isinstance(sources, dict):
+        raise ValueError(
+            f"{config}: {SOURCES} must hold one 'name: where its value is from' a line, got {type(sources).__name__}."
+        )
+    for name, source in sources.items():
+        if name not in values:
+            close = difflib.get_close_matches(str(name), map(str, values), n=1)
+            advice = f"Did you mean {close[0]!r}?" if close else "Set it, or remove it there."
+            raise ValueError(f"{config}: {SOURCES} names {name!r}, which the file does not set. {advice}")
+        if not isinstance(source, str):
+            raise ValueError(f"{config}: {SOURCES} must say in words where {name!r} is from, got {source!r}.")
+    return sources
+
+
+def _load_file(config: str, as_text: bool = False) -> dict[str, Any]:
     path = CONFIG_FOLDER / f"{config}.yaml" if config in preset_names() else Path(config)
     if not path.is_file():
         raise ValueError(
@@ -188,7 +218,7 @@ def read_yaml(config: str, as_text: bool = False) -> dict[str, Any]:
     try:
         values = load_yaml(path.read_text(encoding="utf-8-sig"), as_text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML file: {error}") from error
+        raise ValueError(f"{path} is not a YAML file: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold one 'name: value' a line, got {type(values).__name__}.")
+        raise ValueError(f"{path} must hold one 'name: value' per line, got {type(values).__name__}.")
     return values

@@ -1,6 +1,6 @@
 """
-Which values a flag may have, by its name: checked before any work, in every command that has a flag of that name,
-whether it came from the command line or from a YAML file. Imports nothing heavy.
+The allowed values of flags, by name: checked before any work, in every command that has a flag of that name, whether it
+was set on the command line or in a YAML file. Imports nothing heavy.
 """
 
 import math
@@ -16,14 +16,14 @@ from ..machine.process_pool import most_workers
 DTYPES = ("float32", "bfloat16", "float16")
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")
 QUANTIZATIONS = ("int8", "int4")
-MOST_BEAMS = 100  # ours: papers take up to 10
-MOST_TOKENS_OF_A_SENTENCE = 10_000  # ours: a sentence of the corpora has some dozens
-MOST_RESAMPLES = 100_000  # ours: sacrebleu takes 1,000
+MOST_BEAMS = 100  # ours: papers use up to 10
+MOST_TOKENS_OF_A_SENTENCE = 10_000  # ours: sentences in the corpora have a few dozen
+MOST_RESAMPLES = 100_000  # ours: sacrebleu uses 1,000
 
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `least` to `most`, or without one or both of them."""
+    """Finite numbers from `least` to `most`, or unbounded on one or both sides."""
 
     least: float
     most: float = math.inf
@@ -101,7 +101,7 @@ RANGES: dict[str, Range] = {
     "lora_rank": COUNT,
     "lora_alpha": COUNT,
     "lora_dropout": SHARE_BELOW_ONE,
-    # losses and what is learned from text
+    # losses and text learning
     "label_smoothing": SHARE_BELOW_ONE,
     "word_presence_loss_weight": WEIGHT,
     "word_alignment_weight": WEIGHT,
@@ -160,10 +160,10 @@ RANGES: dict[str, Range] = {
 def check_flags(values: Mapping[str, Any]) -> None:
     """
     Args:
-        values: by the names of the flags; `None` is always right.
+        values: by flag name; `None` is always allowed.
 
     Raises:
-        ValueError: for the first value that cannot be; it names the flag.
+        ValueError: for the first value that is not allowed; the message names the flag.
     """
     for name, value in values.items():
         allowed = RANGES.get(name)
@@ -174,15 +174,15 @@ def check_flags(values: Mapping[str, Any]) -> None:
 def check_license(argument: str, value: str | None, examples: str) -> None:
     """
     Raises:
-        ValueError: for a licence that is not in the form in which the Hub writes one.
+        ValueError: for a licence that is not written as on the Hub.
     """
     if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value):
         raise ValueError(f"--{argument} must be a licence as the Hub writes it, such as {examples}, got {value!r}.")
 
 
 def is_repo_id(text: str | None) -> bool:
-    """Whether a text can be the id of a repository with its owner, as in `me/flallm-phoenix`."""
-    from huggingface_hub.utils import validate_repo_id  # here: `--help` need not wait for it
+    """Whether a text is a valid repository id with its owner, as in `me/flallm-phoenix`."""
+    from huggingface_hub.utils import validate_repo_id  # imported here to keep `--help` fast
 
     try:
         validate_repo_id(text)
@@ -194,7 +194,7 @@ def is_repo_id(text: str | None) -> bool:
 def check_repo_id(argument: str, value: str | None, example: str) -> None:
     """
     Raises:
-        ValueError: for what is no id of a repository with its owner; `None` is right.
+        ValueError: for anything but a repository id with its owner; `None` is allowed.
     """
     if value is not None and not is_repo_id(value):
         raise ValueError(f"--{argument} must be OWNER/NAME, such as {example}, got {value!r}.")
@@ -203,7 +203,7 @@ def check_repo_id(argument: str, value: str | None, example: str) -> None:
 def check_new_folder(folder: Path, advice: str = "") -> None:
     """
     Raises:
-        ValueError: if the folder is a file, or holds anything.
+        ValueError: if the folder is a file, or is not empty.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file. Name a new or empty folder.")

@@ -1,4 +1,4 @@
-"""Arguments on parts of models that several stages share. Imports nothing heavy; three methods do."""
+"""Arguments for parts of models that several stages share. Imports nothing heavy; three methods do."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class FrameEncoderArguments:
-    """The CNN with the local temporal module, where it is new."""
+    """The CNN with the local temporal module, if it is new."""
 
     backbone: str = field(default="resnet18", metadata={"help": "torchvision's name: resnet18, resnet34, resnet50."})
     backbone_width: int = field(default=64, metadata={"help": "Channels of the backbone's first stage."})
     imagenet_weights: bool = field(default=False, metadata={"help": "Start the backbone from ImageNet weights."})
-    visual_hidden_size: int = field(default=512, metadata={"help": "Width of what the local temporal module gives."})
+    visual_hidden_size: int = field(default=512, metadata={"help": "Output width of the local temporal module."})
     temporal_blocks: list[str] = field(
         default_factory=lambda: ["K5"],
         metadata={"help": "Local temporal module: K5 = Conv1d kernel 5, P2 = pool 2 (not in LLaVA-SLT)."},
@@ -92,16 +92,16 @@ class AdapterArguments:
     word_presence_loss_weight: float = field(
         default=0.0, metadata={"help": "Weight of the word-presence loss (ours, not in the paper); 0 is off."}
     )
-    num_beams: int = field(default=5, metadata={"help": "Beams with which the saved model generates by default."})
+    num_beams: int = field(default=5, metadata={"help": "Default number of beams of the saved model."})
 
 
 @dataclass
 class LoraArguments:
-    """Low-rank adapters in the language model; which layers get them, and what else is trained, each stage says."""
+    """Low-rank adapters in the language model; each stage defines which layers get them, and what else is trained."""
 
     lora_rank: int = field(default=16, metadata={"help": "Rank of the low-rank adapters."})
     lora_alpha: int = field(default=32, metadata={"help": "Scale of the low-rank adapters, times the rank."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the low-rank adapters."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before the low-rank adapters."})
 
     def lora_config(self, **options: Any) -> "LoraConfig":
         """

@@ -7,7 +7,7 @@ from ..languages.languages import check_spoken_language
 from .encoder_arguments import all_flags
 from .model_arguments import AdapterArguments, FrameEncoderArguments, LoraArguments, OtherClipsArguments
 
-# Of LLaVA-SLT: that of `LlavaSltProcessor`, which a test holds it to.
+# For LLaVA-SLT; a test checks that it equals the default of `LlavaSltProcessor`.
 PROMPT = "Translate this sign language video into {spoken_language}."
 
 
@@ -61,7 +61,7 @@ class LLMFineTuningArguments(AdapterArguments, LoraArguments, OtherClipsArgument
         default=None, metadata={"help": "Language code of a multilingual tokenizer, such as de_DE or deu_Latn."}
     )
     freeze_visual_encoder: bool = field(
-        default=True, metadata={"help": "Keep the visual encoder as stage 1 left it (the paper: yes)."}
+        default=True, metadata={"help": "Freeze the visual encoder of stage 1 (as in the paper)."}
     )
     text_model_dropout: float | None = field(
         default=None, metadata={"help": "Dropout of the text model. Default: as it was pretrained."}
@@ -78,7 +78,7 @@ class LLMFineTuningArguments(AdapterArguments, LoraArguments, OtherClipsArgument
 class LanguageModelArguments:
     """Text, tokenizer, model and noise. All defaults are ours."""
 
-    text_file: str = field(default=None, metadata={"help": "UTF-8 text, one sentence a line. Required."})
+    text_file: str = field(default=None, metadata={"help": "UTF-8 text, one sentence per line. Required."})
     max_vocabulary_size: int = field(default=4000, metadata={"help": "Largest number of tokens."})
     hidden_size: int = field(default=256, metadata={"help": "Width of the model."})
     feed_forward_size: int = field(default=1024, metadata={"help": "Feed-forward width."})
@@ -86,15 +86,15 @@ class LanguageModelArguments:
     attention_heads: int = field(default=4, metadata={"help": "Attention heads."})
     dropout: float = field(default=0.1, metadata={"help": "Dropout."})
     mask_probability: float = field(default=0.3, metadata={"help": "Share of the tokens that are masked."})
-    deletion_probability: float = field(default=0.1, metadata={"help": "Share of the tokens that are left out."})
+    deletion_probability: float = field(default=0.1, metadata={"help": "Share of the tokens that are deleted."})
     shuffle_probability: float = field(default=0.5, metadata={"help": "Share of the sentences in shuffled order."})
     repetition_probability: float = field(
-        default=0.3, metadata={"help": "Probability that a token stands there once more, and then once more again."}
+        default=0.3, metadata={"help": "Probability that a token is repeated, and then repeated again."}
     )
 
     def __post_init__(self):
         if self.text_file is None:
-            raise ValueError("`--text_file` must name a text file with one sentence a line.")
+            raise ValueError("`--text_file` must name a text file with one sentence per line.")
         if self.hidden_size % self.attention_heads:
             raise ValueError(
                 f"--hidden_size must be a multiple of --attention_heads, got {self.hidden_size} and "
@@ -104,10 +104,10 @@ class LanguageModelArguments:
 
 @dataclass
 class TextArguments:
-    """Which sentences. The paper names its text no further; all defaults are ours."""
+    """Which sentences. The paper does not specify its text further; all defaults are ours."""
 
     text_file: list[str] | None = field(
-        default=None, metadata={"help": "UTF-8 text files with one sentence, or one paragraph, a line."}
+        default=None, metadata={"help": "UTF-8 text files with one sentence, or one paragraph, per line."}
     )
     dataset: list[str] | None = field(
         default=None,
@@ -122,9 +122,9 @@ class TextArguments:
         default=None, metadata={"help": "Text file for the held-out perplexity. Default: --evaluation_share."}
     )
     evaluation_share: float = field(
-        default=0.02, metadata={"help": "Share of the different lines that is held out to measure perplexity."}
+        default=0.02, metadata={"help": "Share of the distinct lines that is held out to measure perplexity."}
     )
-    block_size: int = field(default=512, metadata={"help": "Tokens of a block of packed sentences."})
+    block_size: int = field(default=512, metadata={"help": "Tokens per block of packed sentences."})
 
     def __post_init__(self):
         if not self.text_file and not self.dataset:
@@ -138,7 +138,7 @@ class TextArguments:
 
 @dataclass
 class CausalLanguageModelArguments(LoraArguments):
-    """The language model: a pretrained one, all of it trained or low-rank adapters in it, or a new small Llama."""
+    """The language model: a pretrained one, trained in full or with low-rank adapters, or a new small Llama."""
 
     text_model_name_or_path: str | None = field(
         default=None,
@@ -146,7 +146,7 @@ class CausalLanguageModelArguments(LoraArguments):
     )
     prompt: str = field(
         default=PROMPT,
-        metadata={"help": "What the model is asked, as in stage 3; {spoken_language} stands for the language's name."},
+        metadata={"help": "Prompt of the model, as in stage 3; {spoken_language} is replaced by the language's name."},
     )
     lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole model."})
     max_vocabulary_size: int = field(default=4000, metadata={"help": "New model: largest number of tokens."})
@@ -157,7 +157,7 @@ class CausalLanguageModelArguments(LoraArguments):
 
     def __post_init__(self):
         if self.lora and self.text_model_name_or_path is None:
-            raise ValueError("--lora True needs --text_model_name_or_path: a new model must be trained whole.")
+            raise ValueError("--lora True needs --text_model_name_or_path: a new model must be trained in full.")
         if self.hidden_size % (2 * self.attention_heads):
             raise ValueError(
                 f"--hidden_size must be a multiple of twice --attention_heads, got {self.hidden_size} and "
@@ -167,22 +167,22 @@ class CausalLanguageModelArguments(LoraArguments):
 
 @dataclass
 class DenoisingArguments:
-    """Examples in the form of stage 3 with words in place of the video. All of it is ours."""
+    """Examples in the format of stage 3, with words in place of the video. All of this is ours."""
 
     denoising: bool = field(
-        default=False, metadata={"help": "Learn, besides, to answer the prompt with a sentence from its noised words."}
+        default=False, metadata={"help": "Also learn to answer the prompt with a sentence given its noised words."}
     )
-    max_pieces: int = field(default=3, metadata={"help": "The words come in up to so many pieces, in any order."})
-    max_shift: float = field(default=3.0, metadata={"help": "How far a word is moved within its piece, in words."})
-    deletion_probability: float = field(default=0.3, metadata={"help": "Share of the words that are left out."})
+    max_pieces: int = field(default=3, metadata={"help": "Maximum pieces that the words are split into, in any order."})
+    max_shift: float = field(default=3.0, metadata={"help": "How far a word moves within its piece, in words."})
+    deletion_probability: float = field(default=0.3, metadata={"help": "Share of the words that are deleted."})
     replacement_probability: float = field(
-        default=0.1, metadata={"help": "Share of the words that give way to a word of any other sentence."}
+        default=0.1, metadata={"help": "Share of the words replaced by a word of any other sentence."}
     )
     repetition_probability: float = field(
-        default=0.6, metadata={"help": "Probability that a word stands there once more, and then once more again."}
+        default=0.6, metadata={"help": "Probability that a word is repeated, and then repeated again."}
     )
     blank_probability: float = field(
-        default=0.15, metadata={"help": "Probability of a place without any word, and then of one more, behind a word."}
+        default=0.15, metadata={"help": "Probability of an empty position after a word, and then of another one."}
     )
 
     def __post_init__(self):
@@ -198,7 +198,7 @@ class DenoisingArguments:
 
 @dataclass
 class VisualContrastivePretrainingArguments(FrameEncoderArguments):
-    """The visual encoder and what it is compared with. The paper's abstract gives no number: all defaults are ours."""
+    """The visual encoder and what it is contrasted with. The abstract gives no numbers: all defaults are ours."""
 
     stage_name: ClassVar[str] = "visual_contrastive_pretraining"
     target_language: ClassVar[None] = None
@@ -212,8 +212,8 @@ class VisualContrastivePretrainingArguments(FrameEncoderArguments):
     text_encoder_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id of the frozen text encoder, of transformers or sentence-transformers, that "
-            "embeds the sentences. Default: the language model, the mean over its last hidden states."
+            "help": "Folder or Hub id of the frozen text encoder, for transformers or sentence-transformers, that "
+            "embeds the sentences. Default: the language model, averaging its last hidden states."
         },
     )
     word_window_size: int = field(default=8, metadata={"help": "Frames, after sampling, that a word-like token sees."})
@@ -223,15 +223,15 @@ class VisualContrastivePretrainingArguments(FrameEncoderArguments):
     word_attention_heads: int = field(default=8, metadata={"help": "Attention heads of these layers."})
     word_feed_forward_size: int = field(default=2048, metadata={"help": "Feed-forward width of these layers."})
     word_dropout: float = field(default=0.1, metadata={"help": "Dropout of these layers."})
-    temperature: float = field(default=0.07, metadata={"help": "First temperature of the contrast; it is learned."})
+    temperature: float = field(default=0.07, metadata={"help": "Initial contrastive temperature; it is learned."})
     word_alignment_weight: float = field(
-        default=10.0, metadata={"help": "Weight of the word level's loss beside the sentence level's; 0 is off."}
+        default=10.0, metadata={"help": "Weight of the word-level loss relative to the sentence-level loss; 0 is off."}
     )
     memory_bank_size: int = field(
-        default=0, metadata={"help": "Earlier sentences that are contrasted with each video, too; 0 is off."}
+        default=0, metadata={"help": "Earlier sentences that each video is also contrasted with; 0 is off."}
     )
     also_measure_on: str | None = field(
-        default=None, metadata={"help": "One more split, such as test, on which retrieval is measured at the end only."}
+        default=None, metadata={"help": "Another split, such as test, on which retrieval is measured once at the end."}
     )
 
     def __post_init__(self):
@@ -262,11 +262,11 @@ class VisualLanguageTuningArguments(LoraArguments, OtherClipsArguments):
     label_smoothing: float = field(default=0.0, metadata={"help": "Label smoothing of the cross entropy."})
     prompt: str = field(
         default=PROMPT,
-        metadata={"help": "What the model is asked; {spoken_language} stands for the name of the language."},
+        metadata={"help": "Prompt of the model; {spoken_language} is replaced by the name of the language."},
     )
-    num_beams: int = field(default=5, metadata={"help": "Beams with which the saved model generates by default."})
+    num_beams: int = field(default=5, metadata={"help": "Default number of beams of the saved model."})
     lora: bool = field(
-        default=False, metadata={"help": "Train low-rank adapters in the language model, too, not the connector alone."}
+        default=False, metadata={"help": "Train low-rank adapters in the language model as well as the connector."}
     )
 
     def __post_init__(self):

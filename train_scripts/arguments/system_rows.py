@@ -1,6 +1,6 @@
 """
-The systems' rows for help texts: `modeling_flallm/systems.py` alone, as importing the package around it takes seconds.
-Who imports `modeling_flallm.systems` later gets the same module.
+The systems' rows for help texts: imports `modeling_flallm/systems.py` alone, since importing its package takes seconds.
+A later import of `modeling_flallm.systems` returns the same module.
 """
 
 import importlib.util
@@ -25,6 +25,6 @@ systems = _import_the_rows_alone()
 
 
 def help_of_stage(name: str) -> str:
-    """What the help of the command that runs a stage says first."""
+    """The first sentence of the help of the command that runs a stage."""
     system, stage = systems.find_stage(name)
     return system.help_of(stage)

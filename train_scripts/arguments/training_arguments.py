@@ -15,7 +15,7 @@ from .training_flags import check_choices, check_training_flags, complete_flags
 
 @dataclass
 class FLaLLMTrainingArguments(TrainingDefaults, Seq2SeqTrainingArguments):
-    """The Trainer's arguments, with the defaults and the further flags of `TrainingDefaults`."""
+    """The Trainer's arguments, with the defaults and the additional flags of `TrainingDefaults`."""
 
     def __post_init__(self):
         if self.output_dir is None:
@@ -23,8 +23,8 @@ class FLaLLMTrainingArguments(TrainingDefaults, Seq2SeqTrainingArguments):
         check_choices(vars(self))
         if self.hub_strategy != "end":
             raise ValueError(
-                "--hub_strategy must be end: the others send all of --output_dir to the Hub while training, with its "
-                "logs and the optimizer's state."
+                "--hub_strategy must be end: the others upload all of --output_dir during training, including its logs "
+                "and the optimizer's state."
             )
         check_license("model_license", self.model_license, "apache-2.0, cc-by-nc-4.0 or other")
         if isinstance(self.generation_config, Path):
@@ -35,18 +35,18 @@ class FLaLLMTrainingArguments(TrainingDefaults, Seq2SeqTrainingArguments):
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = num_loading_processes(device)
         if not torch.accelerator.is_available():
-            self.dataloader_pin_memory = False  # else torch warns that there is nothing to pin it for
-            self.use_cpu |= self.bf16  # else the Trainer takes bf16 for a wish that no GPU can fulfil
+            self.dataloader_pin_memory = False  # otherwise torch warns that there is nothing to pin it for
+            self.use_cpu |= self.bf16  # otherwise the Trainer rejects bf16 because there is no GPU
         check_flags(vars(self))
         check_training_flags(self)
         try:
             super().__post_init__()
         except (ImportError, KeyError, NotImplementedError, TypeError) as error:
-            raise ValueError(f"transformers refuses a flag: {error}") from error
+            raise ValueError(f"transformers rejects a flag: {error}") from error
         complete_flags(self)
 
 
-# Of every stage that learns from videos, behind its own.
+# For every stage that learns from videos, after its own.
 TRAINING_ARGUMENTS = (DataArguments, VideoArguments, AugmentationArguments, FLaLLMTrainingArguments)
 
 
@@ -55,9 +55,9 @@ def check_output_folder(arguments: FLaLLMTrainingArguments) -> None:
     Raises:
         ValueError: if the output folder holds files and the run does not resume from a checkpoint.
     """
-    # Under several processes the first one looks, before it starts to fill the folder.
+    # With several processes, the first one checks before it starts to fill the folder.
     if arguments.resume_from_checkpoint is None and arguments.process_index == 0:
         check_new_folder(
             Path(arguments.output_dir),
-            " To go on with the run that wrote it, pass --resume_from_checkpoint last.",
+            " To resume the run that wrote it, pass --resume_from_checkpoint last.",
         )

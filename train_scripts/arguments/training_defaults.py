@@ -1,6 +1,6 @@
 """
-Flags of training that are ours, and defaults of transformers' Trainer that suit translation: what `--help` shows, for
-which transformers is not imported. The arguments of a run are these and all of the Trainer's, in training_arguments.py.
+Our training flags, and defaults for transformers' Trainer that suit translation: what `--help` shows without importing
+transformers. The arguments of a run are these and all of the Trainer's, in training_arguments.py.
 """
 
 from dataclasses import dataclass, field
@@ -8,26 +8,26 @@ from typing import Any, ClassVar
 
 from .system_rows import systems
 
-# Of all that transformers has, what most runs set: `--help` names these, and `--help-all` the others.
+# The Trainer's flags that most runs set: `--help` shows these, and `--help-all` the others.
 COMMON_TRAINER_FLAGS = {
     "num_train_epochs": "Epochs; --max_steps counts steps of the optimiser instead.",
-    "max_steps": "Steps of the optimiser, in place of epochs.",
-    "per_device_train_batch_size": "Clips, or lines of text, of each device in a step.",
+    "max_steps": "Steps of the optimiser, instead of epochs.",
+    "per_device_train_batch_size": "Clips, or lines of text, per device and step.",
     "per_device_eval_batch_size": "The same in evaluation.",
-    "gradient_accumulation_steps": "Batches that make one step of the optimiser.",
+    "gradient_accumulation_steps": "Batches per step of the optimiser.",
     "gradient_checkpointing": "Save memory by computing activations again in the backward pass.",
-    "learning_rate": "Highest learning rate.",
-    "warmup_steps": "Steps, or below 1 the share of the run, in which it rises.",
+    "learning_rate": "Peak learning rate.",
+    "warmup_steps": "Warm-up steps or, below 1, warm-up share of the run.",
     "weight_decay": "Weight decay.",
     "optim": "Optimiser.",
     "seed": "Seed of initial weights, augmentation and the order of the clips.",
-    "logging_steps": "Steps from one line of the log to the next.",
-    "eval_steps": "With --eval_strategy steps: from one evaluation to the next.",
-    "save_steps": "With --save_strategy steps: from one checkpoint to the next.",
-    "resume_from_checkpoint": "Checkpoint to go on from, or last.",
-    "push_to_hub": "Send the model to the Hub at the end, as --hub_model_id.",
+    "logging_steps": "Steps between two log lines.",
+    "eval_steps": "With --eval_strategy steps: steps between two evaluations.",
+    "save_steps": "With --save_strategy steps: steps between two checkpoints.",
+    "resume_from_checkpoint": "Checkpoint to resume from, or last.",
+    "push_to_hub": "Upload the model to the Hub at the end, as --hub_model_id.",
     "hub_model_id": "OWNER/NAME of the repository on the Hub.",
-    "use_cpu": "Compute on the CPU, also where there is an accelerator.",
+    "use_cpu": "Compute on the CPU, even if there is an accelerator.",
     "disable_tqdm": "No progress bars.",
 }
 CONTRASTIVE_SCORES = ("recall_at_1", "recall_at_5", "median_rank", "word_f1")
@@ -38,8 +38,8 @@ class TrainingDefaults:
     """
     How to train.
 
-    The defaults suit translation: evaluation by generation once an epoch, the best checkpoint by BLEU-4 on the
-    evaluation split, and columns kept as they are.
+    The defaults suit translation: evaluation by generation once per epoch, the best checkpoint by BLEU-4 on the
+    evaluation split, and no columns removed.
     """
 
     output_dir: str = field(default=None, metadata={"help": "New or empty folder for checkpoints, model and logs."})
@@ -51,7 +51,7 @@ class TrainingDefaults:
     predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate what the model generates."})
     generation_num_beams: int | None = field(default=None, metadata={"help": "Beams in evaluation while training."})
     generation_max_length: int | None = field(default=150, metadata={"help": "Longest sentence, in tokens."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False: videos are no model inputs."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False: videos are not model inputs."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"], metadata={"help": "Where to log."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "See torch's DDP."})
@@ -63,16 +63,16 @@ class TrainingDefaults:
         default=None, metadata={"help": "Learning rate of the text model's biases. Default: `learning_rate`."}
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations without a better score."}
+        default=None, metadata={"help": "Stop after this many evaluations without a better score."}
     )
     hub_private_repo: bool | None = field(
         default=True, metadata={"help": "With --push_to_hub: only you and those you invite see the repository."}
     )
-    hub_strategy: str = field(default="end", metadata={"help": "With --push_to_hub: the model is sent at the end."})
+    hub_strategy: str = field(default="end", metadata={"help": "With --push_to_hub: the model is uploaded at the end."})
     max_frames_per_batch: int | None = field(
         default=None,
         metadata={
-            "help": "Make batches of as many clips as fit into so many sampled frames per device, instead of "
+            "help": "Make batches of as many clips as fit into this many sampled frames per device, instead of "
             "`per_device_train_batch_size` clips."
         },
     )
@@ -86,13 +86,13 @@ class TrainingDefaults:
     dataloader_num_workers: int | None = field(
         default=None,
         metadata={
-            "help": "Processes that read videos beside the training. Default: none on a CPU, which trains on all "
-            "of its cores; up to eight with an accelerator, if there are cores for them."
+            "help": "Processes that read videos during training. Default: none on a CPU, where training uses all "
+            "cores; up to eight with an accelerator, if there are cores for them."
         },
     )
     num_threads: int | None = field(
         default=None,
-        metadata={"help": "Threads of a CPU to compute in. Default: one for each core that other programs leave free."},
+        metadata={"help": "CPU threads to compute with. Default: one per core that other programs leave free."},
     )
     preprocess_on_device: bool = field(
         default=False,
@@ -101,9 +101,9 @@ class TrainingDefaults:
     frames_per_chunk: int | None = field(
         default=None,
         metadata={
-            "help": "To save memory: run the CNN over at most so many frames of a batch at a time, in training again "
-            "in the backward pass. In training BatchNorm statistics are then those of a chunk, not of the batch (ghost "
-            "batch norm); a frozen encoder and evaluation give the same as without."
+            "help": "To save memory: run the CNN over at most this many frames of a batch at a time, and in training "
+            "again in the backward pass. In training, BatchNorm statistics then come from each chunk instead of the "
+            "batch (ghost batch norm); a frozen encoder and evaluation give the same results as without."
         },
     )
     model_license: str | None = field(
@@ -111,12 +111,11 @@ class TrainingDefaults:
         metadata={"help": "Licence of the trained model for its card, as the Hub writes it, such as cc-by-nc-4.0."},
     )
 
-    # What evaluation scores, flags that this command gives one value, and the words of errors for where it does; flags
-    # that do nothing here, which its help leaves out.
+    # What evaluation scores, flags that this command gives one value, and flags that do nothing here, which its help
+    # leaves out.
     needs_generation: ClassVar[bool] = True
     fixed_flags: ClassVar[dict[str, Any]] = {}
     idle_flags: ClassVar[tuple[str, ...]] = ()
-    fixed_where: ClassVar[str] = "for this command"
     sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential", "group_by_length")
 
 
@@ -125,7 +124,7 @@ class LanguageModelTrainingDefaults(TrainingDefaults):
     """
     How to train.
 
-    Without evaluation: there is no split of a text file.
+    No evaluation: a text file has no splits.
     """
 
     eval_strategy: str = field(default="no", metadata={"help": "Must be no."})
@@ -202,45 +201,3 @@ class ContrastiveTrainingDefaults(TrainingDefaults):
     predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
     needs_generation: ClassVar[bool] = False
     fixed_flags: ClassVar[dict[str, Any]] = {"predict_with_generate": False}
-
-
-@dataclass
-class EvaluationDefaults(TrainingDefaults):
-    """How to translate."""
-
-    eval_strategy: str = field(default="no", metadata={"help": "Must be no."})
-    save_strategy: str = field(default="no", metadata={"help": "Must be no."})
-    load_best_model_at_end: bool = field(default=False, metadata={"help": "Must be False."})
-    bf16: bool | None = field(default=False, metadata={"help": "Must be False; see --dtype."})
-    generation_max_length: int | None = field(
-        default=None, metadata={"help": "Default: what the model was saved with."}
-    )
-    report_to: list[str] = field(default_factory=lambda: ["none"], metadata={"help": "Where to log."})
-    # Else there would not be one sentence for each clip.
-    fixed_flags: ClassVar[dict[str, Any]] = {
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-        "bf16": False,
-        "predict_with_generate": True,
-        "prediction_loss_only": False,
-        "dataloader_drop_last": False,
-        "eval_do_concat_batches": True,
-        "remove_unused_columns": False,
-        "push_to_hub": False,
-    }
-    fixed_where: ClassVar[str] = "where nothing is trained"
-    idle_flags: ClassVar[tuple[str, ...]] = (
-        "save_total_limit",
-        "metric_for_best_model",
-        "lr_scheduler_type",
-        "ddp_find_unused_parameters",
-        "adapter_learning_rate",
-        "bias_learning_rate",
-        "early_stopping_patience",
-        "hub_private_repo",
-        "hub_strategy",
-        "max_frames_per_batch",
-        "model_license",
-        *(COMMON_TRAINER_FLAGS.keys() - {"per_device_eval_batch_size", "use_cpu", "disable_tqdm"}),
-    )

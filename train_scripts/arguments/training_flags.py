@@ -1,7 +1,7 @@
 """
-The flags that training commands inherit from transformers' Trainer: which are refused, and why, and which values make
-sense. All of it is checked before any model or data is loaded. Each flag was tried; tests/test_training_flags.py does
-so again.
+The flags that training commands inherit from transformers' Trainer: which ones are rejected and why, and which values
+make sense. Everything is checked before any model or data is loaded. Each flag has been tried;
+tests/test_training_flags.py tries them again.
 """
 
 import dataclasses
@@ -21,19 +21,19 @@ from transformers.training_args import OptimizerNames
 
 NOT_TRIED = "nobody has tried it with these models. Several GPUs train with torchrun or `accelerate launch --multi_gpu`"
 LOSS_IS_OURS = "the Trainer would take the labels away from the model. Use --label_smoothing, where the command has it"
-# Flag -> why any value but transformers' default is refused.
+# Flag -> why any value except transformers' default is rejected.
 REFUSED = {
     "label_smoothing_factor": LOSS_IS_OURS,
-    "label_names": "the models take what the collator gives them, and their loss with it",
-    "remove_unused_columns": "videos are no model inputs before the collator has read them",
+    "label_names": "the models take what the collator returns, and compute their loss from it",
+    "remove_unused_columns": "videos only become model inputs in the collator",
     "length_column_name": "clips are grouped by the number of their frames, which the data set knows",
     "sortish_sampler": "the Trainer ignores it. Use --train_sampling_strategy group_by_length",
     "eval_do_concat_batches": "scores are of the whole split, not of its batches",
     "batch_eval_metrics": "scores are of the whole split, not of its batches",
-    "eval_use_gather_object": "what evaluation gathers are tensors",
-    "include_for_metrics": "no score here looks at inputs or losses",
+    "eval_use_gather_object": "evaluation gathers tensors",
+    "include_for_metrics": "no score here uses inputs or losses",
     "include_num_input_tokens_seen": "it would count pixels",
-    "do_predict": "training commands translate no split of their own accord. flallm evaluate does",
+    "do_predict": "training commands do not translate a split. Use flallm evaluate",
     "accelerator_config": "which process reads which clips is decided here (train_scripts/clips/samplers.py)",
     "parallelism_config": NOT_TRIED,
     "fsdp": NOT_TRIED,
@@ -41,13 +41,13 @@ REFUSED = {
     "deepspeed": NOT_TRIED,
     "debug": "it fails at the masks of these models. --debug alone shows the traceback behind an error",
     "local_rank": "the launcher, such as torchrun, sets it in the environment",
-    "use_liger_kernel": "it has kernels for none of these models",
-    "liger_kernel_config": "it has kernels for none of these models",
+    "use_liger_kernel": "it has no kernels for these models",
+    "liger_kernel_config": "it has no kernels for these models",
 }
-# The same, for what `accelerate launch` sets in the environment.
+# The same for variables that `accelerate launch` sets in the environment.
 REFUSED_VARIABLES = {"ACCELERATE_USE_FSDP": NOT_TRIED, "ACCELERATE_USE_DEEPSPEED": NOT_TRIED}
 
-# Of the Trainer, which does not name the flag.
+# Values that the Trainer rejects without naming the flag.
 CHOICES: dict[str, Any] = {
     "eval_strategy": IntervalStrategy,
     "save_strategy": SaveStrategy,
@@ -56,7 +56,7 @@ CHOICES: dict[str, Any] = {
     "hub_strategy": HubStrategy,
     "optim": OptimizerNames,
 }
-# Optimisers that make their parameter groups themselves.
+# Optimisers that build their own parameter groups.
 OWN_GROUPS = ("galore", "apollo", "lomo", "adalomo")
 WITH_TARGET_MODULES = ("galore", "apollo")
 COMPILE_MODES = ("default", "lite", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune")
@@ -66,10 +66,10 @@ LOWER_IS_BETTER = ("loss", "perplexity", "median_rank")
 def check_choices(values: Mapping[str, Any]) -> None:
     """
     Args:
-        values: by the names of the flags.
+        values: by flag name.
 
     Raises:
-        ValueError: for the first value that is none of its flag's; it names the flag.
+        ValueError: for the first value that its flag does not allow; the message names the flag.
     """
     for name, choices in CHOICES.items():
         known = [choice.value for choice in choices]
@@ -79,10 +79,10 @@ def check_choices(values: Mapping[str, Any]) -> None:
 
 def check_training_flags(training: Seq2SeqTrainingArguments) -> None:
     """
-    Before the Trainer's own arguments look at them.
+    Run this before the Trainer's arguments do their own checks.
 
     Raises:
-        ValueError: for a flag that is refused, or a value that no run can have; it names the flag.
+        ValueError: for a flag that is rejected, or a value that makes no sense in any run; the message names the flag.
     """
     _check_refused(training)
     if training.max_steps != -1 and training.max_steps < 1:
@@ -98,7 +98,7 @@ def check_training_flags(training: Seq2SeqTrainingArguments) -> None:
     if training.max_frames_per_batch is not None:
         for name in ("dataloader_drop_last", "auto_find_batch_size"):
             if getattr(training, name):
-                raise ValueError(f"--{name} has nothing to do with --max_frames_per_batch. Leave one of them out.")
+                raise ValueError(f"--{name} has no effect with --max_frames_per_batch. Leave one of them out.")
     strategy, known = training.train_sampling_strategy, training.sampling_strategies
     if strategy not in known:
         raise ValueError(
@@ -121,19 +121,19 @@ def check_training_flags(training: Seq2SeqTrainingArguments) -> None:
 
 def complete_flags(training: Seq2SeqTrainingArguments) -> None:
     """
-    After the Trainer's own arguments have looked at them.
+    Run this after the Trainer's arguments have done their own checks.
 
     Raises:
-        ValueError: for an optimiser or a schedule that cannot be made; it names the flag.
+        ValueError: for an optimiser or schedule that cannot be created; the message names the flag.
     """
     if training.n_gpu > 1:
-        training._n_gpu = 1  # more would be torch's DataParallel, with which these models were never trained
+        training._n_gpu = 1  # more would mean torch's DataParallel, which was never tried with these models
     _check_optimizer(training)
     _check_schedule(training)
 
 
 def num_idle_gpus(training: Seq2SeqTrainingArguments) -> int:
-    """Of a run without a launcher, which uses one."""
+    """GPUs that a run without a launcher leaves idle, because it uses only one."""
     is_alone = training.device.type == "cuda" and training.world_size == 1
     return torch.cuda.device_count() - 1 if is_alone else 0
 
@@ -142,16 +142,16 @@ def _check_refused(training: Seq2SeqTrainingArguments) -> None:
     for name, needed in training.fixed_flags.items():
         value = _plain(getattr(training, name))
         if value != needed:
-            raise ValueError(f"--{name} must be {needed} {training.fixed_where}, got {value}.")
+            raise ValueError(f"--{name} must be {needed} for this command, got {value}.")
     defaults = {field.name: _default(field) for field in dataclasses.fields(Seq2SeqTrainingArguments)}
-    # argparse makes False of the last one's default, "no", and None of a list's.
+    # argparse turns the default of the last one, "no", into False, and that of a list into None.
     defaults |= {"remove_unused_columns": False, "include_num_input_tokens_seen": False}
     for name, reason in REFUSED.items():  # not all versions of transformers have all of them
         if name in defaults and getattr(training, name) not in (defaults[name], "no", [], None):
-            raise ValueError(f"--{name} is not for this command: {reason}.")
+            raise ValueError(f"--{name} does not work with this command: {reason}.")
     for name, reason in REFUSED_VARIABLES.items():
         if os.environ.get(name, "false").lower() in ("true", "1", "yes"):
-            raise ValueError(f"{name} is set in the environment, by `accelerate launch`: {reason}.")
+            raise ValueError(f"{name} is set in the environment by `accelerate launch`: {reason}.")
 
 
 def _default(field: dataclasses.Field) -> Any:
@@ -189,7 +189,7 @@ def _check_evaluation(training: Seq2SeqTrainingArguments) -> None:
         if training.greater_is_better == (score in LOWER_IS_BETTER):
             better = "less" if score in LOWER_IS_BETTER else "more"
             raise ValueError(
-                f"--greater_is_better {training.greater_is_better} would choose the worst checkpoint: of {score}, "
+                f"--greater_is_better {training.greater_is_better} would choose the worst checkpoint: for {score}, "
                 f"{better} is better. Leave the flag out."
             )
     elif training.greater_is_better is None and training.metric_for_best_model is not None:
@@ -198,7 +198,7 @@ def _check_evaluation(training: Seq2SeqTrainingArguments) -> None:
     if losses_only and chooses and score != "loss":
         flag = "prediction_loss_only True" if training.prediction_loss_only else "predict_with_generate False"
         raise ValueError(
-            f"--{flag} leaves the loss as the only score, and --metric_for_best_model is {score}. Set it to loss, or "
+            f"--{flag} leaves the loss as the only score, but --metric_for_best_model is {score}. Set it to loss, or "
             "leave the first flag out."
         )
     check_steps(training, training.max_steps if training.max_steps > 0 else None)
@@ -221,15 +221,15 @@ def _check_that_the_best_is_saved(training: Seq2SeqTrainingArguments) -> None:
 
 
 def _is_multiple(number: float, of: float) -> bool:
-    """Both counts of steps, or both shares of the run."""
+    """Whether a number is a multiple of another one; both are counts of steps, or both shares of the run."""
     return (number < 1) == (of < 1) and math.isclose(number / of, round(number / of)) and round(number / of) >= 1
 
 
 def check_steps(training: Seq2SeqTrainingArguments, num_steps: float | None) -> None:
     """
     Raises:
-        ValueError: if none of the evaluations or checkpoints that choose the best one falls into a run of so many steps
-            (`None`: nobody knows yet).
+        ValueError: if a run of this many steps contains none of the evaluations or checkpoints that choose the best one
+            (`None`: the number is not known yet).
     """
     chooses = training.load_best_model_at_end or training.early_stopping_patience is not None
     for kind, flag in (("eval", "evaluation"), ("save", "checkpoint")):
@@ -237,7 +237,7 @@ def check_steps(training: Seq2SeqTrainingArguments, num_steps: float | None) -> 
         is_by_steps = _plain(getattr(training, f"{kind}_strategy")) == "steps"
         if is_by_steps and (chooses or kind == "eval") and num_steps is not None and steps > num_steps:
             raise ValueError(
-                f"--{kind}_steps {steps:g} is more than the {num_steps} steps of the run: no {flag} would fall into it."
+                f"--{kind}_steps {steps:g} is more than the {num_steps} steps of the run, which would have no {flag}."
             )
     delay = training.eval_delay
     if _plain(training.eval_strategy) == "steps" and num_steps is not None and delay > num_steps:
@@ -252,7 +252,7 @@ def check_steps(training: Seq2SeqTrainingArguments, num_steps: float | None) -> 
 def _check_optimizer(training: Seq2SeqTrainingArguments) -> None:
     name = _plain(training.optim)
     if training.optim_target_modules is not None and not name.startswith(WITH_TARGET_MODULES):
-        raise ValueError(f"--optim_target_modules is for GaLore and APOLLO; --optim {name} takes all weights.")
+        raise ValueError(f"--optim_target_modules is for GaLore and APOLLO; --optim {name} applies to all weights.")
     if name.startswith(OWN_GROUPS):
         for flag in ("adapter_learning_rate", "bias_learning_rate"):
             if getattr(training, flag) is not None:
@@ -263,7 +263,7 @@ def _check_optimizer(training: Seq2SeqTrainingArguments) -> None:
         if inspect.isclass(optimizer_class) and not name.startswith(OWN_GROUPS):
             optimizer_class(model.parameters(), **values)
     except (ImportError, ValueError, TypeError, RuntimeError, NotImplementedError) as error:
-        if str(error).startswith("No target modules found"):  # of the layer here; the model's own are looked at later
+        if str(error).startswith("No target modules found"):  # in the dummy layer; the model itself is checked later
             return
         flag = f"--optim {name}" + (f" with --optim_args {training.optim_args}" if training.optim_args else "")
         raise ValueError(f"{flag} cannot be used: {error}") from error
@@ -275,7 +275,7 @@ def _check_schedule(training: Seq2SeqTrainingArguments) -> None:
     values = training.lr_scheduler_kwargs
     try:
         if not isinstance(values or {}, dict):
-            raise TypeError('it must be in JSON, such as {"num_cycles": 2}')
+            raise TypeError('it must be JSON, such as {"num_cycles": 2}')
         get_scheduler(name, optimizer, 0, max(training.max_steps, 1), scheduler_specific_kwargs=dict(values or {}))
     except (TypeError, ValueError) as error:
         flag = f"--lr_scheduler_type {name}" + (f" with --lr_scheduler_kwargs {values}" if values else "")

@@ -1,5 +1,5 @@
 """
-YAML as people mean it: the core schema of YAML 1.2, where `no`, `on`, dates and times of day are text, `1e-4` is a
+YAML as people expect it: the core schema of YAML 1.2, where `no`, `on`, dates and times of day are text, `1e-4` is a
 number and `010` is ten. PyYAML reads YAML 1.1.
 """
 
@@ -10,9 +10,9 @@ import yaml
 
 
 class _CoreSchemaLoader(yaml.SafeLoader):
-    """Builds nothing but what JSON has."""
+    """Builds only what JSON has."""
 
-    # Without those of YAML 1.1, which the parent class has.
+    # Without the resolvers for YAML 1.1, which the parent class has.
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern]]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -29,7 +29,7 @@ class _CoreSchemaLoader(yaml.SafeLoader):
         return int(node.value, base)
 
 
-# https://yaml.org/spec/1.2.2/#1032-tag-resolution; a number's first characters are what PyYAML looks it up by.
+# https://yaml.org/spec/1.2.2/#1032-tag-resolution; PyYAML looks up numbers by their first characters.
 for _name, _pattern, _first in (
     ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -45,7 +45,7 @@ _CoreSchemaLoader.add_constructor("tag:yaml.org,2002:int", _CoreSchemaLoader.con
 
 
 class _TextLoader(_CoreSchemaLoader):
-    """Leaves each scalar as it is written."""
+    """Keeps each scalar as it is written."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern]]] = {}
 
@@ -53,9 +53,9 @@ class _TextLoader(_CoreSchemaLoader):
 def load_yaml(text: str, as_text: bool = False) -> Any:
     """
     Args:
-        as_text: leave numbers, true, false and null as they are written: a name such as 007 keeps its noughts.
+        as_text: keep numbers, true, false and null as they are written: a name such as 007 keeps its zeros.
 
     Raises:
-        yaml.YAMLError: for text that is no YAML, or a key that is given twice.
+        yaml.YAMLError: for text that is not YAML, or a key that is given twice.
     """
     return yaml.load(text, Loader=_TextLoader if as_text else _CoreSchemaLoader)  # noqa: S506 (both are SafeLoaders)

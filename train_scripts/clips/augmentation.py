@@ -1,4 +1,4 @@
-"""Training augmentation of one clip: one draw for all of its frames, the same for the same seed, epoch and clip."""
+"""Training augmentation of one clip: drawn once for all of its frames, and reproducible by seed, epoch and clip."""
 
 import math
 
@@ -46,13 +46,13 @@ class ClipAugmentation:
         return v2.Compose(transforms)
 
     def apply_spatial(self, frames: torch.Tensor, seed: int) -> torch.Tensor:
-        """`spatial` with the draws of a seed, which are made on the CPU wherever the frames are."""
+        """Apply `spatial` with the random draws of a seed, which are made on the CPU wherever the frames are."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self.spatial(frames)
 
     def longest_length(self, num_sampled: int, num_frames: int) -> int:
-        """The most indices that `sample_frame_indices` can give for a clip."""
+        """The maximum number of indices that `sample_frame_indices` can return for a clip."""
         slowest = 1 - self.arguments.speed
         longest = math.ceil(num_sampled / slowest) if slowest > 0 else num_frames
         return min(longest, num_frames, self.max_num_frames or num_frames)
@@ -79,7 +79,7 @@ def item_seed(seed: int, epoch: int, index: int) -> int:
 
 
 def tell_unused_in_space(augmentation: AugmentationArguments, processor: FLaLLMProcessor) -> None:
-    """Print which flags have no effect on clips that are no pictures."""
+    """Print which flags have no effect on clips that are not pictures."""
     names = [f"--{name}" for name in IN_SPACE if getattr(augmentation, name)]
     if names and not processor.modality.has_space:
         column, verb = processor.modality.column, "has" if len(names) == 1 else "have"

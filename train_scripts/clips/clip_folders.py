@@ -59,10 +59,10 @@ def _clip_in(split_folder: Path, row: dict[str, Any], modality: type[Modality]) 
 
 def find_split_folder(folder: Path, split: str) -> Path | None:
     """
-    The folder of a split, in any letter case; of one that has several names (validation, dev, ...) that of this name.
+    The folder of a split, in any letter case; if it has several names (validation, dev, ...), the one of this name.
 
     Raises:
-        ValueError: if several could be it, or for a link out of the data set.
+        ValueError: if several folders match, or for a link that leads out of the data set.
     """
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     same = [path for path in folders if path.name == split]
@@ -75,7 +75,7 @@ def find_split_folder(folder: Path, split: str) -> Path | None:
 
 
 def _of_one_kind(values: list[Any]) -> list[Any]:
-    """A column of a data set has one kind of value; in JSON a signer may be 1 in one row and "S2" in the next."""
+    """A column of a data set has one type of value; in JSON a signer may be 1 in one row and "S2" in the next."""
     kinds = {type(value) for value in values if value is not None}
     if len(kinds) < 2 or kinds <= {int, float}:
         return values
@@ -133,8 +133,8 @@ def _check_files(rows: list[dict[str, Any]], modalities: list[type[Modality]], s
     duplicates = sorted({name for (name, *_), count in parts.items() if count > 1})
     if duplicates:
         raise ValueError(
-            f"{path} names {_some(duplicates)} more than once. Every clip needs a file of its own, or a part of it of "
-            "its own in the columns start and end (seconds)."
+            f"{path} names {_some(duplicates)} more than once. Every clip needs its own file, or its own part of a "
+            "file in the columns start and end (seconds)."
         )
     for modality in modalities:
         clips = [row[modality.table_column] for row in rows]
@@ -150,7 +150,7 @@ def find_metadata(split_folder: Path) -> Path | None:
     The table of a split, in any letter case.
 
     Raises:
-        ValueError: if there are several, or for a link out of the folder.
+        ValueError: if there are several, or for a link that leads out of the folder.
     """
     found = sorted(path.name for path in split_folder.iterdir() if path.name.casefold() in METADATA_FILES)
     if len(found) > 1:
@@ -159,7 +159,7 @@ def find_metadata(split_folder: Path) -> Path | None:
 
 
 def _as_it_is_there(split_folder: Path, name: str) -> str:
-    """A name in the Unicode form in which the file system has it: macOS writes umlauts as two characters."""
+    """A name in the Unicode form that the file system uses: macOS stores umlauts as two characters."""
     forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
     return next((form for form in forms if inside(split_folder, form).is_file()), name)
 
@@ -185,7 +185,7 @@ def _part_of_file(row: dict[str, Any]) -> tuple[Any, Any]:
         try:
             values.append(float(row.get(name) or 0))
         except (TypeError, ValueError):
-            values.append(str(row[name]))  # said with the number of its row by `_with_numbers`
+            values.append(str(row[name]))  # `_with_numbers` reports it with the number of its row
     return values[0], values[1]
 
 
@@ -203,7 +203,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise ValueError(f'{path}: row {number} must be an object, such as {{"file_name": ..., "text": ...}}.')
-        if None in row:  # where DictReader puts what is left over
+        if None in row:  # where DictReader puts surplus values
             raise ValueError(f"{path}: row {number} has more values than the header. Put commas in double quotes.")
     return rows
 

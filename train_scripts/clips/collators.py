@@ -1,4 +1,4 @@
-"""Items of the data sets -> the batches that the models take."""
+"""Turns items of the data sets into the batches that the models take."""
 
 from typing import Any
 
@@ -8,7 +8,6 @@ from transformers.image_utils import SizeDict
 
 from modeling_flallm.own_processing import FLaLLMProcessor, padded_in_time, pixel_values
 
-from ..languages.languages import language_in_prompt
 from .augmentation import ClipAugmentation
 
 IGNORED_LABEL = -100
@@ -20,8 +19,8 @@ class TranslationCollator:
     Items of `SignClipDataset` -> what `FLaLLMForTranslation` takes, padded; of items that hold `cached_features`
     `(tokens, hidden size)` instead of a clip, `visual_features` and their mask.
 
-    With `preprocess_on_device` the frames of each clip stay as they are, uint8, with the seeds of their augmentation:
-    `FramePreprocessor` makes pixel values of them where the model is.
+    With `preprocess_on_device` the frames of each clip stay uint8 and come with the seeds of their augmentation:
+    `FramePreprocessor` turns them into pixel values on the model's device.
     """
 
     def __init__(self, processor: FLaLLMProcessor, preprocess_on_device: bool = False):
@@ -29,7 +28,7 @@ class TranslationCollator:
         self.preprocess_on_device = preprocess_on_device
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        # Text first: the Trainer takes the batch size from the first tensor.
+        # Text first: the Trainer reads the batch size from the first tensor.
         text_inputs = self.text_inputs(items)
         if CACHED_FEATURES in items[0]:
             features, mask = padded_in_time([item[CACHED_FEATURES] for item in items])
@@ -41,7 +40,7 @@ class TranslationCollator:
         return {"labels": self._labels([item["text"] for item in items], [item["target_language"] for item in items])}
 
     def clip_inputs(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        """Of what `ClipReader` gives for each clip."""
+        """From what `ClipReader` returns for each clip."""
         return self.processor.modality.collate(items, self.preprocess_on_device)
 
     def _labels(self, texts: list[str], languages: list[str | None]) -> torch.Tensor:
@@ -65,17 +64,15 @@ class TranslationCollator:
 
 class PromptedTranslationCollator(TranslationCollator):
     """
-    As `TranslationCollator`, for `LlavaSltForTranslation`: prompt and sentence are one row of `input_ids`, padded on
-    the left, and the prompt names the language of the sentence, where the data set tells it.
+    Like `TranslationCollator`, for `LlavaSltForTranslation`: prompt and sentence are one row of `input_ids`, padded on
+    the left, and the prompt names the language of the sentence if the data set specifies it.
     """
 
     def text_inputs(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         inputs = self.processor(
             text_target=[item["text"] for item in items],
             num_visual_tokens=[self._num_visual_tokens(item) for item in items],
-            spoken_language=[
-                language_in_prompt(item["spoken_language"], self.processor.spoken_language) for item in items
-            ],
+            spoken_language=[item["spoken_language"] for item in items],
             return_tensors="pt",
         )
         return dict(inputs)
@@ -88,8 +85,8 @@ class PromptedTranslationCollator(TranslationCollator):
 
 class FramePreprocessor:
     """
-    Resize, augment, crop and normalise the uint8 frames of a batch, with the same draws and results as in the loading
-    processes, on the device on which the frames are.
+    Resize, augment, crop and normalise the uint8 frames of a batch on the device that holds them, with the same random
+    draws and results as in the loading processes.
     """
 
     def __init__(self, processor: FLaLLMProcessor, augmentation: ClipAugmentation | None = None):
@@ -108,7 +105,7 @@ class FramePreprocessor:
         return pixel_values(self.processor.video_processor, drawn, resize=False)
 
     def _resized(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
-        """All frames of a clip at once, where the processor takes one after another."""
+        """All frames of a clip at once, where the processor handles them one by one."""
         video_processor = self.processor.video_processor
         size = SizeDict(**dict(video_processor.size))
         return [video_processor.resize(clip, size=size, resample=video_processor.resample) for clip in frames]

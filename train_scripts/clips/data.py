@@ -16,7 +16,7 @@ from .augmentation import ClipAugmentation, item_seed
 
 
 class ClipReader:
-    """What of a clip is used: as at evaluation or, with an augmentation, as a seed draws it. See `Modality.item`."""
+    """What is used of a clip: as in evaluation or, with augmentation, drawn from a seed. See `Modality.item`."""
 
     def __init__(
         self,
@@ -31,24 +31,24 @@ class ClipReader:
     def __call__(self, read: Callable[[SampleIndices], torch.Tensor], seed: int) -> dict[str, Any]:
         """
         Args:
-            read: gives what is asked for of the clip, `(length, ...)`.
+            read: returns the requested indices of the clip, `(length, ...)`.
         """
         return self.modality.item(read, self.augmentation, seed, self.preprocess_on_device)
 
     def longest_length(self, length: int) -> int:
-        """The most that is used of a clip of this length."""
+        """The maximum number of frames or features used from a clip of this length."""
         return self.modality.longest_length(length, self.augmentation)
 
 
 class RandomDataset(Dataset):
     """
-    What is drawn for an item depends on nothing but `seed`, the epoch (`set_epoch`) and the index: not on the number of
+    The random draws for an item depend only on `seed`, the epoch (`set_epoch`) and the index, not on the number of
     processes, workers or restarts.
     """
 
     def __init__(self, seed: int):
         self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by worker processes too
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # worker processes see it too
 
     @property
     def epoch(self) -> int:
@@ -58,14 +58,14 @@ class RandomDataset(Dataset):
         self._epoch.fill_(epoch)
 
     def seed_of(self, index: int) -> int:
-        """For the draws of one item in this epoch."""
+        """For the random draws of one item in this epoch."""
         return item_seed(self.seed, self.epoch, index)
 
 
 class SignClipDataset(RandomDataset):
     """
-    Clips as the processor's modality gives them, such as sampled uint8 frames `(frames, 3, height, width)`, with their
-    sentences. See `ClipReader`.
+    Clips as the processor's modality returns them, such as sampled uint8 frames `(frames, 3, height, width)`, with
+    their sentences. See `ClipReader`.
 
     A column `spoken_language` holds the language tag of each sentence; `target_language` is what a multilingual
     tokenizer calls it.
@@ -101,7 +101,7 @@ class SignClipDataset(RandomDataset):
         return {**self.clip_of(index, self.seed_of(index)), **self.sentence_of(index)}
 
     def clip_of(self, index: int, seed: int) -> dict[str, Any]:
-        """What `ClipReader` gives for a clip and a seed."""
+        """What `ClipReader` returns for a clip and a seed."""
         return self.read_clip(functools.partial(self._sampled_values, index), seed)
 
     def sentence_of(self, index: int) -> dict[str, Any]:
@@ -118,8 +118,8 @@ class SignClipDataset(RandomDataset):
 
     def longest_lengths(self, indices: Sequence[int] | None = None) -> list[int]:
         """
-        The most frames or features that each clip, or each of `indices`, can have after sampling and augmentation;
-        nothing is decoded for it.
+        The maximum number of frames or features of each clip, or of each of `indices`, after sampling and augmentation;
+        nothing is decoded.
         """
         indices = range(len(self)) if indices is None else indices
         column = self.modality.length_column
@@ -138,7 +138,7 @@ class SignClipDataset(RandomDataset):
 
 
 def _checked_clips(dataset: datasets.Dataset, modality: Modality) -> datasets.Dataset:
-    """The data set, whose arrays are read as such and not as lists of lists."""
+    """The data set, with its arrays read as arrays instead of lists of lists."""
     column = modality.column
     if column not in dataset.column_names:
         raise ValueError(

@@ -1,11 +1,11 @@
 """
-Visual features of a frozen encoder, kept on disk: each clip goes through it once, whatever the number of epochs and
-runs.
+Visual features of a frozen encoder, kept on disk: each clip goes through the encoder only once, whatever the number of
+epochs and runs.
 
-All that the features depend on is in their address (`feature_fingerprints.py`, `feature_store.py`). The settings are
-the encoder's weights, buffers and configuration, the video processor, the augmentation, the precision, what our own
-code does and the versions of the libraries that decode and compute; the key of a row is the content of the video, the
-part of it and the augmented view. So what has changed is not found, and computed: nothing is ever out of date.
+Everything the features depend on is part of their address (`feature_fingerprints.py`, `feature_store.py`). The settings
+are the encoder's weights, buffers and configuration, the video processor, the augmentation, the precision, what our
+own code does and the versions of the libraries that decode and compute; the key of a row is the content of the video,
+the part of it and the augmented view. After a change, features are not found and computed again: they are never stale.
 """
 
 import dataclasses
@@ -35,13 +35,13 @@ from .feature_store import FeatureStore, remove_leavings, remove_unused
 from .splits import name_of_clip
 
 NO_AUGMENTATION = AugmentationArguments(random_crop=False, frame_jitter=False)
-FEATURES_IN_A_FILE = 64  # or up to a batch more: what a run that is stopped loses at most
+FEATURES_IN_A_FILE = 64  # or up to a batch more: the most that an interrupted run loses
 
 
 def check_feature_cache(stage: Any, data: DataArguments) -> None:
     """
     Raises:
-        ValueError: for what cannot go together with cached features.
+        ValueError: for options that cannot be combined with cached features.
     """
     if not stage.freeze_visual_encoder:
         raise ValueError(
@@ -50,7 +50,7 @@ def check_feature_cache(stage: Any, data: DataArguments) -> None:
         )
     if data.streaming:
         raise ValueError(
-            "--cache_features cannot go together with --streaming: a stream keeps nothing. Leave out one of the two."
+            "--cache_features cannot be combined with --streaming: a stream keeps nothing. Leave out one of the two."
         )
 
 
@@ -65,31 +65,31 @@ def augmentation_in_cache(augmentation: AugmentationArguments, num_views: int | 
         return NO_AUGMENTATION
     if num_views > 1 and augmentation == NO_AUGMENTATION:
         raise ValueError(
-            f"--feature_views {num_views} needs augmentation, and all of it is off: the views of a clip would be the "
+            f"--feature_views {num_views} needs augmentation, but all of it is off: the views of a clip would be the "
             "same. Leave out --feature_views."
         )
     return augmentation
 
 
 def tell_unused_augmentation(augmentation: AugmentationArguments, num_views: int | None) -> None:
-    """Print which flags have no effect without views."""
+    """Print which flags have no effect if there are no views."""
     off = dataclasses.asdict(NO_AUGMENTATION)
     names = [f"--{name}" for name, value in dataclasses.asdict(augmentation).items() if value != off[name]]
     if num_views is None and names:
         print(
             f"Features are kept of clips without augmentation: {', '.join(names)} ha{'s' if len(names) == 1 else 've'} "
-            "no effect. With --feature_views several augmented forms of each clip are kept."
+            "no effect. With --feature_views several augmented versions of each clip are kept."
         )
 
 
 def describe_views(num_views: int | None) -> dict[str, Any]:
-    """A setting for the model card; the paper's training augments anew in every epoch."""
+    """A setting for the model card; the paper's training draws new augmentations in every epoch."""
     return {
         "name": "feature_views",
         "value": "none, clips not augmented" if num_views is None else num_views,
         "paper": "new in every epoch",
         "source": "ours: features are computed once and kept",
-        "meaning": "Augmented forms of each training clip.",
+        "meaning": "Augmented versions of each training clip.",
     }
 
 
@@ -111,7 +111,7 @@ class CachedClipDataset(Dataset):
     The clips of a `SignClipDataset` as visual features `(tokens, hidden size)` with their sentences.
 
     Args:
-        keys: of the features of each clip, for each view; epoch `e` takes view `e % len(keys)`.
+        keys: of the features of each clip, for each view; epoch `e` uses view `e % len(keys)`.
     """
 
     def __init__(self, clips: SignClipDataset, store: FeatureStore, keys: list[list[str]]):
@@ -182,8 +182,8 @@ def _batches_of(loader: DataLoader) -> Iterator[dict[str, Any]]:
         if not str(error).startswith("DataLoader worker"):
             raise
         raise ValueError(
-            "A process that decodes clips died, of a file that crashes the decoder or of too little memory. "
-            f"`flallm inspect` names such files; with fewer --dataloader_num_workers less memory is needed. ({error})"
+            "A process that decodes clips died, either from a file that crashes the decoder or for lack of memory. "
+            f"`flallm inspect` finds such files; fewer --dataloader_num_workers need less memory. ({error})"
         ) from error
 
 
@@ -195,7 +195,7 @@ def _longest_length(clips: SignClipDataset, index: int) -> int:
 def _check_length(num_frames: int, num_tokens: int) -> None:
     if num_tokens < 1:
         raise ValueError(
-            f"it is too short: of {num_frames} frames after sampling the encoder makes no visual token. Use a longer "
+            f"it is too short: the encoder makes no visual token from {num_frames} frames after sampling. Use a longer "
             "clip or a larger --frame_sampling_rate."
         )
 
@@ -203,14 +203,14 @@ def _check_length(num_frames: int, num_tokens: int) -> None:
 def _check_finite(features: torch.Tensor) -> None:
     if not features.isfinite().all():
         raise ValueError(
-            f"its features are no finite numbers in {str(features.dtype).removeprefix('torch.')}. Try --features_dtype "
+            f"its features are not finite in {str(features.dtype).removeprefix('torch.')}. Try --features_dtype "
             "bfloat16 or float32."
         )
 
 
 class FeatureCache:
     """
-    Features of clips under the frozen encoder of a model that is about to be trained.
+    Features of clips from the frozen encoder of a model that is about to be trained.
 
     Args:
         model: with a `vision_model`, which is moved to the device of the training.
@@ -241,10 +241,10 @@ class FeatureCache:
 
     def clips(self, clips: SignClipDataset, name: str, num_views: int = 1) -> CachedClipDataset:
         """
-        The clips with their features; what is not in the cache is computed, by all processes together.
+        The clips with their features; all processes together compute those that are not in the cache.
 
         Args:
-            name: what the clips are for, to tell the progress.
+            name: what the clips are for, shown with the progress.
 
         Raises:
             ValueError: for a clip that cannot be read, is too short, or whose features do not fit the dtype.
@@ -260,13 +260,13 @@ class FeatureCache:
         PartialState().wait_for_everyone()
         store.look_again()
         if any(key not in store for key in wanted):
-            raise ValueError(f"Features of {store.folder} have gone while others were computed. Start again.")
+            raise ValueError(f"Features of {store.folder} were removed while others were computed. Start again.")
         if self.training.process_index == 0:
             self._summarise(len(clips), num_views, len(wanted), len(missing), time.monotonic() - started, name)
         return CachedClipDataset(clips, store, [[view.key for view in of_clips] for of_clips in views])
 
     def remove_unused(self) -> None:
-        """Of other settings, as `feature_cache_days` says; call it when the features of all splits are opened."""
+        """Of other settings, as set by `feature_cache_days`; call it once the features of all splits are open."""
         if self.training.process_index > 0:
             return
         remove_leavings(self.folder)
@@ -280,7 +280,7 @@ class FeatureCache:
         dtype = getattr(torch, self.arguments.features_dtype)
         store = FeatureStore(self.folder, settings, self.vision_model.config.hidden_size, dtype)
         store.look_again()
-        PartialState().wait_for_everyone()  # before any process adds to what the others count
+        PartialState().wait_for_everyone()  # before any process adds to the features that the others count
         return store
 
     @staticmethod
@@ -291,14 +291,14 @@ class FeatureCache:
         return [ClipView(index, view, key) for index, key in enumerate(keys)]
 
     def _is_mine(self, view: ClipView) -> bool:
-        """By the key, as processes may not find the same features missing."""
+        """Decided by the key, because processes may not find the same features missing."""
         return int(view.key, 16) % self.training.world_size == self.training.process_index
 
     def _encode(self, views: list[ClipView], clips: SignClipDataset, store: FeatureStore, name: str) -> None:
         if not views:
             return
         lengths = {index: _longest_length(clips, index) for index in {view.index for view in views}}
-        longest_first = sorted(views, key=lambda view: -lengths[view.index])  # what needs most memory comes first
+        longest_first = sorted(views, key=lambda view: -lengths[view.index])  # so memory runs out early, if at all
         on_device = clips.read_clip.preprocess_on_device
         dataset = _ViewsToEncode(clips, longest_first, TranslationCollator(self.processor, on_device))
         loader = DataLoader(
@@ -356,5 +356,5 @@ class FeatureCache:
         clips = f"{num_clips:,} {name} clips" + (f" in {num_views} views" if num_views > 1 else "")
         print(
             f"{clips}: {num_wanted - num_missing:,} features from the cache, {num_missing:,} computed in "
-            f"{seconds:.1f} s. They lie in {self.folder}."
+            f"{seconds:.1f} s. They are in {self.folder}."
         )

@@ -29,9 +29,9 @@ from .feature_store import digest_of_file
 from .hub_data_sets import fetch_content, without_bytes
 
 LIBRARIES = ("av", "numpy", "torch", "torchvision", "transformers")
-# Beside the whole of `processing` and the encoders.
+# In addition to all of `processing` and the encoders.
 FILES_THAT_MAKE_FEATURES = ("augmentation.py", "collators.py", "data.py", "feature_cache.py", "feature_store.py")
-# A file that has just been written can change again within the same tick of the file system's clock.
+# A file that has just been written can change again within the same clock tick of the file system.
 YOUNGEST_TRUSTED_FILE_IN_SECONDS = 2.0
 
 
@@ -46,14 +46,14 @@ def fingerprint_of_encoder(vision_model: SignEncoder) -> str:
 
 
 def _without_bookkeeping(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what says where a part came from or how it is loaded, and changes when it is saved."""
+    """Without values that say where a part came from or how it is loaded; these change when it is saved."""
     names = ("_name_or_path", "auto_map", "processor_class", "transformers_version")
     return {name: value for name, value in values.items() if name not in names}
 
 
 @functools.cache
 def fingerprint_of_code() -> str:
-    """Digest of what the source files of ours do that make features of a video."""
+    """Digest of the behaviour of those of our source files that compute features from videos."""
     processing = Path(inspect.getfile(FLaLLMProcessor)).parent
     files = [
         *sorted(processing.glob("*.py")),
@@ -64,7 +64,7 @@ def fingerprint_of_code() -> str:
 
 
 def _what_code_does(path: Path) -> str:
-    """The code without comments, docstrings and layout, and without what errors say."""
+    """The code without comments, docstrings, layout and error texts."""
     return ast.unparse(_WithoutWords().visit(ast.parse(path.read_text(encoding="utf-8"))))
 
 
@@ -83,7 +83,7 @@ def describe_settings(
     arguments: FeatureCacheArguments,
     precision: str,
 ) -> dict[str, Any]:
-    """Everything that all clips share; `precision` is that in which the encoder computes."""
+    """Everything that all clips share; `precision` is the one in which the encoder computes."""
     return {
         "encoder": fingerprint_of_encoder(vision_model),
         processor.modality.slot: _without_bookkeeping(json.loads(processor.modality.part.to_json_string())),
@@ -102,9 +102,9 @@ def key_of(content: str, start: float | None, end: float | None, view: int) -> s
 
 class ContentDigests:
     """
-    Digests of the contents of videos. That of a file is remembered for as long as its size, its place on the disk and
-    the times of its last change and of its status are the same. Path, size and time of change alone would not do: they
-    can be those of another video, copied over the first one with its time. The time of the status cannot be set.
+    Digests of the contents of videos. The digest of a file is remembered as long as its size, its inode, its
+    modification time and its status change time stay the same. Path, size and modification time would not be enough:
+    another video, copied over the first one along with its time, can have the same. The status time cannot be set.
     """
 
     def __init__(self, folder: Path):
@@ -115,7 +115,7 @@ class ContentDigests:
 
     def of_clips(self, clips: datasets.Dataset, modality: Modality) -> list[str]:
         """
-        In the order of the clips. Each process reads its share of the videos, each of these once; all get all digests.
+        In the order of the clips. Each process reads its share of the videos, each video once; all get all digests.
 
         Raises:
             ValueError: for a video that cannot be read, in all processes.
@@ -175,7 +175,7 @@ class ContentDigests:
 @dataclass
 class FoundDigest:
     """
-    Of one video, which is the file at a place or the bytes in a row.
+    The digest of one video, which is a file at a place or the bytes in a row.
 
     Args:
         state: of a file, to be remembered with its digest as the last element.
@@ -197,7 +197,7 @@ def _places_of(clips: datasets.Dataset, modality: Modality) -> list[int | str]:
 
 
 def _read_states(path: Path) -> dict[str, list[Any]]:
-    """State and digest of each file by its name; empty where there is no such table that can be read."""
+    """State and digest of each file by name; empty if there is no readable table."""
     try:
         states = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

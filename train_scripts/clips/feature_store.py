@@ -1,10 +1,10 @@
 """
-Visual features on disk, by the digest of all that they depend on.
+Visual features on disk, addressed by the digest of everything they depend on.
 
     <folder>/<digest of the settings>/settings.json, <digest of the content>.arrow, ...
 
-A file of features is written under another name, renamed when it is whole, and never changed; as its name is its
-digest, a damaged one is noticed.
+A file of features is written under a temporary name, renamed when it is complete, and never changed; its name is its
+digest, so that damage is noticed.
 """
 
 import hashlib
@@ -29,11 +29,11 @@ DAY_IN_SECONDS = 24 * 3600
 
 class FeatureStore:
     """
-    Features by their keys, in the folder of one group of settings; read from the disk when they are asked for.
+    Features by their keys, in the folder of one group of settings; read from disk when they are requested.
 
     Args:
-        width: values of a feature.
-        settings: all that the features depend on besides the clips, as JSON has it.
+        width: number of values in a feature.
+        settings: everything the features depend on apart from the clips, as JSON values.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], width: int, dtype: torch.dtype):
@@ -56,15 +56,15 @@ class FeatureStore:
         path, row = self._rows[key]
         if path not in self._columns:
             self._columns[path] = _read_shard(path)["features"]
-        values = bytearray(self._columns[path][row].as_buffer())  # a copy, which may be written to
+        values = bytearray(self._columns[path][row].as_buffer())  # a writable copy
         return torch.frombuffer(values, dtype=self.dtype).view(-1, self.width)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is open stays here: another process opens it again."""
+        """Open files are not pickled: another process opens them again."""
         return {**self.__dict__, "_columns": {}}
 
     def look_again(self) -> None:
-        """Find what there is, also of other processes. One of each machine looks for damaged files first."""
+        """Find new features, also of other processes. One process per machine first removes damaged ones."""
         if PartialState().is_local_main_process:
             self._remove_damaged()
         PartialState().wait_for_everyone()
@@ -85,7 +85,7 @@ class FeatureStore:
                     path.unlink()
 
     def add(self, features: dict[str, torch.Tensor]) -> None:
-        """Write `(tokens, width)` for each key into a file of its own."""
+        """Write `(tokens, width)` for each key into a new file."""
         values = [tokens.to(self.dtype).contiguous().view(torch.uint8) for tokens in features.values()]
         rows = {"key": list(features), "features": [tokens.numpy().tobytes() for tokens in values]}
         buffer = io.BytesIO()
@@ -96,24 +96,24 @@ class FeatureStore:
 
 
 def _read_shard(path: Path) -> pyarrow.Table:
-    """Memory-mapped; the map stays when the file is closed."""
+    """Memory-mapped; the mapping outlives the open file."""
     with pyarrow.memory_map(str(path)) as source:
         return pyarrow.ipc.open_file(source).read_all()
 
 
 def remove_unused(folder: Path, days: float) -> None:
-    """Remove each group of features that no run has used for so many days, and tell it."""
+    """Remove each group of features that no run has used for this many days, and report it."""
     for settings in folder.glob("*/settings.json"):
         with suppress(FileNotFoundError):  # another run may remove it, too
             unused = (time.time() - settings.stat().st_mtime) / DAY_IN_SECONDS
-            # A folder of features is known by its name: `folder` may hold anything else.
+            # A folder of features is recognised by its name: `folder` may hold anything else.
             if unused > days and settings.parent.name == _name_of_group(settings.read_bytes()):
                 shutil.rmtree(settings.parent)
-                print(f"Features of {settings.parent} are removed: no run has used them for {unused:.0f} days.")
+                print(f"Removed the features in {settings.parent}: no run has used them for {unused:.0f} days.")
 
 
 def remove_leavings(folder: Path) -> None:
-    """Of runs that were killed while they wrote a file; no file takes a day to write."""
+    """Remove leftovers of runs that were killed while writing a file; no file takes a day to write."""
     for path in (*folder.glob(f"*/{LEAVINGS}"), *folder.glob("*/*.arrow.*.part")):
         with suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > DAY_IN_SECONDS:

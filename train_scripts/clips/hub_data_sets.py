@@ -1,4 +1,4 @@
-"""Data sets on the Hub: opened, streamed or downloaded, with nothing read but what belongs to them."""
+"""Data sets on the Hub: opened, streamed or downloaded, reading only files that belong to them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +28,8 @@ def open_on_hub(
     name: str, split: str, streaming: bool = False, text_column: str = "text"
 ) -> datasets.Dataset | datasets.IterableDataset:
     """
-    A split of a data set on the Hub, whose columns have the names that are used here; streamed, it is not downloaded,
-    and its videos are not decoded.
+    A split of a data set on the Hub, with its columns renamed to ours. If it is streamed, it is not downloaded, and its
+    videos are not decoded.
 
     Raises:
         FileNotFoundError: if there is no such data set.
@@ -51,7 +51,7 @@ def open_on_hub(
 
 
 def _load_split_from_hub(name: str, split: str, streaming: bool) -> datasets.Dataset | datasets.IterableDataset:
-    """The split of this name, or the one that has another of its names (validation, dev, ...)."""
+    """The split of this name, or one with another name for the same split (validation, dev, ...)."""
     try:
         dataset = load_from_hub(name, split=usual_split_name(split), streaming=streaming)
     except ValueError:
@@ -66,12 +66,12 @@ def _load_split_from_hub(name: str, split: str, streaming: bool) -> datasets.Dat
 
 def load_from_hub(name: str, **options: Any) -> Any:
     """
-    What `datasets.load_dataset` gives.
+    Returns what `datasets.load_dataset` returns.
 
     Raises:
-        FileNotFoundError: if there is no such data set; at once for a typo in a path.
+        FileNotFoundError: if there is no such data set; immediately for a typo in a path.
     """
-    nowhere = f"--dataset {name!r} is no folder here, and no data set on the Hub"
+    nowhere = f"--dataset {name!r} is neither a local folder nor a data set on the Hub"
     missing = explain_missing_folder(name)
     if missing is not None:
         raise FileNotFoundError(f"{nowhere}: {missing}")
@@ -84,12 +84,12 @@ def load_from_hub(name: str, **options: Any) -> Any:
 
 
 def column_names(dataset: datasets.Dataset | datasets.IterableDataset) -> list[str]:
-    """Of a stream that does not tell its columns, those of its first row."""
+    """For a stream that does not list its columns, those of its first row."""
     return dataset.column_names or list(next(iter(dataset), {}))
 
 
 def load_alone_from_hub(name: str, split: str, max_clips: int | None, text_column: str) -> datasets.Dataset:
-    """One split without the others, which `load_dataset` would download, too; it is kept on disk for the next time."""
+    """One split without the others, which `load_dataset` would download too; it is kept on disk for later."""
     rows = open_on_hub(name, split, streaming=True, text_column=text_column)
     rows = rows if max_clips is None else rows.take(max_clips)
     try:
@@ -130,7 +130,7 @@ def with_content(row: dict[str, Any]) -> dict[str, Any]:
 def check_row_is_of_hub(row: dict[str, Any], where: str) -> None:
     """
     Raises:
-        ValueError: for a row of a data set on the Hub that names a file of this machine.
+        ValueError: for a row of a data set on the Hub that names a file on this machine.
     """
     for modality in MODALITIES:
         clip = row.get(modality.column)
@@ -143,14 +143,14 @@ def check_row_is_of_hub(row: dict[str, Any], where: str) -> None:
 
 def check_is_of_hub(video: dict[str, Any] | None, where: str) -> None:
     """
-    A table on the Hub can hold the path of any file of this machine; what was downloaded for it may be read.
+    A table on the Hub can hold the path of any file on this machine; only files that were downloaded for it are read.
 
     Raises:
         ValueError: for a video without bytes whose path leads elsewhere.
     """
     if video is None or video["bytes"] is not None or video["path"] is None:
         return
-    source = video["path"].rpartition("::")[2]  # of a file in an archive, the address of the archive
+    source = video["path"].rpartition("::")[2]  # for a file in an archive, the address of the archive
     if "://" in source:
         is_of_hub = source.startswith(("hf://", "https://", f"{datasets.config.HF_ENDPOINT}/"))
     else:
@@ -158,7 +158,7 @@ def check_is_of_hub(video: dict[str, Any] | None, where: str) -> None:
         is_of_hub = any(path.is_relative_to(Path(root).resolve()) for root in CACHES)
     if not is_of_hub:
         raise ValueError(
-            f"{where} names {video['path']!r}, which is no file of the data set. Its videos must lie in it, or their "
+            f"{where} names {video['path']!r}, which is not a file of the data set. Its videos must be in it, or their "
             "bytes in its table."
         )
 

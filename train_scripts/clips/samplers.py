@@ -1,27 +1,27 @@
-"""Which clips make up an epoch, in what order, and what of them makes a batch: the same on every process."""
+"""Which clips make up an epoch, in what order, and which of them form a batch: the same in every process."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
 
-# As many batches are sorted by length at once as in transformers' LengthGroupedSampler.
+# Sort as many batches by length at once as transformers' LengthGroupedSampler does.
 BATCHES_SORTED_TOGETHER = 50
 
 
 class ClipSampler(Sampler[int]):
     """
-    Indices of an epoch's clips, drawn from one or several data sets that lie one after another.
+    Indices of an epoch's clips, drawn from one or several concatenated data sets.
 
-    What is drawn depends on nothing but `seed` and the epoch (`set_epoch`), so that all processes draw the same and a
-    run that resumes goes on where it stopped.
+    The draws depend only on `seed` and the epoch (`set_epoch`), so that all processes draw the same and a resumed run
+    continues where it stopped.
 
     Args:
         sizes: clips of each data set.
-        weights: shares of the data sets in an epoch, whose length stays `sum(sizes)`; of each, clips come back only
-            after all others of it. `None` takes every clip once.
-        lengths: frames of each clip; with them, clips of about one length come together.
-        group_size: how many clips come together: those of one step of the optimiser.
+        weights: shares of the data sets in an epoch, whose length stays `sum(sizes)`; a clip is only repeated after all
+            others of its data set. `None` takes every clip once.
+        lengths: frames of each clip; if given, clips of similar length are grouped.
+        group_size: number of clips to group: those of one step of the optimiser.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ClipSampler(Sampler[int]):
         return iter(self.indices_of(self.epoch))
 
     def indices_of(self, epoch: int) -> list[int]:
-        """Indices of the clips of one epoch, in their order."""
+        """Indices of the clips of one epoch, in order."""
         generator = torch.Generator().manual_seed(hash((self.seed, epoch)) % 2**63)
         first, drawn = 0, []
         for size, count in zip(self.sizes, self.counts, strict=True):
@@ -60,19 +60,19 @@ class ClipSampler(Sampler[int]):
         return shuffled if self.lengths is None else self._grouped(shuffled, generator)
 
     def _grouped(self, indices: list[int], generator: torch.Generator) -> list[int]:
-        """Sort large pieces of the epoch by length, and shuffle the groups that come of it."""
+        """Sort large chunks of the epoch by length, and shuffle the groups within them."""
         piece_size = self.group_size * BATCHES_SORTED_TOGETHER
         pieces = [indices[start : start + piece_size] for start in range(0, len(indices), piece_size)]
         ordered = [index for piece in pieces for index in sorted(piece, key=lambda index: self.lengths[index])]
         groups = [ordered[start : start + self.group_size] for start in range(0, len(ordered), self.group_size)]
         num_whole = len(ordered) // self.group_size
-        # A last group that is not whole stays last: the batches would not coincide with the groups behind it.
+        # An incomplete last group stays last: otherwise batches and groups would not coincide after it.
         order = [*torch.randperm(num_whole, generator=generator).tolist(), *range(num_whole, len(groups))]
         return [index for position in order for index in groups[position]]
 
 
 def share_out(total: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers in proportion to the weights, with the sum `total`; the largest remainders are rounded up."""
+    """Integers proportional to the weights that sum to `total`; the largest remainders are rounded up."""
     exact = [total * weight / sum(weights) for weight in weights]
     counts = [int(value) for value in exact]
     by_remainder = sorted(range(len(exact)), key=lambda index: counts[index] - exact[index])
@@ -85,17 +85,17 @@ class FrameBudgetBatchSampler(Sampler[list[int]]):
     """
     Batches of at most `max_frames` frames, in the order of a `ClipSampler`.
 
-    Real frames are counted, not padded ones: the visual encoder, which takes nearly all of the time and memory, sees
-    real frames only. Every epoch has the same number of batches, a multiple of `num_processes`, as the schedule of the
-    learning rate, resuming and several processes need it: the most that any of the epochs takes; in the others the
+    Only real frames are counted, no padding: the visual encoder, which takes nearly all of the time and memory, sees
+    only real frames. Every epoch has the same number of batches, a multiple of `num_processes`, because the learning
+    rate schedule, resuming and several processes need it. It is the most that any epoch takes; in the other epochs the
     largest batches are split.
 
     Args:
-        lengths: the most frames that each clip can have.
-        num_epochs: how many epochs the training has.
+        lengths: the maximum number of frames of each clip.
+        num_epochs: number of epochs of the training.
 
     Raises:
-        ValueError: if a clip alone has more than `max_frames` frames, or there are too few clips for the processes.
+        ValueError: if a single clip has more than `max_frames` frames, or there are too few clips for the processes.
     """
 
     def __init__(

@@ -28,8 +28,8 @@ def load_split(
 
     Raises:
         FileNotFoundError: for a missing folder, split or metadata file, or a video that the metadata names.
-        ValueError: for a missing column, an empty sentence, a part of a file that is none or is named twice, or a split
-            without clips.
+        ValueError: for a missing column, an empty sentence, an invalid or repeated part of a file, or a split without
+            clips.
     """
     name = dataset or arguments.dataset[0]
     shown = f"{name} ({split})"
@@ -49,8 +49,8 @@ def load_split(
 
 def load_training_split(arguments: DataArguments) -> tuple[datasets.Dataset, list[int]]:
     """
-    The training split of every data set, one after another, and how many clips each has; `max_train_clips` holds for
-    each of them.
+    The training splits of all data sets, concatenated, and the number of clips of each; `max_train_clips` limits each
+    of them.
 
     Raises:
         FileNotFoundError, ValueError: as `load_split`.
@@ -92,8 +92,8 @@ def check_most_clips(max_clips: int | None) -> None:
 
 def _one_after_another(parts: list[datasets.Dataset], text_column: str) -> datasets.Dataset:
     """
-    Of columns that not all data sets have, those that are used here stay, empty where there are none; `load_split` has
-    told of the others.
+    Columns that not all data sets have stay if they are used here, and are empty in the others; `load_split` has
+    reported the rest.
     """
     columns = {text_column: "string", **dict.fromkeys(WORDS, "string"), **dict.fromkeys(NUMBERS, "float64")}
     columns = {name: kind for name, kind in columns.items() if any(name in part.column_names for part in parts)}
@@ -107,7 +107,7 @@ def _one_after_another(parts: list[datasets.Dataset], text_column: str) -> datas
 
 
 def _shared_clip_columns(parts: list[datasets.Dataset]) -> dict[str, Any]:
-    """The columns of clips that all data sets have, and their kinds."""
+    """The clip columns that all data sets have, and their kinds."""
     shared = [name for name in CLIP_COLUMNS if all(name in part.column_names for part in parts)]
     if not shared:
         got = [[name for name in CLIP_COLUMNS if name in part.column_names] for part in parts]
@@ -122,7 +122,7 @@ def _shared_clip_columns(parts: list[datasets.Dataset]) -> dict[str, Any]:
 
 
 def _with_numbers(clips: datasets.Dataset, name: str) -> datasets.Dataset:
-    """Numbers where a table has texts, and none where it has an empty field; parts of a file that are none raise."""
+    """Converts text to numbers and empty fields to None; raises for invalid parts of files."""
     values = {column: list(clips[column]) for column in NUMBERS if column in clips.column_names}
     for column, texts in values.items():
         numbers = [_as_number(text, column, row, name) for row, text in enumerate(texts)]
@@ -146,14 +146,14 @@ def checked_row(
     row: dict[str, Any], text_column: str, number: int, name: str, modality: type[Modality]
 ) -> dict[str, Any]:
     """
-    One row as `load_split` would give it, with the sentence as `text`, of what is used in training.
+    The parts of one row that are used in training, as `load_split` would return them, with the sentence as `text`.
 
     Args:
         number: of the row, and `name`: of what it is a row of, for the texts of errors.
         modality: whose clip is used.
 
     Raises:
-        ValueError: for an empty sentence, a missing clip or a part of a file that is none.
+        ValueError: for an empty sentence, a missing clip or an invalid part of a file.
     """
     text, clip = row.get(text_column), row.get(modality.column)
     if text is None or not comparable(str(text)):

@@ -1,10 +1,10 @@
 """
-Training clips that are read while training goes on: a data set on the Hub is never downloaded whole.
+Training clips that are read during training: a data set on the Hub is never downloaded in full.
 
-A stream has no length and no end. Each data set is read pass after pass, in another order each time, and what of it a
-process trains on, no other process does within a pass. One reader in each process hands undecoded clips to the data
-loader's workers, which decode them: so what comes, and in which order, does not depend on the number of workers, there
-is one shuffle buffer and not one a worker, and a resumed run passes over what was trained on without decoding it.
+A stream has no length and no end. Each data set is read pass after pass, in a new order each time, and within a pass no
+two processes train on the same clip. One reader per process hands undecoded clips to the data loader's workers, which
+decode them: so the clips and their order do not depend on the number of workers, there is one shuffle buffer
+instead of one per worker, and a resumed run skips what it was trained on without decoding it.
 """
 
 import functools
@@ -32,7 +32,7 @@ from .splits import check_most_clips, check_text_column, checked_row, load_split
 
 @dataclass
 class StreamedClip:
-    """One row of a data set, not decoded; `number` in what `source` names, for the texts of errors."""
+    """One row of a data set, not decoded; `number` is its row in `source`, for error messages."""
 
     row: dict[str, Any]
     source: str
@@ -61,7 +61,7 @@ class FolderRows:
 
 @dataclass
 class HubRows:
-    """A data set on the Hub, whose parts are its files. Of the first `max_clips` clips there is one part."""
+    """A data set on the Hub, whose parts are its files. If there is a limit of `max_clips`, it is a single part."""
 
     rows: datasets.IterableDataset
     name: str
@@ -74,7 +74,7 @@ class HubRows:
 
     @property
     def num_clips(self) -> int | None:
-        """As the data set's own README.md says, if it does."""
+        """As stated in the data set's README.md, if at all."""
         known = (self.rows.info.splits or {}).get(self.split)
         if known is None or not known.num_examples:
             return None
@@ -94,18 +94,18 @@ class HubRows:
 
 class ClipStream:
     """
-    The clips of one data set that one of several processes trains on, pass after pass without end.
+    The clips of one data set that this process trains on, pass after pass without end.
 
-    In each pass the parts are read in a new order, shared out among the processes; where there are fewer parts than
-    processes, each reads all of them and leaves out the rows of the others. The order depends on nothing but the
-    arguments and the pass; what the augmentation draws for a clip (`StreamedClip.seed`) not on the processes either.
+    In each pass the parts are read in a new order and shared out among the processes; if there are fewer parts than
+    processes, each process reads all of them and skips the rows of the others. The order depends only on the arguments
+    and the pass; the random draws of a clip's augmentation (`StreamedClip.seed`) do not depend on the processes either.
 
     Args:
         index: of the data set among all.
-        buffer_size: how many undecoded clips wait, of which the next one is drawn.
+        buffer_size: how many undecoded clips are buffered to draw the next one from.
 
     Raises:
-        ValueError: if a pass holds no clip for this process.
+        ValueError: if a pass has no clip for this process.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class ClipStream:
 
 
 def _shuffled(clips: Iterator[StreamedClip], buffer_size: int, generator: torch.Generator) -> Iterator[StreamedClip]:
-    """Each clip once; as many as the buffer holds wait in it, and the next one is any of them."""
+    """Each clip once, in an order shuffled through a buffer of `buffer_size` clips."""
     waiting: list[StreamedClip] = []
     for clip in clips:
         if len(waiting) < buffer_size:
@@ -170,9 +170,9 @@ def _shuffled(clips: Iterator[StreamedClip], buffer_size: int, generator: torch.
 
 class MixedClips(Sampler[StreamedClip]):
     """
-    Clips of several streams without end, each drawn from one of them with the probability of its share.
+    Endless clips from several streams, each drawn from one of them with the probability of its share.
 
-    It takes the place of a sampler of indices: the data loader's workers then get the clips themselves to decode.
+    It replaces a sampler of indices, so that the data loader's workers receive the clips themselves to decode.
     """
 
     def __init__(self, streams: list[ClipStream], shares: list[float], seed: int = 0):
@@ -248,8 +248,7 @@ def open_streams(data: DataArguments, training: FLaLLMTrainingArguments) -> Mixe
 def _check_arguments(data: DataArguments, training: FLaLLMTrainingArguments) -> None:
     if training.max_steps <= 0:
         raise ValueError(
-            "--streaming needs --max_steps: a stream has no end. For so many epochs take epochs x clips / clips of a "
-            "step."
+            "--streaming needs --max_steps: a stream has no end. For N epochs use N x clips / clips of a step."
         )
     strategy = training.train_sampling_strategy
     reasons = {
@@ -259,7 +258,7 @@ def _check_arguments(data: DataArguments, training: FLaLLMTrainingArguments) -> 
     }
     for flag, reason in reasons.items():
         if reason:
-            raise ValueError(f"--streaming cannot go together with {flag}: {reason}. Leave out one of the two.")
+            raise ValueError(f"--streaming cannot be combined with {flag}: {reason}. Leave out one of the two.")
 
 
 def _open_source(data: DataArguments, name: str) -> FolderRows | HubRows:
@@ -281,7 +280,7 @@ def _natural_shares(sources: list[FolderRows | HubRows]) -> list[float]:
     unknown = [source.name for source in sources if source.num_clips is None]
     if unknown:
         raise ValueError(
-            f"--dataset_weights must be given: {unknown[0]} does not say how many clips it has, so that data sets "
+            f"--dataset_weights must be given: {unknown[0]} does not say how many clips it has, so the data sets "
             "cannot be mixed in proportion."
         )
     return [float(source.num_clips) for source in sources]

@@ -1,1 +1,1 @@
-"""One module for each other command, each with a `main()`."""
+"""The commands that are not training stages, one module each, with a `main()`."""

@@ -1,11 +1,11 @@
 """
-Measure on the dev split how far the scores of a trained model can be trusted, and write it into the model's folder.
+Calibrate a trained model's confidence on the dev split, and write the result into the model's folder.
 
     flallm calibrate --model quickstart_output/model --dataset quickstart_output/corpus --also_measure_on test
 
 The pipeline translates the split with the settings that the model was saved with. A logistic curve (Platt 1999, with
 his smoothed targets) is fitted to which translations were right, and the look of the clips is kept as one mean visual
-token. Both go into config.json, and the figures into the model card; the weights and all other files stay as they are.
+token. Both go into confidence_calibration.json, and the figures into the model card. The weights do not change.
 From then on `return_scores=True` of the pipeline gives `"confidence"` too.
 """
 
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from modeling_flallm import SignLanguageTranslationPipeline
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from modeling_flallm.confidence_slt import mean_visual_features, visual_distances
 from modeling_flallm.own_processing import FLaLLMProcessor
 
@@ -43,7 +44,7 @@ from ..scores.metrics import sentence_chrf
 
 NUM_FOLDS = 10
 CLIPS_PER_BIN = 10
-# A clip looks like those of the split up to so many times the distance within which 95 of 100 of them lie.
+# A clip looks familiar up to this multiple of the distance within which 95 of 100 clips of the split are.
 FAMILIAR_MARGIN = 1.5
 LEAST_SPREAD = 1e-6  # of scores that are not all the same
 LEAST_DISTANCE = 1e-6  # of looks that are not the same: less is rounding
@@ -52,7 +53,7 @@ LEAST_DISTANCE = 1e-6  # of looks that are not the same: less is rounding
 @dataclass
 class TranslatedSplit:
     """
-    What became of the clips of a split.
+    Results for the clips of a split.
 
     Args:
         scores: of the pipeline, `(clips,)`.
@@ -61,7 +62,7 @@ class TranslatedSplit:
         confidences: of the pipeline, `(clips,)`; `None` for a model without calibration.
 
     Raises:
-        ValueError: for scores or features that are no finite numbers.
+        ValueError: for scores or features that are not finite.
     """
 
     scores: torch.Tensor
@@ -81,7 +82,7 @@ class TranslatedSplit:
 
 
 class Clips(Dataset):
-    """Rows of a split as the pipeline takes them, each read when its turn comes."""
+    """Rows of a split in the pipeline's format, each read when it is needed."""
 
     def __init__(self, split: datasets.Dataset):
         self.split = split
@@ -105,7 +106,7 @@ def translate_split(
     least_chrf: float,
     batch_size: int,
 ) -> TranslatedSplit:
-    """Every clip through the pipeline, with the generation settings of the model."""
+    """Runs every clip through the pipeline, with the model's own generation settings."""
     translator = SignLanguageTranslationPipeline(model=model, processor=processor)
     features: list[torch.Tensor] = []
     hook = model.vision_model.register_forward_hook(lambda *call: features.append(mean_visual_features(call[-1])))
@@ -129,7 +130,7 @@ def _column(answers: list[dict[str, Any]], name: str) -> torch.Tensor:
 
 def fit_calibration(translated: TranslatedSplit) -> dict[str, Any]:
     """
-    What goes into `confidence_calibration` of the configuration.
+    The value of `confidence_calibration` in the configuration.
 
     Raises:
         ValueError: for fewer than `LEAST_CLIPS` clips, and if all of them have the same score.
@@ -178,8 +179,8 @@ def fit_platt(scores: torch.Tensor, is_right: torch.Tensor) -> tuple[float, floa
         is_right: `(clips,)`, boolean.
 
     The targets are Platt's: not 1 and 0 but (right + 1) / (right + 2) and 1 / (wrong + 2), so that few clips, or clips
-    that one score parts without an error, give no certainty. Where a higher score does not go with more right
-    translations, or all scores are the same, the slope is 0 and the curve the share that is right, (right + 1) / (clips
+    that a score separates without error, do not give certainty. If higher scores do not go with more right
+    translations, or all scores are equal, the slope is 0 and the curve is the share that is right, (right + 1) / (clips
     + 2).
     """
     num_right = is_right.sum().item()
@@ -217,10 +218,10 @@ def _logistic_regression(inputs: torch.Tensor, targets: torch.Tensor) -> torch.T
 
 def measure(scores: torch.Tensor, confidences: torch.Tensor, is_right: torch.Tensor) -> dict[str, float | None]:
     """
-    How good scores and confidences `(clips,)` are: `num_clips`, `share_right`, `auroc` (the probability that a right
-    translation has a higher score than a wrong one; `None` if there are none of either kind), `calibration_error` (mean
-    distance of confidence and share of right ones, in bins of about ten clips of similar confidence), `brier_score`,
-    and `brier_score_of_share`, that of the same confidence for all.
+    Quality of scores and confidences `(clips,)`: `num_clips`, `share_right`, `auroc` (the probability that a right
+    translation has a higher score than a wrong one; `None` if either kind is missing), `calibration_error` (mean
+    difference of confidence and share of right ones, in bins of about ten clips of similar confidence), `brier_score`,
+    and `brier_score_of_share`, which is that of the same confidence for all.
     """
     right = is_right.double()
     share = right.mean()
@@ -252,7 +253,7 @@ def _calibration_error(confidences: torch.Tensor, right: torch.Tensor) -> float:
 
 
 def cross_validated_confidences(scores: torch.Tensor, is_right: torch.Tensor) -> torch.Tensor:
-    """Confidences `(clips,)`, each by a curve that was fitted without its clip: every tenth is left out in turn."""
+    """Confidences `(clips,)`, each from a curve fitted without its clip: every tenth is left out in turn."""
     confidences = torch.empty(len(scores), dtype=torch.double)
     fold = torch.arange(len(scores)) % NUM_FOLDS
     for left_out in range(NUM_FOLDS):
@@ -262,7 +263,7 @@ def cross_validated_confidences(scores: torch.Tensor, is_right: torch.Tensor) ->
 
 
 def format_measures(measures: dict[str, dict[str, float | None]]) -> str:
-    """A table with one row for each split."""
+    """A table with one row per split."""
     lines = [f"{'split':24} {'clips':>6} {'right':>7} {'AUROC':>7} {'calibration error':>18} {'Brier score':>12}"]
     for name, values in measures.items():
         auroc = "-" if values["auroc"] is None else f"{values['auroc']:.2f}"
@@ -277,15 +278,15 @@ def format_measures(measures: dict[str, dict[str, float | None]]) -> str:
 
 
 def calibrate(arguments: CalibrationArguments, data: DatasetArguments) -> dict[str, dict[str, float | None]]:
-    """Measure, and write into the folder; returns the measures by split."""
+    """Measure, and write the result into the folder; returns the measures by split."""
     folder = Path(arguments.model)
     _check_folder(folder)
     splits = {name: _load(data, arguments, name) for name in (arguments.split, arguments.also_measure_on) if name}
     check_enough_clips(f"--split {arguments.split}", len(splits[arguments.split]))
-    model, processor = load_trained(arguments.model)
+    # Without the calibration that this one replaces, be it damaged.
+    model, processor = load_trained(arguments.model, confidence_calibration=None)
     prepare_machine(model.device, arguments.num_threads)
     print(describe_machine(model.device, model.dtype), flush=True)
-    model.config.confidence_calibration = None
     options = (data.text_column, arguments.least_chrf, arguments.batch_size)
     translated = translate_split(model, processor, splits[arguments.split], *options)
     model.config.confidence_calibration = fit_calibration(translated)
@@ -294,7 +295,8 @@ def calibrate(arguments: CalibrationArguments, data: DatasetArguments) -> dict[s
     if arguments.also_measure_on:
         measured = translate_split(model, processor, splits[arguments.also_measure_on], *options)
         measures[arguments.also_measure_on] = measure(measured.scores, measured.confidences, measured.is_right)
-    write_calibration(folder, _known_to(folder, model.config.confidence_calibration))
+    write_calibration(folder, model.config.confidence_calibration)
+    _report_old_code(folder)
     if (folder / RUN_FILE).is_file():
         add_confidence(folder, {"least_chrf": arguments.least_chrf, "measures": measures})
     else:
@@ -311,7 +313,7 @@ def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ValueError(f"--model {folder} must be the folder of a trained model, with config.json in it.")
     if (folder / RUN_FILE).is_file():
-        read_run(folder)  # a broken record is to be told before the work
+        read_run(folder)  # report a broken record before the work starts
 
 
 def _load(data: DatasetArguments, arguments: CalibrationArguments, split: str) -> datasets.Dataset:
@@ -320,32 +322,32 @@ def _load(data: DatasetArguments, arguments: CalibrationArguments, split: str) -
     return load_split(data, split, arguments.max_clips)
 
 
-def _known_to(folder: Path, calibration: dict[str, Any]) -> dict[str, Any]:
-    """Without `highest_score` where the folder carries code of an earlier version, which refuses names it has not."""
-    code = folder / "configuration_flallm.py"
-    if not code.is_file() or "highest_score" in code.read_text(encoding="utf-8"):
-        return calibration
-    print(
-        f"{code} is of an earlier version, so the highest score is not written. To renew it, load the model and its "
-        "processor, save both into a new folder and calibrate that.",
-        file=sys.stderr,
-    )
-    return {name: value for name, value in calibration.items() if name != "highest_score"}
-
-
 def write_calibration(folder: Path, calibration: dict[str, Any]) -> None:
-    """Into config.json as `save_pretrained` writes it; a reader sees the old file or the new one."""
+    """Into its file first, which counts, and then out of config.json, where earlier versions wrote it."""
+    write_json(folder / CALIBRATION_FILE, calibration)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["confidence_calibration"] = calibration
-    write_json(path, config, sort_keys=True, ensure_ascii=True)
+    if "confidence_calibration" in config:
+        del config["confidence_calibration"]
+        write_json(path, config, sort_keys=True, ensure_ascii=True)
+
+
+def _report_old_code(folder: Path) -> None:
+    if (folder / "configuration_flallm.py").is_file() and not (folder / "calibration_slt.py").is_file():
+        print(
+            f"The Python files in {folder} are of an earlier version and do not read {CALIBRATION_FILE}: without the "
+            "package flallm, the model gives no confidence. To renew them, load the model and its processor and save "
+            "both into a new folder.",
+            file=sys.stderr,
+        )
 
 
 def run_calibration(argv: Sequence[str] | None = None) -> dict[str, dict[str, float | None]]:
     arguments, data = COMMANDS["calibrate"].parse(argv)
     measures = calibrate(arguments, data)
     print(format_measures(measures))
-    print(f"Right is a chrF of {arguments.least_chrf:g} or more. Written into {Path(arguments.model) / 'config.json'}.")
+    path = Path(arguments.model) / CALIBRATION_FILE
+    print(f"Right is a chrF of {arguments.least_chrf:g} or more. Written into {path}.")
     if next(iter(measures.values()))["auroc"] is None:
         print(_without_both_kinds(arguments.split, next(iter(measures.values()))["share_right"]))
     return measures

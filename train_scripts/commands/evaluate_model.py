@@ -4,14 +4,14 @@ Translate a split with a trained model and score it against its sentences.
     flallm evaluate --model stage2 --dataset corpus --split test --output_dir test_scores
 
 Writes predictions.jsonl and scores.json (with signatures and bootstrap intervals), and prints the table. Predictions
-are kept as they come: after a kill the same command goes on behind them. With `--add_to_model_card True` the scores
-also go into the model card of a local folder. Under `torchrun` the clips are shared out and the scores computed once
-over all of them.
+are saved as they come: after an interruption, run the same command again to resume. With `--add_to_model_card True` the
+scores also go into the model card of a local folder. Under `torchrun` the clips are shared among the processes, and the
+scores are computed once over all of them.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ from transformers import PreTrainedModel, ProgressCallback
 
 from modeling_flallm.own_processing import FLaLLMProcessor
 
-from ..arguments.command_arguments import EvaluationArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import DatasetArguments
+from ..arguments.evaluation_arguments import EvaluationArguments, GenerationArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
-from ..arguments.training_defaults import EvaluationDefaults
 from ..clips.collators import FramePreprocessor
 from ..clips.data import SignClipDataset
 from ..clips.splits import load_split, name_of_clip
@@ -37,18 +36,26 @@ from ..hub.model_card import add_scores
 from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines
 from ..machine.kept_lines import state_of_file
+from ..machine.machine import default_device
 from ..runs.quantization import DTYPES, load_to_translate
 from ..runs.trainers import ClipTrainer
 from ..runs.training import collator_class_of, start_run, trainer_class_of
 from ..runs.unfinished_predictions import UnfinishedPredictions
 from ..scores.metrics import format_scores, generated_token_ids, translation_scores
 
-BATCHES_BETWEEN_WRITES = 8  # of each process; so many times more as there are processes that read videos beside it
+BATCHES_BETWEEN_WRITES = 8  # per process; multiplied by the number of processes that read videos for it, plus one
 
 
 @dataclass
-class EvaluationRunArguments(EvaluationDefaults, FLaLLMTrainingArguments):
-    """Without training."""
+class EvaluationRunArguments(FLaLLMTrainingArguments):
+    """Of a Trainer that only translates: it evaluates, saves and logs nothing, in the dtype that the model has."""
+
+    eval_strategy: str = "no"
+    save_strategy: str = "no"
+    load_best_model_at_end: bool = False
+    bf16: bool | None = False
+    generation_max_length: int | None = None
+    report_to: list[str] = field(default_factory=lambda: ["none"])
 
 
 def evaluate_model(
@@ -59,7 +66,7 @@ def evaluate_model(
     run: EvaluationRunArguments,
     kept: UnfinishedPredictions,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """-> scores as `translation_scores` gives them, and one row per clip: file_name, prediction, reference."""
+    """-> scores as returned by `translation_scores`, and one row per clip: file_name, prediction, reference."""
     if len(data.dataset) > 1:
         raise ValueError(f"--dataset: one data set is scored at a time, got {len(data.dataset)}. Score them in turn.")
     split = load_split(data, evaluation.split, evaluation.max_clips)
@@ -69,7 +76,7 @@ def evaluate_model(
         "append_period": evaluation.append_period,
         "lowercase": evaluation.lowercase,
     }
-    translation_scores(dataset.texts, dataset.texts, num_resamples=0, **options)  # raises before the work
+    translation_scores(dataset.texts, dataset.texts, num_resamples=0, **options)  # raises before the work starts
     names = zip(_names_of_clips(split), dataset.texts, strict=True)
     kept.check_clips([{**clip, "reference": reference} for clip, reference in names])
     rows = _translate(_build_trainer(model, processor, run), dataset, _names_of_clips(split), kept)
@@ -79,7 +86,7 @@ def evaluate_model(
 
 def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: EvaluationRunArguments) -> ClipTrainer:
     model.generation_config.num_return_sequences = 1  # whatever it was saved with
-    model.is_quantized = False  # else the Trainer refuses such a model, which it could not train
+    model.is_quantized = False  # otherwise the Trainer rejects such a model, which it could not train
     trainer = trainer_class_of(model)(
         model=model,
         args=run,
@@ -87,19 +94,19 @@ def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: Eval
         processing_class=processor,
     )
     trainer.frame_preprocessor = FramePreprocessor(processor)
-    trainer.remove_callback(ProgressCallback)  # it would show a bar for every part
+    trainer.remove_callback(ProgressCallback)  # it would show a progress bar for every part
     return trainer
 
 
 def _translate(
     trainer: ClipTrainer, dataset: SignClipDataset, names: list[dict[str, Any]], kept: UnfinishedPredictions
 ) -> list[dict[str, Any]]:
-    """Rows of all clips, those of `kept` first; the others are kept as they come, by the first of several processes."""
+    """Rows of all clips, those of `kept` first; the others are saved as they come, by the first process only."""
     run, processor = trainer.args, trainer.processing_class
     (rows,) = broadcast_object_list([kept.lines])
     if run.process_index == 0 and rows:
-        print(f"Going on behind {len(rows)} of {len(dataset)} clips, which {kept.path} holds.", flush=True)
-    num_batches = BATCHES_BETWEEN_WRITES * (1 + run.dataloader_num_workers)  # which start anew for each part
+        print(f"Resuming after {len(rows)} of {len(dataset)} clips, which {kept.path} holds.", flush=True)
+    num_batches = BATCHES_BETWEEN_WRITES * (1 + run.dataloader_num_workers)  # loading processes restart for each part
     num_together = num_batches * run.eval_batch_size * run.world_size
     is_silent = run.disable_tqdm or run.process_index != 0
     with tqdm(total=len(dataset), initial=len(rows), unit="clip", desc="translating", disable=is_silent) as progress:
@@ -119,7 +126,7 @@ def _translate(
 
 
 def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
-    """`file_name` of each clip, and `start` and `end` where it is a part of the file."""
+    """`file_name` of each clip, and `start` and `end` if it is part of the file."""
     clips = enumerate(split.select_columns([name for name in CLIP_COLUMNS if name in split.column_names]))
     names = [Path(name_of_clip(row) or f"clip {index}").name for index, row in clips]
     limits = [name for name in ("start", "end") if name in split.column_names]
@@ -130,14 +137,43 @@ def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def _settings(evaluation: EvaluationArguments, data: DatasetArguments, run: EvaluationRunArguments) -> dict[str, Any]:
+def run_arguments(output_dir: str, generation: GenerationArguments) -> EvaluationRunArguments:
+    """
+    What the Trainer calls the arguments of the command.
+
+    Raises:
+        ValueError: for a device that this machine has not, or one of several.
+    """
+    known = list(dict.fromkeys((default_device().type, "cpu")))
+    if generation.device not in (None, *known):
+        raise ValueError(
+            f"--device must be {' or '.join(known)}, got {generation.device!r}. Of several GPUs, CUDA_VISIBLE_DEVICES "
+            "chooses one, and torchrun uses all."
+        )
+    return EvaluationRunArguments(
+        output_dir=output_dir,
+        per_device_eval_batch_size=generation.batch_size,
+        generation_num_beams=generation.num_beams,
+        generation_max_length=generation.generation_max_length,
+        generation_config=generation.generation_config,
+        dataloader_num_workers=generation.num_workers,
+        num_threads=generation.num_threads,
+        use_cpu=generation.device == "cpu",
+        preprocess_on_device=generation.preprocess_on_device,
+        disable_tqdm=generation.disable_tqdm,
+    )
+
+
+def _settings(
+    evaluation: EvaluationArguments, data: DatasetArguments, generation: GenerationArguments
+) -> dict[str, Any]:
     """What the predictions depend on."""
-    values = {**vars(evaluation), **vars(data), **vars(run)}
-    names = ("model", "dataset", "split", "max_clips", "text_column", "spoken_language", "dtype")
-    generation = ("quantization", "generation_num_beams", "generation_max_length", "generation_config")
+    values = {**vars(evaluation), **vars(data), **vars(generation)}
+    names = ("model", "dataset", "split", "max_clips", "text_column", "spoken_language")
+    of_generation = ("dtype", "quantization", "num_beams", "generation_max_length", "generation_config")
     weights = sorted(Path(evaluation.model).glob("*.safetensors"))
     return {
-        **{name: values[name] for name in (*names, *generation)},
+        **{name: values[name] for name in (*names, *of_generation)},
         "weights": [[path.name, state_of_file(path)] for path in weights],
     }
 
@@ -150,13 +186,14 @@ def write_results(folder: Path, scores: dict[str, Any], rows: list[dict[str, Any
 
 def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Evaluate from command-line arguments; returns what `evaluate_model` returns."""
-    evaluation, data, run = COMMANDS["evaluate"].parse(argv, EvaluationRunArguments)
-    kept = UnfinishedPredictions(Path(run.output_dir), _settings(evaluation, data, run))
+    evaluation, data, generation = COMMANDS["evaluate"].parse(argv)
+    run = run_arguments(evaluation.output_dir, generation)
+    kept = UnfinishedPredictions(Path(run.output_dir), _settings(evaluation, data, generation))
     model_folder = Path(evaluation.model)
     if evaluation.add_to_model_card:
         read_run(model_folder)  # a folder without a record is to be told before the work
-    start_run(run, DTYPES[evaluation.dtype])
-    model, processor = load_to_translate(evaluation.model, run.device, evaluation.dtype, evaluation.quantization)
+    start_run(run, DTYPES[generation.dtype])
+    model, processor = load_to_translate(evaluation.model, run.device, generation.dtype, generation.quantization)
     scores, rows = evaluate_model(model, processor, evaluation, data, run, kept)
     if run.process_index == 0:
         write_results(Path(run.output_dir), scores, rows)

@@ -8,8 +8,8 @@ A small one, in a few seconds:
         --num_test_clips 6 --num_text_only_sentences 100
 
 The result is a Hugging Face video folder (`train/`, `dev/`, `test/`, each with mp4 files and a `metadata.csv`),
-further sentences of the spoken language in `text_only.txt`, and a dataset card. Everything follows from the seed and
-the options.
+further sentences of the spoken language in `text_only.txt`, and a dataset card. Everything is determined by the seed
+and the options.
 """
 
 import sys
@@ -54,7 +54,7 @@ class ClipTask:
 
 def generate_corpus(arguments: CorpusArguments) -> Path:
     """Writes the corpus and returns its folder. Raises ValueError for arguments that cannot be met, and
-    FileExistsError for an output folder with something in it; then nothing has been written."""
+    FileExistsError for an output folder that is not empty; nothing has been written in that case."""
     if arguments.num_signs is None:
         arguments = replace(arguments, num_signs=len(LEXICON))
     _validate(arguments)
@@ -93,8 +93,8 @@ def _validate(arguments: CorpusArguments) -> None:
         problems.append(str(error))
     if arguments.resolution < MIN_RESOLUTION_IN_PIXELS or arguments.resolution % 2:
         problems.append(
-            f"`resolution` must be an even number of at least {MIN_RESOLUTION_IN_PIXELS} pixels (yuv420p holds no odd "
-            f"size, and hands are lost below), got {arguments.resolution}."
+            f"`resolution` must be an even number of at least {MIN_RESOLUTION_IN_PIXELS} pixels (yuv420p does not "
+            f"support odd sizes, and smaller ones lose the hands), got {arguments.resolution}."
         )
     if not 0 <= arguments.left_handed_fraction <= 1:
         problems.append(f"`left_handed_fraction` must be from 0 to 1, got {arguments.left_handed_fraction}.")
@@ -107,7 +107,7 @@ def _validate(arguments: CorpusArguments) -> None:
     output_dir = Path(arguments.output_dir)
     if output_dir.exists() and not (output_dir.is_dir() and not holds_something(output_dir)):
         raise FileExistsError(
-            f"`output_dir` must be a new or empty folder, but '{output_dir}' holds something. Choose another "
+            f"`output_dir` must be a new or empty folder, but '{output_dir}' is not empty. Choose another "
             "folder, or remove this one first."
         )
 
@@ -234,7 +234,7 @@ tags:
 
 # Invented sign language, rendered
 
-A drawn signer performs sentences of a small sign language that nobody uses: it was invented for trying out sign
+An animated signer performs sentences of a small sign language that nobody uses: it was invented for trying out sign
 language translation. Every frame is generated; no person was recorded. Scores on it say nothing about any real sign
 language.
 Licence: CC0-1.0 (the generator is Apache-2.0).
@@ -262,7 +262,7 @@ second. Each split has a `metadata.csv` with `file_name`, `text` (spoken sentenc
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Make a corpus from command-line arguments."""
+    """Generate a corpus from command-line arguments."""
     (arguments,) = COMMANDS["generate-corpus"].parse(argv)
     output_dir = generate_corpus(arguments)
     print(f"Corpus with {arguments.num_train_clips} training clips written to {output_dir}")

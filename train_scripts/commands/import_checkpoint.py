@@ -4,9 +4,9 @@ Import a trained checkpoint of GFSLT-VLP or sltbaselines: from their file to a f
     flallm import-checkpoint --checkpoint best_checkpoint.pth --source sltbaselines_stage2 \
         --text_model_name_or_path MBart_trimmed --target_language de_DE --output_dir imported
 
-`--text_model_name_or_path` is the folder that their `config['model']['tokenizer']` names. The folder that is written
-holds model, processor and `import_report.json`, which says for every key of the checkpoint where it went, or why it was
-left out. A key that our model cannot express stops the import, and so does a weight of ours that nothing fills.
+`--text_model_name_or_path` is the folder that their `config['model']['tokenizer']` names. The output folder holds the
+model, its processor and `import_report.json`, which says for every key of the checkpoint where it went, or why it was
+left out. The import stops at a key that our model cannot express, and at a weight of ours that nothing fills.
 
 Where the mappings come from (both repositories call their model `gloss_free_model`):
 
@@ -16,14 +16,14 @@ Where the mappings come from (both repositories call their model `gloss_free_mod
 - sltbaselines, https://github.com/ozgemercanoglu/sltbaselines, commit 71e92970d1dc9b62ff9bdb57df710986e3be6029:
   models/models.py, dataloader/datasets.py, train_slt.py and configs/, in the same roles.
 
-What differs after the import:
+Differences after the import:
 
-- GFSLT-VLP's adapter has a BatchNorm. It is folded into the linear layer in front of it, which is the same function in
-  evaluation; training on from there goes without it.
-- Clips of more than 300 frames lose random frames there, also in evaluation; here they are thinned evenly.
-- PIL resizes there, torchvision here: of enlarged frames about one pixel value in 200 is up to two grey levels off.
+- GFSLT-VLP's adapter has a BatchNorm. It is folded into the linear layer before it, which is the same function in
+  evaluation; further training continues without it.
+- Clips of more than 300 frames lose random frames there, even in evaluation; here they are thinned evenly.
+- PIL resizes there, torchvision here: in enlarged frames about one pixel value in 200 is up to two grey levels off.
 - sltbaselines trains on CSL-Daily with a space between characters, so its models write one.
-- A checkpoint does not say how `training.scale_embedding` was set. It is taken as False, as in all their configs.
+- A checkpoint does not record `training.scale_embedding`. It is assumed to be False, as in all their configs.
 """
 
 import sys
@@ -61,7 +61,7 @@ def build_config(
 ) -> FLaLLMConfig:
     """
     Raises:
-        ValueError: as the functions do that it calls, or for a layer norm in the adapter of a GFSLT-VLP checkpoint.
+        ValueError: as in the functions it calls, or for a layer norm in the adapter of a GFSLT-VLP checkpoint.
     """
     has_layer_norm = "adapter.norm.weight" in weights
     if has_layer_norm and arguments.source == "gfslt_vlp":
@@ -87,7 +87,7 @@ def build_model(config: FLaLLMConfig, weights: dict[str, torch.Tensor]) -> FLaLL
     """
     with torch.device("meta"):
         empty = FLaLLMForTranslation(config)
-    # named_parameters tells a tied weight once, state_dict leaves out the buffers that are not saved.
+    # named_parameters lists a tied weight once, state_dict leaves out the buffers that are not saved.
     named = (*empty.named_parameters(), *empty.named_buffers())
     expected = {name: tuple(value.shape) for name, value in named if name in empty.state_dict()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
@@ -116,7 +116,7 @@ def build_processor(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) 
 
 
 def save(model: FLaLLMForTranslation, processor: FLaLLMProcessor, report: Mapping[str, Any], output_dir: Path) -> None:
-    """Write a folder that is whole or not there."""
+    """Write the folder atomically."""
 
     def fill(folder: Path) -> None:
         model.save_pretrained(folder)
@@ -129,7 +129,7 @@ def save(model: FLaLLMForTranslation, processor: FLaLLMProcessor, report: Mappin
 def import_checkpoint(arguments: ImportArguments) -> None:
     """
     Raises:
-        ValueError, OSError: for what the user has to mend; nothing has been written then.
+        ValueError, OSError: for mistakes that the user has to fix; nothing has been written in that case.
     """
     check_new_folder(arguments.output_dir)
     check_model_names(arguments)

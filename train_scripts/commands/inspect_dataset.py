@@ -1,11 +1,11 @@
 """
-What a person looks at before training: lengths, words, signers, leaks between splits, files that cannot be read.
+Check a data set before training: lengths, words, signers, leaks between splits, unreadable files.
 
     flallm inspect --dataset my_corpus --output_dir inspection
 
 The data set is a video folder (train/, dev/ or validation/, test/ with metadata.csv) or one on the Hub. The report is
-printed, and written as one page that needs nothing else (`inspection.html`) and as figures (`inspection.json`). Every
-clip is decoded to its end. What is broken is named and stops nothing; the exit status is then 1. Small, on a CPU:
+printed, and written as a self-contained page (`inspection.html`) and as figures (`inspection.json`). Every clip is
+decoded to its end. Broken files are listed without stopping the command; the exit status is then 1. Small, on a CPU:
 
     flallm generate-corpus --output_dir corpus --num_train_clips 20 --num_dev_clips 10 --num_test_clips 10
     flallm inspect --dataset corpus --output_dir inspection --tokenizer_name_or_path language_model
@@ -48,14 +48,14 @@ from ..scores.metrics import comparable
 PRESETS = ("paper_visual_initialing", "sltbaselines_visual_initialing")
 
 
-# Reading, without stopping at what is wrong: `data.read_metadata` does that when it comes to training.
+# Reads without stopping at errors; in training `data.read_metadata` raises instead.
 
 
 def read_corpus(arguments: InspectArguments) -> Corpus:
     """
     Raises:
         ValueError: for a folder without any split.
-        FileNotFoundError: for what is neither a folder nor a data set on the Hub.
+        FileNotFoundError: for a name that is neither a folder nor a data set on the Hub.
     """
     folder = Path(arguments.dataset)
     corpus = _read_folder(folder, arguments) if folder.is_dir() else _read_hub(arguments)
@@ -125,14 +125,14 @@ def _read_rows(path: Path, split: str, errors: list[Problem]) -> list[tuple[int,
         except StopIteration:
             return rows
         except csv.Error as error:
-            errors.append(Problem(f"{split}, row {number}", f"cannot be read, nor what follows: {error}"))
+            errors.append(Problem(f"{split}, row {number}", f"cannot be read, nor can the rows after it: {error}"))
             return rows
 
 
 def _by_our_names(
     rows: list[tuple[int, dict[str, Any]]], arguments: InspectArguments, where: str, corpus: Corpus
 ) -> list[tuple[int, dict[str, Any]]]:
-    """Columns that are not understood are an error of the file, and those that are not used are to be known."""
+    """Unrecognised columns that may matter are an error of the file; unused columns are reported."""
     try:
         named = [(number, by_our_names(values, arguments.text_column, where)) for number, values in rows]
     except ValueError as error:
@@ -169,14 +169,14 @@ def _clip_of_row(
         try:
             setattr(clip, name, float(texts[name]) if texts.get(name) else None)
         except ValueError:
-            errors.append(Problem(clip.where, f"{name} is no number of seconds: {texts[name]!r}"))
-    if None in values:  # where DictReader puts what is left over
+            errors.append(Problem(clip.where, f"{name} is not a number of seconds: {texts[name]!r}"))
+    if None in values:  # where DictReader puts surplus values
         errors.append(Problem(clip.where, "has more values than the header; put commas in double quotes"))
     return clip
 
 
 def _clean(value: Any) -> str:
-    """Without half characters, which JSON can hold and no file or tokenizer takes."""
+    """Without lone surrogates, which JSON can hold but no file or tokenizer accepts."""
     return str(value).encode("utf-8", "replace").decode("utf-8").strip()
 
 
@@ -184,7 +184,7 @@ def _find_file(clip: Clip, folder: Path, corpus: Corpus) -> None:
     try:
         path = inside(folder, clip.name)
         is_there = path.is_file()
-    except (OSError, ValueError) as error:  # outside of the folder, a NUL byte, too long a name
+    except (OSError, ValueError) as error:  # outside the folder, a NUL byte, or too long
         text = str(error).replace(str(folder), folder.name)
         corpus.errors.append(Problem(clip.where, f"the file name cannot be used: {text}"))
         return
@@ -208,7 +208,7 @@ def corpus_of_splits(splits: Mapping[str, datasets.Dataset], arguments: InspectA
     corpus = Corpus()
     for name, dataset in splits.items():
         split = split_of(name) or name
-        split = name if split in corpus.on_hub else split  # dev beside validation
+        split = name if split in corpus.on_hub else split  # a dev split next to validation
         columns = our_names(tuple(dataset.column_names), arguments.text_column, arguments.dataset)
         dataset = dataset.rename_columns({theirs: ours for theirs, ours in columns.items() if theirs != ours})
         if "video" not in dataset.column_names:
@@ -245,7 +245,7 @@ def _check_rows(corpus: Corpus) -> None:
 def build_report(
     corpus: Corpus, arguments: InspectArguments, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> dict[str, Any]:
-    """Everything that text and page say, as `inspection.json` holds it."""
+    """The content of text, page and `inspection.json`."""
     splits = [split for split in dict.fromkeys((*SPLITS, *(clip.split for clip in corpus.clips))) if corpus.of(split)]
     vocabulary = Counter(unit for clip in corpus.of("train") for unit in clip.units())
     report = {
@@ -298,7 +298,7 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
 
 
 def _across_splits(corpus: Corpus, splits: Sequence[str]) -> list[dict[str, Any]]:
-    """For each pair of splits: clips of the second whose frames, sentence or signer the first has too."""
+    """For each pair of splits: clips of the second whose frames, sentence or signer also occur in the first."""
     pairs = [(first, second) for index, first in enumerate(splits) for second in splits[index + 1 :]]
     return [_between(corpus.of(first), corpus.of(second)) for first, second in pairs]
 
@@ -377,14 +377,14 @@ def inspect(arguments: InspectArguments) -> dict[str, Any]:
     Read, decode, print and write the report, and return it.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_corpus`, or if the output folder is not empty, or there is no such
+        FileNotFoundError, ValueError: as in `read_corpus`, or if the output folder is not empty, or there is no such
             tokenizer.
     """
     output_dir = Path(arguments.output_dir)
     check_new_folder(output_dir)
     check_model_names(arguments)
     name = arguments.tokenizer_name_or_path
-    tokenizer = None if name is None else open_tokenizer(name)  # a mistake is told before hours of decoding
+    tokenizer = None if name is None else open_tokenizer(name)  # report a mistake before hours of decoding
     corpus = read_corpus(arguments)
     measure_clips(corpus, arguments.num_workers)
     report = build_report(corpus, arguments, tokenizer)

@@ -1,16 +1,16 @@
 """
-Make a video folder for training of a raw corpus: one folder a split, videos and `metadata.csv`, one schema for all.
+Make a video folder for training from a raw corpus: one folder per split with videos and `metadata.csv`, in one schema.
 
     flallm prepare --corpus phoenix14t --source PHOENIX-2014-T-release-v3/PHOENIX-2014-T --output_dir phoenix14t
     flallm prepare --corpus table --source my_recordings --output_dir my_corpus --sign_language ise --spoken_language it
 
-A table is a spreadsheet saved as CSV. Without one, subtitles (srt, vtt) and ELAN files (eaf) beside videos are read.
-Folders of pictures are encoded to mp4, one frame a picture. Video files stay as they are: the new folder has hard links
-to them, which take no space, or copies where the file system cannot link. Parts of long videos are not cut: `start` and
-`end` in `metadata.csv` tell them. Every video is decoded once, so that `num_frames` and `duration_in_seconds` are true.
+A table is a spreadsheet saved as CSV. Without one, subtitles (srt, vtt) and ELAN files (eaf) next to the videos are
+read. Folders of pictures are encoded to mp4, one frame per picture. Video files are not re-encoded: the new folder has
+hard links to them, which take no space, or copies where the file system cannot link. Long videos are not cut: `start`
+and `end` in `metadata.csv` mark their parts. Every video is decoded once to get `num_frames` and `duration_in_seconds`.
 
-Whatever is missing or broken is left out and listed in `report.txt` and `report.json`; the exit status is then 1, and
-0 if there was nothing. A run that was interrupted goes on with the same command.
+Anything missing or broken is left out and listed in `report.txt` and `report.json`; the exit status is then 1,
+otherwise 0. Running the same command again resumes an interrupted run.
 """
 
 import csv
@@ -56,13 +56,13 @@ def prepare(arguments: PrepareArguments) -> Report:
     Prepare a corpus and write its report.
 
     Raises:
-        ValueError, OSError: for arguments that cannot be met; nothing has been written then.
+        ValueError, OSError: for arguments that cannot be met; nothing has been written in that case.
     """
     source, output_dir = Path(arguments.source).resolve(), Path(arguments.output_dir).resolve()
     if not source.exists():
         raise ValueError(f"--source must be the folder of the raw corpus; there is no {arguments.source}.")
     if source.is_relative_to(output_dir) or output_dir.is_relative_to(source):
-        raise ValueError(f"--output_dir {arguments.output_dir} must lie outside of --source, and not around it.")
+        raise ValueError(f"--output_dir {arguments.output_dir} must be outside --source and must not contain it.")
     videos, table = (None if path is None else Path(path).resolve() for path in (arguments.videos, arguments.table))
     columns = dict(column.split("=", 1) for column in arguments.columns)
     corpus = read_corpus(arguments.corpus, source, videos, table, columns, arguments.tier)
@@ -87,7 +87,7 @@ def _fill(
     outcomes = _finish_tasks(folder, [task for task, _ in tasks], arguments.num_workers)
     rows, more_problems = _collect(tasks, outcomes, corpus)
     problems += more_problems
-    for problem in problems:  # a report that is sent to the Hub need not tell how its maker's folders are called
+    for problem in problems:  # a report that goes to the Hub should not reveal the names of local folders
         problem["what"] = problem["what"].replace(f"{source}{os.sep}", "")
     folder.remove_forgotten({task.key for task, _ in tasks if outcomes[task.key].how is not None})
     return _write(folder, rows, problems, outcomes, corpus, arguments)
@@ -96,14 +96,14 @@ def _fill(
 def _frames_per_second(arguments: PrepareArguments, corpus: RawCorpus) -> float:
     frames_per_second = arguments.frames_per_second or corpus.frames_per_second
     if frames_per_second is None and any(os.path.isdir(clip.video) for clip in corpus.clips):
-        raise ValueError("Folders of pictures do not tell their frame rate: pass --frames_per_second, such as 25.")
+        raise ValueError("Folders of pictures do not contain a frame rate: pass --frames_per_second, such as 25.")
     return float(frames_per_second or 25)
 
 
 def _deciding(
     arguments: PrepareArguments, source: Path, corpus: RawCorpus, encoding: tuple[float, int]
 ) -> dict[str, Any]:
-    """The arguments that decide the content of the output folder; JSON."""
+    """The arguments that determine the content of the output folder; JSON-serializable."""
     return {
         "corpus": arguments.corpus,
         "source": printable(str(source)),
@@ -119,11 +119,11 @@ def _deciding(
 
 
 def _finish_tasks(folder: OutputFolder, tasks: list[VideoTask], num_workers: int) -> dict[str, VideoOutcome]:
-    """Outcomes by key, of earlier runs where there are any."""
+    """Outcomes by key, including those of earlier runs."""
     known = {task.key: folder.outcome_of(task) for task in tasks}
     outcomes = {key: outcome for key, outcome in known.items() if outcome is not None}
     if outcomes:
-        print(f"Going on: {len(outcomes)} of {len(tasks)} videos are finished already.")
+        print(f"Resuming: {len(outcomes)} of {len(tasks)} videos are already finished.")
     for subfolder in {task.target.parent for task in tasks}:
         subfolder.mkdir(parents=True, exist_ok=True)
     left = [task for task in tasks if task.key not in outcomes]
@@ -137,7 +137,7 @@ def _finish_tasks(folder: OutputFolder, tasks: list[VideoTask], num_workers: int
 def _collect(
     tasks: list[tuple[VideoTask, list[RawClip]]], outcomes: dict[str, VideoOutcome], corpus: RawCorpus
 ) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, str | None]]]:
-    """Each clip becomes a row of its split or a problem, or both when it is shorter than it should be."""
+    """Each clip becomes a row of its split or a problem, or both if it is shorter than it should be."""
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     problems = []
     for task, clips in tasks:
@@ -198,7 +198,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def push(folder: Path, report: Report, arguments: PrepareArguments) -> None:
-    """Send what belongs to the data set, in one commit."""
+    """Upload the files of the data set in one commit."""
     names = ["README.md", "report.txt", "report.json"]
     for split in SPLITS:
         metadata = folder / split / "metadata.csv"
@@ -210,7 +210,7 @@ def push(folder: Path, report: Report, arguments: PrepareArguments) -> None:
     upload = Upload(arguments.push_to_hub, "dataset", files, left_out=[])
     api = HfApi()
     try:
-        api.whoami()  # a wrong token reads like a missing repository in every later answer
+        api.whoami()  # later answers to a wrong token look like a missing repository
         send(api, upload, arguments.private, f"Prepare {report.corpus} with flallm prepare", variables={})
     except HUB_ERRORS as error:
         raise ValueError(explain_hub_error(error, arguments.push_to_hub)) from error
@@ -218,7 +218,7 @@ def push(folder: Path, report: Report, arguments: PrepareArguments) -> None:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Prepare from command-line arguments; 1 if anything is wrong with the corpus."""
+    """Prepare from command-line arguments; returns 1 if anything is wrong with the corpus."""
     (arguments,) = COMMANDS["prepare"].parse(argv)
     report = prepare(arguments)
     print(report.as_text(), end="")

@@ -1,13 +1,13 @@
 """
-Send a trained model to the Hugging Face Hub, and a Space in which people try it in their browser. Both are private
-unless `--private False` says otherwise. First look at what would be sent, then send it:
+Upload a trained model to the Hugging Face Hub, and a Space in which people can try it in their browser. Both are
+private unless `--private False` is given. First list what would be uploaded, then upload it:
 
     flallm push --model stage2 --repo_id me/flallm-phoenix --dry_run True
     flallm push --model stage2 --repo_id me/flallm-phoenix
     flallm push --space me/flallm-phoenix-demo --repo_id me/flallm-phoenix
 
-A push that breaks off is finished by the same command. Each push is one commit: nobody ever loads half of one, and what
-the repository holds already is not sent again.
+If a push breaks off, run the same command again. Each push is one commit: nobody ever loads half of it, and files that
+the repository already has are not sent again.
 """
 
 import sys
@@ -35,10 +35,10 @@ SPACE_FILES = ("README.md", "requirements.txt") + tuple(
 
 def plan_uploads(arguments: PushArguments) -> list[Upload]:
     """
-    The commits to make, after a look at every file that goes into them.
+    The commits to make, after checking every file that goes into them.
 
     Raises:
-        ValueError: if the folder holds no complete model.
+        ValueError: if the folder does not hold a complete model.
     """
     uploads = []
     if arguments.model is not None:
@@ -53,13 +53,13 @@ def plan_uploads(arguments: PushArguments) -> list[Upload]:
 
 
 def space_files() -> dict[str, Path]:
-    """What a Space is made of, by the names there. It has no package of ours, so it gets the systems' rows, too."""
+    """The files of a Space by their names there. It has no package of ours, so it gets the systems' rows, too."""
     rows = Path(systems.__file__)
     return {**{name: SPACE_FOLDER / name for name in SPACE_FILES}, rows.name: rows}
 
 
 def describe(upload: Upload) -> str:
-    """The files with their sizes, their sum, and what is left out."""
+    """The files with their sizes, their total, and what is left out."""
     sizes = {name: _size_in_bytes(content) for name, content in upload.files.items()}
     lines = [f"{upload.repo_type} {upload.repo_id}, branch {upload.branch}:"]
     lines += [f"{size:15,} bytes  {name}" for name, size in sizes.items()]
@@ -76,7 +76,7 @@ def _size_in_bytes(content: Path | bytes) -> int:
 
 
 def loading_lines(repo_id: str, commit_id: str, base: ModelInfo | None, auto_class: str) -> str:
-    """A few lines of Python that load what has been sent, pinned to the commit, so that no later code is run."""
+    """A few lines of Python that load the upload, pinned to its commit, so that no later code is run."""
     if base is None and auto_class == "AutoModel":  # an encoder, which does not translate
         pinned = f'"{repo_id}", revision="{commit_id}", trust_remote_code=True'
         lines = ("from transformers import AutoModel", f"model = AutoModel.from_pretrained({pinned})")
@@ -114,7 +114,7 @@ def push(argv: Sequence[str] | None = None) -> None:
 
 
 def _send_and_report(api: HfApi, upload: Upload, arguments: PushArguments) -> None:
-    api.whoami()  # a wrong token reads like a missing repository in every later answer
+    api.whoami()  # later answers to a wrong token look like a missing repository
     message = arguments.commit_message or f"Push the {upload.repo_type} with flallm push"
     if upload.repo_type == "space":
         shown = _look_up(api, arguments.repo_id, arguments.revision)

@@ -1,10 +1,10 @@
 """
-The whole of FLa-LLM in small: corpus, language model, stage 1, stage 2, calibration, scores, pictures and a translated
+A small run of all of FLa-LLM: corpus, language model, stage 1, stage 2, calibration, scores, pictures and a translated
 clip.
 
     flallm quickstart --output_dir quickstart_output
 
-`make quickstart` sets up the environment and calls this. Everything lands in the output folder.
+`make quickstart` sets up the environment and calls this. Everything is written to the output folder.
 """
 
 import math
@@ -31,16 +31,16 @@ from ..scores.metrics import TITLE_OF_SCORE, translation_scores
 from ..stages import llm_fine_tuning, pretrain_language_model, visual_initialing
 from . import calibrate, evaluate_model
 
-# For the model cards. No sign language has the code qsl: ISO 639-3 leaves qaa to qtz to whoever needs one.
+# For the model cards. qsl is not the code of any sign language: ISO 639-3 reserves qaa to qtz for local use.
 CORPUS = {"dataset_name": "Invented sign language, rendered", "sign_language": "qsl", "spoken_language": "en"}
-# torch's library for CPUs prepares each operation anew for each number of frames in a batch, and by default forgets it
+# torch's CPU library prepares each operation again for each new number of frames in a batch, and by default forgets it
 # after 1024 others, which is a few steps of training.
 NUM_KEPT_OPERATIONS = 16384
 CORPUS_RESOLUTION = 72
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_COUNTS = 0.5
-# Seconds of each step with the default sizes, on two cores without bfloat16, and the sizes that they grow with: what
-# share of the run each step is.
+# Seconds of each step with the default sizes, on two cores without bfloat16, and the sizes they scale with: they tell
+# which share of the run each step is.
 WORK = {
     "corpus": (20, ["num_train_clips"]),
     "language model": (30, ["num_text_only_sentences", "language_model_epochs"]),
@@ -53,7 +53,7 @@ WORK = {
 
 @dataclass
 class Folders:
-    """Where each part of the run lands."""
+    """Where each part of the run is written."""
 
     output: Path
 
@@ -68,10 +68,10 @@ class Folders:
 
 class TimeLeft(TrainerCallback):
     """
-    Prints how long a run of several steps will go on. A callback of the Trainer's in the steps that train.
+    Prints how much time a run of several steps has left. In the training steps it is a callback of the Trainer.
 
     Args:
-        work: how long each step takes, in any unit: what is done of them so far says how long that is here.
+        work: how long each step takes, in any unit: the work done so far tells how long a unit takes here.
     """
 
     def __init__(self, work: Mapping[str, float]):
@@ -80,11 +80,11 @@ class TimeLeft(TrainerCallback):
         self._step, self._share = next(iter(self.work)), 0.0
 
     def begin(self, step: str) -> None:
-        """Those before are done."""
+        """Marks the steps before it as done."""
         self._step, self._share = step, 0.0
 
     def tell(self, share: float) -> None:
-        """So much of this step is done, of 1; prints a line now and then."""
+        """Reports that this share of the step is done, from 0 to 1; prints a line now and then."""
         self._share = share
         now = time.monotonic()
         left = self.seconds_left()
@@ -93,7 +93,7 @@ class TimeLeft(TrainerCallback):
             print(f"about {_in_words(left)} left", flush=True)
 
     def seconds_left(self) -> float | None:
-        """`None` before anything is done."""
+        """`None` before any work is done."""
         names = list(self.work)
         before = sum(self.work[name] for name in names[: names.index(self._step)])
         done = before + self._share * self.work[self._step]
@@ -108,7 +108,7 @@ def _in_words(seconds: float) -> str:
 
 
 def make_corpus(arguments: QuickstartArguments, folders: Folders, time_left: TimeLeft) -> None:
-    """In a process of its own, whose workers then do not import what training needs: that would take as long."""
+    """In a separate process, so that its workers do not import what training needs: that would take as long."""
     counts = {name: getattr(arguments, name) for name in ("num_train_clips", "num_dev_clips", "num_test_clips")}
     values = {**counts, "num_text_only_sentences": arguments.num_text_only_sentences, "seed": arguments.seed}
     options = flags(output_dir=folders.corpus, resolution=CORPUS_RESOLUTION, **values)
@@ -186,7 +186,7 @@ def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, A
             model=model,
             dataset=folders.corpus,
             split="test",
-            per_device_eval_batch_size=50,
+            batch_size=50,
             add_to_model_card=True,
             output_dir=output,
             **CORPUS,
@@ -195,7 +195,7 @@ def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, A
 
 
 def translate_in_fresh_process(folders: Folders, file_name: str) -> str:
-    """The saved folder and nothing else: what a user of the model would do."""
+    """Uses only the saved folder, as a user of the model would."""
     command = [
         sys.executable,
         "-m",
@@ -213,7 +213,7 @@ def translate_in_fresh_process(folders: Folders, file_name: str) -> str:
 
 
 def print_scores(scores_of: Mapping[str, dict[str, Any]]) -> None:
-    """A column for each stage, under its name if there are several."""
+    """One column per stage, under its name if there are several."""
     last, width = list(scores_of.values())[-1], 26 if len(scores_of) > 1 else 23
     print(f"\n{last['num_segments']} test clips, signers never seen in training (95 % interval by bootstrap)")
     if len(scores_of) > 1:
@@ -250,7 +250,7 @@ def print_translations(rows: Sequence[dict[str, str]], count: int = 10) -> None:
 def seconds_of_steps(
     work: Mapping[str, tuple[float, Sequence[str]]], arguments: QuickstartArguments
 ) -> dict[str, float]:
-    """`WORK` for these sizes."""
+    """`WORK` scaled to these sizes."""
     default = type(arguments)()
     return {
         step: seconds * math.prod(getattr(arguments, name) / getattr(default, name) for name in sizes)
@@ -262,8 +262,8 @@ def run_steps(
     steps: Mapping[str, Callable[[Any, Any, TimeLeft], Any]], arguments: Any, folders: Any, work: Mapping[str, Any]
 ) -> str:
     """
-    Takes one step after the other, each called with `(arguments, folders, time_left)`; returns how long each took, in
-    words. `work` is as `WORK`.
+    Runs the steps one by one, each called with `(arguments, folders, time_left)`; returns how long each took, in words.
+    `work` is like `WORK`.
     """
     check_new_folder(folders.output)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(NUM_KEPT_OPERATIONS))
@@ -280,7 +280,7 @@ def run_steps(
 
 def show_results(rows: Sequence[dict[str, str]], stages: Mapping[str, Path], folders: Any, durations: str) -> None:
     """
-    Prints the scores of each signer, translations, times and where all of it is; draws the learning curves of the
+    Prints the scores of each signer, translations, times and where everything is; draws the learning curves of the
     stages and a test clip.
     """
     print_signers(rows, folders.corpus / "test")
@@ -290,7 +290,7 @@ def show_results(rows: Sequence[dict[str, str]], stages: Mapping[str, Path], fol
     print_translations(rows)
     print(f"\nFrom {folders.model} in a fresh process:\n  {translate_in_fresh_process(folders, clip)}")
     print(f"\n{durations}")
-    print(f"Model and processor: {folders.model}. Pictures: learning_curves.png and contact_sheet.png beside it.")
+    print(f"Model and processor: {folders.model}. Pictures: learning_curves.png and contact_sheet.png next to it.")
 
 
 def run(argv: Sequence[str] | None = None) -> None:

@@ -1,11 +1,11 @@
 """
-The whole of LLaVA-SLT in small: corpus, the three stages, calibration, scores, pictures and a translated clip.
+A small run of all of LLaVA-SLT: corpus, the three stages, calibration, scores, pictures and a translated clip.
 
     flallm quickstart llava-slt --output_dir quickstart_llava_slt_output
 
-`make quickstart-llava-slt` sets up the environment and calls this. Everything lands in the output folder. The corpus is
-that of `quickstart.py`; the language model is a small Llama, made in stage 1 from the corpus' text alone. In stage 3
-only the connector is trained.
+`make quickstart-llava-slt` sets up the environment and calls this. Everything is written to the output folder. The
+corpus is that of `quickstart.py`; the language model is a small Llama, which stage 1 makes from the text of the corpus
+alone. Stage 3 trains only the connector.
 """
 
 import sys
@@ -29,7 +29,7 @@ from .quickstart import (
     test_model,
 )
 
-# As that of the other quickstart.
+# Like `WORK` of the other quickstart.
 WORK = {
     "corpus": (20, ["num_train_clips"]),
     "stage 1": (80, ["num_text_only_sentences", "language_model_epochs"]),
@@ -42,7 +42,7 @@ WORK = {
 
 @dataclass
 class Folders:
-    """Where each part of the run lands."""
+    """Where each part of the run is written."""
 
     output: Path
 

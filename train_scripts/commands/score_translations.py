@@ -3,8 +3,8 @@
     flallm score hypotheses.txt references.txt
     flallm score hypotheses.txt references.txt --spoken_language zh --json
 
-Both files are UTF-8 with one segment per line, in the same order. Both sides are brought to Unicode normal form NFKC
-with single spaces (`norm:nfkc` in the signatures). On such text BLEU and chrF equal those of sacrebleu's command line;
+Both files are UTF-8 with one segment per line, in the same order. Both sides are normalised to Unicode form NFKC with
+single spaces (`norm:nfkc` in the signatures). On such text BLEU and chrF equal those of sacrebleu's command line;
 ROUGE-L is the one of the sign language translation literature (mscoco, beta 1.2), not that of the `rouge_score`
 package.
 """
@@ -22,7 +22,7 @@ from ..scores.metrics import comparable, format_scores, translation_scores
 def read_segments(path: Path) -> list[str]:
     """Return the lines of a UTF-8 file, with or without byte order mark; raises ValueError naming the file.
 
-    Only line feeds (and carriage returns before them) end a segment, as in sacrebleu: other separators of Unicode occur
+    Only line feeds (and carriage returns before them) end a segment, as in sacrebleu: other Unicode separators occur
     inside sentences.
     """
     if not path.is_file():
@@ -45,7 +45,7 @@ def read_segments(path: Path) -> list[str]:
 
 
 def read_parallel_segments(hypotheses_path: Path, references_path: Path) -> tuple[list[str], list[str]]:
-    """Return the segments of both files; raises ValueError as `read_segments`, and for unequal or empty lines."""
+    """Return the segments of both files; raises as in `read_segments`, and ValueError for unequal or empty lines."""
     hypotheses, references = read_segments(hypotheses_path), read_segments(references_path)
     if len(hypotheses) != len(references):
         raise ValueError(

@@ -3,17 +3,17 @@ Translate sign language videos with a trained model.
 
     flallm translate --model quickstart_output/model clip.mp4 more_clips/ --format csv --output translations.csv
 
-A video longer than one sentence is split where the hands rest, and each of its sentences gets its time:
+Videos longer than one sentence are split where the hands rest, and each sentence gets its times:
 
     flallm translate --model quickstart_output/model talk.mp4 --long --srt --vtt
 
-writes the captions talk.srt and talk.vtt beside talk.mp4, which video players find by their name. A LLaVA-SLT that was
-trained in several languages is asked for one of them with `--spoken_language de`.
+writes the captions talk.srt and talk.vtt next to talk.mp4, where video players find them by name. If a LLaVA-SLT was
+trained in several languages, choose one of them with `--spoken_language de`.
 
-Takes files and folders (every video in them and below). A file that cannot be translated never stops the others: it is
-named at the end, and the exit status is 1. With `--output` everything finished is kept as it comes, beside it in
-`translations.csv.unfinished.jsonl`: the same command run again goes on from there. A calibrated model also fills the
-columns `confidence` and `familiar` of csv and jsonl.
+Takes files and folders (every video in them and below). Files that cannot be translated are skipped, listed at the end,
+and make the command exit with status 1. With `--output`, finished translations are saved as they come to
+`translations.csv.unfinished.jsonl`: running the same command again resumes from there. A calibrated model also fills
+the columns `confidence` and `familiar` of csv and jsonl.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ import torch
 from tqdm import tqdm
 
 from modeling_flallm import FLaLLMForTranslation
-from modeling_flallm.own_processing import MODALITIES, FLaLLMProcessor, is_hidden_file
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
+from modeling_flallm.own_processing import MODALITIES, FLaLLMProcessor, is_hidden_file, spoken_language_name
 
 from ..arguments.command_arguments import TranslateArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..hub.training_run import longest_clip_of_training
-from ..languages.languages import language_in_prompt
 from ..machine.atomic_files import write_text
 from ..machine.machine import default_device, describe_machine, prepare_machine
 from ..runs.quantization import load_to_translate
@@ -81,13 +81,13 @@ def _name_left_out(folder: Path, names: list[str]) -> None:
     if names:
         more = f" and {len(names) - MOST_FILES_NAMED} more" if len(names) > MOST_FILES_NAMED else ""
         listed = ", ".join(names[:MOST_FILES_NAMED])
-        print(f"Left out {len(names)} file(s) of {folder} that are no videos: {listed}{more}", file=sys.stderr)
+        print(f"Left out {len(names)} file(s) in {folder} that are not videos: {listed}{more}", file=sys.stderr)
 
 
 def _check(arguments: TranslateArguments) -> None:
     """
     Raises:
-        ValueError: for a device or an output file that cannot be.
+        ValueError: for a device or an output file that cannot be used.
     """
     if arguments.device is not None and not _is_usable(arguments.device):
         raise ValueError(f"--device {arguments.device} cannot be used here; leave it out for {default_device().type}")
@@ -95,22 +95,22 @@ def _check(arguments: TranslateArguments) -> None:
     if output is None:
         return
     if output.exists() and not journal_path(output).exists():
-        raise ValueError(f"--output {output} exists already. Name a new file, or delete this one.")
+        raise ValueError(f"--output {output} already exists. Name a new file, or delete this one.")
     if not output.parent.is_dir():
         raise ValueError(f"--output {output}: there is no folder {output.parent}")
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """
-    Translate from command-line arguments; 1 if a file could not be translated.
+    Translate from command-line arguments; returns 1 if a file could not be translated.
 
     Raises:
-        ValueError: for what the user has to mend.
+        ValueError: for mistakes that the user has to fix.
     """
     (arguments,) = COMMANDS["translate"].parse(argv)
     _check(arguments)
     if os.environ.get("RANK", "0") != "0":
-        return 0  # of several processes of torchrun or accelerate only the first one translates
+        return 0  # of several processes of torchrun or accelerate, only the first one translates
     videos = list(dict.fromkeys(find_videos(arguments.videos)))
     if not videos:
         raise ValueError(f"There is no video in {', '.join(arguments.videos)}.")
@@ -120,11 +120,12 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _settings(arguments: TranslateArguments) -> dict[str, Any]:
-    """What decides the translations of a run, by the names of the flags."""
+    """Everything that affects the translations of a run, by flag name."""
     names = ("model", "start", "end", "num_beams", "long", "srt", "vtt", "dtype", "quantization", "spoken_language")
     settings = {f"--{name}": getattr(arguments, name) for name in names}
     folder = Path(arguments.model)
-    files = [*folder.glob("*.safetensors"), *folder.glob("*config.json")] if folder.is_dir() else []
+    patterns = ("*.safetensors", "*config.json", CALIBRATION_FILE)
+    files = [file for pattern in patterns for file in folder.glob(pattern)] if folder.is_dir() else []
     if files:
         newest = datetime.datetime.fromtimestamp(max(file.stat().st_mtime for file in files))
         settings["model files of"] = newest.isoformat(" ")
@@ -138,7 +139,7 @@ def _translate(arguments: TranslateArguments, videos: Sequence[Path], journal: J
     if journal is None:
         remaining = _without_captions(videos, remaining, caption_formats)
     model, processor = _load(arguments)
-    # With a journal always: the format may be another one when the command is run again.
+    # With a journal always, because the next run of the command may ask for another format.
     with_confidence = is_calibrated(model) and (arguments.format != "text" or journal is not None)
     table = Table(arguments.format, arguments.long, with_confidence)
     printer = None if journal is not None else Printer(table, sorted([*results, *remaining]))
@@ -147,7 +148,7 @@ def _translate(arguments: TranslateArguments, videos: Sequence[Path], journal: J
     try:
         for result in results.values() if printer is not None else ():
             printer.add(result)
-        with closing(stream):  # at Ctrl-C, too, the threads get nothing more to read
+        with closing(stream):  # so that the threads stop reading after Ctrl-C, too
             for result in tqdm(stream, total=len(remaining), unit="clip", desc="translating"):
                 result.position = remaining[result.position]
                 results[result.position] = result
@@ -164,7 +165,7 @@ def _translate(arguments: TranslateArguments, videos: Sequence[Path], journal: J
 def _known_results(
     videos: Sequence[Path], caption_formats: Sequence[str], journal: Journal | None
 ) -> dict[int, Translation]:
-    """By position, what an earlier run finished, and what cannot be done."""
+    """By position: what an earlier run finished, and what cannot be done."""
     clashes = clashing_captions(videos, caption_formats)
     results = {}
     for position, video in enumerate(videos):
@@ -176,16 +177,16 @@ def _known_results(
             write_captions(results[position], caption_formats)  # somebody may have removed them since
     num_finished = len(results) - len(clashes)
     if num_finished:
-        print(f"Going on: {num_finished} of {len(videos)} video(s) are finished, see {journal.path}.", file=sys.stderr)
+        print(f"Resuming: {num_finished} of {len(videos)} video(s) are finished, see {journal.path}.", file=sys.stderr)
     return results
 
 
 def _without_captions(videos: Sequence[Path], positions: Sequence[int], caption_formats: Sequence[str]) -> list[int]:
-    """Of the positions those of videos whose captions have still to be written."""
+    """The positions of videos whose captions have not been written yet."""
     remaining = [position for position in positions if not has_captions(videos[position], caption_formats)]
     if len(remaining) < len(positions):
         print(
-            f"{len(positions) - len(remaining)} of {len(videos)} video(s) have their captions already and are left "
+            f"{len(positions) - len(remaining)} of {len(videos)} video(s) already have their captions and are left "
             "out. Move these files away to have new ones written.",
             file=sys.stderr,
         )
@@ -224,29 +225,29 @@ def _open_stream(
 
 def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag: str) -> None:
     """
-    Have the prompt ask for the language of a tag, by its English name, as training does.
+    Make the prompt ask for the language of a tag, by its English name, as in training.
 
     Raises:
-        ValueError: the pipeline's, for a model that reads no prompt.
+        ValueError: like the pipeline, for a model that reads no prompt.
     """
     if not model.is_prompted:
         raise ValueError(
             "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
             "`tgt_lang` and `forced_bos_token_id`."
         )
-    processor.spoken_language = language_in_prompt(tag, processor.spoken_language)
+    processor.spoken_language = spoken_language_name(tag)
 
 
 def _is_usable(device: str) -> bool:
     try:
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError):  # an unknown name, or a device that this machine or build has not
+    except (RuntimeError, AssertionError):  # an unknown name, or a device that this machine or build lacks
         return False
     return True
 
 
 def _report(translations: Sequence[Translation], journal: Journal | None) -> int:
-    """Say what went wrong, and return the exit status."""
+    """Report what went wrong, and return the exit status."""
     longer = [translation for translation in translations if translation.is_longer_than_trained]
     if longer:
         print(
@@ -263,14 +264,14 @@ def _report(translations: Sequence[Translation], journal: Journal | None) -> int
     for translation in bad:
         print(f"  {translation.file}: {translation.error}", file=sys.stderr)
     if journal is not None and bad:
-        print(f"The same command run again tries these again; {journal.path} keeps the others.", file=sys.stderr)
+        print(f"Run the same command again to retry these; {journal.path} keeps the others.", file=sys.stderr)
     elif journal is not None:
         journal.delete()
     return 1 if bad else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(run, argv, "With --output, the same command run again goes on after what is finished.")
+    return run_command(run, argv, "With --output, running the same command again resumes after what is finished.")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """
-Cut an encoder-decoder checkpoint and its tokenizer to the tokens that your sentences need.
+Trim an encoder-decoder checkpoint and its tokenizer to the tokens that your sentences need.
 
     flallm trim-vocabulary --text_model_name_or_path facebook/mbart-large-cc25 --text_file train.txt \
         --target_language de_DE --output_dir mbart_trimmed
 
-What stays: the tokens of the sentences and of what you add (`--keep` words or sentences, `--keep_text_file`); special
-tokens, language codes, masks and sentinels; bytes and single characters, so that a word that was never seen can still
-be spelled (letters only of the writing systems of the text). On these the new model gives the logits of the old one,
-and the new tokenizer cuts the text as the old one did. For tokenizers of the `tokenizers` library with a Unigram or
-BPE model: mBART, mBART-50, NLLB, T5, mT5, BART and those of `pretrain_language_model.py`. On a CPU, small:
+What is kept: the tokens of the sentences and of what you add (`--keep` words or sentences, `--keep_text_file`); special
+tokens, language codes, masks and sentinels; bytes and single characters, so that unseen words can still be spelled
+(letters only of the writing systems of the text). For these the new model returns the logits of the old one, and the
+new tokenizer splits the text as the old one did. For tokenizers of the `tokenizers` library with a Unigram or BPE
+model: mBART, mBART-50, NLLB, T5, mT5, BART and those of `pretrain_language_model.py`. Small, on a CPU:
 
     flallm trim-vocabulary --text_model_name_or_path language_model --dataset corpus --output_dir language_model_trimmed
 """
@@ -69,10 +69,10 @@ class TrimReport:
 
 def read_text(arguments: TrimArguments) -> tuple[list[str], list[str]]:
     """
-    Sentences of the text, and what is kept besides, in Unicode normal form NFKC as `FLaLLMProcessor` brings them to.
+    Sentences of the text, and what is kept in addition, NFKC-normalised like `FLaLLMProcessor` does it.
 
     Raises:
-        FileNotFoundError, ValueError: for a file or data set as `read_sentences` and `load_split` say.
+        FileNotFoundError, ValueError: for a file or data set, as in `read_sentences` and `load_split`.
     """
     sentences = [sentence for path in arguments.text_file for sentence in read_sentences(path)]
     if arguments.dataset is not None:
@@ -81,7 +81,7 @@ def read_text(arguments: TrimArguments) -> tuple[list[str], list[str]]:
             sentences += map(str, load_split(data, split)[arguments.text_column])
     added = [*arguments.keep, *(line for path in arguments.keep_text_file for line in read_sentences(path))]
     return [unicodedata.normalize("NFKC", text) for text in sentences], [
-        # Also as it stands within a sentence: BART's tokens hold the space in front of a word.
+        # Also as it appears within a sentence: BART's tokens include the space before a word.
         space + unicodedata.normalize("NFKC", text)
         for text in added
         for space in ("", " ")
@@ -120,17 +120,17 @@ def trim_vocabulary(
     added: Sequence[str] = (),
 ) -> TrimReport:
     """
-    Write model and tokenizer, cut to the tokens of normalised text, into a folder, with the new id of each old one.
+    Write model and tokenizer, trimmed to the tokens of normalised text, to a folder, with the new id of each old one.
 
     Raises:
-        ValueError: for a tokenizer that cannot be trimmed or does not belong to the model. Nothing is written then.
+        ValueError: for a tokenizer that cannot be trimmed or does not belong to the model. Then nothing is written.
     """
     reasons = choose_tokens(tokenizer, named_token_ids(model), sentences, added)
     new_ids = {old: new for new, old in enumerate(reasons)}
     if max(new_ids) >= model.config.vocab_size:
         raise ValueError(
-            f"The tokenizer has token ids up to {max(new_ids)}, the model only {model.config.vocab_size} tokens. They "
-            "do not belong together, or the model was not resized after tokens had been added."
+            f"The tokenizer has token ids up to {max(new_ids)}, but the model has only {model.config.vocab_size} "
+            "tokens. They do not belong together, or the model was not resized after tokens had been added."
         )
     trimmed = trim_model(model, new_ids)
     (parameters_before, bytes_before), (parameters_after, bytes_after) = _size(model), _size(trimmed)
@@ -146,7 +146,7 @@ def trim_vocabulary(
     )
 
     def fill(folder: Path) -> None:
-        trimmed.config.save_pretrained(folder)  # the model's type may decide about the tokenizer's class
+        trimmed.config.save_pretrained(folder)  # the model type can determine the tokenizer class
         save_trimmed_tokenizer(tokenizer, new_ids, folder)
         check_trimmed_tokenizer(tokenizer, AutoTokenizer.from_pretrained(folder), new_ids, [*sentences, *added])
         trimmed.save_pretrained(folder)
@@ -157,13 +157,13 @@ def trim_vocabulary(
 
 
 def format_report(report: TrimReport, most_characters: int = 20) -> str:
-    """The report in plain words, a fact a line."""
+    """The report in plain words, one fact per line."""
     before, after = report.vocabulary_size_before, report.vocabulary_size_after
     saved = report.bytes_before - report.bytes_after
     lines = [
         f"Vocabulary: {before:,} -> {after:,} tokens."
         if after < before
-        else f"Vocabulary: all {before:,} tokens are needed, there was nothing to drop.",
+        else f"Vocabulary: all {before:,} tokens are needed, so nothing was dropped.",
         *(f"{count:>9,} {reason}" for reason, count in report.tokens_kept.items()),
         f"Parameters: {report.parameters_before:,} -> {report.parameters_after:,}.",
         f"Weights: {report.bytes_before / 1e6:,.2f} -> {report.bytes_after / 1e6:,.2f} MB, which saves "
@@ -173,8 +173,8 @@ def format_report(report: TrimReport, most_characters: int = 20) -> str:
     if not unknown:
         return "\n".join([*lines, "The tokenizer can spell every character of the text."])
     lines.append(
-        f"{len(unknown)} character(s) of the text cannot be spelled, with the old vocabulary as little as with the "
-        "new. The model will never write them:"
+        f"{len(unknown)} character(s) of the text cannot be spelled, neither with the old vocabulary nor with the "
+        "new one. The model will never write them:"
     )
     lines += [f"  {_described(entry)}" for entry in unknown[:most_characters]]
     if len(unknown) > most_characters:

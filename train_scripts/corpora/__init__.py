@@ -1,1 +1,1 @@
-"""What people have: published corpora, tables, subtitles, ELAN files; read, checked, and written as a data set."""
+"""Corpora as people have them (published ones, tables, subtitles, ELAN files): read, checked, saved as a data set."""

@@ -1,9 +1,9 @@
 """
-Sentences with their times from files that belong to one video: subtitles in SubRip (srt) and WebVTT
-(https://www.w3.org/TR/webvtt1/), ELAN's annotations (eaf) and its tab-delimited export.
+Sentences with times, read from files that annotate one video: subtitles in SubRip (srt) and WebVTT
+(https://www.w3.org/TR/webvtt1/), ELAN annotations (eaf) and ELAN's tab-delimited exports.
 
-Times become seconds from the beginning of the video. Nothing is left out silently: what is no sentence with times is a
-`Problem`.
+Times are converted to seconds from the beginning of the video. Nothing is dropped silently: anything that is not a
+sentence with times becomes a `Problem`.
 """
 
 import csv
@@ -25,7 +25,7 @@ CLOCK = r"(?:\d+:)?\d{1,2}:\d{2}(?:[.,]\d{1,3})?"
 CUE_TIMES = re.compile(rf"\s*({CLOCK})\s*-->\s*({CLOCK})(?:\s.*)?")
 VTT_HEADER = re.compile(r"\AWEBVTT[^\r\n]*(?:(?:\r\n|\r|\n)(?![^\r\n]*-->)[^\r\n]+)*")
 NO_CUE = re.compile(r"(NOTE|STYLE|REGION)\b")
-# How ELAN's export calls its columns of times, in whatever language the words before are.
+# Names of the time columns in ELAN's exports; the words before the dash depend on ELAN's language.
 EXPORTED_TIMES = re.compile(r".* - (hh:mm:ss\.ms|ss\.msec|msec)")
 EXPORTED_CLOCK = re.compile(r"\d\d:\d\d:\d\d\.\d{3}")
 EXPORTED_TIME = re.compile(r"[\d:.,]+")
@@ -35,9 +35,9 @@ EXPORTED_TIME = re.compile(r"[\d:.,]+")
 class Annotations:
     """
     Args:
-        tiers: rows with `text`, `start`, `end` and `signer`, by the name of their tier; of subtitles, which have no
-            tiers, all under an empty name.
-        media: of ELAN: the names of the media files, and the second in each at which the times begin.
+        tiers: rows with `text`, `start`, `end` and `signer`, by tier name; subtitles, which have no tiers, are all
+            under an empty name.
+        media: for ELAN, the names of the media files, and the second in each at which the times begin.
     """
 
     tiers: dict[str, list[Row | Problem]]
@@ -49,19 +49,19 @@ def read_annotations(path: Path, folder: Path) -> Annotations:
     All sentences of one file with their times.
 
     Raises:
-        ValueError: for a file that is none of the kinds above, is broken, or does not tell where its times begin.
+        ValueError: for a file that is not one of these kinds, is broken, or does not say where its times begin.
     """
     return READERS.get(path.suffix.lower(), _read_export)(path, folder)
 
 
 def is_annotation_file(path: Path) -> bool:
-    """By its suffix; an export of ELAN, which may have any, by its first line."""
+    """By its suffix or, for ELAN exports, which may have any suffix, by its first line."""
     suffix = path.suffix.lower()
     if not path.is_file() or suffix not in (*READERS, *EXPORT_SUFFIXES):
         return False
     try:
         return suffix in READERS or _is_export(next(filter(None, _export_rows(path)), []))
-    except (OSError, ValueError):  # anybody's notes
+    except (OSError, ValueError):  # an unrelated file
         return False
 
 
@@ -81,20 +81,20 @@ def _read_vtt(path: Path, folder: Path) -> Annotations:
     text = read_text(path)
     if re.search(r"^X-TIMESTAMP-MAP", text, re.MULTILINE):
         raise ValueError(
-            f"{path} is a part of a stream (X-TIMESTAMP-MAP): its times do not count from the beginning of the video. "
+            f"{path} is a segment of a stream (X-TIMESTAMP-MAP): its times do not start at the beginning of the video. "
             "Download the subtitles of the whole video."
         )
-    cues = VTT_HEADER.sub(lambda header: re.sub(r"[^\r\n]", "", header[0]), text)  # the numbers of lines stay
+    cues = VTT_HEADER.sub(lambda header: re.sub(r"[^\r\n]", "", header[0]), text)  # keeps the line numbers
     return Annotations({"": list(_cues(cues, shown_path(path, folder), _text_of_vtt))})
 
 
 def _cues(text: str, shown: str, text_of: Callable[[list[str]], str]) -> Iterator[Row | Problem]:
-    """Cues, also where no empty line parts them; they may overlap."""
+    """Cues, even without blank lines between them; they may overlap."""
     for number, block in _blocks(text):
         places = [index for index, line in enumerate(block) if "-->" in line]
         is_number = len(block) == 1 and block[0].strip().isdecimal()
         before = block[: max(places[0] - 1, 0)] if places else [] if is_number or NO_CUE.match(block[0]) else block
-        if before:  # one line, the name of the cue, may stand above its times
+        if before:  # one line, the name of the cue, may come before its times
             yield Problem(f"{shown}, line {number}", f"it has no times, and is left out: {' '.join(before)[:80]!r}")
         for place, following in zip(places, [*places, len(block)][1:], strict=True):
             lines = block[place + 1 : following]
@@ -114,7 +114,7 @@ def _cue(where: str, times: str, text: str) -> Row | Problem:
 
 
 def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Lines up to the next empty one, with the number of the first."""
+    """Blocks of lines separated by blank lines, each with the number of its first line."""
     block: list[str] = []
     for number, line in enumerate([*re.split(r"\r\n|\r|\n", text), ""], 1):
         if line.strip():
@@ -143,10 +143,10 @@ def _as_one_line(lines: list[str]) -> str:
 def _read_eaf(path: Path, folder: Path) -> Annotations:
     document = _parse_xml(path)
     if document.tag != "ANNOTATION_DOCUMENT":
-        raise ValueError(f"{path} is no file of ELAN: it begins with <{document.tag}>, not <ANNOTATION_DOCUMENT>.")
+        raise ValueError(f"{path} is not an ELAN file: it begins with <{document.tag}>, not <ANNOTATION_DOCUMENT>.")
     units = {header.get("TIME_UNITS", "milliseconds") for header in document.iter("HEADER")}
     if units - {"milliseconds"}:
-        raise ValueError(f"{path} counts time in {units.pop()}, not in milliseconds. Save it with a newer ELAN.")
+        raise ValueError(f"{path} measures time in {units.pop()}, not milliseconds. Save it with a newer ELAN.")
     media = {}
     for descriptor in document.iter("MEDIA_DESCRIPTOR"):
         address = descriptor.get("MEDIA_URL") or descriptor.get("RELATIVE_MEDIA_URL") or ""
@@ -172,14 +172,14 @@ def _read_eaf(path: Path, folder: Path) -> Annotations:
 
 
 def _parse_xml(path: Path) -> ElementTree.Element:
-    """A document without a DOCTYPE, which no file of ELAN has: it could ask for other files, or for endless memory."""
+    """Refuses a DOCTYPE, which ELAN files never have: it could pull in other files or use unlimited memory."""
     builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
     parser.buffer_text = True
     parser.StartElementHandler, parser.EndElementHandler = builder.start, builder.end
     parser.CharacterDataHandler = builder.data
 
     def refuse(*_: object) -> None:
-        raise ValueError("it has a DOCTYPE, which ELAN never writes and which could ask for other files")
+        raise ValueError("it has a DOCTYPE, which ELAN never writes and which could pull in other files")
 
     parser.StartDoctypeDeclHandler = refuse
     try:
@@ -190,7 +190,7 @@ def _parse_xml(path: Path) -> ElementTree.Element:
 
 
 def _origin(descriptor: ElementTree.Element, path: Path) -> float:
-    """Where in the media file the annotations' time 0 is, in seconds."""
+    """The time in the media file, in seconds, that corresponds to time 0 of the annotations."""
     origin = descriptor.get("TIME_ORIGIN") or "0"
     if not re.fullmatch(r"-?\d{1,10}", origin):
         raise ValueError(f"{path}: TIME_ORIGIN must be milliseconds, got {origin!r}.")
@@ -202,7 +202,7 @@ def _times_of(
     annotations: Mapping[str | None, ElementTree.Element],
     slots: Mapping[str | None, str | None],
 ) -> tuple[float, float]:
-    """Seconds; an annotation that refers to another one has its times."""
+    """In seconds; an annotation that refers to another one has the times of that one."""
     seen = set()
     while annotation.tag == "REF_ANNOTATION":
         reference = annotation.get("ANNOTATION_REF")
@@ -212,17 +212,17 @@ def _times_of(
         annotation = annotations[reference]
     times = [slots.get(annotation.get(f"TIME_SLOT_REF{number}")) for number in (1, 2)]
     if not all(time is not None and re.fullmatch(r"\d{1,10}", time) for time in times):
-        raise RowError("it has no times of its own: align its beginning and its end in ELAN")
+        raise RowError("it has no times: align its beginning and end in ELAN")
     return int(times[0]) / 1000, int(times[1]) / 1000
 
 
 def _read_export(path: Path, folder: Path) -> Annotations:
-    """With a header, a tier a column; without, lines of tier, participant, times and text."""
+    """With a header, one column per tier; without one, rows of tier, participant, times and text."""
     rows = _export_rows(path)
     header = next(filter(None, rows), [])
     if not _is_export(header):
         raise ValueError(
-            f"{path} is no tab-delimited export of ELAN. Export begin and end time in the format hh:mm:ss.ms."
+            f"{path} is not a tab-delimited ELAN export. Export begin and end time in the format hh:mm:ss.ms."
         )
     has_header = any(EXPORTED_TIMES.fullmatch(cell.strip()) for cell in header)
     read = _named_cells if has_header else _plain_cells
@@ -244,7 +244,7 @@ Cell = tuple[str, str, float | None, float | None, str]  # tier, text, start and
 
 def _named_cells(row: list[str], header: list[str]) -> Iterator[Cell]:
     if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
-        raise RowError(f"it has {len(row)} values, the header has {len(header)}")
+        raise RowError(f"it has {len(row)} values, but the header has {len(header)}")
     times: dict[str, list[str]] = defaultdict(list)
     others: dict[str, str] = {}
     for name, value in zip(header, row, strict=False):
@@ -255,7 +255,7 @@ def _named_cells(row: list[str], header: list[str]) -> Iterator[Cell]:
             others[name.strip()] = value
     unit = next(unit for unit in ("hh:mm:ss.ms", "ss.msec", "msec") if unit in times)
     if len(times[unit]) < 2:
-        raise RowError("it has no end: export begin and end time")
+        raise RowError("it has no end time: export both begin and end time")
     start, end = (parse_seconds(time, "the time") for time in times[unit][:2])
     if unit == "msec":
         start, end = (None if time is None else time / 1000 for time in (start, end))
@@ -276,7 +276,7 @@ def _plain_cells(row: list[str], header: list[str]) -> Iterator[Cell]:
         or clocks[-1] == len(row) - 1
         or not all(EXPORTED_TIME.fullmatch(time.strip()) for time in times)
     ):
-        raise RowError("it has no begin and end time in the format hh:mm:ss.ms with one text after them")
+        raise RowError("it has no begin and end time in the format hh:mm:ss.ms followed by one text")
     start, end = (parse_seconds(row[index], "the time") for index in clocks[:2])
     yield row[0].strip() if clocks[0] else "", row[-1], start, end, row[1] if clocks[0] > 1 else ""
 
@@ -289,7 +289,7 @@ def _is_export(row: list[str]) -> bool:
 
 
 def _export_rows(path: Path) -> list[list[str]]:
-    """The cells of each line, none of a blank one. Where tabs divide them, nothing is quoted."""
+    """The cells of each line, an empty list for a blank line. Tab-separated files have no quoting."""
     lines = re.split(r"\r\n|\r|\n", read_text(path))
     first = next((line for line in lines if line.strip()), "")
     delimiter = "\t" if "\t" in first else likely_delimiter(first)

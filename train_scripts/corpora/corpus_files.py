@@ -1,6 +1,6 @@
 """
-The files and folders of a raw corpus. Names meet whatever their Unicode form and letter case, as macOS and Windows have
-them; what these systems put beside files is passed over; only what lies inside the corpus's folder is read.
+The files and folders of a raw corpus. Names match regardless of Unicode form and letter case, because macOS and Windows
+change them. System files are skipped, and only what is inside the corpus folder is read.
 """
 
 import functools
@@ -17,31 +17,31 @@ from ..machine.inside_folder import roots
 from .corpus_schema import Problem
 from .corpus_tables import RowError, shown_path
 
-# What macOS, Windows and network drives put beside people's files.
+# Folders that macOS, Windows and network drives add.
 FOLDERS_OF_SYSTEMS = frozenset(
     ("__macosx", ".appledouble", ".trashes", ".spotlight-v100", ".fseventsd", "@eadir", "$recycle.bin", "lost+found")
 )
 OUTSIDE = (
-    "is a link that leads out of the folder, and is not followed: name the folder that it leads to with --videos, or "
-    "put a copy in its place"
+    "is a link that leads out of the folder, and is not followed: name the folder it leads to with --videos, or "
+    "replace it with a copy"
 )
 
 
 def is_of_a_system(name: str) -> bool:
-    """Whether a file or folder is one that a system made: `._clip.mp4`, `__MACOSX`"""
+    """Whether the operating system created this file or folder: `._clip.mp4`, `__MACOSX`"""
     return name.startswith("._") or name.casefold() in FOLDERS_OF_SYSTEMS
 
 
 def same_name(name: str) -> str:
-    """A form in which names are equal that macOS or Windows take for one: composed, without capitals."""
+    """A normal form for comparing names that macOS or Windows treat as equal: composed and case-folded."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 @dataclass
 class FilesBelow:
     """
-    All files below a folder by their paths, names and, of videos, names without suffix; no folder counts twice, and
-    links that lead out of the folder are problems.
+    All files below a folder, indexed by path, by name and, for videos, by name without suffix. Each folder counts once,
+    and links that lead out of the folder become problems.
     """
 
     folder: Path
@@ -97,16 +97,16 @@ class FilesBelow:
         return [path for paths in self.by_stem.values() for path in paths]
 
     def the_one(self, name: str) -> Path:
-        """The file of this name: an annotation, which must be there once."""
+        """The file with this name, which must exist exactly once; for annotation files."""
         paths = self.by_name.get(same_name(name), [])
         if not paths:
-            raise FileNotFoundError(f"{name} is expected anywhere below {self.folder}, and is not there.")
+            raise FileNotFoundError(f"{name} is expected anywhere below {self.folder}, but is not there.")
         if len(paths) > 1:
-            raise ValueError(f"{name} is there more than once: {', '.join(map(str, paths))}. Leave one of them.")
+            raise ValueError(f"{name} exists more than once: {', '.join(map(str, paths))}. Keep only one of them.")
         return needed_file(paths[0], self.folder)
 
     def find(self, name: str) -> Path | None:
-        """A video by its path below the folder, or by its name with or without suffix where that occurs once."""
+        """A video by its path below the folder, or by its name, with or without suffix, if that is unique."""
         direct = self.folder / name
         if os.path.isfile(direct):
             check_inside(direct, self.folder)
@@ -119,13 +119,13 @@ class FilesBelow:
             paths = [path for path in paths if name in (path.name, path.stem)] or paths
         if len(paths) > 1:
             shown = " and ".join(shown_path(path, self.folder) for path in paths[:2])
-            raise RowError(f"{len(paths)} files are called {name!r}, such as {shown}")
+            raise RowError(f"{len(paths)} files are named {name!r}, such as {shown}")
         if not os.path.isfile(paths[0]):
-            raise RowError(f"{shown_path(paths[0], self.folder)} is a link to nothing")
+            raise RowError(f"{shown_path(paths[0], self.folder)} is a broken link")
         return paths[0]
 
     def one(self, name: str) -> Path:
-        """As `find`, where a video is needed."""
+        """Like `find`, but raises if there is no such video."""
         path = self.find(name)
         if path is None:
             raise RowError(f"there is no video {name!r} below {self.folder}")
@@ -136,7 +136,7 @@ class FilesBelow:
 
 
 def leads_outside(path: Path, folder: Path) -> bool:
-    """Whether a link in a path leads out of the folder."""
+    """Whether a link in the path leads out of the folder."""
     target = Path(os.path.realpath(path))
     return not any(target.is_relative_to(root) for root in roots(folder))
 
@@ -144,7 +144,7 @@ def leads_outside(path: Path, folder: Path) -> bool:
 def check_inside(path: Path, folder: Path) -> None:
     """
     Raises:
-        RowError: for a path that a link leads out of the folder.
+        RowError: for a path that leads out of the folder through a link.
     """
     if leads_outside(path, folder):
         raise RowError(f"{shown_path(path, folder)} {OUTSIDE}")
@@ -155,10 +155,10 @@ def check_inside(path: Path, folder: Path) -> None:
 
 def frame_folder(root: Path, name: str) -> Path:
     """
-    The folder of a clip's pictures, by its path below the root.
+    The folder with the pictures of a clip, given by its path below the root.
 
     Raises:
-        RowError: if it is not there, holds no pictures, or if it or one of them is a link that leads out of the root.
+        RowError: if it does not exist, holds no pictures, or if it or a picture is a link that leads out of the root.
     """
     path = _existing_folder(root, name)
     if not os.path.isdir(path):
@@ -170,7 +170,7 @@ def frame_folder(root: Path, name: str) -> Path:
 
 
 def num_pictures(folder: Path, root: Path | None = None) -> int:
-    """How many pictures a folder holds; with a root, none of them may be a link that leads out of it."""
+    """Number of pictures in a folder; if a root is given, none of them may be a link that leads out of it."""
     count = 0
     try:
         with os.scandir(folder) as entries:
@@ -185,7 +185,7 @@ def num_pictures(folder: Path, root: Path | None = None) -> int:
 
 
 def _existing_folder(root: Path, name: str) -> Path:
-    """The folder as its path is written, else the only one that is there in another Unicode form or letter case."""
+    """The folder at exactly this path, else the only one that differs from it just in Unicode form or letter case."""
     path = root / name
     if os.path.isdir(path):
         return path
@@ -197,7 +197,7 @@ def _existing_folder(root: Path, name: str) -> Path:
 
 
 def _names_in(folder: Path) -> dict[str, list[str]]:
-    """What a folder holds, by `same_name`; nothing of what is no folder."""
+    """The names in a folder, grouped by `same_name`; empty if it is not a folder."""
     return _names_in_folder(folder, os.stat(folder).st_mtime_ns) if os.path.isdir(folder) else {}
 
 
@@ -209,30 +209,30 @@ def _names_in_folder(folder: Path, changed_at: int) -> dict[str, list[str]]:
     return names
 
 
-# What must be there
+# Required files and folders
 
 
 def needed_file(path: Path, folder: Path | None = None) -> Path:
-    """The path of a file that must be there and, with a folder, inside of it."""
+    """The path of a file that must exist and, if a folder is given, must be inside it."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is expected, and is not there.")
+        raise FileNotFoundError(f"{path} is expected, but is not there.")
     if folder is not None:
         check_inside(path, folder)
     return path
 
 
 def root_with(folder: Path, places: Iterable[str], name: str) -> Path:
-    """The first of the places below the folder that holds the file `name`."""
+    """The first of these places below the folder that holds the file `name`."""
     candidates = [folder / place for place in places]
     root = next((root for root in candidates if (root / name).is_file()), None)
     if root is None:
-        raise FileNotFoundError(f"{candidates[0] / name} is expected, and is not there.")
+        raise FileNotFoundError(f"{candidates[0] / name} is expected, but is not there.")
     return root
 
 
 def folder_with_frames(folder: Path, places: tuple[str, ...]) -> Path:
     found = next((folder / place for place in places if (folder / place).is_dir()), None)
     if found is None:
-        raise FileNotFoundError(f"The frames are expected in {folder / places[0]}, which is not there.")
+        raise FileNotFoundError(f"The frames are expected in {folder / places[0]}, but it is not there.")
     check_inside(found, folder)
     return found

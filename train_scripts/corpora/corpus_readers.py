@@ -1,17 +1,17 @@
 """
 Raw corpora as their owners publish them, read into `RawClip`s: `read_corpus("phoenix14t", folder)`.
 
-Each kind of corpus is one file, `reader_KIND.py`, and needs no other line to be known. It has one function:
+Each kind of corpus is one file, `reader_KIND.py`, and needs no registration. It has one function:
 
     def read(folder: Path, videos: Path | None) -> RawCorpus
 
-and a kind of people's own corpora, which says so by `TAKES_TABLE = True`:
+or, for people's own corpora, marked by `TAKES_TABLE = True`:
 
     def read(folder: Path, videos: Path | None, table: Path | None, columns: Mapping[str, str], tier: str | None)
 
-A reader opens annotation files and looks whether videos are there; it never opens a video. What it cannot turn into a
-clip, it lists as a `Problem` with file and line, and nothing is left out silently. Names and links that would leave the
-folder are refused; a split that is not understood ends the reading, so that no clip gets into another split.
+A reader opens annotation files and checks that the videos exist; it never opens a video. Whatever it cannot turn into a
+clip, it lists as a `Problem` with file and line; nothing is dropped silently. Names and links that would leave the
+folder are refused. An unknown split stops the reading, so that no clip ends up in the wrong split.
 """
 
 import importlib
@@ -27,7 +27,7 @@ PREFIX = "reader_"
 
 
 def find_kinds() -> tuple[str, ...]:
-    """The kinds of corpora that have a file."""
+    """The kinds of corpora, one per reader file."""
     names = (module.name for module in pkgutil.iter_modules(importlib.import_module(__package__).__path__))
     return tuple(sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)))
 
@@ -44,32 +44,32 @@ def read_corpus(
     tier: str | None = None,
 ) -> RawCorpus:
     """
-    All clips of a corpus and everything that is wrong with it. Clips' names hold no `/` or `\\`, and are unique in
-    their split.
+    Read all clips of a corpus and everything that is wrong with it. Names of clips contain no `/` or `\\`, and are
+    unique within their split.
 
     Args:
         kind: one of `KINDS`.
-        videos: folder of the videos or frame folders, where they are not in their usual place below `folder`.
-        table: the file of the kinds `table` and `frame_folders`, where `folder` holds more than one.
-        columns: for these two, what the file calls our columns `TABLE_COLUMNS`, such as `{"text": "Satz"}`.
-        tier: for annotations of ELAN with several tiers, the one that holds the sentences.
+        videos: folder of the videos or frame folders, if they are not in their usual place below `folder`.
+        table: the file to read, for the kinds `table` and `frame_folders`, if `folder` holds more than one.
+        columns: for these two kinds, the names of our columns `TABLE_COLUMNS` in the file, such as `{"text": "Satz"}`.
+        tier: for ELAN annotations with several tiers, the one that holds the sentences.
 
     Raises:
         FileNotFoundError: for a missing folder or annotation file, saying what was expected where.
-        ValueError: for an unknown kind, an annotation file that is another than expected, a split or a column that is
-            not understood, links that leave the folder, or options that do not fit.
+        ValueError: for an unknown kind, an unexpected kind of annotation file, a split or column that is not
+            understood, links that leave the folder, or options that do not apply.
     """
     if kind not in KINDS:
         raise ValueError(f"The kind of corpus must be one of {', '.join(KINDS)}, got {kind!r}.")
     for path in (folder, videos):
         if path is not None and not path.is_dir():
-            raise FileNotFoundError(f"{path} must be a folder, and it is not there.")
+            raise FileNotFoundError(f"{path} must be a folder, but it is not there.")
     reader = _reader_of(kind)
     if _takes_table(reader):
         return reader.read(folder, videos, table, columns or {}, tier)
     if table is not None or columns or tier is not None:
         taking = [kind for kind in KINDS if _takes_table(_reader_of(kind))]
-        raise ValueError(f"Only {' and '.join(taking)} take a table, names of columns and a tier, got kind {kind!r}.")
+        raise ValueError(f"Only {' and '.join(taking)} take a table, column names and a tier, got kind {kind!r}.")
     return reader.read(folder, videos)
 
 
@@ -82,7 +82,7 @@ def _takes_table(reader: ModuleType) -> bool:
 
 
 def __getattr__(name: str) -> Any:
-    """Other programs ask for `VIDEO_SUFFIXES` here; `--help`, which names the kinds, imports nothing slow for it."""
+    """Callers can import `VIDEO_SUFFIXES` from here, while `--help`, which lists the kinds, imports nothing slow."""
     if name == "VIDEO_SUFFIXES":
         return importlib.import_module("modeling_flallm.own_processing").VIDEO_SUFFIXES
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

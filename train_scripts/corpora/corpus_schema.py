@@ -1,4 +1,4 @@
-"""What a reader of a raw corpus gives, and the columns of the data set that is made of it."""
+"""What a reader of a raw corpus returns, and the columns of the data set that is made from it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +22,12 @@ COLUMNS = (
 @dataclass(frozen=True)
 class RawClip:
     """
-    One clip as its corpus describes it; whether the video is there and whole is not known yet.
+    One clip as its corpus describes it; whether the video exists and is intact is not known yet.
 
     Args:
         split: one of `SPLITS`.
-        video: a video file, or a folder of pictures, one a frame, in the order of their names.
-        start, end: seconds within the file, where the clip is a part of it.
+        video: a video file, or a folder of pictures, one per frame, in the order of their names.
+        start, end: seconds within the file, if the clip is part of it.
     """
 
     name: str
@@ -42,7 +42,7 @@ class RawClip:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is missing or wrong: where (a file and its line, or a clip's name), and what."""
+    """Something that is missing or wrong: where (file and line, or the name of a clip), and what."""
 
     where: str
     what: str
@@ -51,13 +51,13 @@ class Problem:
 @dataclass
 class RawCorpus:
     """
-    All clips that a corpus names, and everything in its files that could not be read as one.
+    All clips that a corpus lists, and everything in its files that could not be read as a clip.
 
     Args:
         sign_language: ISO 639-3 code.
-        frames_per_second: of folders of pictures, which do not say it themselves.
-        official_sizes: clips per split in the corpus's paper, where it gives them.
-        notes: what of its files was not used, without anything being wrong with it.
+        frames_per_second: for folders of pictures, which do not contain it.
+        official_sizes: clips per split according to the corpus's paper, if it gives them.
+        notes: parts of its files that were not used, although nothing is wrong with them.
     """
 
     clips: list[RawClip]

@@ -1,7 +1,7 @@
 """
-Rows of the tables of raw corpora, which people wrote by hand, in spreadsheet programs or in their own: a broken line
-costs that line, with its file and number, and not those after it. Names of columns and of splits are understood
-whatever their letter case, blanks and Unicode form; what is not understood is named, and never taken for nothing.
+Rows of the tables of raw corpora, written by hand, in spreadsheet programs or by people's own code: a broken line costs
+only that line, and is reported with file and number. Names of columns and splits are recognised regardless of letter
+case, blanks and Unicode form; whatever is not recognised is reported, never silently ignored.
 """
 
 import csv
@@ -17,7 +17,7 @@ from typing import Any
 from .corpus_schema import SPLITS, Problem
 
 MOST_LINES_OF_A_ROW = 20
-# Ours: 115 days. No video is longer, and decoders take no such numbers.
+# Our choice: 115 days. No video is longer, and decoders cannot handle such numbers.
 MOST_SECONDS = 1e7
 SAVE_AS_UTF8 = "Save the file as UTF-8 (spreadsheet programs call it 'CSV UTF-8')"
 SPLIT_NAMES = {split: split for split in SPLITS} | {
@@ -41,7 +41,7 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "split": ("split", "subset", "partition", "data_split", "set"),
 }
 TABLE_COLUMNS = tuple(COLUMN_NAMES)
-# What a column may be that has none of these names: to read such a table without it would be wrong without a word.
+# Unrecognised columns whose names match one of these may hold splits or times: ignoring them could be silently wrong.
 SPLIT_WORDS = {*SPLIT_NAMES, "fold", "folds"}
 TIME_UNIT = "(?:_(?:ms|s|sec|seconds|frame|frames|time|tc|timecode))?"
 TIME_KIND = "(?:(?:frame|frames|time|tc|timecode)_)?"
@@ -56,12 +56,12 @@ LIKE_DURATION = re.compile("duration|length|dauer")
 
 
 class RowError(ValueError):
-    """What is wrong with one row: `Gathered.add` makes a `Problem` of it."""
+    """What is wrong with one row: `Gathered.add` turns it into a `Problem`."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Values of one row by column, and where it stands: file and line."""
+    """Values of one row by column, and its location: file and line."""
 
     where: str
     values: dict[str, Any]
@@ -71,9 +71,9 @@ class Row:
 class Table:
     """
     Args:
-        rows: values by our names of the columns, empty where the table has no such column.
-        columns: our names of those that it has.
-        unused: its own names of the others, and the values that each of them has.
+        rows: values by our column names; empty for columns that the table lacks.
+        columns: our names of the columns that the table has.
+        unused: the table's own names of its other columns, each with its set of values.
     """
 
     rows: Iterator[Row | Problem]
@@ -96,7 +96,7 @@ def _without_gaps(name: str) -> str:
 
 
 def split_of(name: str) -> str | None:
-    """`" Dev"` -> `"validation"`; None for what is no name of a split."""
+    """`" Dev"` -> `"validation"`; None if it is not the name of a split."""
     return SPLIT_NAMES.get(plain_name(name))
 
 
@@ -104,14 +104,14 @@ def find_columns(
     header: list[str], names: Mapping[str, tuple[str, ...]], needed: Iterable[str], path: Path
 ) -> dict[str, int]:
     """
-    Where in a header the columns are that it has, by our names.
+    The positions in a header of the columns it has, by our names.
 
     Args:
-        names: what each of our columns may be called, the likeliest first.
-        needed: the columns that must be there, by our names.
+        names: what each of our columns may be called, most likely name first.
+        needed: the required columns, by our names.
 
     Raises:
-        ValueError: if a needed column is missing, or any of ours is there twice.
+        ValueError: if a required column is missing, or any of ours occurs twice.
     """
     plain = [_without_gaps(name) for name in header]
     found, wrong = {}, []
@@ -134,34 +134,34 @@ def find_columns(
 def check_unused_columns(unused: Iterable[str], columns: Iterable[str], path: Path) -> None:
     """
     Raises:
-        ValueError: for a column that may hold splits or times and is not understood, where there is no other one.
+        ValueError: for an unrecognised column that may hold splits or times, if no recognised column does.
     """
     for name in unused:
         meaning = _likely_meaning(plain_name(name), "start" in columns)
         if meaning is not None and meaning not in columns:
             what = "train, validation or test" if meaning == "split" else "seconds from the beginning of the video"
             raise ValueError(
-                f"{path} has a column {name!r}, which is not understood and may be the {meaning} of each clip. If it "
-                f"is, call it {meaning} ({what}); else take it out of the file."
+                f"{path} has a column {name!r}, which is not recognised and may be the {meaning} of each clip. If it "
+                f"is, rename it to {meaning} ({what}); otherwise remove it from the file."
             )
 
 
 def check_for_splits(table: Table, path: Path) -> None:
     """
     Raises:
-        ValueError: for a column of another name, perhaps of another language, whose values are splits all the same.
+        ValueError: for a column with another name, perhaps in another language, whose values are names of splits.
     """
     for name, values in table.unused.items():
         if "split" not in table.columns and values and all(map(split_of, values)):
             raise ValueError(
-                f"{path} has a column {name!r}, which is not understood and whose values are those of splits: "
-                f"{', '.join(sorted(values))}. If it says to which split each clip belongs, call it split; else take "
-                "it out of the file."
+                f"{path} has a column {name!r}, which is not recognised but holds names of splits: "
+                f"{', '.join(sorted(values))}. If it says which split each clip belongs to, rename it to split; "
+                "otherwise remove it from the file."
             )
 
 
 def _likely_meaning(name: str, has_start: bool) -> str | None:
-    """Of a `plain_name`: `"start_frame"` -> `"start"`, `"is_test"` -> `"split"`, `"comment"` -> None"""
+    """For a `plain_name`: `"start_frame"` -> `"start"`, `"is_test"` -> `"split"`, `"comment"` -> None"""
     if LIKE_SPLIT.search(name) or set(name.split("_")) & SPLIT_WORDS:
         return "split"
     if LIKE_START.fullmatch(name):
@@ -176,8 +176,8 @@ def _likely_meaning(name: str, has_start: bool) -> str | None:
 
 def read_text(path: Path, errors: str = "surrogateescape") -> str:
     """
-    The text of a file in UTF-8 or, as Excel's "Unicode text" is, UTF-16. What is no UTF-8 becomes lone surrogates, so
-    that it costs its own row only, unless `errors` says otherwise.
+    The text of a file in UTF-8, or in UTF-16 like Excel's "Unicode text". Bytes that are not UTF-8 become lone
+    surrogates, so that they cost only their own row, unless `errors` says otherwise.
 
     Raises:
         ValueError: for broken UTF-16.
@@ -198,23 +198,23 @@ def read_text(path: Path, errors: str = "surrogateescape") -> str:
 
 
 def without_separator_line(text: str) -> tuple[str, str | None]:
-    """The text without the words of Excel's first line `sep=;` (the line stays, empty), and what it names."""
+    """The text without the words of Excel's first line `sep=;` (the line stays, empty), and the delimiter it names."""
     line = re.match(r'\s*"?sep=([^\r\n])\1*"?[ ]*(?=[\r\n]|$)', text, re.IGNORECASE)
     return (text[line.end() :], line[1]) if line else (text, None)
 
 
 def likely_delimiter(header: str) -> str:
-    """What a line has most of: comma, semicolon, tab or bar."""
+    """The most frequent of comma, semicolon, tab and bar in a line."""
     return max(",;\t|", key=header.count)
 
 
 def csv_rows(text: str, is_strict: bool) -> Iterator[dict[str | None, Any]]:
     """
-    Rows of a table that is one of ours, or says it is (`metadata.csv`), by the names in its header; values behind the
-    last column are under None.
+    Rows of a CSV file that we wrote, or that follows our format (`metadata.csv`), by the names in its header; values
+    beyond the last column are under None.
 
     Raises:
-        csv.Error: at a row that cannot be read; with `is_strict` at a quotation mark that belongs nowhere.
+        csv.Error: at a row that cannot be read; with `is_strict` at a misplaced quotation mark.
     """
     text, delimiter = without_separator_line(text)
     text = text.lstrip("\r\n")
@@ -226,11 +226,11 @@ def open_table(
     path: Path, folder: Path, delimiter: str | None, names: Mapping[str, tuple[str, ...]], needed: Iterable[str]
 ) -> Table:
     """
-    A text file with a header. With a delimiter, there is no quoting; without, the file is CSV as spreadsheet programs
-    write it, divided by what its first line names (`sep=;`) or its header has most of.
+    A text file with a header. If a delimiter is given, there is no quoting; otherwise the file is CSV as spreadsheet
+    programs write it, separated by what its first line names (`sep=;`) or by what its header has most of.
 
     Raises:
-        ValueError: as `find_columns`, and for an empty file or broken UTF-16.
+        ValueError: like `find_columns`, and for an empty file or broken UTF-16.
     """
     text, quoted = read_text(path), delimiter is None
     if quoted:
@@ -253,7 +253,7 @@ def open_table(
 
 
 def read_rows(path: Path, folder: Path, delimiter: str | None, needed: Iterable[str]) -> Iterator[Row | Problem]:
-    """The rows of a table of a known layout, which has the needed columns and may have more; raises as `open_table`."""
+    """The rows of a table with a known layout, which has the needed columns and maybe more; raises as `open_table`."""
     return open_table(path, folder, delimiter, {name: (name,) for name in needed}, needed).rows
 
 
@@ -278,9 +278,9 @@ def _rows(
 
 def _problem_with(values: list[str] | None, width: int) -> str | None:
     if values is None:
-        return "it cannot be read as CSV: a quotation mark is not closed, or stands where it must be doubled"
+        return "it cannot be read as CSV: a quotation mark is not closed, or must be doubled"
     if len(values) < width or any(value.strip() for value in values[width:]):
-        return f"it has {len(values)} values, the header has {width}"
+        return f"it has {len(values)} values, but the header has {width}"
     try:
         check_characters(values)
     except RowError as error:
@@ -289,7 +289,7 @@ def _problem_with(values: list[str] | None, width: int) -> str | None:
 
 
 def _header_at(lines: list[str], number: int, delimiter: str, quoted: bool) -> tuple[list[str], int]:
-    """The names of the columns, none if they are broken, and how many lines they take."""
+    """The column names, none if they are broken, and the number of lines they span."""
     for num_lines in range(1, MOST_LINES_OF_A_ROW + 1 if quoted else 2):
         names = _parse(lines[number : number + num_lines], delimiter, quoted)
         if names is not None:
@@ -298,7 +298,7 @@ def _header_at(lines: list[str], number: int, delimiter: str, quoted: bool) -> t
 
 
 def _row_at(lines: list[str], number: int, delimiter: str, quoted: bool, width: int) -> tuple[list[str] | None, int]:
-    """Values of the row that begins in a line, None if it is broken, and how many lines it takes."""
+    """Values of the row that begins on a line, None if it is broken, and the number of lines it spans."""
     most_lines = MOST_LINES_OF_A_ROW if quoted else 1
     for num_lines in range(1, min(most_lines, len(lines) - number) + 1):
         values = _parse(lines[number : number + num_lines], delimiter, quoted)
@@ -319,7 +319,7 @@ def _parse(lines: list[str], delimiter: str, quoted: bool) -> list[str] | None:
 def check_characters(values: Iterable[str]) -> None:
     for value in values:
         if "\0" in value:
-            raise RowError("it holds a NUL byte; the file is broken there")
+            raise RowError("it contains a NUL byte; the file is broken there")
         if not value.isascii() and re.search("[\ud800-\udfff]", value):
             raise RowError(f"it is not UTF-8 text. {SAVE_AS_UTF8}")
 
@@ -333,12 +333,12 @@ def parse_seconds(text: str, column: str) -> float | None:
     `12.5`, `12,5`, `1:02.5`, `00:01:02.500` and `12:01:02 AM` -> seconds; an empty text -> None
 
     Raises:
-        RowError: for anything else, and for more seconds than any video has.
+        RowError: for anything else, and for more seconds than any video lasts.
     """
     text = text.strip()
     if not text:
         return None
-    clock = re.fullmatch(r"(\d+:\d+:\d[^ ]*) ?([AP])\.?M\.?", text, re.IGNORECASE)  # as Excel shows a time of day
+    clock = re.fullmatch(r"(\d+:\d+:\d[^ ]*) ?([AP])\.?M\.?", text, re.IGNORECASE)  # Excel's format for a time of day
     *larger, last = (clock[1] if clock else text).replace(",", ".").split(":")
     try:
         units = [int(unit) for unit in larger]

@@ -1,6 +1,6 @@
 """
-Columns of ready data sets, in the tables of video folders and on the Hub, by the names that are used here: what is
-understood is used whatever its letter case and Unicode form, what is not used is named, and never taken for nothing.
+Columns of ready-made data sets, in the tables of video folders and on the Hub, under the names used here. Columns are
+recognised regardless of letter case and Unicode form; unused columns are reported, never silently ignored.
 """
 
 import functools
@@ -19,7 +19,7 @@ from .corpus_tables import COLUMN_NAMES, check_unused_columns, find_columns, spl
 
 NUMBERS = ("start", "end", "num_frames")  # columns that a CSV file, or the Hub, may hold as text
 WORDS = ("spoken_language", "sign_language", "signer")
-MOST_SHOWN = 20  # a table of landmarks has thousands
+MOST_SHOWN = 20  # a table of landmarks has thousands of columns
 NAMES_OF_CLIPS = {modality.column: modality.column_names for modality in MODALITIES}
 CLIP_COLUMNS = tuple(NAMES_OF_CLIPS)
 TABLE_COLUMNS = [modality.table_column for modality in MODALITIES]
@@ -27,7 +27,7 @@ USED = tuple(dict.fromkeys(("file_name", *CLIP_COLUMNS, *TABLE_COLUMNS, "split",
 
 
 def by_our_names(row: dict[str, Any], text_column: str, name: str) -> dict[str, Any]:
-    """A row with the names of `our_names`, which says what it raises."""
+    """A row with its columns renamed as in `our_names`, which documents the errors."""
     names = our_names(tuple(column for column in row if column is not None), text_column, name)
     return {names.get(column, column): value for column, value in row.items()}
 
@@ -35,13 +35,13 @@ def by_our_names(row: dict[str, Any], text_column: str, name: str) -> dict[str, 
 @functools.lru_cache(maxsize=1000)
 def our_names(columns: tuple[str, ...], text_column: str, name: str) -> dict[str, str]:
     """
-    What is used here of the columns of a data set, and what it is called here: `{"Start Time": "start"}`.
+    The columns of a data set that are used here, with our names for them: `{"Start Time": "start"}`.
 
     Args:
-        name: of the data set or of its file, for the texts of errors.
+        name: of the data set or its file, for error messages.
 
     Raises:
-        ValueError: if two columns are the same one, or a column may hold splits or times and is not understood.
+        ValueError: if two columns get the same name, or if an unrecognised column may hold splits or times.
     """
     known = {**COLUMN_NAMES, **NAMES_OF_CLIPS}
     names = {column: known.get(column, (column,)) for column in (*USED, text_column)}
@@ -54,7 +54,7 @@ def our_names(columns: tuple[str, ...], text_column: str, name: str) -> dict[str
 
 @functools.cache
 def tell_unused(columns: frozenset[str], name: str) -> None:
-    """Once for each data set, by the first of several processes."""
+    """Once per data set, and only in the first of several processes."""
     if columns and os.environ.get("RANK", "0") == "0":
         print(f"{name}: {say_unused(columns)}.", file=sys.stderr)
 
@@ -62,46 +62,46 @@ def tell_unused(columns: frozenset[str], name: str) -> None:
 def say_unused(columns: Iterable[str]) -> str:
     names = sorted(columns)
     shown = ", ".join(names[:MOST_SHOWN]) + (f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else "")
-    # Without what would move the cursor of a terminal.
-    return "not used are the columns " + "".join(c if c.isprintable() else "\ufffd" for c in shown)
+    # Replace characters that would move a terminal's cursor.
+    return "unused columns: " + "".join(c if c.isprintable() else "\ufffd" for c in shown)
 
 
 def unused(columns: Iterable[str], text_column: str) -> frozenset[str]:
-    """Of columns by our names; those that `flallm prepare` writes are known."""
+    """Of columns under our names; the columns that `flallm prepare` writes do not count."""
     return frozenset(columns) - {*USED, *COLUMNS, text_column}
 
 
 def usual_split_name(name: str) -> str:
-    """As the Hub calls a split: `dev` is `validation` there."""
+    """The Hub's name for a split: `dev` becomes `validation`."""
     return "validation" if name == "dev" else name
 
 
 def check_split(value: Any, split: str, where: str) -> None:
     """
-    A table may say of each clip to which split it belongs, and hold those of other splits, too.
+    A table may state the split of each clip, and may hold clips of other splits too.
 
     Args:
-        split: of which the clip is to be; not checked where it is none of the usual ones.
+        split: the split that the clip is read for; not checked if it is not one of the usual ones.
 
     Raises:
-        ValueError: for another split, and for what is none.
+        ValueError: for a different split, and for a value that is not a split.
     """
     expected = split_of(split.partition("[")[0])
     if expected is None or value is None or not str(value).strip():
         return
     if split_of(str(value)) != expected:
         raise ValueError(
-            f"{where}: its column split says {value!r}, but it is read as a clip of {split}. Put each clip into its "
-            "own split, or take the column out."
+            f"{where}: its column split says {value!r}, but it is read as a clip of {split}. Move the clip to its "
+            "own split, or remove the column."
         )
 
 
 def with_texts(clips: datasets.Dataset, columns: Iterable[str], name: str) -> datasets.Dataset:
     """
-    These columns as texts: names of classes and not their numbers; numbers as they are written.
+    Convert these columns to text: class names instead of their numbers, and numbers as they are written.
 
     Raises:
-        ValueError: for what is no text, such as a dictionary of translations.
+        ValueError: for columns that are not text, such as dictionaries of translations.
     """
     for column in columns:
         feature = clips.features.get(column)
@@ -117,23 +117,23 @@ def with_texts(clips: datasets.Dataset, columns: Iterable[str], name: str) -> da
 def check_text_column_kind(feature: Any, column: str, name: str) -> None:
     """
     Raises:
-        ValueError: for a column whose values are no texts, and no numbers that could be ones.
+        ValueError: for a column whose values are neither text nor numbers, which could be read as text.
     """
     is_value = isinstance(feature, datasets.Value) and not feature.dtype.startswith(("bool", "binary", "large_binary"))
     if not is_value and not isinstance(feature, datasets.ClassLabel):
-        raise ValueError(f"{name}: the column {column} must hold texts, got {feature}.")
+        raise ValueError(f"{name}: the column {column} must hold text, got {feature}.")
 
 
 def check_stream(features: datasets.Features | None, columns: Iterable[str], name: str) -> None:
     """
     Raises:
-        ValueError: for columns of texts that hold something else, also numbers of classes, which have names only where
-            the data set is not streamed.
+        ValueError: for text columns that hold something else, including class numbers, whose names are only available
+            if the data set is not streamed.
     """
     for column in columns:
         feature = (features or {}).get(column)
         if isinstance(feature, datasets.ClassLabel):
-            raise ValueError(f"{name}: the column {column} holds numbers of classes. Leave out --streaming.")
+            raise ValueError(f"{name}: the column {column} holds class numbers. Leave out --streaming.")
         if feature is not None:
             check_text_column_kind(feature, column, name)
 

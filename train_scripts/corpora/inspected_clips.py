@@ -1,4 +1,4 @@
-"""Clips as `flallm inspect` finds them: what their rows say, and each of them decoded to its end."""
+"""Clips as `flallm inspect` finds them: the content of their rows, and the result of decoding each one to its end."""
 
 import hashlib
 import io
@@ -32,7 +32,7 @@ NUM_STRIP_FRAMES = 5
 
 @dataclass
 class Measurement:
-    """One clip as it was decoded; `error` says why it was not, `warning` what is damaged, `strip` is a JPEG."""
+    """Result of decoding one clip; `error` says why it failed, `warning` what is damaged, `strip` is a JPEG."""
 
     error: str = ""
     warning: str = ""
@@ -47,7 +47,7 @@ class Measurement:
 
 @dataclass
 class Clip:
-    """One row of a split; `row` counts from 1, `index` is its place in a data set of the Hub."""
+    """One row of a split; `row` counts from 1, `index` is its position in a data set on the Hub."""
 
     split: str
     row: int
@@ -71,7 +71,7 @@ class Clip:
         return self.measured.num_frames > 0
 
     def shares_frames_with(self, other: "Clip") -> bool:
-        """Whether two parts of files of the same content have more than half of the shorter one in common."""
+        """Whether two clips of files with the same content overlap by more than half of the shorter clip."""
         if not (self.is_readable and other.is_readable):
             return False
         starts = [clip.start or 0.0 for clip in (self, other)]
@@ -80,7 +80,7 @@ class Clip:
         return starts[0] == starts[1] or min(ends) - max(starts) > min(lengths) / 2
 
     def units(self) -> list[str]:
-        """Words, or characters where the language is scored by character, in the form in which sentences are scored."""
+        """Words, or characters if the language is scored by character, normalised as for the scores."""
         language = primary_language(self.spoken_language) if self.spoken_language else None
         words = comparable(self.text).split()
         return list("".join(words)) if language in CHARACTER_LEVEL_LANGUAGES else words
@@ -88,7 +88,7 @@ class Clip:
 
 @dataclass
 class Corpus:
-    """Clips with what was found while they were read: `errors` make the exit status 1, `warnings` do not."""
+    """Clips with what was found while reading them: `errors` set the exit status to 1, `warnings` do not."""
 
     clips: list[Clip] = field(default_factory=list)
     errors: list[Problem] = field(default_factory=list)
@@ -104,7 +104,7 @@ class Corpus:
 
 @dataclass
 class FileToMeasure:
-    """A file, or the `{"path", "bytes"}` of a video on the Hub, with the clips that are parts of it."""
+    """A file, or the `{"path", "bytes"}` of a video on the Hub, with the clips it contains."""
 
     video: Path | dict[str, Any] | None
     clips: list[Clip]
@@ -112,11 +112,11 @@ class FileToMeasure:
 
 def measure_clips(corpus: Corpus, num_workers: int) -> None:
     """
-    Decode every clip that has a file, and note what could not be read or is damaged. A file that ends the process that
-    decodes it costs its own clips only.
+    Decode every clip that has a file, and record what cannot be read or is damaged. A file that crashes the process
+    decoding it costs only its own clips.
 
     Raises:
-        ChildProcessError: if no process can begin.
+        ChildProcessError: if no process can start.
     """
     files: dict[Any, list[Clip]] = defaultdict(list)
     for clip in corpus.clips:
@@ -134,7 +134,7 @@ def measure_clips(corpus: Corpus, num_workers: int) -> None:
 
 
 def _to_measure(corpus: Corpus, files: dict[Any, list[Clip]]) -> Iterator[FileToMeasure]:
-    """One after another, as videos of the Hub may come with their bytes."""
+    """One at a time, because videos from the Hub may come with their bytes."""
     for place, clips in files.items():
         if isinstance(place, Path):
             yield FileToMeasure(place, clips)
@@ -148,7 +148,7 @@ def _lost(file: FileToMeasure, why: str) -> list[Measurement]:
 
 
 def _measure_file(file: FileToMeasure) -> list[Measurement]:
-    """All clips of one file, read once for its hash; each part is decoded from the keyframe before it."""
+    """Measures all clips of one file, which is hashed once; each clip is decoded from the keyframe before it."""
     torch.set_num_threads(1)  # there are as many processes as cores
     if file.video is None or isinstance(file.video, dict) and not any(file.video.values()):
         return [Measurement(error="has no video") for _ in file.clips]
@@ -177,7 +177,7 @@ def _measure(video: Any, clip: Clip, digest: str) -> Measurement:
     try:
         with _decoder_log() as warnings:
             decoded = decode_video(video, clip.start, clip.end, None, _evenly_spaced, shrink)
-    # A data set holds what nobody foresees, and one clip must not end the work on all others.
+    # Data sets hold surprises, and one clip must not stop the work on all others.
     except Exception as error:
         is_known = isinstance(error, VideoDecodingError | OSError | ValueError)
         measured.error = _without_folder(str(error) if is_known else f"{type(error).__name__}: {error}", clip)
@@ -192,13 +192,13 @@ def _measure(video: Any, clip: Clip, digest: str) -> Measurement:
 
 
 def _without_folder(text: str, clip: Clip) -> str:
-    """A report may be passed on: it names the file, not where it lies on this disk."""
+    """Names the file without its folder on this disk, because a report may be shared."""
     return text if clip.path is None else text.replace(str(clip.path.absolute()), clip.name)
 
 
 @contextmanager
 def _decoder_log() -> Iterator[list[str]]:
-    """What the decoder says of a damaged file, which is told in the report and not in the terminal."""
+    """Collects what the decoder logs about a damaged file: it belongs in the report, not in the terminal."""
     lines: list[str] = []
     handler = _LogLines(lines)
     propagates = decoder_logger.propagate
@@ -221,7 +221,7 @@ class _LogLines(logging.Handler):
 
 
 def _evenly_spaced(num_frames: int, _: float | None) -> list[int]:
-    """First to last: the decoder has to go through all of them, and only these are kept."""
+    """From first to last, so that the decoder has to go through all frames; only these are kept."""
     return torch.linspace(0, num_frames - 1, NUM_STRIP_FRAMES).round().long().tolist()
 
 

@@ -1,4 +1,4 @@
-"""What `flallm inspect` found, as text for a terminal and as one HTML page."""
+"""The findings of `flallm inspect`, as text for a terminal and as an HTML page."""
 
 import base64
 import io
@@ -19,8 +19,8 @@ import torch
 from .inspected_clips import Clip, Corpus
 
 PAGE_TEMPLATE = Path(__file__).with_name("inspection_page.html")
-MAX_NUM_TOKENS = 1024  # learned positions of mBART
-MOST_SHOWN = 20  # lines of a list other than that of broken files, in text and on the page; the JSON file has all
+MAX_NUM_TOKENS = 1024  # mBART's learned positions
+MOST_SHOWN = 20  # lines per list in text and on the page, except for broken files; the JSON file has all of them
 
 
 def spread_of(values: Sequence[float]) -> dict[str, float] | None:
@@ -38,14 +38,14 @@ def verdicts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What to look at first: pairs of `"Problem"`, `"Warning"`, `"Note"` or `"Good"` and a sentence."""
     lines = []
     if report["errors"]:
-        lines.append(("Problem", f"{len(report['errors'])} row(s) or file(s) are broken; each is named below."))
+        lines.append(("Problem", f"{len(report['errors'])} row(s) or file(s) are broken; each is listed below."))
     for pair in report["leakage"]:
         first, second = pair["splits"]
         if pair["same_clips"]:
-            text = f"LEAKAGE: {len(pair['same_clips'])} of {pair['clips']} clips of {second} are in {first} too."
+            text = f"LEAKAGE: {len(pair['same_clips'])} of {pair['clips']} clips of {second} are also in {first}."
             lines.append(("Problem", f"{text} Scores on {second} would be too good."))
         if pair["same_sentences"]:
-            text = f"{pair['same_sentences']} of {pair['clips']} sentences of {second} are also sentences of {first}."
+            text = f"{pair['same_sentences']} of {pair['clips']} sentences of {second} also occur in {first}."
             lines.append(("Warning", text))
     for split, figures in report["splits"].items():
         if figures["repeated_clips"]:
@@ -63,24 +63,24 @@ def verdicts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             text = f"{pair['clips_of_same_signers']} of {pair['clips']} clips of {second} are by signers of {first}."
             lines.append(("Note", text))
     if report["warnings"]:
-        lines.append(("Note", f"{len(report['warnings'])} other thing(s) to know are listed below."))
+        lines.append(("Note", f"{len(report['warnings'])} other finding(s) are listed below."))
     if not any(kind in ("Problem", "Warning") for kind, _ in lines):
         lines.insert(0, ("Good", "Every file can be read to its end, and no clip or sentence is in two splits."))
     return lines
 
 
 def tables(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Tables of text and page: title, header and rows of texts; the first cell of a row is its header."""
+    """Tables for text and page: title, header and rows of strings; the first cell of each row is a row header."""
     splits = report["splits"]
     found = [
         {"title": "Splits", "header": ["", *splits], "rows": _split_rows(splits)},
         {
-            "title": "Between the splits",
+            "title": "Overlap between splits",
             "header": ["first, second", "same clips", "same sentences", "signers in both", "their clips in the second"],
             "rows": [_pair_row(pair) for pair in report["leakage"]],
         },
         {
-            "title": "Under the presets",
+            "title": "Presets",
             "header": ["preset", "visual tokens", "too long", "fewer tokens than words", "largest batch of pixels"],
             "rows": [_preset_row(preset) for preset in report["presets"]],
         },
@@ -148,10 +148,10 @@ def _show_counts(counts: Mapping[str, int], most: int = 3) -> str:
 
 def notes(report: Mapping[str, Any]) -> list[str]:
     lines = [
-        "All frames as decoded, which --keep_decoded_videos would hold: at most "
-        f"{report['decoded_size_in_gib']:.2f} GiB of main memory. A batch of pixels is float32, of the longest clips; "
+        "All frames as decoded, which --keep_decoded_videos would keep in memory: at most "
+        f"{report['decoded_size_in_gib']:.2f} GiB. A batch of pixels is float32 and assumes the longest clips; the "
         "weights and activations of the model come on top.",
-        "Words are what white space separates; Chinese, Japanese, Korean, Thai and the like are counted by character.",
+        "Words are separated by white space; Chinese, Japanese, Korean, Thai and the like are counted by character.",
     ]
     unknown = report.get("tokenizer", {}).get("unknown_characters")
     if unknown is not None:
@@ -160,8 +160,8 @@ def notes(report: Mapping[str, Any]) -> list[str]:
 
 
 def problem_lists(report: Mapping[str, Any]) -> list[tuple[str, list[str], int]]:
-    """Titles, lines and how many there are: everything that is broken, of other lists the first `MOST_SHOWN`."""
-    lists = [("Broken", _lines(report["errors"])), ("Other things to know", _lines(report["warnings"]))]
+    """Title, lines and total number of each list: all broken files, and the first `MOST_SHOWN` of every other list."""
+    lists = [("Broken", _lines(report["errors"])), ("Other findings", _lines(report["warnings"]))]
     for pair in report["leakage"]:
         lists.append(("The same clip in two splits", [" = ".join(names) for names in pair["same_clips"]]))
     for preset in report["presets"]:
@@ -189,7 +189,7 @@ def format_text(report: Mapping[str, Any]) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Without what would move the cursor of a terminal."""
+    """Without characters that would move a terminal's cursor."""
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
@@ -200,7 +200,7 @@ def _format_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def render_page(report: Mapping[str, Any], corpus: Corpus) -> str:
-    """One HTML page with its pictures inside; everything from the data is escaped."""
+    """A self-contained HTML page with embedded pictures; everything from the data is escaped."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(PAGE_TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
@@ -243,7 +243,7 @@ def _histograms(corpus: Corpus, splits: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _draw_histogram(title: str, values: Mapping[str, Sequence[float]]) -> bytes:
-    """-> SVG with a row of bars for each split, all on one axis"""
+    """-> SVG with one row of bars per split, on a shared axis"""
     everything = [value for numbers in values.values() for value in numbers]
     low, high = min(everything), max(everything)
     edges = torch.linspace(math.floor(low), max(math.ceil(high), math.floor(low) + 1), 25).tolist()

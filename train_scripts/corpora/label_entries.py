@@ -1,4 +1,4 @@
-"""Entries of the label files that others keep as pickles: their texts, and the lengths that they count."""
+"""Entries of label files that other projects store as pickles: their strings, and the lengths they state."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,8 +28,8 @@ def strings_of(entry: Mapping[str, Any], key: str) -> list[str]:
 
 
 def compare_length(clip: RawClip, length: Any, gathered: Gathered) -> None:
-    """List a clip whose label counts other frames than its folder holds; it stays a clip."""
+    """Reports a clip whose label states a different number of frames than its folder holds; the clip is kept."""
     count = num_pictures(clip.video)
     if isinstance(length, int) and length != count:
-        what = f"its label counts {length} frames, its folder holds {count} pictures; the clip is kept"
+        what = f"its label states {length} frames, but its folder holds {count} pictures; the clip is kept"
         gathered.problems.append(Problem(f"{clip.split} {clip.name}", what))

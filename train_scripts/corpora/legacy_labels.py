@@ -1,4 +1,4 @@
-"""Labels that others keep as pickles, read by an unpickler that refuses every class. The only file that unpickles."""
+"""Reads labels that other projects store as pickles, refusing every class. The only file that unpickles anything."""
 
 import gzip
 import io
@@ -11,9 +11,9 @@ MOST_BYTES = 1 << 30  # the largest known one, PHOENIX14T's training labels, unp
 GZIP_START = b"\x1f\x8b"
 
 
-# The one written in Python: the one in C takes memory for any number that a file states, 64 GB for one of 7 bytes.
+# The pure-Python unpickler: the C one allocates memory for any size a file states, 64 GB for a file of 7 bytes.
 class PlainUnpickler(pickle._Unpickler):
-    """Builds dictionaries, lists, tuples, sets, strings and numbers; whatever else a pickle asks for, it refuses."""
+    """Builds dictionaries, lists, tuples, sets, strings and numbers; refuses anything else a pickle asks for."""
 
     dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
 
@@ -23,16 +23,16 @@ class PlainUnpickler(pickle._Unpickler):
 
 def read_plain_pickle(path: Path, most_bytes: int = MOST_BYTES) -> Any:
     """
-    What a pickle holds, where it is made of plain containers; packed with gzip or not.
+    The content of a pickle of plain containers, gzipped or not.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for anything that is no such pickle, or takes more than `most_bytes` when unpacked.
+        FileNotFoundError: if the file does not exist.
+        ValueError: for anything that is not such a pickle, or is larger than `most_bytes` when unpacked.
     """
     content = _unpacked(path, most_bytes)
     try:
         return PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
-    except Exception as error:  # broken pickles raise almost anything, from IndexError to RecursionError
+    except Exception as error:  # broken pickles can raise almost anything, from IndexError to RecursionError
         raise ValueError(
             f"{path} must be a pickle of plain dictionaries, lists, strings and numbers, but {_reason(error)}."
         ) from error
@@ -49,7 +49,7 @@ def _unpacked(path: Path, most_bytes: int) -> bytes:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is broken: {error}. Download it again.") from error
     if len(content) > most_bytes:
-        raise ValueError(f"{path} unpacks to more than {most_bytes:,} bytes, which no file of labels does.")
+        raise ValueError(f"{path} unpacks to more than {most_bytes:,} bytes, more than any file of labels does.")
     return bytes(content)
 
 

@@ -1,4 +1,4 @@
-"""Which videos a data set gets, and under which names; which clips cannot be taken as their corpus describes them."""
+"""Decides which videos a data set gets, under which names, and which clips cannot be used as their corpus describes."""
 
 import hashlib
 import os
@@ -11,9 +11,9 @@ from .corpus_schema import SPLITS, RawClip
 from .prepared_folder import STATE_FOLDER
 from .prepared_videos import VideoTask
 
-# What `datasets` and the Hub take for videos; a file of another kind is read by its content, whatever its name.
+# Suffixes that `datasets` and the Hub treat as videos; other files are read by their content, whatever their name.
 HUB_VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mpeg", ".mov", ".webm")
-# The Hub takes at most 10,000 files in a folder.
+# The Hub accepts at most 10,000 files per folder.
 MOST_FILES_IN_A_FOLDER = 5000
 LONGEST_NAME = 80
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(10))}
@@ -22,7 +22,7 @@ RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("c
 def plan_tasks(
     clips: Sequence[RawClip], source_folder: Path, output_dir: Path, encoding: tuple[float, int]
 ) -> list[tuple[VideoTask, list[RawClip]]]:
-    """One task for each video of each split; file names are safe on every system, and the same in every run."""
+    """One task per video and split; file names are safe on every system, and the same in every run."""
     clips_of_video: dict[tuple[str, Path], list[RawClip]] = defaultdict(list)
     for clip in clips:
         clips_of_video[clip.split, clip.video].append(clip)
@@ -33,7 +33,7 @@ def plan_tasks(
     for (split, video), clips_of_it in clips_of_video.items():
         is_folder = os.path.isdir(video)
         name = _safe_name(names[split, video])
-        # Not normalised: two spellings of one path are two tasks.
+        # Not normalised: two spellings of the same path are two tasks.
         address = hashlib.sha256(repr(str(video).removeprefix(str(source_folder))).encode()).hexdigest()
         if name != names[split, video] or counts[split, name.casefold()] > 1:
             name = f"{name}-{address[:10]}"
@@ -57,7 +57,7 @@ def _video_name(video: Path, clips: list[RawClip]) -> str:
 
 
 def _safe_name(name: str) -> str:
-    """A name that every file system, shell and archive takes; not unique."""
+    """A name that every file system, shell and archive accepts; not unique."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:LONGEST_NAME].rstrip(".")
     return f"_{safe}" if not safe or safe.split(".")[0].casefold() in RESERVED_NAMES else safe
 
@@ -68,11 +68,11 @@ def find_faults(clips: Iterable[RawClip]) -> Iterator[tuple[RawClip, str | None]
     for clip in clips:
         place = (clip.split, clip.video, clip.start, clip.end)
         if clip.split not in SPLITS:
-            fault = f"the split must be one of {', '.join(SPLITS)}, it is {clip.split!r}."
+            fault = f"the split must be one of {', '.join(SPLITS)}, got {clip.split!r}."
         elif not clip.text.strip():
             fault = "has no sentence."
         elif "\0" in clip.text or not clip.text.isascii() and _has_surrogates(clip.text):
-            fault = "the sentence holds NUL bytes or bytes that are no UTF-8 text."
+            fault = "the sentence contains NUL bytes or bytes that are not UTF-8 text."
         elif place in seen:
             fault = "is listed twice: an earlier line names the same video and the same part of it."
         else:

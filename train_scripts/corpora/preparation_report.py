@@ -1,4 +1,4 @@
-"""What a prepared data set says of itself: the rows of its tables, the report for people, and the card."""
+"""How a prepared data set describes itself: the rows of its tables, a report for people, and its card."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from .video_encoding import VideoLength
 
 
 def printable(text: str | None) -> str:
-    """Text for a file: control characters, such as NUL and line breaks, and undecodable bytes are spelled out."""
+    """Text for a file, with control characters (NUL, line breaks) and undecodable bytes spelled out."""
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in ("Cc", "Cs") else character
         for character in text or ""
@@ -22,7 +22,7 @@ def printable(text: str | None) -> str:
 
 
 def metadata_row(clip: RawClip, file_name: str, length: VideoLength, corpus: RawCorpus) -> dict[str, Any]:
-    """The columns of `COLUMNS`; what is not known is empty."""
+    """The values of `COLUMNS`; unknown ones are empty."""
     return {
         "file_name": file_name,
         "text": clip.text,
@@ -39,7 +39,7 @@ def metadata_row(clip: RawClip, file_name: str, length: VideoLength, corpus: Raw
 
 
 def formula_note(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Cells stay as they are, so that what is trained on is what was written; whoever opens the table must know."""
+    """Cells are not changed, so that models train on what was written; whoever opens the table must be warned."""
     columns = ("text", "name", "signer", "gloss")
     cells = [str(row[column]) for of_split in rows.values() for row in of_split for column in columns]
     count = sum(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
@@ -47,7 +47,7 @@ def formula_note(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
         return []
     return [
         f"{count} cell(s) of metadata.csv begin with =, +, - or @, which spreadsheet programs take for formulas: "
-        "import these columns as text there"
+        "import these columns as text"
     ]
 
 
@@ -61,7 +61,7 @@ def metadata_text(rows: list[dict[str, Any]]) -> str:
 
 @dataclass
 class Report:
-    """Everything that a person has to know about the result; `problems` have a split where it is known."""
+    """Everything people need to know about the result; `problems` have a split if it is known."""
 
     corpus: str
     source: str
@@ -88,7 +88,7 @@ class Report:
             )
         lines += ["", f"Videos: {', '.join(f'{count} {how}' for how, count in self.videos.items()) or 'none'}."]
         if self.videos.get("linked"):
-            lines.append("Linked videos are the source's own files under a second name: replace them, never edit them.")
+            lines.append("Linked videos are the source files under a second name: replace them, never edit them.")
         lines += ["", f"{len(self.problems)} problem(s)" + (":" if self.problems else ".")]
         lines += [f"  {problem['where']}: {problem['what']}" for problem in self.problems]
         if self.notes:
@@ -101,7 +101,7 @@ def problem_of(where: str, what: str, split: str | None = None) -> dict[str, str
 
 
 def why_sizes_differ(official: int | None, num_read: int, prepared: int, num_problems_of_files: int) -> str:
-    """One line; empty where there is nothing to explain."""
+    """One line; empty if there is nothing to explain."""
     reasons = []
     if official is not None and num_read != official:
         difference = f"{abs(num_read - official)} {'fewer' if num_read < official else 'more'}"
@@ -109,12 +109,12 @@ def why_sizes_differ(official: int | None, num_read: int, prepared: int, num_pro
         if num_problems_of_files:
             reasons.append(f"its files have {num_problems_of_files} problem(s), listed below")
     if prepared != num_read:
-        reasons.append(f"{num_read - prepared} left out, with their reasons below")
+        reasons.append(f"{num_read - prepared} left out for the reasons below")
     return "; ".join(reasons)
 
 
 def dataset_card(report: Report, dataset_license: str | None) -> str:
-    """README.md of the data set; the licence is the corpus's, so that none is named unless it was given."""
+    """README.md of the data set; the licence is the corpus's, so none is named unless it is given."""
     data = DatasetCardData(
         language=[report.spoken_language] if report.spoken_language else None,
         license=dataset_license,

@@ -1,4 +1,4 @@
-"""The folder that a data set is written into, which a run that was interrupted goes on with."""
+"""The folder that a data set is written to; an interrupted run can be resumed in it."""
 
 import contextlib
 import json
@@ -20,14 +20,14 @@ FINISHED_FILE = "finished.jsonl"
 
 class OutputFolder:
     """
-    The folder that is made, with what earlier runs finished in it; as a context, it belongs to this process alone.
+    The output folder, with what earlier runs have finished; inside its `with` block no other process may use it.
 
     Args:
-        arguments: what decides its content; a folder is resumed only with the same.
+        arguments: everything that determines the content; a folder can only be resumed with the same arguments.
 
     Raises:
-        ValueError: if the folder holds anything else, was made with other arguments, or another process is at work in
-            it; nothing has been written then.
+        ValueError: if the folder holds anything else, was made with other arguments, or is in use by another process;
+            nothing has been written in that case.
     """
 
     def __init__(self, path: Path, arguments: dict[str, Any]):
@@ -36,12 +36,12 @@ class OutputFolder:
         self._check(arguments)
         self.state.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.state / "lock")
-        with contextlib.suppress(NotImplementedError):  # of file systems without locks
+        with contextlib.suppress(NotImplementedError):  # on file systems without locks
             try:
                 self._lock.acquire(timeout=0)
             except Timeout as error:
                 raise ValueError(
-                    f"Another flallm prepare is at work in --output_dir {self.path}. Wait until it has ended."
+                    f"Another flallm prepare is using --output_dir {self.path}. Wait until it has finished."
                 ) from error
         self._remove_leavings()
         write_json(self.state / "arguments.json", arguments)
@@ -55,7 +55,7 @@ class OutputFolder:
         self._lock.release()
 
     def _remove_leavings(self) -> None:
-        """What processes left that were killed while they wrote a video or a table."""
+        """Remove what processes left behind that were killed while writing a video or a table."""
         places = (self.path, *(self.path / split for split in SPLITS))
         leavings = [leaving for place in places for leaving in place.glob(LEAVINGS)]
         for leaving in [*leavings, *self.state.glob("*.partial")]:
@@ -66,7 +66,7 @@ class OutputFolder:
             raise ValueError(f"--output_dir {self.path} is a file. Name a new or empty folder.")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
-        # A run that was killed at its very beginning has left a state folder with nothing in it.
+        # A run that was killed right at the start leaves an empty state folder.
         saved_file = self.state / "arguments.json"
         is_new = [child.name for child in self.path.iterdir()] == [STATE_FOLDER] and not saved_file.exists()
         if is_new and not self.state.is_symlink():
@@ -83,8 +83,8 @@ class OutputFolder:
         for name, value in arguments.items():
             if saved.get(name) != value:
                 raise ValueError(
-                    f"--output_dir {self.path} was made with {name} {saved.get(name)!r}, not {value!r}. Go on with the "
-                    "same arguments, or name a new folder."
+                    f"--output_dir {self.path} was made with {name} {saved.get(name)!r}, not {value!r}. Resume with "
+                    "the same arguments, or name a new folder."
                 )
 
     def _read_finished(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -93,7 +93,7 @@ class OutputFolder:
             yield entry["key"], entry
 
     def outcome_of(self, task: VideoTask) -> VideoOutcome | None:
-        """What an earlier run found out about a video, if that and its source are still the same."""
+        """What an earlier run found out about a video, if neither it nor its source has changed since."""
         entry = self.finished.get(task.key)
         if entry is None or entry["state"] != _state(task):
             return None
@@ -101,7 +101,7 @@ class OutputFolder:
         return VideoOutcome(entry["how"], lengths)
 
     def remember(self, task: VideoTask, outcome: VideoOutcome) -> None:
-        """Only videos that are there count as finished: what was broken is tried again, as it may have been mended."""
+        """Only existing videos count as finished: broken ones are tried again, because they may have been repaired."""
         if outcome.how is None:
             return
         lengths = [
@@ -119,6 +119,6 @@ class OutputFolder:
 
 
 def _state(task: VideoTask) -> list[Any]:
-    """What changes when a source, a video or the clips of it change; JSON."""
+    """Changes whenever a source, its video or the clips of it change; JSON-serializable."""
     files = [state_of_file(path) or "missing" for path in (task.source, task.target)]
     return [*map(list, task.intervals), *files]

@@ -1,4 +1,4 @@
-"""Videos of a raw corpus put into their place in worker processes: linked, copied or encoded, and measured."""
+"""Puts the videos of a raw corpus into place in worker processes (linked, copied or encoded) and measures them."""
 
 import errno
 import hashlib
@@ -13,19 +13,19 @@ from modeling_flallm.own_processing import VideoDecodingError
 from ..machine.process_pool import run_in_processes
 from .video_encoding import VideoLength, encode_pictures, list_pictures, measure_video
 
-# Of the machine, not of a clip: the run ends with them instead of listing every clip that is left.
+# Faults of the machine, not of a clip: they end the run instead of being listed for every remaining clip.
 FATAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
-SECONDS_FOR_A_VIDEO = 12 * 3600  # a decoder that takes longer has stopped somewhere
+SECONDS_FOR_A_VIDEO = 12 * 3600  # a decoder that takes longer is stuck
 
 
 @dataclass(frozen=True)
 class VideoTask:
     """
-    One video of one split, with all clips that are parts of it.
+    One video of one split, with all clips it contains.
 
     Args:
         file_name: within the folder of the split.
-        encoding: frames per second and quality, where the source is a folder of pictures.
+        encoding: frames per second and quality, if the source is a folder of pictures.
         intervals: start and end of each clip.
     """
 
@@ -59,7 +59,7 @@ class VideoOutcome:
 
 
 def prepare_video(task: VideoTask) -> VideoOutcome:
-    """Put one video into its place, whole or not at all, and measure its clips."""
+    """Put one video into place, completely or not at all, and measure its clips."""
     partial = task.work_folder / f"{hashlib.sha256(task.key.encode()).hexdigest()}.partial"
     try:
         if task.encoding is None:
@@ -69,16 +69,16 @@ def prepare_video(task: VideoTask) -> VideoOutcome:
         if how is not None:
             os.replace(partial, task.target)
         return VideoOutcome(how, lengths)
-    # A corpus holds what nobody foresees, and one clip must not end the work on all others.
+    # Corpora hold surprises, and one clip must not stop the work on all others.
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FATAL_ERRORS:
             raise
         gone = next((folder for folder in (task.work_folder, task.target.parent) if not folder.is_dir()), None)
-        if gone is not None:  # no fault of the clip
+        if gone is not None:  # not the clip's fault
             raise FileNotFoundError(errno.ENOENT, "The folder was removed while it was filled", str(gone)) from error
         return VideoOutcome(None, [_text_of(error)] * len(task.intervals))
     finally:
-        partial.unlink(missing_ok=True)  # replacing a hard link by another one to the same file leaves both
+        partial.unlink(missing_ok=True)  # renaming a hard link onto another one to the same file leaves both
 
 
 def _take_file(task: VideoTask, partial: Path) -> tuple[str | None, list[VideoLength | str]]:
@@ -118,7 +118,7 @@ def _text_of(error: Exception) -> str:
 
 
 def run_tasks(tasks: list[VideoTask], num_workers: int) -> Iterator[tuple[VideoTask, VideoOutcome]]:
-    """Outcomes as they come. A video that ends its process, which decoders in C can, costs itself only."""
+    """Outcomes as they finish. A video that crashes its process, as C decoders can, costs only itself."""
     return run_in_processes(prepare_video, tasks, num_workers, _lost, SECONDS_FOR_A_VIDEO)
 
 

@@ -15,9 +15,9 @@ from .legacy_labels import read_plain_pickle
 def read(folder: Path, videos: Path | None) -> RawCorpus:
     """
     CSL-Daily (Zhou et al., CVPR 2021: sizes, 30 frames per second). `csl2020ct_v2.pkl` holds a list "info" of
-    `name, length, label_char, label_gloss, ...`, `split_1.txt` the splits. They disagree: the split lists
-    S000005_P0004_T00, the annotation S000007_P0003_T00, which others put in its place; both are listed as problems
-    here, and so is the sentence that is empty. The signer is the P of the name.
+    `name, length, label_char, label_gloss, ...`, `split_1.txt` the splits. They disagree: the split file lists
+    S000005_P0004_T00, the annotation file S000007_P0003_T00, which other projects use instead; here both are listed as
+    problems, and so is the one empty sentence. The signer is the P of the name.
     """
     labels = root_with(folder, ("sentence_label", "", "sentence_labels"), "csl2020ct_v2.pkl")
     path = labels / "csl2020ct_v2.pkl"
@@ -33,7 +33,7 @@ def read(folder: Path, videos: Path | None) -> RawCorpus:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             gathered.problems.append(Problem(where, "has no name"))
         elif entry["name"] in annotations:
-            gathered.problems.append(Problem(where, f"names {entry['name']!r} again; this entry is left out"))
+            gathered.problems.append(Problem(where, f"repeats the name {entry['name']!r}; this entry is left out"))
         else:
             annotations[entry["name"]] = entry
     in_split: set[str] = set()

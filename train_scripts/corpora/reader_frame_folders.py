@@ -1,4 +1,4 @@
-"""Folders of pictures, one a clip, with a spreadsheet."""
+"""Folders of pictures, one folder per clip, with a spreadsheet."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +15,13 @@ TAKES_TABLE = True
 def read(
     folder: Path, videos: Path | None, table: Path | None, columns: Mapping[str, str], tier: str | None = None
 ) -> RawCorpus:
-    """A spreadsheet as in `reader_table`, but the column `file` names a folder below it with pictures, one a frame."""
+    """A spreadsheet as in `reader_table`, except that `file` names a subfolder with pictures, one per frame."""
     refuse_tier(tier)
     gathered = Gathered()
 
     def to_clip(values: dict[str, str], split: str) -> RawClip:
         if values["start"] or values["end"]:
-            raise RowError("start and end are for videos: make a folder of the pictures of this clip alone")
+            raise RowError("start and end are for videos: put the pictures of this clip into a folder of their own")
         return table_clip(values, split, lambda name: frame_folder(videos or folder, name))
 
     add_tables(gathered, find_sources(folder, table, None), folder, columns, to_clip)

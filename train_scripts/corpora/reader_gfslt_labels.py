@@ -15,8 +15,8 @@ from .legacy_labels import read_plain_pickle
 
 def read(folder: Path, videos: Path | None) -> RawCorpus:
     """
-    Label files of GFSLT-VLP and sltbaselines: `labels.train`, `labels.dev`, `labels.test`, pickles packed with gzip,
-    `{id: {name, gloss, text, length, imgs_path}}` for PHOENIX14T; those for CSL-Daily have no `imgs_path`, where the
+    Label files of GFSLT-VLP and sltbaselines: `labels.train`, `labels.dev`, `labels.test`, gzipped pickles of
+    `{id: {name, gloss, text, length, imgs_path}}` for PHOENIX14T; those for CSL-Daily have no `imgs_path`, and the
     folder is the name. Names may start with their split. `videos` is their `img_path`, the folder of all frames.
 
     Those of Uni-Sign (Li et al., ICLR 2025) have a `video_path`, an mp4 file, and a `gloss` that is a list of words.
@@ -66,9 +66,9 @@ def _label_clip(entry: Any, split: str, root: Path, files: Callable[[], FilesBel
 
 
 def _labelled_folder(entry: Mapping[str, Any], name: str, root: Path) -> Path:
-    """The folder of a label's pictures: of their paths or, where there are none, of its name."""
+    """The folder with the pictures of a label, taken from their paths or, if it has none, from its name."""
     paths = strings_of(entry, "imgs_path") if "imgs_path" in entry else []
     folders = {str(PurePosixPath(path).parent) for path in paths} or {name}
     if len(folders) > 1:
-        raise RowError(f"`imgs_path` names pictures of {len(folders)} folders, expected one folder a clip")
+        raise RowError(f"`imgs_path` names pictures in {len(folders)} folders, expected one folder per clip")
     return frame_folder(root, path_below(folders.pop()))

@@ -11,11 +11,11 @@ from .corpus_tables import SPLIT_NAMES, RowError, read_rows
 
 def read(folder: Path, videos: Path | None) -> RawCorpus:
     """
-    How2Sign (Duarte et al., CVPR 2021: sizes) with its manually re-aligned sentences, in tables divided by tabs. The
-    videos may lie anywhere below the folder, as its download script puts them or elsewhere.
+    How2Sign (Duarte et al., CVPR 2021: sizes) with its manually re-aligned sentences, in tab-separated tables. The
+    videos may be anywhere below the folder, where its download script puts them or elsewhere.
 
-    The times belong to the whole videos, VIDEO_NAME; the published clips, SENTENCE_NAME, were cut by older times
-    (how2sign.github.io says so). Where a whole video is there, it is taken; else the clip. The signer is the number
+    The times refer to the whole videos, VIDEO_NAME; the published clips, SENTENCE_NAME, were cut by older times
+    (how2sign.github.io says so). The whole video is used if it exists, otherwise the clip. The signer is the number
     before the camera in the name.
     """
     tables = {split: f"how2sign_realigned_{split}.csv" for split in ("train", "val", "test")}
@@ -56,8 +56,8 @@ def _how2sign_clip(values: dict[str, str], split: str, index: FilesBelow) -> Raw
 
 def _without_quotes(text: str) -> str:
     """
-    A sentence that a program has quoted although its table has no quoting: all marks within are doubled. Where they
-    are not, the outer ones are a part of the sentence.
+    Undoes the quoting that some program added to a sentence although the table has none: all quotation marks inside are
+    doubled. If they are not, the outer ones belong to the sentence.
     """
     inner = text.strip()[1:-1]
     is_quoted = text.strip() == f'"{inner}"' and '""' in inner and '"' not in inner.replace('""', "")

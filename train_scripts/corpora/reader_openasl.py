@@ -10,9 +10,9 @@ from .corpus_tables import RowError, read_rows
 
 def read(folder: Path, videos: Path | None) -> RawCorpus:
     """
-    OpenASL (Shi et al., EMNLP 2022: sizes). `openasl-v1.0.tsv` has no quoting: a quotation mark is a part of its
-    sentence. Its `prep/crop_video.py` writes `<vid>.mp4`, cropped to the signer, from `<yid>.mp4`, start and end; the
-    first is taken where it is there, else the part of the second. Copies for Windows have `-` or `_` for the colons.
+    OpenASL (Shi et al., EMNLP 2022: sizes). `openasl-v1.0.tsv` has no quoting: a quotation mark is part of its
+    sentence. OpenASL's `prep/crop_video.py` cuts `<vid>.mp4`, cropped to the signer, from `<yid>.mp4`, start and end.
+    The former is used if it exists, otherwise that part of the latter. Copies for Windows have `-` or `_` for colons.
     """
     files = FilesBelow(folder)
     path = files.the_one("openasl-v1.0.tsv")

@@ -11,8 +11,8 @@ from .corpus_tables import SPLIT_NAMES, read_rows
 def read(folder: Path, videos: Path | None) -> RawCorpus:
     """
     RWTH-PHOENIX-Weather 2014 T (Camgoz et al., CVPR 2018). The archive unpacks to `PHOENIX-2014-T`; its tables are
-    divided by `|`, unquoted, and their column `video` has a `/1/` that no folder has. Sizes and 25 frames per second
-    are the paper's. Sentences stay as they are: nothing is appended to them.
+    separated by `|` without quoting, and their column `video` has a `/1/` that no folder has. Sizes and 25 frames per
+    second are from the paper. Sentences are not changed: nothing is appended to them.
     """
     places = ("", "PHOENIX-2014-T", "PHOENIX-2014-T-release-v3/PHOENIX-2014-T")
     tables = {split: f"annotations/manual/PHOENIX-2014-T.{split}.corpus.csv" for split in ("train", "dev", "test")}

@@ -21,12 +21,13 @@ def read(
     folder: Path, videos: Path | None, table: Path | None, columns: Mapping[str, str], tier: str | None = None
 ) -> RawCorpus:
     """
-    A CSV or TSV file with the columns `file` and `text`, and any other of `TABLE_COLUMNS`; without one, all files of
-    subtitles (srt, vtt) and ELAN annotations (eaf, tab-delimited exports) below the folder, each beside its video.
+    A CSV or TSV file with the columns `file` and `text`, and any other of `TABLE_COLUMNS`; without one, all subtitle
+    files (srt, vtt) and ELAN annotations (eaf, tab-delimited exports) below the folder, each next to its video.
 
-    `file` is a path below the folder, or a file's name (its suffix may be left out) that occurs once anywhere below.
-    Rows without a split are of the one that the file is named after (`dev.csv`), else of `train`; sentences of
-    subtitles and of ELAN are of the one that a folder above them is named after. Videos that no row names are problems.
+    `file` is a path below the folder, or a file name (the suffix is optional) that is unique anywhere below it. Rows
+    without a split belong to the split that the file is named after (`dev.csv`), else to `train`; sentences of
+    subtitles and ELAN files to the split that a folder above them is named after. Videos that no row
+    names are problems.
     """
     files = FilesBelow(folder)
     index = FilesBelow(videos) if videos else files
@@ -34,7 +35,7 @@ def read(
     gathered = Gathered(problems=list(dict.fromkeys(files.problems + index.with_videos().problems)))
     if all(map(is_annotation_file, sources)):
         if columns:
-            raise ValueError(f"Only spreadsheets have columns to name, got {sorted(columns)} for {sources[0].name}.")
+            raise ValueError(f"Only spreadsheets have column names, got {sorted(columns)} for {sources[0].name}.")
         _add_annotations(gathered, sources, folder, index, tier)
     else:
         refuse_tier(tier)
@@ -46,7 +47,7 @@ def read(
     used = {os.path.realpath(clip.video) for clip in gathered.clips}
     named = " or ".join(path.name for path in sources[:5])
     gathered.problems += [
-        Problem(shown_path(path, index.folder), f"no clip is made of this video: no good row of {named} names it")
+        Problem(shown_path(path, index.folder), f"no clip is made from this video: no valid row of {named} names it")
         for path in index.videos()
         if os.path.realpath(path) not in used
     ]
@@ -54,7 +55,7 @@ def read(
 
 
 def _add_annotations(gathered: Gathered, paths: list[Path], folder: Path, index: FilesBelow, tier: str | None) -> None:
-    """All sentences of all files, each of which belongs to one video."""
+    """Adds all sentences of all files; each file belongs to one video."""
     annotations = _read_annotations(gathered, paths, folder)
     tier = _chosen_tier(annotations, tier, gathered)
     file_of: dict[Path, Path] = {}
@@ -67,8 +68,8 @@ def _add_annotations(gathered: Gathered, paths: list[Path], folder: Path, index:
             continue
         if video in file_of:
             raise ValueError(
-                f"{shown_path(video, index.folder)} has more than one file of sentences, {file_of[video].name} and "
-                f"{path.name}. Name one with --table, or leave one of them."
+                f"{shown_path(video, index.folder)} has more than one file with sentences, {file_of[video].name} and "
+                f"{path.name}. Choose one with --table, or keep only one of them."
             )
         file_of[video] = path
         rows = [*content.tiers.get("", []), *(content.tiers.get(tier, []) if tier else [])]
@@ -81,13 +82,13 @@ def _add_annotations(gathered: Gathered, paths: list[Path], folder: Path, index:
         gathered.add(rows, functools.partial(_annotated_clip, video, origin, name, split or "train"))
     if without_split:
         gathered.notes.append(
-            f"{len(without_split)} file(s), such as {without_split[0]}, lie in no folder that is named after a split: "
-            "their clips are of train"
+            f"{len(without_split)} file(s), such as {without_split[0]}, are not in a folder named after a split: "
+            "their clips are put in train"
         )
 
 
 def _read_annotations(gathered: Gathered, paths: list[Path], folder: Path) -> dict[Path, Annotations]:
-    """Of every file that can be read; the others are problems, but an only one raises."""
+    """Of every file that can be read; unreadable files become problems, but a single one raises."""
     annotations = {}
     for path in paths:
         try:
@@ -110,24 +111,24 @@ def _annotated_clip(video: Path, origin: float, name: str, split: str, values: d
 
 
 def _chosen_tier(annotations: Mapping[Path, Annotations], tier: str | None, gathered: Gathered) -> str:
-    """The tier that is asked for, or the only one; subtitles have none, which is an empty name."""
+    """The requested tier, or the only one; subtitles have none, which is an empty name."""
     names = list(dict.fromkeys(name for content in annotations.values() for name in content.tiers if name))
     shown = ", ".join(repr(name) for name in names) or "none"
     if tier is None and len(names) > 1:
-        raise ValueError(f"The annotations have the tiers {shown}: say with --tier which one holds the sentences.")
+        raise ValueError(f"The annotations have the tiers {shown}: choose the one with the sentences with --tier.")
     if tier is None:
         return names[0] if names else ""
     found = [name for name in names if name == tier] or [name for name in names if plain_name(name) == plain_name(tier)]
     if not found:
-        raise ValueError(f"There is no --tier {tier!r} in the annotations, whose tiers are: {shown}.")
+        raise ValueError(f"The annotations have no tier {tier!r}. Set --tier to one of: {shown}.")
     if len(names) > 1:
         others = ", ".join(repr(name) for name in names if name != found[0])
-        gathered.notes.append(f"tiers that are not used: {others}")
+        gathered.notes.append(f"unused tiers: {others}")
     return found[0]
 
 
 def _video_of(path: Path, content: Annotations, folder: Path, index: FilesBelow) -> tuple[Path, float]:
-    """The video that a file of annotations belongs to, and the second in it at which the annotations' times begin."""
+    """The video that an annotation file belongs to, and the second in it at which the annotations' times begin."""
     beside = path.relative_to(folder).parent if path.is_relative_to(folder) else Path()
     media = {}
     for name, origin in content.media.items():
@@ -140,17 +141,17 @@ def _video_of(path: Path, content: Annotations, folder: Path, index: FilesBelow)
         return next(iter(fitting.items()))
     if media:
         names = ", ".join(shown_path(video, index.folder) for video in media)
-        raise RowError(f"it belongs to {len(media)} videos, {names}: leave one there, or call this file as its video")
+        raise RowError(f"it belongs to {len(media)} videos, {names}: keep only one, or name this file after its video")
     for stem in (path.stem, path.stem.rpartition(".")[0]):  # talk.en.srt belongs to talk.mp4
         video = (index.find(str(beside / stem)) or index.find(stem)) if stem else None
         if video is not None and any(content.media.values()):
-            raise RowError(f"its times begin within {', '.join(content.media)}, and none of these videos is there")
+            raise RowError(f"its times begin within {', '.join(content.media)}, but none of these videos exists")
         if video is not None:
             return video, 0.0
     raise RowError(f"there is no video {path.stem!r} below {index.folder}")
 
 
 def _split_above(path: Path, folder: Path) -> str | None:
-    """The split that the nearest folder is named after."""
+    """The split after which the nearest folder above is named."""
     parts = path.relative_to(folder).parts[-2::-1] if path.is_relative_to(folder) else ()
     return next(filter(None, map(split_of, parts)), None)

@@ -26,17 +26,17 @@ SPREADSHEET_SUFFIXES = (".xlsx", ".xls", ".ods", ".numbers")
 
 def refuse_tier(tier: str | None) -> None:
     if tier is not None:
-        raise ValueError(f"Only annotations of ELAN have tiers, got --tier {tier!r} for a spreadsheet.")
+        raise ValueError(f"Only ELAN annotations have tiers, got --tier {tier!r} for a spreadsheet.")
 
 
 def find_sources(folder: Path, table: Path | None, files: FilesBelow | None) -> list[Path]:
     """
-    What is given, or the only spreadsheet in the folder, or several that are named after their splits, or, where there
-    is none, all annotations of videos below.
+    The given table, or the only spreadsheet in the folder, or several that are named after their splits, or, if there
+    is no spreadsheet, all annotations of videos below it.
     """
     if table is not None:
         if table.suffix.lower() in SPREADSHEET_SUFFIXES:
-            raise ValueError(f"{table} is a file of a spreadsheet program. {SAVE_AS_UTF8}, and name that one.")
+            raise ValueError(f"{table} is in a spreadsheet program's own format. {SAVE_AS_UTF8}, and name that one.")
         return [needed_file(table)]
     here = sorted(path for path in folder.iterdir() if path.is_file() and not is_of_a_system(path.name))
     annotations = [path for path in files.all if is_annotation_file(path)] if files else []
@@ -45,7 +45,7 @@ def find_sources(folder: Path, table: Path | None, files: FilesBelow | None) -> 
         check_inside(path, folder)
     if len(tables) > 1 and not all(split_of(path.stem) for path in tables):
         names = ", ".join(path.name for path in tables)
-        raise ValueError(f"{folder} holds {len(tables)} tables, {names}: say which one it is.")
+        raise ValueError(f"{folder} holds {len(tables)} tables, {names}: name the one to use.")
     if not tables and not annotations:
         beside = ", or subtitles (.srt, .vtt) or ELAN files (.eaf) beside its videos" if files else ""
         advice = [f"{path.name}: {SAVE_AS_UTF8}." for path in here if path.suffix.lower() in SPREADSHEET_SUFFIXES]
@@ -64,21 +64,21 @@ def add_tables(
     columns: Mapping[str, str],
     to_clip: Callable[[dict[str, str], str], RawClip],
 ) -> None:
-    """All rows through `to_clip(values by our names, split of the file)`."""
+    """Passes every row through `to_clip(values by our names, split of the file)`."""
     unknown = sorted(set(columns) - set(TABLE_COLUMNS))
     if unknown:
-        raise ValueError(f"Columns that can be given other names are {', '.join(TABLE_COLUMNS)}; got {unknown}.")
+        raise ValueError(f"Only the columns {', '.join(TABLE_COLUMNS)} can be renamed; got {unknown}.")
     names = {ours: (columns[ours],) if ours in columns else theirs for ours, theirs in COLUMN_NAMES.items()}
     for path in paths:
         table = open_table(path, folder, None, names, ["file", "text", *columns])
         check_unused_columns(table.unused, table.columns, path)
         check_for_splits(table, path)
         if table.unused:
-            gathered.notes.append(f"{path.name} has columns that are not used: {', '.join(table.unused)}")
+            gathered.notes.append(f"{path.name} has unused columns: {', '.join(table.unused)}")
         split, without_split = split_of(path.stem), []
         gathered.add(table.rows, functools.partial(_clip_of_table, to_clip, split or "train", without_split))
         if without_split and split is None:
-            gathered.notes.append(f"{path.name} names no split for {len(without_split)} clip(s): they are of train")
+            gathered.notes.append(f"{path.name} names no split for {len(without_split)} clip(s): they are put in train")
 
 
 def _clip_of_table(

@@ -1,4 +1,4 @@
-"""Folders of pictures to mp4 files that hold exactly those pictures, and the true length of a video, by decoding it."""
+"""Encodes folders of pictures as mp4 files with exactly those frames, and measures videos by decoding them."""
 
 import logging
 import re
@@ -22,13 +22,13 @@ from modeling_flallm.own_processing import (
 
 SMALLEST_SIZE_IN_PIXELS = 16
 GRID_SIZE = 4
-# Of 255 levels; coding moves the mean of a sixteenth of the frame by a few, another picture by far more.
+# Of 255 levels; encoding shifts the mean of a sixteenth of the frame by a few, a different picture by far more.
 LARGEST_GRID_DIFFERENCE = 24
 
 
 @dataclass(frozen=True)
 class VideoLength:
-    """Of a video, or of the part of it that was asked for."""
+    """Of a video, or of the requested part of it."""
 
     num_frames: int
     duration_in_seconds: float
@@ -39,7 +39,7 @@ def list_pictures(folder: Path) -> list[Path]:
     The pictures of a folder in the order of their names, `frame2.png` before `frame10.png`.
 
     Raises:
-        VideoDecodingError: if there is none, or one of them is no file.
+        VideoDecodingError: if there are none, or one of them is not a file.
     """
     pictures = [path for path in folder.iterdir() if is_picture_file(path)]
     if not pictures:
@@ -48,7 +48,7 @@ def list_pictures(folder: Path) -> list[Path]:
         )
     for path in pictures:
         if not path.is_file():
-            raise VideoDecodingError(f"The frame '{path}' is no file, or a link that leads to none.")
+            raise VideoDecodingError(f"The frame '{path}' is not a file, or is a broken link.")
     return sorted(pictures, key=_natural_order)
 
 
@@ -59,13 +59,13 @@ def _natural_order(path: Path) -> tuple[list[tuple[int, int, str]], str]:
 
 def encode_pictures(pictures: Sequence[Path], target: Path, frames_per_second: float, quality: int) -> VideoLength:
     """
-    Write pictures of one size as H.264 in an mp4 file, one frame each, and decode it again to see that they are there.
+    Write pictures of one size as H.264 to an mp4 file, one frame each, and decode it again to verify them.
 
-    Even sizes become yuv420p, which everything plays. Odd ones become yuv444p: nothing is cropped or added, but
-    browsers may refuse to play them.
+    Even sizes are encoded as yuv420p, which plays everywhere. Odd sizes are encoded as yuv444p: nothing is cropped or
+    padded, but browsers may refuse to play them.
 
     Args:
-        quality: x264's constant rate factor: 0 loses nothing, 18 nothing that one sees; higher is smaller and worse.
+        quality: x264's constant rate factor: 0 is lossless, 18 looks lossless; higher is smaller and worse.
 
     Raises:
         VideoDecodingError: if a picture cannot be read or has another size, or the file does not hold what went in.
@@ -79,7 +79,7 @@ def encode_pictures(pictures: Sequence[Path], target: Path, frames_per_second: f
                 stream = _add_stream(container, frame, frames_per_second, quality)
             elif (stream.height, stream.width) != tuple(frame.shape[1:]):
                 raise VideoDecodingError(
-                    f"All frames of a video must have one size; '{picture}' has (height, width) "
+                    f"All frames of a video must have the same size; '{picture}' has (height, width) "
                     f"{tuple(frame.shape[1:])}, the first frame {(stream.height, stream.width)}."
                 )
             grids.append(_mean_colours(frame))
@@ -103,9 +103,9 @@ def _add_stream(
     height, width = frame.shape[1:]
     if min(height, width) < SMALLEST_SIZE_IN_PIXELS:
         raise VideoDecodingError(
-            f"Frames must have {SMALLEST_SIZE_IN_PIXELS} pixels a side or more, got (height, width) {height, width}."
+            f"Frames must be at least {SMALLEST_SIZE_IN_PIXELS} pixels a side, got (height, width) {height, width}."
         )
-    # With its macroblock tree, x264 does not give the same file twice.
+    # With its macroblock tree, x264 does not produce the same file twice.
     options = {"crf": str(quality), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
     rate = Fraction(frames_per_second).limit_denominator(1001)
     stream = container.add_stream("libx264", rate=rate, options=options)
@@ -116,7 +116,7 @@ def _add_stream(
 
 
 def _mean_colours(frame: torch.Tensor) -> torch.Tensor:
-    """uint8 (3, height, width) -> uint8 (3, 4, 4): enough to tell that a frame is the right one."""
+    """uint8 (3, height, width) -> uint8 (3, 4, 4): enough to recognise the right frame."""
     return adaptive_avg_pool2d(frame.float(), GRID_SIZE).round().to(torch.uint8)
 
 
@@ -144,7 +144,7 @@ def measure_video(path: Path, start: float | None = None, end: float | None = No
     with _damage_as_error(path):
         video = decode_video(path, start=start, end=end, transform_frame=_one_pixel)
     if video.duration_in_seconds is None:
-        raise VideoDecodingError(f"'{path}' holds a single frame and no frame rate: it has no duration.")
+        raise VideoDecodingError(f"'{path}' holds a single frame and no frame rate, so it has no duration.")
     return VideoLength(video.num_source_frames, video.duration_in_seconds)
 
 
@@ -154,13 +154,13 @@ def _one_pixel(frame: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _damage_as_error(path: Path) -> Iterator[None]:
-    """Raise what the decoder only warns of: in training half a clip is better than none, in a corpus it is not."""
+    """Raise what the decoder only warns about: in training half a clip is better than none, but not in a corpus."""
     warnings: list[str] = []
 
     def keep(record: logging.LogRecord) -> bool:
         is_of_damage = "holds no new picture" not in record.getMessage()
         warnings.extend([record.getMessage()] * is_of_damage)
-        return not is_of_damage  # a picture that stands still is no damage
+        return not is_of_damage  # a still picture is not damage
 
     decoder_logger.addFilter(keep)
     try:

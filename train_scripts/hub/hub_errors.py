@@ -1,4 +1,4 @@
-"""What the Hub's client reports, as one sentence that says what to do."""
+"""Turns the errors of the Hub's client into one sentence that says what to do."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-# What may come out of a call that speaks to the Hub: an upload that broke off is a RuntimeError.
+# Exceptions that calls to the Hub can raise: an upload that broke off is a RuntimeError.
 HUB_ERRORS = (HTTPError, OSError, RuntimeError)
 
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
@@ -44,19 +44,19 @@ _SENTENCES: tuple[tuple[type[BaseException], str], ...] = (
 )
 _SENTENCES_BY_STATUS = {
     401: f"The Hub does not accept your token: {_LOG_IN}, with a token from {{endpoint}}/settings/tokens.",
-    403: "Your token may not write to {repo_id}: name a repository of your own, or take a token with write access from "
+    403: "Your token may not write to {repo_id}: name a repository of yours, or use a token with write access from "
     "{endpoint}/settings/tokens.",
     412: "Somebody else has just changed {repo_id}: run the same command again.",
-    429: "The Hub answers no more requests of yours for now: wait a few minutes and run the same command again.",
+    429: "You have reached the Hub's rate limit: wait a few minutes and run the same command again.",
 }
 
 
 def explain_hub_error(error: BaseException, repo_id: str) -> str:
     """
-    One sentence for an error raised while loading from or sending to the Hub.
+    One sentence for an error raised while loading from the Hub or uploading to it.
 
-    transformers and the uploads wrap the client's errors in errors of their own: the first known one among `error` and
-    its causes counts. Without any, the text of `error` is put on one line.
+    transformers and the upload code wrap the client's errors in their own: this uses the first known one among `error`
+    and its causes. If there is none, it returns the text of `error` on one line.
     """
     causes = list(_with_causes(error))
     for cause in causes:
@@ -82,7 +82,7 @@ def _sentence_for(error: BaseException) -> str | None:
             "{repo_id} is neither a local folder nor in the cache, and HF_HUB_OFFLINE is set: unset it to ask the Hub."
         )
     if isinstance(error, EntryNotFoundError):
-        return None  # a file that is missing, here or on the Hub: transformers names it, or a cause says why
+        return None  # a file is missing, locally or on the Hub: transformers names it, or a cause says why
     if isinstance(error, HfHubHTTPError):
         return _sentence_for_status(error)
     if isinstance(error, HTTPError):
@@ -95,6 +95,6 @@ def _sentence_for_status(error: HfHubHTTPError) -> str:
     if status in _SENTENCES_BY_STATUS:
         return _SENTENCES_BY_STATUS[status]
     if status >= 500:
-        return f"The Hub has trouble of its own (status {status}): run the same command again later."
+        return f"The Hub has a problem (status {status}): run the same command again later."
     text = " ".join((error.server_message or str(error)).split())
-    return f"The Hub refuses (status {status}): {text}".replace("{", "{{").replace("}", "}}")
+    return f"The Hub refused the request (status {status}): {text}".replace("{", "{{").replace("}", "}}")

@@ -1,4 +1,4 @@
-"""Which files of a saved model belong on the Hub, and whether they are all there."""
+"""Checks which files of a saved model belong on the Hub, and whether they are all there."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_imports
 
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from modeling_flallm.systems import DEFAULT_SYSTEM, SYSTEMS, system_of_visual_encoder
 
 from ..arguments.flag_values import is_repo_id
@@ -36,7 +37,7 @@ VOCABULARY_FILES = TOKENIZER_FILES - {
     "special_tokens_map.json",
     "chat_template.jinja",
 }
-MODEL_FILES = {"config.json", "generation_config.json"}
+MODEL_FILES = {"config.json", "generation_config.json", CALIBRATION_FILE}
 PROCESSOR_FILES = {"processor_config.json", "tokenizer_config.json"}
 VIDEO_PROCESSOR_FILE = "video_preprocessor_config.json"  # of a model without a tokenizer
 WEIGHT_INDEX = "model.safetensors.index.json"
@@ -49,8 +50,8 @@ class Kind:
     What belongs to a model of one type.
 
     Args:
-        auto_classes: with which it must load; the last is the one to load it with.
-        processor_files: that it must have.
+        auto_classes: classes that must be able to load it; the last is the one to load it with.
+        processor_files: files that it must have.
     """
 
     auto_classes: tuple[str, ...]
@@ -69,18 +70,19 @@ REPLACED_PATTERNS = (
     "*_slt.py",
     "systems.py",
     "chat_template.jinja",
+    CALIBRATION_FILE,
 )
 
 
 @dataclass
 class ModelFiles:
     """
-    What is sent of a folder.
+    What is uploaded from a folder.
 
     Args:
-        files: by its name in the repository, a path here, or content that differs from the file here.
-        left_out: names of files and folders that stay here.
-        auto_class: with which transformers loads the model, or the one that an adapter changes.
+        files: by name in the repository: a local path, or content that differs from the local file.
+        left_out: names of files and folders that are not uploaded.
+        auto_class: the class with which transformers loads the model, or the base model of an adapter.
     """
 
     files: dict[str, Path | bytes]
@@ -98,15 +100,14 @@ def read_model_folder(folder: Path, repo_id: str, base_model_repo_id: str | None
     The files of a model with its processor, or of a LoRA adapter, which training or `save_pretrained` left in a folder.
 
     Args:
-        repo_id: where they go; the model card names it.
-        base_model_repo_id: for an adapter: where on the Hub its base model is. Goes into what is sent, not into the
-            folder.
+        repo_id: where they are uploaded to; the model card names it.
+        base_model_repo_id: for an adapter: its base model on the Hub. Goes into the upload, not into the folder.
 
     Raises:
-        ValueError: that names everything that is missing or broken, or a file that does not lie in the folder.
+        ValueError: names everything that is missing or broken, or a file that is not inside the folder.
     """
     if not folder.is_dir():
-        raise ValueError(f"--model {folder} is no folder. Name the one in which training left the model.")
+        raise ValueError(f"--model {folder} is not a folder. Name the one in which training saved the model.")
     is_adapter = _has(folder, "adapter_config.json")
     if base_model_repo_id is not None and not is_adapter:
         raise ValueError(f"--base_model_repo_id is for a LoRA adapter, and {folder} holds a whole model. Leave it out.")
@@ -131,12 +132,14 @@ def _model_files(folder: Path) -> ModelFiles:
     modules, missing = _needed_modules(folder, references)
     problems += [f"{name} is missing, which another file needs" for name in sorted(missing)]
     _raise_if_any(folder, problems)
+    if _has(folder, CALIBRATION_FILE):
+        _parse_json(folder / CALIBRATION_FILE)  # a damaged one keeps the model from loading
     names = {*MODEL_FILES, *kind.processor_files, *TOKENIZER_FILES, CARD_FILE, *modules, *_weight_names(folder)}
     return ModelFiles(_existing(folder, names), auto_class=kind.auto_classes[-1])
 
 
 def _kind_of(folder: Path) -> Kind:
-    """Of a model type that no system has: that of a translation model, which is what people push."""
+    """For a model type that no system has, the kind of a translation model, which is what people push."""
     config = _read_json(folder / "config.json") if _has(folder, "config.json") else {}
     model_type = str(config.get("model_type"))
     if system_of_visual_encoder(model_type) is not None:
@@ -145,13 +148,13 @@ def _kind_of(folder: Path) -> Kind:
 
 
 def _auto_class_of_base(class_name: Any) -> str:
-    """Of the model that an adapter changes, by the name of its class, as peft has it."""
+    """The Auto class for an adapter's base model, by the class name that peft stores."""
     systems = (system for system in SYSTEMS.values() if system.model_class == class_name)
     return next(systems, DEFAULT_SYSTEM).auto_class
 
 
 def _adapter_files(folder: Path, base_model_repo_id: str | None) -> ModelFiles:
-    """An adapter brings its processor, if it lies beside it; the Python files come with the base model."""
+    """An adapter brings its processor, if it is in the folder; the Python files come with the base model."""
     if not _has(folder, "adapter_model.safetensors"):
         _raise_if_any(folder, ["adapter_model.safetensors is missing"])
     modules, missing = _needed_modules(folder, _processor_references(folder, PROCESSOR_FILES))
@@ -173,7 +176,7 @@ def _adapter_files(folder: Path, base_model_repo_id: str | None) -> ModelFiles:
 
 
 def _card_with_base(path: Path, base_model_repo_id: str) -> bytes:
-    """The card with the base model's id in place of the folder that peft writes there, which the Hub refuses."""
+    """The card with the base model's id replacing the folder that peft writes there, which the Hub rejects."""
     card = ModelCard.load(path, ignore_metadata_errors=True)
     card.data.base_model = base_model_repo_id
     card.data.tags = [tag for tag in card.data.tags or [] if not tag.startswith("base_model:")]
@@ -229,18 +232,18 @@ def _auto_maps(content: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _classes_of(values: Iterable[Any]) -> list[str]:
-    """A tokenizer's entry is a pair of classes, of which one may be null."""
+    """A tokenizer's entry is a pair of classes, one of which may be null."""
     entries = [entry for value in values for entry in (value if isinstance(value, list) else [value])]
     return [entry for entry in entries if isinstance(entry, str)]
 
 
 def _needed_modules(folder: Path, references: list[str]) -> tuple[set[str], set[str]]:
-    """Names of the Python files behind `module.Class` references and their relative imports: those here, and not."""
+    """File names of the `module.Class` references and their relative imports: those that exist, and those missing."""
     waiting = {reference.split("--")[-1].split(".")[0] for reference in references}
     present, missing = set(), set()
     while waiting:
         name = f"{waiting.pop()}.py"
-        if not name.removesuffix(".py").isidentifier() or not _has(folder, name):  # no path is the name of a module
+        if not name.removesuffix(".py").isidentifier() or not _has(folder, name):  # a module name is never a path
             missing.add(name)
         elif name not in present:
             present.add(name)
@@ -256,7 +259,7 @@ def _weight_names(folder: Path) -> list[str]:
 
 
 def _shard_names(folder: Path) -> set[str]:
-    """The files that an index names, which may be anybody's work: only weights beside it are taken."""
+    """The files that an index names. Anybody may have written it, so only weights next to it are accepted."""
     index = folder / WEIGHT_INDEX
     shards = _read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
@@ -282,7 +285,7 @@ def _broken_weights(folder: Path, names: list[str]) -> list[str]:
     problems = []
     for name in names:
         try:
-            with safe_open(folder / name, "pt"):  # reads the header, and compares it with the file's size
+            with safe_open(folder / name, "pt"):  # reads the header, and compares it with the file size
                 pass
         except FileNotFoundError:
             problems.append(f"{name} is missing")
@@ -297,10 +300,10 @@ def _existing(folder: Path, names: Iterable[str]) -> dict[str, Path | bytes]:
 
 def _has(folder: Path, name: str) -> bool:
     """
-    Whether a file is there.
+    Whether a file exists.
 
     Raises:
-        ValueError: for one that lies, or also lies, outside the folder.
+        ValueError: for a file that is outside the folder, or also exists there.
     """
     path = inside(folder, name)
     if not path.is_file():
@@ -310,11 +313,15 @@ def _has(folder: Path, name: str) -> bool:
     return True
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _parse_json(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = _parse_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold one JSON object, got {type(content).__name__}. Save the model again.")
     return content
@@ -331,7 +338,7 @@ def _raise_if_any(folder: Path, problems: list[str]) -> None:
 
 
 def replaced_files(in_repository: Iterable[str], sent: Iterable[str]) -> list[str]:
-    """Weights and Python files of an earlier push that the new one has no file for."""
+    """Weights, Python files and the calibration of an earlier push that the new one has no file for."""
     sent = set(sent)
     patterns = (*REPLACED_PATTERNS, *(f"*_{model_type}.py" for model_type in SYSTEMS))
     return sorted(

@@ -1,4 +1,4 @@
-"""Arguments that name a folder here or a repository on the Hub: which of the two, and what is wrong with a typo."""
+"""Arguments that name a local folder or a repository on the Hub: which of the two it is, and what a typo got wrong."""
 
 import difflib
 import os
@@ -8,12 +8,12 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-# The Hub has old repositories without an owner, such as gpt2, but takes no new ones, and nobody else has these models.
+# The Hub has a few old repositories without an owner, such as gpt2. No others can be created, and none has our models.
 ALWAYS_WITH_OWNER = ("vision_model_name_or_path",)
 
 
 def is_hub_id(name_or_path: str) -> bool:
-    """Whether a name that has been loaded is a repository on the Hub, and no folder or file here."""
+    """Whether a name that has been loaded is a repository on the Hub rather than a local folder or file."""
     return _is_valid_hub_id(name_or_path) and not Path(name_or_path).exists()
 
 
@@ -27,19 +27,19 @@ def _is_valid_hub_id(name_or_path: str) -> bool:
 
 def explain_missing_folder(name_or_path: str, needs_owner: bool = False) -> str | None:
     """
-    One sentence on a name that is no folder here and need not be looked for on the Hub: it is written as a path is, or
-    begins with a folder that is here. `None` for all others.
+    One sentence about a name that is not a local folder and cannot be on the Hub: it is written like a path, or begins
+    with a local folder. `None` for all other names.
 
     Args:
-        needs_owner: whether a name without a slash is no Hub id, either.
+        needs_owner: whether a name without a slash is not a Hub id either.
     """
     path = Path(name_or_path)
     if path.is_dir():
         return None
     if path.exists():
-        return f"{name_or_path!r} is a file. Name the folder that it lies in."
+        return f"{name_or_path!r} is a file. Name the folder that contains it."
     if name_or_path.startswith("~"):
-        return f"'~' is not replaced here. Write {os.path.expanduser(name_or_path)!r}."
+        return f"'~' is not expanded here. Write {os.path.expanduser(name_or_path)!r}."
     has_owner = "/" in name_or_path
     looks_like_a_path = name_or_path.startswith(".") or (has_owner and Path(path.parts[0]).exists())
     if _is_valid_hub_id(name_or_path) and (has_owner or not needs_owner) and not looks_like_a_path:
@@ -59,13 +59,13 @@ def _first_missing_part(path: Path) -> str:
 
 def check_model_names(arguments: Any) -> None:
     """
-    Every argument whose name ends with `name_or_path`, before anything is loaded or the Hub is asked.
+    Check every argument whose name ends in `name_or_path`, before loading anything or contacting the Hub.
 
     Raises:
-        ValueError: for what is no folder here and cannot be on the Hub.
+        ValueError: for a name that is not a local folder and cannot be on the Hub.
     """
     for argument, name in vars(arguments).items():
         if argument.endswith("name_or_path") and name is not None:
             reason = explain_missing_folder(name, needs_owner=argument in ALWAYS_WITH_OWNER)
             if reason is not None:
-                raise ValueError(f"--{argument} {name!r} is no folder here, and no model on the Hub: {reason}")
+                raise ValueError(f"--{argument} {name!r} is neither a local folder nor a model on the Hub: {reason}")

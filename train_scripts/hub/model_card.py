@@ -1,8 +1,8 @@
 """
-The model card of a training run: README.md, written from the facts in training_run.json beside it.
+The model card of a training run: README.md, written from the facts in training_run.json next to it.
 
-What somebody wrote into README.md by hand stays: then only the sections between two marks and the `model-index` of the
-front matter are written anew.
+Manual changes to README.md are kept: then only the sections between two marks and the `model-index` in the front matter
+are rewritten.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ from .training_run import (
 )
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
-METRIC_OF_SCORE = {name: re.match("[a-z]+", name)[0] for name in TITLE_OF_SCORE}  # as the Hub calls them
+METRIC_OF_SCORE = {name: re.match("[a-z]+", name)[0] for name in TITLE_OF_SCORE}  # the Hub's names for them
 SECTION = re.compile(r"<!-- flallm:(\w+):begin[^>]*-->.*?<!-- flallm:\1:end -->", re.DOTALL)
 MODEL_INDEX = re.compile(r"^model-index:[^\n]*\n(?:[ \t-][^\n]*\n|\n)*", re.MULTILINE)
 
@@ -51,8 +51,8 @@ MODEL_INDEX = re.compile(r"^model-index:[^\n]*\n(?:[ \t-][^\n]*\n|\n)*", re.MULT
 
 def write_model_card(folder: Path, run: TrainingRun) -> None:
     """
-    Write README.md and training_run.json. A README.md changed by hand keeps all but its marked sections and its
-    `model-index`; one that is not from a training run is left as it is.
+    Write README.md and training_run.json. If README.md was changed by hand, only its marked sections and its
+    `model-index` are replaced; a README.md that is not from a training run is not changed.
     """
     path, previous = folder / CARD_FILE, read_run(folder) if (folder / RUN_FILE).is_file() else None
     fresh = render(run)
@@ -60,12 +60,12 @@ def write_model_card(folder: Path, run: TrainingRun) -> None:
     if old is None or (previous is not None and previous.card_digest == _digest(old)):
         run.card_digest = _digest(fresh)
         if previous is None:
-            write_text(folder / RUN_FILE, _as_json(run))  # first, as a card without it counts as somebody else's
+            write_text(folder / RUN_FILE, _as_json(run))  # first, because a card without it counts as somebody else's
         write_text(path, fresh)
     elif previous is None:
-        print(f"{path} is not from a training run, so it is left as it is.", file=sys.stderr)
+        print(f"{path} is not from a training run, so it is not changed.", file=sys.stderr)
     else:
-        # Scores of earlier weights go, those that somebody added by hand stay.
+        # Scores of earlier weights are removed; scores that somebody added by hand stay.
         _write_like(path, _updated(old, fresh, run, outdated=_eval_results(previous)))
         run.card_digest = previous.card_digest
     write_text(folder / RUN_FILE, _as_json(run))
@@ -73,11 +73,11 @@ def write_model_card(folder: Path, run: TrainingRun) -> None:
 
 def write_base_card(folder: Path, base: str, change: str) -> None:
     """
-    README.md of a model that was made from another one, so that what is trained from it names that one, too. Nothing is
-    written over a README.md, nor where the other one does not come from the Hub.
+    Write README.md for a model that was made from another one, so that models trained from it name the original, too.
+    Does nothing if there already is a README.md, or if the original does not come from the Hub.
 
     Args:
-        base: folder or Hub id of the other one.
+        base: folder or Hub id of the original.
         change: what was done to it, as in "cut to fewer tokens".
     """
     path, bases = folder / CARD_FILE, base_ids(base)
@@ -90,7 +90,7 @@ def write_base_card(folder: Path, base: str, change: str) -> None:
 
 def save_adapter(model: PeftModel, folder: Path, run: TrainingRun, base_model: str | None = None) -> None:
     """
-    Save low-rank adapters alone, with a card of ours instead of the form to be filled in that PEFT leaves.
+    Save only the low-rank adapters, with our card instead of the template that PEFT writes.
 
     Args:
         base_model: folder or Hub id of the model that the adapters change.
@@ -105,7 +105,7 @@ def save_adapter(model: PeftModel, folder: Path, run: TrainingRun, base_model: s
 
 
 def write_adapter_card(folder: Path, run: TrainingRun, base_model: str | None = None) -> None:
-    """The card of adapters alone; `base_model` as in `save_adapter`."""
+    """The card for adapters alone; `base_model` as in `save_adapter`."""
     ids = [base_model] if base_model is not None and is_hub_id(base_model) else run.base_model_ids
     base = public_name(base_model) if base_model is not None else "the model it was trained on"
     write_model_card(
@@ -115,13 +115,13 @@ def write_adapter_card(folder: Path, run: TrainingRun, base_model: str | None = 
 
 def add_scores(folder: Path, scores: dict[str, Any], data: DatasetArguments, split: str, num_beams: int) -> None:
     """
-    Add scores to the card of a folder that training has left; those of the same data and split are replaced.
+    Add scores to the card in a folder with a trained model, replacing those of the same data and split.
 
     Args:
-        scores: as `translation_scores` gives them.
+        scores: as returned by `translation_scores`.
 
     Raises:
-        ValueError: as `read_run`, or if the front matter of README.md cannot be read.
+        ValueError: as in `read_run`, or if the front matter of README.md cannot be read.
     """
     run = read_run(folder)
     entry = score_entry(run, scores, split, num_beams, plain_name(data.dataset_name or public_name(data.dataset[0])))
@@ -132,13 +132,13 @@ def add_scores(folder: Path, scores: dict[str, Any], data: DatasetArguments, spl
 
 def add_confidence(folder: Path, confidence: dict[str, Any]) -> None:
     """
-    Write into the card of a folder that training has left how sure its model is.
+    Add the result of calibration to the card in a folder with a trained model.
 
     Args:
-        confidence: as `TrainingRun` has it.
+        confidence: as in `TrainingRun`.
 
     Raises:
-        ValueError: as `add_scores`.
+        ValueError: as in `add_scores`.
     """
     run = read_run(folder)
     run.confidence = confidence
@@ -149,11 +149,10 @@ def add_confidence(folder: Path, confidence: dict[str, Any]) -> None:
 
 def named_card(folder: Path, repo_id: str, base_model_id: str | None = None) -> dict[str, bytes]:
     """
-    README.md and training_run.json of a folder as they are to read in the repository `repo_id`, which "How to use" then
-    loads.
+    README.md and training_run.json of a folder, adapted to the repository `repo_id`, which "How to use" then loads.
 
     Args:
-        base_model_id: for an adapter, where on the Hub its base model is.
+        base_model_id: for an adapter, its base model on the Hub.
     """
     run, path = read_run(folder), folder / CARD_FILE
     old = path.read_text(encoding="utf-8") if path.is_file() else None
@@ -178,13 +177,13 @@ def _digest(text: str) -> str:
 
 
 def _write_like(path: Path, text: str) -> None:
-    """With the line ends that the file has."""
+    """Keeps the line ends of the file."""
     line_end = "\r\n" if b"\r\n" in path.read_bytes() else "\n"
     write_text(path, text, newline=line_end)
 
 
 def _updated(old: str, fresh: str, run: TrainingRun, outdated: list[EvalResult]) -> str:
-    """`old` with the marked sections of `fresh`, and with the run's scores among those of the front matter."""
+    """`old` with the marked sections of `fresh`, and with the run's scores merged into those of the front matter."""
     sections = {match[1]: match[0] for match in SECTION.finditer(fresh)}
     text = SECTION.sub(lambda match: sections.get(match[1], match[0]), old)
     front_matter = REGEX_YAML_BLOCK.search(text)
@@ -201,18 +200,18 @@ def _known_results(card: str) -> list[EvalResult]:
     try:
         return ModelCard(card).data.eval_results or []
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"The front matter of {CARD_FILE} cannot be read: {error} Mend or remove it.") from error
+        raise ValueError(f"The front matter of {CARD_FILE} cannot be read: {error} Fix or remove it.") from error
 
 
 def _with_results(front_matter: str, model_name: str, results: list[EvalResult]) -> str:
-    """The YAML text in which nothing but `model-index` has changed."""
+    """The YAML text with nothing but `model-index` changed."""
     text = MODEL_INDEX.sub("", front_matter + "\n")
     if results:
         text += ModelCardData(model_name=model_name.split("/")[-1], eval_results=results).to_yaml()
     return text.removesuffix("\n")
 
 
-# From the facts to the text
+# From facts to text
 
 
 def render(run: TrainingRun) -> str:
@@ -282,7 +281,7 @@ def _card_data(run: TrainingRun) -> ModelCardData:
 
 
 def _tags(run: TrainingRun) -> list[str]:
-    """All models of these commands are found by `flallm`, those of further systems by their own names, too."""
+    """All models of these commands have the tag `flallm`; those of other systems also have a tag of their own."""
     tags = find_stage(run.stage)[0].hub_tags
     return [*tags, run.sign_language] if run.sign_language else [*tags]
 
@@ -312,7 +311,7 @@ def _eval_results(run: TrainingRun) -> list[EvalResult]:
 
 
 def _dataset_type(run: TrainingRun, dataset: str) -> str:
-    """The id on the Hub, or a name in the form of one: scores are told apart by it."""
+    """The id on the Hub, or a name in the same form, which tells scores apart."""
     if dataset == run.data["name"] and run.data["hub_id"]:
         return run.data["hub_id"]
     return dataset if is_hub_id(dataset) else re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-") or "unnamed"
@@ -336,7 +335,7 @@ def _value_text(value: Any) -> str:
         return " ".join(map(str, value))
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return " ".join(str(value).split()).replace("|", "\\|")  # a prompt may be of several lines
+    return " ".join(str(value).split()).replace("|", "\\|")  # a prompt may have several lines
 
 
 def _duration_text(seconds: float) -> str:

@@ -1,11 +1,10 @@
 """
-The settings of a training run, each beside the value that the paper's recipe gives it.
+The settings of a training run, each next to its value in the paper's recipe.
 
-Where a value of a recipe comes from, its preset says in the comment behind it.
+Where a value of a recipe comes from, its preset says in `sources`.
 """
 
 import dataclasses
-import re
 from enum import Enum
 from typing import Any
 
@@ -14,10 +13,10 @@ from transformers import PreTrainedConfig
 from modeling_flallm.systems import Stage, System
 
 from ..arguments.data_arguments import DataArguments
-from ..arguments.dataclass_parser import CONFIG_FOLDER, read_yaml
+from ..arguments.dataclass_parser import read_sources, read_yaml
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 
-# Of the arguments that also say where files lie and how to log, those that change what is learned or chosen.
+# Among the arguments that also cover paths and logging, those that affect what is learned or chosen.
 TRAINING_SETTINGS = (
     "num_train_epochs",
     "max_steps",
@@ -62,13 +61,13 @@ WORD_SETTINGS = (
 
 
 def deviations(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Settings whose value is not that of the paper's preset; the seed is none."""
+    """Settings whose value differs from the paper's preset; the seed does not count."""
     return [setting for setting in settings if setting["value"] != setting["paper"] and setting["name"] != "seed"]
 
 
 def settings_beside_recipe(all_arguments: tuple[Any, ...], preset: str) -> list[dict[str, Any]]:
     """Every argument that shapes the model, beside the value that the paper's preset gives it."""
-    paper, sources = read_yaml(preset), _sources(preset)
+    paper, sources = read_yaml(preset), read_sources(preset)
     settings = [
         _setting(
             argument.name,
@@ -97,7 +96,7 @@ def _clips_per_step(
         "clips_per_step",
         num_clips if training.max_frames_per_batch is None else "a varying number of",
         paper[name],
-        sources[name].partition(";")[0],
+        sources[name],
         "Clips of one step of the optimiser, over all devices.",
     )
 
@@ -114,19 +113,13 @@ def _is_setting(arguments: Any, name: str) -> bool:
     return name not in ("target_language", "also_measure_on") and not name.endswith("_name_or_path")
 
 
-def _sources(preset: str) -> dict[str, str]:
-    """Of each value of a preset, the comment behind it, which says where it comes from."""
-    text = (CONFIG_FOLDER / f"{preset}.yaml").read_text(encoding="utf-8")
-    return dict(re.findall(r"^(\w+): .*?  # (.*)$", text, re.MULTILINE))
-
-
 def _default(argument: dataclasses.Field) -> Any:
     has_factory = argument.default_factory is not dataclasses.MISSING
     return argument.default_factory() if has_factory else argument.default
 
 
 def _plain(name: str, value: Any) -> Any:
-    """The value as JSON has it. A fused optimiser calculates what the one without that word does."""
+    """The value as JSON stores it. A fused optimiser computes the same as the one without that word in its name."""
     value = value.value if isinstance(value, Enum) else value
     return value.removesuffix("_fused") if name == "optim" else value
 
@@ -161,20 +154,20 @@ def text_model_setting(config: PreTrainedConfig, paper: str, source: str) -> dic
 
 
 def _num_layers(config: PreTrainedConfig, side: str) -> int | str:
-    """T5 calls those of its encoder `num_layers`, and those of its decoder `num_decoder_layers`."""
+    """T5 calls the encoder's `num_layers`, and the decoder's `num_decoder_layers`."""
     names = (f"{side}_layers", f"num_{side}_layers", "num_layers")
     return next((getattr(config, name) for name in names if hasattr(config, name)), "unknown")
 
 
 def settings_of_encoder(vision_config: PreTrainedConfig, preset: str) -> list[dict[str, Any]]:
     """What a visual encoder shows by itself, where nothing is known of its training."""
-    paper, sources = read_yaml(preset), _sources(preset)
+    paper, sources = read_yaml(preset), read_sources(preset)
     values = _vision_values(vision_config)
     return [_setting(name, value, paper[name], sources[name]) for name, value in values.items() if name in paper]
 
 
 def _vision_values(vision_config: PreTrainedConfig) -> dict[str, Any]:
-    """What the visual encoder's configuration says, by the names of the arguments that set it."""
+    """The values in the visual encoder's configuration, by the names of the arguments that set them."""
     words = {name: getattr(vision_config, name) for name in WORD_SETTINGS if hasattr(vision_config, name)}
     frames = getattr(vision_config, "frame_config", vision_config)
     names = {name: name.removeprefix("visual_") for name in VISION_SETTINGS}

@@ -1,8 +1,8 @@
 """
 The facts of a training run, from which its model card is written: training_run.json.
 
-Every fact comes from the run: its arguments beside those of the paper's preset, what the Trainer measured, and the
-scores with their signatures. Of local paths only the last name is kept.
+All facts come from the run: its arguments next to those of the paper's preset, what the Trainer measured, and the
+scores with their signatures. Of local paths only the last part is kept.
 """
 
 import json
@@ -40,7 +40,7 @@ from .run_settings import (
 
 try:
     import resource
-except ImportError:  # Windows has none
+except ImportError:  # Windows does not have it
     resource = None
 
 RUN_FILE = "training_run.json"
@@ -49,19 +49,20 @@ RUN_FILE = "training_run.json"
 @dataclass
 class TrainingRun:
     """
-    What a model card says about a run; all of it JSON.
+    What a model card says about a run; all of it JSON-serializable.
 
     Args:
         stage: name of a stage in `modeling_flallm/systems.py`.
-        model_name: what "How to use" loads: a repository on the Hub, or a folder's name.
-        data: `name`, `source` (folder's name or Hub id), `hub_id` and `splits` with their numbers of clips and signers;
-            of further data sets that were trained on, which count in the training split, the same as `other_sources`
-            and `other_hub_ids`.
+        model_name: what "How to use" loads: a repository on the Hub, or the name of a folder.
+        data: `name`, `source` (name of a folder, or Hub id), `hub_id` and `splits` with their numbers of clips and
+            signers; further data sets that were trained on, which count towards the training split, are in
+            `other_sources` and `other_hub_ids`.
         base_models: public name of each pretrained part by its role; `base_model_ids` those that are on the Hub.
-        settings: the recipe, each with `name`, `value`, `paper`, `source` and `meaning`.
+        settings: the recipe, each with `name`, `value`, `paper` (the recipe's value), `source` (where that one is from)
+            and `meaning`.
         follows_sltbaselines: whether most settings are those of the system's `other_recipe`; today only that of
             sltbaselines is one.
-        stage1: deviations and training of the stage that made the visual encoder, where it was an earlier one.
+        stage1: deviations and training of the stage that made the visual encoder, if that was an earlier one.
         training: time, hardware, versions, numbers of parameters.
         scores: one entry per data set and split, with signatures.
         retrieval: for a model that does not translate: its scores by split.
@@ -107,12 +108,12 @@ def describe_run(
     model: PreTrainedModel,
 ) -> TrainingRun:
     """
-    What is known before training.
+    Record what is known before training.
 
     Args:
         stage: the stage's own arguments, such as `VisualInitialingArguments`.
-        splits: the data by split; `None` for what is streamed, whose size nobody knows.
-        model: as it will be trained, frozen parts and adapters included.
+        splits: the data by split; `None` for a stream, whose size is unknown.
+        model: as it will be trained, including frozen parts and adapters.
     """
     system, known = find_stage(stage.stage_name)
     preset = f"{system.recipe.prefix}_{known.name}"
@@ -149,14 +150,14 @@ def describe_run(
 
 
 def public_name(name_or_path: str) -> str:
-    """A Hub id as it is; of a path only the last name, without what Markdown or HTML would take for its own."""
+    """A Hub id unchanged; of a path only the last part, without characters that Markdown or HTML would interpret."""
     return plain_name(name_or_path if is_hub_id(name_or_path) else Path(name_or_path).absolute().name)
 
 
 def base_ids(name_or_path: str) -> list[str]:
     """
-    What a model comes from on the Hub: itself, or what README.md in its folder names as `base_model`. That of one of
-    our stages names what its own parts were, which is not what a later stage is made from.
+    What a model comes from on the Hub: itself, or the `base_model` of the README.md in its folder. Not the models of
+    our own stages: their `base_model` names the origins of their parts, which a later stage is not made from.
     """
     if is_hub_id(name_or_path):
         return [name_or_path]
@@ -199,7 +200,7 @@ def _describe_split(split: datasets.Dataset | None) -> dict[str, int | None]:
 
 
 def _record_of_vision_stage(name_or_path: str, vision_config: PreTrainedConfig, preset: str) -> dict[str, Any]:
-    """From that model's own training_run.json; without one, what the visual encoder shows by itself."""
+    """From that model's own training_run.json; without one, from the visual encoder itself."""
     run = _find_run(name_or_path)
     if run is not None:
         return run.stage1 or {"is_whole": True, "deviations": deviations(run.settings), "training": run.training}
@@ -207,13 +208,13 @@ def _record_of_vision_stage(name_or_path: str, vision_config: PreTrainedConfig, 
 
 
 def longest_clip_of_training(name_or_path: str) -> int | None:
-    """Visual tokens of the longest clip that a local or a Hub model was trained on, or None where that is not known."""
+    """Visual tokens of the longest clip that a local or Hub model was trained on, or None if that is unknown."""
     run = _find_run(name_or_path)
     return None if run is None else run.training.get("longest_clip_in_visual_tokens")
 
 
 def _find_run(name_or_path: str) -> TrainingRun | None:
-    """The record of a local or a Hub model, or None where there is none that can be read."""
+    """The record of a local or Hub model, or None if there is none that can be read."""
     try:
         if is_hub_id(name_or_path):
             return read_run(Path(hf_hub_download(name_or_path, RUN_FILE)).parent)
@@ -230,7 +231,7 @@ def complete_run(run: TrainingRun, trainer: Seq2SeqTrainer, data: DataArguments,
     Add what is known after training.
 
     Args:
-        metrics: of `trainer.train()`.
+        metrics: those of `trainer.train()`.
     """
     training = trainer.args
     run.training |= {
@@ -253,15 +254,15 @@ def complete_run(run: TrainingRun, trainer: Seq2SeqTrainer, data: DataArguments,
 
 def add_run_scores(run: TrainingRun, trainer: Seq2SeqTrainer, data: DataArguments, scores: dict[str, float]) -> None:
     """
-    Add how well the model translates, or finds sentences.
+    Add how well the model translates, or retrieves sentences.
 
     Args:
-        scores: of `trainer.evaluate()`, with the prefix `eval_`.
+        scores: those of `trainer.evaluate()`, with the prefix `eval_`.
     """
     training = trainer.args
     named_scores = {name.removeprefix("eval_"): value for name, value in scores.items()}
     if TITLE_OF_SCORE.keys() <= named_scores.keys():
-        # The Trainer reports numbers only. How they were computed does not depend on the sentences.
+        # The Trainer only reports numbers. The signatures do not depend on the sentences.
         example = translation_scores(["a"], ["a"], language=data.spoken_language, num_resamples=0)
         split = usual_split_name(data.evaluation_split)
         named_scores |= {
@@ -277,10 +278,10 @@ def add_run_scores(run: TrainingRun, trainer: Seq2SeqTrainer, data: DataArgument
 
 def add_retrieval(run: TrainingRun, scores: dict[str, float], prefix: str, split: str) -> None:
     """
-    Add how well videos find their sentences.
+    Add how well videos retrieve their sentences.
 
     Args:
-        scores: as the Trainer gives them, with `prefix` in front of their names.
+        scores: those of the Trainer, with `prefix` before their names.
     """
     run.retrieval[usual_split_name(split)] = {
         name.removeprefix(f"{prefix}_"): value
@@ -296,7 +297,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _peak_memory_in_bytes(device: torch.device) -> int:
-    """Of the accelerator, or of this process on a CPU."""
+    """Of the accelerator or, on a CPU, of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if resource is None:
@@ -327,13 +328,13 @@ def score_entry(
 def read_run(folder: Path) -> TrainingRun:
     """
     Raises:
-        ValueError: if the folder holds no record of a training run.
+        ValueError: if the folder has no record of a training run.
     """
     path = folder / RUN_FILE
     if not path.is_file():
         raise ValueError(
-            f"{folder} must be the folder of a model as training leaves it, with {RUN_FILE} in it, which the model "
-            "card is written from. There is none."
+            f"{folder} must be the folder of a trained model with {RUN_FILE} in it, from which the model card is "
+            "written. There is no such file."
         )
     try:
         return TrainingRun(**json.loads(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""One commit on the Hub. The repository is made if need be; what is meant to be private never goes to a public one."""
+"""Uploads one commit to the Hub. Creates the repository if needed, and never sends private content to a public one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from .hub_folder import replaced_files
 
 @dataclass
 class Upload:
-    """What becomes one commit; `repo_type` is model or space, `files` and `auto_class` as in ModelFiles."""
+    """The content of one commit; `repo_type` is model or space, `files` and `auto_class` as in ModelFiles."""
 
     repo_id: str
     repo_type: str
@@ -29,7 +29,7 @@ class Upload:
 
 def send(api: HfApi, upload: Upload, private: bool, commit_message: str, variables: dict[str, str]) -> str:
     """
-    Make the repository if need be, and one commit in it; returns the commit's id.
+    Create the repository if needed, and make one commit in it; returns the commit's id.
 
     Args:
         variables: environment variables of a Space.
@@ -71,13 +71,13 @@ def _check_visibility(upload: Upload, is_private: bool, private: bool) -> None:
             "is meant; else make it private in its settings first."
         )
     if is_private and not private:
-        print(f"{upload.repo_id} exists and stays private; it is made public in its settings.")
+        print(f"{upload.repo_id} exists and stays private; you can make it public in its settings.")
 
 
 def _check_same_kind(upload: Upload, present: list[str]) -> None:
-    """An adapter beside a whole model would change what both of them load as."""
+    """An adapter next to a whole model would change what both of them load as."""
     sends_adapter, holds_adapter = ("adapter_config.json" in names for names in (upload.files, present))
     if sends_adapter and "config.json" in present:
-        raise ValueError(f"{upload.repo_id} holds a whole model: push the adapter to a repository of its own.")
+        raise ValueError(f"{upload.repo_id} holds a whole model: push the adapter to a different repository.")
     if holds_adapter and not sends_adapter:
-        raise ValueError(f"{upload.repo_id} holds an adapter: push the whole model to a repository of its own.")
+        raise ValueError(f"{upload.repo_id} holds an adapter: push the whole model to a different repository.")

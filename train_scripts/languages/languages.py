@@ -1,4 +1,4 @@
-"""Tags of spoken and of sign languages: checked, and named with the list of ISO 639 that `datasets` carries."""
+"""Tags of spoken and sign languages: validated, and named with the ISO 639 list that ships with `datasets`."""
 
 import functools
 import importlib.util
@@ -6,13 +6,13 @@ import json
 import re
 from pathlib import Path
 
-LOCAL_USE = re.compile(r"q[a-t][a-z]")  # what ISO 639-3 leaves to its users: qaa to qtz
+LOCAL_USE = re.compile(r"q[a-t][a-z]")  # codes that ISO 639-3 reserves for local use: qaa to qtz
 SIGN_LANGUAGE_EXAMPLES = "gsg (German), ase (American) or csl (Chinese)"
 
 
 @functools.cache
 def _language_names() -> dict[str, str]:
-    """English names by ISO 639-1 code or, where there is none, ISO 639-3 code; empty if the list is not there."""
+    """English names by ISO 639-1 code or, where there is none, ISO 639-3 code; empty if the list is missing."""
     package = Path(importlib.util.find_spec("datasets").origin).parent
     path = package / "utils" / "resources" / "languages.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -24,21 +24,16 @@ def primary_language(tag: str) -> str:
 
 
 def language_name(tag: str | None) -> str | None:
-    """English name of a spoken or sign language, or None where the list has none."""
+    """English name of a spoken or sign language, or None if it is not in the list."""
     name = _language_names().get(primary_language(tag)) if tag else None
     return name and name.split(";")[0]
-
-
-def language_in_prompt(tag: str | None, default: str) -> str:
-    """What a prompt calls the language of a tag: its English name, the tag where it has none, `default` for no tag."""
-    return language_name(tag) or tag or default
 
 
 def check_spoken_language(tag: str | None) -> None:
     """
     Raises:
-        ValueError: for a tag that is not of the form `de`, `zh_CN` or `deu_Latn`, for two letters that are no code of
-            ISO 639-1, and for the code of a sign language.
+        ValueError: for a tag that is not of the form `de`, `zh_CN` or `deu_Latn`, for two letters that are not an
+            ISO 639-1 code, and for the code of a sign language.
     """
     if tag is None:
         return
@@ -47,9 +42,9 @@ def check_spoken_language(tag: str | None) -> None:
         raise ValueError(f"{expected}, got {tag!r}.")
     code, name = primary_language(tag), language_name(tag)
     if name is None and len(code) == 2 and _language_names():
-        raise ValueError(f"{expected}; {tag!r} is the code of no language.")
+        raise ValueError(f"{expected}; {tag!r} is not the code of any language.")
     if name is not None and _is_sign_language(name):
-        raise ValueError(f"{expected}; {tag!r} is {name}. Name that with --sign_language.")
+        raise ValueError(f"{expected}; {tag!r} is {name}. Pass that as --sign_language.")
 
 
 def check_sign_language(tag: str | None) -> None:
@@ -64,9 +59,9 @@ def check_sign_language(tag: str | None) -> None:
         raise ValueError(f"{expected}, got {tag!r}.")
     name = language_name(tag)
     if name is None and _language_names():
-        raise ValueError(f"{expected}; {tag!r} is none. A language without a code takes one of qaa to qtz.")
+        raise ValueError(f"{expected}; {tag!r} is not. A language without a code may use qaa to qtz.")
     if name is not None and not _is_sign_language(name):
-        raise ValueError(f"{expected}; {tag!r} is {name}, which is none.")
+        raise ValueError(f"{expected}; {tag!r} is {name}, which is not a sign language.")
 
 
 def _is_sign_language(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Language codes of multilingual tokenizers (mBART, mBART-50, NLLB, M2M100), and what ISO tags mean among them."""
+"""Language codes of multilingual tokenizers (mBART, mBART-50, NLLB, M2M100), and how ISO tags map to them."""
 
 import re
 
@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .languages import primary_language
 
-# ISO 639-1 beside ISO 639-3 as NLLB writes it: of a macrolanguage the variety that it knows.
+# ISO 639-1 codes with the ISO 639-3 codes that NLLB uses; for a macrolanguage, the variety it supports.
 ISO_639_3 = dict(
     re.findall(
         r"(\w{2}) (\w{3})",
@@ -21,7 +21,7 @@ ISO_639_3 = dict(
     uz uzn,vi vie,wo wol,xh xho,yi ydd,yo yor,zh zho,zu zul""",
     )
 )
-# Where a language is written in several scripts and the tag says none.
+# The script to use where a language has several and the tag does not say which.
 USUAL_SCRIPT = {"zho": "hans", "arb": "arab"}
 SCRIPT_OF_REGION = {"cn": "hans", "sg": "hans", "tw": "hant", "hk": "hant", "mo": "hant"}
 
@@ -30,17 +30,17 @@ def language_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Token id of each language code that a multilingual tokenizer knows; empty for any other."""
     if not hasattr(tokenizer, "tgt_lang"):
         return {}
-    ids = getattr(tokenizer, "lang_code_to_id", None)  # NLLB has its codes among the special tokens only
+    ids = getattr(tokenizer, "lang_code_to_id", None)  # NLLB lists its codes only among the special tokens
     return ids or {code: tokenizer.convert_tokens_to_ids(code) for code in tokenizer.extra_special_tokens}
 
 
 def set_target_language(tokenizer: PreTrainedTokenizerBase, target_language: str | None) -> None:
     """
-    Tell a multilingual tokenizer (mBART, NLLB, M2M100) which language it writes.
+    Set the language that a multilingual tokenizer (mBART, NLLB, M2M100) writes.
 
     Raises:
-        ValueError: if the tokenizer knows languages and none, or one it does not know, is named; or if it knows none
-            and one is named.
+        ValueError: if the tokenizer has languages and none, or an unknown one, is given; or if it has none and one is
+            given.
     """
     languages = language_ids(tokenizer)
     if not languages:
@@ -49,12 +49,12 @@ def set_target_language(tokenizer: PreTrainedTokenizerBase, target_language: str
         return
     if target_language is None:
         raise ValueError(
-            "The tokenizer writes several languages: name one with --target_language, for example de_DE (mBART) or "
+            "The tokenizer writes several languages: choose one with --target_language, for example de_DE (mBART) or "
             "deu_Latn (NLLB)."
         )
     if target_language not in languages:
         raise ValueError(
-            f"--target_language {target_language} is none of the tokenizer's languages: {', '.join(languages)}."
+            f"--target_language {target_language} is not one of the tokenizer's languages: {', '.join(languages)}."
         )
     tokenizer.src_lang = tokenizer.tgt_lang = target_language
 
@@ -64,7 +64,7 @@ def language_code(tag: str, codes: list[str]) -> str:
     The tokenizer's code for a language tag: `"de"` -> `"de_DE"` (mBART), `"deu_Latn"` (NLLB) or `"de"` (M2M100).
 
     Raises:
-        ValueError: if there is none, or if the tag does not say which of several is meant.
+        ValueError: if there is no such code, or if the tag could mean several of them.
     """
     subtags = _subtags(tag)
     same = [code for code in codes if _subtags(code) == subtags]
@@ -80,7 +80,7 @@ def language_code(tag: str, codes: list[str]) -> str:
     wanted = wanted or {USUAL_SCRIPT.get(language)}
     narrowed = [code for code in found if wanted & set(_subtags(code)[1:])]
     if len(narrowed) != 1:
-        raise ValueError(f"{tag!r} may be any of the tokenizer's languages {', '.join(found)}. Name one of them.")
+        raise ValueError(f"{tag!r} could be any of the tokenizer's languages {', '.join(found)}. Choose one of them.")
     return narrowed[0]
 
 
@@ -94,8 +94,8 @@ def _iso_639_3(code: str) -> str:
 
 def target_languages(tokenizer: PreTrainedTokenizerBase, tags: list[str | None]) -> list[str | None]:
     """
-    The tokenizer's code for each tag, and its own `tgt_lang` where there is none; `None` for all where the tokenizer
-    does not know languages.
+    The tokenizer's code for each tag, or its current `tgt_lang` for rows without one; `None` for all rows if the
+    tokenizer has no languages.
 
     Raises:
         ValueError: for a language that the tokenizer lacks.

@@ -1,1 +1,1 @@
-"""What depends on the machine: cores, precision, processes, and files that are whole or not there."""
+"""Everything that depends on the machine: cores, precision, worker processes and atomic file writes."""

@@ -1,8 +1,8 @@
 """
-Files that are whole or not there, however the process that writes them ends. Imports nothing heavy.
+Atomic writes: a file is either complete or absent, however the writing process ends. Imports nothing heavy.
 
-Each is written beside its place and then renamed into it, so that a reader sees the old content or the new one, never
-half of either, and a full disk costs nothing that was there before.
+Each file is written next to its destination and then renamed into place. Readers see either the old content or the new,
+never half of either, and a full disk destroys nothing that was there before.
 """
 
 import contextlib
@@ -15,21 +15,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-LEAVINGS = ".flallm-*.partial"  # what stays of a process that was killed while it wrote; nobody misses it
+LEAVINGS = ".flallm-*.partial"  # left behind by a process that was killed while writing; safe to delete
 
 
 @contextlib.contextmanager
 def open_atomic(path: str | Path, mode: str = "w", newline: str | None = "\n") -> Iterator[IO[Any]]:
     """
-    A file to write, as UTF-8 text or in mode "wb": at the end of the block it takes the place of `path` and the old
-    file's permissions; after an error `path` is as it was. What a link names is written, and the link stays.
+    Open a file for writing, as UTF-8 text or in mode "wb". At the end of the block it replaces `path` and keeps the old
+    file's permissions; after an error `path` is unchanged. A symbolic link stays, and its target is replaced.
 
     Raises:
-        OSError: if it cannot be written; it names `path`.
+        OSError: if the file cannot be written; the error names `path`.
     """
     path = Path(path).resolve()
     text_options = {} if "b" in mode else {"encoding": "utf-8", "newline": newline}
-    if path.exists() and not path.is_file():  # a pipe or a terminal, which nothing can take the place of
+    if path.exists() and not path.is_file():  # a pipe or a terminal, which cannot be replaced
         with path.open(mode, **text_options) as file:
             yield file
         return
@@ -51,30 +51,30 @@ def open_atomic(path: str | Path, mode: str = "w", newline: str | None = "\n") -
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """As `open_atomic`."""
+    """Like `open_atomic`."""
     with open_atomic(path, "wb") as file:
         file.write(content)
 
 
 def write_text(path: str | Path, text: str, newline: str | None = "\n") -> None:
-    """As `open_atomic`; `newline` as `open` has it, "" for text whose line ends are to stay."""
+    """Like `open_atomic`; `newline` as in `open`: "" keeps the line ends of the text."""
     with open_atomic(path, newline=newline) as file:
         file.write(text)
 
 
 def write_json(path: str | Path, value: Any, **options: Any) -> None:
-    """As `open_atomic`; `options` of `json.dumps`, by default readable and not escaped."""
+    """Like `open_atomic`; `options` go to `json.dumps`. By default the output is indented and not ASCII-escaped."""
     write_text(path, json.dumps(value, **{"indent": 2, "ensure_ascii": False, **options}) + "\n")
 
 
 def write_json_lines(path: str | Path, values: Iterable[Any]) -> None:
-    """As `open_atomic`, one value a line."""
+    """Like `open_atomic`, one value per line."""
     with open_atomic(path) as file:
         file.writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """As `open_atomic`; a row without a column has an empty cell there."""
+    """Like `open_atomic`; a column that a row lacks is left empty."""
     with open_atomic(path, newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
@@ -82,12 +82,12 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[dict[str,
 
 
 def unfinished_folder(path: Path) -> Path:
-    """Where `write_folder` fills what becomes `path`: within it if it is there, as it may be another file system."""
+    """Where `write_folder` fills `path`: inside it if it exists, because it may be a separate file system."""
     return path / ".flallm-folder.partial" if path.is_dir() else path.with_name(f".flallm-{path.name}.partial")
 
 
 def holds_something(folder: Path) -> bool:
-    """But for what killed processes have left, which `write_folder` replaces."""
+    """Ignores the leftovers of killed processes, which `write_folder` replaces."""
     if unfinished_folder(folder).is_dir():
         return False
     return any(not path.match(LEAVINGS) for path in folder.iterdir())
@@ -95,16 +95,16 @@ def holds_something(folder: Path) -> bool:
 
 def write_folder(path: str | Path, fill: Callable[[Path], None]) -> None:
     """
-    A new folder that is whole or not there, or the content of an empty one: `fill` writes into another folder, which
-    is then renamed, or whose content is moved. What an earlier call left that was killed is deleted first.
+    Create a folder atomically, or fill an empty one: `fill` writes into a temporary folder, which is then renamed, or
+    whose content is moved. Leftovers of an earlier call that was killed are deleted first.
 
     Raises:
-        ValueError: if `path` holds anything but leavings.
+        ValueError: if `path` holds anything except such leftovers.
         OSError: if it cannot be written.
     """
     path = Path(path).resolve()
     if path.is_dir() and holds_something(path):
-        raise ValueError(f"{path} must be a new or empty folder, and it holds something. Name another, or remove it.")
+        raise ValueError(f"{path} must be a new or empty folder, but it is not empty. Name another, or remove it.")
     unfinished = unfinished_folder(path)
     _remove(unfinished)
     try:

@@ -1,4 +1,4 @@
-"""Processor cores: how many this process may use, and how many others keep busy. Imports nothing heavy."""
+"""Processor cores: how many this process may use, and how many other processes keep busy. Imports nothing heavy."""
 
 import os
 import sys
@@ -10,12 +10,12 @@ PROCESSOR_TIMES = Path("/proc/stat")
 
 
 def num_cores() -> int:
-    """Cores' worth of time that this process may use: of the cores it may run on, what its container allows."""
+    """Number of cores this process may use: its CPU affinity, capped by the CPU quota of its container."""
     return max(min(len(_own_cores()), _cores_of_container()), 1)
 
 
 def _own_cores() -> set[int]:
-    """Numbers of the cores that this process may run on."""
+    """Numbers of the cores this process may run on."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
@@ -28,13 +28,13 @@ def _cores_of_container() -> int:
 
 
 class BusyCores:
-    """How many of the cores that this process may run on are kept busy by others, from one question to the next."""
+    """Measures how many of the cores this process may run on were kept busy by other processes since the last call."""
 
     def __init__(self):
         self._seen = self._look()
 
     def since_last(self) -> float:
-        """Their mean number since the last question; 0 where the system does not tell (it is not Linux)."""
+        """Their average number since the last call; 0 where the system does not report it (anything but Linux)."""
         (before, busy_before), (now, busy) = self._seen, self._look()
         self._seen = (now, busy)
         if busy is None or busy_before is None or now <= before:
@@ -43,7 +43,7 @@ class BusyCores:
 
     @staticmethod
     def _look() -> tuple[float, float | None]:
-        """-> now, and the busy seconds of these cores up to now, without those of this process."""
+        """-> current time, and the seconds these cores have been busy so far, excluding this process."""
         try:
             lines = [line.split() for line in PROCESSOR_TIMES.read_text().splitlines()]
         except OSError:
@@ -54,11 +54,11 @@ class BusyCores:
 
 
 def _busy_ticks(values: list[str]) -> int:
-    """Of what a line says of a core: neither idle nor waiting for a disk, nor taken by the host."""
+    """Ticks of one core's line that were neither idle, nor waiting for a disk, nor taken by the host."""
     user, nice, system, _, _, irq, soft_irq = map(int, values[:7])
     return user + nice + system + irq + soft_irq
 
 
 def num_free_cores(busy: float) -> int:
-    """Cores that this process may use where others keep so many busy of those that it may run on; at least one."""
+    """Number of cores left for this process when other processes keep `busy` of its cores busy; at least one."""
     return max(min(num_cores(), len(_own_cores()) - round(busy)), 1)

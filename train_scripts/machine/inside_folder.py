@@ -1,4 +1,4 @@
-"""The one check of a name that a file of others gives: only what lies inside a folder is read from it or sent."""
+"""The one check on file names that come from other people's files: nothing outside a folder is read or uploaded."""
 
 import functools
 import os
@@ -7,14 +7,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 def inside(folder: Path, name: str) -> Path:
     """
-    The path of a file, here or not, that a table, an index or a configuration names within its folder.
+    The path of a file, existing or not, that a table, an index or a configuration names within its folder.
 
     Raises:
-        ValueError: for an absolute path, one that goes through `..`, a hidden file such as `.env` or one in a hidden
-            folder such as `.git`, and for a link that leads to one of these.
+        ValueError: for an absolute path, a path that goes through `..`, a hidden file such as `.env` or a file in a
+            hidden folder such as `.git`, and for a link that leads to one of these.
     """
     if not isinstance(name, str) or not name.strip() or "\0" in name:
-        raise ValueError(f"{name!r} is no name of a file in {folder}. Mend the file that names it.")
+        raise ValueError(f"{name!r} is not the name of a file in {folder}. Correct the file that names it.")
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if parts[:1] == ("/",) or PureWindowsPath(name).drive or ".." in parts:
         raise ValueError(f"{name!r} would leave {folder}. Put the file into that folder, and name it from there.")
@@ -31,20 +31,20 @@ def inside(folder: Path, name: str) -> Path:
 def _target(path: Path) -> Path:
     try:
         return path.resolve()
-    except (OSError, RuntimeError) as error:  # a circle of links, or a name that is too long
+    except (OSError, RuntimeError) as error:  # circular links, or a name that is too long
         raise ValueError(f"{path} cannot be read: {error}. Put the file itself in its place.") from error
 
 
-@functools.lru_cache(maxsize=100)  # a table names thousands of files of one folder
+@functools.lru_cache(maxsize=100)  # a table names thousands of files in one folder
 def roots(folder: Path) -> list[Path]:
-    """The folder; of a snapshot in the Hub's cache, whose files are links, also the folder that these lead to."""
+    """The folder; for a snapshot in the Hub's cache, whose files are links, also the folder they point into."""
     root = folder.resolve()
     snapshot = next((path for path in (root, *root.parents) if path.parent.name == "snapshots"), None)
     return [root] if snapshot is None else [root, snapshot.parent.parent / "blobs"]
 
 
 def is_also_outside(path: Path, folder: Path) -> bool:
-    """Whether a file has a further name, a hard link, outside the folder: then it may be anything of this machine."""
+    """Whether a file also has a hard link outside the folder: if so, it could be any file on this machine."""
     file = path.stat()
     if file.st_nlink == 1:
         return False

@@ -1,8 +1,8 @@
 """
-What a command has finished so far, kept as it comes, so that the same command goes on behind it. Imports nothing heavy.
+Results that a command has finished so far, saved as they come, so that the same command can resume after them. Imports
+nothing heavy.
 
-A file of JSON values, one a line. A line that a kill or a full disk tore off counts for nothing, and the next one
-begins behind it.
+The format is JSON lines. A line that was cut off by a kill or a full disk is ignored, and the next one starts after it.
 """
 
 import json
@@ -15,7 +15,7 @@ from .atomic_files import write_text
 
 
 def read_lines(path: Path) -> Iterator[Any]:
-    """The values of all whole lines."""
+    """The values of all complete lines."""
     for line in path.read_bytes().split(b"\n"):
         try:
             yield json.loads(line)
@@ -39,7 +39,7 @@ def append_lines(path: Path, values: Iterable[Any]) -> None:
 
 
 def state_of_file(path: Path) -> list[int] | None:
-    """Changes whenever the file does; `None` if there is none. JSON."""
+    """A value that changes whenever the file does; `None` if there is no file. JSON-serializable."""
     try:
         status = path.stat()
     except OSError:
@@ -49,14 +49,14 @@ def state_of_file(path: Path) -> list[int] | None:
 
 class KeptLines:
     """
-    A file whose first line holds the settings that the lines behind it depend on. It is made with the first line.
+    A file whose first line holds the settings that all following lines depend on. It is created with the first line.
 
     Args:
-        settings: values of JSON.
-        what: what the file holds, for the text of an error.
+        settings: JSON values.
+        what: what the file holds, for error messages.
 
     Raises:
-        ValueError: if there is a file and its settings cannot be read.
+        ValueError: if the file exists and its settings cannot be read.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], what: str):
@@ -72,17 +72,17 @@ class KeptLines:
         try:
             self._settings_before = dict(json.loads(self.path.read_bytes().split(b"\n")[0])["settings"])
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} cannot be read as {what}. Delete it to start anew.") from error
+            raise ValueError(f"{self.path} cannot be read as {what}. Delete it to start over.") from error
         _, *self.lines = read_lines(self.path)
 
     def changed_settings(self) -> dict[str, tuple[Any, Any]]:
-        """Old and new value of each setting that was another one when the file was begun; `None` for none."""
+        """Old and new value of each setting that has changed since the file was created; `None` if it had none."""
         names = dict.fromkeys([*self.settings, *self._settings_before])
         values = {name: (self._settings_before.get(name), self.settings.get(name)) for name in names}
         return {name: (before, now) for name, (before, now) in values.items() if before != now}
 
     def forget(self) -> None:
-        """The next line begins a new file."""
+        """Start a new file with the next line."""
         self.lines, self._is_begun = [], False
 
     def append(self, *values: Any) -> None:
@@ -93,5 +93,5 @@ class KeptLines:
         append_lines(self.path, values)
 
     def delete(self) -> None:
-        """Once the results are written."""
+        """Call this once the results are written."""
         self.path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """
-What this machine can do, and how a run uses it: precision, threads, processes and memory are decided here.
+Decides what this machine can do and how a run uses it: precision, threads, processes and memory.
 
-Presets name none of them, so that they suit every machine. `--bf16` and `--num_threads` overrule what is found.
+Presets set none of these, so that they work on every machine. `--bf16` and `--num_threads` override what is detected.
 """
 
 import ctypes
@@ -18,9 +18,9 @@ from .cores import BusyCores, num_cores, num_free_cores
 
 SECONDS_OF_LOOKING = 0.1
 MOST_LOADING_PROCESSES = 8
-# Numbers of glibc's malloc.h.
+# Constants from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-# A product of bfloat16 matrices of this size takes about a twentieth of a second where it is slowest.
+# Multiplying bfloat16 matrices of this size takes about a twentieth of a second on the slowest processors.
 SIDE_OF_TRIAL_MATRICES = 256
 
 
@@ -29,31 +29,31 @@ SIDE_OF_TRIAL_MATRICES = 256
 
 def computes_in_bfloat16(device: torch.device) -> bool:
     """
-    Whether the device has instructions for bfloat16. Where they are missing, torch computes in it all the same, but
-    slowly: on a processor with AVX2 alone, products of matrices take a hundred times as long as in float32.
+    Whether the device has instructions for bfloat16. Without them torch still computes in it, but slowly: on a
+    processor with only AVX2, matrix products take a hundred times as long as in float32.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        # The capability is that of torch's own kernels, which ATEN_CPU_CAPABILITY lowers.
+        # This is the capability of torch's own kernels, which ATEN_CPU_CAPABILITY lowers.
         return "AVX512" in torch.backends.cpu.get_cpu_capability() and torch.cpu._is_avx512_bf16_supported()
     return device.type != "meta" and is_torch_bf16_gpu_available()
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device computes in it, float32 elsewhere."""
+    """bfloat16 where the device has instructions for it, otherwise float32."""
     return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
 
 
 def computing_dtype(training: TrainingArguments) -> torch.dtype:
-    """In what a run computes where that is safe."""
+    """The precision in which a run computes wherever that is safe."""
     if training.bf16:
         return torch.bfloat16
     return torch.float16 if training.fp16 else torch.float32
 
 
 def cost_of_bfloat16() -> float:
-    """How many times as long as in float32 this processor takes for a product of bfloat16 matrices, by trying it."""
+    """How many times slower than float32 this processor multiplies bfloat16 matrices; measured."""
     return _seconds_of_a_product(torch.bfloat16) / _seconds_of_a_product(torch.float32)
 
 
@@ -68,8 +68,8 @@ def _seconds_of_a_product(dtype: torch.dtype) -> float:
 
 
 def default_device(use_cpu: bool = False) -> torch.device:
-    """The accelerator if there is one, unless the CPU is asked for."""
-    # current_accelerator() alone names what torch was built for, also on a machine that has none.
+    """The accelerator if there is one, unless the CPU is requested."""
+    # current_accelerator() alone returns what torch was built for, even on a machine that has none.
     has_one = torch.accelerator.is_available() and not use_cpu
     return torch.accelerator.current_accelerator() if has_one else torch.device("cpu")
 
@@ -79,13 +79,13 @@ def default_device(use_cpu: bool = False) -> torch.device:
 
 class ThreadsForFreeCores:
     """
-    Has torch compute in one thread for each core that others leave free, now and whenever `adapt` is called.
+    Makes torch use one thread per core that other programs leave free, now and whenever `adapt` is called.
 
-    Threads wait for each other in each layer. One that shares its core with another program holds up all of them, so
-    that one thread is faster than two. There are never more than torch had before this class lowered their number.
+    Threads wait for each other in every layer. A thread that shares its core with another program delays all of them,
+    so that one thread can be faster than two. There are never more than torch had before this class lowered the number.
     """
 
-    _lowered: tuple[int, int] | None = None  # to how many the last run of this process lowered them, and from how many
+    _lowered: tuple[int, int] | None = None  # number set by the last run of this process, and number before that
 
     def __init__(self):
         number = torch.get_num_threads()
@@ -96,17 +96,17 @@ class ThreadsForFreeCores:
         self.adapt()
 
     def adapt(self) -> None:
-        """For the cores that were free since the last call."""
+        """Set the number of threads to the cores that have been free since the last call."""
         number = min(num_free_cores(self._busy_cores.since_last()), self.most)
         torch.set_num_threads(number)
         ThreadsForFreeCores._lowered = (number, self.most)
 
 
 def num_loading_processes(device: torch.device) -> int:
-    """Processes that read videos while `device` trains: none beside a CPU, whose cores all train."""
+    """Processes that read videos while `device` trains: none when training on a CPU, which needs all its cores."""
     if device.type == "cpu":
         return 0
-    num_trainings = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's, on this machine
+    num_trainings = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun: its processes on this machine
     return max(min(num_cores() // num_trainings - 1, MOST_LOADING_PROCESSES), 0)
 
 
@@ -115,8 +115,8 @@ def num_loading_processes(device: torch.device) -> int:
 
 def keep_freed_memory() -> None:
     """
-    Have the C library keep the memory of freed tensors for the next ones, instead of giving it back to the system,
-    which clears every page anew: a fifth of the time of a training step on long clips. Only glibc can be told so.
+    Make the C library keep the memory of freed tensors for later ones, instead of returning it to the system, which
+    clears every page again: that costs a fifth of a training step on long clips. Only works with glibc.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
@@ -125,13 +125,13 @@ def keep_freed_memory() -> None:
     libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-# The whole
+# Everything together
 
 
 def prepare_machine(device: torch.device, num_threads: int | None = None) -> ThreadsForFreeCores | None:
     """
-    Threads and memory for a run that computes on `device`; returns what adapts the number of threads to other programs,
-    unless a number is given.
+    Set up threads and memory for a run that computes on `device`. Returns the object that adapts the number of threads
+    to other programs, or None if a number is given.
     """
     if device.type == "cpu":
         keep_freed_memory()
@@ -142,7 +142,7 @@ def prepare_machine(device: torch.device, num_threads: int | None = None) -> Thr
 
 
 def describe_machine(device: torch.device, dtype: torch.dtype) -> str:
-    """One line: what computes, in what precision, in how many threads; and what bfloat16 costs where it is slow."""
+    """One line: the device, its precision and number of threads, and the cost of bfloat16 where it is slow."""
     precision = str(dtype).removeprefix("torch.")
     if device.type != "cpu":
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -154,7 +154,7 @@ def describe_machine(device: torch.device, dtype: torch.dtype) -> str:
     )
     if dtype == torch.bfloat16 and not has_bfloat16:
         line += (
-            f" In bfloat16 this processor takes {cost_of_bfloat16():.0f} times as long for a product of matrices as in "
-            "float32: leave the precision out, and it is chosen for you."
+            f" A matrix product in bfloat16 takes this processor {cost_of_bfloat16():.0f} times as long as in float32: "
+            "leave the precision unset to have it chosen for you."
         )
     return line

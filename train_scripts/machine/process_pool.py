@@ -1,9 +1,9 @@
 """
-Work in several processes, the one way in which all commands do it. Imports nothing heavy, as every worker imports it.
+A pool of worker processes, shared by all commands. Imports nothing heavy, because every worker imports it.
 
-Workers are spawned, as forking a process with threads (torch, tqdm) can hang. Each has a pipe of its own and one task
-at a time: a worker that dies, which decoders in C can bring about, costs that task and nothing else. Workers do not run
-the caller's script again, so it needs no `if __name__ == "__main__":`, unless the function comes from it.
+Workers are spawned, since forking a process that has threads (torch, tqdm) can hang. Each has its own pipe and handles
+one task at a time: if a worker dies, as C decoders can make it, only that task is lost. Workers do not re-run the
+caller's script unless the function is defined in it, so the script needs no `if __name__ == "__main__":`.
 """
 
 import math
@@ -25,8 +25,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 SPAWN = multiprocessing.get_context("spawn")
-MOST_WORKERS = 256  # or twice the cores; more is a typing error, and would fill the memory
-SECONDS_TO_END = 2.0  # in which an ended worker may remove its half-written file
+MOST_WORKERS = 256  # or twice the cores; a larger number is a typing error and would fill the memory
+SECONDS_TO_END = 2.0  # time for a terminated worker to remove its half-written file
 NO_TASK = object()
 
 
@@ -37,7 +37,7 @@ def most_workers() -> int:
 def check_num_workers(name: str, value: int) -> None:
     """
     Raises:
-        ValueError: for a number of processes that cannot be meant; it begins with `name`, that of the flag.
+        ValueError: if the number of processes is out of range; the message begins with `name`, the name of the flag.
     """
     if not 1 <= value <= most_workers():
         raise ValueError(f"{name} must be from 1 to {most_workers()}, got {value}.")
@@ -51,19 +51,19 @@ def run_in_processes(
     seconds_for_a_task: float = math.inf,
 ) -> Iterator[tuple[Task, Result]]:
     """
-    Each task with `function(task)`, in the order in which they are finished.
+    Run `function(task)` for each task and yield each task with its result, in the order in which they finish.
 
     Args:
-        function: one that workers can import by its name; task and result are sent through a pipe.
-        tasks: taken one after another, when a worker is free.
-        num_workers: processes at most; no more are started than there are tasks.
-        lost: makes the result of a task whose worker died or took too long, of the task and what happened.
-        seconds_for_a_task: after which its worker is ended.
+        function: must be importable by name in the workers; tasks and results are sent through a pipe.
+        tasks: taken one at a time, whenever a worker is free.
+        num_workers: maximum number of processes; no more are started than there are tasks.
+        lost: makes the result for a task whose worker died or timed out, given the task and what happened.
+        seconds_for_a_task: timeout after which its worker is terminated.
 
     Raises:
-        ValueError: for fewer than one process, or far too many.
+        ValueError: for less than one process, or far too many.
         ChildProcessError: if workers die before they can take a task.
-        Exception: what `function` raised, with the worker's traceback as a note. All workers are ended then.
+        Exception: whatever `function` raised, with the worker's traceback as a note. All workers are terminated.
     """
     pool = _Pool(function, tasks, num_workers, lost, seconds_for_a_task)
     try:
@@ -73,7 +73,7 @@ def run_in_processes(
 
 
 class _Worker:
-    """A process, this side of its pipe, and the task that it is at."""
+    """A process, our end of its pipe, and its current task."""
 
     def __init__(self, function: Callable[[Any], Any], runs_script: bool):
         self.connection, other_side = SPAWN.Pipe()
@@ -95,7 +95,7 @@ class _Worker:
         self.connection.send(task)
 
     def close(self) -> None:
-        """Without a pipe it ends by itself."""
+        """Once its pipe is closed, the worker ends by itself."""
         self.connection.close()
 
 
@@ -144,7 +144,7 @@ class _Pool:
     def _start_worker(self) -> None:
         try:
             self._workers.append(_Worker(self._function, self._runs_script))
-        except OSError:  # too many processes or open files: the others do the work
+        except OSError:  # too many processes or open files: the other workers do the work
             if not self._workers:
                 raise
 
@@ -154,9 +154,9 @@ class _Pool:
         except (EOFError, OSError):
             yield from self._replace(worker)
             return
-        # An error that its pickled form does not give again.
+        # An exception that fails to unpickle.
         except Exception as error:
-            raise RuntimeError(f"What a worker process answered cannot be read: {error!r}.") from error
+            raise RuntimeError(f"The answer of a worker process cannot be read: {error!r}.") from error
         task, worker.task, worker.deadline = worker.task, NO_TASK, math.inf
         worker.is_ready = True
         self._give_next(worker)
@@ -179,12 +179,12 @@ class _Pool:
             return
         try:
             worker.give(task, self._seconds_for_a_task)
-        except OSError:  # it died while it waited: no fault of this task
+        except OSError:  # the worker died while idle: not the fault of this task
             worker.task = NO_TASK
             self._given_back.append(task)
 
     def _replace(self, worker: _Worker) -> Iterator[tuple[Any, Any]]:
-        """A dead worker by a new one, if there is work. One that could not even begin is not tried again."""
+        """Replace a dead worker if there is work left, unless it died before it could take a task."""
         self._remove(worker)
         if not worker.is_ready:
             if not self._workers and self._is_task_waiting():
@@ -221,7 +221,7 @@ class _Pool:
 
 
 def how_it_ended(exit_code: int) -> str:
-    """In words; negative exit codes are signals."""
+    """In words; negative exit codes mean signals."""
     if exit_code >= 0:
         return f"its process ended with exit status {exit_code}"
     try:
@@ -229,23 +229,23 @@ def how_it_ended(exit_code: int) -> str:
     except ValueError:
         name = f"signal {-exit_code}"
     why = ", as happens when memory runs out" if name == "SIGKILL" else ""
-    return f"its process was ended by {name}{why}"
+    return f"its process was killed by {name}{why}"
 
 
 def _why_no_worker_begins(exit_code: int) -> str:
     return (
-        f"No worker process could begin ({how_it_ended(exit_code)}). What it printed stands above. If a script calls "
-        'this, put what the script does under `if __name__ == "__main__":`. If memory is short, use fewer processes.'
+        f"No worker process could start ({how_it_ended(exit_code)}). Its output is above. If a script calls this, put "
+        'its code under `if __name__ == "__main__":`. If memory is short, use fewer processes.'
     )
 
 
 @contextmanager
 def _without_keyboard_interrupts() -> Iterator[None]:
-    """A process that is started inherits it: Ctrl-C reaches all, and only the one that was called answers it."""
+    """Child processes inherit this: Ctrl-C reaches all of them, but only the process that was called responds."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # else it is started in between, and lets interrupts through again
+    resource_tracker.ensure_running()  # otherwise it starts inside this block and unblocks interrupts again
     earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -255,7 +255,7 @@ def _without_keyboard_interrupts() -> Iterator[None]:
 
 @contextmanager
 def _script_hidden(is_hidden: bool) -> Iterator[None]:
-    """A process that is spawned runs the script again that `__main__` tells of: a notebook or stdin cannot be run."""
+    """A spawned process re-runs the script that `__main__` refers to, but a notebook or stdin cannot be run."""
     script = sys.modules["__main__"]
     if is_hidden:
         sys.modules["__main__"] = types.ModuleType("__main__")
@@ -270,11 +270,11 @@ def _script_hidden(is_hidden: bool) -> Iterator[None]:
 
 def _work(function: Callable[[Any], Any], pipe: connection.Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that files that are being written are removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that half-written files are removed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _answer_all(function, pipe)
-    except SystemExit as leaving:  # without what Python does at its end, which takes seconds after importing torch
+    except SystemExit as leaving:  # skip Python's own shutdown, which takes seconds once torch is imported
         sys.stderr.flush()
         os._exit(leaving.code if isinstance(leaving.code, int) else 1)
 
@@ -311,6 +311,6 @@ def _send(pipe: connection.Connection, answer: tuple[Exception | None, Any] | No
 
 
 def _end_with_parent() -> None:
-    """Also in the middle of a long task, if the run was killed."""
+    """Even in the middle of a long task, if the parent was killed."""
     multiprocessing.parent_process().join()
     os._exit(1)

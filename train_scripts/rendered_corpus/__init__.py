@@ -1,1 +1,1 @@
-"""A signing language of our own, and the figure that signs it."""
+"""An invented sign language, and the animated figure that signs it."""

@@ -94,7 +94,7 @@ SIGNS_BY_GLOSS = {sign.gloss: sign for sign in LEXICON}
 
 
 def select_signs(num_signs: int) -> tuple[Sign, ...]:
-    """Returns `num_signs` signs with which sentences can be made: first the smallest useful number of each category,
+    """Returns `num_signs` signs from which sentences can be made: first the smallest useful number of each category,
     then one more of each category in turn. Raises ValueError below MIN_NUM_SIGNS and above the size of the lexicon."""
     if not MIN_NUM_SIGNS <= num_signs <= len(LEXICON):
         raise ValueError(
@@ -125,7 +125,7 @@ class Clause:
 
     @classmethod
     def from_signs(cls, signs: Sequence[Sign]) -> "Clause":
-        """Reads a clause in signed order; an adjective belongs to the noun before it."""
+        """Parses a clause in signed order; an adjective belongs to the noun before it."""
         clause = cls()
         noun_phrase = clause.subject
         for sign in signs:
@@ -204,7 +204,7 @@ def _condition_words(signs: Sequence[Sign]) -> list[str]:
 
 
 class SentenceSampler:
-    """Draws random glosses from a set of signs; every sentence keeps the limits on signs and words above."""
+    """Draws random glosses from a set of signs; every sentence respects the limits on signs and words above."""
 
     def __init__(self, signs: Sequence[Sign], random_generator: np.random.Generator):
         self.random_generator = random_generator
@@ -218,8 +218,8 @@ class SentenceSampler:
         self.marker_probabilities = probabilities / probabilities.sum()
 
     def draw_distinct(self, num_sentences: int, known: Sequence[tuple[str, ...]] = ()) -> list[tuple[str, ...]]:
-        """Returns up to `num_sentences` gloss sequences, all different and none in `known`; fewer when the signs give
-        no new sentence in MAX_FRUITLESS_DRAWS draws."""
+        """Returns up to `num_sentences` gloss sequences, all distinct and none in `known`; fewer if MAX_FRUITLESS_DRAWS
+        draws yield no new sentence."""
         seen, sentences, fruitless_draws = set(known), [], 0
         while len(sentences) < num_sentences and fruitless_draws < MAX_FRUITLESS_DRAWS:
             glosses = self.draw()

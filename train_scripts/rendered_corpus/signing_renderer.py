@@ -1,12 +1,12 @@
 """Renders a signer of the embedded corpus: body, arms by inverse kinematics, hands, and the video file.
 
 Signing space: `lateral` grows from the body's midline towards the dominant hand, `height` grows downwards, both in
-units of the frame's width. Every signer is drawn right-handed, which puts the dominant hand on the viewer's left; the
-frames of a left-handed signer are mirrored at the end, as left-handed signing is mirrored signing.
+units of the frame's width. Every signer is drawn right-handed, which puts the dominant hand on the viewer's left; for a
+left-handed signer the frames are mirrored at the end, as left-handed signing is mirrored signing.
 
 A hand is a row of numbers: lateral, height, rotation of the fingers towards the midline in radians, palm radius, and
 five fingers of five (x, y) points each, in units of the hand's size, x towards the thumb and y along the fingers. Rows
-are interpolated, so the change from one sign into the next is smooth in place, rotation and handshape alike.
+are interpolated, so that position, rotation and handshape all change smoothly from one sign to the next.
 """
 
 import math
@@ -132,7 +132,7 @@ class Signer:
 
 def create_signer(name: str, skin_tone: float, is_left_handed: bool, random_generator: np.random.Generator) -> Signer:
     """Draws a signer; `skin_tone` from 0 (dark) to 1 (light) is given, so that a group of signers can cover the range.
-    Clothing and background are drawn until the skin stands out from both."""
+    Clothing and background are redrawn until the skin stands out from both."""
     positions = np.linspace(0.0, 1.0, len(SKIN_COLOURS))
     skin_colour = tuple(int(np.interp(skin_tone, positions, SKIN_COLOURS[:, channel])) for channel in range(3))
     background_colour = _draw_contrasting_colour(skin_colour, random_generator)
@@ -237,7 +237,7 @@ def _perform_sign(sign: Sign, signer: Signer, random_generator: np.random.Genera
 
 
 def _movement_path(movement: str, progress: np.ndarray) -> np.ndarray:
-    """Returns the way of the hand around its place, (frames, 2), for `progress` from 0 to 1."""
+    """Returns the path of the hand around its place, (frames, 2), for `progress` from 0 to 1."""
     along = MOVEMENT_EXTENT * (2 * _ease(progress) - 1)
     still = np.zeros_like(progress)
     turn = 2 * np.pi * progress
@@ -321,8 +321,8 @@ def _finger_points(hands: np.ndarray, signer: Signer) -> np.ndarray:
 
 def _arm_joints(hands: np.ndarray, signer: Signer) -> np.ndarray:
     """Returns shoulder, elbow and wrist of both arms in signing space, (frames, 2, 3, 2), by two-bone inverse
-    kinematics in three dimensions: the hand is held before the body, and the elbow points outwards, down and back. An
-    arm too short for its hand's place is stretched, so that the hand is where the sign wants it."""
+    kinematics in three dimensions: the hand is held in front of the body, and the elbow points outwards, down and back.
+    An arm too short for its hand's place is stretched, so that the hand is where the sign needs it."""
     rotation = hands[..., 2]
     wrist_offset = 0.35 * signer.hand_size * np.stack([SIDES * np.sin(rotation), np.cos(rotation)], axis=-1)
     wrists = np.concatenate([hands[..., :2] + wrist_offset, np.full((*rotation.shape, 1), HAND_DEPTH)], axis=-1)
@@ -427,8 +427,8 @@ def _draw_head(draw: ImageDraw.ImageDraw, signer: Signer, camera: Camera) -> Non
 
 
 def encode_mp4(frames: np.ndarray, path: str | Path, frames_per_second: int = FRAMES_PER_SECOND) -> None:
-    """Writes uint8 frames (frames, height, width, 3) as H.264 in yuv420p. Raises ValueError for another type or shape,
-    for no frames, and for an odd height or width, which yuv420p cannot hold."""
+    """Writes uint8 frames (frames, height, width, 3) as H.264 in yuv420p. Raises ValueError for any other dtype or
+    shape, for no frames, and for an odd height or width, which yuv420p does not support."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise ValueError(
             f"`frames` must be a uint8 array (frames, height, width, 3) with at least one frame, got {frames.dtype} "
@@ -438,7 +438,7 @@ def encode_mp4(frames: np.ndarray, path: str | Path, frames_per_second: int = FR
     if height % 2 or width % 2:
         raise ValueError(f"`frames` must have an even height and width for yuv420p, got {height}x{width}.")
     with av.open(str(path), "w") as container:
-        # With its macroblock tree, x264 does not give the same file twice.
+        # With its macroblock tree, x264 does not produce the same file twice.
         options = {"crf": "18", "preset": "ultrafast", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=frames_per_second, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -1,1 +1,1 @@
-"""What every training and evaluation shares: trainers, checkpoints, results that are kept."""
+"""Code that trainings and evaluations share: trainers, checkpoints, results that are kept."""

@@ -1,4 +1,4 @@
-"""Models, tokenizers and configurations to load, and which of their files is damaged, in one sentence."""
+"""Loads models, tokenizers and configurations, and reports in one sentence which of their files is damaged."""
 
 import contextlib
 import json
@@ -11,12 +11,13 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from modeling_flallm.loading_slt import damage_of_weights, load_whole
 
 from ..arguments.command_line import is_mistake_of_the_user
 from ..hub.hub_names import is_hub_id
 
-# What transformers, safetensors, tokenizers and torch raise for content that they cannot use.
+# Exceptions that transformers, safetensors, tokenizers and torch raise for content they cannot use.
 ERRORS_OF_CONTENT = (ValueError, RuntimeError, EOFError, SafetensorError, KeyError)
 MOST_CHARACTERS = 400
 
@@ -24,13 +25,13 @@ MOST_CHARACTERS = 400
 @contextlib.contextmanager
 def reading_model(*names: str | Path) -> Iterator[None]:
     """
-    Load models, tokenizers or configurations of these folders or Hub ids inside.
+    Load models, tokenizers or configurations of these folders or Hub ids inside this context.
 
     Raises:
-        ValueError: if that failed for what the files hold; it names the damaged file, where one cannot be read at all.
+        ValueError: if loading failed because of the files' content; it names the damaged file if one is unreadable.
     """
     for name in names:
-        # transformers goes on without one that it cannot read, and other sentences are then written.
+        # transformers skips such a file if it cannot read it, and the model then writes other sentences.
         damage = damage_in(name, ("generation_config.json",))
         if damage is not None:
             raise ValueError(damage)
@@ -42,7 +43,7 @@ def reading_model(*names: str | Path) -> Iterator[None]:
             if damage is not None:
                 raise ValueError(damage) from error
         is_out_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-        # tokenizers raises no kind of its own
+        # tokenizers raises plain Exceptions
         is_of_content = isinstance(error, ERRORS_OF_CONTENT) or type(error) is Exception
         if is_mistake_of_the_user(error) or is_out_of_memory or not is_of_content:
             raise
@@ -66,10 +67,10 @@ def read_model(auto_class: Any, name_or_path: str, **options: Any) -> PreTrained
     """
     Args:
         auto_class: of transformers, such as AutoModelForCausalLM.
-        options: as of `load_whole`.
+        options: those of `load_whole`.
 
     Raises:
-        ValueError: as `reading_model`, and for a model of which a weight is missing.
+        ValueError: as in `reading_model`, and for a model with a missing weight.
         OSError: as `from_pretrained`.
     """
     with reading_model(name_or_path):
@@ -77,13 +78,16 @@ def read_model(auto_class: Any, name_or_path: str, **options: Any) -> PreTrained
 
 
 def damage_in(name_or_path: str | Path, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> str | None:
-    """Of the JSON and safetensors files of a folder, or of what is cached of the Hub, the first that cannot be read."""
+    """
+    Of the JSON and safetensors files of a folder, or of what is cached of the Hub, the first that cannot be read. The
+    calibration is left out: the model says itself what to do about that.
+    """
     folder = _folder_of(str(name_or_path))
     files = [] if folder is None else sorted(path for pattern in patterns for path in folder.glob(pattern))
-    for path in files:
+    for path in (path for path in files if path.name != CALIBRATION_FILE):
         reason = _damage_of(path)
         if reason is not None:
-            return f"{path} is damaged ({reason}). Copy or download it again, or train the model anew."
+            return f"{path} is damaged ({reason}). Copy or download it again, or train the model again."
     return None
 
 
@@ -103,7 +107,7 @@ def _damage_of(path: Path) -> str | None:
         return " ".join(str(error).split()) or type(error).__name__
     is_config = path.name.endswith("config.json")
     return (
-        f"it should hold a dictionary, it holds a {type(value).__name__}"
+        f"it should hold a dictionary, but it holds a {type(value).__name__}"
         if is_config and type(value) is not dict
         else None
     )

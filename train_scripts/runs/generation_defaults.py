@@ -1,4 +1,4 @@
-"""How a model that was trained writes sentences, unless somebody asks for something else."""
+"""How a trained model generates sentences by default."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..languages.target_languages import language_ids
 
-MOST_TOKENS = 150  # sltbaselines' limit; of a model that reads a prompt, the prompt does not count
+MOST_TOKENS = 150  # sltbaselines' limit; the prompt of a prompted model does not count
 
 
 def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_beams: int) -> None:
     """
-    Beam search, whatever the language model was saved with: chat models sample. An encoder-decoder starts as in
-    training.
+    Beam search, whatever the language model was saved with, because chat models sample. An encoder-decoder starts as
+    in training.
     """
     most = model.get_max_num_tokens()
     model.generation_config = GenerationConfig(
@@ -20,7 +20,7 @@ def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         num_beams=num_beams,
-        # Not as max_new_tokens, over which --generation_max_length would have no power.
+        # Not as max_new_tokens, which would override --generation_max_length.
         max_length=min(MOST_TOKENS, most or MOST_TOKENS),
         **({} if model.is_prompted else _start_of_sentences(model, tokenizer)),
     )
@@ -28,8 +28,8 @@ def set_generation_defaults(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 
 def _start_of_sentences(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """
-    mBART moves the language code at the end of the labels to the front, NLLB has it first in the labels, others have
-    none: what the labels of a real sentence look like decides.
+    mBART moves the language code from the end of the labels to the front, NLLB has it first in the labels, and others
+    have none: this looks at the labels of a real sentence to decide.
     """
     labels = tokenizer(text_target="a", return_tensors="pt")["input_ids"]
     first_label = int(labels[0, 0])

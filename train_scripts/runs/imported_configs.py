@@ -1,4 +1,4 @@
-"""Configurations for checkpoints without one: read from the shapes of their weights, or known of their code."""
+"""Configurations for checkpoints without one: inferred from the shapes of their weights, or known from their code."""
 
 import re
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from .imported_weights import (
     weight_of,
 )
 
-MBART_POSITION_OFFSET = 2  # rows in front of mBART's learned positions
-# Of a text model, what its weights do not show. The values: pretrain_models/mytran/config.json of GFSLT-VLP.
+MBART_POSITION_OFFSET = 2  # extra rows at the start of mBART's learned positions
+# Settings of a text model that its weights do not show, from pretrain_models/mytran/config.json of GFSLT-VLP.
 LIGHT_TRANSFORMER = {
     "encoder_attention_heads": 8,
     "decoder_attention_heads": 8,
@@ -33,7 +33,7 @@ LIGHT_TRANSFORMER = {
 
 
 def read_vision_config(weights: Mapping[str, torch.Tensor]) -> FLaLLMVisionConfig:
-    """The visual encoder with the ResNet and the widths that the weights show; the rest is fixed in their code."""
+    """The visual encoder, with the ResNet and widths inferred from the weights; the rest is fixed in their code."""
     blocks = {tuple(match.groups()) for name in weights if (match := re.search(r"\.layer(\d)\.(\d+)\.", name))}
     depths = tuple(sum(stage == str(index) for stage, _ in blocks) for index in range(1, 5))
     has_bottlenecks = "vision_model.backbone.layer1.0.conv3.weight" in weights
@@ -47,12 +47,12 @@ def read_vision_config(weights: Mapping[str, torch.Tensor]) -> FLaLLMVisionConfi
                 temporal_padding="replicate",
             )
     raise ValueError(
-        f"The checkpoint's ResNet has {depths} blocks in its four stages, which is none of {', '.join(RESNET_STAGES)}."
+        f"The checkpoint's ResNet has {depths} blocks in its four stages, unlike {', '.join(RESNET_STAGES)}."
     )
 
 
 def read_text_sizes(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Those fields of an mBART configuration that the weights of the text model show."""
+    """The fields of an mBART configuration that can be inferred from the weights of the text model."""
     vocabulary_size, hidden_size = weight_of(weights, WORD_EMBEDDINGS).shape
     sizes = {"vocab_size": vocabulary_size, "d_model": hidden_size}
     for side in ("encoder", "decoder"):
@@ -67,14 +67,14 @@ def read_text_sizes(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
 def read_mbart_config(path: str) -> PreTrainedConfig:
     """
     Raises:
-        ValueError: if the file, folder or Hub id has no configuration of an mBART.
+        ValueError: if the file, folder or Hub id has no mBART configuration.
     """
     try:
         config = read_config(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} holds no configuration of a text model that can be read: {error}") from error
+        raise ValueError(f"{path} has no readable configuration of a text model: {error}") from error
     if not isinstance(config, MBartConfig):
-        raise ValueError(f"{path} must hold an mBART, as these checkpoints do, got model type {config.model_type!r}.")
+        raise ValueError(f"{path} must hold an mBART, like these checkpoints, got model type {config.model_type!r}.")
     return config
 
 
@@ -86,7 +86,7 @@ def build_text_config(
     tokenizer: PreTrainedTokenizerBase,
 ) -> MBartConfig:
     """
-    Sizes from the weights, the rest from `named_config`, the language model (stage 2) or Light-T as it is known.
+    Sizes come from the weights, the rest from `named_config`, the language model (stage 2) or the known Light-T.
 
     Raises:
         ValueError: if weights, tokenizer and configuration do not belong together.
@@ -125,7 +125,7 @@ def _settings_from(name: str, config: PreTrainedConfig, sizes: Mapping[str, int]
 
 
 def _check_light_transformer(sizes: Mapping[str, int], language_model: PreTrainedConfig) -> None:
-    """Heads and activation cannot be seen in weights: guess none for what may be another text model than Light-T."""
+    """Weights do not show heads and activation: guess neither if the text model may not be Light-T."""
     layers = sizes["encoder_layers"], sizes["decoder_layers"]
     if layers[0] != layers[1] or layers[1] == language_model.decoder_layers:
         raise ValueError(

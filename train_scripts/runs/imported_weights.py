@@ -1,4 +1,4 @@
-"""Checkpoints of GFSLT-VLP and sltbaselines: what their files hold, and their weights under our names."""
+"""Checkpoints of GFSLT-VLP and sltbaselines: the contents of their files, and their weights under our names."""
 
 import argparse
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-# Their prefix -> ours. The numbers are places within their nn.Sequential of K5 P2 K5 P2: convolution, BatchNorm, ReLU,
+# Their prefix -> ours. The numbers are indices in their nn.Sequential of K5 P2 K5 P2: convolution, BatchNorm, ReLU,
 # pooling, and the same again.
 PREFIXES = {
     "backbone.conv_2d.resnet.": "vision_model.backbone.",
@@ -22,8 +22,8 @@ PREFIXES = {
     "mbart.": "text_model.",
 }
 LEFT_OUT_PREFIXES = {
-    "model_txt.": "text encoder of C2RL's contrastive loss, no part of translation",
-    "logit_scale": "temperature of C2RL's contrastive loss, no part of translation",
+    "model_txt.": "text encoder of C2RL's contrastive loss, not part of translation",
+    "logit_scale": "temperature of C2RL's contrastive loss, not part of translation",
 }
 TRAINING_STATE = ("optimizer", "lr_scheduler", "epoch", "args")
 WORD_EMBEDDINGS = "text_model.model.shared.weight"
@@ -32,14 +32,14 @@ TIED_WEIGHTS = (
     "text_model.model.decoder.embed_tokens.weight",
     "text_model.lm_head.weight",
 )
-BATCH_NORM_EPSILON = 1e-5  # of torch, which neither repository changes
+BATCH_NORM_EPSILON = 1e-5  # torch's default, which neither repository changes
 # Both repositories, train_slt.py (--resize, --input-size), configs/ (data.max_length) and evaluate()
 FRAME_SIZE, CROP_SIZE, MAX_NUM_FRAMES, NUM_BEAMS = 256, 224, 300, 4
 
 
 @dataclass
 class Checkpoint:
-    """Weights by the names of `gloss_free_model`, its pixel sizes, and what else the file holds."""
+    """Weights by the names of `gloss_free_model`, the pixel sizes, and whatever else the file holds."""
 
     weights: dict[str, torch.Tensor]
     frame_size: int = FRAME_SIZE
@@ -56,13 +56,13 @@ class Conversion:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def drop(self, name: str, reason: str) -> None:
-        """Take out a weight of ours: the key that filled it is left out."""
+        """Remove one of our weights; the key that filled it is listed as left out."""
         source = self._source_of(name)
         self.left_out[source] = reason
         del self.targets[source], self.weights[name]
 
     def redirect(self, name: str, targets: Sequence[str]) -> None:
-        """The key that filled `name`, which is no weight of ours after all, has gone into `targets`."""
+        """Record that the key that filled `name`, which is not one of our weights after all, went into `targets`."""
         self.targets[self._source_of(name)] = list(targets)
         del self.weights[name]
 
@@ -73,7 +73,7 @@ class Conversion:
 def read_checkpoint(path: Path) -> Checkpoint:
     """
     Raises:
-        ValueError, OSError: if there is no such file, it is damaged, or it is no translation model's checkpoint.
+        ValueError, OSError: if the file does not exist, is damaged, or is not the checkpoint of a translation model.
     """
     content = _load(path)
     if not isinstance(content, Mapping):
@@ -81,14 +81,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     entries = dict(content) if "model" in content else {"model": content}
     weights = entries.pop("model")
     if not _are_weights_by_name(weights):
-        raise ValueError(f"{path} holds no weights by name: expected them as its entry 'model'.")
+        raise ValueError(f"{path} holds no weights by name: expected them under its key 'model'.")
     if any("model_images." in name for name in weights):
         raise ValueError(
             f"{path} comes from the visual-language pre-training (train_vlp.py), which has no adapter and no trained "
-            "decoder. Import a checkpoint that train_slt.py has written."
+            "decoder. Import a checkpoint written by train_slt.py."
         )
     if unknown := sorted(map(str, set(entries) - set(TRAINING_STATE))):
-        raise ValueError(f"{path} holds entries that are not known: {', '.join(unknown)}.")
+        raise ValueError(f"{path} holds unknown entries: {', '.join(unknown)}.")
     if all(name.startswith("module.") for name in weights):  # saved from within DistributedDataParallel
         weights = {name.removeprefix("module."): weight for name, weight in weights.items()}
     return Checkpoint(dict(weights), *_pixel_sizes(entries.get("args")), list(entries))
@@ -102,18 +102,18 @@ def _are_weights_by_name(weights: Any) -> bool:
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        raise FileNotFoundError(f"--checkpoint {path} is no file.")
+        raise FileNotFoundError(f"--checkpoint {path} is not a file.")
     try:
-        # Both repositories save their arguments in the best checkpoint. A Namespace is safe to allow: it has no
-        # __reduce__ or __setstate__ of its own, so making one only sets attributes, and these come from the same
-        # restricted unpickler. No function is called, and nothing else is allowed beyond what torch allows.
+        # Both repositories save their arguments in the best checkpoint. It is safe to allow a Namespace: it defines
+        # no __reduce__ or __setstate__, so creating one only sets attributes, which come from the same restricted
+        # unpickler. No function is called, and nothing else is allowed beyond what torch allows.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises depends on where a file is damaged
+    except Exception as error:  # torch raises different exceptions depending on the damage
         if asked_for := re.search(r"GLOBAL (\S+)", str(error)):
             raise ValueError(
-                f"{path} is refused: loading it would call {asked_for[1]}, which is no part of a checkpoint of weights "
-                "and may run code. Save its 'model' entry alone, where you trust the file."
+                f"{path} is refused: loading it would call {asked_for[1]}, which does not belong in a checkpoint "
+                "of weights and may run code. If you trust the file, save only its 'model' entry."
             ) from error
         raise ValueError(
             f"{path} cannot be read as a checkpoint of torch.save: it is damaged, cut off or something else."
@@ -121,7 +121,7 @@ def _load(path: Path) -> Any:
 
 
 def _pixel_sizes(arguments: Any) -> tuple[int, int]:
-    """-> frame size and crop size; the arguments that their best checkpoint holds may say others than the default."""
+    """-> frame size and crop size; the arguments in their best checkpoint may differ from the defaults."""
     sizes = getattr(arguments, "resize", FRAME_SIZE), getattr(arguments, "input_size", CROP_SIZE)
     if not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"The checkpoint's `args` must give resize and input_size in pixels, got {sizes}.")
@@ -143,7 +143,7 @@ def convert(checkpoint: Checkpoint) -> Conversion:
         if prefix is not None:
             target = PREFIXES[prefix] + source.removeprefix(prefix)
             conversion.targets[source] = [target]
-            # In memory of its own: weights that share theirs, as in a file of torch.save, would be saved but once.
+            # Copied, because weights that share memory, as in a file of torch.save, would be saved only once.
             dtype = torch.float32 if weight.is_floating_point() else weight.dtype
             conversion.weights[target] = weight.to(dtype, copy=True, memory_format=torch.contiguous_format)
         elif reason is not None:
@@ -159,7 +159,7 @@ def convert(checkpoint: Checkpoint) -> Conversion:
 
 
 def _drop_tied_weights(conversion: Conversion) -> None:
-    """mBART uses one matrix in four places, and a checkpoint holds all four: keep one if they are equal, else all."""
+    """mBART ties one matrix in four places, and a checkpoint holds all four: keep one if they are equal, else all."""
     shared = conversion.weights.get(WORD_EMBEDDINGS)
     copies = [conversion.weights.get(name) for name in TIED_WEIGHTS]
     if shared is None or not all(copy is not None and torch.equal(copy, shared) for copy in copies):
@@ -169,7 +169,7 @@ def _drop_tied_weights(conversion: Conversion) -> None:
 
 
 def _fold_batch_norm(conversion: Conversion) -> None:
-    """Linear layer and BatchNorm in evaluation are one affine map; in float64, so that nothing is lost twice."""
+    """A linear layer and BatchNorm in evaluation form one affine map; in float64 to avoid rounding twice."""
     first, norm = ("adapter.first.weight", "adapter.first.bias"), "adapter.norm."
     names = [*first, *(norm + name for name in ("weight", "bias", "running_mean", "running_var"))]
     weight, bias, gain, shift, mean, variance = (weight_of(conversion.weights, name).double() for name in names)
@@ -186,5 +186,5 @@ def _fold_batch_norm(conversion: Conversion) -> None:
 
 def weight_of(weights: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
     if name not in weights:
-        raise ValueError(f"The checkpoint has no weight for {name}: it is no whole gloss_free_model with sign_proj.")
+        raise ValueError(f"The checkpoint has no weight for {name}: it is not a whole gloss_free_model with sign_proj.")
     return weights[name]

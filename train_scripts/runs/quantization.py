@@ -1,4 +1,4 @@
-"""Trained models made ready to translate: weights in a smaller dtype, and the language model in 8 or 4 bits."""
+"""Prepares trained models for translation: weights in a smaller dtype, and the language model in 8 or 4 bits."""
 
 import importlib.util
 import warnings
@@ -22,12 +22,12 @@ def load_to_translate(
 
     Args:
         dtype: one of `DTYPES`; default: `fastest_dtype`.
-        quantization: "int8" or "int4": the linear layers of the language model keep so many bits of each weight. The
-            visual encoder, the adapter, the embeddings and the output layer keep `dtype`. On a CPU, "int8" is torch's
-            own and the rest of the language model float32; everything else is bitsandbytes'.
+        quantization: "int8" or "int4": number of bits per weight in the linear layers of the language model. The visual
+            encoder, the adapter, the embeddings and the output layer keep `dtype`. On a CPU, "int8" uses torch's own
+            implementation with the rest of the language model in float32; everything else uses bitsandbytes.
 
     Raises:
-        ValueError: if it is no trained model, or bitsandbytes is needed and missing.
+        ValueError: if it is not a trained model, or bitsandbytes is needed and missing.
     """
     chosen = fastest_dtype(device) if dtype is None else DTYPES[dtype]
     if quantization == "int8" and device.type == "cpu":
@@ -46,8 +46,8 @@ def load_to_translate(
 
 def quantize_on_cpu(model: PreTrainedModel) -> None:
     """
-    Replace, in place, the linear layers of the float32 language model by those of torch that hold int8 weights and
-    round their inputs to int8 as they come. The model cannot be trained or saved after that.
+    Replace, in place, the linear layers of the float32 language model by torch layers that hold int8 weights and
+    quantize their inputs to int8 on the fly. The model cannot be trained or saved after that.
     """
     text_model = model.get_text_model()
     head = model.get_output_embeddings()
@@ -58,7 +58,7 @@ def quantize_on_cpu(model: PreTrainedModel) -> None:
     }
     kind = torch.ao.quantization.per_channel_dynamic_qconfig
     with warnings.catch_warnings():
-        # torch names torchao as what comes after this, whose layers are no faster than float32 unless compiled.
+        # torch recommends torchao as the successor, whose layers are no faster than float32 unless compiled.
         warnings.simplefilter("ignore")
         torch.ao.quantization.quantize_dynamic(text_model, dict.fromkeys(linear, kind), inplace=True)
     model.save_pretrained = _refuse_to_save
@@ -66,8 +66,8 @@ def quantize_on_cpu(model: PreTrainedModel) -> None:
 
 def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
     raise NotImplementedError(
-        "A model with torch's dynamic int8 layers cannot be saved. Save the model that it was made from, or load that "
-        "one with `quantization_config=BitsAndBytesConfig(load_in_8bit=True)`, which can."
+        "A model with torch's dynamic int8 layers cannot be saved. Save the model it was made from, or load that one "
+        "with `quantization_config=BitsAndBytesConfig(load_in_8bit=True)`, which can be saved."
     )
 
 

@@ -1,4 +1,4 @@
-"""How a run goes on from a checkpoint: what must be in it, what is reported, and what a run watches meanwhile."""
+"""Resuming a run from a checkpoint: what it must contain, what is reported, and what a run monitors meanwhile."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from .damaged_models import damage_in
 
 ARGUMENTS_FILE = "training_arguments.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-# Those that may differ between the parts of a run without changing what it learns.
+# Settings that may differ between the parts of a run without changing what it learns.
 NOT_COMPARED = (
     "output_dir", "resume_from_checkpoint", "logging_dir", "run_name", "report_to", "disable_tqdm", "log_level",
     "logging_steps", "dataloader_num_workers", "dataloader_prefetch_factor", "num_threads", "hub_token", "push_to_hub",
@@ -25,7 +25,7 @@ NOT_COMPARED = (
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """Goes on counting where the checkpoint stopped; transformers begins anew at 0."""
+    """Continues counting where the checkpoint stopped; transformers starts again from 0."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         super().on_train_begin(args, state, control, **kwargs)
@@ -33,8 +33,8 @@ class EarlyStopping(EarlyStoppingCallback):
 
 
 def num_evaluations_without_better(state: TrainerState) -> int:
-    """As early stopping had counted when the state was saved."""
-    for name in (EarlyStopping.__name__, EarlyStoppingCallback.__name__):  # earlier versions of ours: the latter
+    """The count of early stopping when the state was saved."""
+    for name in (EarlyStopping.__name__, EarlyStoppingCallback.__name__):  # our earlier versions used the latter
         saved = state.stateful_callbacks.get(name)
         if isinstance(saved, dict) and "attributes" in saved:
             return saved["attributes"].get("early_stopping_patience_counter", 0)
@@ -42,7 +42,7 @@ def num_evaluations_without_better(state: TrainerState) -> int:
 
 
 class WatchRun(TrainerCallback):
-    """Refuses a run whose evaluations never come, and notices when its folder is deleted while it goes on."""
+    """Rejects a run whose evaluations never come, and notices when its folder is deleted while it runs."""
 
     def __init__(self, faults: list[str]):
         self.faults = faults
@@ -56,19 +56,19 @@ class WatchRun(TrainerCallback):
         folder = Path(args.output_dir)
         if args.should_save and not folder.is_dir():
             self.faults.append(
-                f"--output_dir {folder} was removed during the training, at step {state.global_step}. Checkpoints and "
-                "logs from before are lost."
+                f"--output_dir {folder} was deleted during training, at step {state.global_step}. Earlier checkpoints "
+                "and logs are lost."
             )
-            print(f"warning: {self.faults[-1]} The training goes on, and saves what comes.", flush=True)
+            print(f"warning: {self.faults[-1]} Training continues, and saves what follows.", flush=True)
             folder.mkdir(parents=True)
 
 
 def check_run(training: FLaLLMTrainingArguments) -> None:
     """
-    Before any data is loaded.
+    Call this before any data is loaded.
 
     Raises:
-        ValueError: as `check_output_folder`, `checkpoint_to_resume` and `check_checkpoint`.
+        ValueError: as in `check_output_folder`, `checkpoint_to_resume` and `check_checkpoint`.
     """
     check_output_folder(training)
     checkpoint = checkpoint_to_resume(training)
@@ -78,7 +78,7 @@ def check_run(training: FLaLLMTrainingArguments) -> None:
 
 def checkpoint_to_resume(training: FLaLLMTrainingArguments) -> str | None:
     """
-    `--resume_from_checkpoint last` (or True) is the newest checkpoint of the output folder, else a path.
+    `--resume_from_checkpoint last` (or True) means the newest checkpoint of the output folder; anything else is a path.
 
     Raises:
         ValueError: if there is none.
@@ -86,7 +86,7 @@ def checkpoint_to_resume(training: FLaLLMTrainingArguments) -> str | None:
     wanted = training.resume_from_checkpoint
     if wanted is None or wanted not in ("last", "True", "true"):
         if wanted is not None and not Path(wanted).is_dir():
-            raise ValueError(f"--resume_from_checkpoint {wanted} is no folder. 'last' takes the newest of the run.")
+            raise ValueError(f"--resume_from_checkpoint {wanted} is not a folder. Use 'last' for the newest one.")
         return wanted
     checkpoint = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
     if checkpoint is None:
@@ -96,14 +96,14 @@ def checkpoint_to_resume(training: FLaLLMTrainingArguments) -> str | None:
 
 def check_checkpoint(folder: Path, num_processes: int = 1) -> None:
     """
-    Whether all that a run needs to go on as if it had never stopped is there and can be read.
+    Check that everything a run needs to continue as if it had never stopped is there and can be read.
 
     Raises:
         ValueError: if not; it names the file, and says what to do.
     """
     advice = (
-        "A run cannot go on from there as it would have. Name an earlier checkpoint with --resume_from_checkpoint, or "
-        "train anew in another folder."
+        "A run cannot resume from there as if it had not stopped. Name an earlier checkpoint with "
+        "--resume_from_checkpoint, or train again in another folder."
     )
     states = [f"rng_state_{index}.pth" for index in range(num_processes)] if num_processes > 1 else ["rng_state.pth"]
     if not any((folder / name).is_file() for name in WEIGHTS):
@@ -124,17 +124,17 @@ def check_checkpoint(folder: Path, num_processes: int = 1) -> None:
     except (TypeError, ValueError, AttributeError):
         is_whole = False
     if not is_whole:
-        raise ValueError(f"{folder / 'trainer_state.json'} is damaged (it says nothing of a training). {advice}")
+        raise ValueError(f"{folder / 'trainer_state.json'} is damaged (it does not describe a training). {advice}")
 
 
 def _why_missing(folder: Path, name: str) -> str:
     if name.startswith("rng_state") and any(folder.glob("rng_state*")):
-        return " (the checkpoint is of a run in another number of processes)"
+        return " (the checkpoint is from a run with a different number of processes)"
     return " (was it saved with --save_only_model True?)" if name == "optimizer.pt" else ""
 
 
 def _damage_of_archive(path: Path) -> str | None:
-    """What torch saves is a ZIP archive with a checksum of each tensor."""
+    """torch saves a ZIP archive with a checksum of each tensor."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -146,10 +146,10 @@ def _damage_of_archive(path: Path) -> str | None:
 @contextlib.contextmanager
 def reading_checkpoint(folder: str | Path, name: str) -> Iterator[None]:
     """
-    Load the file `name` of a checkpoint inside.
+    Load the file `name` of a checkpoint inside this context.
 
     Raises:
-        ValueError: if what it holds does not fit the run.
+        ValueError: if its content does not fit the run.
     """
     try:
         yield
@@ -157,16 +157,16 @@ def reading_checkpoint(folder: str | Path, name: str) -> Iterator[None]:
         text = " ".join(str(error).split())
         raise ValueError(
             f"{Path(folder) / name} does not fit this run: {text[:300]}. Resume with the settings that the run began "
-            "with, or train anew in another folder."
+            "with, or train again in another folder."
         ) from error
 
 
 def changed_settings(checkpoint: Path, settings: dict[str, Any]) -> list[str]:
     """
-    Settings that were others when the checkpoint was saved, as `name: old -> new`.
+    Settings that were different when the checkpoint was saved, as `name: old -> new`.
 
     Args:
-        settings: of this run, as `training_arguments.json` has them.
+        settings: those of this run, as in `training_arguments.json`.
     """
     path = checkpoint / ARGUMENTS_FILE
     if not path.is_file():

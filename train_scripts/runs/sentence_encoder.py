@@ -1,4 +1,4 @@
-"""Embeddings of sentences by a frozen text encoder: any of transformers, or a folder of sentence-transformers."""
+"""Sentence embeddings from a frozen text encoder: any model of transformers, or a sentence-transformers folder."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from modeling_flallm.language_kind_slt import is_encoder_decoder
 
 from .damaged_models import read_model, reading_model
 
-# What sentence-transformers writes beside a model: which modules there are, in order.
+# The list of modules, in order, that sentence-transformers writes next to a model.
 MODULES_FILE = "modules.json"
 OLD_POOLING_PREFIX = "pooling_mode_"
 POOLINGS = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "lasttoken"}
@@ -23,11 +23,11 @@ POOLINGS = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "me
 @dataclass
 class SentenceEncoder:
     """
-    Text model, tokenizer, and how one vector is made of the vectors of a sentence's tokens.
+    Text model, tokenizer, and how the vectors of a sentence's tokens are pooled into one.
 
     Args:
         pooling: mean, cls (the first token) or lasttoken; padding never counts.
-        is_normalized: whether each vector gets the length 1.
+        is_normalized: whether each vector is scaled to length 1.
     """
 
     model: PreTrainedModel
@@ -63,11 +63,11 @@ class SentenceEncoder:
 
 def load_sentence_encoder(name_or_path: str, device: torch.device | str = "cpu") -> SentenceEncoder:
     """
-    Of a model of transformers the mean over its last hidden states, of an encoder-decoder over those of its encoder; of
-    a model of sentence-transformers what its modules say.
+    A model of transformers is pooled by the mean over its last hidden states (for an encoder-decoder, those of its
+    encoder), a sentence-transformers model as its modules define.
 
     Raises:
-        ValueError: if there is no such model, it gives no hidden states, or one of its modules is not known here.
+        ValueError: if there is no such model, it has no hidden states, or one of its modules is not supported here.
     """
     pooling, is_normalized = _read_modules(name_or_path)
     try:
@@ -75,12 +75,12 @@ def load_sentence_encoder(name_or_path: str, device: torch.device | str = "cpu")
             tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         model = read_model(AutoModel, name_or_path, dtype="auto", unneeded=r"(^|\.)pooler\.")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{name_or_path!r} holds no text encoder that can be loaded: {error}") from error
+        raise ValueError(f"{name_or_path!r} has no text encoder that can be loaded: {error}") from error
     if is_encoder_decoder(model.config):
         model = model.get_encoder()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "right"  # where the last token is then looked for
+    tokenizer.padding_side = "right"  # where pooling looks for the last token
     return SentenceEncoder(model.to(device).eval().requires_grad_(False), tokenizer, pooling, is_normalized)
 
 
@@ -93,7 +93,7 @@ def _read_modules(name_or_path: str) -> tuple[str, bool]:
     unknown = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
     if unknown or kinds[:2] != ["Transformer", "Pooling"]:
         raise ValueError(
-            f"{name_or_path!r} has the modules {', '.join(kinds)}; known here are Transformer, Pooling and Normalize. "
+            f"{name_or_path!r} has the modules {', '.join(kinds)}; supported are Transformer, Pooling and Normalize. "
             "Name another text encoder."
         )
     return _pooling_of(_read_json(name_or_path, f"{modules[1]['path']}/config.json") or {}, name_or_path), (
@@ -102,7 +102,7 @@ def _read_modules(name_or_path: str) -> tuple[str, bool]:
 
 
 def _pooling_of(config: dict[str, Any], name_or_path: str) -> str:
-    """Older versions have a true or false for each kind of pooling, newer ones its name."""
+    """Older versions store true or false for each kind of pooling, newer ones its name."""
     wanted = [
         name.removeprefix(OLD_POOLING_PREFIX)
         for name, value in config.items()
@@ -110,14 +110,14 @@ def _pooling_of(config: dict[str, Any], name_or_path: str) -> str:
     ] or [config.get("pooling_mode", "mean")]
     if len(wanted) != 1 or wanted[0] not in POOLINGS:
         raise ValueError(
-            f"{name_or_path!r} pools its tokens by {', '.join(wanted)}; known here are cls, lasttoken and mean, one of "
+            f"{name_or_path!r} pools its tokens by {', '.join(wanted)}; supported are cls, lasttoken and mean, one of "
             "them."
         )
     return POOLINGS[wanted[0]]
 
 
 def _read_json(name_or_path: str, file_name: str) -> Any:
-    """The content of a file of a folder or a Hub repository; `None` where there is none."""
+    """The content of a file in a folder or Hub repository; `None` if there is none."""
     try:
         path = cached_file(name_or_path, file_name)
     except OSError:

@@ -1,4 +1,4 @@
-"""Text to batches for a language model: packed blocks, and sentences to be told from their noised words."""
+"""From text to batches for a language model: packed blocks, and sentences to be recovered from their noised words."""
 
 import random
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ LINES_AT_ONCE = 1000
 
 
 def tokenize(lines: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
-    """Token ids of each line, with the end-of-sentence token behind them."""
+    """Token ids of each line, followed by the end-of-sentence token."""
     token_ids: list[np.ndarray] = []
     for start in range(0, len(lines), LINES_AT_ONCE):
         encoded = tokenizer(list(lines[start : start + LINES_AT_ONCE]), add_special_tokens=False)["input_ids"]
@@ -31,7 +31,7 @@ def tokenize(lines: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[n
 
 
 def pack(token_ids: Sequence[np.ndarray], block_size: int) -> list[np.ndarray]:
-    """One line after another, cut every `block_size` tokens; the last block is shorter, of two tokens or more."""
+    """Concatenate lines and cut every `block_size` tokens; the last block is shorter, with at least two tokens."""
     stream = np.concatenate(token_ids)
     blocks = [stream[start : start + block_size] for start in range(0, len(stream), block_size)]
     return [block for block in blocks if len(block) > 1]
@@ -55,11 +55,11 @@ class TextDataset(RandomDataset):
 
 class WordNoise:
     """
-    What stands in place of a video: the words of a sentence as recognised signs would come, the same for the same seed.
+    Replaces a video: the words of a sentence as sign recognition might return them, the same for the same seed.
 
     Args:
-        token_ids: the sentences from which words are taken to replace others, as often as they occur there.
-        blank: token id of a place that shows no word.
+        token_ids: sentences that replacement words are drawn from, by frequency.
+        blank: token id for a position that shows no word.
     """
 
     def __init__(self, arguments: DenoisingArguments, token_ids: Sequence[np.ndarray], blank: int):
@@ -80,7 +80,7 @@ class WordNoise:
         return noised or [self.blank]
 
     def _moved(self, words: list[int], draws: random.Random) -> list[int]:
-        """Signs come in another order than words, but those that belong together stay near each other."""
+        """Signs come in a different order than words, but those that belong together stay close to each other."""
         num_cuts = draws.randint(0, min(self.arguments.max_pieces, len(words)) - 1) if words else 0
         cuts = sorted(draws.sample(range(1, len(words)), num_cuts)) if num_cuts else []
         pieces = [words[start:end] for start, end in zip([0, *cuts], [*cuts, len(words)], strict=True)]
@@ -99,7 +99,7 @@ class TextCollator:
     Items of `TextDataset` -> `input_ids`, `attention_mask` and `labels` `(batch, length)`, padded on the right.
 
     Args:
-        around_video: token ids of the prompt before and behind the place of the video.
+        around_video: token ids of the prompt before and after the position of the video.
     """
 
     def __init__(self, pad_token_id: int, around_video: tuple[list[int], list[int]], noise: WordNoise):
@@ -123,7 +123,7 @@ class TextCollator:
 
 
 def prompt_around_video(processor: LlavaSltProcessor) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt before and behind the place of the video, as stage 3 has them."""
+    """Token ids of the prompt before and after the position of the video, as in stage 3."""
     token_ids = processor(num_visual_tokens=[1], return_tensors="pt")["input_ids"][0].tolist()
     place = token_ids.index(processor.video_token_id)
     return token_ids[:place], token_ids[place + 1 :]
@@ -132,6 +132,6 @@ def prompt_around_video(processor: LlavaSltProcessor) -> tuple[list[int], list[i
 def short_enough(
     token_ids: Sequence[np.ndarray], block_size: int, around_video: tuple[list[int], list[int]]
 ) -> list[np.ndarray]:
-    """Lines that fit into a block with their prompt, even if each word comes twice: paragraphs are no sentences."""
+    """Lines that fit into a block with their prompt, even if each word is doubled: paragraphs are not sentences."""
     prompt_length = sum(map(len, around_video))
     return [ids for ids in token_ids if len(ids) > 1 and prompt_length + 3 * len(ids) <= block_size]

@@ -1,4 +1,4 @@
-"""Text files with one sentence a line."""
+"""Text files with one sentence per line."""
 
 from pathlib import Path
 
@@ -18,5 +18,5 @@ def read_sentences(text_file: str) -> list[str]:
         raise ValueError(f"{path} is not UTF-8 text: {error}.") from error
     sentences = [line.strip() for line in lines if line.strip()]
     if not sentences:
-        raise ValueError(f"{path} has no sentence. It must hold one a line.")
+        raise ValueError(f"{path} has no sentence. It must hold one per line.")
     return sentences

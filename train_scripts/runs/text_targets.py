@@ -1,4 +1,4 @@
-"""What a frozen text encoder and a language model make of sentences and words: the targets of a visual encoder."""
+"""Targets for a visual encoder: sentence and word embeddings from a frozen text encoder and a language model."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,20 +18,21 @@ from ..scores.metrics import comparable
 from .damaged_models import read_config, read_model
 from .sentence_encoder import load_sentence_encoder
 
-# Share of the mean variance: whitened directions are never longer than this allows.
+# Share of the mean variance: whitened directions never get longer than this allows.
 WHITENING_RIDGE = 0.1
 
 
 class TextTargets:
     """
-    What the visual encoder is compared with, made once for all sentences.
+    What the visual encoder is contrasted with, computed once for all sentences.
 
-    Sentence embeddings are centred: the mean over the training sentences is taken away. Those of language models lie in
-    a narrow cone, where all sentences are much alike, and the contrast would have to unlearn that first (ours).
+    Sentence embeddings are centred by subtracting the mean over the training sentences. Embeddings from language models
+    lie in a narrow cone, where all sentences are similar, and contrastive learning would have to unlearn that first
+    (ours).
 
     Args:
-        training_texts: whose mean is the centre, and in which the tokens occur that are word targets.
-        other_texts: of the splits that are evaluated.
+        training_texts: their mean is the centre, and their tokens are the word targets.
+        other_texts: those of the splits that are evaluated.
         tokenizer: of the language model.
         encode: sentences -> `(sentences, width)`.
     """
@@ -66,7 +67,7 @@ class TextTargets:
 
     def word_ids_of(self, texts: Sequence[str]) -> torch.Tensor:
         """
-        -> `(texts, words)`: each different token of a sentence once, as its place in `token_ids`, and -100 for padding.
+        -> `(texts, words)`: each distinct token of a sentence once, as its index in `token_ids`, and -100 for padding.
         Tokens that do not occur in training are left out.
         """
         words = [self._words[row] for row in self._rows_of(texts)]
@@ -100,7 +101,7 @@ def load_word_targets(name_or_path: str, token_ids: list[int]) -> torch.Tensor:
     Token embeddings of a language model, whitened -> `(token ids, width)`.
 
     Raises:
-        ValueError: if it is no causal language model.
+        ValueError: if it is not a causal language model.
     """
     try:
         config = read_config(name_or_path)
@@ -111,17 +112,17 @@ def load_word_targets(name_or_path: str, token_ids: list[int]) -> torch.Tensor:
             )
         model = read_model(AutoModelForCausalLM, name_or_path, dtype="auto")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{name_or_path!r} holds no causal language model that can be loaded: {error}") from error
+        raise ValueError(f"{name_or_path!r} has no causal language model that can be loaded: {error}") from error
     return whiten(model.get_input_embeddings().weight.detach()[token_ids].float())
 
 
 def whiten(embeddings: torch.Tensor) -> torch.Tensor:
     """
-    `(rows, width)` without what all rows share: centred, and with directions in which they vary much made as short as
-    the others (ZCA, with a ridge for those in which they hardly vary).
+    `(rows, width)` without what all rows share: centred, with high-variance directions scaled down to the length of the
+    others (ZCA, with a ridge for directions that hardly vary).
 
-    Token embeddings of words that are used alike are nearly the same, and no cosine could tell "fish" from "boat". This
-    is one fixed linear map, so what is aligned with its results is one linear map away from the embeddings (ours).
+    Token embeddings of words with similar use are nearly identical, and no cosine could tell "fish" from "boat". This
+    is a fixed linear map, so anything aligned with its output is one linear map away from the embeddings (ours).
     """
     centred = embeddings - embeddings.mean(0)
     variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))

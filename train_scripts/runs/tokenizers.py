@@ -1,4 +1,4 @@
-"""Tokenizers of text models: as they were saved, told which language they write, or trained on sentences."""
+"""Tokenizers of text models: as they were saved, with a target language set, or trained on sentences."""
 
 from collections.abc import Sequence
 
@@ -47,15 +47,15 @@ def open_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
             return AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         reason = explain_hub_error(error, name_or_path)
-        raise ValueError(f"{name_or_path!r} holds no tokenizer that can be loaded: {reason}") from error
+        raise ValueError(f"{name_or_path!r} has no tokenizer that can be loaded: {reason}") from error
 
 
 def load_tokenizer(name_or_path: str, target_language: str | None) -> PreTrainedTokenizerBase:
     """
-    The tokenizer of a text model, told which language it writes.
+    The tokenizer of a text model, set to the language it writes.
 
     Raises:
-        ValueError: if there is none, or for a language as `set_target_language` says.
+        ValueError: if there is none, or for a language as in `set_target_language`.
     """
     tokenizer = open_tokenizer(name_or_path)
     set_target_language(tokenizer, target_language)

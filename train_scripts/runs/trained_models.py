@@ -1,4 +1,4 @@
-"""Trained models: which folders hold one, and how it is loaded."""
+"""Trained models: which folders contain one, and how to load it."""
 
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FL
     A trained model of any system in evaluation mode and its processor, from a folder or the Hub.
 
     Args:
-        options: of `from_pretrained`, such as `dtype`.
+        options: those of `from_pretrained`, such as `dtype`.
 
     Raises:
-        ValueError: if it is no such model with its processor.
+        ValueError: if it is not such a model with its processor.
     """
     cannot = f"{name_or_path!r} cannot be loaded as a {titles()} model with its processor"
     missing = explain_missing_folder(name_or_path, needs_owner=True)
@@ -52,10 +52,10 @@ def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FL
 
 def check_is_no_visual_encoder(name_or_path: str) -> None:
     """
-    For a place where a text model belongs.
+    Check a name where a text model is expected.
 
     Raises:
-        ValueError: for the folder of a visual encoder, which also says where the text model is.
+        ValueError: for the folder of a visual encoder; it also says where the text model is.
     """
     path = Path(name_or_path) / "config.json"
     with reading_model(name_or_path):
@@ -73,12 +73,12 @@ def check_is_no_visual_encoder(name_or_path: str) -> None:
 
 
 def _what_it_holds_instead(name_or_path: str, config: dict[str, Any]) -> str:
-    """Why a model of this config.json cannot translate; for a part of one, which stage makes one that can."""
+    """Why a model with this config.json cannot translate and, if it is part of one, which stage makes one that can."""
     model_type = config.get("model_type")
     if model_type is None and (Path(name_or_path) / "adapter_config.json").is_file():
         return (
-            f"{name_or_path!r} holds low-rank adapters without the model that they change. Name the output folder of "
-            "the run, whose model has them merged."
+            f"{name_or_path!r} holds low-rank adapters without their base model. Name the output folder of the run, "
+            "whose model has them merged."
         )
     if model_type is None:
         return f"{name_or_path!r} holds no model: it has no config.json, or one that names no model type."

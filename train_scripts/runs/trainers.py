@@ -1,13 +1,13 @@
-"""The Trainers: what is common to all stages, to those on videos, and how each of the two systems is evaluated."""
+"""The Trainers: what all stages have in common, what those on videos add, and how each system is evaluated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Seq2SeqTrainer, Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput, has_length
@@ -16,7 +16,7 @@ from ..clips.collators import FramePreprocessor
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
 from ..clips.streaming import MixedClips
 from ..hub.hub_errors import HUB_ERRORS, explain_hub_error
-from ..hub.hub_folder import read_model_folder
+from ..hub.hub_folder import read_model_folder, replaced_files
 from ..hub.model_card import write_model_card
 from ..hub.training_run import TrainingRun
 from ..languages.target_languages import language_ids
@@ -30,10 +30,22 @@ from .resuming import (
 )
 
 
+def _biases_of_text_model(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
+    named = model.get_text_model().named_parameters()
+    return (parameter for name, parameter in named if name.split(".")[-1] == "bias")
+
+
+# Flags of the learning rates of single parts, and the parameters of a `SignTranslationModel` that each is for.
+PARAMETERS_OF_RATE: dict[str, Callable[[torch.nn.Module], Iterator[torch.nn.Parameter]]] = {
+    "adapter_learning_rate": lambda model: model.get_adapter().parameters(),
+    "bias_learning_rate": _biases_of_text_model,
+}
+
+
 class TextTrainer(Trainer):
     """
-    Trainer whose evaluation sees every row, which resumes from whole checkpoints only, says where the settings have
-    changed since, saves no pickled arguments, and notes in `faults` what was deleted while it ran.
+    Trainer whose evaluation uses every row, which only resumes from complete checkpoints, reports changed settings,
+    saves no pickled arguments, and notes in `faults` what was deleted while it ran.
     """
 
     def __init__(self, *arguments: Any, **options: Any):
@@ -42,7 +54,7 @@ class TextTrainer(Trainer):
         self.add_callback(WatchRun(self.faults))
 
     def settings(self) -> dict[str, Any]:
-        """All arguments of the run. Of folders of this machine only the last name: a push takes them along."""
+        """All arguments of the run. Paths are reduced to their last part, because they are included in a push."""
         return {name: _last_name_of_path(value) for name, value in self.args.to_dict().items()}
 
     def raise_faults(self) -> None:
@@ -60,7 +72,7 @@ class TextTrainer(Trainer):
         return self._whole(super().get_test_dataloader, *arguments, **options)
 
     def _whole(self, build: Callable[..., DataLoader], *arguments: Any, **options: Any) -> DataLoader:
-        """--dataloader_drop_last is for training: scores are of every row."""
+        """--dataloader_drop_last is for training: scores cover every row."""
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = False
         try:
@@ -120,7 +132,7 @@ class TextTrainer(Trainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """
-        Tied embeddings are one weight with two names, saved under one: that the other is missing is right.
+        Tied embeddings are one weight with two names, saved under one: it is correct that the other is missing.
 
         Raises:
             ValueError: if other weights are missing, or there are some that the model does not have.
@@ -146,9 +158,11 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
     Seq2SeqTrainer with a learning rate for each part, and a model card from the record of the run, `training_run`.
 
     `train_sampler` gives the clips of an epoch (by default all of them, shuffled), whole batches of them, or a stream;
-    `frame_preprocessor` turns frames into pixel values where the collator leaves that to the device.
+    `frame_preprocessor` turns frames into pixel values where the collator leaves that to the device. `part_rates` names
+    those of `PARAMETERS_OF_RATE` that a subclass heeds.
     """
 
+    part_rates: tuple[str, ...] = ()
     training_run: TrainingRun | None = None
     train_sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None = None
     frame_preprocessor: FramePreprocessor | None = None
@@ -171,7 +185,7 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
         return vision_model.get_num_tokens(int(max(lengths)))
 
     def longest_clip_in_visual_tokens(self) -> int | None:
-        """That this run trained on, in any process; `None` if it trained on none, or on others before a checkpoint."""
+        """In this run, over all processes; `None` if it trained on none, or on others before a checkpoint."""
         most = torch.tensor([self._most_visual_tokens], device=self.args.device)
         most = int(self.accelerator.gather(most).max())
         return most if most and self.args.resume_from_checkpoint is None else None
@@ -180,15 +194,15 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
         return super()._get_train_sampler(train_dataset) if self.train_sampler is None else self.train_sampler
 
     def _get_eval_sampler(self, eval_dataset: torch.utils.data.Dataset) -> Sampler:
-        """In order, also where training groups clips by length: predictions belong to the sentences beside them."""
+        """In order, even if training groups clips by length: predictions belong to the sentences beside them."""
         return SequentialSampler(eval_dataset)
 
     def get_train_dataloader(self) -> DataLoader:
         if isinstance(self.train_sampler, FrameBudgetBatchSampler):
             return self.accelerator.prepare(self._loader(batch_sampler=self.train_sampler))
         if isinstance(self.train_sampler, MixedClips):
-            # The stream of each process is its own: accelerate, told of one process, leaves it whole. It passes over
-            # the batches before a checkpoint without asking the data set for them.
+            # Each process has its own stream: accelerate leaves it whole if it is told of one process. It skips the
+            # batches before a checkpoint without asking the data set for them.
             loader = self._loader(sampler=self.train_sampler, batch_size=self._train_batch_size)
             return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
         return super().get_train_dataloader()
@@ -215,13 +229,13 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
         return {**super()._prepare_inputs(pixels), **inputs}
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """As the Trainer's, with our parameter groups where the optimiser does not make them itself, as GaLore does."""
+        """Like the Trainer's, with our parameter groups unless the optimiser makes its own, as GaLore does."""
         if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
             return super().create_optimizer(model)
         model = self.model if model is None else model
         optimizer_class, values = self.get_optimizer_cls_and_kwargs(self.args, model)
         if optimizer_class is torch.optim.SGD and self.args.device.type in ("cpu", "cuda"):
-            values = {**values, "fused": True}  # transformers has a name for AdamW's fused form only
+            values = {**values, "fused": True}  # transformers only has a name for the fused form of AdamW
         is_plain = isinstance(optimizer_class, type) and not {"params", "model", "optimizer_dict"} & values.keys()
         groups = {"params": self._parameter_groups(model)} if is_plain else {}
         self.optimizer_cls_and_kwargs = (optimizer_class, {**values, **groups})
@@ -233,19 +247,29 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
     def _parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
         """Trained parameters by (learning rate, weight decay); norms and biases do not decay."""
         decaying = set(self.get_decay_parameter_names(model))
+        rates = self._rates_of_parts(model)
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                # transformers knows LayerNorm by its class and other norms by their names, which ResNet's are not.
+                # transformers recognises LayerNorm by class and other norms by name, but ResNet's have no such names.
                 weight_decay = self.args.weight_decay if name in decaying and parameter.ndim > 1 else 0.0
-                groups.setdefault((self._learning_rate_of(name), weight_decay), []).append(parameter)
+                learning_rate = rates.get(id(parameter), self.args.learning_rate)
+                groups.setdefault((learning_rate, weight_decay), []).append(parameter)
         return [
             {"params": parameters, "lr": learning_rate, "weight_decay": weight_decay}
             for (learning_rate, weight_decay), parameters in groups.items()
         ]
 
-    def _learning_rate_of(self, parameter_name: str) -> float:
-        return self.args.learning_rate
+    def _rates_of_parts(self, model: torch.nn.Module) -> dict[int, float]:
+        """Learning rates by the `id` of the parameter, of the parts for which the run has set one."""
+        given = {flag: getattr(self.args, flag) for flag in self.part_rates}
+        unwrapped = self.accelerator.unwrap_model(model)
+        return {
+            id(parameter): rate
+            for flag, rate in given.items()
+            if rate is not None
+            for parameter in PARAMETERS_OF_RATE[flag](unwrapped)
+        }
 
     def _encode_clips(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """Prepared inputs with visual features in place of clips: loss and generation both start from them."""
@@ -271,15 +295,20 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
     def _generation_arguments(
         self, model: torch.nn.Module, inputs: dict[str, Any], given: dict[str, Any]
     ) -> dict[str, Any]:
-        """What `generate` is told for the inputs of a batch, where others were `given` for all batches."""
+        """Arguments of `generate` for the inputs of a batch; `given` are those for all batches."""
         return given
 
     def _pad_tensors_to_max_len(self, tensor: torch.Tensor, max_length: int) -> torch.Tensor:
+        """
+        As the tokenizer pads, for it decodes. Of a processor, transformers' own does not look at the tokenizer, and
+        takes the padding of the configuration, which evaluation without training leaves as it was saved: where that is
+        another token, it would stand behind every sentence.
+        """
         pad_token_id = self.processing_class.tokenizer.pad_token_id
         return torch.nn.functional.pad(tensor, (0, max_length - tensor.shape[-1]), value=pad_token_id)
 
     def settings(self) -> dict[str, Any]:
-        """Also those that are not the Trainer's, from the record of the run."""
+        """Includes those that are not the Trainer's, from the record of the run."""
         if self.training_run is None:
             return super().settings()
         of_stage = {setting["name"]: setting["value"] for setting in self.training_run.settings}
@@ -287,7 +316,7 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
         return {**of_stage, **of_run, **super().settings()}
 
     def create_model_card(self, **options: Any) -> None:
-        """Also called by `push_to_hub`, whose `options` are for transformers' own card, of a Trainer without record."""
+        """Also called by `push_to_hub`, whose `options` are for transformers' own card, if there is no record."""
         if self.training_run is None:
             super().create_model_card(**options)
         elif self.is_world_process_zero():
@@ -296,10 +325,10 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """
-        Called before training, when it is to push at its end.
+        Called before training if it is to push at the end.
 
         Raises:
-            ValueError: for a repository that everybody sees, where a private one was meant.
+            ValueError: for a public repository if a private one is expected.
         """
         super().init_hf_repo(token=token, private=private)
         is_private = self.args.hub_private_repo if private is None else private
@@ -320,11 +349,11 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
         private: bool | None = None,
     ) -> CommitInfo | Future[CommitInfo] | None:
         """
-        Save the model and send what `flallm push` would send: transformers' own sends the whole folder, with logs,
-        links and whatever else lies there.
+        Save the model and upload what `flallm push` would upload: transformers' own method uploads the whole folder,
+        with logs, links and anything else in it.
 
         Raises:
-            ValueError: as `read_model_folder`, or in one sentence what the Hub answers.
+            ValueError: as in `read_model_folder`, or the Hub's answer in one sentence.
         """
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
@@ -333,12 +362,16 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
             return None
         self.create_model_card()
         files = read_model_folder(Path(self.args.output_dir), self.hub_model_id).files
+        api, revision = HfApi(token=token or self.args.hub_token), revision or self.args.hub_revision
         try:
-            return HfApi(token=token or self.args.hub_token).create_commit(
+            present = api.list_repo_files(self.hub_model_id, revision=revision)
+            operations = [CommitOperationDelete(name) for name in replaced_files(present, files)]
+            operations += [CommitOperationAdd(name, content) for name, content in files.items()]
+            return api.create_commit(
                 self.hub_model_id,
-                operations=[CommitOperationAdd(name, content) for name, content in files.items()],
+                operations=operations,
                 commit_message=commit_message,
-                revision=revision or self.args.hub_revision,
+                revision=revision,
                 run_as_future=not blocking,
             )
         except HUB_ERRORS as error:
@@ -351,13 +384,7 @@ class FLaLLMTrainer(ClipTrainer):
     starts each sentence in its language.
     """
 
-    def _learning_rate_of(self, parameter_name: str) -> float:
-        chosen = None
-        if "adapter." in parameter_name and "text_model." not in parameter_name:
-            chosen = self.args.adapter_learning_rate
-        elif "text_model." in parameter_name and parameter_name.endswith(".bias"):
-            chosen = self.args.bias_learning_rate
-        return self.args.learning_rate if chosen is None else chosen
+    part_rates = ("adapter_learning_rate", "bias_learning_rate")  # sltbaselines has parts for both
 
     def _generation_arguments(
         self, model: torch.nn.Module, inputs: dict[str, Any], given: dict[str, Any]
@@ -369,7 +396,7 @@ class FLaLLMTrainer(ClipTrainer):
             **getattr(self, "_gen_kwargs", {}),
             **given,
             "decoder_input_ids": starts,
-            # Besides, for generation would put the usual start in front of rows that start otherwise.
+            # In addition, because generation would put the usual start token before rows that start otherwise.
             "decoder_start_token_id": starts[:, 0].tolist(),
         }
 
@@ -382,7 +409,7 @@ class FLaLLMTrainer(ClipTrainer):
         known, labels = language_ids(tokenizer), inputs.get("labels")
         if labels is None or not known:
             return None
-        # mBART moves the language from the end of the labels to the front; the others have it behind a start token.
+        # mBART moves the language from the end of the labels to the front; the others have it after a start token.
         num_tokens = 2 if int(labels[0, 0]) in known.values() else 1
         unwrapped = self.accelerator.unwrap_model(model)
         starts = unwrapped.prepare_decoder_input_ids_from_labels(labels)[:, :num_tokens]
@@ -392,9 +419,7 @@ class FLaLLMTrainer(ClipTrainer):
 class LlavaSltTrainer(ClipTrainer):
     """For `LlavaSltForTranslation`."""
 
-    def _learning_rate_of(self, parameter_name: str) -> float:
-        chosen = self.args.adapter_learning_rate if "connector." in parameter_name else None
-        return self.args.learning_rate if chosen is None else chosen
+    part_rates = ("adapter_learning_rate",)
 
 
 def _last_name_of_path(value: Any) -> Any:

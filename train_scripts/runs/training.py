@@ -1,4 +1,4 @@
-"""What the stages share: the order of a run, and what it leaves in the output folder."""
+"""What the stages share: the sequence of a run, and what it leaves in the output folder."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ SECONDS_BETWEEN_LOOKS = 3.0
 
 
 class TellTheEpoch(TrainerCallback):
-    """For what draws anew in each epoch."""
+    """For everything that makes new random draws in each epoch."""
 
     def __init__(self, listeners: list[RandomDataset | CachedClipDataset | ClipSampler | FrameBudgetBatchSampler]):
         self.listeners = listeners
@@ -56,7 +56,7 @@ class TellTheEpoch(TrainerCallback):
 
 
 class FollowFreeCores(TrainerCallback):
-    """Other programs come and go: every few seconds the number of threads is chosen anew."""
+    """Other programs come and go: chooses the number of threads again every few seconds."""
 
     def __init__(self, threads: ThreadsForFreeCores):
         self.threads = threads
@@ -135,13 +135,13 @@ def run_training(
         build: makes the model and its processor, after the seed has been set.
         stage: the stage's own arguments, for the model card.
         features: whether to train from cached features, and which.
-        callbacks: further ones of the Trainer.
+        callbacks: additional callbacks of the Trainer.
 
     Returns:
-        `dict[str, float]`: the last evaluation's scores of the best checkpoint.
+        `dict[str, float]`: the best checkpoint's scores from the last evaluation.
 
     Raises:
-        ValueError, FileNotFoundError: for what the user has to mend, before any training.
+        ValueError, FileNotFoundError: for mistakes that the user has to fix, before any training.
     """
     check_run(training)
     check_model_names(stage)
@@ -199,13 +199,13 @@ def train_and_finish(trainer: ClipTrainer, data: DataArguments) -> dict[str, flo
         if data.streaming and "epoch" in (training.eval_strategy, training.save_strategy):
             print("A stream has no epochs: --eval_strategy epoch and --save_strategy epoch mean once, at the end.")
         if data.sign_language is None:
-            print("The model card will name no sign language. Name it with --sign_language.")
+            print("The model card will not name the sign language. Set it with --sign_language.")
     result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
     return _finish(trainer, training, data, result.metrics)
 
 
 def _save_lora_base(model: PeftModel, processor: FLaLLMProcessor, training: FLaLLMTrainingArguments) -> None:
-    """The model that the low-rank adapters change, whole, so that they can be loaded and shared without it."""
+    """Saves the base model of the low-rank adapters in full, so that they can be loaded and shared without the run."""
     folder = Path(training.output_dir).resolve() / "lora_base"
     model.peft_config[model.active_adapter].base_model_name_or_path = str(folder)
     if training.should_save:
@@ -214,9 +214,9 @@ def _save_lora_base(model: PeftModel, processor: FLaLLMProcessor, training: FLaL
 
 
 def _weights_without_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
-    """The weights of the base model under its own names, not copied: it may be most of what fits into memory."""
+    """The weights of the base model under its own names, not copied: they may fill most of the memory."""
     weights = {}
-    whole = f".modules_to_save.{model.active_adapter}."  # what is trained whole, as it starts
+    whole = f".modules_to_save.{model.active_adapter}."  # modules trained in full, with their initial weights
     for name, weight in model.get_base_model().state_dict().items():
         parts = name.replace(whole, ".").split(".")
         if "original_module" not in parts and not any(part.startswith(model.base_model.prefix) for part in parts):
@@ -225,15 +225,15 @@ def _weights_without_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def prepare_visual_encoder(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
-    """The CNN in the memory order of its convolutions, which then reorder nothing, over so many frames at a time."""
+    """Puts the CNN into the memory format of its convolutions, which then reorder nothing, and sets its chunk size."""
     model.vision_model.choose_memory_format()
     model.vision_model.frames_per_chunk = training.frames_per_chunk
 
 
 def start_run(training: FLaLLMTrainingArguments, dtype: torch.dtype | None = None) -> list[TrainerCallback]:
     """
-    Set up the machine for a run, and print how it computes; without a `dtype`, as it trains. Returns what the Trainer
-    calls to follow the machine.
+    Set up the machine for a run, and print how it computes (`dtype` defaults to that of the training). Returns the
+    callbacks that follow the machine's load.
     """
     threads = prepare_machine(training.device, training.num_threads)
     if training.process_index == 0:
@@ -244,7 +244,7 @@ def start_run(training: FLaLLMTrainingArguments, dtype: torch.dtype | None = Non
 
 
 def choose_fast_attention(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
-    """On CPUs the fused attention is the slower one in bfloat16; both give the same results."""
+    """On CPUs fused attention is slower in bfloat16; both give the same results."""
     if training.bf16 and training.device.type == "cpu":
         model.set_attn_implementation("eager")
 
@@ -252,7 +252,7 @@ def choose_fast_attention(model: torch.nn.Module, training: FLaLLMTrainingArgume
 def check_score_name(training: FLaLLMTrainingArguments, scores: tuple[str, ...]) -> None:
     """
     Raises:
-        ValueError: if the best checkpoint is to be chosen by what is none of the scores.
+        ValueError: if the best checkpoint is to be chosen by something that is not a score.
     """
     known = ("loss", *scores)
     if training.metric_for_best_model.removeprefix("eval_") not in known:
@@ -278,13 +278,13 @@ def _print_trained_parts(model: torch.nn.Module) -> None:
 def _finish(
     trainer: ClipTrainer, training: FLaLLMTrainingArguments, data: DataArguments, metrics: dict[str, float]
 ) -> dict[str, float]:
-    """Save the model with its card before it is evaluated: whatever goes wrong then, the training was not in vain."""
+    """Save the model with its card before evaluating it: whatever goes wrong then, the training is not lost."""
     trainer.save_state()
     complete_run(trainer.training_run, trainer, data, metrics)
     folder = Path(training.output_dir)
     base = None
     if isinstance(trainer.model, PeftModel):
-        # The folder then loads like any other model; the adapter alone stays beside it.
+        # The folder then loads like any other model; the adapter alone is saved next to it.
         base = trainer.model.peft_config[trainer.model.active_adapter].base_model_name_or_path
         if training.should_save:
             save_adapter(trainer.model, folder / "lora_adapter", trainer.training_run, base)

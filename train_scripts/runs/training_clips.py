@@ -1,4 +1,4 @@
-"""The clips of a run: its splits or streams, their data sets for torch, and what draws them in training."""
+"""The clips of a run: its splits or streams, their torch data sets, and how they are drawn in training."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ..clips.streaming import MixedClips, StreamedClipDataset, open_streams
 
 @dataclass
 class Splits:
-    """What a run reads: the clips to train on, or the streams of them, and those to evaluate on."""
+    """What a run reads: the clips or streams to train on, and the clips to evaluate on."""
 
     train: datasets.Dataset | None
     evaluation: datasets.Dataset
@@ -43,7 +43,7 @@ def open_splits(data: DataArguments, training: FLaLLMTrainingArguments) -> Split
 
 @dataclass
 class TrainingClips:
-    """The data sets of a run for torch, in which order clips are trained on, and what is done to their frames."""
+    """The torch data sets of a run, the order of the training clips, and how frames are preprocessed."""
 
     train: Dataset
     evaluation: Dataset
@@ -81,13 +81,13 @@ def build_train_sampler(
     dataset: SignClipDataset, sizes: list[int], weights: list[float] | None, training: FLaLLMTrainingArguments
 ) -> ClipSampler | FrameBudgetBatchSampler | None:
     """
-    What draws the clips or batches of an epoch; `None` leaves it to the Trainer, for all clips in any order.
+    Draws the clips or batches of an epoch; `None` leaves it to the Trainer, for all clips in random order.
 
     Args:
-        sizes: clips of each of the data sets that `dataset` holds one after another.
+        sizes: clips of each of the data sets that are concatenated in `dataset`.
 
     Raises:
-        ValueError: for a budget of frames that is too small for a clip.
+        ValueError: for a frame budget that is too small for a single clip.
     """
     grouped = training.train_sampling_strategy == "group_by_length"
     budget = training.max_frames_per_batch
@@ -106,7 +106,7 @@ def build_train_sampler(
 
 
 def _most_epochs(training: FLaLLMTrainingArguments, fewest_batches: float) -> int:
-    """How many epochs a training can have whose epochs have at least so many batches."""
+    """The maximum number of epochs of a training whose epochs have at least this many batches."""
     if training.max_steps <= 0:
         return max(math.ceil(training.num_train_epochs), 1)
     num_batches = training.max_steps * training.gradient_accumulation_steps * training.world_size

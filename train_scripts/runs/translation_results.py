@@ -1,4 +1,4 @@
-"""What flallm translate leaves: tables, captions, and the journal by which a run that broke off goes on."""
+"""The outputs of flallm translate: tables, captions, and the journal from which an interrupted run resumes."""
 
 import contextlib
 import csv
@@ -22,8 +22,8 @@ CONFIDENCE_COLUMNS = ("confidence", "familiar")
 @dataclass
 class Translation:
     """
-    What came of one video: a text or an error; `pieces` are its sentences with `start` and `end` in seconds.
-    `confidence` (0 to 1) and `familiar` are those of calibrated models, whose pieces have them, too.
+    Result for one video: a text or an error; `pieces` are its sentences with `start` and `end` in seconds. `confidence`
+    (0 to 1) and `familiar` come from calibrated models, whose pieces have them, too.
     """
 
     file: str
@@ -42,12 +42,12 @@ class Translation:
 @dataclass(frozen=True)
 class Table:
     """
-    The form of the output: `text` (file, tab, sentence; good files only), or `jsonl` or `csv`, which hold bad files
-    with their error.
+    The format of the output: `text` (file, tab, sentence; only files without errors), or `jsonl` or `csv`, which list
+    failed files with their error.
 
     Args:
-        with_pieces: each line of `jsonl` has the list of `pieces`, and each piece has a row of the `csv`.
-        with_confidence: the model is calibrated, so there are the columns `confidence` and `familiar`.
+        with_pieces: each line of `jsonl` has the list of `pieces`, and each piece has a row in the `csv`.
+        with_confidence: the model is calibrated, so there are columns `confidence` and `familiar`.
     """
 
     format: str = "text"
@@ -67,7 +67,7 @@ class Table:
         return self._csv_line(dict(zip(self.columns, self.columns, strict=True))) if self.format == "csv" else ""
 
     def lines(self, translation: Translation) -> str:
-        """Of one video; "" if there is nothing to say. Bytes of a file's name that are no UTF-8 are spelled out."""
+        """For one video; "" if there is nothing to write. Bytes of a file name that are not UTF-8 are spelled out."""
         return self._lines(translation).encode("utf-8", "backslashreplace").decode()
 
     def _lines(self, translation: Translation) -> str:
@@ -90,12 +90,12 @@ class Table:
         return file.getvalue()
 
     def text(self, translations: Iterable[Translation]) -> str:
-        """All of the output."""
+        """The complete output."""
         return self.header() + "".join(map(self.lines, translations))
 
 
 class Printer:
-    """Prints a table line by line in the order of the videos, each as soon as those before it are there."""
+    """Prints a table line by line in the order of the videos, each as soon as all videos before it are done."""
 
     def __init__(self, table: Table, positions: Sequence[int]):
         self.table = table
@@ -109,7 +109,7 @@ class Printer:
             self._print(self._positions.pop(0))
 
     def close(self) -> None:
-        """Also what waits for videos that will not come any more."""
+        """Also prints results that wait for videos that will not come any more."""
         for position in sorted(self._waiting):
             self._print(position)
 
@@ -126,26 +126,26 @@ def caption_files(video: Path, caption_formats: Sequence[str]) -> list[Path]:
 
 
 def has_captions(video: Path, caption_formats: Sequence[str]) -> bool:
-    """Whether all of its caption files are there, which are whole or not there."""
+    """Whether all of its caption files exist; they are written atomically."""
     return bool(caption_formats) and all(path.exists() for path in caption_files(video, caption_formats))
 
 
 def clashing_captions(videos: Sequence[Path], caption_formats: Sequence[str]) -> dict[Path, str]:
-    """For each video whose captions would be those of an earlier one, what is wrong."""
+    """For each video whose caption files an earlier video already uses, what is wrong."""
     owners: dict[Path, Path] = {}
     problems = {}
     for video in videos:
         for path in caption_files(video, caption_formats):
             owner = owners.setdefault(path, video)
             if owner != video:
-                problems[video] = f"Its captions would be {path}, as those of {owner}. Rename one of the two videos."
+                problems[video] = f"Its captions would be {path}, like those of {owner}. Rename one of the two videos."
     return problems
 
 
 def write_captions(translation: Translation, caption_formats: Sequence[str]) -> None:
     """
-    Write caption files beside the video. One that is there with other content is nobody's to replace: then none is
-    written, and it becomes the error of this translation.
+    Write caption files next to the video. Existing files with other content are never replaced: then none is written,
+    and that becomes the error of this translation.
     """
     captions = [{**piece, "translation_text": piece["text"]} for piece in translation.pieces]
     try:
@@ -153,7 +153,7 @@ def write_captions(translation: Translation, caption_formats: Sequence[str]) -> 
         files = dict(zip(caption_files(Path(translation.file), caption_formats), contents, strict=True))
         for path, content in files.items():
             if path.exists() and path.read_bytes() != content.encode():
-                raise ValueError(f"{path} exists already. Move it away to have new captions written.")
+                raise ValueError(f"{path} already exists. Move it away to have new captions written.")
         for path, content in files.items():
             if not path.exists():
                 write_text(path, content)
@@ -166,11 +166,11 @@ def write_captions(translation: Translation, caption_formats: Sequence[str]) -> 
 
 class Journal(KeptLines):
     """
-    `OUTPUT.unfinished.jsonl`: what is finished of an output, as it comes, until all of it is. A run that broke off goes
-    on from there, and one with bad files tries those again.
+    `OUTPUT.unfinished.jsonl`: finished parts of an output, saved as they come until it is complete. An interrupted run
+    resumes from there, and a run with failed files tries those again.
 
     Args:
-        settings: what decides the translations, by the names of the flags.
+        settings: everything that affects the translations, by flag name.
 
     Raises:
         ValueError: if it was begun with other settings, or cannot be read.
@@ -188,8 +188,8 @@ class Journal(KeptLines):
             return
         for name, (before, now) in self.changed_settings().items():
             raise ValueError(
-                f"--output {output} was begun with {name} {_shown(before)}, now it is {_shown(now)}. Run the command "
-                f"as it was, or delete {self.path} to start anew."
+                f"--output {output} was begun with {name} {_shown(before)}, now it is {_shown(now)}. Run the original "
+                f"command, or delete {self.path} to start over."
             )
 
     def _take(self, entry: dict[str, Any]) -> None:
@@ -199,7 +199,7 @@ class Journal(KeptLines):
             self._finished[Translation(**entry["translation"]).file] = entry
 
     def finished(self, video: Path) -> Translation | None:
-        """What an earlier run made of a video that has not changed since; a bad one is not finished."""
+        """The result of an earlier run for a video that has not changed since; failed videos do not count."""
         entry = self._finished.get(str(video))
         if entry is None or entry["state"] != state_of_file(video) or entry["translation"]["error"]:
             return None

@@ -1,4 +1,4 @@
-"""An encoder-decoder with fewer tokens: its weights, and the token ids in its configurations."""
+"""An encoder-decoder with a smaller vocabulary: its weights, and the token ids in its configurations."""
 
 import copy
 import re
@@ -18,7 +18,7 @@ Configuration = TypeVar("Configuration", PreTrainedConfig, GenerationConfig)
 
 
 def map_token_ids(values: dict[str, Any], change: Callable[[int], Any]) -> dict[str, Any]:
-    """A configuration as a dictionary, with `change` applied to every token id in it, also in nested ones."""
+    """A configuration as a dictionary, with `change` applied to every token id in it, including nested ones."""
     return {
         name: map_token_ids(value, change)
         if isinstance(value, dict)
@@ -40,10 +40,10 @@ def named_token_ids(model: PreTrainedModel) -> set[int]:
     Token ids in the configurations of a model.
 
     Raises:
-        ValueError: if one is outside the vocabulary, or stands where it cannot be renumbered.
+        ValueError: if one is outside the vocabulary, or is in a place where it cannot be renumbered.
     """
     if model.generation_config.sequence_bias:
-        raise ValueError("generation_config.json holds a `sequence_bias`, which cannot be renumbered. Remove it there.")
+        raise ValueError("generation_config.json has a `sequence_bias`, which cannot be renumbered. Remove it there.")
     ids: set[int] = set()
     for config in (model.config, model.generation_config):
         map_token_ids(config.to_dict(), ids.add)
@@ -67,7 +67,7 @@ def _renumbered(config: Configuration, new_ids: dict[int, int]) -> Configuration
 
 def trim_model(model: PreTrainedModel, new_ids: dict[int, int]) -> PreTrainedModel:
     """
-    A model with the weights of `model`: of those with one entry a token the ones that stay, the others shared with it.
+    A model with the weights of `model`: only the kept rows of weights with one row per token, all others shared.
     """
     config = _renumbered(model.config, new_ids)
     config.vocab_size = len(new_ids)
@@ -75,7 +75,7 @@ def trim_model(model: PreTrainedModel, new_ids: dict[int, int]) -> PreTrainedMod
         trimmed = AutoModelForSeq2SeqLM.from_config(config)
     shapes = {name: tensor.shape for name, tensor in _named_tensors(trimmed).items()}
     kept = torch.tensor(list(new_ids))
-    # By identity, so that weights are tied where they were: mT5's are not, although its configuration always says so.
+    # By identity, to tie the same weights as before: mT5's are not tied, although its configuration says so.
     selected: dict[int, torch.Tensor] = {}
     for name, tensor in _named_tensors(model).items():
         if id(tensor) not in selected:
@@ -87,12 +87,12 @@ def trim_model(model: PreTrainedModel, new_ids: dict[int, int]) -> PreTrainedMod
 
 
 def _named_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Parameters and buffers, tied ones under each of their names."""
+    """Parameters and buffers; tied ones appear under each of their names."""
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def _select(tensor: torch.Tensor, shape: torch.Size, kept: torch.Tensor) -> torch.Tensor:
-    """Tensor `(..., old vocabulary, ...)` -> `shape`, in which that one dimension is the new vocabulary's."""
+    """Tensor `(..., old vocabulary, ...)` -> `shape`, in which that dimension is the new vocabulary."""
     selected = tensor.detach()
     for dimension, (old_size, new_size) in enumerate(zip(tensor.shape, shape, strict=True)):
         if old_size != new_size:

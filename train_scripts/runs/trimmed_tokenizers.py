@@ -1,4 +1,4 @@
-"""Which tokens a text needs, and a tokenizer that has no others."""
+"""Which tokens a text needs, and a tokenizer that has only those."""
 
 import json
 import re
@@ -17,18 +17,18 @@ from transformers import (
 from ..languages.target_languages import language_ids
 from ..machine.atomic_files import write_json
 
-# Sentinels of T5, mT5's with a space in front, which are no special tokens there; and the bytes of byte fallback.
+# Sentinels of T5, those of mT5 (with a leading space, not special tokens there), and the bytes of byte fallback.
 SENTINEL_OR_BYTE = re.compile(r"▁?<extra_id_\d+>|<0x[0-9A-F]{2}>")
 SPECIAL = "special tokens, language codes, masks, sentinels and bytes"
 IN_TEXT = "used by the text"
 ADDED = "used by what you add"
-CHARACTER = "single characters, with which other words are spelled"
+CHARACTER = "single characters, to spell other words"
 PART = "parts from which byte-pair encoding builds the others"
 
 
 @dataclass
 class UnknownCharacter:
-    """A character that does not come back from the tokenizer, and the first sentence with it."""
+    """A character that the tokenizer loses, and the first sentence that contains it."""
 
     character: str
     count: int
@@ -37,7 +37,7 @@ class UnknownCharacter:
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """
-    What tokenizer.json holds.
+    The content of tokenizer.json.
 
     Raises:
         ValueError: for a tokenizer that cannot be trimmed.
@@ -57,11 +57,11 @@ def choose_tokens(
     tokenizer: PreTrainedTokenizerBase, named_ids: Iterable[int], sentences: Sequence[str], added: Sequence[str]
 ) -> dict[int, str]:
     """
-    Ids of the tokens that stay, in ascending order, each with the first of the reasons for it.
+    Ids of the tokens to keep, in ascending order, each with the first reason that applies.
 
     Args:
-        named_ids: ids that the model's configuration names, such as that of the token with which it starts.
-        sentences, added: normalised text, and what is kept besides.
+        named_ids: ids in the model's configuration, such as that of the start token.
+        sentences, added: normalised text, and what is kept in addition.
     """
     state = tokenizer_state(tokenizer)
     vocabulary = tokenizer.get_vocab()
@@ -83,7 +83,7 @@ def choose_tokens(
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase, state: dict[str, Any], vocabulary: dict[str, int]) -> set[int]:
-    """All languages stay: the classes of transformers would add those that are missing again, at the end."""
+    """All languages are kept: transformers' classes would append missing ones at the end."""
     unknown = state["model"].get("unk_id")
     return {
         *([] if unknown is None else [unknown]),
@@ -105,13 +105,13 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **optio
 def _characters(state: dict[str, Any], vocabulary: Iterable[str], texts: Iterable[str]) -> list[str]:
     single = [piece for piece in vocabulary if len(piece) == 1]
     if '"ByteLevel"' in json.dumps([state["normalizer"], state["pre_tokenizer"]]):
-        return single  # they stand for the 256 bytes
+        return single  # they represent the 256 bytes
     systems = {_writing_system(character) for character in set("".join(texts))}
     return [character for character in single if _writing_system(character) in {None, *systems}]
 
 
 def _writing_system(character: str) -> str | None:
-    """`"LATIN"`, `"CYRILLIC"`, `"CJK"`, ... for a letter, after its name in Unicode; None for any other character."""
+    """`"LATIN"`, `"CYRILLIC"`, `"CJK"`, ... for a letter, from its Unicode name; None for any other character."""
     if not unicodedata.category(character).startswith("L"):
         return None
     return unicodedata.name(character, "").split(" ")[0]
@@ -122,7 +122,7 @@ def _merges(state: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def merge_parts(merges: Sequence[tuple[str, str]], pieces: Iterable[str]) -> set[str]:
-    """All that byte-pair encoding passes through on its way from single characters to `pieces`."""
+    """All merge results of byte-pair encoding on its way from single characters to `pieces`."""
     rank = {pair: index for index, pair in enumerate(merges)}
     parts: set[str] = set()
     for piece in pieces:
@@ -136,7 +136,7 @@ def merge_parts(merges: Sequence[tuple[str, str]], pieces: Iterable[str]) -> set
 
 
 def unknown_characters(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> list[UnknownCharacter]:
-    """Characters that vanish when a sentence is tokenised and decoded again, the most frequent first."""
+    """Characters that are lost when a sentence is tokenised and decoded again, most frequent first."""
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     all_ids = _token_ids(tokenizer, sentences, add_special_tokens=False)
@@ -152,7 +152,7 @@ def unknown_characters(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[s
 def save_trimmed_tokenizer(tokenizer: PreTrainedTokenizerBase, new_ids: dict[int, int], folder: Path) -> None:
     """
     Args:
-        new_ids: new id of each old id that stays, in the same order.
+        new_ids: new id of each old id that is kept, in the same order.
     """
     state = tokenizer_state(tokenizer)
     kept = set(tokenizer.convert_ids_to_tokens(list(new_ids)))
@@ -172,7 +172,7 @@ def save_trimmed_tokenizer(tokenizer: PreTrainedTokenizerBase, new_ids: dict[int
 
 
 def _renumbered_post_processor(part: Any, new_ids: dict[int, int]) -> Any:
-    """Ids stand in a template under `ids`, and in RobertaProcessing as `["</s>", 2]` under `sep` and `cls`."""
+    """Ids are under `ids` in a template, and in RobertaProcessing as `["</s>", 2]` under `sep` and `cls`."""
     if isinstance(part, list):
         return [_renumbered_post_processor(item, new_ids) for item in part]
     if not isinstance(part, dict):
@@ -190,15 +190,15 @@ def check_trimmed_tokenizer(
 ) -> None:
     """
     Raises:
-        ValueError: if the new tokenizer, loaded anew, is not the old one with other numbers.
+        ValueError: if the new tokenizer, once reloaded, is not the old one with other ids.
     """
     expected, got = old.convert_ids_to_tokens(list(new_ids)), new.convert_ids_to_tokens(list(range(len(new))))
     if expected != got:
         wrong = [token for token, other in zip(expected, got, strict=False) if token != other]
         raise ValueError(
-            f"The trimmed {type(new).__name__} should load with {len(expected)} tokens, it has {len(got)}, and "
-            f"{len(wrong)} stand elsewhere, such as {wrong[:3]}. Nothing was written."
+            f"The trimmed {type(new).__name__} should load with {len(expected)} tokens but has {len(got)}, and "
+            f"{len(wrong)} are in other places, such as {wrong[:3]}. Nothing was written."
         )
     for text, old_text_ids, new_text_ids in zip(texts, _token_ids(old, texts), _token_ids(new, texts), strict=True):
         if [new_ids[index] for index in old_text_ids] != new_text_ids:
-            raise ValueError(f"The trimmed tokenizer cuts {text!r} unlike the old one. Nothing was written.")
+            raise ValueError(f"The trimmed tokenizer splits {text!r} unlike the old one. Nothing was written.")

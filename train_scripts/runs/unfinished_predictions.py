@@ -1,4 +1,4 @@
-"""Predictions of an evaluation that has not ended, kept as they come, so that the same command goes on behind them."""
+"""Predictions of an unfinished evaluation, saved as they come, so that the same command can resume after them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +16,8 @@ class UnfinishedPredictions(KeptLines):
     A file in the output folder: the settings that the predictions depend on, and one row for each clip so far.
 
     Args:
-        folder: new, empty, or left by an evaluation that has not ended.
-        settings: values of JSON.
+        folder: new, empty, or left by an unfinished evaluation.
+        settings: JSON values.
 
     Raises:
         ValueError: for a folder that holds something else, or predictions with other settings.
@@ -34,14 +34,14 @@ class UnfinishedPredictions(KeptLines):
     def check_clips(self, clips: Sequence[dict[str, Any]]) -> None:
         """
         Raises:
-            ValueError: if the rows so far are not of the first of these clips.
+            ValueError: if the rows so far do not belong to the first of these clips.
         """
         for row, clip in zip(self.lines, clips, strict=False):
             if {name: row.get(name) for name in clip} != clip:
                 raise self._of_another_run(f"of other clips (it has {row.get('file_name')}, now {clip['file_name']})")
 
     def delete(self) -> None:
-        """Also what killed writers have left in the folder."""
+        """Also removes what killed writers left in the folder."""
         super().delete()
         for leaving in self.path.parent.glob(LEAVINGS):
             leaving.unlink()

@@ -1,4 +1,4 @@
-"""Videos to sentences, many at a time: reading, encoding and writing overlap, and one bad file costs itself only."""
+"""Many videos to sentences: reading, encoding and writing overlap, and a bad file costs only itself."""
 
 import itertools
 from collections import deque
@@ -41,17 +41,17 @@ def translate_videos(
     with_confidence: bool = False,
 ) -> Iterator[Translation]:
     """
-    A translation of each of `videos`, bad files included, as soon as it is done: `position` tells its place. While the
-    language model writes the sentences of one batch, the visual encoder works on the next one, and threads read the
-    videos of those behind. Whatever fails on a batch is tried on each of its clips alone.
+    Yields a translation of each of `videos`, including failed files, as soon as it is done; `position` is its index.
+    While the language model writes the sentences of one batch, the visual encoder works on the next one, and threads
+    read the videos of later batches. If anything fails on a batch, each of its clips is tried alone.
 
     Args:
         start, end: seconds within each video; default: all of it.
-        num_beams: default: as the model was saved.
-        caption_formats: "srt" and "vtt": caption files to write beside each video.
+        num_beams: default: the value saved with the model.
+        caption_formats: "srt" and "vtt": caption files to write next to each video.
         num_workers: threads that read videos.
         longest_clip: visual tokens of the longest clip that the model was trained on; longer ones are marked.
-        with_confidence: of a calibrated model, which then keeps the scores of all tokens in memory.
+        with_confidence: for a calibrated model, which then keeps the scores of all tokens in memory.
     """
     generation = {"return_scores": with_confidence} | ({} if num_beams is None else {"num_beams": num_beams})
     translator = build_translator(model, processor)
@@ -67,7 +67,7 @@ def translate_videos(
         clips = [clip.read for clip in batch if clip.read is not None]
         try:
             return batch, translator.encode_clips(clips) if clips else None
-        except Exception as error:  # the batch is then tried clip by clip
+        except Exception as error:  # then the batch is tried clip by clip
             show_traceback(error)
             return batch, None
 
@@ -77,7 +77,7 @@ def translate_videos(
         try:
             encoded = translator.encode_clips([clip.read for clip in batch]) if encoded is None else encoded
             answers = _write(translator, encoded, generation)
-        except Exception as error:  # one clip must not end the work on all others
+        except Exception as error:  # one clip must not stop the work on all others
             show_traceback(error)
             problem, encoded, answers = _text_of(error), None, []
         for clip, answer in zip(batch, answers, strict=False):
@@ -95,7 +95,7 @@ def translate_videos(
     with ThreadPoolExecutor(num_workers) as readers, ThreadPoolExecutor(1) as encoder:
         clips = _ahead(readers, read, enumerate(videos), most_read)
         for batch, encoded in _ahead(encoder, encode, _batches(clips, batch_size), 1):
-            if batch[0].read is not None:  # else files with an error
+            if batch[0].read is not None:  # otherwise these are files with an error
                 write(batch, encoded)
             yield from (clip.translation for clip in batch)
 
@@ -116,8 +116,8 @@ def translate_long_videos(
     with_confidence: bool = False,
 ) -> Iterator[Translation]:
     """
-    As `translate_videos`, for videos longer than one sentence: one video and one piece of it after the other. Pieces
-    that the journal has are not translated again.
+    Like `translate_videos`, for videos longer than one sentence: one video and one piece of it at a time. Pieces in the
+    journal are not translated again.
     """
     generation = {"return_scores": with_confidence} | ({} if num_beams is None else {"num_beams": num_beams})
     for position, video in enumerate(videos):
@@ -127,7 +127,7 @@ def translate_long_videos(
                 translation.pieces.append(piece)
             translation.text = " ".join(piece["text"] for piece in translation.pieces if piece["text"])
             write_captions(translation, caption_formats)
-        except Exception as error:  # one video must not end the work on all others
+        except Exception as error:  # one video must not stop the work on all others
             show_traceback(error)
             translation.error = _text_of(error)
         yield translation
@@ -145,7 +145,7 @@ def _pieces(
     if not segments:
         raise ValueError(f"Nobody moves in {video}: there is nothing to translate.")
     finished = [] if journal is None else journal.pieces(video)
-    # Of the last segment there may be more to come. The one before it is translated again for what it said.
+    # The last of these segments may have more pieces to come, so it is redone; so is the one before it, as context.
     next_segment = max((piece["piece"] for piece in finished), default=0)
     first = max(next_segment - 1, 0)
     by_times = {(piece["start"], piece["end"]): piece for piece in finished if piece["piece"] < next_segment}
@@ -166,13 +166,13 @@ def is_calibrated(model: FLaLLMForTranslation) -> bool:
 
 
 def build_translator(model: FLaLLMForTranslation, processor: FLaLLMProcessor) -> SignLanguageTranslationPipeline:
-    # The pipeline refuses a device beside a model that was loaded onto one, as quantized ones are.
+    # The pipeline rejects a device for a model that was loaded onto one, as quantized models are.
     device = None if hasattr(model, "hf_device_map") else model.device
     return SignLanguageTranslationPipeline(model=model, processor=processor, device=device)
 
 
 def _text_of(error: Exception) -> str:
-    """One line; of what is not about the file with the kind of error."""
+    """One line; errors that are not about the file also name their type."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in text:
         return (
@@ -184,7 +184,7 @@ def _text_of(error: Exception) -> str:
 
 @dataclass
 class _Clip:
-    """What `read_clip` of the pipeline gave for a video, `None` beside an error."""
+    """What the pipeline's `read_clip` returned for a video, `None` if there is an error."""
 
     translation: Translation
     read: dict[str, Any] | None = None
@@ -196,7 +196,7 @@ class _Clip:
 
 def _batches(clips: Iterator[_Clip], batch_size: int) -> Iterator[list[_Clip]]:
     """
-    Batches of clips of similar length, for all of a batch waits until its longest sentence is finished. Clips are
+    Batches of clips of similar length, because a whole batch waits until its longest sentence is finished. Clips are
     sorted a few batches at a time; those with an error make a batch of their own.
     """
     while together := list(itertools.islice(clips, batch_size * BATCHES_SORTED_BY_LENGTH)):
@@ -210,7 +210,7 @@ def _batches(clips: Iterator[_Clip], batch_size: int) -> Iterator[list[_Clip]]:
 def _ahead(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], most: int
 ) -> Iterator[Result]:
-    """The results of a function in the order of the items, up to `most` of them in work before they are asked for."""
+    """The results of a function in the order of the items, computing up to `most` of them ahead."""
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
@@ -227,11 +227,11 @@ def _ahead(
 def _read_clip(
     translator: SignLanguageTranslationPipeline, position: int, video: Path, start: float | None, end: float | None
 ) -> _Clip:
-    """What is read of a file; the error of one that cannot be read, or is too short or too long."""
+    """What is read from a file, or the error if it cannot be read, or is too short or too long."""
     translation = Translation(str(video), position=position)
     try:
         clip = translator.read_clip(str(video), start, end)
-    except Exception as error:  # one file must not end the work on all others
+    except Exception as error:  # one file must not stop the work on all others
         show_traceback(error)
         translation.error = _text_of(error)
         return _Clip(translation)
@@ -243,7 +243,7 @@ def _read_clip(
 def _write(
     translator: SignLanguageTranslationPipeline, encoded: EncodedClips, generation: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """The `text` of each clip; with scores of a calibrated model also its `confidence` and `familiar`."""
+    """The `text` of each clip; with the scores of a calibrated model also its `confidence` and `familiar`."""
     written = translator.write_sentences(encoded, **generation)
     return [_columns_of(*translator.answers_of(clip)) for clip in written]
 

@@ -1,4 +1,4 @@
-"""Scores for the stage scripts and the commands: a thin layer over the `evaluate` module in the folder beside this."""
+"""Scores for the stage scripts and commands: a thin layer over the `evaluate` module in the folder beside it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,12 +23,12 @@ TITLE_OF_SCORE = {
 
 
 def translation_scores(predictions: Sequence[str], references: Sequence[str], **options) -> dict:
-    """Score the predictions against the references, both in one normal form (`comparable`), once over the whole corpus.
+    """Score the predictions against the references, both normalised (`comparable`), once over the whole corpus.
 
     `options` are those of the module: `language`, `tokenize`, `lowercase`, `append_period`, `num_resamples`, `seed`.
     The result holds `bleu1` to `bleu4`, `chrf` and `rouge_l_mscoco` (0 to 100), `num_segments`,
-    `num_empty_predictions`, `signatures` and `confidence_intervals`. Raises TypeError or ValueError that says which
-    segment or option is wrong.
+    `num_empty_predictions`, `signatures` and `confidence_intervals`. Raises TypeError or ValueError naming the segment
+    or option that is wrong.
 
         >>> translation_scores(["am tag regen"], ["am tag regnet es"])["rouge_l_mscoco"]
         55.70776255707762
@@ -38,7 +38,7 @@ def translation_scores(predictions: Sequence[str], references: Sequence[str], **
 
 
 def sentence_chrf(prediction: str, reference: str) -> float:
-    """Return the chrF, 0 to 100, of one prediction, in the normal form of the other scores."""
+    """Return the chrF, 0 to 100, of one prediction, normalised in the same way as for the other scores."""
     return CHRF().sentence_score(comparable(prediction), [comparable(reference)]).score
 
 
@@ -61,19 +61,19 @@ def format_scores(scores: dict) -> str:
 def build_compute_metrics(
     batch_decode: Callable[..., list[str]], references: Sequence[str], pad_token_id: int, **options
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return the `compute_metrics` of a `Seq2SeqTrainer` with `predict_with_generate=True`.
+    """Return the `compute_metrics` function of a `Seq2SeqTrainer` with `predict_with_generate=True`.
 
     `batch_decode(token_ids, skip_special_tokens=True)` is that of a processor or tokenizer; `references` are the raw
     strings of the evaluation dataset, in its order; `options` are those of `translation_scores`, except that no
-    bootstrap is drawn unless `num_resamples` asks for one. The function returns the six scores,
-    `num_empty_predictions` and `mean_generated_tokens` (special tokens included, padding not), all floats. Under
-    several processes every one gets the predictions of all, in dataset order and followed by repeated ones that fill
-    the last batch; these are cut off. Raises ValueError for references or options that cannot be scored, and, when
-    called, where predictions and references cannot belong together.
+    bootstrap is run unless `num_resamples` asks for one. The function returns the six scores, `num_empty_predictions`
+    and `mean_generated_tokens` (including special tokens, excluding padding), all floats. With several processes, each
+    gets the predictions of all of them, in dataset order and followed by the repeats that fill the last batch; these
+    are cut off. Raises ValueError for references or options that cannot be scored and, when called, if predictions and
+    references cannot belong together.
     """
     references = list(references)
     options = {"num_resamples": 0, **options}
-    # A bad reference or option shall stop the run here, not at its first evaluation.
+    # Stop the run here for a bad reference or option, not at the first evaluation.
     translation_scores(references, references, **options)
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
@@ -95,10 +95,10 @@ def without_ignored(token_ids: np.ndarray, pad_token_id: int) -> np.ndarray:
 
 
 def generated_token_ids(predictions: np.ndarray | tuple, num_references: int, pad_token_id: int) -> np.ndarray:
-    """Return one row of generated ids per reference, (num_references, tokens), from what the Trainer has gathered.
+    """Return one row of generated ids per reference, (num_references, tokens), from what the Trainer gathered.
 
-    Raises ValueError for anything but generated ids, for too few rows, and for too many in a single process, where no
-    row is ever repeated.
+    Raises ValueError for anything but generated ids, for too few rows, and for too many in a single process, which
+    never repeats a row.
     """
     token_ids = predictions[0] if isinstance(predictions, tuple) else predictions
     if token_ids.ndim != 2 or not np.issubdtype(token_ids.dtype, np.integer):
@@ -110,16 +110,16 @@ def generated_token_ids(predictions: np.ndarray | tuple, num_references: int, pa
     if len(token_ids) < num_references or (len(token_ids) > num_references and not may_repeat):
         raise ValueError(
             f"Got {len(token_ids)} predictions for {num_references} references. Build compute_metrics from the "
-            f"references of the dataset that is evaluated."
+            f"references of the dataset being evaluated."
         )
     return without_ignored(token_ids[:num_references], pad_token_id)
 
 
 def check_dataset_order(decoded_labels: list[str], references: list[str]) -> None:
-    """Raise ValueError if most labels spell a different reference than the one at their place.
+    """Raise ValueError if most labels decode to a different reference than the one at their position.
 
-    The labels are not scored. They only show a reordered evaluation, as by `train_sampling_strategy="group_by_length"`,
-    which transformers applies to the evaluation dataset too.
+    The labels are not scored. They only reveal a reordered evaluation, such as the one that
+    `train_sampling_strategy="group_by_length"` causes, because transformers applies it to the evaluation dataset too.
     """
     labels = [comparable(label) for label in decoded_labels]
     expected = [comparable(reference) for reference in references]
@@ -129,6 +129,6 @@ def check_dataset_order(decoded_labels: list[str], references: list[str]) -> Non
     )
     if num_misplaced > len(expected) / 2:
         raise ValueError(
-            f"{num_misplaced} of {len(expected)} labels belong to another sentence than the reference at their place: "
-            f"the evaluation does not run in dataset order. Give the Trainer a sequential evaluation sampler."
+            f"{num_misplaced} of {len(expected)} labels belong to a different sentence than the reference at the same "
+            f"position: the evaluation does not run in dataset order. Give the Trainer a sequential evaluation sampler."
         )

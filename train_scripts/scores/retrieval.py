@@ -1,4 +1,4 @@
-"""How well videos find their own sentences among all of a split, and how well their words are found."""
+"""How often videos retrieve their own sentences among all those of a split, and how well their words are predicted."""
 
 import numpy as np
 import torch
@@ -6,14 +6,14 @@ import torch
 
 def retrieval_scores(videos: torch.Tensor, sentences: torch.Tensor, own: torch.Tensor) -> dict[str, float]:
     """
-    How well videos find their sentences: `recall_at_1` and `recall_at_5` (of 100 videos, how many have their own
-    sentence first, or among the first five), `median_rank`, what chance would give of each, and `num_sentences`.
+    Video-to-sentence retrieval: `recall_at_1` and `recall_at_5` (percentage of videos whose own sentence ranks first,
+    or among the first five), `median_rank`, the chance level of each, and `num_sentences`.
 
     Args:
-        videos: `(clips, width)`, and `sentences`: `(different sentences, width)`.
-        own: `(clips,)`, rows of `sentences`.
+        videos: `(clips, width)`, and `sentences`: `(distinct sentences, width)`.
+        own: `(clips,)`, row indices into `sentences`.
 
-    A tie counts against the video: one embedding for all finds nothing.
+    Ties count against the video: if all embeddings are identical, nothing is retrieved.
     """
     likeness = torch.nn.functional.normalize(videos, dim=1) @ torch.nn.functional.normalize(sentences, dim=1).T
     ranks = (likeness >= likeness.gather(1, own[:, None])).sum(1).float()
@@ -33,7 +33,7 @@ def word_scores(counts: np.ndarray) -> dict[str, float]:
     `word_precision`, `word_recall` and `word_f1` over all clips.
 
     Args:
-        counts: `(clips, 3)`: words that are in a sentence and were found, that were found, that are in the sentence.
+        counts: `(clips, 3)`: words that are both in the sentence and predicted, predicted, and in the sentence.
     """
     hits, found, present = (float(count) for count in counts.sum(0))
     return {
@@ -44,7 +44,7 @@ def word_scores(counts: np.ndarray) -> dict[str, float]:
 
 
 def format_retrieval(scores: dict[str, float], split: str) -> str:
-    """One line on scores without a prefix."""
+    """One line of text from scores without a prefix."""
     return (
         f"{split}: {scores['recall_at_1']:.1f} of 100 videos find their own sentence first among "
         f"{scores['num_sentences']:.0f} (chance {scores['chance_recall_at_1']:.1f}), {scores['recall_at_5']:.1f} among "

@@ -1,1 +1,1 @@
-"""One module for each training stage, each with a `main()`."""
+"""The training stages, one module each, with a `main()`."""

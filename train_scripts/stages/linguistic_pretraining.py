@@ -1,19 +1,19 @@
 """
-Stage 1 of LLaVA-SLT, linguistic continued pretraining: a decoder-only language model goes on learning from text about
-what is signed (https://arxiv.org/abs/2412.16524).
+Stage 1 of LLaVA-SLT, linguistic continued pretraining: a decoder-only language model continues training on text about
+the topics that are signed (https://arxiv.org/abs/2412.16524).
 
     flallm train linguistic-pretraining --config llava_slt_linguistic_pretraining --text_file weather.txt news.txt \
         --text_model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --spoken_language de --output_dir stage1
 
-`--dataset` takes the sentences of the training clips instead, or besides. Sentences are packed: one after another, each
-with the end-of-sentence token behind it, cut into blocks of one length, so that a block may begin in the middle of a
-sentence and attention sees the sentences before it. `--lora True` trains low-rank adapters, which the saved model has
-merged. Without `--text_model_name_or_path` a small Llama and its tokenizer are made from the text alone, for languages
-with little text and for the quickstart.
+`--dataset` uses the sentences of the training clips instead, or in addition. Sentences are packed: concatenated, each
+followed by the end-of-sentence token, and cut into blocks of equal length, so that a block may begin in the middle of a
+sentence and attention sees the sentences before it. `--lora True` trains low-rank adapters, which are merged into the
+saved model. Without `--text_model_name_or_path` a small Llama and its tokenizer are made from the text alone, for
+languages with little text and for the quickstart.
 
 With `--denoising True` (ours) each sentence also comes as the answer to the prompt of stage 3, with words in place of
-the video: the sentence's own, moved, left out, repeated and exchanged as recognised signs would be. A small model
-learns here, from text alone, what it cannot learn later, when it is frozen.
+the video: the sentence's own words, moved, deleted, repeated and replaced as sign recognition might return them. A
+small model learns here, from text alone, what it cannot learn later, when it is frozen.
 """
 
 import random
@@ -42,6 +42,7 @@ from modeling_flallm.own_processing import (
     DEFAULT_SPOKEN_LANGUAGE,
     FLaLLMVideoProcessor,
     LlavaSltProcessor,
+    spoken_language_name,
 )
 from modeling_flallm.systems import titles
 
@@ -56,7 +57,6 @@ from ..clips.hub_data_sets import column_names, load_from_hub
 from ..clips.splits import check_text_column
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
-from ..languages.languages import language_in_prompt
 from ..runs.damaged_models import read_config, read_model
 from ..runs.resuming import check_run, checkpoint_to_resume
 from ..runs.text_batches import TextCollator, TextDataset, WordNoise, pack, prompt_around_video, short_enough, tokenize
@@ -82,14 +82,14 @@ class LinguisticTrainingArguments(LinguisticTrainingDefaults, FLaLLMTrainingArgu
     def __post_init__(self):
         if self.push_to_hub:
             raise ValueError(
-                "--push_to_hub is not for this stage: the model of stage 3 holds its language model whole."
+                "--push_to_hub is not for this stage: the model of stage 3 contains the whole language model."
             )
         super().__post_init__()
 
 
 def read_text(text: TextArguments) -> list[str]:
     """
-    All lines of all files and data sets, NFKC-normalised as the processor's sentences are.
+    All lines of all files and data sets, NFKC-normalised like the processor's sentences.
 
     Raises:
         FileNotFoundError, ValueError: for a missing or empty file or data set, or one without that column.
@@ -112,7 +112,7 @@ def _sentences_of_dataset(name: str, text: TextArguments) -> list[str]:
 
 
 def _text_on_hub(name: str, text: TextArguments) -> datasets.IterableDataset:
-    """Streamed, and without its other columns: no video is downloaded where the sentences are beside them."""
+    """Streamed without its other columns: no video is downloaded when sentences and videos are in the same table."""
     rows = load_from_hub(name, split=text.train_split, streaming=True)
     check_text_column(column_names(rows), text.text_column, name)
     return rows.select_columns([text.text_column])
@@ -120,7 +120,7 @@ def _text_on_hub(name: str, text: TextArguments) -> datasets.IterableDataset:
 
 def hold_out(lines: list[str], text: TextArguments, seed: int) -> tuple[list[str], list[str]]:
     """
-    -> lines to train on and lines to measure perplexity on, which have none in common, however often one occurs.
+    -> lines to train on and lines to measure perplexity on; they share none, however often a line occurs.
 
     Raises:
         ValueError: if nothing is left to train on.
@@ -135,17 +135,17 @@ def hold_out(lines: list[str], text: TextArguments, seed: int) -> tuple[list[str
     kept = [line for line in lines if line not in unseen]
     if not kept:
         raise ValueError(
-            "No line is left to train on when those of the evaluation are taken out. Give more text, or another "
+            "No line is left to train on after removing those of the evaluation. Give more text, or another "
             "--evaluation_text_file."
         )
     return kept, held_out
 
 
 def make_tokenizer(lines: Sequence[str], prompt: str, max_vocabulary_size: int) -> PreTrainedTokenizerBase:
-    """A tokenizer of the text's own, which knows the words of the prompt, with a chat template of two tokens."""
+    """A tokenizer trained on the text, which also knows the words of the prompt, with a two-token chat template."""
     with_prompt = [*lines, *[f"\n{prompt}"] * (1 + len(lines) // 100)]
     tokenizer = train_tokenizer(with_prompt, max_vocabulary_size)
-    # It ends labels of encoder-decoder models; a prompt must not end so.
+    # It ends labels of encoder-decoder models; a prompt must not end with it.
     tokenizer.backend_tokenizer.post_processor = None
     tokenizer.add_special_tokens({"additional_special_tokens": [USER_TOKEN, ASSISTANT_TOKEN]})
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -156,9 +156,9 @@ def build_processor(
     arguments: CausalLanguageModelArguments, text: TextArguments, lines: Sequence[str]
 ) -> LlavaSltProcessor:
     """The processor of stage 3, of which the tokenizer, with the placeholder in it, is what this stage needs."""
-    language = language_in_prompt(text.spoken_language, DEFAULT_SPOKEN_LANGUAGE)
+    language = text.spoken_language or DEFAULT_SPOKEN_LANGUAGE
     if arguments.text_model_name_or_path is None:
-        prompt = arguments.prompt.replace("{spoken_language}", language)
+        prompt = arguments.prompt.replace("{spoken_language}", spoken_language_name(language))
         tokenizer = make_tokenizer(lines, prompt, arguments.max_vocabulary_size)
     else:
         tokenizer = open_tokenizer(arguments.text_model_name_or_path)
@@ -170,7 +170,7 @@ def build_processor(
 def check_language_model(arguments: CausalLanguageModelArguments, block_size: int) -> None:
     """
     Raises:
-        ValueError: for an encoder-decoder model, or one whose positions do not suffice for a block.
+        ValueError: for an encoder-decoder model, or one with too few positions for a block.
     """
     if arguments.text_model_name_or_path is None:
         return
@@ -189,10 +189,10 @@ def check_language_model(arguments: CausalLanguageModelArguments, block_size: in
 def build_language_model(
     arguments: CausalLanguageModelArguments, tokenizer: PreTrainedTokenizerBase, block_size: int
 ) -> PreTrainedModel:
-    """Every token of the tokenizer has an embedding; with `lora`, wrapped."""
+    """Adds embeddings for all tokens of the tokenizer; with `lora`, wraps the model."""
     if arguments.text_model_name_or_path is None:
         return AutoModelForCausalLM.from_config(_new_config(arguments, tokenizer, block_size))
-    # Weights that are trained are kept in float32; below low-rank adapters they stay as they were saved.
+    # Trained weights are kept in float32; under low-rank adapters they keep the dtype they were saved in.
     dtype = "auto" if arguments.lora else torch.float32
     model = read_model(AutoModelForCausalLM, arguments.text_model_name_or_path, dtype=dtype)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -212,8 +212,8 @@ def _new_config(
         num_hidden_layers=arguments.layers,
         num_attention_heads=arguments.attention_heads,
         max_position_embeddings=max(2048, block_size),
-        # Tied embeddings of words that can stand for each other become nearly the same, and stage 3 could not tell
-        # them apart. Llama's usual deviation, 0.02, is for widths of thousands; a narrow model then learns slowly.
+        # Tied embeddings of interchangeable words become nearly the same, and stage 3 could not tell them apart.
+        # Llama's usual standard deviation, 0.02, is for widths of thousands; a narrow model then learns slowly.
         tie_word_embeddings=False,
         initializer_range=arguments.hidden_size**-0.5,
         pad_token_id=tokenizer.pad_token_id,
@@ -223,22 +223,22 @@ def _new_config(
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of each token but the first `(batch, length - 1)`: all that perplexity needs of the logits."""
+    """Cross-entropy of each token but the first `(batch, length - 1)`: all that perplexity needs from the logits."""
     return torch.nn.functional.cross_entropy(
         logits[:, :-1].float().transpose(1, 2), labels[:, 1:], ignore_index=IGNORED_LABEL, reduction="none"
     )
 
 
 def perplexity(evaluation: EvalPrediction) -> dict[str, float]:
-    """Over all held-out tokens, not a mean over batches."""
+    """Over all held-out tokens, not averaged over batches."""
     is_token = evaluation.label_ids[:, 1:] != IGNORED_LABEL
     return {"perplexity": float(np.exp(evaluation.predictions[is_token].mean()))}
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """
-    Stage 1 from command-line arguments; returns the scores on the held-out lines, among them `eval_perplexity`.
-    `callbacks` are the Trainer's.
+    Stage 1 from command-line arguments; returns the scores on the held-out lines, including `eval_perplexity`.
+    `callbacks` are passed to the Trainer.
     """
     command = COMMANDS["train linguistic-pretraining"]
     arguments, text, denoising, training = command.parse(argv, LinguisticTrainingArguments)
@@ -284,7 +284,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
 
 
 def _finish(trainer: TextTrainer, training: LinguisticTrainingArguments) -> dict[str, float]:
-    """The model is saved before it is evaluated: whatever goes wrong then, the training was not in vain."""
+    """Saves the model before evaluating it: whatever goes wrong then, the training is not lost."""
     trainer.save_state()
     if isinstance(trainer.model, PeftModel):
         trainer.model = trainer.model.merge_and_unload()

@@ -8,7 +8,7 @@ Stage 2 of FLa-LLM, LLM fine-tuning: the visual encoder of stage 1, frozen, a ne
 
 With `--lora True` only low-rank adapters in the text model and the visual-language adapter are trained. With
 `--cache_features True` each clip goes through the encoder once, for all epochs and all later runs (`feature_cache.py`).
-On a CPU, small, after the example of `visual_initialing.py`:
+A small run on a CPU, continuing the example of `visual_initialing.py`:
 
     flallm train llm-fine-tuning --config quickstart_llm_fine_tuning --dataset corpus \
         --vision_model_name_or_path stage1 --text_model_name_or_path language_model --output_dir stage2
@@ -37,7 +37,7 @@ COMMAND = COMMANDS["train llm-fine-tuning"]
 
 
 def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tuple[PreTrainedModel, FLaLLMProcessor]:
-    """The model of stage 2, frozen and wrapped as asked for, and the processor for the LLM's tokenizer."""
+    """The model of stage 2, frozen and wrapped as requested, and the processor with the LLM's tokenizer."""
     with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
         model = FLaLLMForTranslation.from_vision_text_pretrained(
             arguments.vision_model_name_or_path or arguments.other_encoder(),
@@ -72,7 +72,7 @@ def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
-    """Stage 2 from command-line arguments, with further callbacks; returns the scores on the evaluation split."""
+    """Stage 2 from command-line arguments, with additional callbacks; returns the scores on the evaluation split."""
     arguments, data, video, augmentation, training, features = COMMAND.parse(argv, FLaLLMTrainingArguments)
     return run_training(
         lambda: build_model(arguments, video), arguments, data, video, augmentation, training, features, callbacks

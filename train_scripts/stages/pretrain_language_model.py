@@ -1,10 +1,10 @@
 """
-A small encoder-decoder language model, pretrained by denoising on plain text, with a tokenizer of its own.
+A small encoder-decoder language model with its own tokenizer, pretrained by denoising plain text.
 
-It stands in for mBART where a pretrained model is too large or does not know the language: in the quickstart, and for
+It replaces mBART where a pretrained model is too large or does not know the language: in the quickstart, and for
 languages with little text. The objective is BART's (https://arxiv.org/abs/1910.13461, section 2.2: token masking, token
-deletion and text infilling) plus, ours, a shuffle of the tokens, because signs come in another order than words, and
-repeated tokens, because a sign lasts for several frames.
+deletion and text infilling) plus, ours, a shuffle of the tokens, because signs come in a different order than words,
+and repeated tokens, because a sign lasts for several frames.
 
     flallm train language-model --text_file corpus/text_only.txt --output_dir language_model
 """
@@ -40,7 +40,7 @@ from ..runs.training import TellTheEpoch, choose_fast_attention, start_run
 
 @dataclass
 class LanguageModelTrainingArguments(LanguageModelTrainingDefaults, FLaLLMTrainingArguments):
-    """Without evaluation: there is no split of a text file."""
+    """No evaluation: a text file has no splits."""
 
 
 def build_language_model(arguments: LanguageModelArguments, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -87,7 +87,7 @@ class DenoisingCollator:
             if draw < self.arguments.deletion_probability:
                 continue
             is_masked = draw < self.arguments.deletion_probability + self.arguments.mask_probability
-            if is_masked and noised and noised[-1] == mask:  # neighbouring masks become one: infilling
+            if is_masked and noised and noised[-1] == mask:  # adjacent masks are merged into one: infilling
                 continue
             noised.append(mask if is_masked else token)
             while not is_masked and draws.random() < self.arguments.repetition_probability:
@@ -110,7 +110,7 @@ class _TokenizedSentences(RandomDataset):
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> None:
-    """Train and save tokenizer and model in the output folder. `callbacks` are the Trainer's."""
+    """Train tokenizer and model and save them in the output folder. `callbacks` are passed to the Trainer."""
     arguments, training = COMMANDS["train language-model"].parse(argv, LanguageModelTrainingArguments)
     check_run(training)
     sentences = read_sentences(arguments.text_file)
@@ -128,7 +128,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
         processing_class=tokenizer,
         callbacks=[TellTheEpoch([dataset]), *callbacks],
     )
-    # MBart takes `num_items_in_batch` and ignores it: the Trainer must average over accumulated batches itself.
+    # MBart accepts `num_items_in_batch` and ignores it: the Trainer must average over accumulated batches itself.
     trainer.model_accepts_loss_kwargs = False
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
     trainer.save_model()

@@ -1,15 +1,15 @@
 """
-Stage 2 of LLaVA-SLT, visual contrastive pretraining: the hierarchical visual encoder learns to say with a whole video
-what a frozen text encoder says of its sentence, and with its word-like tokens which tokens of the language model occur
-(https://arxiv.org/abs/2412.16524).
+Stage 2 of LLaVA-SLT, visual contrastive pretraining: the hierarchical visual encoder learns to match each video with
+the embedding of its sentence from a frozen text encoder, and its word-like tokens with those tokens of the language
+model that occur in the sentence (https://arxiv.org/abs/2412.16524).
 
     flallm train visual-contrastive-pretraining --config llava_slt_visual_contrastive_pretraining \
         --dataset phoenix14t/ --text_model_name_or_path stage1 --text_encoder_name_or_path BAAI/bge-m3 \
         --output_dir stage2
 
 The output folder holds the encoder with its two projections, for `flallm train visual-language-tuning`. The run is
-scored by retrieval: for each video of the evaluation split, all different sentences of the split are put in order of
-their likeness to it, and the place of its own one is counted. Small, on a CPU:
+scored by retrieval: for each video of the evaluation split, all distinct sentences of the split are ranked by their
+similarity to it, and the rank of its own sentence counts. A small run on a CPU:
 
     flallm train visual-contrastive-pretraining --config quickstart_llava_slt_visual_contrastive_pretraining \
         --dataset corpus --text_model_name_or_path stage1 --output_dir stage2
@@ -75,7 +75,7 @@ class ContrastiveTrainingArguments(ContrastiveTrainingDefaults, FLaLLMTrainingAr
 def build_model(
     arguments: VisualContrastivePretrainingArguments, targets: TextTargets
 ) -> LlavaSltForContrastivePreTraining:
-    """A random visual encoder, or one from ImageNet weights, with the text side's targets."""
+    """A visual encoder with random or ImageNet weights, and the targets from the text side."""
     word_targets = load_word_targets(arguments.text_model_name_or_path, targets.token_ids)
     config = LlavaSltContrastiveConfig(
         vision_config=LlavaSltVisualConfig(
@@ -131,7 +131,7 @@ class ContrastiveTrainer(ClipTrainer):
 
 
 def _count_words(word_logits: torch.Tensor | None, word_ids: torch.Tensor) -> torch.Tensor:
-    """-> `(batch, 3)`: words that are in the sentence and were found, that were found, that are in the sentence."""
+    """-> `(batch, 3)`: words that are both in the sentence and predicted, predicted, and in the sentence."""
     if word_logits is None:
         return word_ids.new_zeros(len(word_ids), 3)
     is_word = (word_ids != IGNORED_LABEL).long()
@@ -149,7 +149,7 @@ def build_compute_scores(targets: TextTargets, texts: Sequence[str]) -> Callable
     sentences = targets.embeddings_of(distinct)
 
     def compute_scores(evaluation: EvalPrediction) -> dict[str, float]:
-        # Under several processes the first clips come again at the end, to fill the last batch.
+        # With several processes the first clips are repeated at the end, to fill the last batch.
         videos = torch.from_numpy(evaluation.predictions[: len(texts)])
         return {**retrieval_scores(videos, sentences, own), **word_scores(evaluation.label_ids[: len(texts)])}
 
@@ -168,11 +168,11 @@ def run_pretraining(
     Train, choose the best checkpoint and save model, video processor and model card in the output folder.
 
     Returns:
-        `dict[str, float]`: the scores of the best checkpoint, with `eval_` in front, and with the name of the split
-        that is also measured.
+        `dict[str, float]`: the scores of the best checkpoint, prefixed with `eval_`, and those of the additionally
+        measured split, prefixed with its name.
 
     Raises:
-        ValueError, FileNotFoundError: for what the user has to mend, before any training.
+        ValueError, FileNotFoundError: for mistakes that the user has to fix, before any training.
     """
     check_run(training)
     check_model_names(arguments)
@@ -241,7 +241,7 @@ def _measure(
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
-    """Stage 2 from command-line arguments; returns the scores as `run_pretraining`. `callbacks` are the Trainer's."""
+    """Stage 2 from command-line arguments; returns the scores of `run_pretraining`. `callbacks` go to the Trainer."""
     command = COMMANDS["train visual-contrastive-pretraining"]
     arguments, data, video, augmentation, training = command.parse(argv, ContrastiveTrainingArguments)
     scores = run_pretraining(arguments, data, video, augmentation, training, callbacks)

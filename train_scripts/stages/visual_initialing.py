@@ -5,8 +5,8 @@ Stage 1 of FLa-LLM, visual initialing: train the visual encoder with a small ran
     flallm train visual-initialing --config paper_visual_initialing --dataset phoenix14t/ \
         --tokenizer_name_or_path facebook/mbart-large-cc25 --target_language de_DE --output_dir stage1
 
-The same with `accelerate launch -m train_scripts.stages.visual_initialing ...` or `torchrun -m ...` on several devices.
-On a CPU, small (see `make quickstart` for the whole of it):
+For several devices use `accelerate launch -m train_scripts.stages.visual_initialing ...` or `torchrun -m ...`.
+A small run on a CPU (`make quickstart` does all of it):
 
     flallm generate-corpus --output_dir corpus
     flallm train language-model --text_file corpus/text_only.txt --output_dir language_model
@@ -37,7 +37,7 @@ COMMAND = COMMANDS["train visual-initialing"]
 
 def build_light_transformer_config(arguments: VisualInitialingArguments, tokenizer: PreTrainedTokenizerBase):
     return light_transformer_config(
-        # M2M100's tokenizer does not count its languages.
+        # M2M100's tokenizer does not count its language codes.
         vocab_size=max([len(tokenizer), *(index + 1 for index in language_ids(tokenizer).values())]),
         d_model=arguments.light_hidden_size,
         encoder_ffn_dim=arguments.light_feed_forward_size,
@@ -58,7 +58,7 @@ def build_light_transformer_config(arguments: VisualInitialingArguments, tokeniz
 def build_model(
     arguments: VisualInitialingArguments, video: VideoArguments
 ) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
-    """A random visual encoder, adapter and Light-T, and the processor for the LLM's tokenizer."""
+    """A random visual encoder, adapter and Light-T, and the processor with the LLM's tokenizer."""
     tokenizer = load_tokenizer(arguments.tokenizer_name_or_path, arguments.target_language)
     config = FLaLLMConfig(
         vision_config=arguments.other_encoder_config()
@@ -78,7 +78,7 @@ def build_model(
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
-    """Stage 1 from command-line arguments, with further callbacks; returns the scores on the evaluation split."""
+    """Stage 1 from command-line arguments, with additional callbacks; returns the scores on the evaluation split."""
     arguments, data, video, augmentation, training = COMMAND.parse(argv, FLaLLMTrainingArguments)
     return run_training(
         lambda: build_model(arguments, video), arguments, data, video, augmentation, training, callbacks=callbacks

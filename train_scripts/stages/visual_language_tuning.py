@@ -1,14 +1,14 @@
 """
-Stage 3 of LLaVA-SLT, visual language tuning: the visual encoder of stage 2 and the language model of stage 1, both
-frozen, and a new connector between them, which is all that is trained (https://arxiv.org/abs/2412.16524).
+Stage 3 of LLaVA-SLT, visual language tuning: trains only a new connector between the visual encoder of stage 2 and the
+language model of stage 1, which are both frozen (https://arxiv.org/abs/2412.16524).
 
     flallm train visual-language-tuning --config llava_slt_visual_language_tuning --dataset phoenix14t/ \
         --vision_model_name_or_path stage2 --text_model_name_or_path stage1 --spoken_language de --output_dir stage3
 
 With `--lora True` (ours) low-rank adapters in the language model are trained, too. With `--cache_features True` each
-clip goes through the encoder once, for all epochs and all later runs (`feature_cache.py`). Where the data set has a
-column `spoken_language`, the prompt names the language of each sentence, else that of `--spoken_language`. Small, on a
-CPU, after the example of `visual_contrastive_pretraining.py`:
+clip goes through the encoder once, for all epochs and all later runs (`feature_cache.py`). If the data set has a column
+`spoken_language`, the prompt names the language of each sentence, otherwise that of `--spoken_language`. A small run on
+a CPU, continuing the example of `visual_contrastive_pretraining.py`:
 
     flallm train visual-language-tuning --config quickstart_llava_slt_visual_language_tuning --dataset corpus \
         --vision_model_name_or_path stage2 --text_model_name_or_path stage1 --output_dir stage3
@@ -29,7 +29,6 @@ from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import VideoArguments
 from ..arguments.stage_arguments import VisualLanguageTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
-from ..languages.languages import language_in_prompt
 from ..runs.damaged_models import reading_model
 from ..runs.generation_defaults import set_generation_defaults
 from ..runs.tokenizers import open_tokenizer
@@ -42,10 +41,10 @@ def build_model(
     arguments: VisualLanguageTuningArguments, video: VideoArguments, spoken_language: str | None = None
 ) -> tuple[PreTrainedModel, LlavaSltProcessor]:
     """
-    The model of stage 3, frozen and wrapped as asked for, and its processor.
+    The model of stage 3, frozen and wrapped as requested, and its processor.
 
     Args:
-        spoken_language: tag of the language that the prompt names where the data set does not say it.
+        spoken_language: tag of the language that the prompt names if the data set does not specify one.
     """
     tokenizer = open_tokenizer(arguments.text_model_name_or_path)
     with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
@@ -56,7 +55,7 @@ def build_model(
             **clip_reader_of(video, vision_model),
             tokenizer=tokenizer,
             prompt=arguments.prompt,
-            spoken_language=language_in_prompt(spoken_language, DEFAULT_SPOKEN_LANGUAGE),
+            spoken_language=spoken_language or DEFAULT_SPOKEN_LANGUAGE,
         )
         model = LlavaSltForTranslation.from_vision_text_pretrained(
             vision_model,
@@ -77,7 +76,7 @@ def build_model(
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
-    """Stage 3 from command-line arguments, with further callbacks; returns the scores on the evaluation split."""
+    """Stage 3 from command-line arguments, with additional callbacks; returns the scores on the evaluation split."""
     arguments, data, video, augmentation, training, features = COMMAND.parse(argv, FLaLLMTrainingArguments)
     return run_training(
         lambda: build_model(arguments, video, data.spoken_language),

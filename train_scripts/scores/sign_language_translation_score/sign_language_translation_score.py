@@ -1,9 +1,8 @@
 """BLEU-1 to BLEU-4, chrF and ROUGE-L (mscoco) of sign language translations, as an `evaluate` module.
 
-All scores are computed once over the whole corpus. Predictions and references are brought to one normal form first, and
-each score carries the signature that says how it was computed. `evaluate.load` runs a copy of this file without a
-network, so it imports nothing of ours, and each `import` names one package because `evaluate` reads them with a
-regular expression.
+All scores are computed once over the whole corpus. Predictions and references are normalised first, and each score
+carries a signature that says how it was computed. `evaluate.load` runs a copy of this file offline, so it imports
+nothing of ours, and each `import` names a single package because `evaluate` finds them with a regular expression.
 """
 
 import re
@@ -17,8 +16,8 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric, Score, Signature
 
 _DESCRIPTION = """\
-Corpus-level scores of sign language translation: BLEU-1..4 and chrF by sacrebleu, equal to its command line on text in
-Unicode normal form NFKC with single spaces, to which both sides are brought first (`norm:nfkc` in the signatures), and
+Corpus-level scores of sign language translation: BLEU-1..4 and chrF by sacrebleu, identical to its command line on text
+in Unicode normal form NFKC with single spaces, to which both sides are normalised (`norm:nfkc` in the signatures), and
 `rouge_l_mscoco`, the ROUGE-L of the sign language translation literature (longest common subsequence, F-measure with
 beta 1.2, averaged over sentences). `rouge_l_mscoco` is NOT the ROUGE-L of the `rouge_score` package.
 """
@@ -38,9 +37,9 @@ _INPUTS_DESCRIPTION = """\
 Args:
     predictions: list of str, one translation per segment; empty ones are allowed and counted.
     references: list of str, the raw reference of each segment, never passed through a tokenizer; none may be empty.
-    language: tag of the written language ("de", "zh", "zh_CN", "jpn_Jpan"). Chinese, Japanese, Thai and the others that
-        are written without spaces between words are scored by character, as the literature does for CSL-Daily. So is
-        Korean, whose words between spaces carry their particles, which a word tokenizer does not split.
+    language: tag of the written language ("de", "zh", "zh_CN", "jpn_Jpan"). Chinese, Japanese, Thai and other languages
+        written without spaces between words are scored by character, as the literature does for CSL-Daily. So is
+        Korean, whose space-separated words include particles that a word tokenizer does not split off.
     tokenize: sacrebleu tokenizer for BLEU, one of "13a", "intl", "none" (words) or "char", "zh" (characters); the
         default is "char" for languages that are scored by character, else "13a". ROUGE-L splits at white space with
         the first three, and into characters with the last two.
@@ -62,7 +61,7 @@ MAX_NGRAM_ORDER = 4
 ROUGE_L_BETA = 1.2
 SACREBLEU_DEFAULT_SEED = 12345
 SCORED_UNIT_OF_TOKENIZER = {"13a": "word", "intl": "word", "none": "word", "char": "character", "zh": "character"}
-# ISO 639 tags, with the older three-letter ones of MARC; "13a" leaves a whole clause of these as one word.
+# ISO 639 tags, including the older three-letter MARC codes; "13a" leaves a whole clause of these as one word.
 CHARACTER_LEVEL_LANGUAGES = {
     *("zh", "zho", "chi", "cmn", "yue", "wuu", "nan", "hak", "gan", "hsn", "lzh"),  # Chinese
     *("ja", "jpn"),  # Japanese
@@ -71,10 +70,10 @@ CHARACTER_LEVEL_LANGUAGES = {
     *("my", "mya", "bur", "shn", "km", "khm"),  # Burmese, Shan and Khmer
     *("bo", "bod", "tib", "dz", "dzo"),  # Tibetan and Dzongkha
 }
-# Nobody sees control characters and hints for line ends and directions. The joiners U+200C and U+200D are spelling.
+# Control characters and hints for line breaks and directions are invisible. The joiners U+200C and U+200D are spelling.
 INVISIBLE_CHARACTERS = dict.fromkeys(
     [
-        *(*range(0x09), *range(0x0E, 0x1C), *range(0x7F, 0x85), *range(0x86, 0xA0)),  # all but line ends and tabs
+        *(*range(0x09), *range(0x0E, 0x1C), *range(0x7F, 0x85), *range(0x86, 0xA0)),  # all but line breaks and tabs
         *(0xAD, 0x200B, 0x2060, 0xFEFF),
         *(0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)),
     ]
@@ -82,13 +81,13 @@ INVISIBLE_CHARACTERS = dict.fromkeys(
 
 
 def comparable(text: str) -> str:
-    """Return the form in which sentences are compared: Unicode NFKC, as labels have, with single spaces, and without
-    characters that nobody sees. Every space and line end of Unicode counts as a space."""
+    """Return the form in which sentences are compared: Unicode NFKC, like the labels, with single spaces and without
+    invisible characters. Every Unicode space and line break counts as a space."""
     return " ".join(unicodedata.normalize("NFKC", text.translate(INVISIBLE_CHARACTERS)).split())
 
 
 class RougeLSignature(Signature):
-    """Signature of `RougeLMscoco` in the notation of sacrebleu, but without its version: the formula is not its own."""
+    """Signature of `RougeLMscoco` in sacrebleu's notation, without its version: the formula is not sacrebleu's."""
 
     def __init__(self, arguments: dict):
         super().__init__(arguments)
@@ -99,12 +98,12 @@ class RougeLSignature(Signature):
 
 
 class RougeLMscoco(Metric):
-    """ROUGE-L as mscoco caption evaluation and, after it, the sign language translation literature compute it.
+    """ROUGE-L as computed by mscoco caption evaluation and, following it, the sign language translation literature.
 
     Per segment, with L the length of the longest common subsequence of the `unit`s ("word": split at white space;
     "character": all but white space), P = L / prediction length, R = L / reference length:
-    (1 + 1.2^2) P R / (R + 1.2^2 P), 0 where nothing is shared; the mean over the segments, times 100. No stemming, no
-    removal of punctuation. The `rouge_score` package tokenizes differently and takes beta 1, so its numbers differ.
+    (1 + 1.2^2) P R / (R + 1.2^2 P), 0 if nothing is shared; the mean over the segments, times 100. No stemming, and
+    punctuation is kept. The `rouge_score` package tokenizes differently and uses beta 1, so its numbers differ.
     """
 
     _SIGNATURE_TYPE = RougeLSignature
@@ -139,7 +138,7 @@ class RougeLMscoco(Metric):
 
 
 def longest_common_subsequence_length(first: Sequence[str], second: Sequence[str]) -> int:
-    """Return how many units the longest (not necessarily contiguous) common subsequence of two sequences has."""
+    """Return the number of units in the longest (not necessarily contiguous) common subsequence of two sequences."""
     lengths = [0] * (len(second) + 1)
     for unit in first:
         diagonal = 0
@@ -197,8 +196,8 @@ def resolve_tokenizer(tokenize: str | None, language: str | None) -> str:
 
 
 def build_metrics(tokenize: str, lowercase: bool) -> dict[str, Metric]:
-    """Return the six sacrebleu-style metrics by the name under which their score is reported."""
-    # `force` silences sacrebleu's advice to detokenize, which PHOENIX, tokenized as published, draws on every call.
+    """Return the six sacrebleu-style metrics, keyed by the names under which their scores are reported."""
+    # `force` silences sacrebleu's advice to detokenize, which PHOENIX, published tokenized, triggers on every call.
     bleu_options = {"tokenize": tokenize, "lowercase": lowercase, "force": True}
     metrics: dict[str, Metric] = {
         f"bleu{order}": BLEU(max_ngram_order=order, **bleu_options) for order in range(1, MAX_NGRAM_ORDER + 1)
@@ -209,23 +208,23 @@ def build_metrics(tokenize: str, lowercase: bool) -> dict[str, Metric]:
 
 
 def segment_statistics(metric: Metric, predictions: list[str], references: list[str]) -> np.ndarray:
-    """Return the counts of each segment, (segments, statistics), whose column sums decide the corpus score."""
-    # This and `_compute_score_from_stats` are what sacrebleu builds its own significance tests on: with them, reading
-    # the text once serves the score and every resample.
+    """Return the statistics of each segment, (segments, statistics), whose column sums determine the corpus score."""
+    # sacrebleu builds its own significance tests on this and `_compute_score_from_stats`: with them, a single pass over
+    # the text serves the score and every resample.
     return np.array(metric._extract_corpus_statistics(predictions, [references]), dtype=np.float64)
 
 
 def corpus_score(metric: Metric, summed_statistics: np.ndarray) -> float:
-    """Return the score, 0 to 100, of the segments whose statistics were summed."""
+    """Return the score, 0 to 100, from the summed statistics of its segments."""
     return float(metric._compute_score_from_stats(summed_statistics).score)
 
 
 def bootstrap_scores(
     metrics: dict[str, Metric], statistics: dict[str, np.ndarray], num_resamples: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Return, by score name, the scores (num_resamples,) of corpora drawn from the segments with replacement.
+    """Return, by score name, the scores (num_resamples,) of corpora resampled from the segments with replacement.
 
-    Draws exactly as sacrebleu does, and the same segments for every metric.
+    Draws exactly as sacrebleu does, with the same segments for every metric.
     """
     generator = np.random.default_rng(seed)
     num_segments = len(next(iter(statistics.values())))
@@ -239,7 +238,7 @@ def bootstrap_scores(
 
 
 def confidence_interval(resampled_scores: np.ndarray) -> dict[str, float]:
-    """Return mean, half width, low and high end of the central 95 % of the scores (num_resamples,), as in sacrebleu."""
+    """Return mean, half width, low and high end of the central 95 % of the scores (num_resamples,), like sacrebleu."""
     ordered = np.sort(resampled_scores)
     num_cut_each_side = len(ordered) // 40
     low, high = float(ordered[num_cut_each_side]), float(ordered[len(ordered) - num_cut_each_side - 1])
@@ -247,8 +246,8 @@ def confidence_interval(resampled_scores: np.ndarray) -> dict[str, float]:
 
 
 def signature_of(name: str, metric: Metric, append_period: bool) -> str:
-    """Return the signature of a metric that has seen its references; for BLEU-4 and chrF it is that of sacrebleu, and
-    the normal form."""
+    """Return the signature of a metric that has seen its references; for BLEU-4 and chrF, that of sacrebleu plus the
+    normal form."""
     signature = metric.get_signature()
     signature.update("norm", "nfkc")
     if isinstance(metric, BLEU) and metric.max_ngram_order != MAX_NGRAM_ORDER:
@@ -269,7 +268,7 @@ class SignLanguageTranslationScore(evaluate.Metric):
         )
 
     def compute(self, *, predictions=None, references=None, **options) -> dict | None:
-        """Check what is passed here before `evaluate` does, whose messages for the same mistakes say little."""
+        """Check the arguments before `evaluate` does, whose messages for the same mistakes say little."""
         if predictions is not None or references is not None or self.writer is None:
             predictions, references = check_parallel_segments(predictions, references)
         return super().compute(predictions=predictions, references=references, **options)
