@@ -110,7 +110,7 @@ def translate_and_evaluate(folder: Path, data: Path, capture: Path) -> None:
     arguments = flags(model=folder, format="jsonl", output=table, dtype="float32")
     assert translate.main([*arguments, str(data / "test")]) == 0
     assert [json.loads(line)["text"] for line in table.read_text().splitlines()] == expected
-    run = {name: RUN[name] for name in ("use_cpu", "disable_tqdm", "per_device_eval_batch_size")}
+    run = {"device": "cpu", "disable_tqdm": True, "batch_size": RUN["per_device_eval_batch_size"]}
     arguments = flags(model=folder, dataset=data, split="test", output_dir=capture / "scores", **run)
     assert evaluate_model.main(arguments) == 0
     rows = [json.loads(line) for line in (capture / "scores" / "predictions.jsonl").read_text().splitlines()]
