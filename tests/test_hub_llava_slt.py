@@ -59,7 +59,11 @@ MODEL_FILES = WITH_AN_ENCODER | {
     "translation_model_slt.py",
     "word_evidence_slt.py",
 }
-PROMPTED_PROCESSOR_FILES = PROCESSOR_FILES | {"chat_template_slt.py", "processing_llava_slt.py"}
+PROMPTED_PROCESSOR_FILES = PROCESSOR_FILES | {
+    "chat_template_slt.py",
+    "processing_llava_slt.py",
+    "spoken_languages_slt.py",
+}
 
 LOAD_EVERYTHING = """
 import json, sys

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import datasets
@@ -584,7 +585,14 @@ def translate_and_evaluate(model_folder: Path, folder: Path, tmp_path: Path, cap
     assert translate.main(["--model", str(model_folder), *files, "--format", "jsonl", "--dtype", "float32"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert {line["file"]: line["text"] for line in lines} == dict(zip(files, expected, strict=True))
-    assert translate.main(["--model", str(model_folder), str(folder / "test"), "--format", "jsonl"]) == 0
+    beside_videos = Path(shutil.copytree(folder / "test", tmp_path / "beside_videos"))
+    (beside_videos / "clip.mp4").write_bytes(b"this is no video, and nobody reads it")
+    capsys.readouterr()
+    assert translate.main(["--model", str(model_folder), str(beside_videos), "--format", "jsonl"]) == 0
+    output = capsys.readouterr()
+    found = {json.loads(line)["file"] for line in output.out.splitlines() if line.startswith("{")}
+    assert found == {str(path) for path in (beside_videos / "features").iterdir()}
+    assert f"in {beside_videos} that are not ready-made visual features: clip.mp4, " in output.err
     run = {"device": "cpu", "disable_tqdm": True, "batch_size": RUN["per_device_eval_batch_size"]}
     evaluation = flags(model=model_folder, dataset=folder, split="test", output_dir=tmp_path / "scores", **run)
     assert evaluate_model.main(evaluation) == 0

@@ -39,6 +39,7 @@ from ..hub.training_run import longest_clip_of_training
 from ..machine.atomic_files import write_text
 from ..machine.machine import default_device, describe_machine, prepare_machine
 from ..runs.quantization import load_to_translate
+from ..runs.trained_models import load_processor
 from ..runs.translation_results import (
     CAPTION_FORMATS,
     Journal,
@@ -55,10 +56,11 @@ from ..runs.video_translation import build_translator, is_calibrated, translate_
 MOST_FILES_NAMED = 20
 
 
-def find_videos(paths: Sequence[str]) -> list[Path]:
+def find_videos(paths: Sequence[str], model: str) -> list[Path]:
     """
-    Files as they are named, and all videos below each folder, in order of their names; of a folder without videos all
-    files of the next modality. Hidden files are left out, and so is everything else, which is named on standard error.
+    Files as they are named, and below each folder all files of one modality, in order of their names: videos, or
+    whatever else is there; if there are several, those that `model` reads. Hidden files are left out, and so is
+    everything else, which is named on standard error.
     """
     videos: list[Path] = []
     for path in map(Path, paths):
@@ -66,10 +68,12 @@ def find_videos(paths: Sequence[str]) -> list[Path]:
             videos.append(path)
             continue
         files = sorted(file for file in path.rglob("*") if not _is_hidden_below(path, file) and not file.is_dir())
-        of_modalities = ([file for file in files if modality.is_file(file)] for modality in MODALITIES)
-        found = next(filter(None, of_modalities), [])
+        there = [modality for modality in MODALITIES if any(map(modality.is_file, files))]
+        modality = load_processor(model).modality if len(there) > 1 else next(iter(there), MODALITIES[0])
+        found = [file for file in files if modality.is_file(file)]
         videos += found
-        _name_left_out(path, [str(file.relative_to(path)) for file in files if file not in set(found)])
+        left_out = [str(file.relative_to(path)) for file in files if not modality.is_file(file)]
+        _name_left_out(path, left_out, modality.words.clips)
     return videos
 
 
@@ -77,11 +81,11 @@ def _is_hidden_below(folder: Path, file: Path) -> bool:
     return any(is_hidden_file(part) for part in file.relative_to(folder).parts)
 
 
-def _name_left_out(folder: Path, names: list[str]) -> None:
+def _name_left_out(folder: Path, names: list[str], clips: str) -> None:
     if names:
         more = f" and {len(names) - MOST_FILES_NAMED} more" if len(names) > MOST_FILES_NAMED else ""
         listed = ", ".join(names[:MOST_FILES_NAMED])
-        print(f"Left out {len(names)} file(s) in {folder} that are not videos: {listed}{more}", file=sys.stderr)
+        print(f"Left out {len(names)} file(s) in {folder} that are not {clips}: {listed}{more}", file=sys.stderr)
 
 
 def _check(arguments: TranslateArguments) -> None:
@@ -111,7 +115,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     _check(arguments)
     if os.environ.get("RANK", "0") != "0":
         return 0  # of several processes of torchrun or accelerate, only the first one translates
-    videos = list(dict.fromkeys(find_videos(arguments.videos)))
+    videos = list(dict.fromkeys(find_videos(arguments.videos, arguments.model)))
     if not videos:
         raise ValueError(f"There is no video in {', '.join(arguments.videos)}.")
     if arguments.output is None:

@@ -1,5 +1,7 @@
 """Trained models: which folders contain one, and how to load it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +35,38 @@ def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FL
     Raises:
         ValueError: if it is not such a model with its processor.
     """
+    with _loading(name_or_path):
+        system = _system_of(name_or_path)
+        model = getattr(modeling_flallm, system.model_class).from_pretrained(name_or_path, **options)
+        processor = getattr(modeling_flallm, system.processor_class).from_pretrained(name_or_path)
+    return model.eval(), processor
+
+
+def load_processor(name_or_path: str) -> FLaLLMProcessor:
+    """The processor of a trained model, without the model. Raises as `load_trained` does."""
+    with _loading(name_or_path):
+        return getattr(modeling_flallm, _system_of(name_or_path).processor_class).from_pretrained(name_or_path)
+
+
+@contextmanager
+def _loading(name_or_path: str) -> Iterator[None]:
     cannot = f"{name_or_path!r} cannot be loaded as a {titles()} model with its processor"
     missing = explain_missing_folder(name_or_path, needs_owner=True)
     if missing is not None:
         raise ValueError(f"{cannot}: {missing}")
     try:
         with reading_model(name_or_path):
-            config = PreTrainedConfig.get_config_dict(name_or_path)[0]
-            system = SYSTEMS.get(config.get("model_type"))
-            if system is None:
-                raise ValueError(_what_it_holds_instead(name_or_path, config))
-            model = getattr(modeling_flallm, system.model_class).from_pretrained(name_or_path, **options)
-            processor = getattr(modeling_flallm, system.processor_class).from_pretrained(name_or_path)
+            yield
     except OSError as error:
         raise ValueError(f"{cannot}: {explain_hub_error(error, name_or_path)}") from error
-    return model.eval(), processor
+
+
+def _system_of(name_or_path: str) -> System:
+    config = PreTrainedConfig.get_config_dict(name_or_path)[0]
+    system = SYSTEMS.get(config.get("model_type"))
+    if system is None:
+        raise ValueError(_what_it_holds_instead(name_or_path, config))
+    return system
 
 
 def check_is_no_visual_encoder(name_or_path: str) -> None:
