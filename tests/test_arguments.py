@@ -77,7 +77,12 @@ CONTRASTIVE = (
     *STAGE1[1:-1],
     visual_contrastive_pretraining.ContrastiveTrainingArguments,
 )
-TUNING = (visual_language_tuning.VisualLanguageTuningArguments, *STAGE1[1:], FeatureCacheArguments)
+TUNING = (
+    visual_language_tuning.VisualLanguageTuningArguments,
+    *STAGE1[1:-1],
+    visual_language_tuning.ConnectorTrainingArguments,
+    FeatureCacheArguments,
+)
 EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.GenerationArguments)
 REQUIRED = {
     STAGE1: {"dataset": "d", "tokenizer_name_or_path": "t", "output_dir": "o"},

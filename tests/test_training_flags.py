@@ -190,6 +190,20 @@ def test_label_smoothing_of_the_trainer_is_refused(command, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("visual_language_tuning", "bias_learning_rate"),
+        ("visual_contrastive_pretraining", "adapter_learning_rate"),
+        ("linguistic_pretraining", "max_frames_per_batch"),
+        ("pretrain_language_model", "early_stopping_patience"),
+    ],
+)
+def test_flags_of_ours_that_would_do_nothing_are_refused(command, name, tmp_path, capsys):
+    expected = f"--{name} has no effect with this command. Leave it out."
+    assert run_of(command, {name: 1}, tmp_path / "run", capsys) == expected
+
+
 def test_refused_flags_exist_and_each_has_a_reason():
     names = {field.name for field in dataclasses.fields(Seq2SeqTrainingArguments)}
     assert set(REFUSED) <= names and all(REFUSED.values())

@@ -44,6 +44,7 @@ from .stage_arguments import (
 from .system_rows import help_of_stage
 from .training_defaults import (
     COMMON_TRAINER_FLAGS,
+    ConnectorTrainingDefaults,
     ContrastiveTrainingDefaults,
     LanguageModelTrainingDefaults,
     LinguisticTrainingDefaults,
@@ -178,7 +179,7 @@ COMMANDS = {
     "train visual-language-tuning": Command(
         "stages.visual_language_tuning",
         help_of_stage("visual_language_tuning"),
-        (VisualLanguageTuningArguments, *ON_VIDEOS, FeatureCacheArguments),
+        (VisualLanguageTuningArguments, *ON_VIDEOS[:-1], ConnectorTrainingDefaults, FeatureCacheArguments),
     ),
     "evaluate": Command(
         "commands.evaluate_model",

@@ -111,8 +111,8 @@ class TrainingDefaults:
         metadata={"help": "Licence of the trained model for its card, as the Hub writes it, such as cc-by-nc-4.0."},
     )
 
-    # What evaluation scores, flags that this command gives one value, and flags that do nothing here, which its help
-    # leaves out.
+    # What evaluation scores, flags that this command gives one value, and flags that do nothing here: its help leaves
+    # them out, and those that are not transformers' own raise an error.
     needs_generation: ClassVar[bool] = True
     fixed_flags: ClassVar[dict[str, Any]] = {}
     idle_flags: ClassVar[tuple[str, ...]] = ()
@@ -201,3 +201,20 @@ class ContrastiveTrainingDefaults(TrainingDefaults):
     predict_with_generate: bool = field(default=False, metadata={"help": "Must be False."})
     needs_generation: ClassVar[bool] = False
     fixed_flags: ClassVar[dict[str, Any]] = {"predict_with_generate": False}
+    idle_flags: ClassVar[tuple[str, ...]] = (
+        "generation_num_beams",
+        "generation_max_length",
+        "adapter_learning_rate",
+        "bias_learning_rate",
+    )
+
+
+@dataclass
+class ConnectorTrainingDefaults(TrainingDefaults):
+    """
+    How to train.
+
+    The biases of the language model have no rate of their own.
+    """
+
+    idle_flags: ClassVar[tuple[str, ...]] = ("bias_learning_rate",)

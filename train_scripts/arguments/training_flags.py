@@ -144,6 +144,9 @@ def _check_refused(training: Seq2SeqTrainingArguments) -> None:
         if value != needed:
             raise ValueError(f"--{name} must be {needed} for this command, got {value}.")
     defaults = {field.name: _default(field) for field in dataclasses.fields(Seq2SeqTrainingArguments)}
+    for name in training.idle_flags:
+        if name not in defaults and getattr(training, name) != _default(type(training).__dataclass_fields__[name]):
+            raise ValueError(f"--{name} has no effect with this command. Leave it out.")
     # argparse turns the default of the last one, "no", into False, and that of a list into None.
     defaults |= {"remove_unused_columns": False, "include_num_input_tokens_seen": False}
     for name, reason in REFUSED.items():  # not all versions of transformers have all of them

@@ -16,6 +16,7 @@ a CPU, continuing the example of `visual_contrastive_pretraining.py`:
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from peft import get_peft_model
 from transformers import PreTrainedModel, TrainerCallback
@@ -29,12 +30,18 @@ from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import VideoArguments
 from ..arguments.stage_arguments import VisualLanguageTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..arguments.training_defaults import ConnectorTrainingDefaults
 from ..runs.damaged_models import reading_model
 from ..runs.generation_defaults import set_generation_defaults
 from ..runs.tokenizers import open_tokenizer
 from ..runs.training import clip_reader_of, run_training
 
 COMMAND = COMMANDS["train visual-language-tuning"]
+
+
+@dataclass
+class ConnectorTrainingArguments(ConnectorTrainingDefaults, FLaLLMTrainingArguments):
+    """No learning rate for biases of the language model."""
 
 
 def build_model(
@@ -77,7 +84,7 @@ def build_model(
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Stage 3 from command-line arguments, with additional callbacks; returns the scores on the evaluation split."""
-    arguments, data, video, augmentation, training, features = COMMAND.parse(argv, FLaLLMTrainingArguments)
+    arguments, data, video, augmentation, training, features = COMMAND.parse(argv, ConnectorTrainingArguments)
     return run_training(
         lambda: build_model(arguments, video, data.spoken_language),
         arguments,
