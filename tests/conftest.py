@@ -17,12 +17,14 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
 )
+# One for all tests of a run and its processes, so that the printed one repeats the shared corpus, too.
+SEED_VARIABLE = "FLALLM_TEST_SEED"
+if not os.environ.get(SEED_VARIABLE):
+    os.environ[SEED_VARIABLE] = str(random.SystemRandom().randrange(2**31))
 
 import numpy as np  # noqa: E402  (the environment has to be set before anything of Hugging Face is imported)
 import pytest  # noqa: E402
 import torch  # noqa: E402
-
-SEED_VARIABLE = "FLALLM_TEST_SEED"
 
 
 def pytest_configure() -> None:
@@ -51,8 +53,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def seed() -> int:
-    """Seed of this test's random inputs: new in each run, printed when the test fails, set by FLALLM_TEST_SEED."""
-    value = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(2**31))
+    """Seed of the random inputs: new in each run, printed when a test fails, set by FLALLM_TEST_SEED."""
+    value = int(os.environ[SEED_VARIABLE])
     print(f"random inputs: repeat with {SEED_VARIABLE}={value}")
     random.seed(value)
     np.random.seed(value)

@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 import pytest
 from tiny_checkpoints import checkpoint
-from tiny_corpus import corpus, error_of, flags, language_model
+from tiny_corpus import corpus, error_of, flags, language_model, text_of_language_model
 from video_files import cut, write_video
 
 from train_scripts.commands import inspect_dataset
@@ -63,13 +63,20 @@ def test_a_good_corpus(tmp_path, capsys):
     assert report["errors"] == []
     tables = [path.read_text(encoding="utf-8").splitlines() for path in corpus().glob("*/metadata.csv")]
     sentences = [row["text"] for table in tables for row in csv.DictReader(table)]
-    known = (corpus() / "text_only.txt").read_text(encoding="utf-8")  # what the tokenizer was trained on
-    unknown = {character for text in sentences for character in text} - set(known)
-    assert set(report["tokenizer"]["unknown_characters"]) == unknown
+    assert set("".join(sentences)) <= set(text_of_language_model().read_text(encoding="utf-8"))
+    assert report["tokenizer"]["unknown_characters"] == []
     train = report["splits"]["train"]
     assert train["readable_clips"] == 12 and train["resolutions"] == {"32x32": 12} and train["unseen_words"] == 0
     assert report["tokenizer"]["tokens"]["train"]["min"] > train["words"]["min"]
     assert "Splits\n" in capsys.readouterr().out
+
+
+def test_characters_that_the_tokenizer_does_not_have(tmp_path):
+    write_split(
+        tmp_path / "data" / "train", [{"file_name": "a.mp4", "text": "the жук"}, {"file_name": "b.mp4", "text": "жук"}]
+    )
+    report = inspect(tmp_path / "data", tmp_path / "out", tokenizer_name_or_path=str(language_model()))
+    assert report["tokenizer"]["unknown_characters"] == ["ж", "к", "у"]
 
 
 def test_a_tokenizer_of_many_languages(tmp_path):

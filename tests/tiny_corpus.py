@@ -1,5 +1,6 @@
 """A tiny generated corpus and tiny trained folders, made once per run of the tests. Tests must not change them."""
 
+import csv
 import functools
 import json
 import os
@@ -92,12 +93,23 @@ def corpus() -> Path:
 
 
 @functools.cache
+def text_of_language_model() -> Path:
+    """File of the sentences for text alone and of all splits: it has every character of the corpus."""
+    tables = [path.read_text(encoding="utf-8").splitlines() for path in sorted(corpus().glob("*/metadata.csv"))]
+    lines = (corpus() / "text_only.txt").read_text(encoding="utf-8").splitlines()
+    lines += [row["text"] for table in tables for row in csv.DictReader(table)]
+    path = Path(FOLDER.name) / "text_of_language_model.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@functools.cache
 def language_model() -> Path:
     """Folder of a tokenizer and a text model, pretrained for a few steps."""
     folder = Path(FOLDER.name) / "language_model"
     sizes = {"hidden_size": 32, "feed_forward_size": 48, "layers": 1, "attention_heads": 2, "dropout": 0.0}
     run = {name: RUN[name] for name in ("use_cpu", "bf16", "disable_tqdm", "report_to", "optim")}
-    pretrain_language_model.train(flags(text_file=corpus() / "text_only.txt", output_dir=folder, **sizes, **run))
+    pretrain_language_model.train(flags(text_file=text_of_language_model(), output_dir=folder, **sizes, **run))
     return folder
 
 
@@ -192,7 +204,7 @@ def causal_language_model() -> Path:
     folder = Path(FOLDER.name) / "causal_language_model"
     sizes = {"hidden_size": 32, "feed_forward_size": 48, "layers": 1, "attention_heads": 2, "max_vocabulary_size": 200}
     run = {name: RUN[name] for name in ("use_cpu", "bf16", "disable_tqdm", "report_to", "optim")}
-    text_file = corpus() / "text_only.txt"
+    text_file = text_of_language_model()
     linguistic_pretraining.train(
         flags(text_file=text_file, output_dir=folder, block_size=64, max_steps=3, **sizes, **run, **WITHOUT_EVALUATION)
     )
