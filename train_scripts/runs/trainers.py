@@ -330,7 +330,8 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
         Raises:
             ValueError: for a public repository if a private one is expected.
         """
-        super().init_hf_repo(token=token, private=private)
+        # The oldest transformers that we allow has no `private` here.
+        super().init_hf_repo(token=token, **({} if private is None else {"private": private}))
         is_private = self.args.hub_private_repo if private is None else private
         if not is_private or not self.is_world_process_zero():
             return
