@@ -52,4 +52,5 @@ modality_of_input = _processing.modalities_slt.modality_of_input
 num_array_dimensions = _processing.modality_slt.num_array_dimensions
 padded_in_time = _processing.sampling_slt.padded_in_time
 pixel_values = _processing.modality_video_slt.pixel_values
+random_numbers_of = _processing.modality_slt.random_numbers_of
 spoken_language_name = _processing.spoken_languages_slt.spoken_language_name

@@ -11,18 +11,18 @@ import torch
 import transformers
 from mini_hub import MiniHub, connect
 from peft import LoraConfig, get_peft_model
+from test_push_to_hub import REPO_ID, WAYS
 from tiny_corpus import WITHOUT_EVALUATION, flags, stage1_flags, trained_model
 from tiny_models import tiny_llava_slt, tiny_model
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, pipeline
 from without_our_packages import run_without_our_packages
 
-from modeling_flallm import FLaLLMForTranslation, FLaLLMProcessor
+from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from train_scripts.commands import push_to_hub
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.stages import visual_initialing
 
-REPO_ID = "me/flallm-tiny"
 CURVE = {"slope": 2.5, "intercept": -1}
 OTHER_CURVE = {"slope": 0.5, "intercept": 0.25}
 
@@ -197,14 +197,6 @@ print(json.dumps([model.config.confidence_calibration for model in models]))
 
 
 # On the Hub
-
-WAYS = {
-    "push_to_hub": lambda model, folder: model.push_to_hub(REPO_ID),
-    "save_pretrained": lambda model, folder: model.save_pretrained(folder, push_to_hub=True, repo_id=REPO_ID),
-    "pipeline": lambda model, folder: pipeline(
-        "sign-language-translation", model, processor=FLaLLMProcessor.from_pretrained(trained_model())
-    ).push_to_hub(REPO_ID),
-}
 
 
 @pytest.mark.parametrize("way", WAYS)

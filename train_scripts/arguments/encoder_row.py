@@ -1,12 +1,13 @@
 """What the training commands know of a sign encoder that reads other clips than videos. Imports nothing heavy."""
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-class EncoderRow:
+class EncoderRow(ABC):
     """
     Base class of the flags of one modality, a dataclass that is listed in `encoder_arguments.py`.
 
@@ -20,6 +21,6 @@ class EncoderRow:
     flag: ClassVar[str]
     clips: ClassVar[str]
 
+    @abstractmethod
     def encoder_config(self) -> "PreTrainedConfig":
         """That of the sign encoder which the flags ask for."""
-        raise NotImplementedError

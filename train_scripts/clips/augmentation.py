@@ -5,7 +5,7 @@ import math
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from modeling_flallm.own_processing import FLaLLMProcessor
+from modeling_flallm.own_processing import FLaLLMProcessor, random_numbers_of
 
 from ..arguments.data_arguments import AugmentationArguments, VideoArguments
 
@@ -47,8 +47,7 @@ class ClipAugmentation:
 
     def apply_spatial(self, frames: torch.Tensor, seed: int) -> torch.Tensor:
         """Apply `spatial` with the random draws of a seed, which are made on the CPU wherever the frames are."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with random_numbers_of(seed):
             return self.spatial(frames)
 
     def longest_length(self, num_sampled: int, num_frames: int) -> int:
