@@ -190,7 +190,9 @@ def test_what_is_missing_in_the_middle_is_held_and_reported(tmp_path, caplog):
     assert torch.equal(video.frames, whole.frames[expected])
     assert damaged(path, 30, "4 (seconds 0.40 to 0.56)") in caplog.text
     caplog.clear()
-    assert len(decode_video(path, start=0.8).frames) == 10 and caplog.text == ""
+    assert len(decode_video(path, start=0.8).frames) == 10
+    # Older releases of torchvision let libav speak for itself, on import.
+    assert [record for record in caplog.records if not record.name.startswith("libav")] == []
     with raises(f"None of the 3 frames of '{path}' could be decoded"):
         decode_video(path, start=0.4, end=0.52)
 
