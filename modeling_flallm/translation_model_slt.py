@@ -19,7 +19,7 @@ from transformers.utils import can_return_tuple
 from .encoders_slt import build_sign_encoder, load_sign_encoder
 from .hub_export_slt import SavedWithItsCode
 from .loading_slt import forget_folder, load_whole, read_config_values
-from .sign_encoder_slt import SignEncoder, SignEncoderOutput, checked_visual_mask
+from .sign_encoder_slt import SignEncoder, SignEncoderOutput
 
 VISUAL_FEATURES = ("visual_features", "visual_attention_mask")
 
@@ -56,7 +56,6 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         text_model_name (`str`): name of the text model.
         head_names (`tuple[str, ...]`): further modules beside adapter and text model that each model starts anew.
         text_auto_class (`type`): Auto class of transformers for the text model.
-        visual_token_name (`str`): what errors call a visual token.
         encoder_advice (`str`): how to get a sign encoder, for the error if there is none.
     """
 
@@ -66,7 +65,6 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     text_model_name = "text_model"
     head_names: tuple[str, ...] = ()
     text_auto_class: type
-    visual_token_name = "tokens"
     encoder_advice: str
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -218,14 +216,10 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             raise ValueError(f"Pass exactly one of {_listed(forms)}.")
 
     def _visual_tokens(self, video: dict[str, Any]) -> SignEncoderOutput:
-        """Output of the sign encoder, or the features that were passed in its place."""
+        """Output of the sign encoder for a clip, or for the features of one that were passed in its place."""
         if self.vision_model.main_input_name in video:
             return self.vision_model(**{name: video[name] for name in self.vision_model.input_names if name in video})
-        features = video["visual_features"]
-        mask = checked_visual_mask(
-            features, video.get("visual_attention_mask"), self.config.vision_config.hidden_size, self.visual_token_name
-        )
-        return SignEncoderOutput(last_hidden_state=features, attention_mask=mask.long())
+        return self.vision_model.encode_features(video["visual_features"], video.get("visual_attention_mask"))
 
     def _embed_tokens(self, visual_tokens: torch.Tensor) -> torch.Tensor:
         """Map visual tokens `(..., visual hidden size)` with the adapter -> `(..., text hidden size)`."""
