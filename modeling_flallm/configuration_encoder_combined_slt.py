@@ -53,7 +53,7 @@ class SideBySideConfig(PreTrainedConfig):
         settings = [each for each in settings if each is not None]
         if not settings:
             return None
-        return {**settings[0], "size": [max(each["size"][side] for each in settings) for side in (0, 1)]}
+        return {**settings[0], "size": max(each["size"] for each in settings)}
 
     def to_dict(self) -> dict[str, Any]:
         """See `PreTrainedConfig.to_dict`, which does not look into lists."""

@@ -88,8 +88,8 @@ class PretrainedVisionConfig(PreTrainedConfig):
 
     @property
     def frame_settings(self) -> dict[str, Any]:
-        """How the processor must prepare frames: `size` (height, width), `image_mean` and `image_std`."""
-        size = [side * max(self.scales) for side in self.image_size]
+        """How the processor must prepare frames: `size`, their height and width, `image_mean` and `image_std`."""
+        size = max(self.image_size) * max(self.scales)
         return {"size": size, "image_mean": list(self.input_mean), "image_std": list(self.input_std)}
 
     def _set_windows(self) -> None:

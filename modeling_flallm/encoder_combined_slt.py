@@ -137,8 +137,8 @@ class TemporalEncoder(EncoderOfEncoders):
     """
     A sign encoder, a linear layer and the local temporal module (FLa-LLM, section 3.1; SpaMo has both, too).
 
-    The features of the encoder in front, with `freeze_features` frozen, can be passed as `visual_features`; the linear
-    layer and the temporal module are trained on them.
+    With the encoder in front frozen (`model.encoder.freeze()`), its features can be kept and passed as
+    `visual_features`; the linear layer and the temporal module are trained on them.
     """
 
     config_class = TemporalConfig
@@ -170,10 +170,6 @@ class TemporalEncoder(EncoderOfEncoders):
     @property
     def features_are_frozen(self) -> bool:
         return self.encoder.features_are_frozen
-
-    def freeze_features(self) -> None:
-        """Freeze the encoder in front alone."""
-        self.encoder.freeze()
 
     def compute_features(self, **inputs: Any) -> SignEncoderOutput:
         return self.encoder.compute_features(**inputs)

@@ -59,6 +59,14 @@ class PretrainedVisionEncoder(SignEncoder):
         )
         self.post_init()
 
+    @property
+    def pretrained_backbone(self) -> nn.Module:
+        return self.backbone
+
+    @property
+    def pretrained_source(self) -> dict[str, str]:
+        return self.config.source or {"name": f"a {self.config.backbone_config.model_type} model without a name"}
+
     def get_token_steps(self) -> list[TokenStep]:
         size, stride = self.config.window_size, self.config.window_stride
         # Windows until none of the frames is left over; a gap between two windows (stride above size) may stay.

@@ -113,6 +113,16 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         return given
 
     @property
+    def pretrained_backbone(self) -> nn.Module | None:
+        """The image or video model of transformers that it runs, which can get low-rank adapters; None for others."""
+        return None
+
+    @property
+    def pretrained_source(self) -> dict[str, str] | None:
+        """Where the weights of `pretrained_backbone` come from: `name` and, if known, `revision` and `license`."""
+        return None
+
+    @property
     def features_size(self) -> int:
         """Width of one of the features that `compute_features` makes."""
         return self.config.hidden_size

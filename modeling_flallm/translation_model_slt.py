@@ -171,15 +171,14 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     def get_lora_settings(self) -> dict[str, Any]:
         """
         Settings for `peft.LoraConfig`: low-rank adapters in every linear layer of the text model, whatever their names.
-        The new modules are trained in full, as is the sign encoder unless it is frozen.
+        The new modules are trained in full, as is all of the sign encoder that is not frozen.
         """
         heads = [name for name in self.head_names if hasattr(self, name)]
-        encoder = [] if self.vision_model.frozen else ["vision_model"]
         others = "|".join(("vision_model", self.adapter_name, *self.head_names))
         return {
             "target_modules": "all-linear",
             "exclude_modules": rf"({others})(\..*)?",
-            "modules_to_save": [self.adapter_name, *heads, *encoder],
+            "modules_to_save": [self.adapter_name, *heads, *_trained_modules(self.vision_model, "vision_model")],
         }
 
     # ---------------------------------------------------------------------------------- clips
@@ -279,6 +278,18 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Resize the text model's embeddings. See `PreTrainedModel.resize_token_embeddings`."""
         return self.get_text_model().resize_token_embeddings(*args, **kwargs)
+
+
+def _trained_modules(module: nn.Module, name: str) -> list[str]:
+    """Names of the largest modules of which everything is trained; a backbone with adapters of its own is none."""
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    if not any(trained):
+        return []
+    if all(trained):
+        return [name]
+    backbone = getattr(module, "pretrained_backbone", None)
+    children = [(f"{name}.{child}", each) for child, each in module.named_children() if each is not backbone]
+    return [found for child, each in children for found in _trained_modules(each, child)]
 
 
 def weighted_encoder_losses(output: SignEncoderOutput | None, num_labels: torch.Tensor) -> torch.Tensor | float:

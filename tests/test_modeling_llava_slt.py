@@ -477,9 +477,9 @@ def test_wrong_inputs_of_the_translation_model():
             call(**{name: batch[name] for name in VIDEO})
         fewer = batch["input_ids"].masked_fill(batch["input_ids"] == VIDEO_TOKEN, PAD)
         with error_texts(
-            f"Prompt 0 of the batch has 0 placeholders (token {VIDEO_TOKEN}), but its video gives 5 word-like tokens. "
-            "LlavaSltProcessor writes one for each: set its `word_window_stride` to the model's, 2, and do not "
-            "truncate the prompt."
+            f"Prompt 0 of the batch has 0 placeholders (token {VIDEO_TOKEN}), but its video gives 5 visual tokens. "
+            "LlavaSltProcessor writes one for each: let it count as the model does, "
+            "`processor.set_token_steps(model.vision_model.get_token_steps())`, and do not truncate the prompt."
         ):
             call(**{**batch, "input_ids": fewer})
     num_tokens = batch["input_ids"].shape[1]

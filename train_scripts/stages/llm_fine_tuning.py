@@ -29,6 +29,7 @@ from ..arguments.data_arguments import VideoArguments
 from ..arguments.stage_arguments import LLMFineTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..runs.damaged_models import reading_model
+from ..runs.encoder_adapters import add_encoder_adapters
 from ..runs.generation_defaults import set_generation_defaults
 from ..runs.tokenizers import load_tokenizer
 from ..runs.training import build_processor, run_training
@@ -38,9 +39,10 @@ COMMAND = COMMANDS["train llm-fine-tuning"]
 
 def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tuple[PreTrainedModel, FLaLLMProcessor]:
     """The model of stage 2, frozen and wrapped as requested, and the processor with the LLM's tokenizer."""
-    with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
+    with reading_model(*(arguments.vision_model_name_or_path or ()), arguments.text_model_name_or_path):
         model = FLaLLMForTranslation.from_vision_text_pretrained(
-            arguments.vision_model_name_or_path or arguments.other_encoder(),
+            arguments.other_encoder()
+            or arguments.load_encoder(FLaLLMForTranslation.encoder_advice, **arguments.temporal_module()),
             arguments.text_model_name_or_path,
             adapter_hidden_size=arguments.adapter_hidden_size,
             adapter_activation=arguments.adapter_activation,
@@ -52,8 +54,8 @@ def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tup
     set_generation_defaults(model, tokenizer, arguments.num_beams)
     if arguments.text_model_dropout is not None:
         _set_dropout(model, arguments.text_model_dropout)
-    if arguments.freeze_visual_encoder:
-        model.freeze_visual_encoder()
+    if arguments.vision_lora:
+        add_encoder_adapters(model.vision_model, arguments.lora_config(target_modules="all-linear"))
     if arguments.lora:
         model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
     return model, build_processor(video, tokenizer, model.vision_model)
