@@ -223,6 +223,9 @@ class ExtractionArguments:
         },
     )
     batch_size: int = field(default=8, metadata={"help": "Clips of each device that are encoded together."})
+    frames_per_chunk: int | None = field(
+        default=None, metadata={"help": "Most frames that go through the encoder at once: saves memory."}
+    )
     dtype: str | None = field(
         default=None,
         metadata={

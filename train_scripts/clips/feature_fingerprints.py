@@ -18,6 +18,7 @@ import datasets
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from transformers import PreTrainedConfig
 
 from modeling_flallm import SIGN_ENCODERS, SignEncoder
 from modeling_flallm.own_processing import FLaLLMProcessor, Modality
@@ -29,11 +30,19 @@ from .hub_data_sets import fetch_content, without_bytes
 
 LIBRARIES = ("av", "numpy", "torch", "torchvision", "transformers")
 # In addition to all of `processing` and the encoders.
-FILES_THAT_MAKE_FEATURES = ("augmentation.py", "collators.py", "data.py", "feature_cache.py", "feature_store.py")
+FILES_THAT_MAKE_FEATURES = (
+    "augmentation.py",
+    "collators.py",
+    "data.py",
+    "feature_cache.py",
+    "feature_store.py",
+    "views_to_encode.py",
+)
 # A file that has just been written can change again within the same clock tick of the file system.
 YOUNGEST_TRUSTED_FILE_IN_SECONDS = 2.0
-# What a configuration says of where a part comes from, or how it is loaded; it changes when the part is saved.
-BOOKKEEPING = ("_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version")
+# What every configuration says: where a part comes from and how it is loaded, which changes when it is saved, and
+# what it returns. What its outputs depend on is in the fields of its own class, and in its weights.
+BOOKKEEPING = {*PreTrainedConfig().to_dict(), "auto_map", "processor_class"} - {"model_type"}
 
 
 def fingerprint_of_encoder(encoder: SignEncoder) -> str:
@@ -51,7 +60,8 @@ def fingerprint_of_features(encoder: SignEncoder, modality: Modality) -> str:
     Digest of what makes the features of a clip: the encoder, and how clips are sampled and prepared for it. Features of
     other precision or other versions of the code differ by rounding alone, and have the same.
     """
-    settings = [fingerprint_of_encoder(encoder.features_encoder), settings_of(modality)]
+    clip_settings = {name: value for name, value in settings_of(modality).items() if value is not None}
+    settings = [fingerprint_of_encoder(encoder.features_encoder), clip_settings]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
