@@ -23,6 +23,7 @@ from modeling_flallm import SignEncoder
 from modeling_flallm.own_processing import EncoderOfFeatures, Modality, VisualFeaturesModality
 
 from ..arguments.flag_values import check_new_folder
+from ..arguments.visual_features_arguments import VisualFeaturesArguments
 from ..corpora.data_set_columns import CLIP_COLUMNS, TABLE_COLUMNS
 from ..hub.hub_names import is_hub_id
 from ..machine.atomic_files import LEAVINGS, write_bytes, write_csv, write_json, write_text
@@ -216,7 +217,7 @@ class FeatureFolder:
             f"file says in its header which encoder made it. `{FEATURES_FILE}` has the encoder's fingerprint and how "
             "clips were prepared. The licence above is the encoder's: the licence of the clips applies as well.\n\n"
             f"| split | clips |\n|---|---|\n{table}\n\n"
-            f"    flallm train llm-fine-tuning --dataset FOLDER --visual_features_size {origin.hidden_size} ...\n"
+            f"Train on them with `--{VisualFeaturesArguments.flag} {origin.hidden_size}`.\n"
         )
 
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoFeatureExtractor, AutoVideoProcessor
-from transformers.utils import cached_file
+from transformers.utils import cached_file, extract_commit_hash
 
 from modeling_flallm import SIGN_ENCODERS, SignEncoder
 from modeling_flallm.encoders_slt import load_sign_encoder
@@ -59,7 +60,7 @@ def load_feature_encoder(name_or_path: str, video: EncoderVideoArguments) -> Fea
         encoder,
         _modality_for(name_or_path, encoder, video),
         name_or_path if is_hub_id(name_or_path) else Path(name_or_path).resolve().name,
-        getattr(encoder.config, "_commit_hash", None),
+        extract_commit_hash(_file_of(name_or_path, "config.json"), None),
         _license_of(name_or_path),
     )
 
@@ -90,7 +91,7 @@ def _license_of(name_or_path: str) -> str | None:
         return None
     try:
         return ModelCard.load(path).data.get("license")
-    except ValueError:  # a card that is not YAML says nothing
+    except (ValueError, yaml.YAMLError):  # a damaged card says nothing
         return None
 
 
