@@ -177,6 +177,44 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         """
         raise NotImplementedError
 
+    @property
+    def features_size(self) -> int:
+        """Width of the features that `compute_features` returns and `encode_features` takes."""
+        return self.config.hidden_size
+
+    @property
+    def features_encoder(self) -> "SignEncoder":
+        """The encoder that makes the features: on its weights and configuration they depend, and on nothing else."""
+        return self
+
+    @property
+    def features_are_frozen(self) -> bool:
+        """Whether training leaves the features of a clip as they are, so that they can be kept."""
+        return self.frozen
+
+    def compute_features(self, **inputs: Any) -> SignEncoderOutput:
+        """
+        The part of `forward` that can be cached: features `(batch, features, features_size)` with their mask, from
+        which `encode_features` makes the visual tokens. By default these are the tokens themselves.
+        """
+        return self(**inputs)
+
+    def encode_features(
+        self, visual_features: torch.Tensor, visual_attention_mask: torch.Tensor | None = None
+    ) -> SignEncoderOutput:
+        """
+        The rest of `forward`: visual tokens from features `(batch, features, features_size)` and their mask.
+
+        Raises:
+            ValueError: for features or a mask of another shape.
+        """
+        mask = checked_visual_mask(visual_features, visual_attention_mask, self.features_size, "features")
+        return SignEncoderOutput(last_hidden_state=visual_features, attention_mask=mask.long())
+
+    def get_num_features(self, length: Length) -> Length:
+        """Number of features of clips of this many frames; below 1 for clips that are too short."""
+        return self.get_num_tokens(length)
+
     def get_min_num_frames(self) -> int:
         """Frames of the shortest clip that gives a visual token."""
         return next(length for length in itertools.count(1) if self.get_num_tokens(length) >= 1)

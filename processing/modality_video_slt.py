@@ -157,6 +157,17 @@ class VideoModality(Modality):
         part = min(seconds if end is None else end, seconds) - (start or 0.0)
         return max(math.ceil(part * num_frames / seconds), 1)
 
+    def rate(self, row: dict[str, Any]) -> float | None:
+        """See `Modality.rate`, from the header of the video; pictures have no times."""
+        content = row["video"]["bytes"]
+        try:
+            num_frames, seconds = frames_and_seconds(
+                io.BytesIO(content) if content is not None else row["video"]["path"]
+            )
+        except VideoDecodingError:
+            return None
+        return num_frames / seconds
+
     def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
         return self.part.sample_frame_indices(length, rate)
 

@@ -25,10 +25,13 @@ from ..clips.augmentation import ClipAugmentation, tell_unused_in_space
 from ..clips.collators import FramePreprocessor, PromptedTranslationCollator, TranslationCollator
 from ..clips.data import RandomDataset
 from ..clips.feature_cache import (
+    NO_AUGMENTATION,
     CachedClipDataset,
+    EncodingSettings,
     FeatureCache,
     augmentation_in_cache,
     check_feature_cache,
+    check_features_can_be_kept,
     describe_views,
     tell_unused_augmentation,
 )
@@ -41,7 +44,7 @@ from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
 from .encoder_adapters import merge_encoder_adapters
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
 from .trainers import ClipTrainer, FLaLLMTrainer, LlavaSltTrainer
-from .training_clips import TrainingClips, open_splits, prepare_clips
+from .training_clips import TrainingClips, learn_origin_of_clips, open_splits, prepare_clips
 
 SECONDS_BETWEEN_LOOKS = 3.0
 
@@ -92,6 +95,17 @@ def build_processor(
     return FLaLLMProcessor(**clip_reader_of(video, encoder), tokenizer=tokenizer)
 
 
+def encoding_settings(training: FLaLLMTrainingArguments) -> EncodingSettings:
+    """How a training computes the features that it keeps."""
+    return EncodingSettings(
+        device=training.device,
+        precision=computing_dtype(training),
+        batch_size=training.per_device_eval_batch_size,
+        num_workers=training.dataloader_num_workers,
+        is_silent=training.disable_tqdm,
+    )
+
+
 def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:
     """Of a model that translates, also inside a peft model."""
     return PromptedTranslationCollator if model.is_prompted else TranslationCollator
@@ -123,7 +137,7 @@ def build_trainer(
         **options,
     )
     trainer.train_sampler = clips.sampler
-    trainer.frame_preprocessor = FramePreprocessor(collator.processor, clips.augmentation)
+    trainer.frame_preprocessor = FramePreprocessor(collator.processor.modality, clips.augmentation)
     return trainer
 
 
@@ -158,27 +172,32 @@ def run_training(
     check_score_name(training, tuple(TITLE_OF_SCORE))
     cached = features is not None and features.cache_features
     if cached:
-        check_feature_cache(stage, data)
+        check_feature_cache(data)
         if training.process_index == 0:
             tell_unused_augmentation(augmentation, features.feature_views)
         augmentation = augmentation_in_cache(augmentation, features.feature_views)
+    keeps_plain_clips = cached and augmentation == NO_AUGMENTATION
     splits = open_splits(data, training)
     callbacks = [*callbacks, *start_run(training)]
     set_seed(training.seed)
     model, processor = build()
+    if cached:
+        check_features_can_be_kept(model.vision_model, processor.modality)
     if isinstance(model, PeftModel):
         _save_lora_base(model, processor, training)
     video = as_prepared(video, processor)
     prepare_visual_encoder(model, training)
     choose_fast_attention(model, training)
-    clips = prepare_clips(splits, processor, data, ClipAugmentation(augmentation, video), training)
+    learn_origin_of_clips(splits, processor)
+    clip_augmentation = None if keeps_plain_clips else ClipAugmentation(augmentation, video)
+    clips = prepare_clips(splits, processor, data, clip_augmentation, training)
     if training.process_index == 0:
         tell_unused_in_space(augmentation, processor)
     if cached:
-        cache = FeatureCache(model, processor, features, training)
+        cache = FeatureCache(model.vision_model, processor.modality, features, encoding_settings(training))
         clips.train = cache.clips(clips.train, "training", features.feature_views or 1)
         clips.evaluation = cache.clips(clips.evaluation, "evaluation")
-        cache.remove_unused()
+        cache.remove_unused(features.feature_cache_days)
     trainer = build_trainer(
         trainer_class_of(model),
         model,
