@@ -56,6 +56,9 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
         word_presence_loss_weight (`float`, *optional*, defaults to 0.0):
             Weight of an extra loss of ours that is not in the paper: from the adapter's output, predict which tokens
             occur in the spoken sentence (see `FLaLLMForTranslation`). It needs no gloss. 0 switches it off.
+        has_prompt (`bool`, *optional*, defaults to `False`):
+            Whether the text model reads a prompt before the visual tokens of each clip, as in Uni-Sign. SpaMo's code
+            has it behind them. The processor writes it, see `prompt` of `FLaLLMProcessor`.
         confidence_calibration (`dict`, *optional*):
             How the pipeline turns the score of a translation into a confidence, as `flallm calibrate` measured it on
             the dev split: `slope` (0 or more) and `intercept` of a logistic curve over the score; if they are there,
@@ -80,6 +83,7 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
     adapter_norm: bool = False
     label_smoothing: float | int = 0.2
     word_presence_loss_weight: float | int = 0.0
+    has_prompt: bool = False
     confidence_calibration: dict | None = None
     is_encoder_decoder: bool = True
 

@@ -67,11 +67,20 @@ class LLMFineTuningArguments(AdapterArguments, LoraArguments, OtherClipsArgument
         default=None, metadata={"help": "Dropout of the text model. Default: as it was pretrained."}
     )
     lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole text model."})
+    prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prompt that the text model reads before the visual tokens; {spoken_language} is replaced by the "
+            "name of the language. Default: none."
+        },
+    )
 
     def __post_init__(self):
         self.check_one_start(self.vision_model_name_or_path)
         if self.text_model_name_or_path is None:
             raise ValueError("`--text_model_name_or_path` is required.")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("--prompt must be a text. Leave it out for a model that reads no prompt.")
 
 
 @dataclass

@@ -77,9 +77,10 @@ def clip_reader_of(video: VideoArguments, encoder: SignEncoder | None = None) ->
 
 
 def build_processor(
-    video: VideoArguments, tokenizer: PreTrainedTokenizerBase, encoder: SignEncoder | None = None
+    video: VideoArguments, tokenizer: PreTrainedTokenizerBase, encoder: SignEncoder | None = None, **options: Any
 ) -> FLaLLMProcessor:
-    return FLaLLMProcessor(**clip_reader_of(video, encoder), tokenizer=tokenizer)
+    """`options` are further ones of `FLaLLMProcessor`."""
+    return FLaLLMProcessor(**clip_reader_of(video, encoder), tokenizer=tokenizer, **options)
 
 
 def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:

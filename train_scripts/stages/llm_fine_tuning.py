@@ -36,8 +36,15 @@ from ..runs.training import build_processor, run_training
 COMMAND = COMMANDS["train llm-fine-tuning"]
 
 
-def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tuple[PreTrainedModel, FLaLLMProcessor]:
-    """The model of stage 2, frozen and wrapped as requested, and the processor with the LLM's tokenizer."""
+def build_model(
+    arguments: LLMFineTuningArguments, video: VideoArguments, spoken_language: str | None = None
+) -> tuple[PreTrainedModel, FLaLLMProcessor]:
+    """
+    The model of stage 2, frozen and wrapped as requested, and the processor with the LLM's tokenizer.
+
+    Args:
+        spoken_language: tag of the language that the prompt names if the data set does not specify one.
+    """
     with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
         model = FLaLLMForTranslation.from_vision_text_pretrained(
             arguments.vision_model_name_or_path or arguments.other_encoder(),
@@ -47,6 +54,7 @@ def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tup
             adapter_norm=arguments.adapter_norm,
             label_smoothing=arguments.label_smoothing,
             word_presence_loss_weight=arguments.word_presence_loss_weight,
+            has_prompt=arguments.prompt is not None,
         )
     tokenizer = load_tokenizer(arguments.text_model_name_or_path, arguments.target_language)
     set_generation_defaults(model, tokenizer, arguments.num_beams)
@@ -56,7 +64,8 @@ def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tup
         model.freeze_visual_encoder()
     if arguments.lora:
         model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
-    return model, build_processor(video, tokenizer, model.vision_model)
+    named = {} if spoken_language is None else {"spoken_language": spoken_language}
+    return model, build_processor(video, tokenizer, model.vision_model, prompt=arguments.prompt, **named)
 
 
 def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:
@@ -75,7 +84,14 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
     """Stage 2 from command-line arguments, with additional callbacks; returns the scores on the evaluation split."""
     arguments, data, video, augmentation, training, features = COMMAND.parse(argv, FLaLLMTrainingArguments)
     return run_training(
-        lambda: build_model(arguments, video), arguments, data, video, augmentation, training, features, callbacks
+        lambda: build_model(arguments, video, data.spoken_language),
+        arguments,
+        data,
+        video,
+        augmentation,
+        training,
+        features,
+        callbacks,
     )
 
 
