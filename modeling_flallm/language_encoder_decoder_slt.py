@@ -152,6 +152,11 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         tokens = embeddings = None
         if encoder_outputs is None:
             embeddings, tokens = self._embed_video(video)
+            if labels is not None:
+                on_device = labels.to(embeddings.device)
+                loss = self._summed_loss_of_warm_up(embeddings, tokens.attention_mask, on_device)
+                if loss is not None:
+                    return Seq2SeqLMOutput(loss=loss / _num_averaged(on_device, num_items_in_batch))
             encoder_outputs = self._encode(embeddings, tokens, prompt_ids, prompt_attention_mask, **kwargs)
         if labels is not None and decoder_input_ids is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -333,19 +338,23 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         """`tokens` and `embeddings` are the visual ones, before and after the adapter, if they were computed."""
         labels = labels.to(logits.device)
         num_labels = (labels != IGNORED_LABEL).sum()
-        if num_items_in_batch is None:
-            num_items_in_batch = num_labels
         loss = summed_cross_entropy(logits, labels, self.config.label_smoothing if self.training else 0.0)
         if embeddings is not None:
             loss = loss + self._summed_loss_of_embeddings(embeddings, tokens.attention_mask, labels)
             loss = loss + weighted_encoder_losses(tokens, num_labels)
-        return loss / num_items_in_batch
+        return loss / _num_averaged(labels, num_items_in_batch)
 
     def _summed_loss_of_embeddings(
         self, embeddings: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
     ) -> torch.Tensor | float:
         """An extra loss of a system on the adapter's output, summed over label tokens like the cross entropy."""
         return 0.0
+
+    def _summed_loss_of_warm_up(
+        self, embeddings: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor | None:
+        """In a warm-up that leaves the text model out, its loss on the adapter's output; otherwise `None`."""
+        return None
 
     def replay(
         self, sequences: torch.LongTensor, encoder_outputs: FLaLLMEncoderOutput
@@ -375,6 +384,10 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         if is_visual is not None:
             attention = attention_to_visual_tokens(attention, is_visual.bool().repeat_interleave(repeats, 0))
         return log_probabilities, attention
+
+
+def _num_averaged(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
+    return (labels != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
 
 
 def _packed(

@@ -74,6 +74,13 @@ class LLMFineTuningArguments(AdapterArguments, LoraArguments, OtherClipsArgument
             "name of the language. Default: none."
         },
     )
+    visual_text_alignment_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the contrast of clips and sentences (SpaMo's, there 1); 0 is off."}
+    )
+    alignment_warm_up_steps: int = field(
+        default=0,
+        metadata={"help": "First steps of the optimiser, in which this contrast is the whole loss (SpaMo: 4000)."},
+    )
 
     def __post_init__(self):
         self.check_one_start(self.vision_model_name_or_path)
@@ -81,6 +88,11 @@ class LLMFineTuningArguments(AdapterArguments, LoraArguments, OtherClipsArgument
             raise ValueError("`--text_model_name_or_path` is required.")
         if self.prompt is not None and not self.prompt.strip():
             raise ValueError("--prompt must be a text. Leave it out for a model that reads no prompt.")
+        if self.alignment_warm_up_steps and not self.visual_text_alignment_weight:
+            raise ValueError(
+                f"--alignment_warm_up_steps {self.alignment_warm_up_steps} needs a --visual_text_alignment_weight "
+                "above 0: the weight after the warm-up."
+            )
 
 
 @dataclass

@@ -274,6 +274,9 @@ def _print_trained_parts(model: torch.nn.Module) -> None:
     weight = getattr(model.config, "word_presence_loss_weight", 0.0)
     if weight:
         print(f"The loss has a word-presence term with weight {weight} (ours, not in the paper).")
+    weight = getattr(model.config, "visual_text_alignment_weight", 0.0)
+    if weight:
+        print(f"The loss has a visual-text alignment term with weight {weight} (SpaMo's).")
 
 
 def _finish(
