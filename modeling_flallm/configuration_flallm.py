@@ -58,7 +58,7 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
             occur in the spoken sentence (see `FLaLLMForTranslation`). It needs no gloss. 0 switches it off.
         visual_text_alignment_weight (`float`, *optional*, defaults to 0.0):
             Weight of SpaMo's contrast of clips and sentences in the loss of training (https://arxiv.org/abs/2408.10593;
-            there 1), see `FLaLLMForTranslation`. 0 switches it off.
+            its code has values from 0.1 to 1), see `FLaLLMForTranslation`. 0 switches it off.
         has_prompt (`bool`, *optional*, defaults to `False`):
             Whether the text model reads a prompt before the visual tokens of each clip, as in Uni-Sign. SpaMo's code
             has it behind them. The processor writes it, see `prompt` of `FLaLLMProcessor`.

@@ -75,7 +75,7 @@ class LLMFineTuningArguments(AdapterArguments, LoraArguments, OtherClipsArgument
         },
     )
     visual_text_alignment_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the contrast of clips and sentences (SpaMo's, there 1); 0 is off."}
+        default=0.0, metadata={"help": "Weight of SpaMo's contrast of clips and sentences; 0 is off."}
     )
     alignment_warm_up_steps: int = field(
         default=0,

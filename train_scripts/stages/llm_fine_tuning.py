@@ -7,7 +7,7 @@ Stage 2 of FLa-LLM, LLM fine-tuning: the visual encoder of stage 1, frozen, a ne
         --target_language de_DE --output_dir stage2
 
 With `--prompt "Translate the given sentence into {spoken_language}."` the text model reads a prompt before the visual
-tokens; `--visual_text_alignment_weight 1 --alignment_warm_up_steps 4000` are SpaMo's contrast of clips and sentences.
+tokens. `--visual_text_alignment_weight 1 --alignment_warm_up_steps 4000` adds SpaMo's contrast of clips and sentences.
 With `--lora True` only low-rank adapters in the text model and the visual-language adapter are trained. With
 `--cache_features True` each clip goes through the encoder once, for all epochs and all later runs (`feature_cache.py`).
 A small run on a CPU, continuing the example of `visual_initialing.py`:
