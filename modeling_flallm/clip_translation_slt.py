@@ -104,7 +104,7 @@ class ClipTranslation:
     def _check_num_tokens(self, num_frames: int) -> None:
         """Raise a `ValueError` if this many frames, and a prompt if there is one, are too long for the text model."""
         num_tokens = self.model.vision_model.get_num_tokens(num_frames)
-        if self.model.is_prompted:
+        if self.model.prompt_input_names:
             num_tokens += self.processor.num_prompt_tokens
         self.model.check_num_tokens(num_tokens)
 
@@ -173,15 +173,15 @@ class ClipTranslation:
 
     def _text_model_inputs(self, encoded: EncodedClips, spoken_language: str | None) -> dict[str, Any]:
         """The inputs of `generate` and `replay`: the encoder's outputs, or visual features with their prompts."""
-        visual = {
+        inputs = {
             "visual_features": encoded.features.last_hidden_state,
             "visual_attention_mask": encoded.features.attention_mask,
         }
-        if not self.model.is_prompted:
-            return {"encoder_outputs": self.model.encode(**visual)}
-        num_visual_tokens = encoded.vision_output.attention_mask.sum(1).tolist()
-        prompts = self.processor(num_visual_tokens=num_visual_tokens, spoken_language=spoken_language)
-        return visual | {name: prompts[name].to(self.device) for name in ("input_ids", "attention_mask")}
+        if self.model.prompt_input_names:
+            num_visual_tokens = encoded.vision_output.attention_mask.sum(1).tolist()
+            prompts = self.processor(num_visual_tokens=num_visual_tokens, spoken_language=spoken_language)
+            inputs |= {name: prompts[name].to(self.device) for name in self.model.prompt_input_names}
+        return inputs if self.model.is_prompted else {"encoder_outputs": self.model.encode(**inputs)}
 
     def _generate(self, inputs: dict[str, Any], return_scores: bool, generation: dict[str, Any]) -> Any:
         wanted = {"return_dict_in_generate": True, "output_scores": return_scores}

@@ -168,6 +168,10 @@ class TemporalEncoder(EncoderOfEncoders):
         return self.encoder.features_size
 
     @property
+    def features_encoder(self) -> SignEncoder:
+        return self.encoder.features_encoder
+
+    @property
     def features_are_frozen(self) -> bool:
         return self.encoder.features_are_frozen
 

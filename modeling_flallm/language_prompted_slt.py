@@ -24,6 +24,7 @@ from .translation_model_slt import (
     read_text_model_type,
     weighted_encoder_losses,
 )
+from .word_evidence_slt import attention_to_visual_tokens
 
 # Names of learned position embeddings in transformers' models.
 LEARNED_POSITIONS = ("wpe", "embed_positions", "position_embeddings")
@@ -45,6 +46,7 @@ class PromptedTranslationModel(SignTranslationModel):
     # Prompt and pixels in, new tokens out: the Auto class of Video-LLaVA and LLaVA-NeXT-Video.
     translation_auto_class = "AutoModelForImageTextToText"
     main_input_name = "input_ids"
+    prompt_input_names = ("input_ids", "attention_mask")
     input_modalities = ("video", "text")
     text_model_expected: str
     text_model_is_frozen = False
@@ -345,10 +347,7 @@ def _to_visual_tokens(attention: torch.Tensor, is_visual: torch.Tensor) -> torch
     `(sequences, prompt tokens)` -> the attention to the visual tokens `(sequences, written tokens, visual tokens)`,
     moved to the front, with rows of sum 1.
     """
-    num_visual = int(is_visual.sum(1).max())
-    places = (~is_visual).long().argsort(dim=1, stable=True)[:, :num_visual]
-    attention = attention.gather(2, places[:, None].expand(-1, attention.shape[1], -1))
-    attention = attention * is_visual.gather(1, places)[:, None]
+    attention = attention_to_visual_tokens(attention, is_visual)
     return attention / attention.sum(2, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
 
 

@@ -76,7 +76,7 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
     # It can also be loaded from the checkpoint of a whole model, whose other weights it ignores.
     _keys_to_ignore_on_load_unexpected = (
         r"^(text_model|language_model|adapter|connector)\.",
-        r"^(word_presence_head|sentence_projection|word_projection)\.",
+        r"^(word_presence_head|visual_text_alignment|sentence_projection|word_projection)\.",
         r"^(logit_scale|word_logit_scale|word_logit_bias|word_targets|memory_bank|num_remembered)$",
     )
     input_names: tuple[str, ...]
@@ -128,6 +128,11 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         return self.config.hidden_size
 
     @property
+    def features_encoder(self) -> "SignEncoder":
+        """The encoder that makes the features: on its weights and configuration they depend, and on nothing else."""
+        return self
+
+    @property
     def features_are_frozen(self) -> bool:
         """Whether training leaves the features of a clip as they are."""
         return self.frozen
@@ -176,44 +181,6 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         the distance between tokens. Frames repeated in front of a clip have positions below 0.
         """
         raise NotImplementedError
-
-    @property
-    def features_size(self) -> int:
-        """Width of the features that `compute_features` returns and `encode_features` takes."""
-        return self.config.hidden_size
-
-    @property
-    def features_encoder(self) -> "SignEncoder":
-        """The encoder that makes the features: on its weights and configuration they depend, and on nothing else."""
-        return self
-
-    @property
-    def features_are_frozen(self) -> bool:
-        """Whether training leaves the features of a clip as they are, so that they can be kept."""
-        return self.frozen
-
-    def compute_features(self, **inputs: Any) -> SignEncoderOutput:
-        """
-        The part of `forward` that can be cached: features `(batch, features, features_size)` with their mask, from
-        which `encode_features` makes the visual tokens. By default these are the tokens themselves.
-        """
-        return self(**inputs)
-
-    def encode_features(
-        self, visual_features: torch.Tensor, visual_attention_mask: torch.Tensor | None = None
-    ) -> SignEncoderOutput:
-        """
-        The rest of `forward`: visual tokens from features `(batch, features, features_size)` and their mask.
-
-        Raises:
-            ValueError: for features or a mask of another shape.
-        """
-        mask = checked_visual_mask(visual_features, visual_attention_mask, self.features_size, "features")
-        return SignEncoderOutput(last_hidden_state=visual_features, attention_mask=mask.long())
-
-    def get_num_features(self, length: Length) -> Length:
-        """Number of features of clips of this many frames; below 1 for clips that are too short."""
-        return self.get_num_tokens(length)
 
     def get_min_num_frames(self) -> int:
         """Frames of the shortest clip that gives a visual token."""

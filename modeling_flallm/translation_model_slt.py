@@ -51,6 +51,9 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         is_prompted (`bool`):
             Whether the text model reads the visual tokens inside a prompt, `input_ids`, and continues it; otherwise its
             encoder reads them, and its decoder writes.
+        prompt_input_names (`tuple[str, ...]`):
+            The inputs of the text model beside the visual tokens: those of its prompt, by the names that the processor
+            gives; none for a model that reads no prompt.
         translation_auto_class (`str`): Auto class of transformers for the whole model.
         adapter_name (`str`): name of the module between sign encoder and text model.
         text_model_name (`str`): name of the text model.
@@ -60,6 +63,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     """
 
     is_prompted: bool
+    prompt_input_names: tuple[str, ...]
     translation_auto_class: str
     adapter_name = "adapter"
     text_model_name = "text_model"

@@ -11,16 +11,15 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from .chat_template_slt import PLAIN_CHAT_TEMPLATE, render_chat, with_text_contents
 from .processing_flallm import (
+    DEFAULT_SPOKEN_LANGUAGE,
     IGNORED_LABEL,
     FLaLLMProcessor,
     check_one_sentence_per_video,
     normalised_sentences,
     ungrouped_arguments,
 )
-from .spoken_languages_slt import spoken_language_name
 
 DEFAULT_PROMPT = "Translate this sign language video into {spoken_language}."
-DEFAULT_SPOKEN_LANGUAGE = "the spoken language"
 
 # What to do where a prompt does not hold its video once: one of ours, and one that was passed as `text`.
 OWN_PROMPT_ADVICE = "`prompt` must not hold it, and the chat template must keep what the user says."
@@ -65,14 +64,12 @@ class LlavaSltProcessor(FLaLLMProcessor):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.add_tokens([AddedToken(video_token, special=True, normalized=False)], special_tokens=True)
-        super().__init__(video_processor, tokenizer, feature_extractor)
+        super().__init__(video_processor, tokenizer, feature_extractor, prompt, spoken_language)
         # Saved beside the tokenizer, from which it comes.
         self.chat_template = chat_template or tokenizer.chat_template
         self.word_window_stride = word_window_stride
         self.token_steps = token_steps
         self.video_token = video_token
-        self.prompt = prompt
-        self.spoken_language = spoken_language_name(spoken_language)
         self._around_own_video(self.spoken_language)  # raises if the prompt cannot work
 
     @property
@@ -253,19 +250,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
     def _own_prompts(
         self, num_visual_tokens: Sequence[int], spoken_language: str | Sequence[str | None] | None
     ) -> list[list[int]]:
-        num_prompts = len(num_visual_tokens)
-        given = spoken_language if isinstance(spoken_language, list | tuple) else [spoken_language] * num_prompts
-        if not all(each is None or isinstance(each, str) for each in given):
-            raise ValueError(
-                "`spoken_language` must be a tag such as 'de', a name such as 'German', or a list with one for each "
-                f"video, got {spoken_language!r}."
-            )
-        languages = [self.spoken_language if each is None else spoken_language_name(each) for each in given]
-        if len(languages) != num_prompts:
-            raise ValueError(
-                f"`spoken_language` names one language, or one for each video, got {len(languages)} languages and "
-                f"{num_prompts} videos."
-            )
+        languages = self._language_names(len(num_visual_tokens), spoken_language)
         around = {language: self._around_own_video(language) for language in set(languages)}
         return [
             self._with_video(*around[language], count)

@@ -83,12 +83,33 @@ class LLMFineTuningArguments(
         default=None, metadata={"help": "Dropout of the text model. Default: as it was pretrained."}
     )
     lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole text model."})
+    prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prompt that the text model reads before the visual tokens; {spoken_language} is replaced by the "
+            "name of the language. Default: none."
+        },
+    )
+    visual_text_alignment_weight: float = field(
+        default=0.0, metadata={"help": "Weight of SpaMo's contrast of clips and sentences; 0 is off."}
+    )
+    alignment_warm_up_steps: int = field(
+        default=0,
+        metadata={"help": "First steps of the optimiser, in which this contrast is the whole loss (SpaMo: 4000)."},
+    )
 
     def __post_init__(self):
         self.check_loaded_encoder()
         self.check_one_start(self.vision_model_name_or_path)
         if self.text_model_name_or_path is None:
             raise ValueError("`--text_model_name_or_path` is required.")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("--prompt must be a text. Leave it out for a model that reads no prompt.")
+        if self.alignment_warm_up_steps and not self.visual_text_alignment_weight:
+            raise ValueError(
+                f"--alignment_warm_up_steps {self.alignment_warm_up_steps} needs a --visual_text_alignment_weight "
+                "above 0: the weight after the warm-up."
+            )
 
 
 @dataclass

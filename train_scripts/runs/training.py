@@ -90,9 +90,10 @@ def as_prepared(video: VideoArguments, processor: FLaLLMProcessor) -> VideoArgum
 
 
 def build_processor(
-    video: VideoArguments, tokenizer: PreTrainedTokenizerBase, encoder: SignEncoder | None = None
+    video: VideoArguments, tokenizer: PreTrainedTokenizerBase, encoder: SignEncoder | None = None, **options: Any
 ) -> FLaLLMProcessor:
-    return FLaLLMProcessor(**clip_reader_of(video, encoder), tokenizer=tokenizer)
+    """`options` are further ones of `FLaLLMProcessor`."""
+    return FLaLLMProcessor(**clip_reader_of(video, encoder), tokenizer=tokenizer, **options)
 
 
 def encoding_settings(training: FLaLLMTrainingArguments) -> EncodingSettings:
@@ -303,6 +304,9 @@ def _print_trained_parts(model: torch.nn.Module) -> None:
     weight = getattr(model.config, "word_presence_loss_weight", 0.0)
     if weight:
         print(f"The loss has a word-presence term with weight {weight} (ours, not in the paper).")
+    weight = getattr(model.config, "visual_text_alignment_weight", 0.0)
+    if weight:
+        print(f"The loss has a visual-text alignment term with weight {weight} (SpaMo's).")
 
 
 def _finish(
