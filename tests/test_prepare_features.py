@@ -7,19 +7,25 @@ import re
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from mini_hub import MiniHub, connect
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny_corpus import error_of, flags
+from tiny_corpus import error_of, flags, language_model, make_talkative
+from tiny_models import tiny_text_config
 from torch.testing import assert_close
+from transformers import AutoTokenizer, pipeline
 
-from processing import VisualFeatureExtractor
+from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, VisualFeaturesConfig
+from processing import FLaLLMProcessor, VisualFeatureExtractor
 from processing.modality_features_slt import VisualFeaturesModality
 from train_scripts.arguments.data_arguments import DataArguments
 from train_scripts.clips.splits import load_split
 from train_scripts.commands import inspect_dataset
+from train_scripts.commands import translate as translate_command
 from train_scripts.commands.prepare_dataset import main
 from train_scripts.corpora import feature_sources
 from train_scripts.corpora.corpus_schema import FEATURE_COLUMNS
@@ -327,6 +333,20 @@ def test_rows_take_the_split_of_the_folder_or_file_that_holds_their_features(sou
     assert not [note for note in report_of(folder)["notes"] if "train" in note and "put" in note]
 
 
+def test_features_of_another_split_are_not_taken(source):
+    """Where clips are numbered from 1 in each split, those of another split are of another sentence."""
+    first = save(source / "train" / "1.npy", array())
+    hdf5(source / "more.test.h5", {"2": array()})
+    table(source, "file,text,split\n1,x,train\n1,y,test\n2,z,train\ntrain/1,w,test\n")
+    folder = prepare(source, expected=1)
+    assert_holds(folder, {"1": first})
+    assert_holds(folder, {"train_1": first}, "test")
+    problems = problems_of(folder)
+    advice = "correct the split, or write the path of its features into the table"
+    assert problems["clips.csv, line 3"] == f"train/1.npy is of the split train, but this clip of test: {advice}"
+    assert problems["clips.csv, line 4"] == f"more.test.h5 is of the split test, but this clip of train: {advice}"
+
+
 def test_columns_with_other_names(source):
     values = save(source / "a.npy", array(20))
     table(source, "Datei;Satz;Rate\na;es regnet;12,5\n")
@@ -449,7 +469,9 @@ def test_everything_that_is_wrong_is_listed_and_the_rest_prepared(source):
     assert problems["arrays"].endswith(feature_sources.NUMPY_IN_PICKLE)
     line = {name: f"clips.csv, line {names.index(name) + 2}" for name in ("clip.pt", "missing")}
     assert problems[line["clip.pt"]] == f"clip.pt: {feature_sources.TORCH_ADVICE}"
-    assert problems[line["missing"]].startswith("there is no file of features 'missing' below ")
+    assert problems[line["missing"]] == (
+        "there is no file of features 'missing', nor an array of that name in any of them"
+    )
     assert set(problems) == {*texts, *line.values()}
 
 
@@ -526,3 +548,100 @@ def test_inspect_says_that_it_looks_at_videos(source, capsys, tmp_path):
         f"{folder} holds ready-made visual features (column visual_features). flallm inspect decodes videos, and "
         "looks at no other data set."
     )
+
+
+def test_a_clip_on_the_hub_that_is_a_file_must_be_downloaded():
+    error = (
+        "The column visual_features of the data set me/x names files, which are read from a folder on disk. Download it: "
+        "hf download me/x --repo-type dataset --local-dir FOLDER. Then name that folder."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(error)}$"):
+        VisualFeaturesModality.check_column(datasets.Value("string"), "me/x")
+    VisualFeaturesModality.check_column(datasets.Array2D((None, WIDTH), "float32"), "me/x")
+
+
+def test_push_sends_features_too(source, monkeypatch):
+    save(source / "a.npy", array())
+    table(source, "file,text\na,x\n")
+    with MiniHub() as hub:
+        connect(monkeypatch, hub.url, hub.token)
+        folder = prepare(source, push_to_hub="me/features")
+        files = {name: file.content for name, file in hub.repository("me/features", "datasets").files().items()}
+    assert files["train/a.safetensors"] == (folder / "train" / "a.safetensors").read_bytes()
+    assert {"train/metadata.csv", "README.md", "report.txt"} <= set(files)
+
+
+# The rate of a clip, from its file to the times of its words
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    tokenizer = AutoTokenizer.from_pretrained(language_model())
+    text = tiny_text_config("mbart", vocab_size=len(tokenizer))
+    model = FLaLLMForTranslation(FLaLLMConfig(vision_config=VisualFeaturesConfig(hidden_size=WIDTH), text_config=text))
+    make_talkative(model, tokenizer)
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    FLaLLMProcessor(feature_extractor=VisualFeatureExtractor(WIDTH), tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+def safetensors(path: Path, values: np.ndarray, **metadata) -> Path:
+    save_file({"features": torch.from_numpy(values)}, path, metadata)
+    return path
+
+
+def test_words_are_timed_by_the_rate_of_the_file(model_folder, tmp_path):
+    values = array(40)
+    path = str(safetensors(tmp_path / "a.safetensors", values, features_per_second="12.5"))
+    translate = pipeline("sign-language-translation", model=str(model_folder))
+    timed = translate(path, return_timestamps=True)
+    assert timed == translate(values, source_fps=12.5, return_timestamps=True)
+    assert max(word["end"] for word in timed["words"]) <= 40 / 12.5
+    row = {"visual_features": values, "features_per_second": 12.5, "start": 3.0, "end": 6.2}
+    assert translate(row, return_timestamps=True) == timed
+    assert translate({**row, "source_fps": 25.0}, return_timestamps=True) == translate(
+        path, source_fps=25.0, return_timestamps=True
+    )
+    part = translate(path, start=1.6, return_timestamps=True)
+    assert part == translate(values[20:], source_fps=12.5, return_timestamps=True) | {
+        "words": [
+            {**word, **{name: round(word[name] + 1.6, 3) for name in ("start", "end", "peak")}}
+            for word in translate(values[20:], source_fps=12.5, return_timestamps=True)["words"]
+        ]
+    }
+    with pytest.raises(ValueError, match="has no frame rate, so its words cannot be timed"):
+        translate(str(safetensors(tmp_path / "b.safetensors", values)), return_timestamps=True)
+
+
+def test_captions_last_as_long_as_the_features(model_folder, tmp_path, capsys):
+    path = safetensors(tmp_path / "a.safetensors", array(40), features_per_second="12.5")
+    assert translate_command.main(["--model", str(model_folder), str(path), "--vtt", "--dtype", "float32"]) == 0
+    assert "00:00:00.000 --> 00:00:03.200" in path.with_suffix(".vtt").read_text()
+
+
+@pytest.mark.parametrize("stated", ["0", "-1", "fast", "nan", "inf"])
+def test_a_rate_must_be_a_positive_number(stated, tmp_path):
+    path = safetensors(tmp_path / "a.safetensors", array(), features_per_second=stated)
+    modality = VisualFeaturesModality(VisualFeatureExtractor(WIDTH))
+    error = f"features_per_second of '{path}' must be a positive number, got '{stated}'."
+    with pytest.raises(ValueError, match=f"^{re.escape(error)}$"):
+        modality.open(str(path))
+    with pytest.raises(ValueError, match=f"^{re.escape(error)}$"):
+        modality.read({"visual_features": str(path)})
+
+
+def test_the_column_comes_before_the_file(tmp_path):
+    path = str(safetensors(tmp_path / "a.safetensors", array(), features_per_second="12.5"))
+    modality = VisualFeaturesModality(VisualFeatureExtractor(WIDTH))
+    assert modality.read({"visual_features": path}).rate == 12.5
+    assert modality.read({"visual_features": path, "features_per_second": 25.0}).rate == 25.0
+    assert modality.read({"visual_features": array()}).rate is None
+
+
+def test_a_table_with_a_rate_that_is_none(tmp_path):
+    save(tmp_path / "train" / "a.npy", array())
+    table(tmp_path / "train", "visual_features,text,features_per_second\na.npy,x,fast\n", "metadata.csv")
+    error = "features_per_second must be a number of features per second, got 'fast' in row 0"
+    with pytest.raises(ValueError, match=error):
+        load_split(DataArguments(dataset=str(tmp_path)), "train")

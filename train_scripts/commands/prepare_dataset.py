@@ -106,7 +106,8 @@ def _fill(folder: OutputFolder, corpus: RawCorpus, source: Path, plan: Plan, arg
     problems += more_problems
     corpus.notes += plan.notes(outcomes)
     for problem in problems:  # a report that goes to the Hub should not reveal the names of local folders
-        problem["what"] = problem["what"].replace(f"{source}{os.sep}", "")
+        for local in (source, Path(arguments.videos or source).resolve()):
+            problem["what"] = problem["what"].replace(f"{local}{os.sep}", "")
     folder.remove_forgotten({task.key for task, _ in tasks if outcomes[task.key].how is not None})
     return _write(folder, rows, problems, outcomes, corpus, plan, arguments)
 

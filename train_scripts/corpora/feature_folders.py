@@ -71,14 +71,15 @@ class FeatureFolder:
         The place of the features of a clip, which counts as used.
 
         Args:
-            split: of the clip, if its table names it: then its features are not those of another split.
+            split: of the clip, if its table names it. Features of another split are refused unless the name is a path:
+                many corpora number the clips of each split from 1.
 
         Raises:
             RowError: if there are none, or several.
         """
         place = self._file(name, split) or self._array_of_file(name, split) or self._array(name, split)
         if place is None:
-            raise RowError(f"there is no file of features {name!r} below {self.folder}, nor an array of that name")
+            raise RowError(f"there is no file of features {name!r}, nor an array of that name in any of them")
         path, array = place
         if suffix_of(path) in TORCH_SUFFIXES:
             self._used[path].add(None)
@@ -88,9 +89,10 @@ class FeatureFolder:
         self._used[path].add(array)
         return place
 
-    def split_of(self, path: Path) -> str | None:
-        """The split after which a folder above a file, or a part of its name, is named."""
-        parts = {split for part in re.split(r"[._-]", path.name) if (split := split_of(part))}
+    def split_of(self, place: Place) -> str | None:
+        """The split after which a folder above a file or, if it holds many clips, a part of its name is named."""
+        path, array = place
+        parts = {split for part in re.split(r"[._-]", path.name) if array and (split := split_of(part))}
         return split_above(path, self.folder) or (parts.pop() if len(parts) == 1 else None)
 
     def unused(self, tables: str) -> list[Problem]:
@@ -117,7 +119,8 @@ class FeatureFolder:
             key = same_name(os.path.normpath(spelling))
             paths = [path for path in self._files.matches(key) if suffix_of(path)]
             postfixed = [] if paths else self._without_postfix.get(key.rpartition("/")[2], [])
-            if found := self._the_one([(path, None) for path in paths or postfixed], name, split):
+            places = [(path, None) for path in paths or postfixed]
+            if found := self._the_one(places, name, None if "/" in key else split):
                 self.postfixes.update(POSTFIX.fullmatch(found[0].stem)[2] for _ in postfixed[:1])
                 return found
         return None
@@ -127,7 +130,7 @@ class FeatureFolder:
         file, mark, array = name.partition("#")
         found = self._file(file, split) if mark else None
         places = self._places.get(array, []) if found else []
-        return self._the_one([place for place in places if place[0] == found[0]], name, split)
+        return self._the_one([place for place in places if place[0] == found[0]], name, None)
 
     def _array(self, name: str, split: str | None) -> Place | None:
         """By its whole name in a file of many clips, or by the last part of it."""
@@ -153,8 +156,14 @@ class FeatureFolder:
 
     def _the_one(self, places: list[Place], name: str, split: str | None) -> Place | None:
         places = list(dict.fromkeys(places))
-        if len(places) > 1 and split is not None:
-            places = [place for place in places if self.split_of(place[0]) == split] or places
+        fitting = [place for place in places if split is None or self.split_of(place) in (None, split)]
+        if places and not fitting:
+            raise RowError(
+                f"{self._shown(places[0][0])} is of the split {self.split_of(places[0])}, but this clip of {split}: "
+                "correct the split, or write the path of its features into the table"
+            )
+        own = [place for place in fitting if self.split_of(place) == split]
+        places = own if len(fitting) > 1 and own else fitting
         if len(places) > 1:
             shown = " and ".join("#".join(filter(None, (self._shown(path), array))) for path, array in places[:2])
             raise RowError(

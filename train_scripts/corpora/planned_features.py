@@ -186,10 +186,8 @@ class FeaturesPlan(Plan):
     def notes(self, outcomes: Mapping[str, ClipOutcome]) -> list[str]:
         lengths = _lengths(outcomes).values()
         count = sum(length.had_leading_axis for length in lengths)
-        width = next((length.width for length in lengths), None)
-        notes = (
-            [] if width is None else [f"the features have {width} values: train with --visual_features_size {width}"]
-        )
+        widths = {length.width for length in lengths}  # one, because others are misfits
+        notes = [f"the features have {width} values: train with --visual_features_size {width}" for width in widths]
         dropped = f"{count} clip(s) had the shape (1, features, width): the leading axis was dropped"
         return [*notes, *([dropped] if count else [])]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modeling_flallm.own_processing import VIDEO_SUFFIXES, feature_files
 
-from .corpus_files import is_of_a_system
+from .corpus_files import check_inside, is_of_a_system
 from .corpus_rows import Gathered, path_below
 from .corpus_schema import SPLITS, RawClip, RawCorpus
 from .corpus_tables import COLUMN_NAMES, RowError
@@ -41,6 +41,8 @@ def read(
     gathered, features = Gathered(), FeatureFolder(videos or folder)
     sources = _find_tables(folder, table)
     known = {path: kind for path in sources if (kind := known_table(path)) is not None}
+    for path in known:
+        check_inside(path, path.parent if table else folder)
     if known and columns:
         raise ValueError(
             f"The columns of {next(iter(known)).name} are known and cannot be renamed, got {dict(columns)}."
@@ -61,10 +63,10 @@ def read(
 
 def _find_tables(folder: Path, table: Path | None) -> list[Path]:
     """The given table, else all known ones in the folder, else its spreadsheets."""
-    here = (
-        [] if table else sorted(path for path in folder.iterdir() if path.is_file() and not is_of_a_system(path.name))
-    )
-    return [path for path in here if known_table(path)] or find_sources(folder, table, None)
+    if table is not None:
+        return find_sources(folder, table, None)
+    here = sorted(path for path in folder.iterdir() if path.is_file() and not is_of_a_system(path.name))
+    return [path for path in here if known_table(path)] or find_sources(folder, None, None)
 
 
 def _add_known_table(gathered: Gathered, path: Path, kind: KnownTable, folder: Path, features: FeatureFolder) -> None:
@@ -78,12 +80,12 @@ def _clip(values: dict[str, str], split: str | None, features: FeatureFolder) ->
     file, _, array = path_below(values["file"]).partition("#")
     clip = table_clip(values | {"file": array or file}, split or SPLITS[0], Path, (*VIDEO_SUFFIXES, *SOURCE_SUFFIXES))
     stated = clip.split if values["split"] or split else None
-    path, array = features.find(path_below(values["file"]), stated)
+    place = features.find(path_below(values["file"]), stated)
     return replace(
         clip,
-        video=path,
-        array=array,
-        split=stated or features.split_of(path) or clip.split,
+        video=place[0],
+        array=place[1],
+        split=stated or features.split_of(place) or clip.split,
         features_per_second=_rate(values[RATE]),
     )
 
