@@ -552,8 +552,8 @@ def test_inspect_says_that_it_looks_at_videos(source, capsys, tmp_path):
 
 def test_a_clip_on_the_hub_that_is_a_file_must_be_downloaded():
     error = (
-        "The column visual_features of the data set me/x names files, which are read from a folder on disk. Download it: "
-        "hf download me/x --repo-type dataset --local-dir FOLDER. Then name that folder."
+        "The column visual_features of the data set me/x names files, which are read from a folder on disk. Download "
+        "it: hf download me/x --repo-type dataset --local-dir FOLDER. Then name that folder."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(error)}$"):
         VisualFeaturesModality.check_column(datasets.Value("string"), "me/x")
