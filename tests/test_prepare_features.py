@@ -620,6 +620,13 @@ def test_captions_last_as_long_as_the_features(model_folder, tmp_path, capsys):
     assert "00:00:00.000 --> 00:00:03.200" in path.with_suffix(".vtt").read_text()
 
 
+def test_features_without_a_rate_have_no_captions(model_folder, tmp_path, capsys):
+    path = safetensors(tmp_path / "a.safetensors", array(40))
+    assert translate_command.main(["--model", str(model_folder), str(path), "--vtt", "--dtype", "float32"]) == 1
+    assert f"{path} does not say how long it lasts, so its captions have no times." in capsys.readouterr().err
+    assert not path.with_suffix(".vtt").exists()
+
+
 @pytest.mark.parametrize("stated", ["0", "-1", "fast", "nan", "inf"])
 def test_a_rate_must_be_a_positive_number(stated, tmp_path):
     path = safetensors(tmp_path / "a.safetensors", array(), features_per_second=stated)
