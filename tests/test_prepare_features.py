@@ -475,6 +475,15 @@ def test_everything_that_is_wrong_is_listed_and_the_rest_prepared(source):
     assert set(problems) == {*texts, *line.values()}
 
 
+def test_transposed_arrays_are_guessed(source):
+    for index in range(3):
+        save(source / f"{index}.npy", array(WIDTH, 10 + index))
+    table(source, "file,text\n0,x\n1,y\n2,z\n")
+    problems = problems_of(prepare(source, expected=1))
+    hint = "All clips have the same number of features, so their arrays may be transposed."
+    assert problems["2"] == f"has features of 12 values, but most of this corpus have 10. {hint}"
+
+
 def test_features_that_no_row_names_are_problems(source):
     for name in ("a", "b"):
         save(source / f"{name}.npy", array())
