@@ -1,5 +1,6 @@
 """`flallm prepare --corpus features`: the layouts of the field, their rates, what is refused, and times of words."""
 
+import contextlib
 import csv
 import gzip
 import json
@@ -29,6 +30,7 @@ from train_scripts.commands import translate as translate_command
 from train_scripts.commands.prepare_dataset import main
 from train_scripts.corpora import feature_sources
 from train_scripts.corpora.corpus_schema import FEATURE_COLUMNS
+from train_scripts.corpora.prepared_videos import ClipError
 
 pytestmark = pytest.mark.usefixtures("one_worker_is_this_process")
 
@@ -524,6 +526,35 @@ def test_hdf5_files_do_not_lead_elsewhere(source, tmp_path):
     problems = problems_of(prepare(source, expected=1))
     assert problems["clips.csv, line 3"].startswith("there is no file of features 'b'")
     assert problems["c"] == "'links.h5' has /c in other files, which are not read. Copy it into this one."
+
+
+@pytest.mark.parametrize("kind", ["h5", "npz", "safetensors", "npy", "pkl"])
+def test_damaged_bytes_cost_their_clip_alone(kind, source):
+    path = source / f"a.{kind}"
+    if kind == "h5":
+        hdf5(path, {"a/b": array(), "c": array()})
+    elif kind == "npz":
+        np.savez_compressed(path, features=array())
+    elif kind == "safetensors":
+        safetensors(path, array())
+    elif kind == "npy":
+        save(path, array())
+    else:
+        path.write_bytes(pickle_of(array().astype(float).tolist()))
+    whole = path.read_bytes()
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for position in np.random.randint(0, min(len(whole), 400), 5):
+            damaged[position] = np.random.randint(256)
+        path.write_bytes(damaged)
+        readers = [feature_sources.arrays_in] if suffix_is_of_several(path) else []
+        for read in (*readers, lambda path: feature_sources.read_array(path, None)):
+            with contextlib.suppress(ClipError):
+                read(path)
+
+
+def suffix_is_of_several(path: Path) -> bool:
+    return feature_sources.suffix_of(path) in feature_sources.CONTAINER_SUFFIXES
 
 
 def test_a_folder_of_torch_files_and_an_empty_one(source, capsys):
