@@ -6,12 +6,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.image_utils import SizeDict
 
-from modeling_flallm.own_processing import FLaLLMProcessor, padded_in_time, pixel_values
+from modeling_flallm.own_processing import FLaLLMProcessor, Modality, padded_in_time, pixel_values
 
 from .augmentation import ClipAugmentation
 
 IGNORED_LABEL = -100
 CACHED_FEATURES = "cached_features"  # of an item in place of its clip: what the sign encoder made of it
+NUM_TOKENS = "num_visual_tokens"  # of such an item: how many the encoder makes of these features
 
 
 class TranslationCollator:
@@ -37,7 +38,12 @@ class TranslationCollator:
 
     def text_inputs(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Of what `SignClipDataset.sentence_of` gives for each clip."""
-        return {"labels": self._labels([item["text"] for item in items], [item["target_language"] for item in items])}
+        texts, target_languages = ([item[name] for item in items] for name in ("text", "target_language"))
+        named = None if self.processor.prompt is None else [item["spoken_language"] for item in items]
+        inputs = dict(self.processor(text_target=texts, spoken_language=named))
+        if set(target_languages) != {getattr(self.processor.tokenizer, "tgt_lang", None)}:
+            inputs["labels"] = self._labels(texts, target_languages)
+        return inputs
 
     def clip_inputs(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """From what `ClipReader` returns for each clip."""
@@ -47,8 +53,6 @@ class TranslationCollator:
         """-> `(batch, tokens)`, each sentence with the code of its language."""
         tokenizer = self.processor.tokenizer
         usual = getattr(tokenizer, "tgt_lang", None)
-        if set(languages) <= {usual}:
-            return self.processor(text_target=texts)["labels"]
         labels: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         try:
             for language in dict.fromkeys(languages):
@@ -78,8 +82,8 @@ class PromptedTranslationCollator(TranslationCollator):
         return dict(inputs)
 
     def _num_visual_tokens(self, item: dict[str, Any]) -> int:
-        if CACHED_FEATURES in item:  # one token for each
-            return len(item[CACHED_FEATURES])
+        if CACHED_FEATURES in item:
+            return item[NUM_TOKENS]
         return self.processor.get_num_visual_tokens(self.processor.modality.length_of(item))
 
 
@@ -89,8 +93,8 @@ class FramePreprocessor:
     draws and results as in the loading processes.
     """
 
-    def __init__(self, processor: FLaLLMProcessor, augmentation: ClipAugmentation | None = None):
-        self.processor = processor
+    def __init__(self, modality: Modality, augmentation: ClipAugmentation | None = None):
+        self.modality = modality
         self.augmentation = augmentation
 
     def __call__(self, frames: list[torch.Tensor], spatial_seeds: list[int | None]) -> dict[str, torch.Tensor]:
@@ -100,12 +104,12 @@ class FramePreprocessor:
             spatial_seeds: of each clip, or `None` for all at evaluation.
         """
         if spatial_seeds[0] is None:
-            return pixel_values(self.processor.video_processor, self._resized(frames), resize=False, crop=True)
+            return pixel_values(self.modality.part, self._resized(frames), resize=False, crop=True)
         drawn = [self.augmentation.apply_spatial(*pair) for pair in zip(frames, spatial_seeds, strict=True)]
-        return pixel_values(self.processor.video_processor, drawn, resize=False)
+        return pixel_values(self.modality.part, drawn, resize=False)
 
     def _resized(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
         """All frames of a clip at once, where the processor handles them one by one."""
-        video_processor = self.processor.video_processor
+        video_processor = self.modality.part
         size = SizeDict(**dict(video_processor.size))
         return [video_processor.resize(clip, size=size, resample=video_processor.resample) for clip in frames]
