@@ -692,3 +692,13 @@ def test_a_table_with_a_rate_that_is_none(tmp_path):
     error = "features_per_second must be a number of features per second, got 'fast' in row 0"
     with pytest.raises(ValueError, match=error):
         load_split(DataArguments(dataset=str(tmp_path)), "train")
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_same(source):
+    arrays = {f"clip{index}": array() for index in range(6)}
+    (source / "all.pkl").write_bytes(
+        pickle_of({name: values.astype(float).tolist() for name, values in arrays.items()})
+    )
+    table(source, "file,text\n" + "".join(f"{name},x\n" for name in arrays))
+    assert_holds(prepare(source, num_workers=2), arrays)
