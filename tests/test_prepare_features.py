@@ -18,12 +18,14 @@ from safetensors.torch import save_file
 from tiny_corpus import error_of, flags, language_model, make_talkative
 from tiny_models import tiny_text_config
 from torch.testing import assert_close
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoProcessor, AutoTokenizer, pipeline
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, VisualFeaturesConfig
 from processing import FLaLLMProcessor, VisualFeatureExtractor
 from processing.modality_features_slt import VisualFeaturesModality
 from train_scripts.arguments.data_arguments import DataArguments
+from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.splits import load_split
 from train_scripts.commands import inspect_dataset
 from train_scripts.commands import translate as translate_command
@@ -629,6 +631,21 @@ def model_folder(tmp_path_factory) -> Path:
 def safetensors(path: Path, values: np.ndarray, **metadata) -> Path:
     save_file({"features": torch.from_numpy(values)}, path, metadata)
     return path
+
+
+def test_lengths_come_from_the_table_and_batches_from_the_files(source, model_folder):
+    lengths = {"a": 12, "b": 7}
+    for name, length in lengths.items():
+        save(source / f"{name}.npy", array(length))
+    table(source, "file,text\na,x\nb,y\n")
+    folder = prepare(source)
+    processor = AutoProcessor.from_pretrained(model_folder)
+    clips = SignClipDataset(load_split(DataArguments(dataset=str(folder)), "train"), processor)
+    batch = TranslationCollator(processor)([clips[0], clips[1]])
+    assert batch["visual_attention_mask"].sum(1).tolist() == [*lengths.values()]
+    for path in (folder / "train").glob("*.safetensors"):
+        path.unlink()
+    assert clips.longest_lengths() == [*lengths.values()]
 
 
 def test_words_are_timed_by_the_rate_of_the_file(model_folder, tmp_path):
