@@ -367,7 +367,16 @@ def test_the_pipeline_writes_what_generate_writes(text):
     assert all(one["score"] != two["score"] for one, two in zip(answers, other, strict=True))
 
 
-def test_word_evidence_is_about_the_clip(tmp_path):
+def test_the_command_chooses_the_language_of_the_prompt():
+    translator = prompted_pipeline()
+    translate.choose_language(translator.model, translator.processor, "de")
+    assert translator.processor.spoken_language == "German"
+    translator.model.config.has_prompt = False
+    with error_texts("`spoken_language` goes into a prompt, and this model reads none."):
+        translate.choose_language(translator.model, translator.processor, "de")
+
+
+def test_word_evidence_is_about_the_clip():
     translator = prompted_pipeline()
     wanted = {"return_attention": True, "source_fps": 10, "min_new_tokens": 4, "max_new_tokens": 6, **NO_SPECIAL_TOKENS}
     answers = translator([random_clip(24), random_clip(40)], batch_size=2, **wanted)
