@@ -42,12 +42,11 @@ from transformers import MBartConfig
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig
 from modeling_flallm.own_processing import FLaLLMProcessor
-from train_scripts.arguments.data_arguments import DataArguments, FeatureCacheArguments, VideoArguments
-from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
+from train_scripts.arguments.data_arguments import DataArguments, FeatureStoreArguments, VideoArguments
 from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.collators import CACHED_FEATURES, TranslationCollator
 from train_scripts.clips.data import SignClipDataset
-from train_scripts.clips.feature_cache import NO_AUGMENTATION, FeatureCache
+from train_scripts.clips.feature_cache import NO_AUGMENTATION, EncodingSettings, FeatureCache
 from train_scripts.clips.splits import load_split
 from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.training import build_processor
@@ -160,13 +159,11 @@ class Ways:
     def from_the_cache(self, model: FLaLLMForTranslation, bf16: bool) -> Callable[[Sequence[int]], Inputs]:
         """The features are computed first, which is not measured here."""
         folder = self.output_dir / "features"
-        training = FLaLLMTrainingArguments(
-            output_dir=str(self.output_dir / "run"), use_cpu=True, bf16=bf16, disable_tqdm=True, report_to="none"
-        )
-        arguments = FeatureCacheArguments(
-            cache_features=True, features_dtype="bfloat16" if bf16 else "float32", feature_cache_dir=str(folder)
-        )
-        cached = FeatureCache(model, self.processor, arguments, training).clips(self.clips, "training")
+        precision = "bfloat16" if bf16 else "float32"
+        settings = EncodingSettings(torch.device("cpu"), getattr(torch, precision), is_silent=True)
+        arguments = FeatureStoreArguments(features_dtype=precision, feature_cache_dir=str(folder))
+        cache = FeatureCache(model.vision_model, self.processor.modality, arguments, settings)
+        cached = cache.clips(self.clips, "training")
         return lambda numbers: self.collator([cached[number] for number in numbers])
 
 

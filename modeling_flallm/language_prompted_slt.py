@@ -228,9 +228,9 @@ class PromptedTranslationModel(SignTranslationModel):
             row = int((wanted != got).nonzero()[0])
             raise ValueError(
                 f"Prompt {row} of the batch has {int(got[row])} placeholders (token {self.config.video_token_id}), but "
-                f"its video gives {int(wanted[row])} word-like tokens. LlavaSltProcessor writes one for each: set its "
-                f"`word_window_stride` to the model's, {self.vision_model.get_centre_and_spacing()[1]}, and do not "
-                "truncate the prompt."
+                f"its video gives {int(wanted[row])} visual tokens. LlavaSltProcessor writes one for each: let it "
+                "count as the model does, `processor.set_token_steps(model.vision_model.get_token_steps())`, and do "
+                "not truncate the prompt."
             )
 
     def check_num_tokens(self, num_prompt_tokens: int) -> None:

@@ -31,6 +31,7 @@ def _import_our_processing() -> ModuleType:
 _processing = _import_our_processing()
 DataCollatorForSignTranslation = _processing.DataCollatorForSignTranslation
 ClipValues = _processing.modality_slt.ClipValues
+EncoderOfFeatures = _processing.encoder_of_features_slt.EncoderOfFeatures
 FLaLLMProcessor = _processing.FLaLLMProcessor
 FLaLLMVideoProcessor = _processing.FLaLLMVideoProcessor
 LlavaSltProcessor = _processing.LlavaSltProcessor
@@ -42,6 +43,7 @@ DEFAULT_SPOKEN_LANGUAGE = _processing.processing_llava_slt.DEFAULT_SPOKEN_LANGUA
 PICTURE_SUFFIXES = _processing.video_files_slt.PICTURE_SUFFIXES
 VIDEO_SUFFIXES = _processing.video_files_slt.VIDEO_SUFFIXES
 VideoDecodingError = _processing.VideoDecodingError
+VisualFeaturesModality = _processing.modality_features_slt.VisualFeaturesModality
 decode_video = _processing.decode_video
 decoder_logger = _processing.video_file_frames_slt.logger  # warns of damaged files
 format_captions = _processing.format_captions

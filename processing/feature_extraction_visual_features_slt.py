@@ -9,6 +9,7 @@ import torch
 from transformers import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 
+from .encoder_of_features_slt import EncoderOfFeatures, check_encoder_of_features
 from .feature_files_slt import count_visual_features, list_of_clips, read_visual_features
 from .sampling_slt import evenly_spread, padded_in_time
 
@@ -20,12 +21,23 @@ class VisualFeatureExtractor(SequenceFeatureExtractor):
     `VisualFeaturesConfig`. Clips with more than `max_num_features` features are thinned evenly to that number; None
     keeps all.
 
+    `encoder_fingerprint` says which encoder the model was trained on, and `encoder_name` what people call it, as the
+    headers of feature files do: files of another encoder are refused. None accepts all, and files that do not say what
+    made them are always accepted.
+
     Example: `VisualFeatureExtractor(1024)(["clip.npy"], return_tensors="pt")["visual_features"].shape`
     """
 
     model_input_names = ["visual_features", "visual_attention_mask"]
 
-    def __init__(self, feature_size: int = 1024, max_num_features: int | None = None, **kwargs):
+    def __init__(
+        self,
+        feature_size: int = 1024,
+        max_num_features: int | None = None,
+        encoder_name: str | None = None,
+        encoder_fingerprint: str | None = None,
+        **kwargs,
+    ):
         if feature_size < 1:
             raise ValueError(f"`feature_size` must be 1 or more, got {feature_size}.")
         if max_num_features is not None and max_num_features < 1:
@@ -33,6 +45,14 @@ class VisualFeatureExtractor(SequenceFeatureExtractor):
         # Required by the base class: features have no samples per second, and masks mark the padding.
         super().__init__(feature_size, kwargs.pop("sampling_rate", None), kwargs.pop("padding_value", 0.0), **kwargs)
         self.max_num_features = max_num_features
+        self.encoder_name = encoder_name
+        self.encoder_fingerprint = encoder_fingerprint
+
+    @property
+    def encoder(self) -> EncoderOfFeatures | None:
+        """The encoder of the features that the model was trained on, if it is known."""
+        known = self.encoder_fingerprint
+        return None if known is None else EncoderOfFeatures(self.encoder_name, known)
 
     def __call__(
         self, visual_features: Any, max_num_features: int | None = None, return_tensors: str | None = None
@@ -51,7 +71,9 @@ class VisualFeatureExtractor(SequenceFeatureExtractor):
 
         `source` is an array, tensor or list of that shape, or the path of a `.npy`, `.npz` or `.safetensors` file;
         `features.npz#clip_1` names one of several arrays of a file. Raises `ValueError` for what cannot be read, has
-        another shape or dtype, holds no feature, or holds NaN or infinity."""
+        another shape or dtype, holds no feature, holds NaN or infinity, or is of another encoder than the model's."""
+        if self.encoder is not None:
+            check_encoder_of_features(source, self.encoder)
         return read_visual_features(source, self.feature_size)
 
     def count(self, source: Any) -> int:

@@ -3,11 +3,12 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
+from .encoder_of_features_slt import encoder_of_features
 from .feature_extraction_visual_features_slt import VisualFeatureExtractor
 from .feature_files_slt import FEATURE_SUFFIXES, is_feature_file, is_one_clip, list_of_clips, name_of, split_name
 from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
@@ -59,6 +60,22 @@ class VisualFeaturesModality(Modality):
                 "something else, rename it."
             )
         return str(path), "" if array is None else f"#{array}"
+
+    def learn_origin(self, clips: Iterable[Any]) -> None:
+        """See `Modality.learn_origin`: which encoder made them, as far as their files say so; it must be one."""
+        expected = self.part.encoder
+        for clip in clips:
+            found = encoder_of_features(clip)
+            if found is None:
+                continue
+            expected = expected or found
+            if found.fingerprint != expected.fingerprint:
+                raise ValueError(
+                    f"'{clip}' holds features of {found}, but other training clips hold those of {expected}. Train on "
+                    "the features of one encoder."
+                )
+        if expected is not None:
+            self.part.encoder_name, self.part.encoder_fingerprint = expected.name, expected.fingerprint
 
     def is_one(self, clips: Any) -> bool:
         return is_one_clip(clips)

@@ -10,7 +10,7 @@ the modality for all that it has to know, and names none.
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -165,6 +165,14 @@ class Modality(ABC):
         """Sentences of the model card on what the model cannot see, by the settings of its training."""
         return []
 
+    def learn_origin(self, clips: Iterable[Any]) -> None:  # noqa: B027
+        """
+        Learn from the column of the training clips what made them, for the processor to keep. Default: nothing.
+
+        Raises:
+            ValueError: for clips that cannot be of one model.
+        """
+
     @abstractmethod
     def is_one(self, clips: Any) -> bool:
         """Tell one clip, as a processor takes it, from several."""
@@ -209,6 +217,10 @@ class Modality(ABC):
     @abstractmethod
     def count(self, row: dict[str, Any]) -> int:
         """Length of the clip of a row before sampling, if that is possible without reading it."""
+
+    def rate(self, row: dict[str, Any]) -> float | None:
+        """Values per second of the clip of a row before sampling, if it has times; it is not read for that."""
+        return None
 
     @abstractmethod
     def sample_indices(self, length: int, rate: float | None = None) -> list[int]:

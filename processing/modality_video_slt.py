@@ -59,11 +59,20 @@ class VideoModality(Modality):
 
     @classmethod
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> FLaLLMVideoProcessor:
+        """See `Modality.build_part`; image and video models of transformers say in `frame_settings` of their
+        configuration how they expect frames, of which the arguments then choose only the margin of the crop."""
+        crop_size, frame_size, normalisation = arguments.crop_size, arguments.frame_size, {}
+        settings = getattr(encoder_config, "frame_settings", None)
+        if settings is not None:
+            crop_size = settings["size"]
+            frame_size = round(crop_size * arguments.frame_size / arguments.crop_size)
+            normalisation = {name: settings[name] for name in ("image_mean", "image_std")}
         return FLaLLMVideoProcessor(
-            size={"height": arguments.frame_size, "width": arguments.frame_size},
-            crop_size={"height": arguments.crop_size, "width": arguments.crop_size},
+            size={"height": frame_size, "width": frame_size},
+            crop_size={"height": crop_size, "width": crop_size},
             frame_sampling_rate=arguments.frame_sampling_rate,
             max_num_frames=arguments.max_num_frames,
+            **normalisation,
         )
 
     @classmethod
@@ -147,6 +156,17 @@ class VideoModality(Modality):
             return num_frames
         part = min(seconds if end is None else end, seconds) - (start or 0.0)
         return max(math.ceil(part * num_frames / seconds), 1)
+
+    def rate(self, row: dict[str, Any]) -> float | None:
+        """See `Modality.rate`, from the header of the video; pictures have no times."""
+        content = row["video"]["bytes"]
+        try:
+            num_frames, seconds = frames_and_seconds(
+                io.BytesIO(content) if content is not None else row["video"]["path"]
+            )
+        except VideoDecodingError:
+            return None
+        return num_frames / seconds
 
     def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
         return self.part.sample_frame_indices(length, rate)

@@ -774,7 +774,7 @@ def test_frames_of_the_device_are_those_of_the_loading_processes(augmentation, p
     assert next(iter(raw)) == "labels" and all(clip.dtype == torch.uint8 for clip in raw["frames"])
     augmenting = None if augmentation is None else ClipAugmentation(augmentation, VIDEO)
     state = torch.get_rng_state()
-    pixels = FramePreprocessor(processor, augmenting)(raw["frames"], raw["spatial_seeds"])
+    pixels = FramePreprocessor(processor.modality, augmenting)(raw["frames"], raw["spatial_seeds"])
     assert torch.equal(torch.get_rng_state(), state)
     assert {*pixels, "labels"} == set(expected)
     assert torch.equal(raw["labels"], expected["labels"])
@@ -787,7 +787,9 @@ def test_frames_of_the_device_are_those_of_the_loading_processes(augmentation, p
 def test_frames_made_on_a_gpu(augmentation, processor, seed):
     dataset = make_dataset(processor, augmentation=augmentation, preprocess_on_device=True, seed=seed)
     raw = TranslationCollator(processor, True)([dataset[index] for index in range(5)])
-    preprocess = FramePreprocessor(processor, None if augmentation is None else ClipAugmentation(augmentation, VIDEO))
+    preprocess = FramePreprocessor(
+        processor.modality, None if augmentation is None else ClipAugmentation(augmentation, VIDEO)
+    )
     expected = preprocess(raw["frames"], raw["spatial_seeds"])["pixel_values_videos"]
     state = torch.cuda.get_rng_state()
     made = preprocess([clip.cuda() for clip in raw["frames"]], raw["spatial_seeds"])["pixel_values_videos"]

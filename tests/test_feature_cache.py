@@ -41,7 +41,7 @@ from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.feature_cache import CachedClipDataset, FeatureCache
 from train_scripts.clips.feature_fingerprints import ContentDigests
 from train_scripts.clips.splits import load_split
-from train_scripts.runs.training import build_processor
+from train_scripts.runs.training import build_processor, encoding_settings
 from train_scripts.stages import llm_fine_tuning
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -196,7 +196,8 @@ class Case:
             output_dir=str(self.cache.parent / "run"), use_cpu=True, disable_tqdm=True, report_to="none",
             per_device_eval_batch_size=2, **self.training,
         )  # fmt: skip
-        self.feature_cache = FeatureCache(self.model, self.processor, arguments, training)
+        settings = encoding_settings(training)
+        self.feature_cache = FeatureCache(self.model.vision_model, self.processor.modality, arguments, settings)
         return self.feature_cache.clips(self.dataset(), "test", self.views)
 
     @torch.no_grad()
@@ -472,7 +473,8 @@ def test_what_one_process_cannot_read_all_tell(process_index, tmp_path, monkeypa
     files = [tmp_path / "a.mp4", tmp_path / "gone.mp4"]
     files[0].write_bytes(b"a")
     gone = feature_fingerprints.FoundDigest(str(files[1]), error=f"[Errno 2] No such file or directory: '{files[1]}'")
-    OneOfTwo(process_index, [gone] if process_index == 0 else [], monkeypatch)
+    there = feature_fingerprints.FoundDigest(str(files[0]), "digest")
+    OneOfTwo(process_index, [gone] if process_index == 0 else [there], monkeypatch)
     text = f"The video {files[1]} cannot be read: [Errno 2] No such file or directory: '{files[1]}'"
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         digests_of(tmp_path / "digests", files)
@@ -498,10 +500,9 @@ def test_features_that_no_run_has_used_are_removed_if_asked(case, capsys):
     for folder in (first, second, others):
         age(folder / "settings.json", days=40.2)
     for days, left in ((None, {first, second}), (60, {first, second}), (30, {second})):
-        case.arguments["feature_cache_days"] = days
         case.run()  # uses the second
         capsys.readouterr()
-        case.feature_cache.remove_unused()
+        case.feature_cache.remove_unused(days)
         assert {path.parent for path in case.cache.glob("*/*.arrow")} == left and others.is_dir()
     assert capsys.readouterr().out == f"Removed the features in {first}: no run has used them for 40 days.\n"
 
@@ -515,7 +516,7 @@ def test_half_written_files_of_killed_runs_are_removed(case):
     age(old, days=2)
     age(other, days=2)
     case.run()
-    case.feature_cache.remove_unused()
+    case.feature_cache.remove_unused(None)
     assert [path.exists() for path in (old, new, other)] == [False, True, False]
 
 

@@ -204,6 +204,50 @@ class InspectArguments:
 
 
 @dataclass
+class ExtractionArguments:
+    """Which clips, and which encoder."""
+
+    dataset: list[str] = field(
+        metadata={"help": "Video folders (train/, dev/, test/ with metadata.csv) or ids of data sets on the Hub."}
+    )
+    vision_model_name_or_path: str = field(
+        metadata={"help": "Folder or Hub id of a sign encoder, or of a trained model that has one."}
+    )
+    splits: list[str] | None = field(default=None, metadata={"help": "Splits to encode. Default: all."})
+    text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
+    output_dir: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Also write the features as a data set that others can read: a new or empty folder, or the one of "
+            "an interrupted run to go on with."
+        },
+    )
+    batch_size: int = field(default=8, metadata={"help": "Clips of each device that are encoded together."})
+    frames_per_chunk: int | None = field(
+        default=None, metadata={"help": "Most frames that go through the encoder at once: saves memory."}
+    )
+    dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Precision to compute in. Default: bfloat16 where the processor does so natively, else float32.",
+            "choices": DTYPES,
+        },
+    )
+    num_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Processes that read videos beside the encoder. Default: none on a CPU; up to eight with an "
+            "accelerator, if there are cores for them."
+        },
+    )
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads. Default: one per free core."})
+    device: str | None = field(
+        default=None, metadata={"help": "Such as cuda or cpu. Default: the accelerator if there is one."}
+    )
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
+
+
+@dataclass
 class CorpusArguments:
     """What to generate. `output_dir` must be new or empty."""
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from .command_arguments import (
     CalibrationArguments,
     CorpusArguments,
+    ExtractionArguments,
     ImportArguments,
     InspectArguments,
     LlavaSltQuickstartArguments,
@@ -26,7 +27,9 @@ from .data_arguments import (
     AugmentationArguments,
     DataArguments,
     DatasetArguments,
+    EncoderVideoArguments,
     FeatureCacheArguments,
+    FeatureStoreArguments,
     VideoArguments,
 )
 from .dataclass_parser import DataclassParser, parse_arguments, preset_names
@@ -143,6 +146,11 @@ COMMANDS = {
         "commands.prepare_dataset", "Make a video folder from a raw corpus or a spreadsheet.", (PrepareArguments,)
     ),
     "inspect": Command("commands.inspect_dataset", "Look at a data set before training.", (InspectArguments,)),
+    "features": Command(
+        "commands.extract_features",
+        "Compute the visual features of a data set once, for training and for others.",
+        (ExtractionArguments, EncoderVideoArguments, FeatureStoreArguments),
+    ),
     "generate-corpus": Command(
         "commands.generate_corpus", "Render a corpus of animated signers in an invented language.", (CorpusArguments,)
     ),

@@ -154,7 +154,56 @@ class VideoArguments:
 
 
 @dataclass
-class FeatureCacheArguments:
+class EncoderVideoArguments(VideoArguments):
+    """How clips are prepared for an encoder without a processor of its own; one that was saved with it always holds."""
+
+    frame_sampling_rate: float | None = field(
+        default=None, metadata={"help": "Fraction of the frames to keep. Default: 0.25."}
+    )
+    frame_size: int | None = field(
+        default=None, metadata={"help": "Height and width to which frames are resized, in pixels. Default: 256."}
+    )
+    crop_size: int | None = field(
+        default=None, metadata={"help": "Height and width of the crop that the model sees, in pixels. Default: 224."}
+    )
+
+    def __post_init__(self):
+        self.completed()
+
+    def given(self) -> dict[str, float | int]:
+        """The flags that were set."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def completed(self) -> VideoArguments:
+        """
+        With the defaults of training.
+
+        Raises:
+            ValueError: for values that are not allowed.
+        """
+        return VideoArguments(**self.given())
+
+
+@dataclass
+class FeatureStoreArguments:
+    """How and where visual features are kept on disk."""
+
+    features_dtype: str = field(default="float16", metadata={"help": "float16, bfloat16 or float32 on disk."})
+    feature_cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the feature cache, shared by all runs. Default: flallm/features in Hugging Face's cache "
+            "folder, $HF_HOME or ~/.cache/huggingface."
+        },
+    )
+
+    def __post_init__(self):
+        if self.features_dtype not in FEATURE_DTYPES:
+            raise ValueError(f"--features_dtype must be {', '.join(FEATURE_DTYPES)}, got {self.features_dtype!r}.")
+
+
+@dataclass
+class FeatureCacheArguments(FeatureStoreArguments):
     """Visual features of a frozen encoder, computed once and kept on disk for all later epochs and runs."""
 
     cache_features: bool = field(
@@ -171,16 +220,6 @@ class FeatureCacheArguments:
             "them, one per epoch. Default: one version, without augmentation."
         },
     )
-    features_dtype: str = field(
-        default="float16", metadata={"help": "With --cache_features: float16, bfloat16 or float32 on disk."}
-    )
-    feature_cache_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "With --cache_features: folder of the features, shared by all runs. Default: flallm/features in "
-            "Hugging Face's cache folder, $HF_HOME or ~/.cache/huggingface."
-        },
-    )
     feature_cache_days: float | None = field(
         default=None,
         metadata={
@@ -189,10 +228,9 @@ class FeatureCacheArguments:
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if self.feature_cache_days is not None and not self.feature_cache_days >= 1:
             raise ValueError(f"--feature_cache_days must be 1 or more, got {self.feature_cache_days:g}.")
-        if self.features_dtype not in FEATURE_DTYPES:
-            raise ValueError(f"--features_dtype must be {', '.join(FEATURE_DTYPES)}, got {self.features_dtype!r}.")
         check_flags(vars(self))
         if self.feature_views is not None and not self.cache_features:
             raise ValueError("--feature_views needs --cache_features True: without it every epoch draws new ones.")

@@ -6,7 +6,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers.image_utils import SizeDict
 
-from modeling_flallm.own_processing import FLaLLMProcessor, padded_in_time, pixel_values
+from modeling_flallm.own_processing import FLaLLMProcessor, Modality, padded_in_time, pixel_values
 
 from .augmentation import ClipAugmentation
 
@@ -92,8 +92,8 @@ class FramePreprocessor:
     draws and results as in the loading processes.
     """
 
-    def __init__(self, processor: FLaLLMProcessor, augmentation: ClipAugmentation | None = None):
-        self.processor = processor
+    def __init__(self, modality: Modality, augmentation: ClipAugmentation | None = None):
+        self.modality = modality
         self.augmentation = augmentation
 
     def __call__(self, frames: list[torch.Tensor], spatial_seeds: list[int | None]) -> dict[str, torch.Tensor]:
@@ -103,12 +103,12 @@ class FramePreprocessor:
             spatial_seeds: of each clip, or `None` for all at evaluation.
         """
         if spatial_seeds[0] is None:
-            return pixel_values(self.processor.video_processor, self._resized(frames), resize=False, crop=True)
+            return pixel_values(self.modality.part, self._resized(frames), resize=False, crop=True)
         drawn = [self.augmentation.apply_spatial(*pair) for pair in zip(frames, spatial_seeds, strict=True)]
-        return pixel_values(self.processor.video_processor, drawn, resize=False)
+        return pixel_values(self.modality.part, drawn, resize=False)
 
     def _resized(self, frames: list[torch.Tensor]) -> list[torch.Tensor]:
         """All frames of a clip at once, where the processor handles them one by one."""
-        video_processor = self.processor.video_processor
+        video_processor = self.modality.part
         size = SizeDict(**dict(video_processor.size))
         return [video_processor.resize(clip, size=size, resample=video_processor.resample) for clip in frames]

@@ -20,11 +20,11 @@ class ClipReader:
 
     def __init__(
         self,
-        processor: FLaLLMProcessor,
+        modality: Modality,
         augmentation: ClipAugmentation | None = None,
         preprocess_on_device: bool = False,
     ):
-        self.modality = processor.modality
+        self.modality = modality
         self.augmentation = augmentation
         self.preprocess_on_device = preprocess_on_device
 
@@ -62,54 +62,38 @@ class RandomDataset(Dataset):
         return item_seed(self.seed, self.epoch, index)
 
 
-class SignClipDataset(RandomDataset):
+class ClipDataset(RandomDataset):
     """
-    Clips as the processor's modality returns them, such as sampled uint8 frames `(frames, 3, height, width)`, with
-    their sentences. See `ClipReader`.
-
-    A column `spoken_language` holds the language tag of each sentence; `target_language` is what a multilingual
-    tokenizer calls it.
+    Clips as a modality returns them, such as sampled uint8 frames `(frames, 3, height, width)`. See `ClipReader`.
 
     Raises:
-        ValueError: for a language that the tokenizer lacks, and for a data set without the clips that the model reads.
+        ValueError: for a data set without the clips that the model reads.
     """
 
     def __init__(
         self,
         dataset: datasets.Dataset,
-        processor: FLaLLMProcessor,
-        text_column: str = "text",
+        modality: Modality,
         augmentation: ClipAugmentation | None = None,
         keep_decoded_videos: bool = False,
         preprocess_on_device: bool = False,
         seed: int = 0,
     ):
         super().__init__(seed)
-        self.modality = processor.modality
-        self.dataset = _checked_clips(dataset, self.modality)
-        self.read_clip = ClipReader(processor, augmentation, preprocess_on_device)
-        self.texts: list[str] = [str(text) for text in dataset[text_column]]
-        tags = dataset["spoken_language"] if "spoken_language" in dataset.column_names else [None] * len(dataset)
-        self.spoken_languages: list[str | None] = list(tags)
-        self.target_languages = target_languages(processor.tokenizer, self.spoken_languages)
+        self.modality = modality
+        self.dataset = _checked_clips(dataset, modality)
+        self.read_clip = ClipReader(modality, augmentation, preprocess_on_device)
         self._decoded: dict[int, ClipValues] | None = {} if keep_decoded_videos else None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self.clip_of(index, self.seed_of(index)), **self.sentence_of(index)}
+        return self.clip_of(index, self.seed_of(index))
 
     def clip_of(self, index: int, seed: int) -> dict[str, Any]:
         """What `ClipReader` returns for a clip and a seed."""
         return self.read_clip(functools.partial(self._sampled_values, index), seed)
-
-    def sentence_of(self, index: int) -> dict[str, Any]:
-        return {
-            "text": self.texts[index],
-            "target_language": self.target_languages[index],
-            "spoken_language": self.spoken_languages[index],
-        }
 
     def forget_decoded_clips(self) -> None:
         """Free the memory of `keep_decoded_videos`."""
@@ -135,6 +119,37 @@ class SignClipDataset(RandomDataset):
             self._decoded[index] = self.modality.read(self.dataset[index])
         clip = self._decoded[index]
         return clip.values[sample(len(clip.values), clip.rate)]
+
+
+class SignClipDataset(ClipDataset):
+    """
+    Clips with their sentences.
+
+    A column `spoken_language` holds the language tag of each sentence; `target_language` is what a multilingual
+    tokenizer calls it.
+
+    Raises:
+        ValueError: for a language that the tokenizer lacks, and for a data set without the clips that the model reads.
+    """
+
+    def __init__(
+        self, dataset: datasets.Dataset, processor: FLaLLMProcessor, text_column: str = "text", **options: Any
+    ):
+        super().__init__(dataset, processor.modality, **options)
+        self.texts: list[str] = [str(text) for text in dataset[text_column]]
+        tags = dataset["spoken_language"] if "spoken_language" in dataset.column_names else [None] * len(dataset)
+        self.spoken_languages: list[str | None] = list(tags)
+        self.target_languages = target_languages(processor.tokenizer, self.spoken_languages)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**super().__getitem__(index), **self.sentence_of(index)}
+
+    def sentence_of(self, index: int) -> dict[str, Any]:
+        return {
+            "text": self.texts[index],
+            "target_language": self.target_languages[index],
+            "spoken_language": self.spoken_languages[index],
+        }
 
 
 def _checked_clips(dataset: datasets.Dataset, modality: Modality) -> datasets.Dataset:

@@ -9,9 +9,8 @@ the part of it and the augmented view. After a change, features are not found an
 """
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,33 +23,44 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from modeling_flallm import SignEncoder
-from modeling_flallm.own_processing import FLaLLMProcessor
+from modeling_flallm.own_processing import Modality
 
-from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments
-from ..arguments.training_arguments import FLaLLMTrainingArguments
-from .collators import CACHED_FEATURES, FramePreprocessor, TranslationCollator
-from .data import SignClipDataset
+from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureStoreArguments
+from .collators import CACHED_FEATURES, FramePreprocessor
+from .data import ClipDataset, SignClipDataset
 from .feature_fingerprints import ContentDigests, describe_settings, key_of
 from .feature_store import FeatureStore, remove_leavings, remove_unused
-from .splits import name_of_clip
+from .views_to_encode import ClipErrors, ClipView, ViewsToEncode, batches_of
 
 NO_AUGMENTATION = AugmentationArguments(random_crop=False, frame_jitter=False)
 FEATURES_IN_A_FILE = 64  # or up to a batch more: the most that an interrupted run loses
 
 
-def check_feature_cache(stage: Any, data: DataArguments) -> None:
+def check_feature_cache(data: DataArguments) -> None:
     """
     Raises:
         ValueError: for options that cannot be combined with cached features.
     """
-    if not stage.freeze_visual_encoder:
+    if data.streaming:
+        raise ValueError(
+            "--cache_features cannot be combined with --streaming: a stream keeps nothing. Leave out one of the two."
+        )
+
+
+def check_features_can_be_kept(encoder: SignEncoder, modality: Modality) -> None:
+    """
+    Raises:
+        ValueError: for an encoder whose features training changes, or that takes ready-made ones.
+    """
+    if not encoder.features_are_frozen:
         raise ValueError(
             "--cache_features needs a frozen visual encoder: with --freeze_visual_encoder False the features change in "
             "every step. Leave out one of the two."
         )
-    if data.streaming:
+    if next(encoder.parameters(), None) is None:
         raise ValueError(
-            "--cache_features cannot be combined with --streaming: a stream keeps nothing. Leave out one of the two."
+            "--cache_features keeps what a visual encoder makes of videos, but this model reads "
+            f"{modality.words.clips}. Leave it out."
         )
 
 
@@ -93,19 +103,6 @@ def describe_views(num_views: int | None) -> dict[str, Any]:
     }
 
 
-@dataclass
-class ClipView:
-    """One view of one clip of a data set, and the key of its features, which also seeds its augmentation."""
-
-    index: int
-    view: int
-    key: str
-
-    @property
-    def seed(self) -> int:
-        return int(self.key[:15], 16)
-
-
 class CachedClipDataset(Dataset):
     """
     The clips of a `SignClipDataset` as visual features `(tokens, hidden size)` with their sentences.
@@ -134,70 +131,23 @@ class CachedClipDataset(Dataset):
         return {CACHED_FEATURES: self.store[key], **self.clips.sentence_of(index)}
 
 
-class _ViewsToEncode(Dataset):
-    """Views of clips -> their frames; errors name the clip."""
-
-    def __init__(self, clips: SignClipDataset, views: Sequence[ClipView], collator: TranslationCollator):
-        self.clips = clips
-        self.views = views
-        self.collator = collator
-
-    def __len__(self) -> int:
-        return len(self.views)
-
-    def __getitem__(self, position: int) -> tuple[ClipView, dict[str, Any]]:
-        view = self.views[position]
-        with errors_name_the_clip(self.clips.dataset, view.index):
-            return view, self.clips.clip_of(view.index, view.seed)
-
-    def collate(self, items: list[tuple[ClipView, dict[str, Any]]]) -> dict[str, Any]:
-        views, clips = zip(*items, strict=True)
-        return {
-            "views": views,
-            "num_frames": [self.clips.modality.length_of(clip) for clip in clips],
-            **self.collator.clip_inputs(clips),
-        }
-
-
-@contextmanager
-def errors_name_the_clip(dataset: datasets.Dataset, index: int) -> Iterator[None]:
-    """By its row and its file."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        row = dataset[index]
-        part = "".join(f", {name} {row[name]:g} s" for name in ("start", "end") if row.get(name) is not None)
-        path = f", {name_of_clip(row)}" if name_of_clip(row) else ""
-        raise ValueError(f"clip {index} (counted from 0{path}{part}): {error}") from error
-
-
-def _batches_of(loader: DataLoader) -> Iterator[dict[str, Any]]:
+@dataclass
+class EncodingSettings:
     """
-    Raises:
-        ValueError: if a loading process dies.
+    How clips go through an encoder.
+
+    Args:
+        precision: float32, or the one of autocast.
+        batch_size: clips that each process encodes at once.
+        num_workers: processes that read clips ahead, for each process that encodes.
+        is_silent: whether to show no progress.
     """
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise ValueError(
-            "A process that decodes clips died, either from a file that crashes the decoder or for lack of memory. "
-            f"`flallm inspect` finds such files; fewer --dataloader_num_workers need less memory. ({error})"
-        ) from error
 
-
-def _longest_length(clips: SignClipDataset, index: int) -> int:
-    with errors_name_the_clip(clips.dataset, index):
-        return clips.longest_lengths([index])[0]
-
-
-def _check_length(num_frames: int, num_tokens: int) -> None:
-    if num_tokens < 1:
-        raise ValueError(
-            f"it is too short: the encoder makes no visual token from {num_frames} frames after sampling. Use a longer "
-            "clip or a larger --frame_sampling_rate."
-        )
+    device: torch.device
+    precision: torch.dtype = torch.float32
+    batch_size: int = 8
+    num_workers: int = 0
+    is_silent: bool = False
 
 
 def _check_finite(features: torch.Tensor) -> None:
@@ -208,116 +158,159 @@ def _check_finite(features: torch.Tensor) -> None:
         )
 
 
-class FeatureCache:
+@dataclass
+class KeptFeatures:
     """
-    Features of clips from the frozen encoder of a model that is about to be trained.
+    Features of clips in a store.
 
     Args:
-        model: with a `vision_model`, which is moved to the device of the training.
+        keys: of each clip, for each view; None for a clip that is broken.
+        errors: what is wrong with broken clips, by their rows.
+    """
 
-    Raises:
-        ValueError: for a model that reads ready-made features.
+    store: FeatureStore
+    keys: list[list[str | None]]
+    errors: dict[int, str]
+
+
+class FeatureCache:
+    """
+    Features of clips from a frozen encoder, on disk.
+
+    Args:
+        encoder: is moved to the device.
+        modality: reads the clips.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
-        processor: FLaLLMProcessor,
-        arguments: FeatureCacheArguments,
-        training: FLaLLMTrainingArguments,
+        encoder: SignEncoder,
+        modality: Modality,
+        arguments: FeatureStoreArguments,
+        settings: EncodingSettings,
     ):
-        if next(model.vision_model.parameters(), None) is None:
-            raise ValueError(
-                "--cache_features keeps what a visual encoder makes of videos, but this model reads "
-                f"{processor.modality.words.clips}. Leave it out."
-            )
-        self.vision_model: SignEncoder = model.vision_model.to(training.device)
-        self.processor = processor
-        self.arguments = arguments
-        self.training = training
+        self.encoder = encoder.to(settings.device)
+        self.modality = modality
+        self.settings = settings
+        self.dtype: torch.dtype = getattr(torch, arguments.features_dtype)
         self.folder = Path(arguments.feature_cache_dir or Path(HF_HOME) / "flallm" / "features")
         self.digests = ContentDigests(self.folder / "digests")
-        self.autocast_dtype = {training.bf16: torch.bfloat16, training.fp16: torch.float16}.get(True)
+        self.shortest = next(length for length in itertools.count(1) if encoder.get_num_features(length) >= 1)
 
     def clips(self, clips: SignClipDataset, name: str, num_views: int = 1) -> CachedClipDataset:
         """
-        The clips with their features; all processes together compute those that are not in the cache.
-
-        Args:
-            name: what the clips are for, shown with the progress.
+        The clips with their features, to train on. Arguments and errors as of `compute`.
 
         Raises:
             ValueError: for a clip that cannot be read, is too short, or whose features do not fit the dtype.
         """
+        features = self.compute(clips, name, num_views)
+        return CachedClipDataset(clips, features.store, features.keys)
+
+    def compute(
+        self, clips: ClipDataset, name: str, num_views: int = 1, skips_broken_clips: bool = False
+    ) -> KeptFeatures:
+        """
+        The features of clips; all processes together compute those that are not in the cache.
+
+        Args:
+            name: what the clips are for, shown with the progress.
+            skips_broken_clips: return the errors of clips instead of raising the first.
+
+        Raises:
+            ValueError: for a clip that cannot be read, is too short, or whose features do not fit the dtype.
+        """
+        errors = ClipErrors(clips.dataset, skips_broken_clips)
         store = self._open_store(clips)
-        digests = self.digests.of_clips(clips.dataset, clips.modality)
+        digests = self._digests(clips, errors)
         views = [self._views(clips.dataset, digests, view) for view in range(num_views)]
-        wanted = {view.key: view for views_of_clips in views for view in views_of_clips}
+        wanted = {view.key: view for views_of_clips in views for view in views_of_clips if view is not None}
         missing = [view for key, view in wanted.items() if key not in store]
         started = time.monotonic()
-        self._encode([view for view in missing if self._is_mine(view)], clips, store, name)
+        self._encode([view for view in missing if _is_mine(view)], clips, store, errors, name)
         clips.forget_decoded_clips()
         PartialState().wait_for_everyone()
         store.look_again()
-        if any(key not in store for key in wanted):
-            raise ValueError(f"Features of {store.folder} were removed while others were computed. Start again.")
-        if self.training.process_index == 0:
-            self._summarise(len(clips), num_views, len(wanted), len(missing), time.monotonic() - started, name)
-        return CachedClipDataset(clips, store, [[view.key for view in of_clips] for of_clips in views])
+        if skips_broken_clips:
+            errors.share()
+        self._check_all_are_there(views, wanted, store, errors)
+        if PartialState().is_main_process:
+            num_new = sum(view.key in store for view in missing)
+            seconds = time.monotonic() - started
+            self._summarise(len(clips), num_views, len(wanted) - len(missing), num_new, seconds, name)
+        keys = [[view.key if view is not None and view.key in store else None for view in group] for group in views]
+        return KeptFeatures(store, keys, errors.texts)
 
-    def remove_unused(self) -> None:
-        """Of other settings, as set by `feature_cache_days`; call it once the features of all splits are open."""
-        if self.training.process_index > 0:
+    def remove_unused(self, days: float | None) -> None:
+        """
+        Remove the features of settings that no run has used for so many days, never by default; call it once the
+        features of all splits are open.
+        """
+        if not PartialState().is_main_process:
             return
         remove_leavings(self.folder)
-        if self.arguments.feature_cache_days is not None:
-            remove_unused(self.folder, self.arguments.feature_cache_days)
+        if days is not None:
+            remove_unused(self.folder, days)
 
-    def _open_store(self, clips: SignClipDataset) -> FeatureStore:
-        precision = str(self.autocast_dtype or torch.float32).removeprefix("torch.")
+    def _open_store(self, clips: ClipDataset) -> FeatureStore:
         augmentation = clips.read_clip.augmentation
-        settings = describe_settings(self.vision_model, self.processor, augmentation, self.arguments, precision)
-        dtype = getattr(torch, self.arguments.features_dtype)
-        store = FeatureStore(self.folder, settings, self.vision_model.config.hidden_size, dtype)
+        settings = describe_settings(self.encoder, self.modality, augmentation, self.settings.precision, self.dtype)
+        store = FeatureStore(self.folder, settings, self.encoder.features_size, self.dtype)
         store.look_again()
         PartialState().wait_for_everyone()  # before any process adds to the features that the others count
         return store
 
+    def _digests(self, clips: ClipDataset, errors: ClipErrors) -> list[str | None]:
+        """Of the content of each clip; None for one that cannot be read."""
+        if not errors.are_gathered:
+            return self.digests.of_clips(clips.dataset, self.modality)
+        found = self.digests.find(clips.dataset, self.modality)
+        for index, each in enumerate(found):
+            if each.error:
+                errors.add(index, f"it cannot be read: {each.error}")
+        return [each.digest or None for each in found]
+
     @staticmethod
-    def _views(dataset: datasets.Dataset, digests: list[str], view: int) -> list[ClipView]:
+    def _views(dataset: datasets.Dataset, digests: list[str | None], view: int) -> list[ClipView | None]:
         nothing = [None] * len(dataset)
         starts, ends = (dataset[name] if name in dataset.column_names else nothing for name in ("start", "end"))
-        keys = [key_of(*of_clip, view) for of_clip in zip(digests, starts, ends, strict=True)]
-        return [ClipView(index, view, key) for index, key in enumerate(keys)]
+        return [
+            None if digest is None else ClipView(index, view, key_of(digest, start, end, view))
+            for index, (digest, start, end) in enumerate(zip(digests, starts, ends, strict=True))
+        ]
 
-    def _is_mine(self, view: ClipView) -> bool:
-        """Decided by the key, because processes may not find the same features missing."""
-        return int(view.key, 16) % self.training.world_size == self.training.process_index
-
-    def _encode(self, views: list[ClipView], clips: SignClipDataset, store: FeatureStore, name: str) -> None:
+    def _encode(
+        self, views: list[ClipView], clips: ClipDataset, store: FeatureStore, errors: ClipErrors, name: str
+    ) -> None:
+        lengths: dict[int, int] = {}
+        for index in {view.index for view in views}:
+            with errors.of_clip(index):
+                lengths[index] = clips.longest_lengths([index])[0]
+        views = [view for view in views if view.index in lengths]
         if not views:
             return
-        lengths = {index: _longest_length(clips, index) for index in {view.index for view in views}}
         longest_first = sorted(views, key=lambda view: -lengths[view.index])  # so memory runs out early, if at all
-        on_device = clips.read_clip.preprocess_on_device
-        dataset = _ViewsToEncode(clips, longest_first, TranslationCollator(self.processor, on_device))
+        dataset = ViewsToEncode(clips, longest_first, errors, self.shortest)
         loader = DataLoader(
             dataset,
-            batch_size=self.training.per_device_eval_batch_size,
+            batch_size=self.settings.batch_size,
             collate_fn=dataset.collate,
-            num_workers=self.training.dataloader_num_workers,
+            num_workers=self.settings.num_workers,
         )
-        self._write_features(loader, FramePreprocessor(self.processor, clips.read_clip.augmentation), store, name)
+        self._write_features(loader, FramePreprocessor(self.modality, clips.read_clip.augmentation), store, name)
 
     def _write_features(
         self, loader: DataLoader, frame_preprocessor: FramePreprocessor, store: FeatureStore, name: str
     ) -> None:
-        is_silent = self.training.disable_tqdm or self.training.process_index > 0
+        is_silent = self.settings.is_silent or not PartialState().is_main_process
+        errors = loader.dataset.errors
         waiting: dict[str, torch.Tensor] = {}
         with tqdm(total=len(loader.dataset), desc=f"features of the {name} clips", disable=is_silent) as bar:
-            for batch in _batches_of(loader):
-                waiting |= self._features_of(batch, loader.dataset.clips.dataset, frame_preprocessor)
-                bar.update(len(batch["views"]))
+            for batch in batches_of(loader):
+                errors.texts |= batch["errors"]
+                if batch["views"]:
+                    waiting |= self._features_of(batch, errors, frame_preprocessor)
+                bar.update(batch["num_views"])
                 if len(waiting) >= FEATURES_IN_A_FILE:
                     store.add(waiting)
                     waiting = {}
@@ -326,35 +319,47 @@ class FeatureCache:
 
     @torch.no_grad()
     def _features_of(
-        self, batch: dict[str, Any], dataset: datasets.Dataset, frame_preprocessor: FramePreprocessor
+        self, batch: dict[str, Any], errors: ClipErrors, frame_preprocessor: FramePreprocessor
     ) -> dict[str, torch.Tensor]:
-        """-> by key `(tokens, hidden size)` on the CPU, in the dtype of the cache"""
-        device, dtype = self.training.device, getattr(torch, self.arguments.features_dtype)
-        num_tokens = self._num_tokens(dataset, batch)
+        """-> by key `(features, features_size)` on the CPU, in the dtype of the cache"""
+        device, precision = self.settings.device, self.settings.precision
         if "frames" in batch:
             batch |= frame_preprocessor([frames.to(device) for frames in batch["frames"]], batch["spatial_seeds"])
-        with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            inputs = {name: batch[name].to(device) for name in self.processor.modality.input_names}
-            hidden = self.vision_model(**inputs).last_hidden_state
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            inputs = {name: batch[name].to(device) for name in self.modality.input_names}
+            hidden = self.encoder.compute_features(**inputs).last_hidden_state
         features = {}
-        for view, tokens, count in zip(batch["views"], hidden, num_tokens, strict=True):
-            features[view.key] = tokens[:count].to("cpu", dtype)
-            with errors_name_the_clip(dataset, view.index):
-                _check_finite(features[view.key])
+        for view, values, length in zip(batch["views"], hidden, batch["lengths"], strict=True):
+            with errors.of_clip(view.index):
+                kept = values[: self.encoder.get_num_features(length)].to("cpu", self.dtype)
+                _check_finite(kept)
+                features[view.key] = kept
         return features
 
-    def _num_tokens(self, dataset: datasets.Dataset, batch: dict[str, Any]) -> list[int]:
-        counts = [self.vision_model.get_num_tokens(num_frames) for num_frames in batch["num_frames"]]
-        for view, num_frames, count in zip(batch["views"], batch["num_frames"], counts, strict=True):
-            with errors_name_the_clip(dataset, view.index):
-                _check_length(num_frames, count)
-        return counts
+    @staticmethod
+    def _check_all_are_there(
+        views: list[list[ClipView | None]], wanted: dict[str, ClipView], store: FeatureStore, errors: ClipErrors
+    ) -> None:
+        """Of clips with the same content, which are encoded once, the error of one is that of all."""
+        for view in filter(None, itertools.chain(*views)):
+            encoded = wanted[view.key].index
+            if view.key in store:
+                continue
+            if encoded not in errors.texts:
+                raise ValueError(f"Features of {store.folder} were removed while others were computed. Start again.")
+            if view.index != encoded:
+                errors.add(view.index, f"as {errors.texts[encoded]}")
 
     def _summarise(
-        self, num_clips: int, num_views: int, num_wanted: int, num_missing: int, seconds: float, name: str
+        self, num_clips: int, num_views: int, num_found: int, num_computed: int, seconds: float, name: str
     ) -> None:
         clips = f"{num_clips:,} {name} clips" + (f" in {num_views} views" if num_views > 1 else "")
         print(
-            f"{clips}: {num_wanted - num_missing:,} features from the cache, {num_missing:,} computed in "
-            f"{seconds:.1f} s. They are in {self.folder}."
+            f"{clips}: {num_found:,} features from the cache, {num_computed:,} computed in {seconds:.1f} s. They are "
+            f"in {self.folder}."
         )
+
+
+def _is_mine(view: ClipView) -> bool:
+    """Whether this process computes it. Decided by the key: processes may not find the same features missing."""
+    return int(view.key, 16) % PartialState().num_processes == PartialState().process_index

@@ -18,11 +18,11 @@ import datasets
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from transformers import PreTrainedConfig
 
 from modeling_flallm import SIGN_ENCODERS, SignEncoder
 from modeling_flallm.own_processing import FLaLLMProcessor, Modality
 
-from ..arguments.data_arguments import FeatureCacheArguments
 from ..machine.atomic_files import write_bytes
 from .augmentation import ClipAugmentation
 from .feature_store import digest_of_file
@@ -30,25 +30,51 @@ from .hub_data_sets import fetch_content, without_bytes
 
 LIBRARIES = ("av", "numpy", "torch", "torchvision", "transformers")
 # In addition to all of `processing` and the encoders.
-FILES_THAT_MAKE_FEATURES = ("augmentation.py", "collators.py", "data.py", "feature_cache.py", "feature_store.py")
+FILES_THAT_MAKE_FEATURES = (
+    "augmentation.py",
+    "collators.py",
+    "data.py",
+    "feature_cache.py",
+    "feature_store.py",
+    "views_to_encode.py",
+)
 # A file that has just been written can change again within the same clock tick of the file system.
 YOUNGEST_TRUSTED_FILE_IN_SECONDS = 2.0
+# What every configuration says: where a part comes from and how it is loaded, which changes when it is saved, and
+# what it returns. What its outputs depend on is in the fields of its own class, and in its weights.
+BOOKKEEPING = {*PreTrainedConfig().to_dict(), "auto_map", "processor_class"} - {"model_type"}
 
 
-def fingerprint_of_encoder(vision_model: SignEncoder) -> str:
+def fingerprint_of_encoder(encoder: SignEncoder) -> str:
     """Digest of the configuration and of every weight and buffer."""
-    config = _without_bookkeeping(vision_model.config.to_dict())
+    config = _without_bookkeeping(encoder.config.to_dict())
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, value in sorted(vision_model.state_dict().items()):
+    for name, value in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def _without_bookkeeping(values: dict[str, Any]) -> dict[str, Any]:
-    """Without values that say where a part came from or how it is loaded; these change when it is saved."""
-    names = ("_name_or_path", "auto_map", "processor_class", "transformers_version")
-    return {name: value for name, value in values.items() if name not in names}
+def fingerprint_of_features(encoder: SignEncoder, modality: Modality) -> str:
+    """
+    Digest of what makes the features of a clip: the encoder, and how clips are sampled and prepared for it. Features of
+    other precision or other versions of the code differ by rounding alone, and have the same.
+    """
+    clip_settings = {name: value for name, value in settings_of(modality).items() if value is not None}
+    settings = [fingerprint_of_encoder(encoder.features_encoder), clip_settings]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def settings_of(modality: Modality) -> dict[str, Any]:
+    """How clips are sampled and prepared: the settings of the part of a processor that reads them."""
+    return _without_bookkeeping(json.loads(modality.part.to_json_string()))
+
+
+def _without_bookkeeping(value: Any) -> Any:
+    """Also of the configurations within a configuration."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_bookkeeping(part) for name, part in value.items() if name not in BOOKKEEPING}
 
 
 @functools.cache
@@ -77,22 +103,26 @@ class _WithoutWords(ast.NodeTransformer):
 
 
 def describe_settings(
-    vision_model: SignEncoder,
-    processor: FLaLLMProcessor,
+    encoder: SignEncoder,
+    modality: Modality,
     augmentation: ClipAugmentation | None,
-    arguments: FeatureCacheArguments,
-    precision: str,
+    precision: torch.dtype,
+    features_dtype: torch.dtype,
 ) -> dict[str, Any]:
     """Everything that all clips share; `precision` is the one in which the encoder computes."""
     return {
-        "encoder": fingerprint_of_encoder(vision_model),
-        processor.modality.slot: _without_bookkeeping(json.loads(processor.modality.part.to_json_string())),
+        "encoder": fingerprint_of_encoder(encoder.features_encoder),
+        modality.slot: settings_of(modality),
         "augmentation": None if augmentation is None else dataclasses.asdict(augmentation.arguments),
-        "precision": precision,
-        "features_dtype": arguments.features_dtype,
+        "precision": _name_of_dtype(precision),
+        "features_dtype": _name_of_dtype(features_dtype),
         "code": fingerprint_of_code(),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
+
+
+def _name_of_dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def key_of(content: str, start: float | None, end: float | None, view: int) -> str:
@@ -115,23 +145,31 @@ class ContentDigests:
 
     def of_clips(self, clips: datasets.Dataset, modality: Modality) -> list[str]:
         """
-        In the order of the clips. Each process reads its share of the videos, each video once; all get all digests.
+        In the order of the clips, as `find`.
 
         Raises:
             ValueError: for a video that cannot be read, in all processes.
+        """
+        found = self.find(clips, modality)
+        for each in found:
+            if each.error:
+                raise ValueError(f"The video {each.place} cannot be read: {each.error}")
+        return [each.digest for each in found]
+
+    def find(self, clips: datasets.Dataset, modality: Modality) -> list["FoundDigest"]:
+        """
+        The digest of each clip, or why it has none. Each process reads its share of the videos, each video once; all
+        get all digests.
         """
         state = PartialState()
         places = _places_of(clips, modality)
         mine = list(dict.fromkeys(places))[state.process_index :: state.num_processes]
         with ThreadPoolExecutor() as executor:
             found = gather_object(list(executor.map(lambda place: self._look_at(place, clips, modality), mine)))
-        for each in found:
-            if each.error:
-                raise ValueError(f"The video {each.place} cannot be read: {each.error}")
         if state.is_main_process:
             self._remember(found)
-        digests = {each.place: each.digest for each in found}
-        return [digests[place] for place in places]
+        by_place = {each.place: each for each in found}
+        return [by_place[place] for place in places]
 
     def _look_at(self, place: int | str, clips: datasets.Dataset, modality: Modality) -> "FoundDigest":
         """Errors are told to all processes, as those that have none would wait for this one."""

@@ -54,10 +54,18 @@ class FeatureStore:
     def __getitem__(self, key: str) -> torch.Tensor:
         """-> `(tokens, width)`"""
         path, row = self._rows[key]
+        values = bytearray(self._column(path)[row].as_buffer())  # a writable copy
+        return torch.frombuffer(values, dtype=self.dtype).view(-1, self.width)
+
+    def count(self, key: str) -> int:
+        """Number of features of a clip."""
+        path, row = self._rows[key]
+        return len(self._column(path)[row].as_buffer()) // (self.width * self.dtype.itemsize)
+
+    def _column(self, path: Path) -> pyarrow.ChunkedArray:
         if path not in self._columns:
             self._columns[path] = _read_shard(path)["features"]
-        values = bytearray(self._columns[path][row].as_buffer())  # a writable copy
-        return torch.frombuffer(values, dtype=self.dtype).view(-1, self.width)
+        return self._columns[path]
 
     def __getstate__(self) -> dict[str, Any]:
         """Open files are not pickled: another process opens them again."""

@@ -1,6 +1,7 @@
 """Data sets on the Hub: opened, streamed or downloaded, reading only files that belong to them."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +72,32 @@ def load_from_hub(name: str, **options: Any) -> Any:
     Raises:
         FileNotFoundError: if there is no such data set; immediately for a typo in a path.
     """
+    try:
+        with _finding(name):
+            return datasets.load_dataset(name, **options)
+    except DatasetGenerationError as error:  # its own text only says that there was one
+        raise ValueError(f"The data set {name} cannot be read: {error.__cause__ or error}") from error
+
+
+def split_names_on_hub(name: str) -> list[str]:
+    """
+    Raises:
+        FileNotFoundError: if there is no such data set.
+    """
+    with _finding(name):
+        return datasets.get_dataset_split_names(name)
+
+
+@contextmanager
+def _finding(name: str) -> Iterator[None]:
     nowhere = f"--dataset {name!r} is neither a local folder nor a data set on the Hub"
     missing = explain_missing_folder(name)
     if missing is not None:
         raise FileNotFoundError(f"{nowhere}: {missing}")
     try:
-        return datasets.load_dataset(name, **options)
+        yield
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"{nowhere}: {error}") from error
-    except DatasetGenerationError as error:  # its own text only says that there was one
-        raise ValueError(f"The data set {name} cannot be read: {error.__cause__ or error}") from error
 
 
 def column_names(dataset: datasets.Dataset | datasets.IterableDataset) -> list[str]:

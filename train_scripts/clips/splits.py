@@ -12,8 +12,16 @@ from ..arguments.data_arguments import DataArguments, DatasetArguments
 from ..corpora.corpus_tables import MOST_SECONDS
 from ..corpora.data_set_columns import CLIP_COLUMNS, NUMBERS, WORDS, check_split, tell_unused, unused, with_texts
 from ..scores.metrics import comparable
-from .clip_folders import load_clip_folder
-from .hub_data_sets import check_is_of_hub, files_type, load_alone_from_hub, open_on_hub, undecoded, without_bytes
+from .clip_folders import find_metadata, load_clip_folder
+from .hub_data_sets import (
+    check_is_of_hub,
+    files_type,
+    load_alone_from_hub,
+    open_on_hub,
+    split_names_on_hub,
+    undecoded,
+    without_bytes,
+)
 
 
 def load_split(
@@ -45,6 +53,22 @@ def load_split(
     clips = with_texts(clips, (arguments.text_column, *WORDS), shown)
     clips = _with_numbers(clips, shown)
     return clips if max_clips is None else clips.select(range(min(max_clips, len(clips))))
+
+
+def split_names(dataset: str) -> list[str]:
+    """
+    The splits that a data set has, in a folder in alphabetical order.
+
+    Raises:
+        FileNotFoundError: for a folder without any, or if there is no such data set.
+    """
+    folder = Path(dataset)
+    if not folder.is_dir():
+        return split_names_on_hub(dataset)
+    found = sorted(child.name for child in folder.iterdir() if child.is_dir() and find_metadata(child) is not None)
+    if not found:
+        raise FileNotFoundError(f"{folder} must hold a folder for each split, each with metadata.csv.")
+    return found
 
 
 def load_training_split(arguments: DataArguments) -> tuple[datasets.Dataset, list[int]]:

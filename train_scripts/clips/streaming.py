@@ -204,7 +204,7 @@ class StreamedClipDataset(Dataset):
     ):
         self.tokenizer = processor.tokenizer
         self.text_column = text_column
-        self.read_clip = ClipReader(processor, augmentation, preprocess_on_device)
+        self.read_clip = ClipReader(processor.modality, augmentation, preprocess_on_device)
 
     def __getitem__(self, clip: StreamedClip) -> dict[str, Any]:
         modality = self.read_clip.modality

@@ -93,7 +93,7 @@ def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: Eval
         data_collator=collator_class_of(model)(processor, run.preprocess_on_device),
         processing_class=processor,
     )
-    trainer.frame_preprocessor = FramePreprocessor(processor)
+    trainer.frame_preprocessor = FramePreprocessor(processor.modality)
     trainer.remove_callback(ProgressCallback)  # it would show a progress bar for every part
     return trainer
 

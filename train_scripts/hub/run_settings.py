@@ -109,7 +109,7 @@ def _is_setting(arguments: Any, name: str) -> bool:
         is_overridden = name == "num_train_epochs" and arguments.max_steps > 0
         return name in TRAINING_SETTINGS and not is_overridden
     if name.startswith("lora_"):
-        return arguments.lora
+        return getattr(arguments, "lora", False) or getattr(arguments, "vision_lora", False)
     return name not in ("target_language", "also_measure_on") and not name.endswith("_name_or_path")
 
 

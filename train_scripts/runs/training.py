@@ -1,5 +1,6 @@
 """What the stages share: the sequence of a run, and what it leaves in the output folder."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,10 +25,13 @@ from ..clips.augmentation import ClipAugmentation, tell_unused_in_space
 from ..clips.collators import FramePreprocessor, PromptedTranslationCollator, TranslationCollator
 from ..clips.data import RandomDataset
 from ..clips.feature_cache import (
+    NO_AUGMENTATION,
     CachedClipDataset,
+    EncodingSettings,
     FeatureCache,
     augmentation_in_cache,
     check_feature_cache,
+    check_features_can_be_kept,
     describe_views,
     tell_unused_augmentation,
 )
@@ -37,9 +41,10 @@ from ..hub.model_card import save_adapter, write_adapter_card
 from ..hub.training_run import add_run_scores, complete_run, describe_run
 from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
+from .encoder_adapters import merge_encoder_adapters
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
 from .trainers import ClipTrainer, FLaLLMTrainer, LlavaSltTrainer
-from .training_clips import TrainingClips, open_splits, prepare_clips
+from .training_clips import TrainingClips, learn_origin_of_clips, open_splits, prepare_clips
 
 SECONDS_BETWEEN_LOOKS = 3.0
 
@@ -76,11 +81,30 @@ def clip_reader_of(video: VideoArguments, encoder: SignEncoder | None = None) ->
     return {modality.slot: modality.build_part(video, encoder.config)}
 
 
+def as_prepared(video: VideoArguments, processor: FLaLLMProcessor) -> VideoArguments:
+    """The arguments with the sizes that the processor has: image and video models bring their own."""
+    if not processor.modality.has_space:
+        return video
+    part = processor.modality.part
+    return dataclasses.replace(video, frame_size=part.size["height"], crop_size=part.crop_size["height"])
+
+
 def build_processor(
     video: VideoArguments, tokenizer: PreTrainedTokenizerBase, encoder: SignEncoder | None = None, **options: Any
 ) -> FLaLLMProcessor:
     """`options` are further ones of `FLaLLMProcessor`."""
     return FLaLLMProcessor(**clip_reader_of(video, encoder), tokenizer=tokenizer, **options)
+
+
+def encoding_settings(training: FLaLLMTrainingArguments) -> EncodingSettings:
+    """How a training computes the features that it keeps."""
+    return EncodingSettings(
+        device=training.device,
+        precision=computing_dtype(training),
+        batch_size=training.per_device_eval_batch_size,
+        num_workers=training.dataloader_num_workers,
+        is_silent=training.disable_tqdm,
+    )
 
 
 def collator_class_of(model: PreTrainedModel) -> type[TranslationCollator]:
@@ -114,7 +138,7 @@ def build_trainer(
         **options,
     )
     trainer.train_sampler = clips.sampler
-    trainer.frame_preprocessor = FramePreprocessor(collator.processor, clips.augmentation)
+    trainer.frame_preprocessor = FramePreprocessor(collator.processor.modality, clips.augmentation)
     return trainer
 
 
@@ -149,26 +173,32 @@ def run_training(
     check_score_name(training, tuple(TITLE_OF_SCORE))
     cached = features is not None and features.cache_features
     if cached:
-        check_feature_cache(stage, data)
+        check_feature_cache(data)
         if training.process_index == 0:
             tell_unused_augmentation(augmentation, features.feature_views)
         augmentation = augmentation_in_cache(augmentation, features.feature_views)
+    keeps_plain_clips = cached and augmentation == NO_AUGMENTATION
     splits = open_splits(data, training)
     callbacks = [*callbacks, *start_run(training)]
     set_seed(training.seed)
     model, processor = build()
+    if cached:
+        check_features_can_be_kept(model.vision_model, processor.modality)
     if isinstance(model, PeftModel):
         _save_lora_base(model, processor, training)
+    video = as_prepared(video, processor)
     prepare_visual_encoder(model, training)
     choose_fast_attention(model, training)
-    clips = prepare_clips(splits, processor, data, ClipAugmentation(augmentation, video), training)
+    learn_origin_of_clips(splits, processor)
+    clip_augmentation = None if keeps_plain_clips else ClipAugmentation(augmentation, video)
+    clips = prepare_clips(splits, processor, data, clip_augmentation, training)
     if training.process_index == 0:
         tell_unused_in_space(augmentation, processor)
     if cached:
-        cache = FeatureCache(model, processor, features, training)
+        cache = FeatureCache(model.vision_model, processor.modality, features, encoding_settings(training))
         clips.train = cache.clips(clips.train, "training", features.feature_views or 1)
         clips.evaluation = cache.clips(clips.evaluation, "evaluation")
-        cache.remove_unused()
+        cache.remove_unused(features.feature_cache_days)
     trainer = build_trainer(
         trainer_class_of(model),
         model,
@@ -294,6 +324,8 @@ def _finish(
             save_adapter(trainer.model, folder / "lora_adapter", trainer.training_run, base)
             trainer.processing_class.save_pretrained(str(folder / "lora_adapter"))
         trainer.model = trainer.model.merge_and_unload()
+    else:
+        merge_encoder_adapters(trainer.model.vision_model)
     trainer.save_model(_internal_call=True)  # without a push, which comes last
     trainer.create_model_card()
     scores = trainer.evaluate()

@@ -41,6 +41,19 @@ def open_splits(data: DataArguments, training: FLaLLMTrainingArguments) -> Split
     return Splits(train_split, evaluation_split, sizes, streams)
 
 
+def learn_origin_of_clips(splits: Splits, processor: FLaLLMProcessor) -> None:
+    """
+    Let the processor keep what the files of the clips say of their origin. Arrays in a table say nothing.
+
+    Raises:
+        ValueError: for clips that cannot be of one model, as `Modality.learn_origin`.
+    """
+    modality = processor.modality
+    for split in (splits.train, splits.evaluation):
+        if split is not None and split.features.get(modality.column) == datasets.Value("string"):
+            modality.learn_origin(split[modality.column])
+
+
 @dataclass
 class TrainingClips:
     """The torch data sets of a run, the order of the training clips, and how frames are preprocessed."""
@@ -48,14 +61,14 @@ class TrainingClips:
     train: Dataset
     evaluation: Dataset
     sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None
-    augmentation: ClipAugmentation
+    augmentation: ClipAugmentation | None
 
 
 def prepare_clips(
     splits: Splits,
     processor: FLaLLMProcessor,
     data: DataArguments,
-    augmentation: ClipAugmentation,
+    augmentation: ClipAugmentation | None,
     training: FLaLLMTrainingArguments,
 ) -> TrainingClips:
     """

@@ -32,6 +32,7 @@ from ..arguments.stage_arguments import LLMFineTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..runs.alignment_warm_up import AlignmentWarmUp
 from ..runs.damaged_models import reading_model
+from ..runs.encoder_adapters import add_encoder_adapters
 from ..runs.generation_defaults import set_generation_defaults
 from ..runs.tokenizers import load_tokenizer
 from ..runs.training import build_processor, run_training
@@ -48,9 +49,10 @@ def build_model(
     Args:
         spoken_language: tag of the language that the prompt names if the data set does not specify one.
     """
-    with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
+    with reading_model(*(arguments.vision_model_name_or_path or ()), arguments.text_model_name_or_path):
         model = FLaLLMForTranslation.from_vision_text_pretrained(
-            arguments.vision_model_name_or_path or arguments.other_encoder(),
+            arguments.other_encoder()
+            or arguments.load_encoder(FLaLLMForTranslation.encoder_advice, **arguments.temporal_module()),
             arguments.text_model_name_or_path,
             adapter_hidden_size=arguments.adapter_hidden_size,
             adapter_activation=arguments.adapter_activation,
@@ -64,8 +66,8 @@ def build_model(
     set_generation_defaults(model, tokenizer, arguments.num_beams)
     if arguments.text_model_dropout is not None:
         _set_dropout(model, arguments.text_model_dropout)
-    if arguments.freeze_visual_encoder:
-        model.freeze_visual_encoder()
+    if arguments.vision_lora:
+        add_encoder_adapters(model.vision_model, arguments.lora_config(target_modules="all-linear"))
     if arguments.lora:
         model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
     named = {} if spoken_language is None else {"spoken_language": spoken_language}
