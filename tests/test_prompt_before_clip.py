@@ -19,12 +19,12 @@ from tiny_models import (
     video_of,
     visual_features_of,
 )
-from tiny_tokenizers import MAKE_TOKENIZER, SENTENCES
+from tiny_tokenizers import MAKE_TOKENIZER, SENTENCES, make_plain_tokenizer
 from torch.testing import assert_close
 from transformers import AutoModelForSeq2SeqLM, AutoProcessor, MarianConfig, PegasusConfig
 
 from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
-from processing import DataCollatorForSignTranslation, FLaLLMProcessor, VisualFeatureExtractor
+from processing import DataCollatorForSignTranslation, FLaLLMProcessor, LlavaSltProcessor, VisualFeatureExtractor
 from train_scripts.arguments.data_arguments import DatasetArguments
 from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.splits import load_split
@@ -346,6 +346,14 @@ def test_the_collator_for_other_trainers_passes_the_column_of_languages():
     expected = processor(num_visual_tokens=[3, 3], spoken_language=["north", None])
     assert all(torch.equal(batch[name], expected[name]) for name in expected)
     assert "prompt_ids" not in DataCollatorForSignTranslation(make_processor(prompt=None))(rows)
+    parts = {"feature_extractor": VisualFeatureExtractor(24), "tokenizer": make_plain_tokenizer()}
+    processor = LlavaSltProcessor(**parts, word_window_stride=1, prompt="rain in {spoken_language}")
+    batch = DataCollatorForSignTranslation(processor)(rows)
+    counts = batch["visual_attention_mask"].sum(1).tolist()
+    expected = processor(num_visual_tokens=counts, text_target=SENTENCES, spoken_language=["north", ""])
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    other = processor(num_visual_tokens=counts, text_target=SENTENCES)
+    assert batch["input_ids"].tolist() != other["input_ids"].tolist()
 
 
 def prompted_pipeline(text: str = "mbart") -> SignLanguageTranslationPipeline:
