@@ -1,6 +1,5 @@
 """A prompt before the visual tokens of FLa-LLM: the processor writes it, the model reads it, the rest passes it on."""
 
-import copy
 import json
 import shutil
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from test_pipeline import NO_SPECIAL_TOKENS, make_pipeline, random_clip
+from test_transformers_contract import needs_export
 from tiny_corpus import build_stage2, corpus, load, log_of, stage2_flags
 from tiny_models import (
     VOCABULARY_SIZE,
@@ -24,6 +24,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForSeq2SeqLM, AutoProcessor, MarianConfig, PegasusConfig
 
 from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
+from modeling_flallm.translation_model_slt import eager_twin
 from processing import DataCollatorForSignTranslation, FLaLLMProcessor, LlavaSltProcessor, VisualFeatureExtractor
 from train_scripts.arguments.data_arguments import DatasetArguments
 from train_scripts.clips.collators import TranslationCollator
@@ -187,14 +188,14 @@ def test_replay_gives_the_attention_to_the_visual_tokens_alone(text):
     sequences = torch.randint(4, VOCABULARY_SIZE, (6, 5))  # two of each clip
     _, attention = model.replay(sequences, encoded)
     assert attention.shape == (6, 4, 12) and (attention.sum(2) < 1 - 1e-3).all()
-    reference = copy.deepcopy(model.text_model)
-    reference.set_attn_implementation("eager")
+    reference = eager_twin(model.text_model)
     repeated = {"last_hidden_state": encoded.last_hidden_state.repeat_interleave(2, 0)}
     whole = reference(
         encoder_outputs=type(encoded)(**repeated),
         attention_mask=encoded.attention_mask.repeat_interleave(2, 0),
         decoder_input_ids=sequences[:, :-1],
         output_attentions=True,
+        use_cache=False,
     ).cross_attentions
     whole = torch.stack(whole).mean(2).mean(0)
     for row in range(6):
@@ -204,6 +205,7 @@ def test_replay_gives_the_attention_to_the_visual_tokens_alone(text):
         assert (attention[row, :, length:] == 0).all()
 
 
+@needs_export
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @every_text_model
