@@ -181,8 +181,8 @@ class TemporalEncoder(EncoderOfEncoders):
     def get_num_features(self, length: Length) -> Length:
         return self.encoder.get_num_features(length)
 
-    def get_num_tokens_of_features(self, num_features: Length) -> Length:
-        return self.temporal_module.get_num_tokens(self.encoder.get_num_tokens_of_features(num_features))
+    def get_token_steps_of_features(self) -> list[TokenStep]:
+        return [*self.encoder.get_token_steps_of_features(), *self.temporal_module.get_token_steps()]
 
     def get_token_steps(self) -> list[TokenStep]:
         return [*self.encoder.get_token_steps(), *self.temporal_module.get_token_steps()]

@@ -54,7 +54,7 @@ def load_sign_encoder(
 
     Args:
         how_to_get_one: advice for the error if there is none.
-        backbone: further fields of `PretrainedVisionConfig` for image and video models of transformers.
+        backbone: arguments of `load_pretrained_vision` for image and video models of transformers.
         options: of `from_pretrained`.
 
     Raises:

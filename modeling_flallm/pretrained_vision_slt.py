@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoVideoProcessor, PreTrainedConfig
 
-from .backbone_slt import PIXELS, pooling_option
+from .backbone_slt import PIXELS, frames_of_video_model, pooling_option
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
 from .encoder_pretrained_slt import PretrainedVisionEncoder
 from .loading_slt import file_options, load_whole
@@ -20,13 +20,19 @@ class NoVisionModelError(ValueError):
     """A folder or Hub id holds something other than an image or video model."""
 
 
-def load_pretrained_vision(name_or_path: str, **options: Any) -> PretrainedVisionEncoder:
+def load_pretrained_vision(
+    name_or_path: str,
+    image_values: dict[str, Any] | None = None,
+    video_values: dict[str, Any] | None = None,
+    **options: Any,
+) -> PretrainedVisionEncoder:
     """
     An image or video model of transformers as a sign encoder, in evaluation mode: `facebook/dinov2-small`, a folder, or
     the image side of a model of images and text such as CLIP and SigLIP. Height, width, mean and standard deviation of
     its frames are those of its own processor.
 
     Args:
+        image_values, video_values: fields of `PretrainedVisionConfig` for image models alone, and for video models.
         options: fields of `PretrainedVisionConfig` (`pooling`, `scales`, `window_stride`, ...), and those of
             `from_pretrained`, such as `revision`, `dtype` and `attn_implementation`.
 
@@ -38,9 +44,10 @@ def load_pretrained_vision(name_or_path: str, **options: Any) -> PretrainedVisio
     fields = PretrainedVisionConfig.__annotations__
     config_values = {name: options.pop(name) for name in list(options) if name in fields}
     backbone_config = _vision_config_of(name_or_path, options)
+    of_its_kind = image_values if frames_of_video_model(backbone_config) is None else video_values
     config = PretrainedVisionConfig(
         backbone_config=backbone_config,
-        **{**_frames_as_pretrained(name_or_path, options), **config_values},
+        **{**_frames_as_pretrained(name_or_path, options), **config_values, **(of_its_kind or {})},
         source=_source_of(name_or_path, backbone_config, options),
     )
     load_options = {"dtype": torch.get_default_dtype(), **options}

@@ -161,9 +161,9 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         """Number of features of clips of this many frames; below 1 for clips that are too short."""
         return self.get_num_tokens(length)
 
-    def get_num_tokens_of_features(self, num_features: Length) -> Length:
-        """Number of visual tokens that `encode_features` makes of this many features."""
-        return num_features
+    def get_token_steps_of_features(self) -> list[TokenStep]:
+        """How many visual tokens `encode_features` makes of a number of features, as in `get_token_steps`."""
+        return []
 
     def get_token_steps(self) -> list[TokenStep]:
         """

@@ -120,15 +120,14 @@ class LoadedEncoderArguments:
         options = {"attn_implementation": self.vision_attn_implementation}
         if self.vision_dtype is not None:
             options["dtype"] = getattr(torch, self.vision_dtype)
-        backbone = {
-            "pooling": self.vision_pooling,
-            "scales": self.vision_scales,
-            "window_stride": self.vision_window_stride,
-        }
         encoder = load_sign_encoder(
             self.vision_model_name_or_path,
             how_to_get_one,
-            {name: value for name, value in backbone.items() if value not in (None, [1])},
+            {
+                "pooling": self.vision_pooling,
+                "image_values": {"scales": self.vision_scales},
+                "video_values": {"window_stride": self.vision_window_stride},
+            },
             **{name: value for name, value in options.items() if value is not None},
         )
         if self.freeze_visual_encoder and not self.vision_lora:

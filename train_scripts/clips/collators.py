@@ -12,6 +12,7 @@ from .augmentation import ClipAugmentation
 
 IGNORED_LABEL = -100
 CACHED_FEATURES = "cached_features"  # of an item in place of its clip: what the sign encoder made of it
+NUM_TOKENS = "num_visual_tokens"  # of such an item: how many the encoder makes of these features
 
 
 class TranslationCollator:
@@ -81,8 +82,8 @@ class PromptedTranslationCollator(TranslationCollator):
         return dict(inputs)
 
     def _num_visual_tokens(self, item: dict[str, Any]) -> int:
-        if CACHED_FEATURES in item:  # one token for each
-            return len(item[CACHED_FEATURES])
+        if CACHED_FEATURES in item:
+            return item[NUM_TOKENS]
         return self.processor.get_num_visual_tokens(self.processor.modality.length_of(item))
 
 

@@ -34,7 +34,7 @@ from ..scores.metrics import TITLE_OF_SCORE, translation_scores
 from .hub_names import is_hub_id
 from .run_settings import (
     deviations,
-    follows_other_recipe,
+    recipe_followed,
     settings_beside_recipe,
     settings_of_encoder,
     text_model_setting,
@@ -62,8 +62,7 @@ class TrainingRun:
         base_models: public name of each pretrained part by its role; `base_model_ids` those that are on the Hub.
         settings: the recipe, each with `name`, `value`, `paper` (the recipe's value), `source` (where that one is from)
             and `meaning`.
-        follows_sltbaselines: whether most settings are those of the system's `other_recipe`; today only that of
-            sltbaselines is one.
+        recipe: prefix of the recipe of which most settings are.
         stage1: deviations and training of the stage that made the visual encoder, if that was an earlier one.
         training: time, hardware, versions, numbers of parameters.
         scores: one entry per data set and split, with signatures.
@@ -84,7 +83,7 @@ class TrainingRun:
     base_models: dict[str, str]
     base_model_ids: list[str]
     settings: list[dict[str, Any]]
-    follows_sltbaselines: bool
+    recipe: str
     stage1: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     scores: list[dict[str, Any]] = field(default_factory=list)
@@ -121,9 +120,12 @@ def describe_run(
         model: as it will be trained, including frozen parts and adapters.
     """
     system, known = find_stage(stage.stage_name)
-    preset = f"{system.recipe.prefix}_{known.name}"
+    all_arguments = (stage, data, video, augmentation, training)
     paths = _names_by_role(stage)
-    settings = settings_beside_recipe((stage, data, video, augmentation, training), preset)
+    settings = settings_beside_recipe(all_arguments, f"{system.recipe.prefix}_{known.name}")
+    recipe = recipe_followed(system, known, settings)
+    if recipe.is_compared:
+        settings = settings_beside_recipe(all_arguments, f"{recipe.prefix}_{known.name}")
     record_of_vision_stage = None
     if known.text_model_of_paper is not None:
         settings.insert(0, text_model_setting(model.config.text_config, *known.text_model_of_paper))
@@ -145,7 +147,7 @@ def describe_run(
             base for role, names in paths.items() if "model" in role for name in names for base in base_ids(name)
         ],
         settings=settings,
-        follows_sltbaselines=follows_other_recipe(system, known, settings),
+        recipe=recipe.prefix,
         stage1=record_of_vision_stage,
         modality=modality_of_input(model.vision_model.main_input_name).column,
         encoders=_pretrained_encoders(model),
@@ -365,6 +367,14 @@ def score_entry(
 # The record in a folder
 
 
+def _as_today(values: dict[str, Any]) -> dict[str, Any]:
+    """The content of a record, which before there were several other recipes named the only one there was."""
+    if "follows_sltbaselines" in values:
+        follows_it, own = values.pop("follows_sltbaselines"), find_stage(values["stage"])[0].recipe.prefix
+        values["recipe"] = "sltbaselines" if follows_it else own
+    return values
+
+
 def read_run(folder: Path) -> TrainingRun:
     """
     Raises:
@@ -377,6 +387,6 @@ def read_run(folder: Path) -> TrainingRun:
             "written. There is no such file."
         )
     try:
-        return TrainingRun(**json.loads(path.read_text(encoding="utf-8")))
+        return TrainingRun(**_as_today(json.loads(path.read_text(encoding="utf-8"))))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is no record of a training run: {error}") from error
