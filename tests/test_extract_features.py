@@ -110,7 +110,7 @@ def another_encoder(folder: Path) -> Path:
 # The cache
 
 
-@pytest.mark.parametrize("kind", ["FLa-LLM", "LLaVA-SLT"])
+@pytest.mark.parametrize("kind", ["FLa-LLM", pytest.param("LLaVA-SLT", marks=pytest.mark.slow)])
 def test_a_training_finds_every_feature(kind, encoded_clips, tmp_path, capsys):
     values = {**WITHOUT_EVALUATION, "max_steps": 1, "cache_features": True, "feature_cache_dir": tmp_path / "cache"}
     if kind == "FLa-LLM":

@@ -30,6 +30,7 @@ from ..arguments.command_arguments import ExtractionArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import DatasetArguments, EncoderVideoArguments, FeatureStoreArguments
+from ..clips.augmentation import MiddleFrames
 from ..clips.data import ClipDataset
 from ..clips.feature_cache import EncodingSettings, FeatureCache, KeptFeatures
 from ..clips.feature_fingerprints import fingerprint_of_features, settings_of
@@ -104,14 +105,15 @@ def extract(
     source.encoder.frames_per_chunk = arguments.frames_per_chunk
     folder = None
     if arguments.output_dir is not None:
-        folder = FeatureFolder(arguments.output_dir, _origin_of(source, settings, store))
+        folder = FeatureFolder(arguments.output_dir, _origin_of(source, settings, store), settings.is_silent)
     cache = FeatureCache(source.encoder, source.modality, store, settings)
     all_kept, problems = [], []
     for split, places in splits.items():
         parts = []
         for dataset, name in places:
             rows = load_split(DatasetArguments([dataset], arguments.text_column), name)
-            clips = ClipDataset(rows, source.modality)
+            # A training on the cache takes other frames than evaluation, also without augmentation.
+            clips = ClipDataset(rows, source.modality, MiddleFrames() if split == "train" else None)
             kept = cache.compute(clips, split, skips_broken_clips=True)
             parts.append((clips, kept))
             problems += [f"{dataset} ({name}): {text}" for _, text in sorted(kept.errors.items())]
