@@ -3,13 +3,17 @@
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
+from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_features_slt import VisualFeaturesConfig
 from .configuration_flallm import FLaLLMConfig, light_transformer_config
 from .configuration_llava_slt import LlavaSltConfig, LlavaSltContrastiveConfig
+from .encoder_combined_slt import SideBySideEncoder, TemporalEncoder
 from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
+from .encoder_pretrained_slt import PretrainedVisionEncoder
 from .encoder_words_slt import LlavaSltVisualEncoder
 from .encoders_slt import SIGN_ENCODERS
 from .language_encoder_decoder_slt import FLaLLMEncoderOutput
@@ -23,6 +27,7 @@ from .own_processing import (
     LlavaSltProcessor,
 )
 from .pipeline_slt import SignLanguageTranslationPipeline
+from .pretrained_vision_slt import load_pretrained_vision
 from .sign_encoder_slt import SignEncoder, SignEncoderOutput
 
 # Old names, from before the encoders of all systems shared one output class.
@@ -73,11 +78,18 @@ __all__ = [
     "LlavaSltVisualConfig",
     "LlavaSltVisualEncoder",
     "LlavaSltVisualEncoderOutput",
+    "PretrainedVisionConfig",
+    "PretrainedVisionEncoder",
     "SIGN_ENCODERS",
+    "SideBySideConfig",
+    "SideBySideEncoder",
     "SignEncoder",
     "SignEncoderOutput",
     "SignLanguageTranslationPipeline",
+    "TemporalConfig",
+    "TemporalEncoder",
     "VisualFeaturesConfig",
     "VisualFeaturesEncoder",
     "light_transformer_config",
+    "load_pretrained_vision",
 ]

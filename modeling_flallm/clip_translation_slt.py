@@ -28,11 +28,15 @@ class ClipLengthError(ValueError):
 
 @dataclass(frozen=True)
 class EncodedClips:
-    """Encoded clips: the visual encoder's output `vision_output`, and the frames and `ClipTimes` of each clip."""
+    """
+    Encoded clips: the visual encoder's output `vision_output` with the visual tokens, the frames and `ClipTimes` of
+    each clip, and the `features` of which it made the tokens.
+    """
 
     vision_output: Any
     num_frames: list[int]
     times: list[Any]
+    features: Any
 
 
 class ClipTranslation:
@@ -100,7 +104,7 @@ class ClipTranslation:
     def _check_num_tokens(self, num_frames: int) -> None:
         """Raise a `ValueError` if this many frames, and a prompt if there is one, are too long for the text model."""
         num_tokens = self.model.vision_model.get_num_tokens(num_frames)
-        if self.model.is_prompted:
+        if self.model.prompt_input_names:
             num_tokens += self.processor.num_prompt_tokens
         self.model.check_num_tokens(num_tokens)
 
@@ -118,7 +122,9 @@ class ClipTranslation:
             ]
             inputs = _padded(pixels)
         num_frames = [len(each) for each in frames]
-        return EncodedClips(self.model.vision_model(**inputs), num_frames, [clip["times"] for clip in clips])
+        features = self.model.vision_model.compute_features(**inputs)
+        output = self.model.vision_model.encode_features(features.last_hidden_state, features.attention_mask)
+        return EncodedClips(output, num_frames, [clip["times"] for clip in clips], features)
 
     def _encoder_inputs(self, frames: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Normalise on the model's device: moving uint8 frames there takes a quarter of the bytes."""
@@ -141,7 +147,7 @@ class ClipTranslation:
             For each clip a dictionary with its generated `sequences`, `mean_features`, `num_frames` and `times`, for
             `answers_of`.
         """
-        inputs = self._text_model_inputs(encoded.vision_output, spoken_language)
+        inputs = self._text_model_inputs(encoded, spoken_language)
         output = self._generate(inputs, return_scores, generation)
         parts = {"token_ids": output.sequences}
         if self.model.is_prompted:
@@ -165,17 +171,17 @@ class ClipTranslation:
             for index, (num_frames, times) in enumerate(zip(encoded.num_frames, encoded.times, strict=True))
         ]
 
-    def _text_model_inputs(self, vision_output: Any, spoken_language: str | None) -> dict[str, Any]:
+    def _text_model_inputs(self, encoded: EncodedClips, spoken_language: str | None) -> dict[str, Any]:
         """The inputs of `generate` and `replay`: the encoder's outputs, or visual features with their prompts."""
-        visual = {
-            "visual_features": vision_output.last_hidden_state,
-            "visual_attention_mask": vision_output.attention_mask,
+        inputs = {
+            "visual_features": encoded.features.last_hidden_state,
+            "visual_attention_mask": encoded.features.attention_mask,
         }
-        if not self.model.is_prompted:
-            return {"encoder_outputs": self.model.encode(**visual)}
-        num_visual_tokens = vision_output.attention_mask.sum(1).tolist()
-        prompts = self.processor(num_visual_tokens=num_visual_tokens, spoken_language=spoken_language)
-        return visual | {name: prompts[name].to(self.device) for name in ("input_ids", "attention_mask")}
+        if self.model.prompt_input_names:
+            num_visual_tokens = encoded.vision_output.attention_mask.sum(1).tolist()
+            prompts = self.processor(num_visual_tokens=num_visual_tokens, spoken_language=spoken_language)
+            inputs |= {name: prompts[name].to(self.device) for name in self.model.prompt_input_names}
+        return inputs if self.model.is_prompted else {"encoder_outputs": self.model.encode(**inputs)}
 
     def _generate(self, inputs: dict[str, Any], return_scores: bool, generation: dict[str, Any]) -> Any:
         wanted = {"return_dict_in_generate": True, "output_scores": return_scores}

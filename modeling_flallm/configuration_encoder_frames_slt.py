@@ -1,6 +1,8 @@
 """Configuration of the sign encoder of frames, FLa-LLM's (https://arxiv.org/abs/2403.12556, section 3.1)."""
 
+import math
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -54,22 +56,32 @@ class FLaLLMVisionConfig(PreTrainedConfig):
         for name in ("backbone_width", "hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
-        for block in self.temporal_blocks:
-            match = re.fullmatch(r"([KP])([1-9]\d*)", block)
-            if match is None or (match[1] == "K" and int(match[2]) % 2 == 0):
-                raise ValueError(
-                    "`temporal_blocks` takes 'K' with an odd kernel size (convolution) and 'P' with a factor "
-                    f"(pooling), for example ['K5', 'P2'], got {block!r} in {list(self.temporal_blocks)}."
-                )
+        check_temporal_blocks(self.temporal_blocks)
         super().__post_init__(**kwargs)
 
     @property
     def temporal_stride(self) -> int:
         """Frames from one visual token to the next."""
-        stride = 1
-        for block in self.temporal_blocks:
-            stride *= int(block[1:]) if block[0] == "P" else 1
-        return stride
+        return stride_of_blocks(self.temporal_blocks)
+
+
+def check_temporal_blocks(blocks: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: for a block that is not `K<odd number>` or `P<number>`.
+    """
+    for block in blocks:
+        match = re.fullmatch(r"([KP])([1-9]\d*)", block)
+        if match is None or (match[1] == "K" and int(match[2]) % 2 == 0):
+            raise ValueError(
+                "`temporal_blocks` takes 'K' with an odd kernel size (convolution) and 'P' with a factor "
+                f"(pooling), for example ['K5', 'P2'], got {block!r} in {list(blocks)}."
+            )
+
+
+def stride_of_blocks(blocks: Sequence[str]) -> int:
+    """Inputs from one output of these temporal blocks to the next."""
+    return math.prod(int(block[1:]) for block in blocks if block[0] == "P")
 
 
 __all__ = ["FLaLLMVisionConfig"]

@@ -5,10 +5,13 @@ The paper's abstract says what the levels are for. Sizes and layers are not know
 with its reason.
 """
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
+from .encoder_registry_slt import build_vision_config
 
 
 @strict
@@ -17,8 +20,8 @@ class LlavaSltVisualConfig(PreTrainedConfig):
     The hierarchical visual encoder: frames, word-like windows of frames, sentence.
 
     Args:
-        frame_config (`FLaLLMVisionConfig` or `dict`, *optional*):
-            The frame level: FLa-LLM's visual encoder with one token per frame. Default: the paper's of FLa-LLM.
+        frame_config (`PreTrainedConfig` or `dict`, *optional*):
+            The frame level: any sign encoder of videos with one token per frame. Default: the paper's of FLa-LLM.
         word_window_size (`int`, *optional*, defaults to 8):
             Frames that one word-like token sees at once, after sampling (ours: a sign lasts about half a second to a
             second, so 3 to 25 frames at a quarter to all of 25 frames per second).
@@ -43,7 +46,7 @@ class LlavaSltVisualConfig(PreTrainedConfig):
 
     model_type = "llava_slt_visual"
     base_config_key = "vision_config"
-    sub_configs = {"frame_config": FLaLLMVisionConfig}
+    sub_configs = {"frame_config": AutoConfig}
     attribute_map = {"hidden_size": "word_hidden_size"}
 
     frame_config: dict | PreTrainedConfig | None = None
@@ -56,8 +59,7 @@ class LlavaSltVisualConfig(PreTrainedConfig):
     dropout: float | int = 0.1
 
     def __post_init__(self, **kwargs):
-        if self.frame_config is None or isinstance(self.frame_config, dict):
-            self.frame_config = FLaLLMVisionConfig(**(self.frame_config or {}))
+        self.frame_config = build_vision_config(self.frame_config, FLaLLMVisionConfig.model_type)
         self._check_frame_level()
         for name in ("window_size", "window_stride", "attention_heads", "hidden_size", "feed_forward_size"):
             if getattr(self, f"word_{name}") < 1:
@@ -78,8 +80,15 @@ class LlavaSltVisualConfig(PreTrainedConfig):
             raise ValueError(f"`dropout` must be at least 0 and below 1, got {self.dropout}.")
         super().__post_init__(**kwargs)
 
+    @property
+    def frame_settings(self) -> dict[str, Any] | None:
+        """See `PretrainedVisionConfig.frame_settings`; `None` leaves them to the processor."""
+        return getattr(self.frame_config, "frame_settings", None)
+
     def _check_frame_level(self) -> None:
         frames = self.frame_config
+        if not isinstance(frames, FLaLLMVisionConfig):
+            return  # the encoder checks all others
         if frames.temporal_padding != "zero" or frames.temporal_stride != 1:
             raise ValueError(
                 "The frame level must give one token per frame: `temporal_padding` 'zero' and no pooling in "

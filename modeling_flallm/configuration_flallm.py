@@ -56,6 +56,12 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
         word_presence_loss_weight (`float`, *optional*, defaults to 0.0):
             Weight of an extra loss of ours that is not in the paper: from the adapter's output, predict which tokens
             occur in the spoken sentence (see `FLaLLMForTranslation`). It needs no gloss. 0 switches it off.
+        visual_text_alignment_weight (`float`, *optional*, defaults to 0.0):
+            Weight of SpaMo's contrast of clips and sentences in the loss of training (https://arxiv.org/abs/2408.10593;
+            its code has values from 0.1 to 1), see `FLaLLMForTranslation`. 0 switches it off.
+        has_prompt (`bool`, *optional*, defaults to `False`):
+            Whether the text model reads a prompt before the visual tokens of each clip, as in Uni-Sign. SpaMo's code
+            has it behind them. The processor writes it, see `prompt` of `FLaLLMProcessor`.
         confidence_calibration (`dict`, *optional*):
             How the pipeline turns the score of a translation into a confidence, as `flallm calibrate` measured it on
             the dev split: `slope` (0 or more) and `intercept` of a logistic curve over the score; if they are there,
@@ -80,6 +86,8 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
     adapter_norm: bool = False
     label_smoothing: float | int = 0.2
     word_presence_loss_weight: float | int = 0.0
+    visual_text_alignment_weight: float | int = 0.0
+    has_prompt: bool = False
     confidence_calibration: dict | None = None
     is_encoder_decoder: bool = True
 
@@ -90,8 +98,9 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
             raise ValueError(f"`adapter_activation` must be one of {sorted(ACT2FN)}, got {self.adapter_activation!r}.")
         if self.adapter_hidden_size < 0:
             raise ValueError(f"`adapter_hidden_size` must be 0 or more, got {self.adapter_hidden_size}.")
-        if not 0 <= self.word_presence_loss_weight < math.inf:
-            raise ValueError(f"`word_presence_loss_weight` must be 0 or more, got {self.word_presence_loss_weight}.")
+        for name in ("word_presence_loss_weight", "visual_text_alignment_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
         check_translation_values(self)
         super().__post_init__(**without_installed_pipeline(kwargs))
 

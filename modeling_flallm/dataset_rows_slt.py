@@ -104,7 +104,7 @@ def values_of_row(row: dict[str, Any], arguments: Collection[str], names: Sequen
     Args:
         arguments: names that belong in the call, not in a row.
         names: possible names of the clip. A clip that is not called `video` is whole: `start` and `end` of its row say
-            where in a video it was.
+            where in a video it was, and `features_per_second` is its `source_fps`, unless the row has one.
 
     Raises:
         ValueError: for a row without a video, and for names that seem to say which part is meant, or how to translate
@@ -114,9 +114,10 @@ def values_of_row(row: dict[str, Any], arguments: Collection[str], names: Sequen
     plain_names = {str(name).casefold() for name in row}
     clip_name = next((name for name in names if name in plain_names), "video")
     if clip_name != "video":
-        not_read = {"video", "start", "end"}
+        not_read = {"video", "start", "end", *(["features_per_second"] if "source_fps" in plain_names else [])}
+        ours = {clip_name: "video", "features_per_second": "source_fps"}
         row = {
-            "video" if str(name).casefold() == clip_name else name: value
+            ours.get(str(name).casefold(), name): value
             for name, value in row.items()
             if str(name).casefold() not in not_read
         }

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from .configuration_features_slt import VisualFeaturesConfig
-from .sign_encoder_slt import Length, SignEncoder, SignEncoderOutput, checked_visual_mask
+from .sign_encoder_slt import SignEncoder, SignEncoderOutput, TokenStep, checked_visual_mask
 
 
 class VisualFeaturesEncoder(SignEncoder):
@@ -52,7 +52,7 @@ class VisualFeaturesEncoder(SignEncoder):
         Raises:
             ValueError: for features or a mask of another shape.
         """
-        mask = checked_visual_mask(visual_features, visual_attention_mask, self.config.hidden_size, "tokens")
+        mask = checked_visual_mask(visual_features, visual_attention_mask, self.config.hidden_size)
         return SignEncoderOutput(
             last_hidden_state=visual_features.masked_fill(~mask[..., None], 0.0), attention_mask=mask.long()
         )
@@ -65,9 +65,9 @@ class VisualFeaturesEncoder(SignEncoder):
     def device(self) -> torch.device:
         return self.where_it_is.device
 
-    def get_num_tokens(self, length: Length) -> Length:
+    def get_token_steps(self) -> list[TokenStep]:
         """One visual token for each feature."""
-        return length
+        return []
 
     def get_centre_and_spacing(self) -> tuple[float, float]:
         """See `SignEncoder.get_centre_and_spacing`; a feature counts as a frame."""

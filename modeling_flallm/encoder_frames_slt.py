@@ -19,7 +19,17 @@ from .batch_norm_slt import (
     several_processes,
 )
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
-from .sign_encoder_slt import Length, SignEncoder, SignEncoderOutput, checked_mask, is_exporting, length_mask
+from .sign_encoder_slt import (
+    Length,
+    SignEncoder,
+    SignEncoderOutput,
+    TokenStep,
+    check_clips_long_enough,
+    checked_frames_mask,
+    is_exporting,
+    length_mask,
+    num_tokens_after,
+)
 
 RESNET_STAGES = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -110,12 +120,13 @@ class TemporalConvolution(nn.Module):
         norm = SynchronizedBatchNorm1d if config.temporal_norm == "batch_norm" else nn.LayerNorm
         self.norm = norm(out_channels)
 
-    def get_num_tokens(self, num_frames: Length) -> Length:
-        return num_frames - self.shrinks_by
+    @property
+    def token_step(self) -> TokenStep:
+        return (-self.shrinks_by, 1, 1, None)
 
     def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         hidden = self.convolution(hidden).transpose(1, 2)  # (batch, time, channels)
-        mask = length_mask(self.get_num_tokens(lengths), hidden.shape[1])
+        mask = length_mask(num_tokens_after([self.token_step], lengths), hidden.shape[1])
         if is_exporting(self):
             normalised = self.norm(hidden.flatten(0, 1)).unflatten(0, mask.shape)
             return torch.relu(normalised).masked_fill(~mask[..., None], 0).transpose(1, 2)
@@ -130,12 +141,13 @@ class TemporalPooling(nn.Module):
         super().__init__()
         self.factor = factor
 
-    def get_num_tokens(self, num_frames: Length) -> Length:
-        return num_frames // self.factor
+    @property
+    def token_step(self) -> TokenStep:
+        return (0, self.factor, 1, None)
 
     def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         hidden = nn.functional.max_pool1d(hidden, self.factor)
-        mask = length_mask(self.get_num_tokens(lengths), hidden.shape[2])
+        mask = length_mask(num_tokens_after([self.token_step], lengths), hidden.shape[2])
         return hidden * mask[:, None].to(hidden.dtype)
 
 
@@ -160,12 +172,19 @@ class LocalTemporalModule(nn.Module):
             )
         self.blocks = nn.ModuleList(blocks)
 
+    def get_token_steps(self) -> list[TokenStep]:
+        """See `SignEncoder.get_token_steps`."""
+        return [*self._padding_steps, *(block.token_step for block in self.blocks)]
+
+    @property
+    def _padding_steps(self) -> list[TokenStep]:
+        if not self.replicates:
+            return []
+        return [(self.stride - 1, self.stride, self.stride, None), (REPLICATED_FRAMES, 1, 1, None)]
+
     def get_num_tokens(self, num_frames: Length) -> Length:
         """Length after the module."""
-        length = self._padded_length(num_frames)
-        for block in self.blocks:
-            length = block.get_num_tokens(length)
-        return length
+        return num_tokens_after(self.get_token_steps(), num_frames)
 
     def get_centre_and_spacing(self) -> tuple[float, float]:
         """See `SignEncoder`. Convolutions without padding shift the tokens, pooling spreads them."""
@@ -178,24 +197,20 @@ class LocalTemporalModule(nn.Module):
                 centre += spacing * block.shrinks_by / 2
         return centre, spacing
 
-    def _padded_length(self, num_frames: Length) -> Length:
-        if not self.replicates:
-            return num_frames
-        return (num_frames + self.stride - 1) // self.stride * self.stride + REPLICATED_FRAMES
-
     def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.replicates:
             features, lengths = self._replicate_ends(features, lengths)
         hidden = features.transpose(1, 2)
         for block in self.blocks:
             hidden = block(hidden, lengths)
-            lengths = block.get_num_tokens(lengths)
+            lengths = num_tokens_after([block.token_step], lengths)
         return hidden.transpose(1, 2), lengths
 
     def _replicate_ends(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Repeat features, not pixels, so that the repeated frames cost no CNN work and count once in BatchNorm2d."""
-        padded_lengths = self._padded_length(lengths)
-        longest = self._padded_length(features.shape[1]) if is_exporting(self) else int(padded_lengths.max())
+        padded_lengths = num_tokens_after(self._padding_steps, lengths)
+        of_batch = num_tokens_after(self._padding_steps, features.shape[1])
+        longest = of_batch if is_exporting(self) else int(padded_lengths.max())
         positions = torch.arange(longest, device=features.device) - REPLICATED_FRAMES_IN_FRONT
         source = positions[None].clamp(min=0).minimum(lengths[:, None] - 1)  # (batch, padded frames)
         features = features.gather(1, source[..., None].expand(-1, -1, features.shape[2]))
@@ -260,8 +275,8 @@ class FLaLLMVisionModel(SignEncoder):
         backbone_weights = {name: value for name, value in state_dict.items() if not name.startswith("fc.")}
         self.backbone.load_state_dict(backbone_weights, strict=True)
 
-    def get_num_tokens(self, num_frames: Length) -> Length:
-        return self.temporal_module.get_num_tokens(num_frames)
+    def get_token_steps(self) -> list[TokenStep]:
+        return self.temporal_module.get_token_steps()
 
     def get_centre_and_spacing(self) -> tuple[float, float]:
         return self.temporal_module.get_centre_and_spacing()
@@ -283,13 +298,13 @@ class FLaLLMVisionModel(SignEncoder):
             ValueError: for a wrong shape or dtype, a mask that is not 1 up to a clip's end and 0 after it, a clip
                 too short for one visual token, or `frames_per_chunk` below 1.
         """
-        mask = self._checked_mask(pixel_values_videos, pixel_attention_mask)
+        mask = checked_frames_mask(self, pixel_values_videos, pixel_attention_mask)
         with torch.no_grad() if self.frozen else nullcontext():
             lengths = mask.sum(1)
             if is_exporting(self):
                 features = self._encode_all_frames(pixel_values_videos, mask)
             else:
-                self._check_lengths(lengths)
+                check_clips_long_enough(self, lengths)
                 packed = self._encode_frames(pixel_values_videos, mask)
                 features = packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(
                     mask[..., None].to(packed.device), packed
@@ -344,33 +359,6 @@ class FLaLLMVisionModel(SignEncoder):
         """Encode the frames at `(clip, frame)`, copied here so that a checkpoint keeps no copy of them."""
         frames = pixels[places[:, 0], places[:, 1]].to(self.backbone.conv1.weight.dtype)
         return self.backbone(frames.contiguous(memory_format=self.backbone.memory_format))
-
-    def _checked_mask(self, pixels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        if pixels.ndim != 5 or pixels.shape[2] != 3:
-            raise ValueError(
-                "`pixel_values_videos` must have the shape (batch, frames, 3, height, width), got "
-                f"{tuple(pixels.shape)}. FLaLLMProcessor makes it from videos."
-            )
-        if not pixels.is_floating_point():
-            raise ValueError(
-                f"`pixel_values_videos` must be normalised floating point frames, got {pixels.dtype}. FLaLLMProcessor "
-                "makes them from videos."
-            )
-        mask = checked_mask(mask, pixels, "pixel_attention_mask", "(batch, frames)")
-        if not is_exporting(self) and (mask[:, 1:] > mask[:, :-1]).any():
-            raise ValueError("`pixel_attention_mask` must be 1 up to the end of each clip and 0 after it.")
-        return mask
-
-    def _check_lengths(self, lengths: torch.Tensor) -> None:
-        num_tokens = self.get_num_tokens(lengths)
-        too_short = (num_tokens < 1) | (lengths < 1)
-        if too_short.any():
-            index = int(too_short.nonzero()[0])
-            raise ValueError(
-                f"Clip {index} of the batch is too short: it has {int(lengths[index])} frames after sampling, and one "
-                f"visual token needs at least {self.get_min_num_frames()}. Use a longer clip or keep more of its "
-                "frames (`frame_sampling_rate`)."
-            )
 
 
 __all__ = ["FLaLLMVisionModel"]

@@ -22,8 +22,8 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
-from .encoder_frames_slt import FLaLLMVisionModel
-from .sign_encoder_slt import Length, SignEncoder, SignEncoderOutput, length_mask
+from .encoder_registry_slt import build_sign_encoder
+from .sign_encoder_slt import SignEncoder, SignEncoderOutput, TokenStep, length_mask, num_tokens_after
 from .systems import TAGS
 
 
@@ -61,14 +61,15 @@ class WordLevel(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.gradient_checkpointing = False
 
-    def get_num_tokens(self, num_frames: Length) -> Length:
-        return (num_frames + self.stride - 1) // self.stride
+    @property
+    def token_step(self) -> TokenStep:
+        return (self.stride - 1, self.stride, 1, None)
 
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         padded = nn.functional.pad(frames.transpose(1, 2), (self.frames_in_front, self.frames_behind))
         hidden = self.windows(padded).transpose(1, 2)  # (batch, words, width)
         hidden = hidden + _sinusoidal_positions(*hidden.shape[1:], hidden.device).to(hidden.dtype)
-        num_words = self.get_num_tokens(lengths)
+        num_words = num_tokens_after([self.token_step], lengths)
         is_real = length_mask(num_words, hidden.shape[1])
         for layer in self.layers:
             hidden = self._run_layer(layer, hidden, ~is_real)
@@ -121,7 +122,8 @@ class LlavaSltVisualEncoder(SignEncoder):
 
     def __init__(self, config: LlavaSltVisualConfig):
         super().__init__(config)
-        self.frame_encoder = FLaLLMVisionModel(config.frame_config)
+        self.frame_encoder = build_sign_encoder(config.frame_config)
+        self._check_frame_encoder()
         self.word_level = WordLevel(config)
         self.sentence_level = SentenceLevel(config)
         self.post_init()
@@ -134,6 +136,15 @@ class LlavaSltVisualEncoder(SignEncoder):
             init.xavier_uniform_(module.weight)
         elif isinstance(module, nn.Conv1d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _check_frame_encoder(self) -> None:
+        encoder = self.frame_encoder
+        if encoder.input_names != self.input_names or encoder.get_centre_and_spacing() != (0, 1):
+            raise ValueError(
+                "`frame_config` must be that of a sign encoder which gives one token per frame of a video, got "
+                f"{encoder.config.model_type!r} with tokens {encoder.get_centre_and_spacing()[1]:g} frames apart. "
+                "Windows and their stride are set by `word_window_size` and `word_window_stride`."
+            )
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
         """torch's layers have one implementation; another one, set for a whole model, applies to its text model."""
@@ -160,8 +171,8 @@ class LlavaSltVisualEncoder(SignEncoder):
         """See `FLaLLMVisionModel.load_imagenet_weights`."""
         self.frame_encoder.load_imagenet_weights()
 
-    def get_num_tokens(self, num_frames: Length) -> Length:
-        return self.word_level.get_num_tokens(num_frames)
+    def get_token_steps(self) -> list[TokenStep]:
+        return [*self.frame_encoder.get_token_steps(), self.word_level.token_step]
 
     def get_centre_and_spacing(self) -> tuple[float, float]:
         # Windows are around the frames 0, stride, ...; the centre of an even one is half a frame later.

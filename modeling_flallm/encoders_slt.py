@@ -3,99 +3,112 @@ All sign encoders, by the model type of their configuration. This file imports t
 the files of each, and finds its own even where this package is not installed.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedConfig
+from transformers import AutoModel
 
+from .configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
+from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_features_slt import VisualFeaturesConfig
+from .encoder_combined_slt import SideBySideEncoder, TemporalEncoder
 from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
+from .encoder_pretrained_slt import PretrainedVisionEncoder
+from .encoder_registry_slt import (
+    SIGN_ENCODERS,
+    build_sign_encoder,
+    build_vision_config,
+    config_class_of,
+    encoder_class_of,
+)
 from .encoder_words_slt import LlavaSltVisualEncoder
 from .loading_slt import read_config_values
+from .pretrained_vision_slt import NoVisionModelError, load_pretrained_vision
 from .sign_encoder_slt import SignEncoder
 
-SIGN_ENCODERS: dict[type[PreTrainedConfig], type[SignEncoder]] = {
-    FLaLLMVisionConfig: FLaLLMVisionModel,
-    LlavaSltVisualConfig: LlavaSltVisualEncoder,
-    VisualFeaturesConfig: VisualFeaturesEncoder,
-}
-OWN_CONFIGS = {config_class.model_type: config_class for config_class in SIGN_ENCODERS}
+SIGN_ENCODERS.update(
+    {
+        FLaLLMVisionConfig: FLaLLMVisionModel,
+        LlavaSltVisualConfig: LlavaSltVisualEncoder,
+        VisualFeaturesConfig: VisualFeaturesEncoder,
+        PretrainedVisionConfig: PretrainedVisionEncoder,
+        SideBySideConfig: SideBySideEncoder,
+        TemporalConfig: TemporalEncoder,
+    }
+)
 
 for _config_class, _encoder_class in SIGN_ENCODERS.items():
     AutoModel.register(_config_class, _encoder_class, exist_ok=True)
 
 
-def build_vision_config(
-    vision_config: PreTrainedConfig | dict[str, Any] | None, default_model_type: str
-) -> PreTrainedConfig:
+def load_sign_encoder(
+    name_or_path: str | Sequence[str], how_to_get_one: str, backbone: dict[str, Any] | None = None, **options: Any
+) -> SignEncoder:
     """
-    Build the configuration of a sign encoder from the value of `vision_config`: a configuration, its values, or `None`.
-    Values without a `model_type` are those of `default_model_type`.
-
-    Raises:
-        ValueError: for a model type that is not registered, or is not a sign encoder's.
-    """
-    if vision_config is None or isinstance(vision_config, dict):
-        values = dict(vision_config or {})
-        vision_config = _config_class_of(values.pop("model_type", default_model_type))(**values)
-    _encoder_class_of(type(vision_config))
-    return vision_config
-
-
-def build_sign_encoder(vision_config: PreTrainedConfig) -> SignEncoder:
-    """A new sign encoder, in the dtype of the whole model, whatever dtype its checkpoint was saved in."""
-    return AutoModel.from_config(vision_config, dtype=torch.get_default_dtype())
-
-
-def load_sign_encoder(name_or_path: str, how_to_get_one: str, **options: Any) -> SignEncoder:
-    """
-    Load the sign encoder from a folder or Hub id of an encoder, or of a model with a `vision_config`.
+    Load a sign encoder from a folder or Hub id: of an encoder, of a model with a `vision_config`, or of an image or
+    video model of transformers. Several names give these encoders side by side.
 
     Args:
         how_to_get_one: advice for the error if there is none.
+        backbone: arguments of `load_pretrained_vision` for image and video models of transformers.
         options: of `from_pretrained`.
 
     Raises:
-        ValueError: if there is none, and as `load_whole` if it is incomplete.
+        ValueError: if there is none, as `load_whole` if it is incomplete, and as `load_pretrained_vision`.
     """
+    if not isinstance(name_or_path, str):
+        parts = [load_sign_encoder(name, how_to_get_one, backbone, **options) for name in name_or_path]
+        return parts[0] if len(parts) == 1 else put_side_by_side(parts)
     expected = (
-        f"Expected {name_or_path!r} to hold a sign encoder (a folder or Hub id with the config.json of one, or of a "
-        "model that has one)"
+        f"Expected {name_or_path!r} to hold a sign encoder (a folder or Hub id with the config.json of one, of a "
+        "model that has one, or of an image or video model of transformers)"
     )
     values = read_config_values(name_or_path, expected, options)
     model_type = values["model_type"]
+    options = {"dtype": torch.get_default_dtype(), **options}
     encoder_type = (values.get("vision_config") or {}).get("model_type") or model_type
     try:
-        encoder_class = _encoder_class_of(_config_class_of(encoder_type))
-    except ValueError as error:
-        raise ValueError(f"{expected}, got model type {model_type!r}. {how_to_get_one}") from error
-    return encoder_class.from_pretrained(name_or_path, **{"dtype": torch.get_default_dtype(), **options})
+        encoder_class = encoder_class_of(config_class_of(encoder_type))
+    except ValueError:
+        try:
+            return load_pretrained_vision(name_or_path, **(backbone or {}), **options)
+        except NoVisionModelError as error:
+            raise ValueError(f"{expected}, got model type {model_type!r}. {error} {how_to_get_one}") from error
+    return encoder_class.from_pretrained(name_or_path, **options)
 
 
-def _config_class_of(model_type: str) -> type[PreTrainedConfig]:
-    """Ours first: another version of this code, from the Hub, may have registered the same model type."""
-    if model_type in OWN_CONFIGS:
-        return OWN_CONFIGS[model_type]
-    if model_type in CONFIG_MAPPING:
-        return CONFIG_MAPPING[model_type]
-    raise ValueError(
-        f"`vision_config` must be that of a sign encoder, got model type {model_type!r}, which is not registered. "
-        f"Known: {sorted(OWN_CONFIGS)}; register others with `AutoConfig.register` and `AutoModel.register`."
-    )
+def put_side_by_side(parts: Sequence[SignEncoder]) -> SideBySideEncoder:
+    """One encoder of several that are loaded."""
+    config = SideBySideConfig(encoder_configs=[part.config for part in parts])
+    with torch.device("meta"):
+        encoder = SideBySideEncoder(config)
+    encoder.encoders = torch.nn.ModuleList(parts)
+    for part, part_config in zip(parts, encoder.config.encoder_configs, strict=True):
+        part.config = part_config
+    return encoder.eval()
 
 
-def _encoder_class_of(config_class: type[PreTrainedConfig]) -> type[SignEncoder]:
-    encoder_class = SIGN_ENCODERS.get(config_class) or MODEL_MAPPING.get(config_class, None)
-    if not (isinstance(encoder_class, type) and issubclass(encoder_class, SignEncoder)):
-        name = getattr(encoder_class, "__name__", None)
-        raise ValueError(
-            f"`vision_config` must be that of a sign encoder, got model type {config_class.model_type!r}, whose model "
-            f"{name} is not a `SignEncoder`. Known: {sorted(OWN_CONFIGS)}."
-        )
-    return encoder_class
+def put_in_front_of_time(encoder: SignEncoder, **config_values: Any) -> TemporalEncoder:
+    """A loaded encoder with a new linear layer and temporal module, those of `TemporalConfig`, behind it."""
+    config = TemporalConfig(encoder_config=encoder.config, **config_values)
+    with torch.device("meta"):
+        whole = TemporalEncoder(config)
+    whole.encoder = encoder
+    for module in (whole.projection, whole.temporal_module):
+        module.to_empty(device=encoder.device)
+        module.apply(whole._init_weights)
+    return whole.eval()
 
 
-__all__ = ["SIGN_ENCODERS", "build_sign_encoder", "build_vision_config", "load_sign_encoder"]
+__all__ = [
+    "SIGN_ENCODERS",
+    "build_sign_encoder",
+    "build_vision_config",
+    "load_sign_encoder",
+    "put_in_front_of_time",
+    "put_side_by_side",
+]

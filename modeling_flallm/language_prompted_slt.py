@@ -24,6 +24,7 @@ from .translation_model_slt import (
     read_text_model_type,
     weighted_encoder_losses,
 )
+from .word_evidence_slt import attention_to_visual_tokens
 
 # Names of learned position embeddings in transformers' models.
 LEARNED_POSITIONS = ("wpe", "embed_positions", "position_embeddings")
@@ -45,6 +46,7 @@ class PromptedTranslationModel(SignTranslationModel):
     # Prompt and pixels in, new tokens out: the Auto class of Video-LLaVA and LLaVA-NeXT-Video.
     translation_auto_class = "AutoModelForImageTextToText"
     main_input_name = "input_ids"
+    prompt_input_names = ("input_ids", "attention_mask")
     input_modalities = ("video", "text")
     text_model_expected: str
     text_model_is_frozen = False
@@ -226,9 +228,9 @@ class PromptedTranslationModel(SignTranslationModel):
             row = int((wanted != got).nonzero()[0])
             raise ValueError(
                 f"Prompt {row} of the batch has {int(got[row])} placeholders (token {self.config.video_token_id}), but "
-                f"its video gives {int(wanted[row])} word-like tokens. LlavaSltProcessor writes one for each: set its "
-                f"`word_window_stride` to the model's, {self.vision_model.get_centre_and_spacing()[1]}, and do not "
-                "truncate the prompt."
+                f"its video gives {int(wanted[row])} visual tokens. LlavaSltProcessor writes one for each: let it "
+                "count as the model does, `processor.set_token_steps(model.vision_model.get_token_steps())`, and do "
+                "not truncate the prompt."
             )
 
     def check_num_tokens(self, num_prompt_tokens: int) -> None:
@@ -345,10 +347,7 @@ def _to_visual_tokens(attention: torch.Tensor, is_visual: torch.Tensor) -> torch
     `(sequences, prompt tokens)` -> the attention to the visual tokens `(sequences, written tokens, visual tokens)`,
     moved to the front, with rows of sum 1.
     """
-    num_visual = int(is_visual.sum(1).max())
-    places = (~is_visual).long().argsort(dim=1, stable=True)[:, :num_visual]
-    attention = attention.gather(2, places[:, None].expand(-1, attention.shape[1], -1))
-    attention = attention * is_visual.gather(1, places)[:, None]
+    attention = attention_to_visual_tokens(attention, is_visual)
     return attention / attention.sum(2, keepdim=True).clamp(min=torch.finfo(attention.dtype).tiny)
 
 

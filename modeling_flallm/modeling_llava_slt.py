@@ -43,7 +43,6 @@ class LlavaSltForTranslation(PromptedTranslationModel):
     hub_tags = (*TAGS, "llava-slt")
     adapter_name = "connector"
     text_model_name = "language_model"
-    visual_token_name = "words"
     text_model_expected = TEXT_MODEL_EXPECTED
     unquantized_modules = ("vision_model", "connector", "lm_head")
     encoder_advice = "Train stage 2 first, or name its output folder."

@@ -9,27 +9,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as distributed
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .batch_norm_slt import several_processes
 from .configuration_llava_slt import LlavaSltContrastiveConfig
 from .encoders_slt import build_sign_encoder
 from .hub_card_slt import SentWithACard
 from .loading_slt import LoadedWhole
-from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy, word_scores_of_clips
+from .losses_slt import (
+    IGNORED_LABEL,
+    LARGEST_DISTANCE_OF_EQUALS,
+    LARGEST_LOGIT_SCALE,
+    WORD_ABSENT_LOGIT,
+    float32_product,
+    gather_clips,
+    word_presence_cross_entropy,
+    word_scores_of_clips,
+)
 from .sign_encoder_slt import SignEncoderOutput
 from .systems import TAGS
 
-# CLIP's limit: with a larger scale, training is not stable.
-LARGEST_LOGIT_SCALE = 100.0
 # A cosine of 1 then begins with the logit 4, 10 above that of an absent word.
 WORD_LOGIT_SCALE = 10.0
-# Two computations of one sentence's embedding differ by less, two sentences by more.
-LARGEST_DISTANCE_OF_EQUALS = 1e-3
 
 
 @dataclass
@@ -180,12 +183,12 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
         output = LlavaSltContrastiveOutput(
             sentence_loss=self._sentence_loss(videos, sentences, scale),
             video_embeddings=videos,
-            logits_per_video=scale * _product(videos, sentences),
+            logits_per_video=scale * float32_product(videos, sentences),
         )
         output["loss"] = output.sentence_loss
         if self.has_word_level:
             output["word_logits"] = self._word_logits(vision_output)
-            output["word_loss"] = _gather(word_presence_cross_entropy(output.word_logits, word_ids)).mean()
+            output["word_loss"] = gather_clips(word_presence_cross_entropy(output.word_logits, word_ids)).mean()
             output["loss"] = output.loss + self.config.word_alignment_weight * output.word_loss
         return output
 
@@ -212,10 +215,10 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
             )
 
     def _sentence_loss(self, videos: torch.Tensor, sentences: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        videos, sentences = _gather(videos), _gather(sentences)
+        videos, sentences = gather_clips(videos), gather_clips(sentences)
         num_clips = len(videos)
         candidates = torch.cat([sentences, self._remembered()])
-        logits = scale * _product(videos, candidates)  # (clips, clips and remembered sentences)
+        logits = scale * float32_product(videos, candidates)  # (clips, clips and remembered sentences)
         distances = torch.cdist(sentences, candidates, compute_mode="donot_use_mm_for_euclid_dist")
         is_same_sentence = distances < LARGEST_DISTANCE_OF_EQUALS
         is_own = torch.eye(num_clips, len(candidates), dtype=torch.bool, device=logits.device)
@@ -247,46 +250,8 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
         words = nn.functional.normalize(self.word_projection(vision_output.last_hidden_state).float(), dim=-1)
         targets = nn.functional.normalize(self.word_targets.float(), dim=-1)
         scale = self.word_logit_scale.float().exp().clamp(max=LARGEST_LOGIT_SCALE)
-        scores = scale * _product(words, targets) + self.word_logit_bias.float()  # (clips, words, vocabulary)
+        scores = scale * float32_product(words, targets) + self.word_logit_bias.float()  # (clips, words, vocabulary)
         return word_scores_of_clips(scores, vision_output.attention_mask)
-
-
-def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`left @ right.T` in float32, even under autocast: bfloat16 cannot tell two cosines near 0.99 apart."""
-    with torch.autocast(left.device.type, enabled=False):
-        return left.float() @ right.float().T
-
-
-class _GatherClips(torch.autograd.Function):
-    """
-    Concatenate the rows of all processes, `(clips of this process, ...)` -> `(clips of all, ...)`. Every process
-    computes the same loss from them, and the gradients of all are summed: averaged over the processes, as
-    DistributedDataParallel does, the gradient of the weights is that of one process with all clips.
-    """
-
-    @staticmethod
-    def forward(ctx, rows: torch.Tensor, counts: list[int]) -> torch.Tensor:
-        ctx.rank, ctx.counts = distributed.get_rank(), counts
-        padded = rows.new_zeros(max(counts), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        gathered = [torch.empty_like(padded) for _ in counts]
-        distributed.all_gather(gathered, padded)
-        return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(gradient)
-        return gradient.split(ctx.counts)[ctx.rank], None
-
-
-def _gather(rows: torch.Tensor) -> torch.Tensor:
-    """Rows `(clips, ...)` of this process -> those of all."""
-    if not several_processes():
-        return rows
-    counts = [torch.empty(1, dtype=torch.long, device=rows.device) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    return _GatherClips.apply(rows, [int(count) for count in counts])
 
 
 __all__ = ["LlavaSltContrastiveOutput", "LlavaSltForContrastivePreTraining"]

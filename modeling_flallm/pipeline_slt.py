@@ -106,11 +106,13 @@ class SignLanguageTranslationPipeline(
                 Add `"words"`, what each word was read from. See below.
             return_attention (`bool`, *optional*, defaults to `False`):
                 With `"words"`, add what a heat map needs: `"attention"`, a float32 array of shape `(words, visual
-                tokens)`, rows of sum 1, and `"token_times"`, an array of shape `(visual tokens,)`, the seconds of the
-                frame at the centre of what each visual token sees.
+                tokens)`, rows of sum 1 (of an encoder-decoder with a prompt below 1: what went to the prompt is left
+                out), and `"token_times"`, an array of shape `(visual tokens,)`, the seconds of the frame at the centre
+                of what each visual token sees.
             spoken_language (`str`, *optional*):
                 The language to write, by tag (`"de"`) or by English name (`"German"`).
-                Only for models that read a prompt (LLaVA-SLT). Default: that of the processor.
+                Only for models that read a prompt (LLaVA-SLT, FLa-LLM with `config.has_prompt`). Default: that of the
+                processor.
             batch_size (`int`, *optional*, defaults to 1):
                 Number of videos translated together. Their lengths may differ; the result is the same.
             generate_kwargs (`dict`, *optional*):
@@ -169,7 +171,7 @@ class SignLanguageTranslationPipeline(
         check_generation_arguments(generation)
         for name, value in reading.items():
             check_one_number(name, value)
-        if "spoken_language" in writing and not self.model.is_prompted:
+        if "spoken_language" in writing and not self.model.prompt_input_names:
             raise ValueError(
                 "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the "
                 "tokenizer's `tgt_lang` and `forced_bos_token_id`."

@@ -7,6 +7,7 @@ and register both in `encoders_slt.py`. The models then find it by the model typ
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -20,6 +21,8 @@ from .loading_slt import LoadedWhole
 
 # A number of frames or tokens, or a tensor of them, one for each clip.
 Length = TypeVar("Length", int, torch.Tensor)
+# (add, divide, multiply, least): a length n becomes max((n + add) // divide, least) * multiply; None sets no least.
+TokenStep = tuple[int, int, int, int | None]
 
 
 @dataclass
@@ -62,13 +65,18 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         frames_per_chunk (`int`, *optional*):
             Bounds memory: process at most this many frames at a time. Encoders that do not compute frame by frame
             ignore it.
+
+    **Features.** What `compute_features` makes of clips can be kept on disk and passed to a model as `visual_features`
+    in the place of clips; `encode_features` makes the visual tokens of it. By default these are the visual tokens
+    themselves. An encoder whose first part is frozen while the rest is trained has its cut between the two
+    (`TemporalEncoder`).
     """
 
     base_model_prefix = "vision_model"
     # It can also be loaded from the checkpoint of a whole model, whose other weights it ignores.
     _keys_to_ignore_on_load_unexpected = (
         r"^(text_model|language_model|adapter|connector)\.",
-        r"^(word_presence_head|sentence_projection|word_projection)\.",
+        r"^(word_presence_head|visual_text_alignment|sentence_projection|word_projection)\.",
         r"^(logit_scale|word_logit_scale|word_logit_bias|word_targets|memory_bank|num_remembered)$",
     )
     input_names: tuple[str, ...]
@@ -104,20 +112,19 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
             )
         return given
 
-    def get_num_tokens(self, length: Length) -> Length:
-        """Number of visual tokens of clips of this many frames; below 1 for clips that are too short."""
-        raise NotImplementedError
+    @property
+    def pretrained_backbone(self) -> nn.Module | None:
+        """The image or video model of transformers that it runs, which can get low-rank adapters; None for others."""
+        return None
 
-    def get_centre_and_spacing(self) -> tuple[float, float]:
-        """
-        Positions of the visual tokens of a clip, in frames from its first: the centre of what the first token sees, and
-        the distance between tokens. Frames repeated in front of a clip have positions below 0.
-        """
-        raise NotImplementedError
+    @property
+    def pretrained_source(self) -> dict[str, str] | None:
+        """Where the weights of `pretrained_backbone` come from: `name` and, if known, `revision` and `license`."""
+        return None
 
     @property
     def features_size(self) -> int:
-        """Width of the features that `compute_features` returns and `encode_features` takes."""
+        """Width of one of the features that `compute_features` makes."""
         return self.config.hidden_size
 
     @property
@@ -127,31 +134,53 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
 
     @property
     def features_are_frozen(self) -> bool:
-        """Whether training leaves the features of a clip as they are, so that they can be kept."""
+        """Whether training leaves the features of a clip as they are."""
         return self.frozen
 
     def compute_features(self, **inputs: Any) -> SignEncoderOutput:
         """
-        The part of `forward` that can be cached: features `(batch, features, features_size)` with their mask, from
-        which `encode_features` makes the visual tokens. By default these are the tokens themselves.
+        Clips, by `input_names`, to features: `last_hidden_state` `(batch, features, features_size)`, 0 after the end of
+        a clip, and their `attention_mask`.
         """
         return self(**inputs)
 
     def encode_features(
-        self, visual_features: torch.Tensor, visual_attention_mask: torch.Tensor | None = None
+        self, visual_features: torch.FloatTensor, visual_attention_mask: torch.LongTensor | None = None
     ) -> SignEncoderOutput:
         """
-        The rest of `forward`: visual tokens from features `(batch, features, features_size)` and their mask.
+        Features `(batch, features, features_size)` from `compute_features`, with their mask `(batch, features)`, to
+        visual tokens.
 
         Raises:
             ValueError: for features or a mask of another shape.
         """
-        mask = checked_visual_mask(visual_features, visual_attention_mask, self.features_size, "features")
+        mask = checked_visual_mask(visual_features, visual_attention_mask, self.features_size)
         return SignEncoderOutput(last_hidden_state=visual_features, attention_mask=mask.long())
 
     def get_num_features(self, length: Length) -> Length:
         """Number of features of clips of this many frames; below 1 for clips that are too short."""
         return self.get_num_tokens(length)
+
+    def get_token_steps_of_features(self) -> list[TokenStep]:
+        """How many visual tokens `encode_features` makes of a number of features, as in `get_token_steps`."""
+        return []
+
+    def get_token_steps(self) -> list[TokenStep]:
+        """
+        `get_num_tokens` as numbers, which a processor can save: `num_tokens_after` applies them to a length.
+        """
+        raise NotImplementedError
+
+    def get_num_tokens(self, length: Length) -> Length:
+        """Number of visual tokens of clips of this many frames; below 1 for clips that are too short."""
+        return num_tokens_after(self.get_token_steps(), length)
+
+    def get_centre_and_spacing(self) -> tuple[float, float]:
+        """
+        Positions of the visual tokens of a clip, in frames from its first: the centre of what the first token sees, and
+        the distance between tokens. Frames repeated in front of a clip have positions below 0.
+        """
+        raise NotImplementedError
 
     def get_min_num_frames(self) -> int:
         """Frames of the shortest clip that gives a visual token."""
@@ -169,6 +198,16 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
 
     def choose_memory_format(self) -> None:
         """Put the weights into the memory format that is fastest for this encoder. The default does nothing."""
+
+
+def num_tokens_after(steps: Sequence[TokenStep], length: Length) -> Length:
+    """The number of tokens that `steps` (see `TokenStep`) make of so many frames."""
+    for add, divide, multiply, least in steps:
+        length = (length + add) // divide
+        if least is not None:
+            length = length.clamp(min=least) if isinstance(length, torch.Tensor) else max(length, least)
+        length = length * multiply
+    return length
 
 
 def is_exporting(module: nn.Module) -> bool:
@@ -200,21 +239,56 @@ def checked_mask(mask: torch.Tensor | None, values: torch.Tensor, name: str, dim
     return mask.bool()
 
 
-def checked_visual_mask(
-    features: torch.Tensor, mask: torch.Tensor | None, hidden_size: int, tokens: str
-) -> torch.Tensor:
+def checked_frames_mask(module: nn.Module, pixels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """
-    The boolean mask `(batch, tokens)` of `visual_features` and `visual_attention_mask` as a caller passed them.
+    The boolean mask `(batch, frames)` of `pixel_values_videos` `(batch, frames, 3, height, width)`.
 
     Raises:
-        ValueError: for features of another shape than `(batch, tokens, hidden_size)`, or a mask of another shape. The
-            error calls the tokens by the name `tokens`.
+        ValueError: for frames of another shape or dtype, and a mask of another shape or with gaps.
     """
-    if features.ndim != 3 or features.shape[2] != hidden_size:
+    if pixels.ndim != 5 or pixels.shape[2] != 3:
         raise ValueError(
-            f"`visual_features` must have the shape (batch, {tokens}, {hidden_size}), got {tuple(features.shape)}."
+            "`pixel_values_videos` must have the shape (batch, frames, 3, height, width), got "
+            f"{tuple(pixels.shape)}. FLaLLMProcessor makes it from videos."
         )
-    return checked_mask(mask, features, "visual_attention_mask", f"(batch, {tokens})")
+    if not pixels.is_floating_point():
+        raise ValueError(
+            f"`pixel_values_videos` must be normalised floating point frames, got {pixels.dtype}. FLaLLMProcessor "
+            "makes them from videos."
+        )
+    mask = checked_mask(mask, pixels, "pixel_attention_mask", "(batch, frames)")
+    if not is_exporting(module) and (mask[:, 1:] > mask[:, :-1]).any():
+        raise ValueError("`pixel_attention_mask` must be 1 up to the end of each clip and 0 after it.")
+    return mask
+
+
+def check_clips_long_enough(encoder: SignEncoder, lengths: torch.Tensor) -> None:
+    """
+    Raises:
+        ValueError: for a clip that gives no visual token, `lengths` being those of the clips in frames.
+    """
+    too_short = (encoder.get_num_tokens(lengths) < 1) | (lengths < 1)
+    if too_short.any():
+        index = int(too_short.nonzero()[0])
+        raise ValueError(
+            f"Clip {index} of the batch is too short: it has {int(lengths[index])} frames after sampling, and one "
+            f"visual token needs at least {encoder.get_min_num_frames()}. Use a longer clip or keep more of its "
+            "frames (`frame_sampling_rate`)."
+        )
+
+
+def checked_visual_mask(features: torch.Tensor, mask: torch.Tensor | None, features_size: int) -> torch.Tensor:
+    """
+    The boolean mask `(batch, features)` of `visual_features` and `visual_attention_mask` as a caller passed them.
+
+    Raises:
+        ValueError: for features of another shape than `(batch, features, features_size)`, or a mask of another shape.
+    """
+    if features.ndim != 3 or features.shape[2] != features_size:
+        raise ValueError(
+            f"`visual_features` must have the shape (batch, features, {features_size}), got {tuple(features.shape)}."
+        )
+    return checked_mask(mask, features, "visual_attention_mask", "(batch, features)")
 
 
 __all__ = ["SignEncoder", "SignEncoderOutput"]

@@ -56,6 +56,9 @@ class Recipe:
         note: sentence of the model card on values that the paper does not give.
         introduction: sentence before `citation`, if the recipe is not the paper's.
         citation: BibTeX.
+        stages: names of the stages that it has presets for; None for all of the system's.
+        is_compared: whether the model card of a run that follows it compares the run with this recipe, instead of with
+            the paper's.
     """
 
     prefix: str
@@ -63,6 +66,8 @@ class Recipe:
     note: str = ""
     introduction: str = ""
     citation: str = ""
+    stages: tuple[str, ...] | None = None
+    is_compared: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class System:
         adapter_title: what the paper calls the adapter.
         visual_encoder_types: model types of its visual encoder, alone or with a head for pretraining.
         stages: in the order in which they run; the last one produces a translation model.
-        recipe: the one that the model card compares a run with; `other_recipe`: one that a run may follow instead.
+        recipe: the one that the model card compares a run with; `other_recipes`: those that a run may follow instead.
         quickstart_prefix: that of its quickstart's presets.
         note: paragraph of the model card on how much of the paper is known.
         tags: on the Hub, besides `TAGS`.
@@ -100,7 +105,7 @@ class System:
     recipe: Recipe
     adapter_title: str = "adapter"
     visual_encoder_types: tuple[str, ...] = ()
-    other_recipe: Recipe | None = None
+    other_recipes: tuple[Recipe, ...] = ()
     quickstart_prefix: str | None = None
     note: str = ""
     tags: tuple[str, ...] = ()
@@ -110,11 +115,17 @@ class System:
         return (*TAGS, *self.tags)
 
     @property
-    def recipe_prefixes(self) -> list[str]:
-        """The prefixes of all its presets, which are `<prefix>_<stage>`."""
-        recipes = (self.recipe, self.other_recipe)
-        prefixes = [*(recipe.prefix for recipe in recipes if recipe is not None), self.quickstart_prefix]
-        return [prefix for prefix in prefixes if prefix is not None]
+    def presets(self) -> list[str]:
+        """The names of all its presets, `<prefix>_<stage>`."""
+        every = tuple(stage.name for stage in self.stages)
+        stages_of = {each.prefix: each.stages or every for each in (self.recipe, *self.other_recipes)}
+        if self.quickstart_prefix is not None:
+            stages_of[self.quickstart_prefix] = every
+        return [f"{prefix}_{stage}" for prefix, stages in stages_of.items() for stage in stages]
+
+    def recipe_of(self, prefix: str | None) -> Recipe:
+        """One of `other_recipes` by its prefix, or else the system's own."""
+        return next((each for each in self.other_recipes if each.prefix == prefix), self.recipe)
 
     @property
     def last_stage(self) -> Stage:
@@ -162,6 +173,14 @@ SLTBASELINES_CITATION = """@article{sincan2025gloss,
   doi     = {10.1016/j.cviu.2025.104498}
 }"""
 
+SPAMO_CITATION = """@inproceedings{hwang2025efficient,
+  title     = {An Efficient Gloss-Free Sign Language Translation Using Spatial Configurations and Motion Dynamics with LLMs},
+  author    = {Hwang, Eui Jun and Cho, Sukmin and Lee, Junmyeong and Park, Jong C.},
+  booktitle = {Proceedings of the 2025 Conference of the Nations of the Americas Chapter of the Association for Computational Linguistics: Human Language Technologies},
+  year      = {2025},
+  url       = {https://arxiv.org/abs/2408.10593}
+}"""  # noqa: E501
+
 FLALLM = System(
     model_type="flallm",
     title="FLa-LLM",
@@ -196,11 +215,22 @@ FLALLM = System(
         ),
     ),
     recipe=Recipe("paper", "the paper's recipe", "Where the paper gives no value, the recipe has one of ours."),
-    other_recipe=Recipe(
-        "sltbaselines",
-        "the recipe of sltbaselines",
-        introduction="Most settings are those of the re-implementation sltbaselines:",
-        citation=SLTBASELINES_CITATION,
+    other_recipes=(
+        Recipe(
+            "sltbaselines",
+            "the recipe of sltbaselines",
+            introduction="Most settings are those of the re-implementation sltbaselines:",
+            citation=SLTBASELINES_CITATION,
+        ),
+        Recipe(
+            "spamo",
+            "SpaMo's recipe",
+            note="Where neither SpaMo's paper nor its code gives a value, the recipe has one of ours.",
+            introduction="The recipe is SpaMo's, which reads clips through frozen image and video models:",
+            citation=SPAMO_CITATION,
+            stages=("llm_fine_tuning",),
+            is_compared=True,
+        ),
     ),
     quickstart_prefix="quickstart",
 )

@@ -19,7 +19,7 @@ from transformers.utils import can_return_tuple
 from .encoders_slt import build_sign_encoder, load_sign_encoder
 from .hub_export_slt import SavedWithItsCode
 from .loading_slt import forget_folder, load_whole, read_config_values
-from .sign_encoder_slt import SignEncoder, SignEncoderOutput, checked_visual_mask
+from .sign_encoder_slt import SignEncoder, SignEncoderOutput
 
 VISUAL_FEATURES = ("visual_features", "visual_attention_mask")
 
@@ -51,22 +51,24 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         is_prompted (`bool`):
             Whether the text model reads the visual tokens inside a prompt, `input_ids`, and continues it; otherwise its
             encoder reads them, and its decoder writes.
+        prompt_input_names (`tuple[str, ...]`):
+            The inputs of the text model beside the visual tokens: those of its prompt, by the names that the processor
+            gives; none for a model that reads no prompt.
         translation_auto_class (`str`): Auto class of transformers for the whole model.
         adapter_name (`str`): name of the module between sign encoder and text model.
         text_model_name (`str`): name of the text model.
         head_names (`tuple[str, ...]`): further modules beside adapter and text model that each model starts anew.
         text_auto_class (`type`): Auto class of transformers for the text model.
-        visual_token_name (`str`): what errors call a visual token.
         encoder_advice (`str`): how to get a sign encoder, for the error if there is none.
     """
 
     is_prompted: bool
+    prompt_input_names: tuple[str, ...]
     translation_auto_class: str
     adapter_name = "adapter"
     text_model_name = "text_model"
     head_names: tuple[str, ...] = ()
     text_auto_class: type
-    visual_token_name = "tokens"
     encoder_advice: str
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -173,15 +175,14 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     def get_lora_settings(self) -> dict[str, Any]:
         """
         Settings for `peft.LoraConfig`: low-rank adapters in every linear layer of the text model, whatever their names.
-        The new modules are trained in full, as is the sign encoder unless it is frozen.
+        The new modules are trained in full, as is all of the sign encoder that is not frozen.
         """
         heads = [name for name in self.head_names if hasattr(self, name)]
-        encoder = [] if self.vision_model.frozen else ["vision_model"]
         others = "|".join(("vision_model", self.adapter_name, *self.head_names))
         return {
             "target_modules": "all-linear",
             "exclude_modules": rf"({others})(\..*)?",
-            "modules_to_save": [self.adapter_name, *heads, *encoder],
+            "modules_to_save": [self.adapter_name, *heads, *_trained_modules(self.vision_model, "vision_model")],
         }
 
     # ---------------------------------------------------------------------------------- clips
@@ -218,14 +219,10 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             raise ValueError(f"Pass exactly one of {_listed(forms)}.")
 
     def _visual_tokens(self, video: dict[str, Any]) -> SignEncoderOutput:
-        """Output of the sign encoder, or the features that were passed in its place."""
+        """Output of the sign encoder for a clip, or for the features of one that were passed in its place."""
         if self.vision_model.main_input_name in video:
             return self.vision_model(**{name: video[name] for name in self.vision_model.input_names if name in video})
-        features = video["visual_features"]
-        mask = checked_visual_mask(
-            features, video.get("visual_attention_mask"), self.config.vision_config.hidden_size, self.visual_token_name
-        )
-        return SignEncoderOutput(last_hidden_state=features, attention_mask=mask.long())
+        return self.vision_model.encode_features(video["visual_features"], video.get("visual_attention_mask"))
 
     def _embed_tokens(self, visual_tokens: torch.Tensor) -> torch.Tensor:
         """Map visual tokens `(..., visual hidden size)` with the adapter -> `(..., text hidden size)`."""
@@ -285,6 +282,18 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Resize the text model's embeddings. See `PreTrainedModel.resize_token_embeddings`."""
         return self.get_text_model().resize_token_embeddings(*args, **kwargs)
+
+
+def _trained_modules(module: nn.Module, name: str) -> list[str]:
+    """Names of the largest modules of which everything is trained; a backbone with adapters of its own is none."""
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    if not any(trained):
+        return []
+    if all(trained):
+        return [name]
+    backbone = getattr(module, "pretrained_backbone", None)
+    children = [(f"{name}.{child}", each) for child, each in module.named_children() if each is not backbone]
+    return [found for child, each in children for found in _trained_modules(each, child)]
 
 
 def weighted_encoder_losses(output: SignEncoderOutput | None, num_labels: torch.Tensor) -> torch.Tensor | float:

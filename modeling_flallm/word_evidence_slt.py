@@ -94,6 +94,17 @@ def word_evidence(
     return words, np.stack(rows) if rows else np.zeros((0, len(times.middles)), np.float32)
 
 
+def attention_to_visual_tokens(attention: torch.Tensor, is_visual: torch.Tensor) -> torch.Tensor:
+    """
+    Attention `(sequences, written tokens, tokens)` to all tokens, the first of which have `is_visual` `(sequences,
+    tokens)` -> the attention to the visual ones `(sequences, written tokens, visual tokens)`, moved to the front.
+    """
+    num_visual = int(is_visual.sum(1).max())
+    places = (~is_visual).long().argsort(dim=1, stable=True)[:, :num_visual]
+    attention = attention.gather(2, places[:, None].expand(-1, attention.shape[1], -1))
+    return attention * is_visual.gather(1, places)[:, None]
+
+
 def _interval(attention: np.ndarray, times: VisualTokenTimes) -> dict[str, float]:
     """The seconds of the peak, and of the visual tokens around it with at least half of its attention."""
     peak = first = last = int(attention.argmax())

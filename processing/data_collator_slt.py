@@ -11,6 +11,7 @@ from .processing_flallm import FLaLLMProcessor
 
 # Optional columns: the part of a video that is the clip, in seconds.
 PART_COLUMNS = ("start", "end")
+LANGUAGE_COLUMN = "spoken_language"
 
 
 @dataclass
@@ -26,8 +27,10 @@ class DataCollatorForSignTranslation:
         text_column (`str`, *optional*, defaults to `"text"`):
             Column of the sentences. If all rows lack it, the batch has no labels.
 
-    Rows may have `start` and `end`, the part of a video that is the clip, in seconds. Set the Trainer's argument
-    `remove_unused_columns=False`: otherwise it removes the columns of the data set, which the model does not know.
+    Rows may have `start` and `end`, the part of a video that is the clip, in seconds, and `spoken_language`, the tag of
+    the language that the prompt of a row names, if the processor has a prompt (None: the processor's own). Set the
+    Trainer's argument `remove_unused_columns=False`: otherwise it removes the columns of the data set, which the model
+    does not know.
 
     Example: `Seq2SeqTrainer(model, args, data_collator=DataCollatorForSignTranslation(processor), ...)`
     """
@@ -55,7 +58,7 @@ class DataCollatorForSignTranslation:
         arguments: dict[str, Any] = {modality.argument: [row[clip_column] for row in rows]}
         if all(has_sentence):
             arguments["text_target"] = [row[self.text_column] for row in rows]
-        for name in PART_COLUMNS:
+        for name in (*PART_COLUMNS, *([] if self.processor.prompt is None else [LANGUAGE_COLUMN])):
             if any(row.get(name) is not None for row in rows):
                 arguments[name] = [row.get(name) for row in rows]
         return self.processor(**arguments, return_tensors="pt")

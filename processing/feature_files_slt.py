@@ -1,6 +1,7 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """Files and arrays of visual features, checked: `.npy`, `.npz` and `.safetensors`, never with pickled objects."""
 
+import math
 import os
 import zipfile
 from pathlib import Path
@@ -14,7 +15,10 @@ FEATURE_SUFFIXES = (".npy", ".npz", ".safetensors")
 FILES_OF_SEVERAL = (".npz", ".safetensors")
 # The array to read from a file of several, unless another one is named.
 USUAL_NAMES = ("visual_features", "features")
+# The entry of a `.safetensors` file's metadata that says how many features there are per second.
+RATE_KEY = "features_per_second"
 MOST_NAMES_SHOWN = 5
+TOLERANCE = 1e-3  # of a feature
 DAMAGED = (OSError, EOFError, ValueError, KeyError, MemoryError, SafetensorError, zipfile.BadZipFile)
 
 
@@ -49,8 +53,16 @@ def is_one_clip(features: Any) -> bool:
 
 def read_visual_features(source: Any, feature_size: int) -> torch.Tensor:
     """Read the features of one clip, float32 (features, feature_size); see `VisualFeatureExtractor.read`."""
-    name = name_of(source)
-    values = _read_file(source) if isinstance(source, str | os.PathLike) else _as_tensor(source)
+    return check_visual_features(load_visual_features(source), feature_size, name_of(source))
+
+
+def load_visual_features(source: Any) -> torch.Tensor:
+    """Load a file or an array as it is, of any shape and dtype. Raises `ValueError` if it cannot be read."""
+    return _read_file(source) if isinstance(source, str | os.PathLike) else _as_tensor(source)
+
+
+def check_visual_features(values: torch.Tensor, feature_size: int, name: str) -> torch.Tensor:
+    """Return the features of the clip `name` as float32 (features, feature_size). Raises `ValueError` as `read`."""
     _check_shape(values.shape, feature_size, name)
     if not values.is_floating_point():
         raise ValueError(f"{name} must hold float16, float32 or float64 numbers, got {_dtype(values)}.")
@@ -63,6 +75,49 @@ def read_visual_features(source: Any, feature_size: int) -> torch.Tensor:
             f"{int((~finite).nonzero()[0])} (counted from 0). Compute them again, or leave the clip out."
         )
     return values
+
+
+def features_per_second(source: Any) -> float | None:
+    """The rate that the metadata of a `.safetensors` file states; None for other files and arrays.
+
+    Raises `ValueError` for a file that cannot be read, or a rate that is not a positive number."""
+    if not isinstance(source, str | os.PathLike) or split_name(source)[0].suffix.lower() != ".safetensors":
+        return None
+    path, _ = _checked_path(source)
+    try:
+        with safe_open(path, framework="pt") as file:
+            stated = (file.metadata() or {}).get(RATE_KEY)
+    except DAMAGED as error:
+        raise ValueError(_cannot_be_read(path, error)) from error
+    return None if stated is None else check_rate(stated, name_of(source))
+
+
+def check_rate(value: Any, name: str) -> float:
+    """A number of features per second, which may be given as text. Raises `ValueError` unless it is positive."""
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise ValueError(f"{RATE_KEY} of {name} must be a positive number, got {value!r}.")
+    return rate
+
+
+def part_of_features(
+    length: int, start: float | None, end: float | None, rate: float | None, name: str
+) -> tuple[int, int]:
+    """The first feature of the part from `start` to `end` seconds, and the one after its last.
+
+    Raises `ValueError` for a part of features without a `rate` per second, and for a part that holds none."""
+    first, last = 0, length
+    if start is not None or end is not None:
+        if rate is None:
+            raise ValueError(f"{name} has no times: `start` and `end` need `source_fps`, its features per second.")
+        first = math.ceil((start or 0.0) * rate - TOLERANCE)
+        last = last if end is None else min(math.ceil(end * rate - TOLERANCE), last)
+    if last <= first:
+        raise ValueError(f"{name} has no feature from {start or 0:g} to {end} s: it has {length}.")
+    return first, last
 
 
 def count_visual_features(source: Any, feature_size: int) -> int:
@@ -119,9 +174,9 @@ def _read_file(source: str | os.PathLike) -> torch.Tensor:
             return _as_tensor(np.load(path, mmap_mode="r", allow_pickle=False))
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as file:
-                return _as_tensor(file[_chosen(file.files, wanted, path)])
+                return _as_tensor(file[chosen_array(file.files, wanted, path)])
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor(_chosen(list(file.keys()), wanted, path))
+            return file.get_tensor(chosen_array(list(file.keys()), wanted, path))
     except _NameOfArrayError:
         raise
     except DAMAGED as error:
@@ -136,7 +191,7 @@ def _shape_of_file(source: str | os.PathLike) -> tuple[int, ...]:
         if path.suffix.lower() == ".npz":
             return _shape_in_npz(path, wanted)
         with safe_open(path, framework="pt") as file:
-            return tuple(file.get_slice(_chosen(list(file.keys()), wanted, path)).get_shape())
+            return tuple(file.get_slice(chosen_array(list(file.keys()), wanted, path)).get_shape())
     except _NameOfArrayError:
         raise
     except DAMAGED as error:
@@ -145,7 +200,7 @@ def _shape_of_file(source: str | os.PathLike) -> tuple[int, ...]:
 
 def _shape_in_npz(path: Path, wanted: str | None) -> tuple[int, ...]:
     with np.load(path, allow_pickle=False) as file:
-        name = _chosen(file.files, wanted, path)
+        name = chosen_array(file.files, wanted, path)
         entry = name if name in file.zip.namelist() else f"{name}.npy"
         with file.zip.open(entry) as array:
             version = np.lib.format.read_magic(array)
@@ -166,7 +221,10 @@ class _NameOfArrayError(ValueError):
     """The file is intact, but it is not clear which of its arrays is meant."""
 
 
-def _chosen(names: list[str], wanted: str | None, path: Path) -> str:
+def chosen_array(names: list[str], wanted: str | None, path: Path) -> str:
+    """The array of a file that is meant: the `wanted` one, the only one, or the one with a usual name.
+
+    Raises `ValueError` if there is none."""
     shown = ", ".join(names[:MOST_NAMES_SHOWN])
     shown += f" and {len(names) - MOST_NAMES_SHOWN} more" if len(names) > MOST_NAMES_SHOWN else ""
     if wanted is not None:

@@ -1,7 +1,6 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """Ready-made visual features as a modality: read, thinned, augmented in time alone, and padded."""
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,22 +9,33 @@ import torch
 
 from .encoder_of_features_slt import encoder_of_features
 from .feature_extraction_visual_features_slt import VisualFeatureExtractor
-from .feature_files_slt import FEATURE_SUFFIXES, is_feature_file, is_one_clip, list_of_clips, name_of, split_name
+from .feature_files_slt import (
+    FEATURE_SUFFIXES,
+    RATE_KEY,
+    check_rate,
+    features_per_second,
+    is_feature_file,
+    is_one_clip,
+    list_of_clips,
+    name_of,
+    part_of_features,
+    split_name,
+)
 from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
-
-TOLERANCE = 1e-3  # of a feature
 
 
 class VisualFeaturesModality(Modality):
     """
     The column `visual_features` holds the path of a `.npy`, `.npz` or `.safetensors` file, or an array
     `(features, feature_size)`. `start` and `end` of a row say where its clip was in a video; its features are those of
-    the whole clip.
+    the whole clip. How many there are per second is in the column `features_per_second` or, for `.safetensors`, in the
+    metadata of the file; without it, clips have no times.
     """
 
     argument = "visual_features"
     column = "visual_features"
     column_names = ("visual_features", "features")
+    length_column = "num_features"
     input_names = ("visual_features", "visual_attention_mask")
     slot = "feature_extractor"
     item_key = "features"
@@ -77,6 +87,16 @@ class VisualFeaturesModality(Modality):
         if expected is not None:
             self.part.encoder_name, self.part.encoder_fingerprint = expected.name, expected.fingerprint
 
+    @classmethod
+    def check_column(cls, feature: Any, name: str) -> None:
+        """See `Modality.check_column`; files are read from folders alone."""
+        if getattr(feature, "dtype", None) == "string":
+            raise ValueError(
+                f"The column {cls.column} of the data set {name} names files, which are read from a folder on disk. "
+                f"Download it: hf download {name} --repo-type dataset --local-dir FOLDER. Then name that folder."
+            )
+        super().check_column(feature, name)
+
     def is_one(self, clips: Any) -> bool:
         return is_one_clip(clips)
 
@@ -86,20 +106,10 @@ class VisualFeaturesModality(Modality):
     def open(
         self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """See `Modality.open`; a part needs the number of features per second."""
+        """See `Modality.open`; the `rate` of a file that states it is not needed, and takes its place if given."""
         features = self.part.read(source)
-        first, last = 0, len(features)
-        if start is not None or end is not None:
-            if rate is None:
-                raise ValueError(
-                    f"{name_of(source)} has no times: `start` and `end` need `source_fps`, its features per second."
-                )
-            first = math.ceil((start or 0.0) * rate - TOLERANCE)
-            last = last if end is None else min(math.ceil(end * rate - TOLERANCE), last)
-        if last <= first:
-            raise ValueError(
-                f"{name_of(source)} has no feature from {start or 0:g} to {end} s: it has {len(features)}."
-            )
+        rate = features_per_second(source) if rate is None else rate
+        first, last = part_of_features(len(features), start, end, rate, name_of(source))
         indices = self.part.sample_feature_indices(last - first)
         metadata = {
             "fps": rate,
@@ -114,8 +124,11 @@ class VisualFeaturesModality(Modality):
         return self.part.pad(values)
 
     def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:
-        features = self.part.read(row[self.column])
-        return ClipValues(features if sample is None else features[sample(len(features), None)])
+        source = row[self.column]
+        features = self.part.read(source)
+        stated = row.get(RATE_KEY)
+        rate = features_per_second(source) if stated is None else check_rate(stated, name_of(source))
+        return ClipValues(features if sample is None else features[sample(len(features), rate)], rate)
 
     def count(self, row: dict[str, Any]) -> int:
         return self.part.count(row[self.column])

@@ -59,11 +59,20 @@ class VideoModality(Modality):
 
     @classmethod
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> FLaLLMVideoProcessor:
+        """See `Modality.build_part`; image and video models of transformers say in `frame_settings` of their
+        configuration how they expect frames, of which the arguments then choose only the margin of the crop."""
+        crop_size, frame_size, normalisation = arguments.crop_size, arguments.frame_size, {}
+        settings = getattr(encoder_config, "frame_settings", None)
+        if settings is not None:
+            crop_size = settings["size"]
+            frame_size = round(crop_size * arguments.frame_size / arguments.crop_size)
+            normalisation = {name: settings[name] for name in ("image_mean", "image_std")}
         return FLaLLMVideoProcessor(
-            size={"height": arguments.frame_size, "width": arguments.frame_size},
-            crop_size={"height": arguments.crop_size, "width": arguments.crop_size},
+            size={"height": frame_size, "width": frame_size},
+            crop_size={"height": crop_size, "width": crop_size},
             frame_sampling_rate=arguments.frame_sampling_rate,
             max_num_frames=arguments.max_num_frames,
+            **normalisation,
         )
 
     @classmethod

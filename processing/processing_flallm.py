@@ -2,6 +2,7 @@
 """Turns videos and sentences into the inputs of FLaLLM, and token ids back into sentences."""
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 from transformers.feature_extraction_utils import BatchFeature
 
 from .modalities_slt import OneModalityProcessor
+from .spoken_languages_slt import spoken_language_name
 
 TARGET_TEXT_ARGUMENTS = ("padding", "truncation", "max_length", "pad_to_multiple_of", "add_special_tokens")
 # Processors of transformers also take arguments in these groups, as in `videos_kwargs={"fps": 5}`.
 ARGUMENT_GROUPS = ("common_kwargs", "text_kwargs", "videos_kwargs")
 OTHER_INPUTS = ("images", "audio")
 IGNORED_LABEL = -100
+DEFAULT_SPOKEN_LANGUAGE = "the spoken language"
 
 
 class FLaLLMProcessor(OneModalityProcessor):
@@ -29,17 +32,33 @@ class FLaLLMProcessor(OneModalityProcessor):
     Sentences are first normalised to Unicode NFKC: on loading, the tokenizers of mBART and others lose the normaliser
     they were trained with, and would turn decomposed umlauts or full-width letters into unknown tokens.
 
+    `prompt` is for models with `has_prompt` in their configuration, which read it before the visual tokens: SpaMo's is
+    "Translate the given sentence into {spoken_language}.", in which `{spoken_language}` stands for the English name of
+    `spoken_language`, the language of the sentences: a tag such as "de" or a name such as "German".
+
     Example: `processor(videos=["clip.mp4"], text_target=["it rains in the north"], return_tensors="pt")`
     """
 
-    def __init__(self, video_processor=None, tokenizer=None, feature_extractor=None):
+    def __init__(
+        self,
+        video_processor=None,
+        tokenizer=None,
+        feature_extractor=None,
+        prompt: str | None = None,
+        spoken_language: str = DEFAULT_SPOKEN_LANGUAGE,
+    ):
         super().__init__(tokenizer, video_processor=video_processor, feature_extractor=feature_extractor)
         if tokenizer.pad_token_id is None:
             raise ValueError("The tokenizer needs a padding token: set `tokenizer.pad_token`.")
+        if not isinstance(prompt, str | None):
+            raise ValueError(f"`prompt` must be a text, or None for models that read none, got {prompt!r}.")
+        self.prompt = prompt
+        self.spoken_language = spoken_language_name(spoken_language)
 
     @property
     def model_input_names(self) -> list[str]:
-        return [*self.modality.part.model_input_names, "labels"]
+        of_prompt = [] if self.prompt is None else ["prompt_ids", "prompt_attention_mask"]
+        return [*self.modality.part.model_input_names, *of_prompt, "labels"]
 
     def __call__(
         self,
@@ -47,6 +66,8 @@ class FLaLLMProcessor(OneModalityProcessor):
         text: None = None,
         text_target: str | list[str] | tuple[str, ...] | None = None,
         visual_features: Any = None,
+        num_visual_tokens: Sequence[int] | None = None,
+        spoken_language: str | Sequence[str | None] | None = None,
         return_tensors: str | None = None,
         **kwargs,
     ) -> BatchFeature:
@@ -54,20 +75,25 @@ class FLaLLMProcessor(OneModalityProcessor):
 
         Returns `pixel_values_videos` (batch, frames, 3, height, width) and `pixel_attention_mask` (batch, frames) with
         `videos`, `visual_features` (batch, features, feature_size) and `visual_attention_mask` (batch, features) with
-        `visual_features`, and `labels` (batch, tokens), padded with -100, with `text_target`, the sentences. Other
-        arguments go to what reads the clips (`start`, `end`, `frame_sampling_rate`, ...; `max_num_features`) or to the
-        tokenizer (`padding`, `truncation`, `max_length`, `pad_to_multiple_of`, `add_special_tokens`). Raises
-        `ValueError` if neither is given, for clips of another modality, for `text`, which is the prompt of models that
-        read one, for an empty sentence and for more or fewer sentences than videos, `TypeError` for unknown
+        `visual_features`, and `labels` (batch, tokens), padded with -100, with `text_target`, the sentences. A
+        processor with a `prompt` also returns `prompt_ids` and `prompt_attention_mask` (batch, tokens), padded on the
+        right, with the tokenizer's special tokens; `spoken_language` names the language in all prompts, or in each of
+        them, by tag or by name (None: the processor's own), and `num_visual_tokens`, in place of clips, is the number
+        of visual tokens of each, for cached features.
+
+        Other arguments go to what reads the clips (`start`, `end`, `frame_sampling_rate`, ...; `max_num_features`) or
+        to the tokenizer for the sentences (`padding`, `truncation`, `max_length`, `pad_to_multiple_of`,
+        `add_special_tokens`). Raises `ValueError` if nothing is given, for clips of another modality, for `text`, for
+        an empty sentence, for more or fewer sentences or languages than videos, for a language or
+        `num_visual_tokens` without a prompt, and for clips and `num_visual_tokens` together, `TypeError` for unknown
         arguments."""
         if text is not None:
-            raise ValueError(
-                "`text` is the prompt of a model that reads one, and FLa-LLM reads none. Pass the sentences as "
-                "`text_target`."
-            )
+            raise ValueError(self._why_no_text())
         clips = self.take_clips(kwargs, videos=videos, visual_features=visual_features)
-        if clips is None and text_target is None:
+        if clips is None and text_target is None and (num_visual_tokens is None or self.prompt is None):
             raise ValueError(f"Pass `{self.modality.argument}`, `text_target` (their sentences), or both; got neither.")
+        if clips is not None and num_visual_tokens is not None:
+            raise ValueError(f"Pass either `{self.modality.argument}` or, for cached features, `num_visual_tokens`.")
         kwargs = ungrouped_arguments(kwargs)
         return_tensors = kwargs.pop("return_tensors", return_tensors)
         text_arguments = {name: kwargs.pop(name) for name in TARGET_TEXT_ARGUMENTS if name in kwargs}
@@ -76,12 +102,62 @@ class FLaLLMProcessor(OneModalityProcessor):
         if clips is None and kwargs:
             raise TypeError(f"Unknown arguments for `text_target` alone: {sorted(kwargs)}.")
         sentences = None if text_target is None else normalised_sentences(text_target)
-        if clips is not None and sentences is not None:
-            check_one_sentence_per_video(len(clips), len(sentences))
+        counted = num_visual_tokens if clips is None else clips
+        if counted is not None and sentences is not None:
+            check_one_sentence_per_video(len(counted), len(sentences))
         data = {} if clips is None else dict(self.modality.part(clips, **kwargs))
+        data |= self._prompt_inputs(len(sentences if counted is None else counted), spoken_language)
         if sentences is not None:
             data["labels"] = self._labels(sentences, **text_arguments)
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+
+    def _why_no_text(self) -> str:
+        if self.prompt is None:
+            return (
+                "`text` is the prompt of a model that reads one, and FLa-LLM reads none. Pass the sentences as "
+                "`text_target`."
+            )
+        return "The processor writes its own `prompt`: leave `text` out. Pass the sentences as `text_target`."
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Number of tokens of the prompt, 0 without one."""
+        return len(self._prompts([self.spoken_language])["input_ids"][0]) if self.prompt is not None else 0
+
+    def _prompt_inputs(
+        self, num_prompts: int, spoken_language: str | Sequence[str | None] | None
+    ) -> dict[str, torch.Tensor]:
+        """Return `prompt_ids` and `prompt_attention_mask` (batch, tokens), nothing without a prompt."""
+        if self.prompt is None:
+            if spoken_language is not None:
+                raise ValueError(
+                    "`spoken_language` goes into a prompt, and this processor has none. Leave it out, or set `prompt`."
+                )
+            return {}
+        languages = self._language_names(num_prompts, spoken_language)
+        encoded = self._prompts(languages, padding=True, padding_side="right", return_tensors="pt")
+        return {"prompt_ids": encoded["input_ids"], "prompt_attention_mask": encoded["attention_mask"]}
+
+    def _prompts(self, languages: list[str], **options: Any) -> Any:
+        """Tokenise the prompt for each of these languages, with the special tokens of the tokenizer."""
+        texts = [self.prompt.replace("{spoken_language}", language) for language in languages]
+        texts = [unicodedata.normalize("NFKC", text) for text in texts]
+        return self.tokenizer(texts, return_attention_mask=True, **options)
+
+    def _language_names(self, num_prompts: int, spoken_language: str | Sequence[str | None] | None) -> list[str]:
+        """Return the name of the language for each prompt, the processor's own for None and an empty field."""
+        given = spoken_language if isinstance(spoken_language, list | tuple) else [spoken_language] * num_prompts
+        if not all(each is None or isinstance(each, str) for each in given):
+            raise ValueError(
+                "`spoken_language` must be a tag such as 'de', a name such as 'German', or a list with one for each "
+                f"video, got {spoken_language!r}."
+            )
+        if len(given) != num_prompts:
+            raise ValueError(
+                f"`spoken_language` names one language, or one for each video, got {len(given)} languages and "
+                f"{num_prompts} videos."
+            )
+        return [spoken_language_name(each) if each else self.spoken_language for each in given]
 
     def _labels(self, sentences: list[str], padding: bool | str = True, **text_arguments) -> torch.Tensor:
         """Tokenise target sentences to int64 labels (batch, tokens), -100 at padded positions."""

@@ -11,16 +11,15 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from .chat_template_slt import PLAIN_CHAT_TEMPLATE, render_chat, with_text_contents
 from .processing_flallm import (
+    DEFAULT_SPOKEN_LANGUAGE,
     IGNORED_LABEL,
     FLaLLMProcessor,
     check_one_sentence_per_video,
     normalised_sentences,
     ungrouped_arguments,
 )
-from .spoken_languages_slt import spoken_language_name
 
 DEFAULT_PROMPT = "Translate this sign language video into {spoken_language}."
-DEFAULT_SPOKEN_LANGUAGE = "the spoken language"
 
 # What to do where a prompt does not hold its video once: one of ours, and one that was passed as `text`.
 OWN_PROMPT_ADVICE = "`prompt` must not hold it, and the chat template must keep what the user says."
@@ -36,7 +35,8 @@ class LlavaSltProcessor(FLaLLMProcessor):
     template if it has one. The sentence, normalised to Unicode NFKC, and the tokenizer's end token follow. Rows are
     padded on the left.
 
-    `word_window_stride` must be that of the model's visual encoder, and 1 for visual features. `prompt` is the
+    `word_window_stride` must be that of the model's visual encoder, and 1 for visual features; `token_steps` takes its
+    place for encoders that count otherwise, see `set_token_steps`. `prompt` is the
     instruction, in which `{spoken_language}` stands for the English name of `spoken_language`, the language of the
     sentences: a tag such as "de" or a name such as "German". The paper's prompt is not known to us; this one is ours.
     The placeholder `video_token` is added to the tokenizer if it lacks it, and a tokenizer without a padding token pads
@@ -55,6 +55,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
         prompt: str = DEFAULT_PROMPT,
         spoken_language: str = DEFAULT_SPOKEN_LANGUAGE,
         chat_template: str | None = None,
+        token_steps: list[list[int | None]] | None = None,
     ):
         if tokenizer.eos_token_id is None:
             raise ValueError("The tokenizer needs an end token: set `tokenizer.eos_token`.")
@@ -63,13 +64,12 @@ class LlavaSltProcessor(FLaLLMProcessor):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.add_tokens([AddedToken(video_token, special=True, normalized=False)], special_tokens=True)
-        super().__init__(video_processor, tokenizer, feature_extractor)
+        super().__init__(video_processor, tokenizer, feature_extractor, prompt, spoken_language)
         # Saved beside the tokenizer, from which it comes.
         self.chat_template = chat_template or tokenizer.chat_template
         self.word_window_stride = word_window_stride
+        self.token_steps = token_steps
         self.video_token = video_token
-        self.prompt = prompt
-        self.spoken_language = spoken_language_name(spoken_language)
         self._around_own_video(self.spoken_language)  # raises if the prompt cannot work
 
     @property
@@ -179,7 +179,22 @@ class LlavaSltProcessor(FLaLLMProcessor):
 
     def get_num_visual_tokens(self, num_frames: int) -> int:
         """Number of placeholders in the prompt of a clip with this many frames after sampling."""
-        return (num_frames + self.word_window_stride - 1) // self.word_window_stride
+        if self.token_steps is None:
+            return (num_frames + self.word_window_stride - 1) // self.word_window_stride
+        num_tokens = num_frames
+        for add, divide, multiply, least in self.token_steps:
+            num_tokens = (num_tokens + add) // divide
+            num_tokens = (num_tokens if least is None else max(num_tokens, least)) * multiply
+        return num_tokens
+
+    def set_token_steps(self, token_steps: Sequence[Sequence[int | None]]) -> None:
+        """Count visual tokens as the model's sign encoder does, by its `get_token_steps`."""
+        steps = [list(step) for step in token_steps if list(step[:3]) != [0, 1, 1]]
+        stride = steps[0][1] if steps else 1
+        if steps in ([], [[stride - 1, stride, 1, None]]):  # word-like windows, as always
+            self.word_window_stride, self.token_steps = stride, None
+        else:
+            self.token_steps = steps
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -235,19 +250,7 @@ class LlavaSltProcessor(FLaLLMProcessor):
     def _own_prompts(
         self, num_visual_tokens: Sequence[int], spoken_language: str | Sequence[str | None] | None
     ) -> list[list[int]]:
-        num_prompts = len(num_visual_tokens)
-        given = spoken_language if isinstance(spoken_language, list | tuple) else [spoken_language] * num_prompts
-        if not all(each is None or isinstance(each, str) for each in given):
-            raise ValueError(
-                "`spoken_language` must be a tag such as 'de', a name such as 'German', or a list with one for each "
-                f"video, got {spoken_language!r}."
-            )
-        languages = [self.spoken_language if each is None else spoken_language_name(each) for each in given]
-        if len(languages) != num_prompts:
-            raise ValueError(
-                f"`spoken_language` names one language, or one for each video, got {len(languages)} languages and "
-                f"{num_prompts} videos."
-            )
+        languages = self._language_names(len(num_visual_tokens), spoken_language)
         around = {language: self._around_own_video(language) for language in set(languages)}
         return [
             self._with_video(*around[language], count)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from video_files import counting_frames, write_video
 
@@ -202,6 +203,24 @@ def make_frame_folders(
     for split, index in _clips(num_clips):
         _write_pictures(folder / split / f"clip{index}", frame_size, num_frames, "frame{}.jpg", 1)
         rows.append({"file": f"{split}/clip{index}", "text": sentence(ENGLISH), "split": split})
+    _write_table(folder / "clips.csv", rows)
+    return folder
+
+
+def make_features(
+    folder: Path,
+    num_clips: Mapping[str, int] = NUM_CLIPS,
+    frame_size: tuple[int, int] = (48, 40),
+    num_frames: tuple[int, int] = (6, 14),
+) -> Path:
+    """A spreadsheet `clips.csv`, and for each clip a `.npy` file (frames, pixels) in a folder of its split."""
+    rows = []
+    for split, index in _clips(num_clips):
+        path = folder / "features" / PHOENIX_NAMES[split] / f"clip{index}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (random.randint(*num_frames), frame_size[0] * frame_size[1])
+        np.save(path, np.random.standard_normal(shape).astype(np.float32))
+        rows.append({"file": f"clip{index}", "text": sentence(ENGLISH), "split": split})
     _write_table(folder / "clips.csv", rows)
     return folder
 

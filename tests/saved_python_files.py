@@ -19,6 +19,7 @@ PROCESSOR_FILES = {
     "modality_video_slt.py",
     "processing_flallm.py",
     "sampling_slt.py",
+    "spoken_languages_slt.py",
     "video_container_slt.py",
     "video_decoding_slt.py",
     "video_download_slt.py",

@@ -62,7 +62,6 @@ MODEL_FILES = WITH_AN_ENCODER | {
 PROMPTED_PROCESSOR_FILES = PROCESSOR_FILES | {
     "chat_template_slt.py",
     "processing_llava_slt.py",
-    "spoken_languages_slt.py",
 }
 
 LOAD_EVERYTHING = """

@@ -88,7 +88,7 @@ def test_two_forms_of_a_video_are_refused_beside_encoder_outputs():
 
 @pytest.mark.parametrize("shape", [(2, 5, 23), (5, 24), (2, 5, 24, 1)])
 def test_visual_features_of_the_wrong_shape_are_refused(shape):
-    message = f"`visual_features` must have the shape (batch, tokens, 24), got {shape}."
+    message = f"`visual_features` must have the shape (batch, features, 24), got {shape}."
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny_model()(visual_features=torch.randn(shape), decoder_input_ids=torch.ones(2, 1, dtype=torch.long))
 

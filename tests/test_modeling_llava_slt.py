@@ -469,17 +469,17 @@ def test_wrong_inputs_of_the_translation_model():
             call(**batch, visual_features=cached["visual_features"])
         with error_texts("Each prompt needs one video, got 1 prompts, 2 videos."):
             call(**{**batch, **{name: value[:1] for name, value in prompt.items()}})
-        with error_texts("`visual_features` must have the shape (batch, words, 16), got (2, 5, 15)."):
+        with error_texts("`visual_features` must have the shape (batch, features, 16), got (2, 5, 15)."):
             call(**{**cached, "visual_features": cached["visual_features"][..., 1:]})
-        with error_texts("`visual_attention_mask` must have the shape (batch, words) = (2, 5), got (2, 4)."):
+        with error_texts("`visual_attention_mask` must have the shape (batch, features) = (2, 5), got (2, 4)."):
             call(**{**cached, "visual_attention_mask": cached["visual_attention_mask"][:, 1:]})
         with error_texts("Pass `input_ids`, the prompt with a placeholder for each word-like token."):
             call(**{name: batch[name] for name in VIDEO})
         fewer = batch["input_ids"].masked_fill(batch["input_ids"] == VIDEO_TOKEN, PAD)
         with error_texts(
-            f"Prompt 0 of the batch has 0 placeholders (token {VIDEO_TOKEN}), but its video gives 5 word-like tokens. "
-            "LlavaSltProcessor writes one for each: set its `word_window_stride` to the model's, 2, and do not "
-            "truncate the prompt."
+            f"Prompt 0 of the batch has 0 placeholders (token {VIDEO_TOKEN}), but its video gives 5 visual tokens. "
+            "LlavaSltProcessor writes one for each: let it count as the model does, "
+            "`processor.set_token_steps(model.vision_model.get_token_steps())`, and do not truncate the prompt."
         ):
             call(**{**batch, "input_ids": fewer})
     num_tokens = batch["input_ids"].shape[1]
@@ -539,5 +539,8 @@ def test_wrong_text_models(tmp_path):
         load(f"{tmp_path}/nothing", str(tmp_path), video_token_id=1)
     language_model = tmp_path / "language_model"
     AutoModelForCausalLM.from_config(tiny_language_model_config("llama")).save_pretrained(language_model)
-    with error_texts("got model type 'llama'. Train stage 2 first, or name its output folder."):
+    with error_texts(
+        "got model type 'llama'. That is neither a sign encoder nor an image or video model: its model LlamaModel "
+        "takes `input_ids`. Train stage 2 first, or name its output folder."
+    ):
         load(str(language_model), str(language_model), video_token_id=1)

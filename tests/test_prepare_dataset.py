@@ -556,8 +556,8 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
             (command(source, new, num_workers=10**9), f"--num_workers must be from 1 to {most}, got {10**9}."),
         (command(source, new, frames_per_second=0), "--frames_per_second must be from 1 to 1000, got 0.0."),
         (command(source, new, push_to_hub="me"), "--push_to_hub must be OWNER/NAME, such as me/phoenix14t, got 'me'."),
-        (command(source, new, corpus="phoenix"), "--corpus must be one of csl_daily, frame_folders, gfslt_labels, "
-         "how2sign, openasl, phoenix14t, table, got 'phoenix'."),
+        (command(source, new, corpus="phoenix"), "--corpus must be one of csl_daily, features, frame_folders, "
+         "gfslt_labels, how2sign, openasl, phoenix14t, table, got 'phoenix'."),
         (command(source, new, dataset_license="My own!"), "--dataset_license must be a licence as the Hub writes it, "
          "such as cc-by-4.0 or other, got 'My own!'."),
     ]  # fmt: skip
@@ -673,7 +673,7 @@ def test_a_video_that_ends_its_process_costs_itself_only(source, tmp_path):
     (tmp_path / "train").mkdir()
     paths = [EndsItsProcess(), *(video(source / f"{index}.mp4") for index in range(2))]
     tasks = [
-        VideoTask("train", path, f"{index}.mp4", tmp_path / "train", tmp_path, None, ((None, None),))
+        VideoTask("train", path, f"{index}.mp4", tmp_path / "train", tmp_path, ((None, None),), None)
         for index, path in enumerate(paths)
     ]
     outcomes = {task.file_name: outcome for task, outcome in run_tasks(tasks, num_workers=2)}
@@ -687,7 +687,7 @@ def test_an_output_folder_that_is_removed_is_no_fault_of_a_clip(gone, source, tm
     for name in {"train", "work"} - {gone}:
         (tmp_path / name).mkdir()
     path = video(source / "a.mp4")
-    task = VideoTask("train", path, "a.mp4", tmp_path / "train", tmp_path / "work", None, ((None, None),))
+    task = VideoTask("train", path, "a.mp4", tmp_path / "train", tmp_path / "work", ((None, None),), None)
     text = f"[Errno 2] The folder was removed while it was filled: '{tmp_path / gone}'"
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(text)}$"):
         list(run_tasks([task], num_workers=1))

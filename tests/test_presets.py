@@ -36,11 +36,14 @@ SOURCE = re.compile(r"paper, (section \d\.\d|abstract)|sltbaselines, [\w./-]+|ou
 RECIPES = sorted(name for name in preset_names() if not name.startswith("quickstart"))
 # Of the stages that read videos, each with the one that goes on from its checkpoint.
 STAGES_OF_VIDEOS = [
-    (f"{prefix}_{stage.vision_stage}", f"{prefix}_{stage.name}")
+    (first, second)
     for system in SYSTEMS.values()
-    for prefix in system.recipe_prefixes
     for stage in system.stages
+    for second in system.presets
+    for first in system.presets
     if stage.vision_stage is not None
+    and second.endswith(f"_{stage.name}")
+    and first == second.replace(stage.name, stage.vision_stage)
 ]
 # Of mBART's vocabulary, trimmed to the target language of PHOENIX14T by the authors' earlier work, GFSLT-VLP.
 PHOENIX14T_VOCABULARY_SIZE = 2454

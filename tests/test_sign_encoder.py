@@ -35,15 +35,15 @@ def test_the_shortest_clip_gives_a_token_and_one_frame_less_is_refused():
 
 
 def test_a_mask_of_visual_features_that_does_not_fit_them_is_refused():
-    message = "`visual_attention_mask` must have the shape (batch, tokens) = (2, 5), got (2, 4)."
+    message = "`visual_attention_mask` must have the shape (batch, features) = (2, 5), got (2, 4)."
     with pytest.raises(ValueError, match=re.escape(message)):
         tiny_model().encode(visual_features=torch.randn(2, 5, 24), visual_attention_mask=torch.ones(2, 4))
 
 
 def test_the_mask_of_visual_features_is_boolean_and_all_true_where_there_is_none():
     features, mask = torch.randn(2, 5, 3), torch.randint(0, 2, (2, 5))
-    assert torch.equal(checked_visual_mask(features, mask, 3, "tokens"), mask == 1)
-    assert torch.equal(checked_visual_mask(features, None, 3, "tokens"), torch.ones(2, 5) == 1)
+    assert torch.equal(checked_visual_mask(features, mask, 3), mask == 1)
+    assert torch.equal(checked_visual_mask(features, None, 3), torch.ones(2, 5) == 1)
 
 
 @pytest.mark.parametrize(

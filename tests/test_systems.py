@@ -89,16 +89,14 @@ def test_a_row_names_stages_commands_and_presets_that_there_are(system):
         command, rest = find_command(stage.command.split()[1:])
         assert rest == [] and command.module == f"stages.{stage.name}"
         assert command.summary == help_of_stage(stage.name)
-        assert {f"{prefix}_{stage.name}" for prefix in system.recipe_prefixes} <= set(preset_names())
         assert stage.vision_stage in (None, *(each.name for each in system.stages[: system.stages.index(stage)]))
         assert bool(stage.card) == (stage.leaves != LANGUAGE_MODEL)
     assert system.last_stage.leaves == TRANSLATOR
+    assert set(system.presets) <= set(preset_names())
 
 
 def test_every_preset_is_of_a_row():
-    of_rows = {
-        f"{prefix}_{stage.name}" for row in SYSTEMS.values() for prefix in row.recipe_prefixes for stage in row.stages
-    }
+    of_rows = {preset for row in SYSTEMS.values() for preset in row.presets}
     assert set(preset_names()) - of_rows == {"quickstart_language_model"}
 
 
@@ -146,7 +144,7 @@ def card_of_third() -> str:
             base_models={"text_model": "gpt2"},
             base_model_ids=[],
             settings=settings,
-            follows_sltbaselines=False,
+            recipe="third",
             stage1={"is_whole": True, "deviations": [], "training": {}},
             training=training,
             **languages,

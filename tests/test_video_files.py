@@ -36,4 +36,4 @@ def test_raw_corpora_find_every_kind_of_video_and_nothing_of_macos(tmp_path):
     for name in ("a.MTS", "b.wmv", "._b.wmv", "notes.txt", "__MACOSX/c.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"\0")
-    assert sorted(path.name for path in FilesBelow(tmp_path).videos()) == ["a.MTS", "b.wmv"]
+    assert sorted(path.name for path in FilesBelow(tmp_path).clips()) == ["a.MTS", "b.wmv"]

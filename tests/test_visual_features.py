@@ -293,7 +293,7 @@ def test_the_encoder_returns_what_it_is_given(tmp_path):
     garbage = batch["visual_features"].masked_fill(batch["visual_attention_mask"][..., None] == 0, 1e4)
     assert torch.equal(encoder(garbage, batch["visual_attention_mask"]).last_hidden_state, batch["visual_features"])
     assert encoder.get_num_tokens(7) == 7 and encoder.get_min_num_frames() == 1
-    with error_texts("`visual_features` must have the shape (batch, tokens, 6), got (2, 8, 5)."):
+    with error_texts("`visual_features` must have the shape (batch, features, 6), got (2, 8, 5)."):
         encoder(batch["visual_features"][..., 1:])
     encoder.half().save_pretrained(tmp_path)
     assert encoder.dtype == torch.float16 and isinstance(AutoModel.from_pretrained(tmp_path), VisualFeaturesEncoder)

@@ -372,7 +372,7 @@ def test_the_card_names_the_paper_the_stages_and_what_is_ours(tmp_path):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"vision_model_name_or_path": causal_language_model}, "got model type 'llama'. Train stage 2 first,"),
+        ({"vision_model_name_or_path": causal_language_model}, "takes `input_ids`. Train stage 2 first,"),
         ({"text_model_name_or_path": language_model}, "got model type 'mbart'"),
         (
             {"text_model_name_or_path": contrastive_model},

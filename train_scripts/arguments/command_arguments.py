@@ -115,20 +115,21 @@ class PrepareArguments:
     source: str = field(metadata={"help": "Folder of the raw corpus. Nothing in it is changed."})
     output_dir: str = field(metadata={"help": "New or empty folder, or that of an interrupted run to resume."})
     videos: str | None = field(
-        default=None, metadata={"help": "Folder of the videos or frames. Default: the usual place below --source."}
+        default=None,
+        metadata={"help": "Folder of the videos, frames or features. Default: the usual place below --source."},
     )
     table: str | None = field(
         default=None,
         metadata={
-            "help": "For table and frame_folders: the CSV or TSV file, if --source holds several; for table also the "
-            "subtitles (srt, vtt) or ELAN annotations (eaf, or a tab-delimited export) of one video."
+            "help": "For table, frame_folders and features: the CSV or TSV file, if --source holds several; for table "
+            "also the subtitles (srt, vtt) or ELAN annotations (eaf, or a tab-delimited export) of one video."
         },
     )
     columns: list[str] = field(
         default_factory=list,
         metadata={
-            "help": f"For table and frame_folders: the table's names for the columns {', '.join(COLUMN_NAMES)}, as in "
-            "text=Satz file=Datei."
+            "help": f"For tables: their names for the columns {', '.join(COLUMN_NAMES)} and, for features, "
+            "features_per_second, as in text=Satz file=Datei."
         },
     )
     tier: str | None = field(
@@ -140,6 +141,17 @@ class PrepareArguments:
     )
     frames_per_second: float | None = field(
         default=None, metadata={"help": "Of folders of pictures. Default: the corpus's own frame rate."}
+    )
+    features_per_second: float | None = field(
+        default=None,
+        metadata={
+            "help": "For features: the frame rate of their videos, divided by the frames from one feature to the next. "
+            "Default: as the files state it."
+        },
+    )
+    features_layer: int | None = field(
+        default=None,
+        metadata={"help": "For features of several layers: which one to keep, counted from 0; -1 is the last."},
     )
     sign_language: str | None = field(
         default=None, metadata={"help": "ISO 639-3 code of the sign language. Default: the corpus's."}
@@ -173,6 +185,8 @@ class PrepareArguments:
             raise ValueError(f"--quality must be from 0 to 35, got {self.quality}.")
         if self.frames_per_second is not None and not 1 <= self.frames_per_second <= 1000:
             raise ValueError(f"--frames_per_second must be from 1 to 1000, got {self.frames_per_second}.")
+        if self.features_per_second is not None and not 0 < self.features_per_second <= 1000:
+            raise ValueError(f"--features_per_second must be above 0 and at most 1000, got {self.features_per_second}.")
         check_num_workers("--num_workers", self.num_workers)
         check_repo_id("push_to_hub", self.push_to_hub, "me/phoenix14t")
         check_license("dataset_license", self.dataset_license, "cc-by-4.0 or other")

@@ -143,7 +143,9 @@ COMMANDS = {
     ),
     "translate": Command("commands.translate", "Translate sign language videos.", (TranslateArguments,)),
     "prepare": Command(
-        "commands.prepare_dataset", "Make a video folder from a raw corpus or a spreadsheet.", (PrepareArguments,)
+        "commands.prepare_dataset",
+        "Make a video folder from a raw corpus or a spreadsheet, or a folder of ready-made features.",
+        (PrepareArguments,),
     ),
     "inspect": Command("commands.inspect_dataset", "Look at a data set before training.", (InspectArguments,)),
     "features": Command(

@@ -105,6 +105,8 @@ RANGES: dict[str, Range] = {
     "label_smoothing": SHARE_BELOW_ONE,
     "word_presence_loss_weight": WEIGHT,
     "word_alignment_weight": WEIGHT,
+    "visual_text_alignment_weight": WEIGHT,
+    "alignment_warm_up_steps": COUNT_OR_NONE,
     "temperature": ABOVE_ZERO,
     "memory_bank_size": COUNT_OR_NONE,
     "mask_probability": SHARE,

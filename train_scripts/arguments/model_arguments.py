@@ -1,9 +1,12 @@
 """Arguments for parts of models that several stages share. Imports nothing heavy; three methods do."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from .encoder_arguments import ENCODER_ROWS, EncoderRow
+from .flag_values import DTYPES
+
+POOLINGS = ("pooler", "class", "mean", "patches")  # a test checks that they are those of PretrainedVisionConfig
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -41,6 +44,140 @@ class FrameEncoderArguments:
 
 
 @dataclass
+class LoadedEncoderArguments:
+    """A visual encoder that is trained already: one of ours, or any image or video models of transformers."""
+
+    vision_model_name_or_path: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of the visual encoder: of an earlier stage, or of an image or video model of "
+            "transformers, such as facebook/dinov2-small. Several names give one encoder of all of them, side by side. "
+            "Frames then have the size of these models, of which --frame_size and --crop_size only choose the margin "
+            "of the crop."
+        },
+    )
+    vision_pooling: str | None = field(
+        default=None,
+        metadata={
+            "help": "Image and video models: pooler, class, mean or patches, one for all. Default: what each is made "
+            "for."
+        },
+    )
+    vision_scales: list[int] = field(
+        default_factory=lambda: [1],
+        metadata={"help": "Image models: 1 2 also sees each frame twice as large, in four tiles (S2)."},
+    )
+    vision_window_stride: int | None = field(
+        default=None, metadata={"help": "Video models: sampled frames between windows. Default: half a window."}
+    )
+    vision_dtype: str | None = field(
+        default=None, metadata={"help": "Dtype of the loaded encoder: float32, bfloat16 or float16. Default: float32."}
+    )
+    vision_attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention of image and video models: eager, sdpa or flash_attention_2."}
+    )
+    projection_size: int = field(
+        default=0, metadata={"help": "Width of a new linear layer behind a loaded encoder; 0 is none."}
+    )
+
+    def check_loaded_encoder(self) -> None:
+        """
+        Raises:
+            ValueError: for flags that need a loaded encoder where there is none, and unknown values.
+        """
+        if isinstance(self.vision_model_name_or_path, str):
+            self.vision_model_name_or_path = [self.vision_model_name_or_path]
+        if self.vision_dtype is not None and self.vision_dtype not in DTYPES:
+            raise ValueError(f"--vision_dtype must be {', '.join(DTYPES)}, got {self.vision_dtype!r}.")
+        if self.vision_pooling is not None and self.vision_pooling not in POOLINGS:
+            raise ValueError(f"--vision_pooling must be {', '.join(POOLINGS)}, got {self.vision_pooling!r}.")
+        if self.vision_model_name_or_path is None:
+            given = [
+                each.name for each in fields(LoadedEncoderArguments) if getattr(self, each.name) not in (None, [1], 0)
+            ]
+            given += ["vision_lora"] if self.vision_lora else []
+            if given:
+                raise ValueError(f"--{given[0]} goes with --vision_model_name_or_path, which is not given.")
+        elif self.vision_lora and self.vision_dtype not in (None, "float32"):
+            raise ValueError(f"--vision_lora True trains in float32; leave out --vision_dtype {self.vision_dtype}.")
+
+    def load_encoder(self, how_to_get_one: str, **temporal_module: Any) -> "SignEncoder":
+        """
+        The loaded encoder, frozen unless it is trained, and behind it a new linear layer and temporal module, if there
+        are any.
+
+        Args:
+            how_to_get_one: advice for the error if there is none.
+            temporal_module: fields of `TemporalConfig`; without blocks there is no temporal module.
+
+        Raises:
+            ValueError: as `load_sign_encoder`.
+        """
+        import torch
+
+        from modeling_flallm.encoders_slt import load_sign_encoder, put_in_front_of_time
+
+        options = {"attn_implementation": self.vision_attn_implementation}
+        if self.vision_dtype is not None:
+            options["dtype"] = getattr(torch, self.vision_dtype)
+        encoder = load_sign_encoder(
+            self.vision_model_name_or_path,
+            how_to_get_one,
+            {
+                "pooling": self.vision_pooling,
+                "image_values": {"scales": self.vision_scales},
+                "video_values": {"window_stride": self.vision_window_stride},
+            },
+            **{name: value for name, value in options.items() if value is not None},
+        )
+        if self.freeze_visual_encoder and not self.vision_lora:
+            encoder.freeze()
+        if self.projection_size or temporal_module.get("temporal_blocks"):
+            encoder = put_in_front_of_time(encoder, projection_size=self.projection_size, **temporal_module)
+        return encoder
+
+
+@dataclass
+class EncoderTrainingArguments:
+    """What of a loaded visual encoder is trained."""
+
+    freeze_visual_encoder: bool = field(
+        default=True,
+        metadata={
+            "help": "Freeze the visual encoder of --vision_model_name_or_path (stage 2 of FLa-LLM: as in the paper)."
+        },
+    )
+    vision_lora: bool = field(
+        default=False,
+        metadata={"help": "Train low-rank adapters in its image and video models of transformers, in place of these."},
+    )
+
+
+@dataclass
+class NewTemporalArguments:
+    """A new temporal module behind a loaded visual encoder."""
+
+    temporal_blocks: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "New temporal module behind the loaded encoder: K5 = Conv1d kernel 5, P2 = pool 2. Default: none."
+        },
+    )
+    temporal_norm: str = field(default="batch_norm", metadata={"help": "batch_norm or layer_norm."})
+    visual_hidden_size: int | None = field(
+        default=None, metadata={"help": "Output width of the new temporal module. Default: its input's."}
+    )
+
+    def temporal_module(self) -> dict[str, Any]:
+        """Fields of `TemporalConfig`."""
+        return {
+            "temporal_blocks": self.temporal_blocks or [],
+            "temporal_norm": self.temporal_norm,
+            "hidden_size": self.visual_hidden_size,
+        }
+
+
+@dataclass
 class OtherClipsArguments(*ENCODER_ROWS):
     """Another kind of clips than videos, with the sign encoder for it."""
 
@@ -68,7 +205,18 @@ class OtherClipsArguments(*ENCODER_ROWS):
         config = self.other_encoder_config()
         return None if config is None else build_sign_encoder(config)
 
-    def check_one_start(self, vision_model_name_or_path: str | None) -> None:
+    def check_not_both(self) -> None:
+        """
+        Raises:
+            ValueError: for both a trained visual encoder and clips that bring their own.
+        """
+        if self.vision_model_name_or_path is not None and self.chosen_row is not None:
+            raise ValueError(
+                f"--vision_model_name_or_path is for videos, and with --{self.chosen_row.flag} there are none. Leave "
+                "out one of the two."
+            )
+
+    def check_one_start(self, vision_model_name_or_path: list[str] | None) -> None:
         """
         Raises:
             ValueError: for neither or both of a trained visual encoder and clips that bring their own.

@@ -4,15 +4,29 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..languages.languages import check_spoken_language
-from .encoder_arguments import all_flags
-from .model_arguments import AdapterArguments, FrameEncoderArguments, LoraArguments, OtherClipsArguments
+from .model_arguments import (
+    AdapterArguments,
+    EncoderTrainingArguments,
+    FrameEncoderArguments,
+    LoadedEncoderArguments,
+    LoraArguments,
+    NewTemporalArguments,
+    OtherClipsArguments,
+)
 
 # For LLaVA-SLT; a test checks that it equals the default of `LlavaSltProcessor`.
 PROMPT = "Translate this sign language video into {spoken_language}."
 
 
 @dataclass
-class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments, OtherClipsArguments):
+class VisualInitialingArguments(
+    AdapterArguments,
+    FrameEncoderArguments,
+    LoadedEncoderArguments,
+    EncoderTrainingArguments,
+    LoraArguments,
+    OtherClipsArguments,
+):
     """The visual encoder and Light-T."""
 
     stage_name: ClassVar[str] = "visual_initialing"
@@ -37,6 +51,8 @@ class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments, OtherCl
             raise ValueError(
                 f"--imagenet_weights is for a visual encoder; with --{self.chosen_row.flag} there is none."
             )
+        self.check_loaded_encoder()
+        self.check_not_both()
         if self.light_hidden_size % self.light_attention_heads:
             raise ValueError(
                 f"--light_hidden_size must be a multiple of --light_attention_heads, got {self.light_hidden_size} and "
@@ -45,33 +61,55 @@ class VisualInitialingArguments(AdapterArguments, FrameEncoderArguments, OtherCl
 
 
 @dataclass
-class LLMFineTuningArguments(AdapterArguments, LoraArguments, OtherClipsArguments):
+class LLMFineTuningArguments(
+    AdapterArguments,
+    LoadedEncoderArguments,
+    EncoderTrainingArguments,
+    NewTemporalArguments,
+    LoraArguments,
+    OtherClipsArguments,
+):
     """The pretrained parts and what of them is trained."""
 
     stage_name: ClassVar[str] = "llm_fine_tuning"
 
-    vision_model_name_or_path: str = field(
-        default=None,
-        metadata={"help": f"Folder or Hub id of a stage-1 checkpoint. Required without {all_flags()}."},
-    )
     text_model_name_or_path: str = field(
         default=None, metadata={"help": "Folder or Hub id of an encoder-decoder language model. Required."}
     )
     target_language: str | None = field(
         default=None, metadata={"help": "Language code of a multilingual tokenizer, such as de_DE or deu_Latn."}
     )
-    freeze_visual_encoder: bool = field(
-        default=True, metadata={"help": "Freeze the visual encoder of stage 1 (as in the paper)."}
-    )
     text_model_dropout: float | None = field(
         default=None, metadata={"help": "Dropout of the text model. Default: as it was pretrained."}
     )
     lora: bool = field(default=False, metadata={"help": "Train low-rank adapters instead of the whole text model."})
+    prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prompt that the text model reads before the visual tokens; {spoken_language} is replaced by the "
+            "name of the language. Default: none."
+        },
+    )
+    visual_text_alignment_weight: float = field(
+        default=0.0, metadata={"help": "Weight of SpaMo's contrast of clips and sentences; 0 is off."}
+    )
+    alignment_warm_up_steps: int = field(
+        default=0,
+        metadata={"help": "First steps of the optimiser, in which this contrast is the whole loss (SpaMo: 4000)."},
+    )
 
     def __post_init__(self):
+        self.check_loaded_encoder()
         self.check_one_start(self.vision_model_name_or_path)
         if self.text_model_name_or_path is None:
             raise ValueError("`--text_model_name_or_path` is required.")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("--prompt must be a text. Leave it out for a model that reads no prompt.")
+        if self.alignment_warm_up_steps and not self.visual_text_alignment_weight:
+            raise ValueError(
+                f"--alignment_warm_up_steps {self.alignment_warm_up_steps} needs a --visual_text_alignment_weight "
+                "above 0: the weight after the warm-up."
+            )
 
 
 @dataclass
@@ -197,11 +235,16 @@ class DenoisingArguments:
 
 
 @dataclass
-class VisualContrastivePretrainingArguments(FrameEncoderArguments):
+class VisualContrastivePretrainingArguments(FrameEncoderArguments, LoadedEncoderArguments):
     """The visual encoder and what it is contrasted with. The abstract gives no numbers: all defaults are ours."""
 
     stage_name: ClassVar[str] = "visual_contrastive_pretraining"
     target_language: ClassVar[None] = None
+    vision_lora: ClassVar[bool] = False
+
+    freeze_visual_encoder: bool = field(
+        default=True, metadata={"help": "Freeze the image or video model of --vision_model_name_or_path."}
+    )
 
     text_model_name_or_path: str = field(
         default=None,
@@ -237,20 +280,18 @@ class VisualContrastivePretrainingArguments(FrameEncoderArguments):
     def __post_init__(self):
         if self.text_model_name_or_path is None:
             raise ValueError("`--text_model_name_or_path` must name the language model of stage 1.")
+        self.check_loaded_encoder()
 
 
 @dataclass
-class VisualLanguageTuningArguments(LoraArguments, OtherClipsArguments):
+class VisualLanguageTuningArguments(LoadedEncoderArguments, NewTemporalArguments, LoraArguments, OtherClipsArguments):
     """The pretrained parts, the connector and the prompt."""
 
     stage_name: ClassVar[str] = "visual_language_tuning"
     target_language: ClassVar[None] = None
     freeze_visual_encoder: ClassVar[bool] = True
+    vision_lora: ClassVar[bool] = False
 
-    vision_model_name_or_path: str = field(
-        default=None,
-        metadata={"help": f"Folder or Hub id of a stage-2 checkpoint. Required without {all_flags()}."},
-    )
     text_model_name_or_path: str = field(
         default=None,
         metadata={"help": "Folder of stage 1, or Hub id of a decoder-only language model. Required."},
@@ -270,6 +311,7 @@ class VisualLanguageTuningArguments(LoraArguments, OtherClipsArguments):
     )
 
     def __post_init__(self):
+        self.check_loaded_encoder()
         self.check_one_start(self.vision_model_name_or_path)
         if self.text_model_name_or_path is None:
             raise ValueError("`--text_model_name_or_path` is required.")

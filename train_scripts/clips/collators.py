@@ -12,6 +12,7 @@ from .augmentation import ClipAugmentation, MiddleFrames
 
 IGNORED_LABEL = -100
 CACHED_FEATURES = "cached_features"  # of an item in place of its clip: what the sign encoder made of it
+NUM_TOKENS = "num_visual_tokens"  # of such an item: how many the encoder makes of these features
 
 
 class TranslationCollator:
@@ -37,7 +38,12 @@ class TranslationCollator:
 
     def text_inputs(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Of what `SignClipDataset.sentence_of` gives for each clip."""
-        return {"labels": self._labels([item["text"] for item in items], [item["target_language"] for item in items])}
+        texts, target_languages = ([item[name] for item in items] for name in ("text", "target_language"))
+        named = None if self.processor.prompt is None else [item["spoken_language"] for item in items]
+        inputs = dict(self.processor(text_target=texts, spoken_language=named))
+        if set(target_languages) != {getattr(self.processor.tokenizer, "tgt_lang", None)}:
+            inputs["labels"] = self._labels(texts, target_languages)
+        return inputs
 
     def clip_inputs(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """From what `ClipReader` returns for each clip."""
@@ -47,8 +53,6 @@ class TranslationCollator:
         """-> `(batch, tokens)`, each sentence with the code of its language."""
         tokenizer = self.processor.tokenizer
         usual = getattr(tokenizer, "tgt_lang", None)
-        if set(languages) <= {usual}:
-            return self.processor(text_target=texts)["labels"]
         labels: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         try:
             for language in dict.fromkeys(languages):
@@ -78,8 +82,8 @@ class PromptedTranslationCollator(TranslationCollator):
         return dict(inputs)
 
     def _num_visual_tokens(self, item: dict[str, Any]) -> int:
-        if CACHED_FEATURES in item:  # one token for each
-            return len(item[CACHED_FEATURES])
+        if CACHED_FEATURES in item:
+            return item[NUM_TOKENS]
         return self.processor.get_num_visual_tokens(self.processor.modality.length_of(item))
 
 

@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from modeling_flallm import SignEncoder
 from modeling_flallm.own_processing import Modality
+from modeling_flallm.sign_encoder_slt import TokenStep, num_tokens_after
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureStoreArguments
 from .augmentation import NO_AUGMENTATION
-from .collators import CACHED_FEATURES, FramePreprocessor
+from .collators import CACHED_FEATURES, NUM_TOKENS, FramePreprocessor
 from .data import ClipDataset, SignClipDataset
 from .feature_fingerprints import ContentDigests, describe_settings, key_of
 from .feature_store import FeatureStore, remove_leavings, remove_unused
@@ -109,12 +110,16 @@ class CachedClipDataset(Dataset):
 
     Args:
         keys: of the features of each clip, for each view; epoch `e` uses view `e % len(keys)`.
+        token_steps: how many visual tokens the encoder makes of features, see `SignEncoder`.
     """
 
-    def __init__(self, clips: SignClipDataset, store: FeatureStore, keys: list[list[str]]):
+    def __init__(
+        self, clips: SignClipDataset, store: FeatureStore, keys: list[list[str]], token_steps: list[TokenStep]
+    ):
         self.clips = clips
         self.store = store
         self.keys = keys
+        self.token_steps = token_steps
 
     @property
     def texts(self) -> list[str]:
@@ -128,7 +133,9 @@ class CachedClipDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         key = self.keys[self.clips.epoch % len(self.keys)][index]
-        return {CACHED_FEATURES: self.store[key], **self.clips.sentence_of(index)}
+        features = self.store[key]
+        num_tokens = num_tokens_after(self.token_steps, len(features))
+        return {CACHED_FEATURES: features, NUM_TOKENS: num_tokens, **self.clips.sentence_of(index)}
 
 
 @dataclass
@@ -204,8 +211,9 @@ class FeatureCache:
         Raises:
             ValueError: for a clip that cannot be read, is too short, or whose features do not fit the dtype.
         """
+        self.shortest = self.encoder.get_min_num_frames()
         features = self.compute(clips, name, num_views)
-        return CachedClipDataset(clips, features.store, features.keys)
+        return CachedClipDataset(clips, features.store, features.keys, self.encoder.get_token_steps_of_features())
 
     def compute(
         self, clips: ClipDataset, name: str, num_views: int = 1, skips_broken_clips: bool = False

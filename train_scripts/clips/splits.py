@@ -23,6 +23,12 @@ from .hub_data_sets import (
     without_bytes,
 )
 
+WHAT_NUMBERS_ARE = {
+    "num_frames": "a number of frames",
+    "num_features": "a number of features",
+    "features_per_second": "a number of features per second",
+}
+
 
 def load_split(
     arguments: DatasetArguments, split: str, max_clips: int | None = None, dataset: str | None = None
@@ -206,8 +212,8 @@ def _as_number(value: Any, column: str, row: int, name: str) -> float | None:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not 0 <= number <= (math.inf if column == "num_frames" else MOST_SECONDS) or number == math.inf:
-        what = "a number of frames" if column == "num_frames" else "seconds from the beginning of the video"
+    what = WHAT_NUMBERS_ARE.get(column, "seconds from the beginning of the video")
+    if not 0 <= number <= (math.inf if column in WHAT_NUMBERS_ARE else MOST_SECONDS) or number == math.inf:
         raise ValueError(f"{name}: {column} must be {what}, got {value!r} in row {row} (counted from 0).")
     return number
 

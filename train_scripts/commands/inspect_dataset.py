@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from modeling_flallm.configuration_flallm import FLaLLMVisionConfig
 from modeling_flallm.encoder_frames_slt import LocalTemporalModule
-from modeling_flallm.own_processing import FLaLLMVideoProcessor, is_video_file
+from modeling_flallm.own_processing import MODALITIES, FLaLLMVideoProcessor, is_video_file
 
 from ..arguments.command_arguments import InspectArguments
 from ..arguments.command_line import run_command
@@ -89,6 +89,7 @@ def _read_split_folder(corpus: Corpus, split: str, folder: Path, arguments: Insp
     metadata = find_metadata(folder)
     rows = [] if metadata is None else _read_rows(metadata, split, corpus.errors)
     rows = _by_our_names(rows, arguments, f"{split}/{metadata and metadata.name}", corpus)
+    _check_clips_are_videos({column for _, values in rows for column in values}, folder.parent)
     if metadata is None:
         corpus.errors.append(Problem(split, f"there is no metadata.csv with file_name,{arguments.text_column}"))
     elif not rows:
@@ -102,6 +103,16 @@ def _read_split_folder(corpus: Corpus, split: str, folder: Path, arguments: Insp
     videos = (path for path in folder.iterdir() if is_video_file(path) and path.is_file())
     unnamed = sorted(_clean(path.name) for path in videos if path not in named)
     corpus.warnings += [Problem(f"{split}/{name}", "the metadata does not name this file") for name in unnamed]
+
+
+def _check_clips_are_videos(columns: Iterable[str], name: Any) -> None:
+    """Raise a `ValueError` for a data set of other clips, such as features, which would seem to lack all its videos."""
+    others = [modality for modality in MODALITIES if modality.column in columns or modality.table_column in columns]
+    if others and all(modality.datasets_type is None for modality in others):
+        raise ValueError(
+            f"{name} holds {others[0].words.clips} (column {others[0].column}). flallm inspect decodes videos, and "
+            "looks at no other data set."
+        )
 
 
 def _read_rows(path: Path, split: str, errors: list[Problem]) -> list[tuple[int, dict[str, Any]]]:
@@ -211,6 +222,7 @@ def corpus_of_splits(splits: Mapping[str, datasets.Dataset], arguments: InspectA
         split = name if split in corpus.on_hub else split  # a dev split next to validation
         columns = our_names(tuple(dataset.column_names), arguments.text_column, arguments.dataset)
         dataset = dataset.rename_columns({theirs: ours for theirs, ours in columns.items() if theirs != ours})
+        _check_clips_are_videos(dataset.column_names, arguments.dataset)
         if "video" not in dataset.column_names:
             raise ValueError(f"`video` must be a column of the data set, got columns {dataset.column_names}.")
         corpus.on_hub[split] = dataset.cast_column("video", datasets.Video(decode=False))

@@ -3,11 +3,13 @@ Make a video folder for training from a raw corpus: one folder per split with vi
 
     flallm prepare --corpus phoenix14t --source PHOENIX-2014-T-release-v3/PHOENIX-2014-T --output_dir phoenix14t
     flallm prepare --corpus table --source my_recordings --output_dir my_corpus --sign_language ise --spoken_language it
+    flallm prepare --corpus features --source i3d_features --output_dir my_features --features_per_second 12.5
 
 A table is a spreadsheet saved as CSV. Without one, subtitles (srt, vtt) and ELAN files (eaf) next to the videos are
 read. Folders of pictures are encoded to mp4, one frame per picture. Video files are not re-encoded: the new folder has
 hard links to them, which take no space, or copies where the file system cannot link. Long videos are not cut: `start`
 and `end` in `metadata.csv` mark their parts. Every video is decoded once to get `num_frames` and `duration_in_seconds`.
+Features that others computed are checked, and written as one `.safetensors` file per clip that states their rate.
 
 Anything missing or broken is left out and listed in `report.txt` and `report.json`; the exit status is then 1,
 otherwise 0. Running the same command again resumes an interrupted run.
@@ -30,7 +32,8 @@ from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..corpora.corpus_readers import read_corpus
 from ..corpora.corpus_schema import SPLITS, RawClip, RawCorpus
-from ..corpora.planned_videos import find_faults, plan_tasks
+from ..corpora.planned_features import FeaturesPlan
+from ..corpora.planned_videos import Plan, VideoPlan, find_faults
 from ..corpora.preparation_report import (
     Report,
     dataset_card,
@@ -42,7 +45,7 @@ from ..corpora.preparation_report import (
     why_sizes_differ,
 )
 from ..corpora.prepared_folder import OutputFolder
-from ..corpora.prepared_videos import VideoOutcome, VideoTask, run_tasks
+from ..corpora.prepared_videos import ClipOutcome, ClipTask, run_tasks
 from ..hub.hub_errors import HUB_ERRORS, explain_hub_error
 from ..hub.uploads import Upload, send
 from ..machine.atomic_files import write_json, write_text
@@ -68,29 +71,45 @@ def prepare(arguments: PrepareArguments) -> Report:
     corpus = read_corpus(arguments.corpus, source, videos, table, columns, arguments.tier)
     corpus.sign_language = arguments.sign_language or corpus.sign_language
     corpus.spoken_language = arguments.spoken_language or corpus.spoken_language
-    encoding = (_frames_per_second(arguments, corpus), arguments.quality)
-    with OutputFolder(output_dir, _deciding(arguments, source, corpus, encoding)) as folder:
-        return _fill(folder, corpus, source, encoding, arguments)
+    plan = _plan(arguments, corpus)
+    with OutputFolder(output_dir, _deciding(arguments, source, corpus, plan)) as folder:
+        return _fill(folder, corpus, source, plan, arguments)
 
 
-def _fill(
-    folder: OutputFolder, corpus: RawCorpus, source: Path, encoding: tuple[float, int], arguments: PrepareArguments
-) -> Report:
+def _plan(arguments: PrepareArguments, corpus: RawCorpus) -> Plan:
+    of_features = {"features_per_second": arguments.features_per_second, "features_layer": arguments.features_layer}
+    of_videos = {"frames_per_second": arguments.frames_per_second}
+    foreign = of_videos if corpus.is_of_features else of_features
+    given = [f"--{name}" for name, value in foreign.items() if value is not None]
+    if given:
+        clips = "features" if corpus.is_of_features else "videos"
+        raise ValueError(f"--corpus {arguments.corpus} is of {clips}, which have no {given[0]}. Leave it out.")
+    if corpus.is_of_features:
+        return FeaturesPlan(corpus.clips, arguments.features_per_second, arguments.features_layer)
+    return VideoPlan(_frames_per_second(arguments, corpus), arguments.quality)
+
+
+def _fill(folder: OutputFolder, corpus: RawCorpus, source: Path, plan: Plan, arguments: PrepareArguments) -> Report:
     problems = [problem_of(problem.where, problem.what) for problem in corpus.problems]
     sound = []
-    for clip, fault in find_faults(corpus.clips):
+    for clip, fault in find_faults(corpus.clips, plan.kind):
         if fault is None:
             sound.append(clip)
         else:
             problems.append(problem_of(clip.name, fault, clip.split))
-    tasks = plan_tasks(sound, source, folder.path, encoding)
-    outcomes = _finish_tasks(folder, [task for task, _ in tasks], arguments.num_workers)
-    rows, more_problems = _collect(tasks, outcomes, corpus)
+    tasks = plan.tasks(sound, source, folder.path)
+    outcomes = _finish_tasks(folder, [task for task, _ in tasks], arguments.num_workers, plan)
+    outcomes = {key: outcomes[key] for key in (task.key for task, _ in tasks)}  # in the same order in every run
+    for key, misfit in plan.misfits(outcomes).items():
+        outcomes[key] = ClipOutcome(None, [misfit] * len(outcomes[key].lengths))
+    rows, more_problems = _collect(tasks, outcomes, corpus, plan)
     problems += more_problems
+    corpus.notes += plan.notes(outcomes)
     for problem in problems:  # a report that goes to the Hub should not reveal the names of local folders
-        problem["what"] = problem["what"].replace(f"{source}{os.sep}", "")
+        for local in (source, Path(arguments.videos or source).resolve()):
+            problem["what"] = problem["what"].replace(f"{local}{os.sep}", "")
     folder.remove_forgotten({task.key for task, _ in tasks if outcomes[task.key].how is not None})
-    return _write(folder, rows, problems, outcomes, corpus, arguments)
+    return _write(folder, rows, problems, outcomes, corpus, plan, arguments)
 
 
 def _frames_per_second(arguments: PrepareArguments, corpus: RawCorpus) -> float:
@@ -100,9 +119,7 @@ def _frames_per_second(arguments: PrepareArguments, corpus: RawCorpus) -> float:
     return float(frames_per_second or 25)
 
 
-def _deciding(
-    arguments: PrepareArguments, source: Path, corpus: RawCorpus, encoding: tuple[float, int]
-) -> dict[str, Any]:
+def _deciding(arguments: PrepareArguments, source: Path, corpus: RawCorpus, plan: Plan) -> dict[str, Any]:
     """The arguments that determine the content of the output folder; JSON-serializable."""
     return {
         "corpus": arguments.corpus,
@@ -111,23 +128,22 @@ def _deciding(
         "table": arguments.table,
         "columns": arguments.columns,
         "tier": arguments.tier,
-        "frames_per_second": encoding[0],
-        "quality": encoding[1],
+        **plan.settings,
         "sign_language": corpus.sign_language,
         "spoken_language": corpus.spoken_language,
     }
 
 
-def _finish_tasks(folder: OutputFolder, tasks: list[VideoTask], num_workers: int) -> dict[str, VideoOutcome]:
+def _finish_tasks(folder: OutputFolder, tasks: list[ClipTask], num_workers: int, plan: Plan) -> dict[str, ClipOutcome]:
     """Outcomes by key, including those of earlier runs."""
     known = {task.key: folder.outcome_of(task) for task in tasks}
     outcomes = {key: outcome for key, outcome in known.items() if outcome is not None}
     if outcomes:
-        print(f"Resuming: {len(outcomes)} of {len(tasks)} videos are already finished.")
+        print(f"Resuming: {len(outcomes)} of {len(tasks)} {plan.unit}s are already finished.")
     for subfolder in {task.target.parent for task in tasks}:
         subfolder.mkdir(parents=True, exist_ok=True)
     left = [task for task in tasks if task.key not in outcomes]
-    finished = tqdm(run_tasks(left, num_workers), total=len(left), desc="preparing", unit="video", disable=not left)
+    finished = tqdm(run_tasks(left, num_workers), total=len(left), desc="preparing", unit=plan.unit, disable=not left)
     for task, outcome in finished:
         folder.remember(task, outcome)
         outcomes[task.key] = outcome
@@ -135,7 +151,7 @@ def _finish_tasks(folder: OutputFolder, tasks: list[VideoTask], num_workers: int
 
 
 def _collect(
-    tasks: list[tuple[VideoTask, list[RawClip]]], outcomes: dict[str, VideoOutcome], corpus: RawCorpus
+    tasks: list[tuple[ClipTask, list[RawClip]]], outcomes: dict[str, ClipOutcome], corpus: RawCorpus, plan: Plan
 ) -> tuple[dict[str, list[dict[str, Any]]], list[dict[str, str | None]]]:
     """Each clip becomes a row of its split or a problem, or both if it is shorter than it should be."""
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
@@ -145,10 +161,10 @@ def _collect(
             if isinstance(length, str):
                 problems.append(problem_of(clip.name, length, clip.split))
                 continue
-            rows[clip.split].append(metadata_row(clip, task.file_name, length, corpus))
+            rows[clip.split].append(metadata_row(clip, task.file_name, plan.values_of(length), corpus))
             lack = 0.0 if clip.end is None else clip.end - (clip.start or 0) - length.duration_in_seconds
             if lack > LARGEST_LACK_IN_SECONDS:
-                what = f"is kept, but the video ends {lack:.2f} seconds before the clip does."
+                what = f"is kept, but the {plan.kind} ends {lack:.2f} seconds before the clip does."
                 problems.append(problem_of(clip.name, what, clip.split))
     return rows, problems
 
@@ -157,8 +173,9 @@ def _write(
     folder: OutputFolder,
     rows: dict[str, list[dict[str, Any]]],
     problems: list[dict[str, str | None]],
-    outcomes: dict[str, VideoOutcome],
+    outcomes: dict[str, ClipOutcome],
     corpus: RawCorpus,
+    plan: Plan,
     arguments: PrepareArguments,
 ) -> Report:
     splits = {}
@@ -183,6 +200,7 @@ def _write(
         videos=dict(sorted(videos.items())),
         problems=problems,
         notes=[printable(note) for note in [*corpus.notes, *formula_note(rows)]],
+        columns=list(plan.columns),
     )
     write_json(folder.path / "report.json", asdict(report), ensure_ascii=True)
     write_text(folder.path / "report.txt", report.as_text())
@@ -191,7 +209,7 @@ def _write(
 
 
 def _remove_empty(folder: Path) -> None:
-    """Remove a folder in which all videos turned out to be broken, with its empty subfolders."""
+    """Remove a folder in which all clips turned out to be broken, with its empty subfolders."""
     for parent, _, _ in os.walk(folder, topdown=False):
         if not any(os.scandir(parent)):
             os.rmdir(parent)
@@ -204,8 +222,8 @@ def push(folder: Path, report: Report, arguments: PrepareArguments) -> None:
         metadata = folder / split / "metadata.csv"
         if metadata.is_file():
             with metadata.open(encoding="utf-8", newline="") as file:
-                videos = {f"{split}/{row['file_name']}" for row in csv.DictReader(file)}
-            names += [f"{split}/metadata.csv", *sorted(videos)]
+                _, *rows = csv.reader(file)
+            names += [f"{split}/metadata.csv", *sorted({f"{split}/{row[0]}" for row in rows})]
     files = {name: inside(folder, name) for name in names}
     upload = Upload(arguments.push_to_hub, "dataset", files, left_out=[])
     api = HfApi()

@@ -7,8 +7,8 @@ Videos longer than one sentence are split where the hands rest, and each sentenc
 
     flallm translate --model quickstart_output/model talk.mp4 --long --srt --vtt
 
-writes the captions talk.srt and talk.vtt next to talk.mp4, where video players find them by name. If a LLaVA-SLT was
-trained in several languages, choose one of them with `--spoken_language de`.
+writes the captions talk.srt and talk.vtt next to talk.mp4, where video players find them by name. If a LLaVA-SLT, or
+a FLa-LLM with a prompt, was trained in several languages, choose one of them with `--spoken_language de`.
 
 Takes files and folders (every video in them and below). Files that cannot be translated are skipped, listed at the end,
 and make the command exit with status 1. With `--output`, finished translations are saved as they come to
@@ -234,7 +234,7 @@ def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag
     Raises:
         ValueError: like the pipeline, for a model that reads no prompt.
     """
-    if not model.is_prompted:
+    if not model.prompt_input_names:
         raise ValueError(
             "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
             "`tgt_lang` and `forced_bos_token_id`."

@@ -7,7 +7,7 @@ import functools
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from modeling_flallm.own_processing import is_picture_file, is_video_file
 
 from ..machine.inside_folder import roots
 from .corpus_schema import Problem
-from .corpus_tables import RowError, shown_path
+from .corpus_tables import RowError, shown_path, split_of
 
 # Folders that macOS, Windows and network drives add.
 FOLDERS_OF_SYSTEMS = frozenset(
@@ -42,9 +42,13 @@ class FilesBelow:
     """
     All files below a folder, indexed by path, by name and, for videos, by name without suffix. Each folder counts once,
     and links that lead out of the folder become problems.
+
+    Args:
+        suffix_of: the suffix of a video, or of other clips; empty for all other files.
     """
 
     folder: Path
+    suffix_of: Callable[[Path], str] = lambda path: path.suffix if is_video_file(path) else ""
     problems: list[Problem] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -78,9 +82,9 @@ class FilesBelow:
         self.all.append(path)
         self.by_path[same_name(below.as_posix())].append(path)
         self.by_name[same_name(path.name)].append(path)
-        if is_video_file(path):
-            self.by_path[same_name(below.with_suffix("").as_posix())].append(path)
-            self.by_stem[same_name(path.stem)].append(path)
+        if suffix := self.suffix_of(path):
+            self.by_path[same_name(below.as_posix()[: -len(suffix)])].append(path)
+            self.by_stem[same_name(path.name[: -len(suffix)])].append(path)
 
     def _not_listed(self, error: OSError) -> None:
         self.problems.append(Problem(str(error.filename), f"the folder cannot be listed: {error.strerror}"))
@@ -93,8 +97,13 @@ class FilesBelow:
             )
         return self
 
-    def videos(self) -> list[Path]:
+    def clips(self) -> list[Path]:
+        """The files that hold clips."""
         return [path for paths in self.by_stem.values() for path in paths]
+
+    def matches(self, key: str) -> list[Path]:
+        """The files with this path or, if there are none, this name, with or without suffix; as `same_name` has it."""
+        return self.by_path.get(key) or self.by_name.get(key) or self.by_stem.get(key, [])
 
     def the_one(self, name: str) -> Path:
         """The file with this name, which must exist exactly once; for annotation files."""
@@ -111,8 +120,7 @@ class FilesBelow:
         if os.path.isfile(direct):
             check_inside(direct, self.folder)
             return direct
-        key = same_name(os.path.normpath(name))
-        paths = self.by_path.get(key) or self.by_name.get(key) or self.by_stem.get(key, [])
+        paths = self.matches(same_name(os.path.normpath(name)))
         if not paths:
             return None
         if len(paths) > 1:
@@ -130,6 +138,12 @@ class FilesBelow:
         if path is None:
             raise RowError(f"there is no video {name!r} below {self.folder}")
         return path
+
+
+def split_above(path: Path, folder: Path) -> str | None:
+    """The split after which the nearest folder above is named."""
+    parts = path.relative_to(folder).parts[-2::-1] if path.is_relative_to(folder) else ()
+    return next(filter(None, map(split_of, parts)), None)
 
 
 # Links

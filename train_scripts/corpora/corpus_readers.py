@@ -9,8 +9,9 @@ or, for people's own corpora, marked by `TAKES_TABLE = True`:
 
     def read(folder: Path, videos: Path | None, table: Path | None, columns: Mapping[str, str], tier: str | None)
 
-A reader opens annotation files and checks that the videos exist; it never opens a video. Whatever it cannot turn into a
-clip, it lists as a `Problem` with file and line; nothing is dropped silently. Names and links that would leave the
+A reader opens annotation files and checks that the videos exist; it never opens a video, and of features only the names
+of the arrays in a file. Whatever it cannot turn into a clip, it lists as a `Problem` with file and line; nothing is
+dropped silently. Names and links that would leave the
 folder are refused. An unknown split stops the reading, so that no clip ends up in the wrong split.
 """
 
@@ -49,9 +50,9 @@ def read_corpus(
 
     Args:
         kind: one of `KINDS`.
-        videos: folder of the videos or frame folders, if they are not in their usual place below `folder`.
-        table: the file to read, for the kinds `table` and `frame_folders`, if `folder` holds more than one.
-        columns: for these two kinds, the names of our columns `TABLE_COLUMNS` in the file, such as `{"text": "Satz"}`.
+        videos: folder of the videos, frame folders or features, if they are not in their usual place below `folder`.
+        table: the file to read, for kinds that take tables, if `folder` holds more than one.
+        columns: for these kinds, the names of our columns `TABLE_COLUMNS` in the file, such as `{"text": "Satz"}`.
         tier: for ELAN annotations with several tiers, the one that holds the sentences.
 
     Raises:
@@ -69,7 +70,8 @@ def read_corpus(
         return reader.read(folder, videos, table, columns or {}, tier)
     if table is not None or columns or tier is not None:
         taking = [kind for kind in KINDS if _takes_table(_reader_of(kind))]
-        raise ValueError(f"Only {' and '.join(taking)} take a table, column names and a tier, got kind {kind!r}.")
+        kinds = f"{', '.join(taking[:-1])} and {taking[-1]}"
+        raise ValueError(f"Only {kinds} take a table, column names and a tier, got kind {kind!r}.")
     return reader.read(folder, videos)
 
 

@@ -71,6 +71,16 @@ def sentence(text: str) -> str:
     return text
 
 
+def without_added_quotes(text: str) -> str:
+    """
+    Undoes the quoting that some program added to a sentence although the table has none: all quotation marks inside are
+    doubled. If they are not, the outer ones belong to the sentence.
+    """
+    inner = text.strip()[1:-1]
+    is_quoted = text.strip() == f'"{inner}"' and '""' in inner and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if is_quoted else text
+
+
 def clip_name(name: str) -> str:
     """A name that can be part of a file name."""
     name = name.strip()

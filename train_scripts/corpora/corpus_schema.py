@@ -17,6 +17,8 @@ COLUMNS = (
     "duration_in_seconds",
     "num_frames",
 )
+# The columns where clips are files of ready-made features.
+FEATURE_COLUMNS = ("visual_features", *COLUMNS[1:-1], "num_features", "features_per_second")
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,11 @@ class RawClip:
 
     Args:
         split: one of `SPLITS`.
-        video: a video file, or a folder of pictures, one per frame, in the order of their names.
+        video: a video file, or a folder of pictures, one per frame, in the order of their names; in a corpus of
+            ready-made features the file that holds them.
         start, end: seconds within the file, if the clip is part of it.
+        array: the name of the clip's features in a file that holds several arrays.
+        features_per_second: if the corpus states it for each clip.
     """
 
     name: str
@@ -38,6 +43,8 @@ class RawClip:
     end: float | None = None
     signer: str | None = None
     gloss: str | None = None
+    array: str | None = None
+    features_per_second: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class RawCorpus:
         frames_per_second: for folders of pictures, which do not contain it.
         official_sizes: clips per split according to the corpus's paper, if it gives them.
         notes: parts of its files that were not used, although nothing is wrong with them.
+        is_of_features: whether its clips are ready-made features, not videos.
     """
 
     clips: list[RawClip]
@@ -67,3 +75,4 @@ class RawCorpus:
     frames_per_second: float | None = None
     official_sizes: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    is_of_features: bool = False

@@ -14,10 +14,11 @@ import datasets
 
 from modeling_flallm.own_processing import MODALITIES
 
-from .corpus_schema import COLUMNS
+from .corpus_schema import COLUMNS, FEATURE_COLUMNS
 from .corpus_tables import COLUMN_NAMES, check_unused_columns, find_columns, split_of
 
-NUMBERS = ("start", "end", "num_frames")  # columns that a CSV file, or the Hub, may hold as text
+# Columns that a CSV file, or the Hub, may hold as text.
+NUMBERS = ("start", "end", "num_frames", "num_features", "features_per_second")
 WORDS = ("spoken_language", "sign_language", "signer")
 MOST_SHOWN = 20  # a table of landmarks has thousands of columns
 NAMES_OF_CLIPS = {modality.column: modality.column_names for modality in MODALITIES}
@@ -48,7 +49,8 @@ def our_names(columns: tuple[str, ...], text_column: str, name: str) -> dict[str
     names[text_column] = (text_column,)
     places = find_columns(list(columns), names, (), Path(name))
     found = {columns[place]: ours for ours, place in places.items()}
-    check_unused_columns([column for column in columns if column not in (*found, *COLUMNS)], places, Path(name))
+    known_columns = {*found, *COLUMNS, *FEATURE_COLUMNS}
+    check_unused_columns([column for column in columns if column not in known_columns], places, Path(name))
     return found
 
 
@@ -68,7 +70,7 @@ def say_unused(columns: Iterable[str]) -> str:
 
 def unused(columns: Iterable[str], text_column: str) -> frozenset[str]:
     """Of columns under our names; the columns that `flallm prepare` writes do not count."""
-    return frozenset(columns) - {*USED, *COLUMNS, text_column}
+    return frozenset(columns) - {*USED, *COLUMNS, *FEATURE_COLUMNS, text_column}
 
 
 def usual_split_name(name: str) -> str:

@@ -9,8 +9,14 @@ from typing import Any
 from huggingface_hub import DatasetCardData
 
 from ..languages.languages import language_name
-from .corpus_schema import COLUMNS, RawClip, RawCorpus
-from .video_encoding import VideoLength
+from .corpus_schema import COLUMNS, FEATURE_COLUMNS, RawClip, RawCorpus
+
+ABOUT_VIDEOS = "`start` and `end` are seconds within the video, where a clip is a part of it."
+ABOUT_FEATURES = (
+    "Each file in `visual_features` holds one clip: the tensor `features` of shape `(features, width)`. `start` and "
+    "`end` say which part of its source it is. Training reads the files from a folder on disk, so download this data "
+    "set (`hf download NAME --repo-type dataset --local-dir FOLDER`) and pass `--dataset FOLDER`."
+)
 
 
 def printable(text: str | None) -> str:
@@ -21,10 +27,10 @@ def printable(text: str | None) -> str:
     )
 
 
-def metadata_row(clip: RawClip, file_name: str, length: VideoLength, corpus: RawCorpus) -> dict[str, Any]:
-    """The values of `COLUMNS`; unknown ones are empty."""
+def metadata_row(clip: RawClip, file_name: str, measured: dict[str, Any], corpus: RawCorpus) -> dict[str, Any]:
+    """The values of all columns, among them those that were `measured`; unknown ones are empty."""
     return {
-        "file_name": file_name,
+        (FEATURE_COLUMNS if corpus.is_of_features else COLUMNS)[0]: file_name,
         "text": clip.text,
         "start": "" if clip.start is None else float(clip.start),
         "end": "" if clip.end is None else float(clip.end),
@@ -33,8 +39,7 @@ def metadata_row(clip: RawClip, file_name: str, length: VideoLength, corpus: Raw
         "gloss": printable(clip.gloss),
         "sign_language": corpus.sign_language or "",
         "spoken_language": corpus.spoken_language or "",
-        "duration_in_seconds": round(float(length.duration_in_seconds), 6),
-        "num_frames": length.num_frames,
+        **measured,
     }
 
 
@@ -53,7 +58,7 @@ def formula_note(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def metadata_text(rows: list[dict[str, Any]]) -> str:
     file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, COLUMNS)
+    writer = csv.DictWriter(file, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
@@ -61,7 +66,14 @@ def metadata_text(rows: list[dict[str, Any]]) -> str:
 
 @dataclass
 class Report:
-    """Everything people need to know about the result; `problems` have a split if it is known."""
+    """
+    Everything people need to know about the result.
+
+    Args:
+        videos: how many files were made how.
+        problems: have a split if it is known.
+        columns: of metadata.csv, the first of which names the file of a clip.
+    """
 
     corpus: str
     source: str
@@ -71,6 +83,11 @@ class Report:
     videos: dict[str, int]
     problems: list[dict[str, str | None]]
     notes: list[str]
+    columns: list[str]
+
+    @property
+    def holds(self) -> str:
+        return "Videos" if self.columns[0] == COLUMNS[0] else "Visual features"
 
     def as_text(self) -> str:
         lines = [
@@ -86,7 +103,7 @@ class Report:
                 f"{split:12}{'-' if official is None else official:>10}{counts['read']:>10}{counts['prepared']:>10}"
                 f"   {counts['why']}".rstrip()
             )
-        lines += ["", f"Videos: {', '.join(f'{count} {how}' for how, count in self.videos.items()) or 'none'}."]
+        lines += ["", f"{self.holds}: {', '.join(f'{count} {how}' for how, count in self.videos.items()) or 'none'}."]
         if self.videos.get("linked"):
             lines.append("Linked videos are the source files under a second name: replace them, never edit them.")
         lines += ["", f"{len(self.problems)} problem(s)" + (":" if self.problems else ".")]
@@ -115,19 +132,21 @@ def why_sizes_differ(official: int | None, num_read: int, prepared: int, num_pro
 
 def dataset_card(report: Report, dataset_license: str | None) -> str:
     """README.md of the data set; the licence is the corpus's, so none is named unless it is given."""
+    has_videos = report.holds == "Videos"
+    tags = [report.sign_language] if report.sign_language else []
     data = DatasetCardData(
         language=[report.spoken_language] if report.spoken_language else None,
         license=dataset_license,
-        tags=["sign-language-translation", *([report.sign_language] if report.sign_language else []), "video"],
+        tags=["sign-language-translation", *tags, *(["video"] if has_videos else [])],
     )
     rows = "\n".join(f"| {split} | {counts['prepared']} |" for split, counts in report.splits.items())
     sign = language_name(report.sign_language) or "a sign language"
     spoken = language_name(report.spoken_language) or "a spoken language"
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {report.corpus}: {sign} to {spoken}\n\n"
-        f"Videos of {sign} with sentences in {spoken}, prepared by `flallm prepare`.\n\n"
+        f"{report.holds} of {sign} with sentences in {spoken}, prepared by `flallm prepare`.\n\n"
         f"| split | clips |\n|---|---|\n{rows}\n\n"
-        f"Columns of `metadata.csv`: {', '.join(f'`{name}`' for name in COLUMNS)}. `start` and `end` are seconds "
-        "within the video, where a clip is a part of it. What is missing or broken in the corpus is listed in "
+        f"Columns of `metadata.csv`: {', '.join(f'`{name}`' for name in report.columns)}. "
+        f"{ABOUT_VIDEOS if has_videos else ABOUT_FEATURES} What is missing or broken in the corpus is listed in "
         "`report.txt`.\n"
     )

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ from filelock import FileLock, Timeout
 from ..machine.atomic_files import LEAVINGS, write_json
 from ..machine.kept_lines import append_lines, read_lines, state_of_file
 from .corpus_schema import SPLITS
-from .prepared_videos import VideoOutcome, VideoTask
-from .video_encoding import VideoLength
+from .prepared_videos import ClipOutcome, ClipTask
 
 STATE_FOLDER = ".preparation"
 FINISHED_FILE = "finished.jsonl"
@@ -92,33 +92,30 @@ class OutputFolder:
         for entry in read_lines(path) if path.exists() else ():
             yield entry["key"], entry
 
-    def outcome_of(self, task: VideoTask) -> VideoOutcome | None:
-        """What an earlier run found out about a video, if neither it nor its source has changed since."""
+    def outcome_of(self, task: ClipTask) -> ClipOutcome | None:
+        """What an earlier run found out about a file, if neither it nor its source has changed since."""
         entry = self.finished.get(task.key)
         if entry is None or entry["state"] != _state(task):
             return None
-        lengths = [length if isinstance(length, str) else VideoLength(*length) for length in entry["lengths"]]
-        return VideoOutcome(entry["how"], lengths)
+        lengths = [length if isinstance(length, str) else task.length_class(*length) for length in entry["lengths"]]
+        return ClipOutcome(entry["how"], lengths)
 
-    def remember(self, task: VideoTask, outcome: VideoOutcome) -> None:
-        """Only existing videos count as finished: broken ones are tried again, because they may have been repaired."""
+    def remember(self, task: ClipTask, outcome: ClipOutcome) -> None:
+        """Only existing files count as finished: broken ones are tried again, because they may have been repaired."""
         if outcome.how is None:
             return
-        lengths = [
-            length if isinstance(length, str) else (length.num_frames, length.duration_in_seconds)
-            for length in outcome.lengths
-        ]
+        lengths = [length if isinstance(length, str) else astuple(length) for length in outcome.lengths]
         entry = {"key": task.key, "state": _state(task), "how": outcome.how, "lengths": lengths}
         self.finished[task.key] = entry
         append_lines(self.state / FINISHED_FILE, [entry])
 
     def remove_forgotten(self, kept: set[str]) -> None:
-        """Delete videos of earlier runs that the corpus no longer names."""
+        """Delete files of earlier runs that the corpus no longer names."""
         for key in self.finished.keys() - kept:
             (self.path / key).unlink(missing_ok=True)
 
 
-def _state(task: VideoTask) -> list[Any]:
-    """Changes whenever a source, its video or the clips of it change; JSON-serializable."""
+def _state(task: ClipTask) -> list[Any]:
+    """Changes whenever a source, its file or the clips of it change; JSON-serializable."""
     files = [state_of_file(path) or "missing" for path in (task.source, task.target)]
-    return [*map(list, task.intervals), *files]
+    return [*map(list, task.intervals), *files, *task.settings]

@@ -1,12 +1,14 @@
-"""Puts the videos of a raw corpus into place in worker processes (linked, copied or encoded) and measures them."""
+"""Puts the clips of a raw corpus into place in worker processes: videos are linked, copied or encoded, and measured."""
 
 import errno
 import hashlib
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from modeling_flallm.own_processing import VideoDecodingError
 
@@ -18,14 +20,18 @@ FATAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
 SECONDS_FOR_A_VIDEO = 12 * 3600  # a decoder that takes longer is stuck
 
 
+class ClipError(ValueError):
+    """What is wrong with a clip, in words for its owner."""
+
+
 @dataclass(frozen=True)
-class VideoTask:
+class ClipTask(ABC):
     """
-    One video of one split, with all clips it contains.
+    One file of one split, with all clips it will contain.
 
     Args:
+        source: what it is made from.
         file_name: within the folder of the split.
-        encoding: frames per second and quality, if the source is a folder of pictures.
         intervals: start and end of each clip.
     """
 
@@ -34,8 +40,9 @@ class VideoTask:
     file_name: str
     split_folder: Path
     work_folder: Path
-    encoding: tuple[float, int] | None
     intervals: tuple[tuple[float | None, float | None], ...]
+
+    length_class: ClassVar[type]  # a dataclass of what is measured of a clip
 
     @property
     def target(self) -> Path:
@@ -45,30 +52,62 @@ class VideoTask:
     def key(self) -> str:
         return f"{self.split}/{self.file_name}"
 
+    @property
+    def settings(self) -> list[Any]:
+        """What else determines the file, and may differ from clip to clip; JSON-serializable."""
+        return []
+
+    @abstractmethod
+    def make(self, partial: Path) -> tuple[str | None, list[Any]]:
+        """
+        Make the file, in a place from where it will be moved to its own.
+
+        Returns:
+            How, or None if no clip can be used, and the length of each clip, or what is wrong with it.
+
+        Raises:
+            ClipError, VideoDecodingError: for what is wrong with all clips.
+        """
+
+
+@dataclass(frozen=True)
+class VideoTask(ClipTask):
+    """
+    A video.
+
+    Args:
+        encoding: frames per second and quality, if the source is a folder of pictures.
+    """
+
+    encoding: tuple[float, int] | None
+
+    length_class = VideoLength
+
+    def make(self, partial: Path) -> tuple[str | None, list[VideoLength | str]]:
+        """A video is linked, copied or, from pictures, encoded."""
+        return _take_file(self, partial) if self.encoding is None else _encode_folder(self, partial)
+
 
 @dataclass
-class VideoOutcome:
+class ClipOutcome:
     """
     Args:
-        how: encoded, linked or copied; None if there is no video.
+        how: encoded, linked, copied or written; None if there is no file.
         lengths: of each interval, or what is wrong with it.
     """
 
     how: str | None
-    lengths: list[VideoLength | str]
+    lengths: list[Any]
 
 
-def prepare_video(task: VideoTask) -> VideoOutcome:
-    """Put one video into place, completely or not at all, and measure its clips."""
+def prepare_clips(task: ClipTask) -> ClipOutcome:
+    """Put one file into place, completely or not at all, and measure its clips."""
     partial = task.work_folder / f"{hashlib.sha256(task.key.encode()).hexdigest()}.partial"
     try:
-        if task.encoding is None:
-            how, lengths = _take_file(task, partial)
-        else:
-            how, lengths = _encode_folder(task, partial)
+        how, lengths = task.make(partial)
         if how is not None:
             os.replace(partial, task.target)
-        return VideoOutcome(how, lengths)
+        return ClipOutcome(how, lengths)
     # Corpora hold surprises, and one clip must not stop the work on all others.
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FATAL_ERRORS:
@@ -76,7 +115,7 @@ def prepare_video(task: VideoTask) -> VideoOutcome:
         gone = next((folder for folder in (task.work_folder, task.target.parent) if not folder.is_dir()), None)
         if gone is not None:  # not the clip's fault
             raise FileNotFoundError(errno.ENOENT, "The folder was removed while it was filled", str(gone)) from error
-        return VideoOutcome(None, [_text_of(error)] * len(task.intervals))
+        return ClipOutcome(None, [_text_of(error)] * len(task.intervals))
     finally:
         partial.unlink(missing_ok=True)  # renaming a hard link onto another one to the same file leaves both
 
@@ -114,13 +153,13 @@ def _measure(path: Path, start: float | None, end: float | None) -> VideoLength 
 
 
 def _text_of(error: Exception) -> str:
-    return str(error) if isinstance(error, VideoDecodingError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, VideoDecodingError | ClipError) else f"{type(error).__name__}: {error}"
 
 
-def run_tasks(tasks: list[VideoTask], num_workers: int) -> Iterator[tuple[VideoTask, VideoOutcome]]:
-    """Outcomes as they finish. A video that crashes its process, as C decoders can, costs only itself."""
-    return run_in_processes(prepare_video, tasks, num_workers, _lost, SECONDS_FOR_A_VIDEO)
+def run_tasks(tasks: list[ClipTask], num_workers: int) -> Iterator[tuple[ClipTask, ClipOutcome]]:
+    """Outcomes as they finish. A file that crashes its process, as C decoders can, costs only itself."""
+    return run_in_processes(prepare_clips, tasks, num_workers, _lost, SECONDS_FOR_A_VIDEO)
 
 
-def _lost(task: VideoTask, why: str) -> VideoOutcome:
-    return VideoOutcome(None, [f"decoding it failed: {why}."] * len(task.intervals))
+def _lost(task: ClipTask, why: str) -> ClipOutcome:
+    return ClipOutcome(None, [f"decoding it failed: {why}."] * len(task.intervals))

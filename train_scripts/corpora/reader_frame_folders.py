@@ -19,10 +19,10 @@ def read(
     refuse_tier(tier)
     gathered = Gathered()
 
-    def to_clip(values: dict[str, str], split: str) -> RawClip:
+    def to_clip(values: dict[str, str], split: str | None) -> RawClip:
         if values["start"] or values["end"]:
             raise RowError("start and end are for videos: put the pictures of this clip into a folder of their own")
-        return table_clip(values, split, lambda name: frame_folder(videos or folder, name))
+        return table_clip(values, split or "train", lambda name: frame_folder(videos or folder, name))
 
     add_tables(gathered, find_sources(folder, table, None), folder, columns, to_clip)
     return gathered.corpus()

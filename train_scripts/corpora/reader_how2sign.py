@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from .corpus_files import FilesBelow
-from .corpus_rows import Gathered, clip_name, part_of, sentence
+from .corpus_rows import Gathered, clip_name, part_of, sentence, without_added_quotes
 from .corpus_schema import RawClip, RawCorpus
 from .corpus_tables import SPLIT_NAMES, RowError, read_rows
 
@@ -36,7 +36,7 @@ def read(folder: Path, videos: Path | None) -> RawCorpus:
 
 def _how2sign_clip(values: dict[str, str], split: str, index: FilesBelow) -> RawClip:
     name = clip_name(values["SENTENCE_NAME"])
-    text = sentence(_without_quotes(values["SENTENCE"]))
+    text = sentence(without_added_quotes(values["SENTENCE"]))
     whole = index.find(clip_name(values["VIDEO_NAME"]))
     video = whole or index.find(name)
     if video is None:
@@ -52,13 +52,3 @@ def _how2sign_clip(values: dict[str, str], split: str, index: FilesBelow) -> Raw
         end=end,
         signer=signer.group(1) if signer else None,
     )
-
-
-def _without_quotes(text: str) -> str:
-    """
-    Undoes the quoting that some program added to a sentence although the table has none: all quotation marks inside are
-    doubled. If they are not, the outer ones belong to the sentence.
-    """
-    inner = text.strip()[1:-1]
-    is_quoted = text.strip() == f'"{inner}"' and '""' in inner and '"' not in inner.replace('""', "")
-    return inner.replace('""', '"') if is_quoted else text

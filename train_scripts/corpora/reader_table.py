@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 from modeling_flallm.own_processing import VIDEO_SUFFIXES
 
 from .annotation_files import Annotations, is_annotation_file, read_annotations
-from .corpus_files import FilesBelow, same_name
+from .corpus_files import FilesBelow, same_name, split_above
 from .corpus_rows import Gathered, part_of
 from .corpus_schema import Problem, RawClip, RawCorpus
-from .corpus_tables import TABLE_COLUMNS, RowError, check_characters, plain_name, shown_path, split_of
+from .corpus_tables import TABLE_COLUMNS, RowError, check_characters, plain_name, shown_path
 from .spreadsheets import add_tables, find_sources, refuse_tier, table_clip
 
 TAKES_TABLE = True
@@ -39,7 +39,9 @@ def read(
         _add_annotations(gathered, sources, folder, index, tier)
     else:
         refuse_tier(tier)
-        add_tables(gathered, sources, folder, columns, lambda values, split: table_clip(values, split, index.one))
+        add_tables(
+            gathered, sources, folder, columns, lambda values, split: table_clip(values, split or "train", index.one)
+        )
         others = [path for path in files.all if is_annotation_file(path) and path not in sources]
         if others:
             names = ", ".join(shown_path(path, folder) for path in others[:5])
@@ -48,7 +50,7 @@ def read(
     named = " or ".join(path.name for path in sources[:5])
     gathered.problems += [
         Problem(shown_path(path, index.folder), f"no clip is made from this video: no valid row of {named} names it")
-        for path in index.videos()
+        for path in index.clips()
         if os.path.realpath(path) not in used
     ]
     return gathered.corpus()
@@ -76,7 +78,7 @@ def _add_annotations(gathered: Gathered, paths: list[Path], folder: Path, index:
         if not rows:
             what = f"it has no sentences in the tier {tier!r}" if tier else "it holds no sentences"
             gathered.problems.append(Problem(shown_path(path, folder), what))
-        split = _split_above(path, folder) or _split_above(video, index.folder)
+        split = split_above(path, folder) or split_above(video, index.folder)
         without_split += [] if split else [shown_path(path, folder)]
         name = video.relative_to(index.folder).as_posix()
         gathered.add(rows, functools.partial(_annotated_clip, video, origin, name, split or "train"))
@@ -149,9 +151,3 @@ def _video_of(path: Path, content: Annotations, folder: Path, index: FilesBelow)
         if video is not None:
             return video, 0.0
     raise RowError(f"there is no video {path.stem!r} below {index.folder}")
-
-
-def _split_above(path: Path, folder: Path) -> str | None:
-    """The split after which the nearest folder above is named."""
-    parts = path.relative_to(folder).parts[-2::-1] if path.is_relative_to(folder) else ()
-    return next(filter(None, map(split_of, parts)), None)

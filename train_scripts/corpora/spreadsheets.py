@@ -2,18 +2,17 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from modeling_flallm.own_processing import VIDEO_SUFFIXES
 
 from .annotation_files import is_annotation_file
 from .corpus_files import FilesBelow, check_inside, is_of_a_system, needed_file
 from .corpus_rows import Gathered, clip_name, path_below, sentence, split_named, times_of
-from .corpus_schema import RawClip
+from .corpus_schema import SPLITS, RawClip
 from .corpus_tables import (
     COLUMN_NAMES,
     SAVE_AS_UTF8,
-    TABLE_COLUMNS,
     check_for_splits,
     check_unused_columns,
     open_table,
@@ -62,41 +61,48 @@ def add_tables(
     paths: Iterable[Path],
     folder: Path,
     columns: Mapping[str, str],
-    to_clip: Callable[[dict[str, str], str], RawClip],
+    to_clip: Callable[[dict[str, str], str | None], RawClip],
+    column_names: Mapping[str, tuple[str, ...]] = COLUMN_NAMES,
 ) -> None:
-    """Passes every row through `to_clip(values by our names, split of the file)`."""
-    unknown = sorted(set(columns) - set(TABLE_COLUMNS))
+    """Passes every row through `to_clip(values by our names, split of the file)`, which is None if it names none."""
+    unknown = sorted(set(columns) - set(column_names))
     if unknown:
-        raise ValueError(f"Only the columns {', '.join(TABLE_COLUMNS)} can be renamed; got {unknown}.")
-    names = {ours: (columns[ours],) if ours in columns else theirs for ours, theirs in COLUMN_NAMES.items()}
+        raise ValueError(f"Only the columns {', '.join(column_names)} can be renamed; got {unknown}.")
+    names = {ours: (columns[ours],) if ours in columns else theirs for ours, theirs in column_names.items()}
     for path in paths:
         table = open_table(path, folder, None, names, ["file", "text", *columns])
         check_unused_columns(table.unused, table.columns, path)
         check_for_splits(table, path)
         if table.unused:
             gathered.notes.append(f"{path.name} has unused columns: {', '.join(table.unused)}")
-        split, without_split = split_of(path.stem), []
-        gathered.add(table.rows, functools.partial(_clip_of_table, to_clip, split or "train", without_split))
-        if without_split and split is None:
-            gathered.notes.append(f"{path.name} names no split for {len(without_split)} clip(s): they are put in train")
+        split, put_in_train = split_of(path.stem), []
+        gathered.add(table.rows, functools.partial(_clip_of_table, to_clip, split, put_in_train))
+        if put_in_train:
+            gathered.notes.append(f"{path.name} names no split for {len(put_in_train)} clip(s): they are put in train")
 
 
 def _clip_of_table(
-    to_clip: Callable[[dict[str, str], str], RawClip], split: str, without_split: list[str], values: dict[str, str]
+    to_clip: Callable[[dict[str, str], str | None], RawClip],
+    split: str | None,
+    put_in_train: list[str],
+    values: dict[str, str],
 ) -> RawClip:
     values = {name: value.strip() for name, value in values.items()}
     clip = to_clip(values, split)
-    if not values["split"]:
-        without_split.append(clip.name)
+    if not values["split"] and split is None and clip.split == SPLITS[0]:
+        put_in_train.append(clip.name)
     return clip
 
 
-def table_clip(values: dict[str, str], split: str, find: Callable[[str], Path]) -> RawClip:
+def table_clip(
+    values: dict[str, str], split: str, find: Callable[[str], Path], suffixes: tuple[str, ...] = VIDEO_SUFFIXES
+) -> RawClip:
+    """`suffixes` are those of files of clips, which do not belong to the name of a clip."""
     file = path_below(values["file"])
     text = sentence(values["text"])
     start, end = times_of(values, "start", "end")
-    suffix = PurePosixPath(file).suffix
-    default_name = file.removesuffix(suffix if suffix.lower() in VIDEO_SUFFIXES else "").strip("/").replace("/", "_")
+    suffix = max((each for each in suffixes if file.lower().endswith(each)), key=len, default="")
+    default_name = file[: len(file) - len(suffix)].strip("/").replace("/", "_")
     if start is not None or end is not None:
         default_name += f"-{values['start'] or 0}-{values['end'] or 'end'}"
     return RawClip(

@@ -64,8 +64,10 @@ def check_model_names(arguments: Any) -> None:
     Raises:
         ValueError: for a name that is not a local folder and cannot be on the Hub.
     """
-    for argument, name in vars(arguments).items():
-        if argument.endswith("name_or_path") and name is not None:
+    for argument, value in vars(arguments).items():
+        if not argument.endswith("name_or_path"):
+            continue
+        for name in [value] if isinstance(value, str) else value or ():
             reason = explain_missing_folder(name, needs_owner=argument in ALWAYS_WITH_OWNER)
             if reason is not None:
                 raise ValueError(f"--{argument} {name!r} is neither a local folder nor a model on the Hub: {reason}")

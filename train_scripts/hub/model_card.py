@@ -220,6 +220,7 @@ def render(run: TrainingRun) -> str:
     value_of = {setting["name"]: setting["value"] for setting in run.settings}
     what_it_is = stage.card_with_lora if value_of.get("lora") and stage.card_with_lora else stage.card
     modality = _modality_of(run)
+    recipe = system.recipe_of(run.recipe)
     vision_stage = None if stage.vision_stage is None else find_stage(stage.vision_stage)[1]
     card = ModelCard.from_template(
         _card_data(run),
@@ -239,6 +240,8 @@ def render(run: TrainingRun) -> str:
             if vision_stage is not None and run.stage1 is not None
             else f"it {modality.words.reads}",
         ),
+        compared_recipe=recipe if recipe.is_compared else system.recipe,
+        other_recipe=None if recipe is system.recipe else recipe,
         is_translator=run.is_translator,
         spoken=_language_text(run.spoken_language, "a written language that was not named"),
         sign=_language_text(run.sign_language, "a sign language that was not named"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from modeling_flallm.systems import Stage, System
+from modeling_flallm.systems import Recipe, Stage, System
 
 from ..arguments.data_arguments import DataArguments
 from ..arguments.dataclass_parser import read_sources, read_yaml
@@ -109,7 +109,7 @@ def _is_setting(arguments: Any, name: str) -> bool:
         is_overridden = name == "num_train_epochs" and arguments.max_steps > 0
         return name in TRAINING_SETTINGS and not is_overridden
     if name.startswith("lora_"):
-        return arguments.lora
+        return getattr(arguments, "lora", False) or getattr(arguments, "vision_lora", False)
     return name not in ("target_language", "also_measure_on") and not name.endswith("_name_or_path")
 
 
@@ -134,12 +134,10 @@ def _share_kept(settings: list[dict[str, Any]], preset: str) -> float:
     return sum(values[name] == value for name, value in wanted.items()) / len(wanted)
 
 
-def follows_other_recipe(system: System, stage: Stage, settings: list[dict[str, Any]]) -> bool:
-    """Whether more of the settings are those of `other_recipe` than of `recipe`."""
-    if system.other_recipe is None:
-        return False
-    shares = [_share_kept(settings, f"{each.prefix}_{stage.name}") for each in (system.other_recipe, system.recipe)]
-    return shares[0] > shares[1]
+def recipe_followed(system: System, stage: Stage, settings: list[dict[str, Any]]) -> Recipe:
+    """The recipe of which most of the settings are; the system's own, if no other has more."""
+    others = [each for each in system.other_recipes if each.stages is None or stage.name in each.stages]
+    return max((system.recipe, *others), key=lambda each: _share_kept(settings, f"{each.prefix}_{stage.name}"))
 
 
 def text_model_setting(config: PreTrainedConfig, paper: str, source: str) -> dict[str, Any]:

@@ -21,8 +21,10 @@ import yaml
 from huggingface_hub import ModelCard, hf_hub_download
 from transformers import PreTrainedConfig, PreTrainedModel, Seq2SeqTrainer
 
+from modeling_flallm import SignEncoder
+from modeling_flallm.encoder_registry_slt import known_model_types
 from modeling_flallm.own_processing import MODALITIES, modality_of_input
-from modeling_flallm.systems import TRANSLATOR, find_stage
+from modeling_flallm.systems import SYSTEMS, TRANSLATOR, find_stage, system_of_visual_encoder
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
@@ -32,7 +34,7 @@ from ..scores.metrics import TITLE_OF_SCORE, translation_scores
 from .hub_names import is_hub_id
 from .run_settings import (
     deviations,
-    follows_other_recipe,
+    recipe_followed,
     settings_beside_recipe,
     settings_of_encoder,
     text_model_setting,
@@ -60,14 +62,15 @@ class TrainingRun:
         base_models: public name of each pretrained part by its role; `base_model_ids` those that are on the Hub.
         settings: the recipe, each with `name`, `value`, `paper` (the recipe's value), `source` (where that one is from)
             and `meaning`.
-        follows_sltbaselines: whether most settings are those of the system's `other_recipe`; today only that of
-            sltbaselines is one.
+        recipe: prefix of the recipe of which most settings are.
         stage1: deviations and training of the stage that made the visual encoder, if that was an earlier one.
         training: time, hardware, versions, numbers of parameters.
         scores: one entry per data set and split, with signatures.
         retrieval: for a model that does not translate: its scores by split.
         confidence: what `flallm calibrate` found: `least_chrf`, and `measures` by split.
         modality: our name of the column of its clips.
+        encoders: image and video models of transformers in the sign encoder: `name`, `revision` and `license`, if
+            known, and `training`, how the run trained them.
         card_digest: of the README.md that was written from this, to notice changes by hand.
     """
 
@@ -80,7 +83,7 @@ class TrainingRun:
     base_models: dict[str, str]
     base_model_ids: list[str]
     settings: list[dict[str, Any]]
-    follows_sltbaselines: bool
+    recipe: str
     stage1: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     scores: list[dict[str, Any]] = field(default_factory=list)
@@ -88,6 +91,7 @@ class TrainingRun:
     confidence: dict[str, Any] | None = None
     retrieval: dict[str, dict[str, float]] = field(default_factory=dict)
     modality: str = MODALITIES[0].column
+    encoders: list[dict[str, str]] = field(default_factory=list)
     card_digest: str | None = None
 
     @property
@@ -116,16 +120,18 @@ def describe_run(
         model: as it will be trained, including frozen parts and adapters.
     """
     system, known = find_stage(stage.stage_name)
-    preset = f"{system.recipe.prefix}_{known.name}"
-    values = {name: value for name, value in vars(stage).items() if name.endswith("_name_or_path")}
-    paths = {name: value for name, value in values.items() if value is not None}
-    settings = settings_beside_recipe((stage, data, video, augmentation, training), preset)
+    all_arguments = (stage, data, video, augmentation, training)
+    paths = _names_by_role(stage)
+    settings = settings_beside_recipe(all_arguments, f"{system.recipe.prefix}_{known.name}")
+    recipe = recipe_followed(system, known, settings)
+    if recipe.is_compared:
+        settings = settings_beside_recipe(all_arguments, f"{recipe.prefix}_{known.name}")
     record_of_vision_stage = None
     if known.text_model_of_paper is not None:
         settings.insert(0, text_model_setting(model.config.text_config, *known.text_model_of_paper))
-    if known.vision_stage is not None and stage.vision_model_name_or_path is not None:
+    if known.vision_stage is not None and _is_of_ours(stage.vision_model_name_or_path):
         record_of_vision_stage = _record_of_vision_stage(
-            stage.vision_model_name_or_path,
+            stage.vision_model_name_or_path[0],
             model.config.vision_config,
             f"{system.recipe.prefix}_{known.vision_stage}",
         )
@@ -136,17 +142,53 @@ def describe_run(
         sign_language=data.sign_language,
         license=training.model_license,
         data=_describe_data(data, splits),
-        base_models={name.removesuffix("_name_or_path"): _name_with_bases(path) for name, path in paths.items()},
-        base_model_ids=[base for name, path in paths.items() if "model" in name for base in base_ids(path)],
+        base_models={role: " and ".join(map(_name_with_bases, names)) for role, names in paths.items()},
+        base_model_ids=[
+            base for role, names in paths.items() if "model" in role for name in names for base in base_ids(name)
+        ],
         settings=settings,
-        follows_sltbaselines=follows_other_recipe(system, known, settings),
+        recipe=recipe.prefix,
         stage1=record_of_vision_stage,
         modality=modality_of_input(model.vision_model.main_input_name).column,
+        encoders=_pretrained_encoders(model),
         training={
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "num_trained_parameters": sum(value.numel() for value in model.parameters() if value.requires_grad),
         },
     )
+
+
+def _names_by_role(stage: Any) -> dict[str, list[str]]:
+    """Folders and Hub ids of the pretrained parts, by what they are."""
+    given = {name: value for name, value in vars(stage).items() if name.endswith("_name_or_path") and value is not None}
+    return {
+        name.removesuffix("_name_or_path"): [value] if isinstance(value, str) else value
+        for name, value in given.items()
+    }
+
+
+def _pretrained_encoders(model: PreTrainedModel) -> list[dict[str, str]]:
+    parts = [part for part in model.vision_model.modules() if isinstance(part, SignEncoder)]
+    return [
+        {**part.pretrained_source, "name": plain_name(part.pretrained_source["name"]), "training": _how_trained(part)}
+        for part in parts
+        if part.pretrained_source is not None
+    ]
+
+
+def _how_trained(part: SignEncoder) -> str:
+    if part.frozen:
+        return "frozen"
+    has_adapters = any("lora_" in name for name, _ in part.named_parameters())
+    return "trained with low-rank adapters (LoRA)" if has_adapters else "trained"
+
+
+def _is_of_ours(names: list[str] | None) -> bool:
+    """Whether the names of a visual encoder are one that an earlier stage made."""
+    if names is None or len(names) > 1:
+        return False
+    model_type = PreTrainedConfig.get_config_dict(names[0])[0].get("model_type")
+    return model_type in (*SYSTEMS, *known_model_types()) or system_of_visual_encoder(model_type) is not None
 
 
 def public_name(name_or_path: str) -> str:
@@ -325,6 +367,14 @@ def score_entry(
 # The record in a folder
 
 
+def _as_today(values: dict[str, Any]) -> dict[str, Any]:
+    """The content of a record, which before there were several other recipes named the only one there was."""
+    if "follows_sltbaselines" in values:
+        follows_it, own = values.pop("follows_sltbaselines"), find_stage(values["stage"])[0].recipe.prefix
+        values["recipe"] = "sltbaselines" if follows_it else own
+    return values
+
+
 def read_run(folder: Path) -> TrainingRun:
     """
     Raises:
@@ -337,6 +387,6 @@ def read_run(folder: Path) -> TrainingRun:
             "written. There is no such file."
         )
     try:
-        return TrainingRun(**json.loads(path.read_text(encoding="utf-8")))
+        return TrainingRun(**_as_today(json.loads(path.read_text(encoding="utf-8"))))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is no record of a training run: {error}") from error

@@ -1,7 +1,9 @@
 """The Trainers: what all stages have in common, what those on videos add, and how each system is evaluated."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,8 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import Seq2SeqTrainer, Trainer, TrainerState
-from transformers.trainer_utils import TrainOutput, has_length
+from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, has_length
 
 from ..clips.collators import FramePreprocessor
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
@@ -146,11 +148,28 @@ class TextTrainer(Trainer):
             raise ValueError(f"it {kind} {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else ""))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        with self._names_for(Path(output_dir or self.args.output_dir)):
+            super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone who loads the model
             write_json(folder / ARGUMENTS_FILE, self.settings(), ensure_ascii=True)
+
+    @contextlib.contextmanager
+    def _names_for(self, folder: Path) -> Iterator[None]:
+        """
+        transformers saves the weights of some models (ViT since 5.20) under names of earlier versions, which
+        `from_pretrained` understands, but not the Trainer: it would leave a checkpoint's weights out.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        if not folder.name.startswith(PREFIX_CHECKPOINT_DIR) or not isinstance(model, PreTrainedModel):
+            yield
+            return
+        model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
+        try:
+            yield
+        finally:
+            del model.save_pretrained
 
 
 class ClipTrainer(TextTrainer, Seq2SeqTrainer):
@@ -279,7 +298,7 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
             return inputs
         clips = {name: inputs.pop(name) for name in vision_model.input_names}
         with torch.no_grad(), self.compute_loss_context_manager():
-            output = vision_model(**clips)
+            output = vision_model.compute_features(**clips)
         return {
             **inputs,
             "visual_features": output.last_hidden_state,

@@ -1,5 +1,6 @@
 """What the stages share: the sequence of a run, and what it leaves in the output folder."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ from ..hub.model_card import save_adapter, write_adapter_card
 from ..hub.training_run import add_run_scores, complete_run, describe_run
 from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
+from .encoder_adapters import merge_encoder_adapters
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
 from .trainers import ClipTrainer, FLaLLMTrainer, LlavaSltTrainer
 from .training_clips import TrainingClips, learn_origin_of_clips, open_splits, prepare_clips
@@ -78,10 +80,19 @@ def clip_reader_of(video: VideoArguments, encoder: SignEncoder | None = None) ->
     return {modality.slot: modality.build_part(video, encoder.config)}
 
 
+def as_prepared(video: VideoArguments, processor: FLaLLMProcessor) -> VideoArguments:
+    """The arguments with the sizes that the processor has: image and video models bring their own."""
+    if not processor.modality.has_space:
+        return video
+    part = processor.modality.part
+    return dataclasses.replace(video, frame_size=part.size["height"], crop_size=part.crop_size["height"])
+
+
 def build_processor(
-    video: VideoArguments, tokenizer: PreTrainedTokenizerBase, encoder: SignEncoder | None = None
+    video: VideoArguments, tokenizer: PreTrainedTokenizerBase, encoder: SignEncoder | None = None, **options: Any
 ) -> FLaLLMProcessor:
-    return FLaLLMProcessor(**clip_reader_of(video, encoder), tokenizer=tokenizer)
+    """`options` are further ones of `FLaLLMProcessor`."""
+    return FLaLLMProcessor(**clip_reader_of(video, encoder), tokenizer=tokenizer, **options)
 
 
 def encoding_settings(training: FLaLLMTrainingArguments) -> EncodingSettings:
@@ -174,6 +185,7 @@ def run_training(
         check_features_can_be_kept(model.vision_model, processor.modality)
     if isinstance(model, PeftModel):
         _save_lora_base(model, processor, training)
+    video = as_prepared(video, processor)
     prepare_visual_encoder(model, training)
     choose_fast_attention(model, training)
     learn_origin_of_clips(splits, processor)
@@ -291,6 +303,9 @@ def _print_trained_parts(model: torch.nn.Module) -> None:
     weight = getattr(model.config, "word_presence_loss_weight", 0.0)
     if weight:
         print(f"The loss has a word-presence term with weight {weight} (ours, not in the paper).")
+    weight = getattr(model.config, "visual_text_alignment_weight", 0.0)
+    if weight:
+        print(f"The loss has a visual-text alignment term with weight {weight} (SpaMo's).")
 
 
 def _finish(
@@ -308,6 +323,8 @@ def _finish(
             save_adapter(trainer.model, folder / "lora_adapter", trainer.training_run, base)
             trainer.processing_class.save_pretrained(str(folder / "lora_adapter"))
         trainer.model = trainer.model.merge_and_unload()
+    else:
+        merge_encoder_adapters(trainer.model.vision_model)
     trainer.save_model(_internal_call=True)  # without a push, which comes last
     trainer.create_model_card()
     scores = trainer.evaluate()

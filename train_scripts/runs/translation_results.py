@@ -149,6 +149,11 @@ def write_captions(translation: Translation, caption_formats: Sequence[str]) -> 
     """
     captions = [{**piece, "translation_text": piece["text"]} for piece in translation.pieces]
     try:
+        if caption_formats and any(piece["end"] <= piece["start"] for piece in translation.pieces):
+            raise ValueError(
+                f"{translation.file} does not say how long it lasts, so its captions have no times. Features say it as "
+                "features_per_second in the metadata of a .safetensors file; flallm prepare writes such files."
+            )
         contents = [format_captions(captions, name) for name in caption_formats]
         files = dict(zip(caption_files(Path(translation.file), caption_formats), contents, strict=True))
         for path, content in files.items():

@@ -6,6 +6,8 @@ Stage 2 of FLa-LLM, LLM fine-tuning: the visual encoder of stage 1, frozen, a ne
         --vision_model_name_or_path stage1 --text_model_name_or_path facebook/mbart-large-cc25 \
         --target_language de_DE --output_dir stage2
 
+With `--prompt "Translate the given sentence into {spoken_language}."` the text model reads a prompt before the visual
+tokens. `--visual_text_alignment_weight 1 --alignment_warm_up_steps 4000` adds SpaMo's contrast of clips and sentences.
 With `--lora True` only low-rank adapters in the text model and the visual-language adapter are trained. With
 `--cache_features True` each clip goes through the encoder once, for all epochs and all later runs (`feature_cache.py`).
 A small run on a CPU, continuing the example of `visual_initialing.py`:
@@ -28,7 +30,9 @@ from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import VideoArguments
 from ..arguments.stage_arguments import LLMFineTuningArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..runs.alignment_warm_up import AlignmentWarmUp
 from ..runs.damaged_models import reading_model
+from ..runs.encoder_adapters import add_encoder_adapters
 from ..runs.generation_defaults import set_generation_defaults
 from ..runs.tokenizers import load_tokenizer
 from ..runs.training import build_processor, run_training
@@ -36,27 +40,38 @@ from ..runs.training import build_processor, run_training
 COMMAND = COMMANDS["train llm-fine-tuning"]
 
 
-def build_model(arguments: LLMFineTuningArguments, video: VideoArguments) -> tuple[PreTrainedModel, FLaLLMProcessor]:
-    """The model of stage 2, frozen and wrapped as requested, and the processor with the LLM's tokenizer."""
-    with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
+def build_model(
+    arguments: LLMFineTuningArguments, video: VideoArguments, spoken_language: str | None = None
+) -> tuple[PreTrainedModel, FLaLLMProcessor]:
+    """
+    The model of stage 2, frozen and wrapped as requested, and the processor with the LLM's tokenizer.
+
+    Args:
+        spoken_language: tag of the language that the prompt names if the data set does not specify one.
+    """
+    with reading_model(*(arguments.vision_model_name_or_path or ()), arguments.text_model_name_or_path):
         model = FLaLLMForTranslation.from_vision_text_pretrained(
-            arguments.vision_model_name_or_path or arguments.other_encoder(),
+            arguments.other_encoder()
+            or arguments.load_encoder(FLaLLMForTranslation.encoder_advice, **arguments.temporal_module()),
             arguments.text_model_name_or_path,
             adapter_hidden_size=arguments.adapter_hidden_size,
             adapter_activation=arguments.adapter_activation,
             adapter_norm=arguments.adapter_norm,
             label_smoothing=arguments.label_smoothing,
             word_presence_loss_weight=arguments.word_presence_loss_weight,
+            visual_text_alignment_weight=arguments.visual_text_alignment_weight,
+            has_prompt=arguments.prompt is not None,
         )
     tokenizer = load_tokenizer(arguments.text_model_name_or_path, arguments.target_language)
     set_generation_defaults(model, tokenizer, arguments.num_beams)
     if arguments.text_model_dropout is not None:
         _set_dropout(model, arguments.text_model_dropout)
-    if arguments.freeze_visual_encoder:
-        model.freeze_visual_encoder()
+    if arguments.vision_lora:
+        add_encoder_adapters(model.vision_model, arguments.lora_config(target_modules="all-linear"))
     if arguments.lora:
         model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
-    return model, build_processor(video, tokenizer, model.vision_model)
+    named = {} if spoken_language is None else {"spoken_language": spoken_language}
+    return model, build_processor(video, tokenizer, model.vision_model, prompt=arguments.prompt, **named)
 
 
 def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:
@@ -74,8 +89,18 @@ def _set_dropout(model: FLaLLMForTranslation, probability: float) -> None:
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Stage 2 from command-line arguments, with additional callbacks; returns the scores on the evaluation split."""
     arguments, data, video, augmentation, training, features = COMMAND.parse(argv, FLaLLMTrainingArguments)
+    if arguments.alignment_warm_up_steps:
+        callbacks = [*callbacks, AlignmentWarmUp(arguments.alignment_warm_up_steps)]
+        training.ddp_find_unused_parameters = True  # the Trainer's choice, but also with gradient checkpointing
     return run_training(
-        lambda: build_model(arguments, video), arguments, data, video, augmentation, training, features, callbacks
+        lambda: build_model(arguments, video, data.spoken_language),
+        arguments,
+        data,
+        video,
+        augmentation,
+        training,
+        features,
+        callbacks,
     )
 
 

@@ -34,6 +34,7 @@ from modeling_flallm import (
     LlavaSltForContrastivePreTraining,
     LlavaSltVisualConfig,
     LlavaSltVisualEncoder,
+    SignEncoder,
 )
 from modeling_flallm.own_processing import FLaLLMProcessor, modality_of_input
 
@@ -50,11 +51,13 @@ from ..clips.data import SignClipDataset
 from ..clips.splits import load_split
 from ..hub.hub_names import check_model_names
 from ..hub.training_run import add_retrieval, describe_run
+from ..runs.damaged_models import reading_model
 from ..runs.resuming import check_run
 from ..runs.text_targets import TextTargets, load_text_targets, load_word_targets, normal_form
 from ..runs.tokenizers import open_tokenizer
 from ..runs.trainers import ClipTrainer
 from ..runs.training import (
+    as_prepared,
     build_processor,
     build_trainer,
     check_score_name,
@@ -72,14 +75,28 @@ class ContrastiveTrainingArguments(ContrastiveTrainingDefaults, FLaLLMTrainingAr
     """Evaluation by retrieval instead of generation."""
 
 
+def load_frame_encoder(arguments: VisualContrastivePretrainingArguments) -> SignEncoder | None:
+    """That of --vision_model_name_or_path, with the temporal module that a new CNN would have."""
+    if arguments.vision_model_name_or_path is None:
+        return None
+    with reading_model(*arguments.vision_model_name_or_path):
+        return arguments.load_encoder(
+            "Name an image model.",
+            temporal_blocks=arguments.temporal_blocks,
+            temporal_norm=arguments.temporal_norm,
+            hidden_size=arguments.visual_hidden_size,
+        )
+
+
 def build_model(
     arguments: VisualContrastivePretrainingArguments, targets: TextTargets
 ) -> LlavaSltForContrastivePreTraining:
     """A visual encoder with random or ImageNet weights, and the targets from the text side."""
     word_targets = load_word_targets(arguments.text_model_name_or_path, targets.token_ids)
+    frame_encoder = load_frame_encoder(arguments)
     config = LlavaSltContrastiveConfig(
         vision_config=LlavaSltVisualConfig(
-            frame_config=arguments.frame_encoder_config(),
+            frame_config=arguments.frame_encoder_config() if frame_encoder is None else frame_encoder.config,
             word_window_size=arguments.word_window_size,
             word_window_stride=arguments.word_window_stride,
             word_hidden_size=arguments.word_hidden_size,
@@ -96,7 +113,9 @@ def build_model(
         memory_bank_size=arguments.memory_bank_size,
     )
     model = LlavaSltForContrastivePreTraining(config)
-    if arguments.imagenet_weights:
+    if frame_encoder is not None:
+        model.vision_model.frame_encoder = frame_encoder
+    elif arguments.imagenet_weights:
         model.vision_model.load_imagenet_weights()
     if model.has_word_level:
         model.set_word_targets(word_targets)
@@ -207,6 +226,7 @@ def run_pretraining(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # processors want one, and nothing is padded with it here
     processor = build_processor(video, tokenizer, model.vision_model)
+    video = as_prepared(video, processor)
     clips = prepare_clips(splits, processor, data, ClipAugmentation(augmentation, video), training)
     trainer = build_trainer(
         ContrastiveTrainer,

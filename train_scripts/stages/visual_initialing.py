@@ -17,9 +17,9 @@ A small run on a CPU (`make quickstart` does all of it):
 import sys
 from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TrainerCallback
 
-from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, light_transformer_config
+from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, SignEncoder, light_transformer_config
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from ..arguments.command_line import GO_ON_TRAINING, run_command
@@ -28,6 +28,8 @@ from ..arguments.data_arguments import VideoArguments
 from ..arguments.stage_arguments import VisualInitialingArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..languages.target_languages import language_ids
+from ..runs.damaged_models import reading_model
+from ..runs.encoder_adapters import add_encoder_adapters
 from ..runs.generation_defaults import set_generation_defaults
 from ..runs.tokenizers import load_tokenizer
 from ..runs.training import build_processor, run_training
@@ -55,14 +57,34 @@ def build_light_transformer_config(arguments: VisualInitialingArguments, tokeniz
     )
 
 
+def load_encoder(arguments: VisualInitialingArguments) -> SignEncoder | None:
+    """That of --vision_model_name_or_path. Image and video models get the temporal module that a new CNN would have."""
+    if arguments.vision_model_name_or_path is None:
+        return None
+    with reading_model(*arguments.vision_model_name_or_path):
+        return arguments.load_encoder(
+            "Name an image or video model.",
+            temporal_blocks=arguments.temporal_blocks,
+            temporal_norm=arguments.temporal_norm,
+            temporal_padding=arguments.temporal_padding,
+            hidden_size=arguments.visual_hidden_size,
+        )
+
+
+def new_encoder_config(arguments: VisualInitialingArguments) -> PreTrainedConfig:
+    """Of the sign encoder for other clips than videos, or else of the CNN."""
+    other = arguments.other_encoder_config()
+    return other or arguments.frame_encoder_config(temporal_padding=arguments.temporal_padding)
+
+
 def build_model(
     arguments: VisualInitialingArguments, video: VideoArguments
 ) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
     """A random visual encoder, adapter and Light-T, and the processor with the LLM's tokenizer."""
     tokenizer = load_tokenizer(arguments.tokenizer_name_or_path, arguments.target_language)
+    encoder = load_encoder(arguments)
     config = FLaLLMConfig(
-        vision_config=arguments.other_encoder_config()
-        or arguments.frame_encoder_config(temporal_padding=arguments.temporal_padding),
+        vision_config=encoder.config if encoder is not None else new_encoder_config(arguments),
         text_config=build_light_transformer_config(arguments, tokenizer),
         adapter_hidden_size=arguments.adapter_hidden_size,
         adapter_activation=arguments.adapter_activation,
@@ -71,9 +93,13 @@ def build_model(
         word_presence_loss_weight=arguments.word_presence_loss_weight,
     )
     model = FLaLLMForTranslation(config)
-    if arguments.imagenet_weights:
+    if encoder is not None:
+        model.vision_model = encoder
+    elif arguments.imagenet_weights:
         model.vision_model.load_imagenet_weights()
     set_generation_defaults(model, tokenizer, arguments.num_beams)
+    if arguments.vision_lora:
+        add_encoder_adapters(model.vision_model, arguments.lora_config(target_modules="all-linear"))
     return model, build_processor(video, tokenizer, model.vision_model)
 
 

@@ -22,7 +22,6 @@ from peft import get_peft_model
 from transformers import PreTrainedModel, TrainerCallback
 
 from modeling_flallm import LlavaSltForTranslation
-from modeling_flallm.encoders_slt import load_sign_encoder
 from modeling_flallm.own_processing import DEFAULT_SPOKEN_LANGUAGE, LlavaSltProcessor
 
 from ..arguments.command_line import GO_ON_TRAINING, run_command
@@ -54,9 +53,9 @@ def build_model(
         spoken_language: tag of the language that the prompt names if the data set does not specify one.
     """
     tokenizer = open_tokenizer(arguments.text_model_name_or_path)
-    with reading_model(*filter(None, (arguments.vision_model_name_or_path, arguments.text_model_name_or_path))):
-        vision_model = arguments.other_encoder() or load_sign_encoder(
-            arguments.vision_model_name_or_path, LlavaSltForTranslation.encoder_advice
+    with reading_model(*(arguments.vision_model_name_or_path or ()), arguments.text_model_name_or_path):
+        vision_model = arguments.other_encoder() or arguments.load_encoder(
+            LlavaSltForTranslation.encoder_advice, **arguments.temporal_module()
         )
         processor = LlavaSltProcessor(
             **clip_reader_of(video, vision_model),
@@ -72,13 +71,12 @@ def build_model(
             connector_activation=arguments.connector_activation,
             label_smoothing=arguments.label_smoothing,
         )
-    processor.word_window_stride = model.vision_model.get_centre_and_spacing()[1]
+    processor.set_token_steps(model.vision_model.get_token_steps())
     set_generation_defaults(model, processor.tokenizer, arguments.num_beams)
     if arguments.lora:
-        model.freeze_visual_encoder()
         model = get_peft_model(model, arguments.lora_config(**model.get_lora_settings()))
     else:
-        model.freeze_for_connector_tuning()
+        model.freeze_text_model()
     return model, processor
 
 
