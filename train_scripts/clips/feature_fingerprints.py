@@ -42,7 +42,7 @@ FILES_THAT_MAKE_FEATURES = (
 YOUNGEST_TRUSTED_FILE_IN_SECONDS = 2.0
 # What every configuration says: where a part comes from and how it is loaded, which changes when it is saved, and
 # what it returns. What its outputs depend on is in the fields of its own class, and in its weights.
-BOOKKEEPING = {*PreTrainedConfig().to_dict(), "auto_map", "processor_class"} - {"model_type"}
+BOOKKEEPING = {*PreTrainedConfig().to_dict(), "auto_map", "processor_class", "source"} - {"model_type"}
 
 
 def fingerprint_of_encoder(encoder: SignEncoder) -> str:
