@@ -224,9 +224,6 @@ class ExtractionArguments:
     dataset: list[str] = field(
         metadata={"help": "Video folders (train/, dev/, test/ with metadata.csv) or ids of data sets on the Hub."}
     )
-    vision_model_name_or_path: str = field(
-        metadata={"help": "Folder or Hub id of a sign encoder, or of a trained model that has one."}
-    )
     splits: list[str] | None = field(default=None, metadata={"help": "Splits to encode. Default: all."})
     text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
     output_dir: Path | None = field(

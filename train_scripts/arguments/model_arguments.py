@@ -44,7 +44,7 @@ class FrameEncoderArguments:
 
 
 @dataclass
-class LoadedEncoderArguments:
+class NamedEncoderArguments:
     """A visual encoder that is trained already: one of ours, or any image or video models of transformers."""
 
     vision_model_name_or_path: list[str] | None = field(
@@ -76,6 +76,50 @@ class LoadedEncoderArguments:
     vision_attn_implementation: str | None = field(
         default=None, metadata={"help": "Attention of image and video models: eager, sdpa or flash_attention_2."}
     )
+
+    def load_named_encoder(self, how_to_get_one: str) -> "SignEncoder":
+        """
+        Args:
+            how_to_get_one: advice for the error if there is none.
+
+        Raises:
+            ValueError: as `load_sign_encoder`.
+        """
+        import torch
+
+        from modeling_flallm.encoders_slt import load_sign_encoder
+
+        options = {"attn_implementation": self.vision_attn_implementation}
+        if self.vision_dtype is not None:
+            options["dtype"] = getattr(torch, self.vision_dtype)
+        return load_sign_encoder(
+            self.vision_model_name_or_path,
+            how_to_get_one,
+            {
+                "pooling": self.vision_pooling,
+                "image_values": {"scales": self.vision_scales},
+                "video_values": {"window_stride": self.vision_window_stride},
+            },
+            **{name: value for name, value in options.items() if value is not None},
+        )
+
+    def check_named_encoder(self) -> None:
+        """
+        Raises:
+            ValueError: for unknown values.
+        """
+        if isinstance(self.vision_model_name_or_path, str):
+            self.vision_model_name_or_path = [self.vision_model_name_or_path]
+        if self.vision_dtype is not None and self.vision_dtype not in DTYPES:
+            raise ValueError(f"--vision_dtype must be {', '.join(DTYPES)}, got {self.vision_dtype!r}.")
+        if self.vision_pooling is not None and self.vision_pooling not in POOLINGS:
+            raise ValueError(f"--vision_pooling must be {', '.join(POOLINGS)}, got {self.vision_pooling!r}.")
+
+
+@dataclass
+class LoadedEncoderArguments(NamedEncoderArguments):
+    """A visual encoder that is trained already, and what is put behind it."""
+
     projection_size: int = field(
         default=0, metadata={"help": "Width of a new linear layer behind a loaded encoder; 0 is none."}
     )
@@ -85,12 +129,7 @@ class LoadedEncoderArguments:
         Raises:
             ValueError: for flags that need a loaded encoder where there is none, and unknown values.
         """
-        if isinstance(self.vision_model_name_or_path, str):
-            self.vision_model_name_or_path = [self.vision_model_name_or_path]
-        if self.vision_dtype is not None and self.vision_dtype not in DTYPES:
-            raise ValueError(f"--vision_dtype must be {', '.join(DTYPES)}, got {self.vision_dtype!r}.")
-        if self.vision_pooling is not None and self.vision_pooling not in POOLINGS:
-            raise ValueError(f"--vision_pooling must be {', '.join(POOLINGS)}, got {self.vision_pooling!r}.")
+        self.check_named_encoder()
         if self.vision_model_name_or_path is None:
             given = [
                 each.name for each in fields(LoadedEncoderArguments) if getattr(self, each.name) not in (None, [1], 0)
@@ -113,23 +152,9 @@ class LoadedEncoderArguments:
         Raises:
             ValueError: as `load_sign_encoder`.
         """
-        import torch
+        from modeling_flallm.encoders_slt import put_in_front_of_time
 
-        from modeling_flallm.encoders_slt import load_sign_encoder, put_in_front_of_time
-
-        options = {"attn_implementation": self.vision_attn_implementation}
-        if self.vision_dtype is not None:
-            options["dtype"] = getattr(torch, self.vision_dtype)
-        encoder = load_sign_encoder(
-            self.vision_model_name_or_path,
-            how_to_get_one,
-            {
-                "pooling": self.vision_pooling,
-                "image_values": {"scales": self.vision_scales},
-                "video_values": {"window_stride": self.vision_window_stride},
-            },
-            **{name: value for name, value in options.items() if value is not None},
-        )
+        encoder = self.load_named_encoder(how_to_get_one)
         if self.freeze_visual_encoder and not self.vision_lora:
             encoder.freeze()
         if self.projection_size or temporal_module.get("temporal_blocks"):

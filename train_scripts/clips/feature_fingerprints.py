@@ -24,7 +24,7 @@ from modeling_flallm import SIGN_ENCODERS, SignEncoder
 from modeling_flallm.own_processing import FLaLLMProcessor, Modality
 
 from ..machine.atomic_files import write_bytes
-from .augmentation import ClipAugmentation
+from .augmentation import ClipAugmentation, MiddleFrames
 from .feature_store import digest_of_file
 from .hub_data_sets import fetch_content, without_bytes
 
@@ -42,7 +42,7 @@ FILES_THAT_MAKE_FEATURES = (
 YOUNGEST_TRUSTED_FILE_IN_SECONDS = 2.0
 # What every configuration says: where a part comes from and how it is loaded, which changes when it is saved, and
 # what it returns. What its outputs depend on is in the fields of its own class, and in its weights.
-BOOKKEEPING = {*PreTrainedConfig().to_dict(), "auto_map", "processor_class"} - {"model_type"}
+BOOKKEEPING = {*PreTrainedConfig().to_dict(), "auto_map", "processor_class", "source"} - {"model_type"}
 
 
 def fingerprint_of_encoder(encoder: SignEncoder) -> str:
@@ -105,7 +105,7 @@ class _WithoutWords(ast.NodeTransformer):
 def describe_settings(
     encoder: SignEncoder,
     modality: Modality,
-    augmentation: ClipAugmentation | None,
+    augmentation: ClipAugmentation | MiddleFrames | None,
     precision: torch.dtype,
     features_dtype: torch.dtype,
 ) -> dict[str, Any]:

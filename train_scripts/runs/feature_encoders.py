@@ -9,11 +9,11 @@ from transformers import AutoFeatureExtractor, AutoVideoProcessor
 from transformers.utils import cached_file, extract_commit_hash
 
 from modeling_flallm import SIGN_ENCODERS, SignEncoder
-from modeling_flallm.encoders_slt import load_sign_encoder
 from modeling_flallm.loading_slt import read_config_values
 from modeling_flallm.own_processing import Modality, modality_of_input
 
 from ..arguments.data_arguments import EncoderVideoArguments
+from ..arguments.model_arguments import NamedEncoderArguments
 from ..hub.hub_names import is_hub_id
 from .damaged_models import reading_model
 from .training import clip_reader_of
@@ -30,9 +30,9 @@ class FeatureEncoder:
     Args:
         encoder: frozen.
         modality: reads clips as the encoder takes them.
-        name: its id on the Hub, or the name of its folder without the path, which is private.
-        revision: the commit on the Hub that it was loaded from, if it was.
-        license: as its model card says, if it does.
+        name: its id on the Hub, or the name of its folder without the path, which is private; several with " + ".
+        revision: the commit on the Hub that it was loaded from, if it was; of several, each.
+        license: as its model card says, if it does; of several, if all have the same.
     """
 
     encoder: SignEncoder
@@ -42,40 +42,43 @@ class FeatureEncoder:
     license: str | None
 
 
-def load_feature_encoder(name_or_path: str, video: EncoderVideoArguments) -> FeatureEncoder:
+def load_feature_encoder(arguments: NamedEncoderArguments, video: EncoderVideoArguments) -> FeatureEncoder:
     """
-    An encoder from a folder or Hub id of one, or of a model that has one. Clips are prepared by the processor that was
-    saved with it; without one, as the flags say.
+    The encoder that the arguments name. Clips are prepared by the processor that was saved with it; without one, as the
+    flags say.
 
     Raises:
         ValueError: if there is none, if it takes ready-made features, or for flags that its processor would override.
     """
-    with reading_model(name_or_path):
-        encoder = load_sign_encoder(name_or_path, HOW_TO_GET_ONE)
+    names = arguments.vision_model_name_or_path
+    with reading_model(*names):
+        encoder = arguments.load_named_encoder(HOW_TO_GET_ONE)
     if next(encoder.parameters(), None) is None:
-        raise ValueError(f"{name_or_path!r} takes ready-made visual features and computes none. {HOW_TO_GET_ONE}")
+        raise ValueError(f"{names[0]!r} takes ready-made visual features and computes none. {HOW_TO_GET_ONE}")
     encoder.freeze()
     encoder.choose_memory_format()
+    revisions = [extract_commit_hash(_file_of(name, "config.json"), None) for name in names]
+    licenses = {_license_of(name) for name in names}
     return FeatureEncoder(
         encoder,
-        _modality_for(name_or_path, encoder, video),
-        name_or_path if is_hub_id(name_or_path) else Path(name_or_path).resolve().name,
-        extract_commit_hash(_file_of(name_or_path, "config.json"), None),
-        _license_of(name_or_path),
+        _modality_for(names, encoder, video),
+        " + ".join(name if is_hub_id(name) else Path(name).resolve().name for name in names),
+        " + ".join(revisions) if all(revisions) else None,
+        licenses.pop() if len(licenses) == 1 else None,
     )
 
 
-def _modality_for(name_or_path: str, encoder: SignEncoder, video: EncoderVideoArguments) -> Modality:
+def _modality_for(names: list[str], encoder: SignEncoder, video: EncoderVideoArguments) -> Modality:
     modality = modality_of_input(encoder.main_input_name)
-    if not _has_own_processor(name_or_path):
+    if len(names) > 1 or not _has_own_processor(names[0]):
         return modality(clip_reader_of(video.completed(), encoder)[modality.slot])
     for flag in video.given():
         raise ValueError(
-            f"--{flag} cannot be combined with {name_or_path!r}: clips are prepared by the processor that was saved "
-            "with it, as it was trained. Leave the flag out."
+            f"--{flag} cannot be combined with {names[0]!r}: clips are prepared by the processor that was saved with "
+            "it, as it was trained. Leave the flag out."
         )
-    with reading_model(name_or_path):
-        return modality(LOADERS[modality.slot].from_pretrained(name_or_path))
+    with reading_model(names[0]):
+        return modality(LOADERS[modality.slot].from_pretrained(names[0]))
 
 
 def _has_own_processor(name_or_path: str) -> bool:
