@@ -41,10 +41,12 @@ from modeling_flallm import (
 )
 from processing import VisualFeatureExtractor
 from processing.encoder_of_features_slt import EncoderOfFeatures, encoder_of_features
+from train_scripts.arguments.data_arguments import EncoderVideoArguments
+from train_scripts.arguments.model_arguments import VisionModelArguments
 from train_scripts.clips.feature_fingerprints import fingerprint_of_features
 from train_scripts.clips.feature_folder import _file_names
 from train_scripts.commands import evaluate_model, extract_features, translate
-from train_scripts.runs.feature_encoders import load_feature_encoder
+from train_scripts.runs.feature_encoders import FeatureEncoder, load_feature_encoder
 from train_scripts.stages import llm_fine_tuning, visual_contrastive_pretraining, visual_language_tuning
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,6 +88,10 @@ def encoded_clips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(FLaLLMVisionModel, "forward", counting_forward)
     return counts
+
+
+def encoder_of(*names: str | Path, **video: Any) -> FeatureEncoder:
+    return load_feature_encoder(VisionModelArguments([str(name) for name in names]), EncoderVideoArguments(**video))
 
 
 def header_of(path: Path) -> dict[str, str]:
@@ -173,7 +179,7 @@ def test_files_hold_what_the_encoder_makes(made):
 
 
 def test_each_file_says_what_made_it(made, tmp_path):
-    source = load_feature_encoder(str(trained_model()), extract_features.EncoderVideoArguments())
+    source = encoder_of(trained_model())
     fingerprint = fingerprint_of_features(source.encoder, source.modality)
     facts = json.loads((made / "features.json").read_text(encoding="utf-8"))
     path = made / "test" / rows_of(made / "test")[0]["visual_features"]
@@ -328,7 +334,7 @@ def test_files_that_do_not_say_what_made_them_are_accepted(model_on_features, tm
 
 def test_the_fingerprint_is_that_of_encoder_and_clips(tmp_path):
     def fingerprint(name: Path, **video: Any) -> str:
-        source = load_feature_encoder(str(name), extract_features.EncoderVideoArguments(**video))
+        source = encoder_of(name, **video)
         return fingerprint_of_features(source.encoder, source.modality)
 
     usual = fingerprint(trained_model())
@@ -469,9 +475,9 @@ def test_an_encoder_on_the_hub_is_named_with_its_commit_and_licence(tmp_path, mo
     with MiniHub() as hub:
         hub.create_repository("me/stage1", files=files)
         connect(monkeypatch, hub.url, hub.token)
-        source = load_feature_encoder("me/stage1", extract_features.EncoderVideoArguments())
+        source = encoder_of("me/stage1")
     assert source.name == "me/stage1" and re.fullmatch("[0-9a-f]{40}", source.revision)
-    assert source.license == "cc-by-nc-4.0"
+    assert source.licenses == ["cc-by-nc-4.0"]
 
 
 def test_the_card_has_the_licence_of_the_encoder(tmp_path):
@@ -481,7 +487,7 @@ def test_the_card_has_the_licence_of_the_encoder(tmp_path):
     card = (extract(tmp_path, vision_model_name_or_path=encoder, splits=["test"]) / "README.md").read_text()
     assert card.startswith("---\nlicense: mit\n") and "| test | 6 |" in card and "--visual_features_size 24" in card
     (encoder / "README.md").write_text("---\nlicense: [\n---\n", encoding="utf-8")
-    assert load_feature_encoder(str(encoder), extract_features.EncoderVideoArguments()).license is None
+    assert encoder_of(encoder).licenses == []
 
 
 def test_encoders_that_cannot_be_used(tmp_path, capsys):
@@ -491,8 +497,8 @@ def test_encoders_that_cannot_be_used(tmp_path, capsys):
     features = tmp_path / "on_features"
     VisualFeaturesEncoder(VisualFeaturesConfig(hidden_size=WIDTH)).save_pretrained(features)
     assert error(vision_model_name_or_path=features) == (
-        f"'{features}' takes ready-made visual features and computes none. Name a sign encoder, or a trained model "
-        "that has one."
+        f"'{features}' takes ready-made visual features and computes none. Name a sign encoder, a trained model that "
+        "has one, or an image or video model of transformers."
     )
     text = tmp_path / "text"
     AutoModelForSeq2SeqLM.from_config(tiny_text_config("mbart")).save_pretrained(text)

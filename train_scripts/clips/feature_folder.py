@@ -45,7 +45,7 @@ class OriginOfFeatures:
     Args:
         encoder: name and fingerprint.
         revision: the commit on the Hub that the encoder was loaded from.
-        license: of the encoder.
+        licenses: of the encoder, of several side by side all.
         hidden_size: width of a feature.
         features_dtype: "float16", ...
         precision: in which the encoder computed.
@@ -54,7 +54,7 @@ class OriginOfFeatures:
 
     encoder: EncoderOfFeatures
     revision: str | None
-    license: str | None
+    licenses: list[str]
     hidden_size: int
     features_dtype: str
     precision: str
@@ -201,9 +201,10 @@ class FeatureFolder:
         """README.md, with the licence of the encoder: that of the clips is the user's to add."""
         rows = [row for rows in self.rows.values() for row in rows]
         spoken = {row["spoken_language"] for row in rows if row.get("spoken_language")}
+        licenses = self.origin.licenses
         data = DatasetCardData(
             language=sorted(spoken) or None,
-            license=self.origin.license,
+            license=licenses[0] if len(licenses) == 1 else licenses or None,
             source_datasets=[name for name in sources if is_hub_id(name)] or None,
             tags=["sign-language-translation", "visual-features"],
         )

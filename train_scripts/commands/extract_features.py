@@ -100,7 +100,7 @@ def extract(
     check_model_names(arguments)
     splits = wanted_splits(arguments)
     settings = start(arguments)
-    source = load_feature_encoder(arguments.vision_model_name_or_path, video)
+    source = load_feature_encoder(arguments, video)
     source.encoder.frames_per_chunk = arguments.frames_per_chunk
     folder = None
     if arguments.output_dir is not None:
@@ -127,7 +127,7 @@ def _origin_of(source: FeatureEncoder, settings: EncodingSettings, store: Featur
     return OriginOfFeatures(
         encoder=EncoderOfFeatures(source.name, fingerprint_of_features(source.encoder, source.modality)),
         revision=source.revision,
-        license=source.license,
+        licenses=source.licenses,
         hidden_size=source.encoder.features_size,
         features_dtype=store.features_dtype,
         precision=str(settings.precision).removeprefix("torch."),
