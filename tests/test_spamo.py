@@ -44,7 +44,7 @@ from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation
 from modeling_flallm.encoder_pretrained_slt import PretrainedVisionEncoder
 from modeling_flallm.pretrained_vision_slt import source_of
 from train_scripts.arguments.data_arguments import EncoderVideoArguments, VideoArguments
-from train_scripts.arguments.model_arguments import VisionModelArguments
+from train_scripts.arguments.model_arguments import NamedEncoderArguments
 from train_scripts.clips.feature_fingerprints import fingerprint_of_features
 from train_scripts.commands import evaluate_model, extract_features, translate
 from train_scripts.runs.feature_encoders import FeatureEncoder, load_feature_encoder
@@ -107,7 +107,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def encoder_of(*names: str | Path, video: dict[str, Any] | None = None, **how: Any) -> FeatureEncoder:
-    which = VisionModelArguments([str(name) for name in names], **how)
+    which = NamedEncoderArguments([str(name) for name in names], **how)
     return load_feature_encoder(which, EncoderVideoArguments(**(video or {})))
 
 
@@ -142,9 +142,9 @@ def test_the_recipe_from_features_to_translations(models, cache, computed, tmp_p
         theirs = model_class.from_pretrained(name).state_dict()
         ours = encoder.backbone.state_dict()
         assert ours and moved(ours, theirs) == set()
-    assert model.config.visual_text_alignment_weight == 1.0
+    assert model.config.visual_text_alignment_weight == 0.1
     assert model.config.vision_config.projection_size == 12
-    assert AutoProcessor.from_pretrained(folder).prompt == "Translate the given sentence into {spoken_language}."
+    assert AutoProcessor.from_pretrained(folder).prompt == "Translate this sentence into {spoken_language}."
     card = (folder / "README.md").read_text(encoding="utf-8")
     for name, license_name in (("tiny-clip", "mit"), ("tiny-videomae", "research")):
         assert f"`{name}`, which was **frozen** here. Its licence is `{license_name}`." in card
@@ -165,7 +165,7 @@ def test_the_recipe_from_features_to_translations(models, cache, computed, tmp_p
 def test_the_folder_of_features_names_both_models(cache, models):
     folder = cache.parent / "corpus"
     facts = json.loads((folder / "features.json").read_text(encoding="utf-8"))
-    assert facts["encoder"] == "tiny-clip and tiny-videomae" and facts["hidden_size"] == WIDTH
+    assert facts["encoder"] == "tiny-clip + tiny-videomae" and facts["hidden_size"] == WIDTH
     assert facts["encoder_fingerprint"] == fingerprint_of(encoder_of(*models, video=PIXELS, **HOW))
     assert facts["clip_settings"]["crop_size"] == {"height": 64, "width": 64}  # the larger of two scales
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -174,7 +174,7 @@ def test_the_folder_of_features_names_both_models(cache, models):
     features = load_file(folder / "test" / row["visual_features"])["features"]
     assert features.shape == (int(row["num_features"]), WIDTH)
     assert float(row["features_per_second"]) == 25  # one for each frame
-    assert header_of(folder / "test" / row["visual_features"])["encoder"] == "tiny-clip and tiny-videomae"
+    assert header_of(folder / "test" / row["visual_features"])["encoder"] == "tiny-clip + tiny-videomae"
 
 
 def test_the_fingerprint_says_nothing_of_names(models, tmp_path):
@@ -301,5 +301,5 @@ def test_help_names_the_flags_of_the_encoder(capsys):
         extract_features.main(["--help"])
     text = capsys.readouterr().out
     names = set(re.findall(r"--vision_\w+", text))
-    assert names == {f"--{field.name}" for field in dataclasses.fields(VisionModelArguments)}
+    assert names == {f"--{field.name}" for field in dataclasses.fields(NamedEncoderArguments)}
     assert "--projection_size" not in text

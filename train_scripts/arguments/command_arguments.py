@@ -10,7 +10,6 @@ from ..languages.languages import check_sign_language, check_spoken_language
 from ..machine.cores import num_cores
 from ..machine.process_pool import check_num_workers
 from .flag_values import DTYPES, QUANTIZATIONS, check_license, check_repo_id
-from .model_arguments import VisionModelArguments
 from .system_rows import systems
 
 FORMATS = ("text", "jsonl", "csv")
@@ -57,8 +56,8 @@ class TranslateArguments:
     spoken_language: str | None = field(
         default=None,
         metadata={
-            "help": f"{systems.titles(is_prompted=True)}: tag of the language to write, such as de. Default: the one "
-            "it was trained on."
+            "help": f"{systems.titles(is_prompted=True)}, and models trained with --prompt: tag of the language to "
+            "write, such as de. Default: the one it was trained on."
         },
     )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads. Default: one per free core."})
@@ -218,19 +217,12 @@ class InspectArguments:
             raise ValueError(f"--num_strips must be 0 or more, got {self.num_strips}.")
 
 
-@dataclass(kw_only=True)
-class ExtractionArguments(VisionModelArguments):
+@dataclass
+class ExtractionArguments:
     """Which clips, and which encoder."""
 
     dataset: list[str] = field(
         metadata={"help": "Video folders (train/, dev/, test/ with metadata.csv) or ids of data sets on the Hub."}
-    )
-    vision_model_name_or_path: list[str] = field(
-        metadata={
-            "help": "Folder or Hub id of a sign encoder, of a trained model that has one, or of an image or video "
-            "model of transformers, such as facebook/dinov2-small. Several names give one encoder of all of them, side "
-            "by side."
-        }
     )
     splits: list[str] | None = field(default=None, metadata={"help": "Splits to encode. Default: all."})
     text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
@@ -264,9 +256,6 @@ class ExtractionArguments(VisionModelArguments):
         default=None, metadata={"help": "Such as cuda or cpu. Default: the accelerator if there is one."}
     )
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
-
-    def __post_init__(self):
-        self.check_vision_model()
 
 
 @dataclass

@@ -44,8 +44,8 @@ class FrameEncoderArguments:
 
 
 @dataclass
-class VisionModelArguments:
-    """Which visual encoder to load, and how: one of ours, or any image or video models of transformers."""
+class NamedEncoderArguments:
+    """A visual encoder that is trained already: one of ours, or any image or video models of transformers."""
 
     vision_model_name_or_path: list[str] | None = field(
         default=None,
@@ -77,22 +77,8 @@ class VisionModelArguments:
         default=None, metadata={"help": "Attention of image and video models: eager, sdpa or flash_attention_2."}
     )
 
-    def check_vision_model(self) -> None:
+    def load_named_encoder(self, how_to_get_one: str) -> "SignEncoder":
         """
-        Raises:
-            ValueError: for unknown values.
-        """
-        if isinstance(self.vision_model_name_or_path, str):
-            self.vision_model_name_or_path = [self.vision_model_name_or_path]
-        if self.vision_dtype is not None and self.vision_dtype not in DTYPES:
-            raise ValueError(f"--vision_dtype must be {', '.join(DTYPES)}, got {self.vision_dtype!r}.")
-        if self.vision_pooling is not None and self.vision_pooling not in POOLINGS:
-            raise ValueError(f"--vision_pooling must be {', '.join(POOLINGS)}, got {self.vision_pooling!r}.")
-
-    def load_vision_model(self, how_to_get_one: str) -> "SignEncoder":
-        """
-        The encoder of these names.
-
         Args:
             how_to_get_one: advice for the error if there is none.
 
@@ -117,10 +103,22 @@ class VisionModelArguments:
             **{name: value for name, value in options.items() if value is not None},
         )
 
+    def check_named_encoder(self) -> None:
+        """
+        Raises:
+            ValueError: for unknown values.
+        """
+        if isinstance(self.vision_model_name_or_path, str):
+            self.vision_model_name_or_path = [self.vision_model_name_or_path]
+        if self.vision_dtype is not None and self.vision_dtype not in DTYPES:
+            raise ValueError(f"--vision_dtype must be {', '.join(DTYPES)}, got {self.vision_dtype!r}.")
+        if self.vision_pooling is not None and self.vision_pooling not in POOLINGS:
+            raise ValueError(f"--vision_pooling must be {', '.join(POOLINGS)}, got {self.vision_pooling!r}.")
+
 
 @dataclass
-class LoadedEncoderArguments(VisionModelArguments):
-    """A visual encoder that is trained already, and what comes new behind it."""
+class LoadedEncoderArguments(NamedEncoderArguments):
+    """A visual encoder that is trained already, and what is put behind it."""
 
     projection_size: int = field(
         default=0,
@@ -130,12 +128,12 @@ class LoadedEncoderArguments(VisionModelArguments):
     def check_loaded_encoder(self, reads_ready_made_features: bool = False) -> None:
         """
         Args:
-            reads_ready_made_features: whether the clips bring features along, which --projection_size may follow, too.
+            reads_ready_made_features: whether the clips are features, which --projection_size may follow, too.
 
         Raises:
             ValueError: for flags that need a loaded encoder where there is none, and unknown values.
         """
-        self.check_vision_model()
+        self.check_named_encoder()
         if self.vision_model_name_or_path is None:
             given = [
                 each.name for each in fields(LoadedEncoderArguments) if getattr(self, each.name) not in (None, [1], 0)
@@ -159,7 +157,7 @@ class LoadedEncoderArguments(VisionModelArguments):
         Raises:
             ValueError: as `load_sign_encoder`.
         """
-        encoder = self.load_vision_model(how_to_get_one)
+        encoder = self.load_named_encoder(how_to_get_one)
         if self.freeze_visual_encoder and not self.vision_lora:
             encoder.freeze()
         return self.put_new_layers_behind(encoder, **temporal_module)

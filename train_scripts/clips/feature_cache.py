@@ -27,13 +27,13 @@ from modeling_flallm.own_processing import Modality
 from modeling_flallm.sign_encoder_slt import TokenStep, num_tokens_after
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureStoreArguments
+from .augmentation import NO_AUGMENTATION
 from .collators import CACHED_FEATURES, NUM_TOKENS, FramePreprocessor
 from .data import ClipDataset, SignClipDataset
 from .feature_fingerprints import ContentDigests, describe_settings, key_of
 from .feature_store import FeatureStore, remove_leavings, remove_unused
 from .views_to_encode import ClipErrors, ClipView, ViewsToEncode, batches_of
 
-NO_AUGMENTATION = AugmentationArguments(random_crop=False, frame_jitter=False)
 FEATURES_IN_A_FILE = 64  # or up to a batch more: the most that an interrupted run loses
 
 

@@ -25,7 +25,7 @@ from modeling_flallm.backbone_slt import run_backbone
 from modeling_flallm.own_processing import FLaLLMProcessor, Modality
 
 from ..machine.atomic_files import write_bytes
-from .augmentation import ClipAugmentation
+from .augmentation import ClipAugmentation, MiddleFrames
 from .feature_store import digest_of_file
 from .hub_data_sets import fetch_content, without_bytes
 
@@ -107,7 +107,7 @@ class _WithoutWords(ast.NodeTransformer):
 def describe_settings(
     encoder: SignEncoder,
     modality: Modality,
-    augmentation: ClipAugmentation | None,
+    augmentation: ClipAugmentation | MiddleFrames | None,
     precision: torch.dtype,
     features_dtype: torch.dtype,
 ) -> dict[str, Any]:

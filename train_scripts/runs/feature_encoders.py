@@ -11,7 +11,7 @@ from modeling_flallm.own_processing import Modality, modality_of_input
 from modeling_flallm.pretrained_vision_slt import source_of
 
 from ..arguments.data_arguments import EncoderVideoArguments
-from ..arguments.model_arguments import VisionModelArguments
+from ..arguments.model_arguments import NamedEncoderArguments
 from .damaged_models import reading_model
 from .training import clip_reader_of
 
@@ -27,48 +27,43 @@ class FeatureEncoder:
     Args:
         encoder: frozen.
         modality: reads clips as the encoder takes them.
-        sources: where the weights come from, one for each encoder side by side, see `source_of`.
+        name: its id on the Hub, or the name of its folder without the path, which is private; several with " + ".
+        revision: the commit on the Hub that it was loaded from, if it was; of several, each.
+        license: as its model card says, if it does; a list if those of several differ.
     """
 
     encoder: SignEncoder
     modality: Modality
-    sources: list[dict[str, str]]
-
-    @property
-    def name(self) -> str:
-        return " and ".join(source["name"] for source in self.sources)
-
-    @property
-    def revision(self) -> str | None:
-        """The commits on the Hub, if all were loaded from there."""
-        revisions = [source.get("revision") for source in self.sources]
-        return None if None in revisions else " and ".join(revisions)
-
-    @property
-    def licenses(self) -> list[str]:
-        """As the model cards say, if they do."""
-        return list(dict.fromkeys(source["license"] for source in self.sources if "license" in source))
+    name: str
+    revision: str | None
+    license: str | list[str] | None
 
 
-def load_feature_encoder(which: VisionModelArguments, video: EncoderVideoArguments) -> FeatureEncoder:
+def load_feature_encoder(arguments: NamedEncoderArguments, video: EncoderVideoArguments) -> FeatureEncoder:
     """
-    Encoders from folders or Hub ids, of one or of a model that has one. Clips are prepared by the processor that was
-    saved with a sign encoder; without one, and for several encoders side by side, as the flags say, in the size that
-    image and video models of transformers expect.
+    The encoder that the arguments name. Clips are prepared by the processor that was saved with it; without one, as the
+    flags say.
 
     Raises:
         ValueError: if there is none, if it takes ready-made features, or for flags that its processor would override.
     """
-    names = which.vision_model_name_or_path
+    names = arguments.vision_model_name_or_path
     with reading_model(*names):
-        encoder = which.load_vision_model(HOW_TO_GET_ONE)
+        encoder = arguments.load_named_encoder(HOW_TO_GET_ONE)
     if next(encoder.features_encoder.parameters(), None) is None:
-        raise ValueError(
-            f"{' and '.join(map(repr, names))} takes ready-made visual features and computes none. {HOW_TO_GET_ONE}"
-        )
+        raise ValueError(f"{names[0]!r} takes ready-made visual features and computes none. {HOW_TO_GET_ONE}")
     encoder.freeze()
     encoder.choose_memory_format()
-    return FeatureEncoder(encoder, _modality_for(names, encoder, video), [source_of(name, {}) for name in names])
+    sources = [source_of(name, {}) for name in names]
+    revisions = [source.get("revision") for source in sources]
+    licenses = list(dict.fromkeys(source["license"] for source in sources if "license" in source))
+    return FeatureEncoder(
+        encoder,
+        _modality_for(names, encoder, video),
+        " + ".join(source["name"] for source in sources),
+        " + ".join(revisions) if all(revisions) else None,
+        licenses[0] if len(licenses) == 1 else licenses or None,
+    )
 
 
 def _modality_for(names: list[str], encoder: SignEncoder, video: EncoderVideoArguments) -> Modality:
@@ -77,8 +72,8 @@ def _modality_for(names: list[str], encoder: SignEncoder, video: EncoderVideoArg
         return modality(clip_reader_of(video.completed(), encoder)[modality.slot])
     for flag in video.given():
         raise ValueError(
-            f"--{flag} cannot be combined with {names[0]!r}: clips are prepared by the processor that was saved "
-            "with it, as it was trained. Leave the flag out."
+            f"--{flag} cannot be combined with {names[0]!r}: clips are prepared by the processor that was saved with "
+            "it, as it was trained. Leave the flag out."
         )
     with reading_model(names[0]):
         return modality(LOADERS[modality.slot].from_pretrained(names[0]))
