@@ -551,8 +551,8 @@ def test_encoders_that_cannot_be_used(tmp_path, capsys):
     features = tmp_path / "on_features"
     VisualFeaturesEncoder(VisualFeaturesConfig(hidden_size=WIDTH)).save_pretrained(features)
     assert error(vision_model_name_or_path=features) == (
-        f"'{features}' takes ready-made visual features and computes none. Name a sign encoder, or a trained model "
-        "that has one."
+        f"'{features}' takes ready-made visual features and computes none. Name a sign encoder, a trained model that "
+        "has one, or an image or video model of transformers."
     )
     text = tmp_path / "text"
     AutoModelForSeq2SeqLM.from_config(tiny_text_config("mbart")).save_pretrained(text)

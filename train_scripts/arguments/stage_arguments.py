@@ -99,7 +99,7 @@ class LLMFineTuningArguments(
     )
 
     def __post_init__(self):
-        self.check_loaded_encoder()
+        self.check_loaded_encoder(reads_ready_made_features=self.chosen_row is not None)
         self.check_one_start(self.vision_model_name_or_path)
         if self.text_model_name_or_path is None:
             raise ValueError("`--text_model_name_or_path` is required.")
@@ -308,7 +308,7 @@ class VisualLanguageTuningArguments(LoadedEncoderArguments, NewTemporalArguments
     )
 
     def __post_init__(self):
-        self.check_loaded_encoder()
+        self.check_loaded_encoder(reads_ready_made_features=self.chosen_row is not None)
         self.check_one_start(self.vision_model_name_or_path)
         if self.text_model_name_or_path is None:
             raise ValueError("`--text_model_name_or_path` is required.")
