@@ -56,8 +56,8 @@ class TranslateArguments:
     spoken_language: str | None = field(
         default=None,
         metadata={
-            "help": f"{systems.titles(is_prompted=True)}: tag of the language to write, such as de. Default: the one "
-            "it was trained on."
+            "help": f"{systems.titles(is_prompted=True)}, and models trained with --prompt: tag of the language to "
+            "write, such as de. Default: the one it was trained on."
         },
     )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads. Default: one per free core."})

@@ -235,16 +235,13 @@ class DenoisingArguments:
 
 
 @dataclass
-class VisualContrastivePretrainingArguments(FrameEncoderArguments, LoadedEncoderArguments):
+class VisualContrastivePretrainingArguments(
+    FrameEncoderArguments, LoadedEncoderArguments, EncoderTrainingArguments, LoraArguments
+):
     """The visual encoder and what it is contrasted with. The abstract gives no numbers: all defaults are ours."""
 
     stage_name: ClassVar[str] = "visual_contrastive_pretraining"
     target_language: ClassVar[None] = None
-    vision_lora: ClassVar[bool] = False
-
-    freeze_visual_encoder: bool = field(
-        default=True, metadata={"help": "Freeze the image or video model of --vision_model_name_or_path."}
-    )
 
     text_model_name_or_path: str = field(
         default=None,

@@ -180,13 +180,28 @@ def _draw_contrasting_colour(
 def plan_hands(glosses: Sequence[str], signer: Signer, random_generator: np.random.Generator) -> np.ndarray:
     """Returns both hands in every frame, (frames, 2, 54), dominant hand first: from rest through the signs, each
     gliding into the next, and back to rest. Raises KeyError for an unknown gloss."""
+    return np.concatenate(_plan_pieces(glosses, signer, random_generator))
+
+
+def _plan_pieces(glosses: Sequence[str], signer: Signer, random_generator: np.random.Generator) -> list[np.ndarray]:
+    """Returns the pieces of `plan_hands`: rest, then for each sign the way to it and the sign, then the way to rest,
+    and rest."""
     rest = _hands_at_rest()
     pieces = [_hold(rest, REST_DURATION_IN_SECONDS)]
     for gloss in glosses:
         stroke = _perform_sign(SIGNS_BY_GLOSS[gloss], signer, random_generator)
         pieces += [_transition(pieces[-1][-1], stroke[0], signer), stroke]
-    pieces += [_transition(pieces[-1][-1], rest, signer), _hold(rest, REST_DURATION_IN_SECONDS)]
-    return np.concatenate(pieces)
+    return pieces + [_transition(pieces[-1][-1], rest, signer), _hold(rest, REST_DURATION_IN_SECONDS)]
+
+
+def find_signs(
+    glosses: Sequence[str], signer: Signer, resolution: int, random_generator: np.random.Generator
+) -> list[range]:
+    """Returns the frames of each sign, without the ways between signs, in the clip that `render_clip` makes of the same
+    arguments."""
+    _draw_camera(resolution, random_generator)
+    ends = np.cumsum([len(piece) for piece in _plan_pieces(glosses, signer, random_generator)]).tolist()
+    return [range(start, end) for start, end in zip(ends[1:-2:2], ends[2:-2:2], strict=True)]
 
 
 def _hands_at_rest() -> np.ndarray:
@@ -279,18 +294,26 @@ class Camera:
         return np.stack([x, y], axis=-1) * self.canvas_size
 
 
+def _supersampling(resolution: int) -> int:
+    return 3 if resolution <= 128 else 2
+
+
+def _draw_camera(resolution: int, random_generator: np.random.Generator) -> Camera:
+    return Camera(
+        canvas_size=resolution * _supersampling(resolution),
+        zoom=random_generator.uniform(0.97, 1.02),
+        lateral_shift=random_generator.uniform(-0.02, 0.02),
+        height_shift=random_generator.uniform(-0.015, 0.015),
+    )
+
+
 def render_clip(
     glosses: Sequence[str], signer: Signer, resolution: int, random_generator: np.random.Generator
 ) -> np.ndarray:
     """Renders one sentence by one signer as uint8 frames (frames, height, width, 3). `random_generator` gives this
     performance's small variations, so the same state gives the same frames."""
-    supersampling = 3 if resolution <= 128 else 2
-    camera = Camera(
-        canvas_size=resolution * supersampling,
-        zoom=random_generator.uniform(0.97, 1.02),
-        lateral_shift=random_generator.uniform(-0.02, 0.02),
-        height_shift=random_generator.uniform(-0.015, 0.015),
-    )
+    supersampling = _supersampling(resolution)
+    camera = _draw_camera(resolution, random_generator)
     hands = plan_hands(glosses, signer, random_generator)
     arms = camera.project(_arm_joints(hands, signer)).tolist()
     fingers = camera.project(_finger_points(hands, signer)).tolist()
