@@ -43,10 +43,10 @@ from transformers import MBartConfig
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig
 from modeling_flallm.own_processing import FLaLLMProcessor
 from train_scripts.arguments.data_arguments import DataArguments, FeatureStoreArguments, VideoArguments
-from train_scripts.clips.augmentation import ClipAugmentation
+from train_scripts.clips.augmentation import NO_AUGMENTATION, ClipAugmentation
 from train_scripts.clips.collators import CACHED_FEATURES, TranslationCollator
 from train_scripts.clips.data import SignClipDataset
-from train_scripts.clips.feature_cache import NO_AUGMENTATION, EncodingSettings, FeatureCache
+from train_scripts.clips.feature_cache import EncodingSettings, FeatureCache
 from train_scripts.clips.splits import load_split
 from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.training import build_processor

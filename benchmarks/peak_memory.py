@@ -404,13 +404,13 @@ def measure_on_cpu(number: int) -> dict[str, float]:
     """Growth of this process' peak resident memory by one real step, model included, and the computed figure."""
     stage, flags = ON_CPU[number]
     computed = compute(stage, flags, USUAL, with_evaluation=False, as_on_gpus=False)["training"]
-    before = _peak_resident_bytes()
+    before = peak_resident_bytes()
     recipe = read_recipe(stage, flags)
     Run(recipe, build_model(recipe), "cpu").train(USUAL)
-    return {"computed": computed, "measured": (_peak_resident_bytes() - before) / GIGABYTE, "before": before / GIGABYTE}
+    return {"computed": computed, "measured": (peak_resident_bytes() - before) / GIGABYTE, "before": before / GIGABYTE}
 
 
-def _peak_resident_bytes() -> int:
+def peak_resident_bytes() -> int:
     """Peak resident memory, as Linux counts it."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

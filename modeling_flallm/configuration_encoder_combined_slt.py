@@ -115,6 +115,11 @@ class TemporalConfig(ConfigOfParts):
         return self.projection_size or self.encoder_config.hidden_size
 
     @property
+    def features_size(self) -> int:
+        """Width of the features, see `SignEncoder`."""
+        return getattr(self.encoder_config, "features_size", self.encoder_config.hidden_size)
+
+    @property
     def temporal_stride(self) -> int:
         """Features from one visual token to the next."""
         return stride_of_blocks(self.temporal_blocks)

@@ -67,7 +67,8 @@ class PretrainedVisionConfig(ConfigOfParts):
             Normalisation of the frames that the encoder receives. Default: those that the model expects. They differ
             where several encoders see the same frames.
         source (`dict`, *optional*):
-            Where the weights come from, for the model card: `name` on the Hub, `revision` and `license`.
+            Where the weights come from, for the model card: `name` on the Hub, `revision`, `license` and
+            `license_name`.
         hidden_size, num_prefix_tokens, tokens_per_window (`int`, *optional*):
             Width of a visual token, class and register tokens in front of the patches, and visual tokens of a window.
             Default: as the model has them.

@@ -186,9 +186,9 @@ def resized(values: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Frames `(..., 3, any height, any width)` in this size, bicubic, as the processors of most of these models do."""
     if values.shape[-2:] == (height, width):
         return values
-    frames = values.flatten(0, -4)
+    frames = values.flatten(0, -4).float()  # torch resizes in no smaller precision on a CPU
     frames = nn.functional.interpolate(frames, size=(height, width), mode="bicubic", antialias=True)
-    return frames.unflatten(0, values.shape[:-3])
+    return frames.to(values.dtype).unflatten(0, values.shape[:-3])
 
 
 __all__ = ["PretrainedVisionEncoder"]

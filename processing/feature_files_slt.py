@@ -3,7 +3,9 @@
 
 import math
 import os
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ USUAL_NAMES = ("visual_features", "features")
 RATE_KEY = "features_per_second"
 MOST_NAMES_SHOWN = 5
 TOLERANCE = 1e-3  # of a feature
-DAMAGED = (OSError, EOFError, ValueError, KeyError, MemoryError, SafetensorError, zipfile.BadZipFile)
+DAMAGED = (
+    OSError, EOFError, ValueError, KeyError, MemoryError, SafetensorError, zipfile.BadZipFile, zlib.error,
+    NotImplementedError, tokenize.TokenError,
+)  # fmt: skip
 
 
 def is_feature_file(path: str | os.PathLike) -> bool:

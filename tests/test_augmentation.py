@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from processing import FLaLLMVideoProcessor
+from processing.modality_video_slt import VideoModality
 from train_scripts.arguments.data_arguments import AugmentationArguments, VideoArguments
-from train_scripts.clips.augmentation import ClipAugmentation, item_seed
+from train_scripts.clips.augmentation import NO_AUGMENTATION, ClipAugmentation, MiddleFrames, item_seed
+from train_scripts.clips.data import ClipReader
 
 VIDEO = VideoArguments(frame_size=40, crop_size=32)
 STRONG = {
@@ -117,3 +119,22 @@ def test_seeds_of_clips():
     assert len(seeds) == 3000
     assert all(torch.Generator().manual_seed(seed) for seed in seeds)
     assert item_seed(1, 2, 3) == item_seed(1, 2, 3)
+
+
+@pytest.mark.parametrize("max_num_frames", [None, 7])
+def test_clips_without_augmentation_are_the_middle_frames_with_the_pixels_of_evaluation(max_num_frames):
+    video = VideoArguments(frame_size=36, crop_size=32, frame_sampling_rate=0.3, max_num_frames=max_num_frames)
+    modality = VideoModality(VideoModality.build_part(video))
+    readers = [ClipReader(modality, each) for each in (MiddleFrames(), ClipAugmentation(NO_AUGMENTATION, video))]
+    for length in [*range(1, 40), int(torch.randint(40, 3000, ()))]:
+        frames = torch.randint(0, 256, (length, 3, 30, 40), dtype=torch.uint8)
+        one, other = (
+            modality.collate([read(lambda sample, frames=frames: frames[sample(len(frames), 25.0)], seed=0)])
+            for read in readers
+        )
+        assert torch.equal(one["pixel_values_videos"], other["pixel_values_videos"])
+        assert (
+            readers[0].longest_length(length)
+            == readers[1].longest_length(length)
+            == one["pixel_values_videos"].shape[1]
+        )

@@ -30,7 +30,16 @@ from tiny_corpus import (
 )
 from tiny_models import tiny_model, tiny_text_config
 from torch.testing import assert_close
-from transformers import AutoModelForSeq2SeqLM, AutoProcessor
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoProcessor,
+    VideoMAEConfig,
+    VideoMAEImageProcessor,
+    VideoMAEModel,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+)
 
 from modeling_flallm import (
     FLaLLMForTranslation,
@@ -41,10 +50,12 @@ from modeling_flallm import (
 )
 from processing import VisualFeatureExtractor
 from processing.encoder_of_features_slt import EncoderOfFeatures, encoder_of_features
+from train_scripts.arguments.data_arguments import EncoderVideoArguments
+from train_scripts.arguments.model_arguments import NamedEncoderArguments
 from train_scripts.clips.feature_fingerprints import fingerprint_of_features
 from train_scripts.clips.feature_folder import _file_names
 from train_scripts.commands import evaluate_model, extract_features, translate
-from train_scripts.runs.feature_encoders import load_feature_encoder
+from train_scripts.runs.feature_encoders import FeatureEncoder, load_feature_encoder
 from train_scripts.stages import llm_fine_tuning, visual_contrastive_pretraining, visual_language_tuning
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +77,10 @@ def extract(folder: Path, **values: Any) -> Path:
     output = values.pop("output_dir", folder / "features")
     assert extract_features.main(extraction(folder, output_dir=output, **values)) == 0
     return output
+
+
+def encoder_of(*names: Any, **video: Any) -> FeatureEncoder:
+    return load_feature_encoder(NamedEncoderArguments([str(name) for name in names]), EncoderVideoArguments(**video))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +125,7 @@ def another_encoder(folder: Path) -> Path:
 # The cache
 
 
-@pytest.mark.parametrize("kind", ["FLa-LLM", "LLaVA-SLT"])
+@pytest.mark.parametrize("kind", ["FLa-LLM", pytest.param("LLaVA-SLT", marks=pytest.mark.slow)])
 def test_a_training_finds_every_feature(kind, encoded_clips, tmp_path, capsys):
     values = {**WITHOUT_EVALUATION, "max_steps": 1, "cache_features": True, "feature_cache_dir": tmp_path / "cache"}
     if kind == "FLa-LLM":
@@ -154,6 +169,51 @@ def test_chosen_splits_of_several_data_sets(tmp_path, capsys):
     assert "They are in" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def foundation_models(tmp_path_factory) -> list[Path]:
+    """Folders of a tiny image model and a tiny video model of transformers, with their processors."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    image = ViTModel(ViTConfig(**sizes, image_size=32, patch_size=16))
+    video = VideoMAEModel(VideoMAEConfig(**sizes, image_size=32, patch_size=16, num_frames=4, tubelet_size=2))
+    folder = tmp_path_factory.mktemp("foundation models")
+    size = {"height": 32, "width": 32}
+    for name, model, processor in (
+        ("image", image, ViTImageProcessor(size=size)),
+        ("video", video, VideoMAEImageProcessor(size={"shortest_edge": 32}, crop_size=size)),
+    ):
+        model.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    return [folder / "image", folder / "video"]
+
+
+@pytest.mark.parametrize("num_models", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_image_and_video_models_of_transformers_by_name(num_models, foundation_models, tmp_path, capsys):
+    names = foundation_models[:num_models]
+    clips = {"frame_size": 36, "crop_size": 32, "frame_sampling_rate": 0.5}
+    folder = extract(tmp_path, vision_model_name_or_path=names, **clips)
+    facts = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+    assert facts["encoder"] == " + ".join(["image", "video"][:num_models]) and facts["hidden_size"] == 16 * num_models
+    assert facts["clip_settings"]["image_mean"] == [0.5, 0.5, 0.5] and facts["features_per_second"] > 1
+    capsys.readouterr()
+    values = {**WITHOUT_EVALUATION, "max_steps": 1, "cache_features": True, "feature_cache_dir": tmp_path / "cache"}
+    behind = {"temporal_blocks": ["K5", "P2"], "projection_size": 8}  # trained, while the encoder stays as it is
+    llm_fine_tuning.train(stage2_flags(tmp_path / "run", vision_model_name_or_path=names, **clips, **behind, **values))
+    assert "12 training clips: 12 features from the cache, 0 computed in " in capsys.readouterr().out
+
+
+def test_a_model_with_layers_behind_its_frozen_encoder_gives_the_features_of_that(foundation_models, tmp_path):
+    (image, _), run = foundation_models, tmp_path / "run"
+    clips = {"frame_size": 36, "crop_size": 32, "frame_sampling_rate": 0.5}
+    behind = {"temporal_blocks": ["K5", "P2"], "projection_size": 8}
+    llm_fine_tuning.train(
+        stage2_flags(run, vision_model_name_or_path=image, **clips, **behind, **WITHOUT_EVALUATION, max_steps=1)
+    )
+    alone, whole = encoder_of(image, **clips), encoder_of(run)
+    assert fingerprint_of_features(alone.encoder, alone.modality) == fingerprint_of_features(
+        whole.encoder, whole.modality
+    )
+
+
 # The files
 
 
@@ -173,7 +233,7 @@ def test_files_hold_what_the_encoder_makes(made):
 
 
 def test_each_file_says_what_made_it(made, tmp_path):
-    source = load_feature_encoder(str(trained_model()), extract_features.EncoderVideoArguments())
+    source = encoder_of(trained_model())
     fingerprint = fingerprint_of_features(source.encoder, source.modality)
     facts = json.loads((made / "features.json").read_text(encoding="utf-8"))
     path = made / "test" / rows_of(made / "test")[0]["visual_features"]
@@ -328,7 +388,7 @@ def test_files_that_do_not_say_what_made_them_are_accepted(model_on_features, tm
 
 def test_the_fingerprint_is_that_of_encoder_and_clips(tmp_path):
     def fingerprint(name: Path, **video: Any) -> str:
-        source = load_feature_encoder(str(name), extract_features.EncoderVideoArguments(**video))
+        source = encoder_of(name, **video)
         return fingerprint_of_features(source.encoder, source.modality)
 
     usual = fingerprint(trained_model())
@@ -469,7 +529,7 @@ def test_an_encoder_on_the_hub_is_named_with_its_commit_and_licence(tmp_path, mo
     with MiniHub() as hub:
         hub.create_repository("me/stage1", files=files)
         connect(monkeypatch, hub.url, hub.token)
-        source = load_feature_encoder("me/stage1", extract_features.EncoderVideoArguments())
+        source = encoder_of("me/stage1")
     assert source.name == "me/stage1" and re.fullmatch("[0-9a-f]{40}", source.revision)
     assert source.license == "cc-by-nc-4.0"
 
@@ -481,7 +541,7 @@ def test_the_card_has_the_licence_of_the_encoder(tmp_path):
     card = (extract(tmp_path, vision_model_name_or_path=encoder, splits=["test"]) / "README.md").read_text()
     assert card.startswith("---\nlicense: mit\n") and "| test | 6 |" in card and "--visual_features_size 24" in card
     (encoder / "README.md").write_text("---\nlicense: [\n---\n", encoding="utf-8")
-    assert load_feature_encoder(str(encoder), extract_features.EncoderVideoArguments()).license is None
+    assert encoder_of(encoder).license is None
 
 
 def test_encoders_that_cannot_be_used(tmp_path, capsys):
@@ -491,8 +551,8 @@ def test_encoders_that_cannot_be_used(tmp_path, capsys):
     features = tmp_path / "on_features"
     VisualFeaturesEncoder(VisualFeaturesConfig(hidden_size=WIDTH)).save_pretrained(features)
     assert error(vision_model_name_or_path=features) == (
-        f"'{features}' takes ready-made visual features and computes none. Name a sign encoder, or a trained model "
-        "that has one."
+        f"'{features}' takes ready-made visual features and computes none. Name a sign encoder, a trained model that "
+        "has one, or an image or video model of transformers."
     )
     text = tmp_path / "text"
     AutoModelForSeq2SeqLM.from_config(tiny_text_config("mbart")).save_pretrained(text)
@@ -548,7 +608,7 @@ def test_two_processes_share_the_clips(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_work(tmp_path, monkeypatch):
+def test_the_commands_of_the_page_work(foundation_models, tmp_path, monkeypatch):
     """As they are written, with tiny models for those that they name."""
     page = (ROOT / "docs" / "feature-extraction.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("flallm ")]
@@ -560,6 +620,7 @@ def test_the_commands_of_the_page_work(tmp_path, monkeypatch):
     shutil.rmtree("phoenix14t_features")
     first = sorted((corpus() / "test").glob("*.mp4"))[0].stem
     tiny = {
+        "facebook/dinov2-small": str(foundation_models[0]),
         "facebook/mbart-large-cc25": str(language_model()),
         "512": str(WIDTH),
         "0001.safetensors": f"{first}.safetensors",
@@ -580,7 +641,7 @@ def test_the_commands_of_the_page_work(tmp_path, monkeypatch):
         else:
             assert mains[name]([*words, "--device", "cpu"]) == 0
         done.append(name)
-    assert done == ["features", "train", "features", "train", "evaluate", "translate"]
+    assert done == ["features", "train", "features", "features", "train", "evaluate", "translate"]
     assert (
         FLaLLMVisionConfig.model_type
         == json.loads(Path("stage2/config.json").read_text())["vision_config"]["model_type"]

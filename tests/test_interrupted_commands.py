@@ -5,7 +5,7 @@ import os
 import pytest
 from tiny_corpus import corpus, flags, language_model, trained_model
 
-from train_scripts.commands import evaluate_model, generate_corpus, inspect_dataset, trim_vocabulary
+from train_scripts.commands import evaluate_model, extract_features, generate_corpus, inspect_dataset, trim_vocabulary
 from train_scripts.machine import atomic_files
 
 SMALL_CORPUS = {
@@ -26,6 +26,16 @@ COMMANDS = {
     ),
     "inspect": (inspect_dataset, lambda: {"dataset": corpus(), "num_workers": 1}),
     "generate": (generate_corpus, lambda: SMALL_CORPUS),
+    "features": (
+        extract_features,
+        lambda: {
+            "dataset": corpus(),
+            "splits": "test",
+            "vision_model_name_or_path": trained_model(),
+            "feature_cache_dir": corpus().with_name("feature_cache"),
+            "device": "cpu",
+        },
+    ),
 }
 
 

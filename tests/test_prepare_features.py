@@ -1,5 +1,6 @@
 """`flallm prepare --corpus features`: the layouts of the field, their rates, what is refused, and times of words."""
 
+import contextlib
 import csv
 import gzip
 import json
@@ -17,18 +18,21 @@ from safetensors.torch import save_file
 from tiny_corpus import error_of, flags, language_model, make_talkative
 from tiny_models import tiny_text_config
 from torch.testing import assert_close
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoProcessor, AutoTokenizer, pipeline
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, VisualFeaturesConfig
 from processing import FLaLLMProcessor, VisualFeatureExtractor
 from processing.modality_features_slt import VisualFeaturesModality
 from train_scripts.arguments.data_arguments import DataArguments
+from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.splits import load_split
 from train_scripts.commands import inspect_dataset
 from train_scripts.commands import translate as translate_command
 from train_scripts.commands.prepare_dataset import main
 from train_scripts.corpora import feature_sources
 from train_scripts.corpora.corpus_schema import FEATURE_COLUMNS
+from train_scripts.corpora.prepared_videos import ClipError
 
 pytestmark = pytest.mark.usefixtures("one_worker_is_this_process")
 
@@ -475,6 +479,15 @@ def test_everything_that_is_wrong_is_listed_and_the_rest_prepared(source):
     assert set(problems) == {*texts, *line.values()}
 
 
+def test_transposed_arrays_are_guessed(source):
+    for index in range(3):
+        save(source / f"{index}.npy", array(WIDTH, 10 + index))
+    table(source, "file,text\n0,x\n1,y\n2,z\n")
+    problems = problems_of(prepare(source, expected=1))
+    hint = "All clips have the same number of features, so their arrays may be transposed."
+    assert problems["2"] == f"has features of 12 values, but most of this corpus have 10. {hint}"
+
+
 def test_features_that_no_row_names_are_problems(source):
     for name in ("a", "b"):
         save(source / f"{name}.npy", array())
@@ -515,6 +528,35 @@ def test_hdf5_files_do_not_lead_elsewhere(source, tmp_path):
     problems = problems_of(prepare(source, expected=1))
     assert problems["clips.csv, line 3"].startswith("there is no file of features 'b'")
     assert problems["c"] == "'links.h5' has /c in other files, which are not read. Copy it into this one."
+
+
+@pytest.mark.parametrize("kind", ["h5", "npz", "safetensors", "npy", "pkl"])
+def test_damaged_bytes_cost_their_clip_alone(kind, source):
+    path = source / f"a.{kind}"
+    if kind == "h5":
+        hdf5(path, {"a/b": array(), "c": array()})
+    elif kind == "npz":
+        np.savez_compressed(path, features=array())
+    elif kind == "safetensors":
+        safetensors(path, array())
+    elif kind == "npy":
+        save(path, array())
+    else:
+        path.write_bytes(pickle_of(array().astype(float).tolist()))
+    whole = path.read_bytes()
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for position in np.random.randint(0, min(len(whole), 400), 5):
+            damaged[position] = np.random.randint(256)
+        path.write_bytes(damaged)
+        readers = [feature_sources.arrays_in] if suffix_is_of_several(path) else []
+        for read in (*readers, lambda path: feature_sources.read_array(path, None)):
+            with contextlib.suppress(ClipError):
+                read(path)
+
+
+def suffix_is_of_several(path: Path) -> bool:
+    return feature_sources.suffix_of(path) in feature_sources.CONTAINER_SUFFIXES
 
 
 def test_a_folder_of_torch_files_and_an_empty_one(source, capsys):
@@ -591,6 +633,21 @@ def safetensors(path: Path, values: np.ndarray, **metadata) -> Path:
     return path
 
 
+def test_lengths_come_from_the_table_and_batches_from_the_files(source, model_folder):
+    lengths = {"a": 12, "b": 7}
+    for name, length in lengths.items():
+        save(source / f"{name}.npy", array(length))
+    table(source, "file,text\na,x\nb,y\n")
+    folder = prepare(source)
+    processor = AutoProcessor.from_pretrained(model_folder)
+    clips = SignClipDataset(load_split(DataArguments(dataset=str(folder)), "train"), processor)
+    batch = TranslationCollator(processor)([clips[0], clips[1]])
+    assert batch["visual_attention_mask"].sum(1).tolist() == [*lengths.values()]
+    for path in (folder / "train").glob("*.safetensors"):
+        path.unlink()
+    assert clips.longest_lengths() == [*lengths.values()]
+
+
 def test_words_are_timed_by_the_rate_of_the_file(model_folder, tmp_path):
     values = array(40)
     path = str(safetensors(tmp_path / "a.safetensors", values, features_per_second="12.5"))
@@ -652,3 +709,13 @@ def test_a_table_with_a_rate_that_is_none(tmp_path):
     error = "features_per_second must be a number of features per second, got 'fast' in row 0"
     with pytest.raises(ValueError, match=error):
         load_split(DataArguments(dataset=str(tmp_path)), "train")
+
+
+@pytest.mark.slow
+def test_several_processes_write_the_same(source):
+    arrays = {f"clip{index}": array() for index in range(6)}
+    (source / "all.pkl").write_bytes(
+        pickle_of({name: values.astype(float).tolist() for name, values in arrays.items()})
+    )
+    table(source, "file,text\n" + "".join(f"{name},x\n" for name in arrays))
+    assert_holds(prepare(source, num_workers=2), arrays)

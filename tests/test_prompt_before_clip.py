@@ -1,6 +1,5 @@
 """A prompt before the visual tokens of FLa-LLM: the processor writes it, the model reads it, the rest passes it on."""
 
-import copy
 import json
 import shutil
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from test_pipeline import NO_SPECIAL_TOKENS, make_pipeline, random_clip
+from test_transformers_contract import needs_export
 from tiny_corpus import build_stage2, corpus, load, log_of, stage2_flags
 from tiny_models import (
     VOCABULARY_SIZE,
@@ -19,12 +19,13 @@ from tiny_models import (
     video_of,
     visual_features_of,
 )
-from tiny_tokenizers import MAKE_TOKENIZER, SENTENCES
+from tiny_tokenizers import MAKE_TOKENIZER, SENTENCES, make_plain_tokenizer
 from torch.testing import assert_close
 from transformers import AutoModelForSeq2SeqLM, AutoProcessor, MarianConfig, PegasusConfig
 
 from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
-from processing import DataCollatorForSignTranslation, FLaLLMProcessor, VisualFeatureExtractor
+from modeling_flallm.translation_model_slt import eager_twin
+from processing import DataCollatorForSignTranslation, FLaLLMProcessor, LlavaSltProcessor, VisualFeatureExtractor
 from train_scripts.arguments.data_arguments import DatasetArguments
 from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.splits import load_split
@@ -187,14 +188,14 @@ def test_replay_gives_the_attention_to_the_visual_tokens_alone(text):
     sequences = torch.randint(4, VOCABULARY_SIZE, (6, 5))  # two of each clip
     _, attention = model.replay(sequences, encoded)
     assert attention.shape == (6, 4, 12) and (attention.sum(2) < 1 - 1e-3).all()
-    reference = copy.deepcopy(model.text_model)
-    reference.set_attn_implementation("eager")
+    reference = eager_twin(model.text_model)
     repeated = {"last_hidden_state": encoded.last_hidden_state.repeat_interleave(2, 0)}
     whole = reference(
         encoder_outputs=type(encoded)(**repeated),
         attention_mask=encoded.attention_mask.repeat_interleave(2, 0),
         decoder_input_ids=sequences[:, :-1],
         output_attentions=True,
+        use_cache=False,
     ).cross_attentions
     whole = torch.stack(whole).mean(2).mean(0)
     for row in range(6):
@@ -204,6 +205,7 @@ def test_replay_gives_the_attention_to_the_visual_tokens_alone(text):
         assert (attention[row, :, length:] == 0).all()
 
 
+@needs_export
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @every_text_model
@@ -346,6 +348,14 @@ def test_the_collator_for_other_trainers_passes_the_column_of_languages():
     expected = processor(num_visual_tokens=[3, 3], spoken_language=["north", None])
     assert all(torch.equal(batch[name], expected[name]) for name in expected)
     assert "prompt_ids" not in DataCollatorForSignTranslation(make_processor(prompt=None))(rows)
+    parts = {"feature_extractor": VisualFeatureExtractor(24), "tokenizer": make_plain_tokenizer()}
+    processor = LlavaSltProcessor(**parts, word_window_stride=1, prompt="rain in {spoken_language}")
+    batch = DataCollatorForSignTranslation(processor)(rows)
+    counts = batch["visual_attention_mask"].sum(1).tolist()
+    expected = processor(num_visual_tokens=counts, text_target=SENTENCES, spoken_language=["north", ""])
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    other = processor(num_visual_tokens=counts, text_target=SENTENCES)
+    assert batch["input_ids"].tolist() != other["input_ids"].tolist()
 
 
 def prompted_pipeline(text: str = "mbart") -> SignLanguageTranslationPipeline:
@@ -367,7 +377,16 @@ def test_the_pipeline_writes_what_generate_writes(text):
     assert all(one["score"] != two["score"] for one, two in zip(answers, other, strict=True))
 
 
-def test_word_evidence_is_about_the_clip(tmp_path):
+def test_the_command_chooses_the_language_of_the_prompt():
+    translator = prompted_pipeline()
+    translate.choose_language(translator.model, translator.processor, "de")
+    assert translator.processor.spoken_language == "German"
+    translator.model.config.has_prompt = False
+    with error_texts("`spoken_language` goes into a prompt, and this model reads none."):
+        translate.choose_language(translator.model, translator.processor, "de")
+
+
+def test_word_evidence_is_about_the_clip():
     translator = prompted_pipeline()
     wanted = {"return_attention": True, "source_fps": 10, "min_new_tokens": 4, "max_new_tokens": 6, **NO_SPECIAL_TOKENS}
     answers = translator([random_clip(24), random_clip(40)], batch_size=2, **wanted)

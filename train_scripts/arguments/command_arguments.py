@@ -56,8 +56,8 @@ class TranslateArguments:
     spoken_language: str | None = field(
         default=None,
         metadata={
-            "help": f"{systems.titles(is_prompted=True)}: tag of the language to write, such as de. Default: the one "
-            "it was trained on."
+            "help": f"{systems.titles(is_prompted=True)}, and models trained with --prompt: tag of the language to "
+            "write, such as de. Default: the one it was trained on."
         },
     )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads. Default: one per free core."})
@@ -223,9 +223,6 @@ class ExtractionArguments:
 
     dataset: list[str] = field(
         metadata={"help": "Video folders (train/, dev/, test/ with metadata.csv) or ids of data sets on the Hub."}
-    )
-    vision_model_name_or_path: str = field(
-        metadata={"help": "Folder or Hub id of a sign encoder, or of a trained model that has one."}
     )
     splits: list[str] | None = field(default=None, metadata={"help": "Splits to encode. Default: all."})
     text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})

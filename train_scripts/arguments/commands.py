@@ -34,6 +34,7 @@ from .data_arguments import (
 )
 from .dataclass_parser import DataclassParser, parse_arguments, preset_names
 from .evaluation_arguments import EvaluationArguments, GenerationArguments
+from .model_arguments import NamedEncoderArguments
 from .stage_arguments import (
     CausalLanguageModelArguments,
     DenoisingArguments,
@@ -151,7 +152,7 @@ COMMANDS = {
     "features": Command(
         "commands.extract_features",
         "Compute the visual features of a data set once, for training and for others.",
-        (ExtractionArguments, EncoderVideoArguments, FeatureStoreArguments),
+        (ExtractionArguments, NamedEncoderArguments, EncoderVideoArguments, FeatureStoreArguments),
     ),
     "generate-corpus": Command(
         "commands.generate_corpus", "Render a corpus of animated signers in an invented language.", (CorpusArguments,)

@@ -155,13 +155,17 @@ class VideoArguments:
 
 @dataclass
 class EncoderVideoArguments(VideoArguments):
-    """How clips are prepared for an encoder without a processor of its own; one that was saved with it always holds."""
+    """How clips are prepared, as in training. With an encoder that was saved with its processor, that decides."""
 
     frame_sampling_rate: float | None = field(
         default=None, metadata={"help": "Fraction of the frames to keep. Default: 0.25."}
     )
     frame_size: int | None = field(
-        default=None, metadata={"help": "Height and width to which frames are resized, in pixels. Default: 256."}
+        default=None,
+        metadata={
+            "help": "Height and width to which frames are resized, in pixels. Default: 256. Of image and video models, "
+            "which bring their own sizes, only the ratio to --crop_size counts."
+        },
     )
     crop_size: int | None = field(
         default=None, metadata={"help": "Height and width of the crop that the model sees, in pixels. Default: 224."}

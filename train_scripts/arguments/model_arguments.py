@@ -1,4 +1,4 @@
-"""Arguments for parts of models that several stages share. Imports nothing heavy; three methods do."""
+"""Arguments for parts of models that several stages share. Imports nothing heavy; some methods do."""
 
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ class FrameEncoderArguments:
 
 
 @dataclass
-class LoadedEncoderArguments:
+class NamedEncoderArguments:
     """A visual encoder that is trained already: one of ours, or any image or video models of transformers."""
 
     vision_model_name_or_path: list[str] | None = field(
@@ -76,14 +76,37 @@ class LoadedEncoderArguments:
     vision_attn_implementation: str | None = field(
         default=None, metadata={"help": "Attention of image and video models: eager, sdpa or flash_attention_2."}
     )
-    projection_size: int = field(
-        default=0, metadata={"help": "Width of a new linear layer behind a loaded encoder; 0 is none."}
-    )
 
-    def check_loaded_encoder(self) -> None:
+    def load_named_encoder(self, how_to_get_one: str) -> "SignEncoder":
+        """
+        Args:
+            how_to_get_one: advice for the error if there is none.
+
+        Raises:
+            ValueError: as `load_sign_encoder`.
+        """
+        import torch
+
+        from modeling_flallm.encoders_slt import load_sign_encoder
+
+        options = {"attn_implementation": self.vision_attn_implementation}
+        if self.vision_dtype is not None:
+            options["dtype"] = getattr(torch, self.vision_dtype)
+        return load_sign_encoder(
+            self.vision_model_name_or_path,
+            how_to_get_one,
+            {
+                "pooling": self.vision_pooling,
+                "image_values": {"scales": self.vision_scales},
+                "video_values": {"window_stride": self.vision_window_stride},
+            },
+            **{name: value for name, value in options.items() if value is not None},
+        )
+
+    def check_named_encoder(self) -> None:
         """
         Raises:
-            ValueError: for flags that need a loaded encoder where there is none, and unknown values.
+            ValueError: for unknown values.
         """
         if isinstance(self.vision_model_name_or_path, str):
             self.vision_model_name_or_path = [self.vision_model_name_or_path]
@@ -91,10 +114,31 @@ class LoadedEncoderArguments:
             raise ValueError(f"--vision_dtype must be {', '.join(DTYPES)}, got {self.vision_dtype!r}.")
         if self.vision_pooling is not None and self.vision_pooling not in POOLINGS:
             raise ValueError(f"--vision_pooling must be {', '.join(POOLINGS)}, got {self.vision_pooling!r}.")
+
+
+@dataclass
+class LoadedEncoderArguments(NamedEncoderArguments):
+    """A visual encoder that is trained already, and what is put behind it."""
+
+    projection_size: int = field(
+        default=0,
+        metadata={"help": "Width of a new linear layer behind a loaded encoder or ready-made features; 0 is none."},
+    )
+
+    def check_loaded_encoder(self, reads_ready_made_features: bool = False) -> None:
+        """
+        Args:
+            reads_ready_made_features: whether the clips are features, which --projection_size may follow, too.
+
+        Raises:
+            ValueError: for flags that need a loaded encoder where there is none, and unknown values.
+        """
+        self.check_named_encoder()
         if self.vision_model_name_or_path is None:
             given = [
                 each.name for each in fields(LoadedEncoderArguments) if getattr(self, each.name) not in (None, [1], 0)
             ]
+            given = [name for name in given if not (name == "projection_size" and reads_ready_made_features)]
             given += ["vision_lora"] if self.vision_lora else []
             if given:
                 raise ValueError(f"--{given[0]} goes with --vision_model_name_or_path, which is not given.")
@@ -113,27 +157,17 @@ class LoadedEncoderArguments:
         Raises:
             ValueError: as `load_sign_encoder`.
         """
-        import torch
-
-        from modeling_flallm.encoders_slt import load_sign_encoder, put_in_front_of_time
-
-        options = {"attn_implementation": self.vision_attn_implementation}
-        if self.vision_dtype is not None:
-            options["dtype"] = getattr(torch, self.vision_dtype)
-        encoder = load_sign_encoder(
-            self.vision_model_name_or_path,
-            how_to_get_one,
-            {
-                "pooling": self.vision_pooling,
-                "image_values": {"scales": self.vision_scales},
-                "video_values": {"window_stride": self.vision_window_stride},
-            },
-            **{name: value for name, value in options.items() if value is not None},
-        )
+        encoder = self.load_named_encoder(how_to_get_one)
         if self.freeze_visual_encoder and not self.vision_lora:
             encoder.freeze()
+        return self.put_new_layers_behind(encoder, **temporal_module)
+
+    def put_new_layers_behind(self, encoder: "SignEncoder", **temporal_module: Any) -> "SignEncoder":
+        """The encoder with the new linear layer and temporal module behind it, if there are any."""
+        from modeling_flallm.encoders_slt import put_in_front_of_time
+
         if self.projection_size or temporal_module.get("temporal_blocks"):
-            encoder = put_in_front_of_time(encoder, projection_size=self.projection_size, **temporal_module)
+            return put_in_front_of_time(encoder, projection_size=self.projection_size, **temporal_module)
         return encoder
 
 
@@ -155,12 +189,13 @@ class EncoderTrainingArguments:
 
 @dataclass
 class NewTemporalArguments:
-    """A new temporal module behind a loaded visual encoder."""
+    """A new temporal module behind a loaded visual encoder, or behind ready-made features."""
 
     temporal_blocks: list[str] | None = field(
         default=None,
         metadata={
-            "help": "New temporal module behind the loaded encoder: K5 = Conv1d kernel 5, P2 = pool 2. Default: none."
+            "help": "New temporal module behind the loaded encoder or ready-made features: K5 = Conv1d kernel 5, P2 = "
+            "pool 2. Default: none."
         },
     )
     temporal_norm: str = field(default="batch_norm", metadata={"help": "batch_norm or layer_norm."})
@@ -175,6 +210,21 @@ class NewTemporalArguments:
             "temporal_norm": self.temporal_norm,
             "hidden_size": self.visual_hidden_size,
         }
+
+    def starting_encoder(self, how_to_get_one: str) -> "SignEncoder":
+        """
+        The encoder that training starts from, loaded or for other clips than videos, with the new layers behind it.
+
+        Args:
+            how_to_get_one: advice for the error if there is none.
+
+        Raises:
+            ValueError: as `load_sign_encoder`.
+        """
+        other = self.other_encoder()
+        if other is None:
+            return self.load_encoder(how_to_get_one, **self.temporal_module())
+        return self.put_new_layers_behind(other, **self.temporal_module())
 
 
 @dataclass

@@ -5,11 +5,12 @@ import math
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from modeling_flallm.own_processing import FLaLLMProcessor, random_numbers_of
+from modeling_flallm.own_processing import FLaLLMProcessor, SampleIndices, random_numbers_of
 
 from ..arguments.data_arguments import AugmentationArguments, VideoArguments
 
 LONGEST_SEED = 2**63
+NO_AUGMENTATION = AugmentationArguments(random_crop=False, frame_jitter=False)
 IN_SPACE = ("rotation_degrees", "translation", "brightness", "contrast", "saturation", "horizontal_flip")
 
 
@@ -70,6 +71,25 @@ class ClipAugmentation:
         indices = ((torch.arange(count) + phase) * num_frames / count).long().clamp(max=num_frames - 1)
         kept = indices[torch.rand(count) >= self.arguments.frame_drop]
         return (kept if len(kept) else indices[:1]).tolist()
+
+
+class MiddleFrames:
+    """
+    Training clips without any augmentation: as in evaluation, but with the middle frame of each sampling interval in
+    place of its first, as `ClipAugmentation` takes them.
+    """
+
+    arguments = NO_AUGMENTATION
+
+    @staticmethod
+    def instead_of(sample: SampleIndices) -> SampleIndices:
+        """The middle frames for the first ones."""
+
+        def sample_middle(length: int, rate: float | None) -> list[int]:
+            count = len(sample(length, rate))
+            return ((torch.arange(count) + 0.5) * length / count).long().clamp(max=length - 1).tolist()
+
+        return sample_middle
 
 
 def item_seed(seed: int, epoch: int, index: int) -> int:

@@ -8,7 +8,7 @@ from transformers.image_utils import SizeDict
 
 from modeling_flallm.own_processing import FLaLLMProcessor, Modality, padded_in_time, pixel_values
 
-from .augmentation import ClipAugmentation
+from .augmentation import ClipAugmentation, MiddleFrames
 
 IGNORED_LABEL = -100
 CACHED_FEATURES = "cached_features"  # of an item in place of its clip: what the sign encoder made of it
@@ -93,7 +93,7 @@ class FramePreprocessor:
     draws and results as in the loading processes.
     """
 
-    def __init__(self, modality: Modality, augmentation: ClipAugmentation | None = None):
+    def __init__(self, modality: Modality, augmentation: ClipAugmentation | MiddleFrames | None = None):
         self.modality = modality
         self.augmentation = augmentation
 

@@ -12,7 +12,7 @@ from modeling_flallm.own_processing import ClipValues, FLaLLMProcessor, Modality
 
 from ..arguments.encoder_arguments import advice_for_columns
 from ..languages.target_languages import target_languages
-from .augmentation import ClipAugmentation, item_seed
+from .augmentation import ClipAugmentation, MiddleFrames, item_seed
 
 
 class ClipReader:
@@ -21,7 +21,7 @@ class ClipReader:
     def __init__(
         self,
         modality: Modality,
-        augmentation: ClipAugmentation | None = None,
+        augmentation: ClipAugmentation | MiddleFrames | None = None,
         preprocess_on_device: bool = False,
     ):
         self.modality = modality
@@ -33,11 +33,14 @@ class ClipReader:
         Args:
             read: returns the requested indices of the clip, `(length, ...)`.
         """
+        if isinstance(self.augmentation, MiddleFrames):
+            return self.modality.item(lambda sample: read(self.augmentation.instead_of(sample)))
         return self.modality.item(read, self.augmentation, seed, self.preprocess_on_device)
 
     def longest_length(self, length: int) -> int:
         """The maximum number of frames or features used from a clip of this length."""
-        return self.modality.longest_length(length, self.augmentation)
+        augmentation = None if isinstance(self.augmentation, MiddleFrames) else self.augmentation
+        return self.modality.longest_length(length, augmentation)
 
 
 class RandomDataset(Dataset):
@@ -74,7 +77,7 @@ class ClipDataset(RandomDataset):
         self,
         dataset: datasets.Dataset,
         modality: Modality,
-        augmentation: ClipAugmentation | None = None,
+        augmentation: ClipAugmentation | MiddleFrames | None = None,
         keep_decoded_videos: bool = False,
         preprocess_on_device: bool = False,
         seed: int = 0,

@@ -27,13 +27,13 @@ from modeling_flallm.own_processing import Modality
 from modeling_flallm.sign_encoder_slt import TokenStep, num_tokens_after
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureStoreArguments
+from .augmentation import NO_AUGMENTATION
 from .collators import CACHED_FEATURES, NUM_TOKENS, FramePreprocessor
 from .data import ClipDataset, SignClipDataset
 from .feature_fingerprints import ContentDigests, describe_settings, key_of
 from .feature_store import FeatureStore, remove_leavings, remove_unused
 from .views_to_encode import ClipErrors, ClipView, ViewsToEncode, batches_of
 
-NO_AUGMENTATION = AugmentationArguments(random_crop=False, frame_jitter=False)
 FEATURES_IN_A_FILE = 64  # or up to a batch more: the most that an interrupted run loses
 
 
@@ -53,15 +53,15 @@ def check_features_can_be_kept(encoder: SignEncoder, modality: Modality) -> None
     Raises:
         ValueError: for an encoder whose features training changes, or that takes ready-made ones.
     """
+    if next(encoder.features_encoder.parameters(), None) is None:
+        raise ValueError(
+            "--cache_features keeps what a visual encoder makes of videos, but this model reads "
+            f"{modality.words.clips}. Leave it out."
+        )
     if not encoder.features_are_frozen:
         raise ValueError(
             "--cache_features needs a frozen visual encoder: with --freeze_visual_encoder False the features change in "
             "every step. Leave out one of the two."
-        )
-    if next(encoder.parameters(), None) is None:
-        raise ValueError(
-            "--cache_features keeps what a visual encoder makes of videos, but this model reads "
-            f"{modality.words.clips}. Leave it out."
         )
 
 

@@ -18,6 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from huggingface_hub import DatasetCardData
 from safetensors import SafetensorError, safe_open
+from tqdm import tqdm
 
 from modeling_flallm import SignEncoder
 from modeling_flallm.own_processing import EncoderOfFeatures, Modality, VisualFeaturesModality
@@ -45,7 +46,7 @@ class OriginOfFeatures:
     Args:
         encoder: name and fingerprint.
         revision: the commit on the Hub that the encoder was loaded from.
-        license: of the encoder.
+        license: of the encoder, or those of several.
         hidden_size: width of a feature.
         features_dtype: "float16", ...
         precision: in which the encoder computed.
@@ -54,7 +55,7 @@ class OriginOfFeatures:
 
     encoder: EncoderOfFeatures
     revision: str | None
-    license: str | None
+    license: str | list[str] | None
     hidden_size: int
     features_dtype: str
     precision: str
@@ -78,9 +79,10 @@ class FeatureFolder:
         ValueError: if it holds anything else, or features of another encoder or dtype; nothing has been written then.
     """
 
-    def __init__(self, path: Path, origin: OriginOfFeatures):
+    def __init__(self, path: Path, origin: OriginOfFeatures, is_silent: bool = False):
         self.path = path
         self.origin = origin
+        self.is_silent = is_silent or not PartialState().is_main_process
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self._check()
         PartialState().wait_for_everyone()  # before the first process writes what the others check
@@ -132,7 +134,8 @@ class FeatureFolder:
         places = [(part, index) for part, (clips, _) in enumerate(parts) for index in range(len(clips))]
         todo = list(zip(_file_names(paths), places, strict=True))
         rates: dict[str, float | None] = {}
-        for name, (part, index) in todo[state.process_index :: state.num_processes]:
+        mine = todo[state.process_index :: state.num_processes]
+        for name, (part, index) in tqdm(mine, desc=f"files of the {split} clips", disable=self.is_silent):
             clips, kept = parts[part]
             if kept.keys[0][index] is not None:
                 rates[name] = self._write_file(folder / name, kept, index, clips, encoder)

@@ -124,5 +124,5 @@ def batches_of(loader: DataLoader) -> Iterator[dict[str, Any]]:
             raise
         raise ValueError(
             "A process that decodes clips died, either from a file that crashes the decoder or for lack of memory. "
-            f"`flallm inspect` finds such files; fewer --dataloader_num_workers need less memory. ({error})"
+            f"`flallm inspect` finds such files; fewer loading processes need less memory. ({error})"
         ) from error

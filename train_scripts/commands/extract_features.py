@@ -30,6 +30,8 @@ from ..arguments.command_arguments import ExtractionArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import DatasetArguments, EncoderVideoArguments, FeatureStoreArguments
+from ..arguments.model_arguments import NamedEncoderArguments
+from ..clips.augmentation import MiddleFrames
 from ..clips.data import ClipDataset
 from ..clips.feature_cache import EncodingSettings, FeatureCache, KeptFeatures
 from ..clips.feature_fingerprints import fingerprint_of_features, settings_of
@@ -94,24 +96,31 @@ def wanted_splits(arguments: ExtractionArguments) -> dict[str, list[tuple[str, s
 
 
 def extract(
-    arguments: ExtractionArguments, video: EncoderVideoArguments, store: FeatureStoreArguments
+    arguments: ExtractionArguments,
+    named: NamedEncoderArguments,
+    video: EncoderVideoArguments,
+    store: FeatureStoreArguments,
 ) -> tuple[list[KeptFeatures], list[str]]:
     """-> features of the clips of each split of each data set, and what is wrong with broken clips"""
-    check_model_names(arguments)
+    named.check_named_encoder()
+    if not named.vision_model_name_or_path:
+        raise ValueError("`--vision_model_name_or_path` must name the encoder whose features are computed.")
+    check_model_names(named)
     splits = wanted_splits(arguments)
     settings = start(arguments)
-    source = load_feature_encoder(arguments.vision_model_name_or_path, video)
+    source = load_feature_encoder(named, video)
     source.encoder.frames_per_chunk = arguments.frames_per_chunk
     folder = None
     if arguments.output_dir is not None:
-        folder = FeatureFolder(arguments.output_dir, _origin_of(source, settings, store))
+        folder = FeatureFolder(arguments.output_dir, _origin_of(source, settings, store), settings.is_silent)
     cache = FeatureCache(source.encoder, source.modality, store, settings)
     all_kept, problems = [], []
     for split, places in splits.items():
         parts = []
         for dataset, name in places:
             rows = load_split(DatasetArguments([dataset], arguments.text_column), name)
-            clips = ClipDataset(rows, source.modality)
+            # A training on the cache takes other frames than evaluation, also without augmentation.
+            clips = ClipDataset(rows, source.modality, MiddleFrames() if split == "train" else None)
             kept = cache.compute(clips, split, skips_broken_clips=True)
             parts.append((clips, kept))
             problems += [f"{dataset} ({name}): {text}" for _, text in sorted(kept.errors.items())]
@@ -143,9 +152,9 @@ def _counts(all_kept: list[KeptFeatures]) -> Iterator[int]:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Compute features from command-line arguments; returns 1 if a clip is broken."""
-    arguments, video, store = COMMANDS["features"].parse(argv)
+    arguments, named, video, store = COMMANDS["features"].parse(argv)
     started = time.monotonic()
-    all_kept, problems = extract(arguments, video, store)
+    all_kept, problems = extract(arguments, named, video, store)
     if PartialState().is_main_process:
         counts = list(_counts(all_kept))
         place = all_kept[0].store.folder if arguments.output_dir is None else arguments.output_dir

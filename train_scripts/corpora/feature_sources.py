@@ -25,7 +25,7 @@ CONTAINER_SUFFIXES = (*feature_files.FILES_OF_SEVERAL, *HDF5_SUFFIXES, *PICKLE_S
 # Their metadata can say how many features there are per second.
 SUFFIXES_WITH_RATE = (".safetensors", *HDF5_SUFFIXES)
 TORCH_SUFFIXES = (".pt", ".pth")
-NUMPY_IN_PICKLE = "Where you trust the file, load it and save its arrays: numpy.savez('features.npz', **arrays)."
+NUMPY_IN_PICKLE = "Where you trust the file, load it, and save its arrays with numpy.savez('features.npz', **arrays)."
 TORCH_ADVICE = (
     "files of torch.save are pickles, which could run code, and are not read. Convert them where you trust them: "
     "numpy.save('clip.npy', torch.load('clip.pt', weights_only=True).float().numpy())"
@@ -125,7 +125,7 @@ def _as_clip_errors(path: Path) -> Iterator[None]:
     except ValueError as error:  # from code of ours, which names the file
         text = str(error)
         raise ClipError(text if str(path) in text else f"'{path}': {text}") from error
-    except feature_files.DAMAGED as error:
+    except Exception as error:  # damaged HDF5 files can raise almost anything
         if isinstance(error, OSError) and error.errno in FATAL_ERRORS:
             raise
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
@@ -181,8 +181,7 @@ def _read_pickle(path: Path, changed_at: int) -> dict[str, Any]:
     try:
         content = read_plain_pickle(path)
     except ValueError as error:
-        advice = f" {NUMPY_IN_PICKLE}" if "could run code" in str(error) else ""
-        raise ClipError(f"{error}{advice}") from error
+        raise ClipError(f"{error} {NUMPY_IN_PICKLE}") from error
     if isinstance(content, list | tuple):
         return {feature_files.USUAL_NAMES[1]: content}
     return dict(_lists_in(content, "")) if isinstance(content, Mapping) else {}

@@ -175,12 +175,17 @@ class FeaturesPlan(Plan):
         }
 
     def misfits(self, outcomes: Mapping[str, ClipOutcome]) -> dict[str, str]:
-        widths = {key: length.width for key, length in _lengths(outcomes).items()}
-        usual = Counter(widths.values()).most_common(1)
+        """Clips whose features have another width than most."""
+        lengths = _lengths(outcomes)
+        widths = Counter(length.width for length in lengths.values()).most_common()
+        is_transposed = len(widths) > 1 and len({length.num_features for length in lengths.values()}) == 1
+        hint = (
+            " All clips have the same number of features, so their arrays may be transposed." if is_transposed else ""
+        )
         return {
-            key: f"has features of {width} values, but most of this corpus have {usual[0][0]}."
-            for key, width in widths.items()
-            if width != usual[0][0]
+            key: f"has features of {length.width} values, but most of this corpus have {widths[0][0]}.{hint}"
+            for key, length in lengths.items()
+            if length.width != widths[0][0]
         }
 
     def notes(self, outcomes: Mapping[str, ClipOutcome]) -> list[str]:

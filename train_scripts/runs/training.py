@@ -21,11 +21,10 @@ from modeling_flallm.sign_encoder_slt import SignEncoder
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, VideoArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_flags import num_idle_gpus
-from ..clips.augmentation import ClipAugmentation, tell_unused_in_space
+from ..clips.augmentation import NO_AUGMENTATION, ClipAugmentation, MiddleFrames, tell_unused_in_space
 from ..clips.collators import FramePreprocessor, PromptedTranslationCollator, TranslationCollator
 from ..clips.data import RandomDataset
 from ..clips.feature_cache import (
-    NO_AUGMENTATION,
     CachedClipDataset,
     EncodingSettings,
     FeatureCache,
@@ -190,7 +189,7 @@ def run_training(
     prepare_visual_encoder(model, training)
     choose_fast_attention(model, training)
     learn_origin_of_clips(splits, processor)
-    clip_augmentation = None if keeps_plain_clips else ClipAugmentation(augmentation, video)
+    clip_augmentation = MiddleFrames() if keeps_plain_clips else ClipAugmentation(augmentation, video)
     clips = prepare_clips(splits, processor, data, clip_augmentation, training)
     if training.process_index == 0:
         tell_unused_in_space(augmentation, processor)

@@ -10,7 +10,7 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 
 from ..arguments.data_arguments import DataArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
-from ..clips.augmentation import ClipAugmentation
+from ..clips.augmentation import ClipAugmentation, MiddleFrames
 from ..clips.data import SignClipDataset
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
 from ..clips.splits import load_split, load_training_split
@@ -61,14 +61,14 @@ class TrainingClips:
     train: Dataset
     evaluation: Dataset
     sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None
-    augmentation: ClipAugmentation | None
+    augmentation: ClipAugmentation | MiddleFrames
 
 
 def prepare_clips(
     splits: Splits,
     processor: FLaLLMProcessor,
     data: DataArguments,
-    augmentation: ClipAugmentation | None,
+    augmentation: ClipAugmentation | MiddleFrames,
     training: FLaLLMTrainingArguments,
 ) -> TrainingClips:
     """
