@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import json
 import re
+import runpy
 import shlex
 import shutil
 from pathlib import Path
@@ -339,9 +340,8 @@ def test_the_python_of_the_page_works(page):
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:
-        names: dict[str, Any] = {}
-        exec(compile(block, str(PAGE), "exec"), names)
-        assert isinstance(names["model"].vision_model, TemporalEncoder)
+        Path("block.py").write_text(block, encoding="utf-8")
+        assert isinstance(runpy.run_path("block.py")["model"].vision_model, TemporalEncoder)
 
 
 # Mistakes
