@@ -3,7 +3,7 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .backbone_slt import BackboneFacts, frames_of_video_model, look_at_backbone
@@ -56,6 +56,7 @@ class PretrainedVisionConfig(PreTrainedConfig):
 
     model_type = "pretrained_vision_slt"
     base_config_key = "vision_config"
+    sub_configs = {"backbone_config": AutoConfig}
     has_no_defaults_at_init = True
 
     backbone_config: dict | PreTrainedConfig | None = None

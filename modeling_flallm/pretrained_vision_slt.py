@@ -13,7 +13,7 @@ from yaml import YAMLError
 from .backbone_slt import PIXELS, frames_of_video_model, pooling_option
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
 from .encoder_pretrained_slt import PretrainedVisionEncoder
-from .loading_slt import file_options, load_whole
+from .loading_slt import file_options, forget_folder, load_whole
 
 SHORTEST = "shortest_edge"
 
@@ -63,6 +63,7 @@ def load_pretrained_vision(
     with torch.device("meta"):
         encoder = PretrainedVisionEncoder(config)
     encoder.backbone = backbone
+    forget_folder(backbone.config)
     encoder.config.backbone_config = backbone.config
     return encoder.eval()
 
