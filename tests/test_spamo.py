@@ -4,8 +4,11 @@ all, and the same on ready-made features.
 """
 
 import dataclasses
+import importlib
 import json
 import re
+import runpy
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from safetensors.torch import load_file
 from test_extract_features import header_of, rows_of
 from tiny_corpus import (
     ADAPTER,
+    LIGHT_TRANSFORMER,
     RUN,
     WITHOUT_EVALUATION,
     causal_language_model,
@@ -40,9 +44,10 @@ from transformers import (
     VideoMAEModel,
 )
 
-from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation
+from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation, TemporalEncoder
 from modeling_flallm.encoder_pretrained_slt import PretrainedVisionEncoder
 from modeling_flallm.pretrained_vision_slt import source_of
+from train_scripts.__main__ import find_command
 from train_scripts.arguments.data_arguments import EncoderVideoArguments, VideoArguments
 from train_scripts.arguments.model_arguments import NamedEncoderArguments
 from train_scripts.clips.feature_fingerprints import fingerprint_of_features
@@ -50,6 +55,7 @@ from train_scripts.commands import evaluate_model, extract_features, translate
 from train_scripts.runs.feature_encoders import FeatureEncoder, load_feature_encoder
 from train_scripts.stages import llm_fine_tuning, visual_initialing, visual_language_tuning
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "image_and_video_models.md"
 SIZES = {
     "hidden_size": 24,
     "num_hidden_layers": 1,
@@ -268,6 +274,74 @@ def test_a_linear_layer_alone_and_nothing_behind_features():
     assert list(dict(encoder(projection_size=3).named_parameters())) == ["projection.weight", "projection.bias"]
     assert encoder(temporal_blocks=["K5"], visual_hidden_size=4).config.hidden_size == 4
     assert list(encoder().parameters()) == []
+
+
+# The page
+
+
+@pytest.fixture
+def page(models, tmp_path, monkeypatch) -> str:
+    """The text of the page, whose names are those of tiny models and data sets in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("train_scripts.clips.feature_cache.HF_HOME", str(tmp_path / "home"))
+    save_text_model(tmp_path / "flan-t5", "t5")
+    for name in ("my_corpus", "phoenix14t"):
+        shutil.copytree(corpus(), name)
+    shutil.copy(sorted((corpus() / "test").glob("*.mp4"))[0], "clip.mp4")
+    text = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
+    for name, tiny in {
+        "facebook/dinov2-small": models[0],
+        "openai/clip-vit-large-patch14": models[0],
+        "MCG-NJU/videomae-large": models[1],
+        "google/flan-t5-base": "flan-t5",
+        "google/flan-t5-xl": "flan-t5",
+        "visual_features_size 3072": f"visual_features_size {WIDTH}",
+        "hidden_size=48, num_hidden_layers=2": "hidden_size=8, num_hidden_layers=1",
+    }.items():
+        assert name in text
+        text = text.replace(name, tiny)
+    return text
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_work(page, models, capsys):
+    run = {**RUN, **WITHOUT_EVALUATION, "max_steps": 2, "adapter_hidden_size": 20, "lora_rank": 2}
+    light = {name: value for name, value in LIGHT_TRANSFORMER.items() if name != "backbone_width"}
+    added = {
+        "features": ON_CPU,
+        "train visual-initialing": {**run, **light},
+        "train llm-fine-tuning": run,
+        "evaluate": {"device": "cpu", "disable_tqdm": True},
+        "translate": {"device": "cpu"},
+        "push": {"dry_run": True},
+    }
+    lines = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("flallm ")]
+    done = []
+    for words in lines:
+        command, arguments = find_command(words)
+        tiny = dict(added[command.name])
+        if "--config" in arguments:  # the names of the preset
+            tiny["vision_model_name_or_path"] = models
+        if "--prompt" in arguments or "--config" in arguments:
+            tiny["alignment_warm_up_steps"] = 1
+        module = importlib.import_module(f"train_scripts.{command.module}")
+        assert module.main([*arguments, *flags(**tiny)]) == 0, words
+        done.append(command.name)
+    stage2 = "train llm-fine-tuning"
+    expected = [stage2, "train visual-initialing", "features", stage2, "evaluate", "translate", "push", stage2]
+    assert done == expected
+    assert "12 training clips: 12 features from the cache, 0 computed in " in capsys.readouterr().out
+    for name in ("dinov2_model", "spamo", "spamo_on_features"):
+        assert json.loads(Path(name, "config.json").read_text())["vision_config"]["model_type"] == "temporal_slt"
+
+
+@pytest.mark.slow
+def test_the_python_of_the_page_works(page):
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        Path("block.py").write_text(block, encoding="utf-8")
+        assert isinstance(runpy.run_path("block.py")["model"].vision_model, TemporalEncoder)
 
 
 # Mistakes
