@@ -55,7 +55,7 @@ from train_scripts.commands import evaluate_model, extract_features, translate
 from train_scripts.runs.feature_encoders import FeatureEncoder, load_feature_encoder
 from train_scripts.stages import llm_fine_tuning, visual_initialing, visual_language_tuning
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "image_and_video_models.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "image-and-video-models.md"
 SIZES = {
     "hidden_size": 24,
     "num_hidden_layers": 1,
