@@ -3,7 +3,7 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .backbone_slt import BackboneFacts, frames_of_video_model, look_at_backbone
@@ -11,8 +11,32 @@ from .backbone_slt import BackboneFacts, frames_of_video_model, look_at_backbone
 POOLINGS = ("pooler", "class", "mean", "patches")
 
 
+class ConfigOfParts(PreTrainedConfig):
+    """
+    Base class of configurations that contain others. These keep their attention implementation when the configuration
+    becomes part of another one, which transformers would reset; one that is asked for is passed on to them.
+    """
+
+    @property
+    def parts(self) -> list[PreTrainedConfig]:
+        """The configurations that it contains."""
+        raise NotImplementedError
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        return self._attn_implementation_internal
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict[str, Any] | None) -> None:
+        value = value.get("") if isinstance(value, dict) else value
+        self._attn_implementation_internal = value
+        if value is not None:
+            for part in self.parts:
+                part._attn_implementation = value
+
+
 @strict
-class PretrainedVisionConfig(PreTrainedConfig):
+class PretrainedVisionConfig(ConfigOfParts):
     r"""
     An image or video model of transformers over the frames of a clip. What is not given is read off the model itself.
 
@@ -56,7 +80,6 @@ class PretrainedVisionConfig(PreTrainedConfig):
 
     model_type = "pretrained_vision_slt"
     base_config_key = "vision_config"
-    sub_configs = {"backbone_config": AutoConfig}
     has_no_defaults_at_init = True
 
     backbone_config: dict | PreTrainedConfig | None = None
@@ -85,8 +108,8 @@ class PretrainedVisionConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def is_video_model(self) -> bool:
-        return frames_of_video_model(self.backbone_config) is not None
+    def parts(self) -> list[PreTrainedConfig]:
+        return [self.backbone_config]
 
     @property
     def frame_settings(self) -> dict[str, Any]:
@@ -161,4 +184,4 @@ def _own_image_size(backbone_config: PreTrainedConfig) -> int | list[int]:
     return 224  # what models without a size of their own (ResNet) are usually trained with
 
 
-__all__ = ["PretrainedVisionConfig"]
+__all__ = ["ConfigOfParts", "PretrainedVisionConfig"]

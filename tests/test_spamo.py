@@ -48,7 +48,7 @@ from train_scripts.commands import evaluate_model, extract_features, translate
 from train_scripts.runs.feature_encoders import FeatureEncoder, load_feature_encoder
 from train_scripts.stages import llm_fine_tuning, visual_initialing, visual_language_tuning
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "image_and_video_models.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "image-and-video-models.md"
 WIDTH = 24 * 2 + 24  # two scales of the image model, and the video model
 HOW = {"vision_scales": [1, 2], "vision_window_stride": 2}
 PIXELS = {"frame_sampling_rate": 1.0, "max_num_frames": 512, "frame_size": 224, "crop_size": 224}  # as in the preset
