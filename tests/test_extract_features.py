@@ -187,7 +187,7 @@ def foundation_models(tmp_path_factory) -> list[Path]:
 
 
 @pytest.mark.parametrize("num_models", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_image-and-video-models_of_transformers_by_name(num_models, foundation_models, tmp_path, capsys):
+def test_image_and_video_models_of_transformers_by_name(num_models, foundation_models, tmp_path, capsys):
     names = foundation_models[:num_models]
     clips = {"frame_size": 36, "crop_size": 32, "frame_sampling_rate": 0.5}
     folder = extract(tmp_path, vision_model_name_or_path=names, **clips)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from mini_hub import MiniHub, connect
 from safetensors.torch import load_file
 from test_extract_features import header_of, rows_of
 from tiny_corpus import (
@@ -33,20 +34,12 @@ from tiny_corpus import (
     save_text_model,
     stage1_flags,
 )
-from transformers import (
-    AutoModel,
-    AutoProcessor,
-    CLIPImageProcessor,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    VideoMAEConfig,
-    VideoMAEImageProcessor,
-    VideoMAEModel,
-)
+from tiny_vision_models import save_vision_model
+from transformers import AutoModel, AutoProcessor, CLIPVisionModel, VideoMAEModel
 
 from modeling_flallm import FLaLLMForTranslation, LlavaSltForTranslation, TemporalEncoder
 from modeling_flallm.encoder_pretrained_slt import PretrainedVisionEncoder
-from modeling_flallm.pretrained_vision_slt import source_of
+from modeling_flallm.pretrained_vision_slt import load_pretrained_vision, source_of
 from train_scripts.__main__ import find_command
 from train_scripts.arguments.data_arguments import EncoderVideoArguments, VideoArguments
 from train_scripts.arguments.model_arguments import NamedEncoderArguments
@@ -56,15 +49,6 @@ from train_scripts.runs.feature_encoders import FeatureEncoder, load_feature_enc
 from train_scripts.stages import llm_fine_tuning, visual_initialing, visual_language_tuning
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "image-and-video-models.md"
-SIZES = {
-    "hidden_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "image_size": 32,
-    "patch_size": 16,
-}
-FRAMES = {"size": {"height": 32, "width": 32}, "do_center_crop": False}
 WIDTH = 24 * 2 + 24  # two scales of the image model, and the video model
 HOW = {"vision_scales": [1, 2], "vision_window_stride": 2}
 PIXELS = {"frame_sampling_rate": 1.0, "max_num_frames": 512, "frame_size": 224, "crop_size": 224}  # as in the preset
@@ -74,14 +58,12 @@ ON_CPU = {"dtype": "float32", "device": "cpu", "disable_tqdm": True}
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[str]:
-    """Folders of an image and a video model, each with its processor and its card."""
+    """Folders of a whole CLIP and of a video model, each with its processor and its card."""
     folder = tmp_path_factory.mktemp("models")
     image, video = folder / "tiny-clip", folder / "tiny-videomae"
-    CLIPVisionModel(CLIPVisionConfig(**SIZES)).save_pretrained(image)
-    CLIPImageProcessor(**FRAMES, crop_size={"height": 32, "width": 32}).save_pretrained(image)
+    save_vision_model("clip", image)
     (image / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
-    VideoMAEModel(VideoMAEConfig(**SIZES, num_frames=4)).save_pretrained(video)
-    VideoMAEImageProcessor(**FRAMES).save_pretrained(video)
+    save_vision_model("videomae", video)
     (video / "README.md").write_text("---\nlicense: other\nlicense_name: research\n---\n", encoding="utf-8")
     return [str(image), str(video)]
 
@@ -205,6 +187,17 @@ def test_where_weights_come_from(models, tmp_path, monkeypatch):
         assert source_of(tmp_path.name, {}) == {"name": tmp_path.name}
     (tmp_path / "README.md").write_text("---\nlicense:\n- mit\n- cc0-1.0\n---\n", encoding="utf-8")
     assert source_of(str(tmp_path), {})["license"] == "mit and cc0-1.0"
+
+
+def test_the_commit_of_a_model_of_images_and_text_is_known(models, monkeypatch):
+    files = {path.name: path.read_bytes() for path in Path(models[0]).iterdir()}
+    with MiniHub() as hub:
+        hub.create_repository("me/clip", files=files)
+        connect(monkeypatch, hub.url, hub.token)
+        source = load_pretrained_vision("me/clip").pretrained_source
+        assert source == encoder_of("me/clip").encoder.pretrained_source
+    assert source["name"] == "me/clip" and source["license"] == "mit"
+    assert re.fullmatch("[0-9a-f]{40}", source["revision"])
 
 
 # The same on ready-made features
