@@ -566,7 +566,7 @@ def test_models_of_timm(architecture, values, num_prefix, timm_folder, tmp_path)
         ({"backbone_config": Wav2Vec2Config()}, "got model type 'wav2vec2': Wav2Vec2Model takes `input_values`."),
         (
             {"backbone_config": ViTConfig(), "pooling": "max"},
-            "`pooling` must be one of pooler, class, mean, patches, got",
+            "`pooling` must be one of pooler, class, mean, p",
         ),
         (
             {"backbone_config": ResNetConfig(), "pooling": "class"},
@@ -584,15 +584,16 @@ def test_models_of_timm(architecture, values, num_prefix, timm_folder, tmp_path)
         ({"backbone_config": VideoMAEConfig(), "window_stride": -1}, "`window_stride` must be 1 or more, got -1."),
         (
             {"backbone_config": ViTConfig(), "image_size": [224]},
-            "`image_size` must be a height and a width of 1 or more",
+            "`image_size` must be a height and a width",
         ),
         (
             {"backbone_config": ViTConfig(), "image_std": [0.5, 0, 0.5]},
-            "`image_std` must be above 0, got [0.5, 0, 0.5]",
+            "`image_std` must be above 0, got [0.5, 0,",
         ),
         (
             {"backbone_config": Siglip2VisionConfig()},
-            "got model type 'siglip2_vision_model': Siglip2VisionModel also needs `pixel_attention_mask` and `spatial_shapes`",
+            "that needs pixels alone, got model type 'siglip2_vision_model': Siglip2VisionModel also needs "
+            "`pixel_attention_mask` and `spatial_shapes`.",
         ),
     ],
 )
