@@ -36,6 +36,7 @@ TABLE_START = "<!-- written by benchmarks/pretrained_encoders.py -->"
 GIGABYTE = 1e9
 NUM_STEPS = 2
 LABELS_OF_SENTENCE = 20
+IMAGE_SIZE = 224
 TEXT_MODEL = {  # google/flan-t5-base
     "d_model": 768,
     "d_kv": 64,
@@ -101,7 +102,7 @@ class BenchmarkArguments:
 
 def build_model(row: Row) -> torch.nn.Module:
     """In training mode, with a gradient for the parts that the row trains and the low-rank adapters."""
-    encoder = PretrainedVisionConfig(backbone_config=SHAPES[row.shape](), image_size=[224, 224])
+    encoder = PretrainedVisionConfig(backbone_config=SHAPES[row.shape](), image_size=IMAGE_SIZE)
     vision = TemporalConfig(encoder_config=encoder, projection_size=768, temporal_blocks=["K5"])
     model = FLaLLMForTranslation(FLaLLMConfig(vision_config=vision, text_config=T5Config(**TEXT_MODEL)))
     if row.is_trained:
@@ -119,7 +120,7 @@ def measure_steps(row: Row, num_frames: int) -> dict[str, float]:
     model = build_model(row)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
-    pixels = torch.randn(1, num_frames, 3, 224, 224)
+    pixels = torch.randn(1, num_frames, 3, IMAGE_SIZE, IMAGE_SIZE)
     labels = torch.randint(2, TEXT_MODEL["vocab_size"], (1, LABELS_OF_SENTENCE))
     for _ in range(NUM_STEPS):
         start = time.perf_counter()
@@ -170,7 +171,8 @@ def format_report(report: Mapping[str, Any]) -> str:
     """The command and a table in Markdown."""
     return "\n".join(
         [
-            f"One clip of {report['num_frames']} frames of 224 x 224 pixels in float32, on {report['machine']}:",
+            f"One clip of {report['num_frames']} frames of {IMAGE_SIZE} x {IMAGE_SIZE} pixels in float32, on "
+            f"{report['machine']}:",
             "",
             "    python benchmarks/pretrained_encoders.py",
             "",

@@ -443,7 +443,7 @@ from transformers import AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 
 folder, auto_class = sys.argv[1:]
 model = globals()[auto_class].from_pretrained(folder, trust_remote_code=True).eval()
-torch.save(model(**torch.load(folder + "/batch.pt")).logits, folder + "/logits.pt")
+torch.save(model(**torch.load(folder + "/batch.pt", weights_only=True)).logits, folder + "/logits.pt")
 """
 
 
@@ -457,4 +457,5 @@ def test_a_model_loads_without_our_package(system, tmp_path):
     torch.save(batch, folder / "batch.pt")
     auto_class = {"flallm": "AutoModelForSeq2SeqLM", "llava_slt": "AutoModelForImageTextToText"}[system]
     run_without_our_packages(LOAD_WITHOUT_US, str(folder), auto_class, folder=tmp_path)
-    assert_close(torch.load(folder / "logits.pt"), model(**batch).logits.detach(), atol=1e-4, rtol=1e-4)
+    logits = torch.load(folder / "logits.pt", weights_only=True)
+    assert_close(logits, model(**batch).logits.detach(), atol=1e-4, rtol=1e-4)

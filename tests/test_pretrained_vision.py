@@ -254,7 +254,7 @@ from transformers import AutoModel
 
 folder = sys.argv[1]
 encoder = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-torch.save(encoder(torch.load(folder + "/pixels.pt")).last_hidden_state, folder + "/tokens.pt")
+torch.save(encoder(torch.load(folder + "/pixels.pt", weights_only=True)).last_hidden_state, folder + "/tokens.pt")
 print(type(encoder).__name__)
 """
 
@@ -270,7 +270,7 @@ def test_it_loads_without_our_package(name, tmp_path):
     printed = run_without_our_packages(LOAD_WITHOUT_US, str(folder), folder=tmp_path)
     assert printed.strip().splitlines()[-1] == "PretrainedVisionEncoder"
     expected = encoder(pixels).last_hidden_state
-    assert_close(torch.load(folder / "tokens.pt"), expected.detach(), atol=1e-5, rtol=1e-4)
+    assert_close(torch.load(folder / "tokens.pt", weights_only=True), expected.detach(), atol=1e-5, rtol=1e-4)
 
 
 @every_model
