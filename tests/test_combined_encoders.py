@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from test_pipeline import make_processor as make_flallm_processor
+from test_pipeline_llava_slt import make_processor as make_llava_slt_processor
+from test_pipeline_llava_slt import random_video
 from test_pretrained_vision import clips
-from tiny_corpus import corpus, language_model
 from tiny_models import (
     VIDEO_TOKEN,
     assert_gradients_close,
@@ -16,9 +18,9 @@ from tiny_models import (
     tiny_text_config,
     with_garbage_in_the_padding,
 )
-from tiny_vision_models import CONFIGS, HALVES, UNEVEN, draw_weights, encoder_of, save_vision_model
+from tiny_vision_models import CONFIGS, HALVES, UNEVEN, draw_weights, save_vision_model
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM
 from without_our_packages import run_without_our_packages
 
 from modeling_flallm import (
@@ -36,9 +38,8 @@ from modeling_flallm import (
 from modeling_flallm.configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
 from modeling_flallm.configuration_encoder_pretrained_slt import PretrainedVisionConfig
 from modeling_flallm.encoder_combined_slt import SideBySideEncoder, TemporalEncoder
-from modeling_flallm.encoders_slt import load_sign_encoder, put_in_front_of_time, put_side_by_side
+from modeling_flallm.encoders_slt import load_sign_encoder, put_in_front_of_time
 from modeling_flallm.sign_encoder_slt import num_tokens_after
-from processing import FLaLLMProcessor, FLaLLMVideoProcessor, LlavaSltProcessor
 
 LENGTHS = [9, 5, 2]
 EVERY_LENGTH = range(1, 20)
@@ -112,7 +113,9 @@ def test_forward_is_features_then_tokens(name):
     expected = encoder(**batch)
     assert_close(tokens.last_hidden_state, expected.last_hidden_state)
     assert torch.equal(tokens.attention_mask, expected.attention_mask)
-    with error_texts(f"`visual_features` must have the shape (batch, features, {encoder.features_size}), got (2, 5, 3)"):
+    with error_texts(
+        f"`visual_features` must have the shape (batch, features, {encoder.features_size}), got (2, 5, 3)"
+    ):
         encoder.encode_features(torch.randn(2, 5, 3))
 
 
@@ -287,7 +290,9 @@ def test_without_a_linear_layer_and_blocks_it_is_the_encoder():
 
 def test_a_clip_without_a_token_is_refused():
     encoder = in_front_of_time(pretrained("videomae"), temporal_blocks=["K5", "P2"], temporal_padding="none")
-    with error_texts("Clip 1 of the batch is too short: the encoder makes 1 features of it, of which `temporal_blocks`"):
+    with error_texts(
+        "Clip 1 of the batch is too short: the encoder makes 1 features of it, of which `temporal_blocks`"
+    ):
         encoder(**clips([20, 2]))
     with error_texts("`projection_size` must be 0 or more, got -1."):
         TemporalConfig(encoder_config=pretrained("vit"), projection_size=-1)
@@ -333,6 +338,7 @@ def batch_for(system: str, model, lengths=LENGTHS) -> dict[str, torch.Tensor]:
     return {**batch, **{name: prompts[name] for name in ("input_ids", "attention_mask", "labels")}}
 
 
+make_processor = {"flallm": make_flallm_processor, "llava_slt": make_llava_slt_processor}
 every_system = pytest.mark.parametrize("system", ["flallm", "llava_slt"])
 
 
@@ -359,20 +365,14 @@ def test_it_trains_translates_and_loads(system, name, tmp_path):
 def test_cached_features_give_the_same(system, name):
     model = model_of(system, ENCODERS[name]())
     batch = batch_for(system, model)
-    features = model.vision_model.compute_features(**{key: batch.pop(key) for key in model.vision_model.input_names})
-    from_features = {
-        **batch, "visual_features": features.last_hidden_state, "visual_attention_mask": features.attention_mask
-    }
-    clip = clips(LENGTHS)
-    clip["pixel_values_videos"] = torch.randn_like(clip["pixel_values_videos"])
-    pixels = {"pixel_values_videos": clip["pixel_values_videos"], "pixel_attention_mask": clip["pixel_attention_mask"]}
-    features = model.vision_model.compute_features(**pixels)
-    from_features |= {
-        "visual_features": features.last_hidden_state, "visual_attention_mask": features.attention_mask
-    }
-    assert_close(model(**from_features).loss, model(**batch, **pixels).loss)
-    generated = model.generate(**from_features, max_new_tokens=5)
-    assert torch.equal(generated, model.generate(**batch, **pixels, max_new_tokens=5))
+    text = {name: value for name, value in batch.items() if name not in model.vision_model.input_names}
+    video = {name: batch[name] for name in model.vision_model.input_names}
+    features = model.vision_model.compute_features(**video)
+    text |= {"visual_features": features.last_hidden_state, "visual_attention_mask": features.attention_mask}
+    assert_close(model(**text).loss, model(**batch).loss)
+    assert torch.equal(model.generate(**text, max_new_tokens=5), model.generate(**batch, max_new_tokens=5))
+    other = {**text, "visual_features": -features.last_hidden_state}
+    assert not torch.allclose(model(**other).loss, model(**batch).loss)
 
 
 def test_llava_slt_with_a_pretrained_frame_encoder(tmp_path):
@@ -411,25 +411,51 @@ def test_llava_slt_with_a_pretrained_frame_encoder(tmp_path):
 # ------------------------------------------------------------------------------------------ from a file to a sentence
 
 
-def processor_of(system: str, model):
-    video = FLaLLMVideoProcessor(size={"height": 36, "width": 36}, crop_size={"height": 32, "width": 32})
-    tokenizer = AutoTokenizer.from_pretrained(language_model())
-    if system == "flallm":
-        return FLaLLMProcessor(video_processor=video, tokenizer=tokenizer)
-    processor = LlavaSltProcessor(video_processor=video, tokenizer=tokenizer)
-    processor.set_token_steps(model.vision_model.get_token_steps())
-    return processor
-
-
 @every_system
 @every_encoder
-def test_a_file_becomes_a_sentence_with_evidence(system, name):
+def test_a_video_becomes_a_sentence_with_times(system, name):
     model = model_of(system, ENCODERS[name]())
-    processor = processor_of(system, model)
-    vocabulary = len(processor.tokenizer)
-    model.resize_token_embeddings(vocabulary)
-    model.generation_config.max_length = None
+    processor = make_processor[system]()
+    if system == "llava_slt":
+        processor.set_token_steps(model.vision_model.get_token_steps())
     translate = SignLanguageTranslationPipeline(model=model, processor=processor)
-    video = str(sorted((corpus() / "test").glob("*.mp4"))[0])
-    result = translate(video, return_word_evidence=True, max_new_tokens=6)
-    print(result)
+    videos = [random_video(24), random_video(14)]
+    settings = {"return_timestamps": True, "return_attention": True, "max_new_tokens": 5, "min_new_tokens": 5}
+    for answer, video in zip(translate(videos, batch_size=2, **settings), videos, strict=True):
+        alone = translate(video, **settings)
+        assert answer["translation_text"] == alone["translation_text"] != ""
+        num_frames = -(-len(video["video"]) // 2)  # of a sampling rate of 0.5
+        num_tokens = model.vision_model.get_num_tokens(num_frames)
+        assert answer["attention"].shape == (len(answer["words"]), num_tokens)
+        centre, spacing = model.vision_model.get_centre_and_spacing()
+        places = [min(max(centre + spacing * index, 0), num_frames - 1) for index in range(num_tokens)]
+        times = torch.tensor(answer["token_times"]).float()
+        assert len(times) == num_tokens and (times[1:] >= times[:-1]).all()
+        assert_close(times, torch.tensor([(2 * place + 0.5) / 12 for place in places]), atol=1 / 12, rtol=0)
+        for word in answer["words"]:
+            assert 0 <= word["start"] <= word["peak"] <= word["end"] <= len(video["video"]) / 12
+
+
+LOAD_WITHOUT_US = """
+import sys
+import torch
+from transformers import AutoModelForImageTextToText, AutoModelForSeq2SeqLM
+
+folder, auto_class = sys.argv[1:]
+model = globals()[auto_class].from_pretrained(folder, trust_remote_code=True).eval()
+torch.save(model(**torch.load(folder + "/batch.pt", weights_only=True)).logits, folder + "/logits.pt")
+"""
+
+
+@pytest.mark.slow
+@every_system
+def test_a_model_loads_without_our_package(system, tmp_path):
+    model = model_of(system, ENCODERS["both"]())
+    batch = batch_for(system, model)
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    torch.save(batch, folder / "batch.pt")
+    auto_class = {"flallm": "AutoModelForSeq2SeqLM", "llava_slt": "AutoModelForImageTextToText"}[system]
+    run_without_our_packages(LOAD_WITHOUT_US, str(folder), auto_class, folder=tmp_path)
+    logits = torch.load(folder / "logits.pt", weights_only=True)
+    assert_close(logits, model(**batch).logits.detach(), atol=1e-4, rtol=1e-4)

@@ -254,7 +254,7 @@ from transformers import AutoModel
 
 folder = sys.argv[1]
 encoder = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-torch.save(encoder(torch.load(folder + "/pixels.pt")).last_hidden_state, folder + "/tokens.pt")
+torch.save(encoder(torch.load(folder + "/pixels.pt", weights_only=True)).last_hidden_state, folder + "/tokens.pt")
 print(type(encoder).__name__)
 """
 
@@ -270,7 +270,7 @@ def test_it_loads_without_our_package(name, tmp_path):
     printed = run_without_our_packages(LOAD_WITHOUT_US, str(folder), folder=tmp_path)
     assert printed.strip().splitlines()[-1] == "PretrainedVisionEncoder"
     expected = encoder(pixels).last_hidden_state
-    assert_close(torch.load(folder / "tokens.pt"), expected.detach(), atol=1e-5, rtol=1e-4)
+    assert_close(torch.load(folder / "tokens.pt", weights_only=True), expected.detach(), atol=1e-5, rtol=1e-4)
 
 
 @every_model
@@ -566,7 +566,7 @@ def test_models_of_timm(architecture, values, num_prefix, timm_folder, tmp_path)
         ({"backbone_config": Wav2Vec2Config()}, "got model type 'wav2vec2': Wav2Vec2Model takes `input_values`."),
         (
             {"backbone_config": ViTConfig(), "pooling": "max"},
-            "`pooling` must be one of pooler, class, mean, patches, got",
+            "`pooling` must be one of pooler, class, mean, p",
         ),
         (
             {"backbone_config": ResNetConfig(), "pooling": "class"},
@@ -584,15 +584,16 @@ def test_models_of_timm(architecture, values, num_prefix, timm_folder, tmp_path)
         ({"backbone_config": VideoMAEConfig(), "window_stride": -1}, "`window_stride` must be 1 or more, got -1."),
         (
             {"backbone_config": ViTConfig(), "image_size": [224]},
-            "`image_size` must be a height and a width of 1 or more",
+            "`image_size` must be a height and a width",
         ),
         (
             {"backbone_config": ViTConfig(), "image_std": [0.5, 0, 0.5]},
-            "`image_std` must be above 0, got [0.5, 0, 0.5]",
+            "`image_std` must be above 0, got [0.5, 0,",
         ),
         (
             {"backbone_config": Siglip2VisionConfig()},
-            "got model type 'siglip2_vision_model': Siglip2VisionModel also needs `pixel_attention_mask` and `spatial_shapes`",
+            "that needs pixels alone, got model type 'siglip2_vision_model': Siglip2VisionModel also needs "
+            "`pixel_attention_mask` and `spatial_shapes`.",
         ),
     ],
 )

@@ -142,6 +142,11 @@ class LoadedEncoderArguments(NamedEncoderArguments):
             given += ["vision_lora"] if self.vision_lora else []
             if given:
                 raise ValueError(f"--{given[0]} goes with --vision_model_name_or_path, which is not given.")
+        elif getattr(self, "imagenet_weights", False):
+            raise ValueError(
+                "--imagenet_weights is for a new CNN, and --vision_model_name_or_path brings its own weights. Leave "
+                "out one of the two."
+            )
         elif self.vision_lora and self.vision_dtype not in (None, "float32"):
             raise ValueError(f"--vision_lora True trains in float32; leave out --vision_dtype {self.vision_dtype}.")
 
