@@ -1,12 +1,13 @@
 """What an image or video model of transformers is like, seen by running it once on the meta device, without weights."""
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, pytorch_utils
 
 PIXELS = ("pixel_values", "pixel_values_videos")
 
@@ -56,13 +57,20 @@ def pooling_option(config: PreTrainedConfig, with_pooler: bool) -> dict[str, boo
 def check_backbone(backbone: PreTrainedModel) -> None:
     """
     Raises:
-        ValueError: unless pixels are the input of the model.
+        ValueError: unless pixels are the only input that the model needs.
     """
+    expected = "A sign encoder needs an image or video model (ViT, DINOv2, CLIP vision, VideoMAE, ...)"
+    got = f"got model type {backbone.config.model_type!r}: {type(backbone).__name__}"
     if backbone.main_input_name not in PIXELS:
-        raise ValueError(
-            "A sign encoder needs an image or video model (ViT, DINOv2, CLIP vision, VideoMAE, ...), got model type "
-            f"{backbone.config.model_type!r}: {type(backbone).__name__} takes `{backbone.main_input_name}`."
-        )
+        raise ValueError(f"{expected}, {got} takes `{backbone.main_input_name}`.")
+    needed = [
+        f"`{name}`"
+        for name, parameter in inspect.signature(backbone.forward).parameters.items()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    others = [name for name in needed if name != f"`{backbone.main_input_name}`"]
+    if others:
+        raise ValueError(f"{expected} that needs pixels alone, {got} also needs {' and '.join(others)}.")
 
 
 def run_backbone(backbone: PreTrainedModel, windows: torch.Tensor) -> Any:
@@ -90,7 +98,7 @@ def look_at_backbone(config: PreTrainedConfig, image_size: tuple[int, ...], wind
     Raises:
         ValueError: for a model that is neither an image nor a video model.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _nothing_kept():
         backbone = build_backbone(config, with_pooler=True).eval()
         with torch.no_grad():
             output = run_backbone(backbone, torch.zeros(1, window_size, 3, *image_size))
@@ -102,7 +110,7 @@ def look_at_backbone(config: PreTrainedConfig, image_size: tuple[int, ...], wind
     num_tokens = token_states(output.last_hidden_state).shape[1]
     num_prefix = 0
     if output.last_hidden_state.ndim == 3:
-        num_prefix = _num_prefix_tokens(backbone, num_tokens, image_size)
+        num_prefix = _num_prefix_tokens(backbone, num_tokens, image_size, window_size)
     has_pooled = getattr(output, "pooler_output", None) is not None
     poolings = [*(["pooler"] if has_pooled else []), *(["class"] if num_prefix else []), "mean", "patches"]
     always_pools = has_pooled and not pooling_option(config, True)
@@ -115,15 +123,33 @@ def look_at_backbone(config: PreTrainedConfig, image_size: tuple[int, ...], wind
     )
 
 
-def _num_prefix_tokens(backbone: nn.Module, num_tokens: int, image_size: tuple[int, ...]) -> int:
-    """What whole pictures of patches leave over. Hierarchical models have fewer tokens than patches."""
+@contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """
+    Some models (BEiT) keep tensors of their first run for all later models, in transformers' own cache, which is off
+    only while torch compiles. Those of the meta device have no values.
+    """
+    is_compiling = pytorch_utils.is_torchdynamo_compiling
+    pytorch_utils.is_torchdynamo_compiling = lambda: True
+    try:
+        yield
+    finally:
+        pytorch_utils.is_torchdynamo_compiling = is_compiling
+
+
+def _num_prefix_tokens(
+    backbone: PreTrainedModel, num_tokens: int, image_size: tuple[int, ...], window_size: int
+) -> int:
+    """What the patches of the window leave over. Hierarchical models have fewer tokens than patches."""
     of_timm = getattr(getattr(backbone, "timm_model", None), "num_prefix_tokens", None)
     if of_timm is not None:
         return of_timm
-    patch_size = getattr(backbone.config, "patch_size", None) or list(getattr(backbone.config, "tubelet_size", [0]))[1:]
+    tubelet_size = getattr(backbone.config, "tubelet_size", 1)
+    frames, *sides = tubelet_size if isinstance(tubelet_size, list | tuple) else (tubelet_size,)
+    patch_size = getattr(backbone.config, "patch_size", None) or sides
     height, width = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
-    patches = (image_size[0] // height) * (image_size[1] // width)
-    return num_tokens % patches if num_tokens >= patches else 0
+    patches = (window_size // frames) * (image_size[0] // height) * (image_size[1] // width)
+    return max(num_tokens - patches, 0)
 
 
 __all__ = [

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as distributed
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def several_processes() -> bool:
@@ -156,7 +157,9 @@ class SynchronizedBatchNorm2d(_SynchronizedBatchNorm, nn.BatchNorm2d):
 @contextmanager
 def running_statistics_kept(module: nn.Module):
     """Freeze the running statistics of the batch norms in `module`: a recomputed forward must not count twice."""
-    batch_norms = [layer for layer in module.modules() if isinstance(layer, _SynchronizedBatchNorm)]
+    batch_norms = [
+        layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.num_batches_tracked is not None
+    ]
     kept = [(layer, layer.momentum, layer.num_batches_tracked.clone()) for layer in batch_norms]
     for layer in batch_norms:
         layer.momentum = 0.0

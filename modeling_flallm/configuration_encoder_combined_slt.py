@@ -6,12 +6,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .configuration_encoder_frames_slt import check_temporal_blocks, stride_of_blocks
-from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
+from .configuration_encoder_pretrained_slt import ConfigOfParts, PretrainedVisionConfig
 from .encoder_registry_slt import build_vision_config
 
 
 @strict
-class SideBySideConfig(PreTrainedConfig):
+class SideBySideConfig(ConfigOfParts):
     r"""
     Several sign encoders that see the same clip; their visual tokens are joined, aligned in time.
 
@@ -41,8 +41,12 @@ class SideBySideConfig(PreTrainedConfig):
         self.hidden_size = sum(config.hidden_size for config in self.encoder_configs)
         super().__post_init__(**kwargs)
 
+    @property
+    def parts(self) -> list[PreTrainedConfig]:
+        return self.encoder_configs
+
     def _share_frames(self) -> None:
-        pretrained = [config for config in self.encoder_configs if isinstance(config, PretrainedVisionConfig)]
+        pretrained = _pretrained_in(self)
         for config in pretrained[1:]:
             config.input_mean, config.input_std = pretrained[0].input_mean, pretrained[0].input_std
 
@@ -61,7 +65,7 @@ class SideBySideConfig(PreTrainedConfig):
 
 
 @strict
-class TemporalConfig(PreTrainedConfig):
+class TemporalConfig(ConfigOfParts):
     r"""
     A sign encoder followed by a linear layer and FLa-LLM's local temporal module. The first may be frozen, so that its
     features are kept on disk, while the rest is trained.
@@ -102,9 +106,18 @@ class TemporalConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def parts(self) -> list[PreTrainedConfig]:
+        return [self.encoder_config]
+
+    @property
     def width_before_time(self) -> int:
         """Width of what enters the temporal module."""
         return self.projection_size or self.encoder_config.hidden_size
+
+    @property
+    def features_size(self) -> int:
+        """Width of the features, see `SignEncoder`."""
+        return getattr(self.encoder_config, "features_size", self.encoder_config.hidden_size)
 
     @property
     def temporal_stride(self) -> int:
@@ -115,6 +128,12 @@ class TemporalConfig(PreTrainedConfig):
     def frame_settings(self) -> dict[str, Any] | None:
         """See `PretrainedVisionConfig.frame_settings`."""
         return getattr(self.encoder_config, "frame_settings", None)
+
+
+def _pretrained_in(config: PreTrainedConfig) -> list[PretrainedVisionConfig]:
+    if isinstance(config, PretrainedVisionConfig):
+        return [config]
+    return [each for part in getattr(config, "parts", ()) for each in _pretrained_in(part)]
 
 
 __all__ = ["SideBySideConfig", "TemporalConfig"]

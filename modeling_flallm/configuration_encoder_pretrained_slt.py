@@ -11,8 +11,32 @@ from .backbone_slt import BackboneFacts, frames_of_video_model, look_at_backbone
 POOLINGS = ("pooler", "class", "mean", "patches")
 
 
+class ConfigOfParts(PreTrainedConfig):
+    """
+    Base class of configurations that contain others. These keep their attention implementation when the configuration
+    becomes part of another one, which transformers would reset; one that is asked for is passed on to them.
+    """
+
+    @property
+    def parts(self) -> list[PreTrainedConfig]:
+        """The configurations that it contains."""
+        raise NotImplementedError
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        return self._attn_implementation_internal
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict[str, Any] | None) -> None:
+        value = value.get("") if isinstance(value, dict) else value
+        self._attn_implementation_internal = value
+        if value is not None:
+            for part in self.parts:
+                part._attn_implementation = value
+
+
 @strict
-class PretrainedVisionConfig(PreTrainedConfig):
+class PretrainedVisionConfig(ConfigOfParts):
     r"""
     An image or video model of transformers over the frames of a clip. What is not given is read off the model itself.
 
@@ -43,7 +67,8 @@ class PretrainedVisionConfig(PreTrainedConfig):
             Normalisation of the frames that the encoder receives. Default: those that the model expects. They differ
             where several encoders see the same frames.
         source (`dict`, *optional*):
-            Where the weights come from, for the model card: `name` on the Hub, `revision` and `license`.
+            Where the weights come from, for the model card: `name` on the Hub, `revision`, `license` and
+            `license_name`.
         hidden_size, num_prefix_tokens, tokens_per_window (`int`, *optional*):
             Width of a visual token, class and register tokens in front of the patches, and visual tokens of a window.
             Default: as the model has them.
@@ -83,8 +108,8 @@ class PretrainedVisionConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def is_video_model(self) -> bool:
-        return frames_of_video_model(self.backbone_config) is not None
+    def parts(self) -> list[PreTrainedConfig]:
+        return [self.backbone_config]
 
     @property
     def frame_settings(self) -> dict[str, Any]:
@@ -159,4 +184,4 @@ def _own_image_size(backbone_config: PreTrainedConfig) -> int | list[int]:
     return 224  # what models without a size of their own (ResNet) are usually trained with
 
 
-__all__ = ["PretrainedVisionConfig"]
+__all__ = ["ConfigOfParts", "PretrainedVisionConfig"]

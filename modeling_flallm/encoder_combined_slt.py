@@ -80,8 +80,6 @@ class SideBySideEncoder(EncoderOfEncoders):
 
     def __init__(self, config: SideBySideConfig):
         super().__init__(config)
-        for each in config.encoder_configs:  # transformers does not look into lists
-            each._attn_implementation = config._attn_implementation
         self.encoders = nn.ModuleList(build_sign_encoder(each) for each in config.encoder_configs)
         self._take_inputs_of_parts()
         self.post_init()

@@ -1,6 +1,6 @@
 """The sign encoder that is any image or video model of transformers, over windows of frames."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.utils import can_return_tuple
 
 from .backbone_slt import build_backbone, run_backbone, token_states
+from .batch_norm_slt import running_statistics_kept
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
 from .sign_encoder_slt import (
     SignEncoder,
@@ -125,9 +126,13 @@ class PretrainedVisionEncoder(SignEncoder):
         per_chunk = self._windows_per_chunk(len(clips), pixels.device)
         encode = self._encode_windows
         if self.frames_per_chunk is not None and torch.is_grad_enabled() and per_chunk < len(clips):
-            encode = partial(checkpoint, encode, use_reentrant=False)
+            encode = partial(checkpoint, encode, use_reentrant=False, context_fn=self._contexts_of_checkpoint)
         parts = zip(clips.split(per_chunk), windows.split(per_chunk), strict=True)
         return torch.cat([encode(pixels, lengths, *part) for part in parts])
+
+    def _contexts_of_checkpoint(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """Of the forward pass, and of the second one in the backward pass."""
+        return nullcontext(), running_statistics_kept(self.backbone)
 
     def _windows_per_chunk(self, num_windows: int, device: torch.device) -> int:
         frames_per_chunk = self.frames_per_chunk
@@ -181,9 +186,9 @@ def resized(values: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Frames `(..., 3, any height, any width)` in this size, bicubic, as the processors of most of these models do."""
     if values.shape[-2:] == (height, width):
         return values
-    frames = values.flatten(0, -4)
+    frames = values.flatten(0, -4).float()  # torch resizes in no smaller precision on a CPU
     frames = nn.functional.interpolate(frames, size=(height, width), mode="bicubic", antialias=True)
-    return frames.unflatten(0, values.shape[:-3])
+    return frames.to(values.dtype).unflatten(0, values.shape[:-3])
 
 
 __all__ = ["PretrainedVisionEncoder"]

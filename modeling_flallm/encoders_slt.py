@@ -3,6 +3,7 @@ All sign encoders, by the model type of their configuration. This file imports t
 the files of each, and finds its own even where this package is not installed.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ def load_sign_encoder(
     Raises:
         ValueError: if there is none, as `load_whole` if it is incomplete, and as `load_pretrained_vision`.
     """
-    if not isinstance(name_or_path, str):
+    if not isinstance(name_or_path, str | os.PathLike):
         parts = [load_sign_encoder(name, how_to_get_one, backbone, **options) for name in name_or_path]
         return parts[0] if len(parts) == 1 else put_side_by_side(parts)
     expected = (

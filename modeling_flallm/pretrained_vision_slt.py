@@ -7,11 +7,13 @@ import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoVideoProcessor, PreTrainedConfig
+from transformers.utils import CONFIG_NAME, cached_file, extract_commit_hash
+from yaml import YAMLError
 
 from .backbone_slt import PIXELS, frames_of_video_model, pooling_option
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
 from .encoder_pretrained_slt import PretrainedVisionEncoder
-from .loading_slt import file_options, load_whole
+from .loading_slt import file_options, forget_folder, load_whole
 
 SHORTEST = "shortest_edge"
 
@@ -48,7 +50,7 @@ def load_pretrained_vision(
     config = PretrainedVisionConfig(
         backbone_config=backbone_config,
         **{**_frames_as_pretrained(name_or_path, options), **config_values, **(of_its_kind or {})},
-        source=_source_of(name_or_path, backbone_config, options),
+        source=source_of(name_or_path, options),
     )
     load_options = {"dtype": torch.get_default_dtype(), **options}
     backbone = load_whole(
@@ -61,6 +63,7 @@ def load_pretrained_vision(
     with torch.device("meta"):
         encoder = PretrainedVisionEncoder(config)
     encoder.backbone = backbone
+    forget_folder(backbone.config)
     encoder.config.backbone_config = backbone.config
     return encoder.eval()
 
@@ -112,24 +115,37 @@ def _height_and_width(size: Any) -> tuple[int, int]:
     return values.get("height", side), values.get("width", side)
 
 
-def _source_of(name_or_path: str, backbone_config: PreTrainedConfig, options: dict[str, Any]) -> dict[str, str]:
-    """What a model card says of the weights; the path of a local folder is private."""
+def source_of(name_or_path: str, options: dict[str, Any]) -> dict[str, str]:
+    """
+    Where the weights of an encoder come from: `name` on the Hub, or that of its folder without the path, which is
+    private; `revision`, the commit on the Hub; `license` and `license_name` as in its model card. What is not known is
+    left out.
+    """
     is_local = os.path.isdir(name_or_path)
-    source = {"name": os.path.basename(os.path.abspath(name_or_path)) if is_local else name_or_path}
-    revision = getattr(backbone_config, "_commit_hash", None) or options.get("revision")
-    license_name = _license_of(os.path.join(name_or_path, "README.md") if is_local else name_or_path, options)
-    return source | {
-        name: value for name, value in {"revision": revision, "license": license_name}.items() if value is not None
+    name = os.path.basename(os.path.abspath(name_or_path)) if is_local else name_or_path
+    config_file = cached_file(name_or_path, CONFIG_NAME, **file_options(options))
+    revision = extract_commit_hash(config_file, None) or options.get("revision")
+    card = _card_values(name_or_path, options)
+    values = {
+        "name": name,
+        "revision": revision,
+        "license": card.get("license"),
+        "license_name": card.get("license_name"),
     }
+    values = {name: " and ".join(value) if isinstance(value, list) else value for name, value in values.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _license_of(card: str, options: dict[str, Any]) -> str | None:
-    """From the metadata of its model card, if it has one that can be read."""
+def _card_values(name_or_path: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of its model card; empty without one that can be read."""
+    if os.path.isdir(name_or_path):
+        name_or_path = os.path.join(name_or_path, "README.md")
+        if not os.path.isfile(name_or_path):  # otherwise it would be looked for on the Hub
+            return {}
     try:
-        data = ModelCard.load(card, token=options.get("token"), ignore_metadata_errors=True).data
-    except (OSError, ValueError, HfHubHTTPError):
-        return None
-    return data.get("license_name") or data.get("license")
+        return ModelCard.load(name_or_path, token=options.get("token"), ignore_metadata_errors=True).data.to_dict()
+    except (OSError, ValueError, HfHubHTTPError, YAMLError):
+        return {}
 
 
-__all__ = ["NoVisionModelError", "load_pretrained_vision"]
+__all__ = ["NoVisionModelError", "load_pretrained_vision", "source_of"]

@@ -53,8 +53,10 @@ class VisualFeaturesModality(Modality):
 
     @classmethod
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> VisualFeatureExtractor:
-        """See `Modality.build_part`; a feature counts as a frame."""
-        return VisualFeatureExtractor(encoder_config.hidden_size, max_num_features=arguments.max_num_frames)
+        """See `Modality.build_part`; a feature counts as a frame. A configuration whose encoder puts layers behind the
+        features says in `features_size` how wide these are."""
+        feature_size = getattr(encoder_config, "features_size", encoder_config.hidden_size)
+        return VisualFeatureExtractor(feature_size, max_num_features=arguments.max_num_frames)
 
     @classmethod
     def is_file(cls, path: str | os.PathLike) -> bool:

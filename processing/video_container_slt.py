@@ -13,6 +13,9 @@ from .video_files_slt import VideoDecodingError
 VIDEO_FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,apng,nut,mxf,ivf,rm,dv"
 EBML = b"\x1a\x45\xdf\xa3"
 
+# Titles are not always UTF-8: PyAV would raise an error for others, before its version 19.
+TITLES_OF_ANY_ENCODING = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
 
 def open_container(source: Any, name: str) -> Any:
     """
@@ -28,7 +31,7 @@ def open_container(source: Any, name: str) -> Any:
         if not isinstance(source, str):
             source.seek(0)
         options = {"format_whitelist": VIDEO_FORMATS, "protocol_whitelist": "file"}
-        return av.open(source, options=options, metadata_errors="replace")  # titles are not always UTF-8
+        return av.open(source, options=options, **TITLES_OF_ANY_ENCODING)
     except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise _why_not_a_video(source, name, error) from error
 

@@ -183,7 +183,7 @@ def _conversion_to_pixels(width: int, height: int, name: str) -> Callable[[Any],
 
 def _upright(pixels: torch.Tensor, frame: Any) -> torch.Tensor:
     """Turn and mirror the pixels (channels, height, width) of a frame as its display matrix says."""
-    matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return pixels
     # A pixel (x, y) is displayed at (a x + c y, b x + d y); phones only ever turn by quarters and mirror.

@@ -551,8 +551,8 @@ def test_encoders_that_cannot_be_used(tmp_path, capsys):
     features = tmp_path / "on_features"
     VisualFeaturesEncoder(VisualFeaturesConfig(hidden_size=WIDTH)).save_pretrained(features)
     assert error(vision_model_name_or_path=features) == (
-        f"'{features}' takes ready-made visual features and computes none. Name a sign encoder, or a trained model "
-        "that has one."
+        f"'{features}' takes ready-made visual features and computes none. Name a sign encoder, a trained model that "
+        "has one, or an image or video model of transformers."
     )
     text = tmp_path / "text"
     AutoModelForSeq2SeqLM.from_config(tiny_text_config("mbart")).save_pretrained(text)
@@ -608,7 +608,7 @@ def test_two_processes_share_the_clips(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_work(tmp_path, monkeypatch):
+def test_the_commands_of_the_page_work(foundation_models, tmp_path, monkeypatch):
     """As they are written, with tiny models for those that they name."""
     page = (ROOT / "docs" / "feature-extraction.md").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("flallm ")]
@@ -620,6 +620,7 @@ def test_the_commands_of_the_page_work(tmp_path, monkeypatch):
     shutil.rmtree("phoenix14t_features")
     first = sorted((corpus() / "test").glob("*.mp4"))[0].stem
     tiny = {
+        "facebook/dinov2-small": str(foundation_models[0]),
         "facebook/mbart-large-cc25": str(language_model()),
         "512": str(WIDTH),
         "0001.safetensors": f"{first}.safetensors",
@@ -640,7 +641,7 @@ def test_the_commands_of_the_page_work(tmp_path, monkeypatch):
         else:
             assert mains[name]([*words, "--device", "cpu"]) == 0
         done.append(name)
-    assert done == ["features", "train", "features", "train", "evaluate", "translate"]
+    assert done == ["features", "train", "features", "features", "train", "evaluate", "translate"]
     assert (
         FLaLLMVisionConfig.model_type
         == json.loads(Path("stage2/config.json").read_text())["vision_config"]["model_type"]

@@ -398,6 +398,14 @@ def test_a_folder_may_be_named_from_where_one_is(tmp_path, monkeypatch):
     assert len(load(Path(tmp_path.name))) > 0
 
 
+def test_the_same_name_is_another_folder_elsewhere(tmp_path, monkeypatch):
+    """In a notebook, for instance, that changes its folder."""
+    for number in (1, 2):
+        features_folder(tmp_path / str(number) / "corpus", splits=("train",))
+        monkeypatch.chdir(tmp_path / str(number))
+        assert len(load(Path("corpus"))) == len(sentences("train"))
+
+
 def test_missing_files_of_features(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "metadata.csv").write_text("visual_features,text\na.npy,a\nb.npz#x,b\n")

@@ -1,4 +1,4 @@
-"""Arguments for parts of models that several stages share. Imports nothing heavy; three methods do."""
+"""Arguments for parts of models that several stages share. Imports nothing heavy; some methods do."""
 
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -121,11 +121,15 @@ class LoadedEncoderArguments(NamedEncoderArguments):
     """A visual encoder that is trained already, and what is put behind it."""
 
     projection_size: int = field(
-        default=0, metadata={"help": "Width of a new linear layer behind a loaded encoder; 0 is none."}
+        default=0,
+        metadata={"help": "Width of a new linear layer behind a loaded encoder or ready-made features; 0 is none."},
     )
 
-    def check_loaded_encoder(self) -> None:
+    def check_loaded_encoder(self, reads_ready_made_features: bool = False) -> None:
         """
+        Args:
+            reads_ready_made_features: whether the clips are features, which --projection_size may follow, too.
+
         Raises:
             ValueError: for flags that need a loaded encoder where there is none, and unknown values.
         """
@@ -134,9 +138,15 @@ class LoadedEncoderArguments(NamedEncoderArguments):
             given = [
                 each.name for each in fields(LoadedEncoderArguments) if getattr(self, each.name) not in (None, [1], 0)
             ]
+            given = [name for name in given if not (name == "projection_size" and reads_ready_made_features)]
             given += ["vision_lora"] if self.vision_lora else []
             if given:
                 raise ValueError(f"--{given[0]} goes with --vision_model_name_or_path, which is not given.")
+        elif getattr(self, "imagenet_weights", False):
+            raise ValueError(
+                "--imagenet_weights is for a new CNN, and --vision_model_name_or_path brings its own weights. Leave "
+                "out one of the two."
+            )
         elif self.vision_lora and self.vision_dtype not in (None, "float32"):
             raise ValueError(f"--vision_lora True trains in float32; leave out --vision_dtype {self.vision_dtype}.")
 
@@ -152,13 +162,17 @@ class LoadedEncoderArguments(NamedEncoderArguments):
         Raises:
             ValueError: as `load_sign_encoder`.
         """
-        from modeling_flallm.encoders_slt import put_in_front_of_time
-
         encoder = self.load_named_encoder(how_to_get_one)
         if self.freeze_visual_encoder and not self.vision_lora:
             encoder.freeze()
+        return self.put_new_layers_behind(encoder, **temporal_module)
+
+    def put_new_layers_behind(self, encoder: "SignEncoder", **temporal_module: Any) -> "SignEncoder":
+        """The encoder with the new linear layer and temporal module behind it, if there are any."""
+        from modeling_flallm.encoders_slt import put_in_front_of_time
+
         if self.projection_size or temporal_module.get("temporal_blocks"):
-            encoder = put_in_front_of_time(encoder, projection_size=self.projection_size, **temporal_module)
+            return put_in_front_of_time(encoder, projection_size=self.projection_size, **temporal_module)
         return encoder
 
 
@@ -180,12 +194,13 @@ class EncoderTrainingArguments:
 
 @dataclass
 class NewTemporalArguments:
-    """A new temporal module behind a loaded visual encoder."""
+    """A new temporal module behind a loaded visual encoder, or behind ready-made features."""
 
     temporal_blocks: list[str] | None = field(
         default=None,
         metadata={
-            "help": "New temporal module behind the loaded encoder: K5 = Conv1d kernel 5, P2 = pool 2. Default: none."
+            "help": "New temporal module behind the loaded encoder or ready-made features: K5 = Conv1d kernel 5, P2 = "
+            "pool 2. Default: none."
         },
     )
     temporal_norm: str = field(default="batch_norm", metadata={"help": "batch_norm or layer_norm."})
@@ -200,6 +215,21 @@ class NewTemporalArguments:
             "temporal_norm": self.temporal_norm,
             "hidden_size": self.visual_hidden_size,
         }
+
+    def starting_encoder(self, how_to_get_one: str) -> "SignEncoder":
+        """
+        The encoder that training starts from, loaded or for other clips than videos, with the new layers behind it.
+
+        Args:
+            how_to_get_one: advice for the error if there is none.
+
+        Raises:
+            ValueError: as `load_sign_encoder`.
+        """
+        other = self.other_encoder()
+        if other is None:
+            return self.load_encoder(how_to_get_one, **self.temporal_module())
+        return self.put_new_layers_behind(other, **self.temporal_module())
 
 
 @dataclass

@@ -99,7 +99,7 @@ class LLMFineTuningArguments(
     )
 
     def __post_init__(self):
-        self.check_loaded_encoder()
+        self.check_loaded_encoder(reads_ready_made_features=self.chosen_row is not None)
         self.check_one_start(self.vision_model_name_or_path)
         if self.text_model_name_or_path is None:
             raise ValueError("`--text_model_name_or_path` is required.")
@@ -235,16 +235,13 @@ class DenoisingArguments:
 
 
 @dataclass
-class VisualContrastivePretrainingArguments(FrameEncoderArguments, LoadedEncoderArguments):
+class VisualContrastivePretrainingArguments(
+    FrameEncoderArguments, LoadedEncoderArguments, EncoderTrainingArguments, LoraArguments
+):
     """The visual encoder and what it is contrasted with. The abstract gives no numbers: all defaults are ours."""
 
     stage_name: ClassVar[str] = "visual_contrastive_pretraining"
     target_language: ClassVar[None] = None
-    vision_lora: ClassVar[bool] = False
-
-    freeze_visual_encoder: bool = field(
-        default=True, metadata={"help": "Freeze the image or video model of --vision_model_name_or_path."}
-    )
 
     text_model_name_or_path: str = field(
         default=None,
@@ -311,7 +308,7 @@ class VisualLanguageTuningArguments(LoadedEncoderArguments, NewTemporalArguments
     )
 
     def __post_init__(self):
-        self.check_loaded_encoder()
+        self.check_loaded_encoder(reads_ready_made_features=self.chosen_row is not None)
         self.check_one_start(self.vision_model_name_or_path)
         if self.text_model_name_or_path is None:
             raise ValueError("`--text_model_name_or_path` is required.")

@@ -53,15 +53,15 @@ def check_features_can_be_kept(encoder: SignEncoder, modality: Modality) -> None
     Raises:
         ValueError: for an encoder whose features training changes, or that takes ready-made ones.
     """
+    if next(encoder.features_encoder.parameters(), None) is None:
+        raise ValueError(
+            "--cache_features keeps what a visual encoder makes of videos, but this model reads "
+            f"{modality.words.clips}. Leave it out."
+        )
     if not encoder.features_are_frozen:
         raise ValueError(
             "--cache_features needs a frozen visual encoder: with --freeze_visual_encoder False the features change in "
             "every step. Leave out one of the two."
-        )
-    if next(encoder.parameters(), None) is None:
-        raise ValueError(
-            "--cache_features keeps what a visual encoder makes of videos, but this model reads "
-            f"{modality.words.clips}. Leave it out."
         )
 
 

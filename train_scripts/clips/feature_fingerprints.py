@@ -21,6 +21,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedConfig
 
 from modeling_flallm import SIGN_ENCODERS, SignEncoder
+from modeling_flallm.backbone_slt import run_backbone
 from modeling_flallm.own_processing import FLaLLMProcessor, Modality
 
 from ..machine.atomic_files import write_bytes
@@ -41,7 +42,7 @@ FILES_THAT_MAKE_FEATURES = (
 # A file that has just been written can change again within the same clock tick of the file system.
 YOUNGEST_TRUSTED_FILE_IN_SECONDS = 2.0
 # What every configuration says: where a part comes from and how it is loaded, which changes when it is saved, and
-# what it returns. What its outputs depend on is in the fields of its own class, and in its weights.
+# what it returns. What its outputs depend on is in the other fields of its own class, and in its weights.
 BOOKKEEPING = {*PreTrainedConfig().to_dict(), "auto_map", "processor_class", "source"} - {"model_type"}
 
 
@@ -84,6 +85,7 @@ def fingerprint_of_code() -> str:
     files = [
         *sorted(processing.glob("*.py")),
         *(Path(inspect.getfile(encoder)) for encoder in SIGN_ENCODERS.values()),
+        Path(inspect.getfile(run_backbone)),
         *(Path(__file__).with_name(name) for name in FILES_THAT_MAKE_FEATURES),
     ]
     return hashlib.sha256("\n".join(map(_what_code_does, files)).encode()).hexdigest()

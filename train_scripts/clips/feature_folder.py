@@ -46,7 +46,7 @@ class OriginOfFeatures:
     Args:
         encoder: name and fingerprint.
         revision: the commit on the Hub that the encoder was loaded from.
-        license: of the encoder.
+        license: of the encoder, or those of several.
         hidden_size: width of a feature.
         features_dtype: "float16", ...
         precision: in which the encoder computed.
@@ -55,7 +55,7 @@ class OriginOfFeatures:
 
     encoder: EncoderOfFeatures
     revision: str | None
-    license: str | None
+    license: str | list[str] | None
     hidden_size: int
     features_dtype: str
     precision: str

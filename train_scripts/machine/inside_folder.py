@@ -35,9 +35,13 @@ def _target(path: Path) -> Path:
         raise ValueError(f"{path} cannot be read: {error}. Put the file itself in its place.") from error
 
 
-@functools.lru_cache(maxsize=100)  # a table names thousands of files in one folder
 def roots(folder: Path) -> list[Path]:
     """The folder; for a snapshot in the Hub's cache, whose files are links, also the folder they point into."""
+    return _roots(folder.absolute())  # a relative path means another folder once the process has changed its own
+
+
+@functools.lru_cache(maxsize=100)  # a table names thousands of files in one folder
+def _roots(folder: Path) -> list[Path]:
     root = folder.resolve()
     snapshot = next((path for path in (root, *root.parents) if path.parent.name == "snapshots"), None)
     return [root] if snapshot is None else [root, snapshot.parent.parent / "blobs"]

@@ -1,5 +1,7 @@
 """Low-rank adapters (LoRA) in the image and video models of transformers that a sign encoder runs."""
 
+import copy
+
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -21,7 +23,7 @@ def add_encoder_adapters(encoder: SignEncoder, config: LoraConfig) -> None:
             "get low-rank adapters. Leave out --vision_lora, and freeze or train it."
         )
     for backbone in backbones:
-        inject_adapter_in_model(config, backbone)
+        inject_adapter_in_model(copy.deepcopy(config), backbone)  # peft writes the layers of the model into it
 
 
 def merge_encoder_adapters(encoder: SignEncoder) -> None:

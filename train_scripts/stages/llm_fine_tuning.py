@@ -51,8 +51,7 @@ def build_model(
     """
     with reading_model(*(arguments.vision_model_name_or_path or ()), arguments.text_model_name_or_path):
         model = FLaLLMForTranslation.from_vision_text_pretrained(
-            arguments.other_encoder()
-            or arguments.load_encoder(FLaLLMForTranslation.encoder_advice, **arguments.temporal_module()),
+            arguments.starting_encoder(FLaLLMForTranslation.encoder_advice),
             arguments.text_model_name_or_path,
             adapter_hidden_size=arguments.adapter_hidden_size,
             adapter_activation=arguments.adapter_activation,

@@ -52,6 +52,7 @@ from ..clips.splits import load_split
 from ..hub.hub_names import check_model_names
 from ..hub.training_run import add_retrieval, describe_run
 from ..runs.damaged_models import reading_model
+from ..runs.encoder_adapters import add_encoder_adapters
 from ..runs.resuming import check_run
 from ..runs.text_targets import TextTargets, load_text_targets, load_word_targets, normal_form
 from ..runs.tokenizers import open_tokenizer
@@ -115,6 +116,8 @@ def build_model(
     model = LlavaSltForContrastivePreTraining(config)
     if frame_encoder is not None:
         model.vision_model.frame_encoder = frame_encoder
+        if arguments.vision_lora:
+            add_encoder_adapters(frame_encoder, arguments.lora_config(target_modules="all-linear"))
     elif arguments.imagenet_weights:
         model.vision_model.load_imagenet_weights()
     if model.has_word_level:

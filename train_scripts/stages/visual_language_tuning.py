@@ -54,9 +54,7 @@ def build_model(
     """
     tokenizer = open_tokenizer(arguments.text_model_name_or_path)
     with reading_model(*(arguments.vision_model_name_or_path or ()), arguments.text_model_name_or_path):
-        vision_model = arguments.other_encoder() or arguments.load_encoder(
-            LlavaSltForTranslation.encoder_advice, **arguments.temporal_module()
-        )
+        vision_model = arguments.starting_encoder(LlavaSltForTranslation.encoder_advice)
         processor = LlavaSltProcessor(
             **clip_reader_of(video, vision_model),
             tokenizer=tokenizer,
