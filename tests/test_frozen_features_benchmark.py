@@ -168,7 +168,9 @@ def test_page_holds_exactly_what_its_figures_say():
 @pytest.mark.slow
 def test_end_to_end_in_tiny(tmp_path):
     command = re.search(
-        r"python benchmarks/frozen_features.py (--seeds 0 --output_dir .*language_model_epochs 1)", benchmark.__doc__, re.S
+        r"python benchmarks/frozen_features.py (--seeds 0 --output_dir .*language_model_epochs 1)",
+        benchmark.__doc__,
+        re.S,
     )
     argv = shlex.split(command[1].replace("\\\n", " ").replace("outputs/tiny", str(tmp_path / "tiny")))
     finished = subprocess.run(
