@@ -183,6 +183,6 @@ def test_end_to_end_in_tiny(tmp_path):
     assert min(run[benchmark.CACHE]["clips_per_second"].values()) > 0
     for folder, lora in (("spamo_adapters", True), ("spamo_full", False)):
         arguments = json.loads((tmp_path / "tiny" / "seed_0" / folder / "training_arguments.json").read_text())
-        assert arguments["lora"] == lora
-        assert arguments["cache_features"] and arguments["alignment_warm_up_steps"] == 2
+        assert arguments["lora"] == lora and arguments["alignment_warm_up_steps"] == 2
+    assert any((tmp_path / "tiny" / "seed_0" / "features").iterdir())
     assert "| cached features |" in (tmp_path / "tiny" / "page.md").read_text()
