@@ -90,7 +90,7 @@ benchmark-llava-slt: install ## LLaVA-SLT without stage 1, without stage 2 and w
 benchmark-quickstart: install ## The quickstart with its switches on and off (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/quickstart.py $(BENCHMARK_ARGS)
 
-benchmark-frozen-features: install ## A frozen ViT that learned without labels (BENCHMARK_ARGS="..." adds flags)
+benchmark-frozen-features: install ## SpaMo's recipe on a frozen ViT that learned without labels, beside FLa-LLM (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/frozen_features.py $(BENCHMARK_ARGS)
 
 benchmark-pretrained-encoders: install ## Steps with image and video models of transformers (BENCHMARK_ARGS="..." adds flags)

@@ -1,12 +1,19 @@
-"""The frozen ViT that learned without labels: its task, its folder, the readout of signs, and (slow) a tiny run."""
+"""
+The frozen ViT that learned without labels and SpaMo's recipe on it: the ViT's task, its folder, the readout of signs,
+the page from its figures, and (slow) a tiny end-to-end run.
+"""
 
+import json
 import random
 import re
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from benchmark_modules import load_benchmark
+from benchmark_modules import BENCHMARKS, load_benchmark, read_page
 from torch.testing import assert_close
 from transformers import AutoImageProcessor, AutoModel
 
@@ -109,10 +116,73 @@ def test_halves_of_a_sign_are_kept_apart():
 
 
 def test_results_of_other_sizes_are_refused(tmp_path):
-    (tmp_path / "results.json").write_text(
-        '{"sizes": {"num_train_clips": 5, "num_dev_clips": 60, '
-        '"num_test_clips": 150, "num_text_only_sentences": 6000, "num_steps": 4000}, "seeds": {}}'
-    )
+    sizes = {name: getattr(benchmark.BenchmarkArguments, name) for name in benchmark.SIZES}
+    results = {"sizes": sizes | {"num_train_clips": 5}, "seeds": {}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
     message = f"{tmp_path} holds results of --num_train_clips 5. Pass these, or name another folder."
     with pytest.raises(ValueError, match=re.escape(message)):
         benchmark.kept_results(benchmark.BenchmarkArguments(output_dir=str(tmp_path)))
+
+
+def test_clock_takes_the_median_of_the_last_steps(monkeypatch):
+    seconds = iter([0.0, 100.0, 101.0, 104.0, 106.0])
+    monkeypatch.setattr(benchmark, "processor_seconds", lambda: next(seconds))
+    clock = benchmark.StepClock()
+    for _ in range(5):
+        clock.on_step_end(None, None, None)
+    assert clock.median_step(3) == 2.0
+
+
+def run_of_seed(bleu4: float, minutes: float) -> dict:
+    measured = {"seconds": 120 * minutes, "processor_seconds": 60 * minutes, "peak_gigabytes": 1.5}
+    run = {part: dict(measured) for part in benchmark.PARTS}
+    for system in benchmark.SYSTEMS:
+        run[system] |= {"bleu4": bleu4, "interval": [bleu4 - 2, bleu4 + 1], "worst_signer": "ann", "worst_bleu4": 20.0}
+    run["readout"]["share"] = {benchmark.PIXELS: bleu4 / 100}
+    rates = zip(benchmark.WAYS_TO_READ, (minutes, 2 * minutes, 9 * minutes), strict=True)
+    run[benchmark.CACHE]["clips_per_second"] = dict(rates)
+    return run
+
+
+def test_report_has_the_scores_of_each_seed_and_means_of_the_times():
+    seeds = {"0": run_of_seed(70.0, 1.0), "4": run_of_seed(80.0, 3.0)}
+    report = benchmark.format_report({"machine": "an abacus", "sizes": {"num_steps": 3}, "seeds": seeds})
+    assert report.startswith(
+        "In one thread of an abacus; seeds 0, 4:\n\n"
+        "    python benchmarks/frozen_features.py --seeds 0 4 --num_steps 3\n\n"
+    )
+    scores = "70.00 [68.00, 71.00] (20.00) | 80.00 [78.00, 81.00] (20.00) | 75.00"
+    for system in benchmark.SYSTEMS:
+        assert f"| {system} | {scores} | 6.0 |" in report
+        assert f"| {system} | 4.0 | 2.0 | 1.5 GB |" in report
+    assert f"| {benchmark.PIXELS} | 70.0% | 80.0% | 75.0% |" in report
+    assert "| cached features | 18.0 | 9.0 |" in report
+
+
+def test_page_holds_exactly_what_its_figures_say():
+    block, report = read_page(benchmark)
+    assert block == benchmark.format_report(report).strip()
+    assert len(report["seeds"]) >= 3
+
+
+@pytest.mark.slow
+def test_end_to_end_in_tiny(tmp_path):
+    command = re.search(
+        r"python benchmarks/frozen_features.py (--seeds 0 --output_dir .*language_model_epochs 1)",
+        benchmark.__doc__,
+        re.S,
+    )
+    argv = shlex.split(command[1].replace("\\\n", " ").replace("outputs/tiny", str(tmp_path / "tiny")))
+    finished = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "frozen_features.py"), *argv], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    (run,) = json.loads((tmp_path / "tiny" / "results.json").read_text())["seeds"].values()
+    assert list(run) == list(benchmark.PARTS)
+    assert all(0 <= run[system]["worst_bleu4"] <= 100 for system in benchmark.SYSTEMS)
+    assert min(run[benchmark.CACHE]["clips_per_second"].values()) > 0
+    for folder, lora in (("spamo_adapters", True), ("spamo_full", False)):
+        arguments = json.loads((tmp_path / "tiny" / "seed_0" / folder / "training_arguments.json").read_text())
+        assert arguments["lora"] == lora and arguments["alignment_warm_up_steps"] == 2
+    assert any((tmp_path / "tiny" / "seed_0" / "features").iterdir())
+    assert "| cached features |" in (tmp_path / "tiny" / "page.md").read_text()

@@ -229,15 +229,19 @@ def _score_with_interval(scores: dict[str, Any], name: str) -> str:
     return f"{scores[name]:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
 
 
-def print_signers(rows: Sequence[dict[str, str]], test_split: Path) -> None:
-    """A mean over all clips can hide a signer who is not understood."""
+def bleu_of_signers(rows: Sequence[dict[str, str]], test_split: Path) -> dict[str, float]:
+    """-> the BLEU-4 of each signer, worst first; a mean over all clips can hide a signer who is not understood."""
     signer_of = {row["file_name"]: row["signer"] for row in read_metadata(test_split, "text")}
     scores = {}
     for signer in sorted(set(signer_of.values())):
         texts = [(row["prediction"], row["reference"]) for row in rows if signer_of[row["file_name"]] == signer]
         scores[signer] = translation_scores(*map(list, zip(*texts, strict=True)), num_resamples=0)["bleu4"]
-    worst_first = sorted(scores, key=scores.__getitem__)
-    print(f"Test signers by BLEU-4, worst first: {', '.join(f'{name} {scores[name]:.2f}' for name in worst_first)}")
+    return dict(sorted(scores.items(), key=lambda signer: signer[1]))
+
+
+def print_signers(rows: Sequence[dict[str, str]], test_split: Path) -> None:
+    scores = bleu_of_signers(rows, test_split)
+    print(f"Test signers by BLEU-4, worst first: {', '.join(f'{name} {score:.2f}' for name, score in scores.items())}")
 
 
 def print_translations(rows: Sequence[dict[str, str]], count: int = 10) -> None:
