@@ -57,6 +57,7 @@ EXCEPTIONS = {
         "benchmarks/decode_and_preprocess.py": MEASURES_VIDEOS,
         "benchmarks/long_video.py": MEASURES_VIDEOS,
         "benchmarks/peak_memory.py": MEASURES_VIDEOS,
+        "benchmarks/pretrained_encoders.py": MEASURES_VIDEOS,
         "benchmarks/spamo_at_real_size.py": MEASURES_VIDEOS,
     },
     "visual_features": {

@@ -272,7 +272,8 @@ def test_a_prompt_counts_in_the_length_of_a_video():
     for prompt, longest in (({}, 10), ({"num_prompt_tokens": 3}, 7)):
         translation = ClipTranslation()
         translation.processor = SimpleNamespace(**prompt)
-        translation.model = SimpleNamespace(vision_model=vision_model, check_num_tokens=check, is_prompted=bool(prompt))
+        names = ("input_ids",) if prompt else ()
+        translation.model = SimpleNamespace(vision_model=vision_model, check_num_tokens=check, prompt_input_names=names)
         translator = Translator(translation, reader=None)
         translator._check_length({"pixel_values_videos": [0] * longest}, 2.0)
         with pytest.raises(VideoProblem) as caught:

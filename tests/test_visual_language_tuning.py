@@ -201,9 +201,10 @@ def test_the_prompt_names_the_language_of_each_sentence(built):
 def test_features_and_frames_give_the_same_text(built):
     model, processor = built
     items = [item("ein Satz", 5), item("noch ein Satz", 8)]
+    lengths = [model.vision_model.get_num_tokens(len(each["frames"])) for each in items]
     cached = [
-        {**each, "cached_features": torch.randn(model.vision_model.get_num_tokens(len(each["frames"])), 24)}
-        for each in items
+        {**each, "cached_features": torch.randn(length, 24), "num_visual_tokens": length}
+        for each, length in zip(items, lengths, strict=True)
     ]
     collator = PromptedTranslationCollator(processor)
     of_frames, of_features = collator(items), collator(cached)
