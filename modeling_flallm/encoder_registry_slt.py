@@ -1,6 +1,6 @@
 """
-Sign encoders by the model type of their configuration. `encoders_slt.py` fills the table; encoders that contain others
-read it.
+Sign encoders by the model type of their configuration. `encoders_slt.py` fills the table, and is imported where the
+table is read: an encoder that contains others, saved alone, then carries and finds them.
 """
 
 from typing import Any
@@ -32,12 +32,19 @@ def build_vision_config(
 
 def build_sign_encoder(vision_config: PreTrainedConfig) -> SignEncoder:
     """A new sign encoder, in the dtype of the whole model, whatever dtype its checkpoint was saved in."""
+    _all_encoders()  # so that `AutoModel` knows them
     return AutoModel.from_config(vision_config, dtype=torch.get_default_dtype())
+
+
+def _all_encoders() -> dict[type[PreTrainedConfig], type[SignEncoder]]:
+    from .encoders_slt import SIGN_ENCODERS as filled  # it imports this file
+
+    return filled
 
 
 def known_model_types() -> list[str]:
     """The model types of our own sign encoders."""
-    return sorted(config_class.model_type for config_class in SIGN_ENCODERS)
+    return sorted(config_class.model_type for config_class in _all_encoders())
 
 
 def config_class_of(model_type: str | None) -> type[PreTrainedConfig]:
@@ -47,7 +54,7 @@ def config_class_of(model_type: str | None) -> type[PreTrainedConfig]:
     Raises:
         ValueError: for a model type that is not registered.
     """
-    own_configs = {config_class.model_type: config_class for config_class in SIGN_ENCODERS}
+    own_configs = {config_class.model_type: config_class for config_class in _all_encoders()}
     if model_type in own_configs:
         return own_configs[model_type]
     if model_type in CONFIG_MAPPING:
@@ -63,7 +70,7 @@ def encoder_class_of(config_class: type[PreTrainedConfig]) -> type[SignEncoder]:
     Raises:
         ValueError: for a configuration that is not a sign encoder's.
     """
-    encoder_class = SIGN_ENCODERS.get(config_class) or MODEL_MAPPING.get(config_class, None)
+    encoder_class = _all_encoders().get(config_class) or MODEL_MAPPING.get(config_class, None)
     if not (isinstance(encoder_class, type) and issubclass(encoder_class, SignEncoder)):
         name = getattr(encoder_class, "__name__", None)
         raise ValueError(

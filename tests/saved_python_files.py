@@ -5,12 +5,23 @@ import sys
 from pathlib import Path
 
 # Dependencies of transformers, torch and torchvision, and av, which transformers asks the user to install if needed.
-MAY_BE_IMPORTED = {"transformers", "huggingface_hub", "safetensors", "torch", "torchvision", "jinja2", "numpy", "PIL"}
+MAY_BE_IMPORTED = {
+    "yaml",
+    "transformers",
+    "huggingface_hub",
+    "safetensors",
+    "torch",
+    "torchvision",
+    "jinja2",
+    "numpy",
+    "PIL",
+}
 MAY_BE_IMPORTED |= {"av", "fsspec"}
 
 # The files saved with the processor of FLa-LLM; those of other systems need these, too.
 PROCESSOR_FILES = {
     "captions_slt.py",
+    "encoder_of_features_slt.py",
     "feature_extraction_visual_features_slt.py",
     "feature_files_slt.py",
     "modalities_slt.py",

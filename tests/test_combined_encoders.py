@@ -12,10 +12,12 @@ from tiny_models import (
     draw_batch_norm_statistics,
     error_texts,
     gradients_of,
+    random_batch,
     random_prompts,
     state_of,
     tiny_language_model_config,
     tiny_text_config,
+    video_of,
     with_garbage_in_the_padding,
 )
 from tiny_vision_models import CONFIGS, HALVES, UNEVEN, draw_weights, save_vision_model
@@ -459,3 +461,26 @@ def test_a_model_loads_without_our_package(system, tmp_path):
     run_without_our_packages(LOAD_WITHOUT_US, str(folder), auto_class, folder=tmp_path)
     logits = torch.load(folder / "logits.pt", weights_only=True)
     assert_close(logits, model(**batch).logits.detach(), atol=1e-4, rtol=1e-4)
+
+
+LOAD_ENCODER_WITHOUT_US = """
+import sys
+import torch
+from transformers import AutoConfig, AutoModel
+
+folder = sys.argv[1]
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True).hidden_size > 0
+encoder = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+torch.save(encoder(**torch.load(folder + "/clips.pt", weights_only=True)).last_hidden_state, folder + "/hidden.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_of_others_loads_alone_without_our_package(name, tmp_path):
+    encoder, inputs = ENCODERS[name]().eval(), video_of(random_batch([9, 12]))
+    encoder.save_pretrained(tmp_path / "encoder")
+    torch.save(inputs, tmp_path / "encoder" / "clips.pt")
+    run_without_our_packages(LOAD_ENCODER_WITHOUT_US, str(tmp_path / "encoder"), folder=tmp_path)
+    hidden = torch.load(tmp_path / "encoder" / "hidden.pt", weights_only=True)
+    assert_close(hidden, encoder(**inputs).last_hidden_state.detach(), atol=1e-4, rtol=1e-4)

@@ -24,24 +24,31 @@ from modeling_flallm import (
 from processing import LlavaSltProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
-ENCODER_FILES = {
+ENCODER_FILES = {  # its frame level can be any encoder
+    "backbone_slt.py",
     "batch_norm_slt.py",
+    "configuration_encoder_combined_slt.py",
     "configuration_encoder_frames_slt.py",
+    "configuration_encoder_pretrained_slt.py",
     "configuration_encoder_words_slt.py",
+    "configuration_features_slt.py",
+    "encoder_combined_slt.py",
+    "encoder_features_slt.py",
     "encoder_frames_slt.py",
+    "encoder_pretrained_slt.py",
+    "encoder_registry_slt.py",
     "encoder_words_slt.py",
+    "encoders_slt.py",
     "hub_card_slt.py",
     "loading_slt.py",
+    "pretrained_vision_slt.py",
     "sign_encoder_slt.py",
     "systems.py",
 }
 WITH_AN_ENCODER = ENCODER_FILES | {
     "calibration_slt.py",
-    "configuration_features_slt.py",
     "configuration_flallm.py",
     "configuration_llava_slt.py",
-    "encoder_features_slt.py",
-    "encoders_slt.py",
     "losses_slt.py",
 }
 CONTRASTIVE_FILES = WITH_AN_ENCODER | {"modeling_llava_slt_contrastive.py"}

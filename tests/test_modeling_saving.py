@@ -220,13 +220,14 @@ def test_stage_two_needs_a_stage_one_checkpoint(tmp_path):
     save_text_model("bart", tmp_path / "text")
     (tmp_path / "empty").mkdir()
     expected = (
-        "Expected {!r} to hold a sign encoder (a folder or Hub id with the config.json of one, or of a model that has "
-        "one)"
+        "Expected {!r} to hold a sign encoder (a folder or Hub id with the config.json of one, of a model that has "
+        "one, or of an image or video model of transformers)"
     )
     reasons = {
         "empty": ", but it has no config.json that names a model type.",
         "missing": ", but it cannot be read: ",
-        "text": ", got model type 'bart'. Train stage 1 of FLa-LLM first "
+        "text": ", got model type 'bart'. That is neither a sign encoder nor an image or video model: its model "
+        "BartModel takes `input_ids`. Train stage 1 of FLa-LLM first "
         "(flallm train visual-initialing), or name its output folder.",
     }
     for folder, reason in reasons.items():

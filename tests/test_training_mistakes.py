@@ -83,14 +83,15 @@ def test_tokenizers_that_are_none(name, tmp_path, capsys):
 
 def test_stage_2_from_what_is_no_stage_1(tmp_path, capsys):
     expected = (
-        "Expected {!r} to hold a sign encoder (a folder or Hub id with the config.json of one, or of a model that has "
-        "one), {}"
+        "Expected {!r} to hold a sign encoder (a folder or Hub id with the config.json of one, of a model that has "
+        "one, or of an image or video model of transformers), {}"
     )
     folder = str(language_model())
     argv = stage2_flags(tmp_path / "run", vision_model_name_or_path=folder)
     assert error_of(llm_fine_tuning.main, argv, capsys) == expected.format(
         folder,
-        "got model type 'mbart'. Train stage 1 of FLa-LLM first (flallm train visual-initialing), or name its "
+        "got model type 'mbart'. That is neither a sign encoder nor an image or video model: its model MBartModel "
+        "takes `input_ids`. Train stage 1 of FLa-LLM first (flallm train visual-initialing), or name its "
         "output folder.",
     )
     missing = str(tmp_path / "missing")

@@ -216,8 +216,8 @@ def lora_run(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("lora") / "run"
     kept: dict[str, Any] = {}
 
-    def build(arguments, video):
-        model, processor = _original_build(arguments, video)
+    def build(*arguments):
+        model, processor = _original_build(*arguments)
         make_talkative(model, processor.tokenizer)
         kept["before"] = copy_of_weights(model)
         return model, processor
