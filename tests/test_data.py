@@ -794,8 +794,8 @@ def test_frames_made_on_a_gpu(augmentation, processor, seed):
     state = torch.cuda.get_rng_state()
     made = preprocess([clip.cuda() for clip in raw["frames"]], raw["spatial_seeds"])["pixel_values_videos"]
     assert made.is_cuda and torch.equal(torch.cuda.get_rng_state(), state)
-    # One level of 255 through a standard deviation of 0.225, where a GPU rounds otherwise
-    assert (made.cpu() - expected).abs().quantile(0.99) < 1.1 / 255 / 0.225
+    # Two levels of 255 through a standard deviation of 0.225: a GPU rounds otherwise, in resizing and in augmenting
+    assert (made.cpu() - expected).abs().quantile(0.99) < 2.1 / 255 / 0.225
 
 
 @pytest.mark.parametrize("name", ["clip.m3u8", "clip.mp4"])

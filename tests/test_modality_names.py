@@ -55,6 +55,7 @@ EXCEPTIONS = {
         "spaces_demo/translating.py": SPACE,
         "benchmarks/confidence_on_untrained_videos.py": MEASURES_VIDEOS,
         "benchmarks/decode_and_preprocess.py": MEASURES_VIDEOS,
+        "benchmarks/frozen_features.py": MEASURES_VIDEOS,
         "benchmarks/long_video.py": MEASURES_VIDEOS,
         "benchmarks/peak_memory.py": MEASURES_VIDEOS,
         "benchmarks/pretrained_encoders.py": MEASURES_VIDEOS,

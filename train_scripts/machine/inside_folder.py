@@ -30,7 +30,10 @@ def inside(folder: Path, name: str) -> Path:
 
 def _target(path: Path) -> Path:
     try:
-        return path.resolve()
+        target = path.resolve()
+        if target.is_symlink():  # of circular links, Python 3.13 makes no error
+            raise OSError("it is a link that leads back to itself")
+        return target
     except (OSError, RuntimeError) as error:  # circular links, or a name that is too long
         raise ValueError(f"{path} cannot be read: {error}. Put the file itself in its place.") from error
 
