@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from accelerate.utils import compare_versions
 from benchmark_modules import load_benchmark, read_page
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -52,6 +53,9 @@ def test_integers_keep_their_content_without_floats_having_any():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    compare_versions("transformers", "<", "5.23"), reason="its mBART looks at a drawn number, which fake tensors lack"
+)
 @pytest.mark.parametrize("flags", ["--bf16 True", "--bf16 True --frames_per_chunk 2 --gradient_accumulation_steps 2"])
 def test_what_is_computed_is_what_real_tensors_take(flags):
     """Of a small step of stage 1; the rest is rounding and torch's temporary tensors."""

@@ -184,8 +184,9 @@ def test_the_finished_sentences_of_a_long_video_stay_and_stopping_keeps_them(pag
     assert [turns.served for turns in (page.translator._reading, page.translator._writing)] == [[], []]
     result, picture, _, srt, vtt, *_ = page._stopped("en", shown[2])
     assert f"{TEXTS['en']['stopped']} This took" in result and "<progress" not in result
+    first_words = re.findall(r"\w+", sentence)[:1]  # none, if the untrained model wrote dots alone
     for text in (result, picture, srt, vtt):
-        assert sentence.split()[0] in html.unescape(text)
+        assert all(word in html.unescape(text) for word in first_words)
     result, picture, _, srt, *_ = page._stopped("en", None)
     assert TEXTS["en"]["stopped"] in result and 'role="alert"' in result and (picture, srt) == ("", "")
 

@@ -158,7 +158,7 @@ class TextTrainer(Trainer):
     @contextlib.contextmanager
     def _names_for(self, folder: Path) -> Iterator[None]:
         """
-        transformers saves the weights of some models (ViT since 5.20) under names of earlier versions, which
+        transformers saves the weights of some models (such as ViT) under names of earlier versions, which
         `from_pretrained` understands, but not the Trainer: it would leave a checkpoint's weights out.
         """
         model = self.accelerator.unwrap_model(self.model)
