@@ -49,7 +49,7 @@ class SignEncoderOutput(ModelOutput):
 class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
     """
     Base class of all sign encoders. A subclass sets `config_class` (with a `hidden_size`), `input_names` and
-    `main_input_name`, and writes `forward`, `get_num_tokens` and `get_centre_and_spacing`.
+    `main_input_name`, and writes `forward`, `get_centre_and_spacing` and, unless the default fits, `get_token_steps`.
 
     Attributes:
         input_names (`tuple[str, ...]`):
@@ -167,9 +167,11 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
 
     def get_token_steps(self) -> list[TokenStep]:
         """
-        `get_num_tokens` as numbers, which a processor can save: `num_tokens_after` applies them to a length.
+        `get_num_tokens` as numbers, which a processor can save: `num_tokens_after` applies them to a length. Default: a
+        token for each frame or, if `get_centre_and_spacing` spaces them further, for each so many frames begun.
         """
-        raise NotImplementedError
+        spacing = int(self.get_centre_and_spacing()[1])
+        return [(spacing - 1, spacing, 1, None)]
 
     def get_num_tokens(self, length: Length) -> Length:
         """Number of visual tokens of clips of this many frames; below 1 for clips that are too short."""

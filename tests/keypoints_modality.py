@@ -141,9 +141,6 @@ class KeypointEncoder(SignEncoder):
         self.layer = nn.Linear(2 * config.num_points, config.hidden_size)
         self.post_init()
 
-    def get_num_tokens(self, length: Any) -> Any:
-        return length
-
     def get_centre_and_spacing(self) -> tuple[float, float]:
         return 0.0, 1
 

@@ -58,9 +58,6 @@ class PointEncoder(SignEncoder):
         self.layer = nn.Linear(config.num_points, config.hidden_size)
         self.post_init()
 
-    def get_num_tokens(self, length):
-        return length
-
     def get_centre_and_spacing(self):
         return 0, 1
 
