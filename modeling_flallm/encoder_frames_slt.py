@@ -26,6 +26,7 @@ from .sign_encoder_slt import (
     TokenStep,
     check_clips_long_enough,
     checked_frames_mask,
+    checked_frames_per_chunk,
     is_exporting,
     length_mask,
     num_tokens_after,
@@ -39,8 +40,6 @@ RESNET_STAGES = {
 # sltbaselines pads a clip with 8 frames in front and, once the length is a multiple of the stride, 16 in all.
 REPLICATED_FRAMES_IN_FRONT = 8
 REPLICATED_FRAMES = 16
-# Without gradients. Larger chunks are no faster on a CPU and need more memory, see docs/visual-initialing-speed.md.
-FRAMES_PER_CHUNK_ON_CPU = 32
 # With fewer channels, the backward pass of torch's strided convolutions corrupts memory when frames are channels_last,
 # on processors without AVX-512 (torch 2.14.1; seen for 2 to 7 channels).
 LEAST_CHANNELS_FOR_CHANNELS_LAST = 8
@@ -338,14 +337,9 @@ class FLaLLMVisionModel(SignEncoder):
         return packed[torch.cat([positions[index::num_chunks] for index in range(num_chunks)]).argsort()]
 
     def _get_num_chunks(self, num_frames: int, device: torch.device) -> int:
-        frames_per_chunk = self.frames_per_chunk
+        frames_per_chunk = checked_frames_per_chunk(self, device)
         if frames_per_chunk is None:
-            is_inference = not (self.training or torch.is_grad_enabled())
-            if device.type != "cpu" or not is_inference or torch.compiler.is_compiling():
-                return 1
-            frames_per_chunk = FRAMES_PER_CHUNK_ON_CPU
-        if frames_per_chunk < 1:
-            raise ValueError(f"`frames_per_chunk` must be 1 or more, got {frames_per_chunk}.")
+            return 1
         num_chunks = -(-num_frames // frames_per_chunk)
         if self.training and several_processes():
             # Their BatchNorm layers synchronise in every chunk, so that all need as many chunks: a process with fewer

@@ -18,12 +18,10 @@ from .sign_encoder_slt import (
     TokenStep,
     check_clips_long_enough,
     checked_frames_mask,
+    checked_frames_per_chunk,
     is_exporting,
     length_mask,
 )
-
-# Without gradients. Larger chunks are no faster on a CPU and need more memory, see docs/frozen-features.md.
-FRAMES_PER_CHUNK_ON_CPU = 32
 
 
 class PretrainedVisionEncoder(SignEncoder):
@@ -135,13 +133,9 @@ class PretrainedVisionEncoder(SignEncoder):
         return nullcontext(), running_statistics_kept(self.backbone)
 
     def _windows_per_chunk(self, num_windows: int, device: torch.device) -> int:
-        frames_per_chunk = self.frames_per_chunk
+        frames_per_chunk = checked_frames_per_chunk(self, device)
         if frames_per_chunk is None:
-            if device.type != "cpu" or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-                return num_windows
-            frames_per_chunk = FRAMES_PER_CHUNK_ON_CPU
-        if frames_per_chunk < 1:
-            raise ValueError(f"`frames_per_chunk` must be 1 or more, got {frames_per_chunk}.")
+            return num_windows
         return max(frames_per_chunk // self.config.window_size, 1)
 
     def _encode_windows(

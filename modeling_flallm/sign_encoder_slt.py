@@ -19,6 +19,9 @@ from transformers.utils import ModelOutput, is_torchdynamo_exporting
 from .hub_card_slt import SentWithACard
 from .loading_slt import LoadedWhole
 
+# Without gradients. Larger chunks are no faster on a CPU and need more memory, see docs/visual-initialing-speed.md.
+FRAMES_PER_CHUNK_ON_CPU = 32
+
 # A number of frames or tokens, or a tensor of them, one for each clip.
 Length = TypeVar("Length", int, torch.Tensor)
 # (add, divide, multiply, least): a length n becomes max((n + add) // divide, least) * multiply; None sets no least.
@@ -262,6 +265,23 @@ def checked_frames_mask(module: nn.Module, pixels: torch.Tensor, mask: torch.Ten
     if not is_exporting(module) and (mask[:, 1:] > mask[:, :-1]).any():
         raise ValueError("`pixel_attention_mask` must be 1 up to the end of each clip and 0 after it.")
     return mask
+
+
+def checked_frames_per_chunk(encoder: SignEncoder, device: torch.device) -> int | None:
+    """
+    The encoder's `frames_per_chunk`, or the one for inference on a CPU; `None` for all frames at once.
+
+    Raises:
+        ValueError: unless it is 1 or more.
+    """
+    frames_per_chunk = encoder.frames_per_chunk
+    if frames_per_chunk is None:
+        if device.type != "cpu" or encoder.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        return FRAMES_PER_CHUNK_ON_CPU
+    if frames_per_chunk < 1:
+        raise ValueError(f"`frames_per_chunk` must be 1 or more, got {frames_per_chunk}.")
+    return frames_per_chunk
 
 
 def check_clips_long_enough(encoder: SignEncoder, lengths: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from modeling_flallm import FLaLLMVisionModel
-from modeling_flallm.encoder_frames_slt import FRAMES_PER_CHUNK_ON_CPU
+from modeling_flallm.sign_encoder_slt import FRAMES_PER_CHUNK_ON_CPU
 from train_scripts.stages import visual_initialing
 
 NUM_FRAMES = (9, 6, 4)
