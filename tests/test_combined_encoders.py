@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_pipeline import NO_SPECIAL_TOKENS
 from test_pipeline import make_processor as make_flallm_processor
 from test_pipeline_llava_slt import make_processor as make_llava_slt_processor
 from test_pipeline_llava_slt import random_video
@@ -423,6 +424,7 @@ def test_a_video_becomes_a_sentence_with_times(system, name):
     translate = SignLanguageTranslationPipeline(model=model, processor=processor)
     videos = [random_video(24), random_video(14)]
     settings = {"return_timestamps": True, "return_attention": True, "max_new_tokens": 5, "min_new_tokens": 5}
+    settings |= NO_SPECIAL_TOKENS
     for answer, video in zip(translate(videos, batch_size=2, **settings), videos, strict=True):
         alone = translate(video, **settings)
         assert answer["translation_text"] == alone["translation_text"] != ""
