@@ -31,10 +31,10 @@ FRACTIONS = np.array([WIDTH, HEIGHT])
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "landmarks" / "isl_10_words.npz"
 
 
-def random_poses(num_frames: int = 12, **stated) -> Poses:
+def random_poses(num_frames: int = 12, unseen: float = 0.1, **stated) -> Poses:
     """With about a tenth of the points unseen."""
     scores = np.random.rand(num_frames, 133).astype(np.float32)
-    scores[np.random.rand(num_frames, 133) < 0.1] = 0
+    scores[np.random.rand(num_frames, 133) < unseen] = 0
     keypoints = (np.random.rand(num_frames, 133, 2) * FRACTIONS).astype(np.float32) * (scores > 0)[..., None]
     return Poses(keypoints, scores, **stated)
 
