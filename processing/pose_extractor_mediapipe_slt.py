@@ -1,7 +1,7 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """
-Poses by MediaPipe Holistic (Grishchenko and Bazarevsky, 2020): one person, 33 points of the body, 468 of the face and 21
-of each hand, on the CPU.
+Poses by MediaPipe Holistic (Grishchenko and Bazarevsky, 2020): one person, 33 points of the body, 468 of the face and
+21 of each hand, on the CPU.
 
 MediaPipe 0.10.21 is the last release with the "legacy" solution, whose models are in its wheel; it needs NumPy 1. Newer
 releases take a model file for the same task, and work with NumPy 2.
