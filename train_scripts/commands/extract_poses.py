@@ -15,7 +15,6 @@ seen, are skipped, listed at the end, and make the command exit with status 1. A
 command again to resume.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -24,16 +23,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from modeling_flallm.own_processing import load_extractor
-
 from ..arguments.command_arguments import PosesArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..clips.pose_folder import CARD, ClipTable, PoseFolder, find_tables, find_videos
-from ..clips.pose_tasks import ExtractorSettings, PoseOutcome, PoseTask, run_pose_tasks
-
-# MediaPipe's C++ code reports how it computes on standard error, between our lines.
-LOG_LEVEL = ("GLOG_minloglevel", "2")
+from ..clips.pose_tasks import ExtractorSettings, PoseOutcome, PoseTask, QuietExtractor, run_pose_tasks
 
 
 def extract(arguments: PosesArguments) -> tuple[dict[PoseTask, PoseOutcome], int]:
@@ -45,14 +39,8 @@ def extract(arguments: PosesArguments) -> tuple[dict[PoseTask, PoseOutcome], int
         ValueError, OSError: for arguments that cannot be met; nothing has been written in that case.
     """
     tables, videos = _sources(arguments)
-    os.environ.setdefault(*LOG_LEVEL)
-    settings = ExtractorSettings(
-        load_extractor(arguments.extractor).name if arguments.extractor is None else arguments.extractor,
-        arguments.model_file,
-        arguments.detector_file,
-        arguments.device,
-    )
-    description = load_extractor(**vars(settings)).description
+    settings = ExtractorSettings(arguments.extractor, arguments.model_file, arguments.detector_file, arguments.device)
+    description = QuietExtractor(settings).description
     folder, suffix = PoseFolder(arguments.output_dir, description, arguments.format), f".{arguments.format}"
     of_tables = [folder.tasks_of_table(table, suffix, settings) for table in tables]
     of_videos = folder.tasks_of_videos(videos, suffix, settings)
