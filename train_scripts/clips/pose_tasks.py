@@ -66,22 +66,32 @@ class PoseOutcome:
 
 
 class QuietExtractor(PoseExtractor):
-    """The extractor of some settings, without what its C++ code writes about itself: MediaPipe gives dozens of lines for
-    each process to standard error, which no setting of its own turns off, between our progress bar and messages."""
+    """
+    The extractor of some settings, without what its C++ code says of itself: to standard error MediaPipe writes dozens
+    of lines for each clip, which no setting of its own turns off, between our progress bar and messages.
+    """
 
     def __init__(self, settings: ExtractorSettings):
         super().__init__()
         with _native_output_hidden():
             self._extractor = load_extractor(**vars(settings))
         self.name, self.description = self._extractor.name, self._extractor.description
+        self._hidden = contextlib.ExitStack()
 
     def start_clip(self, frames_per_second: float | None) -> None:
-        with _native_output_hidden():
-            self._extractor.start_clip(frames_per_second)
+        """Stays quiet up to the first frame: MediaPipe loads its models in other threads meanwhile."""
+        self._hidden.enter_context(_native_output_hidden())
+        self._extractor.start_clip(frames_per_second)
 
     def find_people(self, frame: np.ndarray) -> np.ndarray:
         with _native_output_hidden():
-            return self._extractor.find_people(frame)
+            people = self._extractor.find_people(frame)
+        self._hidden.close()
+        return people
+
+    def end_clip(self) -> None:
+        """Also for a clip without a frame that could be read."""
+        self._hidden.close()
 
 
 @contextlib.contextmanager
@@ -113,6 +123,8 @@ def extract_to_file(task: PoseTask) -> PoseOutcome:
             raise
         is_clear = isinstance(error, VideoDecodingError | ValueError)
         return PoseOutcome(0, str(error) if is_clear else f"{type(error).__name__}: {error}")
+    finally:
+        extractor.end_clip()
     task.target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".flallm-", suffix=".partial", dir=task.target.parent) as folder:
         unfinished = Path(folder) / task.target.name
