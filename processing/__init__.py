@@ -8,6 +8,7 @@ from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_extraction_visual_features_slt import VisualFeatureExtractor
 from .modalities_slt import MODALITIES
 from .modality_slt import Modality
+from .pose_extraction_slt import extract_poses
 from .pose_files_slt import read_poses, write_poses
 from .poses_slt import Poses
 from .processing_flallm import FLaLLMProcessor
@@ -45,6 +46,7 @@ __all__ = [
     "VideoSegment",
     "VisualFeatureExtractor",
     "decode_video",
+    "extract_poses",
     "format_captions",
     "read_poses",
     "write_poses",
