@@ -9,11 +9,11 @@ from .modalities_slt import MODALITIES
 from .modality_slt import Modality
 from .processing_flallm import FLaLLMProcessor
 from .processing_llava_slt import LlavaSltProcessor
+from .segmentation_slt import VideoSegment
 from .video_decoding_slt import decode_video
 from .video_files_slt import VideoDecodingError
 from .video_processing_slt import FLaLLMVideoProcessor
 from .video_requests_slt import DecodedVideo
-from .video_segmentation_slt import VideoSegment
 
 # The Auto classes find a processor by the class name in its saved file; the key stands in for a configuration class,
 # which lives in another package.

@@ -21,12 +21,12 @@ from .modality_slt import (
     SampleIndices,
     random_numbers_of,
 )
+from .segmentation_slt import VideoSegment
 from .video_container_slt import open_container, video_stream
 from .video_decoding_slt import decode_video
 from .video_files_slt import VideoDecodingError, is_video_file
 from .video_inputs_slt import is_single_video
 from .video_processing_slt import FLaLLMVideoProcessor, make_list_of_videos
-from .video_segmentation_slt import VideoSegment
 
 
 class VideoModality(Modality):
