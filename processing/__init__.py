@@ -7,6 +7,7 @@ from .data_collator_slt import DataCollatorForSignTranslation
 from .feature_extraction_visual_features_slt import VisualFeatureExtractor
 from .modalities_slt import MODALITIES
 from .modality_slt import Modality
+from .pose_pictures_slt import draw_poses
 from .processing_flallm import FLaLLMProcessor
 from .processing_llava_slt import LlavaSltProcessor
 from .video_decoding_slt import decode_video
@@ -38,5 +39,6 @@ __all__ = [
     "VideoSegment",
     "VisualFeatureExtractor",
     "decode_video",
+    "draw_poses",
     "format_captions",
 ]
