@@ -49,6 +49,7 @@ Poses = _processing.Poses
 VisualFeaturesModality = _processing.modality_features_slt.VisualFeaturesModality
 decode_video = _processing.decode_video
 decoder_logger = _processing.video_file_frames_slt.logger  # warns of damaged files
+draw_poses = _processing.draw_poses
 feature_files = _processing.feature_files_slt
 format_captions = _processing.format_captions
 is_hidden_file = _processing.video_files_slt.is_hidden_file
