@@ -63,6 +63,8 @@ class SignLanguageTranslationPipeline(
             raise ValueError(
                 "The pipeline needs the model's processor. Pass `processor=`, or name a folder or Hub id as `model`."
             )
+        # Clips are padded by the processor: transformers would refuse batches where its parts pad on different sides.
+        self.feature_extractor = None
         self.model.eval()
         self.hub_tags = getattr(self.model, "hub_tags", self.hub_tags)
 

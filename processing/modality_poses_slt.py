@@ -126,7 +126,8 @@ class PoseModality(Modality):
         facts = self.part.facts(source)
         rate = facts.frames_per_second if rate is None else rate
         first, _ = part_of_frames(facts.num_frames, start, end, rate, name)
-        return read_poses(source, start, end, rate), None if rate is None else first / rate
+        poses = replace(read_poses(source, start, end, rate), frames_per_second=rate)
+        return poses, None if rate is None else first / rate
 
     def split_at_rests(
         self,

@@ -11,25 +11,22 @@ from transformers import pipeline
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, SignLanguageTranslationPipeline, UniSignPoseConfig
 from processing import FLaLLMProcessor, PoseFeatureExtractor, Poses, write_poses
 
-POSES = ("pose_values", "pose_attention_mask")
-
-
-def tiny_pose_config(**values) -> UniSignPoseConfig:
-    return UniSignPoseConfig(**{"spatial_widths": [4, 6], "temporal_layers": 1, "temporal_kernel_size": 3, **values})
+SMALL = {"spatial_widths": [4, 6], "temporal_layers": 1, "temporal_kernel_size": 3}
 
 
 def tiny_pose_model(text: str = "mt5", **values) -> FLaLLMForTranslation:
     """In evaluation mode, with weights that make outputs differ clearly from input to input."""
     config = FLaLLMConfig(
-        vision_config=tiny_pose_config(),
+        vision_config=UniSignPoseConfig(**SMALL),
         text_config=tiny_text_config(text),
         **{"adapter_hidden_size": 0, "adapter_activation": "linear", **values},
     )
     model = FLaLLMForTranslation(config)
     draw_batch_norm_statistics(model)
-    for parameter in [*model.text_model.parameters(), *model.adapter.parameters()]:
+    for parameter in model.text_model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.5)
+    torch.nn.init.normal_(model.adapter.first.weight, std=5.0)
     special = {"suppress_tokens": [0, PAD, START], "forced_eos_token_id": None}
     model.generation_config.update(min_length=4, max_length=10, num_beams=1, **special)
     return model.eval()
