@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .feature_extraction_poses_slt import PoseFeatureExtractor
+from .feature_files_slt import split_name
 from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
 from .pose_files_slt import (
     POSE_SUFFIXES,
@@ -16,9 +17,8 @@ from .pose_files_slt import (
     is_pose_file,
     list_of_clips_of_poses,
     name_of_poses,
-    part_of_frames,
+    part_of_clip,
     read_poses,
-    split_pose_name,
 )
 from .pose_layouts_slt import POINTS_OF_PARTS
 from .pose_segmentation_slt import measure_pose_motion
@@ -68,7 +68,7 @@ class PoseModality(Modality):
     @classmethod
     def split_file_name(cls, name: str) -> tuple[str, str]:
         """See `Modality.split_file_name`: `clips.npz#clip_1` -> `clips.npz` and `#clip_1`."""
-        path, array = split_pose_name(name)
+        path, array = split_name(name)
         if not is_pose_file(path):
             raise ValueError(
                 f"{cls.column} must be in a file of {', '.join(POSE_SUFFIXES)}, got {name!r}. If this column is "
@@ -120,12 +120,12 @@ class PoseModality(Modality):
             part = poses_of_video(video, self.part.extractor, start, end)
             rate = part.poses.frames_per_second if rate is None else rate
             from_start = [None if second is None else second - part.start for second in (start, end)]
-            first, last = part_of_frames(len(part.poses), *from_start, rate, name)
+            first, last = part_of_clip(len(part.poses), *from_start, rate, name)
             poses = replace(part_of_poses(part.poses, first, last), frames_per_second=rate)
             return poses, None if rate is None else part.start + first / rate
         facts = self.part.facts(source)
         rate = facts.frames_per_second if rate is None else rate
-        first, _ = part_of_frames(facts.num_frames, start, end, rate, name)
+        first, _ = part_of_clip(facts.num_frames, start, end, rate, name)
         poses = replace(read_poses(source, start, end, rate), frames_per_second=rate)
         return poses, None if rate is None else first / rate
 
@@ -177,7 +177,7 @@ class PoseModality(Modality):
     def count(self, row: dict[str, Any]) -> int:
         source = row[self.column]
         facts = self.part.facts(source)
-        first, last = part_of_frames(
+        first, last = part_of_clip(
             facts.num_frames, row.get("start"), row.get("end"), facts.frames_per_second, name_of_poses(source)
         )
         return last - first
