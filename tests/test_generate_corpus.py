@@ -252,7 +252,7 @@ def test_corpus_is_a_video_folder(corpus_dir: Path, tmp_path: Path):
     dataset = load_dataset("videofolder", data_dir=str(corpus_dir), cache_dir=str(tmp_path))
     assert {split: len(rows) for split, rows in dataset.items()} == {"train": 14, "validation": 6, "test": 6}
     row = dataset["test"].cast_column("video", Video(decode=False))[0]
-    assert set(row) == {"video", "text", "gloss", "signer"}
+    assert set(row) == {"video", "text", "gloss", "signer", "handedness"}
     assert Path(row["video"]["path"]).name == "test_00000.mp4"
     assert row["text"] == translate(row["gloss"].split())
 
@@ -260,7 +260,7 @@ def test_corpus_is_a_video_folder(corpus_dir: Path, tmp_path: Path):
 def test_metadata_describes_exactly_the_files(corpus_dir: Path):
     for split in SPLITS:
         lines = (corpus_dir / split / "metadata.csv").read_text(encoding="utf-8").splitlines()
-        assert lines[0] == "file_name,text,gloss,signer"
+        assert lines[0] == "file_name,text,gloss,signer,handedness"
         file_names = [row["file_name"] for row in read_metadata(corpus_dir, split)]
         assert file_names == sorted(path.name for path in (corpus_dir / split).glob("*.mp4"))
         assert len(file_names) == SMALL_SIZES[f"num_{split}_clips"]
