@@ -5,6 +5,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
+from .configuration_encoder_poses_slt import UniSignPoseConfig
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_features_slt import VisualFeaturesConfig
@@ -13,6 +14,7 @@ from .configuration_llava_slt import LlavaSltConfig, LlavaSltContrastiveConfig
 from .encoder_combined_slt import SideBySideEncoder, TemporalEncoder
 from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
+from .encoder_poses_slt import UniSignPoseEncoder
 from .encoder_pretrained_slt import PretrainedVisionEncoder
 from .encoder_words_slt import LlavaSltVisualEncoder
 from .encoders_slt import SIGN_ENCODERS
@@ -88,6 +90,8 @@ __all__ = [
     "SignLanguageTranslationPipeline",
     "TemporalConfig",
     "TemporalEncoder",
+    "UniSignPoseConfig",
+    "UniSignPoseEncoder",
     "VisualFeaturesConfig",
     "VisualFeaturesEncoder",
     "light_transformer_config",
