@@ -8,6 +8,7 @@ from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_extraction_visual_features_slt import VisualFeatureExtractor
 from .modalities_slt import MODALITIES
 from .modality_slt import Modality
+from .pose_extraction_slt import extract_poses
 from .pose_files_slt import read_poses, write_poses
 from .pose_pictures_slt import draw_poses
 from .poses_slt import Poses
@@ -47,6 +48,7 @@ __all__ = [
     "VisualFeatureExtractor",
     "decode_video",
     "draw_poses",
+    "extract_poses",
     "format_captions",
     "read_poses",
     "write_poses",

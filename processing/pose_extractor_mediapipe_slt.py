@@ -1,7 +1,7 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """
-Poses by MediaPipe Holistic (Grishchenko and Bazarevsky, 2020): one person, 33 points of the body, 468 of the face and 21
-of each hand, on the CPU.
+Poses by MediaPipe Holistic (Grishchenko and Bazarevsky, 2020): one person, 33 points of the body, 468 of the face and
+21 of each hand, on the CPU.
 
 MediaPipe 0.10.21 is the last release with the "legacy" solution, whose models are in its wheel; it needs NumPy 1. Newer
 releases take a model file for the same task, and work with NumPy 2.
@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 
 from .pose_extractor_slt import PoseExtractor, import_extractor, nobody
-from .pose_layouts_slt import LAYOUTS, MEDIAPIPE_BODY_NAMES, MEDIAPIPE_FACE_POINTS, NUM_POINTS
+from .pose_layouts_slt import (
+    LEFT_HAND_TABLE,
+    MEDIAPIPE_BODY_TABLE,
+    MEDIAPIPE_FACE_TABLE,
+    NUM_POINTS,
+    RIGHT_HAND_TABLE,
+    Table,
+)
 from .pose_models_slt import PinnedModel, given_model_file, shown_digest
 
 HOLISTIC_TASK = PinnedModel(
@@ -35,14 +42,14 @@ LEGACY_MODELS = (
 )
 USUAL_FRAMES_PER_SECOND = 25.0
 
-# Name in MediaPipe's result and number of points of each part, in the order of the layout.
-PARTS_OF_RESULT = {
-    "pose_landmarks": len(MEDIAPIPE_BODY_NAMES),
-    "face_landmarks": MEDIAPIPE_FACE_POINTS,
-    "left_hand_landmarks": 21,
-    "right_hand_landmarks": 21,
+# By their names in MediaPipe's result: for our points that a part has, their indices in it.
+TABLES: dict[str, Table] = {
+    "pose_landmarks": MEDIAPIPE_BODY_TABLE,
+    "face_landmarks": MEDIAPIPE_FACE_TABLE,
+    "left_hand_landmarks": LEFT_HAND_TABLE,
+    "right_hand_landmarks": RIGHT_HAND_TABLE,
 }
-LAYOUT = LAYOUTS["mediapipe_pose_face_hands"]
+PART_WITH_VISIBILITY = "pose_landmarks"
 
 
 class MediaPipeExtractor(PoseExtractor):
@@ -68,32 +75,21 @@ class MediaPipeExtractor(PoseExtractor):
             path = HOLISTIC_TASK.path() if model_file is None else given_model_file(model_file)
             self._holistic = _HolisticTask(mediapipe, path)
         self.description = f"mediapipe {mediapipe.__version__} holistic {shown_digest(self._holistic.model_files)}"
-        sources = np.array(LAYOUT.sources())
-        self._points, self._sources = np.flatnonzero(sources >= 0), sources[sources >= 0]
 
     def start_clip(self, frames_per_second: float | None) -> None:
         self._holistic.start(frames_per_second or USUAL_FRAMES_PER_SECOND)
 
     def find_people(self, frame: np.ndarray) -> np.ndarray:
         result = self._holistic.find(np.ascontiguousarray(frame))
-        parts = [_points(getattr(result, part), number) for part, number in PARTS_OF_RESULT.items()]
-        found = np.concatenate(parts)
-        if not found[:, 2].any():
-            return nobody()
         height, width, _ = frame.shape
         person = np.zeros((1, NUM_POINTS, 3), np.float32)
-        person[0, self._points] = found[self._sources] * np.array([width, height, 1], np.float32)
-        return person
-
-
-def _points(landmarks: Any, number: int) -> np.ndarray:
-    """One part of a result -> `(number, 3)`: x and y as fractions of the picture, and the score; 0 if it is missing."""
-    found: Sequence[Any] = getattr(landmarks, "landmark", landmarks) or ()
-    values = np.zeros((number, 3), np.float32)
-    has_visibility = number == len(MEDIAPIPE_BODY_NAMES)
-    for index, point in enumerate(found[:number]):
-        values[index] = point.x, point.y, point.visibility if has_visibility else 1.0
-    return values
+        for part, table in TABLES.items():
+            landmarks = getattr(result, part)
+            found: Sequence[Any] = getattr(landmarks, "landmark", landmarks) or ()
+            for point, index in table.items() if found else ():
+                score = found[index].visibility if part == PART_WITH_VISIBILITY else 1.0
+                person[0, point] = found[index].x * width, found[index].y * height, score
+        return person if person[..., 2].any() else nobody()
 
 
 class _LegacyHolistic:
