@@ -23,7 +23,7 @@ from .pose_files_slt import (
 from .pose_layouts_slt import POINTS_OF_PARTS
 from .pose_segmentation_slt import measure_pose_motion
 from .poses_of_videos_slt import path_of_video, poses_of_video
-from .poses_slt import Poses, part_of_poses
+from .poses_slt import Poses
 from .segmentation_slt import SegmentLengths, VideoSegment, split_motion
 
 
@@ -121,13 +121,12 @@ class PoseModality(Modality):
             rate = part.poses.frames_per_second if rate is None else rate
             from_start = [None if second is None else second - part.start for second in (start, end)]
             first, last = part_of_clip(len(part.poses), *from_start, rate, name)
-            poses = replace(part_of_poses(part.poses, first, last), frames_per_second=rate)
+            poses = replace(part.poses.part(first, last), frames_per_second=rate)
             return poses, None if rate is None else part.start + first / rate
         facts = self.part.facts(source)
         rate = facts.frames_per_second if rate is None else rate
         first, _ = part_of_clip(facts.num_frames, start, end, rate, name)
-        poses = replace(read_poses(source, start, end, rate), frames_per_second=rate)
-        return poses, None if rate is None else first / rate
+        return read_poses(source, start, end, rate), None if rate is None else first / rate
 
     def split_at_rests(
         self,
