@@ -67,7 +67,7 @@ def test_a_part_is_named_by_seconds_also_in_a_row(translator, clip):
     assert expected["score"] != translator(str(clip), **WITH_SCORE)["score"]
     assert same(translator({"poses": str(clip), "start": 0.6, "end": 1.8, "text": "a"}, **WITH_SCORE), expected)
     poses = made_poses(SENTENCE, rate=None)
-    with pytest.raises(ValueError, match="no frame rate"):
+    with pytest.raises(ValueError, match="has no times"):
         translator(poses, start=0.6)
     in_time = translator(poses, start=0.6, source_fps=FRAMES_PER_SECOND, return_timestamps=True)
     assert all(0.6 <= word["start"] <= word["peak"] <= word["end"] <= 2.4 for word in in_time["words"])
