@@ -10,7 +10,14 @@ import torch
 
 from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_files_slt import split_name
-from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
+from .modality_slt import (
+    ClipArguments,
+    ClipValues,
+    Modality,
+    ModalityWords,
+    SampleIndices,
+    limit_of_mirroring,
+)
 from .pose_files_slt import (
     POSE_SUFFIXES,
     is_one_clip_of_poses,
@@ -47,6 +54,7 @@ class PoseModality(Modality):
     has_rests = True
     has_parts = True
     prepared_shape = ("frames", len(POINTS_OF_PARTS), 3)
+    packages = ("pose-format",)
     words = ModalityWords(
         clip="poses",
         clips="poses",
@@ -75,6 +83,20 @@ class PoseModality(Modality):
                 "something else, rename it."
             )
         return str(path), "" if array is None else f"#{array}"
+
+    @classmethod
+    def limits(cls, settings: dict[str, Any]) -> list[str]:
+        return [
+            f"It sees {len(POINTS_OF_PARTS)} points of the signer and no picture: of the face only the jaw, the mouth and "
+            "the tip\nof the nose. Eyebrows, eyes and gaze, cheeks and tongue are lost, and so is depth.",
+            "Poses from videos are found by another program. Where that misses a hand, or takes another person for the "
+            "signer, the\nmodel does so, too.",
+            limit_of_mirroring(settings),
+        ]
+
+    @property
+    def origin(self) -> str | None:
+        return self.part.extractor
 
     def learn_origin(self, clips: Iterable[Any]) -> None:
         """See `Modality.learn_origin`: what extracted the poses, if all files that say so say the same."""

@@ -97,6 +97,7 @@ class Modality(ABC):
         has_parts: whether `start` and `end` of a row name the part of its file that is the clip; otherwise they say
             where in a video the whole clip was.
         prepared_shape: of one clip from `prepare`, each dimension a number, or a word if clips differ in it.
+        packages: to be installed for reading clips beside those that every model needs.
         words: what texts for people say of the clips.
     """
 
@@ -114,10 +115,16 @@ class Modality(ABC):
     has_rests: ClassVar[bool] = False
     has_parts: ClassVar[bool] = False
     prepared_shape: ClassVar[tuple[str | int, ...]] = ()
+    packages: ClassVar[tuple[str, ...]] = ()
     words: ClassVar[ModalityWords]
 
     def __init__(self, part: Any):
         self.part = part
+
+    @property
+    def origin(self) -> str | None:
+        """What made the clips that the model was trained on, as `learn_origin` found it; None if that is not known."""
+        return None
 
     @classmethod
     def is_read_by(cls, part: Any) -> bool:
@@ -307,6 +314,19 @@ class Modality(ABC):
             return augmentation.sample_frame_indices(len(self.sample_indices(length, rate)), length)
 
         return sample
+
+
+def limit_of_mirroring(settings: dict[str, Any]) -> str:
+    """The sentence of the model card on left-handed signing."""
+    flip = settings.get("horizontal_flip")
+    hands = (
+        f"training clips were mirrored with probability {flip}, so it saw left-handed and right-handed signing. "
+        "In most sign\nlanguages a mirrored sign can mean something else, such as left and right."
+        if flip
+        else "no training clip was mirrored. If few of the signers were left-handed, expect worse results for "
+        "left-handed\nsigners."
+    )
+    return f"Hands: {hands}"
 
 
 def num_array_dimensions(feature: Any) -> int | None:

@@ -19,6 +19,7 @@ from .modality_slt import (
     Modality,
     ModalityWords,
     SampleIndices,
+    limit_of_mirroring,
     random_numbers_of,
 )
 from .segmentation_slt import VideoSegment
@@ -98,20 +99,12 @@ class VideoModality(Modality):
 
     @classmethod
     def limits(cls, settings: dict[str, Any]) -> list[str]:
-        rate, flip = settings.get("frame_sampling_rate"), settings.get("horizontal_flip")
-        size = settings.get("crop_size")
+        rate, size = settings.get("frame_sampling_rate"), settings.get("crop_size")
         frames = "every frame" if rate == 1 else f"a fraction of {rate} of the frames"
-        hands = (
-            f"training clips were mirrored with probability {flip}, so it saw left-handed and right-handed signing. "
-            "In most sign\nlanguages a mirrored sign can mean something else, such as left and right."
-            if flip
-            else "no training clip was mirrored. If few of the signers were left-handed, expect worse results for "
-            "left-handed\nsigners."
-        )
         return [
             f"It sees {size} x {size} pixels and {frames}. Small or fast movements, the mouth and the face can be "
             "lost.",
-            f"Hands: {hands}",
+            limit_of_mirroring(settings),
         ]
 
     def is_one(self, clips: Any) -> bool:

@@ -1,6 +1,8 @@
 """Whatever works with videos works with poses: the pipeline, long clips, commands, saved models."""
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -8,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from signing_poses import FRAMES_PER_SECOND
+from test_model_card import record_of
 from tiny_pose_models import made_poses, pose_file, pose_pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 from video_files import counting_frames, write_video
+from without_our_packages import run_without_our_packages
 
 import processing.poses_of_videos_slt as poses_of_videos
 from modeling_flallm import SignLanguageTranslationPipeline
 from processing import Poses, write_poses
+from train_scripts.hub.model_card import render
 
 SENTENCE = [("sign", 2.4)]
 LONG = [("sign", 2.4), ("rest", 0.6), ("sign", 3.2), ("rest", 4.0), ("sign", 2.0)]
@@ -187,3 +192,53 @@ def test_without_an_extractor_a_video_says_what_to_install(translator, video, mo
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *others: None)
     with pytest.raises(ValueError, match=re.escape('pip install "flallm[rtmlib]" or pip install "flallm[mediapipe]"')):
         translator(str(video))
+
+
+# Saved models
+
+
+REMOTE_CODE_SCRIPT = """
+import json, sys
+from transformers import AutoModel, AutoProcessor, pipeline
+
+folder, clip = sys.argv[1:]
+translator = pipeline("sign-language-translation", model=folder, trust_remote_code=True, device="cpu")
+answers = [translator(clip, return_scores=True), *translator.translate_long(clip, return_scores=True)]
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+tokens = model.eval().generate(**processor(poses=clip, return_tensors="pt"))
+print(json.dumps([answers, processor.batch_decode(tokens)]))
+"""
+
+
+@pytest.mark.slow
+def test_a_model_of_poses_works_where_nothing_of_ours_is(translator, talk, tmp_path):
+    translator.save_pretrained(tmp_path / "model")
+    printed = run_without_our_packages(REMOTE_CODE_SCRIPT, str(tmp_path / "model"), str(talk), folder=tmp_path)
+    answers, texts = json.loads(printed)
+    expected = [translator(str(talk), **WITH_SCORE), *translator.translate_long(str(talk), **WITH_SCORE)]
+    assert len(answers) == 4 and texts == [expected[0]["translation_text"]]
+    assert all(same(answer, each) for answer, each in zip(answers, expected, strict=True))
+
+
+def test_the_card_says_what_the_model_sees_and_what_it_does_not(monkeypatch):
+    run = record_of("visual_initialing")
+    card = render(replace(run, modality="poses", clips_made_by="mediapipe 0.10.21 holistic"))
+    for text in (
+        "This model follows the poses of a signer of",
+        "Its poses were made by\n`mediapipe 0.10.21 holistic`;",
+        'inputs = processor(poses="clip.pose", return_tensors="pt")',
+        "torch torchvision av sentencepiece pose-format`",
+        "Eyebrows, eyes and gaze, cheeks and tongue are lost",
+        "no training clip was mirrored",
+    ):
+        assert text in card
+    assert "pixels" not in card and "were made by" not in render(run)
+
+
+def test_a_model_keeps_whose_poses_it_was_trained_on(clip, tmp_path):
+    modality = pose_pipeline().processor.modality
+    modality.learn_origin([str(clip)])
+    assert modality.origin is None
+    modality.learn_origin([str(pose_file(tmp_path / "made.npz", SENTENCE, extractor="mediapipe 0.10.21"))])
+    assert modality.origin == "mediapipe 0.10.21"
