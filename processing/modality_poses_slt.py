@@ -87,8 +87,8 @@ class PoseModality(Modality):
     @classmethod
     def limits(cls, settings: dict[str, Any]) -> list[str]:
         return [
-            f"It sees {len(POINTS_OF_PARTS)} points of the signer and no picture: of the face only the jaw, the mouth and "
-            "the tip\nof the nose. Eyebrows, eyes and gaze, cheeks and tongue are lost, and so is depth.",
+            f"It sees {len(POINTS_OF_PARTS)} points of the signer and no picture: of the face only the jaw, the mouth "
+            "and the tip\nof the nose. Eyebrows, eyes and gaze, cheeks and tongue are lost, and so is depth.",
             "Poses from videos are found by another program. Where that misses a hand, or takes another person for the "
             "signer, the\nmodel does so, too.",
             limit_of_mirroring(settings),
