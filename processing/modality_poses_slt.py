@@ -2,21 +2,24 @@
 """Poses as a modality: read, thinned, augmented in time and in their coordinates, normalised, and padded."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_files_slt import split_name
 from .modality_slt import (
+    Augmentation,
     ClipArguments,
     ClipValues,
     Modality,
     ModalityWords,
     SampleIndices,
-    limit_of_mirroring,
+    limit_of_hands,
+    random_numbers_of,
 )
 from .pose_files_slt import (
     POSE_SUFFIXES,
@@ -28,10 +31,15 @@ from .pose_files_slt import (
     read_poses,
 )
 from .pose_layouts_slt import POINTS_OF_PARTS
+from .pose_normalisation_slt import body_box
 from .pose_segmentation_slt import measure_pose_motion
 from .poses_of_videos_slt import path_of_video, poses_of_video
 from .poses_slt import Poses
 from .segmentation_slt import SegmentLengths, VideoSegment, split_motion
+
+logger = logging.get_logger(__name__)
+
+STATING_SUFFIXES = (".safetensors", ".npz")  # files that can state what extracted their poses
 
 
 class PoseModality(Modality):
@@ -55,6 +63,7 @@ class PoseModality(Modality):
     has_parts = True
     prepared_shape = ("frames", len(POINTS_OF_PARTS), 3)
     packages = ("pose-format",)
+    space_augmentations = frozenset({"rotation_degrees", "horizontal_flip", "scale", "joint_noise", "hand_drop"})
     words = ModalityWords(
         clip="poses",
         clips="poses",
@@ -67,6 +76,7 @@ class PoseModality(Modality):
 
     @classmethod
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> PoseFeatureExtractor:
+        """See `Modality.build_part`; poses are sampled as frames of videos are."""
         return PoseFeatureExtractor(
             arguments.frame_sampling_rate,
             arguments.max_num_frames,
@@ -90,12 +100,15 @@ class PoseModality(Modality):
 
     @classmethod
     def limits(cls, settings: dict[str, Any]) -> list[str]:
+        rate = settings.get("frame_sampling_rate")
+        frames = "every frame" if rate == 1 else f"a fraction of {rate} of the frames"
         return [
-            f"It sees {len(POINTS_OF_PARTS)} points of the signer and no picture: of the face only the jaw, the mouth "
-            "and the tip\nof the nose. Eyebrows, eyes and gaze, cheeks and tongue are lost, and so is depth.",
-            "Poses from videos are found by another program. Where that misses a hand, or takes another person for the "
-            "signer, the\nmodel does so, too.",
-            limit_of_mirroring(settings),
+            f"It sees {len(POINTS_OF_PARTS)} points of the body, the hands and the face in {frames}, not the picture: of "
+            "the face only the\njaw, the mouth and the tip of the nose. Eyebrows, gaze, cheeks and tongue are lost, and "
+            "so is depth.",
+            "What their extractor misses or confuses, such as crossed or blurred hands, is lost, too. Use the same "
+            "extractor as in\ntraining.",
+            limit_of_hands(settings),
         ]
 
     @property
@@ -103,10 +116,17 @@ class PoseModality(Modality):
         return self.part.extractor
 
     def learn_origin(self, clips: Iterable[Any]) -> None:
-        """See `Modality.learn_origin`: what extracted the poses, if all files that say so say the same."""
-        stated = {self.part.facts(clip).extractor for clip in clips if isinstance(clip, str)} - {None}
-        if self.part.extractor is None and len(stated) == 1:
-            self.part.extractor = stated.pop()
+        """See `Modality.learn_origin`: what extracted the poses, if all files that say so agree."""
+        files = (clip for clip in clips if split_name(clip)[0].suffix.lower() in STATING_SUFFIXES)
+        stated = sorted({self.part.facts(clip).extractor for clip in files} - {None})
+        before = {self.part.extractor} - {None}
+        if len({*stated, *before}) > 1:
+            logger.warning_once(
+                f"The clips hold poses of {', '.join(stated)}; the model knows those of {', '.join(before) or 'none'}. "
+                "Poses of different extractors are not alike."
+            )
+        if len(stated) == 1:
+            self.part.extractor = stated[0]
 
     def is_one(self, clips: Any) -> bool:
         return is_one_clip_of_poses(clips)
@@ -212,6 +232,22 @@ class PoseModality(Modality):
 
     def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
         return self.part.sample_frame_indices(length)
+
+    def item(
+        self,
+        read: Callable[[SampleIndices], torch.Tensor],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        preprocess_on_device: bool = False,
+    ) -> dict[str, Any]:
+        """See `Modality.item`; the coordinates are also augmented."""
+        if augmentation is None:
+            return {"poses": read(self.sample_indices)}
+        with random_numbers_of(seed):
+            poses = read(self.augmented(augmentation))
+            spatial_seed = int(torch.randint(2**62, ()))
+        box = body_box(poses, self.part.score_threshold)
+        return {"poses": augmentation.apply_to_poses(poses, spatial_seed, 0.0 if box is None else float(box[1]))}
 
     def collate(self, items: Sequence[dict[str, Any]], preprocess_on_device: bool = False) -> dict[str, Any]:
         """See `Modality.collate`; normalising costs so little that nothing is left to the device."""

@@ -19,7 +19,7 @@ from .modality_slt import (
     Modality,
     ModalityWords,
     SampleIndices,
-    limit_of_mirroring,
+    limit_of_hands,
     random_numbers_of,
 )
 from .segmentation_slt import VideoSegment
@@ -48,6 +48,9 @@ class VideoModality(Modality):
     table_column = "file_name"
     datasets_type = "Video"
     has_space = True
+    space_augmentations = frozenset(
+        {"rotation_degrees", "translation", "random_crop", "brightness", "contrast", "saturation", "horizontal_flip"}
+    )
     has_rests = True
     has_parts = True
     prepared_shape = ("frames", 3, "height", "width")
@@ -104,7 +107,7 @@ class VideoModality(Modality):
         return [
             f"It sees {size} x {size} pixels and {frames}. Small or fast movements, the mouth and the face can be "
             "lost.",
-            limit_of_mirroring(settings),
+            limit_of_hands(settings),
         ]
 
     def is_one(self, clips: Any) -> bool:
