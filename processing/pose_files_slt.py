@@ -65,7 +65,7 @@ def read_poses(
         poses = poses_of(file.people(first, last), name)
     else:
         poses = source
-        if not isinstance(poses, Poses):
+        if not hasattr(poses, "keypoints"):  # not by its class, which remote code may load a second time
             poses = poses_of(people_of_arrays(source, None, layout, name), name)
         rate = poses.frames_per_second if frames_per_second is None else frames_per_second
         poses = poses.part(*part_of_clip(len(poses), start, end, rate, name))

@@ -320,6 +320,14 @@ class CorpusArguments:
     num_test_signers: int = field(default=3, metadata={"help": "Signers of the test split, seen nowhere else."})
     left_handed_fraction: float = field(default=0.2, metadata={"help": "Share of all signers who are left-handed."})
     resolution: int = field(default=64, metadata={"help": "Height and width of the clips in pixels; even."})
+    videos: bool = field(default=True, metadata={"help": "Render the clips; False, with --poses True, is much faster."})
+    poses: bool = field(
+        default=False, metadata={"help": "Write the keypoints of each clip, 133 in the layout COCO-WholeBody."}
+    )
+    pose_errors: float = field(
+        default=1.0,
+        metadata={"help": "Errors of the imagined pose detector: 0 for true keypoints, 2 for errors twice as large."},
+    )
     num_text_only_sentences: int = field(
         default=6000, metadata={"help": "Sentences without a clip; fewer if the signs do not give as many."}
     )

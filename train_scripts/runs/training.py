@@ -224,6 +224,7 @@ def run_training(
         else None,
     )
     trainer.training_run = describe_run(stage, data, video, augmentation, training, splits.by_name(data), model)
+    trainer.training_run.clips_made_by = processor.modality.origin
     if cached:
         trainer.training_run.settings.append(describe_views(features.feature_views))
     return train_and_finish(trainer, data)
