@@ -41,7 +41,7 @@ from ..runs.quantization import DTYPES, load_to_translate
 from ..runs.trainers import ClipTrainer
 from ..runs.training import collator_class_of, start_run, trainer_class_of
 from ..runs.unfinished_predictions import UnfinishedPredictions
-from ..scores.metrics import format_scores, generated_token_ids, translation_scores
+from ..scores.metrics import format_scores, generated_token_ids, scores_by_signer, translation_scores
 
 BATCHES_BETWEEN_WRITES = 8  # per process; multiplied by the number of processes that read videos for it, plus one
 
@@ -66,7 +66,8 @@ def evaluate_model(
     run: EvaluationRunArguments,
     kept: UnfinishedPredictions,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """-> scores as returned by `translation_scores`, and one row per clip: file_name, prediction, reference."""
+    """-> scores as returned by `translation_scores` and, for clips whose signers are known, `scores_by_signer`; and one
+    row per clip: file_name, prediction, reference."""
     if len(data.dataset) > 1:
         raise ValueError(f"--dataset: one data set is scored at a time, got {len(data.dataset)}. Score them in turn.")
     split = load_split(data, evaluation.split, evaluation.max_clips)
@@ -81,7 +82,10 @@ def evaluate_model(
     kept.check_clips([{**clip, "reference": reference} for clip, reference in names])
     rows = _translate(_build_trainer(model, processor, run), dataset, _names_of_clips(split), kept)
     predictions = [row["prediction"] for row in rows]
-    return translation_scores(predictions, dataset.texts, **options), rows
+    scores = translation_scores(predictions, dataset.texts, **options)
+    if "signer" in split.column_names:
+        scores |= scores_by_signer(predictions, dataset.texts, split["signer"], **options)
+    return scores, rows
 
 
 def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: EvaluationRunArguments) -> ClipTrainer:
