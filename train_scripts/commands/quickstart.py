@@ -24,10 +24,9 @@ from ..arguments.command_line import START_ANEW, run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.dataclass_parser import flags
 from ..arguments.flag_values import check_new_folder
-from ..clips.clip_folders import read_metadata
 from ..machine.atomic_files import unfinished_folder
 from ..runs.pictures import draw_contact_sheet, draw_learning_curves
-from ..scores.metrics import TITLE_OF_SCORE, translation_scores
+from ..scores.metrics import TITLE_OF_SCORE
 from ..stages import llm_fine_tuning, pretrain_language_model, visual_initialing
 from . import calibrate, evaluate_model
 
@@ -229,19 +228,9 @@ def _score_with_interval(scores: dict[str, Any], name: str) -> str:
     return f"{scores[name]:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
 
 
-def bleu_of_signers(rows: Sequence[dict[str, str]], test_split: Path) -> dict[str, float]:
-    """-> the BLEU-4 of each signer, worst first; a mean over all clips can hide a signer who is not understood."""
-    signer_of = {row["file_name"]: row["signer"] for row in read_metadata(test_split, "text")}
-    scores = {}
-    for signer in sorted(set(signer_of.values())):
-        texts = [(row["prediction"], row["reference"]) for row in rows if signer_of[row["file_name"]] == signer]
-        scores[signer] = translation_scores(*map(list, zip(*texts, strict=True)), num_resamples=0)["bleu4"]
-    return dict(sorted(scores.items(), key=lambda signer: signer[1]))
-
-
-def print_signers(rows: Sequence[dict[str, str]], test_split: Path) -> None:
-    scores = bleu_of_signers(rows, test_split)
-    print(f"Test signers by BLEU-4, worst first: {', '.join(f'{name} {score:.2f}' for name, score in scores.items())}")
+def print_signers(scores: dict[str, Any]) -> None:
+    signers = (f"{name} {of_signer['bleu4']:.2f}" for name, of_signer in scores["by_signer"].items())
+    print(f"Test signers by BLEU-4, worst first: {', '.join(signers)}")
 
 
 def print_translations(rows: Sequence[dict[str, str]], count: int = 10) -> None:
@@ -282,12 +271,14 @@ def run_steps(
     return ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
 
 
-def show_results(rows: Sequence[dict[str, str]], stages: Mapping[str, Path], folders: Any, durations: str) -> None:
+def show_results(
+    scores: dict[str, Any], rows: Sequence[dict[str, str]], stages: Mapping[str, Path], folders: Any, durations: str
+) -> None:
     """
     Prints the scores of each signer, translations, times and where everything is; draws the learning curves of the
     stages and a test clip.
     """
-    print_signers(rows, folders.corpus / "test")
+    print_signers(scores)
     draw_learning_curves(stages, folders.output / "learning_curves.png")
     clip = rows[0]["file_name"]
     draw_contact_sheet(folders.corpus / "test" / clip, rows[0], folders.output / "contact_sheet.png")
@@ -305,7 +296,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     stage1_scores, _ = test_model(folders.stage1, folders, folders.test_stage1)
     stage2_scores, rows = test_model(folders.model, folders, folders.test)
     print_scores({"stage 1": stage1_scores, "stage 2": stage2_scores})
-    show_results(rows, {"stage 1": folders.stage1, "stage 2": folders.model}, folders, durations)
+    show_results(stage2_scores, rows, {"stage 1": folders.stage1, "stage 2": folders.model}, folders, durations)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

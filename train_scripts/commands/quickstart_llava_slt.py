@@ -116,7 +116,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     print("\n=== test", flush=True)
     scores, rows = test_model(folders.model, folders, folders.test)
     print_scores({"stage 3": scores})
-    show_results(rows, {"stage 2": folders.stage2, "stage 3": folders.model}, folders, durations)
+    show_results(scores, rows, {"stage 2": folders.stage2, "stage 3": folders.model}, folders, durations)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

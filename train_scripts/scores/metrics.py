@@ -38,6 +38,33 @@ def translation_scores(predictions: Sequence[str], references: Sequence[str], **
     return score_module.compute(predictions=predictions, references=references, **options)
 
 
+def scores_by_signer(
+    predictions: Sequence[str], references: Sequence[str], signers: Sequence[str | None], **options
+) -> dict:
+    """Return the BLEU-4 of each signer's clips; a score over all clips can hide a signer who is not understood.
+
+    `signers` names the signer of each clip; clips with none or an empty name count for nobody. `options` are those of
+    `translation_scores`. The result holds `by_signer`, which maps each name to `bleu4` and `num_segments`, worst first,
+    and `worst_signer_bleu4`; it is empty if no clip has a signer.
+    """
+    texts: dict[str, list[tuple[str, str]]] = {}
+    for prediction, reference, signer in zip(predictions, references, signers, strict=True):
+        if signer:
+            texts.setdefault(signer, []).append((prediction, reference))
+    by_signer = {
+        signer: {"bleu4": _bleu4(pairs, **options), "num_segments": len(pairs)} for signer, pairs in texts.items()
+    }
+    if not by_signer:
+        return {}
+    by_signer = dict(sorted(by_signer.items(), key=lambda item: (item[1]["bleu4"], item[0])))
+    return {"by_signer": by_signer, "worst_signer_bleu4": next(iter(by_signer.values()))["bleu4"]}
+
+
+def _bleu4(pairs: Sequence[tuple[str, str]], **options) -> float:
+    predictions, references = map(list, zip(*pairs, strict=True))
+    return translation_scores(predictions, references, **{**options, "num_resamples": 0})["bleu4"]
+
+
 def sentence_chrf(prediction: str, reference: str) -> float:
     """Return the chrF, 0 to 100, of one prediction, normalised in the same way as for the other scores."""
     return CHRF().sentence_score(comparable(prediction), [comparable(reference)]).score
