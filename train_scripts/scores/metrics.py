@@ -1,5 +1,6 @@
 """Scores for the stage scripts and commands: a thin layer over the `evaluate` module in the folder beside it."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ TITLE_OF_SCORE = {
     "chrf": "chrF",
     "rouge_l_mscoco": "ROUGE-L (mscoco)",
 }
+# How varied the predictions of an evaluation are, as shares of all: a model that ignores its clips writes one sentence.
+DIFFERENT, MOST_FREQUENT = "different_predictions", "most_frequent_prediction"
 
 
 def translation_scores(predictions: Sequence[str], references: Sequence[str], **options) -> dict:
@@ -65,10 +68,11 @@ def build_compute_metrics(
 
     `batch_decode(token_ids, skip_special_tokens=True)` is that of a processor or tokenizer; `references` are the raw
     strings of the evaluation dataset, in its order; `options` are those of `translation_scores`, except that no
-    bootstrap is run unless `num_resamples` asks for one. The function returns the six scores, `num_empty_predictions`
-    and `mean_generated_tokens` (including special tokens, excluding padding), all floats. With several processes, each
-    gets the predictions of all of them, in dataset order and followed by the repeats that fill the last batch; these
-    are cut off. Raises ValueError for references or options that cannot be scored and, when called, if predictions and
+    bootstrap is run unless `num_resamples` asks for one. The function returns the six scores,
+    `num_empty_predictions`, `mean_generated_tokens` (including special tokens, excluding padding), and the shares
+    `different_predictions` and `most_frequent_prediction`, all floats. With several processes, each gets the
+    predictions of all of them, in dataset order and followed by the repeats that fill the last batch; these are cut
+    off. Raises ValueError for references or options that cannot be scored and, when called, if predictions and
     references cannot belong together.
     """
     references = list(references)
@@ -81,9 +85,13 @@ def build_compute_metrics(
         if evaluation.label_ids is not None:
             label_ids = without_ignored(evaluation.label_ids[: len(references)], pad_token_id)
             check_dataset_order(batch_decode(label_ids, skip_special_tokens=True), references)
-        scores = translation_scores(batch_decode(token_ids, skip_special_tokens=True), references, **options)
+        predictions = batch_decode(token_ids, skip_special_tokens=True)
+        scores = translation_scores(predictions, references, **options)
         reported = {name: scores[name] for name in (*TITLE_OF_SCORE, "num_empty_predictions")}
         reported["mean_generated_tokens"] = np.count_nonzero(token_ids != pad_token_id, axis=1).mean()
+        counts = Counter(map(comparable, predictions))
+        reported[DIFFERENT] = len(counts) / len(predictions)
+        reported[MOST_FREQUENT] = max(counts.values()) / len(predictions)
         return {name: float(score) for name, score in reported.items()}
 
     return compute_metrics
