@@ -47,6 +47,7 @@ PoseFeatureExtractor = _processing.PoseFeatureExtractor
 PoseModality = _processing.modality_poses_slt.PoseModality
 Poses = _processing.Poses
 VisualFeaturesModality = _processing.modality_features_slt.VisualFeaturesModality
+are_fractions = _processing.poses_slt.are_fractions
 decode_video = _processing.decode_video
 decoder_logger = _processing.video_file_frames_slt.logger  # warns of damaged files
 draw_poses = _processing.draw_poses
