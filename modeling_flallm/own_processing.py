@@ -61,6 +61,7 @@ num_array_dimensions = _processing.modality_slt.num_array_dimensions
 padded_in_time = _processing.sampling_slt.padded_in_time
 pixel_values = _processing.modality_video_slt.pixel_values
 pose_files = _processing.pose_files_slt
+pose_logger = _processing.pose_signer_slt.logger  # warns of several people
 pose_layouts = _processing.pose_layouts_slt
 random_numbers_of = _processing.modality_slt.random_numbers_of
 read_plain_pickle = _processing.plain_pickle_slt.read_plain_pickle

@@ -24,6 +24,7 @@ from train_scripts.corpora.corpus_schema import COLUMNS, POSE_COLUMNS
 pytestmark = pytest.mark.usefixtures("one_worker_is_this_process")
 
 RATE, WIDTH, HEIGHT = 25.0, 640.0, 360.0
+SIZE = np.array([WIDTH, HEIGHT], np.float32)
 
 
 def poses(num_frames: int = 10, **facts) -> Poses:
@@ -226,8 +227,7 @@ def test_many_clips_in_one_file(source):
 
 def save_pickle(path: Path, values: Poses, people: int = 1) -> None:
     """As Uni-Sign's: x and y are shares of the picture, each frame has several people."""
-    size = np.array([WIDTH, HEIGHT])
-    keypoints = [np.stack([frame / size] * people).tolist() for frame in values.keypoints]
+    keypoints = [np.stack([frame / SIZE] * people).tolist() for frame in values.keypoints]
     scores = [[frame.tolist()] * people for frame in values.scores]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps({"keypoints": keypoints, "scores": scores}))
@@ -251,7 +251,7 @@ def test_pickles_and_labels_of_uni_sign(source):
     folder = prepare(source, expected=1, frames_per_second=30)
     for row, each in zip(rows_of(folder), values.values(), strict=True):
         assert row["gloss"] == row["text"]
-        assert_close(poses_in(folder, row).keypoints * [WIDTH, HEIGHT], each.keypoints, rtol=1e-4, atol=1e-2)
+        assert_close(poses_in(folder, row).keypoints * SIZE, each.keypoints, rtol=1e-4, atol=1e-2)
     (what,) = problems_of(folder).values()
     assert what == "there is no file of poses 'S3_P0.mp4', nor an array of that name in any of them"
     assert "the poses of 2 clip(s) do not say what extracted them" in report_of(folder)["notes"]
@@ -298,7 +298,7 @@ def test_several_people_and_extractors_are_told(source):
     notes = report_of(folder)["notes"]
     assert "1 clip(s) show several people: kept are the poses of the one whose body is the largest" in notes
     assert any(note.startswith("the poses are of several extractors") for note in notes)
-    assert report_of(folder)["extractors"] == {"an unknown extractor": 1, "rtmlib 0.0.13 rtmw": 1}
+    assert report_of(folder)["extractors"] == {"rtmlib 0.0.13 rtmw": 1}
 
 
 # Beside videos

@@ -250,7 +250,7 @@ def _write(
         problems=problems,
         notes=[printable(note) for note in [*corpus.notes, *formula_note(rows)]],
         columns=list(_columns(plan, bool(of_poses))),
-        extractors={name or "an unknown extractor": count for name, count in extractors.items()},
+        extractors={name: count for name, count in extractors.items() if name is not None},
     )
     write_json(folder.path / "report.json", asdict(report), ensure_ascii=True)
     write_text(folder.path / "report.txt", report.as_text())

@@ -1,15 +1,23 @@
 """Poses of a raw corpus: one `.safetensors` file of 133 points per clip, or per video that they are beside."""
 
-import warnings
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from modeling_flallm.own_processing import Poses, VideoDecodingError, are_fractions, decode_video, pose_files
+from modeling_flallm.own_processing import (
+    Poses,
+    VideoDecodingError,
+    are_fractions,
+    decode_video,
+    pose_files,
+    pose_logger,
+)
 
 from .corpus_schema import POSE_COLUMNS, RawClip
 from .planned_videos import Plan, unique_names
@@ -65,8 +73,7 @@ class PosesTask(ClipTask):
         """Read, check and write the poses."""
         picture = None if self.video is None else _picture_of(self.video)
         try:
-            with warnings.catch_warnings(record=True) as told:  # of several people, for each file
-                warnings.simplefilter("always")
+            with _told_of_people() as told:
                 read = self._read(picture)
         except ValueError as error:
             raise ClipError(str(error)) from error
@@ -75,7 +82,7 @@ class PosesTask(ClipTask):
         written = partial.with_suffix(".partial.safetensors")
         pose_files.write_poses(written, read)
         written.replace(partial)
-        several = any("people" in str(warning.message) for warning in told)
+        several = bool(told)
         if self.video is None:
             return "written", [self._length(len(read), read, several)]
         return "written", [self._length_of_part(*interval, read, several) for interval in self.intervals]
@@ -108,13 +115,29 @@ class PosesTask(ClipTask):
 
     def _length_of_part(self, start: float | None, end: float | None, read: Poses, several: bool) -> PosesLength | str:
         try:
-            first, last = pose_files.part_of_frames(len(read), start, end, read.frames_per_second, f"'{self.place}'")
+            first, last = pose_files.part_of_clip(len(read), start, end, read.frames_per_second, f"'{self.place}'")
         except ValueError as error:
             return str(error)
         return self._length(last - first, read, several)
 
     def _length(self, num_frames: int, read: Poses, several: bool) -> PosesLength:
         return PosesLength(num_frames, read.frames_per_second, read.extractor, several)
+
+
+@contextmanager
+def _told_of_people() -> Iterator[list[str]]:
+    """Collects what is said of several people in a file: it belongs in the report, not in the terminal."""
+    told: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        told.append(record.getMessage())
+        return False
+
+    pose_logger.addFilter(keep)
+    try:
+        yield told
+    finally:
+        pose_logger.removeFilter(keep)
 
 
 def _place(path: Path, array: str | None) -> str:

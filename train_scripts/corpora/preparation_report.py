@@ -90,7 +90,7 @@ class Report:
         videos: how many files were made how.
         problems: have a split if it is known.
         columns: of metadata.csv, the first of which names the file of a clip.
-        extractors: what made the poses of how many clips; unknown for those whose files do not say it.
+        extractors: what made the poses of how many clips, as far as their files say so.
     """
 
     corpus: str
