@@ -273,10 +273,9 @@ def push(folder: Path, report: Report, arguments: PrepareArguments) -> None:
         if metadata.is_file():
             with metadata.open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
-            files_of_clips = {
-                row[column] for row in rows for column in (report.columns[0], POSE_COLUMNS[0]) if column in row
-            }
-            names += [f"{split}/metadata.csv", *sorted(f"{split}/{name}" for name in files_of_clips)]
+            columns = [column for index, column in enumerate(rows[0]) if index == 0 or column == POSE_COLUMNS[0]]
+            files_of_clips = {f"{split}/{row[column]}" for row in rows for column in columns}
+            names += [f"{split}/metadata.csv", *sorted(files_of_clips)]
     files = {name: inside(folder, name) for name in names}
     upload = Upload(arguments.push_to_hub, "dataset", files, left_out=[])
     api = HfApi()
