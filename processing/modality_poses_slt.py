@@ -10,6 +10,7 @@ import torch
 from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_files_slt import split_name
 from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
+from .pose_extraction_slt import extract_poses
 from .pose_files_slt import (
     POSE_SUFFIXES,
     is_one_clip_of_poses,
@@ -19,6 +20,7 @@ from .pose_files_slt import (
     part_of_clip,
     read_poses,
 )
+from .video_files_slt import is_video_file
 
 
 class PoseModality(Modality):
@@ -82,7 +84,12 @@ class PoseModality(Modality):
     def open(
         self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """See `Modality.open`; the `rate` of a file that states it is not needed, and takes its place if given."""
+        """See `Modality.open`; the `rate` of a file that states it is not needed, and takes its place if given. Of a
+        video file, the poses are extracted first, with what is installed for that."""
+        began = 0.0
+        if isinstance(source, str | os.PathLike) and is_video_file(source):
+            source, began = extract_poses(source, start=start, end=end, fps=rate), start or 0.0
+            start = end = None
         facts = self.part.facts(source)
         rate = facts.frames_per_second if rate is None else rate
         name = name_of_poses(source)
@@ -94,7 +101,7 @@ class PoseModality(Modality):
             "total_num_frames": len(values),
             "frames_indices": indices,
             "duration": None if rate is None else len(values) / rate,
-            "start_in_seconds": None if rate is None else first / rate,
+            "start_in_seconds": None if rate is None else began + first / rate,
         }
         return values[indices], metadata
 
