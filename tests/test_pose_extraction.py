@@ -29,7 +29,7 @@ from processing.feature_extraction_poses_slt import PoseFeatureExtractor
 from processing.modality_poses_slt import PoseModality
 from processing.pose_extraction_slt import EXTRACTORS, extract_poses_of_parts, load_extractor
 from processing.pose_models_slt import PinnedModel
-from train_scripts.arguments.command_arguments import POSE_EXTRACTORS
+from train_scripts.arguments.pose_extraction_arguments import POSE_EXTRACTORS
 
 VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 FRAME = np.arange(48 * 64 * 3, dtype=np.uint32).reshape(48, 64, 3).astype(np.uint8)

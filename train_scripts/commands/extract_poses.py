@@ -23,9 +23,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..arguments.command_arguments import PosesArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
+from ..arguments.pose_extraction_arguments import PosesArguments
 from ..clips.pose_folder import CARD, ClipTable, PoseFolder, find_tables, find_videos
 from ..clips.pose_tasks import ExtractorSettings, PoseOutcome, PoseTask, QuietExtractor, run_pose_tasks
 
