@@ -78,7 +78,7 @@ def _finish(folder: PoseFolder, tasks: list[PoseTask], arguments: PosesArguments
         print(f"Resuming: {len(outcomes)} of {len(tasks)} videos are already finished.", flush=True)
     left = [task for task in tasks if task not in outcomes]
     finished = run_pose_tasks(left, arguments.num_workers)
-    for task, outcome in tqdm(finished, total=len(left), desc="poses", unit="video", disable=not left):
+    for task, outcome in tqdm(finished, total=len(left), desc="extracting", unit="clip", disable=not left):
         folder.remember(task, outcome)
         outcomes[task] = outcome
     return {task: outcomes[task] for task in tasks}
