@@ -394,3 +394,11 @@ def test_what_native_code_writes_is_hidden_and_other_messages_are_not(tmp_path, 
     err = capfd.readouterr().err
     assert not any(text in err for text in ("loading", "starting", "looking"))
     assert err.count("decoded") == 2 and "is empty (0 bytes)" in err
+
+
+def test_others_may_read_the_files(clips, tmp_path):
+    """Corpora are shared among the people of a lab, with the permissions that are usual there."""
+    assert run(clips / "one.mp4", output_dir=tmp_path / "poses") == 0
+    (tmp_path / "usual").write_text("")
+    usual = (tmp_path / "usual").stat().st_mode
+    assert (tmp_path / "poses" / "one.safetensors").stat().st_mode == usual
