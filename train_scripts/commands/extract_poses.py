@@ -23,9 +23,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..arguments.command_arguments import PosesArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
+from ..arguments.pose_extraction_arguments import PosesArguments
 from ..clips.pose_folder import CARD, ClipTable, PoseFolder, find_tables, find_videos
 from ..clips.pose_tasks import ExtractorSettings, PoseOutcome, PoseTask, QuietExtractor, run_pose_tasks
 
@@ -78,7 +78,7 @@ def _finish(folder: PoseFolder, tasks: list[PoseTask], arguments: PosesArguments
         print(f"Resuming: {len(outcomes)} of {len(tasks)} videos are already finished.", flush=True)
     left = [task for task in tasks if task not in outcomes]
     finished = run_pose_tasks(left, arguments.num_workers)
-    for task, outcome in tqdm(finished, total=len(left), desc="poses", unit="video", disable=not left):
+    for task, outcome in tqdm(finished, total=len(left), desc="extracting", unit="clip", disable=not left):
         folder.remember(task, outcome)
         outcomes[task] = outcome
     return {task: outcomes[task] for task in tasks}
