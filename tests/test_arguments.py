@@ -42,6 +42,7 @@ from train_scripts.commands import (
     prepare_dataset,
     quickstart,
     quickstart_llava_slt,
+    quickstart_uni_sign,
     translate,
 )
 from train_scripts.scores.metrics import TITLE_OF_SCORE

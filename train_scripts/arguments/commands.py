@@ -22,6 +22,7 @@ from .command_arguments import (
     ScoreArguments,
     TranslateArguments,
     TrimArguments,
+    UniSignQuickstartArguments,
 )
 from .data_arguments import (
     AugmentationArguments,
@@ -145,6 +146,11 @@ COMMANDS = {
         "commands.quickstart_llava_slt",
         "A small LLaVA-SLT: corpus, all three stages, scores and translations.",
         (LlavaSltQuickstartArguments,),
+    ),
+    "quickstart uni-sign": Command(
+        "commands.quickstart_uni_sign",
+        "A small Uni-Sign on poses: corpus, pretraining, scores and translations.",
+        (UniSignQuickstartArguments,),
     ),
     "translate": Command("commands.translate", "Translate sign language videos.", (TranslateArguments,)),
     "prepare": Command(

@@ -19,7 +19,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ..arguments.command_arguments import QuickstartArguments
+from ..arguments.command_arguments import QuickstartArguments, QuickstartSizes
 from ..arguments.command_line import START_ANEW, run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.dataclass_parser import flags
@@ -58,6 +58,7 @@ class Folders:
 
     def __post_init__(self):
         self.corpus = self.output / "corpus"
+        self.test_clips = self.corpus / "test"
         self.language_model = self.output / "language_model"
         self.stage1 = self.output / "stage1"
         self.model = self.output / "model"
@@ -120,7 +121,7 @@ def make_corpus(arguments: QuickstartArguments, folders: Folders, time_left: Tim
         raise ValueError(f"the corpus could not be rendered: see above (exit status {rendering.returncode})")
 
 
-def pretrain(arguments: QuickstartArguments, folders: Folders, time_left: TimeLeft) -> None:
+def pretrain(arguments: QuickstartSizes, folders: Any, time_left: TimeLeft) -> None:
     pretrain_language_model.train(
         flags(
             config="quickstart_language_model",
@@ -193,7 +194,7 @@ def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, A
     )
 
 
-def translate_in_fresh_process(folders: Folders, file_name: str) -> str:
+def translate_in_fresh_process(folders: Any, file_name: str) -> str:
     """Uses only the saved folder, as a user of the model would."""
     command = [
         sys.executable,
@@ -204,7 +205,7 @@ def translate_in_fresh_process(folders: Folders, file_name: str) -> str:
         "--model",
         str(folders.model),
     ]
-    clip = folders.corpus / "test" / file_name
+    clip = folders.test_clips / file_name
     finished = subprocess.run([*command, str(clip)], capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         raise ValueError(f"translating {clip} in a fresh process failed:\n{finished.stderr}")
@@ -281,7 +282,7 @@ def show_results(
     print_signers(scores)
     draw_learning_curves(stages, folders.output / "learning_curves.png")
     clip = rows[0]["file_name"]
-    draw_contact_sheet(folders.corpus / "test" / clip, rows[0], folders.output / "contact_sheet.png")
+    draw_contact_sheet(folders.test_clips / clip, rows[0], folders.output / "contact_sheet.png")
     print_translations(rows)
     print(f"\nFrom {folders.model} in a fresh process:\n  {translate_in_fresh_process(folders, clip)}")
     print(f"\n{durations}")

@@ -48,6 +48,7 @@ class Folders:
 
     def __post_init__(self):
         self.corpus = self.output / "corpus"
+        self.test_clips = self.corpus / "test"
         self.stage1 = self.output / "stage1"
         self.stage2 = self.output / "stage2"
         self.features = self.output / "features"
