@@ -2,14 +2,24 @@
 """Poses as a modality: read, thinned, augmented in time and in their coordinates, normalised, and padded."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_files_slt import split_name
-from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
+from .modality_slt import (
+    Augmentation,
+    ClipArguments,
+    ClipValues,
+    Modality,
+    ModalityWords,
+    SampleIndices,
+    limit_of_hands,
+    random_numbers_of,
+)
 from .pose_files_slt import (
     POSE_SUFFIXES,
     is_one_clip_of_poses,
@@ -19,6 +29,12 @@ from .pose_files_slt import (
     part_of_clip,
     read_poses,
 )
+from .pose_layouts_slt import POINTS_OF_PARTS
+from .pose_normalisation_slt import body_box
+
+logger = logging.get_logger(__name__)
+
+STATING_SUFFIXES = (".safetensors", ".npz")  # files that can state what extracted their poses
 
 
 class PoseModality(Modality):
@@ -38,6 +54,7 @@ class PoseModality(Modality):
     item_key = "poses"
     table_column = "poses"
     array_dimensions = 3
+    space_augmentations = frozenset({"rotation_degrees", "horizontal_flip", "scale", "joint_noise", "hand_drop"})
     words = ModalityWords(
         clip="poses",
         clips="poses",
@@ -50,6 +67,7 @@ class PoseModality(Modality):
 
     @classmethod
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> PoseFeatureExtractor:
+        """See `Modality.build_part`; poses are sampled as frames of videos are."""
         return PoseFeatureExtractor(arguments.frame_sampling_rate, arguments.max_num_frames)
 
     @classmethod
@@ -67,11 +85,29 @@ class PoseModality(Modality):
             )
         return str(path), "" if array is None else f"#{array}"
 
+    @classmethod
+    def limits(cls, settings: dict[str, Any]) -> list[str]:
+        rate = settings.get("frame_sampling_rate")
+        frames = "every frame" if rate == 1 else f"a fraction of {rate} of the frames"
+        return [
+            f"It sees {len(POINTS_OF_PARTS)} points of the body, the hands and the face in {frames}, not the picture. "
+            "What their extractor\nmisses or confuses, such as crossed or blurred hands, is lost. Use the same "
+            "extractor as in training.",
+            limit_of_hands(settings),
+        ]
+
     def learn_origin(self, clips: Iterable[Any]) -> None:
-        """See `Modality.learn_origin`: what extracted the poses, if all files that say so say the same."""
-        stated = {self.part.facts(clip).extractor for clip in clips if isinstance(clip, str)} - {None}
-        if self.part.extractor is None and len(stated) == 1:
-            self.part.extractor = stated.pop()
+        """See `Modality.learn_origin`: what extracted the poses, if all files that say so agree."""
+        files = (clip for clip in clips if split_name(clip)[0].suffix.lower() in STATING_SUFFIXES)
+        stated = sorted({self.part.facts(clip).extractor for clip in files} - {None})
+        before = {self.part.extractor} - {None}
+        if len({*stated, *before}) > 1:
+            logger.warning_once(
+                f"The clips hold poses of {', '.join(stated)}; the model knows those of {', '.join(before) or 'none'}. "
+                "Poses of different extractors are not alike."
+            )
+        if len(stated) == 1:
+            self.part.extractor = stated[0]
 
     def is_one(self, clips: Any) -> bool:
         return is_one_clip_of_poses(clips)
@@ -122,6 +158,22 @@ class PoseModality(Modality):
 
     def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
         return self.part.sample_frame_indices(length)
+
+    def item(
+        self,
+        read: Callable[[SampleIndices], torch.Tensor],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        preprocess_on_device: bool = False,
+    ) -> dict[str, Any]:
+        """See `Modality.item`; the coordinates are also augmented."""
+        if augmentation is None:
+            return {"poses": read(self.sample_indices)}
+        with random_numbers_of(seed):
+            poses = read(self.augmented(augmentation))
+            spatial_seed = int(torch.randint(2**62, ()))
+        box = body_box(poses, self.part.score_threshold)
+        return {"poses": augmentation.apply_to_poses(poses, spatial_seed, 0.0 if box is None else float(box[1]))}
 
     def collate(self, items: Sequence[dict[str, Any]], preprocess_on_device: bool = False) -> dict[str, Any]:
         """See `Modality.collate`; normalising costs so little that nothing is left to the device."""
