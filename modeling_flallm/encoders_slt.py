@@ -12,12 +12,14 @@ from transformers import AutoModel
 
 from .configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
+from .configuration_encoder_poses_slt import UniSignPoseConfig
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_features_slt import VisualFeaturesConfig
 from .encoder_combined_slt import SideBySideEncoder, TemporalEncoder
 from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
+from .encoder_poses_slt import UniSignPoseEncoder
 from .encoder_pretrained_slt import PretrainedVisionEncoder
 from .encoder_registry_slt import (
     SIGN_ENCODERS,
@@ -36,6 +38,7 @@ SIGN_ENCODERS.update(
         FLaLLMVisionConfig: FLaLLMVisionModel,
         LlavaSltVisualConfig: LlavaSltVisualEncoder,
         VisualFeaturesConfig: VisualFeaturesEncoder,
+        UniSignPoseConfig: UniSignPoseEncoder,
         PretrainedVisionConfig: PretrainedVisionEncoder,
         SideBySideConfig: SideBySideEncoder,
         TemporalConfig: TemporalEncoder,

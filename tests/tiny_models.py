@@ -30,6 +30,10 @@ from modeling_flallm import (
     LlavaSltForContrastivePreTraining,
     LlavaSltForTranslation,
     LlavaSltVisualConfig,
+    UniSignConfig,
+    UniSignForTranslation,
+    UniSignPoseConfig,
+    UniSignPoseEncoder,
 )
 
 TEXT_MODELS = ("mbart", "t5", "mt5", "m2m_100", "bart")
@@ -146,7 +150,21 @@ def tiny_llava_slt(
     return model.eval()
 
 
-TINY_MODELS = {"flallm": tiny_model, "llava_slt": tiny_llava_slt}  # the translation model of each system
+def tiny_uni_sign(text: str = "mt5", vision: dict | None = None, **values) -> UniSignForTranslation:
+    """In evaluation mode, with weights that make outputs differ clearly from input to input."""
+    encoder = tiny_pose_encoder(**(vision or {}))
+    model = UniSignForTranslation(
+        UniSignConfig(vision_config=encoder.config, text_config=tiny_text_config(text), **values)
+    )
+    model.vision_model.load_state_dict(encoder.state_dict())
+    for parameter in [*model.text_model.parameters(), *model.adapter.parameters()]:
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+# The translation model of each system.
+TINY_MODELS = {"flallm": tiny_model, "llava_slt": tiny_llava_slt, "uni_sign": tiny_uni_sign}
 
 
 def tiny_contrastive_model(vision: dict | None = None, **values) -> LlavaSltForContrastivePreTraining:
@@ -194,6 +212,16 @@ def tiny_vision_model(**values) -> FLaLLMVisionModel:
     return model.eval()
 
 
+def tiny_pose_encoder(**values) -> UniSignPoseEncoder:
+    """In evaluation mode, with BatchNorm statistics and adjacency matrices that are not those of a new one."""
+    encoder = UniSignPoseEncoder(UniSignPoseConfig(**{"spatial_widths": [4, 8], "temporal_layers": 2, **values}))
+    draw_batch_norm_statistics(encoder)
+    for name, parameter in encoder.named_parameters():
+        if name.endswith(("adjacency", "token_bias", "projection.weight")):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return encoder.eval()
+
+
 def let_windows_mix(visual_encoder: torch.nn.Module) -> None:
     """The word level's layers begin as the identity, which would hide errors in them."""
     for layer in visual_encoder.word_level.layers:
@@ -222,6 +250,18 @@ def random_batch(lengths: list[int], size: int = 32, target_length: int = 7) -> 
         "pixel_values_videos": pixels * mask[..., None, None, None],
         "pixel_attention_mask": mask.long(),
         "labels": labels,
+    }
+
+
+def random_pose_batch(lengths: list[int], target_length: int = 7) -> dict[str, torch.Tensor]:
+    """As `random_batch`, of poses."""
+    batch = random_batch(lengths, size=1, target_length=target_length)
+    mask = batch["pixel_attention_mask"]
+    poses = torch.rand(*mask.shape, 69, 3) * 2 - 1
+    return {
+        "pose_values": poses * mask[..., None, None],
+        "pose_attention_mask": mask,
+        "labels": batch["labels"],
     }
 
 

@@ -10,6 +10,7 @@ from accelerate import PartialState
 from sacrebleu.metrics import CHRF
 from transformers import EvalPrediction
 
+from .recognition import TITLE_OF_RECOGNITION, recognition_scores
 from .sign_language_translation_score.sign_language_translation_score import comparable
 
 SCORE_MODULE_FOLDER = Path(__file__).resolve().parent / "sign_language_translation_score"
@@ -46,7 +47,10 @@ def sentence_chrf(prediction: str, reference: str) -> float:
 
 
 def format_scores(scores: dict) -> str:
-    """Return the result of `translation_scores` as a table: score, 95 % interval where there is one, signature."""
+    """Return the result of `translation_scores` as a table: score, 95 % interval where there is one, signature.
+
+    Scores of recognition, if there are any, follow.
+    """
     rows = [("metric", "score", "95 % interval", "signature")]
     for name, title in TITLE_OF_SCORE.items():
         interval = scores["confidence_intervals"].get(name)
@@ -58,11 +62,16 @@ def format_scores(scores: dict) -> str:
         for title, score, interval, signature in rows
     ]
     summary = f"{scores['num_segments']} segments, {scores['num_empty_predictions']} empty predictions"
-    return "\n".join([*lines, summary])
+    recognition = [f"{title}: {scores[name]:.2f} %" for name, title in TITLE_OF_RECOGNITION.items() if name in scores]
+    return "\n".join([*lines, summary, *recognition])
 
 
 def build_compute_metrics(
-    batch_decode: Callable[..., list[str]], references: Sequence[str], pad_token_id: int, **options
+    batch_decode: Callable[..., list[str]],
+    references: Sequence[str],
+    pad_token_id: int,
+    are_glosses: bool = False,
+    **options,
 ) -> Callable[[EvalPrediction], dict[str, float]]:
     """Return the `compute_metrics` function of a `Seq2SeqTrainer` with `predict_with_generate=True`.
 
@@ -70,9 +79,10 @@ def build_compute_metrics(
     strings of the evaluation dataset, in its order; `options` are those of `translation_scores`, except that no
     bootstrap is run unless `num_resamples` asks for one. The function returns the six scores,
     `num_empty_predictions`, `mean_generated_tokens` (including special tokens, excluding padding), and the shares
-    `different_predictions` and `most_frequent_prediction`, all floats. With several processes, each gets the
-    predictions of all of them, in dataset order and followed by the repeats that fill the last batch; these are cut
-    off. Raises ValueError for references or options that cannot be scored and, when called, if predictions and
+    `different_predictions` and `most_frequent_prediction`, all floats; where references `are_glosses`, also those of
+    `recognition_scores`. With several processes, each gets the predictions of all of them, in dataset order and
+    followed by the repeats that fill the last batch; these are cut off. Raises ValueError for references or options
+    that cannot be scored and, when called, if predictions and
     references cannot belong together.
     """
     references = list(references)
@@ -88,6 +98,7 @@ def build_compute_metrics(
         predictions = batch_decode(token_ids, skip_special_tokens=True)
         scores = translation_scores(predictions, references, **options)
         reported = {name: scores[name] for name in (*TITLE_OF_SCORE, "num_empty_predictions")}
+        reported |= recognition_scores(predictions, references) if are_glosses else {}
         reported["mean_generated_tokens"] = np.count_nonzero(token_ids != pad_token_id, axis=1).mean()
         counts = Counter(map(comparable, predictions))
         reported[DIFFERENT] = len(counts) / len(predictions)
