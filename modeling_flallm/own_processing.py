@@ -42,6 +42,7 @@ DEFAULT_PROMPT = _processing.processing_llava_slt.DEFAULT_PROMPT
 DEFAULT_SPOKEN_LANGUAGE = _processing.processing_llava_slt.DEFAULT_SPOKEN_LANGUAGE
 PICTURE_SUFFIXES = _processing.video_files_slt.PICTURE_SUFFIXES
 VIDEO_SUFFIXES = _processing.video_files_slt.VIDEO_SUFFIXES
+VideoModality = _processing.modality_video_slt.VideoModality
 VideoDecodingError = _processing.VideoDecodingError
 PoseExtractor = _processing.pose_extractor_slt.PoseExtractor
 PoseFeatureExtractor = _processing.PoseFeatureExtractor

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_corpus import corpus, error_of, flags, load, log_of, make_talkative, stage1_flags, trained_model
+from tiny_corpus import error_of, load, log_of, make_talkative, stage1_flags, trained_model
 from transformers import TrainerControl, TrainerState
 
 from train_scripts.runs import collapse_check
@@ -185,11 +185,12 @@ def _only_noise(on_evaluate: Any) -> Any:
     return with_varied_predictions
 
 
-def test_the_flag_needs_generation(tmp_path, capsys):
-    for values in ({"eval_strategy": "no", "load_best_model_at_end": False}, {"predict_with_generate": False}):
-        argv = flags(
-            dataset=corpus(), tokenizer_name_or_path="x", output_dir=tmp_path / "run", stop_on_collapse=True,
-            metric_for_best_model="loss", **values,
-        )  # fmt: skip
-        error = error_of(visual_initialing.main, argv, capsys)
-        assert error.startswith("--stop_on_collapse needs evaluations of what the model generates")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "values", [{"eval_strategy": "no", "load_best_model_at_end": False}, {"predict_with_generate": False}]
+)
+def test_a_run_without_evaluations_by_generation_is_told_that_it_is_not_checked(values, training_of, tmp_path, capsys):
+    training_of(build_blind)
+    visual_initialing.train(command(tmp_path / "run", num_train_epochs=1, metric_for_best_model="loss", **values))
+    told = "--stop_on_collapse looks at evaluations of what the model generates. This run has none."
+    assert told in capsys.readouterr().out

@@ -184,11 +184,6 @@ def _check_evaluation(training: Seq2SeqTrainingArguments) -> None:
     chooses |= _plain(training.save_strategy) == "best"
     if training.early_stopping_patience is not None and not is_evaluated:
         raise ValueError("--early_stopping_patience needs evaluations: set --eval_strategy to steps or epoch.")
-    if training.stop_on_collapse and not (is_evaluated and training.predict_with_generate):
-        raise ValueError(
-            "--stop_on_collapse needs evaluations of what the model generates: set --eval_strategy to steps or epoch, "
-            "and --predict_with_generate True."
-        )
     if not is_evaluated and _plain(training.save_strategy) == "best":
         raise ValueError("--save_strategy best needs evaluations: set --eval_strategy to steps or epoch.")
     if training.load_best_model_at_end:

@@ -73,7 +73,7 @@ class PosesTask(ClipTask):
         """Read, check and write the poses."""
         picture = None if self.video is None else _picture_of(self.video)
         try:
-            with _told_of_people() as told:
+            with told_of_people() as told:
                 read = self._read(picture)
         except ValueError as error:
             raise ClipError(str(error)) from error
@@ -125,7 +125,7 @@ class PosesTask(ClipTask):
 
 
 @contextmanager
-def _told_of_people() -> Iterator[list[str]]:
+def told_of_people() -> Iterator[list[str]]:
     """Collects what is said of several people in a file: it belongs in the report, not in the terminal."""
     told: list[str] = []
 

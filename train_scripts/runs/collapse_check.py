@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import Seq2SeqTrainer, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
 
 from ..scores.metrics import MOST_FREQUENT, comparable
 
@@ -112,6 +113,15 @@ class CollapseCheck(TrainerCallback):
                 order = torch.randperm(values[0, 0].numel(), generator=generator).to(values.device)
                 noise[name] = values.flatten(2)[..., order].view_as(values)
         return noise
+
+
+def add_collapse_check(trainer: Seq2SeqTrainer, references: Sequence[str]) -> None:
+    """Adds a `CollapseCheck`; a run that evaluates nothing that the model generates is told that it has none."""
+    training = trainer.args
+    if training.predict_with_generate and training.eval_strategy != IntervalStrategy.NO:
+        trainer.add_callback(CollapseCheck(trainer, references))
+    elif training.process_index == 0:
+        print("--stop_on_collapse looks at evaluations of what the model generates. This run has none.", flush=True)
 
 
 def share_of_most_frequent(sentences: Sequence[str]) -> float:

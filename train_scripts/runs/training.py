@@ -46,7 +46,7 @@ from ..hub.model_card import save_adapter, write_adapter_card
 from ..hub.training_run import add_run_scores, complete_run, describe_run
 from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
-from .collapse_check import CollapseCheck
+from .collapse_check import add_collapse_check
 from .encoder_adapters import merge_encoder_adapters
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
 from .trainers import ClipTrainer, FLaLLMTrainer, LlavaSltTrainer
@@ -225,7 +225,7 @@ def run_training(
         else None,
     )
     if training.stop_on_collapse:
-        trainer.add_callback(CollapseCheck(trainer, clips.evaluation.texts))
+        add_collapse_check(trainer, clips.evaluation.texts)
     trainer.training_run = describe_run(stage, data, video, augmentation, training, splits.by_name(data), model)
     trainer.training_run.clips_made_by = processor.modality.origin
     if cached:
