@@ -103,9 +103,9 @@ class PoseModality(Modality):
         rate = settings.get("frame_sampling_rate")
         frames = "every frame" if rate == 1 else f"a fraction of {rate} of the frames"
         return [
-            f"It sees {len(POINTS_OF_PARTS)} points of the body, the hands and the face in {frames}, not the picture: of "
-            "the face only the\njaw, the mouth and the tip of the nose. Eyebrows, gaze, cheeks and tongue are lost, and "
-            "so is depth.",
+            f"It sees {len(POINTS_OF_PARTS)} points of the body, the hands and the face in {frames}, not the picture: "
+            "of the face only\nthe jaw, the mouth and the tip of the nose. Eyebrows, gaze, cheeks and tongue are lost, "
+            "and so is depth.",
             "What their extractor misses or confuses, such as crossed or blurred hands, is lost, too. Use the same "
             "extractor as in\ntraining.",
             limit_of_hands(settings),
