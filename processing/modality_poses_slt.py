@@ -36,10 +36,12 @@ from .pose_layouts_slt import POINTS_OF_PARTS
 from .pose_normalisation_slt import body_box
 from .pose_pictures_slt import draw_poses
 from .pose_segmentation_slt import measure_pose_motion
-from .poses_of_videos_slt import path_of_video, poses_of_video
+from .poses_of_videos_slt import is_extractor_installed, path_of_video, poses_of_video
 from .poses_slt import Poses, size_of_picture
 from .sampling_slt import evenly_spread
 from .segmentation_slt import SegmentLengths, VideoSegment, split_motion
+from .video_inputs_slt import open_path
+from .video_times_slt import read_facts
 
 logger = logging.get_logger(__name__)
 
@@ -214,7 +216,22 @@ class PoseModality(Modality):
             prepared = self.prepare([values])[self.input_names[0]][0]
             yield {self.input_names[0]: prepared, "video_metadata": metadata, **times}
 
+    @staticmethod
+    def is_video(path: str | os.PathLike) -> bool:
+        """Tell by its name whether a file is a video, whose poses are extracted."""
+        return path_of_video(path) is not None
+
+    @staticmethod
+    def takes_videos() -> bool:
+        """Whether a program is installed that extracts the poses of videos."""
+        return is_extractor_installed()
+
     def look(self, path: str | os.PathLike) -> ClipFacts:
+        """See `Modality.look`; of a video, that of the video."""
+        video = path_of_video(path)
+        if video is not None:
+            picture = read_facts(*open_path(video))
+            return ClipFacts(picture.end, picture.width, picture.height)
         facts = self.part.facts(path)
         rate = facts.frames_per_second
         return ClipFacts(None if rate is None else facts.num_frames / rate)
