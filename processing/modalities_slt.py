@@ -1,13 +1,14 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """All modalities, and the base class of processors that read one of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from transformers import AutoFeatureExtractor, AutoVideoProcessor
 from transformers.processing_utils import ProcessorMixin
 
+from .captions_slt import format_captions
 from .modality_features_slt import VisualFeaturesModality
 from .modality_poses_slt import PoseModality
 from .modality_slt import Modality
@@ -63,6 +64,10 @@ class OneModalityProcessor(ProcessorMixin):
                 return modality(part)
         parts = [type(getattr(self, slot)).__name__ for slot in self.get_attributes() if slot != "tokenizer"]
         raise ValueError(f"{' and '.join(parts)} reads no known modality.")
+
+    def format_captions(self, captions: Iterable[dict[str, Any]], format_name: str) -> str:
+        """Write answers of the translation pipeline with `start` and `end` as a caption file: see `format_captions`."""
+        return format_captions(captions, format_name)
 
     def take_clips(self, arguments: dict[str, Any], **clips: Any) -> list[Any] | None:
         """Return the clips of a call as a list, or None for none; those among its other `arguments` are taken out.

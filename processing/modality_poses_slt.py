@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.utils import logging
 
@@ -14,6 +15,7 @@ from .feature_files_slt import split_name
 from .modality_slt import (
     Augmentation,
     ClipArguments,
+    ClipFacts,
     ClipValues,
     Modality,
     ModalityWords,
@@ -32,13 +34,18 @@ from .pose_files_slt import (
 )
 from .pose_layouts_slt import POINTS_OF_PARTS
 from .pose_normalisation_slt import body_box
+from .pose_pictures_slt import draw_poses
 from .pose_segmentation_slt import measure_pose_motion
-from .poses_of_videos_slt import path_of_video, poses_of_video
-from .poses_slt import Poses
+from .poses_of_videos_slt import is_extractor_installed, path_of_video, poses_of_video
+from .poses_slt import Poses, size_of_picture
+from .sampling_slt import evenly_spread
 from .segmentation_slt import SegmentLengths, VideoSegment, split_motion
+from .video_inputs_slt import open_path
+from .video_times_slt import read_facts
 
 logger = logging.get_logger(__name__)
 
+MOST_TIMES_AS_LONG = 3  # the longer side of a drawn picture as the other
 STATING_SUFFIXES = (".safetensors", ".npz")  # files that can state what extracted their poses
 
 
@@ -61,6 +68,7 @@ class PoseModality(Modality):
     array_dimensions = 3
     has_rests = True
     has_parts = True
+    has_pictures = True
     prepared_shape = ("frames", len(POINTS_OF_PARTS), 3)
     packages = ("pose-format",)
     space_augmentations = frozenset({"rotation_degrees", "horizontal_flip", "scale", "joint_noise", "hand_drop"})
@@ -103,9 +111,9 @@ class PoseModality(Modality):
         rate = settings.get("frame_sampling_rate")
         frames = "every frame" if rate == 1 else f"a fraction of {rate} of the frames"
         return [
-            f"It sees {len(POINTS_OF_PARTS)} points of the body, the hands and the face in {frames}, not the picture: of "
-            "the face only the\njaw, the mouth and the tip of the nose. Eyebrows, gaze, cheeks and tongue are lost, and "
-            "so is depth.",
+            f"It sees {len(POINTS_OF_PARTS)} points of the body, the hands and the face in {frames}, not the picture: "
+            "of the face only\nthe jaw, the mouth and the tip of the nose. Eyebrows, gaze, cheeks and tongue are lost, "
+            "and so is depth.",
             "What their extractor misses or confuses, such as crossed or blurred hands, is lost, too. Use the same "
             "extractor as in\ntraining.",
             limit_of_hands(settings),
@@ -207,6 +215,44 @@ class PoseModality(Modality):
             metadata["start_in_seconds"] += begin
             prepared = self.prepare([values])[self.input_names[0]][0]
             yield {self.input_names[0]: prepared, "video_metadata": metadata, **times}
+
+    @staticmethod
+    def is_video(path: str | os.PathLike) -> bool:
+        """Tell by its name whether a file is a video, whose poses are extracted."""
+        return path_of_video(path) is not None
+
+    @staticmethod
+    def takes_videos() -> bool:
+        """Whether a program is installed that extracts the poses of videos."""
+        return is_extractor_installed()
+
+    def look(self, path: str | os.PathLike) -> ClipFacts:
+        """See `Modality.look`; of a video, that of the video."""
+        video = path_of_video(path)
+        if video is not None:
+            picture = read_facts(*open_path(video))
+            return ClipFacts(picture.end, picture.width, picture.height)
+        facts = self.part.facts(path)
+        rate = facts.frames_per_second
+        return ClipFacts(None if rate is None else facts.num_frames / rate)
+
+    def pictures(
+        self,
+        path: str | os.PathLike,
+        start: float | None = None,
+        end: float | None = None,
+        most: int | None = None,
+        shorter_side: int = 256,
+    ) -> list[tuple[float, np.ndarray]]:
+        """See `Modality.pictures`: skeletons."""
+        poses, begin = self.poses_of(path, start, end)
+        indices = evenly_spread(len(poses), most)
+        width, height = size_of_picture(poses)
+        longest_side = round(shorter_side * min(max(width, height) / min(width, height), MOST_TIMES_AS_LONG))
+        drawn = (poses.keypoints[indices], poses.scores[indices], width, height)
+        pictures = draw_poses(*drawn, longest_side, self.part.score_threshold)
+        rate = poses.frames_per_second or 1.0
+        return [((begin or 0.0) + index / rate, picture) for index, picture in zip(indices, pictures, strict=True)]
 
     def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """See `Modality.prepare`; the poses are normalised."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 
 # From the length of a clip and its frames per second, None if it has no times, to indices.
@@ -72,6 +73,18 @@ class ModalityWords:
 
 
 @dataclass(frozen=True)
+class ClipFacts:
+    """
+    When a clip ends, in seconds from the beginning of its file, None if it has no times; and the size of its picture in
+    pixels, None if it has none.
+    """
+
+    seconds: float | None
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True)
 class ClipValues:
     """What was read of a clip: `values` `(length, ...)`, and their number per second, if known."""
 
@@ -102,6 +115,7 @@ class Modality(ABC):
         has_rests: whether long clips can be split where the signer rests.
         has_parts: whether `start` and `end` of a row name the part of its file that is the clip; otherwise they say
             where in a video the whole clip was.
+        has_pictures: whether `look` and `pictures` show clips to people.
         prepared_shape: of one clip from `prepare`, each dimension a number, or a word if clips differ in it.
         packages: to be installed for reading clips beside those that every model needs.
         words: what texts for people say of the clips.
@@ -121,6 +135,7 @@ class Modality(ABC):
     space_augmentations: ClassVar[frozenset[str]] = frozenset()
     has_rests: ClassVar[bool] = False
     has_parts: ClassVar[bool] = False
+    has_pictures: ClassVar[bool] = False
     prepared_shape: ClassVar[tuple[str | int, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ()
     words: ClassVar[ModalityWords]
@@ -265,6 +280,35 @@ class Modality(ABC):
         return (
             f"Long videos are split where hands rest, which {self.words.clips} do not show. Pass one sentence a clip."
         )
+
+    def look(self, path: str | os.PathLike) -> ClipFacts:
+        """
+        What the file of a clip says of it, without reading it where that is possible.
+
+        Raises:
+            ValueError: for a clip that cannot be read, and a modality that is not shown to people.
+        """
+        raise ValueError(f"{self.words.clips} are not shown as pictures.")
+
+    def pictures(
+        self,
+        path: str | os.PathLike,
+        start: float | None = None,
+        end: float | None = None,
+        most: int | None = None,
+        shorter_side: int = 256,
+    ) -> list[tuple[float, np.ndarray]]:
+        """
+        Pictures of a clip for people, spread evenly over it: second of the file, and uint8 `(height, width, 3)`.
+
+        Args:
+            most: number of pictures; None for all frames.
+            shorter_side: of a picture in pixels.
+
+        Raises:
+            ValueError: as `look`.
+        """
+        raise ValueError(f"{self.words.clips} are not shown as pictures.")
 
     @abstractmethod
     def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:

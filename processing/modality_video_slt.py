@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import av
+import numpy as np
 import torch
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from .modality_slt import (
     Augmentation,
     ClipArguments,
+    ClipFacts,
     ClipValues,
     Modality,
     ModalityWords,
@@ -53,6 +55,7 @@ class VideoModality(Modality):
     )
     has_rests = True
     has_parts = True
+    has_pictures = True
     prepared_shape = ("frames", 3, "height", "width")
     words = ModalityWords(
         clip="video",
@@ -150,6 +153,37 @@ class VideoModality(Modality):
     ) -> Iterator[dict[str, Any]]:
         """See `Modality.read_segments`; a file is read once, and only the current part is held in memory."""
         return self.part.read_segments(source, segments, rate)
+
+    def look(self, path: str | os.PathLike) -> ClipFacts:
+        """See `Modality.look`: the stored size of the picture."""
+        facts = self.part.look(path)
+        return ClipFacts(facts.end, facts.width, facts.height)
+
+    def pictures(
+        self,
+        path: str | os.PathLike,
+        start: float | None = None,
+        end: float | None = None,
+        most: int | None = None,
+        shorter_side: int = 256,
+    ) -> list[tuple[float, np.ndarray]]:
+        inputs = self.part(
+            path,
+            start=start,
+            end=end,
+            size={"shortest_edge": shorter_side},
+            do_center_crop=False,
+            do_rescale=False,
+            do_normalize=False,
+            frame_sampling_rate=1.0,
+            max_num_frames=most,
+            return_metadata=True,
+        )
+        metadata = inputs["video_metadata"][0]
+        rate, begin = metadata["fps"] or 1.0, metadata["start_in_seconds"] or 0.0
+        seconds = [begin + index / rate for index in metadata["frames_indices"]]
+        pictures = inputs["pixel_values_videos"][0].permute(0, 2, 3, 1).numpy()
+        return list(zip(seconds, pictures, strict=True))
 
     def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:
         """See `Modality.read`; raises `VideoDecodingError`."""

@@ -1,6 +1,7 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """Poses of videos, for models that take poses: extracted when a clip is opened, and kept for the next part of it."""
 
+import importlib.util
 import os
 import threading
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ def path_of_video(source: Any) -> Path | None:
     if isinstance(source, dict) and source.get("bytes") is None:
         source = source.get("path")
     return Path(source) if isinstance(source, str | os.PathLike) and is_video_file(source) else None
+
+
+def is_extractor_installed() -> bool:
+    """Whether one of the packages is there that find poses in videos."""
+    return any(importlib.util.find_spec(name) is not None for name in EXTRACTORS)
 
 
 def poses_of_video(video: Path, trained_on: str | None, start: float | None, end: float | None) -> PosesOfAPart:

@@ -118,6 +118,17 @@ def poses_of(people: People, name: str) -> Poses:
     return Poses(keypoints, scores, people.frames_per_second, people.width, people.height, people.extractor)
 
 
+def size_of_picture(poses: Poses) -> tuple[float, float]:
+    """Width and height in the unit of the keypoints; where they are not known, a picture that holds all seen points."""
+    if poses.width is not None and poses.height is not None:
+        return poses.width, poses.height
+    if are_fractions(poses.keypoints, poses.scores):
+        return 1.0, 1.0
+    seen = poses.keypoints[poses.scores > 0]
+    width, height = seen.max(axis=0, initial=1.0) if len(seen) else (1.0, 1.0)
+    return float(width), float(height)
+
+
 def are_fractions(keypoints: np.ndarray, scores: np.ndarray) -> bool:
     """Whether coordinates `(frames, 133, 2)` are fractions of a picture, not pixels."""
     seen = np.abs(keypoints[scores > 0])

@@ -1,5 +1,5 @@
 """
-A Space that translates sign language videos with the model named in MODEL_ID. To run it locally:
+A Space that translates sign language videos, or poses, with the model named in MODEL_ID. To run it locally:
 
     MODEL_ID=me/flallm-phoenix python app.py
 """
@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import math
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ import results  # noqa: E402
 import timeline  # noqa: E402
 import uploads  # noqa: E402
 from addresses import check_addresses_are_refused  # noqa: E402
-from decoding import LONGEST_VIDEO_IN_SECONDS, VideoProblem  # noqa: E402
+from decoding import LONGEST_VIDEO_IN_SECONDS, POSE_SUFFIXES, VideoProblem  # noqa: E402
 from model_facts import ModelFacts, facts_as_markdown, read_model_facts  # noqa: E402
 from model_loading import load_translator, pinned_revision  # noqa: E402
 from programs import about_endpoints  # noqa: E402
@@ -67,6 +68,7 @@ class Page:
 
     def __init__(self, translator: Translator, facts: ModelFacts):
         self.translator, self.facts = translator, facts
+        self.reads_poses = translator.reads_poses
         self.visitors = Visitors(MOST_WAITING, MOST_WAITING_OF_ONE_VISITOR)
         self.speaking: list[tuple[gr.components.Component, Callable[[dict[str, str]], dict[str, Any]]]] = []
 
@@ -98,24 +100,48 @@ class Page:
         self.speaking.append((made, texts))
         return made
 
+    def _text(self, texts: dict[str, str], name: str) -> str:
+        """A text of the page, or the one that takes its place where poses are translated."""
+        return texts.get(f"poses_{name}", texts[name]) if self.reads_poses else texts[name]
+
     def _head(self) -> None:
         choices = [(name, code) for code, name in LANGUAGES.items()]
         self.language = self._add(
             gr.Radio, lambda texts: {"label": texts["language_switch"]}, choices=choices, value="en"
         )
-        self._add(gr.Markdown, _title_and_intro)
+        self._add(gr.Markdown, self._title_and_intro)
         self._add(gr.Markdown, lambda texts: {"value": texts["warning"]}, elem_id="warning")
 
+    def _title_and_intro(self, texts: dict[str, str]) -> dict[str, str]:
+        limits = {"megabytes": LARGEST_FILE_IN_MEGABYTES, "minutes": LONGEST_VIDEO_IN_SECONDS // 60}
+        intro = self._text(texts, "intro").format(**limits)
+        if self.reads_poses and self.translator.takes_videos:
+            intro += f" {texts['poses_intro_of_videos']}"
+        return {"value": f"# {texts['title']}\n\n{intro}"}
+
     def _signer(self) -> None:
-        # A single source, another format or include_audio=False would call the ffmpeg command.
-        self.video = self._add(
-            gr.Video,
-            lambda texts: {"label": texts["video_label"]},
-            sources=["upload", "webcam"],
-            webcam_options=WEBCAM,
-            format=None,
-            elem_id=timeline.VIDEO_ID,
-        )
+        """`clip` is what is translated, and `video` shows the signer: they are one, or a file and its skeleton."""
+        if self.reads_poses:
+            self.clip = self._add(
+                gr.File, lambda texts: {"label": self._file_label(texts)}, file_types=self._file_types()
+            )
+            self.video = self._add(
+                gr.Video,
+                lambda texts: {"label": texts["skeleton_label"]},
+                interactive=False,
+                format=None,
+                elem_id=timeline.VIDEO_ID,
+            )
+        else:
+            # A single source, another format or include_audio=False would call the ffmpeg command.
+            self.clip = self.video = self._add(
+                gr.Video,
+                lambda texts: {"label": texts["video_label"]},
+                sources=["upload", "webcam"],
+                webcam_options=WEBCAM,
+                format=None,
+                elem_id=timeline.VIDEO_ID,
+            )
         narrow = {"min_width": NARROW_BUTTON_IN_PIXELS}
         with gr.Row():
             self.translate = self._add(
@@ -123,14 +149,21 @@ class Page:
             )
             self.stop = self._add(gr.Button, lambda texts: {"value": texts["stop_button"]}, **narrow)
 
+    def _file_types(self) -> list[str]:
+        return [*POSE_SUFFIXES, *(["video"] if self.translator.takes_videos else [])]
+
+    def _file_label(self, texts: dict[str, str]) -> str:
+        return texts["poses_or_video_label" if self.translator.takes_videos else "poses_label"]
+
     def _translation(self) -> None:
         self._add(gr.Markdown, lambda texts: {"value": f"## {texts['translation_label']}"})
         self.result = gr.HTML(elem_id="result")
 
     def _choices(self, examples: list[str]) -> None:
         if examples:
-            dataset = gr.Examples(examples, self.video, label=TEXTS["en"]["examples_label"]).dataset
-            self.speaking.append((dataset, lambda texts: {"label": texts["examples_label"]}))
+            label = self._text(TEXTS["en"], "examples_label")
+            dataset = gr.Examples(examples, self.clip, label=label).dataset
+            self.speaking.append((dataset, lambda texts: {"label": self._text(texts, "examples_label")}))
         self.start = self._add(gr.Slider, _label_and_info("start"), value=0, **NO_TIMES)
         self.end = self._add(gr.Slider, _label_and_info("end"), value=1, **NO_TIMES)
         self.is_long = self._add(gr.Checkbox, _label_and_info("long"))
@@ -152,8 +185,9 @@ class Page:
 
     def _foot(self) -> None:
         minutes = MINUTES_UNTIL_FILES_ARE_DELETED
-        self._add(gr.Markdown, lambda texts: {"value": texts["privacy"].format(minutes=minutes)})
-        self._add(gr.Markdown, lambda texts: {"value": about_endpoints(texts)}, elem_id="for-programs")
+        self._add(gr.Markdown, lambda texts: {"value": self._text(texts, "privacy").format(minutes=minutes)})
+        example = "clip.pose" if self.reads_poses else "clip.mp4"
+        self._add(gr.Markdown, lambda texts: {"value": about_endpoints(texts, example)}, elem_id="for-programs")
 
     def _events(self, demo: gr.Blocks) -> None:
         hidden = {"api_visibility": "private"}
@@ -169,10 +203,10 @@ class Page:
             queue=False,
             **hidden,
         )
-        self.video.change(
-            self._look,
-            [self.video, self.language],
-            [self.start, self.end, self.is_long, *shown],
+        self.clip.change(
+            self._show_poses if self.reads_poses else self._look,
+            [self.clip, self.language],
+            [self.start, self.end, self.is_long, *shown, *([self.clip, self.video] if self.reads_poses else [])],
             concurrency_limit=None,
             show_progress="hidden",
             **hidden,
@@ -181,7 +215,7 @@ class Page:
             slider.input(None, slider, js=appearance.in_browser("showSecond"), **hidden)
         run = self.translate.click(
             self._translate,
-            [self.video, self.start, self.end, self.is_long, self.language],
+            [self.clip, self.start, self.end, self.is_long, self.language],
             shown,
             js=appearance.in_browser("showResult"),
             concurrency_limit=None,
@@ -200,7 +234,7 @@ class Page:
         language = gr.Radio(list(LANGUAGES), value="en", label="language", visible=False)
         gr.Button(visible=False).click(
             self.translate_for_programs,
-            [self.video, *seconds, is_long, language],
+            [self.clip, *seconds, is_long, language],
             gr.JSON(label="translation", visible=False),
             api_name="translate",
             concurrency_limit=None,
@@ -245,6 +279,43 @@ class Page:
         is_long = seconds > SECONDS_OF_A_LONG_VIDEO
         return [gr.update(value=0, **limits), gr.update(value=end, **limits), is_long, *self._after(None, language)]
 
+    def _show_poses(self, file: str | None, language: str, request: gr.Request) -> Iterator[list[Any]]:
+        """As `_look`, with the skeleton of a file; a video is replaced by a file of its poses, which is then shown."""
+        visitor = visitor_of(request)
+        try:
+            if file is not None and self.translator.is_video(file):
+                no_film, cleared = None, self._look(None, language, request)
+                with self.visitors.one_more(visitor):
+                    for event in self.translator.extract_poses(file, self._folder_of_made_files(), visitor):
+                        if isinstance(event, Step):
+                            shown = [results.step_html(event, language), *cleared[4:]]
+                            yield [*cleared[:3], *shown, gr.skip(), no_film]
+                        else:
+                            yield [*cleared, event, no_film]
+                return
+        except Exception as error:
+            yield [*self._look(None, language, request)[:3], *self._after(error, language), None, None]
+            return
+        looked = self._look(file, language, request)
+        yield [*looked, gr.skip(), None]  # drawing takes longer
+        if file is not None and not any(isinstance(value, Exception) for value in looked):
+            yield [*(gr.skip() for _ in looked), gr.skip(), self._film_of(file, visitor)]
+
+    def _film_of(self, file: str, visitor: str) -> str | None:
+        """The path of a film of its skeletons, with the name of the file; None if they cannot be drawn in time."""
+        try:
+            content = self.translator.film(file, visitor)
+        except VideoProblem:
+            return None
+        film = self._folder_of_made_files() / f"{Path(file).stem}.mp4"
+        film.parent.mkdir(parents=True)
+        film.write_bytes(content)
+        return str(film)
+
+    def _folder_of_made_files(self) -> Path:
+        """A new folder among those that are swept."""
+        return Path(os.environ["GRADIO_TEMP_DIR"]) / "made" / secrets.token_hex(16)
+
     def _after(self, outcome: Result | Exception | None, language: str) -> tuple[Any, ...]:
         """Values for result, timeline, outcome, captions and the buttons that save them."""
         is_there = isinstance(outcome, Result)
@@ -269,15 +340,21 @@ class Page:
         self, video: str | None, start: float, end: float | None, is_long: bool, visitor: str
     ) -> Iterator[Step | Result]:
         if video is None:
-            raise VideoProblem("error_no_video")
+            raise VideoProblem("error_no_poses" if self.reads_poses else "error_no_video")
         with self.visitors.one_more(visitor):
+            if self.translator.is_video(video):
+                for event in self.translator.extract_poses(video, self._folder_of_made_files(), visitor):
+                    if isinstance(event, Step):
+                        yield event
+                    else:
+                        video = event
             yield from self.translator.translate(video, start, end, is_long, visitor)
 
     def _captions_of(self, result: Result) -> dict[str, str]:
         """Contents of the caption files, by `srt` and `vtt`."""
         pieces = [{**piece, "translation_text": results.marked(piece)} for piece in result.pieces]
-        video_processor = self.translator.pipeline.processor.video_processor
-        return {name: video_processor.format_captions(pieces, name) for name in self.captions}
+        processor = self.translator.pipeline.processor
+        return {name: processor.format_captions(pieces, name) for name in self.captions}
 
     def _stopped(self, language: str, outcome: Result | Exception | None) -> tuple[Any, ...]:
         """Keep the finished sentences of a long video."""
@@ -307,11 +384,6 @@ class Page:
         return dataclasses.asdict(self.facts)
 
 
-def _title_and_intro(texts: dict[str, str]) -> dict[str, str]:
-    intro = texts["intro"].format(megabytes=LARGEST_FILE_IN_MEGABYTES, minutes=LONGEST_VIDEO_IN_SECONDS // 60)
-    return {"value": f"# {texts['title']}\n\n{intro}"}
-
-
 def _label_and_info(name: str) -> Callable[[dict[str, str]], dict[str, str]]:
     return lambda texts: {"label": texts[f"{name}_label"], "info": texts[f"{name}_info"]}
 
@@ -338,13 +410,14 @@ def _sentence_for(error: Exception, language: str) -> str:
     return texts["error_ours"]
 
 
-def find_examples() -> list[str]:
-    """The first four videos in EXAMPLES_FOLDER, or in the folder `examples` beside this file."""
+def find_examples(reads_poses: bool = False) -> list[str]:
+    """The first four videos, or files of poses, in EXAMPLES_FOLDER, or in the folder `examples` beside this file."""
+    suffixes = POSE_SUFFIXES if reads_poses else PLAYED_BY_BROWSERS
     folder = Path(os.environ.get("EXAMPLES_FOLDER") or Path(__file__).resolve().parent / "examples")
     files = sorted(path for path in folder.resolve().glob("*") if path.is_file() and path.name[0] != ".")
-    unplayable = [path.name for path in files if path.suffix.lower() not in PLAYED_BY_BROWSERS]
+    unplayable = [path.name for path in files if path.suffix.lower() not in suffixes]
     if unplayable:
-        logger.warning(f"Examples must be {', '.join(PLAYED_BY_BROWSERS)}; left out: {', '.join(unplayable)}")
+        logger.warning(f"Examples must be {', '.join(suffixes)}; left out: {', '.join(unplayable)}")
     return [str(path) for path in files if path.name not in unplayable][:4]
 
 
@@ -371,7 +444,7 @@ def main() -> None:
     if model_id:
         revision = pinned_revision(model_id, revision)
     page = Page(load_translator(model_id, revision), read_model_facts(model_id, revision))
-    launch(page, find_examples())
+    launch(page, find_examples(page.reads_poses))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """
-Reads uploaded videos in separate processes: a file made to crash the decoder, to keep it busy or to fill the memory
-ends only its process. The visitor gets a message, and the next one a new process.
+Reads uploaded videos, or files of poses, in separate processes: a file made to crash the decoder, to keep it busy or to
+fill the memory ends only its process. The visitor gets a message, and the next one a new process.
 """
 
 import importlib
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from films import as_mp4
 from pebble import ProcessExpired, ProcessPool
 from transformers import AutoProcessor
 
@@ -30,7 +31,12 @@ PROBLEMS = {
     "unsupported": "error_unknown_format",
     "outside": "error_nothing_shown",
 }
-SECONDS_TO_LOOK, SECONDS_TO_READ, SECONDS_TO_SPLIT = 30, 120, 900
+SECONDS_TO_LOOK, SECONDS_TO_READ, SECONDS_TO_SPLIT, SECONDS_TO_EXTRACT = 30, 120, 900, 1800
+POSE_INPUT = "pose_values"
+# Uni-Sign's pickles and OpenPose's folders are for people who run the model themselves.
+POSE_SUFFIXES = (".pose", ".npz", ".safetensors")
+MOST_PICTURES_OF_A_FILM = 3000  # each takes a few milliseconds to draw
+FILM_HEIGHT_IN_PIXELS = 360
 
 _processor: Any = None  # of a reading process
 
@@ -52,11 +58,13 @@ def _video_problem(name: str, values: dict[str, Any]) -> VideoProblem:
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """When the picture ends, in seconds from the beginning of the file, and its stored size in pixels."""
+    """
+    When the picture ends, in seconds from the beginning of the file, and its stored size in pixels; poses have none.
+    """
 
     seconds: float
-    width: int
-    height: int
+    width: int | None = None
+    height: int | None = None
 
 
 class VideoReader:
@@ -87,7 +95,7 @@ class VideoReader:
         return self._ask(SECONDS_TO_LOOK, _look, path)
 
     def read(self, path: str, start: float | None, end: float | None) -> dict[str, Any]:
-        """The part as the pipeline takes it: `pixel_values_videos`, `video_metadata`, `start` and `end`."""
+        """The part as the pipeline takes it: the model's input, `video_metadata`, `start` and `end`."""
         return self._ask(SECONDS_TO_READ, _read, path, start, end)
 
     def thumbnails(
@@ -99,6 +107,18 @@ class VideoReader:
     def split_at_rests(self, path: str, start: float | None, end: float | None) -> list[dict[str, float]]:
         """The seconds `start`, `end`, `caption_start` and `caption_end` of each piece."""
         return self._ask(SECONDS_TO_SPLIT, _split_at_rests, path, start, end)
+
+    def film(self, path: str) -> bytes:
+        """An MP4 of the skeletons in a file of poses."""
+        return self._ask(SECONDS_TO_READ, _film, path)
+
+    def takes_videos(self) -> bool:
+        """Whether a program that finds poses in videos is installed, for a model that takes poses."""
+        return self._ask(SECONDS_TO_LOOK, _takes_videos)
+
+    def poses_of_video(self, path: str) -> dict[str, Any]:
+        """The poses in a video, as the arrays and facts of an `.npz` file."""
+        return self._ask(SECONDS_TO_EXTRACT, _poses_of_video, path)
 
     def close(self) -> None:
         self._pool.stop()
@@ -130,24 +150,47 @@ def _start_reading_process(model_id: str, revision: str | None, trust_remote_cod
 
 def _be_ready() -> None:
     """Takes as long as a reading process needs to start, and fails if the model's code is too old for this page."""
-    if not hasattr(_processor.video_processor, "preprocess_frames"):
+    modality = getattr(_processor, "modality", None)
+    if not hasattr(modality, "has_pictures"):
         raise RuntimeError("The model was pushed by an older version of FLaLLM than this page. Push it again.")
+    if not modality.has_pictures:
+        raise RuntimeError(f"The model {modality.words.reads}, which this page cannot show: it takes videos or poses.")
 
 
 def _look(path: str) -> VideoFacts:
-    facts = _asked(lambda: _processor.video_processor.look(path))
-    _check_size_of_picture(facts.width, facts.height)
-    if facts.end > LONGEST_VIDEO_IN_SECONDS + 1:
-        raise VideoProblem("error_too_long", seconds=round(facts.end), limit=LONGEST_VIDEO_IN_SECONDS)
-    return VideoFacts(facts.end, facts.width, facts.height)
+    return _checked_facts(_checked_path(path))
 
 
-def _asked(ask: Callable[[], Any]) -> Any:
-    """The video processor's answer; its errors become a `VideoProblem`."""
+def _checked_facts(path: Path) -> VideoFacts:
+    facts = _asked(lambda modality: modality.look(path))
+    if facts.seconds is None:
+        raise VideoProblem("error_no_times")
+    if facts.width is not None:
+        _check_size_of_picture(facts.width, facts.height)
+    if facts.seconds > LONGEST_VIDEO_IN_SECONDS + 1:
+        raise VideoProblem("error_too_long", seconds=round(facts.seconds), limit=LONGEST_VIDEO_IN_SECONDS)
+    return VideoFacts(facts.seconds, facts.width, facts.height)
+
+
+def _asked(ask: Callable[[Any], Any]) -> Any:
+    """The answer of the processor's modality; its errors become a `VideoProblem`."""
     try:
-        return ask()
+        return ask(_processor.modality)
     except ValueError as error:
-        raise VideoProblem(PROBLEMS.get(getattr(error, "reason", ""), "error_damaged")) from error
+        is_of_poses = _reads_poses() and not hasattr(error, "reason")
+        name = "error_damaged_poses" if is_of_poses else PROBLEMS.get(getattr(error, "reason", ""), "error_damaged")
+        raise VideoProblem(name) from error
+
+
+def _reads_poses() -> bool:
+    return _processor.modality.input_names[0] == POSE_INPUT
+
+
+def _checked_path(path: str) -> Path:
+    """A path, so that no name is ever mistaken for an address to download from."""
+    if _reads_poses() and not path.lower().endswith(POSE_SUFFIXES):
+        raise VideoProblem("error_no_pose_file")
+    return Path(path)
 
 
 def _check_size_of_picture(width: int, height: int) -> None:
@@ -157,39 +200,36 @@ def _check_size_of_picture(width: int, height: int) -> None:
 
 
 def _read(path: str, start: float | None, end: float | None) -> dict[str, Any]:
-    return {**_processed(path, start=start, end=end), "start": start, "end": end}
+    values, metadata = _asked(lambda modality: modality.open(_checked_path(path), start, end))
+    name = _processor.modality.input_names[0]
+    prepared = _processor.modality.prepare([values])[name][0].numpy()
+    return {name: prepared, "video_metadata": dict(metadata), "start": start, "end": end}
 
 
 def _thumbnails(
     path: str, start: float | None, end: float | None, count: int, height_in_pixels: int
 ) -> list[tuple[float, np.ndarray]]:
-    inputs = _processed(
-        path,
-        start=start,
-        end=end,
-        size={"shortest_edge": height_in_pixels},
-        do_center_crop=False,
-        do_rescale=False,
-        do_normalize=False,
-        frame_sampling_rate=1.0,
-        max_num_frames=count,
-    )
-    metadata = inputs["video_metadata"]
-    pictures = inputs["pixel_values_videos"].transpose(0, 2, 3, 1)
-    rate, begin = metadata["fps"] or 1.0, metadata["start_in_seconds"] or 0.0
-    seconds = [begin + index / rate for index in metadata["frames_indices"]]
-    return list(zip(seconds, pictures, strict=True))
-
-
-def _processed(path: str, **options: Any) -> dict[str, Any]:
-    # A path, so that no name is ever mistaken for an address to download from.
-    inputs = _asked(lambda: _processor(videos=Path(path), return_metadata=True, return_tensors="np", **options))
-    return {
-        "pixel_values_videos": inputs["pixel_values_videos"][0],
-        "video_metadata": dict(inputs["video_metadata"][0]),
-    }
+    return _asked(lambda modality: modality.pictures(_checked_path(path), start, end, count, height_in_pixels))
 
 
 def _split_at_rests(path: str, start: float | None, end: float | None) -> list[dict[str, float]]:
-    segments = _asked(lambda: _processor.video_processor.split_at_rests(Path(path), start=start, end=end))
+    segments = _asked(lambda modality: modality.split_at_rests(_checked_path(path), start, end))
     return [{name: second for name, second in vars(segment).items() if name != "cut"} for segment in segments]
+
+
+def _film(path: str) -> bytes:
+    sizes = {"most": MOST_PICTURES_OF_A_FILM, "shorter_side": FILM_HEIGHT_IN_PIXELS}
+    pictures = _asked(lambda modality: modality.pictures(_checked_path(path), **sizes))
+    return as_mp4(pictures, _look(path).seconds)
+
+
+def _takes_videos() -> bool:
+    return _reads_poses() and _processor.modality.takes_videos()
+
+
+def _poses_of_video(path: str) -> dict[str, Any]:
+    if not _processor.modality.is_video(path):
+        raise VideoProblem("error_no_pose_or_video_file")
+    _checked_facts(Path(path))
+    poses, _ = _asked(lambda modality: modality.poses_of(Path(path)))
+    return {name: value for name, value in vars(poses).items() if value is not None}

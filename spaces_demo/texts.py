@@ -22,9 +22,24 @@ ENGLISH = {
         "Your video is used for this translation only. It is deleted after {minutes} minutes at the latest, and it is "
         "never kept."
     ),
+    "poses_intro": (
+        "Upload the poses of a person who signs: the places of hands, arms and mouth in each frame. The model writes "
+        "what it understood. Files can be .pose, .npz or .safetensors, up to {megabytes} MB and {minutes} minutes."
+    ),
+    "poses_intro_of_videos": (
+        "Or upload a video: a program finds the poses in it, and the video is deleted. The translation is made from "
+        "the poses alone."
+    ),
+    "poses_privacy": (
+        "What you upload is used for this translation only. A video is deleted as soon as its poses are found, "
+        "everything else after {minutes} minutes at the latest. Nothing is kept."
+    ),
     "language_switch": "Language of this page",
     # What goes in
     "video_label": "Video: upload or record",
+    "poses_label": "File of poses: upload",
+    "poses_or_video_label": "File of poses, or a video: upload",
+    "skeleton_label": "What the model sees",
     "start_label": "From second",
     "start_info": "Where the signing starts. 0 is the beginning of the video.",
     "end_label": "To second",
@@ -34,9 +49,11 @@ ENGLISH = {
     "translate_button": "Translate",
     "stop_button": "Stop",
     "examples_label": "Videos to try",
+    "poses_examples_label": "Poses to try",
     # What is going on
     "progress_waiting": "Waiting for other videos: {number} before yours",
     "progress_reading": "Reading the video",
+    "progress_extracting": "Finding the poses in the video",
     "progress_splitting": "Looking for the pauses between sentences",
     "progress_watching": "Watching {total} pictures",
     "progress_writing": "Writing",
@@ -134,6 +151,17 @@ ENGLISH = {
     "model_unknown": "The model's card does not say this, or not in a form that this page can read.",
     # Errors
     "error_no_video": "There is no video yet. Upload or record one first.",
+    "error_no_poses": "There are no poses yet. Upload a file first.",
+    "error_no_pose_file": "This file holds no poses. Choose a file that ends in .pose, .npz or .safetensors.",
+    "error_no_pose_or_video_file": (
+        "This file is neither a video nor poses. Choose a video file, such as MP4, or one that ends in .pose, .npz or "
+        ".safetensors."
+    ),
+    "error_damaged_poses": "The poses in this file cannot be read, or nobody is seen in it. Extract them again.",
+    "error_no_times": (
+        "This file does not say how many frames it has per second. Save it again with this number, as .pose files have "
+        "it."
+    ),
     "error_no_video_file": "This file is not a video. Choose a video file, such as MP4, WebM or MOV.",
     "error_no_picture": "This file has no picture, only sound. Choose a file with a picture.",
     "error_unknown_format": "This video is in a format that cannot be read here. Save it as MP4 (H.264) or WebM.",
@@ -189,8 +217,24 @@ GERMAN = {
         "Das Video wird nur für diese Übersetzung benutzt. Es wird nach spätestens {minutes} Minuten gelöscht und nie "
         "aufgehoben."
     ),
+    "poses_intro": (
+        "Posen einer Person hochladen, die gebärdet: die Orte von Händen, Armen und Mund in jedem Bild. Das Modell "
+        "schreibt, was es verstanden hat. Dateien können .pose, .npz oder .safetensors sein, bis zu {megabytes} MB und "
+        "{minutes} Minuten."
+    ),
+    "poses_intro_of_videos": (
+        "Oder ein Video hochladen: Ein Programm findet darin die Posen, und das Video wird gelöscht. Übersetzt werden "
+        "nur die Posen."
+    ),
+    "poses_privacy": (
+        "Was hochgeladen wird, wird nur für diese Übersetzung benutzt. Ein Video wird gelöscht, sobald seine Posen "
+        "gefunden sind, alles andere nach spätestens {minutes} Minuten. Nichts wird aufgehoben."
+    ),
     "language_switch": "Sprache dieser Seite",
     "video_label": "Video: hochladen oder aufnehmen",
+    "poses_label": "Datei mit Posen: hochladen",
+    "poses_or_video_label": "Datei mit Posen oder Video: hochladen",
+    "skeleton_label": "Das sieht das Modell",
     "start_label": "Von Sekunde",
     "start_info": "Hier fängt das Gebärden an. 0 ist der Anfang des Videos.",
     "end_label": "Bis Sekunde",
@@ -200,8 +244,10 @@ GERMAN = {
     "translate_button": "Übersetzen",
     "stop_button": "Stopp",
     "examples_label": "Videos zum Ausprobieren",
+    "poses_examples_label": "Posen zum Ausprobieren",
     "progress_waiting": "Andere Videos kommen vorher an die Reihe: {number}",
     "progress_reading": "Das Video wird gelesen",
+    "progress_extracting": "Die Posen im Video werden gesucht",
     "progress_splitting": "Die Pausen zwischen den Sätzen werden gesucht",
     "progress_watching": "{total} Bilder werden angesehen",
     "progress_writing": "Der Satz wird geschrieben",
@@ -297,6 +343,21 @@ GERMAN = {
     "model_no_card": "Es gibt keine lesbare Karte zu diesem Modell. Wer es gemacht hat, sagt nichts darüber.",
     "model_unknown": "Die Karte des Modells sagt es nicht, oder nicht in einer Form, die hier lesbar ist.",
     "error_no_video": "Es gibt noch kein Video. Bitte erst eines hochladen oder aufnehmen.",
+    "error_no_poses": "Es gibt noch keine Posen. Bitte erst eine Datei hochladen.",
+    "error_no_pose_file": (
+        "Diese Datei enthält keine Posen. Bitte eine wählen, die auf .pose, .npz oder .safetensors endet."
+    ),
+    "error_no_pose_or_video_file": (
+        "Diese Datei ist weder ein Video noch enthält sie Posen. Bitte eine Videodatei wählen, zum Beispiel MP4, oder "
+        "eine, die auf .pose, .npz oder .safetensors endet."
+    ),
+    "error_damaged_poses": (
+        "Die Posen in dieser Datei sind nicht lesbar, oder niemand ist darin zu sehen. Bitte noch einmal herstellen."
+    ),
+    "error_no_times": (
+        "Diese Datei sagt nicht, wie viele Bilder sie in der Sekunde hat. Bitte mit dieser Zahl noch einmal "
+        "speichern, wie sie in .pose-Dateien steht."
+    ),
     "error_no_video_file": "Diese Datei ist kein Video. Bitte eine Videodatei wählen, zum Beispiel MP4, WebM oder MOV.",
     "error_no_picture": "Diese Datei hat kein Bild, nur Ton. Bitte eine Datei mit Bild wählen.",
     "error_unknown_format": (

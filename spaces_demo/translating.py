@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from decoding import NUM_READERS, VideoProblem, VideoReader
+from decoding import NUM_READERS, POSE_INPUT, POSE_SUFFIXES, VideoProblem, VideoReader
 from transformers import Pipeline, StoppingCriteria, StoppingCriteriaList
 from turns import SECONDS_BETWEEN_REPORTS, Turn, Turns
 
@@ -79,6 +80,9 @@ class Translator:
     def __init__(self, pipeline: Pipeline, reader: VideoReader):
         self.pipeline = pipeline
         self.reader = reader
+        self.input_name = pipeline.processor.modality.input_names[0]
+        self.reads_poses = self.input_name == POSE_INPUT
+        self.takes_videos = not self.reads_poses or reader.takes_videos()
         self._looking, self._reading, self._splitting, self._writing = map(Turns, (NUM_READERS, NUM_READERS, 1, 1))
 
         @on_accelerator
@@ -102,6 +106,34 @@ class Translator:
         with self._looking.join(visitor) as turn:
             turn.wait()
             return self.reader.look(path).seconds
+
+    def film(self, path: str, visitor: str = "") -> bytes:
+        """An MP4 of the skeletons in a file of poses."""
+        with self._looking.join(visitor) as turn:
+            turn.wait()
+            return self.reader.film(path)
+
+    def is_video(self, path: str) -> bool:
+        """Whether poses are to be extracted from a file first."""
+        return self.reads_poses and self.takes_videos and not path.lower().endswith(POSE_SUFFIXES)
+
+    def extract_poses(self, path: str, folder: Path, visitor: str = "") -> Iterator[Step | str]:
+        """
+        Yield steps, and at the end the path of a file with the poses of a video, made in `folder`. The video is
+        deleted, whatever happens.
+        """
+        try:
+            with self._splitting.join(visitor) as turn:
+                yield from _until_it_comes(turn)
+                yield Step("progress_extracting", {}, 0.0)
+                arrays = self.reader.poses_of_video(path)
+        finally:
+            Path(path).unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        poses = folder / f"{Path(path).stem}.npz"
+        with poses.open("wb") as file:
+            np.savez(file, layout="coco_wholebody", **arrays)
+        yield str(poses)
 
     def translate(
         self, path: str, start: float | None, end: float | None, is_long: bool, visitor: str = ""
@@ -131,7 +163,7 @@ class Translator:
             with self._writing.join(visitor) as writing:
                 yield from _until_it_comes(writing)
                 reading.leave()
-                yield Step("progress_watching", {"total": len(clip["pixel_values_videos"])}, 0.3)
+                yield Step("progress_watching", {"total": len(clip[self.input_name])}, 0.3)
                 for event in self._write(clip):
                     if isinstance(event, str):
                         yield Step("progress_writing", {}, 0.7, event)
@@ -142,7 +174,7 @@ class Translator:
 
     def _check_length(self, clip: dict[str, Any], seconds: float) -> None:
         try:
-            self.pipeline.check_length(len(clip["pixel_values_videos"]), "the video")
+            self.pipeline.check_length(len(clip[self.input_name]), "the video")
         except ValueError as error:
             problem = VideoProblem("error_too_short") if error.reason == "too_short" else _too_long_for_one(seconds)
             raise problem from error
@@ -173,7 +205,7 @@ class Translator:
         """Pieces of a long video; other visitors get their turn between two of them."""
         if os.environ.get("SPACES_ZERO_GPU"):  # there, this runs in a separate process that cannot reach the readers
             times = [(segment["start"], segment["end"]) for segment in segments]
-            clips = self.pipeline.processor.video_processor.read_segments(path, times)
+            clips = self.pipeline.processor.modality.read_segments(path, times)
             yield from ({**clip, **segment} for clip, segment in zip(clips, segments, strict=True))
             return
         for segment in segments:

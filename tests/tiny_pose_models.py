@@ -5,24 +5,18 @@ from pathlib import Path
 import torch
 from signing_poses import FRAMES_PER_SECOND, HEIGHT, WIDTH, signing_poses
 from test_pipeline import TASK, word_tokenizer
-from tiny_models import PAD, START, draw_batch_norm_statistics, tiny_text_config
+from tiny_models import PAD, START, tiny_uni_sign
 from transformers import pipeline
 
-from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, SignLanguageTranslationPipeline, UniSignPoseConfig
+from modeling_flallm import SignLanguageTranslationPipeline, UniSignForTranslation
 from processing import FLaLLMProcessor, PoseFeatureExtractor, Poses, write_poses
 
-SMALL = {"spatial_widths": [4, 6], "temporal_layers": 1, "temporal_kernel_size": 3}
+PROMPT = "Translate sign language video to {spoken_language}: "
 
 
-def tiny_pose_model(text: str = "mt5", **values) -> FLaLLMForTranslation:
+def talkative_uni_sign(text: str = "mt5") -> UniSignForTranslation:
     """In evaluation mode, with weights that make outputs differ clearly from input to input."""
-    config = FLaLLMConfig(
-        vision_config=UniSignPoseConfig(**SMALL),
-        text_config=tiny_text_config(text),
-        **{"adapter_hidden_size": 0, "adapter_activation": "linear", **values},
-    )
-    model = FLaLLMForTranslation(config)
-    draw_batch_norm_statistics(model)
+    model = tiny_uni_sign(text)
     for parameter in model.text_model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.5)
@@ -33,11 +27,12 @@ def tiny_pose_model(text: str = "mt5", **values) -> FLaLLMForTranslation:
 
 
 def pose_processor(**settings) -> FLaLLMProcessor:
-    return FLaLLMProcessor(feature_extractor=PoseFeatureExtractor(**settings), tokenizer=word_tokenizer())
+    extractor = PoseFeatureExtractor(**settings)
+    return FLaLLMProcessor(feature_extractor=extractor, tokenizer=word_tokenizer(), prompt=PROMPT, spoken_language="en")
 
 
-def pose_pipeline(text: str = "mt5", settings: dict | None = None, **values) -> SignLanguageTranslationPipeline:
-    return pipeline(TASK, model=tiny_pose_model(text, **values), processor=pose_processor(**(settings or {})))
+def pose_pipeline(text: str = "mt5", **settings) -> SignLanguageTranslationPipeline:
+    return pipeline(TASK, model=talkative_uni_sign(text), processor=pose_processor(**settings))
 
 
 def made_poses(plan: list[tuple[str, float]], rate: float | None = FRAMES_PER_SECOND, **values) -> Poses:
