@@ -9,10 +9,11 @@ from transformers import AutoFeatureExtractor, AutoVideoProcessor
 from transformers.processing_utils import ProcessorMixin
 
 from .modality_features_slt import VisualFeaturesModality
+from .modality_poses_slt import PoseModality
 from .modality_slt import Modality
 from .modality_video_slt import VideoModality
 
-MODALITIES: list[type[Modality]] = [VideoModality, VisualFeaturesModality]
+MODALITIES: list[type[Modality]] = [VideoModality, VisualFeaturesModality, PoseModality]
 
 
 def modality_of_input(name: str) -> type[Modality]:

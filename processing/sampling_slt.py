@@ -1,6 +1,7 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """Thins sequences in time evenly, whatever they hold, and pads them to a batch."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,14 @@ def evenly_spread(length: int, most: int | None) -> list[int]:
     if most is None or length <= most:
         return list(range(length))
     return [index * length // most for index in range(most)]
+
+
+def sampled_evenly(length: int, rate: float, most: int | None) -> list[int]:
+    """Return the indices of a fraction `rate` of a sequence from the first one on, thinned evenly to `most` of them."""
+    # 1e-9: 100 * 0.07 is 7.000000000000001
+    count = max(1, math.ceil(length * rate - 1e-9))
+    indices = [min(length - 1, math.floor(k / rate + 1e-9)) for k in range(count)]
+    return [indices[k] for k in evenly_spread(count, most)]
 
 
 def padded_in_time(sequences: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,6 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """Turns videos of any kind into the normalised, padded frames that FLaLLM takes."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .captions_slt import format_captions
+from .sampling_slt import sampled_evenly
 from .video_decoding_slt import decode_segments, decode_video
 from .video_files_slt import VideoDecodingError
 from .video_inputs_slt import is_single_video, open_path
@@ -287,12 +287,7 @@ def _sample_indices(
                 "carry. Pass video_metadata=[{'fps': 25, 'total_num_frames': 100}, ...], or use `frame_sampling_rate`."
             )
         rate = min(1.0, target_fps / fps)
-    # 1e-9: 100 * 0.07 is 7.000000000000001
-    count = max(1, math.ceil(num_frames * rate - 1e-9))
-    indices = [min(num_frames - 1, math.floor(k / rate + 1e-9)) for k in range(count)]
-    if max_num_frames is not None and count > max_num_frames:
-        indices = [indices[k * count // max_num_frames] for k in range(max_num_frames)]
-    return indices
+    return sampled_evenly(num_frames, rate, max_num_frames)
 
 
 def _check_sampling(frame_sampling_rate: float | None, fps: float | None, max_num_frames: int | None) -> None:

@@ -17,6 +17,8 @@ OWN_FILES = {
     "video": r"processing/(modality_)?video_\w+\.py|modeling_flallm/encoder_(frames|words|pretrained)_slt\.py",
     "visual_features": r"processing/\w*features?_(files_)?slt\.py|modeling_flallm/\w+_features_slt\.py|"
     r"train_scripts/arguments/visual_features_arguments\.py",
+    "poses": r"processing/\w*poses?_(\w+_)?slt\.py|modeling_flallm/\w+_poses_slt\.py|"
+    r"train_scripts/arguments/pose_arguments\.py",
 }
 ENCODED = "the models' argument for clips that are encoded already, from any sign encoder"
 NAMED_ARGUMENT = "transformers names each modality in the call of a model or a processor"
@@ -82,6 +84,7 @@ EXCEPTIONS = {
         "benchmarks/spamo_at_real_size.py": ENCODED,
         "benchmarks/visual_initialing.py": ENCODED,
     },
+    "poses": {},
 }
 
 

@@ -1,0 +1,123 @@
+# Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
+"""Reads poses from files and arrays for models that take them."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import SequenceFeatureExtractor
+from transformers.feature_extraction_utils import BatchFeature
+
+from .pose_files_slt import list_of_clips_of_poses, name_of_poses, pose_facts, read_poses
+from .pose_layouts_slt import POINTS_OF_PARTS
+from .pose_normalisation_slt import normalised_poses
+from .poses_slt import PoseFacts, Poses, are_fractions
+from .sampling_slt import padded_in_time, sampled_evenly
+
+
+class PoseFeatureExtractor(SequenceFeatureExtractor):
+    """Reads the poses of signers, thins them in time, normalises them as Uni-Sign does, and pads them to a batch.
+
+    `frame_sampling_rate` is the fraction of frames to keep, `max_num_frames` the most frames of a clip; longer ones are
+    thinned evenly (Uni-Sign draws them at random, also in evaluation), and None keeps all. Points with a score up to
+    `score_threshold` are not seen. `keep_aspect_ratio=False` divides x by the width and y by the height of the picture,
+    each alone, as Uni-Sign's published weights expect. `extractor` names what made the poses that the model was trained
+    on: those of another one are read with a warning.
+
+    Example: `PoseFeatureExtractor()(["clip.pose"], return_tensors="pt")["pose_values"].shape`
+    """
+
+    model_input_names = ["pose_values", "pose_attention_mask"]
+
+    def __init__(
+        self,
+        frame_sampling_rate: float = 1.0,
+        max_num_frames: int | None = 256,
+        score_threshold: float = 0.3,
+        keep_aspect_ratio: bool = True,
+        extractor: str | None = None,
+        **kwargs,
+    ):
+        _check_sampling(frame_sampling_rate, max_num_frames)
+        if not 0 <= score_threshold < 1:
+            raise ValueError(f"`score_threshold` must be from 0 to below 1, got {score_threshold}.")
+        # Required by the base class: poses have no samples per second, and masks mark the padding.
+        kwargs = {"feature_size": len(POINTS_OF_PARTS), "sampling_rate": None, "padding_value": 0.0, **kwargs}
+        super().__init__(**kwargs)
+        self.frame_sampling_rate = frame_sampling_rate
+        self.max_num_frames = max_num_frames
+        self.score_threshold = score_threshold
+        self.keep_aspect_ratio = keep_aspect_ratio
+        self.extractor = extractor
+
+    def __call__(
+        self,
+        poses: Any,
+        frame_sampling_rate: float | None = None,
+        max_num_frames: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """Read one clip or a list of clips, each a path, an array `(frames, points, channels)`, or `Poses`; with
+        `start` and `end` (seconds) a part of each.
+
+        Returns `pose_values`, float32 (batch, frames, 69, 3), padded with zeros, and `pose_attention_mask`
+        (batch, frames). Raises `ValueError` as `read`."""
+        _check_sampling(frame_sampling_rate or self.frame_sampling_rate, max_num_frames)
+        clips = [self.read(clip, start, end) for clip in list_of_clips_of_poses(poses)]
+        sampled = [clip[self.sample_frame_indices(len(clip), frame_sampling_rate, max_num_frames)] for clip in clips]
+        return BatchFeature(self.pad(sampled), tensor_type=return_tensors)
+
+    def read(self, source: Any, start: float | None = None, end: float | None = None) -> torch.Tensor:
+        """Read one clip: float32 (frames, 133, 3), x, y and score, in a unit that is the same for x and y.
+
+        `source` is what `read_poses` takes. Raises `ValueError` for what cannot be read, and for poses in pixels of
+        a picture of unknown size if `keep_aspect_ratio` is False."""
+        return self.values_of(read_poses(source, start, end), name_of_poses(source))
+
+    def values_of(self, poses: Poses, name: str) -> torch.Tensor:
+        """The poses of the clip `name` as `read` returns them."""
+        self._compare_extractor(poses.extractor, name)
+        keypoints = torch.from_numpy(poses.keypoints)
+        if not self.keep_aspect_ratio:
+            if poses.width is not None and poses.height is not None:
+                keypoints = keypoints / torch.tensor([poses.width, poses.height])
+            elif not are_fractions(poses.keypoints, poses.scores):
+                raise ValueError(
+                    f"{name} holds pixels of a picture of unknown size, and the model reads fractions of it. Add "
+                    "`width` and `height` to the file."
+                )
+        return torch.cat([keypoints, torch.from_numpy(poses.scores)[..., None]], -1)
+
+    def facts(self, source: Any) -> PoseFacts:
+        """Number of poses of a clip, their rate and extractor; of most files only the header is read."""
+        return pose_facts(source)
+
+    def sample_frame_indices(
+        self, num_frames: int, frame_sampling_rate: float | None = None, max_num_frames: int | None = None
+    ) -> list[int]:
+        """Return the sorted indices of the frames that are kept of this many."""
+        rate = frame_sampling_rate or self.frame_sampling_rate
+        return sampled_evenly(num_frames, rate, max_num_frames or self.max_num_frames)
+
+    def pad(self, clips: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Normalise clips (frames, 133, 3) and pad them with zeros to a batch with its mask."""
+        values, mask = padded_in_time([normalised_poses(clip, self.score_threshold) for clip in clips])
+        return dict(zip(self.model_input_names, (values, mask), strict=True))
+
+    def _compare_extractor(self, found: str | None, name: str) -> None:
+        if self.extractor is not None and found is not None and found != self.extractor:
+            warnings.warn(
+                f"{name} holds poses of {found}, but the model was trained on those of {self.extractor}. Expect worse "
+                "translations.",
+                stacklevel=3,
+            )
+
+
+def _check_sampling(frame_sampling_rate: float, max_num_frames: int | None) -> None:
+    if not 0 < frame_sampling_rate <= 1:
+        raise ValueError(f"`frame_sampling_rate` must be above 0 and up to 1, got {frame_sampling_rate}.")
+    if max_num_frames is not None and max_num_frames < 1:
+        raise ValueError(f"`max_num_frames` must be 1 or more, or None for no limit, got {max_num_frames}.")

@@ -1,0 +1,128 @@
+# Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
+"""Poses as a modality: read, thinned, augmented in time and in their coordinates, normalised, and padded."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from .feature_extraction_poses_slt import PoseFeatureExtractor
+from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
+from .pose_files_slt import (
+    POSE_SUFFIXES,
+    is_one_clip_of_poses,
+    is_pose_file,
+    list_of_clips_of_poses,
+    name_of_poses,
+    part_of_frames,
+    read_poses,
+    split_pose_name,
+)
+
+
+class PoseModality(Modality):
+    """
+    The column `poses` holds the path of a file of poses, or an array `(frames, points, channels)`. `start` and `end` of
+    a row (seconds) may name a part, for which the file must state its frame rate.
+
+    An item has float32 `poses` `(frames, 133, 3)`: x, y and score before normalisation.
+    """
+
+    argument = "poses"
+    column = "poses"
+    column_names = ("poses", "pose", "keypoints")
+    length_column = "num_frames"
+    input_names = ("pose_values", "pose_attention_mask")
+    slot = "feature_extractor"
+    item_key = "poses"
+    table_column = "poses"
+    array_dimensions = 3
+    words = ModalityWords(
+        clip="poses",
+        clips="poses",
+        reads="follows the poses of a signer",
+        encoder="pose encoder",
+        files="file(s) of poses",
+        example="clip.pose",
+        shape="(frames, points, channels)",
+    )
+
+    @classmethod
+    def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> PoseFeatureExtractor:
+        return PoseFeatureExtractor(arguments.frame_sampling_rate, arguments.max_num_frames)
+
+    @classmethod
+    def is_file(cls, path: str | os.PathLike) -> bool:
+        return is_pose_file(path)
+
+    @classmethod
+    def split_file_name(cls, name: str) -> tuple[str, str]:
+        """See `Modality.split_file_name`: `clips.npz#clip_1` -> `clips.npz` and `#clip_1`."""
+        path, array = split_pose_name(name)
+        if not is_pose_file(path):
+            raise ValueError(
+                f"{cls.column} must be in a file of {', '.join(POSE_SUFFIXES)}, got {name!r}. If this column is "
+                "something else, rename it."
+            )
+        return str(path), "" if array is None else f"#{array}"
+
+    def learn_origin(self, clips: Iterable[Any]) -> None:
+        """See `Modality.learn_origin`: what extracted the poses, if all files that say so say the same."""
+        stated = {self.part.facts(clip).extractor for clip in clips if isinstance(clip, str)} - {None}
+        if self.part.extractor is None and len(stated) == 1:
+            self.part.extractor = stated.pop()
+
+    def is_one(self, clips: Any) -> bool:
+        return is_one_clip_of_poses(clips)
+
+    def as_list(self, clips: Any) -> list[Any]:
+        return list_of_clips_of_poses(clips)
+
+    def open(
+        self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """See `Modality.open`; the `rate` of a file that states it is not needed, and takes its place if given."""
+        facts = self.part.facts(source)
+        rate = facts.frames_per_second if rate is None else rate
+        name = name_of_poses(source)
+        first, _ = part_of_frames(facts.num_frames, start, end, rate, name)
+        values = self.part.values_of(read_poses(source, start, end, rate), name)
+        indices = self.part.sample_frame_indices(len(values))
+        metadata = {
+            "fps": rate,
+            "total_num_frames": len(values),
+            "frames_indices": indices,
+            "duration": None if rate is None else len(values) / rate,
+            "start_in_seconds": None if rate is None else first / rate,
+        }
+        return values[indices], metadata
+
+    def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """See `Modality.prepare`; the poses are normalised."""
+        return self.part.pad(values)
+
+    def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:
+        source = row[self.column]
+        poses = read_poses(source, row.get("start"), row.get("end"))
+        values = self.part.values_of(poses, name_of_poses(source))
+        rate = poses.frames_per_second
+        return ClipValues(values if sample is None else values[sample(len(values), rate)], rate)
+
+    def count(self, row: dict[str, Any]) -> int:
+        source = row[self.column]
+        facts = self.part.facts(source)
+        first, last = part_of_frames(
+            facts.num_frames, row.get("start"), row.get("end"), facts.frames_per_second, name_of_poses(source)
+        )
+        return last - first
+
+    def rate(self, row: dict[str, Any]) -> float | None:
+        return self.part.facts(row[self.column]).frames_per_second
+
+    def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
+        return self.part.sample_frame_indices(length)
+
+    def collate(self, items: Sequence[dict[str, Any]], preprocess_on_device: bool = False) -> dict[str, Any]:
+        """See `Modality.collate`; normalising costs so little that nothing is left to the device."""
+        return self.part.pad([item["poses"] for item in items])

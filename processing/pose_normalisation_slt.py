@@ -1,0 +1,70 @@
+# Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
+"""Poses as models read them: 69 points, measured from the body and from the origin of each part."""
+
+import torch
+
+from .pose_layouts_slt import ORIGINS, PARTS, POINTS_OF_PARTS
+
+LEAST_POINTS = 4  # Uni-Sign's; fewer seen points of the body are no box
+
+
+def body_box(poses: torch.Tensor, score_threshold: float) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """
+    The square around all that is seen of the body over a clip: its centre `(2,)` and its side, a scalar.
+
+    Args:
+        poses: `(frames, 133, 3)`, x, y and score.
+        score_threshold: points with a higher score are seen.
+
+    Returns:
+        None where fewer than four points are seen, or all of them at one place.
+    """
+    body = poses[:, list(PARTS["body"])].flatten(0, 1)
+    seen = body[body[:, 2] > score_threshold, :2]
+    if len(seen) < LEAST_POINTS:
+        return None
+    least, most = seen.amin(0), seen.amax(0)
+    side = (most - least).amax()
+    return ((least + most) / 2, side) if side > 0 else None
+
+
+def normalised_poses(poses: torch.Tensor, score_threshold: float) -> torch.Tensor:
+    """
+    Normalise the poses of one clip as Uni-Sign does (arXiv 2501.15187 and its code's behaviour).
+
+    The square around the body over all frames maps to [-1, 1]. Hands and face are measured from their origin in the
+    same frame, the wrists and the tip of the nose, in units of the side of that square. All channels are clipped to
+    [-1, 1], and points that are not seen are 0 in all of them. Without a square, everything is 0.
+
+    Ours: an origin with score 0 has no place, and the body's point at the same place stands in for it; without
+    that, too, the part is unseen in this frame.
+
+    Args:
+        poses: `(frames, 133, 3)`, x, y and score, in a unit that is the same for x and y.
+        score_threshold: points with a higher score are seen.
+
+    Returns:
+        `(frames, 69, 3)`, the points in the order of `PARTS`.
+    """
+    box = body_box(poses, score_threshold)
+    if box is None:
+        return poses.new_zeros(len(poses), len(POINTS_OF_PARTS), 3)
+    centre, side = box
+    parts = []
+    for name, points in PARTS.items():
+        part = poses[:, list(points)]
+        if name == "body":
+            places = (part[..., :2] - centre) / (side / 2)
+            seen = part[..., 2:] > score_threshold
+        else:
+            origin = _origin(poses, *ORIGINS[name])
+            places = (part[..., :2] - origin[..., :2]) / side
+            seen = (part[..., 2:] > score_threshold) & (origin[..., 2:] > 0)
+        parts.append(torch.cat([places, part[..., 2:]], -1).clamp(-1, 1) * seen)
+    return torch.cat(parts, 1)
+
+
+def _origin(poses: torch.Tensor, point: int, of_body: int) -> torch.Tensor:
+    """The origin of a part in each frame, `(frames, 1, 3)`."""
+    own, body = poses[:, point, None], poses[:, of_body, None]
+    return torch.where(own[..., 2:] > 0, own, body)
