@@ -87,6 +87,29 @@ class PackedFrames:
     is_real: torch.Tensor | None = None
 
 
+class GraphConvolution(nn.Module):
+    """
+    Per partition a linear layer, then each point's weighted sum over the points, then the sum of the partitions:
+    `(streams, frames, points, in_channels)` -> `(streams, frames, points, out_channels)`.
+    """
+
+    def __init__(self, part: str, in_channels: int, out_channels: int):
+        super().__init__()
+        self.part = part
+        self.weight = nn.Parameter(torch.empty(NUM_PARTITIONS, out_channels, in_channels))
+        self.bias = nn.Parameter(torch.empty(NUM_PARTITIONS, out_channels))
+        self.adjacency = nn.Parameter(torch.empty(NUM_PARTITIONS, NUM_POINTS[part], NUM_POINTS[part]))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The points are summed first, which is the same and leaves one matrix product for both partitions."""
+        rows = self.adjacency.permute(2, 0, 1).flatten(0, 1).to(hidden.dtype)  # (to x partition, from)
+        graphs = hidden.flatten(0, 1)
+        # As a batch of products: torch.matmul would copy the transposed frames, which takes twice as long on a CPU.
+        mixed = torch.bmm(rows.expand(graphs.shape[0], -1, -1), graphs)
+        mixed = mixed.view(*hidden.shape[:3], -1)  # (streams, frames, points, partitions x channels)
+        return nn.functional.linear(mixed, self.weight.transpose(0, 1).flatten(1)) + self.adjacency.sum(1).T @ self.bias
+
+
 class GraphBlock(nn.Module):
     """
     Graph convolution, batch norm and ReLU, then if `kernel_size` is above 1 a convolution over time with batch norm,
@@ -95,9 +118,7 @@ class GraphBlock(nn.Module):
 
     def __init__(self, part: str, in_channels: int, out_channels: int, kernel_size: int = 1):
         super().__init__()
-        self.part = part
-        self.adjacency = nn.Parameter(torch.empty(NUM_PARTITIONS, NUM_POINTS[part], NUM_POINTS[part]))
-        self.graph_convolution = nn.Linear(in_channels, NUM_PARTITIONS * out_channels)
+        self.graph_convolution = GraphConvolution(part, in_channels, out_channels)
         self.norm = SynchronizedBatchNorm1d(out_channels)
         self.temporal_convolution = self.temporal_norm = self.shortcut = self.shortcut_norm = None
         if kernel_size > 1:
@@ -113,29 +134,23 @@ class GraphBlock(nn.Module):
         residual = hidden
         if self.shortcut is not None:
             residual = _normalised(self.shortcut_norm, self.shortcut(hidden))
-        hidden = torch.relu(_normalised(self.norm, self._mix_points(hidden)))
+        hidden = torch.relu(_normalised(self.norm, self.graph_convolution(hidden)))
         if self.temporal_convolution is not None:
             hidden = _normalised(self.temporal_norm, self._mix_frames(hidden, frames))
         return torch.relu(hidden + residual)
-
-    def _mix_points(self, hidden: torch.Tensor) -> torch.Tensor:
-        """
-        Per partition a linear layer, then each point's weighted sum over the points, then the sum of both. The points
-        are summed first, which is the same and leaves one matrix product for both partitions.
-        """
-        rows = self.adjacency.permute(2, 0, 1).flatten(0, 1).to(hidden.dtype)  # (to x partition, from)
-        mixed = torch.matmul(rows, hidden).unflatten(-2, (-1, NUM_PARTITIONS)).flatten(-2)
-        weight = self.graph_convolution.weight.unflatten(0, (NUM_PARTITIONS, -1)).transpose(0, 1).flatten(1)
-        biases = self.graph_convolution.bias.unflatten(0, (NUM_PARTITIONS, -1))
-        return nn.functional.linear(mixed, weight) + self.adjacency.sum(1).T @ biases
 
     def _mix_frames(self, hidden: torch.Tensor, frames: PackedFrames) -> torch.Tensor:
         if frames.is_real is not None:
             hidden = hidden.masked_fill(~frames.is_real[:, None, None], 0)
         places = frames.places.to(hidden.device)
-        sequence = hidden.new_zeros(len(hidden), frames.length, *hidden.shape[2:]).index_copy(1, places, hidden)
+        sequence = hidden.new_zeros(hidden.shape[0], frames.length, *hidden.shape[2:]).index_copy(1, places, hidden)
         # In memory this is channels_last, for which torch's convolutions are fastest.
         return self.temporal_convolution(sequence.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).index_select(1, places)
+
+
+def _init_as_torch(weight: torch.Tensor) -> None:
+    """As torch initialises convolutions; what follows is batch norm, for which the scale is all the same."""
+    init.kaiming_uniform_(weight, a=math.sqrt(5))
 
 
 def _normalised(norm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
@@ -218,11 +233,15 @@ class UniSignPoseEncoder(SignEncoder):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         initialise_fusion(module)
-        if isinstance(module, GraphBlock):
+        if isinstance(module, GraphConvolution):
             init.copy_(module.adjacency, skeleton_adjacency(module.part))
-            for layer in (module.graph_convolution, module.temporal_convolution, module.shortcut):
+            for weight in module.weight:
+                _init_as_torch(weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, GraphBlock):
+            for layer in (module.temporal_convolution, module.shortcut):
                 if layer is not None:
-                    init.kaiming_uniform_(layer.weight, a=math.sqrt(5))  # torch's own for convolutions
+                    _init_as_torch(layer.weight)
         elif isinstance(module, PartEncoder):
             init.trunc_normal_(module.projection.weight, std=0.02)
         elif module is self:
@@ -337,13 +356,13 @@ class UniSignPoseEncoder(SignEncoder):
         gap = self.config.temporal_kernel_size // 2
         batch_size, num_frames = mask.shape
         if is_exporting(self):
-            clips = torch.arange(batch_size, device=mask.device).repeat_interleave(num_frames)
+            clips = torch.arange(batch_size * num_frames, device=mask.device) // num_frames
             packed, is_real = poses.flatten(0, 1), mask.flatten()
         else:
             clips = mask.nonzero()[:, 0]
             packed, is_real = poses[mask], None
-        places = torch.arange(len(clips), device=mask.device) + gap * clips
-        return packed, PackedFrames(places, len(clips) + gap * (batch_size - 1), is_real)
+        places = torch.arange(clips.shape[0], device=mask.device) + gap * clips
+        return packed, PackedFrames(places, clips.shape[0] + gap * (batch_size - 1), is_real)
 
     def _with_the_crops(self, hands: torch.Tensor, mask: torch.Tensor, crops: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """`(2, packed frames, 21, width)`, refined in the frames that have a hand crop."""

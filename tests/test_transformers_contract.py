@@ -124,7 +124,7 @@ def test_a_row_does_not_depend_on_its_neighbours(case):
     together = model(**inputs)[case.output]
     for row, length in enumerate(LENGTHS):
         alone = {name: value[row : row + 1] for name, value in inputs.items()}
-        for name in ("pixel_values_videos", "pixel_attention_mask"):
+        for name in getattr(model, "vision_model", model).input_names:
             alone[name] = alone[name][:, :length]
         output = model(**alone)[case.output][0]
         assert_close(output, together[row][: len(output)], atol=1e-4, rtol=1e-4)

@@ -30,6 +30,8 @@ from modeling_flallm import (
     LlavaSltForContrastivePreTraining,
     LlavaSltForTranslation,
     LlavaSltVisualConfig,
+    UniSignPoseConfig,
+    UniSignPoseEncoder,
 )
 
 TEXT_MODELS = ("mbart", "t5", "mt5", "m2m_100", "bart")
@@ -194,6 +196,16 @@ def tiny_vision_model(**values) -> FLaLLMVisionModel:
     return model.eval()
 
 
+def tiny_pose_encoder(**values) -> UniSignPoseEncoder:
+    """In evaluation mode, with BatchNorm statistics and adjacency matrices that are not those of a new one."""
+    encoder = UniSignPoseEncoder(UniSignPoseConfig(**{"spatial_widths": [4, 8], "temporal_layers": 2, **values}))
+    draw_batch_norm_statistics(encoder)
+    for name, parameter in encoder.named_parameters():
+        if name.endswith(("adjacency", "token_bias", "projection.weight")):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return encoder.eval()
+
+
 def let_windows_mix(visual_encoder: torch.nn.Module) -> None:
     """The word level's layers begin as the identity, which would hide errors in them."""
     for layer in visual_encoder.word_level.layers:
@@ -222,6 +234,18 @@ def random_batch(lengths: list[int], size: int = 32, target_length: int = 7) -> 
         "pixel_values_videos": pixels * mask[..., None, None, None],
         "pixel_attention_mask": mask.long(),
         "labels": labels,
+    }
+
+
+def random_pose_batch(lengths: list[int], target_length: int = 7) -> dict[str, torch.Tensor]:
+    """As `random_batch`, of poses."""
+    batch = random_batch(lengths, size=1, target_length=target_length)
+    mask = batch["pixel_attention_mask"]
+    poses = torch.rand(*mask.shape, 69, 3) * 2 - 1
+    return {
+        "pose_values": poses * mask[..., None, None],
+        "pose_attention_mask": mask,
+        "labels": batch["labels"],
     }
 
 

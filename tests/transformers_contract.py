@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import torch
 from tiny_models import (
     random_batch,
+    random_pose_batch,
     random_prompts,
     tiny_contrastive_model,
     tiny_llava_slt,
     tiny_model,
+    tiny_pose_encoder,
     tiny_vision_model,
     video_of,
 )
@@ -55,6 +57,11 @@ def contrastive_inputs(lengths: list[int]) -> dict[str, torch.Tensor]:
     }
 
 
+def poses(lengths: list[int]) -> dict[str, torch.Tensor]:
+    batch = random_pose_batch(lengths)
+    return {name: batch[name] for name in ("pose_values", "pose_attention_mask")}
+
+
 def prompts_with_answers(lengths: list[int]) -> dict[str, torch.Tensor]:
     return random_prompts(lengths, answer_lengths=[3 + row % 3 for row in range(len(lengths))])
 
@@ -68,6 +75,7 @@ MODELS = {
     "LlavaSltVisualEncoder": ModelCase(
         lambda: tiny_llava_slt().vision_model, lambda lengths: video_of(random_batch(lengths)), "last_hidden_state"
     ),
+    "UniSignPoseEncoder": ModelCase(tiny_pose_encoder, poses, "last_hidden_state"),
     "LlavaSltForContrastivePreTraining": ModelCase(tiny_contrastive_model, contrastive_inputs, "video_embeddings"),
 }
 TRANSLATORS = {name: case for name, case in MODELS.items() if case.is_translator}
