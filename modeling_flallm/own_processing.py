@@ -61,4 +61,5 @@ pixel_values = _processing.modality_video_slt.pixel_values
 pose_files = _processing.pose_files_slt
 pose_layouts = _processing.pose_layouts_slt
 random_numbers_of = _processing.modality_slt.random_numbers_of
+read_plain_pickle = _processing.plain_pickle_slt.read_plain_pickle
 spoken_language_name = _processing.spoken_languages_slt.spoken_language_name

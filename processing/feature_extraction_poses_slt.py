@@ -1,19 +1,21 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """Reads poses from files and arrays for models that take them."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.utils import logging
 
 from .pose_files_slt import list_of_clips_of_poses, name_of_poses, pose_facts, read_poses
 from .pose_layouts_slt import POINTS_OF_PARTS
 from .pose_normalisation_slt import normalised_poses
 from .poses_slt import PoseFacts, Poses, are_fractions
 from .sampling_slt import padded_in_time, sampled_evenly
+
+logger = logging.get_logger(__name__)
 
 
 class PoseFeatureExtractor(SequenceFeatureExtractor):
@@ -109,10 +111,9 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
 
     def _compare_extractor(self, found: str | None, name: str) -> None:
         if self.extractor is not None and found is not None and found != self.extractor:
-            warnings.warn(
+            logger.warning_once(
                 f"{name} holds poses of {found}, but the model was trained on those of {self.extractor}. Expect worse "
-                "translations.",
-                stacklevel=3,
+                "translations."
             )
 
 

@@ -6,6 +6,7 @@ import os
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,35 +94,40 @@ def features_per_second(source: Any) -> float | None:
         with safe_open(path, framework="pt") as file:
             stated = (file.metadata() or {}).get(RATE_KEY)
     except DAMAGED as error:
-        raise ValueError(_cannot_be_read(path, error)) from error
+        raise ValueError(cannot_be_read(path, error)) from error
     return None if stated is None else check_rate(stated, name_of(source))
 
 
 def check_rate(value: Any, name: str) -> float:
     """A number of features per second, which may be given as text. Raises `ValueError` unless it is positive."""
+    return positive_number(value, RATE_KEY, name)
+
+
+def positive_number(value: Any, what: str, name: str) -> float:
+    """What is stated of the clip `name`, a number or its text. Raises `ValueError` unless it is positive."""
     try:
-        rate = float(value)
+        number = float(value)
     except (TypeError, ValueError):
-        rate = math.nan
-    if not 0 < rate < math.inf:
-        raise ValueError(f"{RATE_KEY} of {name} must be a positive number, got {value!r}.")
-    return rate
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"{what} of {name} must be a positive number, got {value!r}.")
+    return number
 
 
 def part_of_features(
-    length: int, start: float | None, end: float | None, rate: float | None, name: str
+    length: int, start: float | None, end: float | None, rate: float | None, name: str, unit: str = "feature"
 ) -> tuple[int, int]:
-    """The first feature of the part from `start` to `end` seconds, and the one after its last.
+    """The first feature, or other `unit`, of the part from `start` to `end` seconds, and the one after its last.
 
     Raises `ValueError` for a part of features without a `rate` per second, and for a part that holds none."""
     first, last = 0, length
     if start is not None or end is not None:
         if rate is None:
-            raise ValueError(f"{name} has no times: `start` and `end` need `source_fps`, its features per second.")
+            raise ValueError(f"{name} has no times: `start` and `end` need `source_fps`, its {unit}s per second.")
         first = math.ceil((start or 0.0) * rate - TOLERANCE)
         last = last if end is None else min(math.ceil(end * rate - TOLERANCE), last)
     if last <= first:
-        raise ValueError(f"{name} has no feature from {start or 0:g} to {end} s: it has {length}.")
+        raise ValueError(f"{name} has no {unit} from {start or 0:g} to {end} s: it has {length}.")
     return first, last
 
 
@@ -182,10 +188,10 @@ def _read_file(source: str | os.PathLike) -> torch.Tensor:
                 return _as_tensor(file[chosen_array(file.files, wanted, path)])
         with safe_open(path, framework="pt") as file:
             return file.get_tensor(chosen_array(list(file.keys()), wanted, path))
-    except _NameOfArrayError:
+    except NameOfArrayError:
         raise
     except DAMAGED as error:
-        raise ValueError(_cannot_be_read(path, error)) from error
+        raise ValueError(cannot_be_read(path, error)) from error
 
 
 def _shape_of_file(source: str | os.PathLike) -> tuple[int, ...]:
@@ -194,23 +200,27 @@ def _shape_of_file(source: str | os.PathLike) -> tuple[int, ...]:
         if path.suffix.lower() == ".npy":
             return np.load(path, mmap_mode="r", allow_pickle=False).shape
         if path.suffix.lower() == ".npz":
-            return _shape_in_npz(path, wanted)
+            return _shape_of_npz(path, wanted)
         with safe_open(path, framework="pt") as file:
             return tuple(file.get_slice(chosen_array(list(file.keys()), wanted, path)).get_shape())
-    except _NameOfArrayError:
+    except NameOfArrayError:
         raise
     except DAMAGED as error:
-        raise ValueError(_cannot_be_read(path, error)) from error
+        raise ValueError(cannot_be_read(path, error)) from error
 
 
-def _shape_in_npz(path: Path, wanted: str | None) -> tuple[int, ...]:
+def _shape_of_npz(path: Path, wanted: str | None) -> tuple[int, ...]:
     with np.load(path, allow_pickle=False) as file:
-        name = chosen_array(file.files, wanted, path)
-        entry = name if name in file.zip.namelist() else f"{name}.npy"
-        with file.zip.open(entry) as array:
-            version = np.lib.format.read_magic(array)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            return read(array)[0]
+        return shape_in_npz(file, chosen_array(file.files, wanted, path))
+
+
+def shape_in_npz(file: Any, name: str) -> tuple[int, ...]:
+    """The shape of one array of an open `.npz` file, which is not read for that."""
+    entry = name if name in file.zip.namelist() else f"{name}.npy"
+    with file.zip.open(entry) as array:
+        version = np.lib.format.read_magic(array)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return read(array)[0]
 
 
 def _checked_path(source: str | os.PathLike) -> tuple[Path, str | None]:
@@ -222,30 +232,31 @@ def _checked_path(source: str | os.PathLike) -> tuple[Path, str | None]:
     return path, wanted
 
 
-class _NameOfArrayError(ValueError):
+class NameOfArrayError(ValueError):
     """The file is intact, but it is not clear which of its arrays is meant."""
 
 
-def chosen_array(names: list[str], wanted: str | None, path: Path) -> str:
-    """The array of a file that is meant: the `wanted` one, the only one, or the one with a usual name.
+def chosen_array(names: list[str], wanted: str | None, path: Path, usual_names: Sequence[str] = USUAL_NAMES) -> str:
+    """The array of a file that is meant: the `wanted` one, the only one, or the first one with a usual name.
 
     Raises `ValueError` if there is none."""
     shown = ", ".join(names[:MOST_NAMES_SHOWN])
     shown += f" and {len(names) - MOST_NAMES_SHOWN} more" if len(names) > MOST_NAMES_SHOWN else ""
     if wanted is not None:
         if wanted not in names:
-            raise _NameOfArrayError(f"'{path}' must hold an array {wanted!r}, got {shown or 'none'}.")
+            raise NameOfArrayError(f"'{path}' must hold an array {wanted!r}, got {shown or 'none'}.")
         return wanted
-    usual = [name for name in USUAL_NAMES if name in names]
+    usual = [name for name in usual_names if name in names]
     if len(names) != 1 and not usual:
-        raise _NameOfArrayError(
+        raise NameOfArrayError(
             f"'{path}' holds {len(names)} arrays: {shown or 'none'}. Name the one that is meant: "
-            f"'{path.name}#{names[0] if names else 'features'}'."
+            f"'{path.name}#{names[0] if names else usual_names[-1]}'."
         )
     return names[0] if len(names) == 1 else usual[0]
 
 
-def _cannot_be_read(path: Path, error: BaseException) -> str:
+def cannot_be_read(path: Path, error: BaseException) -> str:
+    """Say that a file is damaged, or holds what is never loaded."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if "pickle" in reason or "Python objects" in reason:
         reason = "it holds Python objects, which are never loaded. Save a plain array of floats with numpy.save"

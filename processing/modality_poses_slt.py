@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .feature_extraction_poses_slt import PoseFeatureExtractor
+from .feature_files_slt import split_name
 from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
 from .pose_files_slt import (
     POSE_SUFFIXES,
@@ -15,9 +16,8 @@ from .pose_files_slt import (
     is_pose_file,
     list_of_clips_of_poses,
     name_of_poses,
-    part_of_frames,
+    part_of_clip,
     read_poses,
-    split_pose_name,
 )
 
 
@@ -59,7 +59,7 @@ class PoseModality(Modality):
     @classmethod
     def split_file_name(cls, name: str) -> tuple[str, str]:
         """See `Modality.split_file_name`: `clips.npz#clip_1` -> `clips.npz` and `#clip_1`."""
-        path, array = split_pose_name(name)
+        path, array = split_name(name)
         if not is_pose_file(path):
             raise ValueError(
                 f"{cls.column} must be in a file of {', '.join(POSE_SUFFIXES)}, got {name!r}. If this column is "
@@ -86,7 +86,7 @@ class PoseModality(Modality):
         facts = self.part.facts(source)
         rate = facts.frames_per_second if rate is None else rate
         name = name_of_poses(source)
-        first, _ = part_of_frames(facts.num_frames, start, end, rate, name)
+        first, _ = part_of_clip(facts.num_frames, start, end, rate, name)
         values = self.part.values_of(read_poses(source, start, end, rate), name)
         indices = self.part.sample_frame_indices(len(values))
         metadata = {
@@ -112,7 +112,7 @@ class PoseModality(Modality):
     def count(self, row: dict[str, Any]) -> int:
         source = row[self.column]
         facts = self.part.facts(source)
-        first, last = part_of_frames(
+        first, last = part_of_clip(
             facts.num_frames, row.get("start"), row.get("end"), facts.frames_per_second, name_of_poses(source)
         )
         return last - first

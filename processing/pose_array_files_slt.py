@@ -1,110 +1,130 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """Poses in `.safetensors`, `.npz` and `.npy` files: as this library writes them, or any array of keypoints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from .feature_files_slt import DAMAGED
-from .pose_arrays_slt import as_array, people_of_arrays
-from .poses_slt import People, PoseFacts, checked_number
+from .feature_files_slt import DAMAGED, NameOfArrayError, cannot_be_read, chosen_array, shape_in_npz
+from .pose_arrays_slt import people_of_arrays
+from .pose_layouts_slt import COCO_WHOLEBODY
+from .poses_slt import People, PoseFacts, PoseFile, Poses, checked_number
 
-STATED = ("layout", "frames_per_second", "width", "height", "extractor")
-NUMBERS = ("frames_per_second", "width", "height")
 KEYPOINTS, SCORES = "keypoints", "scores"
 USUAL_NAMES = (KEYPOINTS, "poses", "pose", "landmarks")
-MOST_NAMES_SHOWN = 5
+STATED = ("layout", "frames_per_second", "width", "height", "extractor")
+ARRAY_SUFFIXES = (".safetensors", ".npz", ".npy")
 
 
-class PoseFileError(ValueError):
-    """A file is intact, but it cannot be told what of it is meant."""
-
-
-class ArrayFile:
+@dataclass(frozen=True)
+class _Arrays:
     """
-    One clip in a file of arrays.
-
     Args:
-        array: the name of the array that holds the keypoints, where the file holds several.
-        layout: one of `LAYOUTS`, in place of what the file states.
+        names: of the arrays of an open file that may hold keypoints.
+        shape: of one of them, which is not read for that.
+        read: the frames of one of them, from the first up to the last.
+        stated: what else the file says, by the names in `STATED`.
     """
 
-    def __init__(self, path: Path, array: str | None = None, layout: str | None = None):
-        self.path, self.array, self.layout = path, array, layout
-        self.name = f"'{path}'" if array is None else f"'{path}#{array}'"
+    names: list[str]
+    shape: Callable[[str], tuple[int, ...]]
+    read: Callable[[str, int, int], np.ndarray]
+    stated: dict[str, Any]
+
+
+class ArrayFile(PoseFile):
+    """
+    One clip: `keypoints` and `scores`, or one array of a layout that its number of points tells, or that the file
+    names as `layout`. It may state `frames_per_second`, `width`, `height` and `extractor`.
+    """
 
     def facts(self) -> PoseFacts:
-        with self._open() as (names, load, stated):
-            shape = load(self._chosen(names)).shape
-            facts = self._checked(stated)
+        with self._open() as arrays:
+            shape = arrays.shape(self._name_in(arrays))
+        stated = self._checked(arrays.stated)
         if not shape:
             raise ValueError(f"{self.name} must hold an array of keypoints, got one number.")
-        return PoseFacts(shape[0], facts["frames_per_second"], facts["extractor"])
+        return PoseFacts(shape[0], stated["frames_per_second"], stated["extractor"])
 
     def people(self, first: int, last: int) -> People:
-        with self._open() as (names, load, stated):
-            chosen = self._chosen(names)
-            keypoints = as_array(load(chosen)[first:last], self.name)
-            has_scores = chosen == KEYPOINTS and SCORES in names
-            scores = as_array(load(SCORES)[first:last], self.name) if has_scores else None
-            facts = self._checked(stated)
-        layout = self.layout or facts.pop("layout")
-        facts.pop("layout", None)
-        return people_of_arrays(keypoints, scores, layout, self.name, **facts)
+        with self._open() as arrays:
+            chosen = self._name_in(arrays)
+            keypoints = arrays.read(chosen, first, last)
+            has_scores = chosen == KEYPOINTS and SCORES in arrays.names
+            scores = arrays.read(SCORES, first, last) if has_scores else None
+        stated = self._checked(arrays.stated)
+        layout = stated.pop("layout")
+        return people_of_arrays(keypoints, scores, self.layout or layout, self.name, **stated)
 
-    @contextmanager
-    def _open(self) -> Any:
-        """Names of the arrays, a function that loads one (lazily, where its parts can be read alone), and what the
-        file states."""
-        try:
-            if self.path.suffix.lower() == ".safetensors":
-                with safe_open(self.path, framework="np") as file:
-                    yield list(file.keys()), _lazily(file), dict(file.metadata() or {})
-            elif self.path.suffix.lower() == ".npy":
-                yield ["keypoints"], lambda name: np.load(self.path, mmap_mode="r", allow_pickle=False), {}
-            else:
-                with np.load(self.path, allow_pickle=False) as file:
-                    stated = {key: file[key].item() for key in STATED if key in file.files}
-                    yield [name for name in file.files if name not in STATED], file.__getitem__, stated
-        except PoseFileError:
-            raise
-        except DAMAGED as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{self.name} cannot be read: {reason.rstrip('.')}.") from error
-
-    def _chosen(self, names: list[str]) -> str:
-        shown = ", ".join(names[:MOST_NAMES_SHOWN]) or "none"
-        shown += f" and {len(names) - MOST_NAMES_SHOWN} more" if len(names) > MOST_NAMES_SHOWN else ""
-        if self.array is not None:
-            if self.array not in names:
-                raise PoseFileError(f"'{self.path}' must hold an array {self.array!r}, got {shown}.")
-            return self.array
-        usual = [name for name in USUAL_NAMES if name in names] or (names if len(names) == 1 else [])
-        if not usual:
-            raise PoseFileError(
-                f"'{self.path}' holds {len(names)} arrays: {shown}. Name the one that is meant: "
-                f"'{self.path.name}#{names[0] if names else KEYPOINTS}'."
-            )
-        return usual[0]
+    def _name_in(self, arrays: _Arrays) -> str:
+        return chosen_array(arrays.names, self.array, self.path, USUAL_NAMES)
 
     def _checked(self, stated: dict[str, Any]) -> dict[str, Any]:
-        numbers = {key: checked_number(stated.get(key), key, self.name) for key in NUMBERS}
-        return {**numbers, "layout": stated.get("layout"), "extractor": stated.get("extractor")}
+        numbers = ("frames_per_second", "width", "height")
+        checked = {key: checked_number(stated.get(key), key, self.name) for key in numbers}
+        for key in ("layout", "extractor"):
+            checked[key] = stated.get(key)
+            if not isinstance(checked[key], str | None):
+                raise ValueError(f"{key} of {self.name} must be a text, got {checked[key]!r}.")
+        return checked
+
+    @contextmanager
+    def _open(self) -> Iterator[_Arrays]:
+        """Raises `ValueError` for a file that cannot be read."""
+        opened = {".safetensors": _safetensors, ".npz": _npz, ".npy": _npy}[self.path.suffix.lower()]
+        try:
+            with opened(self.path) as arrays:
+                yield arrays
+        except NameOfArrayError:
+            raise
+        except DAMAGED as error:
+            raise ValueError(cannot_be_read(self.path, error)) from error
 
 
-class _Slice:
-    """An array of a `.safetensors` file that is read in parts."""
+@contextmanager
+def _safetensors(path: Path) -> Iterator[_Arrays]:
+    with safe_open(path, framework="pt") as file:  # NumPy has no bfloat16
+        yield _Arrays(
+            list(file.keys()),
+            lambda name: tuple(file.get_slice(name).get_shape()),
+            lambda name, first, last: file.get_slice(name)[first:last],
+            dict(file.metadata() or {}),
+        )
 
-    def __init__(self, values: Any):
-        self.values, self.shape = values, tuple(values.get_shape())
 
-    def __getitem__(self, part: slice) -> np.ndarray:
-        return self.values[part]
+@contextmanager
+def _npz(path: Path) -> Iterator[_Arrays]:
+    with np.load(path, allow_pickle=False) as file:
+        yield _Arrays(
+            [name for name in file.files if name not in STATED],
+            lambda name: shape_in_npz(file, name),
+            lambda name, first, last: file[name][first:last],
+            {name: file[name].item() for name in STATED if name in file.files},
+        )
 
 
-def _lazily(file: Any) -> Callable[[str], _Slice]:
-    return lambda name: _Slice(file.get_slice(name))
+@contextmanager
+def _npy(path: Path) -> Iterator[_Arrays]:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    yield _Arrays([KEYPOINTS], lambda name: array.shape, lambda name, first, last: array[first:last], {})
+
+
+def write_arrays(path: Path, poses: Poses) -> None:
+    """Write a `.safetensors` or `.npz` file."""
+    arrays = {
+        KEYPOINTS: np.ascontiguousarray(poses.keypoints, np.float32),
+        SCORES: np.ascontiguousarray(poses.scores, np.float32),
+    }
+    stated = {key: getattr(poses, key, None) for key in STATED} | {"layout": COCO_WHOLEBODY.name}
+    stated = {key: value for key, value in stated.items() if value is not None}
+    if path.suffix.lower() == ".safetensors":
+        save_file(arrays, path, {key: str(value) for key, value in stated.items()})
+    else:
+        with path.open("wb") as file:
+            np.savez_compressed(file, **arrays, **stated)

@@ -1,36 +1,34 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """Reads and writes the poses of a clip: from files of many sources, always to the same 133 points."""
 
-import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 
-from .pose_array_files_slt import ArrayFile
+from .feature_files_slt import part_of_features, split_name
+from .pose_array_files_slt import ARRAY_SUFFIXES, ArrayFile, write_arrays
 from .pose_arrays_slt import people_of_arrays
-from .pose_layouts_slt import COCO_WHOLEBODY
-from .poses_slt import PoseFacts, Poses, part_of_poses, poses_of
+from .pose_format_slt import PoseFormatFile, write_pose_format
+from .pose_openpose_slt import OpenPoseFolder
+from .pose_pickles_slt import UniSignPickle
+from .poses_slt import PoseFacts, PoseFile, Poses, poses_of
 
-POSE_SUFFIXES = (".safetensors", ".npz", ".npy")
-TOLERANCE = 1e-3  # of a frame
+FILES: dict[str, type[PoseFile]] = {
+    ".pose": PoseFormatFile,
+    **dict.fromkeys(ARRAY_SUFFIXES, ArrayFile),
+    **dict.fromkeys((".pkl", ".pickle"), UniSignPickle),
+}
+POSE_SUFFIXES = tuple(FILES)
 
 
 def is_pose_file(path: str | os.PathLike) -> bool:
     """Tell by its name, in any letter case, whether a file holds poses; hidden files do not."""
-    path, _ = split_pose_name(path)
+    path, _ = split_name(path)
     return path.suffix.lower() in POSE_SUFFIXES and not path.name.startswith(".")
-
-
-def split_pose_name(source: str | os.PathLike) -> tuple[Path, str | None]:
-    """Split `poses.npz#clip_1` into the path of the file and the name of an array in it; None without a name."""
-    path, mark, name = str(source).rpartition("#")
-    if mark and Path(path).suffix.lower() in POSE_SUFFIXES and not Path(source).exists():
-        return Path(path), name
-    return Path(source), None
 
 
 def read_poses(
@@ -41,95 +39,92 @@ def read_poses(
     layout: str | None = None,
 ) -> Poses:
     """
-    Read the poses of one clip.
+    Read the poses of the signer of one clip, from any of these sources:
+
+    - `.pose` files with the components of MediaPipe, COCO-WholeBody, OpenPose or AlphaPose
+    - `.safetensors`, `.npz` and `.npy` files, and arrays, of a known layout: `keypoints` and `scores`, or one array;
+      `poses.npz#clip_1` names one of several
+    - folders with a JSON file of OpenPose for each frame
+    - Uni-Sign's pickles, if they hold plain lists
 
     Args:
-        source: a path, an array, or `Poses`. `poses.npz#clip_1` names one of several arrays of a file.
+        source: a path, an array, or `Poses`.
         start, end: seconds of the part that is read.
         frames_per_second: in place of what the source states.
-        layout: one of `LAYOUTS`, for arrays whose number of points does not tell.
+        layout: one of `LAYOUT_NAMES`, where the number of points does not tell, in place of what the source states.
 
     Raises:
-        ValueError: for what cannot be read, holds no frames or nobody, has another layout, or has no such part.
+        ValueError: for what cannot be read, holds no frames or nobody, has an unknown layout, or has no such part.
     """
-    if isinstance(source, Poses):
-        first, last = part_of_frames(
-            len(source), start, end, frames_per_second or source.frames_per_second, "the poses"
-        )
-        return part_of_poses(source, first, last)
     name = name_of_poses(source)
-    if not isinstance(source, str | os.PathLike):
-        people = people_of_arrays(source, None, layout, name)
-        first, last = part_of_frames(len(people.keypoints), start, end, frames_per_second, name)
-        poses = part_of_poses(poses_of(people, name), first, last)
-        return _with_rate(poses, frames_per_second)
-    file = open_pose_file(source, layout)
-    facts = file.facts()
-    first, last = part_of_frames(facts.num_frames, start, end, frames_per_second or facts.frames_per_second, name)
-    return _with_rate(poses_of(file.people(first, last), name), frames_per_second)
+    if isinstance(source, str | os.PathLike):
+        file = open_pose_file(source, layout)
+        facts = file.facts()
+        rate = facts.frames_per_second if frames_per_second is None else frames_per_second
+        first, last = part_of_clip(facts.num_frames, start, end, rate, name)
+        poses = poses_of(file.people(first, last), name)
+    else:
+        poses = source
+        if not isinstance(poses, Poses):
+            poses = poses_of(people_of_arrays(source, None, layout, name), name)
+        rate = poses.frames_per_second if frames_per_second is None else frames_per_second
+        poses = poses.part(*part_of_clip(len(poses), start, end, rate, name))
+    return replace(poses, frames_per_second=rate)
 
 
 def pose_facts(source: Any) -> PoseFacts:
-    """The number of poses of a clip, and what its file says of them; the poses are not read where that is possible."""
+    """The number of frames of a clip, and what its file states; most files are not read for that.
+
+    Raises `ValueError` as `read_poses`."""
     if isinstance(source, str | os.PathLike):
         return open_pose_file(source).facts()
     poses = read_poses(source)
     return PoseFacts(len(poses), poses.frames_per_second, poses.extractor)
 
 
-def open_pose_file(source: str | os.PathLike, layout: str | None = None) -> ArrayFile:
-    """The reader of a file. Raises `ValueError` for none, and for files of other kinds."""
-    path, array = split_pose_name(source)
-    if not is_pose_file(path):
-        raise ValueError(f"Poses must be in a file of {', '.join(POSE_SUFFIXES)}, got '{source}'.")
-    if not path.exists():
+def open_pose_file(source: str | os.PathLike, layout: str | None = None) -> PoseFile:
+    """A clip in a file or folder, which is not read yet. Raises `ValueError` for none, and for files of other kinds."""
+    path, array = split_name(source)
+    if path.is_dir():
+        return OpenPoseFolder(path)
+    kind = FILES.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"Poses must be in a file of {', '.join(POSE_SUFFIXES)}, or in a folder of OpenPose's JSON files, got "
+            f"'{source}'."
+        )
+    if not path.is_file():
         raise ValueError(f"There is no file '{path}'.")
-    return ArrayFile(path, array, layout)
+    return kind(path, array, layout)
 
 
 def write_poses(path: str | os.PathLike, poses: Poses) -> None:
     """
-    Write poses to a `.safetensors` or `.npz` file, all 133 points.
+    Write poses to a `.safetensors`, `.npz` or `.pose` file, all 133 points. A `.pose` file does not hold the name of
+    the extractor, and its size of the picture is in whole pixels.
 
     Raises:
         ValueError: for other files.
     """
     path = Path(path)
-    stated = {
-        "frames_per_second": poses.frames_per_second,
-        "width": poses.width,
-        "height": poses.height,
-        "extractor": poses.extractor,
-    }
-    stated = {"layout": COCO_WHOLEBODY.name, **{key: value for key, value in stated.items() if value is not None}}
-    arrays = {
-        "keypoints": np.ascontiguousarray(poses.keypoints, np.float32),
-        "scores": np.ascontiguousarray(poses.scores, np.float32),
-    }
-    if path.suffix.lower() == ".safetensors":
-        save_file(arrays, path, {key: str(value) for key, value in stated.items()})
-    elif path.suffix.lower() == ".npz":
-        with path.open("wb") as file:
-            np.savez_compressed(file, **arrays, **stated)
+    suffix = path.suffix.lower()
+    if suffix == ".pose":
+        write_pose_format(path, poses)
+    elif suffix in (".safetensors", ".npz"):
+        write_arrays(path, poses)
     else:
-        raise ValueError(f"Poses are written to .safetensors or .npz, got '{path}'.")
+        raise ValueError(f"Poses are written to a file of .safetensors, .npz or .pose, got '{path}'.")
 
 
-def part_of_frames(
-    length: int, start: float | None, end: float | None, rate: float | None, name: str
+def part_of_clip(
+    num_frames: int, start: float | None, end: float | None, rate: float | None, name: str
 ) -> tuple[int, int]:
     """The first frame of the part from `start` to `end` seconds, and the one after its last.
 
-    Raises `ValueError` for a part of poses without a frame rate, and for a part that holds no frame."""
-    first, last = 0, length
-    if start is not None or end is not None:
-        if rate is None:
-            raise ValueError(f"{name} states no frame rate: `start` and `end` need `frames_per_second`.")
-        first = math.ceil((start or 0.0) * rate - TOLERANCE)
-        last = last if end is None else min(math.ceil(end * rate - TOLERANCE), last)
-    if length and last <= first:
-        raise ValueError(f"{name} has no frame from {start or 0:g} to {end} s: it has {length}.")
-    return first, last
+    Raises `ValueError` for no frames, for a part without a frame rate, and for a part that holds no frame."""
+    if num_frames < 1:
+        raise ValueError(f"{name} holds no frame. Extract the poses again, or leave the clip out.")
+    return part_of_features(num_frames, start, end, rate, name, unit="frame")
 
 
 def name_of_poses(source: Any) -> str:
@@ -152,10 +147,6 @@ def is_one_clip_of_poses(poses: Any) -> bool:
     if isinstance(poses, np.ndarray | torch.Tensor):
         return poses.ndim < 4
     return not isinstance(poses, list | tuple) or _depth(poses) in (2, 3)
-
-
-def _with_rate(poses: Poses, rate: float | None) -> Poses:
-    return poses if rate is None else Poses(**{**vars(poses), "frames_per_second": rate})
 
 
 def _depth(values: Any) -> int:

@@ -53,8 +53,7 @@ MEDIAPIPE_FACE = (
     61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,  # outer mouth
     78, 82, 13, 312, 308, 317, 14, 87,  # inner mouth
 )  # fmt: skip
-MEDIAPIPE_FACE_POINTS = 468
-MEDIAPIPE_FACE_POINTS_WITH_IRISES = 478
+MEDIAPIPE_FACE_SIZES = (468, 478)
 
 # OpenPose's BODY_25; the points 1 (neck) and 8 (middle of the hips) have no place in ours.
 OPENPOSE_BODY_NAMES = (
@@ -70,14 +69,16 @@ OPENPOSE_COCO_NAMES = (
 )  # fmt: skip
 OPENPOSE_FACE_POINTS = 70  # iBUG's 68, and the pupils
 
+# What other sources call points of ours.
+SAME_BODY_NAMES = {"left_foot_index": "left_big_toe", "right_foot_index": "right_big_toe"}
+
 # Tables of parts: for each of our points that a part of the source has, its index in that part.
 Table = Mapping[int, int]
 
 
 def table_of_names(names: Sequence[str]) -> dict[int, int]:
     """The table of a body by the names of its points."""
-    same = {"left_foot_index": "left_big_toe", "right_foot_index": "right_big_toe"}
-    places = {same.get(name, name): index for index, name in enumerate(names)}
+    places = {SAME_BODY_NAMES.get(name, name): index for index, name in enumerate(names)}
     return {point: places[name] for point, name in enumerate(BODY_NAMES) if name in places}
 
 
@@ -102,7 +103,8 @@ class PoseLayout:
         name: as files name it.
         sizes: the number of points of each part of the source, in its order.
         tables: of the parts.
-        has_depth: whether a third channel is the depth, and scores come fourth, if at all; else it is the score.
+        has_depth: MediaPipe's channels are x, y, the depth and, of the body, the visibility, which is its score; those
+            of all others are x, y and the score.
     """
 
     name: str
@@ -125,36 +127,38 @@ class PoseLayout:
         return indices
 
 
-def _mediapipe(name: str, *parts: str, face: int = MEDIAPIPE_FACE_POINTS) -> PoseLayout:
-    sizes = {"body": len(MEDIAPIPE_BODY_NAMES), "face": face, "left": len(LEFT_HAND), "right": len(RIGHT_HAND)}
+def _mediapipe_layouts(name: str, *parts: str) -> list[PoseLayout]:
+    """A layout with these parts in this order, with and without the irises of the face."""
+    sizes = {"body": len(MEDIAPIPE_BODY_NAMES), "left": len(LEFT_HAND), "right": len(RIGHT_HAND)}
     tables = {
         "body": MEDIAPIPE_BODY_TABLE,
         "face": MEDIAPIPE_FACE_TABLE,
         "left": LEFT_HAND_TABLE,
         "right": RIGHT_HAND_TABLE,
     }
-    return PoseLayout(name, tuple(sizes[part] for part in parts), tuple(tables[part] for part in parts), has_depth=True)
+    return [
+        PoseLayout(name, tuple((sizes | {"face": face})[part] for part in parts), tuple(map(tables.get, parts)), True)
+        for face in (MEDIAPIPE_FACE_SIZES if "face" in parts else (0,))
+    ]
 
 
 COCO_WHOLEBODY = PoseLayout("coco_wholebody", (NUM_POINTS,), (table_in_order(range(NUM_POINTS)),))
+OPENPOSE = PoseLayout(
+    "openpose",
+    (len(OPENPOSE_BODY_NAMES), OPENPOSE_FACE_POINTS, len(LEFT_HAND), len(RIGHT_HAND)),
+    (OPENPOSE_BODY_TABLE, FACE_TABLE, LEFT_HAND_TABLE, RIGHT_HAND_TABLE),
+)
 # MediaPipe's holistic landmarks are kept in several orders; those with the face have the same number of points.
-MEDIAPIPE_LAYOUTS = (
-    _mediapipe("mediapipe_pose", "body"),
-    _mediapipe("mediapipe_pose_hands", "body", "left", "right"),
-    _mediapipe("mediapipe_pose_hands_face", "body", "left", "right", "face"),
-    _mediapipe("mediapipe_pose_face_hands", "body", "face", "left", "right"),
-    _mediapipe("mediapipe_face_left_pose_right", "face", "left", "body", "right"),
+LAYOUTS: tuple[PoseLayout, ...] = (
+    COCO_WHOLEBODY,
+    OPENPOSE,
+    *_mediapipe_layouts("mediapipe_pose", "body"),
+    *_mediapipe_layouts("mediapipe_pose_hands", "body", "left", "right"),
+    *_mediapipe_layouts("mediapipe_pose_hands_face", "body", "left", "right", "face"),
+    *_mediapipe_layouts("mediapipe_pose_face_hands", "body", "face", "left", "right"),
+    *_mediapipe_layouts("mediapipe_face_left_pose_right", "face", "left", "body", "right"),
 )
-OPENPOSE_LAYOUTS = (
-    PoseLayout(
-        "openpose_137",
-        (len(OPENPOSE_BODY_NAMES), OPENPOSE_FACE_POINTS, len(LEFT_HAND), len(RIGHT_HAND)),
-        (OPENPOSE_BODY_TABLE, FACE_TABLE, LEFT_HAND_TABLE, RIGHT_HAND_TABLE),
-    ),
-)
-LAYOUTS: dict[str, PoseLayout] = {
-    layout.name: layout for layout in (COCO_WHOLEBODY, *MEDIAPIPE_LAYOUTS, *OPENPOSE_LAYOUTS)
-}
+LAYOUT_NAMES = tuple(dict.fromkeys(layout.name for layout in LAYOUTS))
 
 
 def _mirrored_points() -> tuple[int, ...]:

@@ -36,8 +36,8 @@ def normalised_poses(poses: torch.Tensor, score_threshold: float) -> torch.Tenso
     same frame, the wrists and the tip of the nose, in units of the side of that square. All channels are clipped to
     [-1, 1], and points that are not seen are 0 in all of them. Without a square, everything is 0.
 
-    Ours: an origin with score 0 has no place, and the body's point at the same place stands in for it; without
-    that, too, the part is unseen in this frame.
+    Ours: an origin with score 0 has no place. The body's point at the same place stands in for it or, without that, the
+    mean of what is seen of the part.
 
     Args:
         poses: `(frames, 133, 3)`, x, y and score, in a unit that is the same for x and y.
@@ -53,18 +53,17 @@ def normalised_poses(poses: torch.Tensor, score_threshold: float) -> torch.Tenso
     parts = []
     for name, points in PARTS.items():
         part = poses[:, list(points)]
+        seen = part[..., 2:] > score_threshold
         if name == "body":
             places = (part[..., :2] - centre) / (side / 2)
-            seen = part[..., 2:] > score_threshold
         else:
-            origin = _origin(poses, *ORIGINS[name])
-            places = (part[..., :2] - origin[..., :2]) / side
-            seen = (part[..., 2:] > score_threshold) & (origin[..., 2:] > 0)
+            places = (part[..., :2] - _origin(poses, part, seen, *ORIGINS[name])) / side
         parts.append(torch.cat([places, part[..., 2:]], -1).clamp(-1, 1) * seen)
     return torch.cat(parts, 1)
 
 
-def _origin(poses: torch.Tensor, point: int, of_body: int) -> torch.Tensor:
-    """The origin of a part in each frame, `(frames, 1, 3)`."""
+def _origin(poses: torch.Tensor, part: torch.Tensor, seen: torch.Tensor, point: int, of_body: int) -> torch.Tensor:
+    """The place of the origin of a part in each frame, `(frames, 1, 2)`."""
+    mean = (part[..., :2] * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1)
     own, body = poses[:, point, None], poses[:, of_body, None]
-    return torch.where(own[..., 2:] > 0, own, body)
+    return torch.where(own[..., 2:] > 0, own[..., :2], torch.where(body[..., 2:] > 0, body[..., :2], mean))

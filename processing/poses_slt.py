@@ -1,17 +1,18 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""The poses of a clip, cleaned, and who of several people in the picture is the signer."""
+"""The poses of a clip, as files have them and as they are used."""
 
-import math
-import warnings
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .pose_layouts_slt import NUM_POINTS, PARTS
+from .feature_files_slt import positive_number
+from .pose_layouts_slt import NUM_POINTS
+from .pose_signer_slt import poses_of_signer
 
-BODY = list(PARTS["body"])
-MOST_OF_A_FRACTION = 2.0  # fractions of a picture are around 0 to 1, pixels far above
+LARGEST_FRACTION = 2.0  # coordinates in fractions of a picture are around 0 to 1, those in pixels far above
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class PoseFacts:
     What a file says of its poses before they are read.
 
     Args:
-        num_frames: how many poses it holds.
+        num_frames: how many frames it has.
         frames_per_second: None if it does not say.
-        extractor: what made them, such as "rtmlib 0.0.13 rtmw-x-l 384x288"; None if it does not say.
+        extractor: what made the poses, by name, version and model; None if it does not say.
     """
 
     num_frames: int
@@ -37,11 +38,11 @@ class Poses:
 
     Args:
         keypoints: float32 `(frames, 133, 2)`, x to the right and y down, in pixels; 0 for points with score 0.
-            Without `width` and `height` they may be fractions of the picture, whose shape is then unknown.
+            Without `width` and `height` they may be fractions of the picture, whose shape is then taken as a square.
         scores: float32 `(frames, 133)`; 0 where a point is not seen.
         frames_per_second: None if unknown.
         width, height: of the picture, in pixels; None if unknown.
-        extractor: what made them; None if unknown.
+        extractor: what made the poses; None if unknown.
     """
 
     keypoints: np.ndarray
@@ -53,6 +54,10 @@ class Poses:
 
     def __len__(self) -> int:
         return len(self.keypoints)
+
+    def part(self, first: int, last: int) -> "Poses":
+        """The frames from `first` up to `last`, which is not among them."""
+        return replace(self, keypoints=self.keypoints[first:last], scores=self.scores[first:last])
 
 
 @dataclass(frozen=True)
@@ -68,17 +73,37 @@ class People:
     extractor: str | None = None
 
 
+class PoseFile(ABC):
+    """
+    One clip in a file or a folder.
+
+    Args:
+        array: the name of the array with the keypoints, in a file of several.
+        layout: one of `LAYOUT_NAMES`, in place of what the file states.
+    """
+
+    def __init__(self, path: Path, array: str | None = None, layout: str | None = None):
+        self.path, self.array, self.layout = path, array, layout
+        self.name = f"'{path}'" if array is None else f"'{path}#{array}'"
+
+    @abstractmethod
+    def facts(self) -> PoseFacts:
+        """What the file says of itself. Raises `ValueError` for a file that cannot be read."""
+
+    @abstractmethod
+    def people(self, first: int, last: int) -> People:
+        """The poses from the frame `first` up to `last`. Raises `ValueError` for a file that cannot be read."""
+
+
 def poses_of(people: People, name: str) -> Poses:
     """
-    The cleaned poses of the signer in a picture.
-
-    The signer is whoever has the largest seen body over the clip; with several people a warning says so.
+    The cleaned poses of the signer, who is told from other people as in `poses_of_signer`.
 
     Args:
         name: of the clip in errors.
 
     Raises:
-        ValueError: for no frames, no people, other shapes, and if nothing is seen in any frame.
+        ValueError: for no frames, no people, other shapes, and where nothing is seen in any frame.
     """
     _check_shapes(people, name)
     keypoints, scores = _cleaned(people.keypoints, people.scores)
@@ -87,35 +112,21 @@ def poses_of(people: People, name: str) -> Poses:
             f"{name} shows nobody: no point is seen in any of its {len(scores)} frames. Extract the poses again, or "
             "leave the clip out."
         )
-    keypoints, scores = _signer(keypoints, scores, name)
+    keypoints, scores = poses_of_signer(keypoints, scores, name)
     if people.width is not None and are_fractions(keypoints, scores):
         keypoints = keypoints * np.array([people.width, people.height], np.float32)
-    facts = {field: getattr(people, field) for field in ("frames_per_second", "width", "height", "extractor")}
-    return Poses(keypoints, scores, **facts)
+    return Poses(keypoints, scores, people.frames_per_second, people.width, people.height, people.extractor)
 
 
 def are_fractions(keypoints: np.ndarray, scores: np.ndarray) -> bool:
-    """Whether coordinates are fractions of a picture, not pixels."""
+    """Whether coordinates `(frames, 133, 2)` are fractions of a picture, not pixels."""
     seen = np.abs(keypoints[scores > 0])
-    return bool(len(seen)) and float(np.median(seen.max(-1))) <= MOST_OF_A_FRACTION
-
-
-def part_of_poses(poses: Poses, first: int, last: int) -> Poses:
-    """The frames from `first` up to `last`, which is not among them."""
-    return replace(poses, keypoints=poses.keypoints[first:last], scores=poses.scores[first:last])
+    return bool(len(seen)) and float(np.median(seen.max(-1))) <= LARGEST_FRACTION
 
 
 def checked_number(value: Any, what: str, name: str) -> float | None:
-    """A positive number that a file states, also as text; None for none. Raises `ValueError` for anything else."""
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise ValueError(f"{what} of {name} must be a positive number, got {value!r}.")
-    return number
+    """What a file may state of the clip `name`. Raises `ValueError` unless it is a positive number, or None."""
+    return None if value is None else positive_number(value, what, name)
 
 
 def _check_shapes(people: People, name: str) -> None:
@@ -125,10 +136,9 @@ def _check_shapes(people: People, name: str) -> None:
             f"{name} must hold keypoints (frames, people, {NUM_POINTS}, 2) and scores (frames, people, {NUM_POINTS}), "
             f"got {keypoints} and {scores}."
         )
-    if keypoints[0] == 0:
-        raise ValueError(f"{name} holds no frame. Extract the poses again, or leave the clip out.")
-    if keypoints[1] == 0:
-        raise ValueError(f"{name} shows nobody. Extract the poses again, or leave the clip out.")
+    if 0 in keypoints[:2]:
+        what = "holds no frame" if keypoints[0] == 0 else "shows nobody"
+        raise ValueError(f"{name} {what}. Extract the poses again, or leave the clip out.")
     if (people.width is None) != (people.height is None):
         raise ValueError(f"{name} must state both the width and the height of the picture, or neither.")
 
@@ -139,10 +149,3 @@ def _cleaned(keypoints: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
         keypoints, scores = keypoints.astype(np.float32), scores.astype(np.float32)
     seen = np.isfinite(keypoints).all(-1) & np.isfinite(scores) & (scores > 0)
     return np.where(seen[..., None], keypoints, 0), np.where(seen, scores, 0)
-
-
-def _signer(keypoints: np.ndarray, scores: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The first person, for now: (frames, people, ...) -> (frames, ...)."""
-    if keypoints.shape[1] > 1:
-        warnings.warn(f"{name} shows {keypoints.shape[1]} people.", stacklevel=2)
-    return keypoints[:, 0], scores[:, 0]

@@ -16,10 +16,10 @@ import raw_corpora
 from raw_corpora import NUM_CLIPS, plain_pickle
 
 import train_scripts.corpora
+from modeling_flallm.own_processing import read_plain_pickle
 from train_scripts.corpora import corpus_readers
 from train_scripts.corpora.corpus_readers import KINDS, read_corpus
 from train_scripts.corpora.corpus_schema import Problem, RawCorpus
-from train_scripts.corpora.legacy_labels import read_plain_pickle
 
 LAYOUTS = [
     *((kind, None) for kind in KINDS),

@@ -27,7 +27,7 @@ MAINS = [*SCRIPTS.values(), *(f"train_scripts.{command.module}:main" for command
 
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 SCRIPTS_FOLDER = ROOT / "train_scripts"
-THE_ONE_UNPICKLER = ROOT / "train_scripts" / "corpora" / "legacy_labels.py"
+THE_ONE_UNPICKLER = ROOT / "processing" / "plain_pickle_slt.py"
 MAY_NOT_IMPORT = {
     "modeling_flallm": {"processing", "train_scripts", "spaces_demo", "benchmarks", "tests"},
     "processing": {"modeling_flallm", "train_scripts", "spaces_demo", "benchmarks", "tests"},

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from modeling_flallm.own_processing import feature_files
+from modeling_flallm.own_processing import feature_files, read_plain_pickle
 
-from .legacy_labels import read_plain_pickle
 from .prepared_videos import FATAL_ERRORS, ClipError
 
 HDF5_SUFFIXES = (".h5", ".hdf5")

@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from modeling_flallm.own_processing import read_plain_pickle
+
 from .corpus_files import folder_with_frames, frame_folder, needed_file, root_with
 from .corpus_rows import Gathered, clip_name, sentence, split_named
 from .corpus_schema import Problem, RawClip, RawCorpus
 from .corpus_tables import RowError, read_rows, shown_path
 from .label_entries import compare_length, strings_of
-from .legacy_labels import read_plain_pickle
 
 
 def read(folder: Path, videos: Path | None) -> RawCorpus:

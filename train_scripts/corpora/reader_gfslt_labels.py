@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from modeling_flallm.own_processing import read_plain_pickle
+
 from .corpus_files import FilesBelow, frame_folder, needed_file
 from .corpus_rows import Gathered, clip_name, path_below, sentence
 from .corpus_schema import RawClip, RawCorpus
 from .corpus_tables import SPLIT_NAMES, Row, RowError, shown_path
 from .label_entries import compare_length, string_of, strings_of
-from .legacy_labels import read_plain_pickle
 
 
 def read(folder: Path, videos: Path | None) -> RawCorpus:

@@ -1,4 +1,8 @@
-"""Reads labels that other projects store as pickles, refusing every class. The only file that unpickles anything."""
+# Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
+"""
+Reads labels, features and poses that other projects store as pickles, refusing every class. The only file that
+unpickles anything.
+"""
 
 import gzip
 import io
