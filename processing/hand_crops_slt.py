@@ -17,11 +17,12 @@ import torch
 from torchvision.transforms.v2.functional import normalize, resize
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from .pose_files_slt import read_poses
 from .pose_layouts_slt import LEFT_HAND, RIGHT_HAND
 from .poses_slt import Poses, are_fractions
 from .video_decoding_slt import decode_video
 
-HAND_CROP_NAMES = ["hand_pixel_values", "hand_frame_indices", "hand_crop_keypoints"]
+HAND_CROP_NAMES = ("hand_pixel_values", "hand_frame_indices", "hand_crop_keypoints")
 NO_FRAME = -1
 CROP_SIZE = 112  # pixels
 FRACTION_OF_FRAMES = 0.1
@@ -82,6 +83,31 @@ def _frames_of_hand(scores: np.ndarray, generator: torch.Generator | None) -> li
     else:
         chosen = torch.multinomial(torch.from_numpy(weights).double(), count, generator=generator).numpy()
     return sorted(candidates[chosen].tolist())
+
+
+def hand_crops_of_row(
+    row: dict[str, Any], indices: Sequence[int], scores: np.ndarray, seed: int | None = None
+) -> HandCrops:
+    """
+    The hand crops of a row of a data set with the columns `poses` and `video`; `start` and `end` (seconds) of the row
+    name a part of both.
+
+    Args:
+        indices: which of the poses are the frames of the clip.
+        scores: of these frames, `(frames, 133)`, in which augmentation may have hidden a hand.
+        seed: see `frames_to_crop`.
+
+    Raises:
+        ValueError: for a row without a video, and as `read_hand_crops`.
+    """
+    if row.get("video") is None:
+        raise ValueError(
+            "The model also sees crops of the hands: the data set needs the column `video` beside `poses`, got columns "
+            f"{sorted(row)}. Streamed data sets give no videos beside poses."
+        )
+    start, end = row.get("start"), row.get("end")
+    poses = read_poses(row["poses"], start, end)
+    return read_hand_crops(row["video"], poses, indices, frames_to_crop(scores, seed), start, end)
 
 
 def read_hand_crops(

@@ -2,13 +2,14 @@
 """Poses as a modality: read, thinned, augmented in time and in their coordinates, normalised, and padded."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
 from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_files_slt import split_name
+from .hand_crops_slt import HAND_CROP_NAMES, hand_crops_of_row, pad_hand_crops
 from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
 from .pose_files_slt import (
     POSE_SUFFIXES,
@@ -26,7 +27,8 @@ class PoseModality(Modality):
     The column `poses` holds the path of a file of poses, or an array `(frames, points, channels)`. `start` and `end` of
     a row (seconds) may name a part, for which the file must state its frame rate.
 
-    An item has float32 `poses` `(frames, 133, 3)`: x, y and score before normalisation.
+    An item has float32 `poses` `(frames, 133, 3)`: x, y and score before normalisation. If the model also sees crops of
+    the hands, it has `hand_crops`, cut from the column `video` of its row.
     """
 
     argument = "poses"
@@ -47,6 +49,11 @@ class PoseModality(Modality):
         example="clip.pose",
         shape="(frames, points, channels)",
     )
+
+    def __init__(self, part: Any):
+        super().__init__(part)
+        if part.hand_crops:
+            self.input_names = (*self.input_names, *HAND_CROP_NAMES)
 
     @classmethod
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> PoseFeatureExtractor:
@@ -120,9 +127,22 @@ class PoseModality(Modality):
     def rate(self, row: dict[str, Any]) -> float | None:
         return self.part.facts(row[self.column]).frames_per_second
 
+    def complete(
+        self,
+        item: dict[str, Any],
+        indices: Sequence[int],
+        read_row: Callable[[], dict[str, Any]],
+        seed: int | None = None,
+    ) -> dict[str, Any]:
+        """See `Modality.complete`: crops of the hands that are seen, after augmentation too."""
+        if not self.part.hand_crops:
+            return item
+        return {**item, "hand_crops": hand_crops_of_row(read_row(), indices, item["poses"][..., 2].numpy(), seed)}
+
     def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
         return self.part.sample_frame_indices(length)
 
     def collate(self, items: Sequence[dict[str, Any]], preprocess_on_device: bool = False) -> dict[str, Any]:
         """See `Modality.collate`; normalising costs so little that nothing is left to the device."""
-        return self.part.pad([item["poses"] for item in items])
+        crops = [item["hand_crops"] for item in items] if self.part.hand_crops else []
+        return self.part.pad([item["poses"] for item in items]) | (pad_hand_crops(crops) if crops else {})

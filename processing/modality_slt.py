@@ -258,6 +258,26 @@ class Modality(ABC):
         with random_numbers_of(seed):
             return {self.item_key: read(self.augmented(augmentation))}
 
+    def complete(
+        self,
+        item: dict[str, Any],
+        indices: Sequence[int],
+        read_row: Callable[[], dict[str, Any]],
+        seed: int | None = None,
+    ) -> dict[str, Any]:
+        """
+        Add to an item what else of its row the model reads, for `collate`. Default: nothing.
+
+        Args:
+            indices: those of the clip that are in the item.
+            read_row: returns the row, with all of its columns.
+            seed: for random draws in training; None in evaluation.
+
+        Raises:
+            ValueError: for a row without it.
+        """
+        return item
+
     def augmented(self, augmentation: Augmentation) -> SampleIndices:
         """The indices that training takes from a clip, drawn anew in every call."""
 
