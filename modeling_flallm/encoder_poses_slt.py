@@ -226,8 +226,7 @@ class UniSignPoseEncoder(SignEncoder):
         self.token_bias = nn.Parameter(torch.empty(config.hidden_size))
         self.fusion = None
         if config.rgb_fusion:
-            self.fusion = PriorGuidedFusion(config.spatial_widths[-1])
-            self.input_names = (*self.input_names, *HAND_CROP_INPUTS)
+            self._build_fusion()
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -246,6 +245,24 @@ class UniSignPoseEncoder(SignEncoder):
             init.trunc_normal_(module.projection.weight, std=0.02)
         elif module is self:
             init.zeros_(self.token_bias)
+
+    def _build_fusion(self) -> None:
+        self.fusion = PriorGuidedFusion(self.config.spatial_widths[-1])
+        self.input_names = (*self.input_names, *HAND_CROP_INPUTS)
+
+    def add_fusion(self) -> None:
+        """
+        Add a new prior-guided fusion to an encoder that was trained on poses alone, as Uni-Sign's second stage does.
+
+        Raises:
+            ValueError: if it has one, and for a width that its attention cannot share among its heads.
+        """
+        if self.fusion is not None:
+            raise ValueError("The encoder has a prior-guided fusion already.")
+        self.config = type(self.config)(**{**self.config.to_dict(), "rgb_fusion": True})
+        self._build_fusion()
+        self.fusion.apply(self._init_weights)
+        self.fusion.to(device=self.device, dtype=self.dtype)
 
     def choose_memory_format(self) -> None:
         if self.fusion is not None:

@@ -3,22 +3,31 @@
 import math
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from video_files import counting_frames, frame_numbers, write_video
 
+from processing.feature_extraction_poses_slt import PoseFeatureExtractor
 from processing.hand_crops_slt import (
     CROP_SIZE,
     FINGERTIPS,
+    HAND_CROP_NAMES,
     HandCrops,
     frames_to_crop,
     pad_hand_crops,
     read_hand_crops,
 )
+from processing.modality_poses_slt import PoseModality
+from processing.pose_files_slt import write_poses
 from processing.pose_layouts_slt import LEFT_HAND, RIGHT_HAND
 from processing.poses_slt import Poses
+from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from train_scripts.clips.augmentation import ClipAugmentation
+from train_scripts.clips.data import ClipDataset
+from train_scripts.clips.splits import load_split
 
 LEFT, RIGHT = list(LEFT_HAND), list(RIGHT_HAND)
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -241,3 +250,85 @@ def test_a_batch_without_any_hand_has_one_empty_place():
     none = read_hand_crops(None, poses_with_hands(1, (0, 0), (0, 0)), [0], ([], []))
     batch = pad_hand_crops([none, none])
     assert batch["hand_frame_indices"].tolist() == [[[-1], [-1]], [[-1], [-1]]]
+
+
+# From a data set
+
+
+def folder_with_both(folder: Path, num_frames: int = 40) -> Path:
+    """A split `train` of two clips with poses and videos, whose frames say their numbers."""
+    split = folder / "train"
+    split.mkdir(parents=True)
+    for index in range(2):
+        write_video(split / f"{index}.mkv", counting_frames(num_frames), pixel_format="bgr0")
+        poses = poses_with_hands(num_frames, (30, 20), (40, 30), 16, frames_per_second=25.0, width=64, height=48)
+        poses.keypoints[:, :11] = np.random.rand(11, 2) * [64, 48]  # a body
+        poses.scores[:, :11] = 0.9
+        poses.scores[:, LEFT + RIGHT] = np.random.rand(num_frames, 42) * 0.3 + 0.5
+        write_poses(split / f"{index}.safetensors", poses)
+    rows = ["file_name,poses,text", *(f"{index}.mkv,{index}.safetensors,sentence {index}" for index in range(2))]
+    (split / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def clips_of(folder: Path, augmentation: ClipAugmentation | None = None, **values) -> ClipDataset:
+    modality = PoseModality(PoseFeatureExtractor(hand_crops=True, **values))
+    split = load_split(DataArguments(dataset=[str(folder)]), "train")
+    return ClipDataset(split, modality, augmentation)
+
+
+def test_a_data_set_gives_crops_of_the_frames_that_it_gives(tmp_path):
+    clips = clips_of(folder_with_both(tmp_path), max_num_frames=10)  # every fourth frame
+    first, second = clips[0], clips[1]
+    assert first["poses"].shape == (10, 133, 3)
+    for crops in (first["hand_crops"], second["hand_crops"]):
+        assert crops.frame_indices.shape == (2, 1)
+        for side in (0, 1):
+            (number,) = frame_numbers(crops.pixels[side], 40)
+            assert number == 4 * int(crops.frame_indices[side, 0])
+    batch = clips.modality.collate([first, second])
+    assert set(batch) == set(clips.modality.input_names)
+    assert batch["hand_pixel_values"].shape == (2, 2, 1, 3, CROP_SIZE, CROP_SIZE)
+
+
+def test_training_draws_other_frames_in_each_epoch_and_evaluation_never(tmp_path):
+    folder = folder_with_both(tmp_path)
+    video = VideoArguments(max_num_frames=None, frame_sampling_rate=1.0)
+    training = clips_of(folder, ClipAugmentation(AugmentationArguments(frame_jitter=False), video))
+
+    def drawn(clips: ClipDataset, epoch: int) -> list:
+        clips.set_epoch(epoch)
+        return clips[0]["hand_crops"].frame_indices.tolist()
+
+    assert drawn(training, 0) == drawn(training, 0)
+    assert len({str(drawn(training, epoch)) for epoch in range(5)}) > 1
+    evaluation = clips_of(folder)
+    assert len({str(drawn(evaluation, epoch)) for epoch in range(3)}) == 1
+
+
+def test_a_data_set_without_videos_is_refused_where_the_model_sees_crops(tmp_path):
+    folder = folder_with_both(tmp_path)
+    metadata = folder / "train" / "metadata.csv"
+    metadata.write_text(metadata.read_text().replace("file_name,", "recording,"))
+    message = "the data set needs the column `video` beside `poses`, got columns ['poses', 'recording', 'text']."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        clips_of(folder)[0]
+
+
+def test_without_hand_crops_no_video_is_read(tmp_path):
+    folder = folder_with_both(tmp_path)
+    for video in (folder / "train").glob("*.mkv"):
+        video.write_bytes(b"broken")
+    split = load_split(DataArguments(dataset=[str(folder)]), "train")
+    clips = ClipDataset(split, PoseModality(PoseFeatureExtractor()))
+    assert set(clips.modality.collate([clips[0], clips[1]])) == {"pose_values", "pose_attention_mask"}
+    with pytest.raises(ValueError):
+        clips_of(folder)[0]
+
+
+def test_the_choice_is_saved_with_the_extractor(tmp_path):
+    PoseFeatureExtractor(hand_crops=True).save_pretrained(tmp_path)
+    loaded = PoseFeatureExtractor.from_pretrained(tmp_path)
+    assert loaded.hand_crops and not PoseFeatureExtractor().hand_crops
+    assert PoseModality(loaded).input_names[-3:] == HAND_CROP_NAMES
+    assert PoseModality(PoseFeatureExtractor()).input_names == PoseModality.input_names

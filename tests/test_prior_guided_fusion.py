@@ -287,6 +287,24 @@ def test_the_weights_of_a_new_fusion_are_those_of_the_description():
     assert float(module.gate.output.bias.detach()) == pytest.approx(math.atanh(INITIAL_GATE))
 
 
+def test_a_trained_encoder_gets_a_new_fusion_and_keeps_its_weights(tmp_path):
+    encoder = UniSignPoseEncoder(UniSignPoseConfig(spatial_widths=[8, WIDTH], temporal_layers=1)).eval()
+    before, batch = {name: value.clone() for name, value in encoder.state_dict().items()}, two_clips()
+    alone = encoder(**pose_alone(batch)).last_hidden_state
+    encoder.add_fusion()
+    encoder.eval()
+    assert all(torch.equal(encoder.state_dict()[name], value) for name, value in before.items())
+    assert torch.equal(encoder(**pose_alone(batch)).last_hidden_state, alone)
+    assert float(encoder.fusion.gate.output.bias.detach()) == pytest.approx(math.atanh(INITIAL_GATE))
+    encoder.save_pretrained(tmp_path)
+    loaded = UniSignPoseEncoder.from_pretrained(tmp_path)
+    assert loaded.config.rgb_fusion and loaded.input_names == encoder.input_names
+    found = loaded(**batch).last_hidden_state
+    assert torch.equal(found, encoder(**batch).last_hidden_state) and not torch.equal(found, alone)
+    with pytest.raises(ValueError, match="has a prior-guided fusion already"):
+        encoder.add_fusion()
+
+
 def test_an_encoder_without_fusion_has_none_of_its_weights():
     encoder = UniSignPoseEncoder(UniSignPoseConfig(spatial_widths=[8], temporal_layers=0))
     assert encoder.input_names == ("pose_values", "pose_attention_mask")
