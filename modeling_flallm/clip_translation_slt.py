@@ -4,6 +4,7 @@ the other, `flallm translate` reads and encodes the next clips while it writes, 
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 
 from .confidence_slt import confidence_of, mean_visual_features
 from .dataset_rows_slt import with_content
-from .long_videos_slt import PIECE_KEYS
+from .long_videos_slt import TIMES_OF_A_PIECE
 from .pipeline_inputs_slt import name_of_video
 from .word_evidence_slt import clip_times, visual_token_times, word_evidence
 
-READY_CLIP_KEYS = (*PIECE_KEYS, "caption_start", "caption_end")
+KEYS_BESIDE_READY_VALUES = (*TIMES_OF_A_PIECE, "caption_start", "caption_end")
 
 
 class ClipLengthError(ValueError):
@@ -49,8 +50,8 @@ class ClipTranslation:
         Read one video in any form that a call takes, except a dictionary of a video and its arguments.
 
         Returns:
-            `frames`, uint8 `(frames, 3, height, width)`, sampled, resized and cropped, or visual features `(features,
-            width)`; their `times`, and the `metadata` that the video processor gives.
+            `frames`, uint8 `(frames, 3, height, width)`, sampled, resized and cropped, or what `open` of another
+            modality gives; their `times`, and the `metadata` that the modality gives.
 
         Raises:
             VideoDecodingError: for a video that cannot be read.
@@ -64,24 +65,28 @@ class ClipTranslation:
     def _ready_clip(
         self, video: dict[str, Any], start: float | None, end: float | None, source_fps: float | None
     ) -> dict[str, Any]:
-        """Check a video that is already processed, and return it as a clip."""
-        unknown = sorted(set(video) - set(READY_CLIP_KEYS))
+        """Check a video that is already processed, and return it as a clip: its `values` and `times`."""
+        modality = self.processor.modality
+        values_name = modality.input_names[0]
+        keys = (values_name, *KEYS_BESIDE_READY_VALUES)
+        unknown = sorted(set(video) - set(keys))
         if unknown:
-            raise ValueError(f"A processed video takes only the keys {', '.join(READY_CLIP_KEYS)}, got {unknown}.")
+            raise ValueError(f"A processed video takes only the keys {', '.join(keys)}, got {unknown}.")
         if any(value is not None for value in (start, end, source_fps)):
             raise ValueError(
                 "`start`, `end` and `source_fps` apply when a video is read, but this one is already processed."
             )
-        pixels = torch.as_tensor(video["pixel_values_videos"])
-        if pixels.ndim != 4 or pixels.shape[1] != 3:
+        values = torch.as_tensor(video[values_name])
+        if not _has_shape(values, modality.prepared_shape):
             raise ValueError(
-                "`pixel_values_videos` of one processed video must have the shape (frames, 3, height, width), got "
-                f"{tuple(pixels.shape)}. Of a batch from the processor, pass one entry."
+                f"`{values_name}` of one processed video must have the shape "
+                f"({', '.join(map(str, modality.prepared_shape))}), got {tuple(values.shape)}. Of a batch from the "
+                "processor, pass one entry."
             )
-        self.check_length(len(pixels), "the processed video")
+        self.check_length(len(values), "the processed video")
         metadata = video.get("video_metadata")
         times = None if metadata is None else clip_times(metadata, video.get("start"))
-        return {"pixel_values_videos": pixels, "times": times}
+        return {"values": values, "times": times}
 
     def check_length(self, num_frames: int, name: str) -> None:
         """
@@ -111,16 +116,17 @@ class ClipTranslation:
     @torch.no_grad()
     def encode_clips(self, clips: list[dict[str, Any]]) -> EncodedClips:
         """Run clips from `read_clip` through the visual encoder. Their frames must all have the same size."""
-        frames = [clip["frames"] if "frames" in clip else clip["pixel_values_videos"] for clip in clips]
+        frames = [clip["frames"] if "frames" in clip else clip["values"] for clip in clips]
         _check_one_size(frames)
         if all("frames" in clip for clip in clips):
             inputs = self._encoder_inputs(frames)
         else:
-            pixels = [
-                self._encoder_inputs([each])["pixel_values_videos"][0] if "frames" in clip else each.to(self.device)
+            names = self.processor.modality.input_names
+            values = [
+                self._encoder_inputs([each])[names[0]][0] if "frames" in clip else each.to(self.device)
                 for clip, each in zip(clips, frames, strict=True)
             ]
-            inputs = _padded(pixels)
+            inputs = dict(zip(names, _padded(values), strict=True))
         num_frames = [len(each) for each in frames]
         features = self.model.vision_model.compute_features(**inputs)
         output = self.model.vision_model.encode_features(features.last_hidden_state, features.attention_mask)
@@ -232,6 +238,13 @@ class ClipTranslation:
         return {"score": score} | ({} if calibration is None else confidence_of(score, mean_features, calibration))
 
 
+def _has_shape(values: torch.Tensor, shape: Sequence[str | int]) -> bool:
+    """Whether values have so many dimensions, of these sizes where they are numbers."""
+    return values.ndim == len(shape) and all(
+        size == expected for size, expected in zip(values.shape, shape, strict=True) if isinstance(expected, int)
+    )
+
+
 def _check_one_size(clips: list[torch.Tensor]) -> None:
     sizes = sorted({tuple(clip.shape[2:]) for clip in clips})
     if len(sizes) > 1:
@@ -241,12 +254,11 @@ def _check_one_size(clips: list[torch.Tensor]) -> None:
         )
 
 
-def _padded(clips: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Pad clips `(frames, 3, height, width)` of different lengths to a batch, as the processor does."""
+def _padded(clips: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad clips `(frames, ...)` of different lengths to a batch with its mask, as the processor does."""
     lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
     mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    pixels = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
-    return {"pixel_values_videos": pixels, "pixel_attention_mask": mask.long()}
+    return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), mask.long()
 
 
 __all__ = ["ClipLengthError", "ClipTranslation", "EncodedClips"]

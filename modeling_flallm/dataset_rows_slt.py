@@ -95,7 +95,9 @@ def without_torchcodec() -> Iterator[None]:
         ) from error
 
 
-def values_of_row(row: dict[str, Any], arguments: Collection[str], names: Sequence[str] = ("video",)) -> dict[str, Any]:
+def values_of_row(
+    row: dict[str, Any], arguments: Collection[str], names: Sequence[str] = ("video",), has_parts: bool = True
+) -> dict[str, Any]:
     """
     What is read from a row or a handmade dictionary: `video`, and those of `start`, `end` and `source_fps` that are not
     `None`, in any letter case. A dictionary that `datasets` has for one video, `{"path": ..., "bytes": ...}`, is the
@@ -103,8 +105,9 @@ def values_of_row(row: dict[str, Any], arguments: Collection[str], names: Sequen
 
     Args:
         arguments: names that belong in the call, not in a row.
-        names: possible names of the clip. A clip that is not called `video` is whole: `start` and `end` of its row say
-            where in a video it was, and `features_per_second` is its `source_fps`, unless the row has one.
+        names: possible names of the clip. Of a clip that is not called `video`, `features_per_second` is its
+            `source_fps`, unless the row has one.
+        has_parts: `has_parts` of the modality; without parts, `start` and `end` are not read.
 
     Raises:
         ValueError: for a row without a video, and for names that seem to say which part is meant, or how to translate
@@ -114,7 +117,8 @@ def values_of_row(row: dict[str, Any], arguments: Collection[str], names: Sequen
     plain_names = {str(name).casefold() for name in row}
     clip_name = next((name for name in names if name in plain_names), "video")
     if clip_name != "video":
-        not_read = {"video", "start", "end", *(["features_per_second"] if "source_fps" in plain_names else [])}
+        not_read = {"video", *(["features_per_second"] if "source_fps" in plain_names else [])}
+        not_read |= set() if has_parts else {"start", "end"}
         ours = {clip_name: "video", "features_per_second": "source_fps"}
         row = {
             ours.get(str(name).casefold(), name): value

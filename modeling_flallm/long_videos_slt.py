@@ -11,7 +11,7 @@ import torch
 from .dataset_rows_slt import values_of_row, with_content
 from .word_evidence_slt import spans_of_words
 
-PIECE_KEYS = ("pixel_values_videos", "video_metadata", "start", "end")
+TIMES_OF_A_PIECE = ("video_metadata", "start", "end")
 # Overlap of the parts of a piece that is too long for the model, as a fraction of the piece.
 OVERLAP_OF_PARTS = 0.2
 
@@ -34,8 +34,8 @@ class LongVideoTranslation:
         Args:
             video: One video in any form that the pipeline takes and that can be read twice, or a row of a data set,
                 whose `start`, `end` and `source_fps` take precedence.
-            segments: The pieces, `(start, end)` in seconds or what `split_at_rests` of the video processor gives, in
-                order of time; they may overlap. Default: what `split_at_rests(video, start, end, source_fps)` gives.
+            segments: The pieces, `(start, end)` in seconds or what `split_at_rests` of the processor's modality gives,
+                in order of time; they may overlap. Default: what `split_at_rests(video, start, end, source_fps)` gives.
             start, end, source_fps: As in a call.
             **arguments: Every other argument of a call.
 
@@ -46,31 +46,31 @@ class LongVideoTranslation:
         Example:
 
         ```python
-        >>> segments = translator.processor.video_processor.split_at_rests("talk.mp4")
+        >>> segments = translator.processor.modality.split_at_rests("talk.mp4")
         >>> for answer in translator.translate_long("talk.mp4", segments):
         ...     print(f"{answer['piece'] + 1} of {len(segments)}", answer["start"], answer["translation_text"])
         ```
         """
-        video_processor = self.processor.video_processor
+        modality = self.processor.modality
         if isinstance(video, dict):
-            row = values_of_row(video, arguments=())
+            row = values_of_row(video, (), modality.column_names, modality.has_parts)
             video, start, end = with_content(row["video"]), row.get("start", start), row.get("end", end)
             source_fps = row.get("source_fps", source_fps)
         if segments is None:
-            segments = video_processor.split_at_rests(video, start, end, source_fps)
+            segments = modality.split_at_rests(video, start, end, source_fps)
         elif start is not None or end is not None:
             raise ValueError("`start` and `end` say where to look for segments. With `segments` leave them out.")
-        return self.translate_pieces(video_processor.read_segments(video, segments, source_fps), **arguments)
+        return self.translate_pieces(modality.read_segments(video, segments, source_fps), **arguments)
 
     def translate_pieces(self, pieces: Iterable[dict[str, Any]], **arguments: Any) -> Iterator[dict[str, Any]]:
         """
         Translate the pieces of one long video, and put the sentences together.
 
         Args:
-            pieces: Pieces as `read_segments` of the video processor yields them, in order of time: `{
+            pieces: Pieces as `read_segments` of the processor's modality yields them, in order of time: `{
                 "pixel_values_videos": ..., "video_metadata": ..., "start": ..., "end": ..., "caption_start": ...,
-                "caption_end": ...}`. Without the last two, `start` and `end` are the times of the caption. Pieces are
-                taken one at a time.
+                "caption_end": ...}`, for a model of poses with `"pose_values"`. Without the last two, `start` and `end`
+                are the times of the caption. Pieces are taken one at a time.
             **arguments: Arguments of a call except `start`, `end` and `source_fps`. The pieces are read one after the
                 other in this process, whatever `num_workers` says.
 
@@ -100,25 +100,25 @@ class LongVideoTranslation:
     ) -> Iterator[dict[str, Any]]:
         """Yield clips short enough for the model, and append the index, start and end of each to `spans`."""
         earlier = (-math.inf, -math.inf)
+        values_name = self.processor.modality.input_names[0]
+        keys = (values_name, *TIMES_OF_A_PIECE)
         for index, piece in enumerate(pieces):
-            missing = [name for name in PIECE_KEYS if piece.get(name) is None]
+            missing = [name for name in keys if piece.get(name) is None]
             if missing:
-                raise ValueError(
-                    f"Each piece must be a dictionary with {', '.join(PIECE_KEYS)}, got one without {missing}."
-                )
+                raise ValueError(f"Each piece must be a dictionary with {', '.join(keys)}, got one without {missing}.")
             if piece["start"] < earlier[0] or piece["end"] <= earlier[1]:
                 raise ValueError(
                     f"Pieces must come in order of time, got {piece['start']:g} to {piece['end']:g} seconds after "
                     f"{earlier[0]:g} to {earlier[1]:g}."
                 )
             earlier = (piece["start"], piece["end"])
-            num_frames = len(piece["pixel_values_videos"])
+            num_frames = len(piece[values_name])
             for first, stop in self._spans_that_fit(0, num_frames):
                 seconds = np.interp([first, stop], [0, num_frames], earlier).tolist()
                 start = piece.get("caption_start", earlier[0]) if first == 0 else seconds[0]
                 end = piece.get("caption_end", earlier[1]) if stop == num_frames else seconds[1]
                 spans.append((index, start, end))
-                yield self._held_at_its_end(_part_of_clip(piece, first, stop))
+                yield self._held_at_its_end(_part_of_clip(piece, values_name, first, stop), values_name)
 
     def _spans_that_fit(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         """Halve a span of frames, with an overlap, until the model takes its parts."""
@@ -133,16 +133,16 @@ class LongVideoTranslation:
         else:
             yield first, stop
 
-    def _held_at_its_end(self, clip: dict[str, Any]) -> dict[str, Any]:
+    def _held_at_its_end(self, clip: dict[str, Any], values_name: str) -> dict[str, Any]:
         """Repeat the last frame, mostly hands at rest, until the clip is long enough for the model."""
-        pixels, metadata = clip["pixel_values_videos"], clip["video_metadata"]
-        num_missing = max(0, self.model.vision_model.get_min_num_frames() - len(pixels))
+        values, metadata = clip[values_name], clip["video_metadata"]
+        num_missing = max(0, self.model.vision_model.get_min_num_frames() - len(values))
         if num_missing == 0:
             return clip
         indices = list(metadata["frames_indices"])
-        pixels = torch.cat([pixels, pixels[-1:].expand(num_missing, -1, -1, -1)])
+        values = torch.cat([values, values[-1:].expand(num_missing, *values.shape[1:])])
         metadata = {**metadata, "frames_indices": indices + indices[-1:] * num_missing}
-        return {**clip, "pixel_values_videos": pixels, "video_metadata": metadata}
+        return {**clip, values_name: values, "video_metadata": metadata}
 
 
 def _check_num_workers(num_workers: Any) -> None:
@@ -150,11 +150,11 @@ def _check_num_workers(num_workers: Any) -> None:
         raise ValueError(f"`num_workers` must be a whole number of 0 or more, got {num_workers!r}.")
 
 
-def _part_of_clip(clip: dict[str, Any], first: int, stop: int) -> dict[str, Any]:
+def _part_of_clip(clip: dict[str, Any], values_name: str, first: int, stop: int) -> dict[str, Any]:
     """The frames from `first` to `stop` (exclusive) of a processed clip."""
     metadata = clip["video_metadata"]
     return {
-        "pixel_values_videos": torch.as_tensor(clip["pixel_values_videos"])[first:stop],
+        values_name: torch.as_tensor(clip[values_name])[first:stop],
         "video_metadata": {**metadata, "frames_indices": list(metadata["frames_indices"])[first:stop]},
         "start": clip["start"],
     }

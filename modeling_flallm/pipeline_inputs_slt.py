@@ -51,7 +51,7 @@ def numbered(videos: Iterable[Any]) -> Iterator[NumberedVideo]:
 def name_of_video(video: Any) -> str:
     """The name of a video in error messages."""
     video = getattr(video, "_hf_encoded", video)
-    if isinstance(video, dict) and "pixel_values_videos" in video:
+    if isinstance(video, dict) and not {"path", "bytes"} & set(video):
         return "the processed video"
     if isinstance(video, dict) and video.get("path"):
         video = video["path"]

@@ -63,6 +63,8 @@ class SignLanguageTranslationPipeline(
             raise ValueError(
                 "The pipeline needs the model's processor. Pass `processor=`, or name a folder or Hub id as `model`."
             )
+        # Clips are padded by the processor: transformers would refuse batches where its parts pad on different sides.
+        self.feature_extractor = None
         self.model.eval()
         self.hub_tags = getattr(self.model, "hub_tags", self.hub_tags)
 
@@ -187,11 +189,11 @@ class SignLanguageTranslationPipeline(
         return_timestamps: bool = False,
         return_attention: bool = False,
     ) -> dict[str, list[dict[str, Any]]]:
-        """-> one clip: its `frames` or, if already processed, `pixel_values_videos`, and its `times` if it has any."""
+        """-> one clip: its `frames` or, if already processed, its `values`, and its `times` if it has any."""
         video = input_.video if isinstance(input_, NumberedVideo) else input_
         values = {"video": video, "start": start, "end": end, "source_fps": source_fps}
         try:
-            if isinstance(video, dict) and "pixel_values_videos" in video:
+            if self._is_ready(video):
                 clip = self._ready_clip(**values)
             else:
                 if isinstance(video, dict):
@@ -208,6 +210,12 @@ class SignLanguageTranslationPipeline(
             raise
         return {"clips": [clip]}
 
+    def _is_ready(self, video: Any) -> bool:
+        """Tell a processed video from a row of a data set, which may hold ready-made features under the same name."""
+        modality = self.processor.modality
+        name = modality.input_names[0]
+        return isinstance(video, dict) and name in video and name not in modality.column_names
+
     def _is_one_video(self, inputs: Any) -> bool:
         """Tell one video from several as the processor does: a list of frames is one video, other lists are several."""
         return self.processor.modality.is_one(inputs)
@@ -220,8 +228,9 @@ class SignLanguageTranslationPipeline(
     def _values_of_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """What is read from a row or a handmade dictionary."""
         not_of_a_row = {"return_scores", "return_timestamps", "return_attention", "batch_size", "num_workers"}
-        columns = self.processor.modality.column_names
-        values = values_of_row(row, not_of_a_row | known_generation_arguments(), columns)
+        modality = self.processor.modality
+        arguments = not_of_a_row | known_generation_arguments()
+        values = values_of_row(row, arguments, modality.column_names, modality.has_parts)
         if not self._is_one_video(values["video"]):
             raise ValueError(
                 f"`video` of a dictionary must be one video, got {len(values['video'])} of them. From a data set, pass "

@@ -8,15 +8,17 @@ from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_extraction_visual_features_slt import VisualFeatureExtractor
 from .modalities_slt import MODALITIES
 from .modality_slt import Modality
+from .pose_extraction_slt import extract_poses
 from .pose_files_slt import read_poses, write_poses
+from .pose_pictures_slt import draw_poses
 from .poses_slt import Poses
 from .processing_flallm import FLaLLMProcessor
 from .processing_llava_slt import LlavaSltProcessor
+from .segmentation_slt import VideoSegment
 from .video_decoding_slt import decode_video
 from .video_files_slt import VideoDecodingError
 from .video_processing_slt import FLaLLMVideoProcessor
 from .video_requests_slt import DecodedVideo
-from .video_segmentation_slt import VideoSegment
 
 # The Auto classes find a processor by the class name in its saved file; the key stands in for a configuration class,
 # which lives in another package.
@@ -45,6 +47,8 @@ __all__ = [
     "VideoSegment",
     "VisualFeatureExtractor",
     "decode_video",
+    "draw_poses",
+    "extract_poses",
     "format_captions",
     "read_poses",
     "write_poses",

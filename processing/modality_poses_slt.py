@@ -2,7 +2,8 @@
 """Poses as a modality: read, thinned, augmented in time and in their coordinates, normalised, and padded."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,11 @@ from .pose_files_slt import (
     part_of_clip,
     read_poses,
 )
+from .pose_layouts_slt import POINTS_OF_PARTS
+from .pose_segmentation_slt import measure_pose_motion
+from .poses_of_videos_slt import path_of_video, poses_of_video
+from .poses_slt import Poses
+from .segmentation_slt import SegmentLengths, VideoSegment, split_motion
 
 
 class PoseModality(Modality):
@@ -40,6 +46,9 @@ class PoseModality(Modality):
     item_key = "poses"
     table_column = "poses"
     array_dimensions = 3
+    has_rests = True
+    has_parts = True
+    prepared_shape = ("frames", len(POINTS_OF_PARTS), 3)
     words = ModalityWords(
         clip="poses",
         clips="poses",
@@ -90,20 +99,75 @@ class PoseModality(Modality):
         self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """See `Modality.open`; the `rate` of a file that states it is not needed, and takes its place if given."""
-        facts = self.part.facts(source)
-        rate = facts.frames_per_second if rate is None else rate
-        name = name_of_poses(source)
-        first, _ = part_of_clip(facts.num_frames, start, end, rate, name)
-        values = self.part.values_of(read_poses(source, start, end, rate), name)
+        poses, begin = self.poses_of(source, start, end, rate)
+        rate = poses.frames_per_second
+        values = self.part.values_of(poses, name_of_poses(source))
         indices = self.part.sample_frame_indices(len(values))
         metadata = {
             "fps": rate,
             "total_num_frames": len(values),
             "frames_indices": indices,
             "duration": None if rate is None else len(values) / rate,
-            "start_in_seconds": None if rate is None else first / rate,
+            "start_in_seconds": begin,
         }
         return values[indices], metadata
+
+    def poses_of(
+        self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
+    ) -> tuple[Poses, float | None]:
+        """
+        The poses of a clip in any form that `open` takes, all of its frames, and the second of the first of them; None
+        without a frame rate. Those of a video are extracted.
+
+        Raises:
+            ValueError: as `open`.
+        """
+        name, video = name_of_poses(source), path_of_video(source)
+        if video is not None:
+            part = poses_of_video(video, self.part.extractor, start, end)
+            rate = part.poses.frames_per_second if rate is None else rate
+            from_start = [None if second is None else second - part.start for second in (start, end)]
+            first, last = part_of_clip(len(part.poses), *from_start, rate, name)
+            poses = replace(part.poses.part(first, last), frames_per_second=rate)
+            return poses, None if rate is None else part.start + first / rate
+        facts = self.part.facts(source)
+        rate = facts.frames_per_second if rate is None else rate
+        first, _ = part_of_clip(facts.num_frames, start, end, rate, name)
+        return read_poses(source, start, end, rate), None if rate is None else first / rate
+
+    def split_at_rests(
+        self,
+        source: Any,
+        start: float | None = None,
+        end: float | None = None,
+        rate: float | None = None,
+        **lengths: float,
+    ) -> list[VideoSegment]:
+        """See `Modality.split_at_rests`; motion is measured as `measure_pose_motion` says."""
+        settings = SegmentLengths(**lengths)
+        name = name_of_poses(source)
+        poses, begin = self.poses_of(source, start, end, rate)
+        if begin is None:
+            raise ValueError(f"{name} states no frame rate, and rests are found by their seconds. Pass `source_fps`.")
+        threshold = self.part.score_threshold
+        motion = measure_pose_motion(poses.keypoints, poses.scores, poses.frames_per_second, begin, threshold, name)
+        return split_motion(motion, settings)
+
+    def read_segments(
+        self, source: Any, segments: Sequence[VideoSegment | tuple[float, float]], rate: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """See `Modality.read_segments`; the poses of all segments are read at once."""
+        segments = [part if isinstance(part, VideoSegment) else VideoSegment(*part, *part) for part in segments]
+        if not segments:
+            return
+        first, last = min(part.start for part in segments), max(part.end for part in segments)
+        poses, begin = self.poses_of(source, first, last, rate)
+        for segment in segments:
+            values, metadata = self.open(poses, max(segment.start - begin, 0.0), segment.end - begin)
+            times = {name: second for name, second in vars(segment).items() if name != "cut"}
+            metadata["start_in_seconds"] += begin
+            prepared = self.prepare([values])[self.input_names[0]][0]
+            yield {self.input_names[0]: prepared, "video_metadata": metadata, **times}
 
     def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """See `Modality.prepare`; the poses are normalised."""

@@ -94,6 +94,9 @@ class Modality(ABC):
         array_dimensions: of the arrays that a column may hold in place of files; None if it may not hold any.
         has_space: whether clips are pictures, which are augmented in space, too.
         has_rests: whether long clips can be split where the signer rests.
+        has_parts: whether `start` and `end` of a row name the part of its file that is the clip; otherwise they say
+            where in a video the whole clip was.
+        prepared_shape: of one clip from `prepare`, each dimension a number, or a word if clips differ in it.
         words: what texts for people say of the clips.
     """
 
@@ -109,6 +112,8 @@ class Modality(ABC):
     array_dimensions: ClassVar[int | None] = None
     has_space: ClassVar[bool] = False
     has_rests: ClassVar[bool] = False
+    has_parts: ClassVar[bool] = False
+    prepared_shape: ClassVar[tuple[str | int, ...]] = ()
     words: ClassVar[ModalityWords]
 
     def __init__(self, part: Any):
@@ -204,6 +209,43 @@ class Modality(ABC):
     @abstractmethod
     def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Values of several clips from `open` -> tensors by `input_names`, on the same device."""
+
+    def split_at_rests(
+        self,
+        source: Any,
+        start: float | None = None,
+        end: float | None = None,
+        rate: float | None = None,
+        **lengths: float,
+    ) -> list[Any]:
+        """
+        Find the sentences of a long clip: the parts between the moments at which the hands rest, `VideoSegment`s in
+        order of time; none if nobody moves. Arguments as in `open`; `lengths` are those of `SegmentLengths`.
+
+        Raises:
+            ValueError: for a clip that cannot be read, and a modality that does not tell when hands rest.
+        """
+        raise ValueError(self._why_no_segments())
+
+    def read_segments(
+        self, source: Any, segments: Sequence[Any], rate: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """
+        Read parts of one clip, `VideoSegment`s or pairs of seconds in order of time, one after the other.
+
+        Yields for each the dictionary that the translation pipeline takes as a prepared clip: its values from `prepare`
+        by name, without the dimension of the batch; the `video_metadata` of `open`; `start`, `end`, `caption_start`
+        and `caption_end` in seconds.
+
+        Raises:
+            ValueError: as `split_at_rests`.
+        """
+        raise ValueError(self._why_no_segments())
+
+    def _why_no_segments(self) -> str:
+        return (
+            f"Long videos are split where hands rest, which {self.words.clips} do not show. Pass one sentence a clip."
+        )
 
     @abstractmethod
     def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:

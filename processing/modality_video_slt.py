@@ -5,7 +5,7 @@ import functools
 import io
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import av
@@ -21,6 +21,7 @@ from .modality_slt import (
     SampleIndices,
     random_numbers_of,
 )
+from .segmentation_slt import VideoSegment
 from .video_container_slt import open_container, video_stream
 from .video_decoding_slt import decode_video
 from .video_files_slt import VideoDecodingError, is_video_file
@@ -47,6 +48,8 @@ class VideoModality(Modality):
     datasets_type = "Video"
     has_space = True
     has_rests = True
+    has_parts = True
+    prepared_shape = ("frames", 3, "height", "width")
     words = ModalityWords(
         clip="video",
         clips="videos",
@@ -135,6 +138,22 @@ class VideoModality(Modality):
     def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """See `Modality.prepare`; the frames are normalised."""
         return pixel_values(self.part, values, resize=False)
+
+    def split_at_rests(
+        self,
+        source: Any,
+        start: float | None = None,
+        end: float | None = None,
+        rate: float | None = None,
+        **lengths: float,
+    ) -> list[VideoSegment]:
+        return self.part.split_at_rests(source, start, end, rate, **lengths)
+
+    def read_segments(
+        self, source: Any, segments: Sequence[VideoSegment | tuple[float, float]], rate: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """See `Modality.read_segments`; a file is read once, and only the current part is held in memory."""
+        return self.part.read_segments(source, segments, rate)
 
     def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:
         """See `Modality.read`; raises `VideoDecodingError`."""

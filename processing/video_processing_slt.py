@@ -23,11 +23,12 @@ from transformers.video_utils import VideoMetadata
 
 from .captions_slt import format_captions
 from .sampling_slt import sampled_evenly
+from .segmentation_slt import SegmentLengths, VideoSegment
 from .video_decoding_slt import decode_segments, decode_video
 from .video_files_slt import VideoDecodingError
 from .video_inputs_slt import is_single_video, open_path
 from .video_requests_slt import DecodedVideo
-from .video_segmentation_slt import SegmentLengths, VideoSegment, split_video_at_rests
+from .video_segmentation_slt import split_video_at_rests
 from .video_times_slt import VideoFacts, read_facts
 
 FRAMES_IN_CACHE = 2

@@ -30,6 +30,7 @@ PROCESSOR_FILES = {
     "modality_video_slt.py",
     "processing_flallm.py",
     "sampling_slt.py",
+    "segmentation_slt.py",
     "spoken_languages_slt.py",
     "video_container_slt.py",
     "video_decoding_slt.py",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from datasets import Video, load_dataset
 
+from modeling_flallm.own_processing import read_poses
 from train_scripts.commands.generate_corpus import SPLITS, CorpusArguments, create_signers, generate_corpus
 from train_scripts.rendered_corpus.signing_language import (
     HAND_USES,
@@ -252,7 +253,7 @@ def test_corpus_is_a_video_folder(corpus_dir: Path, tmp_path: Path):
     dataset = load_dataset("videofolder", data_dir=str(corpus_dir), cache_dir=str(tmp_path))
     assert {split: len(rows) for split, rows in dataset.items()} == {"train": 14, "validation": 6, "test": 6}
     row = dataset["test"].cast_column("video", Video(decode=False))[0]
-    assert set(row) == {"video", "text", "gloss", "signer"}
+    assert set(row) == {"video", "text", "gloss", "signer", "handedness"}
     assert Path(row["video"]["path"]).name == "test_00000.mp4"
     assert row["text"] == translate(row["gloss"].split())
 
@@ -260,7 +261,7 @@ def test_corpus_is_a_video_folder(corpus_dir: Path, tmp_path: Path):
 def test_metadata_describes_exactly_the_files(corpus_dir: Path):
     for split in SPLITS:
         lines = (corpus_dir / split / "metadata.csv").read_text(encoding="utf-8").splitlines()
-        assert lines[0] == "file_name,text,gloss,signer"
+        assert lines[0] == "file_name,text,gloss,signer,handedness"
         file_names = [row["file_name"] for row in read_metadata(corpus_dir, split)]
         assert file_names == sorted(path.name for path in (corpus_dir / split).glob("*.mp4"))
         assert len(file_names) == SMALL_SIZES[f"num_{split}_clips"]
@@ -318,6 +319,76 @@ def test_default_signers_include_left_handed_ones_in_training():
         assert len({getattr(signer, name) for signer in everybody}) == len(everybody)
 
 
+# Poses
+
+
+@pytest.fixture(scope="module")
+def pose_corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The poses of `corpus_dir`, without its videos."""
+    folder = str(tmp_path_factory.mktemp("corpora") / "poses")
+    options = {**SMALL_SIZES, "num_workers": 1, "poses": True, "videos": False}
+    return generate_corpus(CorpusArguments(folder, **options))
+
+
+def test_poses_in_place_of_videos_have_the_same_rows(corpus_dir: Path, pose_corpus_dir: Path):
+    assert not list(pose_corpus_dir.rglob("*.mp4"))
+    for split in SPLITS:
+        videos, poses = read_metadata(corpus_dir, split), read_metadata(pose_corpus_dir, split)
+        assert list(poses[0]) == ["poses", "text", "gloss", "signer", "handedness"]
+        for video, row in zip(videos, poses, strict=True):
+            name = Path(video.pop("file_name")).stem
+            assert row.pop("poses") == f"poses/{name}.safetensors"
+            assert row == video
+        files = sorted(path.name for path in (pose_corpus_dir / split / "poses").iterdir())
+        assert len(files) == len(poses)
+    assert (corpus_dir / "text_only.txt").read_text() == (pose_corpus_dir / "text_only.txt").read_text()
+
+
+def test_poses_are_read_as_the_library_reads_them_and_match_the_video(corpus_dir: Path, pose_corpus_dir: Path):
+    for split in SPLITS:
+        frames, _ = decode(corpus_dir / split / f"{split}_00000.mp4")
+        poses = read_poses(pose_corpus_dir / split / "poses" / f"{split}_00000.safetensors")
+        assert poses.keypoints.shape == (len(frames), 133, 2) and poses.scores.shape == (len(frames), 133)
+        assert (poses.width, poses.height, poses.frames_per_second) == (32, 32, 25)
+        assert poses.extractor == "rendered" and 0 < poses.scores[:, :11].mean() < 1
+
+
+@pytest.mark.slow
+def test_poses_and_videos_together_are_those_of_each_alone(corpus_dir: Path, pose_corpus_dir: Path, tmp_path: Path):
+    sizes = {**SMALL_SIZES, "num_workers": 2, "poses": True}
+    both = generate_corpus(CorpusArguments(str(tmp_path / "both"), **sizes))
+    for split in SPLITS:
+        assert list(read_metadata(both, split)[0]) == ["file_name", "poses", "text", "gloss", "signer", "handedness"]
+    for alone in (corpus_dir, pose_corpus_dir):
+        for path in alone.glob("*/**/*"):
+            same = both / path.relative_to(alone)
+            if path.suffix == ".mp4":
+                assert path.read_bytes() == same.read_bytes()
+            elif path.suffix == ".safetensors":
+                ours, theirs = read_poses(path), read_poses(same)
+                np.testing.assert_array_equal(ours.keypoints, theirs.keypoints)
+                np.testing.assert_array_equal(ours.scores, theirs.scores)
+
+
+def test_poses_without_errors_are_exact_and_the_card_says_which(pose_corpus_dir: Path, tmp_path: Path):
+    sizes = {**SMALL_SIZES, "num_workers": 1, "poses": True, "videos": False, "pose_errors": 0.0}
+    exact = generate_corpus(CorpusArguments(str(tmp_path / "exact"), **sizes))
+    poses = read_poses(exact / "test" / "poses" / "test_00000.safetensors")
+    assert set(np.unique(poses.scores)) == {0.0, 1.0}
+    assert "COCO-WholeBody, exact: pixels of a picture of 32x32" in (exact / "README.md").read_text()
+    card = (pose_corpus_dir / "README.md").read_text()
+    assert "as an imagined pose detector finds them (size of its errors: 1)" in card and "H.264" not in card
+
+
+def test_handedness_is_that_of_the_card(corpus_dir: Path):
+    card = (corpus_dir / "README.md").read_text(encoding="utf-8")
+    rows = [row for split in SPLITS for row in read_metadata(corpus_dir, split)]
+    assert {row["handedness"] for row in rows} == {"left", "right"}
+    for row in rows:
+        assert re.search(rf"^\| {row['signer']} \| \w+ \| {row['handedness']} \|$", card, re.MULTILINE)
+    assert {row["handedness"] for row in read_metadata(corpus_dir, "test")} == {"left", "right"}
+
+
 # What it refuses
 
 
@@ -338,6 +409,9 @@ def test_default_signers_include_left_handed_ones_in_training():
         ({"num_workers": 0}, "`num_workers` must be from 1 to "),
         ({"num_workers": 10**9}, f", got {10**9}."),
         ({"seed": -1}, "`seed` must be at least 0, got -1."),
+        ({"videos": False}, "`videos` or `poses` must be True: a corpus of neither has no clips."),
+        ({"poses": True, "pose_errors": -0.5}, "`pose_errors` must be a number of at least 0, got -0.5."),
+        ({"poses": True, "pose_errors": float("nan")}, "`pose_errors` must be a number of at least 0, got nan."),
         ({"left_handed_fraction": 1.5}, "`left_handed_fraction` must be from 0 to 1, got 1.5."),
         (
             {"num_signs": 16, "num_train_clips": 4_000, "num_text_only_sentences": 0},

@@ -15,6 +15,8 @@ from .system_rows import systems
 FORMATS = ("text", "jsonl", "csv")
 TOKENIZERS = ("13a", "intl", "none", "char", "zh")
 CHECKPOINT_SOURCES = ("sltbaselines_stage1", "sltbaselines_stage2", "gfslt_vlp")
+POSE_EXTRACTORS = ("rtmlib", "mediapipe")
+POSE_FORMATS = ("safetensors", "pose", "npz")
 MOST_READING_THREADS = 4
 LEAST_CLIPS = 20
 WHY_SO_MANY = f"At least {LEAST_CLIPS} clips are needed to measure how sure the model is, and 200 or more are better."
@@ -259,6 +261,47 @@ class ExtractionArguments:
 
 
 @dataclass
+class PosesArguments:
+    """Which videos, and what finds the poses."""
+
+    sources: list[str] = field(
+        metadata={
+            "help": "Video files, folders of them, or the folder of a data set (metadata.csv in train/, dev/, test/).",
+            "positional": True,
+        }
+    )
+    output_dir: Path = field(
+        metadata={"help": "New or empty folder, or that of an interrupted run to resume."},
+    )
+    extractor: str | None = field(
+        default=None,
+        metadata={"help": "Default: the first of these that is installed.", "choices": POSE_EXTRACTORS},
+    )
+    model_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "In place of the usual model. rtmlib: a whole-body model in ONNX, such as RTMW or RTMPose-x; "
+            "mediapipe: a .task file."
+        },
+    )
+    detector_file: str | None = field(
+        default=None, metadata={"help": "rtmlib: a YOLOX in ONNX that finds people, in place of the usual one."}
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "rtmlib: cpu or cuda. Default: the GPU if onnxruntime can use one."}
+    )
+    format: str = field(default="safetensors", metadata={"help": "Of the files of poses.", "choices": POSE_FORMATS})
+    videos: bool = field(
+        default=True, metadata={"help": "Of a data set: False leaves its videos and their column out."}
+    )
+    text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
+    num_workers: int = field(default_factory=num_cores, metadata={"help": "Worker processes."})
+
+    def __post_init__(self):
+        check_num_workers("--num_workers", self.num_workers)
+
+
+@dataclass
 class CorpusArguments:
     """What to generate. `output_dir` must be new or empty."""
 
@@ -277,6 +320,14 @@ class CorpusArguments:
     num_test_signers: int = field(default=3, metadata={"help": "Signers of the test split, seen nowhere else."})
     left_handed_fraction: float = field(default=0.2, metadata={"help": "Share of all signers who are left-handed."})
     resolution: int = field(default=64, metadata={"help": "Height and width of the clips in pixels; even."})
+    videos: bool = field(default=True, metadata={"help": "Render the clips; False, with --poses True, is much faster."})
+    poses: bool = field(
+        default=False, metadata={"help": "Write the keypoints of each clip, 133 in the layout COCO-WholeBody."}
+    )
+    pose_errors: float = field(
+        default=1.0,
+        metadata={"help": "Errors of the imagined pose detector: 0 for true keypoints, 2 for errors twice as large."},
+    )
     num_text_only_sentences: int = field(
         default=6000, metadata={"help": "Sentences without a clip; fewer if the signs do not give as many."}
     )

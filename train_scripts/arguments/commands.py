@@ -16,6 +16,7 @@ from .command_arguments import (
     ImportArguments,
     InspectArguments,
     LlavaSltQuickstartArguments,
+    PosesArguments,
     PrepareArguments,
     PushArguments,
     QuickstartArguments,
@@ -153,6 +154,9 @@ COMMANDS = {
         "commands.extract_features",
         "Compute the visual features of a data set once, for training and for others.",
         (ExtractionArguments, NamedEncoderArguments, EncoderVideoArguments, FeatureStoreArguments),
+    ),
+    "poses": Command(
+        "commands.extract_poses", "Extract the poses of the signers in videos, or in a data set.", (PosesArguments,)
     ),
     "generate-corpus": Command(
         "commands.generate_corpus", "Render a corpus of animated signers in an invented language.", (CorpusArguments,)

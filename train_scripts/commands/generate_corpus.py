@@ -7,11 +7,16 @@ A small one, in a few seconds:
     flallm generate-corpus --output_dir small_corpus --num_train_clips 24 --num_dev_clips 6 \
         --num_test_clips 6 --num_text_only_sentences 100
 
+Poses in place of videos, in seconds:
+
+    flallm generate-corpus --output_dir pose_corpus --poses True --videos False
+
 The result is a Hugging Face video folder (`train/`, `dev/`, `test/`, each with mp4 files and a `metadata.csv`),
-further sentences of the spoken language in `text_only.txt`, and a dataset card. Everything is determined by the seed
-and the options.
+further sentences of the spoken language in `text_only.txt`, and a dataset card. The poses are in `poses/` of each
+split. Everything is determined by the seed and the options.
 """
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +30,7 @@ from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..machine.atomic_files import holds_something, write_csv, write_folder, write_text
 from ..machine.process_pool import check_num_workers, run_in_processes
+from ..rendered_corpus.rendered_poses import pose_clip
 from ..rendered_corpus.signing_language import LEXICON, SentenceSampler, select_signs, translate
 from ..rendered_corpus.signing_renderer import (
     FRAMES_PER_SECOND,
@@ -39,17 +45,31 @@ SPLITS = ("train", "dev", "test")
 # First part of the seed of each random stream, after the corpus's own seed.
 STREAMS = {split: number for number, split in enumerate((*SPLITS, "signers", "skin tones", "sentences"))}
 CARD_FIELDS_LEFT_OUT = ("output_dir", "num_workers")
+# Behind the seed of a clip, for the random stream of its detector's errors.
+ERROR_STREAM = 1
+POSES_FOLDER = "poses"
+EXTRACTOR = "rendered"
 
 
 @dataclass(frozen=True)
 class ClipTask:
     """One clip to render; `seed` is (corpus seed, stream, index)."""
 
-    path: Path
+    split_folder: Path
+    name: str
     glosses: tuple[str, ...]
     signer: Signer
     resolution: int
     seed: tuple[int, int, int]
+    videos: bool
+    poses: bool
+    pose_errors: float
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The clip's files in the folder of the split, by the column of the metadata that names them."""
+        files = {"file_name": f"{self.name}.mp4"} if self.videos else {}
+        return files | ({"poses": f"{POSES_FOLDER}/{self.name}.safetensors"} if self.poses else {})
 
 
 def generate_corpus(arguments: CorpusArguments) -> Path:
@@ -70,8 +90,9 @@ def _fill(arguments: CorpusArguments) -> None:
     tasks = [task for split in SPLITS for task in _plan_split(split, sentences[split], signers, arguments)]
 
     for split in SPLITS:
-        (output_dir / split).mkdir(parents=True)
-        _write_metadata(output_dir / split, [task for task in tasks if task.path.parent.name == split])
+        split_folder = output_dir / split
+        (split_folder / POSES_FOLDER if arguments.poses else split_folder).mkdir(parents=True)
+        _write_metadata(split_folder, [task for task in tasks if task.split_folder == split_folder])
     lines = "".join(f"{translate(glosses)}\n" for glosses in text_only_sentences)
     write_text(output_dir / "text_only.txt", lines)
     write_text(output_dir / "README.md", _dataset_card(arguments, signers, len(text_only_sentences)))
@@ -98,6 +119,10 @@ def _validate(arguments: CorpusArguments) -> None:
         )
     if not 0 <= arguments.left_handed_fraction <= 1:
         problems.append(f"`left_handed_fraction` must be from 0 to 1, got {arguments.left_handed_fraction}.")
+    if not (arguments.videos or arguments.poses):
+        problems.append("`videos` or `poses` must be True: a corpus of neither has no clips.")
+    if not 0 <= arguments.pose_errors < math.inf:
+        problems.append(f"`pose_errors` must be a number of at least 0, got {arguments.pose_errors}.")
     try:
         select_signs(arguments.num_signs)
     except ValueError as error:
@@ -162,30 +187,34 @@ def _is_left_handed(index: int, fraction: float) -> bool:
 def _plan_split(
     split: str, sentences: list[tuple[str, ...]], signers: dict[str, list[Signer]], arguments: CorpusArguments
 ) -> Iterator[ClipTask]:
-    split_dir = Path(arguments.output_dir) / split
     for index, glosses in enumerate(sentences):
         group = signers["train"] if split == "dev" and index % 2 else signers[split]
         turn = index // 2 if split == "dev" else index
         yield ClipTask(
-            path=split_dir / f"{split}_{index:05d}.mp4",
+            split_folder=Path(arguments.output_dir) / split,
+            name=f"{split}_{index:05d}",
             glosses=glosses,
             signer=group[turn % len(group)],
             resolution=arguments.resolution,
             seed=(arguments.seed, STREAMS[split], index),
+            videos=arguments.videos,
+            poses=arguments.poses,
+            pose_errors=arguments.pose_errors,
         )
 
 
-def _write_metadata(split_dir: Path, tasks: list[ClipTask]) -> None:
+def _write_metadata(split_folder: Path, tasks: list[ClipTask]) -> None:
     rows = [
         {
-            "file_name": task.path.name,
+            **task.files,
             "text": translate(task.glosses),
             "gloss": " ".join(task.glosses),
             "signer": task.signer.name,
+            "handedness": task.signer.handedness,
         }
         for task in tasks
     ]
-    write_csv(split_dir / "metadata.csv", ["file_name", "text", "gloss", "signer"], rows)
+    write_csv(split_folder / "metadata.csv", list(rows[0]), rows)
 
 
 def _render_all(tasks: list[ClipTask], num_workers: int) -> Iterable[None]:
@@ -197,31 +226,63 @@ def _render_all(tasks: list[ClipTask], num_workers: int) -> Iterable[None]:
 
 
 def _lost(task: ClipTask, why: str) -> None:
-    raise OSError(f"{task.path} could not be rendered: {why}.")
+    raise OSError(f"{task.split_folder / task.name} could not be rendered: {why}.")
 
 
 def _render_task(task: ClipTask) -> None:
-    frames = render_clip(task.glosses, task.signer, task.resolution, np.random.default_rng(task.seed))
-    encode_mp4(frames, task.path)
+    if task.videos:
+        frames = render_clip(task.glosses, task.signer, task.resolution, np.random.default_rng(task.seed))
+        encode_mp4(frames, task.split_folder / task.files["file_name"])
+    if task.poses:
+        _write_poses(task)
+
+
+def _write_poses(task: ClipTask) -> None:
+    from modeling_flallm.own_processing import Poses, write_poses  # slow to import, and not needed for videos
+
+    keypoints, scores = pose_clip(
+        task.glosses,
+        task.signer,
+        task.resolution,
+        np.random.default_rng(task.seed),
+        task.pose_errors,
+        np.random.default_rng([*task.seed, ERROR_STREAM]),
+    )
+    size = float(task.resolution)
+    poses = Poses(keypoints, scores, float(FRAMES_PER_SECOND), width=size, height=size, extractor=EXTRACTOR)
+    write_poses(task.split_folder / task.files["poses"], poses)
 
 
 def _dataset_card(arguments: CorpusArguments, signers: dict[str, list[Signer]], num_text_only: int) -> str:
     options = [f"- `{name}`: {value}" for name, value in asdict(arguments).items() if name not in CARD_FIELDS_LEFT_OUT]
     signer_rows = [
-        f"| {signer.name} | {split} | {'left' if signer.is_left_handed else 'right'} |"
-        for split in SPLITS
-        for signer in signers[split]
+        f"| {signer.name} | {split} | {signer.handedness} |" for split in SPLITS for signer in signers[split]
     ]
     return CARD.format(
         num_train_clips=arguments.num_train_clips,
         num_dev_clips=arguments.num_dev_clips,
         num_test_clips=arguments.num_test_clips,
         num_text_only=num_text_only,
-        resolution=arguments.resolution,
-        frames_per_second=FRAMES_PER_SECOND,
+        files="\n".join(_descriptions_of_files(arguments)),
         options="\n".join(options),
         signer_rows="\n".join(signer_rows),
     )
+
+
+def _descriptions_of_files(arguments: CorpusArguments) -> list[str]:
+    size, errors = arguments.resolution, arguments.pose_errors
+    descriptions = []
+    if arguments.videos:
+        descriptions.append(
+            f"`file_name` names clips in H.264, {size}x{size} pixels, {FRAMES_PER_SECOND} frames per second."
+        )
+    if arguments.poses:
+        made_by = f"as an imagined pose detector finds them (size of its errors: {errors:g})" if errors else "exact"
+        descriptions.append(
+            f"`poses` names keypoints in the layout COCO-WholeBody, {made_by}: pixels of a picture of {size}x{size}, "
+            f"{FRAMES_PER_SECOND} frames per second, a score for each point."
+        )
+    return descriptions
 
 
 CARD = """---
@@ -246,9 +307,9 @@ Licence: CC0-1.0 (the generator is Apache-2.0).
 | dev | {num_dev_clips} | half by dev signers, half by training signers |
 | test | {num_test_clips} | test signers, who occur nowhere else |
 
-No sentence occurs in two splits. Clips are H.264, {resolution}x{resolution} pixels, {frames_per_second} frames per
-second. Each split has a `metadata.csv` with `file_name`, `text` (spoken sentence), `gloss` (signs in signed order) and
-`signer`.
+No sentence occurs in two splits. Each split has a `metadata.csv` with its files, `text` (spoken sentence), `gloss`
+(signs in signed order), `signer` and `handedness` (the dominant hand, left or right).
+{files}
 `text_only.txt` holds {num_text_only} further spoken sentences, none of which has a clip.
 
 ## Signers

@@ -19,7 +19,7 @@ from .corpus_tables import COLUMN_NAMES, check_unused_columns, find_columns, spl
 
 # Columns that a CSV file, or the Hub, may hold as text.
 NUMBERS = ("start", "end", "num_frames", "num_features", "features_per_second")
-WORDS = ("spoken_language", "sign_language", "signer")
+WORDS = ("spoken_language", "sign_language", "signer", "handedness")
 MOST_SHOWN = 20  # a table of landmarks has thousands of columns
 NAMES_OF_CLIPS = {modality.column: modality.column_names for modality in MODALITIES}
 CLIP_COLUMNS = tuple(NAMES_OF_CLIPS)

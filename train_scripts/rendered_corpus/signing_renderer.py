@@ -80,6 +80,10 @@ class Signer:
     hair_style: str
     decoration: tuple[float, float, float, float]
 
+    @property
+    def handedness(self) -> str:
+        return "left" if self.is_left_handed else "right"
+
 
 def create_signer(name: str, skin_tone: float, is_left_handed: bool, random_generator: np.random.Generator) -> Signer:
     """Draws a signer; `skin_tone` from 0 (dark) to 1 (light) is given, so that a group of signers can cover the range.
@@ -258,22 +262,53 @@ def _draw_camera(resolution: int, random_generator: np.random.Generator) -> Came
     )
 
 
+@dataclass(frozen=True)
+class Figure:
+    """
+    The signer's moving parts in all frames of a clip, right-handed, on the camera's canvas. The second dimension of
+    each array is the hand, DOMINANT or OTHER.
+
+    Attributes:
+        arms: shoulder, elbow and wrist, (frames, 2, 3, 2).
+        fingers: five points of each finger, thumb first, base first, (frames, 2, 5, 5, 2).
+        palm_centres: (frames, 2, 2), and `palm_radii`: (frames, 2).
+    """
+
+    camera: Camera
+    arms: np.ndarray
+    fingers: np.ndarray
+    palm_centres: np.ndarray
+    palm_radii: np.ndarray
+
+
+def pose_figure(
+    glosses: Sequence[str], signer: Signer, resolution: int, random_generator: np.random.Generator
+) -> Figure:
+    """Returns the figure that `render_clip` draws with the same arguments."""
+    camera = _draw_camera(resolution, random_generator)
+    hands = plan_hands(glosses, signer, random_generator)
+    return Figure(
+        camera=camera,
+        arms=camera.project(_arm_joints(hands, signer)),
+        fingers=camera.project(_finger_points(hands, signer)),
+        palm_centres=camera.project(hands[..., :2]),
+        palm_radii=hands[..., 3] * camera.scale(signer.hand_size),
+    )
+
+
 def render_clip(
     glosses: Sequence[str], signer: Signer, resolution: int, random_generator: np.random.Generator
 ) -> np.ndarray:
     """Renders one sentence by one signer as uint8 frames (frames, height, width, 3). `random_generator` gives this
     performance's small variations, so the same state gives the same frames."""
-    supersampling = _supersampling(resolution)
-    camera = _draw_camera(resolution, random_generator)
-    hands = plan_hands(glosses, signer, random_generator)
-    arms = camera.project(_arm_joints(hands, signer)).tolist()
-    fingers = camera.project(_finger_points(hands, signer)).tolist()
-    palm_centres = camera.project(hands[..., :2]).tolist()
-    palm_radii = (hands[..., 3] * camera.scale(signer.hand_size)).tolist()
+    figure = pose_figure(glosses, signer, resolution, random_generator)
+    camera, supersampling = figure.camera, _supersampling(resolution)
+    arms, fingers = figure.arms.tolist(), figure.fingers.tolist()
+    palm_centres, palm_radii = figure.palm_centres.tolist(), figure.palm_radii.tolist()
 
     scenery = _draw_scenery(signer, camera)
-    frames = np.empty((len(hands), resolution, resolution, 3), dtype=np.uint8)
-    for index in range(len(hands)):
+    frames = np.empty((len(arms), resolution, resolution, 3), dtype=np.uint8)
+    for index in range(len(frames)):
         canvas = scenery.copy()
         draw = ImageDraw.Draw(canvas)
         for hand in (OTHER, DOMINANT):

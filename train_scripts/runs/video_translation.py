@@ -141,7 +141,7 @@ def _pieces(
     generation: dict[str, Any],
     journal: Journal | None,
 ) -> Iterator[dict[str, Any]]:
-    segments = translator.processor.video_processor.split_at_rests(str(video), start, end)
+    segments = translator.processor.modality.split_at_rests(str(video), start, end)
     if not segments:
         raise ValueError(f"Nobody moves in {video}: there is nothing to translate.")
     finished = [] if journal is None else journal.pieces(video)
