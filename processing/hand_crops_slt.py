@@ -133,7 +133,7 @@ def read_hand_crops(
     """
     wanted = sorted({indices[frame] for frames in chosen for frame in frames})
     if not wanted:
-        return _stacked([[], []])
+        return NO_HAND_CROPS
 
     def sample(num_frames: int, fps: float | None) -> list[int]:
         _check_lengths(len(poses), poses.frames_per_second, num_frames, fps)
@@ -230,6 +230,9 @@ def _stacked(crops: Sequence[Sequence[tuple[int, torch.Tensor, np.ndarray]]]) ->
             pixels[side, place], frame_indices[side, place] = crop, frame
             keypoints[side, place] = torch.from_numpy(points)
     return HandCrops(pixels, frame_indices, keypoints)
+
+
+NO_HAND_CROPS = _stacked([[], []])
 
 
 def pad_hand_crops(clips: Sequence[HandCrops]) -> dict[str, torch.Tensor]:

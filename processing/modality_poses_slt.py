@@ -10,7 +10,14 @@ import torch
 
 from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_files_slt import split_name
-from .hand_crops_slt import HAND_CROP_NAMES, hand_crops_of_row, pad_hand_crops
+from .hand_crops_slt import (
+    HAND_CROP_NAMES,
+    NO_HAND_CROPS,
+    frames_to_crop,
+    hand_crops_of_row,
+    pad_hand_crops,
+    read_hand_crops,
+)
 from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
 from .pose_files_slt import (
     POSE_SUFFIXES,
@@ -98,7 +105,10 @@ class PoseModality(Modality):
     def open(
         self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """See `Modality.open`; the `rate` of a file that states it is not needed, and takes its place if given."""
+        """
+        See `Modality.open`; the `rate` of a file that states it is not needed, and takes its place if given. For a
+        model that sees hand crops, the metadata of a video has them as `hand_crops`.
+        """
         poses, begin = self.poses_of(source, start, end, rate)
         rate = poses.frames_per_second
         values = self.part.values_of(poses, name_of_poses(source))
@@ -110,6 +120,11 @@ class PoseModality(Modality):
             "duration": None if rate is None else len(values) / rate,
             "start_in_seconds": begin,
         }
+        video = path_of_video(source)
+        if self.part.hand_crops and video is not None:
+            end = None if rate is None else begin + len(poses) / rate
+            chosen = frames_to_crop(poses.scores[indices])
+            metadata["hand_crops"] = read_hand_crops(video, poses, indices, chosen, begin, end)
         return values[indices], metadata
 
     def poses_of(
@@ -172,6 +187,13 @@ class PoseModality(Modality):
     def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """See `Modality.prepare`; the poses are normalised."""
         return self.part.pad(values)
+
+    def prepare_more(self, metadata: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """See `Modality.prepare_more`: the hand crops of videos. Files of poses have none, and are read by their poses
+        alone."""
+        return (
+            pad_hand_crops([each.get("hand_crops", NO_HAND_CROPS) for each in metadata]) if self.part.hand_crops else {}
+        )
 
     def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:
         source = row[self.column]

@@ -210,6 +210,10 @@ class Modality(ABC):
     def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Values of several clips from `open` -> tensors by `input_names`, on the same device."""
 
+    def prepare_more(self, metadata: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """What else the model reads of several clips, from the metadata that `open` gave; by default nothing."""
+        return {}
+
     def split_at_rests(
         self,
         source: Any,

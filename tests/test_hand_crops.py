@@ -10,6 +10,7 @@ import pytest
 import torch
 from video_files import counting_frames, frame_numbers, write_video
 
+from processing import poses_of_videos_slt
 from processing.feature_extraction_poses_slt import PoseFeatureExtractor
 from processing.hand_crops_slt import (
     CROP_SIZE,
@@ -332,3 +333,29 @@ def test_the_choice_is_saved_with_the_extractor(tmp_path):
     assert loaded.hand_crops and not PoseFeatureExtractor().hand_crops
     assert PoseModality(loaded).input_names[-3:] == HAND_CROP_NAMES
     assert PoseModality(PoseFeatureExtractor()).input_names == PoseModality.input_names
+
+
+# Of a video whose poses are extracted
+
+
+def test_a_video_alone_gives_its_poses_and_its_crops(tmp_path, monkeypatch):
+    video = write_video(tmp_path / "clip.mkv", counting_frames(50), pixel_format="bgr0")
+    made = poses_with_hands(50, (30, 20), (30, 20), frames_per_second=25.0, width=64, height=48)
+    made.scores[:, :11] = 0.9
+
+    def extract(path: Path, extractor: str | None, start: float | None, end: float | None) -> Poses:
+        return made.part(round((start or 0) * 25), None if end is None else round(end * 25))
+
+    monkeypatch.setattr(poses_of_videos_slt, "extract_poses", extract)
+    poses_of_videos_slt._kept.clear()
+    modality = PoseModality(PoseFeatureExtractor(hand_crops=True, max_num_frames=10))
+    values, metadata = modality.open(str(video), start=0.8, end=1.6)
+    assert len(values) == 10
+    crops = metadata["hand_crops"]
+    shown = [20 + metadata["frames_indices"][int(frame)] for frame in crops.frame_indices[:, 0]]
+    assert frame_numbers(crops.pixels[:, 0], 50) == shown
+    poses_alone, of_poses = modality.open(made)
+    assert "hand_crops" not in of_poses
+    more = modality.prepare_more([metadata, of_poses])
+    assert more["hand_frame_indices"].tolist() == [crops.frame_indices.tolist(), [[-1], [-1]]]
+    assert PoseModality(PoseFeatureExtractor()).prepare_more([of_poses]) == {}
