@@ -1,4 +1,7 @@
-"""FLa-LLM and LLaVA-SLT for transformers. Importing this package registers their classes, processors and pipeline."""
+"""
+FLa-LLM, LLaVA-SLT and Uni-Sign for transformers. Importing this package registers their classes, processors and
+pipeline.
+"""
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -11,6 +14,7 @@ from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_features_slt import VisualFeaturesConfig
 from .configuration_flallm import FLaLLMConfig, light_transformer_config
 from .configuration_llava_slt import LlavaSltConfig, LlavaSltContrastiveConfig
+from .configuration_uni_sign import UniSignConfig
 from .encoder_combined_slt import SideBySideEncoder, TemporalEncoder
 from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
@@ -22,6 +26,7 @@ from .language_encoder_decoder_slt import FLaLLMEncoderOutput
 from .modeling_flallm import FLaLLMForTranslation
 from .modeling_llava_slt import LlavaSltForTranslation
 from .modeling_llava_slt_contrastive import LlavaSltContrastiveOutput, LlavaSltForContrastivePreTraining
+from .modeling_uni_sign import UniSignForTranslation
 from .own_processing import (
     DataCollatorForSignTranslation,
     FLaLLMProcessor,
@@ -43,6 +48,9 @@ AutoConfig.register("llava_slt", LlavaSltConfig, exist_ok=True)
 AutoModel.register(LlavaSltContrastiveConfig, LlavaSltForContrastivePreTraining, exist_ok=True)
 AutoModel.register(LlavaSltConfig, LlavaSltForTranslation, exist_ok=True)
 AutoModelForImageTextToText.register(LlavaSltConfig, LlavaSltForTranslation, exist_ok=True)
+AutoConfig.register("uni_sign", UniSignConfig, exist_ok=True)
+AutoModel.register(UniSignConfig, UniSignForTranslation, exist_ok=True)
+AutoModelForSeq2SeqLM.register(UniSignConfig, UniSignForTranslation, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(
     "sign-language-translation",
     pipeline_class=SignLanguageTranslationPipeline,
@@ -60,6 +68,8 @@ LlavaSltContrastiveConfig.register_for_auto_class("AutoConfig")
 LlavaSltConfig.register_for_auto_class("AutoConfig")
 LlavaSltForContrastivePreTraining.register_for_auto_class("AutoModel")
 LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.translation_auto_class)
+UniSignConfig.register_for_auto_class("AutoConfig")
+UniSignForTranslation.register_for_auto_class(UniSignForTranslation.translation_auto_class)
 
 __all__ = [
     "DataCollatorForSignTranslation",
@@ -90,6 +100,8 @@ __all__ = [
     "SignLanguageTranslationPipeline",
     "TemporalConfig",
     "TemporalEncoder",
+    "UniSignConfig",
+    "UniSignForTranslation",
     "UniSignPoseConfig",
     "UniSignPoseEncoder",
     "VisualFeaturesConfig",

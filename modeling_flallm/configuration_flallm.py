@@ -124,7 +124,7 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
     @staticmethod
     def check_text_config(text_config: PreTrainedConfig) -> None:
         """Raise a `ValueError` for a configuration that is not an encoder-decoder's."""
-        if not text_config.is_encoder_decoder or text_config.model_type == FLaLLMConfig.model_type:
+        if not text_config.is_encoder_decoder or isinstance(text_config, FLaLLMConfig):
             raise ValueError(
                 "The text model of FLa-LLM must be an encoder-decoder (mBART, NLLB/M2M100, mT5/T5, BART, ...), got "
                 f"model type {text_config.model_type!r}, which is not one."

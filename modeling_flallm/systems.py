@@ -181,6 +181,15 @@ SPAMO_CITATION = """@inproceedings{hwang2025efficient,
   url       = {https://arxiv.org/abs/2408.10593}
 }"""  # noqa: E501
 
+MT5_BASE = ("mt5, 12+12 layers, width 768", "Uni-Sign, code: mT5-base")
+UNI_SIGN_CITATION = """@inproceedings{li2025unisign,
+  title     = {Uni-Sign: Toward Unified Sign Language Understanding at Scale},
+  author    = {Li, Zecheng and Zhou, Wengang and Zhao, Weichao and Wu, Kepeng and Hu, Hezhen and Li, Houqiang},
+  booktitle = {The Thirteenth International Conference on Learning Representations},
+  year      = {2025},
+  url       = {https://arxiv.org/abs/2501.15187}
+}"""
+
 FLALLM = System(
     model_type="flallm",
     title="FLa-LLM",
@@ -283,7 +292,46 @@ LLAVA_SLT = System(
     "recipe follows\nthe abstract; all numbers in it, the losses, the layers and the prompt are the makers' own.",
     tags=("llava-slt",),
 )
-SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT)}
+UNI_SIGN = System(
+    model_type="uni_sign",
+    title="Uni-Sign",
+    paper="https://arxiv.org/abs/2501.15187",
+    citations=(("", UNI_SIGN_CITATION),),
+    auto_class="AutoModelForSeq2SeqLM",
+    model_class="UniSignForTranslation",
+    processor_class="FLaLLMProcessor",
+    is_prompted=False,
+    visual_encoder_types=("uni_sign_pose",),
+    stages=(
+        Stage(
+            "pose_pretraining",
+            title="pretraining on poses",
+            command="flallm train pose-pretraining",
+            leaves=TRANSLATOR,
+            card="a {encoder} and the language model `{text_model}`, trained together. It can translate, but it is "
+            "meant as the\nstart of fine-tuning for a data set and a task.",
+            text_model_of_paper=MT5_BASE,
+        ),
+        Stage(
+            "unified_fine_tuning",
+            title="fine-tuning of the whole model for a data set and a task",
+            command="flallm train unified-fine-tuning",
+            leaves=TRANSLATOR,
+            card="{source}, and all of it was fine-tuned together with its language model.",
+            vision_stage="pose_pretraining",
+            text_model_of_paper=MT5_BASE,
+        ),
+    ),
+    recipe=Recipe(
+        "uni_sign",
+        "Uni-Sign's recipe",
+        "Where neither Uni-Sign's paper nor its code gives a value, the recipe has one of ours.",
+    ),
+    note="The program is written from a description of Uni-Sign, without its public code, which has no licence. "
+    "Padding enters\nneither batch norm nor convolutions, and long clips are thinned evenly instead of at random.",
+    tags=("uni-sign",),
+)
+SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT, UNI_SIGN)}
 DEFAULT_SYSTEM = FLALLM  # for models that name no system
 
 
@@ -325,6 +373,7 @@ __all__ = [
     "SYSTEMS",
     "TAGS",
     "TRANSLATOR",
+    "UNI_SIGN",
     "VISUAL_ENCODER",
     "Recipe",
     "Stage",

@@ -73,7 +73,11 @@ class PoseModality(Modality):
 
     @classmethod
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> PoseFeatureExtractor:
-        return PoseFeatureExtractor(arguments.frame_sampling_rate, arguments.max_num_frames)
+        return PoseFeatureExtractor(
+            arguments.frame_sampling_rate,
+            arguments.max_num_frames,
+            keep_aspect_ratio=arguments.keep_aspect_ratio,
+        )
 
     @classmethod
     def is_file(cls, path: str | os.PathLike) -> bool:

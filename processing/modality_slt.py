@@ -41,6 +41,7 @@ class ClipArguments(Protocol):
     crop_size: int
     frame_sampling_rate: float
     max_num_frames: int | None
+    keep_aspect_ratio: bool
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ THIRD = System(
     adapter_title="bridge",
     visual_encoder_types=("third_slt_visual",),
     stages=(
-        Stage("pose_pretraining", title="poses alone", command="flallm train pose-pretraining", leaves=VISUAL_ENCODER),
+        Stage("hand_pretraining", title="hands alone", command="flallm train hand-pretraining", leaves=VISUAL_ENCODER),
         Stage(
             "joint_training",
             title="everything at once",
@@ -59,7 +59,7 @@ THIRD = System(
             leaves=TRANSLATOR,
             card="poses go over a bridge to `{text_model}`.",
             note="The paper has no bridge.",
-            vision_stage="pose_pretraining",
+            vision_stage="hand_pretraining",
         ),
     ),
     recipe=Recipe("third", "the recipe of the third"),
@@ -101,8 +101,8 @@ def test_every_preset_is_of_a_row():
 
 
 def test_systems_in_sentences():
-    assert titles() == "FLa-LLM or LLaVA-SLT"
-    assert (titles(is_prompted=True), titles(is_prompted=False)) == ("LLaVA-SLT", "FLa-LLM")
+    assert titles() == "FLa-LLM or LLaVA-SLT or Uni-Sign"
+    assert (titles(is_prompted=True), titles(is_prompted=False)) == ("LLaVA-SLT", "FLa-LLM or Uni-Sign")
     assert adapter_titles() == "the adapter, or LLaVA-SLT's connector"
     with pytest.raises(ValueError, match="The stage must be one of visual_initialing, .*, got 'nothing'"):
         find_stage("nothing")
@@ -170,7 +170,10 @@ def test_a_new_row_has_a_model_card(third):
 
 def test_a_new_row_has_help_texts(third):
     assert help_of_stage("joint_training") == "Stage 2 of Third-SLT: everything at once."
-    assert titles() == "FLa-LLM or LLaVA-SLT or Third-SLT" and titles(is_prompted=True) == "LLaVA-SLT or Third-SLT"
+    assert (
+        titles() == "FLa-LLM or LLaVA-SLT or Uni-Sign or Third-SLT"
+        and titles(is_prompted=True) == "LLaVA-SLT or Third-SLT"
+    )
     assert adapter_titles().endswith(", or Third-SLT's bridge")
 
 
@@ -178,7 +181,7 @@ def test_the_space_knows_a_new_row(third, tmp_path):
     assert why_not_a_translator("third_slt") is None
     assert why_not_a_translator("third_slt_visual") == (
         "only a visual encoder, the output of stage 1 of Third-SLT, which does not translate videos: name the output "
-        "of stage 2 of FLa-LLM or stage 3 of LLaVA-SLT or stage 2 of Third-SLT"
+        "of stage 2 of FLa-LLM or stage 3 of LLaVA-SLT or stage 2 of Uni-Sign or stage 2 of Third-SLT"
     )
     (tmp_path / "README.md").write_text(card_of_third(), encoding="utf-8")
     facts = read_model_facts(str(tmp_path))

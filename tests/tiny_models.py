@@ -30,6 +30,8 @@ from modeling_flallm import (
     LlavaSltForContrastivePreTraining,
     LlavaSltForTranslation,
     LlavaSltVisualConfig,
+    UniSignConfig,
+    UniSignForTranslation,
     UniSignPoseConfig,
     UniSignPoseEncoder,
 )
@@ -148,7 +150,21 @@ def tiny_llava_slt(
     return model.eval()
 
 
-TINY_MODELS = {"flallm": tiny_model, "llava_slt": tiny_llava_slt}  # the translation model of each system
+def tiny_uni_sign(text: str = "mt5", vision: dict | None = None, **values) -> UniSignForTranslation:
+    """In evaluation mode, with weights that make outputs differ clearly from input to input."""
+    encoder = tiny_pose_encoder(**(vision or {}))
+    model = UniSignForTranslation(
+        UniSignConfig(vision_config=encoder.config, text_config=tiny_text_config(text), **values)
+    )
+    model.vision_model.load_state_dict(encoder.state_dict())
+    for parameter in [*model.text_model.parameters(), *model.adapter.parameters()]:
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+# The translation model of each system.
+TINY_MODELS = {"flallm": tiny_model, "llava_slt": tiny_llava_slt, "uni_sign": tiny_uni_sign}
 
 
 def tiny_contrastive_model(vision: dict | None = None, **values) -> LlavaSltForContrastivePreTraining:

@@ -31,6 +31,7 @@ from .data_arguments import (
     EncoderVideoArguments,
     FeatureCacheArguments,
     FeatureStoreArguments,
+    FineTuningVideoArguments,
     VideoArguments,
 )
 from .dataclass_parser import DataclassParser, parse_arguments, preset_names
@@ -41,7 +42,9 @@ from .stage_arguments import (
     DenoisingArguments,
     LanguageModelArguments,
     LLMFineTuningArguments,
+    PosePretrainingArguments,
     TextArguments,
+    UnifiedFineTuningArguments,
     VisualContrastivePretrainingArguments,
     VisualInitialingArguments,
     VisualLanguageTuningArguments,
@@ -195,6 +198,16 @@ COMMANDS = {
         "stages.visual_language_tuning",
         help_of_stage("visual_language_tuning"),
         (VisualLanguageTuningArguments, *ON_VIDEOS[:-1], ConnectorTrainingDefaults, FeatureCacheArguments),
+    ),
+    "train pose-pretraining": Command(
+        "stages.pose_pretraining",
+        help_of_stage("pose_pretraining"),
+        (PosePretrainingArguments, *ON_VIDEOS),
+    ),
+    "train unified-fine-tuning": Command(
+        "stages.unified_fine_tuning",
+        help_of_stage("unified_fine_tuning"),
+        (UnifiedFineTuningArguments, DataArguments, FineTuningVideoArguments, *ON_VIDEOS[2:]),
     ),
     "evaluate": Command(
         "commands.evaluate_model",

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from ..languages.languages import SIGN_LANGUAGE_EXAMPLES, check_sign_language, check_spoken_language
 from .flag_values import FEATURE_DTYPES, check_flags
 
+SENTENCE, GLOSS = "text", "gloss"  # what a model may write, by the columns of a data set
+
 
 @dataclass
 class DatasetArguments:
@@ -14,7 +16,7 @@ class DatasetArguments:
     dataset: list[str] = field(
         metadata={"help": "A video folder (train/, dev/, test/ with metadata.csv) or the id of a data set on the Hub."}
     )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
+    text_column: str = field(default=SENTENCE, metadata={"help": "Column that holds the spoken language sentence."})
     spoken_language: str | None = field(
         default=None,
         metadata={"help": "Language tag of the sentences. zh, ja, ko, th and the like are scored by character."},
@@ -30,10 +32,21 @@ class DatasetArguments:
     streaming: bool = field(
         default=False, metadata={"help": "Download only the files of the clips that are read, not the whole data set."}
     )
+    target: str = field(
+        default=SENTENCE,
+        metadata={
+            "help": "What the model writes: text, the sentence, or gloss, the glosses of the clip or the one of an "
+            "isolated sign, from the column gloss (or --text_column). Evaluation then also reports wer, the word error "
+            "rate, and accuracy, the share of clips with all glosses right.",
+            "choices": (SENTENCE, GLOSS),
+        },
+    )
 
     def __post_init__(self):
         if isinstance(self.dataset, str):
             self.dataset = [self.dataset]
+        if self.text_column == SENTENCE:
+            self.text_column = self.target
         check_flags(vars(self))
         check_spoken_language(self.spoken_language)
         check_sign_language(self.sign_language)
@@ -144,6 +157,13 @@ class VideoArguments:
     crop_size: int = field(
         default=224, metadata={"help": "Height and width of the crop that the model sees, in pixels."}
     )
+    keep_aspect_ratio: bool = field(
+        default=True,
+        metadata={
+            "help": "Poses: keep the proportions of the signer. False divides x by the width and y by the height of "
+            "the picture, as Uni-Sign's published weights expect."
+        },
+    )
 
     def __post_init__(self):
         check_flags(vars(self))
@@ -170,6 +190,10 @@ class EncoderVideoArguments(VideoArguments):
     crop_size: int | None = field(
         default=None, metadata={"help": "Height and width of the crop that the model sees, in pixels. Default: 224."}
     )
+    keep_aspect_ratio: bool | None = field(
+        default=None,
+        metadata={"help": "Poses: False divides x by the width and y by the height of the picture. Default: True."},
+    )
 
     def __post_init__(self):
         self.completed()
@@ -186,6 +210,24 @@ class EncoderVideoArguments(VideoArguments):
             ValueError: for values that are not allowed.
         """
         return VideoArguments(**self.given())
+
+
+@dataclass
+class FineTuningVideoArguments(EncoderVideoArguments):
+    """How clips are prepared. What is not given stays as the model was pretrained."""
+
+    frame_sampling_rate: float | None = field(
+        default=None, metadata={"help": "Fraction of the frames to keep. Default: the model's."}
+    )
+    max_num_frames: int | None = field(
+        default=None, metadata={"help": "Maximum frames per clip after sampling. Default: the model's."}
+    )
+    keep_aspect_ratio: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Poses: False divides x by the width and y by the height of the picture. Default: the model's."
+        },
+    )
 
 
 @dataclass

@@ -3,9 +3,10 @@
 from collections.abc import Collection
 
 from .encoder_row import EncoderRow
+from .pose_arguments import PoseArguments
 from .visual_features_arguments import VisualFeaturesArguments
 
-ENCODER_ROWS: list[type[EncoderRow]] = [VisualFeaturesArguments]
+ENCODER_ROWS: list[type[EncoderRow]] = [VisualFeaturesArguments, PoseArguments]
 
 
 def all_flags() -> str:

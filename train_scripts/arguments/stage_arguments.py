@@ -13,7 +13,10 @@ from .model_arguments import (
     NewTemporalArguments,
     OtherClipsArguments,
 )
+from .pose_arguments import PoseEncoderArguments
 
+# Uni-Sign's.
+POSE_PROMPT = "Translate sign language video to {spoken_language}: "
 # For LLaVA-SLT; a test checks that it equals the default of `LlavaSltProcessor`.
 PROMPT = "Translate this sign language video into {spoken_language}."
 
@@ -312,3 +315,71 @@ class VisualLanguageTuningArguments(LoadedEncoderArguments, NewTemporalArguments
         self.check_one_start(self.vision_model_name_or_path)
         if self.text_model_name_or_path is None:
             raise ValueError("`--text_model_name_or_path` is required.")
+
+
+@dataclass
+class PosePretrainingArguments(PoseEncoderArguments):
+    """The new pose encoder and the pretrained text model, which are trained together."""
+
+    stage_name: ClassVar[str] = "pose_pretraining"
+
+    text_model_name_or_path: str = field(
+        default=None, metadata={"help": "Folder or Hub id of an encoder-decoder language model. Required."}
+    )
+    target_language: str | None = field(
+        default=None, metadata={"help": "Language code of a multilingual tokenizer, such as de_DE or deu_Latn."}
+    )
+    prompt: str = field(
+        default=POSE_PROMPT,
+        metadata={
+            "help": "Prompt that the text model reads before the poses; {spoken_language} is replaced by the name of "
+            "the language."
+        },
+    )
+    label_smoothing: float = field(default=0.2, metadata={"help": "Label smoothing of the cross entropy."})
+    word_presence_loss_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the word-presence loss (ours, not in the paper); 0 is off."}
+    )
+    num_beams: int = field(default=4, metadata={"help": "Default number of beams of the saved model."})
+
+    def __post_init__(self):
+        if self.text_model_name_or_path is None:
+            raise ValueError("`--text_model_name_or_path` is required.")
+        _check_prompt(self.prompt)
+
+
+@dataclass
+class UnifiedFineTuningArguments:
+    """The whole model that is fine-tuned, and what changes of it."""
+
+    stage_name: ClassVar[str] = "unified_fine_tuning"
+    target_language: ClassVar[None] = None
+
+    model_name_or_path: str = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of a whole model: pretrained on poses, fine-tuned or imported. Required."},
+    )
+    prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Another prompt; {spoken_language} is replaced by the language's name. Default: the model's."
+        },
+    )
+    label_smoothing: float = field(default=0.2, metadata={"help": "Label smoothing of the cross entropy."})
+    num_beams: int = field(default=4, metadata={"help": "Default number of beams of the saved model."})
+
+    def __post_init__(self):
+        if self.model_name_or_path is None:
+            raise ValueError("`--model_name_or_path` is required: the whole model that is fine-tuned.")
+        if self.prompt is not None:
+            _check_prompt(self.prompt)
+
+    @property
+    def vision_model_name_or_path(self) -> list[str]:
+        """What made the sign encoder, for the model card."""
+        return [self.model_name_or_path]
+
+
+def _check_prompt(prompt: str) -> None:
+    if not prompt.strip():
+        raise ValueError("--prompt must be a text, got an empty one.")

@@ -25,7 +25,7 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
-from ..arguments.data_arguments import DatasetArguments
+from ..arguments.data_arguments import GLOSS, DatasetArguments
 from ..arguments.evaluation_arguments import EvaluationArguments, GenerationArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..clips.collators import FramePreprocessor
@@ -42,6 +42,7 @@ from ..runs.trainers import ClipTrainer
 from ..runs.training import collator_class_of, start_run, trainer_class_of
 from ..runs.unfinished_predictions import UnfinishedPredictions
 from ..scores.metrics import format_scores, generated_token_ids, translation_scores
+from ..scores.recognition import recognition_scores
 
 BATCHES_BETWEEN_WRITES = 8  # per process; multiplied by the number of processes that read videos for it, plus one
 
@@ -66,7 +67,10 @@ def evaluate_model(
     run: EvaluationRunArguments,
     kept: UnfinishedPredictions,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """-> scores as returned by `translation_scores`, and one row per clip: file_name, prediction, reference."""
+    """
+    -> scores as returned by `translation_scores`, for glosses also those of `recognition_scores`, and one row per clip:
+    file_name, prediction, reference.
+    """
     if len(data.dataset) > 1:
         raise ValueError(f"--dataset: one data set is scored at a time, got {len(data.dataset)}. Score them in turn.")
     split = load_split(data, evaluation.split, evaluation.max_clips)
@@ -81,7 +85,10 @@ def evaluate_model(
     kept.check_clips([{**clip, "reference": reference} for clip, reference in names])
     rows = _translate(_build_trainer(model, processor, run), dataset, _names_of_clips(split), kept)
     predictions = [row["prediction"] for row in rows]
-    return translation_scores(predictions, dataset.texts, **options), rows
+    scores = translation_scores(predictions, dataset.texts, **options)
+    if data.target == GLOSS:
+        scores |= recognition_scores(predictions, dataset.texts, evaluation.lowercase)
+    return scores, rows
 
 
 def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: EvaluationRunArguments) -> ClipTrainer:

@@ -95,7 +95,7 @@ def _clips_per_step(
     return _setting(
         "clips_per_step",
         num_clips if training.max_frames_per_batch is None else "a varying number of",
-        paper[name],
+        paper[name] * paper.get("gradient_accumulation_steps", 1),
         sources[name],
         "Clips of one step of the optimiser, over all devices.",
     )
@@ -110,6 +110,8 @@ def _is_setting(arguments: Any, name: str) -> bool:
         return name in TRAINING_SETTINGS and not is_overridden
     if name.startswith("lora_"):
         return getattr(arguments, "lora", False) or getattr(arguments, "vision_lora", False)
+    if name.startswith("pose_"):
+        return getattr(arguments, "pose_encoder", True) is not None
     return name not in ("target_language", "also_measure_on") and not name.endswith("_name_or_path")
 
 

@@ -18,7 +18,13 @@ from transformers import (
 from modeling_flallm.own_processing import MODALITIES, FLaLLMProcessor, modality_of_input
 from modeling_flallm.sign_encoder_slt import SignEncoder
 
-from ..arguments.data_arguments import AugmentationArguments, DataArguments, FeatureCacheArguments, VideoArguments
+from ..arguments.data_arguments import (
+    GLOSS,
+    AugmentationArguments,
+    DataArguments,
+    FeatureCacheArguments,
+    VideoArguments,
+)
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_flags import num_idle_gpus
 from ..clips.augmentation import NO_AUGMENTATION, ClipAugmentation, MiddleFrames, tell_unused_in_space
@@ -81,11 +87,12 @@ def clip_reader_of(video: VideoArguments, encoder: SignEncoder | None = None) ->
 
 
 def as_prepared(video: VideoArguments, processor: FLaLLMProcessor) -> VideoArguments:
-    """The arguments with the sizes that the processor has: image and video models bring their own."""
-    if not processor.modality.has_space:
-        return video
+    """The arguments as the processor has them: image and video models bring their own, as do pretrained models."""
     part = processor.modality.part
-    return dataclasses.replace(video, frame_size=part.size["height"], crop_size=part.crop_size["height"])
+    if processor.modality.has_space:
+        return dataclasses.replace(video, frame_size=part.size["height"], crop_size=part.crop_size["height"])
+    names = [field.name for field in dataclasses.fields(video) if hasattr(part, field.name)]
+    return dataclasses.replace(video, **{name: getattr(part, name) for name in names})
 
 
 def build_processor(
@@ -169,7 +176,7 @@ def run_training(
     """
     check_run(training)
     check_model_names(stage)
-    check_score_name(training, tuple(TITLE_OF_SCORE))
+    check_score_name(training, (*TITLE_OF_SCORE, *(["accuracy"] if data.target == GLOSS else [])))
     cached = features is not None and features.cache_features
     if cached:
         check_feature_cache(data)
@@ -210,6 +217,7 @@ def run_training(
             processor.batch_decode,
             clips.evaluation.texts,
             processor.tokenizer.pad_token_id,
+            are_glosses=data.target == GLOSS,
             language=data.spoken_language,
         )
         if training.predict_with_generate

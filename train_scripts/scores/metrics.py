@@ -9,6 +9,7 @@ from accelerate import PartialState
 from sacrebleu.metrics import CHRF
 from transformers import EvalPrediction
 
+from .recognition import TITLE_OF_RECOGNITION, recognition_scores
 from .sign_language_translation_score.sign_language_translation_score import comparable
 
 SCORE_MODULE_FOLDER = Path(__file__).resolve().parent / "sign_language_translation_score"
@@ -43,7 +44,10 @@ def sentence_chrf(prediction: str, reference: str) -> float:
 
 
 def format_scores(scores: dict) -> str:
-    """Return the result of `translation_scores` as a table: score, 95 % interval where there is one, signature."""
+    """Return the result of `translation_scores` as a table: score, 95 % interval where there is one, signature.
+
+    Scores of recognition, if there are any, follow.
+    """
     rows = [("metric", "score", "95 % interval", "signature")]
     for name, title in TITLE_OF_SCORE.items():
         interval = scores["confidence_intervals"].get(name)
@@ -55,18 +59,24 @@ def format_scores(scores: dict) -> str:
         for title, score, interval, signature in rows
     ]
     summary = f"{scores['num_segments']} segments, {scores['num_empty_predictions']} empty predictions"
-    return "\n".join([*lines, summary])
+    recognition = [f"{title}: {scores[name]:.2f} %" for name, title in TITLE_OF_RECOGNITION.items() if name in scores]
+    return "\n".join([*lines, summary, *recognition])
 
 
 def build_compute_metrics(
-    batch_decode: Callable[..., list[str]], references: Sequence[str], pad_token_id: int, **options
+    batch_decode: Callable[..., list[str]],
+    references: Sequence[str],
+    pad_token_id: int,
+    are_glosses: bool = False,
+    **options,
 ) -> Callable[[EvalPrediction], dict[str, float]]:
     """Return the `compute_metrics` function of a `Seq2SeqTrainer` with `predict_with_generate=True`.
 
     `batch_decode(token_ids, skip_special_tokens=True)` is that of a processor or tokenizer; `references` are the raw
     strings of the evaluation dataset, in its order; `options` are those of `translation_scores`, except that no
     bootstrap is run unless `num_resamples` asks for one. The function returns the six scores, `num_empty_predictions`
-    and `mean_generated_tokens` (including special tokens, excluding padding), all floats. With several processes, each
+    and `mean_generated_tokens` (including special tokens, excluding padding), all floats; where references
+    `are_glosses`, also those of `recognition_scores`. With several processes, each
     gets the predictions of all of them, in dataset order and followed by the repeats that fill the last batch; these
     are cut off. Raises ValueError for references or options that cannot be scored and, when called, if predictions and
     references cannot belong together.
@@ -81,8 +91,10 @@ def build_compute_metrics(
         if evaluation.label_ids is not None:
             label_ids = without_ignored(evaluation.label_ids[: len(references)], pad_token_id)
             check_dataset_order(batch_decode(label_ids, skip_special_tokens=True), references)
-        scores = translation_scores(batch_decode(token_ids, skip_special_tokens=True), references, **options)
+        predictions = batch_decode(token_ids, skip_special_tokens=True)
+        scores = translation_scores(predictions, references, **options)
         reported = {name: scores[name] for name in (*TITLE_OF_SCORE, "num_empty_predictions")}
+        reported |= recognition_scores(predictions, references) if are_glosses else {}
         reported["mean_generated_tokens"] = np.count_nonzero(token_ids != pad_token_id, axis=1).mean()
         return {name: float(score) for name, score in reported.items()}
 
