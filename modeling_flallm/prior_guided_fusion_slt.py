@@ -146,7 +146,9 @@ class DeformableAttention(nn.Module):
             each.unflatten(1, (NUM_HEADS, -1)).transpose(2, 3)
             for each in (query, self.key(sampled), self.value(sampled))
         )  # (crops, groups, joints, group width)
-        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        # Not by torch's fused attention: without crops, it gives the bias no gradient, and other processes would wait.
+        scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1]) + bias
+        attended = scores.softmax(-1).to(value.dtype) @ value
         return self.output(attended.transpose(2, 3).flatten(1, 2)).transpose(1, 2)
 
     def _looked_at(self, query: torch.Tensor, feature_map: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,10 @@ import re
 
 import pytest
 import torch
+import torch.distributed as distributed
 from torch import nn
+from torch.multiprocessing import spawn
+from torchvision.ops import StochasticDepth
 
 from modeling_flallm import UniSignPoseConfig, UniSignPoseEncoder
 from modeling_flallm.prior_guided_fusion_slt import (
@@ -89,6 +92,30 @@ def test_our_gate_starts_open_and_every_weight_learns():
     untouched = [name for name, size in gradients(module).items() if size == 0.0]
     # A softmax does not change when all its inputs grow by the same number.
     assert set(untouched) <= {"map_attention.key.bias", "deformable_attention.position_bias.4.bias"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("starts_open", [True, False])
+def test_what_only_the_pixels_show_is_learned_if_the_gate_starts_open(starts_open):
+    """All poses are the same; the hand is light or dark."""
+    encoder = fusion_encoder().train()
+    if not starts_open:
+        for parameter in encoder.fusion.gate.parameters():
+            nn.init.zeros_(parameter)
+    head = nn.Linear(encoder.config.hidden_size, 2)
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=3e-3)
+    is_light = torch.arange(8) % 2
+    batch = pose_batch([4] * 8, [[[1], [2]]] * 8)
+    batch["pose_values"] = batch["pose_values"][:1].expand(8, -1, -1, -1).contiguous()
+    batch["hand_crop_keypoints"] = batch["hand_crop_keypoints"][:1].expand(8, -1, -1, -1, -1)
+    for _ in range(40):
+        shade = (2 * is_light - 1.0)[:, None, None, None, None, None]
+        batch["hand_pixel_values"] = shade + 0.2 * torch.randn(8, 2, 1, 3, 32, 32)
+        loss = nn.functional.cross_entropy(head(encoder(**batch).last_hidden_state.mean(1)), is_light)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (loss < 0.1) if starts_open else (loss > 0.69)  # ln 2 is chance
 
 
 # The deformable attention, against loops
@@ -199,6 +226,42 @@ def test_padding_enters_no_batch_norm_of_the_crops():
     batch["hand_pixel_values"][is_padding] = 1000.0
     encoder(**batch)
     assert torch.allclose(norm.running_mean, expected, atol=1e-6)
+
+
+def gradients_of_processes(rank: int, num_processes: int, folder: str, batch: dict[str, torch.Tensor]) -> None:
+    """Save the gradients of a batch of two clips, of which each of two processes has one."""
+    torch.set_num_threads(1)
+    if num_processes > 1:
+        distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=num_processes)
+        batch = {name: values[rank : rank + 1] for name, values in batch.items()}
+    encoder = fusion_encoder()
+    encoder.load_state_dict(torch.load(f"{folder}/weights.pt", weights_only=True))
+    encoder.train()
+    for module in encoder.modules():
+        if isinstance(module, StochasticDepth):  # drawn by each process
+            module.p = 0.0
+    model = nn.parallel.DistributedDataParallel(encoder) if num_processes > 1 else encoder
+    loss = model(**batch).last_hidden_state.square().sum() / 100 * num_processes
+    loss.backward()
+    if rank == 0:
+        kept = {name: parameter.grad for name, parameter in encoder.named_parameters()}
+        torch.save(kept, f"{folder}/gradients_{num_processes}.pt")
+    if num_processes > 1:
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_process_whose_clips_show_no_hand_does_not_stop_the_others(tmp_path):
+    torch.save(fusion_encoder().state_dict(), tmp_path / "weights.pt")
+    batch = pose_batch([5, 5], [[[0, 3], [1, -1]], [[-1, -1], [-1, -1]]], size=64)
+    gradients_of_processes(0, 1, str(tmp_path), batch)
+    spawn(gradients_of_processes, (2, str(tmp_path), batch), nprocs=2)
+    one, two = (torch.load(tmp_path / f"gradients_{number}.pt", weights_only=True) for number in (1, 2))
+    compared = [name for name, gradient in one.items() if gradient.abs().max() > 1e-2]
+    assert sum(name.startswith("fusion.") for name in compared) > 10
+    for name in compared:
+        assert torch.allclose(two[name], one[name], rtol=1e-2, atol=float(one[name].abs().max()) * 1e-2), name
 
 
 def test_clips_without_any_hand_are_those_of_the_pose_alone():
