@@ -51,6 +51,11 @@ class HandCrops:
     frame_indices: torch.Tensor
     keypoints: torch.Tensor
 
+    def mirrored(self) -> "HandCrops":
+        """What they would be of a mirrored signer."""
+        keypoints = self.keypoints * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
+        return HandCrops(self.pixels.flip(0, -1), self.frame_indices.flip(0), keypoints.flip(0))
+
 
 def frames_to_crop(scores: np.ndarray, seed: int | None = None) -> tuple[list[int], list[int]]:
     """
@@ -86,7 +91,11 @@ def _frames_of_hand(scores: np.ndarray, generator: torch.Generator | None) -> li
 
 
 def hand_crops_of_row(
-    row: dict[str, Any], indices: Sequence[int], scores: np.ndarray, seed: int | None = None
+    row: dict[str, Any],
+    indices: Sequence[int],
+    scores: np.ndarray,
+    is_mirrored: bool = False,
+    seed: int | None = None,
 ) -> HandCrops:
     """
     The hand crops of a row of a data set with the columns `poses` and `video`; `start` and `end` (seconds) of the row
@@ -94,7 +103,8 @@ def hand_crops_of_row(
 
     Args:
         indices: which of the poses are the frames of the clip.
-        scores: of these frames, `(frames, 133)`, in which augmentation may have hidden a hand.
+        scores: of these frames, `(frames, 133)`, after augmentation, which may have hidden a hand.
+        is_mirrored: whether augmentation has mirrored the signer.
         seed: see `frames_to_crop`.
 
     Raises:
@@ -103,11 +113,14 @@ def hand_crops_of_row(
     if row.get("video") is None:
         raise ValueError(
             "The model also sees crops of the hands: the data set needs the column `video` beside `poses`, got columns "
-            f"{sorted(row)}. Streamed data sets give no videos beside poses."
+            f"{sorted(row)}. Streamed data sets give no videos beside poses. With `hand_crops` of the feature extractor "
+            "False, the model reads the poses alone."
         )
     start, end = row.get("start"), row.get("end")
     poses = read_poses(row["poses"], start, end)
-    return read_hand_crops(row["video"], poses, indices, frames_to_crop(scores, seed), start, end)
+    left, right = frames_to_crop(scores, seed)
+    crops = read_hand_crops(row["video"], poses, indices, (right, left) if is_mirrored else (left, right), start, end)
+    return crops.mirrored() if is_mirrored else crops
 
 
 def read_hand_crops(

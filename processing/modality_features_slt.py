@@ -89,16 +89,6 @@ class VisualFeaturesModality(Modality):
         if expected is not None:
             self.part.encoder_name, self.part.encoder_fingerprint = expected.name, expected.fingerprint
 
-    @classmethod
-    def check_column(cls, feature: Any, name: str) -> None:
-        """See `Modality.check_column`; files are read from folders alone."""
-        if getattr(feature, "dtype", None) == "string":
-            raise ValueError(
-                f"The column {cls.column} of the data set {name} names files, which are read from a folder on disk. "
-                f"Download it: hf download {name} --repo-type dataset --local-dir FOLDER. Then name that folder."
-            )
-        super().check_column(feature, name)
-
     def is_one(self, clips: Any) -> bool:
         return is_one_clip(clips)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_files_slt import split_name
@@ -18,7 +19,16 @@ from .hand_crops_slt import (
     pad_hand_crops,
     read_hand_crops,
 )
-from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
+from .modality_slt import (
+    Augmentation,
+    ClipArguments,
+    ClipValues,
+    Modality,
+    ModalityWords,
+    SampleIndices,
+    limit_of_hands,
+    random_numbers_of,
+)
 from .pose_files_slt import (
     POSE_SUFFIXES,
     is_one_clip_of_poses,
@@ -29,10 +39,15 @@ from .pose_files_slt import (
     read_poses,
 )
 from .pose_layouts_slt import POINTS_OF_PARTS
+from .pose_normalisation_slt import body_box
 from .pose_segmentation_slt import measure_pose_motion
 from .poses_of_videos_slt import path_of_video, poses_of_video
 from .poses_slt import Poses
 from .segmentation_slt import SegmentLengths, VideoSegment, split_motion
+
+logger = logging.get_logger(__name__)
+
+STATING_SUFFIXES = (".safetensors", ".npz")  # files that can state what extracted their poses
 
 
 class PoseModality(Modality):
@@ -40,8 +55,8 @@ class PoseModality(Modality):
     The column `poses` holds the path of a file of poses, or an array `(frames, points, channels)`. `start` and `end` of
     a row (seconds) may name a part, for which the file must state its frame rate.
 
-    An item has float32 `poses` `(frames, 133, 3)`: x, y and score before normalisation. If the model also sees crops of
-    the hands, it has `hand_crops`, cut from the column `video` of its row.
+    An item has float32 `poses` `(frames, 133, 3)`, x, y and score before normalisation, and `is_mirrored`, by
+    augmentation. If the model also sees crops of the hands, it has `hand_crops`, cut from the column `video` of its row.
     """
 
     argument = "poses"
@@ -56,6 +71,7 @@ class PoseModality(Modality):
     has_rests = True
     has_parts = True
     prepared_shape = ("frames", len(POINTS_OF_PARTS), 3)
+    space_augmentations = frozenset({"rotation_degrees", "horizontal_flip", "scale", "joint_noise", "hand_drop"})
     words = ModalityWords(
         clip="poses",
         clips="poses",
@@ -73,6 +89,7 @@ class PoseModality(Modality):
 
     @classmethod
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> PoseFeatureExtractor:
+        """See `Modality.build_part`; poses are sampled as frames of videos are."""
         return PoseFeatureExtractor(
             arguments.frame_sampling_rate,
             arguments.max_num_frames,
@@ -94,11 +111,29 @@ class PoseModality(Modality):
             )
         return str(path), "" if array is None else f"#{array}"
 
+    @classmethod
+    def limits(cls, settings: dict[str, Any]) -> list[str]:
+        rate = settings.get("frame_sampling_rate")
+        frames = "every frame" if rate == 1 else f"a fraction of {rate} of the frames"
+        return [
+            f"It sees {len(POINTS_OF_PARTS)} points of the body, the hands and the face in {frames}, not the picture. "
+            "What their extractor\nmisses or confuses, such as crossed or blurred hands, is lost. Use the same "
+            "extractor as in training.",
+            limit_of_hands(settings),
+        ]
+
     def learn_origin(self, clips: Iterable[Any]) -> None:
-        """See `Modality.learn_origin`: what extracted the poses, if all files that say so say the same."""
-        stated = {self.part.facts(clip).extractor for clip in clips if isinstance(clip, str)} - {None}
-        if self.part.extractor is None and len(stated) == 1:
-            self.part.extractor = stated.pop()
+        """See `Modality.learn_origin`: what extracted the poses, if all files that say so agree."""
+        files = (clip for clip in clips if split_name(clip)[0].suffix.lower() in STATING_SUFFIXES)
+        stated = sorted({self.part.facts(clip).extractor for clip in files} - {None})
+        before = {self.part.extractor} - {None}
+        if len({*stated, *before}) > 1:
+            logger.warning_once(
+                f"The clips hold poses of {', '.join(stated)}; the model knows those of {', '.join(before) or 'none'}. "
+                "Poses of different extractors are not alike."
+            )
+        if len(stated) == 1:
+            self.part.extractor = stated[0]
 
     def is_one(self, clips: Any) -> bool:
         return is_one_clip_of_poses(clips)
@@ -227,10 +262,28 @@ class PoseModality(Modality):
         """See `Modality.complete`: crops of the hands that are seen, after augmentation too."""
         if not self.part.hand_crops:
             return item
-        return {**item, "hand_crops": hand_crops_of_row(read_row(), indices, item["poses"][..., 2].numpy(), seed)}
+        scores = item["poses"][..., 2].numpy()
+        return {**item, "hand_crops": hand_crops_of_row(read_row(), indices, scores, item["is_mirrored"], seed)}
 
     def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
         return self.part.sample_frame_indices(length)
+
+    def item(
+        self,
+        read: Callable[[SampleIndices], torch.Tensor],
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        preprocess_on_device: bool = False,
+    ) -> dict[str, Any]:
+        """See `Modality.item`; the coordinates are also augmented."""
+        if augmentation is None:
+            return {"poses": read(self.sample_indices), "is_mirrored": False}
+        with random_numbers_of(seed):
+            poses = read(self.augmented(augmentation))
+            spatial_seed = int(torch.randint(2**62, ()))
+        box = body_box(poses, self.part.score_threshold)
+        poses = augmentation.apply_to_poses(poses, spatial_seed, 0.0 if box is None else float(box[1]))
+        return {"poses": poses, "is_mirrored": augmentation.mirrors_poses(spatial_seed)}
 
     def collate(self, items: Sequence[dict[str, Any]], preprocess_on_device: bool = False) -> dict[str, Any]:
         """See `Modality.collate`; normalising costs so little that nothing is left to the device."""

@@ -33,6 +33,13 @@ class Augmentation(Protocol):
     def apply_spatial(self, frames: torch.Tensor, seed: int) -> torch.Tensor:
         """Frames of any size -> frames of the size that the model sees, drawn from a seed."""
 
+    def apply_to_poses(self, poses: torch.Tensor, seed: int, body_size: float) -> torch.Tensor:
+        """Poses `(frames, 133, 3)` before normalisation -> the same, drawn from a seed; `body_size` is the side of the
+        square around the body."""
+
+    def mirrors_poses(self, seed: int) -> bool:
+        """Whether `apply_to_poses` mirrors the signer with this seed."""
+
 
 class ClipArguments(Protocol):
     """What a modality asks of the flags on clips, of which it reads what it has a use for."""
@@ -93,7 +100,8 @@ class Modality(ABC):
         table_column: our name of the column in the table of a folder that names the files of clips.
         datasets_type: name of the class of `datasets` for a column of files; None for a column of paths or arrays.
         array_dimensions: of the arrays that a column may hold in place of files; None if it may not hold any.
-        has_space: whether clips are pictures, which are augmented in space, too.
+        has_space: whether clips are pictures, which have a size.
+        space_augmentations: the flags of augmentation in space that have an effect on clips.
         has_rests: whether long clips can be split where the signer rests.
         has_parts: whether `start` and `end` of a row name the part of its file that is the clip; otherwise they say
             where in a video the whole clip was.
@@ -112,6 +120,7 @@ class Modality(ABC):
     datasets_type: ClassVar[str | None] = None
     array_dimensions: ClassVar[int | None] = None
     has_space: ClassVar[bool] = False
+    space_augmentations: ClassVar[frozenset[str]] = frozenset()
     has_rests: ClassVar[bool] = False
     has_parts: ClassVar[bool] = False
     prepared_shape: ClassVar[tuple[str | int, ...]] = ()
@@ -157,8 +166,13 @@ class Modality(ABC):
         Check the kind of a column of the data set `name` on the Hub, `feature` as `datasets` has it.
 
         Raises:
-            ValueError: for a column that cannot hold clips.
+            ValueError: for a column that cannot hold clips. Files are read from folders alone.
         """
+        if getattr(feature, "dtype", None) == "string":
+            raise ValueError(
+                f"The column {cls.column} of the data set {name} names files, which are read from a folder on disk. "
+                f"Download it: hf download {name} --repo-type dataset --local-dir FOLDER. Then name that folder."
+            )
         if num_array_dimensions(feature) != cls.array_dimensions:
             raise ValueError(
                 f"The column {cls.column} of the data set {name} must hold arrays of numbers "
@@ -343,6 +357,20 @@ def num_array_dimensions(feature: Any) -> int | None:
         feature, depth = feature.feature, depth + 1
     is_number = type(feature).__name__ == "Value" and feature.dtype.startswith("float")
     return depth if depth and is_number else None
+
+
+def limit_of_hands(settings: dict[str, Any]) -> str:
+    """A sentence of the model card on left-handed signers, by the settings of the training."""
+    flip = settings.get("horizontal_flip")
+    if flip:
+        return (
+            f"Hands: training clips were mirrored with probability {flip}, so it saw left-handed and right-handed "
+            "signing. In most sign\nlanguages a mirrored sign can mean something else, such as left and right."
+        )
+    return (
+        "Hands: no training clip was mirrored. If few of the signers were left-handed, expect worse results for "
+        "left-handed\nsigners."
+    )
 
 
 @contextmanager

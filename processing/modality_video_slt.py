@@ -19,6 +19,7 @@ from .modality_slt import (
     Modality,
     ModalityWords,
     SampleIndices,
+    limit_of_hands,
     random_numbers_of,
 )
 from .segmentation_slt import VideoSegment
@@ -47,6 +48,9 @@ class VideoModality(Modality):
     table_column = "file_name"
     datasets_type = "Video"
     has_space = True
+    space_augmentations = frozenset(
+        {"rotation_degrees", "translation", "random_crop", "brightness", "contrast", "saturation", "horizontal_flip"}
+    )
     has_rests = True
     has_parts = True
     prepared_shape = ("frames", 3, "height", "width")
@@ -98,20 +102,12 @@ class VideoModality(Modality):
 
     @classmethod
     def limits(cls, settings: dict[str, Any]) -> list[str]:
-        rate, flip = settings.get("frame_sampling_rate"), settings.get("horizontal_flip")
-        size = settings.get("crop_size")
+        rate, size = settings.get("frame_sampling_rate"), settings.get("crop_size")
         frames = "every frame" if rate == 1 else f"a fraction of {rate} of the frames"
-        hands = (
-            f"training clips were mirrored with probability {flip}, so it saw left-handed and right-handed signing. "
-            "In most sign\nlanguages a mirrored sign can mean something else, such as left and right."
-            if flip
-            else "no training clip was mirrored. If few of the signers were left-handed, expect worse results for "
-            "left-handed\nsigners."
-        )
         return [
             f"It sees {size} x {size} pixels and {frames}. Small or fast movements, the mouth and the face can be "
             "lost.",
-            f"Hands: {hands}",
+            limit_of_hands(settings),
         ]
 
     def is_one(self, clips: Any) -> bool:

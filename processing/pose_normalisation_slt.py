@@ -58,7 +58,7 @@ def normalised_poses(poses: torch.Tensor, score_threshold: float) -> torch.Tenso
             places = (part[..., :2] - centre) / (side / 2)
         else:
             places = (part[..., :2] - _origin(poses, part, seen, *ORIGINS[name])) / side
-        parts.append(torch.cat([places, part[..., 2:]], -1).clamp(-1, 1) * seen)
+        parts.append(torch.cat([places, part[..., 2:]], -1).clamp(-1, 1).where(seen, 0.0))
     return torch.cat(parts, 1)
 
 

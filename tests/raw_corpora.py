@@ -235,7 +235,7 @@ def clock(seconds: float) -> str:
 
 
 def plain_pickle(value: Any) -> bytes:
-    """Equivalent to pickle.dumps(value, protocol=3) for dictionaries, lists, strings, integers and None."""
+    """Equivalent to pickle.dumps(value, protocol=3) for dictionaries, lists, strings, numbers and None."""
     return b"\x80\x03" + b"".join(_pickle_parts(value)) + b"."
 
 
@@ -253,6 +253,8 @@ def _pickle_parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, str):
         content = value.encode()
         yield b"X" + struct.pack("<I", len(content)) + content
+    elif isinstance(value, float):
+        yield b"G" + struct.pack(">d", value)
     else:
         yield b"N" if value is None else b"J" + struct.pack("<i", value)
 

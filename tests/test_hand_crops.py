@@ -307,6 +307,35 @@ def test_training_draws_other_frames_in_each_epoch_and_evaluation_never(tmp_path
     assert len({str(drawn(evaluation, epoch)) for epoch in range(3)}) == 1
 
 
+def test_a_mirrored_signer_has_mirrored_crops_on_the_other_side(tmp_path):
+    """Points of a crop are where the augmented pose has them, and its pixels are those around them."""
+    folder = folder_with_both(tmp_path)
+    video = VideoArguments(max_num_frames=None, frame_sampling_rate=1.0)
+    augmentation = AugmentationArguments(horizontal_flip=0.5, frame_jitter=False)
+    clips = clips_of(folder, ClipAugmentation(augmentation, video))
+    found = set()
+    for epoch in range(12):
+        clips.set_epoch(epoch)
+        item, crops = clips[0], clips[0]["hand_crops"]
+        found.add(item["is_mirrored"])
+        for side, points in enumerate((LEFT, RIGHT)):
+            for frame, places in zip(crops.frame_indices[side], crops.keypoints[side], strict=True):
+                pose = item["poses"][int(frame), points, :2]
+                size = float(torch.dist(places[0], places[20]) / torch.dist(pose[0], pose[20]))
+                assert torch.allclose(places - places[0], (pose - pose[0]) * size, atol=1e-4)
+    assert found == {True, False}
+
+
+def test_mirroring_crops_twice_changes_nothing():
+    poses = poses_with_hands(1, (30, 20), (50, 40), width=80, height=60)
+    crops = crops_of(poses)
+    mirrored = crops.mirrored()
+    assert torch.equal(mirrored.pixels[0, 0], crops.pixels[1, 0].flip(-1))
+    assert torch.equal(mirrored.keypoints[1, 0, :, 1], crops.keypoints[0, 0, :, 1])
+    for name, value in vars(mirrored.mirrored()).items():
+        assert torch.allclose(value.float(), getattr(crops, name).float(), atol=1e-6)
+
+
 def test_a_data_set_without_videos_is_refused_where_the_model_sees_crops(tmp_path):
     folder = folder_with_both(tmp_path)
     metadata = folder / "train" / "metadata.csv"

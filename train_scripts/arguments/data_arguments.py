@@ -142,6 +142,23 @@ class AugmentationArguments:
     horizontal_flip: float = field(
         default=0.0, metadata={"help": "Probability of a flip. It swaps the hands, which changes what is signed."}
     )
+    scale: float = field(
+        default=0.0,
+        metadata={
+            "help": "Poses: largest relative change of the width and of the height, each drawn alone. Poses are "
+            "measured in units of the body, so that the model sees a change of proportions."
+        },
+    )
+    joint_noise: float = field(
+        default=0.0,
+        metadata={
+            "help": "Poses: standard deviation of the noise on each point in each frame, as a fraction of the square "
+            "around the body."
+        },
+    )
+    hand_drop: float = field(
+        default=0.0, metadata={"help": "Poses: probability, for each hand, of being unseen for a part of the clip."}
+    )
 
     def __post_init__(self):
         check_flags(vars(self))

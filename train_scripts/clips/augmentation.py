@@ -8,10 +8,15 @@ from torchvision.transforms import InterpolationMode, v2
 from modeling_flallm.own_processing import FLaLLMProcessor, SampleIndices, random_numbers_of
 
 from ..arguments.data_arguments import AugmentationArguments, VideoArguments
+from .pose_augmentation import augmented_poses
 
 LONGEST_SEED = 2**63
 NO_AUGMENTATION = AugmentationArguments(random_crop=False, frame_jitter=False)
-IN_SPACE = ("rotation_degrees", "translation", "brightness", "contrast", "saturation", "horizontal_flip")
+# By flag; which of them a modality heeds is in its `space_augmentations`.
+IN_SPACE = (
+    "rotation_degrees", "translation", "brightness", "contrast", "saturation", "horizontal_flip", "scale",
+    "joint_noise", "hand_drop",
+)  # fmt: skip
 
 
 class ClipAugmentation:
@@ -50,6 +55,16 @@ class ClipAugmentation:
         """Apply `spatial` with the random draws of a seed, which are made on the CPU wherever the frames are."""
         with random_numbers_of(seed):
             return self.spatial(frames)
+
+    def apply_to_poses(self, poses: torch.Tensor, seed: int, body_size: float) -> torch.Tensor:
+        """See `Augmentation.apply_to_poses`."""
+        with random_numbers_of(seed):
+            return augmented_poses(poses, self.arguments, body_size)
+
+    def mirrors_poses(self, seed: int) -> bool:
+        """See `Augmentation.mirrors_poses`: the first draw of `augmented_poses`."""
+        with random_numbers_of(seed):
+            return bool(torch.rand(()) < self.arguments.horizontal_flip)
 
     def longest_length(self, num_sampled: int, num_frames: int) -> int:
         """The maximum number of indices that `sample_frame_indices` can return for a clip."""
@@ -98,8 +113,9 @@ def item_seed(seed: int, epoch: int, index: int) -> int:
 
 
 def tell_unused_in_space(augmentation: AugmentationArguments, processor: FLaLLMProcessor) -> None:
-    """Print which flags have no effect on clips that are not pictures."""
-    names = [f"--{name}" for name in IN_SPACE if getattr(augmentation, name)]
-    if names and not processor.modality.has_space:
-        column, verb = processor.modality.column, "has" if len(names) == 1 else "have"
-        print(f"The clips ({column}) are augmented in time alone: {', '.join(names)} {verb} no effect.")
+    """Print which flags have no effect on clips of the processor's modality."""
+    modality = processor.modality
+    unused = [name for name in IN_SPACE if getattr(augmentation, name) and name not in modality.space_augmentations]
+    if unused:
+        names, verb = ", ".join(f"--{name}" for name in unused), "has" if len(unused) == 1 else "have"
+        print(f"{names} {verb} no effect on {modality.words.clips}.")

@@ -37,6 +37,7 @@ FILES_THAT_MAKE_FEATURES = (
     "data.py",
     "feature_cache.py",
     "feature_store.py",
+    "pose_augmentation.py",
     "views_to_encode.py",
 )
 # A file that has just been written can change again within the same clock tick of the file system.
