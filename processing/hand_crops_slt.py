@@ -113,8 +113,8 @@ def hand_crops_of_row(
     if row.get("video") is None:
         raise ValueError(
             "The model also sees crops of the hands: the data set needs the column `video` beside `poses`, got columns "
-            f"{sorted(row)}. Streamed data sets give no videos beside poses. With `hand_crops` of the feature extractor "
-            "False, the model reads the poses alone."
+            f"{sorted(row)}. Streamed data sets give no videos beside poses. With `hand_crops=False` of the feature "
+            "extractor, the model reads the poses alone."
         )
     start, end = row.get("start"), row.get("end")
     poses = read_poses(row["poses"], start, end)

@@ -56,7 +56,7 @@ class PoseModality(Modality):
     a row (seconds) may name a part, for which the file must state its frame rate.
 
     An item has float32 `poses` `(frames, 133, 3)`, x, y and score before normalisation, and `is_mirrored`, by
-    augmentation. If the model also sees crops of the hands, it has `hand_crops`, cut from the column `video` of its row.
+    augmentation. If the model also sees crops of the hands, it has `hand_crops`, from the column `video` of its row.
     """
 
     argument = "poses"
