@@ -263,7 +263,8 @@ class UniSignPoseEncoder(SignEncoder):
         """
         if self.fusion is not None:
             raise ValueError("The encoder has a prior-guided fusion already.")
-        self.config = type(self.config)(**{**self.config.to_dict(), "rgb_fusion": True})
+        type(self.config)(**{**self.config.to_dict(), "rgb_fusion": True})  # raises for such a width
+        self.config.rgb_fusion = True  # in place: it is also part of a whole model's configuration
         self._build_fusion()
         self.fusion.apply(self._init_weights)
         self.fusion.to(device=self.device, dtype=self.dtype)
