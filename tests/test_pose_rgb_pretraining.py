@@ -58,7 +58,7 @@ def test_all_three_stages(pretrained, corpus, tmp_path, monkeypatch):
     for name, value in before.named_parameters():
         assert not torch.equal(value, after.get_parameter(name)), name
     norm = after.vision_model.fusion.backbone.features[0][1]
-    assert norm.num_batches_tracked == 4  # the pixels were seen
+    assert norm.num_batches_tracked > 0  # the pixels were seen
     assert FLaLLMProcessor.from_pretrained(folder).feature_extractor.hand_crops
     card = (folder / "README.md").read_text()
     assert "prior-guided fusion" in card and "starts half open" in card
