@@ -50,6 +50,7 @@ from train_scripts.stages import (
     linguistic_pretraining,
     llm_fine_tuning,
     pose_pretraining,
+    pose_rgb_pretraining,
     pretrain_language_model,
     unified_fine_tuning,
     visual_contrastive_pretraining,
@@ -93,6 +94,7 @@ FINE_TUNING = (
     unified_fine_tuning.FineTuningVideoArguments,
     *STAGE1[3:],
 )
+RGB = (pose_rgb_pretraining.PoseRgbPretrainingArguments, *FINE_TUNING[1:])
 EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.GenerationArguments)
 REQUIRED = {
     STAGE1: {"dataset": "d", "tokenizer_name_or_path": "t", "output_dir": "o"},
@@ -103,6 +105,7 @@ REQUIRED = {
     TUNING: {"dataset": "d", "vision_model_name_or_path": "v", "text_model_name_or_path": "t", "output_dir": "o"},
     POSES: {"dataset": "d", "text_model_name_or_path": "t", "output_dir": "o"},
     FINE_TUNING: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
+    RGB: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
     EVALUATION: {"dataset": "d", "model": "m", "output_dir": "o"},
 }
 TYPES_OF_COMMAND = {
@@ -113,12 +116,14 @@ TYPES_OF_COMMAND = {
     visual_contrastive_pretraining: CONTRASTIVE,
     visual_language_tuning: TUNING,
     pose_pretraining: POSES,
+    pose_rgb_pretraining: RGB,
     unified_fine_tuning: FINE_TUNING,
     evaluate_model: EVALUATION,
 }
 TRAINING_COMMANDS = [command for command in TYPES_OF_COMMAND if command is not evaluate_model]
 TYPES_OF_PRESET = {
     "pose_pretraining": POSES,
+    "pose_rgb_pretraining": RGB,
     "unified_fine_tuning": FINE_TUNING,
     "visual_initialing": STAGE1,
     "llm_fine_tuning": STAGE2,
