@@ -52,6 +52,7 @@ class PoseFormatFile(PoseFile):
             self._rate(pose),
             size.width if size.width and size.height else None,
             size.height if size.width and size.height else None,
+            may_be_fractions=False,  # but normalised, in a unit that is the same for x and y
         )
 
     def _read(self, body: type, **part: int) -> Any:

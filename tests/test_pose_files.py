@@ -431,6 +431,17 @@ def test_fractions_become_pixels_where_the_size_is_known(tmp_path):
     check_places(read_poses(tmp_path / "clip.npz"), moving(FRAMES), found)
 
 
+def test_normalised_pose_files_keep_their_unit(tmp_path):
+    """pose-format can measure poses from the shoulders, and leaves the size of the picture as it was."""
+    frames = (moving(FRAMES) - [MIDDLE, 240]) / 240
+    write_poses(tmp_path / "clip.pose", Poses(*as_arrays(frames), 25.0, WIDTH, HEIGHT))
+    check_places(read_poses(tmp_path / "clip.pose"), frames, ALL, tolerance=1e-5)
+
+
+def as_arrays(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return frames.astype(np.float32), np.ones(frames.shape[:2], np.float32)
+
+
 def test_facts_are_read_without_the_poses(tmp_path, monkeypatch):
     poses = random_poses(frames_per_second=25.0, extractor="x")
     for suffix in SUFFIXES:
