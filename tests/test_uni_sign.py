@@ -122,6 +122,7 @@ def pretrain(folder: Path, **values) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_pretraining_then_fine_tuning(tmp_path):
     shared = {"keep_aspect_ratio": False, "max_num_frames": 12, "learning_rate": 1e-3}
     first = pretrain(tmp_path / "pretrained", max_steps=6, **shared)
