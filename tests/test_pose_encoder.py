@@ -74,9 +74,9 @@ def test_the_adjacency_starts_from_the_skeleton(part):
 
 
 def test_it_is_equal_to_layers_written_out():
-    published = PublishedPoseModel([4, 6, 8], num_temporal=2, kernel=3).double().eval()
+    published = PublishedPoseModel([4, 6], num_temporal=2, kernel=3).double().eval()
     draw_batch_norm_statistics(published)
-    encoder = UniSignPoseEncoder(UniSignPoseConfig(spatial_widths=[4, 6, 8], temporal_layers=2, temporal_kernel_size=3))
+    encoder = UniSignPoseEncoder(UniSignPoseConfig(spatial_widths=[4, 6], temporal_layers=2, temporal_kernel_size=3))
     encoder = encoder.double().eval()
     copy_by_hand(published, encoder)
     batch = random_pose_batch(LENGTHS)

@@ -209,6 +209,7 @@ def test_recognition_is_scored():
         recognition_scores(["A"], [" "])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "wanted", "greater"), [(None, "wer", False), ("eval_wer", "wer", False), ("accuracy", "accuracy", True)]
 )
