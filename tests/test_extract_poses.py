@@ -119,6 +119,23 @@ def test_settings_reach_the_extractor(clips, tmp_path, extractors):
     assert extractors[0].settings == {"model_file": "m.onnx", "device": "cpu"}
 
 
+@pytest.mark.parametrize(
+    ("uses_all_cores", "given", "expected"), [(False, {}, 6), (True, {}, 1), (True, {"num_workers": 3}, 3)]
+)
+def test_number_of_processes(uses_all_cores, given, expected, clips, tmp_path, monkeypatch):
+    numbers = []
+
+    def record(function, tasks, num_workers, *others):
+        numbers.append(num_workers)
+        return in_this_process(function, tasks)
+
+    monkeypatch.setattr(SquareExtractor, "uses_all_cores", uses_all_cores)
+    monkeypatch.setattr(pose_tasks, "run_in_processes", record)
+    monkeypatch.setattr(extract_poses, "num_cores", lambda: 6)
+    assert run(clips, output_dir=tmp_path / "poses", **given) == 0
+    assert numbers == [expected]
+
+
 def test_names_of_pose_files():
     assert pose_names(["a/clip.mp4", "b/clip.mp4"]) == ["a/clip", "b/clip"]
     assert pose_names(["clip.mp4", "Clip.mov", "other.mp4"]) == ["clip.mp4", "Clip.mov", "other"]

@@ -76,6 +76,7 @@ class QuietExtractor(PoseExtractor):
         with _native_output_hidden():
             self._extractor = load_extractor(**vars(settings))
         self.name, self.description = self._extractor.name, self._extractor.description
+        self.uses_all_cores = self._extractor.uses_all_cores
         self._hidden = contextlib.ExitStack()
 
     def start_clip(self, frames_per_second: float | None) -> None:
