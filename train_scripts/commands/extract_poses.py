@@ -27,7 +27,7 @@ from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.pose_extraction_arguments import PosesArguments
 from ..clips.pose_folder import CARD, ClipTable, PoseFolder, find_tables, find_videos
-from ..clips.pose_tasks import ExtractorSettings, PoseOutcome, PoseTask, QuietExtractor, run_pose_tasks
+from ..clips.pose_tasks import ExtractorSettings, PoseOutcome, PoseTask, quiet_extractor, run_pose_tasks
 from ..machine.cores import num_cores
 
 
@@ -41,7 +41,7 @@ def extract(arguments: PosesArguments) -> tuple[dict[PoseTask, PoseOutcome], int
     """
     tables, videos = _sources(arguments)
     settings = ExtractorSettings(arguments.extractor, arguments.model_file, arguments.detector_file, arguments.device)
-    extractor, suffix = QuietExtractor(settings), f".{arguments.format}"
+    extractor, suffix = quiet_extractor(settings), f".{arguments.format}"
     folder = PoseFolder(arguments.output_dir, extractor.description, arguments.format)
     of_tables = [folder.tasks_of_table(table, suffix, settings) for table in tables]
     of_videos = folder.tasks_of_videos(videos, suffix, settings)
