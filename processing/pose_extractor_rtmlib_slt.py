@@ -46,6 +46,7 @@ class RtmlibExtractor(PoseExtractor):
     """
 
     name = "rtmlib"
+    uses_all_cores = True
 
     def __init__(
         self,

@@ -25,6 +25,11 @@ from train_scripts.commands import extract_poses
 ONE_PERSON = [[(4, 8)], [(8, 8)], [(12, 8)], [(16, 8)]]
 
 
+def forget_extractors() -> None:
+    pose_extraction_slt._load.cache_clear()
+    pose_tasks.quiet_extractor.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def extractors(monkeypatch) -> list[SquareExtractor]:
     """Those that were loaded; the workers are this process."""
@@ -38,9 +43,9 @@ def extractors(monkeypatch) -> list[SquareExtractor]:
     monkeypatch.setattr(pose_extraction_slt, "EXTRACTORS", {"rtmlib": Recorded})
     monkeypatch.setattr(pose_extraction_slt, "_first_installed", lambda: "rtmlib")
     monkeypatch.setattr(pose_tasks, "run_in_processes", in_this_process)
-    pose_extraction_slt._load.cache_clear()
+    forget_extractors()
     yield loaded
-    pose_extraction_slt._load.cache_clear()
+    forget_extractors()
 
 
 @pytest.fixture
@@ -117,6 +122,23 @@ def test_other_formats(clips, tmp_path):
 def test_settings_reach_the_extractor(clips, tmp_path, extractors):
     assert run(clips, output_dir=tmp_path / "poses", extractor="rtmlib", model_file="m.onnx", device="cpu") == 0
     assert extractors[0].settings == {"model_file": "m.onnx", "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("uses_all_cores", "given", "expected"), [(False, {}, 6), (True, {}, 1), (True, {"num_workers": 3}, 3)]
+)
+def test_number_of_processes(uses_all_cores, given, expected, clips, tmp_path, monkeypatch):
+    numbers = []
+
+    def record(function, tasks, num_workers, *others):
+        numbers.append(num_workers)
+        return in_this_process(function, tasks)
+
+    monkeypatch.setattr(SquareExtractor, "uses_all_cores", uses_all_cores)
+    monkeypatch.setattr(pose_tasks, "run_in_processes", record)
+    monkeypatch.setattr(extract_poses, "num_cores", lambda: 6)
+    assert run(clips, output_dir=tmp_path / "poses", **given) == 0
+    assert numbers == [expected]
 
 
 def test_names_of_pose_files():
@@ -200,7 +222,7 @@ def test_only_the_parts_of_long_videos_are_looked_at(data, tmp_path, extractors)
     seen = read_poses(path).scores.any(1)
     assert len(seen) == 40 and seen[:10].all() and seen[20:35].all()
     assert not seen[12:19].any() and not seen[37:].any()
-    assert extractors[0].num_frames < 4 + 4 + 30
+    assert extractors[0].num_frames < 1 + 4 + 4 + 30
 
 
 def test_a_data_set_without_its_videos(data, tmp_path):
@@ -287,7 +309,7 @@ def test_a_run_goes_on_with_the_same_extractor_and_format(clips, tmp_path, capsy
         extract_poses.main, [*argv, "--format", "npz"], capsys
     )
     monkeypatch.setattr(SquareExtractor, "description", "squares 2.0 sha256:ba9876543210")
-    pose_extraction_slt._load.cache_clear()
+    forget_extractors()
     assert "was made with the extractor 'squares 1.0" in error_of(extract_poses.main, argv, capsys)
 
 
@@ -377,7 +399,7 @@ def test_what_native_code_writes_is_hidden_and_other_messages_are_not(tmp_path, 
             return super().find_people(frame)
 
     monkeypatch.setattr(pose_extraction_slt, "EXTRACTORS", {"rtmlib": Loud})
-    pose_extraction_slt._load.cache_clear()
+    forget_extractors()
     real = pose_tasks.extract_poses
 
     def extract_and_tell(*arguments):

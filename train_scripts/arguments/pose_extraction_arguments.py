@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..machine.cores import num_cores
 from ..machine.process_pool import check_num_workers
 
 POSE_EXTRACTORS = ("rtmlib", "mediapipe")
@@ -45,7 +44,14 @@ class PosesArguments:
         default=True, metadata={"help": "Of a data set: False leaves its videos and their column out."}
     )
     text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
-    num_workers: int = field(default_factory=num_cores, metadata={"help": "Worker processes."})
+    num_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Worker processes, each with its own copy of the models. Default: one for each core; for rtmlib, "
+            "which uses all cores by itself, one."
+        },
+    )
 
     def __post_init__(self):
-        check_num_workers("--num_workers", self.num_workers)
+        if self.num_workers is not None:
+            check_num_workers("--num_workers", self.num_workers)
