@@ -15,14 +15,11 @@ from .command_arguments import (
     ExtractionArguments,
     ImportArguments,
     InspectArguments,
-    LlavaSltQuickstartArguments,
     PrepareArguments,
     PushArguments,
-    QuickstartArguments,
     ScoreArguments,
     TranslateArguments,
     TrimArguments,
-    UniSignQuickstartArguments,
 )
 from .data_arguments import (
     AugmentationArguments,
@@ -37,6 +34,7 @@ from .data_arguments import (
 from .dataclass_parser import DataclassParser, parse_arguments, preset_names
 from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .model_arguments import NamedEncoderArguments
+from .quickstart_arguments import LlavaSltQuickstartArguments, QuickstartArguments, UniSignQuickstartArguments
 from .stage_arguments import (
     CausalLanguageModelArguments,
     DenoisingArguments,
