@@ -9,6 +9,7 @@ from .feature_extraction_visual_features_slt import VisualFeatureExtractor
 from .modalities_slt import MODALITIES
 from .modality_slt import Modality
 from .pose_files_slt import read_poses, write_poses
+from .pose_pictures_slt import draw_poses
 from .poses_slt import Poses
 from .processing_flallm import FLaLLMProcessor
 from .processing_llava_slt import LlavaSltProcessor
@@ -45,6 +46,7 @@ __all__ = [
     "VideoSegment",
     "VisualFeatureExtractor",
     "decode_video",
+    "draw_poses",
     "format_captions",
     "read_poses",
     "write_poses",

@@ -467,6 +467,7 @@ def test_compute_metrics_scores_raw_references(generator):
     perfect = build_compute_metrics(decode_words, references, PAD_TOKEN_ID)(EvalPrediction(predictions, predictions))
     assert [perfect[name] for name in SCORE_NAMES] == pytest.approx([100.0] * 6)
     assert perfect["mean_generated_tokens"] == pytest.approx(np.mean([len(row) for row in rows]))
+    assert (perfect["different_predictions"], perfect["most_frequent_prediction"]) == (1.0, pytest.approx(1 / 6))
     assert all(type(value) is float for value in perfect.values())
 
     # What the tokenizer cannot spell stays in the reference and counts as missing.

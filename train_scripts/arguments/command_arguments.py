@@ -116,13 +116,17 @@ class PrepareArguments:
     output_dir: str = field(metadata={"help": "New or empty folder, or that of an interrupted run to resume."})
     videos: str | None = field(
         default=None,
-        metadata={"help": "Folder of the videos, frames or features. Default: the usual place below --source."},
+        metadata={"help": "Folder of the videos, frames, features or poses. Default: the usual place below --source."},
+    )
+    poses: str | None = field(
+        default=None,
+        metadata={"help": "For corpora of videos: folder of their poses, which are put beside them. Default: none."},
     )
     table: str | None = field(
         default=None,
         metadata={
-            "help": "For table, frame_folders and features: the CSV or TSV file, if --source holds several; for table "
-            "also the subtitles (srt, vtt) or ELAN annotations (eaf, or a tab-delimited export) of one video."
+            "help": "For table, frame_folders, features and poses: the CSV or TSV file, if --source holds several; for "
+            "table also the subtitles (srt, vtt) or ELAN annotations (eaf, or a tab-delimited export) of one video."
         },
     )
     columns: list[str] = field(
@@ -140,7 +144,11 @@ class PrepareArguments:
         metadata={"help": "Of videos encoded from pictures, from 0 (lossless, large) to 35 (blurred, small)."},
     )
     frames_per_second: float | None = field(
-        default=None, metadata={"help": "Of folders of pictures. Default: the corpus's own frame rate."}
+        default=None,
+        metadata={
+            "help": "Of folders of pictures, and of poses whose files do not state it. Default: the corpus's own frame "
+            "rate."
+        },
     )
     features_per_second: float | None = field(
         default=None,

@@ -65,6 +65,13 @@ class TrainingDefaults:
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without a better score."}
     )
+    stop_on_collapse: bool = field(
+        default=False,
+        metadata={
+            "help": "Stop a run whose model writes one sentence for nearly all clips, or for noise what it writes for "
+            "clips, in two evaluations in a row after a tenth of the training."
+        },
+    )
     hub_private_repo: bool | None = field(
         default=True, metadata={"help": "With --push_to_hub: only you and those you invite see the repository."}
     )
@@ -147,6 +154,7 @@ class LanguageModelTrainingDefaults(TrainingDefaults):
         "adapter_learning_rate",
         "bias_learning_rate",
         "early_stopping_patience",
+        "stop_on_collapse",
         "max_frames_per_batch",
         "preprocess_on_device",
         "frames_per_chunk",
@@ -175,6 +183,7 @@ class LinguisticTrainingDefaults(TrainingDefaults):
         "remove_unused_columns",
         "adapter_learning_rate",
         "bias_learning_rate",
+        "stop_on_collapse",
         "hub_private_repo",
         "hub_strategy",
         "push_to_hub",
@@ -206,6 +215,7 @@ class ContrastiveTrainingDefaults(TrainingDefaults):
         "generation_max_length",
         "adapter_learning_rate",
         "bias_learning_rate",
+        "stop_on_collapse",
     )
 
 

@@ -1,5 +1,6 @@
 """Scores for the stage scripts and commands: a thin layer over the `evaluate` module in the folder beside it."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ TITLE_OF_SCORE = {
     "chrf": "chrF",
     "rouge_l_mscoco": "ROUGE-L (mscoco)",
 }
+# How varied the predictions of an evaluation are, as shares of all: a model that ignores its clips writes one sentence.
+DIFFERENT, MOST_FREQUENT = "different_predictions", "most_frequent_prediction"
 
 
 def translation_scores(predictions: Sequence[str], references: Sequence[str], **options) -> dict:
@@ -101,11 +104,12 @@ def build_compute_metrics(
 
     `batch_decode(token_ids, skip_special_tokens=True)` is that of a processor or tokenizer; `references` are the raw
     strings of the evaluation dataset, in its order; `options` are those of `translation_scores`, except that no
-    bootstrap is run unless `num_resamples` asks for one. The function returns the six scores, `num_empty_predictions`
-    and `mean_generated_tokens` (including special tokens, excluding padding), all floats; where references
-    `are_glosses`, also those of `recognition_scores`. With several processes, each
-    gets the predictions of all of them, in dataset order and followed by the repeats that fill the last batch; these
-    are cut off. Raises ValueError for references or options that cannot be scored and, when called, if predictions and
+    bootstrap is run unless `num_resamples` asks for one. The function returns the six scores,
+    `num_empty_predictions`, `mean_generated_tokens` (including special tokens, excluding padding), and the shares
+    `different_predictions` and `most_frequent_prediction`, all floats; where references `are_glosses`, also those of
+    `recognition_scores`. With several processes, each gets the predictions of all of them, in dataset order and
+    followed by the repeats that fill the last batch; these are cut off. Raises ValueError for references or options
+    that cannot be scored and, when called, if predictions and
     references cannot belong together.
     """
     references = list(references)
@@ -123,6 +127,9 @@ def build_compute_metrics(
         reported = {name: scores[name] for name in (*TITLE_OF_SCORE, "num_empty_predictions")}
         reported |= recognition_scores(predictions, references) if are_glosses else {}
         reported["mean_generated_tokens"] = np.count_nonzero(token_ids != pad_token_id, axis=1).mean()
+        counts = Counter(map(comparable, predictions))
+        reported[DIFFERENT] = len(counts) / len(predictions)
+        reported[MOST_FREQUENT] = max(counts.values()) / len(predictions)
         return {name: float(score) for name, score in reported.items()}
 
     return compute_metrics
