@@ -48,8 +48,8 @@ from sign_readout import read_signed_clips, share_of_signs_told
 from torch.nn import functional
 from transformers import TrainerCallback, ViTModel
 
-from train_scripts.arguments.command_arguments import QuickstartArguments
 from train_scripts.arguments.dataclass_parser import flags
+from train_scripts.arguments.quickstart_arguments import QuickstartArguments
 from train_scripts.clips.clip_folders import read_metadata
 from train_scripts.commands.quickstart import (
     CORPUS,

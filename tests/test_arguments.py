@@ -135,6 +135,7 @@ TYPES_OF_PRESET = {
 OTHER_TYPES = (
     (calibrate.CalibrationArguments, quickstart.QuickstartArguments, quickstart_llava_slt.LlavaSltQuickstartArguments),
     (inspect_dataset.InspectArguments, prepare_dataset.PrepareArguments),
+    (quickstart_uni_sign.UniSignQuickstartArguments,),
 )
 
 

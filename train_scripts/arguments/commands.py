@@ -15,14 +15,11 @@ from .command_arguments import (
     ExtractionArguments,
     ImportArguments,
     InspectArguments,
-    LlavaSltQuickstartArguments,
     PrepareArguments,
     PushArguments,
-    QuickstartArguments,
     ScoreArguments,
     TranslateArguments,
     TrimArguments,
-    UniSignQuickstartArguments,
 )
 from .data_arguments import (
     AugmentationArguments,
@@ -38,6 +35,7 @@ from .dataclass_parser import DataclassParser, parse_arguments, preset_names
 from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .model_arguments import NamedEncoderArguments
 from .pose_extraction_arguments import PosesArguments
+from .quickstart_arguments import LlavaSltQuickstartArguments, QuickstartArguments, UniSignQuickstartArguments
 from .stage_arguments import (
     CausalLanguageModelArguments,
     DenoisingArguments,

@@ -19,11 +19,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ..arguments.command_arguments import QuickstartArguments, QuickstartSizes
 from ..arguments.command_line import START_ANEW, run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.dataclass_parser import flags
 from ..arguments.flag_values import check_new_folder
+from ..arguments.quickstart_arguments import QuickstartArguments, QuickstartSizes
 from ..machine.atomic_files import unfinished_folder
 from ..runs.pictures import draw_contact_sheet, draw_learning_curves
 from ..scores.metrics import TITLE_OF_SCORE

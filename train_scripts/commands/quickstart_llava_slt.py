@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..arguments.command_arguments import LlavaSltQuickstartArguments
 from ..arguments.command_line import START_ANEW, run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.dataclass_parser import flags
+from ..arguments.quickstart_arguments import LlavaSltQuickstartArguments
 from ..stages import linguistic_pretraining, visual_contrastive_pretraining, visual_language_tuning
 from .quickstart import (
     CORPUS,
