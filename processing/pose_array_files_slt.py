@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from .feature_files_slt import DAMAGED, NameOfArrayError, cannot_be_read, chosen_array, shape_in_npz
 from .pose_arrays_slt import people_of_arrays
@@ -124,7 +124,7 @@ def write_arrays(path: Path, poses: Poses) -> None:
     stated = {key: getattr(poses, key, None) for key in STATED} | {"layout": COCO_WHOLEBODY.name}
     stated = {key: value for key, value in stated.items() if value is not None}
     if path.suffix.lower() == ".safetensors":
-        save_file(arrays, path, {key: str(value) for key, value in stated.items()})
+        path.write_bytes(save(arrays, {key: str(value) for key, value in stated.items()}))  # readable as other files
     else:
         with path.open("wb") as file:
             np.savez_compressed(file, **arrays, **stated)

@@ -3,8 +3,9 @@
 Poses by MediaPipe Holistic (Grishchenko and Bazarevsky, 2020): one person, 33 points of the body, 468 of the face and
 21 of each hand, on the CPU.
 
-MediaPipe 0.10.21 is the last release with the "legacy" solution, whose models are in its wheel; it needs NumPy 1. Newer
-releases take a model file for the same task, and work with NumPy 2.
+MediaPipe 0.10.21 is the last release with the "legacy" solution, whose models are in its wheel; it needs NumPy 1. (It
+has the newer interface, too, which ends the process in the first frame without a hand.) Later releases take a model
+file for the same task, and work with NumPy 2.
 """
 
 from collections.abc import Sequence
@@ -58,10 +59,11 @@ class MediaPipeExtractor(PoseExtractor):
     points of the face and of a hand, which have none, score 1 where MediaPipe finds that part.
 
     Args:
-        model_file: a `.task` file. Default: the models in the wheel of releases that have them, else a pinned download.
+        model_file: a `.task` file, for releases that have no models in their wheel. Default: a pinned download.
 
     Raises:
-        ValueError: if MediaPipe is not installed, or for a model file that is missing or cannot be downloaded.
+        ValueError: if MediaPipe is not installed, and for a model file that is missing, cannot be downloaded, or is not
+            read by this release.
     """
 
     name = "mediapipe"
@@ -69,7 +71,13 @@ class MediaPipeExtractor(PoseExtractor):
     def __init__(self, model_file: str | Path | None = None):
         super().__init__()
         mediapipe = import_extractor("mediapipe")
-        if model_file is None and hasattr(mediapipe, "solutions"):
+        is_legacy = hasattr(mediapipe, "solutions")
+        if is_legacy and model_file is not None:
+            raise ValueError(
+                f"mediapipe {mediapipe.__version__} extracts poses with the models in its wheel; a model_file needs a "
+                "newer release, or leave it out."
+            )
+        if is_legacy:
             self._holistic: _LegacyHolistic | _HolisticTask = _LegacyHolistic(mediapipe)
         else:
             path = HOLISTIC_TASK.path() if model_file is None else given_model_file(model_file)

@@ -46,6 +46,7 @@ class RtmlibExtractor(PoseExtractor):
     """
 
     name = "rtmlib"
+    uses_all_cores = True
 
     def __init__(
         self,
@@ -63,7 +64,8 @@ class RtmlibExtractor(PoseExtractor):
         height, width = _input_size(self._model, pose_file)
         self._model.model_input_size = (width, height)
         self._detector.model_input_size = _input_size(self._detector, detector_file)
-        if self._detector.session.get_outputs()[0].shape[-1] != WIDTH_WITHOUT_CLASSES:
+        width = self._detector.session.get_outputs()[0].shape[-1]  # the name of a dimension if it is not fixed
+        if isinstance(width, int) and width > WIDTH_WITHOUT_CLASSES:
             self._detector.det_mode = "multiclass"
         _check_num_points(self._model, pose_file)
         models = " ".join(f"{path.stem} {shown_digest([path])}" for path in (pose_file, detector_file))

@@ -19,10 +19,12 @@ class PoseExtractor(ABC):
 
     Attributes:
         name: as `extract_poses` takes it.
+        uses_all_cores: whether one process keeps all cores, or the GPU, busy.
         description: package, version, model and digest of the model, which files of poses state.
     """
 
     name: ClassVar[str]
+    uses_all_cores: ClassVar[bool] = False
     description: str
 
     def __init__(self):

@@ -62,8 +62,14 @@ class Poses:
 
 @dataclass(frozen=True)
 class People:
-    """The poses of all people in the picture, as a file has them: `keypoints` `(frames, people, 133, 2)` and `scores`
-    `(frames, people, 133)`, where NaN, and scores up to 0, mean unseen; the rest as in `Poses`."""
+    """
+    The poses of all people in the picture, as a file has them.
+
+    Args:
+        keypoints: `(frames, people, 133, 2)`; `scores`: `(frames, people, 133)`. NaN, and scores up to 0, mean unseen.
+        frames_per_second, width, height, extractor: as in `Poses`.
+        may_be_fractions: whether small coordinates are fractions of the picture although its size is known.
+    """
 
     keypoints: np.ndarray
     scores: np.ndarray
@@ -71,6 +77,7 @@ class People:
     width: float | None = None
     height: float | None = None
     extractor: str | None = None
+    may_be_fractions: bool = True
 
 
 class PoseFile(ABC):
@@ -113,7 +120,7 @@ def poses_of(people: People, name: str) -> Poses:
             "leave the clip out."
         )
     keypoints, scores = poses_of_signer(keypoints, scores, name)
-    if people.width is not None and are_fractions(keypoints, scores):
+    if people.may_be_fractions and people.width is not None and are_fractions(keypoints, scores):
         keypoints = keypoints * np.array([people.width, people.height], np.float32)
     return Poses(keypoints, scores, people.frames_per_second, people.width, people.height, people.extractor)
 
@@ -131,8 +138,8 @@ def size_of_picture(poses: Poses) -> tuple[float, float]:
 
 def are_fractions(keypoints: np.ndarray, scores: np.ndarray) -> bool:
     """Whether coordinates `(frames, 133, 2)` are fractions of a picture, not pixels."""
-    seen = np.abs(keypoints[scores > 0])
-    return bool(len(seen)) and float(np.median(seen.max(-1))) <= LARGEST_FRACTION
+    seen = np.abs(keypoints[..., 0][scores > 0])
+    return bool(len(seen)) and float(np.median(seen)) <= LARGEST_FRACTION
 
 
 def checked_number(value: Any, what: str, name: str) -> float | None:
@@ -158,5 +165,5 @@ def _cleaned(keypoints: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
     """NaN and infinity make a point unseen, and unseen points are 0."""
     with np.errstate(over="ignore", invalid="ignore"):
         keypoints, scores = keypoints.astype(np.float32), scores.astype(np.float32)
-    seen = np.isfinite(keypoints).all(-1) & np.isfinite(scores) & (scores > 0)
+    seen = np.isfinite(keypoints[..., 0]) & np.isfinite(keypoints[..., 1]) & np.isfinite(scores) & (scores > 0)
     return np.where(seen[..., None], keypoints, 0), np.where(seen, scores, 0)

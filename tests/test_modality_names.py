@@ -28,6 +28,7 @@ ONE_CLIP = "the pipeline's own key for a clip of any modality"
 RAW_CORPORA = "raw corpora are videos: they are prepared, inspected and rendered as such"
 SPACE = "the page takes videos"
 RAW_FEATURES = "features that others computed are prepared as such"
+POSES_COMMAND = "a command has this name, too"
 MEASURES_VIDEOS = "measures the way of videos"
 EXCEPTIONS = {
     "video": {
@@ -84,7 +85,11 @@ EXCEPTIONS = {
         "benchmarks/spamo_at_real_size.py": ENCODED,
         "benchmarks/visual_initialing.py": ENCODED,
     },
-    "poses": {},
+    "poses": {
+        "train_scripts/__main__.py": POSES_COMMAND,
+        "train_scripts/arguments/commands.py": POSES_COMMAND,
+        "train_scripts/commands/extract_poses.py": POSES_COMMAND,
+    },
 }
 
 

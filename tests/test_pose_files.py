@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,8 @@ def check_places(poses: Poses, expected: np.ndarray, found: set[int], tolerance:
     unseen = sorted(ALL - found)
     assert not poses.scores[:, unseen].any() and not poses.keypoints[:, unseen].any()
 
+
+BODIES = with_scores(moving(FRAMES))[:, None, :23]
 
 # The layout
 
@@ -278,6 +281,30 @@ def test_pose_files_of_coco_and_alphapose(number, tmp_path):
     check_places(read_poses(path), moving(FRAMES), ALL)
 
 
+@pytest.mark.parametrize("part", [(None, None), (0.04, 0.16)])
+def test_pose_files_of_version_0_1(part, tmp_path):
+    path = write_pose(tmp_path / "clip.pose", [component("BODY", pose_sources.BODY_NAMES, "XYC")], BODIES)
+    content = path.read_bytes()
+    size = BODIES.size * 4
+    header, body = content[4 : -size - 10], content[-size:]
+    path.write_bytes(struct.pack("<f", 0.1) + header + struct.pack("<HHH", 25, FRAMES, 1) + body)
+    first, last = (1, 4) if part[0] else (0, FRAMES)
+    poses = read_poses(path, *part)
+    check_places(poses, moving(FRAMES)[first:last], set(BODY))
+    assert pose_facts(path).num_frames == FRAMES and poses.frames_per_second == 25
+
+
+def test_pose_files_that_state_more_frames_than_they_hold(tmp_path):
+    """A count alone must not make a list of a thousand million frames."""
+    path = write_pose(tmp_path / "clip.pose", [component("BODY", pose_sources.BODY_NAMES, "XYC")], BODIES)
+    content = bytearray(path.read_bytes())
+    place = len(content) - BODIES.size * 4 - 6
+    content[place : place + 4] = struct.pack("<I", 1_000_000_000)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="clip.pose' states 1000000000 frames, and is too short for them."):
+        pose_facts(path)
+
+
 def test_pose_files_of_openpose(tmp_path):
     from pose_format.utils.openpose import OpenPose_Components
 
@@ -429,6 +456,17 @@ def test_fractions_become_pixels_where_the_size_is_known(tmp_path):
     values, found = mediapipe(moving(FRAMES))
     np.savez(tmp_path / "clip.npz", poses=values, width=WIDTH, height=HEIGHT)
     check_places(read_poses(tmp_path / "clip.npz"), moving(FRAMES), found)
+
+
+def test_normalised_pose_files_keep_their_unit(tmp_path):
+    """pose-format can measure poses from the shoulders, and leaves the size of the picture as it was."""
+    frames = (moving(FRAMES) - [MIDDLE, 240]) / 240
+    write_poses(tmp_path / "clip.pose", Poses(*as_arrays(frames), 25.0, WIDTH, HEIGHT))
+    check_places(read_poses(tmp_path / "clip.pose"), frames, ALL, tolerance=1e-5)
+
+
+def as_arrays(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return frames.astype(np.float32), np.ones(frames.shape[:2], np.float32)
 
 
 def test_facts_are_read_without_the_poses(tmp_path, monkeypatch):

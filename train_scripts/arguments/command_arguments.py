@@ -15,8 +15,6 @@ from .system_rows import systems
 FORMATS = ("text", "jsonl", "csv")
 TOKENIZERS = ("13a", "intl", "none", "char", "zh")
 CHECKPOINT_SOURCES = ("sltbaselines_stage1", "sltbaselines_stage2", "gfslt_vlp")
-POSE_EXTRACTORS = ("rtmlib", "mediapipe")
-POSE_FORMATS = ("safetensors", "pose", "npz")
 MOST_READING_THREADS = 4
 LEAST_CLIPS = 20
 WHY_SO_MANY = f"At least {LEAST_CLIPS} clips are needed to measure how sure the model is, and 200 or more are better."
@@ -258,47 +256,6 @@ class ExtractionArguments:
         default=None, metadata={"help": "Such as cuda or cpu. Default: the accelerator if there is one."}
     )
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
-
-
-@dataclass
-class PosesArguments:
-    """Which videos, and what finds the poses."""
-
-    sources: list[str] = field(
-        metadata={
-            "help": "Video files, folders of them, or the folder of a data set (metadata.csv in train/, dev/, test/).",
-            "positional": True,
-        }
-    )
-    output_dir: Path = field(
-        metadata={"help": "New or empty folder, or that of an interrupted run to resume."},
-    )
-    extractor: str | None = field(
-        default=None,
-        metadata={"help": "Default: the first of these that is installed.", "choices": POSE_EXTRACTORS},
-    )
-    model_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "In place of the usual model. rtmlib: a whole-body model in ONNX, such as RTMW or RTMPose-x; "
-            "mediapipe: a .task file."
-        },
-    )
-    detector_file: str | None = field(
-        default=None, metadata={"help": "rtmlib: a YOLOX in ONNX that finds people, in place of the usual one."}
-    )
-    device: str | None = field(
-        default=None, metadata={"help": "rtmlib: cpu or cuda. Default: the GPU if onnxruntime can use one."}
-    )
-    format: str = field(default="safetensors", metadata={"help": "Of the files of poses.", "choices": POSE_FORMATS})
-    videos: bool = field(
-        default=True, metadata={"help": "Of a data set: False leaves its videos and their column out."}
-    )
-    text_column: str = field(default="text", metadata={"help": "Column that holds the spoken language sentence."})
-    num_workers: int = field(default_factory=num_cores, metadata={"help": "Worker processes."})
-
-    def __post_init__(self):
-        check_num_workers("--num_workers", self.num_workers)
 
 
 @dataclass

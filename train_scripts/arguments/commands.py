@@ -16,7 +16,6 @@ from .command_arguments import (
     ImportArguments,
     InspectArguments,
     LlavaSltQuickstartArguments,
-    PosesArguments,
     PrepareArguments,
     PushArguments,
     QuickstartArguments,
@@ -37,6 +36,7 @@ from .data_arguments import (
 from .dataclass_parser import DataclassParser, parse_arguments, preset_names
 from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .model_arguments import NamedEncoderArguments
+from .pose_extraction_arguments import PosesArguments
 from .stage_arguments import (
     CausalLanguageModelArguments,
     DenoisingArguments,

@@ -1,6 +1,7 @@
 """Extracts the poses of videos in worker processes, one file each; a broken video costs only itself."""
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -66,22 +67,42 @@ class PoseOutcome:
 
 
 class QuietExtractor(PoseExtractor):
-    """The extractor of some settings, without what its C++ code writes about itself: MediaPipe gives dozens of lines for
-    each process to standard error, which no setting of its own turns off, between our progress bar and messages."""
+    """
+    The extractor of some settings, without what its C++ code says of itself: to standard error MediaPipe writes dozens
+    of lines for each clip, which no setting of its own turns off, between our progress bar and messages.
+    """
 
     def __init__(self, settings: ExtractorSettings):
         super().__init__()
         with _native_output_hidden():
             self._extractor = load_extractor(**vars(settings))
+            # MediaPipe goes on loading in other threads until it has seen a frame.
+            self._extractor.start_clip(None)
+            self._extractor.find_people(np.zeros((64, 64, 3), np.uint8))
         self.name, self.description = self._extractor.name, self._extractor.description
+        self.uses_all_cores = self._extractor.uses_all_cores
+        self._hidden = contextlib.ExitStack()
 
     def start_clip(self, frames_per_second: float | None) -> None:
-        with _native_output_hidden():
-            self._extractor.start_clip(frames_per_second)
+        """Stays quiet up to the first frame: MediaPipe loads its models again, in other threads."""
+        self._hidden.enter_context(_native_output_hidden())
+        self._extractor.start_clip(frames_per_second)
 
     def find_people(self, frame: np.ndarray) -> np.ndarray:
         with _native_output_hidden():
-            return self._extractor.find_people(frame)
+            people = self._extractor.find_people(frame)
+        self._hidden.close()
+        return people
+
+    def end_clip(self) -> None:
+        """Also for a clip without a frame that could be read."""
+        self._hidden.close()
+
+
+@functools.lru_cache(maxsize=1)
+def quiet_extractor(settings: ExtractorSettings) -> QuietExtractor:
+    """Of a process, the same for all videos."""
+    return QuietExtractor(settings)
 
 
 @contextlib.contextmanager
@@ -101,7 +122,7 @@ def _native_output_hidden() -> Iterator[None]:
 def extract_to_file(task: PoseTask) -> PoseOutcome:
     """Write the poses of one video, completely or not at all."""
     # An extractor that cannot be loaded is not the fault of a video.
-    extractor = QuietExtractor(task.settings)
+    extractor = quiet_extractor(task.settings)
     try:
         if task.parts is None:
             poses = extract_poses(task.source, extractor)
@@ -113,6 +134,8 @@ def extract_to_file(task: PoseTask) -> PoseOutcome:
             raise
         is_clear = isinstance(error, VideoDecodingError | ValueError)
         return PoseOutcome(0, str(error) if is_clear else f"{type(error).__name__}: {error}")
+    finally:
+        extractor.end_clip()
     task.target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".flallm-", suffix=".partial", dir=task.target.parent) as folder:
         unfinished = Path(folder) / task.target.name

@@ -23,11 +23,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..arguments.command_arguments import PosesArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
+from ..arguments.pose_extraction_arguments import PosesArguments
 from ..clips.pose_folder import CARD, ClipTable, PoseFolder, find_tables, find_videos
-from ..clips.pose_tasks import ExtractorSettings, PoseOutcome, PoseTask, QuietExtractor, run_pose_tasks
+from ..clips.pose_tasks import ExtractorSettings, PoseOutcome, PoseTask, quiet_extractor, run_pose_tasks
+from ..machine.cores import num_cores
 
 
 def extract(arguments: PosesArguments) -> tuple[dict[PoseTask, PoseOutcome], int]:
@@ -40,13 +41,14 @@ def extract(arguments: PosesArguments) -> tuple[dict[PoseTask, PoseOutcome], int
     """
     tables, videos = _sources(arguments)
     settings = ExtractorSettings(arguments.extractor, arguments.model_file, arguments.detector_file, arguments.device)
-    description = QuietExtractor(settings).description
-    folder, suffix = PoseFolder(arguments.output_dir, description, arguments.format), f".{arguments.format}"
+    extractor, suffix = quiet_extractor(settings), f".{arguments.format}"
+    folder = PoseFolder(arguments.output_dir, extractor.description, arguments.format)
     of_tables = [folder.tasks_of_table(table, suffix, settings) for table in tables]
     of_videos = folder.tasks_of_videos(videos, suffix, settings)
     tasks = [task for group in (*of_tables, of_videos) for task in group.values()]
-    print(f"Extracting with {description}.", flush=True)
-    outcomes = _finish(folder, tasks, arguments)
+    print(f"Extracting with {extractor.description}.", flush=True)
+    num_workers = arguments.num_workers or (1 if extractor.uses_all_cores else num_cores())
+    outcomes = _finish(folder, tasks, num_workers)
     num_clips = sum(outcomes[task].error is None for task in of_videos.values())
     for table, group in zip(tables, of_tables, strict=True):
         sound = {name: task for name, task in group.items() if outcomes[task].error is None}
@@ -70,15 +72,15 @@ def _sources(arguments: PosesArguments) -> tuple[list[ClipTable], dict[str, Path
     return tables, {} if tables else find_videos(paths)
 
 
-def _finish(folder: PoseFolder, tasks: list[PoseTask], arguments: PosesArguments) -> dict[PoseTask, PoseOutcome]:
+def _finish(folder: PoseFolder, tasks: list[PoseTask], num_workers: int) -> dict[PoseTask, PoseOutcome]:
     """Outcomes of all tasks, including those of earlier runs."""
     known = {task: folder.outcome_of(task) for task in tasks}
     outcomes = {task: outcome for task, outcome in known.items() if outcome is not None}
     if outcomes:
         print(f"Resuming: {len(outcomes)} of {len(tasks)} videos are already finished.", flush=True)
     left = [task for task in tasks if task not in outcomes]
-    finished = run_pose_tasks(left, arguments.num_workers)
-    for task, outcome in tqdm(finished, total=len(left), desc="poses", unit="video", disable=not left):
+    finished = run_pose_tasks(left, num_workers)
+    for task, outcome in tqdm(finished, total=len(left), desc="extracting", unit="clip", disable=not left):
         folder.remember(task, outcome)
         outcomes[task] = outcome
     return {task: outcomes[task] for task in tasks}
