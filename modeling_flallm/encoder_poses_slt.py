@@ -209,7 +209,11 @@ class UniSignPoseEncoder(SignEncoder):
     input_names = ("pose_values", "pose_attention_mask")
     main_input_name = "pose_values"
     input_modalities = ("video",)
-    clip_words = {"a_clip": "poses", "reads": "follows poses", "example": "clip.pose"}
+    clip_words = {
+        "a_clip": "the poses of a signer",
+        "reads": "follows the poses of a signer",
+        "example": "clip.pose",
+    }
     supports_gradient_checkpointing = True
     # It has no attention, but transformers checks this when it sets the attention of the whole model.
     _supports_sdpa = True
