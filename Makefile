@@ -9,7 +9,7 @@ MODEL_ID ?= quickstart_output/model
 NEWEST ?= torch torchvision transformers datasets peft accelerate evaluate huggingface-hub gradio
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-llava-slt demo test test-unit test-minimum-versions test-newest-versions lint format site benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing benchmark-sltbaselines \
+.PHONY: help install quickstart quickstart-llava-slt quickstart-uni-sign demo test test-unit test-minimum-versions test-newest-versions lint format site benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing benchmark-sltbaselines \
 	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart benchmark-frozen-features benchmark-pretrained-encoders clean
 
 help: ## Show this list
@@ -23,6 +23,9 @@ quickstart: install ## Generate the corpus, train both stages, evaluate, transla
 
 quickstart-llava-slt: install ## The same with the second system, LLaVA-SLT: all three stages (QUICKSTART_ARGS="..." adds flags)
 	$(VENV_PYTHON) -m train_scripts quickstart llava-slt --output_dir quickstart_llava_slt_output $(QUICKSTART_ARGS)
+
+quickstart-uni-sign: install ## The same with the third system, Uni-Sign, on poses: the fastest (QUICKSTART_ARGS="..." adds flags)
+	$(VENV_PYTHON) -m train_scripts quickstart uni-sign --output_dir quickstart_uni_sign_output $(QUICKSTART_ARGS)
 
 demo: install $(filter quickstart_output/model,$(MODEL_ID)) ## Open the Space on the quickstart's model (MODEL_ID=me/flallm-phoenix: on another)
 	MODEL_ID=$(MODEL_ID) EXAMPLES_FOLDER=quickstart_output/corpus/test $(VENV_PYTHON) spaces_demo/app.py
@@ -97,7 +100,7 @@ benchmark-pretrained-encoders: install ## Steps with image and video models of t
 	$(VENV_PYTHON) benchmarks/pretrained_encoders.py $(BENCHMARK_ARGS)
 
 clean: ## Remove the virtual environment, the quickstart's output and all caches
-	rm -rf $(VENV) .venv-minimum-versions .venv-newest-versions quickstart_output quickstart_llava_slt_output build dist site .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-minimum-versions .venv-newest-versions quickstart_output quickstart_llava_slt_output quickstart_uni_sign_output build dist site .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV_PYTHON):

@@ -48,8 +48,8 @@ from sign_readout import read_signed_clips, share_of_signs_told
 from torch.nn import functional
 from transformers import TrainerCallback, ViTModel
 
-from train_scripts.arguments.command_arguments import QuickstartArguments
 from train_scripts.arguments.dataclass_parser import flags
+from train_scripts.arguments.quickstart_arguments import QuickstartArguments
 from train_scripts.clips.clip_folders import read_metadata
 from train_scripts.commands.quickstart import (
     CORPUS,
@@ -57,7 +57,6 @@ from train_scripts.commands.quickstart import (
     WORK,
     Folders,
     TimeLeft,
-    bleu_of_signers,
     make_corpus,
     pretrain,
     seconds_of_steps,
@@ -191,14 +190,13 @@ def run_quickstart_step(name: str, step: Callable, arguments: BenchmarkArguments
 
 def score(folders: Folders, model: Path) -> dict[str, Any]:
     """BLEU-4 on the test clips, with its interval, and that of the signer who is understood worst."""
-    scores, rows = test_model(model, folders, model.with_name(f"test_{model.name}"))
+    scores, _ = test_model(model, folders, model.with_name(f"test_{model.name}"))
     interval = scores["confidence_intervals"]["bleu4"]
-    signer, of_signer = next(iter(bleu_of_signers(rows, folders.corpus / "test").items()))
     return {
         "bleu4": scores["bleu4"],
         "interval": [interval["low"], interval["high"]],
-        "worst_signer": signer,
-        "worst_bleu4": of_signer,
+        "worst_signer": next(iter(scores["by_signer"])),
+        "worst_bleu4": scores["worst_signer_bleu4"],
     }
 
 

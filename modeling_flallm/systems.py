@@ -89,6 +89,7 @@ class System:
         stages: in the order in which they run; the last one produces a translation model.
         recipe: the one that the model card compares a run with; `other_recipes`: those that a run may follow instead.
         quickstart_prefix: that of its quickstart's presets.
+        quickstart_stages: those that its quickstart has presets for; () for all.
         note: paragraph of the model card on how much of the paper is known.
         tags: on the Hub, besides `TAGS`.
     """
@@ -107,6 +108,7 @@ class System:
     visual_encoder_types: tuple[str, ...] = ()
     other_recipes: tuple[Recipe, ...] = ()
     quickstart_prefix: str | None = None
+    quickstart_stages: tuple[str, ...] = ()
     note: str = ""
     tags: tuple[str, ...] = ()
 
@@ -120,7 +122,7 @@ class System:
         every = tuple(stage.name for stage in self.stages)
         stages_of = {each.prefix: each.stages or every for each in (self.recipe, *self.other_recipes)}
         if self.quickstart_prefix is not None:
-            stages_of[self.quickstart_prefix] = every
+            stages_of[self.quickstart_prefix] = self.quickstart_stages or every
         return [f"{prefix}_{stage}" for prefix, stages in stages_of.items() for stage in stages]
 
     def recipe_of(self, prefix: str | None) -> Recipe:
@@ -329,6 +331,8 @@ UNI_SIGN = System(
     ),
     note="The program is written from a description of Uni-Sign, without its public code, which has no licence. "
     "Padding enters\nneither batch norm nor convolutions, and long clips are thinned evenly instead of at random.",
+    quickstart_prefix="quickstart_uni_sign",
+    quickstart_stages=("pose_pretraining",),
     tags=("uni-sign",),
 )
 SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT, UNI_SIGN)}

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-FIRST_OF_FACE, FIRST_OF_LEFT_HAND, FIRST_OF_RIGHT_HAND = 23, 91, 112
-NUM_POINTS_OF_HAND = 21
+from .pose_layouts_slt import FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND
+
 # Three that stay apart for people with any colour blindness, in print and on white (Okabe and Ito, 2008).
 LEFT_HAND_COLOUR, RIGHT_HAND_COLOUR, BODY_COLOUR = "#0072B2", "#D55E00", "#3D3D3D"
 FACE_COLOUR = "#767676"
@@ -34,23 +34,23 @@ FACE_CHAINS = (
 def _face_lines() -> Lines:
     lines: Lines = []
     for first, last, is_closed in FACE_CHAINS:
-        points = range(FIRST_OF_FACE + first, FIRST_OF_FACE + last + 1)
+        points = FACE[first : last + 1]
         lines += [*pairwise(points), *([(points[-1], points[0])] if is_closed else [])]
     return lines
 
 
-def _hand_lines(wrist: int) -> Lines:
+def _hand_lines(hand: range) -> Lines:
     """Each finger is a chain of four joints that starts at the wrist."""
-    fingers = (range(wrist + first, wrist + first + 4) for first in range(1, NUM_POINTS_OF_HAND, 4))
-    return [line for finger in fingers for line in pairwise((wrist, *finger))]
+    fingers = (hand[first : first + 4] for first in range(1, len(hand), 4))
+    return [line for finger in fingers for line in pairwise((hand[0], *finger))]
 
 
 # What is drawn later covers what is drawn before: hands in front of the face.
 PARTS_TO_DRAW = (
-    (range(0, FIRST_OF_FACE), BODY_LINES, BODY_COLOUR, BODY_WIDTH),
-    (range(FIRST_OF_FACE, FIRST_OF_LEFT_HAND), _face_lines(), FACE_COLOUR, FACE_WIDTH),
-    (range(FIRST_OF_LEFT_HAND, FIRST_OF_RIGHT_HAND), _hand_lines(FIRST_OF_LEFT_HAND), LEFT_HAND_COLOUR, HAND_WIDTH),
-    (range(FIRST_OF_RIGHT_HAND, 133), _hand_lines(FIRST_OF_RIGHT_HAND), RIGHT_HAND_COLOUR, HAND_WIDTH),
+    (range(FACE[0]), BODY_LINES, BODY_COLOUR, BODY_WIDTH),
+    (FACE, _face_lines(), FACE_COLOUR, FACE_WIDTH),
+    (LEFT_HAND, _hand_lines(LEFT_HAND), LEFT_HAND_COLOUR, HAND_WIDTH),
+    (RIGHT_HAND, _hand_lines(RIGHT_HAND), RIGHT_HAND_COLOUR, HAND_WIDTH),
 )
 
 
@@ -75,7 +75,7 @@ def draw_poses(
     Returns uint8 (frames, height, width, 3). Raises `ValueError` for arrays of other shapes, and a size that is not
     positive."""
     points, seen = np.asarray(keypoints, dtype=np.float64), np.asarray(scores) > score_threshold
-    if points.ndim != 3 or points.shape[1:] != (133, 2) or seen.shape != points.shape[:2]:
+    if points.ndim != 3 or points.shape[1:] != (NUM_POINTS, 2) or seen.shape != points.shape[:2]:
         raise ValueError(
             "Poses are drawn from keypoints (frames, 133, 2) and scores (frames, 133), got "
             f"{tuple(points.shape)} and {tuple(seen.shape)}."

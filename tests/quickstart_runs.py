@@ -29,8 +29,9 @@ def check_pictures(folder: Path) -> None:
             assert len(picture.convert("RGB").getcolors(1 << 24)) > 10, name
 
 
-def check_printed_results(output: str, folder: Path, test_folder: Path) -> None:
-    """`test_folder` has the scores and the translations, the first ten of which are printed."""
+def check_printed_results(output: str, clips: Path, test_folder: Path) -> None:
+    """`clips` has the test clips, and `test_folder` the scores and the translations, the first ten of which are
+    printed."""
     scores = json.loads((test_folder / "scores.json").read_text(encoding="utf-8"))
     assert scores["num_segments"] == SIZES["num_test_clips"]
     # The line of the table; a step of LLaVA-SLT's quickstart prints another one before it.
@@ -42,7 +43,7 @@ def check_printed_results(output: str, folder: Path, test_folder: Path) -> None:
     for kind, name in (("reference:  ", "reference"), ("translation:", "prediction")):
         # One line each: a model that has hardly been trained may write line ends.
         assert re.findall(f"    {kind} (.*)", output) == [" ".join(row[name].split()) for row in first]
-    clip = folder / "corpus" / "test" / first[0]["file_name"]
+    clip = clips / first[0]["file_name"]
     assert " ".join(f"in a fresh process: {clip} {first[0]['prediction']}".split()) in " ".join(output.split())
 
 

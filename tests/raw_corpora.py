@@ -225,6 +225,24 @@ def make_features(
     return folder
 
 
+def make_poses(
+    folder: Path,
+    num_clips: Mapping[str, int] = NUM_CLIPS,
+    frame_size: tuple[int, int] = (48, 40),
+    num_frames: tuple[int, int] = (6, 14),
+) -> Path:
+    """A spreadsheet `clips.csv`, and for each clip a `.npz` file (frames, 133, 3) in a folder of its split."""
+    rows = []
+    for split, index in _clips(num_clips):
+        path = folder / "poses" / PHOENIX_NAMES[split] / f"clip{index}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keypoints = np.random.uniform(0, 1, (random.randint(*num_frames), 133, 3)) * [*frame_size, 1]
+        np.savez(path, keypoints=keypoints.astype(np.float32), frames_per_second=25.0)
+        rows.append({"file": f"clip{index}", "text": sentence(ENGLISH), "split": split})
+    _write_table(folder / "clips.csv", rows)
+    return folder
+
+
 def sentence(words: str) -> str:
     return " ".join(random.choices(words.split(), k=random.randint(4, 8)))
 

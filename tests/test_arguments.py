@@ -42,6 +42,7 @@ from train_scripts.commands import (
     prepare_dataset,
     quickstart,
     quickstart_llava_slt,
+    quickstart_uni_sign,
     translate,
 )
 from train_scripts.scores.metrics import TITLE_OF_SCORE
@@ -129,6 +130,7 @@ TYPES_OF_PRESET = {
 OTHER_TYPES = (
     (calibrate.CalibrationArguments, quickstart.QuickstartArguments, quickstart_llava_slt.LlavaSltQuickstartArguments),
     (inspect_dataset.InspectArguments, prepare_dataset.PrepareArguments),
+    (quickstart_uni_sign.UniSignQuickstartArguments,),
 )
 
 

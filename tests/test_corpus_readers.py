@@ -644,8 +644,8 @@ def test_a_kind_of_corpus_is_known_by_its_file_alone():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant)
     }
-    # Tables, folders of frames and features have their own words.
-    assert names & set(KINDS) <= {"table", "features"}
+    # Tables, folders of frames, features and poses have their own words.
+    assert names & set(KINDS) <= {"table", "features", "poses"}
 
 
 def test_the_name_by_which_others_ask_for_video_suffixes():
@@ -665,7 +665,7 @@ def test_a_new_kind_of_corpus_is_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(train_scripts.corpora, "__path__", [*train_scripts.corpora.__path__, str(package)])
     monkeypatch.setattr(corpus_readers, "KINDS", corpus_readers.find_kinds())
     assert read_corpus("bsl", tmp_path).sign_language == "bfi"
-    with pytest.raises(ValueError, match="Only features, frame_folders and table take a table"):
+    with pytest.raises(ValueError, match="Only features, frame_folders, poses and table take a table"):
         read_corpus("bsl", tmp_path, table=tmp_path / "clips.csv")
 
 
@@ -675,7 +675,7 @@ def test_a_new_kind_of_corpus_is_one_file(tmp_path, monkeypatch):
 def test_an_unknown_kind(tmp_path):
     message = (
         "The kind of corpus must be one of csl_daily, features, frame_folders, gfslt_labels, how2sign, openasl, "
-        "phoenix14t, table, got 'phoenix'."
+        "phoenix14t, poses, table, got 'phoenix'."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         read_corpus("phoenix", tmp_path)
@@ -696,6 +696,7 @@ def test_an_unknown_kind(tmp_path):
         ),
         ("frame_folders", "{} must hold a .csv or .tsv file with the columns file and text, or name one."),
         ("features", "There is no file of features (.npy, .npz, .safetensors, .h5, .hdf5, .pkl, .pickle, .pkl.gz, "),
+        ("poses", "There is no file of poses (.pose, "),
     ],
 )
 def test_a_wrong_folder(kind, message, tmp_path):
@@ -755,7 +756,7 @@ def test_several_tables_and_options_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="holds 2 tables, clips.csv, old.csv: name the one to use."):
         read("table", tmp_path)
     assert len(read("table", tmp_path, table=tmp_path / "old.csv").clips) == 1
-    with pytest.raises(ValueError, match="Only features, frame_folders and table take a table, column names"):
+    with pytest.raises(ValueError, match="Only features, frame_folders, poses and table take a table, column names"):
         read("openasl", tmp_path, table=tmp_path / "old.csv")
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from train_scripts.machine.machine import default_device
 from train_scripts.machine.process_pool import most_workers
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import FLaLLMTrainer
-from train_scripts.scores.metrics import TITLE_OF_SCORE, translation_scores
+from train_scripts.scores.metrics import TITLE_OF_SCORE, scores_by_signer, translation_scores
 
 REAL_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
@@ -74,7 +75,11 @@ def test_scores_and_predictions_of_a_split(tmp_path, capsys):
     assert [row["reference"] for row in rows] == split["text"]
     predictions = [row["prediction"] for row in rows]
     assert predictions == one_by_one(clips()) and len(set(predictions)) > 1
-    assert scores == translation_scores(predictions, split["text"])
+    by_signer = scores_by_signer(predictions, split["text"], split["signer"])
+    assert scores == translation_scores(predictions, split["text"]) | by_signer
+    assert {signer: of_signer["num_segments"] for signer, of_signer in by_signer["by_signer"].items()} == Counter(
+        split["signer"]
+    )
     assert scores["num_segments"] == 6 and set(TITLE_OF_SCORE) <= scores.keys()
     assert "tok:13a" in scores["signatures"]["bleu4"]
     assert scores["confidence_intervals"]["bleu4"].keys() >= {"low", "high"}

@@ -282,7 +282,8 @@ def test_a_data_set_of_the_hub(tmp_path):
     measure_clips(found, num_workers=1)
     assert [clip.measured.num_frames for clip in found.clips] == [FRAMES, 0]
     assert "row 2 (video 2): the video given as 6 bytes is not a video" in "\n".join(lines(map(vars, found.errors)))
-    with pytest.raises(ValueError, match=re.escape("`video` must be a column of the data set, got columns ['text'].")):
+    error = "`video` or `poses` must be a column of the data set, got columns ['text']."
+    with pytest.raises(ValueError, match=re.escape(error)):
         corpus_of_splits({"train": dataset.remove_columns("video")}, InspectArguments("owner/name"))
 
 

@@ -40,6 +40,7 @@ from train_scripts.scores.metrics import (
     SCORE_MODULE_FOLDER,
     build_compute_metrics,
     format_scores,
+    scores_by_signer,
     sentence_chrf,
     translation_scores,
 )
@@ -466,6 +467,7 @@ def test_compute_metrics_scores_raw_references(generator):
     perfect = build_compute_metrics(decode_words, references, PAD_TOKEN_ID)(EvalPrediction(predictions, predictions))
     assert [perfect[name] for name in SCORE_NAMES] == pytest.approx([100.0] * 6)
     assert perfect["mean_generated_tokens"] == pytest.approx(np.mean([len(row) for row in rows]))
+    assert (perfect["different_predictions"], perfect["most_frequent_prediction"]) == (1.0, pytest.approx(1 / 6))
     assert all(type(value) is float for value in perfect.values())
 
     # What the tokenizer cannot spell stays in the reference and counts as missing.
@@ -609,3 +611,27 @@ def evaluate_as_one_of_two_processes(output_dir: Path, seed: int) -> None:
 
 if __name__ == "__main__":
     evaluate_as_one_of_two_processes(Path(sys.argv[1]), int(sys.argv[2]))
+
+
+# By signer
+
+
+def test_the_worst_signer_comes_first():
+    sentence, other = "one two three four", "five six seven eight"
+    scores = scores_by_signer([sentence, sentence, other], [sentence] * 3, ["a", "b", "b"])
+    assert list(scores["by_signer"]) == ["b", "a"]
+    assert scores["by_signer"]["a"] == {"bleu4": pytest.approx(100.0), "num_segments": 1}
+    expected = translation_scores([sentence, other], [sentence] * 2, num_resamples=0)["bleu4"]
+    assert scores["worst_signer_bleu4"] == scores["by_signer"]["b"]["bleu4"] == expected
+    assert scores["by_signer"]["b"]["num_segments"] == 2
+
+
+def test_clips_of_nobody_count_for_nobody():
+    sentences = ["one two three four", "five six seven eight"]
+    assert scores_by_signer(sentences, sentences, [None, ""]) == {}
+    assert list(scores_by_signer(sentences, sentences, [None, "a"])["by_signer"]) == ["a"]
+
+
+def test_signers_are_scored_with_the_options_of_the_whole():
+    scores = scores_by_signer(["ONE TWO THREE FOUR"], ["one two three four"], ["a"], lowercase=True)
+    assert scores["worst_signer_bleu4"] == pytest.approx(100.0)

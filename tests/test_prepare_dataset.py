@@ -557,7 +557,7 @@ def test_mistakes_change_nothing(prepare, source, tmp_path, capsys, monkeypatch)
         (command(source, new, frames_per_second=0), "--frames_per_second must be from 1 to 1000, got 0.0."),
         (command(source, new, push_to_hub="me"), "--push_to_hub must be OWNER/NAME, such as me/phoenix14t, got 'me'."),
         (command(source, new, corpus="phoenix"), "--corpus must be one of csl_daily, features, frame_folders, "
-         "gfslt_labels, how2sign, openasl, phoenix14t, table, got 'phoenix'."),
+         "gfslt_labels, how2sign, openasl, phoenix14t, poses, table, got 'phoenix'."),
         (command(source, new, dataset_license="My own!"), "--dataset_license must be a licence as the Hub writes it, "
          "such as cc-by-4.0 or other, got 'My own!'."),
     ]  # fmt: skip

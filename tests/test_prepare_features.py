@@ -581,14 +581,14 @@ def test_a_json_file_of_another_form(content, source, capsys):
     assert re.match(".*x.annotation.train.json (must hold|is not a JSON file in UTF-8)", error)
 
 
-def test_inspect_says_that_it_looks_at_videos(source, capsys, tmp_path):
+def test_inspect_says_that_it_looks_at_videos_and_poses(source, capsys, tmp_path):
     save(source / "a.npy", array())
     table(source, "file,text\na,x\n")
     folder = prepare(source)
     error = error_of(inspect_dataset.main, flags(dataset=folder, output_dir=tmp_path / "inspection"), capsys)
     assert error == (
-        f"{folder} holds ready-made visual features (column visual_features). flallm inspect decodes videos, and "
-        "looks at no other data set."
+        f"{folder} holds ready-made visual features (column visual_features). flallm inspect looks at videos and "
+        "poses, and at no other data set."
     )
 
 

@@ -34,7 +34,7 @@ MAY_NOT_IMPORT = {
     "train_scripts": {"spaces_demo", "benchmarks", "tests"},
     "spaces_demo": {"train_scripts", "benchmarks", "tests"},
 }
-GENERATED = r"\..*|__pycache__|build|dist|site|outputs|runs|quickstart_output|quickstart_llava_slt_output"
+GENERATED = r"\..*|__pycache__|build|dist|site|outputs|runs|quickstart(_llava_slt|_uni_sign)?_output"
 REMOTE_CODE_PACKAGES = ("modeling_flallm", "processing")
 
 
@@ -159,7 +159,7 @@ def test_files_of_train_scripts_are_short():
 
 
 # They run commands one after the other, by the functions that everybody can call.
-RUN_OTHER_COMMANDS = ("commands.quickstart", "commands.quickstart_llava_slt")
+RUN_OTHER_COMMANDS = ("commands.quickstart", "commands.quickstart_llava_slt", "commands.quickstart_uni_sign")
 
 
 def test_commands_and_stages_share_what_is_in_the_rooms_below_them():

@@ -39,7 +39,7 @@ def test_the_folder_holds_what_is_promised(folder, output):
 
 
 def test_what_is_printed(folder, output):
-    check_printed_results(output, folder, folder / "test_stage2")
+    check_printed_results(output, folder / "corpus" / "test", folder / "test_stage2")
     stage1 = json.loads((folder / "test_stage1" / "scores.json").read_text(encoding="utf-8"))
     (line,) = [line for line in output.splitlines() if line.startswith("BLEU-4 ") and line.count("[") == 2]
     assert f" {stage1['bleu4']:.2f} [" in line

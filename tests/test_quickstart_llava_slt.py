@@ -55,7 +55,7 @@ def test_stage_3_leaves_what_the_stages_before_it_learned(folder, output):
 
 
 def test_what_is_printed(folder, output):
-    check_printed_results(output, folder, folder / "test")
+    check_printed_results(output, folder / "corpus" / "test", folder / "test")
     assert re.search(r"Held-out perplexity \d", output)
 
 

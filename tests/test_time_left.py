@@ -59,20 +59,9 @@ def test_each_size_makes_the_steps_longer_that_it_counts_for(module, kind):
     assert longer["test"] == usual["test"]
 
 
-def test_the_worst_signer_comes_first(tmp_path, capsys):
-    lines = ["file_name,text,signer", *(f"{name}.mp4,one two three four,{name[0]}" for name in ("a1", "b1", "b2"))]
-    (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for name in ("a1", "b1", "b2"):
-        (tmp_path / f"{name}.mp4").touch()
-    sentences = {"a1": "one two three four", "b1": "one two three four", "b2": "five six seven eight"}
-    rows = [
-        {"file_name": f"{name}.mp4", "prediction": text, "reference": "one two three four"}
-        for name, text in sentences.items()
-    ]
-    print_signers(rows, tmp_path)
-    printed = capsys.readouterr().out
-    assert printed.startswith("Test signers by BLEU-4, worst first: b ")
-    assert printed.endswith(", a 100.00\n")
+def test_the_signers_of_a_test_are_printed_in_one_line(capsys):
+    print_signers({"by_signer": {"b": {"bleu4": 35.355, "num_segments": 2}, "a": {"bleu4": 100.0, "num_segments": 1}}})
+    assert capsys.readouterr().out == "Test signers by BLEU-4, worst first: b 35.35, a 100.00\n"
 
 
 def test_a_corpus_that_cannot_be_rendered_ends_the_run(tmp_path, clock, monkeypatch):

@@ -197,6 +197,7 @@ def test_label_smoothing_of_the_trainer_is_refused(command, tmp_path, capsys):
         ("visual_contrastive_pretraining", "adapter_learning_rate"),
         ("linguistic_pretraining", "max_frames_per_batch"),
         ("pretrain_language_model", "early_stopping_patience"),
+        ("visual_contrastive_pretraining", "stop_on_collapse"),
     ],
 )
 def test_flags_of_ours_that_would_do_nothing_are_refused(command, name, tmp_path, capsys):

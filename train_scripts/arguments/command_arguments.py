@@ -116,13 +116,17 @@ class PrepareArguments:
     output_dir: str = field(metadata={"help": "New or empty folder, or that of an interrupted run to resume."})
     videos: str | None = field(
         default=None,
-        metadata={"help": "Folder of the videos, frames or features. Default: the usual place below --source."},
+        metadata={"help": "Folder of the videos, frames, features or poses. Default: the usual place below --source."},
+    )
+    poses: str | None = field(
+        default=None,
+        metadata={"help": "For corpora of videos: folder of their poses, which are put beside them. Default: none."},
     )
     table: str | None = field(
         default=None,
         metadata={
-            "help": "For table, frame_folders and features: the CSV or TSV file, if --source holds several; for table "
-            "also the subtitles (srt, vtt) or ELAN annotations (eaf, or a tab-delimited export) of one video."
+            "help": "For table, frame_folders, features and poses: the CSV or TSV file, if --source holds several; for "
+            "table also the subtitles (srt, vtt) or ELAN annotations (eaf, or a tab-delimited export) of one video."
         },
     )
     columns: list[str] = field(
@@ -140,7 +144,11 @@ class PrepareArguments:
         metadata={"help": "Of videos encoded from pictures, from 0 (lossless, large) to 35 (blurred, small)."},
     )
     frames_per_second: float | None = field(
-        default=None, metadata={"help": "Of folders of pictures. Default: the corpus's own frame rate."}
+        default=None,
+        metadata={
+            "help": "Of folders of pictures, and of poses whose files do not state it. Default: the corpus's own frame "
+            "rate."
+        },
     )
     features_per_second: float | None = field(
         default=None,
@@ -362,42 +370,6 @@ class TrimArguments:
                 raise ValueError(f"`--{name}` is required.")
         if not self.text_file and self.dataset is None:
             raise ValueError("There is no text to trim to. Pass --text_file, --dataset, or both.")
-
-
-@dataclass
-class QuickstartArguments:
-    """Sizes; the defaults take under ten minutes on two CPU cores."""
-
-    output_dir: str = field(default="quickstart_output", metadata={"help": "New or empty folder for everything."})
-    seed: int = field(default=0, metadata={"help": "Seed of corpus, initial weights and order of the clips."})
-    num_train_clips: int = field(default=1200, metadata={"help": "Training clips."})
-    num_dev_clips: int = field(
-        default=60, metadata={"help": f"Clips that choose the best checkpoint and calibrate it; {LEAST_CLIPS} or more."}
-    )
-    num_test_clips: int = field(default=150, metadata={"help": "Test clips, by signers never seen in training."})
-    num_text_only_sentences: int = field(default=6000, metadata={"help": "Sentences for the language model."})
-    stage1_epochs: float = field(default=11, metadata={"help": "Epochs of visual initialing."})
-    stage2_epochs: float = field(default=6, metadata={"help": "Epochs of LLM fine-tuning."})
-    language_model_epochs: float = field(default=3, metadata={"help": "Epochs of the language model's pretraining."})
-
-    def __post_init__(self):
-        if self.num_dev_clips < LEAST_CLIPS:
-            raise ValueError(
-                f"--num_dev_clips must be {LEAST_CLIPS} or more, got {self.num_dev_clips}: fewer are not enough to "
-                "calibrate the model."
-            )
-
-
-@dataclass
-class LlavaSltQuickstartArguments(QuickstartArguments):
-    """Sizes; the defaults take under twenty minutes on two CPU cores."""
-
-    output_dir: str = field(
-        default="quickstart_llava_slt_output", metadata={"help": "New or empty folder for everything."}
-    )
-    language_model_epochs: float = field(default=3, metadata={"help": "Epochs of linguistic pretraining (stage 1)."})
-    stage2_epochs: float = field(default=12, metadata={"help": "Epochs of visual contrastive pretraining."})
-    stage3_epochs: float = field(default=8, metadata={"help": "Epochs of visual language tuning."})
 
 
 @dataclass

@@ -15,10 +15,8 @@ from .command_arguments import (
     ExtractionArguments,
     ImportArguments,
     InspectArguments,
-    LlavaSltQuickstartArguments,
     PrepareArguments,
     PushArguments,
-    QuickstartArguments,
     ScoreArguments,
     TranslateArguments,
     TrimArguments,
@@ -37,6 +35,7 @@ from .dataclass_parser import DataclassParser, parse_arguments, preset_names
 from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .model_arguments import NamedEncoderArguments
 from .pose_extraction_arguments import PosesArguments
+from .quickstart_arguments import LlavaSltQuickstartArguments, QuickstartArguments, UniSignQuickstartArguments
 from .stage_arguments import (
     CausalLanguageModelArguments,
     DenoisingArguments,
@@ -145,6 +144,11 @@ COMMANDS = {
         "commands.quickstart_llava_slt",
         "A small LLaVA-SLT: corpus, all three stages, scores and translations.",
         (LlavaSltQuickstartArguments,),
+    ),
+    "quickstart uni-sign": Command(
+        "commands.quickstart_uni_sign",
+        "A small Uni-Sign on poses: corpus, pretraining, scores and translations.",
+        (UniSignQuickstartArguments,),
     ),
     "translate": Command("commands.translate", "Translate sign language videos.", (TranslateArguments,)),
     "prepare": Command(

@@ -68,6 +68,13 @@ class TrainingDefaults:
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without a better score."}
     )
+    stop_on_collapse: bool = field(
+        default=False,
+        metadata={
+            "help": "Stop a run whose model writes one sentence for nearly all clips, or for noise what it writes for "
+            "clips, in two evaluations in a row after a tenth of the training."
+        },
+    )
     hub_private_repo: bool | None = field(
         default=True, metadata={"help": "With --push_to_hub: only you and those you invite see the repository."}
     )
@@ -150,6 +157,7 @@ class LanguageModelTrainingDefaults(TrainingDefaults):
         "adapter_learning_rate",
         "bias_learning_rate",
         "early_stopping_patience",
+        "stop_on_collapse",
         "max_frames_per_batch",
         "preprocess_on_device",
         "frames_per_chunk",
@@ -178,6 +186,7 @@ class LinguisticTrainingDefaults(TrainingDefaults):
         "remove_unused_columns",
         "adapter_learning_rate",
         "bias_learning_rate",
+        "stop_on_collapse",
         "hub_private_repo",
         "hub_strategy",
         "push_to_hub",
@@ -209,6 +218,7 @@ class ContrastiveTrainingDefaults(TrainingDefaults):
         "generation_max_length",
         "adapter_learning_rate",
         "bias_learning_rate",
+        "stop_on_collapse",
     )
 
 

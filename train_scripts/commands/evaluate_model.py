@@ -41,7 +41,7 @@ from ..runs.quantization import DTYPES, load_to_translate
 from ..runs.trainers import ClipTrainer
 from ..runs.training import collator_class_of, start_run, trainer_class_of
 from ..runs.unfinished_predictions import UnfinishedPredictions
-from ..scores.metrics import format_scores, generated_token_ids, translation_scores
+from ..scores.metrics import format_scores, generated_token_ids, scores_by_signer, translation_scores
 from ..scores.recognition import recognition_scores
 
 BATCHES_BETWEEN_WRITES = 8  # per process; multiplied by the number of processes that read videos for it, plus one
@@ -68,8 +68,8 @@ def evaluate_model(
     kept: UnfinishedPredictions,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
-    -> scores as returned by `translation_scores`, for glosses also those of `recognition_scores`, and one row per clip:
-    file_name, prediction, reference.
+    -> scores as returned by `translation_scores`, for glosses also those of `recognition_scores`, for clips whose
+    signers are known also `scores_by_signer`; and one row per clip: file_name, prediction, reference.
     """
     if len(data.dataset) > 1:
         raise ValueError(f"--dataset: one data set is scored at a time, got {len(data.dataset)}. Score them in turn.")
@@ -88,6 +88,8 @@ def evaluate_model(
     scores = translation_scores(predictions, dataset.texts, **options)
     if data.target == GLOSS:
         scores |= recognition_scores(predictions, dataset.texts, evaluation.lowercase)
+    if "signer" in split.column_names:
+        scores |= scores_by_signer(predictions, dataset.texts, split["signer"], **options)
     return scores, rows
 
 

@@ -5,7 +5,8 @@ Check a data set before training: lengths, words, signers, leaks between splits,
 
 The data set is a video folder (train/, dev/ or validation/, test/ with metadata.csv) or one on the Hub. The report is
 printed, and written as a self-contained page (`inspection.html`) and as figures (`inspection.json`). Every clip is
-decoded to its end. Broken files are listed without stopping the command; the exit status is then 1. Small, on a CPU:
+decoded to its end; of poses, beside videos or instead of them, the skeleton is drawn. Broken files are listed without
+stopping the command; the exit status is then 1. Small, on a CPU:
 
     flallm generate-corpus --output_dir corpus --num_train_clips 20 --num_dev_clips 10 --num_test_clips 10
     flallm inspect --dataset corpus --output_dir inspection --tokenizer_name_or_path language_model
@@ -25,7 +26,14 @@ from transformers import PreTrainedTokenizerBase
 
 from modeling_flallm.configuration_flallm import FLaLLMVisionConfig
 from modeling_flallm.encoder_frames_slt import LocalTemporalModule
-from modeling_flallm.own_processing import MODALITIES, FLaLLMVideoProcessor, is_video_file
+from modeling_flallm.own_processing import (
+    MODALITIES,
+    FLaLLMVideoProcessor,
+    PoseModality,
+    VideoModality,
+    feature_files,
+    is_video_file,
+)
 
 from ..arguments.command_arguments import InspectArguments
 from ..arguments.command_line import run_command
@@ -36,8 +44,9 @@ from ..clips.clip_folders import find_metadata, find_split_folder
 from ..clips.hub_data_sets import check_is_of_hub, load_from_hub, without_bytes
 from ..corpora.corpus_schema import SPLITS, Problem
 from ..corpora.corpus_tables import csv_rows, split_of
-from ..corpora.data_set_columns import by_our_names, check_split, our_names, say_unused, unused
+from ..corpora.data_set_columns import by_our_names, check_clip_columns, check_split, our_names, say_unused, unused
 from ..corpora.inspected_clips import Clip, Corpus, measure_clips
+from ..corpora.inspected_poses import PoseMeasurement, figures_of_poses
 from ..corpora.inspection_page import MAX_NUM_TOKENS, format_text, render_page, spread_of
 from ..hub.hub_names import check_model_names
 from ..machine.atomic_files import write_folder, write_json, write_text
@@ -89,7 +98,9 @@ def _read_split_folder(corpus: Corpus, split: str, folder: Path, arguments: Insp
     metadata = find_metadata(folder)
     rows = [] if metadata is None else _read_rows(metadata, split, corpus.errors)
     rows = _by_our_names(rows, arguments, f"{split}/{metadata and metadata.name}", corpus)
-    _check_clips_are_videos({column for _, values in rows for column in values}, folder.parent)
+    columns = {column for _, values in rows for column in values}
+    _check_clips(columns, folder.parent)
+    corpus.has_videos &= VideoModality.table_column in columns or PoseModality.table_column not in columns
     if metadata is None:
         corpus.errors.append(Problem(split, f"there is no metadata.csv with file_name,{arguments.text_column}"))
     elif not rows:
@@ -97,21 +108,24 @@ def _read_split_folder(corpus: Corpus, split: str, folder: Path, arguments: Insp
     for number, values in rows:
         clip = _clip_of_row(split, number, values, arguments, corpus.errors)
         corpus.clips.append(clip)
-        if clip.name:
-            _find_file(clip, folder, corpus)
-    named = {clip.path for clip in corpus.of(split)}
-    videos = (path for path in folder.iterdir() if is_video_file(path) and path.is_file())
-    unnamed = sorted(_clean(path.name) for path in videos if path not in named)
+        if clip.name and corpus.has_videos:
+            clip.path = _find_file(clip, clip.name, folder, corpus)
+        if PoseModality.table_column in columns:
+            clip.poses = _find_poses(clip, values.get(PoseModality.table_column), folder, corpus)
+    named = {clip.path or _file_of_poses(clip) for clip in corpus.of(split)}
+    is_clip = is_video_file if corpus.has_videos else PoseModality.is_file
+    files = (path for path in folder.iterdir() if is_clip(path) and path.is_file())
+    unnamed = sorted(_clean(path.name) for path in files if path not in named and path.absolute() not in named)
     corpus.warnings += [Problem(f"{split}/{name}", "the metadata does not name this file") for name in unnamed]
 
 
-def _check_clips_are_videos(columns: Iterable[str], name: Any) -> None:
+def _check_clips(columns: Iterable[str], name: Any) -> None:
     """Raise a `ValueError` for a data set of other clips, such as features, which would seem to lack all its videos."""
-    others = [modality for modality in MODALITIES if modality.column in columns or modality.table_column in columns]
-    if others and all(modality.datasets_type is None for modality in others):
+    found = [modality for modality in MODALITIES if modality.column in columns or modality.table_column in columns]
+    if found and not any(modality in (VideoModality, PoseModality) for modality in found):
         raise ValueError(
-            f"{name} holds {others[0].words.clips} (column {others[0].column}). flallm inspect decodes videos, and "
-            "looks at no other data set."
+            f"{name} holds {found[0].words.clips} (column {found[0].column}). flallm inspect looks at videos and "
+            "poses, and at no other data set."
         )
 
 
@@ -168,7 +182,8 @@ def _clip_of_row(
     split: str, number: int, values: Mapping[str, Any], arguments: InspectArguments, errors: list[Problem]
 ) -> Clip:
     texts = {name: _clean(value) for name, value in values.items() if name is not None and value is not None}
-    clip = Clip(split, number, texts.get("file_name", ""), texts.get(arguments.text_column, ""))
+    name = texts.get("file_name") or texts.get(PoseModality.table_column, "")
+    clip = Clip(split, number, name, texts.get(arguments.text_column, ""))
     clip.signer = texts.get("signer") or None
     clip.spoken_language = texts.get("spoken_language") or arguments.spoken_language
     clip.sign_language = texts.get("sign_language") or None
@@ -191,18 +206,40 @@ def _clean(value: Any) -> str:
     return str(value).encode("utf-8", "replace").decode("utf-8").strip()
 
 
-def _find_file(clip: Clip, folder: Path, corpus: Corpus) -> None:
+def _find_poses(clip: Clip, name: Any, folder: Path, corpus: Corpus) -> Any:
+    """The path of the poses of a row, with the name of their array if it states one, or their array."""
+    if isinstance(name, list):
+        return name
+    name = "" if name is None else _clean(name)
     try:
-        path = inside(folder, clip.name)
+        file, array = PoseModality.split_file_name(name) if name else ("", "")
+    except ValueError as error:
+        corpus.errors.append(Problem(clip.where, str(error)))
+        return None
+    if not file:
+        corpus.errors.append(Problem(clip.where, "has no poses"))
+        return None
+    path = _find_file(clip, file, folder, corpus)
+    return None if path is None else f"{path.absolute()}{array}"
+
+
+def _file_of_poses(clip: Clip) -> Path | None:
+    return feature_files.split_name(clip.poses)[0] if isinstance(clip.poses, str) else None
+
+
+def _find_file(clip: Clip, name: str, folder: Path, corpus: Corpus) -> Path | None:
+    try:
+        path = inside(folder, name)
         is_there = path.is_file()
     except (OSError, ValueError) as error:  # outside the folder, a NUL byte, or too long
         text = str(error).replace(str(folder), folder.name)
         corpus.errors.append(Problem(clip.where, f"the file name cannot be used: {text}"))
-        return
+        return None
     if is_there:
-        clip.path = path
-    else:
-        corpus.errors.append(Problem(clip.where, "there is no such file"))
+        return path
+    shown = "" if name == clip.name else f": {name}"
+    corpus.errors.append(Problem(clip.where, f"there is no such file{shown}"))
+    return None
 
 
 def _read_hub(arguments: InspectArguments) -> Corpus:
@@ -211,10 +248,10 @@ def _read_hub(arguments: InspectArguments) -> Corpus:
 
 def corpus_of_splits(splits: Mapping[str, datasets.Dataset], arguments: InspectArguments) -> Corpus:
     """
-    Clips of a data set with a column `video`.
+    Clips of a data set with a column `video`, or of arrays `poses`, or both.
 
     Raises:
-        ValueError: if there is no such column.
+        ValueError: if there is neither.
     """
     corpus = Corpus()
     for name, dataset in splits.items():
@@ -222,14 +259,25 @@ def corpus_of_splits(splits: Mapping[str, datasets.Dataset], arguments: InspectA
         split = name if split in corpus.on_hub else split  # a dev split next to validation
         columns = our_names(tuple(dataset.column_names), arguments.text_column, arguments.dataset)
         dataset = dataset.rename_columns({theirs: ours for theirs, ours in columns.items() if theirs != ours})
-        _check_clips_are_videos(dataset.column_names, arguments.dataset)
-        if "video" not in dataset.column_names:
-            raise ValueError(f"`video` must be a column of the data set, got columns {dataset.column_names}.")
-        corpus.on_hub[split] = dataset.cast_column("video", datasets.Video(decode=False))
-        for number, values in enumerate(dataset.remove_columns("video"), 1):
-            name = values.get("file_name") or values.get("name") or f"video {number}"
+        _check_clips(dataset.column_names, arguments.dataset)
+        clips = [name for name in (VideoModality.column, PoseModality.column) if name in dataset.column_names]
+        if not clips:
+            raise ValueError(
+                f"`video` or `poses` must be a column of the data set, got columns {dataset.column_names}."
+            )
+        check_clip_columns(dataset.features, arguments.dataset)
+        corpus.has_videos = clips[0] == VideoModality.column
+        for number, values in enumerate(dataset.remove_columns(clips), 1):
+            name = values.get("file_name") or values.get("name") or f"{clips[0]} {number}"
             row = {**values, "file_name": name}
             corpus.clips.append(_clip_of_row(split, number, row, arguments, corpus.errors))
+        if PoseModality.column in clips:
+            arrays = dataset.select_columns(PoseModality.column).with_format("numpy")
+            for clip, row in zip(corpus.of(split), arrays, strict=True):
+                clip.poses = row[PoseModality.column]
+        if not corpus.has_videos:
+            continue
+        corpus.on_hub[split] = dataset.cast_column("video", datasets.Video(decode=False))
         for clip, video in zip(corpus.of(split), without_bytes(corpus.on_hub[split], "video"), strict=True):
             try:
                 check_is_of_hub(video, "the row")
@@ -242,11 +290,13 @@ def _check_rows(corpus: Corpus) -> None:
     seen: dict[tuple, Clip] = {}
     for clip in corpus.clips:
         if not clip.name:
-            corpus.errors.append(Problem(clip.where, "has no file_name"))
+            column = (VideoModality if corpus.has_videos else PoseModality).table_column
+            corpus.errors.append(Problem(clip.where, f"has no {column}"))
         if not clip.text:
             corpus.errors.append(Problem(clip.where, "the sentence is empty"))
-        if clip.path is not None:
-            first = seen.setdefault((clip.path, clip.start, clip.end), clip)
+        place = clip.path or clip.poses
+        if isinstance(place, str | Path):
+            first = seen.setdefault((place, clip.start, clip.end), clip)
             if first is not clip:
                 corpus.errors.append(Problem(clip.where, f"names the same part of a file as row {first.row}"))
 
@@ -264,14 +314,27 @@ def build_report(
         "dataset": _clean(Path(arguments.dataset).name if Path(arguments.dataset).is_dir() else arguments.dataset),
         "splits": {split: _split_figures(corpus.of(split), vocabulary) for split in splits},
         "leakage": _across_splits(corpus, splits),
-        "presets": [_preset_figures(name, corpus.clips) for name in PRESETS],
-        "decoded_size_in_gib": sum(_decoded_bytes(clip) for clip in corpus.clips) / 2**30,
+        "presets": [_preset_figures(name, corpus.clips) for name in PRESETS] if corpus.has_videos else [],
+        "decoded_size_in_gib": sum(_decoded_bytes(clip) for clip in corpus.clips) / 2**30
+        if corpus.has_videos
+        else None,
         "errors": [vars(problem) for problem in corpus.errors],
         "warnings": [vars(problem) for problem in corpus.warnings],
     }
+    if any(clip.poses is not None for clip in corpus.clips):
+        report["poses"] = {split: figures_of_poses(_poses_by_signer(corpus.of(split))) for split in splits}
     if tokenizer is not None:
         report["tokenizer"] = _tokenizer_figures(tokenizer, corpus, splits)
     return report
+
+
+def _poses_by_signer(clips: list[Clip]) -> dict[str | None, list[PoseMeasurement]]:
+    """Of the clips whose poses can be read."""
+    found = defaultdict(list)
+    for clip in clips:
+        if clip.measured_poses is not None and not clip.measured_poses.error:
+            found[clip.signer].append(clip.measured_poses)
+    return found
 
 
 def _split_figures(clips: list[Clip], train: Counter) -> dict[str, Any]:
@@ -287,7 +350,10 @@ def _split_figures(clips: list[Clip], train: Counter) -> dict[str, Any]:
         "hours": sum(seconds) / 3600,
         "duration_in_seconds": spread_of(seconds),
         "frames": spread_of([clip.measured.num_frames for clip in readable]),
-        "resolutions": _counts(f"{clip.measured.width}x{clip.measured.height}" for clip in readable),
+        "resolutions": _counts(
+            f"{clip.measured.width}x{clip.measured.height}" if clip.measured.width else "not stated"
+            for clip in readable
+        ),
         "frame_rates": _counts(
             f"{clip.measured.frames_per_second:.2f}" for clip in readable if clip.measured.frames_per_second
         ),

@@ -19,15 +19,14 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ..arguments.command_arguments import QuickstartArguments
 from ..arguments.command_line import START_ANEW, run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.dataclass_parser import flags
 from ..arguments.flag_values import check_new_folder
-from ..clips.clip_folders import read_metadata
+from ..arguments.quickstart_arguments import QuickstartArguments, QuickstartSizes
 from ..machine.atomic_files import unfinished_folder
 from ..runs.pictures import draw_contact_sheet, draw_learning_curves
-from ..scores.metrics import TITLE_OF_SCORE, translation_scores
+from ..scores.metrics import TITLE_OF_SCORE
 from ..stages import llm_fine_tuning, pretrain_language_model, visual_initialing
 from . import calibrate, evaluate_model
 
@@ -59,6 +58,7 @@ class Folders:
 
     def __post_init__(self):
         self.corpus = self.output / "corpus"
+        self.test_clips = self.corpus / "test"
         self.language_model = self.output / "language_model"
         self.stage1 = self.output / "stage1"
         self.model = self.output / "model"
@@ -121,7 +121,7 @@ def make_corpus(arguments: QuickstartArguments, folders: Folders, time_left: Tim
         raise ValueError(f"the corpus could not be rendered: see above (exit status {rendering.returncode})")
 
 
-def pretrain(arguments: QuickstartArguments, folders: Folders, time_left: TimeLeft) -> None:
+def pretrain(arguments: QuickstartSizes, folders: Any, time_left: TimeLeft) -> None:
     pretrain_language_model.train(
         flags(
             config="quickstart_language_model",
@@ -194,7 +194,7 @@ def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, A
     )
 
 
-def translate_in_fresh_process(folders: Folders, file_name: str) -> str:
+def translate_in_fresh_process(folders: Any, file_name: str) -> str:
     """Uses only the saved folder, as a user of the model would."""
     command = [
         sys.executable,
@@ -205,7 +205,7 @@ def translate_in_fresh_process(folders: Folders, file_name: str) -> str:
         "--model",
         str(folders.model),
     ]
-    clip = folders.corpus / "test" / file_name
+    clip = folders.test_clips / file_name
     finished = subprocess.run([*command, str(clip)], capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         raise ValueError(f"translating {clip} in a fresh process failed:\n{finished.stderr}")
@@ -229,19 +229,9 @@ def _score_with_interval(scores: dict[str, Any], name: str) -> str:
     return f"{scores[name]:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
 
 
-def bleu_of_signers(rows: Sequence[dict[str, str]], test_split: Path) -> dict[str, float]:
-    """-> the BLEU-4 of each signer, worst first; a mean over all clips can hide a signer who is not understood."""
-    signer_of = {row["file_name"]: row["signer"] for row in read_metadata(test_split, "text")}
-    scores = {}
-    for signer in sorted(set(signer_of.values())):
-        texts = [(row["prediction"], row["reference"]) for row in rows if signer_of[row["file_name"]] == signer]
-        scores[signer] = translation_scores(*map(list, zip(*texts, strict=True)), num_resamples=0)["bleu4"]
-    return dict(sorted(scores.items(), key=lambda signer: signer[1]))
-
-
-def print_signers(rows: Sequence[dict[str, str]], test_split: Path) -> None:
-    scores = bleu_of_signers(rows, test_split)
-    print(f"Test signers by BLEU-4, worst first: {', '.join(f'{name} {score:.2f}' for name, score in scores.items())}")
+def print_signers(scores: dict[str, Any]) -> None:
+    signers = (f"{name} {of_signer['bleu4']:.2f}" for name, of_signer in scores["by_signer"].items())
+    print(f"Test signers by BLEU-4, worst first: {', '.join(signers)}")
 
 
 def print_translations(rows: Sequence[dict[str, str]], count: int = 10) -> None:
@@ -282,15 +272,17 @@ def run_steps(
     return ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
 
 
-def show_results(rows: Sequence[dict[str, str]], stages: Mapping[str, Path], folders: Any, durations: str) -> None:
+def show_results(
+    scores: dict[str, Any], rows: Sequence[dict[str, str]], stages: Mapping[str, Path], folders: Any, durations: str
+) -> None:
     """
     Prints the scores of each signer, translations, times and where everything is; draws the learning curves of the
     stages and a test clip.
     """
-    print_signers(rows, folders.corpus / "test")
+    print_signers(scores)
     draw_learning_curves(stages, folders.output / "learning_curves.png")
     clip = rows[0]["file_name"]
-    draw_contact_sheet(folders.corpus / "test" / clip, rows[0], folders.output / "contact_sheet.png")
+    draw_contact_sheet(folders.test_clips / clip, rows[0], folders.output / "contact_sheet.png")
     print_translations(rows)
     print(f"\nFrom {folders.model} in a fresh process:\n  {translate_in_fresh_process(folders, clip)}")
     print(f"\n{durations}")
@@ -305,7 +297,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     stage1_scores, _ = test_model(folders.stage1, folders, folders.test_stage1)
     stage2_scores, rows = test_model(folders.model, folders, folders.test)
     print_scores({"stage 1": stage1_scores, "stage 2": stage2_scores})
-    show_results(rows, {"stage 1": folders.stage1, "stage 2": folders.model}, folders, durations)
+    show_results(stage2_scores, rows, {"stage 1": folders.stage1, "stage 2": folders.model}, folders, durations)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..arguments.command_arguments import LlavaSltQuickstartArguments
 from ..arguments.command_line import START_ANEW, run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.dataclass_parser import flags
+from ..arguments.quickstart_arguments import LlavaSltQuickstartArguments
 from ..stages import linguistic_pretraining, visual_contrastive_pretraining, visual_language_tuning
 from .quickstart import (
     CORPUS,
@@ -48,6 +48,7 @@ class Folders:
 
     def __post_init__(self):
         self.corpus = self.output / "corpus"
+        self.test_clips = self.corpus / "test"
         self.stage1 = self.output / "stage1"
         self.stage2 = self.output / "stage2"
         self.features = self.output / "features"
@@ -116,7 +117,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     print("\n=== test", flush=True)
     scores, rows = test_model(folders.model, folders, folders.test)
     print_scores({"stage 3": scores})
-    show_results(rows, {"stage 2": folders.stage2, "stage 3": folders.model}, folders, durations)
+    show_results(scores, rows, {"stage 2": folders.stage2, "stage 3": folders.model}, folders, durations)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,6 +19,8 @@ COLUMNS = (
 )
 # The columns where clips are files of ready-made features.
 FEATURE_COLUMNS = ("visual_features", *COLUMNS[1:-1], "num_features", "features_per_second")
+# The columns where clips are files of poses, each of one clip alone: they have no start and end.
+POSE_COLUMNS = ("poses", "text", *COLUMNS[4:], "frames_per_second")
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,11 @@ class RawClip:
     Args:
         split: one of `SPLITS`.
         video: a video file, or a folder of pictures, one per frame, in the order of their names; in a corpus of
-            ready-made features the file that holds them.
+            ready-made features, or of poses, the file or folder that holds them.
         start, end: seconds within the file, if the clip is part of it.
-        array: the name of the clip's features in a file that holds several arrays.
+        array: the name of the clip's features, or poses, in a file that holds several arrays.
         features_per_second: if the corpus states it for each clip.
+        poses: the poses of the whole video, beside it: their file or folder, and the name of their array in it.
     """
 
     name: str
@@ -45,6 +48,7 @@ class RawClip:
     gloss: str | None = None
     array: str | None = None
     features_per_second: float | None = None
+    poses: tuple[Path, str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class RawCorpus:
         frames_per_second: for folders of pictures, which do not contain it.
         official_sizes: clips per split according to the corpus's paper, if it gives them.
         notes: parts of its files that were not used, although nothing is wrong with them.
-        is_of_features: whether its clips are ready-made features, not videos.
+        clips_are: "videos", "features" or "poses".
     """
 
     clips: list[RawClip]
@@ -75,4 +79,4 @@ class RawCorpus:
     frames_per_second: float | None = None
     official_sizes: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    is_of_features: bool = False
+    clips_are: str = "videos"

@@ -14,11 +14,11 @@ import datasets
 
 from modeling_flallm.own_processing import MODALITIES
 
-from .corpus_schema import COLUMNS, FEATURE_COLUMNS
+from .corpus_schema import COLUMNS, FEATURE_COLUMNS, POSE_COLUMNS
 from .corpus_tables import COLUMN_NAMES, check_unused_columns, find_columns, split_of
 
 # Columns that a CSV file, or the Hub, may hold as text.
-NUMBERS = ("start", "end", "num_frames", "num_features", "features_per_second")
+NUMBERS = ("start", "end", "num_frames", "frames_per_second", "num_features", "features_per_second")
 WORDS = ("spoken_language", "sign_language", "signer", "handedness")
 MOST_SHOWN = 20  # a table of landmarks has thousands of columns
 NAMES_OF_CLIPS = {modality.column: modality.column_names for modality in MODALITIES}
@@ -49,7 +49,7 @@ def our_names(columns: tuple[str, ...], text_column: str, name: str) -> dict[str
     names[text_column] = (text_column,)
     places = find_columns(list(columns), names, (), Path(name))
     found = {columns[place]: ours for ours, place in places.items()}
-    known_columns = {*found, *COLUMNS, *FEATURE_COLUMNS}
+    known_columns = {*found, *COLUMNS, *FEATURE_COLUMNS, *POSE_COLUMNS}
     check_unused_columns([column for column in columns if column not in known_columns], places, Path(name))
     return found
 
@@ -70,7 +70,7 @@ def say_unused(columns: Iterable[str]) -> str:
 
 def unused(columns: Iterable[str], text_column: str) -> frozenset[str]:
     """Of columns under our names; the columns that `flallm prepare` writes do not count."""
-    return frozenset(columns) - {*USED, *COLUMNS, *FEATURE_COLUMNS, text_column}
+    return frozenset(columns) - {*USED, *COLUMNS, *FEATURE_COLUMNS, *POSE_COLUMNS, text_column}
 
 
 def usual_split_name(name: str) -> str:

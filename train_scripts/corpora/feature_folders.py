@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import ClassVar
 
 from modeling_flallm.own_processing import VIDEO_SUFFIXES
 
@@ -34,6 +35,8 @@ class FeatureFolder:
     All files of features below a folder.
 
     Attributes:
+        what: is in the files.
+        suffixes: of the files that are read; `containers`: of those that may hold several clips.
         problems: links and folders that are not followed.
 
     Raises:
@@ -41,9 +44,13 @@ class FeatureFolder:
         ValueError: if all of them are of a kind that is not read.
     """
 
+    what: ClassVar[str] = "features"
+    suffixes: ClassVar[tuple[str, ...]] = SOURCE_SUFFIXES
+    containers: ClassVar[tuple[str, ...]] = CONTAINER_SUFFIXES
+
     def __init__(self, folder: Path):
         self.folder = folder
-        self._files = FilesBelow(folder, suffix_of)
+        self._files = FilesBelow(folder, self.suffix_of)
         self.problems: list[Problem] = list(self._files.problems)
         self._check()
         self._without_postfix: dict[str, list[Path]] = defaultdict(list)
@@ -54,13 +61,33 @@ class FeatureFolder:
         self._unreadable: dict[Path, str] = {}
         self.postfixes: Counter[str] = Counter()
 
-    def _check(self) -> None:
-        suffixes = {suffix_of(path) for path in self._files.clips()}
-        if not suffixes:
+    def suffix_of(self, path: Path) -> str:
+        """The suffix of a file that may hold clips; empty for others."""
+        return suffix_of(path)
+
+    def names_in(self, path: Path) -> dict[str, str]:
+        """
+        What the clips in a file of several may be called, and their arrays.
+
+        Raises:
+            ClipError: for a file that cannot be read.
+        """
+        return clip_names(arrays_in(path))
+
+    def check_any(self) -> None:
+        """
+        Raises:
+            FileNotFoundError: if there is no file.
+        """
+        if not self._files.clips():
             raise FileNotFoundError(
-                f"There is no file of features ({', '.join(SOURCE_SUFFIXES)}) below {self.folder}. Name the folder "
+                f"There is no file of {self.what} ({', '.join(self.suffixes)}) below {self.folder}. Name the folder "
                 "that holds them with --videos."
             )
+
+    def _check(self) -> None:
+        self.check_any()
+        suffixes = {suffix_of(path) for path in self._files.clips()}
         if suffixes <= set(TORCH_SUFFIXES):
             raise ValueError(f"{shown_path(self._files.clips()[0], self.folder)}: {TORCH_ADVICE}")
         if suffixes & set(HDF5_SUFFIXES):
@@ -77,14 +104,21 @@ class FeatureFolder:
         Raises:
             RowError: if there are none, or several.
         """
+        place = self.look_for(name, split)
+        if place is None:
+            raise RowError(f"there is no file of {self.what} {name!r}, nor an array of that name in any of them")
+        return place
+
+    def look_for(self, name: str, split: str | None) -> Place | None:
+        """As `find`, but returns None if there are none."""
         place = self._file(name, split) or self._array_of_file(name, split) or self._array(name, split)
         if place is None:
-            raise RowError(f"there is no file of features {name!r}, nor an array of that name in any of them")
+            return None
         path, array = place
-        if suffix_of(path) in TORCH_SUFFIXES:
+        if self.suffix_of(path) in TORCH_SUFFIXES:
             self._used[path].add(None)
             raise RowError(f"{shown_path(path, self.folder)}: {TORCH_ADVICE}")
-        if not os.path.isfile(path):
+        if not os.path.exists(path):
             raise RowError(f"{shown_path(path, self.folder)} is a broken link")
         self._used[path].add(array)
         return place
@@ -117,7 +151,7 @@ class FeatureFolder:
         """By its path below the folder or its name, with or without suffix."""
         for spelling in _spellings(name):
             key = same_name(os.path.normpath(spelling))
-            paths = [path for path in self._files.matches(key) if suffix_of(path)]
+            paths = [path for path in self._files.matches(key) if self.suffix_of(path)]
             postfixed = [] if paths else self._without_postfix.get(key.rpartition("/")[2], [])
             places = [(path, None) for path in paths or postfixed]
             if found := self._the_one(places, name, None if "/" in key else split):
@@ -142,10 +176,10 @@ class FeatureFolder:
         """The arrays of all files that may hold several, by their names; opened only if a clip has no file alone."""
         places: dict[str, list[Place]] = defaultdict(list)
         for path in self._files.clips():
-            if suffix_of(path) not in CONTAINER_SUFFIXES:
+            if self.suffix_of(path) not in self.containers:
                 continue
             try:
-                names = clip_names(arrays_in(path))
+                names = self.names_in(path)
             except ClipError as error:
                 self._unreadable[path] = str(error)
                 continue
@@ -160,15 +194,15 @@ class FeatureFolder:
         if places and not fitting:
             raise RowError(
                 f"{self._shown(places[0][0])} is of the split {self.split_of(places[0])}, but this clip of {split}: "
-                "correct the split, or write the path of its features into the table"
+                f"correct the split, or write the path of its {self.what} into the table"
             )
         own = [place for place in fitting if self.split_of(place) == split]
         places = own if len(fitting) > 1 and own else fitting
         if len(places) > 1:
             shown = " and ".join("#".join(filter(None, (self._shown(path), array))) for path, array in places[:2])
             raise RowError(
-                f"{len(places)} places hold features of {name!r}, such as {shown}: name the folder of those that are "
-                "meant with --videos, or write their paths into the table"
+                f"{len(places)} places hold {self.what} of {name!r}, such as {shown}: name the folder of those that "
+                "are meant with --videos, or write their paths into the table"
             )
         return places[0] if places else None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from ..scores.sign_language_translation_score.sign_language_translation_score im
     comparable,
 )
 from .corpus_schema import Problem
+from .inspected_poses import PoseMeasurement, PosesToMeasure, measure_poses
 from .prepared_videos import SECONDS_FOR_A_VIDEO
 
 STRIP_HEIGHT_IN_PIXELS = 96
@@ -47,7 +49,10 @@ class Measurement:
 
 @dataclass
 class Clip:
-    """One row of a split; `row` counts from 1, `index` is its position in a data set on the Hub."""
+    """
+    One row of a split; `row` counts from 1. Its video is the file `path` or on the Hub; `poses`, beside it or instead,
+    are a file or, on the Hub, an array.
+    """
 
     split: str
     row: int
@@ -61,6 +66,8 @@ class Clip:
     sign_language: str | None = None
     wants_strip: bool = False
     measured: Measurement = field(default_factory=Measurement)
+    poses: Any = None
+    measured_poses: PoseMeasurement | None = None
 
     @property
     def where(self) -> str:
@@ -94,6 +101,7 @@ class Corpus:
     errors: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     on_hub: dict[str, datasets.Dataset] = field(default_factory=dict)
+    has_videos: bool = True
 
     def of(self, split: str) -> list[Clip]:
         return [clip for clip in self.clips if clip.split == split]
@@ -126,11 +134,45 @@ def measure_clips(corpus: Corpus, num_workers: int) -> None:
     for file, measurements in tqdm(results, total=len(files), unit="file", desc="decoding", disable=not files):
         for clip, measured in zip(file.clips, measurements, strict=True):
             clip.measured = measured
+    _measure_all_poses(corpus, num_workers)
     for clip in corpus.clips:
         if clip.measured.error:
             corpus.errors.append(Problem(clip.where, clip.measured.error))
         elif clip.measured.warning:
             corpus.errors.append(Problem(clip.where, clip.measured.warning))
+
+
+def _measure_all_poses(corpus: Corpus, num_workers: int) -> None:
+    """The poses of a data set without videos are its clips."""
+    files: dict[Any, list[Clip]] = defaultdict(list)
+    for clip in corpus.clips:
+        if clip.poses is not None and not clip.measured.error:
+            files[clip.poses if isinstance(clip.poses, str) else (clip.split, clip.row)].append(clip)
+    tasks = [PosesToMeasure(clips[0].poses, clips) for clips in files.values()]
+    results = run_in_processes(measure_poses, tasks, num_workers, _lost_poses, SECONDS_FOR_A_VIDEO)
+    for task, measurements in tqdm(results, total=len(tasks), unit="file", desc="reading poses", disable=not tasks):
+        for clip, measured in zip(task.clips, measurements, strict=True):
+            clip.measured_poses = measured
+            if measured.error:
+                corpus.errors.append(Problem(clip.where, _without_folder(measured.error, clip)))
+            if not corpus.has_videos:
+                clip.measured = _as_measurement(measured)
+
+
+def _lost_poses(task: PosesToMeasure, why: str) -> list[PoseMeasurement]:
+    return [PoseMeasurement(error=f"reading its poses failed: {why}") for _ in task.clips]
+
+
+def _as_measurement(poses: PoseMeasurement) -> Measurement:
+    """Their error is already listed."""
+    return Measurement(
+        num_frames=poses.num_frames,
+        frames_per_second=poses.frames_per_second,
+        duration_in_seconds=poses.duration_in_seconds,
+        height=int(poses.height or 0),
+        width=int(poses.width or 0),
+        content_hash=poses.content_hash,
+    )
 
 
 def _to_measure(corpus: Corpus, files: dict[Any, list[Clip]]) -> Iterator[FileToMeasure]:
@@ -193,6 +235,8 @@ def _measure(video: Any, clip: Clip, digest: str) -> Measurement:
 
 def _without_folder(text: str, clip: Clip) -> str:
     """Names the file without its folder on this disk, because a report may be shared."""
+    if isinstance(clip.poses, str):
+        text = text.replace(clip.poses, Path(clip.poses).name)
     return text if clip.path is None else text.replace(str(clip.path.absolute()), clip.name)
 
 
@@ -238,4 +282,11 @@ def _strip(frames: torch.Tensor) -> bytes:
     """uint8 `(frames, 3, height, width)` -> a JPEG of them side by side"""
     file = io.BytesIO()
     Image.fromarray(torch.cat(list(frames), dim=2).permute(1, 2, 0).numpy()).save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+def strip_of_poses(pictures: np.ndarray) -> bytes:
+    """uint8 `(frames, height, width, 3)` -> a PNG of them side by side: thin lines suffer in a JPEG"""
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate(list(pictures), axis=1)).quantize(64).save(file, "PNG", optimize=True)
     return file.getvalue()

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import matplotlib.ticker
 import torch
 
-from .inspected_clips import Clip, Corpus
+from .inspected_clips import Clip, Corpus, strip_of_poses
 
 PAGE_TEMPLATE = Path(__file__).with_name("inspection_page.html")
 MAX_NUM_TOKENS = 1024  # mBART's learned positions
@@ -62,6 +62,16 @@ def verdicts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
             first, second = pair["splits"]
             text = f"{pair['clips_of_same_signers']} of {pair['clips']} clips of {second} are by signers of {first}."
             lines.append(("Note", text))
+    for split, figures in report.get("poses", {}).items():
+        if figures["clips_without_hands"]:
+            text = f"{figures['clips_without_hands']} of {figures['clips']} clips of {split} never show a hand."
+            lines.append(("Warning", f"{text} Nothing can be learned from them: extract their poses again."))
+        if len(figures["extractors"]) > 1:
+            text = f"the poses of {split} are of {len(figures['extractors'])} extractors, which see different things."
+            lines.append(("Warning", text))
+        if figures["clips_of_several_people"]:
+            text = f"{figures['clips_of_several_people']} clip(s) of {split} show several people"
+            lines.append(("Note", f"{text}: the signer is taken to be the one with the largest body."))
     if report["warnings"]:
         lines.append(("Note", f"{len(report['warnings'])} other finding(s) are listed below."))
     if not any(kind in ("Problem", "Warning") for kind, _ in lines):
@@ -85,6 +95,8 @@ def tables(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "rows": [_preset_row(preset) for preset in report["presets"]],
         },
     ]
+    if "poses" in report:
+        found.insert(1, {"title": "Poses", "header": ["", *splits], "rows": _pose_rows(report["poses"])})
     if "tokenizer" in report:
         tokenizer = report["tokenizer"]
         unknown = tokenizer["sentences_with_unknown_tokens"]
@@ -113,6 +125,23 @@ def _split_rows(splits: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         "signers": lambda figures: f"{len(figures['signers'])}" if figures["signers"] else "not given",
         "sign language": lambda figures: _show_counts(figures["sign_languages"]) or "not given",
         "spoken language": lambda figures: _show_counts(figures["spoken_languages"]) or "not given",
+    }
+    return [[title, *(show(figures) for figures in splits.values())] for title, show in rows.items()]
+
+
+def _pose_rows(splits: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "clips that can be read": lambda figures: str(figures["clips"]),
+        "extracted with": lambda figures: _show_counts(figures["extractors"]),
+        "frames per second": lambda figures: _show_counts(figures["frame_rates"]) or "not stated",
+        "left hand unseen": lambda figures: f"{figures['unseen_hands']['left']:.1%} of the frames",
+        "right hand unseen": lambda figures: f"{figures['unseen_hands']['right']:.1%} of the frames",
+        "clips without any hand": lambda figures: str(figures["clips_without_hands"]),
+        "clips of several people": lambda figures: str(figures["clips_of_several_people"]),
+        "hand that moves more": lambda figures: _show_counts(figures["moving_hands"]),
+        "left-handed signers": lambda figures: (
+            f"{len(figures['left_handed_signers'])} {_some(figures['left_handed_signers'])}".strip()
+        ),
     }
     return [[title, *(show(figures) for figures in splits.values())] for title, show in rows.items()]
 
@@ -148,11 +177,20 @@ def _show_counts(counts: Mapping[str, int], most: int = 3) -> str:
 
 def notes(report: Mapping[str, Any]) -> list[str]:
     lines = [
-        "All frames as decoded, which --keep_decoded_videos would keep in memory: at most "
-        f"{report['decoded_size_in_gib']:.2f} GiB. A batch of pixels is float32 and assumes the longest clips; the "
-        "weights and activations of the model come on top.",
-        "Words are separated by white space; Chinese, Japanese, Korean, Thai and the like are counted by character.",
+        "Words are separated by white space; Chinese, Japanese, Korean, Thai and the like are counted by character."
     ]
+    if report["decoded_size_in_gib"] is not None:
+        lines.insert(
+            0,
+            "All frames as decoded, which --keep_decoded_videos would keep in memory: at most "
+            f"{report['decoded_size_in_gib']:.2f} GiB. A batch of pixels is float32 and assumes the longest clips; the "
+            "weights and activations of the model come on top.",
+        )
+    if "poses" in report:
+        lines.append(
+            "A point is seen if its score is above 0.3. The hand that moves more is the one whose wrist goes a way at "
+            "least a quarter longer; a left-handed signer is one of whose clips more are led by the left hand."
+        )
     unknown = report.get("tokenizer", {}).get("unknown_characters")
     if unknown is not None:
         lines.append(f"Characters that the tokenizer does not know: {' '.join(unknown) or 'none'}.")
@@ -213,12 +251,18 @@ def render_page(report: Mapping[str, Any], corpus: Corpus) -> str:
     )
 
 
-def _strips(corpus: Corpus) -> list[dict[str, str]]:
-    return [
-        {"where": clip.where, "text": clip.text, "picture": _data_address(clip.measured.strip, "image/jpeg")}
-        for clip in corpus.clips
-        if clip.measured.strip is not None
-    ]
+def _strips(corpus: Corpus) -> list[dict[str, Any]]:
+    strips = []
+    for clip in corpus.clips:
+        pictures = []
+        if clip.measured.strip is not None:
+            pictures.append(("Frames", _data_address(clip.measured.strip, "image/jpeg")))
+        if clip.measured_poses is not None and clip.measured_poses.pictures is not None:
+            strip = strip_of_poses(clip.measured_poses.pictures)
+            pictures.append(("The skeleton in frames", _data_address(strip, "image/png")))
+        if pictures:
+            strips.append({"where": clip.where, "text": clip.text, "pictures": pictures})
+    return strips
 
 
 def _data_address(content: bytes, kind: str) -> str:

@@ -3,20 +3,34 @@
 import csv
 import io
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from huggingface_hub import DatasetCardData
 
 from ..languages.languages import language_name
-from .corpus_schema import COLUMNS, FEATURE_COLUMNS, RawClip, RawCorpus
+from .corpus_schema import COLUMNS, FEATURE_COLUMNS, POSE_COLUMNS, RawClip, RawCorpus
 
 ABOUT_VIDEOS = "`start` and `end` are seconds within the video, where a clip is a part of it."
+HOW_TO_DOWNLOAD = (
+    "Training reads the files from a folder on disk, so download this data set (`hf download NAME --repo-type dataset "
+    "--local-dir FOLDER`) and pass `--dataset FOLDER`."
+)
 ABOUT_FEATURES = (
     "Each file in `visual_features` holds one clip: the tensor `features` of shape `(features, width)`. `start` and "
-    "`end` say which part of its source it is. Training reads the files from a folder on disk, so download this data "
-    "set (`hf download NAME --repo-type dataset --local-dir FOLDER`) and pass `--dataset FOLDER`."
+    f"`end` say which part of its source it is. {HOW_TO_DOWNLOAD}"
 )
+ABOUT_POSES = (
+    "Each file in `poses` holds one clip: the tensors `keypoints` `(frames, 133, 2)`, in pixels, and `scores` "
+    "`(frames, 133)`, 0 for points that are not seen, in the layout of COCO-WholeBody; its header states the frame "
+    f"rate and, if it is known, the size of the picture. {HOW_TO_DOWNLOAD}"
+)
+POSES_BESIDE_VIDEOS = (
+    "`poses` names a file with the poses of the whole video, tensors in the layout of COCO-WholeBody: `keypoints` "
+    "`(frames, 133, 2)`, in pixels, and `scores` `(frames, 133)`; `start` and `end` are those of both."
+)
+TITLES = {COLUMNS[0]: "Videos", FEATURE_COLUMNS[0]: "Visual features", POSE_COLUMNS[0]: "Poses"}
 
 
 def printable(text: str | None) -> str:
@@ -27,10 +41,12 @@ def printable(text: str | None) -> str:
     )
 
 
-def metadata_row(clip: RawClip, file_name: str, measured: dict[str, Any], corpus: RawCorpus) -> dict[str, Any]:
-    """The values of all columns, among them those that were `measured`; unknown ones are empty."""
-    return {
-        (FEATURE_COLUMNS if corpus.is_of_features else COLUMNS)[0]: file_name,
+def metadata_row(
+    clip: RawClip, file_name: str, measured: dict[str, Any], corpus: RawCorpus, columns: Sequence[str]
+) -> dict[str, Any]:
+    """The values of these columns, among them those that were `measured`; unknown ones are empty."""
+    values = {
+        columns[0]: file_name,
         "text": clip.text,
         "start": "" if clip.start is None else float(clip.start),
         "end": "" if clip.end is None else float(clip.end),
@@ -41,6 +57,7 @@ def metadata_row(clip: RawClip, file_name: str, measured: dict[str, Any], corpus
         "spoken_language": corpus.spoken_language or "",
         **measured,
     }
+    return {column: values[column] for column in columns}
 
 
 def formula_note(rows: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -73,6 +90,7 @@ class Report:
         videos: how many files were made how.
         problems: have a split if it is known.
         columns: of metadata.csv, the first of which names the file of a clip.
+        extractors: what made the poses of how many clips, as far as their files say so.
     """
 
     corpus: str
@@ -84,10 +102,17 @@ class Report:
     problems: list[dict[str, str | None]]
     notes: list[str]
     columns: list[str]
+    extractors: dict[str, int] = field(default_factory=dict)
 
     @property
     def holds(self) -> str:
-        return "Videos" if self.columns[0] == COLUMNS[0] else "Visual features"
+        return TITLES[self.columns[0]]
+
+    @property
+    def poses_made_by(self) -> str:
+        """One sentence; empty if there are no poses."""
+        shown = ", ".join(f"{printable(name)} ({count} clips)" for name, count in self.extractors.items())
+        return f"The poses were extracted with {shown}." if shown else ""
 
     def as_text(self) -> str:
         lines = [
@@ -104,6 +129,7 @@ class Report:
                 f"   {counts['why']}".rstrip()
             )
         lines += ["", f"{self.holds}: {', '.join(f'{count} {how}' for how, count in self.videos.items()) or 'none'}."]
+        lines += [self.poses_made_by] if self.extractors else []
         if self.videos.get("linked"):
             lines.append("Linked videos are the source files under a second name: replace them, never edit them.")
         lines += ["", f"{len(self.problems)} problem(s)" + (":" if self.problems else ".")]
@@ -130,6 +156,13 @@ def why_sizes_differ(official: int | None, num_read: int, prepared: int, num_pro
     return "; ".join(reasons)
 
 
+def _about(report: Report) -> list[str]:
+    """What to know of the files."""
+    about = {"Videos": ABOUT_VIDEOS, "Visual features": ABOUT_FEATURES, "Poses": ABOUT_POSES}[report.holds]
+    has_both = report.holds == "Videos" and POSE_COLUMNS[0] in report.columns
+    return [about, *([POSES_BESIDE_VIDEOS] if has_both else []), *filter(None, [report.poses_made_by])]
+
+
 def dataset_card(report: Report, dataset_license: str | None) -> str:
     """README.md of the data set; the licence is the corpus's, so none is named unless it is given."""
     has_videos = report.holds == "Videos"
@@ -147,6 +180,6 @@ def dataset_card(report: Report, dataset_license: str | None) -> str:
         f"{report.holds} of {sign} with sentences in {spoken}, prepared by `flallm prepare`.\n\n"
         f"| split | clips |\n|---|---|\n{rows}\n\n"
         f"Columns of `metadata.csv`: {', '.join(f'`{name}`' for name in report.columns)}. "
-        f"{ABOUT_VIDEOS if has_videos else ABOUT_FEATURES} What is missing or broken in the corpus is listed in "
+        f"{' '.join(_about(report))} What is missing or broken in the corpus is listed in "
         "`report.txt`.\n"
     )

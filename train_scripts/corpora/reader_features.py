@@ -11,7 +11,6 @@ from .corpus_rows import Gathered, path_below
 from .corpus_schema import SPLITS, RawClip, RawCorpus
 from .corpus_tables import COLUMN_NAMES, RowError
 from .feature_folders import FeatureFolder
-from .feature_sources import SOURCE_SUFFIXES
 from .feature_tables import KnownTable, known_table
 from .spreadsheets import add_tables, find_sources, refuse_tier, table_clip
 
@@ -39,6 +38,27 @@ def read(
     """
     refuse_tier(tier)
     gathered, features = Gathered(), FeatureFolder(videos or folder)
+    languages = gather_from_tables(gathered, folder, table, columns, features, FEATURE_COLUMN_NAMES)
+    for postfix, count in features.postfixes.items():
+        gathered.notes.append(f"{count} clip(s) have features in files of SpaMo's form, with the postfix {postfix}")
+    return gathered.corpus(**languages, clips_are="features")
+
+
+def gather_from_tables(
+    gathered: Gathered,
+    folder: Path,
+    table: Path | None,
+    columns: Mapping[str, str],
+    features: FeatureFolder,
+    column_names: Mapping[str, tuple[str, ...]],
+) -> dict[str, str | None]:
+    """
+    Adds the clips of all tables; see `read`. Returns `sign_language` and `spoken_language`, if they follow from them.
+
+    Args:
+        features: all files of features, or of poses.
+        column_names: what our columns may be called in a spreadsheet.
+    """
     sources = _find_tables(folder, table)
     known = {path: kind for path in sources if (kind := known_table(path)) is not None}
     for path in known:
@@ -48,17 +68,13 @@ def read(
             f"The columns of {next(iter(known)).name} are known and cannot be renamed, got {dict(columns)}."
         )
     for path, kind in known.items():
-        _add_known_table(gathered, path, kind, folder, features)
+        _add_known_table(gathered, path, kind, folder, features, column_names)
     others = [path for path in sources if path not in known]
-    add_tables(
-        gathered, others, folder, columns, lambda values, split: _clip(values, split, features), FEATURE_COLUMN_NAMES
-    )
+    add_tables(gathered, others, folder, columns, lambda values, split: _clip(values, split, features), column_names)
     unused = features.unused(" or ".join(path.name for path in sources[:5]))
     gathered.problems += [*features.problems, *unused]
-    for postfix, count in features.postfixes.items():
-        gathered.notes.append(f"{count} clip(s) have features in files of SpaMo's form, with the postfix {postfix}")
-    sign_language, spoken_language = next((kind.languages for kind in known.values()), (None, None))
-    return gathered.corpus(sign_language=sign_language, spoken_language=spoken_language, is_of_features=True)
+    languages = next((kind.languages for kind in known.values()), (None, None))
+    return dict(zip(("sign_language", "spoken_language"), languages, strict=True))
 
 
 def _find_tables(folder: Path, table: Path | None) -> list[Path]:
@@ -69,16 +85,24 @@ def _find_tables(folder: Path, table: Path | None) -> list[Path]:
     return [path for path in here if known_table(path)] or find_sources(folder, None, None)
 
 
-def _add_known_table(gathered: Gathered, path: Path, kind: KnownTable, folder: Path, features: FeatureFolder) -> None:
+def _add_known_table(
+    gathered: Gathered,
+    path: Path,
+    kind: KnownTable,
+    folder: Path,
+    features: FeatureFolder,
+    column_names: Mapping[str, tuple[str, ...]],
+) -> None:
     split = kind.split_of(path)
-    empty = dict.fromkeys(FEATURE_COLUMN_NAMES, "")
+    empty = dict.fromkeys(column_names, "")
     gathered.add(kind.rows(path, folder), lambda values: _clip(empty | values, split, features))
     gathered.notes.append(f"{path.name} is read as {kind.title}")
 
 
 def _clip(values: dict[str, str], split: str | None, features: FeatureFolder) -> RawClip:
     file, _, array = path_below(values["file"]).partition("#")
-    clip = table_clip(values | {"file": array or file}, split or SPLITS[0], Path, (*VIDEO_SUFFIXES, *SOURCE_SUFFIXES))
+    suffixes = (*VIDEO_SUFFIXES, *features.suffixes)
+    clip = table_clip(values | {"file": array or file}, split or SPLITS[0], Path, suffixes)
     stated = clip.split if values["split"] or split else None
     place = features.find(path_below(values["file"]), stated)
     return replace(
@@ -86,7 +110,7 @@ def _clip(values: dict[str, str], split: str | None, features: FeatureFolder) ->
         video=place[0],
         array=place[1],
         split=stated or features.split_of(place) or clip.split,
-        features_per_second=_rate(values[RATE]),
+        features_per_second=_rate(values.get(RATE, "")),
     )
 
 

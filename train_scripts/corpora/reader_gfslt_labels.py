@@ -30,40 +30,47 @@ def read(folder: Path, videos: Path | None) -> RawCorpus:
         gathered.problems += index.problems
         return index
 
-    for split in ("train", "dev", "test"):
-        path = needed_file(folder / f"labels.{split}", folder)
-        labels = read_plain_pickle(path)
-        if not isinstance(labels, dict):
-            raise ValueError(f"{path} must hold a dictionary {{id: {{name, gloss, text, ...}}}}, got {type(labels)}.")
-        rows = (Row(f"{shown_path(path, folder)}, {key!r}", {"entry": entry}) for key, entry in labels.items())
-        to_clip = functools.partial(
-            _label_clip, split=SPLIT_NAMES[split], root=pictures, files=files, gathered=gathered
-        )
-        gathered.add(rows, lambda values, to_clip=to_clip: to_clip(values["entry"]))
+    def to_clip(entry: Mapping[str, Any], split: str) -> RawClip:
+        if entry.get("video_path") is not None:
+            return clip_of_label(entry, split, files().one(path_below(string_of(entry, "video_path"))))
+        clip = clip_of_label(entry, split, _labelled_folder(entry, string_of(entry, "name").strip("/"), pictures))
+        compare_length(clip, len(entry.get("imgs_path", ())) or entry.get("length"), gathered)
+        return clip
+
+    gather_labels(gathered, folder, to_clip)
     return gathered.corpus()
 
 
-def _label_clip(entry: Any, split: str, root: Path, files: Callable[[], FilesBelow], gathered: Gathered) -> RawClip:
-    if not isinstance(entry, dict):
-        raise RowError(f"the label must be a dictionary, got {type(entry).__name__}")
-    name, is_video = string_of(entry, "name").strip("/"), entry.get("video_path") is not None
+def gather_labels(gathered: Gathered, folder: Path, to_clip: Callable[[Mapping[str, Any], str], RawClip]) -> None:
+    """Adds a clip for each entry of the three files, from `to_clip(entry, split)`."""
+
+    def checked(values: dict[str, Any]) -> RawClip:
+        if not isinstance(values["entry"], dict):
+            raise RowError(f"the label must be a dictionary, got {type(values['entry']).__name__}")
+        return to_clip(**values)
+
+    for name in ("train", "dev", "test"):
+        path = needed_file(folder / f"labels.{name}", folder)
+        labels = read_plain_pickle(path)
+        if not isinstance(labels, dict):
+            raise ValueError(f"{path} must hold a dictionary {{id: {{name, gloss, text, ...}}}}, got {type(labels)}.")
+        entries = ((key, {"entry": entry, "split": SPLIT_NAMES[name]}) for key, entry in labels.items())
+        gathered.add((Row(f"{shown_path(path, folder)}, {key!r}", values) for key, values in entries), checked)
+
+
+def clip_of_label(entry: Mapping[str, Any], split: str, video: Path) -> RawClip:
+    """The clip of an entry, whose name may begin with its split, and whose gloss may be a list of words."""
+    name = string_of(entry, "name").strip("/")
     first, _, rest = name.partition("/")
-    gloss = entry.get("gloss")
-    clip = RawClip(
+    has_words = isinstance(entry.get("gloss"), list)
+    gloss = " ".join(strings_of(entry, "gloss")) if has_words else string_of(entry, "gloss", False)
+    return RawClip(
         name=clip_name((rest if first in SPLIT_NAMES and rest else name).replace("/", "_")),
         split=split,
         text=sentence(string_of(entry, "text")),
-        video=files().one(path_below(string_of(entry, "video_path")))
-        if is_video
-        else _labelled_folder(entry, name, root),
-        gloss=(
-            " ".join(strings_of(entry, "gloss")) if isinstance(gloss, list) else string_of(entry, "gloss", False)
-        ).strip()
-        or None,
+        video=video,
+        gloss=gloss.strip() or None,
     )
-    if not is_video:
-        compare_length(clip, len(entry.get("imgs_path", ())) or entry.get("length"), gathered)
-    return clip
 
 
 def _labelled_folder(entry: Mapping[str, Any], name: str, root: Path) -> Path:

@@ -9,9 +9,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import torch
+import numpy as np
 
-from modeling_flallm.own_processing import decode_video
+from modeling_flallm.own_processing import PoseModality, decode_video, draw_poses, read_poses
 
 from ..machine.atomic_files import open_atomic
 
@@ -46,19 +46,31 @@ def draw_learning_curves(runs: Mapping[str, Path], path: Path) -> None:
 
 
 def draw_contact_sheet(clip: Path, row: Mapping[str, str], path: Path, num_frames: int = 12) -> None:
-    """Evenly spaced frames of a clip with their times in seconds, its reference and its translation."""
-    video = decode_video(clip)
-    indices = torch.linspace(0, len(video.frames) - 1, min(num_frames, len(video.frames))).round().long().tolist()
+    """
+    Evenly spaced frames of a clip, or its poses, with their times in seconds, its reference and its translation; times
+    are in frames where the rate of the poses is unknown.
+    """
+    frames, rate = _frames_of(clip)
+    indices = np.linspace(0, len(frames) - 1, min(num_frames, len(frames))).round().astype(int).tolist()
     columns = min(6, len(indices))
     rows = -(-len(indices) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2.2 * rows + 0.9), squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     for ax, index in zip(axes.flat, indices, strict=False):
-        ax.imshow(video.frames[index].permute(1, 2, 0).numpy())
-        ax.set_title(f"{index / video.fps:.2f} s", fontsize=9)
+        ax.imshow(frames[index])
+        ax.set_title(f"{index / rate:.2f} s" if rate else f"frame {index}", fontsize=9)
     figure.suptitle(f"{row['file_name']}\nreference: {row['reference']}\ntranslation: {row['prediction']}", fontsize=11)
     figure.tight_layout()
     with open_atomic(path, "wb") as file:
         figure.savefig(file, format="png", dpi=120)
     plt.close(figure)
+
+
+def _frames_of(clip: Path) -> tuple[np.ndarray, float | None]:
+    """Pictures of a clip, uint8 `(frames, height, width, 3)`, and their number per second."""
+    if not PoseModality.is_file(clip):
+        video = decode_video(clip)
+        return video.frames.permute(0, 2, 3, 1).numpy(), video.fps
+    poses = read_poses(clip)
+    return draw_poses(poses.keypoints, poses.scores, poses.width, poses.height), poses.frames_per_second

@@ -47,7 +47,7 @@ PARAMETERS_OF_RATE: dict[str, Callable[[torch.nn.Module], Iterator[torch.nn.Para
 class TextTrainer(Trainer):
     """
     Trainer whose evaluation uses every row, which only resumes from complete checkpoints, reports changed settings,
-    saves no pickled arguments, and notes in `faults` what was deleted while it ran.
+    saves no pickled arguments, and ends with an error for what callbacks note in `faults`, once all is saved.
     """
 
     def __init__(self, *arguments: Any, **options: Any):
@@ -62,10 +62,10 @@ class TextTrainer(Trainer):
     def raise_faults(self) -> None:
         """
         Raises:
-            ValueError: if files of the run were deleted while it ran.
+            ValueError: if files of the run were deleted while it ran, or its model has collapsed.
         """
         if self.faults:
-            raise ValueError(" ".join([*self.faults, f"What was left is saved in {self.args.output_dir}."]))
+            raise ValueError(" ".join([*self.faults, f"What was trained is saved in {self.args.output_dir}."]))
 
     def get_eval_dataloader(self, *arguments: Any, **options: Any) -> DataLoader:
         return self._whole(super().get_eval_dataloader, *arguments, **options)

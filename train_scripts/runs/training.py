@@ -47,6 +47,7 @@ from ..hub.training_run import add_run_scores, complete_run, describe_run
 from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
 from ..scores.recognition import TITLE_OF_RECOGNITION
+from .collapse_check import add_collapse_check
 from .encoder_adapters import merge_encoder_adapters
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
 from .trainers import ClipTrainer, FLaLLMTrainer, LlavaSltTrainer
@@ -226,6 +227,8 @@ def run_training(
         if training.predict_with_generate
         else None,
     )
+    if training.stop_on_collapse:
+        add_collapse_check(trainer, clips.evaluation.texts)
     trainer.training_run = describe_run(stage, data, video, augmentation, training, splits.by_name(data), model)
     trainer.training_run.clips_made_by = processor.modality.origin
     if cached:

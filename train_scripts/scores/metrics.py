@@ -1,5 +1,6 @@
 """Scores for the stage scripts and commands: a thin layer over the `evaluate` module in the folder beside it."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ TITLE_OF_SCORE = {
     "chrf": "chrF",
     "rouge_l_mscoco": "ROUGE-L (mscoco)",
 }
+# How varied the predictions of an evaluation are, as shares of all: a model that ignores its clips writes one sentence.
+DIFFERENT, MOST_FREQUENT = "different_predictions", "most_frequent_prediction"
 
 
 def translation_scores(predictions: Sequence[str], references: Sequence[str], **options) -> dict:
@@ -36,6 +39,33 @@ def translation_scores(predictions: Sequence[str], references: Sequence[str], **
     """
     score_module = evaluate.load(str(SCORE_MODULE_FOLDER), keep_in_memory=True)
     return score_module.compute(predictions=predictions, references=references, **options)
+
+
+def scores_by_signer(
+    predictions: Sequence[str], references: Sequence[str], signers: Sequence[str | None], **options
+) -> dict:
+    """Return the BLEU-4 of each signer's clips; a score over all clips can hide a signer who is not understood.
+
+    `signers` names the signer of each clip; clips with none or an empty name count for nobody. `options` are those of
+    `translation_scores`. The result holds `by_signer`, which maps each name to `bleu4` and `num_segments`, worst first,
+    and `worst_signer_bleu4`; it is empty if no clip has a signer.
+    """
+    texts: dict[str, list[tuple[str, str]]] = {}
+    for prediction, reference, signer in zip(predictions, references, signers, strict=True):
+        if signer:
+            texts.setdefault(signer, []).append((prediction, reference))
+    by_signer = {
+        signer: {"bleu4": _bleu4(pairs, **options), "num_segments": len(pairs)} for signer, pairs in texts.items()
+    }
+    if not by_signer:
+        return {}
+    by_signer = dict(sorted(by_signer.items(), key=lambda item: (item[1]["bleu4"], item[0])))
+    return {"by_signer": by_signer, "worst_signer_bleu4": next(iter(by_signer.values()))["bleu4"]}
+
+
+def _bleu4(pairs: Sequence[tuple[str, str]], **options) -> float:
+    predictions, references = map(list, zip(*pairs, strict=True))
+    return translation_scores(predictions, references, **{**options, "num_resamples": 0})["bleu4"]
 
 
 def sentence_chrf(prediction: str, reference: str) -> float:
@@ -74,11 +104,12 @@ def build_compute_metrics(
 
     `batch_decode(token_ids, skip_special_tokens=True)` is that of a processor or tokenizer; `references` are the raw
     strings of the evaluation dataset, in its order; `options` are those of `translation_scores`, except that no
-    bootstrap is run unless `num_resamples` asks for one. The function returns the six scores, `num_empty_predictions`
-    and `mean_generated_tokens` (including special tokens, excluding padding), all floats; where references
-    `are_glosses`, also those of `recognition_scores`. With several processes, each
-    gets the predictions of all of them, in dataset order and followed by the repeats that fill the last batch; these
-    are cut off. Raises ValueError for references or options that cannot be scored and, when called, if predictions and
+    bootstrap is run unless `num_resamples` asks for one. The function returns the six scores,
+    `num_empty_predictions`, `mean_generated_tokens` (including special tokens, excluding padding), and the shares
+    `different_predictions` and `most_frequent_prediction`, all floats; where references `are_glosses`, also those of
+    `recognition_scores`. With several processes, each gets the predictions of all of them, in dataset order and
+    followed by the repeats that fill the last batch; these are cut off. Raises ValueError for references or options
+    that cannot be scored and, when called, if predictions and
     references cannot belong together.
     """
     references = list(references)
@@ -96,6 +127,9 @@ def build_compute_metrics(
         reported = {name: scores[name] for name in (*TITLE_OF_SCORE, "num_empty_predictions")}
         reported |= recognition_scores(predictions, references) if are_glosses else {}
         reported["mean_generated_tokens"] = np.count_nonzero(token_ids != pad_token_id, axis=1).mean()
+        counts = Counter(map(comparable, predictions))
+        reported[DIFFERENT] = len(counts) / len(predictions)
+        reported[MOST_FREQUENT] = max(counts.values()) / len(predictions)
         return {name: float(score) for name, score in reported.items()}
 
     return compute_metrics
