@@ -52,7 +52,8 @@ STATING_SUFFIXES = (".safetensors", ".npz")  # files that can state what extract
 class PoseModality(Modality):
     """
     The column `poses` holds the path of a file of poses, or an array `(frames, points, channels)`. `start` and `end` of
-    a row (seconds) may name a part, for which the file must state its frame rate.
+    a row (seconds) may name a part, for which the file, or else the column `frames_per_second`, must state its frame
+    rate.
 
     An item has float32 `poses` `(frames, 133, 3)`: x, y and score before normalisation.
     """
@@ -261,21 +262,24 @@ class PoseModality(Modality):
 
     def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:
         source = row[self.column]
-        poses = read_poses(source, row.get("start"), row.get("end"))
+        poses = read_poses(source, row.get("start"), row.get("end"), self._stated_in_row(row))
         values = self.part.values_of(poses, name_of_poses(source))
         rate = poses.frames_per_second
         return ClipValues(values if sample is None else values[sample(len(values), rate)], rate)
 
     def count(self, row: dict[str, Any]) -> int:
         source = row[self.column]
-        facts = self.part.facts(source)
-        first, last = part_of_clip(
-            facts.num_frames, row.get("start"), row.get("end"), facts.frames_per_second, name_of_poses(source)
-        )
+        num_frames, rate = self.part.facts(source).num_frames, self.rate(row)
+        first, last = part_of_clip(num_frames, row.get("start"), row.get("end"), rate, name_of_poses(source))
         return last - first
 
     def rate(self, row: dict[str, Any]) -> float | None:
-        return self.part.facts(row[self.column]).frames_per_second
+        return self._stated_in_row(row) or self.part.facts(row[self.column]).frames_per_second
+
+    def _stated_in_row(self, row: dict[str, Any]) -> float | None:
+        """The frame rate in a column of the data set, for poses that do not state it themselves."""
+        stated = row.get("frames_per_second") or None
+        return None if stated is None or self.part.facts(row[self.column]).frames_per_second else stated
 
     def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
         return self.part.sample_frame_indices(length)

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from mini_hub import MiniHub, connect
-from tiny_corpus import error_of, flags
+from tiny_corpus import error_of, flags, language_model
 from torch.testing import assert_close
+from transformers import AutoTokenizer
 from video_files import write_video
 
-from modeling_flallm.own_processing import PoseFeatureExtractor, PoseModality, Poses, pose_files
+from modeling_flallm.own_processing import FLaLLMProcessor, PoseFeatureExtractor, PoseModality, Poses, pose_files
 from train_scripts.arguments.data_arguments import DataArguments
+from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.splits import load_split
+from train_scripts.clips.streaming import StreamedClip, StreamedClipDataset
 from train_scripts.commands.prepare_dataset import main
 from train_scripts.corpora.corpus_schema import COLUMNS, POSE_COLUMNS
 
@@ -393,13 +396,59 @@ def test_pushed_files_are_those_of_the_data_set(source, monkeypatch):
     }  # fmt: skip
 
 
-def test_a_column_of_arrays():
-    values = np.random.uniform(1, 9, (2, 4, 133, 3)).astype(np.float32)
-    features = datasets.Features(
-        {"poses": datasets.Array3D((None, 133, 3), "float32"), "text": datasets.Value("string")}
-    )
-    data = datasets.Dataset.from_dict({"poses": list(values), "text": ["a", "b"]}, features=features)
+@pytest.fixture(scope="module")
+def processor() -> FLaLLMProcessor:
+    tokenizer = AutoTokenizer.from_pretrained(language_model())
+    return FLaLLMProcessor(feature_extractor=PoseFeatureExtractor(max_num_frames=8), tokenizer=tokenizer)
+
+
+ARRAYS = {
+    "Array3D": datasets.Array3D((None, 133, 3), "float32"),
+    "lists": datasets.List(datasets.List(datasets.List(datasets.Value("float32")))),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_a_column_of_arrays(kind, processor):
+    """As data sets on the Hub may have it, with a column for the frame rate."""
+    arrays = [np.random.uniform(1, 9, (length, 133, 3)).astype(np.float32) for length in (4, 30)]
+    columns = {"poses": arrays, "text": ["a", "b"], "start": [None, 0.2], "frames_per_second": [25.0, 25.0]}
+    features = {"text": datasets.Value("string"), "start": datasets.Value("float64")}
+    features |= {"poses": ARRAYS[kind], "frames_per_second": datasets.Value("float64")}
+    data = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
     PoseModality.check_column(data.features["poses"], "me/poses")
-    row = data.with_format("numpy", columns=["poses"], output_all_columns=True)[1]
-    clip = PoseModality(PoseFeatureExtractor()).read(row)
-    assert_close(clip.values, torch.from_numpy(values[1]))
+    dataset = SignClipDataset(data, processor)
+    assert dataset.longest_lengths() == [4, 8]
+    assert_close(dataset[0]["poses"].numpy(), arrays[0])
+    assert_close(dataset[1]["poses"].numpy(), arrays[1][5:][[0, 3, 6, 9, 12, 15, 18, 21]])
+    streamed = StreamedClipDataset(processor)
+    for index in range(2):
+        item = streamed[StreamedClip(dataset.dataset[index], "me/poses", index, 1)]
+        assert torch.equal(item["poses"], dataset[index]["poses"])
+
+
+def test_a_column_of_names_of_files_must_be_downloaded():
+    with pytest.raises(
+        ValueError, match="The column poses of the data set me/poses names files, which are read from a"
+    ):
+        PoseModality.check_column(datasets.Value("string"), "me/poses")
+
+
+def test_the_rate_of_a_file_is_not_that_of_a_column(source):
+    """The column may be of the videos beside the poses."""
+    save(source / "a.npz", poses(30))
+    save(source / "b.npz", poses(30, frames_per_second=None))
+    modality = PoseModality(PoseFeatureExtractor())
+    for name, expected in (("a", 25), ("b", 10)):
+        row = {"poses": str(source / f"{name}.npz"), "start": 1.0, "end": None, "frames_per_second": 10.0}
+        assert modality.rate(row) == modality.read(row).rate == expected
+        assert modality.count(row) == len(modality.read(row).values) == 30 - expected
+
+
+def test_lengths_come_from_the_table_for_samplers(source, processor, monkeypatch):
+    for name, length in (("a", 5), ("b", 30)):
+        save(source / f"{name}.safetensors", poses(length))
+    table(source, "file,text\na,x\nb,y\n")
+    split = load_split(DataArguments(dataset=str(prepare(source))), "train")
+    monkeypatch.setattr(PoseModality, "count", lambda *_: pytest.fail("a file was opened to count its frames"))
+    assert SignClipDataset(split, processor).longest_lengths() == [5, 8]

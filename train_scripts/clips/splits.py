@@ -25,6 +25,7 @@ from .hub_data_sets import (
 
 WHAT_NUMBERS_ARE = {
     "num_frames": "a number of frames",
+    "frames_per_second": "a number of frames per second",
     "num_features": "a number of features",
     "features_per_second": "a number of features per second",
 }
@@ -201,6 +202,7 @@ def checked_row(
         modality.column: undecoded(clip, modality),
         "start": start,
         "end": end,
+        "frames_per_second": _as_number(row.get("frames_per_second"), "frames_per_second", number, name),
         "spoken_language": row.get("spoken_language"),
     }
 
