@@ -1,7 +1,10 @@
 """Uni-Sign's pose encoder, alone, against layers written out with loops, and in all translation models."""
 
+import copy
+
 import pytest
 import torch
+import torch.distributed as distributed
 from tiny_models import (
     VIDEO_TOKEN,
     assert_gradients_close,
@@ -170,6 +173,34 @@ def test_padding_enters_neither_statistics_nor_gradients():
     assert_close(results[0][0], results[1][0])
     assert any(not torch.equal(before[name], value) for name, value in results[0][0].items())
     assert_gradients_close(results[1][1], results[0][1])
+
+
+def train_a_part_of_the_batch(rank: int, encoder, batch, expected, rendezvous: str) -> None:
+    """Runs in each of two processes: the first clip, or the others, against the step of one process with all."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    encoder = copy.deepcopy(encoder)  # the processes share the memory of what they are given
+    part = slice(0, 1) if rank == 0 else slice(1, None)
+    length = int(batch["pose_attention_mask"][part].sum(1).max())
+    own = {name: value[part, :length] for name, value in batch.items()}
+    encoder.train()(**own).last_hidden_state.square().sum().backward()
+    gradients = gradients_of(encoder)
+    for gradient in gradients.values():
+        distributed.all_reduce(gradient)
+    assert_gradients_close(gradients, expected["gradients"])
+    assert_close(encoder.state_dict(), expected["state"])
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    encoder, batch = tiny_pose_encoder().double(), poses_of(random_pose_batch(LENGTHS))
+    batch["pose_values"] = batch["pose_values"].double()
+    whole = copy.deepcopy(encoder).train()
+    whole(**batch).last_hidden_state.square().sum().backward()
+    expected = {"gradients": gradients_of(whole), "state": state_of(whole)}
+    arguments = (encoder, batch, expected, str(tmp_path / "rendezvous"))
+    torch.multiprocessing.spawn(train_a_part_of_the_batch, arguments, nprocs=2)
 
 
 def test_it_is_frozen_whole():

@@ -540,7 +540,7 @@ def test_a_record_from_before_there_were_features_is_of_videos(tmp_path):
     (tmp_path / "training_run.json").write_text(json.dumps(record))
     assert read_run(tmp_path).modality == "video"
     (tmp_path / "training_run.json").write_text(json.dumps({**record, "stage": "visual_initialing", "modality": "x"}))
-    with error_texts("training_run.json names the modality 'x', which is none of video, visual_features."):
+    with error_texts("training_run.json names the modality 'x', which is none of video, visual_features, poses."):
         render(dataclasses.replace(read_run(tmp_path), settings=[]))
 
 
