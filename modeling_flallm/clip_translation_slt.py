@@ -119,7 +119,7 @@ class ClipTranslation:
         frames = [clip["frames"] if "frames" in clip else clip["values"] for clip in clips]
         _check_one_size(frames)
         if all("frames" in clip for clip in clips):
-            inputs = self._encoder_inputs(frames)
+            inputs = self._encoder_inputs(frames) | self._more_inputs(clips)
         else:
             names = self.processor.modality.input_names
             values = [
@@ -136,6 +136,10 @@ class ClipTranslation:
         """Normalise on the model's device: moving uint8 frames there takes a quarter of the bytes."""
         frames = [each.to(self.device) for each in frames]
         return self.processor.modality.prepare(frames)
+
+    def _more_inputs(self, clips: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        more = self.processor.modality.prepare_more([clip["metadata"] for clip in clips])
+        return {name: values.to(self.device) for name, values in more.items()}
 
     @torch.no_grad()
     def write_sentences(

@@ -19,6 +19,9 @@ class UniSignPoseConfig(PreTrainedConfig):
             Number of graph convolutions that see several frames, all of the last of `spatial_widths`.
         temporal_kernel_size (`int`, *optional*, defaults to 5):
             Frames that one of them sees, an odd number.
+        rgb_fusion (`bool`, *optional*, defaults to `False`):
+            Whether it also sees crops of the hands, through Uni-Sign's prior-guided fusion. The last of
+            `spatial_widths` is then a multiple of 8.
 
     Attributes:
         hidden_size (`int`):
@@ -26,7 +29,8 @@ class UniSignPoseConfig(PreTrainedConfig):
             face.
 
     Raises:
-        ValueError: for a width below 1 or no width, fewer than 0 temporal layers and a kernel that is not odd.
+        ValueError: for a width below 1 or no width, fewer than 0 temporal layers, a kernel that is not odd, and with
+            `rgb_fusion` a last width that is no multiple of 8.
     """
 
     model_type = "uni_sign_pose"
@@ -35,6 +39,7 @@ class UniSignPoseConfig(PreTrainedConfig):
     spatial_widths: list[int] | tuple[int, ...] = (64, 128, 256)
     temporal_layers: int = 3
     temporal_kernel_size: int = 5
+    rgb_fusion: bool = False
     hidden_size: int | None = None
 
     def __post_init__(self, **kwargs):
@@ -46,6 +51,11 @@ class UniSignPoseConfig(PreTrainedConfig):
             raise ValueError(f"`temporal_layers` must be 0 or more, got {self.temporal_layers}.")
         if self.temporal_kernel_size < 1 or self.temporal_kernel_size % 2 == 0:
             raise ValueError(f"`temporal_kernel_size` must be an odd number, got {self.temporal_kernel_size}.")
+        if self.rgb_fusion and self.spatial_widths[-1] % 8:
+            raise ValueError(
+                "With `rgb_fusion`, the last of `spatial_widths` must be a multiple of 8, as its attention has 8 "
+                f"heads, got {self.spatial_widths[-1]}."
+            )
         self.hidden_size = NUM_STREAMS * self.spatial_widths[-1]
         super().__post_init__(**kwargs)
 

@@ -25,6 +25,7 @@ from transformers.utils import can_return_tuple
 
 from .batch_norm_slt import SynchronizedBatchNorm1d, running_statistics_kept
 from .configuration_encoder_poses_slt import UniSignPoseConfig
+from .prior_guided_fusion_slt import PriorGuidedFusion, check_hand_crops, initialise_fusion
 from .sign_encoder_slt import (
     SignEncoder,
     SignEncoderOutput,
@@ -53,6 +54,8 @@ NUM_POINTS = {"body": 9, "hand": 21, "face": 18}
 # How `pose_values` are divided, in the order of `PARTS` in pose_layouts_slt.py.
 STREAM_SIZES = [NUM_POINTS[part] for part in ("body", "hand", "hand", "face")]
 NUM_PARTITIONS = 2  # a point itself, and those one line away
+# What it also takes with `rgb_fusion`.
+HAND_CROP_INPUTS = ("hand_pixel_values", "hand_frame_indices", "hand_crop_keypoints")
 
 
 def skeleton_adjacency(part: str) -> torch.Tensor:
@@ -219,16 +222,20 @@ class UniSignPoseEncoder(SignEncoder):
     _supports_sdpa = True
     _supports_flash_attn = True
     # See `FLaLLMVisionModel`.
-    _no_split_modules = ("UniSignPoseEncoder", "PartEncoder")
+    _no_split_modules = ("UniSignPoseEncoder", "PartEncoder", "PriorGuidedFusion")
 
     def __init__(self, config: UniSignPoseConfig):
         super().__init__(config)
         self.parts = nn.ModuleDict({part: PartEncoder(part, config) for part in NUM_POINTS})
         self.token_bias = nn.Parameter(torch.empty(config.hidden_size))
+        self.fusion = None
+        if config.rgb_fusion:
+            self._build_fusion()
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+        initialise_fusion(module)
         if isinstance(module, GraphConvolution):
             init.copy_(module.adjacency, skeleton_adjacency(module.part))
             for weight in module.weight:
@@ -243,6 +250,40 @@ class UniSignPoseEncoder(SignEncoder):
         elif module is self:
             init.zeros_(self.token_bias)
 
+    def _build_fusion(self) -> None:
+        self.fusion = PriorGuidedFusion(self.config.spatial_widths[-1])
+        self.input_names = (*self.input_names, *HAND_CROP_INPUTS)
+
+    def add_fusion(self) -> None:
+        """
+        Add a new prior-guided fusion to an encoder that was trained on poses alone, as Uni-Sign's second stage does.
+
+        Raises:
+            ValueError: if it has one, and for a width that its attention cannot share among its heads.
+        """
+        if self.fusion is not None:
+            raise ValueError("The encoder has a prior-guided fusion already.")
+        type(self.config)(**{**self.config.to_dict(), "rgb_fusion": True})  # raises for such a width
+        self.config.rgb_fusion = True  # in place: it is also part of a whole model's configuration
+        self._build_fusion()
+        self.fusion.apply(self._init_weights)
+        self.fusion.to(device=self.device, dtype=self.dtype)
+
+    def choose_memory_format(self) -> None:
+        if self.fusion is not None:
+            self.fusion.backbone.choose_memory_format()
+
+    def load_imagenet_weights(self) -> None:
+        """
+        Download torchvision's ImageNet weights of the network for hand crops and load them.
+
+        Raises:
+            ValueError: if `rgb_fusion` is off, so that there is none.
+        """
+        if self.fusion is None:
+            raise ValueError("ImageNet weights are for the network of hand crops, and `rgb_fusion` is off.")
+        self.fusion.backbone.load_imagenet_weights()
+
     def get_centre_and_spacing(self) -> tuple[float, float]:
         return 0.0, 1
 
@@ -251,6 +292,9 @@ class UniSignPoseEncoder(SignEncoder):
         self,
         pose_values: torch.FloatTensor,
         pose_attention_mask: torch.LongTensor | None = None,
+        hand_pixel_values: torch.FloatTensor | None = None,
+        hand_frame_indices: torch.LongTensor | None = None,
+        hand_crop_keypoints: torch.FloatTensor | None = None,
         **kwargs: Any,
     ) -> SignEncoderOutput:
         r"""
@@ -260,14 +304,23 @@ class UniSignPoseEncoder(SignEncoder):
                 `PoseFeatureExtractor` does it and padded at the end of a clip.
             pose_attention_mask (`torch.LongTensor` of shape `(batch, frames)`, *optional*):
                 1 for real frames, 0 for padding after them. Default: all are real.
+            hand_pixel_values (`torch.FloatTensor` of shape `(batch, 2, crops, 3, height, width)`, *optional*):
+                Normalised crops of the left and the right hand in some frames, for encoders with `rgb_fusion`. Without
+                them, these see the poses alone.
+            hand_frame_indices (`torch.LongTensor` of shape `(batch, 2, crops)`, *optional*):
+                The frame of each crop, each at most once; -1 for padding.
+            hand_crop_keypoints (`torch.FloatTensor` of shape `(batch, 2, crops, 21, 2)`, *optional*):
+                x and y of the hand's points in the crop, from 0 to 1.
 
         Raises:
-            ValueError: for poses of another shape or dtype, a mask of another shape or with gaps, and a clip without
-                frames.
+            ValueError: for poses or crops of another shape or dtype, a mask of another shape or with gaps, a clip
+                without frames, the index of a frame that its clip does not have, and only some of the three inputs of
+                hand crops, or any of them without `rgb_fusion`.
         """
         mask = self._checked_mask(pose_values, pose_attention_mask)
+        crops = self._checked_crops(mask, (hand_pixel_values, hand_frame_indices, hand_crop_keypoints))
         with torch.no_grad() if self.frozen else nullcontext():
-            tokens = self._encode(pose_values.to(self.token_bias.dtype), mask)
+            tokens = self._encode(pose_values.to(self.token_bias.dtype), mask, crops)
         return SignEncoderOutput(last_hidden_state=tokens, attention_mask=mask.long())
 
     def _checked_mask(self, poses: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -284,12 +337,31 @@ class UniSignPoseEncoder(SignEncoder):
             check_clips_long_enough(self, mask.sum(1))
         return mask
 
-    def _encode(self, poses: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _checked_crops(
+        self, mask: torch.Tensor, crops: tuple[torch.Tensor | None, ...]
+    ) -> tuple[torch.Tensor, ...] | None:
+        """The inputs of hand crops, all of them or `None`."""
+        given = [name for name, value in zip(HAND_CROP_INPUTS, crops, strict=True) if value is not None]
+        if not given:
+            return None
+        if self.fusion is None:
+            raise ValueError(f"This encoder takes no hand crops, as `rgb_fusion` is off, got `{given[0]}`.")
+        if len(given) < len(HAND_CROP_INPUTS):
+            raise ValueError(
+                f"Hand crops are {', '.join(f'`{name}`' for name in HAND_CROP_INPUTS)}, got only "
+                f"{' and '.join(f'`{name}`' for name in given)}."
+            )
+        check_hand_crops(mask, *crops, is_exporting(self))
+        return crops
+
+    def _encode(self, poses: torch.Tensor, mask: torch.Tensor, crops: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
         """`(batch, frames, 69, 3)` -> `(batch, frames, hidden_size)`, 0 for padding."""
         packed, frames = self._pack(poses, mask)
         body, left, right, face = packed[None].split(STREAM_SIZES, dim=2)
         points = {"body": body, "hand": torch.cat([left, right]), "face": face}
         hidden = {part: encoder.encode_points(points[part], frames) for part, encoder in self.parts.items()}
+        if crops is not None:
+            hidden["hand"] = self._with_the_crops(hidden["hand"], mask, crops)
         hidden |= self._with_the_body(**hidden)
         tokens = [self.parts[part].encode_frames(hidden[part], frames) for part in NUM_POINTS]
         tokens = torch.cat([each.to(self.token_bias.device) for each in tokens])  # body, left, right, face
@@ -313,6 +385,12 @@ class UniSignPoseEncoder(SignEncoder):
             packed, is_real = poses[mask], None
         places = torch.arange(clips.shape[0], device=mask.device) + gap * clips
         return packed, PackedFrames(places, clips.shape[0] + gap * (batch_size - 1), is_real)
+
+    def _with_the_crops(self, hands: torch.Tensor, mask: torch.Tensor, crops: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """`(2, packed frames, 21, width)`, refined in the frames that have a hand crop."""
+        lengths = torch.full_like(mask[:, 0], mask.shape[1], dtype=torch.long) if is_exporting(self) else mask.sum(1)
+        first_frames = lengths.cumsum(0) - lengths
+        return self.fusion(hands, first_frames, *crops).to(hands.device)
 
     @staticmethod
     def _with_the_body(body: torch.Tensor, hand: torch.Tensor, face: torch.Tensor) -> dict[str, torch.Tensor]:

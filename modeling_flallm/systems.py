@@ -315,6 +315,17 @@ UNI_SIGN = System(
             text_model_of_paper=MT5_BASE,
         ),
         Stage(
+            "pose_rgb_pretraining",
+            title="pretraining on poses and crops of the hands",
+            command="flallm train pose-rgb-pretraining",
+            leaves=TRANSLATOR,
+            card="{source}, and all of it was trained further with a new prior-guided fusion, through which it also "
+            "sees\ncrops of the hands.",
+            note="The gate of the fusion starts half open: the published one starts closed, where it has no gradient.",
+            vision_stage="pose_pretraining",
+            text_model_of_paper=MT5_BASE,
+        ),
+        Stage(
             "unified_fine_tuning",
             title="fine-tuning of the whole model for a data set and a task",
             command="flallm train unified-fine-tuning",

@@ -25,7 +25,8 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
     thinned evenly (Uni-Sign draws them at random, also in evaluation), and None keeps all. Points with a score up to
     `score_threshold` are not seen. `keep_aspect_ratio=False` divides x by the width and y by the height of the picture,
     each alone, as Uni-Sign's published weights expect. `extractor` names what made the poses that the model was trained
-    on: those of another one are read with a warning.
+    on: those of another one are read with a warning. `hand_crops=True` is for a model that also sees crops of the hands
+    (`rgb_fusion` of its sign encoder): in data sets, the column `video` beside the poses gives them.
 
     Example: `PoseFeatureExtractor()(["clip.pose"], return_tensors="pt")["pose_values"].shape`
     """
@@ -39,6 +40,7 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
         score_threshold: float = 0.3,
         keep_aspect_ratio: bool = True,
         extractor: str | None = None,
+        hand_crops: bool = False,
         **kwargs,
     ):
         _check_sampling(frame_sampling_rate, max_num_frames)
@@ -52,6 +54,7 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
         self.score_threshold = score_threshold
         self.keep_aspect_ratio = keep_aspect_ratio
         self.extractor = extractor
+        self.hand_crops = hand_crops
 
     def __call__(
         self,

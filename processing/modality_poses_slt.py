@@ -12,6 +12,14 @@ from transformers.utils import logging
 
 from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_files_slt import split_name
+from .hand_crops_slt import (
+    HAND_CROP_NAMES,
+    NO_HAND_CROPS,
+    frames_to_crop,
+    hand_crops_of_row,
+    pad_hand_crops,
+    read_hand_crops,
+)
 from .modality_slt import (
     Augmentation,
     ClipArguments,
@@ -55,7 +63,8 @@ class PoseModality(Modality):
     a row (seconds) may name a part, for which the file, or else the column `frames_per_second`, must state its frame
     rate.
 
-    An item has float32 `poses` `(frames, 133, 3)`: x, y and score before normalisation.
+    An item has float32 `poses` `(frames, 133, 3)`, x, y and score before normalisation, and `is_mirrored`, by
+    augmentation. If the model also sees crops of the hands, it has `hand_crops`, from the column `video` of its row.
     """
 
     argument = "poses"
@@ -82,6 +91,11 @@ class PoseModality(Modality):
         example="clip.pose",
         shape="(frames, points, channels)",
     )
+
+    def __init__(self, part: Any):
+        super().__init__(part)
+        if part.hand_crops:
+            self.input_names = (*self.input_names, *HAND_CROP_NAMES)
 
     @classmethod
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> PoseFeatureExtractor:
@@ -146,7 +160,10 @@ class PoseModality(Modality):
     def open(
         self, source: Any, start: float | None = None, end: float | None = None, rate: float | None = None
     ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """See `Modality.open`; the `rate` of a file that states it is not needed, and takes its place if given."""
+        """
+        See `Modality.open`; the `rate` of a file that states it is not needed, and takes its place if given. For a
+        model that sees hand crops, the metadata of a video has them as `hand_crops`.
+        """
         poses, begin = self.poses_of(source, start, end, rate)
         rate = poses.frames_per_second
         values = self.part.values_of(poses, name_of_poses(source))
@@ -158,6 +175,11 @@ class PoseModality(Modality):
             "duration": None if rate is None else len(values) / rate,
             "start_in_seconds": begin,
         }
+        video = path_of_video(source)
+        if self.part.hand_crops and video is not None:
+            end = None if rate is None else begin + len(poses) / rate
+            chosen = frames_to_crop(poses.scores[indices])
+            metadata["hand_crops"] = read_hand_crops(video, poses, indices, chosen, begin, end)
         return values[indices], metadata
 
     def poses_of(
@@ -260,6 +282,13 @@ class PoseModality(Modality):
         """See `Modality.prepare`; the poses are normalised."""
         return self.part.pad(values)
 
+    def prepare_more(self, metadata: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """See `Modality.prepare_more`: the hand crops of videos. Files of poses have none, and are read by their poses
+        alone."""
+        return (
+            pad_hand_crops([each.get("hand_crops", NO_HAND_CROPS) for each in metadata]) if self.part.hand_crops else {}
+        )
+
     def read(self, row: dict[str, Any], sample: SampleIndices | None = None) -> ClipValues:
         source = row[self.column]
         poses = read_poses(source, row.get("start"), row.get("end"), self._stated_in_row(row))
@@ -281,6 +310,19 @@ class PoseModality(Modality):
         stated = row.get("frames_per_second") or None
         return None if stated is None or self.part.facts(row[self.column]).frames_per_second else stated
 
+    def complete(
+        self,
+        item: dict[str, Any],
+        indices: Sequence[int],
+        read_row: Callable[[], dict[str, Any]],
+        seed: int | None = None,
+    ) -> dict[str, Any]:
+        """See `Modality.complete`: crops of the hands that are seen, after augmentation too."""
+        if not self.part.hand_crops:
+            return item
+        scores = item["poses"][..., 2].numpy()
+        return {**item, "hand_crops": hand_crops_of_row(read_row(), indices, scores, item["is_mirrored"], seed)}
+
     def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
         return self.part.sample_frame_indices(length)
 
@@ -293,13 +335,15 @@ class PoseModality(Modality):
     ) -> dict[str, Any]:
         """See `Modality.item`; the coordinates are also augmented."""
         if augmentation is None:
-            return {"poses": read(self.sample_indices)}
+            return {"poses": read(self.sample_indices), "is_mirrored": False}
         with random_numbers_of(seed):
             poses = read(self.augmented(augmentation))
             spatial_seed = int(torch.randint(2**62, ()))
         box = body_box(poses, self.part.score_threshold)
-        return {"poses": augmentation.apply_to_poses(poses, spatial_seed, 0.0 if box is None else float(box[1]))}
+        poses = augmentation.apply_to_poses(poses, spatial_seed, 0.0 if box is None else float(box[1]))
+        return {"poses": poses, "is_mirrored": augmentation.mirrors_poses(spatial_seed)}
 
     def collate(self, items: Sequence[dict[str, Any]], preprocess_on_device: bool = False) -> dict[str, Any]:
         """See `Modality.collate`; normalising costs so little that nothing is left to the device."""
-        return self.part.pad([item["poses"] for item in items])
+        crops = [item["hand_crops"] for item in items] if self.part.hand_crops else []
+        return self.part.pad([item["poses"] for item in items]) | (pad_hand_crops(crops) if crops else {})

@@ -38,6 +38,9 @@ class Augmentation(Protocol):
         """Poses `(frames, 133, 3)` before normalisation -> the same, drawn from a seed; `body_size` is the side of the
         square around the body."""
 
+    def mirrors_poses(self, seed: int) -> bool:
+        """Whether `apply_to_poses` mirrors the signer with this seed."""
+
 
 class ClipArguments(Protocol):
     """What a modality asks of the flags on clips, of which it reads what it has a use for."""
@@ -244,6 +247,10 @@ class Modality(ABC):
     def prepare(self, values: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Values of several clips from `open` -> tensors by `input_names`, on the same device."""
 
+    def prepare_more(self, metadata: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """What else the model reads of several clips, from the metadata that `open` gave; by default nothing."""
+        return {}
+
     def split_at_rests(
         self,
         source: Any,
@@ -362,6 +369,26 @@ class Modality(ABC):
             return {self.item_key: read(self.sample_indices)}
         with random_numbers_of(seed):
             return {self.item_key: read(self.augmented(augmentation))}
+
+    def complete(
+        self,
+        item: dict[str, Any],
+        indices: Sequence[int],
+        read_row: Callable[[], dict[str, Any]],
+        seed: int | None = None,
+    ) -> dict[str, Any]:
+        """
+        Add to an item what else of its row the model reads, for `collate`. Default: nothing.
+
+        Args:
+            indices: those of the clip that are in the item.
+            read_row: returns the row, with all of its columns.
+            seed: for random draws in training; None in evaluation.
+
+        Raises:
+            ValueError: for a row without it.
+        """
+        return item
 
     def augmented(self, augmentation: Augmentation) -> SampleIndices:
         """The indices that training takes from a clip, drawn anew in every call."""

@@ -20,6 +20,7 @@ from train_scripts.arguments.data_arguments import (
     DataArguments,
     DatasetArguments,
     FeatureCacheArguments,
+    FineTuningVideoArguments,
     VideoArguments,
 )
 from train_scripts.arguments.dataclass_parser import (
@@ -31,7 +32,7 @@ from train_scripts.arguments.dataclass_parser import (
     read_yaml,
 )
 from train_scripts.arguments.flag_values import RANGES, check_new_folder
-from train_scripts.arguments.stage_arguments import PROMPT, DenoisingArguments
+from train_scripts.arguments.stage_arguments import PROMPT, DenoisingArguments, UnifiedFineTuningArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
 from train_scripts.arguments.training_defaults import COMMON_TRAINER_FLAGS
 from train_scripts.arguments.training_flags import CHOICES, REFUSED
@@ -50,6 +51,7 @@ from train_scripts.stages import (
     linguistic_pretraining,
     llm_fine_tuning,
     pose_pretraining,
+    pose_rgb_pretraining,
     pretrain_language_model,
     unified_fine_tuning,
     visual_contrastive_pretraining,
@@ -88,11 +90,12 @@ TUNING = (
 )
 POSES = (pose_pretraining.PosePretrainingArguments, *STAGE1[1:])
 FINE_TUNING = (
-    unified_fine_tuning.UnifiedFineTuningArguments,
+    UnifiedFineTuningArguments,
     DataArguments,
-    unified_fine_tuning.FineTuningVideoArguments,
+    FineTuningVideoArguments,
     *STAGE1[3:],
 )
+RGB = (pose_rgb_pretraining.PoseRgbPretrainingArguments, *FINE_TUNING[1:])
 EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.GenerationArguments)
 REQUIRED = {
     STAGE1: {"dataset": "d", "tokenizer_name_or_path": "t", "output_dir": "o"},
@@ -103,6 +106,7 @@ REQUIRED = {
     TUNING: {"dataset": "d", "vision_model_name_or_path": "v", "text_model_name_or_path": "t", "output_dir": "o"},
     POSES: {"dataset": "d", "text_model_name_or_path": "t", "output_dir": "o"},
     FINE_TUNING: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
+    RGB: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
     EVALUATION: {"dataset": "d", "model": "m", "output_dir": "o"},
 }
 TYPES_OF_COMMAND = {
@@ -113,12 +117,14 @@ TYPES_OF_COMMAND = {
     visual_contrastive_pretraining: CONTRASTIVE,
     visual_language_tuning: TUNING,
     pose_pretraining: POSES,
+    pose_rgb_pretraining: RGB,
     unified_fine_tuning: FINE_TUNING,
     evaluate_model: EVALUATION,
 }
 TRAINING_COMMANDS = [command for command in TYPES_OF_COMMAND if command is not evaluate_model]
 TYPES_OF_PRESET = {
     "pose_pretraining": POSES,
+    "pose_rgb_pretraining": RGB,
     "unified_fine_tuning": FINE_TUNING,
     "visual_initialing": STAGE1,
     "llm_fine_tuning": STAGE2,

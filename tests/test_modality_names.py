@@ -17,7 +17,7 @@ OWN_FILES = {
     "video": r"processing/(modality_)?video_\w+\.py|modeling_flallm/encoder_(frames|words|pretrained)_slt\.py",
     "visual_features": r"processing/\w*features?_(files_)?slt\.py|modeling_flallm/\w+_features_slt\.py|"
     r"train_scripts/arguments/visual_features_arguments\.py",
-    "poses": r"processing/\w*poses?_(\w+_)?slt\.py|modeling_flallm/\w+_poses_slt\.py|"
+    "poses": r"processing/(\w*poses?_(\w+_)?|hand_crops_)slt\.py|modeling_flallm/\w+_poses_slt\.py|"
     r"train_scripts/arguments/pose_arguments\.py",
 }
 ENCODED = "the models' argument for clips that are encoded already, from any sign encoder"
@@ -46,6 +46,7 @@ EXCEPTIONS = {
         "modeling_flallm/pipeline_slt.py": ONE_CLIP,
         "modeling_flallm/sign_encoder_slt.py": "one check of frames for all sign encoders of videos",
         "modeling_flallm/translation_model_slt.py": NAMED_ARGUMENT,
+        "processing/hand_crops_slt.py": "poses whose hands are cropped from the video beside them",
         "processing/processing_llava_slt.py": OF_TRANSFORMERS,
         "train_scripts/commands/inspect_dataset.py": RAW_CORPORA,
         "train_scripts/commands/prepare_dataset.py": RAW_CORPORA,

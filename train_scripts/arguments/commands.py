@@ -42,6 +42,7 @@ from .stage_arguments import (
     LanguageModelArguments,
     LLMFineTuningArguments,
     PosePretrainingArguments,
+    PoseRgbPretrainingArguments,
     TextArguments,
     UnifiedFineTuningArguments,
     VisualContrastivePretrainingArguments,
@@ -207,6 +208,11 @@ COMMANDS = {
         "stages.pose_pretraining",
         help_of_stage("pose_pretraining"),
         (PosePretrainingArguments, *ON_VIDEOS),
+    ),
+    "train pose-rgb-pretraining": Command(
+        "stages.pose_rgb_pretraining",
+        help_of_stage("pose_rgb_pretraining"),
+        (PoseRgbPretrainingArguments, DataArguments, FineTuningVideoArguments, *ON_VIDEOS[2:]),
     ),
     "train unified-fine-tuning": Command(
         "stages.unified_fine_tuning",

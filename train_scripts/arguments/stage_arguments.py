@@ -380,6 +380,17 @@ class UnifiedFineTuningArguments:
         return [self.model_name_or_path]
 
 
+@dataclass
+class PoseRgbPretrainingArguments(UnifiedFineTuningArguments):
+    """The model pretrained on poses that learns to see the hands, too."""
+
+    stage_name: ClassVar[str] = "pose_rgb_pretraining"
+
+    imagenet_weights: bool = field(
+        default=False, metadata={"help": "Start the network of a new fusion from ImageNet weights."}
+    )
+
+
 def _check_prompt(prompt: str) -> None:
     if not prompt.strip():
         raise ValueError("--prompt must be a text, got an empty one.")

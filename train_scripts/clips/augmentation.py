@@ -61,6 +61,11 @@ class ClipAugmentation:
         with random_numbers_of(seed):
             return augmented_poses(poses, self.arguments, body_size)
 
+    def mirrors_poses(self, seed: int) -> bool:
+        """See `Augmentation.mirrors_poses`: the first draw of `augmented_poses`."""
+        with random_numbers_of(seed):
+            return bool(torch.rand(()) < self.arguments.horizontal_flip)
+
     def longest_length(self, num_sampled: int, num_frames: int) -> int:
         """The maximum number of indices that `sample_frame_indices` can return for a clip."""
         slowest = 1 - self.arguments.speed

@@ -28,11 +28,31 @@ class ClipReader:
         self.augmentation = augmentation
         self.preprocess_on_device = preprocess_on_device
 
-    def __call__(self, read: Callable[[SampleIndices], torch.Tensor], seed: int) -> dict[str, Any]:
+    def __call__(
+        self,
+        read: Callable[[SampleIndices], torch.Tensor],
+        seed: int,
+        read_row: Callable[[], dict[str, Any]] = dict,
+    ) -> dict[str, Any]:
         """
         Args:
             read: returns the requested indices of the clip, `(length, ...)`.
+            read_row: returns the row of the clip, see `Modality.complete`.
         """
+        taken: list[int] = []
+
+        def read_noted(sample: SampleIndices) -> torch.Tensor:
+            def noted(length: int, rate: float | None) -> list[int]:
+                taken[:] = sample(length, rate)
+                return list(taken)
+
+            return read(noted)
+
+        item = self._item(read_noted, seed)
+        is_drawn = isinstance(self.augmentation, ClipAugmentation)
+        return self.modality.complete(item, taken, read_row, seed if is_drawn else None)
+
+    def _item(self, read: Callable[[SampleIndices], torch.Tensor], seed: int) -> dict[str, Any]:
         if isinstance(self.augmentation, MiddleFrames):
             return self.modality.item(lambda sample: read(self.augmentation.instead_of(sample)))
         return self.modality.item(read, self.augmentation, seed, self.preprocess_on_device)
@@ -96,7 +116,9 @@ class ClipDataset(RandomDataset):
 
     def clip_of(self, index: int, seed: int) -> dict[str, Any]:
         """What `ClipReader` returns for a clip and a seed."""
-        return self.read_clip(functools.partial(self._sampled_values, index), seed)
+        return self.read_clip(
+            functools.partial(self._sampled_values, index), seed, functools.partial(self.dataset.__getitem__, index)
+        )
 
     def forget_decoded_clips(self) -> None:
         """Free the memory of `keep_decoded_videos`."""

@@ -211,7 +211,7 @@ class StreamedClipDataset(Dataset):
         row = checked_row(clip.row, self.text_column, clip.number, clip.source, type(modality))
         try:
             (language,) = target_languages(self.tokenizer, [row["spoken_language"]])
-            item = self.read_clip(functools.partial(_sampled_values, modality, row), clip.seed)
+            item = self.read_clip(functools.partial(_sampled_values, modality, row), clip.seed, lambda: row)
         except VideoDecodingError as error:
             raise VideoDecodingError(_in_row(clip, error)) from error
         except ValueError as error:

@@ -296,7 +296,7 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
         vision_model = self.accelerator.unwrap_model(model).vision_model
         if "visual_features" in inputs or vision_model.main_input_name not in inputs:
             return inputs
-        clips = {name: inputs.pop(name) for name in vision_model.input_names}
+        clips = {name: inputs.pop(name) for name in vision_model.input_names if name in inputs}
         with torch.no_grad(), self.compute_loss_context_manager():
             output = vision_model.compute_features(**clips)
         return {
