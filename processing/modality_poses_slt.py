@@ -257,7 +257,8 @@ class PoseModality(Modality):
             return ClipFacts(picture.end, picture.width, picture.height)
         facts = self.part.facts(path)
         rate = facts.frames_per_second
-        return ClipFacts(None if rate is None else facts.num_frames / rate)
+        _, last = part_of_clip(facts.num_frames, None, None, rate, name_of_poses(path))
+        return ClipFacts(None if rate is None else last / rate)
 
     def pictures(
         self,

@@ -6,9 +6,20 @@ second: in fingerspelling the wrist hardly moves. A hand that is not seen is at 
 their hands out of the picture, and detectors lose a hand for a few frames.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
-from .segmentation_slt import Motion, NoiseLevels, in_surroundings, motion_in_equal_steps, stands_out
+from .segmentation_slt import (
+    REST_IN_SECONDS,
+    STEP_IN_SECONDS,
+    TWITCH_IN_SECONDS,
+    Motion,
+    NoiseLevels,
+    in_surroundings,
+    motion_in_equal_steps,
+    stands_out,
+)
 
 # Points of COCO-WholeBody: of each hand the wrist of the body, the one of the hand, and the fingertips.
 LEFT_SHOULDER, RIGHT_SHOULDER = 5, 6
@@ -21,8 +32,8 @@ DETECTOR_NOISE = NoiseLevels(faintest=0.3, highest=0.4, still_fraction=0.08)
 REACH_IN_SECONDS = 0.06
 # A hand that is lost for so long at most has moved on meanwhile.
 LONGEST_GAP_IN_SECONDS = 0.3
-# In shoulder widths from one frame to the next: people do not move their shoulders so fast.
-JUMP_OF_THE_SHOULDERS = 0.5
+# In shoulder widths from one frame to the next: people do not move so fast, and not in a single frame.
+JUMP_OF_THE_SHOULDERS, JUMP_OF_A_HAND = 0.5, 0.1
 
 
 def measure_pose_motion(
@@ -44,14 +55,28 @@ def measure_pose_motion(
     width = _shoulder_width(points, frames_per_second, name)
     middle = _without_gaps(points[:, [LEFT_SHOULDER, RIGHT_SHOULDER]].mean(1), len(points))
     is_cut = stands_out(np.pad(_length(np.diff(middle, axis=0)), (1, 0)) / width, JUMP_OF_THE_SHOULDERS)
-    hands = [_hand(points, *hand, is_cut, frames_per_second) for hand in HANDS]
+    hands = [_hand(points, *hand, is_cut, width, frames_per_second) for hand in HANDS]
     speeds, heights = (np.stack(parts) for parts in zip(*hands, strict=True))
     energy = speeds.max(0) / width
     height = (speeds * np.nan_to_num(heights - middle[:, 1])).sum(0) / np.maximum(speeds.sum(0), 1e-9)
     height = height / (PICTURE_HEIGHT_IN_SHOULDER_WIDTHS * width)
     seconds = start + np.arange(len(points)) / frames_per_second
     end = start + len(points) / frames_per_second
-    return motion_in_equal_steps(seconds, energy, height, is_cut, end, DETECTOR_NOISE)
+    return _without_twitches(motion_in_equal_steps(seconds, energy, height, is_cut, end, DETECTOR_NOISE))
+
+
+def _without_twitches(motion: Motion) -> Motion:
+    """Hands that move for a moment between two rests twitch, or the detector does: they are still."""
+    is_still = motion.energy <= motion.still
+    edges = np.flatnonzero(np.diff(is_still.astype(int))) + 1
+    firsts, stops = np.append(0, edges), np.append(edges, len(is_still))
+    lengths = (stops - firsts) * STEP_IN_SECONDS
+    energy = motion.energy.copy()
+    for run in range(1, len(firsts) - 1):
+        rests = min(lengths[run - 1], lengths[run + 1])
+        if not is_still[firsts[run]] and lengths[run] < TWITCH_IN_SECONDS and rests >= REST_IN_SECONDS:
+            energy[firsts[run] : stops[run]] = 0
+    return replace(motion, energy=energy)
 
 
 def _shoulder_width(points: np.ndarray, frames_per_second: float, name: str) -> np.ndarray:
@@ -68,7 +93,13 @@ def _shoulder_width(points: np.ndarray, frames_per_second: float, name: str) -> 
 
 
 def _hand(
-    points: np.ndarray, wrist: int, wrist_of_hand: int, tips: list[int], is_cut: np.ndarray, frames_per_second: float
+    points: np.ndarray,
+    wrist: int,
+    wrist_of_hand: int,
+    tips: list[int],
+    is_cut: np.ndarray,
+    width: np.ndarray,
+    frames_per_second: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Speed of a hand per second, 0 where it is not seen, and the y of its wrist, both `(frames,)`."""
     wrist_track = np.where(np.isnan(points[:, wrist]), points[:, wrist_of_hand], points[:, wrist])
@@ -79,7 +110,8 @@ def _hand(
     speed = _length(_over_time(tracks, reach)) * frames_per_second / (2 * reach)
     tips_speed = _median(speed[:, 1:])
     speed = np.fmax(np.nan_to_num(speed[:, 0]), np.nan_to_num(tips_speed))
-    return _beside_cuts(speed, is_cut, reach), tracks[:, 0, 1]
+    moved = np.nan_to_num(np.pad(_length(np.diff(tracks[:, 0], axis=0)), (1, 0)))
+    return _beside_jumps(speed, is_cut | stands_out(moved / width, JUMP_OF_A_HAND), reach), tracks[:, 0, 1]
 
 
 def _length(vectors: np.ndarray) -> np.ndarray:
@@ -124,15 +156,15 @@ def _median(speeds: np.ndarray) -> np.ndarray:
     return ordered[np.arange(len(speeds)), np.maximum(known - 1, 0) // 2]
 
 
-def _beside_cuts(speed: np.ndarray, is_cut: np.ndarray, reach: int) -> np.ndarray:
-    """Speeds measured over a cut of the film are none: the lower of the nearest ones before and after it."""
-    over_a_cut = np.convolve(is_cut, np.ones(2 * reach), mode="full")[reach : reach + len(speed)] > 0
-    known = np.flatnonzero(~over_a_cut)
+def _beside_jumps(speed: np.ndarray, is_jump: np.ndarray, reach: int) -> np.ndarray:
+    """Speeds measured over a jump are none: there, the lower of the nearest ones before and after it."""
+    over_a_jump = np.convolve(is_jump, np.ones(2 * reach), mode="full")[reach : reach + len(speed)] > 0
+    known = np.flatnonzero(~over_a_jump)
     if len(known) in (0, len(speed)):
         return speed
     after = np.searchsorted(known, np.arange(len(speed)))
     before, behind = known[np.maximum(after - 1, 0)], known[np.minimum(after, len(known) - 1)]
-    return np.where(over_a_cut, np.minimum(speed[before], speed[behind]), speed)
+    return np.where(over_a_jump, np.minimum(speed[before], speed[behind]), speed)
 
 
 __all__ = ["measure_pose_motion"]

@@ -111,8 +111,8 @@ def why_not_a_translator(model_type: str | None) -> str | None:
         part = f"only a language model ({model_type})"
     else:
         part = f"a model of type {model_type!r}"
-    last_stages = [f"stage {len(each.stages)} of {each.title}" for each in systems.SYSTEMS.values()]
-    return f"{part}, which does not translate videos: name the output of {' or '.join(last_stages)}"
+    *others, last = [f"stage {len(each.stages)} of {each.title}" for each in systems.SYSTEMS.values()]
+    return f"{part}, which does not translate videos: name the output of {', '.join(others)} or {last}"
 
 
 def read_model_facts(model_id: str, revision: str | None = None) -> ModelFacts:

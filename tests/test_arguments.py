@@ -20,6 +20,7 @@ from train_scripts.arguments.data_arguments import (
     DataArguments,
     DatasetArguments,
     FeatureCacheArguments,
+    FineTuningVideoArguments,
     VideoArguments,
 )
 from train_scripts.arguments.dataclass_parser import (
@@ -31,7 +32,7 @@ from train_scripts.arguments.dataclass_parser import (
     read_yaml,
 )
 from train_scripts.arguments.flag_values import RANGES, check_new_folder
-from train_scripts.arguments.stage_arguments import PROMPT, DenoisingArguments
+from train_scripts.arguments.stage_arguments import PROMPT, DenoisingArguments, UnifiedFineTuningArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
 from train_scripts.arguments.training_defaults import COMMON_TRAINER_FLAGS
 from train_scripts.arguments.training_flags import CHOICES, REFUSED
@@ -89,9 +90,9 @@ TUNING = (
 )
 POSES = (pose_pretraining.PosePretrainingArguments, *STAGE1[1:])
 FINE_TUNING = (
-    unified_fine_tuning.UnifiedFineTuningArguments,
+    UnifiedFineTuningArguments,
     DataArguments,
-    unified_fine_tuning.FineTuningVideoArguments,
+    FineTuningVideoArguments,
     *STAGE1[3:],
 )
 RGB = (pose_rgb_pretraining.PoseRgbPretrainingArguments, *FINE_TUNING[1:])

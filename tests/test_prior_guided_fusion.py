@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import torch.distributed as distributed
+from tiny_models import tiny_uni_sign
 from torch import nn
 from torch.multiprocessing import spawn
 from torchvision.ops import StochasticDepth
@@ -429,3 +430,17 @@ def test_a_width_that_the_heads_cannot_share_is_refused():
     with pytest.raises(ValueError, match=re.escape(message)):
         UniSignPoseConfig(spatial_widths=[12], rgb_fusion=True)
     UniSignPoseConfig(spatial_widths=[12])
+
+
+# In a whole model
+
+
+def test_a_whole_model_takes_crops_in_training_and_generation():
+    model = tiny_uni_sign(vision={"spatial_widths": [8, WIDTH], "rgb_fusion": True})
+    batch = {**two_clips(), "prompt_ids": torch.randint(4, 30, (2, 3))}
+    assert len(model.generate(**batch, num_beams=2, max_new_tokens=3)) == 2
+    labels = torch.randint(4, 30, (2, 5))
+    loss = model(**batch, labels=labels).loss
+    assert loss != model(**pose_alone(batch), labels=labels).loss
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.vision_model.fusion.gate.parameters())

@@ -29,6 +29,7 @@ from tiny_corpus import trained_model
 from video_files import counting_frames, cut, write_audio, write_video
 
 from modeling_flallm.clip_translation_slt import ClipTranslation
+from modeling_flallm.systems import SYSTEMS
 from train_scripts.commands import push_to_hub
 
 # isort: split
@@ -272,7 +273,8 @@ def test_a_prompt_counts_in_the_length_of_a_video():
     vision_model = SimpleNamespace(get_num_tokens=lambda num_frames: num_frames, get_min_num_frames=lambda: 1)
     for prompt, longest in (({}, 10), ({"num_prompt_tokens": 3}, 7)):
         translation = ClipTranslation()
-        translation.processor = SimpleNamespace(**prompt)
+        modality = SimpleNamespace(input_names=("pixel_values_videos", "pixel_attention_mask"))
+        translation.processor = SimpleNamespace(modality=modality, **prompt)
         names = ("input_ids",) if prompt else ()
         translation.model = SimpleNamespace(vision_model=vision_model, check_num_tokens=check, prompt_input_names=names)
         translator = Translator(translation, reader=None)
@@ -578,7 +580,9 @@ def test_without_a_model():
 
 
 def test_folders_from_which_nothing_translates(tmp_path):
-    last = "which does not translate videos: name the output of stage 2 of FLa-LLM or stage 3 of LLaVA-SLT."
+    uni_sign = f"stage {len(SYSTEMS['uni_sign'].stages)} of Uni-Sign"
+    outputs = f"the output of stage 2 of FLa-LLM, stage 3 of LLaVA-SLT or {uni_sign}"
+    last = f"which does not translate videos: name {outputs}."
     parts = {
         "llama": "only a language model (llama)",
         "mbart": "only a language model (mbart)",

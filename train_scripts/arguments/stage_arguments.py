@@ -387,7 +387,7 @@ class PoseRgbPretrainingArguments(UnifiedFineTuningArguments):
     stage_name: ClassVar[str] = "pose_rgb_pretraining"
 
     imagenet_weights: bool = field(
-        default=False, metadata={"help": "Start the network of a new fusion, which sees the hands, from ImageNet weights."}
+        default=False, metadata={"help": "Start the network of a new fusion from ImageNet weights."}
     )
 
 

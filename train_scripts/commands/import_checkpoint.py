@@ -32,7 +32,8 @@ Differences after the import:
 - A checkpoint does not record `training.scale_embedding`. It is assumed to be False, as in all their configs.
 - Uni-Sign: clips of more than 256 frames lose random frames there, even in evaluation; here they are thinned evenly.
   Padding repeats the last frame there, and changes what is near the end of the shorter clips of a batch. The branch
-  that reads pictures of the hands is left out.
+  that reads pictures of the hands is left out if its gate is closed, so that it does nothing, or if its weights have
+  names that are not known here; `import_report.json` says which.
 """
 
 import sys
@@ -175,7 +176,7 @@ def import_uni_sign(arguments: ImportArguments) -> Imported:
     config = read_uni_sign_config(conversion.weights, arguments.text_model_name_or_path)
     model = build_model(UniSignForTranslation, config, conversion.weights)
     processor = FLaLLMProcessor(
-        feature_extractor=PoseFeatureExtractor(keep_aspect_ratio=False),
+        feature_extractor=PoseFeatureExtractor(keep_aspect_ratio=False, hand_crops=config.vision_config.rgb_fusion),
         tokenizer=tokenizer,
         prompt=POSE_PROMPT,
         spoken_language=arguments.spoken_language,

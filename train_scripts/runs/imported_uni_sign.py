@@ -16,6 +16,7 @@ from transformers import MT5Config, PreTrainedConfig
 from modeling_flallm import UniSignConfig, UniSignPoseConfig
 
 from .damaged_models import read_config
+from .imported_fusion import FUSION_PREFIXES, find_fusion, in_our_shape
 from .imported_weights import Conversion, load_weights
 
 # Their name of a part -> ours. Both hands share one set of weights, which the files hold twice.
@@ -35,14 +36,8 @@ LAYERS = {
 }
 OTHER_PREFIXES = {"pose_proj.": "adapter.first.", "mt5_model.": "text_model."}
 NEVER_READ = "exists in the published files and is never read"
-OF_PICTURES = "of the branch that reads pictures of the hands, which this model does not have: it reads poses alone"
-LEFT_OUT_PREFIXES = {
-    "fusion_pose_rgb_linear.": NEVER_READ,
-    "rgb_support_backbone.": OF_PICTURES,
-    "rgb_proj.": OF_PICTURES,
-    "fusion_pose_rgb_DA.": OF_PICTURES,
-    "fusion_gate.": OF_PICTURES,
-}
+NEVER_READ_PREFIX = "fusion_pose_rgb_linear."
+FUSION = "vision_model.fusion."
 NUM_PARTITIONS = 2
 WORDS = "text_model.shared.weight"
 TIED_WEIGHTS = (
@@ -78,11 +73,17 @@ def convert_uni_sign(weights: Mapping[str, torch.Tensor], others: list[str]) -> 
     """
     conversion = Conversion(left_out={name: "state of the training run" for name in others})
     unknown = []
+    of_fusion, why_no_fusion = find_fusion(weights)
     for source, weight in weights.items():
-        reason = next((text for start, text in LEFT_OUT_PREFIXES.items() if source.startswith(start)), None)
-        target = None if reason is not None else _target_of(source)
-        if reason is not None:
-            conversion.left_out[source] = reason
+        target = _target_of(source)
+        if source.startswith(NEVER_READ_PREFIX):
+            conversion.left_out[source] = NEVER_READ
+        elif source in of_fusion:
+            target = FUSION + of_fusion[source]
+            conversion.targets[source] = [target]
+            conversion.weights[target] = in_our_shape(of_fusion[source], _as_ours(target, weight))
+        elif source.startswith(FUSION_PREFIXES):
+            conversion.left_out[source] = why_no_fusion
         elif target is None:
             unknown.append(source)
         elif target in conversion.weights:
@@ -172,6 +173,7 @@ def read_uni_sign_config(weights: Mapping[str, torch.Tensor], text_model: str) -
             spatial_widths=widths,
             temporal_layers=len(blocks["temporal_blocks"]),
             temporal_kernel_size=1 if kernel is None else kernel.shape[2],
+            rgb_fusion=any(name.startswith(FUSION) for name in weights),
         ),
         text_config=_read_text_config(weights, text_model),
     )

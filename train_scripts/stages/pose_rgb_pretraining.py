@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from transformers import TrainerCallback
 
-from modeling_flallm import UniSignForTranslation, UniSignPoseEncoder
+from modeling_flallm import UniSignForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from ..arguments.command_line import GO_ON_TRAINING, run_command
@@ -22,8 +22,8 @@ from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import FineTuningVideoArguments
 from ..arguments.stage_arguments import PoseRgbPretrainingArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
+from ..runs.fine_tuned_models import load_to_fine_tune
 from ..runs.training import run_training
-from . import unified_fine_tuning
 
 COMMAND = COMMANDS["train pose-rgb-pretraining"]
 
@@ -35,17 +35,17 @@ def build_model(
     The pretrained model with a new fusion, unless it has one, and its processor, which now also gives hand crops.
 
     Args:
-        spoken_language: as for `unified_fine_tuning.build_model`.
+        spoken_language: as for `load_to_fine_tune`.
 
     Raises:
-        ValueError: as `unified_fine_tuning.build_model`, and for a model with another sign encoder than Uni-Sign's.
+        ValueError: as `load_to_fine_tune`, and for a model with a sign encoder that does not read poses.
     """
-    model, processor = unified_fine_tuning.build_model(arguments, video, spoken_language)
+    model, processor = load_to_fine_tune(arguments, video, spoken_language)
     encoder = model.vision_model
-    if not isinstance(encoder, UniSignPoseEncoder):
+    if not hasattr(encoder, "add_fusion"):
         raise ValueError(
-            f"--model_name_or_path {arguments.model_name_or_path!r} must have Uni-Sign's pose encoder, got "
-            f"{type(encoder).__name__}."
+            f"--model_name_or_path {arguments.model_name_or_path!r} must have a pose encoder to which a fusion can be "
+            f"added, got {type(encoder).__name__}."
         )
     if encoder.fusion is None:
         encoder.add_fusion()
