@@ -69,6 +69,7 @@ pose_files = _processing.pose_files_slt
 pose_logger = _processing.pose_signer_slt.logger  # warns of several people
 pose_layouts = _processing.pose_layouts_slt
 random_numbers_of = _processing.modality_slt.random_numbers_of
+read_array_pickle = _processing.array_pickle_slt.read_array_pickle
 read_plain_pickle = _processing.plain_pickle_slt.read_plain_pickle
 read_poses = _processing.read_poses
 spoken_language_name = _processing.spoken_languages_slt.spoken_language_name

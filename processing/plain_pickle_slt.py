@@ -7,10 +7,12 @@ unpickles anything.
 import gzip
 import io
 import pickle
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
+UnpicklingError = pickle.UnpicklingError
 MOST_BYTES = 1 << 30  # the largest known one, PHOENIX14T's training labels, unpacks to 51 MB
 GZIP_START = b"\x1f\x8b"
 
@@ -19,15 +21,27 @@ GZIP_START = b"\x1f\x8b"
 class PlainUnpickler(pickle._Unpickler):
     """Builds dictionaries, lists, tuples, sets, strings and numbers; refuses anything else a pickle asks for."""
 
-    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
+    expected = "plain dictionaries, lists, strings and numbers"
+
+    def load_bytearray8(self) -> None:
+        """As read-only bytes, of which no more are made than the file has."""
+        size = int.from_bytes(self.read(8), "little")
+        content = self.read(min(size, sys.maxsize))
+        if len(content) != size:
+            raise UnpicklingError(f"it ends before the {size} bytes that it states")
+        self.append(content)
+
+    dispatch = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: load_bytearray8}
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, which could run code")
+        raise UnpicklingError(f"it asks for {module_name}.{global_name}, which could run code")
 
 
-def read_plain_pickle(path: Path, most_bytes: int = MOST_BYTES) -> Any:
+def read_plain_pickle(
+    path: Path, most_bytes: int = MOST_BYTES, unpickler: type[PlainUnpickler] = PlainUnpickler
+) -> Any:
     """
-    The content of a pickle of plain containers, gzipped or not.
+    The content of a pickle of plain containers, gzipped or not, and of what else the `unpickler` builds.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -35,10 +49,10 @@ def read_plain_pickle(path: Path, most_bytes: int = MOST_BYTES) -> Any:
     """
     content = _unpacked(path, most_bytes)
     try:
-        return PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
+        return unpickler(io.BytesIO(content), encoding="utf-8").load()
     except Exception as error:  # broken pickles can raise almost anything, from IndexError to RecursionError
         raise ValueError(
-            f"{path} must be a pickle of plain dictionaries, lists, strings and numbers, but {_reason(error)}."
+            f"{path} must be a pickle of {unpickler.expected}, but {_reason(error)}."
         ) from error
 
 
@@ -59,5 +73,5 @@ def _unpacked(path: Path, most_bytes: int) -> bytes:
 
 def _reason(error: Exception) -> str:
     return (
-        str(error) if isinstance(error, pickle.UnpicklingError) else f"it is broken ({type(error).__name__}: {error})"
+        str(error) if isinstance(error, UnpicklingError) else f"it is broken ({type(error).__name__}: {error})"
     )

@@ -45,7 +45,7 @@ def read_poses(
     - `.safetensors`, `.npz` and `.npy` files, and arrays, of a known layout: `keypoints` and `scores`, or one array;
       `poses.npz#clip_1` names one of several
     - folders with a JSON file of OpenPose for each frame
-    - Uni-Sign's pickles, if they hold plain lists
+    - Uni-Sign's pickles
 
     Args:
         source: a path, an array, or `Poses`.

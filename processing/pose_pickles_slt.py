@@ -7,22 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from .plain_pickle_slt import read_plain_pickle
+from .array_pickle_slt import read_array_pickle
 from .pose_layouts_slt import NUM_POINTS
 from .pose_openpose_slt import people_of_lists
 from .poses_slt import People, PoseFacts, PoseFile
-
-NUMPY_IN_PICKLE = (
-    "It holds arrays of NumPy. Where you trust the file, load it as `poses`, and write its lists: "
-    'pickle.dump({key: [frame.tolist() for frame in poses[key]] for key in ("keypoints", "scores")}, file).'
-)
 
 
 class UniSignPickle(PoseFile):
     """
     One clip: `keypoints`, a list with the points `(people, 133, 2)` of each frame, in fractions of the picture, and
-    `scores`, a list of `(people, 133)`; `start` and `end` may limit the frames. Only plain lists are read: a pickle
-    of arrays asks for functions of NumPy, and is refused as everything else that could run code.
+    `scores`, a list of `(people, 133)`, as arrays or lists; `start` and `end` may limit the frames. What else a pickle
+    asks for could run code, and is refused.
     """
 
     def facts(self) -> PoseFacts:
@@ -39,10 +34,7 @@ class UniSignPickle(PoseFile):
 @functools.lru_cache(maxsize=1)  # a clip is counted, then read; parts of a clip follow each other
 def _frames_of(path: Path, *version: int) -> list[list[np.ndarray]]:
     """The people of each frame, `(133, 3)` each."""
-    try:
-        content = read_plain_pickle(path)
-    except ValueError as error:
-        raise ValueError(f"{error} {NUMPY_IN_PICKLE}" if "numpy" in str(error) else str(error)) from error
+    content = read_array_pickle(path)
     try:
         keypoints, scores = content["keypoints"], content["scores"]
         start, end = content.get("start") or 0, content.get("end")

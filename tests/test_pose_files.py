@@ -218,6 +218,20 @@ def test_uni_sign_pickles_of_plain_lists(tmp_path):
     assert pose_facts(path).num_frames == 4
 
 
+def test_uni_sign_pickles_of_arrays(tmp_path):
+    """Each array as NumPy writes it, without the marks of a file's begin and end."""
+    fractions = moving(FRAMES) / FRACTIONS
+
+    def arrays(values) -> bytes:
+        return b"](" + b"".join(np.asarray(value, np.float32).dumps()[2:-1] for value in values) + b"e"
+
+    parts = {"keypoints": arrays(fractions[:, None]), "scores": arrays(np.full((FRAMES, 1, 133), 0.8))}
+    names = {name: b"X" + len(name).to_bytes(4, "little") + name.encode() for name in parts}
+    path = tmp_path / "clip.pkl"
+    path.write_bytes(b"\x80\x02}(" + b"".join(names[name] + part for name, part in parts.items()) + b"u.")
+    check_places(read_poses(path), fractions, ALL)
+
+
 def holistic(**options) -> tuple[list, np.ndarray, set[int]]:
     """Components of MediaPipe as pose-format names them, values in pixels, and the points that they have."""
     order = "body face left right"

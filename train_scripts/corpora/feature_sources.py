@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from modeling_flallm.own_processing import feature_files, read_plain_pickle
+from modeling_flallm.own_processing import feature_files, read_array_pickle
 
 from .prepared_videos import FATAL_ERRORS, ClipError
 
@@ -24,7 +24,6 @@ CONTAINER_SUFFIXES = (*feature_files.FILES_OF_SEVERAL, *HDF5_SUFFIXES, *PICKLE_S
 # Their metadata can say how many features there are per second.
 SUFFIXES_WITH_RATE = (".safetensors", *HDF5_SUFFIXES)
 TORCH_SUFFIXES = (".pt", ".pth")
-NUMPY_IN_PICKLE = "Where you trust the file, load it, and save its arrays with numpy.savez('features.npz', **arrays)."
 TORCH_ADVICE = (
     "files of torch.save are pickles, which could run code, and are not read. Convert them where you trust them: "
     "numpy.save('clip.npy', torch.load('clip.pt', weights_only=True).float().numpy())"
@@ -176,12 +175,14 @@ def _arrays_of_pickle(path: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)  # one file holds many clips
 def _read_pickle(path: Path, changed_at: int) -> dict[str, Any]:
-    """Lists of numbers by the names of the dictionaries that they are in; a list alone is called `features`."""
+    """
+    Arrays and lists of numbers by the names of the dictionaries that they are in; one alone is called `features`.
+    """
     try:
-        content = read_plain_pickle(path)
+        content = read_array_pickle(path)
     except ValueError as error:
-        raise ClipError(f"{error} {NUMPY_IN_PICKLE}") from error
-    if isinstance(content, list | tuple):
+        raise ClipError(str(error)) from error
+    if isinstance(content, list | tuple | np.ndarray):
         return {feature_files.USUAL_NAMES[1]: content}
     return dict(_lists_in(content, "")) if isinstance(content, Mapping) else {}
 
@@ -190,5 +191,7 @@ def _lists_in(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, An
     for name, value in content.items():
         if isinstance(value, Mapping):
             yield from _lists_in(value, f"{prefix}{name}/")
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple):
+        elif isinstance(value, np.ndarray) or (
+            isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple | np.ndarray)
+        ):
             yield f"{prefix}{name}", value
