@@ -153,6 +153,12 @@ class _Watch:
             first = math.floor(((start or 0.0) - self._first_second) * fps)
             last = num_frames if end is None else math.ceil((end - self._first_second) * fps) + 1
             wanted.update(range(max(first, 0), min(last, num_frames)))
+        if not wanted:
+            raise VideoDecodingError(
+                "The video has no frame in the parts that are needed, of which the first begins at second "
+                f"{self._parts[0][0] or 0:g}: it lasts {num_frames / fps:.2f} seconds. Give seconds, not frames.",
+                reason="outside",
+            )
         return sorted(wanted)
 
     def _look(self, frame: torch.Tensor) -> torch.Tensor:
