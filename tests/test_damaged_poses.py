@@ -335,9 +335,7 @@ def test_any_byte_may_be_wrong(tmp_path):
 
 def test_pickles_of_arrays_say_how_to_convert_them(tmp_path):
     path = pickle_of_arrays(tmp_path / "clip")
-    with pytest.raises(
-        ValueError, match="it asks for numpy.core.multiarray._reconstruct, which could.*tolist"
-    ):
+    with pytest.raises(ValueError, match="it asks for numpy.core.multiarray._reconstruct, which could.*tolist"):
         read_poses(path)
 
 

@@ -20,7 +20,7 @@ from processing import FLaLLMProcessor
 from train_scripts.commands import import_checkpoint
 from train_scripts.stages import unified_fine_tuning
 
-WIDTHS, NUM_TEMPORAL, KERNEL = [4, 6, 8], 2, 3
+WIDTHS, NUM_TEMPORAL, KERNEL = [4, 6], 2, 3
 PICTURES = ("rgb_support_backbone.0.weight", "rgb_proj.weight", "fusion_pose_rgb_DA.q.weight", "fusion_gate.0.weight")
 NEVER_READ = ("fusion_pose_rgb_linear.weight", "fusion_pose_rgb_linear.bias")
 

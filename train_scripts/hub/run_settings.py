@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from modeling_flallm.systems import Recipe, Stage, System
 
-from ..arguments.data_arguments import DataArguments
+from ..arguments.data_arguments import SENTENCE, DataArguments
 from ..arguments.dataclass_parser import read_sources, read_yaml
 from ..arguments.encoder_arguments import ENCODER_ROWS
 from ..arguments.training_arguments import FLaLLMTrainingArguments
@@ -105,7 +105,8 @@ def _clips_per_step(
 def _is_setting(arguments: Any, name: str) -> bool:
     if isinstance(arguments, DataArguments):
         streamed = ("streaming", "shuffle_buffer_size") if arguments.streaming else ()
-        return name in ("max_train_clips", "dataset_weights", *streamed)
+        recognition = () if arguments.target == SENTENCE else ("target",)
+        return name in ("max_train_clips", "dataset_weights", *recognition, *streamed)
     if isinstance(arguments, FLaLLMTrainingArguments):
         is_overridden = name == "num_train_epochs" and arguments.max_steps > 0
         return name in TRAINING_SETTINGS and not is_overridden
