@@ -93,6 +93,9 @@ class VisualFeaturesModality(Modality):
         if expected is not None:
             self.part.encoder_name, self.part.encoder_fingerprint = expected.name, expected.fingerprint
 
+    def origin(self) -> str | None:
+        return self.part.encoder_name
+
     def is_one(self, clips: Any) -> bool:
         return is_one_clip(clips)
 

@@ -151,6 +151,9 @@ class PoseModality(Modality):
         if len(stated) == 1:
             self.part.extractor = stated[0]
 
+    def origin(self) -> str | None:
+        return self.part.extractor
+
     def is_one(self, clips: Any) -> bool:
         return is_one_clip_of_poses(clips)
 

@@ -215,6 +215,11 @@ class Modality(ABC):
             ValueError: for clips that cannot be of one model.
         """
 
+    def origin(self) -> str | None:
+        """What made the clips that the model was trained on, for its card; None if that is not known, or nothing did.
+        Default: None."""
+        return None
+
     @abstractmethod
     def is_one(self, clips: Any) -> bool:
         """Tell one clip, as a processor takes it, from several."""

@@ -58,7 +58,7 @@ class TrainingRun:
         model_name: what "How to use" loads: a repository on the Hub, or the name of a folder.
         data: `name`, `source` (name of a folder, or Hub id), `hub_id` and `splits` with their numbers of clips and
             signers; further data sets that were trained on, which count towards the training split, are in
-            `other_sources` and `other_hub_ids`.
+            `other_sources` and `other_hub_ids`; `made_with` is what made the clips, if it is known.
         base_models: public name of each pretrained part by its role; `base_model_ids` those that are on the Hub.
         settings: the recipe, each with `name`, `value`, `paper` (the recipe's value), `source` (where that one is from)
             and `meaning`.
