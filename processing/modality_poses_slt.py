@@ -226,16 +226,22 @@ class PoseModality(Modality):
     def read_segments(
         self, source: Any, segments: Sequence[VideoSegment | tuple[float, float]], rate: float | None = None
     ) -> Iterator[dict[str, Any]]:
-        """See `Modality.read_segments`; the poses of all segments are read at once."""
+        """
+        See `Modality.read_segments`; the poses of all segments are read at once. Those of a video are kept, and for a
+        model that sees hand crops it is read again for each segment.
+        """
         segments = [part if isinstance(part, VideoSegment) else VideoSegment(*part, *part) for part in segments]
         if not segments:
             return
         first, last = min(part.start for part in segments), max(part.end for part in segments)
         poses, begin = self.poses_of(source, first, last, rate)
         for segment in segments:
-            values, metadata = self.open(poses, max(segment.start - begin, 0.0), segment.end - begin)
+            if self.part.hand_crops and path_of_video(source) is not None:
+                values, metadata = self.open(source, segment.start, segment.end, rate)
+            else:
+                values, metadata = self.open(poses, max(segment.start - begin, 0.0), segment.end - begin)
+                metadata["start_in_seconds"] += begin
             times = {name: second for name, second in vars(segment).items() if name != "cut"}
-            metadata["start_in_seconds"] += begin
             prepared = self.prepare([values])[self.input_names[0]][0]
             yield {self.input_names[0]: prepared, "video_metadata": metadata, **times}
 
