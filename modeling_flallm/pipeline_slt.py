@@ -1,6 +1,6 @@
 """
-`pipeline("sign-language-translation")`: sign language videos in any form in, sentences out, with scores and, for each
-word, the seconds of the video that it was read from.
+`pipeline("sign-language-translation")`: sign language videos or poses in any form in, sentences out, with scores and,
+for each word, the seconds of the video that it was read from.
 
 This file imports no model and no processor: it is stored beside the weights on the Hub and works with those that the
 pipeline was built with.
@@ -87,7 +87,10 @@ class SignLanguageTranslationPipeline(
                 optionally `start` and `end`), streamed or not, or a torch data set such as `KeyDataset(dataset,
                 "video")`. Videos of data sets are not decoded by `datasets`. A row that you index yourself,
                 `dataset[0]`, is, for which `datasets` needs torchcodec, unless its column was cast to
-                `Video(decode=False)`.
+                `Video(decode=False)`. A model that reads poses or ready-made visual features takes these in place of
+                videos: files, arrays, rows and columns called `poses` or `visual_features`, and prepared
+                `{"pose_values": ...}`. For one of poses, those of a video file are extracted, if rtmlib or MediaPipe is
+                installed.
             start (`float`, *optional*):
                 Second at which to start in each video. Default: its beginning.
             end (`float`, *optional*):
