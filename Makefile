@@ -10,7 +10,7 @@ NEWEST ?= torch torchvision transformers datasets peft accelerate evaluate huggi
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart quickstart-llava-slt quickstart-uni-sign demo test test-unit test-minimum-versions test-newest-versions lint format site benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing benchmark-sltbaselines \
-	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart benchmark-frozen-features benchmark-pretrained-encoders clean
+	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart benchmark-frozen-features benchmark-pretrained-encoders benchmark-isolated-recognition clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -95,6 +95,9 @@ benchmark-quickstart: install ## The quickstart with its switches on and off (BE
 
 benchmark-frozen-features: install ## SpaMo's recipe on a frozen ViT that learned without labels, beside FLa-LLM (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/frozen_features.py $(BENCHMARK_ARGS)
+
+benchmark-isolated-recognition: install ## Isolated signs from a file of landmarks (BENCHMARK_ARGS="--landmarks isl_10_words.npz")
+	$(VENV_PYTHON) benchmarks/isolated_recognition.py $(BENCHMARK_ARGS)
 
 benchmark-pretrained-encoders: install ## Steps with image and video models of transformers (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/pretrained_encoders.py $(BENCHMARK_ARGS)

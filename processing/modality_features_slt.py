@@ -73,10 +73,6 @@ class VisualFeaturesModality(Modality):
             )
         return str(path), "" if array is None else f"#{array}"
 
-    @property
-    def origin(self) -> str | None:
-        return self.part.encoder_name
-
     def learn_origin(self, clips: Iterable[Any]) -> None:
         """See `Modality.learn_origin`: which encoder made them, as far as their files say so; it must be one."""
         expected = self.part.encoder
@@ -92,6 +88,9 @@ class VisualFeaturesModality(Modality):
                 )
         if expected is not None:
             self.part.encoder_name, self.part.encoder_fingerprint = expected.name, expected.fingerprint
+
+    def origin(self) -> str | None:
+        return self.part.encoder_name
 
     def is_one(self, clips: Any) -> bool:
         return is_one_clip(clips)

@@ -134,10 +134,6 @@ class PoseModality(Modality):
             limit_of_hands(settings),
         ]
 
-    @property
-    def origin(self) -> str | None:
-        return self.part.extractor
-
     def learn_origin(self, clips: Iterable[Any]) -> None:
         """See `Modality.learn_origin`: what extracted the poses, if all files that say so agree."""
         files = (clip for clip in clips if split_name(clip)[0].suffix.lower() in STATING_SUFFIXES)
@@ -150,6 +146,9 @@ class PoseModality(Modality):
             )
         if len(stated) == 1:
             self.part.extractor = stated[0]
+
+    def origin(self) -> str | None:
+        return self.part.extractor
 
     def is_one(self, clips: Any) -> bool:
         return is_one_clip_of_poses(clips)

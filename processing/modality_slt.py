@@ -146,11 +146,6 @@ class Modality(ABC):
     def __init__(self, part: Any):
         self.part = part
 
-    @property
-    def origin(self) -> str | None:
-        """What made the clips that the model was trained on, as `learn_origin` found it; None if that is not known."""
-        return None
-
     @classmethod
     def is_read_by(cls, part: Any) -> bool:
         """Whether a part of a processor reads this modality: by its outputs, not by its class, which remote code may
@@ -214,6 +209,11 @@ class Modality(ABC):
         Raises:
             ValueError: for clips that cannot be of one model.
         """
+
+    def origin(self) -> str | None:
+        """What made the clips that the model was trained on, for its card; None if that is not known, or nothing did.
+        Default: None."""
+        return None
 
     @abstractmethod
     def is_one(self, clips: Any) -> bool:

@@ -269,25 +269,25 @@ def test_a_model_of_poses_works_where_nothing_of_ours_is(translator, talk, tmp_p
 
 def test_the_card_says_what_the_model_sees_and_what_it_does_not(monkeypatch):
     run = record_of("visual_initialing")
-    card = render(replace(run, modality="poses", clips_made_by="mediapipe 0.10.21 holistic"))
+    card = render(replace(run, modality="poses", data=run.data | {"made_with": "mediapipe 0.10.21 holistic"}))
     for text in (
         "This model follows the poses of a signer of",
-        "Its poses were made by\n`mediapipe 0.10.21 holistic`;",
+        "The poses were made with **mediapipe 0.10.21 holistic**.",
         'inputs = processor(poses="clip.pose", return_tensors="pt")',
         "torch torchvision av sentencepiece pose-format`",
         "Eyebrows, gaze, cheeks and tongue are lost",
         "no training clip was mirrored",
     ):
         assert text in card
-    assert "pixels" not in card and "were made by" not in render(run)
+    assert "pixels" not in card and "were made with" not in render(run)
 
 
 def test_a_model_keeps_whose_poses_it_was_trained_on(clip, tmp_path):
     modality = pose_pipeline().processor.modality
     modality.learn_origin([str(clip)])
-    assert modality.origin is None
+    assert modality.origin() is None
     modality.learn_origin([str(pose_file(tmp_path / "made.npz", SENTENCE, extractor="mediapipe 0.10.21"))])
-    assert modality.origin == "mediapipe 0.10.21"
+    assert modality.origin() == "mediapipe 0.10.21"
 
 
 # Hand crops

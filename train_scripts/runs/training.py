@@ -230,7 +230,7 @@ def run_training(
     if training.stop_on_collapse:
         add_collapse_check(trainer, clips.evaluation.texts)
     trainer.training_run = describe_run(stage, data, video, augmentation, training, splits.by_name(data), model)
-    trainer.training_run.clips_made_by = processor.modality.origin
+    trainer.training_run.data["made_with"] = processor.modality.origin()
     if cached:
         trainer.training_run.settings.append(describe_views(features.feature_views))
     return train_and_finish(trainer, data)
