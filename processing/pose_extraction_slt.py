@@ -19,6 +19,7 @@ from .pose_layouts_slt import NUM_POINTS
 from .poses_slt import People, Poses, poses_of
 from .video_decoding_slt import decode_video
 from .video_files_slt import VideoDecodingError
+from .video_requests_slt import DecodedVideo
 from .video_times_slt import read_facts
 
 # In the order in which they are chosen: the first one gives all points of our layout.
@@ -51,7 +52,7 @@ def extract_poses(
     Example: `extract_poses("clip.mp4").keypoints.shape`
     """
     watch = _Watch(_loaded(extractor))
-    watch.video(video, start, end, fps)
+    watch.decode(video, start, end, fps)
     return watch.poses(_name_of(video))
 
 
@@ -71,7 +72,7 @@ def extract_poses_of_parts(
     """
     facts = read_facts(str(path), f"'{path}'")
     watch = _Watch(_loaded(extractor), parts, facts.start)
-    watch.video(path)
+    watch.decode(path)
     return watch.poses(_name_of(path))
 
 
@@ -134,9 +135,12 @@ class _Watch:
         self._first_second = first_second
         self._found: list[np.ndarray] = []  # `(people, 133, 3)` of each frame that was looked at
         self._size: tuple[int, int] | None = None
+        self._decoded: DecodedVideo | None = None
 
-    def video(self, video: Any, start: float | None = None, end: float | None = None, fps: float | None = None) -> None:
-        """Decode it, one frame at a time: of each, only the number of its entry in `_found` is kept."""
+    def decode(
+        self, video: Any, start: float | None = None, end: float | None = None, fps: float | None = None
+    ) -> None:
+        """One frame at a time: in place of each, the number of its entry in `_found` is kept."""
         with self._extractor.lock:
             self._decoded = decode_video(video, start, end, fps, self._frames_to_look_at, self._look)
 
@@ -149,6 +153,12 @@ class _Watch:
             first = math.floor(((start or 0.0) - self._first_second) * fps)
             last = num_frames if end is None else math.ceil((end - self._first_second) * fps) + 1
             wanted.update(range(max(first, 0), min(last, num_frames)))
+        if not wanted:
+            raise VideoDecodingError(
+                "The video has no frame in the parts that are needed, of which the first begins at second "
+                f"{self._parts[0][0] or 0:g}: it lasts {num_frames / fps:.2f} seconds. Give seconds, not frames.",
+                reason="outside",
+            )
         return sorted(wanted)
 
     def _look(self, frame: torch.Tensor) -> torch.Tensor:
@@ -162,7 +172,7 @@ class _Watch:
         return torch.tensor([[len(self._found) - 1]])
 
     def poses(self, name: str) -> Poses:
-        """Raises `ValueError` if nobody was found."""
+        """What came of `decode`. Raises `ValueError` if nobody was found."""
         video = self._decoded
         most = max((len(people) for people in self._found), default=0)
         if most == 0:

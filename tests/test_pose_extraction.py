@@ -111,6 +111,8 @@ def test_only_the_parts_that_are_needed_are_looked_at(walk):
     assert len(poses) == 10 and extractor.num_frames < 10
     assert poses.keypoints[needed].tolist() == whole.keypoints[needed].tolist()
     assert not poses.scores[[0, 5]].any() and not poses.keypoints[[0, 5]].any()
+    with pytest.raises(VideoDecodingError, match="no frame in the parts .* begins at second 30: it lasts 1.00 seconds"):
+        extract_poses_of_parts(walk, [(30.0, 40.0), (50.0, None)], SquareExtractor())
     everything = extract_poses_of_parts(walk, [(None, None)], SquareExtractor())
     assert everything.keypoints.tolist() == whole.keypoints.tolist()
 
