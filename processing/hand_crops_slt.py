@@ -57,6 +57,14 @@ class HandCrops:
         return HandCrops(self.pixels.flip(0, -1), self.frame_indices.flip(0), keypoints.flip(0))
 
 
+@dataclass(frozen=True)
+class PosesInVideo:
+    """Poses as `read_poses` takes them, and their video as `decode_video` does."""
+
+    poses: Any
+    video: Any
+
+
 def frames_to_crop(scores: np.ndarray, seed: int | None = None) -> tuple[list[int], list[int]]:
     """
     Choose the frames in which the left and the right hand are cropped, in order: a tenth of those that show the hand
