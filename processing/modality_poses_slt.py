@@ -13,6 +13,7 @@ from transformers.utils import logging
 from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_files_slt import split_name
 from .hand_crops_slt import (
+    COLUMN_OF_VIDEOS,
     HAND_CROP_NAMES,
     NO_HAND_CROPS,
     PosesInVideo,
@@ -97,7 +98,7 @@ class PoseModality(Modality):
         super().__init__(part)
         if part.hand_crops:
             self.input_names = (*self.input_names, *HAND_CROP_NAMES)
-            self.more_columns = ("video",)
+            self.more_columns = (COLUMN_OF_VIDEOS,)
 
     @classmethod
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> PoseFeatureExtractor:
