@@ -29,13 +29,14 @@ def is_data_set(inputs: Any) -> bool:
     return all(hasattr(inputs, name) for name in ("column_names", "features", "cast_column"))
 
 
-def undecoded(inputs: Any, names: Sequence[str] = ("video",)) -> Any:
+def undecoded(inputs: Any, names: Sequence[str] = ("video",), more_columns: Sequence[str] = ()) -> Any:
     """
     Return a data set with undecoded videos in the column `video`, a column or `KeyDataset` of one with undecoded
     videos, and everything else unchanged.
 
     Args:
         names: possible names of the column of clips, such as `visual_features` for a model that reads these.
+        more_columns: that the model also reads: then the rows stay whole, and keep their names.
 
     Raises:
         ValueError: for a data set of several splits, and for one without a column of videos.
@@ -43,7 +44,7 @@ def undecoded(inputs: Any, names: Sequence[str] = ("video",)) -> Any:
     if is_data_set(inputs):
         column = _clip_column(inputs, names)
         inputs = _undecoded_columns(inputs)
-        if column == "video":
+        if column == "video" or more_columns:
             return inputs
         others = [name for name in inputs.column_names or () if name == "video"]
         return inputs.remove_columns(others).rename_column(column, "video")

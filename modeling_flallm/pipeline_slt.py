@@ -144,7 +144,8 @@ class SignLanguageTranslationPipeline(
             TypeError: for an unknown argument.
             ImportError: for rows that `datasets` cannot decode because torchcodec is missing.
         """
-        inputs = undecoded(inputs, self.processor.modality.column_names)
+        modality = self.processor.modality
+        inputs = undecoded(inputs, modality.column_names, modality.more_columns)
         if isinstance(inputs, IterableDataset) or (isinstance(inputs, Iterator) and not hasattr(inputs, "read")):
             answers = super().__call__(numbered(inputs), **kwargs)
             return (answer for answer in answers)  # that of transformers has no working `next`
@@ -242,7 +243,7 @@ class SignLanguageTranslationPipeline(
             )
         for name in VIDEO_KEYS[1:]:
             check_one_number(name, values.get(name))
-        return values
+        return {**values, "video": modality.with_row(values["video"], row)}
 
     def _forward(
         self,
