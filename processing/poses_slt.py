@@ -4,7 +4,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -31,8 +31,16 @@ class PoseFacts:
     extractor: str | None = None
 
 
+class _Frames:
+    """`keypoints` and `scores` whose first dimension is the frames."""
+
+    def part(self, first: int, last: int | None) -> Self:
+        """The frames from `first` up to `last`, which is not among them, or to the end."""
+        return replace(self, keypoints=self.keypoints[first:last], scores=self.scores[first:last])
+
+
 @dataclass(frozen=True)
-class Poses:
+class Poses(_Frames):
     """
     The poses of one signer, all 133 points of COCO-WholeBody.
 
@@ -55,13 +63,14 @@ class Poses:
     def __len__(self) -> int:
         return len(self.keypoints)
 
-    def part(self, first: int, last: int) -> "Poses":
-        """The frames from `first` up to `last`, which is not among them."""
-        return replace(self, keypoints=self.keypoints[first:last], scores=self.scores[first:last])
+    def people(self) -> "People":
+        """The signer as the only person, to be checked and cleaned."""
+        values = {**vars(self), "keypoints": self.keypoints[:, None], "scores": self.scores[:, None]}
+        return People(**values, may_be_fractions=False)
 
 
 @dataclass(frozen=True)
-class People:
+class People(_Frames):
     """
     The poses of all people in the picture, as a file has them.
 

@@ -207,7 +207,7 @@ def test_missing_frames_of_openpose_are_unseen(tmp_path):
     (folder / "clip-2_000000000003_keypoints.json").write_text('{"people": []}')
     poses = read_poses(folder)
     assert len(poses) == FRAMES and not poses.scores[2:4].any()
-    check_places(poses.part(4, 6), moving(FRAMES)[4:], ALL)
+    check_places(Poses(poses.keypoints[4:], poses.scores[4:]), moving(FRAMES)[4:], ALL)
 
 
 def test_uni_sign_pickles_of_plain_lists(tmp_path):
@@ -346,6 +346,16 @@ def test_nan_and_infinity_are_unseen_and_never_at_the_origin():
     assert (poses.scores > 0).sum() == FRAMES * 133 - 5 and np.isfinite(poses.keypoints).all()
 
 
+def test_poses_in_memory_are_cleaned_too():
+    keypoints, scores = moving(FRAMES), np.full((FRAMES, 133), 0.8)
+    keypoints[1, 5, 0], scores[2, 6] = np.nan, np.inf
+    poses = read_poses(Poses(keypoints, scores))
+    assert poses.keypoints.dtype == np.float32 and np.isfinite(poses.keypoints).all()
+    assert not poses.scores[1, 5] and not poses.scores[2, 6] and (poses.scores > 0).sum() == FRAMES * 133 - 2
+    with pytest.raises(ValueError, match="the poses given as Poses must hold keypoints .frames, people, 133, 2. and"):
+        read_poses(Poses(keypoints[:, :10], scores[:, :10]))
+
+
 def test_without_scores_only_the_origin_is_unseen():
     frames = moving(FRAMES)
     frames[2, list(LEFT)] = 0
@@ -462,7 +472,9 @@ def test_normalised_pose_files_keep_their_unit(tmp_path):
     """pose-format can measure poses from the shoulders, and leaves the size of the picture as it was."""
     frames = (moving(FRAMES) - [MIDDLE, 240]) / 240
     write_poses(tmp_path / "clip.pose", Poses(*as_arrays(frames), 25.0, WIDTH, HEIGHT))
-    check_places(read_poses(tmp_path / "clip.pose"), frames, ALL, tolerance=1e-5)
+    read = read_poses(tmp_path / "clip.pose")
+    for poses in (read, read_poses(read)):
+        check_places(poses, frames, ALL, tolerance=1e-5)
 
 
 def as_arrays(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
