@@ -55,8 +55,8 @@ class LongVideoTranslation:
         modality = self.processor.modality
         if isinstance(video, dict):
             row = values_of_row(video, (), modality.column_names, modality.has_parts)
-            video, start, end = with_content(row["video"]), row.get("start", start), row.get("end", end)
-            source_fps = row.get("source_fps", source_fps)
+            start, end, source_fps = row.get("start", start), row.get("end", end), row.get("source_fps", source_fps)
+            video = modality.with_row(with_content(row["video"]), video)
         if segments is None:
             segments = modality.split_at_rests(video, start, end, source_fps)
         elif start is not None or end is not None:

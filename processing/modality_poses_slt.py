@@ -202,6 +202,7 @@ class PoseModality(Modality):
         Raises:
             ValueError: as `open`.
         """
+        source = source.poses if isinstance(source, PosesInVideo) else source
         name, video = name_of_poses(source), path_of_video(source)
         if video is not None:
             part = poses_of_video(video, self.part.extractor, start, end)
@@ -246,7 +247,7 @@ class PoseModality(Modality):
         first, last = min(part.start for part in segments), max(part.end for part in segments)
         poses, begin = self.poses_of(source, first, last, rate)
         for segment in segments:
-            if self.part.hand_crops and path_of_video(source) is not None:
+            if self.part.hand_crops and (isinstance(source, PosesInVideo) or path_of_video(source) is not None):
                 values, metadata = self.open(source, segment.start, segment.end, rate)
             else:
                 values, metadata = self.open(poses, max(segment.start - begin, 0.0), segment.end - begin)
