@@ -65,7 +65,7 @@ class ClipTranslation:
     def _ready_clip(
         self, video: dict[str, Any], start: float | None, end: float | None, source_fps: float | None
     ) -> dict[str, Any]:
-        """Check a video that is already processed, and return it as a clip: its `values` and `times`."""
+        """Check a video that is already processed, and return it as a clip: its `values`, `times` and `metadata`."""
         modality = self.processor.modality
         values_name = modality.input_names[0]
         keys = (values_name, *KEYS_BESIDE_READY_VALUES)
@@ -86,7 +86,7 @@ class ClipTranslation:
         self.check_length(len(values), "the processed video")
         metadata = video.get("video_metadata")
         times = None if metadata is None else clip_times(metadata, video.get("start"))
-        return {"values": values, "times": times}
+        return {"values": values, "times": times, "metadata": metadata or {}}
 
     def check_length(self, num_frames: int, name: str) -> None:
         """
@@ -119,14 +119,15 @@ class ClipTranslation:
         frames = [clip["frames"] if "frames" in clip else clip["values"] for clip in clips]
         _check_one_size(frames)
         if all("frames" in clip for clip in clips):
-            inputs = self._encoder_inputs(frames) | self._more_inputs(clips)
+            inputs = self._encoder_inputs(frames)
         else:
-            names = self.processor.modality.input_names
+            names = self.processor.modality.input_names[:2]
             values = [
                 self._encoder_inputs([each])[names[0]][0] if "frames" in clip else each.to(self.device)
                 for clip, each in zip(clips, frames, strict=True)
             ]
             inputs = dict(zip(names, _padded(values), strict=True))
+        inputs |= self._more_inputs(clips)
         num_frames = [len(each) for each in frames]
         features = self.model.vision_model.compute_features(**inputs)
         output = self.model.vision_model.encode_features(features.last_hidden_state, features.attention_mask)

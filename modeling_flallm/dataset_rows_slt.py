@@ -15,6 +15,8 @@ import fsspec
 from transformers.pipelines.pt_utils import KeyDataset
 
 VIDEO_KEYS = ("video", "start", "end", "source_fps")
+# Of how many values of a clip there are per second, if the clip is no video.
+RATE_COLUMNS = ("features_per_second", "frames_per_second")
 # Words in column names that say where a part begins or ends, in any unit.
 WORDS_OF_A_PART = {
     "start": {"start", "starttime", "begin", "onset", "offset"},
@@ -27,13 +29,14 @@ def is_data_set(inputs: Any) -> bool:
     return all(hasattr(inputs, name) for name in ("column_names", "features", "cast_column"))
 
 
-def undecoded(inputs: Any, names: Sequence[str] = ("video",)) -> Any:
+def undecoded(inputs: Any, names: Sequence[str] = ("video",), more_columns: Sequence[str] = ()) -> Any:
     """
     Return a data set with undecoded videos in the column `video`, a column or `KeyDataset` of one with undecoded
     videos, and everything else unchanged.
 
     Args:
         names: possible names of the column of clips, such as `visual_features` for a model that reads these.
+        more_columns: that the model also reads: then the rows stay whole, and keep their names.
 
     Raises:
         ValueError: for a data set of several splits, and for one without a column of videos.
@@ -41,7 +44,7 @@ def undecoded(inputs: Any, names: Sequence[str] = ("video",)) -> Any:
     if is_data_set(inputs):
         column = _clip_column(inputs, names)
         inputs = _undecoded_columns(inputs)
-        if column == "video":
+        if column == "video" or more_columns:
             return inputs
         others = [name for name in inputs.column_names or () if name == "video"]
         return inputs.remove_columns(others).rename_column(column, "video")
@@ -105,8 +108,8 @@ def values_of_row(
 
     Args:
         arguments: names that belong in the call, not in a row.
-        names: possible names of the clip. Of a clip that is not called `video`, `features_per_second` is its
-            `source_fps`, unless the row has one.
+        names: possible names of the clip. Of a clip that is not called `video`, `features_per_second` or
+            `frames_per_second` is its `source_fps`, unless the row has one.
         has_parts: `has_parts` of the modality; without parts, `start` and `end` are not read.
 
     Raises:
@@ -117,9 +120,9 @@ def values_of_row(
     plain_names = {str(name).casefold() for name in row}
     clip_name = next((name for name in names if name in plain_names), "video")
     if clip_name != "video":
-        not_read = {"video", *(["features_per_second"] if "source_fps" in plain_names else [])}
+        not_read = {"video", *(RATE_COLUMNS if "source_fps" in plain_names else ())}
         not_read |= set() if has_parts else {"start", "end"}
-        ours = {clip_name: "video", "features_per_second": "source_fps"}
+        ours = {clip_name: "video"} | dict.fromkeys(RATE_COLUMNS, "source_fps")
         row = {
             ours.get(str(name).casefold(), name): value
             for name, value in row.items()

@@ -11,6 +11,7 @@ import torch
 from .dataset_rows_slt import values_of_row, with_content
 from .word_evidence_slt import spans_of_words
 
+METADATA_OF_TIMES = ("fps", "total_num_frames", "frames_indices", "duration", "start_in_seconds")
 TIMES_OF_A_PIECE = ("video_metadata", "start", "end")
 # Overlap of the parts of a piece that is too long for the model, as a fraction of the piece.
 OVERLAP_OF_PARTS = 0.2
@@ -54,8 +55,8 @@ class LongVideoTranslation:
         modality = self.processor.modality
         if isinstance(video, dict):
             row = values_of_row(video, (), modality.column_names, modality.has_parts)
-            video, start, end = with_content(row["video"]), row.get("start", start), row.get("end", end)
-            source_fps = row.get("source_fps", source_fps)
+            start, end, source_fps = row.get("start", start), row.get("end", end), row.get("source_fps", source_fps)
+            video = modality.with_row(with_content(row["video"]), video)
         if segments is None:
             segments = modality.split_at_rests(video, start, end, source_fps)
         elif start is not None or end is not None:
@@ -151,8 +152,11 @@ def _check_num_workers(num_workers: Any) -> None:
 
 
 def _part_of_clip(clip: dict[str, Any], values_name: str, first: int, stop: int) -> dict[str, Any]:
-    """The frames from `first` to `stop` (exclusive) of a processed clip."""
+    """The frames from `first` to `stop` (exclusive) of a processed clip. Of a part, the metadata is cut to the times:
+    whatever else it has is of the whole clip."""
     metadata = clip["video_metadata"]
+    if stop - first < len(clip[values_name]):
+        metadata = {name: metadata[name] for name in METADATA_OF_TIMES if name in metadata}
     return {
         values_name: torch.as_tensor(clip[values_name])[first:stop],
         "video_metadata": {**metadata, "frames_indices": list(metadata["frames_indices"])[first:stop]},

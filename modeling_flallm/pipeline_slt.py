@@ -1,6 +1,6 @@
 """
-`pipeline("sign-language-translation")`: sign language videos in any form in, sentences out, with scores and, for each
-word, the seconds of the video that it was read from.
+`pipeline("sign-language-translation")`: sign language videos or poses in any form in, sentences out, with scores and,
+for each word, the seconds of the video that it was read from.
 
 This file imports no model and no processor: it is stored beside the weights on the Hub and works with those that the
 pipeline was built with.
@@ -87,7 +87,10 @@ class SignLanguageTranslationPipeline(
                 optionally `start` and `end`), streamed or not, or a torch data set such as `KeyDataset(dataset,
                 "video")`. Videos of data sets are not decoded by `datasets`. A row that you index yourself,
                 `dataset[0]`, is, for which `datasets` needs torchcodec, unless its column was cast to
-                `Video(decode=False)`.
+                `Video(decode=False)`. A model that reads poses or ready-made visual features takes these in place of
+                videos: files, arrays, rows and columns called `poses` or `visual_features`, and prepared
+                `{"pose_values": ...}`. For one of poses, those of a video file are extracted, if rtmlib or MediaPipe is
+                installed.
             start (`float`, *optional*):
                 Second at which to start in each video. Default: its beginning.
             end (`float`, *optional*):
@@ -141,7 +144,8 @@ class SignLanguageTranslationPipeline(
             TypeError: for an unknown argument.
             ImportError: for rows that `datasets` cannot decode because torchcodec is missing.
         """
-        inputs = undecoded(inputs, self.processor.modality.column_names)
+        modality = self.processor.modality
+        inputs = undecoded(inputs, modality.column_names, modality.more_columns)
         if isinstance(inputs, IterableDataset) or (isinstance(inputs, Iterator) and not hasattr(inputs, "read")):
             answers = super().__call__(numbered(inputs), **kwargs)
             return (answer for answer in answers)  # that of transformers has no working `next`
@@ -239,7 +243,7 @@ class SignLanguageTranslationPipeline(
             )
         for name in VIDEO_KEYS[1:]:
             check_one_number(name, values.get(name))
-        return values
+        return {**values, "video": modality.with_row(values["video"], row)}
 
     def _forward(
         self,

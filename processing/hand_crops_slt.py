@@ -23,6 +23,7 @@ from .poses_slt import Poses, are_fractions
 from .video_decoding_slt import decode_video
 
 HAND_CROP_NAMES = ("hand_pixel_values", "hand_frame_indices", "hand_crop_keypoints")
+COLUMN_OF_VIDEOS = "video"
 NO_FRAME = -1
 CROP_SIZE = 112  # pixels
 FRACTION_OF_FRAMES = 0.1
@@ -55,6 +56,14 @@ class HandCrops:
         """What they would be of a mirrored signer."""
         keypoints = self.keypoints * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
         return HandCrops(self.pixels.flip(0, -1), self.frame_indices.flip(0), keypoints.flip(0))
+
+
+@dataclass(frozen=True)
+class PosesInVideo:
+    """Poses as `read_poses` takes them, and their video as `decode_video` does."""
+
+    poses: Any
+    video: Any
 
 
 def frames_to_crop(scores: np.ndarray, seed: int | None = None) -> tuple[list[int], list[int]]:
@@ -110,7 +119,7 @@ def hand_crops_of_row(
     Raises:
         ValueError: for a row without a video, and as `read_hand_crops`.
     """
-    if row.get("video") is None:
+    if row.get(COLUMN_OF_VIDEOS) is None:
         raise ValueError(
             "The model also sees crops of the hands: the data set needs the column `video` beside `poses`, got columns "
             f"{sorted(row)}. Streamed data sets give no videos beside poses. With `hand_crops=False` of the feature "
@@ -119,7 +128,9 @@ def hand_crops_of_row(
     start, end = row.get("start"), row.get("end")
     poses = read_poses(row["poses"], start, end)
     left, right = frames_to_crop(scores, seed)
-    crops = read_hand_crops(row["video"], poses, indices, (right, left) if is_mirrored else (left, right), start, end)
+    crops = read_hand_crops(
+        row[COLUMN_OF_VIDEOS], poses, indices, (right, left) if is_mirrored else (left, right), start, end
+    )
     return crops.mirrored() if is_mirrored else crops
 
 

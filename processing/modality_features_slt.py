@@ -73,10 +73,6 @@ class VisualFeaturesModality(Modality):
             )
         return str(path), "" if array is None else f"#{array}"
 
-    @property
-    def origin(self) -> str | None:
-        return self.part.encoder_name
-
     def learn_origin(self, clips: Iterable[Any]) -> None:
         """See `Modality.learn_origin`: which encoder made them, as far as their files say so; it must be one."""
         expected = self.part.encoder

@@ -13,8 +13,10 @@ from transformers.utils import logging
 from .feature_extraction_poses_slt import PoseFeatureExtractor
 from .feature_files_slt import split_name
 from .hand_crops_slt import (
+    COLUMN_OF_VIDEOS,
     HAND_CROP_NAMES,
     NO_HAND_CROPS,
+    PosesInVideo,
     frames_to_crop,
     hand_crops_of_row,
     pad_hand_crops,
@@ -96,6 +98,7 @@ class PoseModality(Modality):
         super().__init__(part)
         if part.hand_crops:
             self.input_names = (*self.input_names, *HAND_CROP_NAMES)
+            self.more_columns = (COLUMN_OF_VIDEOS,)
 
     @classmethod
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> PoseFeatureExtractor:
@@ -134,10 +137,6 @@ class PoseModality(Modality):
             limit_of_hands(settings),
         ]
 
-    @property
-    def origin(self) -> str | None:
-        return self.part.extractor
-
     def learn_origin(self, clips: Iterable[Any]) -> None:
         """See `Modality.learn_origin`: what extracted the poses, if all files that say so agree."""
         files = (clip for clip in clips if split_name(clip)[0].suffix.lower() in STATING_SUFFIXES)
@@ -154,8 +153,15 @@ class PoseModality(Modality):
     def origin(self) -> str | None:
         return self.part.extractor
 
+    def with_row(self, clip: Any, row: dict[str, Any]) -> Any:
+        """See `Modality.with_row`: the video of the same row, from which hand crops are cut."""
+        columns = {str(name).casefold(): value for name, value in row.items()}
+        video = next((columns[name] for name in self.more_columns if name in columns), None)
+        has_poses = any(name in columns for name in self.column_names)
+        return PosesInVideo(clip, video) if has_poses and video is not None else clip
+
     def is_one(self, clips: Any) -> bool:
-        return is_one_clip_of_poses(clips)
+        return isinstance(clips, PosesInVideo) or is_one_clip_of_poses(clips)
 
     def as_list(self, clips: Any) -> list[Any]:
         return list_of_clips_of_poses(clips)
@@ -167,6 +173,7 @@ class PoseModality(Modality):
         See `Modality.open`; the `rate` of a file that states it is not needed, and takes its place if given. For a
         model that sees hand crops, the metadata of a video has them as `hand_crops`.
         """
+        source, video = (source.poses, source.video) if isinstance(source, PosesInVideo) else (source, None)
         poses, begin = self.poses_of(source, start, end, rate)
         rate = poses.frames_per_second
         values = self.part.values_of(poses, name_of_poses(source))
@@ -178,7 +185,7 @@ class PoseModality(Modality):
             "duration": None if rate is None else len(values) / rate,
             "start_in_seconds": begin,
         }
-        video = path_of_video(source)
+        video = path_of_video(source) if video is None else video
         if self.part.hand_crops and video is not None:
             end = None if rate is None else begin + len(poses) / rate
             chosen = frames_to_crop(poses.scores[indices])
@@ -195,6 +202,7 @@ class PoseModality(Modality):
         Raises:
             ValueError: as `open`.
         """
+        source = source.poses if isinstance(source, PosesInVideo) else source
         name, video = name_of_poses(source), path_of_video(source)
         if video is not None:
             part = poses_of_video(video, self.part.extractor, start, end)
@@ -229,16 +237,22 @@ class PoseModality(Modality):
     def read_segments(
         self, source: Any, segments: Sequence[VideoSegment | tuple[float, float]], rate: float | None = None
     ) -> Iterator[dict[str, Any]]:
-        """See `Modality.read_segments`; the poses of all segments are read at once."""
+        """
+        See `Modality.read_segments`; the poses of all segments are read at once. Those of a video are kept, and for a
+        model that sees hand crops it is read again for each segment.
+        """
         segments = [part if isinstance(part, VideoSegment) else VideoSegment(*part, *part) for part in segments]
         if not segments:
             return
         first, last = min(part.start for part in segments), max(part.end for part in segments)
         poses, begin = self.poses_of(source, first, last, rate)
         for segment in segments:
-            values, metadata = self.open(poses, max(segment.start - begin, 0.0), segment.end - begin)
+            if self.part.hand_crops and (isinstance(source, PosesInVideo) or path_of_video(source) is not None):
+                values, metadata = self.open(source, segment.start, segment.end, rate)
+            else:
+                values, metadata = self.open(poses, max(segment.start - begin, 0.0), segment.end - begin)
+                metadata["start_in_seconds"] += begin
             times = {name: second for name, second in vars(segment).items() if name != "cut"}
-            metadata["start_in_seconds"] += begin
             prepared = self.prepare([values])[self.input_names[0]][0]
             yield {self.input_names[0]: prepared, "video_metadata": metadata, **times}
 

@@ -119,6 +119,7 @@ class Modality(ABC):
         has_parts: whether `start` and `end` of a row name the part of its file that is the clip; otherwise they say
             where in a video the whole clip was.
         has_pictures: whether `look` and `pictures` show clips to people.
+        more_columns: columns of other clips that the model also reads.
         prepared_shape: of one clip from `prepare`, each dimension a number, or a word if clips differ in it.
         packages: to be installed for reading clips beside those that every model needs.
         words: what texts for people say of the clips.
@@ -140,16 +141,12 @@ class Modality(ABC):
     has_parts: ClassVar[bool] = False
     has_pictures: ClassVar[bool] = False
     prepared_shape: ClassVar[tuple[str | int, ...]] = ()
+    more_columns: tuple[str, ...] = ()
     packages: ClassVar[tuple[str, ...]] = ()
     words: ClassVar[ModalityWords]
 
     def __init__(self, part: Any):
         self.part = part
-
-    @property
-    def origin(self) -> str | None:
-        """What made the clips that the model was trained on, as `learn_origin` found it; None if that is not known."""
-        return None
 
     @classmethod
     def is_read_by(cls, part: Any) -> bool:
@@ -206,6 +203,10 @@ class Modality(ABC):
     def limits(cls, settings: dict[str, Any]) -> list[str]:
         """Sentences of the model card on what the model cannot see, by the settings of its training."""
         return []
+
+    def with_row(self, clip: Any, row: dict[str, Any]) -> Any:
+        """A clip as `open` takes it, with what else of its row the model reads, `more_columns`; by default the clip."""
+        return clip
 
     def learn_origin(self, clips: Iterable[Any]) -> None:  # noqa: B027
         """

@@ -23,17 +23,15 @@ OWN_FILES = {
 ENCODED = "the models' argument for clips that are encoded already, from any sign encoder"
 NAMED_ARGUMENT = "transformers names each modality in the call of a model or a processor"
 OF_TRANSFORMERS = "what transformers calls all that moves: chat templates, `get_encoder`, `input_modalities`"
-READY_PIXELS = "the pipeline also takes what the video processor has made of a video"
 ONE_CLIP = "the pipeline's own key for a clip of any modality"
 RAW_CORPORA = "raw corpora are videos: they are prepared, inspected and rendered as such"
-SPACE = "the page takes videos"
+SPACE = "the page takes videos or poses"
 RAW_FEATURES = "features that others computed are prepared as such"
 POSES_COMMAND = "a command has this name, too"
 MEASURES_VIDEOS = "measures the way of videos"
 EXCEPTIONS = {
     "video": {
         "modeling_flallm/backbone_slt.py": "transformers' own name for the input of a video model",
-        "modeling_flallm/clip_translation_slt.py": READY_PIXELS,
         "modeling_flallm/dataset_rows_slt.py": ONE_CLIP,
         "modeling_flallm/encoder_features_slt.py": OF_TRANSFORMERS,
         "modeling_flallm/encoder_poses_slt.py": OF_TRANSFORMERS,
@@ -42,7 +40,6 @@ EXCEPTIONS = {
         "modeling_flallm/long_videos_slt.py": "only long videos are split into sentences",
         "modeling_flallm/modeling_flallm.py": OF_TRANSFORMERS,
         "modeling_flallm/modeling_llava_slt_contrastive.py": NAMED_ARGUMENT,
-        "modeling_flallm/pipeline_inputs_slt.py": READY_PIXELS,
         "modeling_flallm/pipeline_slt.py": ONE_CLIP,
         "modeling_flallm/sign_encoder_slt.py": "one check of frames for all sign encoders of videos",
         "modeling_flallm/translation_model_slt.py": NAMED_ARGUMENT,
@@ -56,8 +53,6 @@ EXCEPTIONS = {
         "train_scripts/corpora/planned_videos.py": RAW_CORPORA,
         "train_scripts/corpora/preparation_report.py": RAW_CORPORA,
         "spaces_demo/app.py": SPACE,
-        "spaces_demo/decoding.py": SPACE,
-        "spaces_demo/translating.py": SPACE,
         "benchmarks/confidence_on_untrained_videos.py": MEASURES_VIDEOS,
         "benchmarks/decode_and_preprocess.py": MEASURES_VIDEOS,
         "benchmarks/frozen_features.py": MEASURES_VIDEOS,
@@ -91,6 +86,7 @@ EXCEPTIONS = {
         "train_scripts/__main__.py": POSES_COMMAND,
         "train_scripts/arguments/commands.py": POSES_COMMAND,
         "train_scripts/commands/extract_poses.py": POSES_COMMAND,
+        "spaces_demo/decoding.py": SPACE,
     },
 }
 

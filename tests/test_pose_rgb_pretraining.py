@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -88,6 +89,14 @@ def test_all_three_stages(pretrained, corpus, tmp_path, monkeypatch):
     assert isinstance(answer["translation_text"], str) and len(seen) == 1
     assert int((seen[0][3] >= 0).sum()) == 4  # two of sixteen frames, of each hand
     assert isinstance(translator(str(corpus / "test" / row["poses"]))["translation_text"], str)
+    assert not (seen.pop()[3] >= 0).any()
+
+    both = {"poses": str(corpus / "test" / row["poses"]), "video": str(corpus / "test" / row["file_name"])}
+    assert translator(both) == answer and len(seen) == 2
+    data_set = datasets.Dataset.from_list([{**both, "text": row["text"]}]).cast_column("video", datasets.Video())
+    assert list(translator(data_set)) == [answer] and len(seen) == 3
+    for crops in seen[1:]:
+        assert torch.equal(crops[2], seen[0][2]) and torch.equal(crops[3], seen[0][3])
 
 
 @pytest.mark.slow

@@ -11,14 +11,18 @@ import pytest
 import torch
 from signing_poses import FRAMES_PER_SECOND
 from test_model_card import record_of
-from tiny_pose_models import made_poses, pose_file, pose_pipeline
+from tiny_corpus import flags
+from tiny_pose_models import made_poses, pose_file, pose_pipeline, pose_processor
 from transformers.pipelines.pt_utils import KeyDataset
 from video_files import counting_frames, write_video
 from without_our_packages import run_without_our_packages
 
+import processing.modality_poses_slt as modality_of_poses
 import processing.poses_of_videos_slt as poses_of_videos
 from modeling_flallm import SignLanguageTranslationPipeline
+from modeling_flallm.long_videos_slt import _part_of_clip
 from processing import Poses, write_poses
+from train_scripts.commands import calibrate, evaluate_model, extract_features, translate
 from train_scripts.hub.model_card import render
 
 SENTENCE = [("sign", 2.4)]
@@ -75,6 +79,8 @@ def test_a_part_is_named_by_seconds_also_in_a_row(translator, clip):
     with pytest.raises(ValueError, match="has no times"):
         translator(poses, start=0.6)
     in_time = translator(poses, start=0.6, source_fps=FRAMES_PER_SECOND, return_timestamps=True)
+    row = {"poses": poses, "start": 0.6, "end": None, "frames_per_second": FRAMES_PER_SECOND}
+    assert translator(row, return_timestamps=True) == in_time
     assert all(0.6 <= word["start"] <= word["peak"] <= word["end"] <= 2.4 for word in in_time["words"])
 
 
@@ -194,6 +200,46 @@ def test_without_an_extractor_a_video_says_what_to_install(translator, video, mo
         translator(str(video))
 
 
+# Commands
+
+
+def corpus_of_poses(folder: Path, num_clips: int) -> Path:
+    for split in ("train", "dev", "test"):
+        (folder / split / "poses").mkdir(parents=True)
+        names = [f"poses/{index}.safetensors" for index in range(num_clips)]
+        for name in names:
+            pose_file(folder / split / name, [("sign", np.random.uniform(0.8, 1.6))])
+        rows = [f"{name},w{4 + index} w5 w6" for index, name in enumerate(names)]
+        (folder / split / "metadata.csv").write_text("\n".join(["poses,text", *rows, ""]))
+    return folder
+
+
+@pytest.mark.slow
+def test_commands_translate_score_calibrate_and_keep_features(translator, talk, tmp_path, capsys):
+    data, model = corpus_of_poses(tmp_path / "data", num_clips=20), tmp_path / "model"
+    translator.save_pretrained(model)
+    files = sorted((data / "test" / "poses").iterdir())
+    expected = [translator(str(path))["translation_text"] for path in files]
+    on_cpu = {"device": "cpu", "dtype": "float32"}
+    table = flags(model=model, format="jsonl", output=tmp_path / "translations.jsonl", **on_cpu)
+    assert translate.main([*table, str(data / "test")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "translations.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == expected
+    assert translate.main([*flags(model=model, **on_cpu), "--long", "--srt", str(talk)]) == 0
+    assert talk.with_suffix(".srt").read_text().count("-->") == 3
+    assert translate.main([*flags(model=model, quantization="int8"), str(files[0])]) == 0
+    scores = flags(model=model, dataset=data, split="test", output_dir=tmp_path / "scores", disable_tqdm=True)
+    assert evaluate_model.main([*scores, "--device", "cpu"]) == 0
+    predictions = (tmp_path / "scores" / "predictions.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["prediction"] for line in predictions) == sorted(expected)
+    features = {"dataset": data, "vision_model_name_or_path": model, "feature_cache_dir": tmp_path / "cache"}
+    assert extract_features.main(flags(**features, output_dir=tmp_path / "features", **on_cpu)) == 0
+    assert len(list((tmp_path / "features" / "test").glob("*.safetensors"))) == 20
+    assert list((tmp_path / "cache").rglob("*.arrow"))
+    assert calibrate.main(flags(model=model, dataset=data, split="dev", least_chrf=1)) in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err
+
+
 # Saved models
 
 
@@ -223,22 +269,43 @@ def test_a_model_of_poses_works_where_nothing_of_ours_is(translator, talk, tmp_p
 
 def test_the_card_says_what_the_model_sees_and_what_it_does_not(monkeypatch):
     run = record_of("visual_initialing")
-    card = render(replace(run, modality="poses", clips_made_by="mediapipe 0.10.21 holistic"))
+    card = render(replace(run, modality="poses", data=run.data | {"made_with": "mediapipe 0.10.21 holistic"}))
     for text in (
         "This model follows the poses of a signer of",
-        "Its poses were made by\n`mediapipe 0.10.21 holistic`;",
+        "The poses were made with **mediapipe 0.10.21 holistic**.",
         'inputs = processor(poses="clip.pose", return_tensors="pt")',
         "torch torchvision av sentencepiece pose-format`",
         "Eyebrows, gaze, cheeks and tongue are lost",
         "no training clip was mirrored",
     ):
         assert text in card
-    assert "pixels" not in card and "were made by" not in render(run)
+    assert "pixels" not in card and "were made with" not in render(run)
 
 
 def test_a_model_keeps_whose_poses_it_was_trained_on(clip, tmp_path):
     modality = pose_pipeline().processor.modality
     modality.learn_origin([str(clip)])
-    assert modality.origin is None
+    assert modality.origin() is None
     modality.learn_origin([str(pose_file(tmp_path / "made.npz", SENTENCE, extractor="mediapipe 0.10.21"))])
-    assert modality.origin == "mediapipe 0.10.21"
+    assert modality.origin() == "mediapipe 0.10.21"
+
+
+# Hand crops
+
+
+def test_a_long_video_also_shows_its_hands(video, extracted, monkeypatch):
+    """To a model that sees them: each piece with the crops of its part."""
+    modality = pose_processor(hand_crops=True).modality
+    asked = []
+
+    def read(path, poses, indices, chosen, start, end):
+        asked.append((round(start, 1), round(end, 1)))
+        return "crops"
+
+    monkeypatch.setattr(modality_of_poses, "read_hand_crops", read)
+    pieces = list(modality.read_segments(str(video), [(0.0, 2.0), (3.0, 6.0)]))
+    assert [piece["video_metadata"]["hand_crops"] for piece in pieces] == ["crops"] * 2
+    assert asked == [(0.0, 2.0), (3.0, 6.0)] and len(extracted) == 1
+    whole, part = (_part_of_clip(pieces[0], "pose_values", 0, stop) for stop in (50, 20))
+    assert "hand_crops" in whole["video_metadata"] and "hand_crops" not in part["video_metadata"]
+    assert len(part["pose_values"]) == len(part["video_metadata"]["frames_indices"]) == 20

@@ -69,7 +69,6 @@ class TrainingRun:
         retrieval: for a model that does not translate: its scores by split.
         confidence: what `flallm calibrate` found: `least_chrf`, and `measures` by split.
         modality: our name of the column of its clips.
-        clips_made_by: the model or program that made them, if they are not videos and their files say so.
         encoders: image and video models of transformers in the sign encoder: `name`, `revision` and `license`, if
             known, and `training`, how the run trained them.
         card_digest: of the README.md that was written from this, to notice changes by hand.
@@ -92,7 +91,6 @@ class TrainingRun:
     confidence: dict[str, Any] | None = None
     retrieval: dict[str, dict[str, float]] = field(default_factory=dict)
     modality: str = MODALITIES[0].column
-    clips_made_by: str | None = None
     encoders: list[dict[str, str]] = field(default_factory=list)
     card_digest: str | None = None
 
