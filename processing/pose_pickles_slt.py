@@ -50,7 +50,8 @@ def _frames_of(path: Path, *version: int) -> list[list[np.ndarray]]:
 
 
 def _people(keypoints: Any, scores: Any) -> list[np.ndarray]:
-    points, marks = np.asarray(keypoints, np.float32), np.asarray(scores, np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is unseen
+        points, marks = np.asarray(keypoints, np.float32), np.asarray(scores, np.float32)
     if not points.size:
         return []
     if points.shape[1:] != (NUM_POINTS, 2) or marks.shape != points.shape[:2]:

@@ -276,7 +276,7 @@ def truncated_pickle(path: Path) -> Path:
 
 
 def another_file(path: Path) -> Path:
-    path = path.with_suffix(random.choice([".json", ".txt", ".mp4", ""]))
+    path = path.with_suffix(random.choice([".json", ".txt", ".png", ""]))
     path.write_text("x")
     return path
 

@@ -466,8 +466,8 @@ def test_everything_that_is_wrong_is_listed_and_the_rest_prepared(source):
         "several": "'several.npz' holds 2 arrays: a, b. Name the one that is meant: 'several.npz#a'.",
         "text": "'text.h5': the visual features given as ndarray must hold float16, float32 or float64 numbers",
         "broken": "'broken.h5' cannot be read: ",
-        "arrays": "arrays.pkl must be a pickle of plain dictionaries, lists, strings and numbers, and arrays of numbers, "
-        "but it ",
+        "arrays": "arrays.pkl must be a pickle of plain dictionaries, lists, strings and numbers, and arrays of "
+        "numbers, but it ",
     }
     for name, text in texts.items():
         assert problems[name].startswith(text), problems[name]
