@@ -20,6 +20,8 @@ from huggingface_hub.utils import validate_repo_id
 from tiny_corpus import FOLDER, corpus, error_of, flags, language_model, stage1_flags, stage2_flags, trained_model
 from tiny_models import tiny_model
 
+from modeling_flallm.own_processing import PoseFeatureExtractor, PoseModality, VisualFeaturesModality
+from processing import VisualFeatureExtractor
 from train_scripts.arguments import training_arguments as arguments_file
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.arguments.dataclass_parser import parse_arguments, read_sources
@@ -27,7 +29,7 @@ from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.splits import load_split
 from train_scripts.commands import evaluate_model
 from train_scripts.hub import model_card
-from train_scripts.hub.model_card import add_scores, named_card, write_base_card, write_model_card
+from train_scripts.hub.model_card import add_scores, named_card, render, write_base_card, write_model_card
 from train_scripts.hub.run_settings import deviations
 from train_scripts.hub.training_run import TrainingRun, base_ids, describe_run, read_run
 from train_scripts.languages.languages import check_sign_language, check_spoken_language, language_name
@@ -122,6 +124,18 @@ def check_for_the_hub(text: str) -> dict[str, Any]:
 
 
 # What the card says
+
+
+def test_the_card_names_what_made_the_clips():
+    """Of poses their extractor, of features their encoder, as far as the processor has learned it."""
+    run = record_of("visual_initialing")
+    run.modality = "poses"
+    run.data["made_with"] = PoseModality(PoseFeatureExtractor(extractor="rtmlib 0.0.13 rtmw")).origin()
+    told = "The poses were made with **rtmlib 0.0.13 rtmw**. Those of another tool differ, and are translated worse."
+    assert told in render(run)
+    run.data["made_with"] = PoseModality(PoseFeatureExtractor()).origin()
+    assert "were made with" not in render(run)
+    assert VisualFeaturesModality(VisualFeatureExtractor(8, encoder_name="DINOv2")).origin() == "DINOv2"
 
 
 @pytest.mark.parametrize("stage", ["visual_initialing", "llm_fine_tuning", "lora"])
