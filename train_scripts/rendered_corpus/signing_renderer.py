@@ -264,21 +264,14 @@ def _draw_camera(resolution: int, random_generator: np.random.Generator) -> Came
 
 @dataclass(frozen=True)
 class Figure:
-    """
-    The signer's moving parts in all frames of a clip, right-handed, on the camera's canvas. The second dimension of
-    each array is the hand, DOMINANT or OTHER.
-
-    Attributes:
-        arms: shoulder, elbow and wrist, (frames, 2, 3, 2).
-        fingers: five points of each finger, thumb first, base first, (frames, 2, 5, 5, 2).
-        palm_centres: (frames, 2, 2), and `palm_radii`: (frames, 2).
-    """
+    """The moving parts in all frames of a clip, right-handed, on the camera's canvas: (frames, hand, ..., 2), dominant
+    hand first."""
 
     camera: Camera
-    arms: np.ndarray
-    fingers: np.ndarray
-    palm_centres: np.ndarray
-    palm_radii: np.ndarray
+    arms: np.ndarray  # (frames, 2, 3, 2): shoulder, elbow and wrist
+    fingers: np.ndarray  # (frames, 2, 5, 5, 2): thumb first, base first
+    palm_centres: np.ndarray  # (frames, 2, 2)
+    palm_radii: np.ndarray  # (frames, 2)
 
 
 def pose_figure(
