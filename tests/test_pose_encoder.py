@@ -30,6 +30,7 @@ from modeling_flallm import (
     UniSignPoseConfig,
     UniSignPoseEncoder,
 )
+from modeling_flallm.batch_norm_slt import WarmedUpBatchNorm1d, running_statistics_kept
 from modeling_flallm.encoder_poses_slt import skeleton_adjacency
 from modeling_flallm.encoders_slt import load_sign_encoder
 
@@ -219,12 +220,40 @@ def test_it_is_saved_and_loaded_equal(tmp_path):
         assert_close(loaded(**batch).last_hidden_state, encoder(**batch).last_hidden_state, atol=0, rtol=0)
 
 
+def test_running_statistics_begin_with_the_first_batches():
+    """As a plain mean, until the moving average counts a batch more; then as torch's, also after loading."""
+    norm, plain = WarmedUpBatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    batches = [torch.randn(20, 3) * 1e-3 + 5 for _ in range(13)]
+    for count, batch in enumerate(batches, start=1):
+        norm(batch)
+        if count <= 10:
+            assert_close(norm.running_mean, torch.stack(batches[:count]).mean((0, 1)))
+            assert_close(norm.running_var, torch.stack([each.var(0) for each in batches[:count]]).mean(0))
+            plain.load_state_dict(norm.state_dict())
+        else:
+            plain(batch)
+            assert_close(norm.state_dict(), plain.state_dict())
+    assert norm.momentum == 0.1
+    again = WarmedUpBatchNorm1d(3)
+    again.load_state_dict(norm.state_dict())
+    again(batches[0]), plain(batches[0])
+    assert_close(again.state_dict(), plain.state_dict())
+    kept = state_of(new := WarmedUpBatchNorm1d(3))
+    with running_statistics_kept(new):
+        new(batches[0])
+    assert_close(state_of(new), kept, atol=0, rtol=0)
+
+
 def test_a_new_one_starts_as_described():
     encoder = UniSignPoseEncoder(UniSignPoseConfig())
     for name, part in encoder.parts.items():
-        assert 0.015 < part.projection.weight.std() < 0.025 and not part.projection.bias.any()
+        assert 0.27 < part.projection.weight.std() < 0.4 and not part.projection.bias.any()
         for block in [*part.spatial_blocks, *part.temporal_blocks]:
             assert_close(block.graph_convolution.adjacency.data, skeleton_adjacency(name))
+            layers = [block.graph_convolution.weight[0], block.graph_convolution.weight[1]]
+            layers += [each.weight for each in (block.temporal_convolution, block.shortcut) if each is not None]
+            for weight in layers:
+                assert_close(weight.std().item() * (3 * weight[0].numel()) ** 0.5, 1.0, atol=0.1, rtol=0)
     assert not encoder.token_bias.any()
 
 
