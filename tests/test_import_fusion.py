@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import test_import_uni_sign
 import torch
-from test_import_uni_sign import WIDTHS, Published, command_line, save
+from test_import_uni_sign import Published, command_line, save
 
 from modeling_flallm import UniSignForTranslation
 from modeling_flallm.prior_guided_fusion_slt import PriorGuidedFusion
@@ -34,7 +35,7 @@ NAMES = {
 }
 
 
-def published_fusion(width: int = WIDTHS[-1], backbone: str = "rgb_support_backbone.0.") -> dict[str, torch.Tensor]:
+def published_fusion(width: int = 8, backbone: str = "rgb_support_backbone.0.") -> dict[str, torch.Tensor]:
     """A new fusion by their names; their convolutions of the attention are over pictures of one row."""
     weights = {}
     for name, value in PriorGuidedFusion(width).state_dict().items():
@@ -66,7 +67,8 @@ def test_every_weight_finds_its_name(backbone):
 
 
 @pytest.mark.slow
-def test_an_open_gate_keeps_the_branch_and_a_closed_one_drops_it_without_a_loss(tmp_path):
+def test_an_open_gate_keeps_the_branch_and_a_closed_one_drops_it_without_a_loss(tmp_path, monkeypatch):
+    monkeypatch.setattr(test_import_uni_sign, "WIDTHS", [4, 8])
     published = Published().eval()
     fusion = published_fusion()
     models, reports = {}, {}

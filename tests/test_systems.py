@@ -181,7 +181,7 @@ def test_the_space_knows_a_new_row(third, tmp_path):
     assert why_not_a_translator("third_slt") is None
     assert why_not_a_translator("third_slt_visual") == (
         "only a visual encoder, the output of stage 1 of Third-SLT, which does not translate videos: name the output "
-        "of stage 2 of FLa-LLM or stage 3 of LLaVA-SLT or stage 3 of Uni-Sign or stage 2 of Third-SLT"
+        "of stage 2 of FLa-LLM, stage 3 of LLaVA-SLT, stage 3 of Uni-Sign or stage 2 of Third-SLT"
     )
     (tmp_path / "README.md").write_text(card_of_third(), encoding="utf-8")
     facts = read_model_facts(str(tmp_path))
