@@ -44,6 +44,7 @@ from .pose_files_slt import (
 )
 from .pose_layouts_slt import POINTS_OF_PARTS
 from .pose_normalisation_slt import body_box
+from .pose_openpose_slt import is_openpose_folder
 from .pose_pictures_slt import draw_poses
 from .pose_segmentation_slt import measure_pose_motion
 from .poses_of_videos_slt import is_extractor_installed, path_of_video, poses_of_video
@@ -112,6 +113,10 @@ class PoseModality(Modality):
     @classmethod
     def is_file(cls, path: str | os.PathLike) -> bool:
         return is_pose_file(path)
+
+    @classmethod
+    def is_clip_folder(cls, path: str | os.PathLike) -> bool:
+        return is_openpose_folder(path)
 
     @classmethod
     def split_file_name(cls, name: str) -> tuple[str, str]:

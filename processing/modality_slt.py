@@ -165,6 +165,11 @@ class Modality(ABC):
         """Tell by its name whether a file holds a clip; hidden files do not."""
 
     @classmethod
+    def is_clip_folder(cls, path: str | os.PathLike) -> bool:
+        """Tell by the names of its files whether a folder is one clip, which `flallm translate` takes."""
+        return False
+
+    @classmethod
     def split_file_name(cls, name: str) -> tuple[str, str]:
         """
         What the table of a folder says of a clip: the name of its file, and what follows it to say what in the file.

@@ -2,6 +2,7 @@
 """Folders of OpenPose's JSON files, one for each frame: `clip_000000000012_keypoints.json`."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,12 @@ PARTS: dict[str, dict[int, Table]] = {
 }
 # A folder whose frames are numbered with larger gaps holds several clips.
 MOST_FRAMES_FOR_A_FILE = 100
+
+
+def is_openpose_folder(path: str | os.PathLike) -> bool:
+    """Tell by the names of its files whether a folder holds OpenPose's, one for each frame."""
+    path = Path(path)
+    return path.is_dir() and any(NAME.fullmatch(file.name) for file in path.iterdir())
 
 
 class OpenPoseFolder(PoseFile):

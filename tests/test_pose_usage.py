@@ -214,6 +214,29 @@ def corpus_of_poses(folder: Path, num_clips: int) -> Path:
     return folder
 
 
+def openpose_folder(folder: Path, poses: Poses) -> Path:
+    """One file for each frame, with the body's 18 points of OpenPose's COCO layout and both hands."""
+    folder.mkdir()
+    points = np.concatenate([poses.keypoints, poses.scores[..., None]], axis=-1)
+    neck = points[:, [5, 6]].mean(1, keepdims=True)
+    order = [0, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3]
+    body = np.concatenate([points[:, order[:1]], neck, points[:, order[1:]]], axis=1)
+    parts = {"pose": body, "hand_left": points[:, 91:112], "hand_right": points[:, 112:133]}
+    for frame in range(len(points)):
+        person = {f"{part}_keypoints_2d": values[frame].flatten().tolist() for part, values in parts.items()}
+        (folder / f"clip_{frame:012d}_keypoints.json").write_text(json.dumps({"people": [person]}))
+    return folder
+
+
+def test_a_folder_of_openpose_is_a_clip(translator, tmp_path):
+    folder = openpose_folder(tmp_path / "clip", made_poses(SENTENCE))
+    assert translate.find_videos([str(folder)], model="not needed") == [folder]
+    (answer,) = translator.translate_long(str(folder), [(0.5, 2.0)], source_fps=FRAMES_PER_SECOND, **WITH_SCORE)
+    alone = translator(str(folder), start=0.5, end=2.0, source_fps=FRAMES_PER_SECOND, **WITH_SCORE)
+    assert same(answer, alone)
+    assert alone["score"] != translator(str(folder), **WITH_SCORE)["score"]
+
+
 @pytest.mark.slow
 def test_commands_translate_score_calibrate_and_keep_features(translator, talk, tmp_path, capsys):
     data, model = corpus_of_poses(tmp_path / "data", num_clips=20), tmp_path / "model"

@@ -58,13 +58,13 @@ MOST_FILES_NAMED = 20
 
 def find_videos(paths: Sequence[str], model: str) -> list[Path]:
     """
-    Files as they are named, and below each folder all files of one modality, in order of their names: videos, or
-    whatever else is there; if there are several, those that `model` reads. Hidden files are left out, and so is
-    everything else, which is named on standard error.
+    Files as they are named, folders that are one clip, and below each other folder all files of one modality, in order
+    of their names: videos, or whatever else is there; if there are several, those that `model` reads. Hidden files are
+    left out, and so is everything else, which is named on standard error.
     """
     videos: list[Path] = []
     for path in map(Path, paths):
-        if not path.is_dir():
+        if not path.is_dir() or any(modality.is_clip_folder(path) for modality in MODALITIES):
             videos.append(path)
             continue
         files = sorted(file for file in path.rglob("*") if not _is_hidden_below(path, file) and not file.is_dir())
