@@ -67,7 +67,7 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
 
         Returns `pose_values`, float32 (batch, frames, 69, 3), padded with zeros, and `pose_attention_mask`
         (batch, frames). Raises `ValueError` as `read`."""
-        _check_sampling(frame_sampling_rate or self.frame_sampling_rate, max_num_frames)
+        _check_sampling(1.0 if frame_sampling_rate is None else frame_sampling_rate, max_num_frames)
         clips = [self.read(clip, start, end) for clip in list_of_clips_of_poses(poses)]
         sampled = [clip[self.sample_frame_indices(len(clip), frame_sampling_rate, max_num_frames)] for clip in clips]
         return BatchFeature(self.pad(sampled), tensor_type=return_tensors)
@@ -81,7 +81,7 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
 
     def values_of(self, poses: Poses, name: str) -> torch.Tensor:
         """The poses of the clip `name` as `read` returns them."""
-        self._compare_extractor(poses.extractor, name)
+        self._compare_extractor(poses.extractor)
         keypoints = torch.from_numpy(poses.keypoints)
         if not self.keep_aspect_ratio:
             if poses.width is not None and poses.height is not None:
@@ -109,11 +109,11 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
         values, mask = padded_in_time([normalised_poses(clip, self.score_threshold) for clip in clips])
         return dict(zip(self.model_input_names, (values, mask), strict=True))
 
-    def _compare_extractor(self, found: str | None, name: str) -> None:
+    def _compare_extractor(self, found: str | None) -> None:
         if self.extractor is not None and found is not None and found != self.extractor:
             logger.warning_once(
-                f"{name} holds poses of {found}, but the model was trained on those of {self.extractor}. Expect worse "
-                "translations."
+                f"The clips hold poses of {found}, but the model was trained on those of {self.extractor}. Expect "
+                "worse translations."
             )
 
 

@@ -61,15 +61,12 @@ def read_poses(
         file = open_pose_file(source, layout)
         facts = file.facts()
         rate = facts.frames_per_second if frames_per_second is None else frames_per_second
-        first, last = part_of_clip(facts.num_frames, start, end, rate, name)
-        poses = poses_of(file.people(first, last), name)
+        people = file.people(*part_of_clip(facts.num_frames, start, end, rate, name))
     else:
-        poses = source
-        if not isinstance(poses, Poses):
-            poses = poses_of(people_of_arrays(source, None, layout, name), name)
-        rate = poses.frames_per_second if frames_per_second is None else frames_per_second
-        poses = poses.part(*part_of_clip(len(poses), start, end, rate, name))
-    return replace(poses, frames_per_second=rate)
+        people = source.people() if isinstance(source, Poses) else people_of_arrays(source, None, layout, name)
+        rate = people.frames_per_second if frames_per_second is None else frames_per_second
+        people = people.part(*part_of_clip(len(people.keypoints), start, end, rate, name))
+    return replace(poses_of(people, name), frames_per_second=rate)
 
 
 def pose_facts(source: Any) -> PoseFacts:

@@ -16,6 +16,7 @@ from .pose_point_names_slt import sources_of_components
 from .poses_slt import People, PoseFacts, PoseFile, Poses, checked_number
 
 VERSION = 0.2
+BYTES = 4  # of a number
 MOST_PIXELS = 65535  # of a side of the picture: the header has two bytes for it
 SHOWN_COMPONENTS = 5
 DAMAGED = (
@@ -29,6 +30,11 @@ class PoseFormatFile(PoseFile):
 
     def facts(self) -> PoseFacts:
         pose = self._read(_module("pose_format.pose_body").EmptyPoseBody)
+        least_bytes = math.prod((*pose.body.data.shape, BYTES)) + math.prod((*pose.body.confidence.shape, BYTES))
+        if least_bytes > self.path.stat().st_size:
+            raise ValueError(
+                f"{self.name} states {len(pose.body.data)} frames, and is too short for them. It may be damaged."
+            )
         return PoseFacts(len(pose.body.data), self._rate(pose))
 
     def people(self, first: int, last: int) -> People:
@@ -52,6 +58,7 @@ class PoseFormatFile(PoseFile):
             self._rate(pose),
             size.width if size.width and size.height else None,
             size.height if size.width and size.height else None,
+            may_be_fractions=False,  # but normalised, in a unit that is the same for x and y
         )
 
     def _read(self, body: type, **part: int) -> Any:

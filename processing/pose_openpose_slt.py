@@ -88,7 +88,7 @@ def _people_in(path: Path) -> list[np.ndarray]:
         content = json.loads(path.read_bytes())
         people = content["people"]
         return [_person(person) for person in people]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"{error}" if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise ValueError(
             f"'{path}' cannot be read as a frame of OpenPose, an object with a list `people`: {reason.rstrip('.')}."

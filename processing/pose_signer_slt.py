@@ -28,18 +28,20 @@ def poses_of_signer(keypoints: np.ndarray, scores: np.ndarray, name: str) -> tup
     Returns:
         `(frames, 133, 2)` and `(frames, 133)`.
     """
+    if scores.shape[1] == 1:
+        return keypoints[:, 0], scores[:, 0]
     boxes = _boxes(keypoints[:, :, BODY], scores[:, :, BODY])
     is_there = _areas(boxes) > 0
-    people = _followed(boxes, is_there) if scores.shape[1] > 1 and is_there.any() else []
-    if len(people) < 2:
-        place = np.argmax(scores.sum((0, 2)))  # the only one; with lists in any order, the one that is there
-        places = people[0] if people else dict.fromkeys(range(len(scores)), int(place))
-    else:
+    people = _followed(boxes, is_there)
+    if not people:  # no body is seen, only hands or faces
+        place = int(np.argmax(scores.sum((0, 2))))
+        return keypoints[:, place], scores[:, place]
+    if len(people) > 1:
         logger.warning_once(
             f"{name} shows up to {is_there.sum(1).max()} people in a frame, {len(people)} in all. The signer is taken "
             "to be the one with the largest body."
         )
-        places = max(people, key=lambda person: sum(_areas(boxes[frame, place]) for frame, place in person.items()))
+    places = max(people, key=lambda person: sum(_areas(boxes[frame, place]) for frame, place in person.items()))
     chosen, chosen_scores = np.zeros_like(keypoints[:, 0]), np.zeros_like(scores[:, 0])
     for frame, place in places.items():
         chosen[frame], chosen_scores[frame] = keypoints[frame, place], scores[frame, place]

@@ -4,7 +4,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -31,8 +31,16 @@ class PoseFacts:
     extractor: str | None = None
 
 
+class _Frames:
+    """`keypoints` and `scores` whose first dimension is the frames."""
+
+    def part(self, first: int, last: int | None) -> Self:
+        """The frames from `first` up to `last`, which is not among them, or to the end."""
+        return replace(self, keypoints=self.keypoints[first:last], scores=self.scores[first:last])
+
+
 @dataclass(frozen=True)
-class Poses:
+class Poses(_Frames):
     """
     The poses of one signer, all 133 points of COCO-WholeBody.
 
@@ -55,15 +63,22 @@ class Poses:
     def __len__(self) -> int:
         return len(self.keypoints)
 
-    def part(self, first: int, last: int) -> "Poses":
-        """The frames from `first` up to `last`, which is not among them."""
-        return replace(self, keypoints=self.keypoints[first:last], scores=self.scores[first:last])
+    def people(self) -> "People":
+        """The signer as the only person, to be checked and cleaned."""
+        values = {**vars(self), "keypoints": self.keypoints[:, None], "scores": self.scores[:, None]}
+        return People(**values, may_be_fractions=False)
 
 
 @dataclass(frozen=True)
-class People:
-    """The poses of all people in the picture, as a file has them: `keypoints` `(frames, people, 133, 2)` and `scores`
-    `(frames, people, 133)`, where NaN, and scores up to 0, mean unseen; the rest as in `Poses`."""
+class People(_Frames):
+    """
+    The poses of all people in the picture, as a file has them.
+
+    Args:
+        keypoints: `(frames, people, 133, 2)`; `scores`: `(frames, people, 133)`. NaN, and scores up to 0, mean unseen.
+        frames_per_second, width, height, extractor: as in `Poses`.
+        may_be_fractions: whether small coordinates are fractions of the picture although its size is known.
+    """
 
     keypoints: np.ndarray
     scores: np.ndarray
@@ -71,6 +86,7 @@ class People:
     width: float | None = None
     height: float | None = None
     extractor: str | None = None
+    may_be_fractions: bool = True
 
 
 class PoseFile(ABC):
@@ -113,15 +129,15 @@ def poses_of(people: People, name: str) -> Poses:
             "leave the clip out."
         )
     keypoints, scores = poses_of_signer(keypoints, scores, name)
-    if people.width is not None and are_fractions(keypoints, scores):
+    if people.may_be_fractions and people.width is not None and are_fractions(keypoints, scores):
         keypoints = keypoints * np.array([people.width, people.height], np.float32)
     return Poses(keypoints, scores, people.frames_per_second, people.width, people.height, people.extractor)
 
 
 def are_fractions(keypoints: np.ndarray, scores: np.ndarray) -> bool:
     """Whether coordinates `(frames, 133, 2)` are fractions of a picture, not pixels."""
-    seen = np.abs(keypoints[scores > 0])
-    return bool(len(seen)) and float(np.median(seen.max(-1))) <= LARGEST_FRACTION
+    seen = np.abs(keypoints[..., 0][scores > 0])
+    return bool(len(seen)) and float(np.median(seen)) <= LARGEST_FRACTION
 
 
 def checked_number(value: Any, what: str, name: str) -> float | None:
@@ -147,5 +163,5 @@ def _cleaned(keypoints: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
     """NaN and infinity make a point unseen, and unseen points are 0."""
     with np.errstate(over="ignore", invalid="ignore"):
         keypoints, scores = keypoints.astype(np.float32), scores.astype(np.float32)
-    seen = np.isfinite(keypoints).all(-1) & np.isfinite(scores) & (scores > 0)
+    seen = np.isfinite(keypoints[..., 0]) & np.isfinite(keypoints[..., 1]) & np.isfinite(scores) & (scores > 0)
     return np.where(seen[..., None], keypoints, 0), np.where(seen, scores, 0)

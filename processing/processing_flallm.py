@@ -23,7 +23,8 @@ DEFAULT_SPOKEN_LANGUAGE = "the spoken language"
 class FLaLLMProcessor(OneModalityProcessor):
     """Combines a reader of clips with the tokenizer of the language model, any of transformers.
 
-    Videos are read by a `video_processor`, ready-made visual features by a `feature_extractor`: pass one of the two.
+    Videos are read by a `video_processor`, poses and ready-made visual features by a `feature_extractor`: pass one of
+    the two.
 
     Sentences are **target** text: they are tokenised with the tokenizer's `text_target`, so that a multilingual
     tokenizer puts its `tgt_lang` code where its model expects it. The tokenizer must itself end a sentence with its
@@ -75,7 +76,8 @@ class FLaLLMProcessor(OneModalityProcessor):
 
         Returns `pixel_values_videos` (batch, frames, 3, height, width) and `pixel_attention_mask` (batch, frames) with
         `videos`, `visual_features` (batch, features, feature_size) and `visual_attention_mask` (batch, features) with
-        `visual_features`, and `labels` (batch, tokens), padded with -100, with `text_target`, the sentences. A
+        `visual_features`, `pose_values` (batch, frames, 69, 3) and `pose_attention_mask` (batch, frames) with `poses`,
+        which is passed by name, and `labels` (batch, tokens), padded with -100, with `text_target`, the sentences. A
         processor with a `prompt` also returns `prompt_ids` and `prompt_attention_mask` (batch, tokens), padded on the
         right, with the tokenizer's special tokens; `spoken_language` names the language in all prompts, or in each of
         them, by tag or by name (None: the processor's own), and `num_visual_tokens`, in place of clips, is the number

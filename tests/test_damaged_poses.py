@@ -21,6 +21,37 @@ from processing.pose_files_slt import pose_facts
 
 FRAMES = 8
 NUM_FILES = 200
+# In place of a frame of OpenPose.
+BROKEN_FRAMES = [
+    "",
+    "{",
+    "[]",
+    '{"people": 3}',
+    '{"people": [3]}',
+    '{"version": 1.3}',
+    json.dumps({"people": [{"pose_keypoints_2d": [1.0] * 74}]}),
+    json.dumps({"people": [{"pose_keypoints_2d": ["x"] * 75}]}),
+    json.dumps({"people": [{"pose_keypoints_2d": [[1.0, 2.0, 3.0]] * 25}]}),
+    json.dumps({"people": [{"face_keypoints_2d": [1.0] * 204}]}),
+    "[" * 100_000,
+]
+FRAME, FRAME_SCORES = [[[0.5, 0.5]] * 133], [[0.9] * 133]
+# In place of Uni-Sign's poses.
+OTHER_PICKLES = [
+    [],
+    {},
+    "poses",
+    {"keypoints": [FRAME]},
+    {"keypoints": [FRAME], "scores": []},
+    {"keypoints": [], "scores": []},
+    {"keypoints": [FRAME], "scores": [[[0.9] * 132]]},
+    {"keypoints": [[[[0.5, 0.5]] * 132]], "scores": [[[0.9] * 132]]},
+    {"keypoints": [[["x"]]], "scores": [FRAME_SCORES]},
+    {"keypoints": [FRAME], "scores": [FRAME_SCORES], "start": 5, "end": 2},
+    {"keypoints": [FRAME], "scores": [FRAME_SCORES], "start": "x"},
+    {"keypoints": [FRAME], "scores": [[[0.0] * 133]]},
+    {"keypoints": [[]], "scores": [[]]},
+]
 
 
 def values(*shape: int) -> np.ndarray:
@@ -169,22 +200,7 @@ def empty_folder(path: Path) -> Path:
 
 def broken_json(path: Path) -> Path:
     folder = write_openpose(path, moving(FRAMES))
-    broken = random.choice(
-        [
-            "",
-            "{",
-            "[]",
-            '{"people": 3}',
-            '{"people": [3]}',
-            '{"version": 1.3}',
-            json.dumps({"people": [{"pose_keypoints_2d": [1.0] * 74}]}),
-            json.dumps({"people": [{"pose_keypoints_2d": ["x"] * 75}]}),
-            json.dumps({"people": [{"pose_keypoints_2d": [[1.0, 2.0, 3.0]] * 25}]}),
-            json.dumps({"people": [{"face_keypoints_2d": [1.0] * 204}]}),
-            "[" * 100_000,
-        ]
-    )
-    random.choice(sorted(folder.iterdir())).write_text(broken)
+    random.choice(sorted(folder.iterdir())).write_text(random.choice(BROKEN_FRAMES))
     return folder
 
 
@@ -239,25 +255,7 @@ def pickle_of_arrays(path: Path) -> Path:
 
 def pickle_of_something_else(path: Path) -> Path:
     path = path.with_suffix(".pkl")
-    frame, scores = [[[0.5, 0.5]] * 133], [[0.9] * 133]
-    content = random.choice(
-        [
-            [],
-            {},
-            "poses",
-            {"keypoints": [frame]},
-            {"keypoints": [frame], "scores": []},
-            {"keypoints": [], "scores": []},
-            {"keypoints": [frame], "scores": [[[0.9] * 132]]},
-            {"keypoints": [[[[0.5, 0.5]] * 132]], "scores": [[[0.9] * 132]]},
-            {"keypoints": [[["x"]]], "scores": [scores]},
-            {"keypoints": [frame], "scores": [scores], "start": 5, "end": 2},
-            {"keypoints": [frame], "scores": [scores], "start": "x"},
-            {"keypoints": [frame], "scores": [[[0.0] * 133]]},
-            {"keypoints": [[]], "scores": [[]]},
-        ]
-    )
-    path.write_bytes(plain_pickle(content))
+    path.write_bytes(plain_pickle(random.choice(OTHER_PICKLES)))
     return path
 
 
@@ -289,7 +287,6 @@ DAMAGES: list[Callable[..., Path]] = [
 ATTACKS = [pickle_with_code, array_with_code]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_two_hundred_damaged_files(tmp_path):
     proof = tmp_path / "proof"
@@ -309,6 +306,23 @@ def test_two_hundred_damaged_files(tmp_path):
             except ValueError as error:
                 assert path.name in str(error), what
         assert not proof.exists(), what
+
+
+@pytest.mark.parametrize("content", BROKEN_FRAMES, ids=lambda content: content[:20])
+def test_frames_that_are_none_of_openpose(content, tmp_path):
+    folder = write_openpose(tmp_path / "clip", moving(2))
+    path = folder / "clip-2_000000000001_keypoints.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"{path.name}' cannot be read as a frame of OpenPose, an object with a list"):
+        read_poses(folder)
+
+
+@pytest.mark.parametrize("content", OTHER_PICKLES, ids=map(str, range(len(OTHER_PICKLES))))
+def test_pickles_that_are_none_of_uni_sign(content, tmp_path):
+    path = tmp_path / "clip.pkl"
+    path.write_bytes(plain_pickle(content))
+    with pytest.raises(ValueError, match="clip.pkl' (must hold `keypoints`, a list with|holds no frame|shows nobody)"):
+        read_poses(path)
 
 
 def test_any_byte_may_be_wrong(tmp_path):
@@ -335,9 +349,7 @@ def test_any_byte_may_be_wrong(tmp_path):
 
 def test_pickles_of_arrays_say_how_to_convert_them(tmp_path):
     path = pickle_of_arrays(tmp_path / "clip")
-    with pytest.raises(
-        ValueError, match="it asks for numpy.core.multiarray._reconstruct, which could.*tolist"
-    ):
+    with pytest.raises(ValueError, match="it asks for numpy.core.multiarray._reconstruct, which could.*tolist"):
         read_poses(path)
 
 

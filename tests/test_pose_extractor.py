@@ -178,8 +178,9 @@ def test_poses_of_another_extractor_are_told(monkeypatch):
         extractor.read(random_poses(extractor=other))
     PoseFeatureExtractor().read(random_poses(extractor="mediapipe 0.10.21"))
     (warning,) = told
-    assert warning.startswith(
-        "the poses given as Poses holds poses of mediapipe 0.10.21, but the model was trained on those of rtmlib rtmw-x"
+    assert warning == (
+        "The clips hold poses of mediapipe 0.10.21, but the model was trained on those of rtmlib rtmw-x. Expect worse "
+        "translations."
     )
 
 

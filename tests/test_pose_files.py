@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,8 @@ def check_places(poses: Poses, expected: np.ndarray, found: set[int], tolerance:
     unseen = sorted(ALL - found)
     assert not poses.scores[:, unseen].any() and not poses.keypoints[:, unseen].any()
 
+
+BODIES = with_scores(moving(FRAMES))[:, None, :23]
 
 # The layout
 
@@ -204,7 +207,7 @@ def test_missing_frames_of_openpose_are_unseen(tmp_path):
     (folder / "clip-2_000000000003_keypoints.json").write_text('{"people": []}')
     poses = read_poses(folder)
     assert len(poses) == FRAMES and not poses.scores[2:4].any()
-    check_places(poses.part(4, 6), moving(FRAMES)[4:], ALL)
+    check_places(Poses(poses.keypoints[4:], poses.scores[4:]), moving(FRAMES)[4:], ALL)
 
 
 def test_uni_sign_pickles_of_plain_lists(tmp_path):
@@ -278,6 +281,30 @@ def test_pose_files_of_coco_and_alphapose(number, tmp_path):
     check_places(read_poses(path), moving(FRAMES), ALL)
 
 
+@pytest.mark.parametrize("part", [(None, None), (0.04, 0.16)])
+def test_pose_files_of_version_0_1(part, tmp_path):
+    path = write_pose(tmp_path / "clip.pose", [component("BODY", pose_sources.BODY_NAMES, "XYC")], BODIES)
+    content = path.read_bytes()
+    size = BODIES.size * 4
+    header, body = content[4 : -size - 10], content[-size:]
+    path.write_bytes(struct.pack("<f", 0.1) + header + struct.pack("<HHH", 25, FRAMES, 1) + body)
+    first, last = (1, 4) if part[0] else (0, FRAMES)
+    poses = read_poses(path, *part)
+    check_places(poses, moving(FRAMES)[first:last], set(BODY))
+    assert pose_facts(path).num_frames == FRAMES and poses.frames_per_second == 25
+
+
+def test_pose_files_that_state_more_frames_than_they_hold(tmp_path):
+    """A count alone must not make a list of a thousand million frames."""
+    path = write_pose(tmp_path / "clip.pose", [component("BODY", pose_sources.BODY_NAMES, "XYC")], BODIES)
+    content = bytearray(path.read_bytes())
+    place = len(content) - BODIES.size * 4 - 6
+    content[place : place + 4] = struct.pack("<I", 1_000_000_000)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="clip.pose' states 1000000000 frames, and is too short for them."):
+        pose_facts(path)
+
+
 def test_pose_files_of_openpose(tmp_path):
     from pose_format.utils.openpose import OpenPose_Components
 
@@ -317,6 +344,16 @@ def test_nan_and_infinity_are_unseen_and_never_at_the_origin():
     for frame, point in enumerate(range(5, 10)):
         assert poses.scores[frame, point] == 0 and not poses.keypoints[frame, point].any()
     assert (poses.scores > 0).sum() == FRAMES * 133 - 5 and np.isfinite(poses.keypoints).all()
+
+
+def test_poses_in_memory_are_cleaned_too():
+    keypoints, scores = moving(FRAMES), np.full((FRAMES, 133), 0.8)
+    keypoints[1, 5, 0], scores[2, 6] = np.nan, np.inf
+    poses = read_poses(Poses(keypoints, scores))
+    assert poses.keypoints.dtype == np.float32 and np.isfinite(poses.keypoints).all()
+    assert not poses.scores[1, 5] and not poses.scores[2, 6] and (poses.scores > 0).sum() == FRAMES * 133 - 2
+    with pytest.raises(ValueError, match="the poses given as Poses must hold keypoints .frames, people, 133, 2. and"):
+        read_poses(Poses(keypoints[:, :10], scores[:, :10]))
 
 
 def test_without_scores_only_the_origin_is_unseen():
@@ -429,6 +466,19 @@ def test_fractions_become_pixels_where_the_size_is_known(tmp_path):
     values, found = mediapipe(moving(FRAMES))
     np.savez(tmp_path / "clip.npz", poses=values, width=WIDTH, height=HEIGHT)
     check_places(read_poses(tmp_path / "clip.npz"), moving(FRAMES), found)
+
+
+def test_normalised_pose_files_keep_their_unit(tmp_path):
+    """pose-format can measure poses from the shoulders, and leaves the size of the picture as it was."""
+    frames = (moving(FRAMES) - [MIDDLE, 240]) / 240
+    write_poses(tmp_path / "clip.pose", Poses(*as_arrays(frames), 25.0, WIDTH, HEIGHT))
+    read = read_poses(tmp_path / "clip.pose")
+    for poses in (read, read_poses(read)):
+        check_places(poses, frames, ALL, tolerance=1e-5)
+
+
+def as_arrays(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return frames.astype(np.float32), np.ones(frames.shape[:2], np.float32)
 
 
 def test_facts_are_read_without_the_poses(tmp_path, monkeypatch):

@@ -192,8 +192,8 @@ def test_what_cards_say():
 
 
 def test_ten_thousand_frames_are_thinned(modality, tmp_path):
-    write_poses(tmp_path / "long.npz", random_poses(10_000, frames_per_second=50.0))
-    batch = modality.part([str(tmp_path / "long.npz")], return_tensors="pt")
+    write_poses(tmp_path / "long.safetensors", random_poses(10_000, frames_per_second=50.0))
+    batch = modality.part([str(tmp_path / "long.safetensors")], return_tensors="pt")
     assert batch["pose_values"].shape == (1, 256, 69, 3) and torch.isfinite(batch["pose_values"]).all()
 
 
