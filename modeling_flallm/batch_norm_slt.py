@@ -154,6 +154,27 @@ class SynchronizedBatchNorm2d(_SynchronizedBatchNorm, nn.BatchNorm2d):
     """`nn.BatchNorm2d` over the global batch."""
 
 
+class WarmedUpBatchNorm1d(SynchronizedBatchNorm1d):
+    """
+    `SynchronizedBatchNorm1d` whose running statistics begin as the plain mean over the first batches. torch's begin at
+    mean 0 and variance 1: where the true variance is 1e-5, they are wrong for the first hundred batches.
+    """
+
+    _warms_up = True  # on an accelerator each look at `num_batches_tracked` waits for it
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        momentum = self.momentum
+        if not (self.training and self._warms_up and momentum):
+            return super().forward(values)
+        share_of_this_batch = 1 / (int(self.num_batches_tracked) + 1)
+        self._warms_up = share_of_this_batch > momentum
+        self.momentum = max(momentum, share_of_this_batch)
+        try:
+            return super().forward(values)
+        finally:
+            self.momentum = momentum
+
+
 @contextmanager
 def running_statistics_kept(module: nn.Module):
     """Freeze the running statistics of the batch norms in `module`: a recomputed forward must not count twice."""
@@ -171,4 +192,10 @@ def running_statistics_kept(module: nn.Module):
             layer.num_batches_tracked.copy_(num_batches_tracked)
 
 
-__all__ = ["SynchronizedBatchNorm1d", "SynchronizedBatchNorm2d", "running_statistics_kept", "several_processes"]
+__all__ = [
+    "SynchronizedBatchNorm1d",
+    "SynchronizedBatchNorm2d",
+    "WarmedUpBatchNorm1d",
+    "running_statistics_kept",
+    "several_processes",
+]

@@ -10,7 +10,9 @@ the width of the text model, is the adapter of a translation model.
 
 Deviations: only real frames enter batch norm, and convolutions see zeros after the end of a clip, where the published
 code repeats the last frame and takes all for real. In training, batch norm takes its statistics over both hands
-together, not from one after the other.
+together, not from one after the other; its running statistics begin as the mean of those of the first batches, not at 0
+and 1. The first linear layer keeps the scale of the points: with the standard deviation of 0.02 that Uni-Sign starts
+from, what the first batch norm sees has a variance near its epsilon.
 """
 
 import math
@@ -23,7 +25,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
-from .batch_norm_slt import SynchronizedBatchNorm1d, running_statistics_kept
+from .batch_norm_slt import WarmedUpBatchNorm1d, running_statistics_kept
 from .configuration_encoder_poses_slt import UniSignPoseConfig
 from .sign_encoder_slt import (
     SignEncoder,
@@ -116,16 +118,16 @@ class GraphBlock(nn.Module):
     def __init__(self, part: str, in_channels: int, out_channels: int, kernel_size: int = 1):
         super().__init__()
         self.graph_convolution = GraphConvolution(part, in_channels, out_channels)
-        self.norm = SynchronizedBatchNorm1d(out_channels)
+        self.norm = WarmedUpBatchNorm1d(out_channels)
         self.temporal_convolution = self.temporal_norm = self.shortcut = self.shortcut_norm = None
         if kernel_size > 1:
             self.temporal_convolution = nn.Conv2d(
                 out_channels, out_channels, (kernel_size, 1), padding=(kernel_size // 2, 0)
             )
-            self.temporal_norm = SynchronizedBatchNorm1d(out_channels)
+            self.temporal_norm = WarmedUpBatchNorm1d(out_channels)
         if in_channels != out_channels:
             self.shortcut = nn.Linear(in_channels, out_channels)
-            self.shortcut_norm = SynchronizedBatchNorm1d(out_channels)
+            self.shortcut_norm = WarmedUpBatchNorm1d(out_channels)
 
     def forward(self, hidden: torch.Tensor, frames: PackedFrames) -> torch.Tensor:
         residual = hidden
@@ -146,7 +148,7 @@ class GraphBlock(nn.Module):
 
 
 def _init_as_torch(weight: torch.Tensor) -> None:
-    """As torch initialises convolutions; what follows is batch norm, for which the scale is all the same."""
+    """As torch initialises linear layers and convolutions, which keeps the scale of their inputs."""
     init.kaiming_uniform_(weight, a=math.sqrt(5))
 
 
@@ -209,7 +211,11 @@ class UniSignPoseEncoder(SignEncoder):
     input_names = ("pose_values", "pose_attention_mask")
     main_input_name = "pose_values"
     input_modalities = ("video",)
-    clip_words = {"a_clip": "poses", "reads": "follows poses", "example": "clip.pose"}
+    clip_words = {
+        "a_clip": "the poses of a signer",
+        "reads": "follows the poses of a signer",
+        "example": "clip.pose",
+    }
     supports_gradient_checkpointing = True
     # It has no attention, but transformers checks this when it sets the attention of the whole model.
     _supports_sdpa = True
@@ -230,12 +236,8 @@ class UniSignPoseEncoder(SignEncoder):
             for weight in module.weight:
                 _init_as_torch(weight)
             init.zeros_(module.bias)
-        elif isinstance(module, GraphBlock):
-            for layer in (module.temporal_convolution, module.shortcut):
-                if layer is not None:
-                    _init_as_torch(layer.weight)
-        elif isinstance(module, PartEncoder):
-            init.trunc_normal_(module.projection.weight, std=0.02)
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            _init_as_torch(module.weight)
         elif module is self:
             init.zeros_(self.token_bias)
 

@@ -48,7 +48,9 @@ from train_scripts.scores.metrics import TITLE_OF_SCORE
 from train_scripts.stages import (
     linguistic_pretraining,
     llm_fine_tuning,
+    pose_pretraining,
     pretrain_language_model,
+    unified_fine_tuning,
     visual_contrastive_pretraining,
     visual_initialing,
     visual_language_tuning,
@@ -83,6 +85,13 @@ TUNING = (
     visual_language_tuning.ConnectorTrainingArguments,
     FeatureCacheArguments,
 )
+POSES = (pose_pretraining.PosePretrainingArguments, *STAGE1[1:])
+FINE_TUNING = (
+    unified_fine_tuning.UnifiedFineTuningArguments,
+    DataArguments,
+    unified_fine_tuning.FineTuningVideoArguments,
+    *STAGE1[3:],
+)
 EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.GenerationArguments)
 REQUIRED = {
     STAGE1: {"dataset": "d", "tokenizer_name_or_path": "t", "output_dir": "o"},
@@ -91,6 +100,8 @@ REQUIRED = {
     LINGUISTIC: {"text_file": "t", "output_dir": "o"},
     CONTRASTIVE: {"dataset": "d", "text_model_name_or_path": "t", "output_dir": "o"},
     TUNING: {"dataset": "d", "vision_model_name_or_path": "v", "text_model_name_or_path": "t", "output_dir": "o"},
+    POSES: {"dataset": "d", "text_model_name_or_path": "t", "output_dir": "o"},
+    FINE_TUNING: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
     EVALUATION: {"dataset": "d", "model": "m", "output_dir": "o"},
 }
 TYPES_OF_COMMAND = {
@@ -100,10 +111,14 @@ TYPES_OF_COMMAND = {
     linguistic_pretraining: LINGUISTIC,
     visual_contrastive_pretraining: CONTRASTIVE,
     visual_language_tuning: TUNING,
+    pose_pretraining: POSES,
+    unified_fine_tuning: FINE_TUNING,
     evaluate_model: EVALUATION,
 }
 TRAINING_COMMANDS = [command for command in TYPES_OF_COMMAND if command is not evaluate_model]
 TYPES_OF_PRESET = {
+    "pose_pretraining": POSES,
+    "unified_fine_tuning": FINE_TUNING,
     "visual_initialing": STAGE1,
     "llm_fine_tuning": STAGE2,
     "language_model": LANGUAGE_MODEL,
@@ -401,7 +416,7 @@ def test_broken_yaml_names_its_line(tmp_path, capsys):
             llm_fine_tuning,
             "vision_model_name_or_path",
             "`--vision_model_name_or_path` is required, or in its place `--visual_features_size` for ready-made "
-            "visual features; got neither.",
+            "visual features or `--pose_encoder` for poses; got neither.",
         ),
         (llm_fine_tuning, "text_model_name_or_path", "`--text_model_name_or_path` is required."),
         (pretrain_language_model, "text_file", "`--text_file` must name a text file with one sentence per line."),

@@ -289,7 +289,7 @@ def test_all_flags_of_the_trainer_can_be_seen(capsys):
         ([], "name a command: see flallm --help."),
         (["trainslate"], "unknown command 'trainslate'. Did you mean 'translate'?"),
         (["train"], "name a training: language-model, visual-initialing, llm-fine-tuning, linguistic-pretraining, "
-            "visual-contrastive-pretraining, visual-language-tuning."),
+            "visual-contrastive-pretraining, visual-language-tuning, pose-pretraining, unified-fine-tuning."),
         (["train", "visual-tuning"], "unknown training 'visual-tuning'. Did you mean 'visual-language-tuning'?"),
         (["completion"], "flallm completion must be followed by one of bash, zsh, fish, got ''."),
         (["score", "a"], "the following arguments are required: references"),

@@ -35,6 +35,7 @@ EXCEPTIONS = {
         "modeling_flallm/clip_translation_slt.py": READY_PIXELS,
         "modeling_flallm/dataset_rows_slt.py": ONE_CLIP,
         "modeling_flallm/encoder_features_slt.py": OF_TRANSFORMERS,
+        "modeling_flallm/encoder_poses_slt.py": OF_TRANSFORMERS,
         "modeling_flallm/language_encoder_decoder_slt.py": NAMED_ARGUMENT,
         "modeling_flallm/language_prompted_slt.py": NAMED_ARGUMENT,
         "modeling_flallm/long_videos_slt.py": "only long videos are split into sentences",

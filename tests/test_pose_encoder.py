@@ -1,7 +1,10 @@
 """Uni-Sign's pose encoder, alone, against layers written out with loops, and in all translation models."""
 
+import copy
+
 import pytest
 import torch
+import torch.distributed as distributed
 from tiny_models import (
     VIDEO_TOKEN,
     assert_gradients_close,
@@ -27,6 +30,7 @@ from modeling_flallm import (
     UniSignPoseConfig,
     UniSignPoseEncoder,
 )
+from modeling_flallm.batch_norm_slt import WarmedUpBatchNorm1d, running_statistics_kept
 from modeling_flallm.encoder_poses_slt import skeleton_adjacency
 from modeling_flallm.encoders_slt import load_sign_encoder
 
@@ -71,9 +75,9 @@ def test_the_adjacency_starts_from_the_skeleton(part):
 
 
 def test_it_is_equal_to_layers_written_out():
-    published = PublishedPoseModel([4, 6, 8], num_temporal=2, kernel=3).double().eval()
+    published = PublishedPoseModel([4, 6], num_temporal=2, kernel=3).double().eval()
     draw_batch_norm_statistics(published)
-    encoder = UniSignPoseEncoder(UniSignPoseConfig(spatial_widths=[4, 6, 8], temporal_layers=2, temporal_kernel_size=3))
+    encoder = UniSignPoseEncoder(UniSignPoseConfig(spatial_widths=[4, 6], temporal_layers=2, temporal_kernel_size=3))
     encoder = encoder.double().eval()
     copy_by_hand(published, encoder)
     batch = random_pose_batch(LENGTHS)
@@ -172,6 +176,34 @@ def test_padding_enters_neither_statistics_nor_gradients():
     assert_gradients_close(results[1][1], results[0][1])
 
 
+def train_a_part_of_the_batch(rank: int, encoder, batch, expected, rendezvous: str) -> None:
+    """Runs in each of two processes: the first clip, or the others, against the step of one process with all."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    encoder = copy.deepcopy(encoder)  # the processes share the memory of what they are given
+    part = slice(0, 1) if rank == 0 else slice(1, None)
+    length = int(batch["pose_attention_mask"][part].sum(1).max())
+    own = {name: value[part, :length] for name, value in batch.items()}
+    encoder.train()(**own).last_hidden_state.square().sum().backward()
+    gradients = gradients_of(encoder)
+    for gradient in gradients.values():
+        distributed.all_reduce(gradient)
+    assert_gradients_close(gradients, expected["gradients"])
+    assert_close(encoder.state_dict(), expected["state"])
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    encoder, batch = tiny_pose_encoder().double(), poses_of(random_pose_batch(LENGTHS))
+    batch["pose_values"] = batch["pose_values"].double()
+    whole = copy.deepcopy(encoder).train()
+    whole(**batch).last_hidden_state.square().sum().backward()
+    expected = {"gradients": gradients_of(whole), "state": state_of(whole)}
+    arguments = (encoder, batch, expected, str(tmp_path / "rendezvous"))
+    torch.multiprocessing.spawn(train_a_part_of_the_batch, arguments, nprocs=2)
+
+
 def test_it_is_frozen_whole():
     encoder = tiny_pose_encoder()
     encoder.freeze()
@@ -188,12 +220,40 @@ def test_it_is_saved_and_loaded_equal(tmp_path):
         assert_close(loaded(**batch).last_hidden_state, encoder(**batch).last_hidden_state, atol=0, rtol=0)
 
 
+def test_running_statistics_begin_with_the_first_batches():
+    """As a plain mean, until the moving average counts a batch more; then as torch's, also after loading."""
+    norm, plain = WarmedUpBatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    batches = [torch.randn(20, 3) * 1e-3 + 5 for _ in range(13)]
+    for count, batch in enumerate(batches, start=1):
+        norm(batch)
+        if count <= 10:
+            assert_close(norm.running_mean, torch.stack(batches[:count]).mean((0, 1)))
+            assert_close(norm.running_var, torch.stack([each.var(0) for each in batches[:count]]).mean(0))
+            plain.load_state_dict(norm.state_dict())
+        else:
+            plain(batch)
+            assert_close(norm.state_dict(), plain.state_dict())
+    assert norm.momentum == 0.1
+    again = WarmedUpBatchNorm1d(3)
+    again.load_state_dict(norm.state_dict())
+    again(batches[0]), plain(batches[0])
+    assert_close(again.state_dict(), plain.state_dict())
+    kept = state_of(new := WarmedUpBatchNorm1d(3))
+    with running_statistics_kept(new):
+        new(batches[0])
+    assert_close(state_of(new), kept, atol=0, rtol=0)
+
+
 def test_a_new_one_starts_as_described():
     encoder = UniSignPoseEncoder(UniSignPoseConfig())
     for name, part in encoder.parts.items():
-        assert 0.015 < part.projection.weight.std() < 0.025 and not part.projection.bias.any()
+        assert 0.27 < part.projection.weight.std() < 0.4 and not part.projection.bias.any()
         for block in [*part.spatial_blocks, *part.temporal_blocks]:
             assert_close(block.graph_convolution.adjacency.data, skeleton_adjacency(name))
+            layers = [block.graph_convolution.weight[0], block.graph_convolution.weight[1]]
+            layers += [each.weight for each in (block.temporal_convolution, block.shortcut) if each is not None]
+            for weight in layers:
+                assert_close(weight.std().item() * (3 * weight[0].numel()) ** 0.5, 1.0, atol=0.1, rtol=0)
     assert not encoder.token_bias.any()
 
 

@@ -100,6 +100,8 @@ def test_it_is_built_without_memory(case):
 def test_the_main_input_is_an_argument_and_labels_are_found(case):
     model = case.make()
     names = list(inspect.signature(model.forward).parameters)
+    if case is TRANSLATORS["UniSignForTranslation"]:  # by name, as the inputs of any sign encoder but that of frames
+        names = [*model.vision_model.input_names, *names]
     assert model.main_input_name == names[0]
     assert set(case.make_inputs(LENGTHS)) <= set(names)
 
@@ -155,11 +157,14 @@ def test_gradient_checkpointing_gives_the_same_gradients(case):
     assert with_checkpoints.is_gradient_checkpointing
     for each in (model, with_checkpoints):
         loss_of(each, inputs).backward()
+    # A bias before batch norm has the gradient 0 except for the rounding of others, which are larger.
+    largest = max(parameter.grad.abs().max().item() for parameter in model.parameters() if parameter.grad is not None)
+    tolerance = {"atol": 1e-5 * max(1.0, largest), "rtol": 1e-4}
     for (name, first), second in zip(model.named_parameters(), with_checkpoints.parameters(), strict=True):
         if first.grad is None:
             assert second.grad is None
             continue
-        assert_close(second.grad, first.grad, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(second.grad, first.grad, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @every_translator
@@ -240,20 +245,20 @@ def test_the_parts_have_the_names_of_transformers():
 @every_translator
 def test_video_features_are_what_the_text_model_reads(case):
     model, inputs = case.make(), inference_inputs(case.make_inputs(LENGTHS))
-    features = model.get_video_features(**video_of(inputs))
-    expected = model.vision_model(**video_of(inputs))
+    clip = {name: inputs[name] for name in model.vision_model.input_names}
+    features = model.get_video_features(**clip)
+    expected = model.vision_model(**clip)
     assert torch.equal(features.last_hidden_state, expected.last_hidden_state)
     assert torch.equal(features.attention_mask, expected.attention_mask)
     assert features.pooler_output.shape == (*features.attention_mask.shape, 32)
-    if model.config.is_encoder_decoder:
-        output = model.get_encoder()(inputs_embeds=features.pooler_output, attention_mask=features.attention_mask)
-        encoded = model.encode(**video_of(inputs))
-        assert_close(output.last_hidden_state, encoded.last_hidden_state)
-    else:
-        embeddings = model.embed_prompt(inputs["input_ids"], **video_of(inputs))
+    if not model.config.is_encoder_decoder:
+        embeddings = model.embed_prompt(inputs["input_ids"], **clip)
         in_prompt = embeddings[inputs["input_ids"] == model.config.video_token_id]
         assert_close(in_prompt, features.pooler_output[features.attention_mask == 1])
-    assert type(model.get_video_features(**video_of(inputs), return_dict=False)) is tuple
+    elif not model.prompt_input_names:
+        output = model.get_encoder()(inputs_embeds=features.pooler_output, attention_mask=features.attention_mask)
+        assert_close(output.last_hidden_state, model.encode(**clip).last_hidden_state)
+    assert type(model.get_video_features(**clip, return_dict=False)) is tuple
 
 
 @every_translator
@@ -333,7 +338,11 @@ def test_an_exported_encoder_takes_clips_of_other_lengths():
 
 
 def generation_inputs(case, lengths=LENGTHS) -> dict[str, torch.Tensor]:
-    return random_prompts(lengths) if case is TRANSLATORS["LlavaSltForTranslation"] else video_of(random_batch(lengths))
+    return (
+        random_prompts(lengths)
+        if case is TRANSLATORS["LlavaSltForTranslation"]
+        else inference_inputs(case.make_inputs(lengths))
+    )
 
 
 @every_translator

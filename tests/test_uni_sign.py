@@ -122,6 +122,7 @@ def pretrain(folder: Path, **values) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_pretraining_then_fine_tuning(tmp_path):
     shared = {"keep_aspect_ratio": False, "max_num_frames": 12, "learning_rate": 1e-3}
     first = pretrain(tmp_path / "pretrained", max_steps=6, **shared)
@@ -206,6 +207,23 @@ def test_recognition_is_scored():
         recognition_scores(["A"], ["A", "B"])
     with error_texts("The references hold no gloss."):
         recognition_scores(["A"], [" "])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "wanted", "greater"), [(None, "wer", False), ("eval_wer", "wer", False), ("accuracy", "accuracy", True)]
+)
+def test_recognition_chooses_the_best_checkpoint(given, wanted, greater, tmp_path):
+    named = {} if given is None else {"metric_for_best_model": given}
+    folder = pretrain(tmp_path / "model", target="gloss", max_steps=2, eval_strategy="steps", eval_steps=1,
+                      save_strategy="steps", save_steps=1, **named)  # fmt: skip
+    state = json.loads((folder / "trainer_state.json").read_text())
+    scores = [row[f"eval_{wanted}"] for row in state["log_history"] if f"eval_{wanted}" in row][:2]
+    assert state["best_metric"] == (max(scores) if greater else min(scores))
+    settings = json.loads((folder / "training_run.json").read_text())["settings"]
+    values = {setting["name"]: setting["value"] for setting in settings}
+    assert (values["target"], values["metric_for_best_model"]) == ("gloss", given or wanted)
+    assert "pose_encoder" not in values and values["pose_widths"] == [8, 16]
 
 
 def test_the_edit_distance_is_the_shortest_of_all_ways():

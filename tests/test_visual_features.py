@@ -640,4 +640,4 @@ def test_a_start_of_stage_2_is_named_once(capsys, tmp_path):
         dataset="x", text_model_name_or_path="y", output_dir=tmp_path / "run", visual_features_size=4,
         vision_model_name_or_path="z",
     )  # fmt: skip
-    assert error_of(llm_fine_tuning.main, arguments, capsys).endswith("visual features; got both.")
+    assert error_of(llm_fine_tuning.main, arguments, capsys).endswith("`--pose_encoder` for poses; got both.")

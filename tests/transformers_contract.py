@@ -15,6 +15,7 @@ from tiny_models import (
     tiny_llava_slt,
     tiny_model,
     tiny_pose_encoder,
+    tiny_uni_sign,
     tiny_vision_model,
     video_of,
 )
@@ -62,6 +63,10 @@ def poses(lengths: list[int]) -> dict[str, torch.Tensor]:
     return {name: batch[name] for name in ("pose_values", "pose_attention_mask")}
 
 
+def poses_with_sentences(lengths: list[int]) -> dict[str, torch.Tensor]:
+    return {**random_pose_batch(lengths), "prompt_ids": torch.randint(4, 30, (len(lengths), 3))}
+
+
 def prompts_with_answers(lengths: list[int]) -> dict[str, torch.Tensor]:
     return random_prompts(lengths, answer_lengths=[3 + row % 3 for row in range(len(lengths))])
 
@@ -75,6 +80,7 @@ MODELS = {
     "LlavaSltVisualEncoder": ModelCase(
         lambda: tiny_llava_slt().vision_model, lambda lengths: video_of(random_batch(lengths)), "last_hidden_state"
     ),
+    "UniSignForTranslation": ModelCase(tiny_uni_sign, poses_with_sentences, "logits", is_translator=True),
     "UniSignPoseEncoder": ModelCase(tiny_pose_encoder, poses, "last_hidden_state"),
     "LlavaSltForContrastivePreTraining": ModelCase(tiny_contrastive_model, contrastive_inputs, "video_embeddings"),
 }

@@ -14,7 +14,7 @@ from .system_rows import systems
 
 FORMATS = ("text", "jsonl", "csv")
 TOKENIZERS = ("13a", "intl", "none", "char", "zh")
-CHECKPOINT_SOURCES = ("sltbaselines_stage1", "sltbaselines_stage2", "gfslt_vlp")
+CHECKPOINT_SOURCES = ("sltbaselines_stage1", "sltbaselines_stage2", "gfslt_vlp", systems.UNI_SIGN.model_type)
 MOST_READING_THREADS = 4
 LEAST_CLIPS = 20
 WHY_SO_MANY = f"At least {LEAST_CLIPS} clips are needed to measure how sure the model is, and 200 or more are better."
@@ -434,7 +434,10 @@ class ImportArguments:
     checkpoint: Path = field(metadata={"help": "best_checkpoint.pth or checkpoint.pth."})
     source: str = field(metadata={"help": "Project that wrote it.", "choices": CHECKPOINT_SOURCES})
     text_model_name_or_path: str = field(
-        metadata={"help": "The mBART it was trained with (MBart_trimmed): its configuration and tokenizer."}
+        metadata={
+            "help": "The text model it was trained with: its configuration and tokenizer. An mBART (MBart_trimmed), or "
+            "for Uni-Sign google/mt5-base."
+        }
     )
     output_dir: Path = field(metadata={"help": "New or empty folder."})
     text_config_file: str | None = field(
@@ -443,4 +446,8 @@ class ImportArguments:
     )
     target_language: str | None = field(
         default=None, metadata={"help": "Language code that the tokenizer writes, such as de_DE or zh_CN."}
+    )
+    spoken_language: str | None = field(
+        default=None,
+        metadata={"help": "Uni-Sign: language that the prompt names, zh for its CSL weights and en for the others."},
     )

@@ -222,6 +222,6 @@ COMMANDS = {
     ),
     "push": Command("commands.push_to_hub", "Upload a model or a Space to the Hub.", (PushArguments,)),
     "import-checkpoint": Command(
-        "commands.import_checkpoint", "Import a checkpoint of GFSLT-VLP or sltbaselines.", (ImportArguments,)
+        "commands.import_checkpoint", "Import a checkpoint of GFSLT-VLP, sltbaselines or Uni-Sign.", (ImportArguments,)
     ),
 }

@@ -47,7 +47,10 @@ class TrainingDefaults:
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep besides the best."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
-    metric_for_best_model: str = field(default="bleu4", metadata={"help": "Score that chooses the best checkpoint."})
+    metric_for_best_model: str = field(
+        default="bleu4",
+        metadata={"help": "Score that chooses the best checkpoint. With --target gloss the default is wer."},
+    )
     predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate what the model generates."})
     generation_num_beams: int | None = field(default=None, metadata={"help": "Beams in evaluation while training."})
     generation_max_length: int | None = field(default=150, metadata={"help": "Longest sentence, in tokens."})

@@ -1,12 +1,18 @@
 """
-Import a trained checkpoint of GFSLT-VLP or sltbaselines: from their file to a folder for `from_pretrained`.
+Import a trained checkpoint of GFSLT-VLP, sltbaselines or Uni-Sign: from their file to a folder for `from_pretrained`.
 
     flallm import-checkpoint --checkpoint best_checkpoint.pth --source sltbaselines_stage2 \
         --text_model_name_or_path MBart_trimmed --target_language de_DE --output_dir imported
 
-`--text_model_name_or_path` is the folder that their `config['model']['tokenizer']` names. The output folder holds the
-model, its processor and `import_report.json`, which says for every key of the checkpoint where it went, or why it was
-left out. The import stops at a key that our model cannot express, and at a weight of ours that nothing fills.
+`--text_model_name_or_path` is the folder that their `config['model']['tokenizer']` names. Uni-Sign's published weights
+(`ZechengLi19/Uni-Sign` on the Hub):
+
+    flallm import-checkpoint --checkpoint csl_daily_pose_only_slt.pth --source uni_sign \
+        --text_model_name_or_path google/mt5-base --spoken_language zh --output_dir imported
+
+The output folder holds the model, its processor and `import_report.json`, which says for every key of the checkpoint
+where it went, or why it was left out. The import stops at a key that our model cannot express, and at a weight of ours
+that nothing fills.
 
 Where the mappings come from (both repositories call their model `gloss_free_model`):
 
@@ -24,6 +30,9 @@ Differences after the import:
 - PIL resizes there, torchvision here: in enlarged frames about one pixel value in 200 is up to two grey levels off.
 - sltbaselines trains on CSL-Daily with a space between characters, so its models write one.
 - A checkpoint does not record `training.scale_embedding`. It is assumed to be False, as in all their configs.
+- Uni-Sign: clips of more than 256 frames lose random frames there, even in evaluation; here they are thinned evenly.
+  Padding repeats the last frame there, and changes what is near the end of the shorter clips of a batch. The branch
+  that reads pictures of the hands is left out.
 """
 
 import sys
@@ -35,25 +44,31 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.image_utils import PILImageResampling
 
-from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation
-from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor
+from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, UniSignForTranslation
+from modeling_flallm.own_processing import FLaLLMProcessor, FLaLLMVideoProcessor, PoseFeatureExtractor
 
 from ..arguments.command_arguments import ImportArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.flag_values import check_new_folder
+from ..arguments.stage_arguments import POSE_PROMPT
+from ..arguments.system_rows import systems
 from ..hub.hub_names import check_model_names
 from ..machine.atomic_files import write_folder, write_json
 from ..runs.generation_defaults import set_generation_defaults
 from ..runs.imported_configs import build_text_config, read_mbart_config, read_vision_config
+from ..runs.imported_uni_sign import convert_uni_sign, read_uni_sign_checkpoint, read_uni_sign_config
 from ..runs.imported_weights import (
     MAX_NUM_FRAMES,
     NUM_BEAMS,
     Checkpoint,
+    Conversion,
     convert,
     read_checkpoint,
 )
 from ..runs.tokenizers import load_tokenizer
+
+Imported = tuple[FLaLLMForTranslation, FLaLLMProcessor, Conversion]
 
 
 def build_config(
@@ -78,7 +93,9 @@ def build_config(
     )
 
 
-def build_model(config: FLaLLMConfig, weights: dict[str, torch.Tensor]) -> FLaLLMForTranslation:
+def build_model(
+    model_class: type[FLaLLMForTranslation], config: FLaLLMConfig, weights: dict[str, torch.Tensor]
+) -> FLaLLMForTranslation:
     """
     The model with exactly these weights.
 
@@ -86,21 +103,22 @@ def build_model(config: FLaLLMConfig, weights: dict[str, torch.Tensor]) -> FLaLL
         ValueError: if a weight or buffer of the model is missing, has another shape, or is unknown to it.
     """
     with torch.device("meta"):
-        empty = FLaLLMForTranslation(config)
-    # named_parameters lists a tied weight once, state_dict leaves out the buffers that are not saved.
-    named = (*empty.named_parameters(), *empty.named_buffers())
-    expected = {name: tuple(value.shape) for name, value in named if name in empty.state_dict()}
+        empty = model_class(config)
+    # named_parameters lists a tied weight once, which a checkpoint may hold untied; state_dict leaves out the buffers
+    # that are not saved.
+    known = {name: tuple(value.shape) for name, value in empty.state_dict().items()}
+    needed = [name for name, _ in (*empty.named_parameters(), *empty.named_buffers()) if name in known]
     given = {name: tuple(value.shape) for name, value in weights.items()}
-    problems = [f"{name} is missing" for name in expected if name not in given]
-    problems += [f"{name} is unknown to FLaLLM" for name in given if name not in expected]
+    problems = [f"{name} is missing" for name in needed if name not in given]
+    problems += [f"{name} is unknown to FLaLLM" for name in given if name not in known]
     problems += [
         f"{name} is {given[name]} instead of {shape}"
-        for name, shape in expected.items()
+        for name, shape in known.items()
         if given.get(name, shape) != shape
     ]
     if problems:
         raise ValueError(f"The checkpoint does not fit FLaLLM: {'; '.join(problems)}.")
-    return FLaLLMForTranslation.from_pretrained(None, config=config, state_dict=weights).eval()
+    return model_class.from_pretrained(None, config=config, state_dict=weights).eval()
 
 
 def build_processor(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> FLaLLMProcessor:
@@ -126,6 +144,48 @@ def save(model: FLaLLMForTranslation, processor: FLaLLMProcessor, report: Mappin
     write_folder(output_dir, fill)
 
 
+def import_gloss_free_model(arguments: ImportArguments) -> Imported:
+    """
+    Of GFSLT-VLP or sltbaselines.
+
+    Raises:
+        ValueError, OSError: as in the functions it calls.
+    """
+    tokenizer = load_tokenizer(arguments.text_model_name_or_path, arguments.target_language)
+    checkpoint = read_checkpoint(arguments.checkpoint)
+    conversion = convert(checkpoint)
+    config = build_config(arguments, conversion.weights, tokenizer)
+    model = build_model(FLaLLMForTranslation, config, conversion.weights)
+    return model, build_processor(checkpoint, tokenizer), conversion
+
+
+def import_uni_sign(arguments: ImportArguments) -> Imported:
+    """
+    Raises:
+        ValueError, OSError: as in the functions it calls, and without a `spoken_language`.
+    """
+    if arguments.spoken_language is None:
+        raise ValueError(
+            "--spoken_language is required: the prompt of Uni-Sign names the language. Pass zh for its CSL weights, en "
+            "for the others."
+        )
+    tokenizer = load_tokenizer(arguments.text_model_name_or_path, arguments.target_language)
+    weights, others = read_uni_sign_checkpoint(arguments.checkpoint)
+    conversion = convert_uni_sign(weights, others)
+    config = read_uni_sign_config(conversion.weights, arguments.text_model_name_or_path)
+    model = build_model(UniSignForTranslation, config, conversion.weights)
+    processor = FLaLLMProcessor(
+        feature_extractor=PoseFeatureExtractor(keep_aspect_ratio=False),
+        tokenizer=tokenizer,
+        prompt=POSE_PROMPT,
+        spoken_language=arguments.spoken_language,
+    )
+    return model, processor, conversion
+
+
+IMPORTERS = {systems.UNI_SIGN.model_type: import_uni_sign}
+
+
 def import_checkpoint(arguments: ImportArguments) -> None:
     """
     Raises:
@@ -133,14 +193,11 @@ def import_checkpoint(arguments: ImportArguments) -> None:
     """
     check_new_folder(arguments.output_dir)
     check_model_names(arguments)
-    tokenizer = load_tokenizer(arguments.text_model_name_or_path, arguments.target_language)
-    checkpoint = read_checkpoint(arguments.checkpoint)
-    conversion = convert(checkpoint)
-    model = build_model(build_config(arguments, conversion.weights, tokenizer), conversion.weights)
-    set_generation_defaults(model, tokenizer, NUM_BEAMS)
+    model, processor, conversion = IMPORTERS.get(arguments.source, import_gloss_free_model)(arguments)
+    set_generation_defaults(model, processor.tokenizer, NUM_BEAMS)
     report = {"source": arguments.source, "checkpoint": arguments.checkpoint.name}
     report |= {"targets": conversion.targets, "left_out": conversion.left_out}
-    save(model, build_processor(checkpoint, tokenizer), report, arguments.output_dir)
+    save(model, processor, report, arguments.output_dir)
     print(
         f"{len(conversion.targets)} keys of {arguments.checkpoint} became {len(conversion.weights)} weights and "
         f"buffers, {len(conversion.left_out)} were left out (see import_report.json); saved in {arguments.output_dir}."

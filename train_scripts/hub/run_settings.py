@@ -12,8 +12,9 @@ from transformers import PreTrainedConfig
 
 from modeling_flallm.systems import Recipe, Stage, System
 
-from ..arguments.data_arguments import DataArguments
+from ..arguments.data_arguments import SENTENCE, DataArguments
 from ..arguments.dataclass_parser import read_sources, read_yaml
+from ..arguments.encoder_arguments import ENCODER_ROWS
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 
 # Among the arguments that also cover paths and logging, those that affect what is learned or chosen.
@@ -104,15 +105,22 @@ def _clips_per_step(
 def _is_setting(arguments: Any, name: str) -> bool:
     if isinstance(arguments, DataArguments):
         streamed = ("streaming", "shuffle_buffer_size") if arguments.streaming else ()
-        return name in ("max_train_clips", "dataset_weights", *streamed)
+        recognition = () if arguments.target == SENTENCE else ("target",)
+        return name in ("max_train_clips", "dataset_weights", *recognition, *streamed)
     if isinstance(arguments, FLaLLMTrainingArguments):
         is_overridden = name == "num_train_epochs" and arguments.max_steps > 0
         return name in TRAINING_SETTINGS and not is_overridden
     if name.startswith("lora_"):
         return getattr(arguments, "lora", False) or getattr(arguments, "vision_lora", False)
-    if name.startswith("pose_"):
-        return getattr(arguments, "pose_encoder", True) is not None
+    if _is_of_other_clips(arguments, name):
+        return False
     return name not in ("target_language", "also_measure_on") and not name.endswith("_name_or_path")
+
+
+def _is_of_other_clips(arguments: Any, name: str) -> bool:
+    """Whether a setting is of the encoder for a kind of clips that the run does not read."""
+    rows = [row for row in ENCODER_ROWS if getattr(arguments, row.flag, row) is None]
+    return any(name != row.flag and name in {each.name for each in dataclasses.fields(row)} for row in rows)
 
 
 def _default(argument: dataclasses.Field) -> Any:

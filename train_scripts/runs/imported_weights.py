@@ -75,13 +75,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ValueError, OSError: if the file does not exist, is damaged, or is not the checkpoint of a translation model.
     """
-    content = _load(path)
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary with the weights as 'model'.")
-    entries = dict(content) if "model" in content else {"model": content}
-    weights = entries.pop("model")
-    if not _are_weights_by_name(weights):
-        raise ValueError(f"{path} holds no weights by name: expected them under its key 'model'.")
+    weights, entries = load_weights(path)
     if any("model_images." in name for name in weights):
         raise ValueError(
             f"{path} comes from the visual-language pre-training (train_vlp.py), which has no adapter and no trained "
@@ -89,9 +83,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     if unknown := sorted(map(str, set(entries) - set(TRAINING_STATE))):
         raise ValueError(f"{path} holds unknown entries: {', '.join(unknown)}.")
+    return Checkpoint(weights, *_pixel_sizes(entries.get("args")), list(entries))
+
+
+def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """
+    The weights of a file of torch.save by their names, and what else it holds.
+
+    Raises:
+        ValueError, OSError: if the file does not exist, is damaged, or holds anything that could run code.
+    """
+    content = _load(path)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary with the weights as 'model'.")
+    entries = dict(content) if "model" in content else {"model": content}
+    weights = entries.pop("model")
+    if not _are_weights_by_name(weights):
+        raise ValueError(f"{path} holds no weights by name: expected them under its key 'model'.")
     if all(name.startswith("module.") for name in weights):  # saved from within DistributedDataParallel
         weights = {name.removeprefix("module."): weight for name, weight in weights.items()}
-    return Checkpoint(dict(weights), *_pixel_sizes(entries.get("args")), list(entries))
+    return dict(weights), entries
 
 
 def _are_weights_by_name(weights: Any) -> bool:

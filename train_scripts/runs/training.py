@@ -46,6 +46,7 @@ from ..hub.model_card import save_adapter, write_adapter_card
 from ..hub.training_run import add_run_scores, complete_run, describe_run
 from ..machine.machine import ThreadsForFreeCores, computing_dtype, describe_machine, prepare_machine
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
+from ..scores.recognition import TITLE_OF_RECOGNITION
 from .collapse_check import add_collapse_check
 from .encoder_adapters import merge_encoder_adapters
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
@@ -177,7 +178,9 @@ def run_training(
     """
     check_run(training)
     check_model_names(stage)
-    check_score_name(training, (*TITLE_OF_SCORE, *(["accuracy"] if data.target == GLOSS else [])))
+    if data.target == GLOSS:
+        choose_by_recognition(training)
+    check_score_name(training, (*TITLE_OF_SCORE, *(TITLE_OF_RECOGNITION if data.target == GLOSS else ())))
     cached = features is not None and features.cache_features
     if cached:
         check_feature_cache(data)
@@ -301,6 +304,15 @@ def check_score_name(training: FLaLLMTrainingArguments, scores: tuple[str, ...])
         raise ValueError(
             f"--metric_for_best_model must be one of {', '.join(known)}, got {training.metric_for_best_model!r}."
         )
+
+
+def choose_by_recognition(training: FLaLLMTrainingArguments) -> None:
+    """
+    The best checkpoint is that of the lowest word error rate, unless another score is named: BLEU-4, the default of
+    translation, is 0 for glosses that come alone.
+    """
+    if training.metric_for_best_model == FLaLLMTrainingArguments.metric_for_best_model:
+        training.metric_for_best_model, training.greater_is_better = "wer", False
 
 
 def early_stopping(training: FLaLLMTrainingArguments) -> list[TrainerCallback]:
