@@ -237,8 +237,9 @@ class UniSignPoseEncoder(SignEncoder):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        initialise_fusion(module)
-        if isinstance(module, GraphConvolution):
+        if self.fusion is not None and module in set(self.fusion.modules()):
+            initialise_fusion(module)
+        elif isinstance(module, GraphConvolution):
             init.copy_(module.adjacency, skeleton_adjacency(module.part))
             for weight in module.weight:
                 _init_as_torch(weight)

@@ -347,6 +347,11 @@ def test_the_weights_of_a_new_fusion_are_those_of_the_description():
     assert shapes["deformable_attention.offsets.2.weight"] == (2, 32, 1)
     assert shapes["gate.hidden.weight"] == (256, 512, 1) and shapes["gate.output.weight"] == (1, 256, 1)
     assert sum(value.numel() for value in module.backbone.parameters()) == 4_007_548  # torchvision, without classifier
+    depthwise = module.backbone.features[2][0].block[1][0].weight  # kernels of 3 x 3; torchvision counts 96 groups
+    assert float(depthwise.detach().std()) == pytest.approx(math.sqrt(2 / (96 * 9)), rel=0.1)
+    query = module.deformable_attention.query.weight
+    assert float(query.detach().std()) == pytest.approx(1 / math.sqrt(3 * 32), rel=0.1)
+    assert float(module.map_attention.query.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
     assert float(module.coordinate_code.frequencies.std()) == pytest.approx(1.0, abs=0.3)
     assert float(module.gate.output.bias.detach()) == pytest.approx(math.atanh(INITIAL_GATE))
 
@@ -367,6 +372,16 @@ def test_a_trained_encoder_gets_a_new_fusion_and_keeps_its_weights(tmp_path):
     assert torch.equal(found, encoder(**batch).last_hidden_state) and not torch.equal(found, alone)
     with pytest.raises(ValueError, match="has a prior-guided fusion already"):
         encoder.add_fusion()
+
+
+def test_the_fusion_changes_no_initial_value_of_the_pose_encoder():
+    encoders = []
+    for rgb_fusion in (False, True):
+        torch.manual_seed(0)
+        encoders.append(UniSignPoseEncoder(UniSignPoseConfig(rgb_fusion=rgb_fusion)))
+    for name, value in encoders[0].named_parameters():
+        found, expected = encoders[1].get_parameter(name).detach().std(), value.detach().std()
+        assert torch.allclose(found, expected, rtol=0.25, atol=2e-3), name
 
 
 def test_an_encoder_without_fusion_has_none_of_its_weights():
