@@ -9,10 +9,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import snapshot_download
+from mini_hub import MiniHub, connect
 from signing_poses import FRAMES_PER_SECOND
 from test_model_card import record_of
 from tiny_corpus import flags
 from tiny_pose_models import made_poses, pose_file, pose_pipeline, pose_processor
+from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 from video_files import counting_frames, write_video
 from without_our_packages import run_without_our_packages
@@ -22,7 +25,7 @@ import processing.poses_of_videos_slt as poses_of_videos
 from modeling_flallm import SignLanguageTranslationPipeline
 from modeling_flallm.long_videos_slt import _part_of_clip
 from processing import Poses, write_poses
-from train_scripts.commands import calibrate, evaluate_model, extract_features, translate
+from train_scripts.commands import calibrate, evaluate_model, extract_features, push_to_hub, translate
 from train_scripts.hub.model_card import render
 
 SENTENCE = [("sign", 2.4)]
@@ -332,3 +335,17 @@ def test_a_long_video_also_shows_its_hands(video, extracted, monkeypatch):
     whole, part = (_part_of_clip(pieces[0], "pose_values", 0, stop) for stop in (50, 20))
     assert "hand_crops" in whole["video_metadata"] and "hand_crops" not in part["video_metadata"]
     assert len(part["pose_values"]) == len(part["video_metadata"]["frames_indices"]) == 20
+
+
+# The Hub
+
+
+def test_a_model_of_poses_is_pushed_and_translates_from_there(translator, clip, tmp_path, monkeypatch):
+    translator.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text(render(replace(record_of("visual_initialing"), modality="poses")))
+    with MiniHub() as hub:
+        connect(monkeypatch, hub.url, hub.token)
+        assert push_to_hub.main(flags(model=tmp_path / "model", repo_id="me/poses")) == 0
+        folder = snapshot_download("me/poses", cache_dir=tmp_path / "cache")
+    there = pipeline("sign-language-translation", folder)
+    assert same(there(str(clip), **WITH_SCORE), translator(str(clip), **WITH_SCORE))
