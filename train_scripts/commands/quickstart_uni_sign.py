@@ -37,7 +37,7 @@ from .quickstart import (
 WORK = {
     "corpus": (10, ["num_train_clips"]),
     "language model": (15, ["num_text_only_sentences", "language_model_epochs"]),
-    "pose pretraining": (35, ["num_train_clips", "pretraining_epochs"]),
+    "pose pretraining": (50, ["num_train_clips", "pretraining_epochs"]),
     "calibration": (3, ["num_dev_clips"]),
     "test": (5, ["num_test_clips"]),
 }
