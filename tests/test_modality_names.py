@@ -26,9 +26,11 @@ OF_TRANSFORMERS = "what transformers calls all that moves: chat templates, `get_
 ONE_CLIP = "the pipeline's own key for a clip of any modality"
 RAW_CORPORA = "raw corpora are videos: they are prepared, inspected and rendered as such"
 SPACE = "the page takes videos or poses"
+RAW_POSES = "poses that others found, and those of rendered signers, are prepared, inspected and rendered as such"
 RAW_FEATURES = "features that others computed are prepared as such"
 POSES_COMMAND = "a command has this name, too"
 MEASURES_VIDEOS = "measures the way of videos"
+MEASURES_POSES = "measures the way of poses"
 EXCEPTIONS = {
     "video": {
         "modeling_flallm/backbone_slt.py": "transformers' own name for the input of a video model",
@@ -48,6 +50,7 @@ EXCEPTIONS = {
         "train_scripts/commands/inspect_dataset.py": RAW_CORPORA,
         "train_scripts/commands/prepare_dataset.py": RAW_CORPORA,
         "train_scripts/corpora/annotation_files.py": RAW_CORPORA,
+        "train_scripts/corpora/corpus_schema.py": RAW_CORPORA,
         "train_scripts/corpora/corpus_tables.py": RAW_CORPORA,
         "train_scripts/corpora/inspected_clips.py": RAW_CORPORA,
         "train_scripts/corpora/planned_videos.py": RAW_CORPORA,
@@ -76,6 +79,7 @@ EXCEPTIONS = {
         "train_scripts/corpora/planned_features.py": RAW_FEATURES,
         "train_scripts/corpora/preparation_report.py": RAW_FEATURES,
         "train_scripts/corpora/reader_features.py": RAW_FEATURES,
+        "train_scripts/runs/collapse_check.py": ENCODED,
         "train_scripts/runs/trainers.py": ENCODED,
         "benchmarks/inference.py": ENCODED,
         "benchmarks/peak_memory.py": ENCODED,
@@ -86,6 +90,16 @@ EXCEPTIONS = {
         "train_scripts/__main__.py": POSES_COMMAND,
         "train_scripts/arguments/commands.py": POSES_COMMAND,
         "train_scripts/commands/extract_poses.py": POSES_COMMAND,
+        "train_scripts/commands/generate_corpus.py": RAW_POSES,
+        "train_scripts/commands/inspect_dataset.py": RAW_POSES,
+        "train_scripts/commands/prepare_dataset.py": RAW_POSES,
+        "train_scripts/corpora/corpus_schema.py": RAW_POSES,
+        "train_scripts/corpora/inspection_page.py": RAW_POSES,
+        "train_scripts/corpora/planned_poses.py": RAW_POSES,
+        "train_scripts/corpora/pose_folders.py": RAW_POSES,
+        "train_scripts/corpora/reader_poses.py": RAW_POSES,
+        "benchmarks/isolated_recognition.py": MEASURES_POSES,
+        "benchmarks/poses_beside_frames.py": MEASURES_POSES,
         "spaces_demo/decoding.py": SPACE,
     },
 }

@@ -3,7 +3,7 @@
 import csv
 import gzip
 import json
-import pickle
+import os
 from pathlib import Path
 
 import datasets
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mini_hub import MiniHub, connect
+from raw_corpora import plain_pickle
 from tiny_corpus import error_of, flags, language_model
 from torch.testing import assert_close
 from transformers import AutoTokenizer
@@ -233,7 +234,7 @@ def save_pickle(path: Path, values: Poses, people: int = 1) -> None:
     keypoints = [np.stack([frame / SIZE] * people).tolist() for frame in values.keypoints]
     scores = [[frame.tolist()] * people for frame in values.scores]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps({"keypoints": keypoints, "scores": scores}))
+    path.write_bytes(plain_pickle({"keypoints": keypoints, "scores": scores}))
 
 
 def save_labels(folder: Path, **clips: str) -> None:
@@ -243,7 +244,7 @@ def save_labels(folder: Path, **clips: str) -> None:
         for key, text in clips.items()
     }
     for split, labels in (("train", entry), ("dev", {}), ("test", {})):
-        (folder / f"labels.{split}").write_bytes(gzip.compress(pickle.dumps(labels)))
+        (folder / f"labels.{split}").write_bytes(gzip.compress(plain_pickle(labels)))
 
 
 def test_pickles_and_labels_of_uni_sign(source):
@@ -260,17 +261,10 @@ def test_pickles_and_labels_of_uni_sign(source):
     assert "the poses of 2 clip(s) do not say what extracted them" in report_of(folder)["notes"]
 
 
-class Payload:
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
 def test_pickles_with_code_run_nothing(source, tmp_path):
     save_pickle(source / "a.pkl", poses())
-    (source / "b.pkl").write_bytes(pickle.dumps({"keypoints": Payload(tmp_path / "run"), "scores": []}))
+    attack = b"cposix\nsystem\n(S'touch %s'\ntR." % os.fsencode(tmp_path / "run")
+    (source / "b.pkl").write_bytes(attack)
     table(source, "file,text\na,x\nb,y\n")
     folder = prepare(source, expected=1, frames_per_second=30)
     assert "b" in problems_of(folder) and [row["name"] for row in rows_of(folder)] == ["a"]

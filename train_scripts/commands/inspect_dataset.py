@@ -27,11 +27,9 @@ from transformers import PreTrainedTokenizerBase
 from modeling_flallm.configuration_flallm import FLaLLMVisionConfig
 from modeling_flallm.encoder_frames_slt import LocalTemporalModule
 from modeling_flallm.own_processing import (
-    MODALITIES,
     FLaLLMVideoProcessor,
     PoseModality,
     VideoModality,
-    feature_files,
     is_video_file,
 )
 
@@ -47,10 +45,10 @@ from ..corpora.corpus_tables import csv_rows, split_of
 from ..corpora.data_set_columns import by_our_names, check_clip_columns, check_split, our_names, say_unused, unused
 from ..corpora.inspected_clips import Clip, Corpus, measure_clips
 from ..corpora.inspected_poses import PoseMeasurement, figures_of_poses
+from ..corpora.inspected_rows import check_clips_are_known, cleaned, file_of_poses, find_file, find_poses
 from ..corpora.inspection_page import MAX_NUM_TOKENS, format_text, render_page, spread_of
 from ..hub.hub_names import check_model_names
 from ..machine.atomic_files import write_folder, write_json, write_text
-from ..machine.inside_folder import inside
 from ..runs.tokenizers import open_tokenizer
 from ..scores.metrics import comparable
 
@@ -99,7 +97,7 @@ def _read_split_folder(corpus: Corpus, split: str, folder: Path, arguments: Insp
     rows = [] if metadata is None else _read_rows(metadata, split, corpus.errors)
     rows = _by_our_names(rows, arguments, f"{split}/{metadata and metadata.name}", corpus)
     columns = {column for _, values in rows for column in values}
-    _check_clips(columns, folder.parent)
+    check_clips_are_known(columns, folder.parent)
     corpus.has_videos &= VideoModality.table_column in columns or PoseModality.table_column not in columns
     if metadata is None:
         corpus.errors.append(Problem(split, f"there is no metadata.csv with file_name,{arguments.text_column}"))
@@ -109,24 +107,14 @@ def _read_split_folder(corpus: Corpus, split: str, folder: Path, arguments: Insp
         clip = _clip_of_row(split, number, values, arguments, corpus.errors)
         corpus.clips.append(clip)
         if clip.name and corpus.has_videos:
-            clip.path = _find_file(clip, clip.name, folder, corpus)
+            clip.path = find_file(clip, clip.name, folder, corpus)
         if PoseModality.table_column in columns:
-            clip.poses = _find_poses(clip, values.get(PoseModality.table_column), folder, corpus)
-    named = {clip.path or _file_of_poses(clip) for clip in corpus.of(split)}
+            clip.poses = find_poses(clip, values.get(PoseModality.table_column), folder, corpus)
+    named = {clip.path or file_of_poses(clip) for clip in corpus.of(split)}
     is_clip = is_video_file if corpus.has_videos else PoseModality.is_file
     files = (path for path in folder.iterdir() if is_clip(path) and path.is_file())
-    unnamed = sorted(_clean(path.name) for path in files if path not in named and path.absolute() not in named)
+    unnamed = sorted(cleaned(path.name) for path in files if path not in named and path.absolute() not in named)
     corpus.warnings += [Problem(f"{split}/{name}", "the metadata does not name this file") for name in unnamed]
-
-
-def _check_clips(columns: Iterable[str], name: Any) -> None:
-    """Raise a `ValueError` for a data set of other clips, such as features, which would seem to lack all its videos."""
-    found = [modality for modality in MODALITIES if modality.column in columns or modality.table_column in columns]
-    if found and not any(modality in (VideoModality, PoseModality) for modality in found):
-        raise ValueError(
-            f"{name} holds {found[0].words.clips} (column {found[0].column}). flallm inspect looks at videos and "
-            "poses, and at no other data set."
-        )
 
 
 def _read_rows(path: Path, split: str, errors: list[Problem]) -> list[tuple[int, dict[str, Any]]]:
@@ -181,7 +169,7 @@ def _json_object(line: str) -> dict[str, Any]:
 def _clip_of_row(
     split: str, number: int, values: Mapping[str, Any], arguments: InspectArguments, errors: list[Problem]
 ) -> Clip:
-    texts = {name: _clean(value) for name, value in values.items() if name is not None and value is not None}
+    texts = {name: cleaned(value) for name, value in values.items() if name is not None and value is not None}
     name = texts.get("file_name") or texts.get(PoseModality.table_column, "")
     clip = Clip(split, number, name, texts.get(arguments.text_column, ""))
     clip.signer = texts.get("signer") or None
@@ -201,47 +189,6 @@ def _clip_of_row(
     return clip
 
 
-def _clean(value: Any) -> str:
-    """Without lone surrogates, which JSON can hold but no file or tokenizer accepts."""
-    return str(value).encode("utf-8", "replace").decode("utf-8").strip()
-
-
-def _find_poses(clip: Clip, name: Any, folder: Path, corpus: Corpus) -> Any:
-    """The path of the poses of a row, with the name of their array if it states one, or their array."""
-    if isinstance(name, list):
-        return name
-    name = "" if name is None else _clean(name)
-    try:
-        file, array = PoseModality.split_file_name(name) if name else ("", "")
-    except ValueError as error:
-        corpus.errors.append(Problem(clip.where, str(error)))
-        return None
-    if not file:
-        corpus.errors.append(Problem(clip.where, "has no poses"))
-        return None
-    path = _find_file(clip, file, folder, corpus)
-    return None if path is None else f"{path.absolute()}{array}"
-
-
-def _file_of_poses(clip: Clip) -> Path | None:
-    return feature_files.split_name(clip.poses)[0] if isinstance(clip.poses, str) else None
-
-
-def _find_file(clip: Clip, name: str, folder: Path, corpus: Corpus) -> Path | None:
-    try:
-        path = inside(folder, name)
-        is_there = path.is_file()
-    except (OSError, ValueError) as error:  # outside the folder, a NUL byte, or too long
-        text = str(error).replace(str(folder), folder.name)
-        corpus.errors.append(Problem(clip.where, f"the file name cannot be used: {text}"))
-        return None
-    if is_there:
-        return path
-    shown = "" if name == clip.name else f": {name}"
-    corpus.errors.append(Problem(clip.where, f"there is no such file{shown}"))
-    return None
-
-
 def _read_hub(arguments: InspectArguments) -> Corpus:
     return corpus_of_splits(load_from_hub(arguments.dataset), arguments)
 
@@ -259,7 +206,7 @@ def corpus_of_splits(splits: Mapping[str, datasets.Dataset], arguments: InspectA
         split = name if split in corpus.on_hub else split  # a dev split next to validation
         columns = our_names(tuple(dataset.column_names), arguments.text_column, arguments.dataset)
         dataset = dataset.rename_columns({theirs: ours for theirs, ours in columns.items() if theirs != ours})
-        _check_clips(dataset.column_names, arguments.dataset)
+        check_clips_are_known(dataset.column_names, arguments.dataset)
         clips = [name for name in (VideoModality.column, PoseModality.column) if name in dataset.column_names]
         if not clips:
             raise ValueError(
@@ -311,7 +258,7 @@ def build_report(
     splits = [split for split in dict.fromkeys((*SPLITS, *(clip.split for clip in corpus.clips))) if corpus.of(split)]
     vocabulary = Counter(unit for clip in corpus.of("train") for unit in clip.units())
     report = {
-        "dataset": _clean(Path(arguments.dataset).name if Path(arguments.dataset).is_dir() else arguments.dataset),
+        "dataset": cleaned(Path(arguments.dataset).name if Path(arguments.dataset).is_dir() else arguments.dataset),
         "splits": {split: _split_figures(corpus.of(split), vocabulary) for split in splits},
         "leakage": _across_splits(corpus, splits),
         "presets": [_preset_figures(name, corpus.clips) for name in PRESETS] if corpus.has_videos else [],
