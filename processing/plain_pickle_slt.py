@@ -51,9 +51,7 @@ def read_plain_pickle(
     try:
         return unpickler(io.BytesIO(content), encoding="utf-8").load()
     except Exception as error:  # broken pickles can raise almost anything, from IndexError to RecursionError
-        raise ValueError(
-            f"{path} must be a pickle of {unpickler.expected}, but {_reason(error)}."
-        ) from error
+        raise ValueError(f"{path} must be a pickle of {unpickler.expected}, but {_reason(error)}.") from error
 
 
 def _unpacked(path: Path, most_bytes: int) -> bytes:
@@ -72,6 +70,4 @@ def _unpacked(path: Path, most_bytes: int) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    return (
-        str(error) if isinstance(error, UnpicklingError) else f"it is broken ({type(error).__name__}: {error})"
-    )
+    return str(error) if isinstance(error, UnpicklingError) else f"it is broken ({type(error).__name__}: {error})"
