@@ -1,11 +1,11 @@
-"""Isolated recognition: the split, what is refused, and (slow) a tiny run."""
+"""Isolated recognition: the page from its figures, what is refused, and (slow) a tiny run."""
 
 import json
 import re
 
 import numpy as np
 import pytest
-from benchmark_modules import load_benchmark
+from benchmark_modules import load_benchmark, read_page
 from tiny_corpus import error_of, flags
 
 from processing import read_poses
@@ -23,6 +23,12 @@ def landmarks(tmp_path):
     path = tmp_path / "landmarks.npz"
     np.savez(path, landmarks=values, word=np.repeat(["rain", "snow"], 5), take=np.tile(np.arange(5), 2))
     return path
+
+
+def test_the_page_is_that_of_its_figures(benchmark):
+    block, report = read_page(benchmark)
+    assert block == benchmark.format_report(report).strip()
+    assert len(report["seeds"]) == 5 and report["num_clips"] == {"train": 200, "test": 100}
 
 
 def test_the_first_takes_are_for_training(benchmark, landmarks, tmp_path):
