@@ -139,7 +139,7 @@ class ClipTranslation:
         return self.processor.modality.prepare(frames)
 
     def _more_inputs(self, clips: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        more = self.processor.modality.prepare_more([clip["metadata"] for clip in clips])
+        more = self.processor.modality.prepare_more([clip.get("metadata", {}) for clip in clips])
         return {name: values.to(self.device) for name, values in more.items()}
 
     @torch.no_grad()

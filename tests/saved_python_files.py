@@ -20,6 +20,7 @@ MAY_BE_IMPORTED |= {"av", "fsspec"}
 
 # The files saved with the processor of FLa-LLM; those of other systems need these, too.
 PROCESSOR_FILES = {
+    "array_pickle_slt.py",
     "captions_slt.py",
     "encoder_of_features_slt.py",
     "feature_extraction_poses_slt.py",

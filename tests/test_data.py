@@ -78,7 +78,7 @@ def test_the_generated_corpus():
     for split, count in NUM_CLIPS.items():
         dataset = load(corpus(), split)
         assert len(dataset) == count
-        assert set(dataset.column_names) == {"video", "text", "gloss", "signer"}
+        assert set(dataset.column_names) == {"video", "text", "gloss", "signer", "handedness"}
         assert dataset[0]["video"]["bytes"] is None and Path(dataset[0]["video"]["path"]).is_file()
 
 

@@ -305,8 +305,8 @@ def test_an_evaluation_with_a_generation_config_of_its_own(tmp_path):
         ),
         (
             {"text_column": "sentence"},
-            "{corpus}/test/metadata.csv must have the column 'sentence', got ['file_name', 'text', 'gloss', 'signer']. "
-            "Pass --text_column.",
+            "{corpus}/test/metadata.csv must have the column 'sentence', got ['file_name', 'text', 'gloss', 'signer', "
+            "'handedness']. Pass --text_column.",
         ),
     ],
 )

@@ -343,7 +343,8 @@ def test_a_killed_run_goes_on(data, tmp_path, monkeypatch):
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background ignore it
 sys.path[:0] = [{tests!r}, {root!r}]
 import pose_stand_ins
 from processing import pose_extraction_slt

@@ -328,7 +328,7 @@ def test_mistakes_are_told_before_any_training(tmp_path, capsys):
         (
             {"text_file": text, "text_model_name_or_path": language_model()},
             "--text_model_name_or_path must be a decoder-only language model, such as Qwen, Llama or GPT-2; "
-            f"{language_model()} is an encoder-decoder model (mbart), for FLa-LLM.",
+            f"{language_model()} is an encoder-decoder model (mbart), for FLa-LLM or Uni-Sign.",
         ),
         (
             {"text_file": text, "text_model_name_or_path": gpt2, "block_size": 65},
@@ -360,7 +360,7 @@ def test_mistakes_are_told_before_any_training(tmp_path, capsys):
         (
             {"dataset": corpus(), "text_column": "words"},
             f"{corpus() / 'train' / 'metadata.csv'} must have the column 'words', got "
-            "['file_name', 'text', 'gloss', 'signer']. Pass --text_column.",
+            "['file_name', 'text', 'gloss', 'signer', 'handedness']. Pass --text_column.",
         ),
     ):
         assert error_of(linguistic_pretraining.main, run_flags(output, **values), capsys) == expected

@@ -187,7 +187,7 @@ def test_the_extractor_of_the_training_clips_is_learned(tmp_path, monkeypatch):
 def test_what_cards_say():
     limits = PoseModality.limits({"frame_sampling_rate": 1, "horizontal_flip": 0.5})
     assert limits[0].startswith("It sees 69 points of the body, the hands and the face in every frame, not")
-    assert "mirrored with probability 0.5" in limits[1]
+    assert any("mirrored with probability 0.5" in limit for limit in limits)
     assert "a fraction of 0.5 of the frames" in PoseModality.limits({"frame_sampling_rate": 0.5})[0]
 
 

@@ -190,7 +190,7 @@ def test_a_best_checkpoint_that_is_removed(monkeypatch, tmp_path, capsys):
         visual_initialing.train(stage1_flags(folder, num_train_epochs=3, **RUN), [remove])
     assert str(error.value) == (
         f"The best checkpoint, {folder / 'checkpoint-1'}, is gone: the saved model is that of the last step. What was "
-        f"left is saved in {folder}."
+        f"trained is saved in {folder}."
     )
     final, last = (load_file(path / "model.safetensors") for path in (folder, folder / "checkpoint-3"))
     assert all(torch.equal(final[name], last[name]) for name in last)

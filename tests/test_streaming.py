@@ -699,7 +699,7 @@ def test_mistakes_in_a_data_set_on_the_hub(hub, tmp_path, capsys):
     )
     push({"text": ["x"]}, "me/texts")
     assert error(dataset="me/texts") == (
-        "`video` or `visual_features` must be a column of the data set me/texts, got columns ['text']."
+        "`video` or `visual_features` or `poses` must be a column of the data set me/texts, got columns ['text']."
     )
     repository = hub.repository("me/corpus", "datasets")
     repository.commit({name: file for name, file in repository.files().items() if name != "README.md"})

@@ -403,7 +403,7 @@ def test_missing_arguments(capsys):
     error = error_of(visual_language_tuning.main, ["--dataset", "x", "--output_dir", "y"], capsys)
     assert (
         error == "`--vision_model_name_or_path` is required, or in its place `--visual_features_size` for ready-made "
-        "visual features; got neither."
+        "visual features or `--pose_encoder` for poses; got neither."
     )
 
 
