@@ -5,7 +5,8 @@ Prints the installed releases that pyproject.toml does not allow yet, because th
 """
 
 import tomllib
-from importlib.metadata import version
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 
@@ -14,16 +15,23 @@ from packaging.requirements import Requirement
 PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 
-def untested_versions() -> list[str]:
+def installed_requirements(project: Path) -> Iterator[tuple[Requirement, str]]:
+    """What a pyproject.toml asks for, extras included, and the installed version of it; not all extras are installed."""
+    values = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
+    for text in chain(values["dependencies"], *values["optional-dependencies"].values()):
+        requirement = Requirement(text)
+        try:
+            yield requirement, version(requirement.name)
+        except PackageNotFoundError:
+            continue
+
+
+def untested_versions(project: Path = PROJECT) -> list[str]:
     """One line for each such release, with what pyproject.toml allows."""
-    project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
-    texts = chain(project["dependencies"], *project["optional-dependencies"].values())
-    requirements = [requirement for requirement in map(Requirement, texts) if requirement.name != "flallm"]
-    installed = [(requirement, version(requirement.name)) for requirement in requirements]
     return [
         f"{requirement.name} {number} (allowed: {requirement.specifier})"
-        for requirement, number in installed
-        if not requirement.specifier.contains(number, prereleases=True)
+        for requirement, number in installed_requirements(project)
+        if requirement.name != "flallm" and not requirement.specifier.contains(number, prereleases=True)
     ]
 
 
