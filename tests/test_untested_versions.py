@@ -17,7 +17,3 @@ def test_installed_releases_are_compared_and_extras_that_are_not_installed_passe
         f"torch {version('torch')} (allowed: <1)",
         f"pytest {version('pytest')} (allowed: <1)",
     ]
-
-
-def test_pyproject_allows_what_is_installed_or_names_it():
-    assert all(" (allowed: " in line for line in untested_versions())

@@ -16,7 +16,7 @@ PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 
 def installed_requirements(project: Path) -> Iterator[tuple[Requirement, str]]:
-    """What a pyproject.toml asks for, extras included, and the installed version of it; not all extras are installed."""
+    """What a pyproject.toml asks for, and the installed version; extras that are not installed are passed over."""
     values = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
     for text in chain(values["dependencies"], *values["optional-dependencies"].values()):
         requirement = Requirement(text)
