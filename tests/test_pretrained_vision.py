@@ -367,6 +367,7 @@ def test_gradient_checkpointing_changes_no_gradient(name):
 
 @every_model
 @pytest.mark.slow
+@pytest.mark.skipif(torch.__version__.startswith("2.7."), reason="torch 2.7 cannot trace transformers' configurations")
 def test_inference_can_be_exported(name):
     encoder = encoder_of(name)
     batch = clips()
