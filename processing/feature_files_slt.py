@@ -6,7 +6,7 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,24 @@ def is_feature_file(path: str | os.PathLike) -> bool:
     """Tell by its name, in any letter case, whether a file holds visual features; hidden files do not."""
     path, _ = split_name(path)
     return path.suffix.lower() in FEATURE_SUFFIXES and not path.name.startswith(".")
+
+
+def split_clip_name(
+    name: str, column: str, is_file: Callable[[Path], bool], suffixes: Sequence[str]
+) -> tuple[str, str]:
+    """
+    `clips.npz#clip_1` of a table's column -> `clips.npz` and `#clip_1`.
+
+    Raises:
+        ValueError: for a file of another kind.
+    """
+    path, array = split_name(name)
+    if not is_file(path):
+        raise ValueError(
+            f"{column} must be in a file of {', '.join(suffixes)}, got {name!r}. If this column is something else, "
+            "rename it."
+        )
+    return str(path), "" if array is None else f"#{array}"
 
 
 def split_name(source: str | os.PathLike) -> tuple[Path, str | None]:

@@ -19,7 +19,7 @@ from .feature_files_slt import (
     list_of_clips,
     name_of,
     part_of_features,
-    split_name,
+    split_clip_name,
 )
 from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
 
@@ -65,13 +65,7 @@ class VisualFeaturesModality(Modality):
     @classmethod
     def split_file_name(cls, name: str) -> tuple[str, str]:
         """See `Modality.split_file_name`: `clip.npz#features` -> `clip.npz` and `#features`."""
-        path, array = split_name(name)
-        if not is_feature_file(path):
-            raise ValueError(
-                f"{cls.column} must be in a file of {', '.join(FEATURE_SUFFIXES)}, got {name!r}. If this column is "
-                "something else, rename it."
-            )
-        return str(path), "" if array is None else f"#{array}"
+        return split_clip_name(name, cls.column, is_feature_file, FEATURE_SUFFIXES)
 
     def learn_origin(self, clips: Iterable[Any]) -> None:
         """See `Modality.learn_origin`: which encoder made them, as far as their files say so; it must be one."""

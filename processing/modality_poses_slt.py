@@ -11,7 +11,7 @@ import torch
 from transformers.utils import logging
 
 from .feature_extraction_poses_slt import PoseFeatureExtractor
-from .feature_files_slt import split_name
+from .feature_files_slt import split_clip_name, split_name
 from .hand_crops_slt import (
     COLUMN_OF_VIDEOS,
     HAND_CROP_NAMES,
@@ -121,13 +121,7 @@ class PoseModality(Modality):
     @classmethod
     def split_file_name(cls, name: str) -> tuple[str, str]:
         """See `Modality.split_file_name`: `clips.npz#clip_1` -> `clips.npz` and `#clip_1`."""
-        path, array = split_name(name)
-        if not is_pose_file(path):
-            raise ValueError(
-                f"{cls.column} must be in a file of {', '.join(POSE_SUFFIXES)}, got {name!r}. If this column is "
-                "something else, rename it."
-            )
-        return str(path), "" if array is None else f"#{array}"
+        return split_clip_name(name, cls.column, is_pose_file, POSE_SUFFIXES)
 
     @classmethod
     def limits(cls, settings: dict[str, Any]) -> list[str]:

@@ -1,7 +1,6 @@
 """`flallm prepare --corpus features`: the layouts of the field, their rates, what is refused, and times of words."""
 
 import contextlib
-import csv
 import gzip
 import json
 import re
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mini_hub import MiniHub, connect
+from prepared_folders import problems_of, report_of, rows_of, table
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_corpus import error_of, flags, language_model, make_talkative
@@ -58,11 +58,6 @@ def hdf5(path: Path, arrays: dict[str, np.ndarray], **attributes) -> None:
         file.attrs.update(attributes)
 
 
-def table(folder: Path, text: str, name: str = "clips.csv") -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(text, encoding="utf-8")
-
-
 @pytest.fixture
 def source(tmp_path) -> Path:
     (tmp_path / "raw").mkdir()
@@ -80,19 +75,6 @@ def prepare(source: Path, expected: int = 0, **values) -> Path:
     """-> the prepared folder"""
     assert main(command(source, **values)) == expected
     return source.parent / "prepared"
-
-
-def rows_of(folder: Path, split: str = "train") -> list[dict[str, str]]:
-    with (folder / split / "metadata.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, strict=True))
-
-
-def report_of(folder: Path) -> dict:
-    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
-
-
-def problems_of(folder: Path) -> dict[str, str]:
-    return {problem["where"]: problem["what"] for problem in report_of(folder)["problems"]}
 
 
 def features_in(folder: Path, row: dict[str, str], split: str = "train") -> tuple[torch.Tensor, dict[str, str]]:

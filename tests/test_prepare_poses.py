@@ -1,6 +1,5 @@
 """`flallm prepare` with poses: alone or beside videos, from the files of others, cut, with their rate."""
 
-import csv
 import gzip
 import json
 import os
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mini_hub import MiniHub, connect
+from prepared_folders import problems_of, report_of, rows_of, table
 from raw_corpora import plain_pickle
 from tiny_corpus import error_of, flags, language_model
 from torch.testing import assert_close
@@ -59,11 +59,6 @@ def save_openpose(folder: Path, values: Poses) -> None:
         (folder / f"clip_{frame:012d}_keypoints.json").write_text(text)
 
 
-def table(folder: Path, text: str, name: str = "clips.csv") -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(text, encoding="utf-8")
-
-
 @pytest.fixture
 def source(tmp_path) -> Path:
     (tmp_path / "raw").mkdir()
@@ -79,19 +74,6 @@ def prepare(source: Path, expected: int = 0, **values) -> Path:
     """-> the prepared folder"""
     assert main(command(source, **values)) == expected
     return source.parent / "prepared"
-
-
-def rows_of(folder: Path, split: str = "train") -> list[dict[str, str]]:
-    with (folder / split / "metadata.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, strict=True))
-
-
-def report_of(folder: Path) -> dict:
-    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
-
-
-def problems_of(folder: Path) -> dict[str, str]:
-    return {problem["where"]: problem["what"] for problem in report_of(folder)["problems"]}
 
 
 def poses_in(folder: Path, row: dict[str, str], split: str = "train") -> Poses:
