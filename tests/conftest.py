@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import random
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -17,14 +16,10 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
 )
-# One for all tests of a run and its processes, so that the printed one repeats the shared corpus, too.
-SEED_VARIABLE = "FLALLM_TEST_SEED"
-if not os.environ.get(SEED_VARIABLE):
-    os.environ[SEED_VARIABLE] = str(random.SystemRandom().randrange(2**31))
 
-import numpy as np  # noqa: E402  (the environment has to be set before anything of Hugging Face is imported)
-import pytest  # noqa: E402
+import pytest  # noqa: E402  (the environment has to be set before anything of Hugging Face is imported)
 import torch  # noqa: E402
+from random_inputs import SEED_VARIABLE, seed_generators, seed_of_run  # noqa: E402
 
 
 def pytest_configure() -> None:
@@ -54,12 +49,17 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def seed() -> int:
     """Seed of the random inputs: new in each run, printed when a test fails, set by FLALLM_TEST_SEED."""
-    value = int(os.environ[SEED_VARIABLE])
-    print(f"random inputs: repeat with {SEED_VARIABLE}={value}")
-    random.seed(value)
-    np.random.seed(value)
-    torch.manual_seed(value)
-    return value
+    print(f"random inputs: repeat with {SEED_VARIABLE}={seed_of_run()}")
+    seed_generators()
+    return seed_of_run()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Iterator[Any]:
+    """What tests of a file or a run share must not depend on the tests before, either."""
+    if fixturedef.scope != "function":
+        seed_generators(fixturedef.argname)
+    return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """The model card: valid for the Hub, true to the run, without facts of the machine, and safe for what people wrote."""
 
 import dataclasses
-import functools
 import getpass
 import json
 import os
@@ -17,6 +16,7 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, metadata_load
 from huggingface_hub.utils import validate_repo_id
+from random_inputs import built_once
 from tiny_corpus import FOLDER, corpus, error_of, flags, language_model, stage1_flags, stage2_flags, trained_model
 from tiny_models import tiny_model
 
@@ -47,7 +47,7 @@ SECRET = "folder-nobody-may-know"
 HUB_TASKS = {"video-text-to-text", "video-classification", "any-to-any", "translation", "automatic-speech-recognition"}
 
 
-@functools.cache
+@built_once
 def run_folder(stage: str) -> Path:
     """Folder of a run of one step; tests copy it before they change anything."""
     folder = Path(FOLDER.name) / SECRET / stage
@@ -69,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@functools.cache
+@built_once
 def encoder_of_the_paper() -> torch.nn.Module:
     return tiny_model("mbart", {"hidden_size": 512, "backbone_width": 64})
 

@@ -1,12 +1,12 @@
 """Training with image and video models of transformers by flags: what moves, resuming, what is saved, cards, errors."""
 
-import functools
 import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from random_inputs import built_once
 from safetensors.torch import load_file
 from tiny_corpus import (
     WITHOUT_EVALUATION,
@@ -39,7 +39,7 @@ TWO_STEPS = {**WITHOUT_EVALUATION, "max_steps": 2, "learning_rate": 0.01, "lr_sc
 TWO_STEPS |= {"warmup_steps": 0}
 
 
-@functools.cache
+@built_once
 def vision_model(name: str) -> Path:
     """A folder as on the Hub, with a card that names a licence."""
     folder = Path(FOLDER.name) / name

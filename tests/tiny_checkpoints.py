@@ -1,6 +1,5 @@
 """Tiny text models with real tokenizers, of every family and made once per run, and their trimmed versions."""
 
-import functools
 import json
 import random
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import sentencepiece
 import torch
+from random_inputs import built_once
 from tiny_corpus import corpus, flags, language_model
 from tiny_models import tiny_text_config
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -40,21 +40,21 @@ MODELS = {
 FAMILIES = [*MODELS, "own"]
 
 
-@functools.cache
+@built_once
 def words() -> list[str]:
     """Words of a language of syllables, so that tokenizers learn pieces longer than a character."""
     syllables = ["".join(random.choices(s, k=1)[0] for s in ("bdfgklmnrstwzß", "aeiouäöü", "nrstl")) for _ in range(30)]
     return ["".join(random.choices(syllables, k=random.randint(1, 3))) for _ in range(150)]
 
 
-@functools.cache
+@built_once
 def language() -> list[str]:
     """Training text of the tokenizers: much more than is kept."""
     sentences = [" ".join(random.choices(words(), k=random.randint(3, 8))) for _ in range(300)]
     return [*sentences, *10 * OTHER_SCRIPT, *5 * ["0 1 2 3 4 5 6 7 8 9 , . ? !", "abcdefghijklmnopqrstuvwxyzäöüß"]]
 
 
-@functools.cache
+@built_once
 def text() -> list[str]:
     """What is kept: sentences of a tenth of the words."""
     return [" ".join(random.choices(words()[:15], k=random.randint(2, 6))) + " ." for _ in range(25)]
@@ -128,7 +128,7 @@ def make_model(family: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMod
     return model.eval()
 
 
-@functools.cache
+@built_once
 def checkpoint(family: str) -> Path:
     if family == "own":
         return language_model()
@@ -175,7 +175,7 @@ def read_trimmed(folder: Path) -> Trimmed:
     return Trimmed(folder, {int(old): new for old, new in content["new_id_of_old_id"].items()}, content)
 
 
-@functools.cache
+@built_once
 def trimmed(family: str) -> Trimmed:
     folder = Path(FOLDER.name) / f"{family}_trimmed"
     assert trim_vocabulary.main(trim_flags(family, folder)) == 0

@@ -1,10 +1,7 @@
 """A tiny generated corpus and tiny trained folders, made once per run of the tests. Tests must not change them."""
 
 import csv
-import functools
 import json
-import os
-import random
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_inputs import built_once, seed_of_run
 from tiny_models import tiny_text_config
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -75,13 +73,13 @@ WITHOUT_EVALUATION = {"eval_strategy": "no", "save_strategy": "no", "load_best_m
 FAST = {"learning_rate": 0.02, "word_presence_loss_weight": 1.0}
 
 
-@functools.cache
+@built_once
 def corpus() -> Path:
     folder = Path(FOLDER.name) / "corpus"
     generate_corpus(
         CorpusArguments(
             output_dir=str(folder),
-            seed=int(os.environ.get("FLALLM_TEST_SEED") or random.SystemRandom().randrange(2**31)),
+            seed=seed_of_run(),
             **{f"num_{split}_clips": count for split, count in NUM_CLIPS.items()},
             num_signs=16,
             resolution=SIZE_IN_PIXELS,
@@ -92,7 +90,7 @@ def corpus() -> Path:
     return folder
 
 
-@functools.cache
+@built_once
 def text_of_language_model() -> Path:
     """File of the sentences for text alone and of all splits: it has every character of the corpus."""
     tables = [path.read_text(encoding="utf-8").splitlines() for path in sorted(corpus().glob("*/metadata.csv"))]
@@ -103,7 +101,7 @@ def text_of_language_model() -> Path:
     return path
 
 
-@functools.cache
+@built_once
 def language_model() -> Path:
     """Folder of a tokenizer and a text model, pretrained for a few steps."""
     folder = Path(FOLDER.name) / "language_model"
@@ -128,7 +126,7 @@ def stage2_flags(output_dir: Path, **values: Any) -> list[str]:
     return flags(**{**defaults, **RUN, **ADAPTER, **values})
 
 
-@functools.cache
+@built_once
 def trained_model() -> Path:
     """
     A folder like the output of stage 1, but with large random weights in the text model: it writes a different sentence
@@ -198,7 +196,7 @@ def save_text_model(folder: Path, kind: str, tokenizer=None) -> Path:
     return folder
 
 
-@functools.cache
+@built_once
 def causal_language_model() -> Path:
     """The output of stage 1 of LLaVA-SLT after a few steps."""
     folder = Path(FOLDER.name) / "causal_language_model"
@@ -227,7 +225,7 @@ def tuning_flags(output_dir: Path, **values: Any) -> list[str]:
     return flags(**{**defaults, **RUN, **VIDEO, **values})
 
 
-@functools.cache
+@built_once
 def contrastive_model() -> Path:
     """The output of stage 2 of LLaVA-SLT after two steps."""
     folder = Path(FOLDER.name) / "contrastive_model"
@@ -235,7 +233,7 @@ def contrastive_model() -> Path:
     return folder
 
 
-@functools.cache
+@built_once
 def trained_llava_slt() -> Path:
     """Like `trained_model`, for stage 3 of LLaVA-SLT: it writes a different sentence for each clip."""
     folder = Path(FOLDER.name) / "trained_llava_slt"
