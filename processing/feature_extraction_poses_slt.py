@@ -11,11 +11,14 @@ from transformers.utils import logging
 
 from .pose_files_slt import list_of_clips_of_poses, name_of_poses, pose_facts, read_poses
 from .pose_layouts_slt import POINTS_OF_PARTS
-from .pose_normalisation_slt import normalised_poses
+from .pose_normalisation_slt import normalised_poses, smoothed_poses
 from .poses_slt import PoseFacts, Poses, are_fractions
 from .sampling_slt import padded_in_time, sampled_evenly
 
 logger = logging.get_logger(__name__)
+
+MOST_SMOOTHING_SECONDS = 1  # more would blur several signs into one
+USUAL_FRAME_RATE = 25
 
 
 class PoseFeatureExtractor(SequenceFeatureExtractor):
@@ -24,9 +27,11 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
     `frame_sampling_rate` is the fraction of frames to keep, `max_num_frames` the most frames of a clip; longer ones are
     thinned evenly (Uni-Sign draws them at random, also in evaluation), and None keeps all. Points with a score up to
     `score_threshold` are not seen. `keep_aspect_ratio=False` divides x by the width and y by the height of the picture,
-    each alone, as Uni-Sign's published weights expect. `extractor` names what made the poses that the model was trained
-    on: those of another one are read with a warning. `hand_crops=True` is for a model that also sees crops of the hands
-    (`rgb_fusion` of its sign encoder): in data sets, the column `video` beside the poses gives them.
+    each alone, as Uni-Sign's published weights expect. `smoothing_seconds` averages each point over neighbouring
+    frames, weighted by its scores and a Gaussian of this standard deviation, and fills short gaps; 0 leaves the poses
+    as they are. `extractor` names what made the poses that the model was trained on: those of another one are read with
+    a warning. `hand_crops=True` is for a model that also sees crops of the hands (`rgb_fusion` of its sign encoder): in
+    data sets, the column `video` beside the poses gives them.
 
     Example: `PoseFeatureExtractor()(["clip.pose"], return_tensors="pt")["pose_values"].shape`
     """
@@ -39,6 +44,7 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
         max_num_frames: int | None = 256,
         score_threshold: float = 0.3,
         keep_aspect_ratio: bool = True,
+        smoothing_seconds: float = 0.0,
         extractor: str | None = None,
         hand_crops: bool = False,
         **kwargs,
@@ -46,6 +52,10 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
         _check_sampling(frame_sampling_rate, max_num_frames)
         if not 0 <= score_threshold < 1:
             raise ValueError(f"`score_threshold` must be from 0 to below 1, got {score_threshold}.")
+        if not 0 <= smoothing_seconds <= MOST_SMOOTHING_SECONDS:
+            raise ValueError(
+                f"`smoothing_seconds` must be from 0 to {MOST_SMOOTHING_SECONDS}, got {smoothing_seconds}."
+            )
         # Required by the base class: poses have no samples per second, and masks mark the padding.
         kwargs = {"feature_size": len(POINTS_OF_PARTS), "sampling_rate": None, "padding_value": 0.0, **kwargs}
         super().__init__(**kwargs)
@@ -53,6 +63,7 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
         self.max_num_frames = max_num_frames
         self.score_threshold = score_threshold
         self.keep_aspect_ratio = keep_aspect_ratio
+        self.smoothing_seconds = smoothing_seconds
         self.extractor = extractor
         self.hand_crops = hand_crops
 
@@ -94,7 +105,16 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
                     f"{name} holds pixels of a picture of unknown size, and the model reads fractions of it. Add "
                     "`width` and `height` to the file."
                 )
-        return torch.cat([keypoints, torch.from_numpy(poses.scores)[..., None]], -1)
+        values = torch.cat([keypoints, torch.from_numpy(poses.scores)[..., None]], -1)
+        return self._smoothed(values, poses.frames_per_second) if self.smoothing_seconds else values
+
+    def _smoothed(self, values: torch.Tensor, frames_per_second: float | None) -> torch.Tensor:
+        if frames_per_second is None:
+            logger.warning_once(
+                f"Poses that state no frame rate are smoothed as if they had {USUAL_FRAME_RATE} frames per second."
+            )
+        deviation = self.smoothing_seconds * (frames_per_second or USUAL_FRAME_RATE)
+        return smoothed_poses(values, deviation, self.score_threshold)
 
     def facts(self, source: Any) -> PoseFacts:
         """Number of poses of a clip, their rate and extractor; of most files only the header is read."""

@@ -108,6 +108,7 @@ class PoseModality(Modality):
             arguments.frame_sampling_rate,
             arguments.max_num_frames,
             keep_aspect_ratio=arguments.keep_aspect_ratio,
+            smoothing_seconds=arguments.smoothing_seconds,
         )
 
     @classmethod

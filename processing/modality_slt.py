@@ -50,6 +50,7 @@ class ClipArguments(Protocol):
     frame_sampling_rate: float
     max_num_frames: int | None
     keep_aspect_ratio: bool
+    smoothing_seconds: float
 
 
 @dataclass(frozen=True)

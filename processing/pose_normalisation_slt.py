@@ -1,11 +1,41 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Poses as models read them: 69 points, measured from the body and from the origin of each part."""
+"""Poses as models read them: smoothed over time, 69 points, measured from the body and from the origin of each part."""
+
+import math
 
 import torch
 
 from .pose_layouts_slt import ORIGINS, PARTS, POINTS_OF_PARTS
 
 LEAST_POINTS = 4  # Uni-Sign's; fewer seen points of the body are no box
+# Of the Gaussian: how many standard deviations it reaches, and what it must at least add up to, by squared scores.
+REACH_IN_DEVIATIONS = 3
+LEAST_WEIGHT = 0.05
+
+
+def smoothed_poses(poses: torch.Tensor, deviation_in_frames: float, score_threshold: float) -> torch.Tensor:
+    """
+    Average each point over neighbouring frames, so that it shakes less, and fill short gaps: a Gaussian over time, in
+    which frames weigh as much as the square of the point's score. Ours; Uni-Sign reads what the detector wrote.
+
+    Args:
+        poses: `(frames, 133, 3)`, x, y and score.
+        deviation_in_frames: standard deviation of the Gaussian.
+        score_threshold: frames in which the point has this score or less do not count.
+
+    Returns:
+        New poses. A point that is hardly seen around a frame, less than 0.05 in all, is 0 there.
+    """
+    reach = math.ceil(REACH_IN_DEVIATIONS * deviation_in_frames)
+    scores = poses[..., 2:]
+    weights = scores.square().where(scores > score_threshold, 0.0)
+    padded = torch.nn.functional.pad(torch.cat([poses * weights, weights], -1), (0, 0, 0, 0, reach, reach))
+    sums = torch.zeros_like(padded[: len(poses)])
+    for offset in range(-reach, reach + 1):
+        share = math.exp(-((offset / deviation_in_frames) ** 2) / 2)
+        sums.add_(padded[reach + offset :][: len(poses)], alpha=share)
+    total = sums[..., 3:]
+    return (sums[..., :3] / total.clamp(min=LEAST_WEIGHT)).where(total >= LEAST_WEIGHT, 0.0)
 
 
 def body_box(poses: torch.Tensor, score_threshold: float) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -21,7 +21,14 @@ from tiny_models import (
     video_of,
     with_garbage_in_the_padding,
 )
-from tiny_vision_models import CONFIGS, HALVES, UNEVEN, draw_weights, save_vision_model
+from tiny_vision_models import (
+    CONFIGS,
+    HALVES,
+    UNEVEN,
+    draw_weights,
+    needs_traceable_configurations,
+    save_vision_model,
+)
 from torch.testing import assert_close
 from transformers import AutoModelForSeq2SeqLM
 from without_our_packages import run_without_our_packages
@@ -161,6 +168,7 @@ def test_chunks_change_neither_outputs_nor_gradients(name):
 
 @every_encoder
 @pytest.mark.slow
+@needs_traceable_configurations
 def test_inference_can_be_exported(name):
     encoder = ENCODERS[name]()
     batch = clips(LENGTHS)

@@ -1,5 +1,6 @@
 """The normalisation of poses against a naive loop, and the part of the processor around it."""
 
+import itertools
 import math
 import random
 
@@ -12,7 +13,7 @@ from tiny_tokenizers import make_plain_tokenizer
 from transformers import AutoFeatureExtractor, AutoProcessor
 
 from processing import FLaLLMProcessor, LlavaSltProcessor, PoseFeatureExtractor, Poses, write_poses
-from processing.pose_normalisation_slt import normalised_poses
+from processing.pose_normalisation_slt import normalised_poses, smoothed_poses
 
 # As the description of Uni-Sign lists them.
 BODY = [0, 3, 4, 5, 6, 7, 8, 9, 10]
@@ -168,6 +169,55 @@ def test_the_aspect_ratio_is_kept_or_lost():
         lost.read(Poses(poses.keypoints, poses.scores))
 
 
+def test_points_are_averaged_over_neighbouring_frames():
+    """Against loops; the points that are too rarely seen around a frame are 0."""
+    poses = random_poses(40, unseen=0.5)
+    values = as_values(poses.keypoints, poses.scores)
+    values[:20, 7] = 0
+    smoothed = smoothed_poses(values, 1.3, THRESHOLD)
+    assert smoothed.shape == values.shape and smoothed.dtype == torch.float32
+    for frame, point in itertools.product(range(40), (0, 7, 95, 130)):
+        weights = [
+            math.exp(-(((other - frame) / 1.3) ** 2) / 2) * float(values[other, point, 2]) ** 2
+            if abs(other - frame) <= 4 and values[other, point, 2] > THRESHOLD
+            else 0.0
+            for other in range(40)
+        ]
+        expected = torch.zeros(3, dtype=torch.float64)
+        if sum(weights) >= 0.05:
+            expected = sum(weight * values[other, point].double() for other, weight in enumerate(weights)) / sum(
+                weights
+            )
+        torch.testing.assert_close(smoothed[frame, point].double(), expected, atol=2e-3, rtol=1e-4)
+    assert not smoothed[:16, 7].any()
+
+
+def test_smoothing_calms_points_and_fills_gaps():
+    keypoints, scores = moving(50).astype(np.float32), np.ones((50, 133), np.float32)
+    shaking = keypoints + np.random.normal(size=keypoints.shape).astype(np.float32)
+    scores[20:22, 91:112] = 0
+    poses = Poses(shaking, scores, frames_per_second=50.0)
+    calm = PoseFeatureExtractor(smoothing_seconds=0.04).read(poses)
+    inside = slice(8, 42)
+    errors = [np.abs(each - keypoints)[inside].mean() for each in (shaking, calm[..., :2].numpy())]
+    assert errors[1] < 0.6 * errors[0]
+    assert (calm[20:22, 91:112, 2] > 0.9).all()
+
+
+def test_smoothing_is_in_seconds(monkeypatch):
+    from processing import feature_extraction_poses_slt
+
+    told: list[str] = []
+    monkeypatch.setattr(feature_extraction_poses_slt.logger, "warning_once", told.append)
+    extractor = PoseFeatureExtractor(smoothing_seconds=0.1)
+    poses = random_poses(30)
+    keypoints, scores = poses.keypoints, poses.scores
+    for rate in (10.0, 50.0, None):
+        expected = smoothed_poses(as_values(keypoints, scores), 0.1 * (rate or 25), THRESHOLD)
+        assert torch.equal(extractor.read(Poses(keypoints, scores, frames_per_second=rate)), expected)
+    assert told == ["Poses that state no frame rate are smoothed as if they had 25 frames per second."]
+
+
 def test_poses_of_another_extractor_are_told(monkeypatch):
     from processing import feature_extraction_poses_slt
 
@@ -186,6 +236,7 @@ def test_poses_of_another_extractor_are_told(monkeypatch):
 
 def test_settings_are_saved(tmp_path):
     settings = {"frame_sampling_rate": 0.5, "max_num_frames": 64, "score_threshold": 0.1, "keep_aspect_ratio": False}
+    settings["smoothing_seconds"] = 0.05
     PoseFeatureExtractor(**settings, extractor="x").save_pretrained(tmp_path)
     loaded = AutoFeatureExtractor.from_pretrained(tmp_path)
     assert type(loaded) is PoseFeatureExtractor
@@ -197,6 +248,7 @@ def test_settings_are_saved(tmp_path):
     [
         ({"frame_sampling_rate": 0}, "`frame_sampling_rate` must be above 0 and up to 1, got 0."),
         ({"max_num_frames": 0}, "`max_num_frames` must be 1 or more, or None for no limit, got 0."),
+        ({"smoothing_seconds": 1.5}, "`smoothing_seconds` must be from 0 to 1, got 1.5."),
         ({"score_threshold": 1.0}, "`score_threshold` must be from 0 to below 1, got 1.0."),
     ],
 )

@@ -29,6 +29,7 @@ from tiny_vision_models import (
     encoder_of,
     every_model,
     every_video_model,
+    needs_traceable_configurations,
     save_vision_model,
 )
 from torch import nn
@@ -367,7 +368,7 @@ def test_gradient_checkpointing_changes_no_gradient(name):
 
 @every_model
 @pytest.mark.slow
-@pytest.mark.skipif(torch.__version__.startswith("2.7."), reason="torch 2.7 cannot trace transformers' configurations")
+@needs_traceable_configurations
 def test_inference_can_be_exported(name):
     encoder = encoder_of(name)
     batch = clips()

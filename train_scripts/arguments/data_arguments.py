@@ -181,6 +181,13 @@ class VideoArguments:
             "the picture, as Uni-Sign's published weights expect."
         },
     )
+    smoothing_seconds: float = field(
+        default=0.0,
+        metadata={
+            "help": "Poses: average each point over neighbouring frames, with a Gaussian of this standard deviation, "
+            "for detectors that shake or lose hands. 0: as they are."
+        },
+    )
 
     def __post_init__(self):
         check_flags(vars(self))
@@ -210,6 +217,9 @@ class EncoderVideoArguments(VideoArguments):
     keep_aspect_ratio: bool | None = field(
         default=None,
         metadata={"help": "Poses: False divides x by the width and y by the height of the picture. Default: True."},
+    )
+    smoothing_seconds: float | None = field(
+        default=None, metadata={"help": "Poses: average each point over neighbouring frames. Default: 0, not at all."}
     )
 
     def __post_init__(self):
@@ -244,6 +254,9 @@ class FineTuningVideoArguments(EncoderVideoArguments):
         metadata={
             "help": "Poses: False divides x by the width and y by the height of the picture. Default: the model's."
         },
+    )
+    smoothing_seconds: float | None = field(
+        default=None, metadata={"help": "Poses: average each point over neighbouring frames. Default: the model's."}
     )
 
 

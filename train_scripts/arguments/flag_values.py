@@ -62,6 +62,7 @@ RANGES: dict[str, Range] = {
     "max_num_frames": COUNT,
     "frame_size": COUNT,
     "crop_size": COUNT,
+    "smoothing_seconds": SHARE,
     "start": Range(0),
     "end": Range(0),
     "rotation_degrees": Range(0, 180),
