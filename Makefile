@@ -41,14 +41,14 @@ test-unit: install ## Run the tests that are not marked slow
 	$(VENV_PYTHON) -m pytest --numprocesses auto --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 # uv, because pip cannot be asked for the lowest versions that pyproject.toml allows.
-test-minimum-versions: ## Run the tests that are not marked slow on the oldest versions of everything FLaLLM needs
-	$(MAKE) test-unit VENV=.venv-minimum-versions INSTALL='$$(VENV_PYTHON) -m pip install "uv>=0.5" && \
+test-minimum-versions: ## Run the whole test suite on the oldest versions of everything FLaLLM needs
+	$(MAKE) test VENV=.venv-minimum-versions INSTALL='$$(VENV_PYTHON) -m pip install "uv>=0.5" && \
 		$$(VENV)/bin/uv pip install --python $$(VENV_PYTHON) --resolution lowest-direct -e ".[dev]"'
 
 # Anew each time. pip warns that the releases are beyond what FLaLLM asks for: that is the point.
 test-newest-versions: ## The same on the newest releases, also those that pyproject.toml does not allow yet (NEWEST=peft, PRE=--pre)
 	rm -rf .venv-newest-versions
-	$(MAKE) test-unit VENV=.venv-newest-versions INSTALL='$$(VENV_PYTHON) -m pip install -e ".[dev]" && \
+	$(MAKE) test VENV=.venv-newest-versions INSTALL='$$(VENV_PYTHON) -m pip install -e ".[dev]" && \
 		$$(VENV_PYTHON) -m pip install --upgrade $(PRE) $(NEWEST) && $$(VENV_PYTHON) tests/untested_versions.py'
 
 lint: install ## Check style and formatting

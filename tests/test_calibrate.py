@@ -28,6 +28,8 @@ from train_scripts.commands.calibrate import (
 )
 from train_scripts.runs.trained_models import load_trained
 
+pytestmark = pytest.mark.slow
+
 CURVE = {"slope": 2.5, "intercept": -1}
 WRONG = "a sentence that no model writes ."
 
@@ -300,7 +302,6 @@ def test_the_pipeline_then_gives_confidences_that_come_from_its_scores(model_fol
     assert sum(answer["confidence"] > 0 for answer in answers) >= len(answers) - 4
 
 
-@pytest.mark.slow
 def test_what_looks_unlike_the_split_or_scores_below_it_gets_no_confidence(model_folder, data):
     assert run(model_folder, data) == 0
     translator = translator_of(model_folder)

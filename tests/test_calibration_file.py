@@ -23,6 +23,8 @@ from train_scripts.commands import push_to_hub
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.stages import visual_initialing
 
+pytestmark = pytest.mark.slow
+
 CURVE = {"slope": 2.5, "intercept": -1}
 OTHER_CURVE = {"slope": 0.5, "intercept": 0.25}
 
@@ -177,7 +179,6 @@ def test_a_damaged_file_is_named(name, folder):
         )
 
 
-@pytest.mark.slow
 def test_a_calibration_is_saved_and_read_without_our_packages(folder, tmp_path):
     model, processor = load_trained(str(folder))
     model.save_pretrained(tmp_path / "saved")

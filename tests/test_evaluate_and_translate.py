@@ -29,6 +29,8 @@ from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.scores.metrics import TITLE_OF_SCORE, scores_by_signer, translation_scores
 
+pytestmark = pytest.mark.slow
+
 REAL_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
 

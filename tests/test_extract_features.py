@@ -58,6 +58,8 @@ from train_scripts.commands import evaluate_model, extract_features, translate
 from train_scripts.runs.feature_encoders import FeatureEncoder, load_feature_encoder
 from train_scripts.stages import llm_fine_tuning, visual_contrastive_pretraining, visual_language_tuning
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 24  # of the tiny encoder
 ON_CPU = {"dtype": "float32", "device": "cpu", "disable_tqdm": True}
@@ -591,7 +593,6 @@ def test_a_folder_without_splits(tmp_path, capsys):
 # Several processes, and the page
 
 
-@pytest.mark.slow
 def test_two_processes_share_the_clips(made, tmp_path):
     folder = tmp_path / "features"
     argv = extraction(tmp_path, output_dir=folder, features_dtype="float32", batch_size=2)
@@ -607,7 +608,6 @@ def test_two_processes_share_the_clips(made, tmp_path):
     assert len(shards) > 3  # each process wrote files of its own
 
 
-@pytest.mark.slow
 def test_the_commands_of_the_page_work(foundation_models, tmp_path, monkeypatch):
     """As they are written, with tiny models for those that they name."""
     page = (ROOT / "docs" / "feature-extraction.md").read_text(encoding="utf-8").replace("\\\n", " ")

@@ -44,6 +44,8 @@ from train_scripts.clips.splits import load_split
 from train_scripts.runs.training import build_processor, encoding_settings
 from train_scripts.stages import llm_fine_tuning
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_AUGMENTATION = {"random_crop": False, "frame_jitter": False}
 STRONG = {"brightness": 0.5, "speed": 0.3, "horizontal_flip": 0.5}
@@ -78,7 +80,6 @@ def encoded_clips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ],
     ids=["batches", "accumulated", "grouped", "by frames"],
 )
-@pytest.mark.slow
 def test_training_from_the_cache_is_training_through_the_encoder(batches, tmp_path, capsys):
     values = {
         **WITHOUT_AUGMENTATION, **batches, "max_steps": 20, "learning_rate": 0.001, "word_presence_loss_weight": 1.0,
@@ -101,7 +102,6 @@ def test_training_from_the_cache_is_training_through_the_encoder(batches, tmp_pa
     assert encoder and all(torch.equal(stage1[name], final[name]) for name in encoder)
 
 
-@pytest.mark.slow
 def test_a_second_run_never_calls_the_encoder(encoded_clips, tmp_path, capsys):
     values = {
         **WITHOUT_AUGMENTATION, "cache_features": True, "feature_cache_dir": tmp_path / "cache", "num_train_epochs": 2,
@@ -588,7 +588,6 @@ def test_two_processes_at_once_share_a_cache(case, encoded_clips, monkeypatch):
     assert_close(features, case.features_through_the_encoder())
 
 
-@pytest.mark.slow
 def test_two_processes_of_one_training_share_the_work(tmp_path):
     values = {
         **WITHOUT_AUGMENTATION, "num_train_epochs": 3, "learning_rate": 0.003, "save_strategy": "no",
@@ -788,7 +787,6 @@ def test_the_benchmark_gives_ratios_of_medians(benchmark):
     assert lines[-2].endswith("in float32: 2.0e-05.")
 
 
-@pytest.mark.slow
 def test_the_benchmark_in_tiny(benchmark, tmp_path):
     page = tmp_path / "page.md"
     values = {"output_dir": tmp_path / "output", "report": page, "sizes": "tiny", "num_clips": 1, "num_frames": 68}

@@ -28,6 +28,8 @@ from train_scripts.hub.hub_errors import HUB_ERRORS, explain_hub_error
 from train_scripts.hub.hub_folder import read_model_folder
 from train_scripts.stages import visual_initialing
 
+pytestmark = pytest.mark.slow
+
 REPO_ID = "me/flallm-tiny"
 OF_TRAINING = ("optimizer.pt", "training_args.bin", "trainer_state.json", "events.pkl", ".env", "token", "notes.py")
 FOLDERS_OF_TRAINING = ("checkpoint-8", "runs", "lora_adapter")
@@ -105,7 +107,6 @@ def test_a_dry_run_lists_all_and_sends_nothing(hub, folder, capsys, monkeypatch)
     assert hub.requests == []
 
 
-@pytest.mark.slow
 def test_prompts_are_the_same_after_a_push(hub):
     """Without its chat template, a language model would silently get prompts in an unfamiliar format."""
     push(trained_llava_slt())

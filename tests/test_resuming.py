@@ -15,6 +15,8 @@ from train_scripts.runs import training
 from train_scripts.runs.resuming import check_checkpoint
 from train_scripts.stages import visual_initialing
 
+pytestmark = pytest.mark.slow
+
 ADVICE = (
     "A run cannot resume from there as if it had not stopped. Name an earlier checkpoint with "
     "--resume_from_checkpoint, or train again in another folder."

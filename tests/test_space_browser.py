@@ -259,8 +259,9 @@ def test_the_signer_is_seen_beside_the_sentence_and_the_words(visit, translate_a
     expect(word_buttons(page).last).to_be_in_viewport()
 
 
-def words_of(*lines: str) -> list[str]:
-    return [word for line in lines for word in line.split()]
+def without_spaces(*lines: str) -> str:
+    """An untrained model may write a word that is longer than a line of captions, which breaks it."""
+    return "".join("".join(lines).split())
 
 
 @pytest.mark.slow
@@ -271,7 +272,7 @@ def test_captions_are_on_the_clip_and_can_be_saved(visit, clip, translate_alone)
     page.wait_for_function(
         "() => [...document.querySelectorAll('video')].some(v => [...v.textTracks].some(t => t.cues?.length))"
     )
-    assert words_of(*clip_of(page).evaluate(SHOWN_CAPTIONS)) == sentence.split()
+    assert without_spaces(*clip_of(page).evaluate(SHOWN_CAPTIONS)) == without_spaces(sentence)
     word_buttons(page).first.click()
     page.wait_for_function(
         "() => [...document.querySelectorAll('video')].some(v => [...v.textTracks].some(t => t.activeCues?.length))"
@@ -281,7 +282,7 @@ def test_captions_are_on_the_clip_and_can_be_saved(visit, clip, translate_alone)
             button(page, f"download_{suffix}").click()
         assert download.value.suggested_filename == f"{clip.stem}.{suffix}"
         captions = pysubs2.load(str(download.value.path()), format_=suffix)
-        assert words_of(*(event.plaintext for event in captions)) == sentence.split()
+        assert without_spaces(*(event.plaintext for event in captions)) == without_spaces(sentence)
         times = [time for event in captions for time in (event.start, event.end)]
         assert times == sorted(times) and times[-1] > 0
 
@@ -341,7 +342,7 @@ def test_a_long_video_becomes_several_captions(visit, tmp_path):
     times = [time for event in captions for time in (event.start, event.end)]
     assert times == sorted(times)
     said = " ".join(piece["translation_text"] for piece in expected)
-    assert words_of(*(event.plaintext for event in captions)) == said.split()
+    assert without_spaces(*(event.plaintext for event in captions)) == without_spaces(said)
 
 
 @pytest.mark.slow

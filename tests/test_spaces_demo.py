@@ -108,6 +108,7 @@ def seconds_of(path: Path) -> float:
         return container.duration / av.time_base
 
 
+@pytest.mark.slow
 def test_an_upload_gives_what_the_pipeline_gives(client, clip):
     answer = translate(client, clip)
     best, *others = pipeline("sign-language-translation", str(trained_model()))(
@@ -134,7 +135,7 @@ def test_captions_are_those_of_the_sentence(client, clip):
     answer = translate(client, clip)
     for format_name in ("srt", "vtt"):
         captions = pysubs2.SSAFile.from_string(answer[format_name], format_=format_name)
-        assert " ".join(" ".join(line.plaintext.split()) for line in captions) == answer["text"]
+        assert "".join("".join(line.plaintext.split()) for line in captions) == "".join(answer["text"].split())
         assert captions[0].start == 0 and captions[-1].end == pytest.approx(1000 * seconds_of(clip), abs=50)
 
 
@@ -185,7 +186,8 @@ def test_the_finished_sentences_of_a_long_video_stay_and_stopping_keeps_them(pag
     assert [turns.served for turns in (page.translator._reading, page.translator._writing)] == [[], []]
     result, picture, _, srt, vtt, *_ = page._stopped("en", shown[2])
     assert f"{TEXTS['en']['stopped']} This took" in result and "<progress" not in result
-    first_words = re.findall(r"\w+", sentence)[:1]  # none, if the untrained model wrote dots alone
+    # None, if the untrained model wrote dots alone; captions break a word that is longer than a line.
+    first_words = re.findall(r"\w{1,20}", sentence)[:1]
     for text in (result, picture, srt, vtt):
         assert all(word in html.unescape(text) for word in first_words)
     result, picture, _, srt, *_ = page._stopped("en", None)

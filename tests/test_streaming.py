@@ -54,6 +54,8 @@ from train_scripts.runs.tokenizers import load_tokenizer
 from train_scripts.runs.training import build_processor
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 
+pytestmark = pytest.mark.slow
+
 STRONG = AugmentationArguments(rotation_degrees=20, brightness=0.3, speed=0.3, frame_drop=0.2)
 STREAMED = {"streaming": True, **WITHOUT_EVALUATION}
 
@@ -306,7 +308,6 @@ def test_both_stages_train_from_a_stream(stage, tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.slow
 def test_a_resumed_run_ends_as_the_uninterrupted_one(num_workers, tmp_path, monkeypatch):
     """Over several passes of few clips; with dropout, augmentation and steps of two batches."""
     values = {
@@ -376,7 +377,6 @@ def test_a_broken_video_ends_the_training_with_its_row(num_workers, tmp_path, ca
     assert text.startswith(f"{folder} (train): row 1 (counted from 0): '{folder / 'train' / 'b.mp4'}' is not a video")
 
 
-@pytest.mark.slow
 def test_once_an_epoch_is_told_to_be_once(tmp_path, capsys):
     values = {**STREAMED, "eval_strategy": "epoch", "max_steps": 1, "max_train_clips": 2, "max_evaluation_clips": 1}
     visual_initialing.train(stage1_flags(tmp_path / "run", **values))
@@ -414,7 +414,6 @@ def train_watched_in_two_processes(folder: Path, **values) -> list[list[int]]:
     return [[int(line) for line in (seen / rank).read_text(encoding="utf-8").split()] for rank in ("0", "1")]
 
 
-@pytest.mark.slow
 def test_two_processes_train_on_clips_of_their_own(tmp_path):
     """Of five clips, one process has three in a pass and the other two: both continue, and neither waits forever."""
     values = {
@@ -518,7 +517,6 @@ def names_of_read_files(hub: MiniHub) -> set[str]:
     return {request.path.split("/")[-1] for request in hub.requests if request.method == "GET"}
 
 
-@pytest.mark.slow
 def test_a_data_set_on_the_hub_is_not_downloaded_whole(hub, tmp_path):
     push_corpus(hub)
     values = {**STREAMED, "dataset": "me/corpus", "per_device_train_batch_size": 1, "shuffle_buffer_size": 1}
@@ -684,7 +682,6 @@ def test_a_data_set_on_the_hub_mixed_with_a_folder(streams, hub, tmp_path):
     assert len(log_of(tmp_path / "run", "loss")) == 2
 
 
-@pytest.mark.slow
 def test_mistakes_in_a_data_set_on_the_hub(hub, tmp_path, capsys):
     push_corpus(hub, 2)
     values = {**STREAMED, "dataset": "me/corpus", "max_steps": 9}

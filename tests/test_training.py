@@ -35,6 +35,8 @@ from train_scripts.runs import training
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 from train_scripts.stages.llm_fine_tuning import LLMFineTuningArguments
 
+pytestmark = pytest.mark.slow
+
 # What is trained
 
 
@@ -78,7 +80,6 @@ def test_stage_2_with_the_visual_encoder_trained(trainers, tmp_path):
     assert "vision_model.backbone.bn1.running_mean" in moved(trainer.weights_before, after)
 
 
-@pytest.mark.slow
 def test_gradient_accumulation_is_one_large_batch(trainers, tmp_path):
     values = {"optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 1e9, "max_steps": 2, "label_smoothing": 0.1}
     for name, batch_size, accumulation in (("whole", 8, 1), ("split", 4, 2), ("single", 1, 8)):

@@ -32,6 +32,8 @@ from train_scripts.hub.training_run import longest_clip_of_training
 from train_scripts.runs import training
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 
+pytestmark = pytest.mark.slow
+
 ONE_STEP_AN_EPOCH = {"max_train_clips": 2, "max_evaluation_clips": 1}
 
 
@@ -188,7 +190,6 @@ def test_early_stopping(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("step", [2, 3])
-@pytest.mark.slow
 def test_a_resumed_run_ends_as_the_uninterrupted_one(step, tmp_path):
     """From the middle of an epoch and from the end of one; with dropout, augmentation and a schedule."""
     values = {

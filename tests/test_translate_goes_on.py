@@ -26,6 +26,8 @@ from train_scripts.runs import translation_results, video_translation
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.translation_results import journal_path
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ["--device", "cpu", "--dtype", "float32"]
 PLAN = [("sign", 2.0), ("rest", 1.0), ("sign", 2.0), ("rest", 1.0), ("sign", 2.0)]
@@ -224,7 +226,6 @@ def test_a_video_named_twice_is_translated_once(videos, capsys):
     assert [line.split("\t")[0] for line in output.splitlines()] == [str(video) for video in videos]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_run_leaves_its_sentences(videos, tmp_path, capsys):
     expected, _ = run(capsys, *videos)

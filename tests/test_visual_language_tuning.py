@@ -42,6 +42,8 @@ from train_scripts.runs.trainers import LlavaSltTrainer
 from train_scripts.stages import visual_language_tuning
 from train_scripts.stages.visual_language_tuning import VisualLanguageTuningArguments, build_model
 
+pytestmark = pytest.mark.slow
+
 FAST = {**WITHOUT_EVALUATION, "max_steps": 2, "learning_rate": 0.01}
 WITHOUT_AUGMENTATION = {"random_crop": False, "frame_jitter": False}
 CONNECTOR = {f"connector.{layer}.{kind}" for layer in ("first", "second") for kind in ("weight", "bias")}
@@ -78,7 +80,6 @@ def tuning_arguments(**values) -> VisualLanguageTuningArguments:
 # What is trained
 
 
-@pytest.mark.slow
 def test_only_the_connector_changes(tmp_path):
     arguments = tuning_arguments()
     visual_language_tuning.train(tuning_flags(tmp_path / "run", **FAST, weight_decay=0.1))
@@ -103,7 +104,6 @@ def test_clips_can_be_streamed(tmp_path):
     assert "| train | streamed | not known |" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_every_weight_of_the_connector_is_trained(tmp_path):
     visual_language_tuning.train(tuning_flags(tmp_path / "short", **{**FAST, "max_steps": 1, "warmup_steps": 1}))
     visual_language_tuning.train(tuning_flags(tmp_path / "long", **FAST))
@@ -111,7 +111,6 @@ def test_every_weight_of_the_connector_is_trained(tmp_path):
     assert all(not torch.equal(value, after[name]) for name, value in before.items())
 
 
-@pytest.mark.slow
 def test_lora_also_changes_the_language_model(tmp_path):
     folder = tmp_path / "run"
     visual_language_tuning.train(tuning_flags(folder, **FAST, lora=True, lora_rank=2, adapter_learning_rate=0.02))
@@ -130,7 +129,6 @@ def test_lora_also_changes_the_language_model(tmp_path):
     assert "from transformers import AutoModelForImageTextToText, AutoProcessor" in card
 
 
-@pytest.mark.slow
 def test_training_from_the_cache_is_training_through_the_encoder(tmp_path, capsys):
     values = {
         **WITHOUT_AUGMENTATION, "max_steps": 12, "learning_rate": 0.01, "per_device_train_batch_size": 3,
@@ -156,7 +154,6 @@ def test_training_from_the_cache_is_training_through_the_encoder(tmp_path, capsy
     assert "12 training clips in 2 views" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path):
     values = {"num_train_epochs": 2, "learning_rate": 0.01, "speed": 0.2, "max_evaluation_clips": 2}
     visual_language_tuning.train(tuning_flags(tmp_path / "run", **values))
@@ -324,7 +321,6 @@ def test_no_word_of_the_reference_reaches_the_translation(tmp_path):
     assert same[0] == same[1] and any(same[0])
 
 
-@pytest.mark.slow
 def test_calibration_works_on_the_folder(tmp_path, capsys):
     folder = shutil.copytree(trained_llava_slt(), tmp_path / "model")
     both = tmp_path / "corpus" / "dev"
