@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tiny_corpus import corpus, trained_model
 from video_files import cut, write_audio, write_video
 
 from modeling_flallm.own_processing import decode_video
+from processing.captions_slt import LONGEST_LINE_IN_CHARACTERS
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 FOLDER = Path(__file__).resolve().parent.parent / "spaces_demo"
@@ -30,6 +31,14 @@ def unused_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def assert_they_say(lines: Iterable[str], sentence: str) -> None:
+    """Word for word; of a sentence with a word longer than a line, which captions break, letter for letter."""
+    said, words = [word for line in lines for word in line.split()], sentence.split()
+    if max(map(len, words), default=0) > LONGEST_LINE_IN_CHARACTERS:
+        said, words = ["".join(said)], ["".join(words)]
+    assert said == words
 
 
 def clips() -> list[Path]:

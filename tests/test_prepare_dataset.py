@@ -25,6 +25,7 @@ import yaml
 from filelock import FileLock
 from mini_hub import MiniHub, connect
 from PIL import Image
+from prepared_folders import problems_of, report_of, rows_of
 from tiny_corpus import error_of, flags, stage1_flags
 from video_files import counting_frames, cut, frame_numbers, write_audio, write_video
 
@@ -95,19 +96,6 @@ def video(path: Path, num_frames: int = 8, **values) -> Path:
 
 def clip(name: str, path: Path, split: str = "train", text: str = "es regnet", **values) -> RawClip:
     return RawClip(name=name, split=split, text=text, video=path, **values)
-
-
-def rows_of(folder: Path, split: str = "train") -> list[dict[str, str]]:
-    with (folder / split / "metadata.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, strict=True))
-
-
-def report_of(folder: Path) -> dict:
-    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
-
-
-def problems_of(folder: Path) -> dict[str, str]:
-    return {problem["where"]: problem["what"] for problem in report_of(folder)["problems"]}
 
 
 def snapshot(folder: Path, without: str | None = None) -> dict[str, bytes | str | None]:

@@ -24,7 +24,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 from playwright.sync_api import TimeoutError as BrowserTimeoutError
-from space_app import TEXTS, Space, bad_files, clips, long_video, space_in_this_process
+from space_app import TEXTS, Space, assert_they_say, bad_files, clips, long_video, space_in_this_process
 from tiny_corpus import trained_model
 from transformers import pipeline
 
@@ -259,11 +259,6 @@ def test_the_signer_is_seen_beside_the_sentence_and_the_words(visit, translate_a
     expect(word_buttons(page).last).to_be_in_viewport()
 
 
-def without_spaces(*lines: str) -> str:
-    """An untrained model may write a word that is longer than a line of captions, which breaks it."""
-    return "".join("".join(lines).split())
-
-
 @pytest.mark.slow
 def test_captions_are_on_the_clip_and_can_be_saved(visit, clip, translate_alone):
     page = visit()
@@ -272,7 +267,7 @@ def test_captions_are_on_the_clip_and_can_be_saved(visit, clip, translate_alone)
     page.wait_for_function(
         "() => [...document.querySelectorAll('video')].some(v => [...v.textTracks].some(t => t.cues?.length))"
     )
-    assert without_spaces(*clip_of(page).evaluate(SHOWN_CAPTIONS)) == without_spaces(sentence)
+    assert_they_say(clip_of(page).evaluate(SHOWN_CAPTIONS), sentence)
     word_buttons(page).first.click()
     page.wait_for_function(
         "() => [...document.querySelectorAll('video')].some(v => [...v.textTracks].some(t => t.activeCues?.length))"
@@ -282,7 +277,7 @@ def test_captions_are_on_the_clip_and_can_be_saved(visit, clip, translate_alone)
             button(page, f"download_{suffix}").click()
         assert download.value.suggested_filename == f"{clip.stem}.{suffix}"
         captions = pysubs2.load(str(download.value.path()), format_=suffix)
-        assert without_spaces(*(event.plaintext for event in captions)) == without_spaces(sentence)
+        assert_they_say((event.plaintext for event in captions), sentence)
         times = [time for event in captions for time in (event.start, event.end)]
         assert times == sorted(times) and times[-1] > 0
 
@@ -342,7 +337,7 @@ def test_a_long_video_becomes_several_captions(visit, tmp_path):
     times = [time for event in captions for time in (event.start, event.end)]
     assert times == sorted(times)
     said = " ".join(piece["translation_text"] for piece in expected)
-    assert without_spaces(*(event.plaintext for event in captions)) == without_spaces(said)
+    assert_they_say((event.plaintext for event in captions), said)
 
 
 @pytest.mark.slow
