@@ -69,6 +69,7 @@ class Page:
     def __init__(self, translator: Translator, facts: ModelFacts):
         self.translator, self.facts = translator, facts
         self.reads_poses = translator.reads_poses
+        self.camera: gr.Video | None = None  # where poses are translated, and videos are taken for them
         self.visitors = Visitors(MOST_WAITING, MOST_WAITING_OF_ONE_VISITOR)
         self.speaking: list[tuple[gr.components.Component, Callable[[dict[str, str]], dict[str, Any]]]] = []
 
@@ -132,22 +133,28 @@ class Page:
                 format=None,
                 elem_id=timeline.VIDEO_ID,
             )
+            if self.translator.takes_videos:
+                with self._add(gr.Accordion, lambda texts: {"label": texts["camera_heading"]}, open=False):
+                    self.camera = self._video_to_upload_or_record()
         else:
-            # A single source, another format or include_audio=False would call the ffmpeg command.
-            self.clip = self.video = self._add(
-                gr.Video,
-                lambda texts: {"label": texts["video_label"]},
-                sources=["upload", "webcam"],
-                webcam_options=WEBCAM,
-                format=None,
-                elem_id=timeline.VIDEO_ID,
-            )
+            self.clip = self.video = self._video_to_upload_or_record(elem_id=timeline.VIDEO_ID)
         narrow = {"min_width": NARROW_BUTTON_IN_PIXELS}
         with gr.Row():
             self.translate = self._add(
                 gr.Button, lambda texts: {"value": texts["translate_button"]}, variant="primary", **narrow
             )
             self.stop = self._add(gr.Button, lambda texts: {"value": texts["stop_button"]}, **narrow)
+
+    def _video_to_upload_or_record(self, **options: Any) -> gr.Video:
+        """A single source, another format or include_audio=False would call the ffmpeg command."""
+        return self._add(
+            gr.Video,
+            lambda texts: {"label": texts["video_label"]},
+            sources=["upload", "webcam"],
+            webcam_options=WEBCAM,
+            format=None,
+            **options,
+        )
 
     def _file_types(self) -> list[str]:
         return [*POSE_SUFFIXES, *(["video"] if self.translator.takes_videos else [])]
@@ -203,14 +210,24 @@ class Page:
             queue=False,
             **hidden,
         )
+        looked_at = [self.start, self.end, self.is_long, *shown, *([self.clip, self.video] if self.reads_poses else [])]
         self.clip.change(
             self._show_poses if self.reads_poses else self._look,
             [self.clip, self.language],
-            [self.start, self.end, self.is_long, *shown, *([self.clip, self.video] if self.reads_poses else [])],
+            looked_at,
             concurrency_limit=None,
             show_progress="hidden",
             **hidden,
         )
+        if self.camera is not None:
+            self.camera.change(
+                self._show_poses_of_camera,
+                [self.camera, self.language],
+                [*looked_at, self.camera],
+                concurrency_limit=None,
+                show_progress="hidden",
+                **hidden,
+            )
         for slider in (self.start, self.end):
             slider.input(None, slider, js=appearance.in_browser("showSecond"), **hidden)
         run = self.translate.click(
@@ -292,6 +309,8 @@ class Page:
                             yield [*cleared[:3], *shown, gr.skip(), no_film]
                         else:
                             yield [*cleared, event, no_film]
+                # Gradio sends what came last twice: a new file would be looked at again, and clear the translation.
+                yield [gr.skip()] * (len(cleared) + 2)
                 return
         except Exception as error:
             yield [*self._look(None, language, request)[:3], *self._after(error, language), None, None]
@@ -300,6 +319,13 @@ class Page:
         yield [*looked, gr.skip(), None]  # drawing takes longer
         if file is not None and not any(isinstance(value, Exception) for value in looked):
             yield [*(gr.skip() for _ in looked), gr.skip(), self._film_of(file, visitor)]
+
+    def _show_poses_of_camera(self, video: str | None, language: str, request: gr.Request) -> Iterator[Any]:
+        """As `_show_poses`. The video leaves the page first, because it is deleted once its poses are found."""
+        yield {self.camera: None}
+        if video is not None:
+            for values in self._show_poses(video, language, request):
+                yield [*values, gr.skip()]
 
     def _film_of(self, file: str, visitor: str) -> str | None:
         """The path of a film of its skeletons, with the name of the file; None if they cannot be drawn in time."""

@@ -27,8 +27,8 @@ ENGLISH = {
         "what it understood. Files can be .pose, .npz or .safetensors, up to {megabytes} MB and {minutes} minutes."
     ),
     "poses_intro_of_videos": (
-        "Or upload a video: a program finds the poses in it, and the video is deleted. The translation is made from "
-        "the poses alone."
+        "Or upload or record a video: a program finds the poses in it, and the video is deleted. The translation is "
+        "made from the poses alone."
     ),
     "poses_privacy": (
         "What you upload is used for this translation only. A video is deleted as soon as its poses are found, "
@@ -39,6 +39,7 @@ ENGLISH = {
     "video_label": "Video: upload or record",
     "poses_label": "File of poses: upload",
     "poses_or_video_label": "File of poses, or a video: upload",
+    "camera_heading": "Record yourself with the camera",
     "skeleton_label": "What the model sees",
     "start_label": "From second",
     "start_info": "Where the signing starts. 0 is the beginning of the video.",
@@ -223,8 +224,8 @@ GERMAN = {
         "{minutes} Minuten."
     ),
     "poses_intro_of_videos": (
-        "Oder ein Video hochladen: Ein Programm findet darin die Posen, und das Video wird gelöscht. Übersetzt werden "
-        "nur die Posen."
+        "Oder ein Video hochladen oder aufnehmen: Ein Programm findet darin die Posen, und das Video wird gelöscht. "
+        "Übersetzt werden nur die Posen."
     ),
     "poses_privacy": (
         "Was hochgeladen wird, wird nur für diese Übersetzung benutzt. Ein Video wird gelöscht, sobald seine Posen "
@@ -234,6 +235,7 @@ GERMAN = {
     "video_label": "Video: hochladen oder aufnehmen",
     "poses_label": "Datei mit Posen: hochladen",
     "poses_or_video_label": "Datei mit Posen oder Video: hochladen",
+    "camera_heading": "Mit der Kamera aufnehmen",
     "skeleton_label": "Das sieht das Modell",
     "start_label": "Von Sekunde",
     "start_info": "Hier fängt das Gebärden an. 0 ist der Anfang des Videos.",

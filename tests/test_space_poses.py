@@ -1,8 +1,10 @@
 """The Space with a model of poses: what is read, drawn and refused, and what happens to a video."""
 
+import contextlib
 import io
 import os
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -140,8 +142,13 @@ def test_a_video_whose_poses_cannot_be_found_is_deleted_too(translator, tmp_path
 
 @pytest.fixture(scope="module")
 def address(model, tmp_path_factory):
-    """Of a Space in this process."""
-    folder = tmp_path_factory.mktemp("page")
+    with space_of_poses(model, tmp_path_factory.mktemp("page")) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def space_of_poses(model: Path, folder: Path, poses_of_video: Callable[[str], dict] | None = None) -> Iterator[str]:
+    """The address of a Space in this process, which takes videos if it is given what finds the poses in them."""
     (folder / "examples").mkdir()
     pose_file(folder / "examples" / "example.npz", SENTENCE)
     (folder / "examples" / "example.mp4").touch()
@@ -152,6 +159,8 @@ def address(model, tmp_path_factory):
         import app
 
         translator = app.load_translator(str(model), None)
+        if poses_of_video is not None:
+            translator.takes_videos, translator.reader.poses_of_video = True, poses_of_video
         page = app.Page(translator, app.read_model_facts(str(model), None))
         examples = app.find_examples(page.reads_poses)
         assert [Path(path).name for path in examples] == ["example.npz"]
@@ -176,20 +185,31 @@ def test_a_program_sends_poses(address, translator, tmp_path):
         client.predict(handle_file(str(untimed)), 0, 0, False, "de", api_name="/translate")
 
 
-@pytest.mark.slow
-def test_a_visitor_sees_the_skeleton_and_its_captions(address, tmp_path):
+@contextlib.contextmanager
+def page_of_browser(address: str, *flags: str, **options) -> Iterator:
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = next((path for path in ("/usr/bin/chromium", "/usr/bin/google-chrome") if os.path.exists(path)), None)
     if chromium is None:
         pytest.skip("there is no browser")
-    clip = pose_file(tmp_path / "clip.pose", LONG)
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 390, "height": 800}, locale="de")
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", *flags])
+        page = browser.new_page(**options)
         page.goto(address)
+        yield page
+        browser.close()
+
+
+WAIT_FOR_SKELETON = "document.querySelector('#signed-video video')?.duration > 0"
+
+
+@pytest.mark.slow
+def test_a_visitor_sees_the_skeleton_and_its_captions(address, tmp_path):
+    clip = pose_file(tmp_path / "clip.pose", LONG)
+    with page_of_browser(address, viewport={"width": 390, "height": 800}, locale="de") as page:
         page.wait_for_selector(f"text={TEXTS['de']['poses_label']}", timeout=60_000)
+        assert page.get_by_text(TEXTS["de"]["camera_heading"]).count() == 0  # no program here finds poses in videos
         page.set_input_files("input[type=file]", str(clip))
-        page.wait_for_function("document.querySelector('#signed-video video')?.duration > 0", timeout=60_000)
+        page.wait_for_function(WAIT_FOR_SKELETON, timeout=60_000)
         video = page.locator("#signed-video video")
         assert video.evaluate("video => video.duration") == pytest.approx(6.2, abs=0.05)
         page.get_by_role("checkbox", name=TEXTS["de"]["long_label"]).check()
@@ -197,4 +217,34 @@ def test_a_visitor_sees_the_skeleton_and_its_captions(address, tmp_path):
         page.wait_for_function("document.querySelectorAll('.timeline button[data-seconds]').length > 1", timeout=60_000)
         page.wait_for_function("document.querySelector('#signed-video track.captions')", timeout=60_000)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        browser.close()
+
+
+@pytest.mark.slow
+def test_the_poses_of_a_recording_are_translated_and_the_recording_is_deleted(model, tmp_path):
+    texts, recorded = TEXTS["en"], []
+
+    def poses_of_video(path: str) -> dict:
+        with av.open(path) as container:
+            recorded.append((Path(path), sum(1 for _ in container.decode(video=0))))
+        return vars(made_poses(SENTENCE, extractor="made up 1.0"))
+
+    flags = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    with space_of_poses(model, tmp_path, poses_of_video) as address, page_of_browser(address, *flags) as page:
+        page.get_by_role("button", name=texts["camera_heading"]).click()
+        page.get_by_role("button", name="Capture from camera").click()
+        page.get_by_role("button", name="Click to Access Webcam").click()
+        record = page.get_by_role("button", name="start recording")
+        record.click()
+        record.get_by_title("stop recording").wait_for(timeout=60_000)
+        page.wait_for_timeout(2000)
+        record.click()
+        page.wait_for_function(WAIT_FOR_SKELETON, timeout=60_000)
+        assert page.locator("#signed-video video").evaluate("video => video.duration") == pytest.approx(2.4, abs=0.05)
+        page.get_by_role("button", name="Capture from camera").wait_for()  # ready for the next recording
+        page.get_by_role("button", name=texts["translate_button"], exact=True).click()
+        page.wait_for_function("document.querySelector('#signed-video track.captions')", timeout=60_000)
+        if "FLALLM_SCREENSHOTS" in os.environ:
+            page.screenshot(path=Path(os.environ["FLALLM_SCREENSHOTS"]) / "camera_for_poses.png", full_page=True)
+    (path, num_frames), *others = recorded
+    assert num_frames and not others
+    assert not path.exists() and not list(tmp_path.rglob(f"*{path.suffix}"))
