@@ -12,13 +12,12 @@ from transformers.utils import logging
 from .pose_files_slt import list_of_clips_of_poses, name_of_poses, pose_facts, read_poses
 from .pose_layouts_slt import POINTS_OF_PARTS
 from .pose_normalisation_slt import normalised_poses, smoothed_poses
-from .poses_slt import PoseFacts, Poses, are_fractions
+from .poses_slt import USUAL_FRAMES_PER_SECOND, PoseFacts, Poses, are_fractions
 from .sampling_slt import padded_in_time, sampled_evenly
 
 logger = logging.get_logger(__name__)
 
 MOST_SMOOTHING_SECONDS = 1  # more would blur several signs into one
-USUAL_FRAME_RATE = 25
 
 
 class PoseFeatureExtractor(SequenceFeatureExtractor):
@@ -111,9 +110,10 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
     def _smoothed(self, values: torch.Tensor, frames_per_second: float | None) -> torch.Tensor:
         if frames_per_second is None:
             logger.warning_once(
-                f"Poses that state no frame rate are smoothed as if they had {USUAL_FRAME_RATE} frames per second."
+                f"Poses that state no frame rate are smoothed as if they had {USUAL_FRAMES_PER_SECOND:g} frames per "
+                "second."
             )
-        deviation = self.smoothing_seconds * (frames_per_second or USUAL_FRAME_RATE)
+        deviation = self.smoothing_seconds * (frames_per_second or USUAL_FRAMES_PER_SECOND)
         return smoothed_poses(values, deviation, self.score_threshold)
 
     def facts(self, source: Any) -> PoseFacts:

@@ -25,6 +25,7 @@ from .pose_layouts_slt import (
     Table,
 )
 from .pose_models_slt import PinnedModel, given_model_file, shown_digest
+from .poses_slt import USUAL_FRAMES_PER_SECOND
 
 HOLISTIC_TASK = PinnedModel(
     "https://storage.googleapis.com/mediapipe-models/holistic_landmarker/holistic_landmarker/float16/1/"
@@ -41,7 +42,6 @@ LEGACY_MODELS = (
     "face_detection/face_detection_short_range.tflite",
     "face_landmark/face_landmark.tflite",
 )
-USUAL_FRAMES_PER_SECOND = 25.0
 
 # By their names in MediaPipe's result: for our points that a part has, their indices in it.
 TABLES: dict[str, Table] = {

@@ -12,6 +12,7 @@ from .feature_files_slt import positive_number
 from .pose_layouts_slt import NUM_POINTS
 from .pose_signer_slt import poses_of_signer
 
+USUAL_FRAMES_PER_SECOND = 25.0  # of clips that do not say
 LARGEST_FRACTION = 2.0  # coordinates in fractions of a picture are around 0 to 1, those in pixels far above
 
 
