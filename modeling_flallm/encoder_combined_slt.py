@@ -36,13 +36,13 @@ class EncoderOfEncoders(SignEncoder):
         raise NotImplementedError
 
     def _take_inputs_of_parts(self) -> None:
-        names = {part.input_names for part in self.parts}
+        names = {part.main_input_name for part in self.parts}
         if len(names) > 1:
             raise ValueError(
                 "Sign encoders side by side must take the same inputs, got "
-                f"{' and '.join(sorted(f'`{each[0]}`' for each in names))}."
+                f"{' and '.join(sorted(f'`{each}`' for each in names))}."
             )
-        self.input_names = self.parts[0].input_names
+        self.input_names = tuple(dict.fromkeys(name for part in self.parts for name in part.input_names))
         self.main_input_name = self.parts[0].main_input_name
         self.clip_words = self.parts[0].clip_words
 
@@ -108,13 +108,17 @@ class SideBySideEncoder(EncoderOfEncoders):
         Raises:
             ValueError: as the encoders do.
         """
-        inputs |= dict(zip(self.input_names, args, strict=False))
+        inputs = self.given_inputs(inputs | dict(zip(self.input_names, args, strict=False)))
         with torch.no_grad() if self.frozen else nullcontext():
-            outputs = [part(**inputs) for part in self.parts]
+            outputs = [part(**_inputs_of(part, inputs)) for part in self.parts]
         mask = outputs[self.parts.index(self.reference)].attention_mask
         aligned = [self._aligned(*pair, mask.shape[1]) for pair in zip(self.parts, outputs, strict=True)]
         hidden = torch.cat([tokens.to(aligned[0].dtype) for tokens in aligned], dim=-1)
-        return SignEncoderOutput(last_hidden_state=hidden * mask[..., None].to(hidden.dtype), attention_mask=mask)
+        return SignEncoderOutput(
+            last_hidden_state=hidden * mask[..., None].to(hidden.dtype),
+            attention_mask=mask,
+            losses=_losses_together(outputs),
+        )
 
     def _aligned(self, part: SignEncoder, output: SignEncoderOutput, num_tokens: int) -> torch.Tensor:
         """`(batch, tokens of the part, width)` -> `(batch, num_tokens, width)`, by the nearest in time."""
@@ -124,11 +128,30 @@ class SideBySideEncoder(EncoderOfEncoders):
         first, step = self.get_centre_and_spacing()
         hidden = output.last_hidden_state
         times = first + step * torch.arange(num_tokens, device=hidden.device)
-        # Of two that are equally near, the earlier one, whatever rounding does.
-        nearest = ((times - centre) / spacing - 0.5 - 1e-6).ceil().long().clamp(min=0)
         last = output.attention_mask.to(hidden.device).sum(1) - 1
-        nearest = nearest[None].minimum(last[:, None])
+        nearest = nearest_places(times, centre, spacing)[None].minimum(last[:, None])
         return hidden.gather(1, nearest[..., None].expand(-1, -1, hidden.shape[2]))
+
+
+def nearest_places(times: torch.Tensor, centre: float, spacing: float) -> torch.Tensor:
+    """
+    Of things at the times centre, centre + spacing, ..., the numbers from 0 of those that are nearest to `times`. Of
+    two that are equally near it is the earlier one, whatever rounding does.
+    """
+    return ((times - centre) / spacing - 0.5 - 1e-6).ceil().long().clamp(min=0)
+
+
+def _inputs_of(part: SignEncoder, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Those that the part takes."""
+    return {name: value for name, value in inputs.items() if name in part.input_names}
+
+
+def _losses_together(outputs: list[SignEncoderOutput]) -> dict[str, torch.Tensor] | None:
+    losses: dict[str, torch.Tensor] = {}
+    for output in outputs:
+        for name, loss in (output.losses or {}).items():
+            losses[name] = losses[name] + loss if name in losses else loss
+    return losses or None
 
 
 class TemporalEncoder(EncoderOfEncoders):
