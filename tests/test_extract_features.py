@@ -52,8 +52,8 @@ from processing import VisualFeatureExtractor
 from processing.encoder_of_features_slt import EncoderOfFeatures, encoder_of_features
 from train_scripts.arguments.data_arguments import EncoderVideoArguments
 from train_scripts.arguments.model_arguments import NamedEncoderArguments
-from train_scripts.clips.feature_fingerprints import fingerprint_of_features
 from train_scripts.clips.clip_files import file_names
+from train_scripts.clips.feature_fingerprints import fingerprint_of_features
 from train_scripts.commands import evaluate_model, extract_features, translate
 from train_scripts.runs.feature_encoders import FeatureEncoder, load_feature_encoder
 from train_scripts.stages import llm_fine_tuning, visual_contrastive_pretraining, visual_language_tuning

@@ -71,7 +71,8 @@ class OriginOfDescriptions:
     Args:
         describer: the model that wrote them; None for texts of people or other tools.
         column: of the data set, where they came from it.
-        prompt, stride, segment_frames, max_new_tokens: how the model was asked; None for texts of a column.
+        prompt, stride, segment_frames, max_new_tokens, quantization: how the model was asked; None for texts of a
+            column.
         text_encoder: the model that made the embeddings; `pooling` of its tokens into one vector.
         width: of an embedding; `embeddings_dtype`: "float16", ...
     """
@@ -85,6 +86,7 @@ class OriginOfDescriptions:
     stride: int | None
     segment_frames: int | None
     max_new_tokens: int | None
+    quantization: str | None
     text_encoder: str
     text_encoder_revision: str | None
     text_encoder_license: str | None

@@ -34,7 +34,13 @@ from .feature_fingerprints import ContentDigests, describe_settings, key_of
 from .feature_store import FeatureStore, remove_leavings, remove_unused
 from .views_to_encode import ClipErrors, ClipView, ViewsToEncode, batches_of
 
+DIGESTS_FOLDER = "digests"  # in the folder of the cache
 FEATURES_IN_A_FILE = 64  # or up to a batch more: the most that an interrupted run loses
+
+
+def default_cache_folder() -> Path:
+    """Of features, and of what is known about the contents of videos."""
+    return Path(HF_HOME) / "flallm" / "features"
 
 
 def check_feature_cache(data: DataArguments) -> None:
@@ -200,8 +206,8 @@ class FeatureCache:
         self.modality = modality
         self.settings = settings
         self.dtype: torch.dtype = getattr(torch, arguments.features_dtype)
-        self.folder = Path(arguments.feature_cache_dir or Path(HF_HOME) / "flallm" / "features")
-        self.digests = ContentDigests(self.folder / "digests")
+        self.folder = Path(arguments.feature_cache_dir or default_cache_folder())
+        self.digests = ContentDigests(self.folder / DIGESTS_FOLDER)
         self.shortest = next(length for length in itertools.count(1) if encoder.get_num_features(length) >= 1)
 
     def clips(self, clips: SignClipDataset, name: str, num_views: int = 1) -> CachedClipDataset:
