@@ -1,4 +1,4 @@
-"""Arguments of `flallm describe`. Imports nothing heavy."""
+"""Arguments of `flallm describe`, and of trainings on what it makes. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,3 +126,16 @@ class DescriptionEmbeddingArguments:
                 "`--text_encoder_name_or_path` must name the text encoder that makes the embeddings, such as "
                 f"{MMSLT_TEXT_ENCODER} with --description_pooling cls, as MMSLT has it."
             )
+
+
+@dataclass
+class DescriptionArguments:
+    """What the sign encoder learns to predict beside the sentences."""
+
+    descriptions: str | None = field(
+        default=None,
+        metadata={
+            "help": "Descriptions of the clips, for training and evaluation: a folder that `flallm describe` has made, "
+            "or the id of such a data set on the Hub. Default: none, and the description mapper learns nothing."
+        },
+    )

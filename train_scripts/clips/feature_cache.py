@@ -215,8 +215,14 @@ class FeatureCache:
         The clips with their features, to train on. Arguments and errors as of `compute`.
 
         Raises:
-            ValueError: for a clip that cannot be read, is too short, or whose features do not fit the dtype.
+            ValueError: for a clip that cannot be read, is too short, or whose features do not fit the dtype, and for
+                clips with descriptions.
         """
+        if clips.descriptions is not None:
+            raise ValueError(
+                "--descriptions cannot be combined with --cache_features: the frame encoder that learns from them is "
+                "not frozen, so that its features change in every step. Leave out one of the two."
+            )
         self.shortest = self.encoder.get_min_num_frames()
         features = self.compute(clips, name, num_views)
         return CachedClipDataset(clips, features.store, features.keys, self.encoder.get_token_steps_of_features())
