@@ -385,6 +385,8 @@ class DescriptionFolder:
         if not (self.path / FACTS_FILE).is_file():
             check_new_folder(self.path)
             return
+        if not any(self.path.glob("*/*.safetensors")):
+            return  # a run that was stopped before its first clip leaves nothing that could be mixed up
         facts = _read_facts(self.path, str(self.path))
         for name, own in self.origin.facts.items():
             if name not in ONLY_NAMES and facts[name] != own:

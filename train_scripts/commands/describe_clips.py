@@ -213,7 +213,7 @@ def _print_time(num_described: int, seconds: float, todo: Sequence[PlannedClip])
     """Of this process, whose share is as large as that of any other."""
     if PartialState().is_main_process:
         total = seconds / num_described * sum(each.num_descriptions for each in todo)
-        tqdm.write(f"The first {num_described} took {in_words(seconds)}: about {in_words(total)} for all.", sys.stdout)
+        tqdm.write(f"The first {num_described} took {in_words(seconds)}: all take about {in_words(total)}.", sys.stdout)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
