@@ -154,31 +154,18 @@ def _losses_together(outputs: list[SignEncoderOutput]) -> dict[str, torch.Tensor
     return losses or None
 
 
-class TemporalEncoder(EncoderOfEncoders):
+class EncoderBehindAnother(EncoderOfEncoders):
     """
-    A sign encoder, a linear layer and the local temporal module (FLa-LLM, section 3.1; SpaMo has both, too).
-
-    With the encoder in front frozen (`model.encoder.freeze()`), its features can be kept and passed as
-    `visual_features`; the linear layer and the temporal module are trained on them.
+    Base class of sign encoders that go on from the tokens of another one, `encoder`, whose features are also theirs:
+    with that one frozen (`model.encoder.freeze()`), its features can be kept and passed as `visual_features`, and the
+    rest is trained on them. A subclass writes `forward` and `go_on`.
     """
 
-    config_class = TemporalConfig
+    encoder: SignEncoder
 
-    def __init__(self, config: TemporalConfig):
-        super().__init__(config)
-        self.encoder = build_sign_encoder(config.encoder_config)
-        width = self.encoder.config.hidden_size
-        self.projection = nn.Linear(width, config.projection_size) if config.projection_size else nn.Identity()
-        self.temporal_module = LocalTemporalModule(config.width_before_time, config)
-        self._take_inputs_of_parts()
-        self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self.projection and isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-        elif isinstance(module, nn.Conv1d):
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    def go_on(self, output: SignEncoderOutput) -> SignEncoderOutput:
+        """From the output of the encoder in front to that of the whole."""
+        raise NotImplementedError
 
     @property
     def parts(self) -> list[SignEncoder]:
@@ -197,10 +184,47 @@ class TemporalEncoder(EncoderOfEncoders):
         return self.encoder.features_are_frozen
 
     def compute_features(self, **inputs: Any) -> SignEncoderOutput:
-        return self.encoder.compute_features(**inputs)
+        return self.encoder.compute_features(**_inputs_of(self.encoder, self.given_inputs(inputs)))
+
+    def encode_features(
+        self, visual_features: torch.FloatTensor, visual_attention_mask: torch.LongTensor | None = None
+    ) -> SignEncoderOutput:
+        """See `SignEncoder.encode_features`; raises what `go_on` does, too."""
+        return self.go_on(self.encoder.encode_features(visual_features, visual_attention_mask))
 
     def get_num_features(self, length: Length) -> Length:
         return self.encoder.get_num_features(length)
+
+    def get_token_steps_of_features(self) -> list[TokenStep]:
+        return self.encoder.get_token_steps_of_features()
+
+    def get_token_steps(self) -> list[TokenStep]:
+        return self.encoder.get_token_steps()
+
+    def get_centre_and_spacing(self) -> tuple[float, float]:
+        return self.encoder.get_centre_and_spacing()
+
+
+class TemporalEncoder(EncoderBehindAnother):
+    """A sign encoder, a linear layer and the local temporal module (FLa-LLM, section 3.1; SpaMo has both, too)."""
+
+    config_class = TemporalConfig
+
+    def __init__(self, config: TemporalConfig):
+        super().__init__(config)
+        self.encoder = build_sign_encoder(config.encoder_config)
+        width = self.encoder.config.hidden_size
+        self.projection = nn.Linear(width, config.projection_size) if config.projection_size else nn.Identity()
+        self.temporal_module = LocalTemporalModule(config.width_before_time, config)
+        self._take_inputs_of_parts()
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self.projection and isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.Conv1d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def get_token_steps_of_features(self) -> list[TokenStep]:
         return [*self.encoder.get_token_steps_of_features(), *self.temporal_module.get_token_steps()]
@@ -223,15 +247,10 @@ class TemporalEncoder(EncoderOfEncoders):
             ValueError: as that encoder does, and for a clip that is too short for one visual token.
         """
         inputs |= dict(zip(self.input_names, args, strict=False))
-        return self._through_time(self.encoder(**inputs))
+        return self.go_on(self.encoder(**inputs))
 
-    def encode_features(
-        self, visual_features: torch.FloatTensor, visual_attention_mask: torch.LongTensor | None = None
-    ) -> SignEncoderOutput:
-        """See `SignEncoder.encode_features`; a clip that is too short for one visual token is a `ValueError`."""
-        return self._through_time(self.encoder.encode_features(visual_features, visual_attention_mask))
-
-    def _through_time(self, output: SignEncoderOutput) -> SignEncoderOutput:
+    def go_on(self, output: SignEncoderOutput) -> SignEncoderOutput:
+        """Through linear layer and temporal module; a clip too short for one visual token is a `ValueError`."""
         lengths = output.attention_mask.sum(1)
         if not is_exporting(self):
             self._check_lengths(lengths)

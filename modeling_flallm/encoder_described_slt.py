@@ -10,26 +10,24 @@ from transformers.utils import can_return_tuple
 
 from .adapter_slt import VisualLanguageAdapter
 from .configuration_encoder_described_slt import DescribedConfig
-from .encoder_combined_slt import EncoderOfEncoders, nearest_places
+from .encoder_combined_slt import EncoderBehindAnother, nearest_places
 from .encoder_registry_slt import build_sign_encoder
 from .losses_slt import mean_over_processes
-from .sign_encoder_slt import Length, SignEncoder, SignEncoderOutput, TokenStep, checked_mask
+from .sign_encoder_slt import SignEncoder, SignEncoderOutput, checked_mask
 
 DESCRIPTION_INPUTS = ("description_embeddings", "description_attention_mask")
 
 
-class DescribedEncoder(EncoderOfEncoders):
+class DescribedEncoder(EncoderBehindAnother):
     """
     A sign encoder and MMSLT's description mapper (https://arxiv.org/abs/2411.16789): a linear layer, ReLU and a linear
     layer, which learn to predict the embedding of a text that describes the frame. A visual token is the encoder's
     token, followed by the predicted embedding. Descriptions are needed in training alone.
 
-    The loss is the mean squared error of the predictions, over the described tokens of all processes. MMSLT's code
-    averages over padding, too. Beside MMSLT (ours), encoders whose tokens are not frames learn from the frame that is
-    nearest to the centre of a token, and frames may be without a description.
-
-    Its features are those of the encoder in front. With that one frozen (`model.encoder.freeze()`), they can be kept
-    and passed as `visual_features`.
+    The loss is the mean squared error of the predictions, over the described tokens of all processes; each of several
+    accumulated batches has its own mean. MMSLT's code averages over padding, too. Beyond MMSLT (ours), encoders whose
+    tokens are not frames learn from the frame that is nearest to the centre of a token, and frames may be without a
+    description.
     """
 
     config_class = DescribedConfig
@@ -48,39 +46,6 @@ class DescribedEncoder(EncoderOfEncoders):
         super()._init_weights(module)
         if module in (self.mapper.first, self.mapper.second):
             init.xavier_uniform_(module.weight)
-
-    @property
-    def parts(self) -> list[SignEncoder]:
-        return [self.encoder]
-
-    @property
-    def features_size(self) -> int:
-        return self.encoder.features_size
-
-    @property
-    def features_encoder(self) -> SignEncoder:
-        return self.encoder.features_encoder
-
-    @property
-    def features_are_frozen(self) -> bool:
-        return self.encoder.features_are_frozen
-
-    def compute_features(self, **inputs: Any) -> SignEncoderOutput:
-        return self.encoder.compute_features(
-            **{name: inputs[name] for name in inputs if name not in DESCRIPTION_INPUTS}
-        )
-
-    def get_num_features(self, length: Length) -> Length:
-        return self.encoder.get_num_features(length)
-
-    def get_token_steps_of_features(self) -> list[TokenStep]:
-        return self.encoder.get_token_steps_of_features()
-
-    def get_token_steps(self) -> list[TokenStep]:
-        return self.encoder.get_token_steps()
-
-    def get_centre_and_spacing(self) -> tuple[float, float]:
-        return self.encoder.get_centre_and_spacing()
 
     def freeze_mapper(self) -> None:
         """Freeze the weights of the description mapper (MMSLT: after pretraining); gradients still flow through it."""
@@ -101,29 +66,22 @@ class DescribedEncoder(EncoderOfEncoders):
         """
         inputs |= dict(zip(self.input_names, args, strict=False))
         embeddings, is_described = (inputs.pop(name, None) for name in DESCRIPTION_INPUTS)
-        output = self.encoder(**inputs)
-        output, predictions = self._with_predictions(output)
+        output = self.go_on(self.encoder(**inputs))
         if embeddings is None or self.frozen:
             return output
         frames_mask = self._frames_mask(inputs)
         is_described = self._checked_targets(embeddings, is_described, frames_mask)
-        loss = self._mapper_loss(predictions, output.attention_mask, embeddings, is_described, frames_mask.sum(1))
-        losses = {**(output.losses or {}), "description_mapper": self.config.mapper_loss_weight * loss}
-        return SignEncoderOutput(output.last_hidden_state, output.attention_mask, losses=losses)
+        loss = self._mapper_loss(output, embeddings, is_described, frames_mask.sum(1))
+        output["losses"] = {**(output.losses or {}), "description_mapper": self.config.mapper_loss_weight * loss}
+        return output
 
-    def encode_features(
-        self, visual_features: torch.FloatTensor, visual_attention_mask: torch.LongTensor | None = None
-    ) -> SignEncoderOutput:
-        """See `SignEncoder.encode_features`."""
-        return self._with_predictions(self.encoder.encode_features(visual_features, visual_attention_mask))[0]
-
-    def _with_predictions(self, output: SignEncoderOutput) -> tuple[SignEncoderOutput, torch.Tensor]:
-        """The encoder's output with wider tokens, and the predicted embeddings `(batch, tokens, description_size)`."""
+    def go_on(self, output: SignEncoderOutput) -> SignEncoderOutput:
+        """With the predicted embedding behind each token."""
         with torch.no_grad() if self.frozen else nullcontext():
             hidden = output.last_hidden_state.to(self.mapper.first.weight.dtype)
-            predictions = self.mapper(hidden)
-            hidden = torch.cat([hidden, predictions], dim=-1).masked_fill(output.attention_mask[..., None] == 0, 0)
-        return SignEncoderOutput(hidden, output.attention_mask, losses=output.losses), predictions
+            hidden = torch.cat([hidden, self.mapper(hidden)], dim=-1)
+            hidden = hidden.masked_fill(output.attention_mask[..., None] == 0, 0)
+        return SignEncoderOutput(hidden, output.attention_mask, losses=output.losses)
 
     def _frames_mask(self, inputs: dict[str, Any]) -> torch.Tensor:
         """`(batch, frames)`, True for real frames."""
@@ -144,25 +102,21 @@ class DescribedEncoder(EncoderOfEncoders):
 
     def _mapper_loss(
         self,
-        predictions: torch.Tensor,
-        tokens_mask: torch.Tensor,
+        output: SignEncoderOutput,
         embeddings: torch.Tensor,
         is_described: torch.Tensor,
         lengths: torch.Tensor,
     ) -> torch.Tensor:
         """The mean squared error `()` over the width and the described tokens of all processes; 0 without any."""
+        predictions = output.last_hidden_state[..., -self.config.description_size :]
         centre, spacing = self.get_centre_and_spacing()
         centres = centre + spacing * torch.arange(predictions.shape[1], device=embeddings.device)
         frames = nearest_places(centres, 0, 1)[None].minimum(lengths[:, None] - 1)  # (batch, tokens)
-        counts = tokens_mask.bool() & is_described.gather(1, frames)
+        counts = output.attention_mask.bool() & is_described.gather(1, frames)
         targets = embeddings.gather(1, frames[..., None].expand(-1, -1, embeddings.shape[2]))
         # Without the masks first, the gradient of a huge number in the padding would be 0 times infinity.
         targets, predictions = (each.float().masked_fill(~counts[..., None], 0) for each in (targets, predictions))
         return mean_over_processes((predictions - targets).square().mean(2), counts)
-
-
-def _without_descriptions(inputs: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in inputs.items() if name not in DESCRIPTION_INPUTS}
 
 
 def described_encoder_of(vision_model: SignEncoder) -> DescribedEncoder | None:

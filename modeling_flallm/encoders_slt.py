@@ -17,7 +17,7 @@ from .configuration_encoder_poses_slt import UniSignPoseConfig
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_features_slt import VisualFeaturesConfig
-from .encoder_combined_slt import EncoderOfEncoders, SideBySideEncoder, TemporalEncoder
+from .encoder_combined_slt import EncoderBehindAnother, SideBySideEncoder, TemporalEncoder
 from .encoder_described_slt import DescribedEncoder
 from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
@@ -112,8 +112,8 @@ def put_in_front_of_a_mapper(encoder: SignEncoder, **config_values: Any) -> Desc
 
 
 def _around(
-    encoder: SignEncoder, whole_class: type[EncoderOfEncoders], config: PreTrainedConfig
-) -> TemporalEncoder | DescribedEncoder:
+    encoder: SignEncoder, whole_class: type[EncoderBehindAnother], config: PreTrainedConfig
+) -> EncoderBehindAnother:
     """A loaded encoder in a new one, whose other modules are initialised."""
     with torch.device("meta"):
         whole = whole_class(config)

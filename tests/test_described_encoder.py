@@ -79,6 +79,10 @@ def described_clips(lengths=LENGTHS) -> dict[str, torch.Tensor]:
     return {**batch, **descriptions_of(batch["pixel_attention_mask"])}
 
 
+def in_double(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: values.double() if values.is_floating_point() else values for name, values in batch.items()}
+
+
 def without_descriptions(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: values for name, values in batch.items() if not name.startswith("description")}
 
@@ -109,15 +113,14 @@ def loss_by_hand(encoder: DescribedEncoder, batch: dict[str, torch.Tensor]) -> t
 
 @every_encoder
 def test_neither_tokens_nor_loss_depend_on_padding_and_tokens_not_on_neighbours(name):
-    encoder = encoder_of(name)
-    batch = described_clips()
+    encoder, batch = encoder_of(name).double(), in_double(described_clips())
     mask = batch["description_attention_mask"]
     together = encoder(**batch)
     garbage = with_garbage_in_the_padding(batch)
     longer = garbage["pixel_attention_mask"].shape[1] - mask.shape[1]
     is_described = torch.nn.functional.pad(mask, (0, longer))
     embeddings = torch.nn.functional.pad(batch["description_embeddings"], (0, 0, 0, longer))
-    noise = 1e30 * torch.randn_like(embeddings)  # its square is infinite
+    noise = 1e30 * torch.randn_like(embeddings)  # its square is infinite in float32
     garbage |= {
         "description_embeddings": torch.where(is_described[..., None] == 1, embeddings, noise),
         "description_attention_mask": torch.where(garbage["pixel_attention_mask"] == 1, is_described, 1),
@@ -378,7 +381,7 @@ def test_each_accumulated_batch_counts_by_its_label_tokens(system):
     model.config.label_smoothing = 0.0
     batch = batch_for(system, model, [8, 6, 6, 8])
     batch |= descriptions_of(batch["pixel_attention_mask"])
-    batch = {name: each.double() if each.is_floating_point() else each for name, each in batch.items()}
+    batch = in_double(batch)
     num_labels = (batch["labels"] != -100).sum()
     parts = [{name: values[rows] for name, values in batch.items()} for rows in (slice(0, 1), slice(1, 4))]
     total = sum(model(**part, num_items_in_batch=num_labels).loss for part in parts)
@@ -390,7 +393,7 @@ def test_equal_parts_accumulate_to_the_loss_and_gradient_of_the_whole():
     encoder, batch = encoder_of("frames").double(), described_clips([6, 6])
     mask = batch["description_attention_mask"]
     mask[1] = mask[0]
-    batch = {name: each.double() if each.is_floating_point() else each for name, each in batch.items()}
+    batch = in_double(batch)
     expected = gradients_after(encoder, batch)
     encoder.zero_grad()
     for row in range(2):

@@ -41,7 +41,7 @@ class DescriptionTargets:
                     f"{path} describes a clip of {found.num_frames} frames, but the clip has {num_frames}. Run "
                     "`flallm describe` again, or name the store of this data set for --descriptions."
                 )
-            starts, ends = found.frames.unbind(1)
+            starts, ends = found.frames.T.contiguous()
             places = torch.searchsorted(starts, frames, right=True) - 1
             is_described = (places >= 0) & (frames < ends[places]) if len(starts) else mask.bool()
             embeddings[is_described] = found.embeddings[places[is_described]]
