@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
+from .configuration_encoder_described_slt import DescribedConfig
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
 from .configuration_encoder_poses_slt import UniSignPoseConfig
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
@@ -16,6 +17,7 @@ from .configuration_flallm import FLaLLMConfig, light_transformer_config
 from .configuration_llava_slt import LlavaSltConfig, LlavaSltContrastiveConfig
 from .configuration_uni_sign import UniSignConfig
 from .encoder_combined_slt import SideBySideEncoder, TemporalEncoder
+from .encoder_described_slt import DescribedEncoder
 from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
 from .encoder_poses_slt import UniSignPoseEncoder
@@ -73,6 +75,8 @@ UniSignForTranslation.register_for_auto_class(UniSignForTranslation.translation_
 
 __all__ = [
     "DataCollatorForSignTranslation",
+    "DescribedConfig",
+    "DescribedEncoder",
     "FLaLLMConfig",
     "FLaLLMEncoderOutput",
     "FLaLLMForTranslation",

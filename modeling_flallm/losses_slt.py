@@ -215,3 +215,13 @@ def gather_clips(rows: torch.Tensor) -> torch.Tensor:
     counts = [torch.empty(1, dtype=torch.long, device=rows.device) for _ in range(distributed.get_world_size())]
     distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
     return _GatherClips.apply(rows, [int(count) for count in counts])
+
+
+def mean_over_processes(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    The mean `()` of the values `(clips, length)` in the mask `(clips, length)`, over the clips of all processes; 0 if
+    the mask is 0 everywhere. Every process must call it.
+    """
+    sums = torch.stack([values.masked_fill(mask == 0, 0).sum(1), mask.sum(1).to(values.dtype)], dim=1)
+    total, count = gather_clips(sums).sum(0)
+    return total / count.clamp(min=1)

@@ -39,8 +39,8 @@ class SignEncoderOutput(ModelOutput):
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`, *optional*):
             One vector for the whole clip, from encoders that have one.
         losses (`dict` of `str` to `torch.FloatTensor` of shape `()`, *optional*):
-            The encoder's own losses by name, each a mean over the clips of the batch, already weighted. The models add
-            them to their loss.
+            The encoder's own losses by name, each a mean over the clips of the batch or over some of their tokens,
+            already weighted. The models add them to their loss.
     """
 
     last_hidden_state: torch.FloatTensor | None = None

@@ -32,6 +32,7 @@ from .data_arguments import (
     VideoArguments,
 )
 from .dataclass_parser import DataclassParser, parse_arguments, preset_names
+from .description_arguments import DescribeArguments, DescriberArguments, DescriptionEmbeddingArguments
 from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .model_arguments import NamedEncoderArguments
 from .pose_extraction_arguments import PosesArguments
@@ -162,6 +163,11 @@ COMMANDS = {
         "commands.extract_features",
         "Compute the visual features of a data set once, for training and for others.",
         (ExtractionArguments, NamedEncoderArguments, EncoderVideoArguments, FeatureStoreArguments),
+    ),
+    "describe": Command(
+        "commands.describe_clips",
+        "Describe what the signers of a data set do, with a vision-language model, as targets for training.",
+        (DescribeArguments, DescriberArguments, DescriptionEmbeddingArguments),
     ),
     "poses": Command(
         "commands.extract_poses", "Extract the poses of the signers in videos, or in a data set.", (PosesArguments,)

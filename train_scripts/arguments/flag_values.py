@@ -79,6 +79,8 @@ RANGES: dict[str, Range] = {
     "feature_views": COUNT,
     "max_frames_per_batch": COUNT,
     "frames_per_chunk": COUNT,
+    "description_stride": COUNT,
+    "segment_frames": COUNT,
     # models
     "visual_hidden_size": COUNT,
     "adapter_hidden_size": COUNT_OR_NONE,
@@ -121,6 +123,7 @@ RANGES: dict[str, Range] = {
     "num_beams": BEAMS,
     "generation_num_beams": BEAMS,
     "generation_max_length": Range(2, MOST_TOKENS_OF_A_SENTENCE),
+    "max_new_tokens": TOKENS,
     "batch_size": COUNT,
     "num_resamples": Range(0, MOST_RESAMPLES),
     # a run
