@@ -31,6 +31,7 @@ from train_scripts.arguments.dataclass_parser import (
     read_sources,
     read_yaml,
 )
+from train_scripts.arguments.description_arguments import DescriberArguments
 from train_scripts.arguments.flag_values import RANGES, check_new_folder
 from train_scripts.arguments.stage_arguments import PROMPT, DenoisingArguments, UnifiedFineTuningArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
@@ -136,7 +137,7 @@ TYPES_OF_PRESET = {
 OTHER_TYPES = (
     (calibrate.CalibrationArguments, quickstart.QuickstartArguments, quickstart_llava_slt.LlavaSltQuickstartArguments),
     (inspect_dataset.InspectArguments, prepare_dataset.PrepareArguments),
-    (quickstart_uni_sign.UniSignQuickstartArguments,),
+    (quickstart_uni_sign.UniSignQuickstartArguments, DescriberArguments),
 )
 
 

@@ -225,7 +225,7 @@ def test_descriptions_of_people_come_from_a_column(clips, models, tmp_path, caps
     encoder = load_sentence_encoder(str(models / "bert"), pooling="cls")
     assert_close(found["a"].embeddings, encoder(ODD), atol=1e-5, rtol=1e-5)
     card = (tmp_path / "store" / "README.md").read_text(encoding="utf-8")
-    assert "The texts are from the column `notes` of the data set." in card and "(cls pooling)" in card
+    assert "The texts are from the column `notes` of the data set." in card and "with cls pooling." in card
     table = (split / "metadata.csv").read_text(encoding="utf-8")
     (split / "metadata.csv").write_text(table.replace("ruhen", "fallen"), encoding="utf-8")
     assert describe(split.parent, models, tmp_path / "store", **values)["b_000001"].texts == ["[Beide] Hände fallen."]

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from processing import MODALITIES
+from train_scripts.clips.description_folder import DescriptionFolder
 from train_scripts.clips.description_store import (
     ClipDescriptions,
-    DescriptionFolder,
     OriginOfDescriptions,
     clip_keys,
     description_facts,
@@ -275,9 +275,9 @@ def test_another_folder_is_not_written_to(tmp_path):
 def test_the_card_says_who_described_and_under_which_licences(tmp_path):
     card = (make_store(tmp_path / "store") / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlicense:\n- apache-2.0\n- mit\nsource_datasets:\n- me/corpus\ntags:\n")
-    assert "A model wrote them: `me/describer` (commit abc, licence apache-2.0), asked about every 4 frames." in card
+    assert "A model wrote them: `me/describer` (commit abc, licence apache-2.0), asked about one of 4 frames." in card
     assert "> What does the person do?\n" in card and "| train | 2 |" in card
-    assert "The embeddings are of `me/encoder` (licence mit) (cls pooling)." in card
+    assert "The embeddings are of `me/encoder` (licence mit), with cls pooling." in card
     people = dataclasses.replace(
         ORIGIN, describer=None, describer_license=None, column="notes", prompt=None, stride=None
     )

@@ -55,6 +55,7 @@ EXCEPTIONS = {
         "train_scripts/corpora/inspected_clips.py": RAW_CORPORA,
         "train_scripts/corpora/planned_videos.py": RAW_CORPORA,
         "train_scripts/corpora/preparation_report.py": RAW_CORPORA,
+        "train_scripts/runs/describers.py": OF_TRANSFORMERS,
         "spaces_demo/app.py": SPACE,
         "benchmarks/confidence_on_untrained_videos.py": MEASURES_VIDEOS,
         "benchmarks/decode_and_preprocess.py": MEASURES_VIDEOS,

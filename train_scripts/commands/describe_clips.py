@@ -30,7 +30,8 @@ from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import DatasetArguments
 from ..arguments.description_arguments import DescribeArguments, DescriberArguments, DescriptionEmbeddingArguments
-from ..clips.description_store import ClipDescriptions, ClipToDescribe, DescriptionFolder, OriginOfDescriptions
+from ..clips.description_folder import ClipToDescribe, DescriptionFolder
+from ..clips.description_store import ClipDescriptions, OriginOfDescriptions
 from ..clips.feature_cache import DIGESTS_FOLDER, default_cache_folder
 from ..clips.feature_fingerprints import ContentDigests, FoundDigest, fingerprint_of_encoder, key_of
 from ..clips.splits import load_split, wanted_splits

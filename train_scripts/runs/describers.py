@@ -239,7 +239,7 @@ class ModelDescriber(Describer):
             with reading_model(name):
                 self.processor = AutoProcessor.from_pretrained(name, trust_remote_code=options["trust_remote_code"])
             self.model = read_model(AutoModelForImageTextToText, name, **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:  # some processors need a package more
             raise ValueError(f"{name!r} has no describer that can be loaded: {error} {HOW_TO_GET_ONE}") from error
         self._check_processor(name)
         self.model.requires_grad_(False).eval()
