@@ -23,12 +23,8 @@ from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.augmentation import ClipAugmentation, MiddleFrames
 from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.data import SignClipDataset
-from train_scripts.clips.description_store import (
-    ClipDescriptions,
-    ClipToDescribe,
-    DescriptionFolder,
-    read_descriptions,
-)
+from train_scripts.clips.description_folder import ClipToDescribe, DescriptionFolder
+from train_scripts.clips.description_store import ClipDescriptions, read_descriptions
 from train_scripts.clips.description_targets import DescriptionTargets
 from train_scripts.clips.feature_cache import FeatureCache
 from train_scripts.clips.splits import load_split

@@ -33,9 +33,7 @@ def load_to_fine_tune(
             f"{type(model).__name__}."
         )
     model.config.label_smoothing = arguments.label_smoothing
-    for setting, value in video.given().items():
-        if hasattr(processor.modality.part, setting):
-            setattr(processor.modality.part, setting, value)
+    processor.modality.change_part(video.given(), model.vision_model.config)
     if arguments.prompt is not None:
         if not model.config.has_prompt:
             raise ValueError(f"--prompt: the model {name!r} reads none (`has_prompt` of its configuration is False).")
