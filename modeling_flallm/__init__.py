@@ -1,5 +1,5 @@
 """
-FLa-LLM, LLaVA-SLT and Uni-Sign for transformers. Importing this package registers their classes, processors and
+FLa-LLM, LLaVA-SLT, Uni-Sign and MMSLT for transformers. Importing this package registers their classes, processors and
 pipeline.
 """
 
@@ -15,6 +15,7 @@ from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_features_slt import VisualFeaturesConfig
 from .configuration_flallm import FLaLLMConfig, light_transformer_config
 from .configuration_llava_slt import LlavaSltConfig, LlavaSltContrastiveConfig
+from .configuration_mmslt import MmsltConfig, MmsltPreTrainingConfig
 from .configuration_uni_sign import UniSignConfig
 from .encoder_combined_slt import SideBySideEncoder, TemporalEncoder
 from .encoder_described_slt import DescribedEncoder
@@ -28,6 +29,7 @@ from .language_encoder_decoder_slt import FLaLLMEncoderOutput
 from .modeling_flallm import FLaLLMForTranslation
 from .modeling_llava_slt import LlavaSltForTranslation
 from .modeling_llava_slt_contrastive import LlavaSltContrastiveOutput, LlavaSltForContrastivePreTraining
+from .modeling_mmslt import MmsltForPreTraining, MmsltForTranslation, MmsltPreTrainingOutput
 from .modeling_uni_sign import UniSignForTranslation
 from .own_processing import (
     DataCollatorForSignTranslation,
@@ -53,6 +55,11 @@ AutoModelForImageTextToText.register(LlavaSltConfig, LlavaSltForTranslation, exi
 AutoConfig.register("uni_sign", UniSignConfig, exist_ok=True)
 AutoModel.register(UniSignConfig, UniSignForTranslation, exist_ok=True)
 AutoModelForSeq2SeqLM.register(UniSignConfig, UniSignForTranslation, exist_ok=True)
+AutoConfig.register("mmslt", MmsltConfig, exist_ok=True)
+AutoConfig.register("mmslt_pretraining", MmsltPreTrainingConfig, exist_ok=True)
+AutoModel.register(MmsltConfig, MmsltForTranslation, exist_ok=True)
+AutoModel.register(MmsltPreTrainingConfig, MmsltForPreTraining, exist_ok=True)
+AutoModelForSeq2SeqLM.register(MmsltConfig, MmsltForTranslation, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(
     "sign-language-translation",
     pipeline_class=SignLanguageTranslationPipeline,
@@ -72,6 +79,10 @@ LlavaSltForContrastivePreTraining.register_for_auto_class("AutoModel")
 LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.translation_auto_class)
 UniSignConfig.register_for_auto_class("AutoConfig")
 UniSignForTranslation.register_for_auto_class(UniSignForTranslation.translation_auto_class)
+MmsltConfig.register_for_auto_class("AutoConfig")
+MmsltForTranslation.register_for_auto_class(MmsltForTranslation.translation_auto_class)
+MmsltPreTrainingConfig.register_for_auto_class("AutoConfig")
+MmsltForPreTraining.register_for_auto_class("AutoModel")
 
 __all__ = [
     "DataCollatorForSignTranslation",
@@ -94,6 +105,11 @@ __all__ = [
     "LlavaSltVisualConfig",
     "LlavaSltVisualEncoder",
     "LlavaSltVisualEncoderOutput",
+    "MmsltConfig",
+    "MmsltForPreTraining",
+    "MmsltForTranslation",
+    "MmsltPreTrainingConfig",
+    "MmsltPreTrainingOutput",
     "PretrainedVisionConfig",
     "PretrainedVisionEncoder",
     "SIGN_ENCODERS",

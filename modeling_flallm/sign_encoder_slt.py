@@ -79,7 +79,7 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
     # It can also be loaded from the checkpoint of a whole model, whose other weights it ignores.
     _keys_to_ignore_on_load_unexpected = (
         r"^(text_model|language_model|adapter|connector)\.",
-        r"^(word_presence_head|visual_text_alignment|sentence_projection|word_projection)\.",
+        r"^(word_presence_head|visual_text_alignment|visual_text_contrast|sentence_projection|word_projection)\.",
         r"^(logit_scale|word_logit_scale|word_logit_bias|word_targets|memory_bank|num_remembered)$",
     )
     input_names: tuple[str, ...]

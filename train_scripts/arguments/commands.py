@@ -32,7 +32,13 @@ from .data_arguments import (
     VideoArguments,
 )
 from .dataclass_parser import DataclassParser, parse_arguments, preset_names
-from .description_arguments import DescribeArguments, DescriberArguments, DescriptionEmbeddingArguments
+from .described_stage_arguments import MultimodalPretrainingArguments, TranslationFineTuningArguments
+from .description_arguments import (
+    DescribeArguments,
+    DescriberArguments,
+    DescriptionArguments,
+    DescriptionEmbeddingArguments,
+)
 from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .model_arguments import NamedEncoderArguments
 from .pose_extraction_arguments import PosesArguments
@@ -55,6 +61,7 @@ from .training_defaults import (
     COMMON_TRAINER_FLAGS,
     ConnectorTrainingDefaults,
     ContrastiveTrainingDefaults,
+    DescribedTrainingDefaults,
     LanguageModelTrainingDefaults,
     LinguisticTrainingDefaults,
     TrainingDefaults,
@@ -224,6 +231,16 @@ COMMANDS = {
         "stages.unified_fine_tuning",
         help_of_stage("unified_fine_tuning"),
         (UnifiedFineTuningArguments, DataArguments, FineTuningVideoArguments, *ON_VIDEOS[2:]),
+    ),
+    "train multimodal-pretraining": Command(
+        "stages.multimodal_pretraining",
+        help_of_stage("multimodal_pretraining"),
+        (MultimodalPretrainingArguments, DescriptionArguments, *ON_VIDEOS[:-1], DescribedTrainingDefaults),
+    ),
+    "train translation-fine-tuning": Command(
+        "stages.translation_fine_tuning",
+        help_of_stage("translation_fine_tuning"),
+        (TranslationFineTuningArguments, DataArguments, FineTuningVideoArguments, *ON_VIDEOS[2:]),
     ),
     "evaluate": Command(
         "commands.evaluate_model",

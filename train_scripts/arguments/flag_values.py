@@ -83,6 +83,7 @@ RANGES: dict[str, Range] = {
     "segment_frames": COUNT,
     # models
     "visual_hidden_size": COUNT,
+    "mapper_hidden_size": COUNT,
     "adapter_hidden_size": COUNT_OR_NONE,
     "connector_hidden_size": COUNT,
     "light_hidden_size": COUNT,
@@ -113,6 +114,7 @@ RANGES: dict[str, Range] = {
     "word_alignment_weight": WEIGHT,
     "visual_text_alignment_weight": WEIGHT,
     "alignment_warm_up_steps": COUNT_OR_NONE,
+    "mapper_loss_weight": WEIGHT,
     "temperature": ABOVE_ZERO,
     "memory_bank_size": COUNT_OR_NONE,
     "mask_probability": SHARE,

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 
-from modeling_flallm.own_processing import FLaLLMProcessor
+from modeling_flallm.own_processing import MODALITIES, FLaLLMProcessor
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
+from ..arguments.description_arguments import DescriptionArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_defaults import ContrastiveTrainingDefaults
 from ..clips.augmentation import ClipAugmentation
 from ..clips.collators import TranslationCollator
 from ..clips.data import SignClipDataset
+from ..clips.description_store import join_descriptions
 from ..clips.splits import load_split
 from ..hub.hub_names import check_model_names
 from ..hub.training_run import add_retrieval, describe_run
@@ -25,7 +27,7 @@ from .resuming import check_run
 from .text_targets import SentenceTargets, normal_form
 from .trainers import ClipTrainer
 from .training import as_prepared, build_trainer, check_score_name, train_and_finish
-from .training_clips import Splits, open_splits, prepare_clips
+from .training_clips import Splits, open_splits, prepare_clips, with_descriptions
 
 
 @dataclass
@@ -102,7 +104,11 @@ class ContrastiveSplits:
 
 
 def open_contrastive_splits(
-    arguments: Any, data: DataArguments, training: FLaLLMTrainingArguments, scores: tuple[str, ...]
+    arguments: Any,
+    data: DataArguments,
+    training: FLaLLMTrainingArguments,
+    scores: tuple[str, ...],
+    descriptions: DescriptionArguments | None = None,
 ) -> ContrastiveSplits:
     """
     Check a run and open what it reads.
@@ -110,12 +116,15 @@ def open_contrastive_splits(
     Args:
         arguments: the stage's own, with `also_measure_on`.
         scores: those that may choose the best checkpoint, besides the loss.
+        descriptions: those of the clips, for a model that learns from them.
 
     Raises:
         ValueError, FileNotFoundError: for mistakes that the user has to fix.
     """
     check_run(training)
     check_model_names(arguments)
+    if descriptions is not None:
+        arguments.check_descriptions(descriptions.descriptions)
     check_score_name(training, scores)
     if data.streaming:
         raise ValueError(
@@ -123,7 +132,14 @@ def open_contrastive_splits(
             "the data set."
         )
     splits = open_splits(data, training)
-    other = None if arguments.also_measure_on is None else load_split(data, arguments.also_measure_on)
+    other_name = arguments.also_measure_on
+    other = None if other_name is None else load_split(data, other_name)
+    if descriptions is None or descriptions.descriptions is None:
+        return ContrastiveSplits(splits, other)
+    modality = MODALITIES[0]
+    splits = with_descriptions(splits, modality, data, descriptions)
+    if other is not None:
+        other = join_descriptions(other, modality, descriptions.descriptions, other_name)
     return ContrastiveSplits(splits, other)
 
 
@@ -136,12 +152,14 @@ def run_contrastive_training(
     all_arguments: tuple[Any, DataArguments, VideoArguments, AugmentationArguments, FLaLLMTrainingArguments],
     callbacks: Sequence[TrainerCallback],
     processing_class: Any,
+    descriptions: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """
     Train, choose the best checkpoint and save model, `processing_class` and model card in the output folder.
 
     Args:
         all_arguments: those of the stage, of the data, of the video processor, of the augmentation, of the training.
+        descriptions: what the model card says about the descriptions of the clips, if there are any.
 
     Returns:
         `dict[str, float]`: the scores of the best checkpoint, prefixed with `eval_`, and those of the additionally
@@ -162,9 +180,10 @@ def run_contrastive_training(
         compute_metrics=build_compute_scores(targets, clips.evaluation.texts, trainer_class.scores_of_measures),
     )
     trainer.training_run = describe_run(arguments, data, video, augmentation, training, splits.by_name(data), model)
+    trainer.training_run.descriptions = descriptions
     scores = train_and_finish(trainer, data)
     if opened.other is not None:
-        scores |= _measure(trainer, opened.other, arguments.also_measure_on, data, targets)
+        scores |= _measure(trainer, opened, arguments.also_measure_on, data, targets)
         trainer.create_model_card()
         if training.push_to_hub:
             trainer.push_to_hub()
@@ -172,10 +191,13 @@ def run_contrastive_training(
 
 
 def _measure(
-    trainer: ContrastiveTrainer, split: datasets.Dataset, name: str, data: DataArguments, targets: SentenceTargets
+    trainer: ContrastiveTrainer, opened: ContrastiveSplits, name: str, data: DataArguments, targets: SentenceTargets
 ) -> dict[str, float]:
     """Scores of one more split, with its name in front, also in the model card."""
-    clips = SignClipDataset(split, trainer.data_collator.processor, text_column=data.text_column)
+    width = opened.splits.description_width
+    clips = SignClipDataset(
+        opened.other, trainer.data_collator.processor, text_column=data.text_column, description_width=width
+    )
     trainer.compute_metrics = build_compute_scores(targets, clips.texts, trainer.scores_of_measures)
     scores = trainer.evaluate(clips, metric_key_prefix=name)
     trainer.save_metrics(name, scores)

@@ -12,6 +12,7 @@ from transformers import (
 from modeling_flallm.language_kind_slt import is_encoder_decoder
 from modeling_flallm.systems import titles
 
+from ..arguments.described_stage_arguments import MultimodalPretrainingArguments
 from ..arguments.stage_arguments import VisualContrastivePretrainingArguments
 from ..clips.collators import IGNORED_LABEL
 from ..scores.metrics import comparable
@@ -105,6 +106,34 @@ class TextTargets(SentenceTargets):
 
 def normal_form(text: str) -> str:
     return comparable(str(text))
+
+
+def load_sentence_targets(
+    arguments: MultimodalPretrainingArguments,
+    training_texts: Sequence[str],
+    other_texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+) -> SentenceTargets:
+    """
+    Args:
+        tokenizer: of the language model, in the language that it writes, for its own encoder.
+
+    Raises:
+        ValueError: if there is no such text encoder, or it is not as wide as the language model.
+    """
+    own, name = arguments.text_model_name_or_path, arguments.text_encoder_name_or_path
+    encoder = load_sentence_encoder(name or own, device)
+    width, expected = encoder.model.config.hidden_size, read_config(own).hidden_size
+    if width != expected:
+        raise ValueError(
+            f"--text_encoder_name_or_path {name!r} embeds sentences in {width} numbers, and the language model "
+            f"{own!r} has the width {expected}, in which both are compared. Name an encoder of that width, or leave it "
+            "out for the language model's own."
+        )
+    if name is None:
+        encoder.tokenizer = tokenizer
+    return SentenceTargets(training_texts, other_texts, encoder)
 
 
 def load_text_targets(
