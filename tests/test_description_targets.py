@@ -8,6 +8,7 @@ import torch
 from test_description_store import ORIGIN
 from tiny_corpus import SIZE_IN_PIXELS, corpus, language_model
 from tiny_models import error_texts, tiny_vision_model
+from torch.testing import assert_close
 from transformers import AutoTokenizer
 from video_files import counting_frames, frame_numbers, write_video
 
@@ -25,7 +26,7 @@ from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.description_folder import ClipToDescribe, DescriptionFolder
 from train_scripts.clips.description_store import ClipDescriptions, read_descriptions
-from train_scripts.clips.description_targets import DescriptionTargets
+from train_scripts.clips.description_targets import DescriptionScale, DescriptionTargets
 from train_scripts.clips.feature_cache import FeatureCache
 from train_scripts.clips.splits import load_split
 from train_scripts.runs.training import build_processor, encoding_settings
@@ -33,6 +34,7 @@ from train_scripts.runs.training_clips import Splits, open_splits, prepare_clips
 
 VIDEOS = MODALITIES[0]
 WIDTH = ORIGIN.width
+AS_THEY_ARE = DescriptionScale(torch.zeros(WIDTH), 1.0)
 NUM_FRAMES = 30
 VIDEO = VideoArguments(frame_size=36, crop_size=SIZE_IN_PIXELS, frame_sampling_rate=0.25)
 IN_TIME = AugmentationArguments(speed=0.6, frame_drop=0.3)  # in space, frames of one brightness stay as they are
@@ -120,7 +122,7 @@ def test_frames_get_the_description_that_they_lie_in(tmp_path):
         found = random_descriptions(NUM_FRAMES)
         store.write(place, "content", found)
         frames = torch.randint(0, NUM_FRAMES, (9,)).sort().values.tolist()
-        targets = DescriptionTargets([None, str(place.path)], WIDTH)
+        targets = DescriptionTargets([None, str(place.path)], AS_THEY_ARE)
         of_clip = targets.of_clip(1, frames, NUM_FRAMES)
         embeddings, mask = by_hand(found, frames)
         assert torch.equal(of_clip["description_embeddings"], embeddings)
@@ -128,6 +130,27 @@ def test_frames_get_the_description_that_they_lie_in(tmp_path):
         empty = targets.of_clip(0, frames, 17)
         assert not any(values.any() for values in empty.values())
         assert [values.shape for values in empty.values()] == [(9, WIDTH), (9,)]
+
+
+def test_targets_are_scaled_by_the_descriptions_of_the_training_clips(folder, store, processor, tmp_path):
+    """So that neither the length of the embeddings nor what all of them share counts."""
+    splits = opened(folder, store, tmp_path)
+    paths = [path for path in splits.train["descriptions"] if path is not None]
+    found = torch.cat([read_descriptions(path).embeddings for path in paths])
+    scale = splits.description_scale
+    assert_close(scale.mean, found.mean(0))
+    assert_close(((found - scale.mean) / scale.spread).square().mean(), torch.tensor(1.0))
+    for split in (splits.train, splits.evaluation):
+        scaled, plain = (SignClipDataset(split, processor, description_scale=each)[0] for each in (scale, AS_THEY_ARE))
+        is_described = plain["description_attention_mask"].bool()
+        assert torch.equal(scaled["description_attention_mask"], plain["description_attention_mask"])
+        expected = (plain["description_embeddings"] - scale.mean) / scale.spread
+        assert_close(scaled["description_embeddings"], expected * is_described[:, None])
+
+
+def test_without_any_description_nothing_is_scaled():
+    scale = DescriptionScale.of([None, None], WIDTH)
+    assert not scale.mean.any() and scale.mean.shape == (WIDTH,) and scale.spread == 1
 
 
 @pytest.mark.parametrize("keep_decoded_videos", [False, True])
@@ -142,7 +165,7 @@ def test_targets_are_those_of_the_frames_in_the_item(how, keep_decoded_videos, f
     clips = SignClipDataset(
         splits.train,
         processor,
-        description_width=splits.description_width,
+        description_scale=AS_THEY_ARE,
         augmentation=augmentation,
         keep_decoded_videos=keep_decoded_videos,
     )
@@ -162,16 +185,16 @@ def test_targets_are_those_of_the_frames_in_the_item(how, keep_decoded_videos, f
 
 def test_a_clip_without_descriptions_has_none_in_any_frame(folder, store, processor, tmp_path, capsys):
     splits = opened(folder, store, tmp_path)
-    assert splits.train["descriptions"][-1] is None and splits.description_width == WIDTH
+    assert splits.train["descriptions"][-1] is None and len(splits.description_scale.mean) == WIDTH
     assert "1 of 4 train clips have no descriptions" in capsys.readouterr().out
-    item = SignClipDataset(splits.train, processor, description_width=WIDTH)[3]
+    item = SignClipDataset(splits.train, processor, description_scale=AS_THEY_ARE)[3]
     assert item["description_embeddings"].shape == (len(item["frames"]), WIDTH)
     assert not item["description_embeddings"].any() and not item["description_attention_mask"].any()
 
 
 def test_a_batch_is_padded_like_its_frames(folder, store, processor, tmp_path):
     splits = opened(folder, store, tmp_path)
-    clips = SignClipDataset(splits.train, processor, description_width=WIDTH)
+    clips = SignClipDataset(splits.train, processor, description_scale=AS_THEY_ARE)
     items = [clips[index] for index in range(4)]
     batch = TranslationCollator(processor)(items)
     num_frames = batch["pixel_values_videos"].shape[1]
@@ -188,7 +211,7 @@ def test_a_batch_is_padded_like_its_frames(folder, store, processor, tmp_path):
 
 def test_without_a_store_batches_are_as_before_whatever_columns_the_data_set_has(folder, processor, tmp_path):
     splits = opened(folder, None, tmp_path)
-    assert splits.description_width is None
+    assert splits.description_scale is None
     train = splits.train.add_column("descriptions", ["left hand"] * 4)
     clips = SignClipDataset(train, processor)
     batch = TranslationCollator(processor)([clips[0]])
@@ -199,7 +222,7 @@ def test_descriptions_of_another_version_of_a_clip_are_refused(folder, store, pr
     shutil.copytree(folder, tmp_path / "cut")
     write_video(tmp_path / "cut" / "train" / "a.mp4", counting_frames(NUM_FRAMES - 4), fps=25)
     splits = opened(tmp_path / "cut", store, tmp_path)
-    clips = SignClipDataset(splits.train, processor, description_width=WIDTH)
+    clips = SignClipDataset(splits.train, processor, description_scale=AS_THEY_ARE)
     with error_texts(
         f"{splits.train['descriptions'][0]} describes a clip of 30 frames, but the clip has 26. Run `flallm describe` "
         "again, or name the store of this data set for --descriptions."
@@ -261,4 +284,4 @@ def test_features_that_are_kept_have_no_descriptions(folder, store, processor, t
     arguments = FeatureCacheArguments(cache_features=True, feature_cache_dir=str(tmp_path / "cache"))
     cache = FeatureCache(encoder, processor.modality, arguments, encoding_settings(training))
     with error_texts("--descriptions cannot be combined with --cache_features: the frame encoder that learns from"):
-        cache.clips(SignClipDataset(splits.train, processor, description_width=WIDTH), "training")
+        cache.clips(SignClipDataset(splits.train, processor, description_scale=AS_THEY_ARE), "training")

@@ -14,7 +14,7 @@ from ..arguments.encoder_arguments import advice_for_columns
 from ..languages.target_languages import target_languages
 from .augmentation import ClipAugmentation, MiddleFrames, item_seed
 from .description_store import DESCRIPTIONS_COLUMN
-from .description_targets import DescriptionTargets
+from .description_targets import DescriptionScale, DescriptionTargets
 
 
 class ClipReader:
@@ -162,7 +162,7 @@ class SignClipDataset(ClipDataset):
     Clips with their sentences.
 
     A column `spoken_language` holds the language tag of each sentence; `target_language` is what a multilingual
-    tokenizer calls it. With a `description_width`, the column of `join_descriptions` names the descriptions of each
+    tokenizer calls it. With a `description_scale`, the column of `join_descriptions` names the descriptions of each
     clip, and items hold those of their frames, see `DescriptionTargets`.
 
     Raises:
@@ -174,12 +174,12 @@ class SignClipDataset(ClipDataset):
         dataset: datasets.Dataset,
         processor: FLaLLMProcessor,
         text_column: str = "text",
-        description_width: int | None = None,
+        description_scale: DescriptionScale | None = None,
         **options: Any,
     ):
         super().__init__(dataset, processor.modality, **options)
-        if description_width is not None:
-            self.descriptions = DescriptionTargets(dataset[DESCRIPTIONS_COLUMN], description_width)
+        if description_scale is not None:
+            self.descriptions = DescriptionTargets(dataset[DESCRIPTIONS_COLUMN], description_scale)
         self.texts: list[str] = [str(text) for text in dataset[text_column]]
         tags = dataset["spoken_language"] if "spoken_language" in dataset.column_names else [None] * len(dataset)
         self.spoken_languages: list[str | None] = list(tags)

@@ -14,7 +14,8 @@ from ..arguments.description_arguments import DescriptionArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..clips.augmentation import ClipAugmentation, MiddleFrames
 from ..clips.data import SignClipDataset
-from ..clips.description_store import description_width, join_descriptions
+from ..clips.description_store import DESCRIPTIONS_COLUMN, description_width, join_descriptions
+from ..clips.description_targets import DescriptionScale
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
 from ..clips.splits import load_split, load_training_split
 from ..clips.streaming import MixedClips, StreamedClipDataset, open_streams
@@ -23,7 +24,7 @@ from ..clips.streaming import MixedClips, StreamedClipDataset, open_streams
 @dataclass
 class Splits:
     """
-    What a run reads: the clips or streams to train on, and the clips to evaluate on; with a `description_width`, their
+    What a run reads: the clips or streams to train on, and the clips to evaluate on; with a `description_scale`, their
     column of `join_descriptions` names the descriptions of each.
     """
 
@@ -31,7 +32,7 @@ class Splits:
     evaluation: datasets.Dataset
     sizes: list[int]
     streams: MixedClips | None
-    description_width: int | None = None
+    description_scale: DescriptionScale | None = None
 
     def by_name(self, data: DataArguments) -> dict[str, datasets.Dataset | None]:
         return {data.train_split: self.train, data.evaluation_split: self.evaluation}
@@ -77,7 +78,8 @@ def with_descriptions(
         join_descriptions(split, modality, store, name)
         for split, name in ((splits.train, data.train_split), (splits.evaluation, data.evaluation_split))
     )
-    return dataclasses.replace(splits, train=train, evaluation=evaluation, description_width=description_width(store))
+    scale = DescriptionScale.of(train[DESCRIPTIONS_COLUMN], description_width(store))
+    return dataclasses.replace(splits, train=train, evaluation=evaluation, description_scale=scale)
 
 
 def learn_origin_of_clips(splits: Splits, processor: FLaLLMProcessor) -> None:
@@ -119,7 +121,7 @@ def prepare_clips(
         "text_column": data.text_column,
         "keep_decoded_videos": data.keep_decoded_videos,
         "preprocess_on_device": training.preprocess_on_device,
-        "description_width": splits.description_width,
+        "description_scale": splits.description_scale,
     }
     _tell_mirrored(splits, augmentation, training)
     evaluation = SignClipDataset(splits.evaluation, **shared)
@@ -135,7 +137,7 @@ def _tell_mirrored(
     splits: Splits, augmentation: ClipAugmentation | MiddleFrames, training: FLaLLMTrainingArguments
 ) -> None:
     flip = augmentation.arguments.horizontal_flip
-    if splits.description_width is not None and flip and training.process_index == 0:
+    if splits.description_scale is not None and flip and training.process_index == 0:
         print(
             f"--horizontal_flip {flip:g} mirrors clips, but not their descriptions: these speak of the left and the "
             "right of the clip as it is.",

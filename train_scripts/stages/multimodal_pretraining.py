@@ -177,7 +177,8 @@ def run_pretraining(
         arguments, splits.train[column], opened.evaluated(column), tokenizer, training.device
     )
     set_seed(training.seed)
-    model, processor = build_model(arguments, tokenizer, video, splits.description_width)
+    size = None if splits.description_scale is None else len(splits.description_scale.mean)
+    model, processor = build_model(arguments, tokenizer, video, size)
     if isinstance(model, PeftModel):
         save_lora_base(model, processor, training)
     prepare_visual_encoder(model, training)
