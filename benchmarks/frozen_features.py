@@ -18,32 +18,19 @@ from existing results. What an earlier run of the same sizes finished is kept. A
         --spamo_epochs 4 --warm_up_steps 2 --stage1_epochs 1 --stage2_epochs 1 --language_model_epochs 1
 """
 
-import json
-import multiprocessing
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import label_free_vit
 import torch
-from benchmark_parts import (
-    DOCS,
-    RESULTS_FILE,
-    check_counts,
-    check_sizes,
-    command_line,
-    processor_name,
-    run_benchmark,
-    write_json,
-)
+from benchmark_parts import DOCS, check_counts, command_line, run_benchmark
 from label_free_vit import IMAGE_SIZE, build_vit, frame_features, normalise, read_frames, save_vit
-from peak_memory import GIGABYTE, peak_resident_bytes
 from quickstart import processor_seconds
+from seeded_parts import heading, measure_parts
 from sign_readout import read_signed_clips, share_of_signs_told
 from torch.nn import functional
 from transformers import TrainerCallback, ViTModel
@@ -320,47 +307,8 @@ SYSTEMS = {
 }
 
 
-def run_part(name: str, arguments: BenchmarkArguments, seed: int) -> dict[str, Any]:
-    """What the part returns, with its time and memory. Call it in a fresh process."""
-    torch.set_num_threads(1)
-    began, of_processor = time.monotonic(), processor_seconds()
-    result = PARTS[name](arguments, seed)
-    return {
-        **result,
-        "seconds": time.monotonic() - began,
-        "processor_seconds": processor_seconds() - of_processor,
-        "peak_gigabytes": peak_resident_bytes() / GIGABYTE,
-    }
-
-
-def kept_results(arguments: BenchmarkArguments) -> dict[str, Any]:
-    """
-    What earlier runs finished.
-
-    Raises:
-        ValueError: if they have other sizes.
-    """
-    sizes = {name: getattr(arguments, name) for name in SIZES}
-    file = Path(arguments.output_dir) / RESULTS_FILE
-    if not file.is_file():
-        return {"machine": f"{processor_name()}, torch {torch.__version__}", "sizes": sizes, "seeds": {}}
-    results = json.loads(file.read_text(encoding="utf-8"))
-    check_sizes(file.parent, results["sizes"], sizes)
-    return results
-
-
 def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
-    results = kept_results(arguments)
-    context = multiprocessing.get_context("spawn")
-    for seed in arguments.seeds:
-        of_seed = results["seeds"].setdefault(str(seed), {})
-        for name in PARTS:
-            if name not in of_seed:
-                print(f"=== seed {seed}: {name}", flush=True)
-                with ProcessPoolExecutor(1, mp_context=context) as pool:
-                    of_seed[name] = pool.submit(run_part, name, arguments, seed).result()
-                write_json(Path(arguments.output_dir) / RESULTS_FILE, results)
-    return results
+    return measure_parts(arguments, PARTS, SIZES)
 
 
 def mean_of(runs: Sequence[Mapping[str, Any]], part: str, name: str) -> float:
@@ -374,10 +322,6 @@ def format_report(results: Mapping[str, Any]) -> str:
     tables = (scores_table, parts_table, readout_table, cache_table)
     lines = [f"In one thread of {results['machine']}; seeds {', '.join(seeds)}:", "", f"    {command}"]
     return "\n\n".join(["\n".join(lines), *("\n".join(table(seeds, runs)) for table in tables)])
-
-
-def heading(*cells: str) -> list[str]:
-    return [f"| {' | '.join(cells)} |", f"| {' | '.join('---' for _ in cells)} |"]
 
 
 def scores_table(seeds: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> list[str]:

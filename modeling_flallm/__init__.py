@@ -1,5 +1,5 @@
 """
-FLa-LLM, LLaVA-SLT and Uni-Sign for transformers. Importing this package registers their classes, processors and
+FLa-LLM, LLaVA-SLT, Uni-Sign and MMSLT for transformers. Importing this package registers their classes, processors and
 pipeline.
 """
 
@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
+from .configuration_encoder_described_slt import DescribedConfig
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
 from .configuration_encoder_poses_slt import UniSignPoseConfig
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
@@ -14,8 +15,10 @@ from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_features_slt import VisualFeaturesConfig
 from .configuration_flallm import FLaLLMConfig, light_transformer_config
 from .configuration_llava_slt import LlavaSltConfig, LlavaSltContrastiveConfig
+from .configuration_mmslt import MmsltConfig, MmsltPreTrainingConfig
 from .configuration_uni_sign import UniSignConfig
 from .encoder_combined_slt import SideBySideEncoder, TemporalEncoder
+from .encoder_described_slt import DescribedEncoder
 from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
 from .encoder_poses_slt import UniSignPoseEncoder
@@ -26,6 +29,7 @@ from .language_encoder_decoder_slt import FLaLLMEncoderOutput
 from .modeling_flallm import FLaLLMForTranslation
 from .modeling_llava_slt import LlavaSltForTranslation
 from .modeling_llava_slt_contrastive import LlavaSltContrastiveOutput, LlavaSltForContrastivePreTraining
+from .modeling_mmslt import MmsltForPreTraining, MmsltForTranslation, MmsltPreTrainingOutput
 from .modeling_uni_sign import UniSignForTranslation
 from .own_processing import (
     DataCollatorForSignTranslation,
@@ -51,6 +55,11 @@ AutoModelForImageTextToText.register(LlavaSltConfig, LlavaSltForTranslation, exi
 AutoConfig.register("uni_sign", UniSignConfig, exist_ok=True)
 AutoModel.register(UniSignConfig, UniSignForTranslation, exist_ok=True)
 AutoModelForSeq2SeqLM.register(UniSignConfig, UniSignForTranslation, exist_ok=True)
+AutoConfig.register("mmslt", MmsltConfig, exist_ok=True)
+AutoConfig.register("mmslt_pretraining", MmsltPreTrainingConfig, exist_ok=True)
+AutoModel.register(MmsltConfig, MmsltForTranslation, exist_ok=True)
+AutoModel.register(MmsltPreTrainingConfig, MmsltForPreTraining, exist_ok=True)
+AutoModelForSeq2SeqLM.register(MmsltConfig, MmsltForTranslation, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(
     "sign-language-translation",
     pipeline_class=SignLanguageTranslationPipeline,
@@ -70,9 +79,15 @@ LlavaSltForContrastivePreTraining.register_for_auto_class("AutoModel")
 LlavaSltForTranslation.register_for_auto_class(LlavaSltForTranslation.translation_auto_class)
 UniSignConfig.register_for_auto_class("AutoConfig")
 UniSignForTranslation.register_for_auto_class(UniSignForTranslation.translation_auto_class)
+MmsltConfig.register_for_auto_class("AutoConfig")
+MmsltForTranslation.register_for_auto_class(MmsltForTranslation.translation_auto_class)
+MmsltPreTrainingConfig.register_for_auto_class("AutoConfig")
+MmsltForPreTraining.register_for_auto_class("AutoModel")
 
 __all__ = [
     "DataCollatorForSignTranslation",
+    "DescribedConfig",
+    "DescribedEncoder",
     "FLaLLMConfig",
     "FLaLLMEncoderOutput",
     "FLaLLMForTranslation",
@@ -90,6 +105,11 @@ __all__ = [
     "LlavaSltVisualConfig",
     "LlavaSltVisualEncoder",
     "LlavaSltVisualEncoderOutput",
+    "MmsltConfig",
+    "MmsltForPreTraining",
+    "MmsltForTranslation",
+    "MmsltPreTrainingConfig",
+    "MmsltPreTrainingOutput",
     "PretrainedVisionConfig",
     "PretrainedVisionEncoder",
     "SIGN_ENCODERS",

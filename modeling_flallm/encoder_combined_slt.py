@@ -36,13 +36,13 @@ class EncoderOfEncoders(SignEncoder):
         raise NotImplementedError
 
     def _take_inputs_of_parts(self) -> None:
-        names = {part.input_names for part in self.parts}
+        names = {part.main_input_name for part in self.parts}
         if len(names) > 1:
             raise ValueError(
                 "Sign encoders side by side must take the same inputs, got "
-                f"{' and '.join(sorted(f'`{each[0]}`' for each in names))}."
+                f"{' and '.join(sorted(f'`{each}`' for each in names))}."
             )
-        self.input_names = self.parts[0].input_names
+        self.input_names = tuple(dict.fromkeys(name for part in self.parts for name in part.input_names))
         self.main_input_name = self.parts[0].main_input_name
         self.clip_words = self.parts[0].clip_words
 
@@ -108,13 +108,17 @@ class SideBySideEncoder(EncoderOfEncoders):
         Raises:
             ValueError: as the encoders do.
         """
-        inputs |= dict(zip(self.input_names, args, strict=False))
+        inputs = self.given_inputs(inputs | dict(zip(self.input_names, args, strict=False)))
         with torch.no_grad() if self.frozen else nullcontext():
-            outputs = [part(**inputs) for part in self.parts]
+            outputs = [part(**_inputs_of(part, inputs)) for part in self.parts]
         mask = outputs[self.parts.index(self.reference)].attention_mask
         aligned = [self._aligned(*pair, mask.shape[1]) for pair in zip(self.parts, outputs, strict=True)]
         hidden = torch.cat([tokens.to(aligned[0].dtype) for tokens in aligned], dim=-1)
-        return SignEncoderOutput(last_hidden_state=hidden * mask[..., None].to(hidden.dtype), attention_mask=mask)
+        return SignEncoderOutput(
+            last_hidden_state=hidden * mask[..., None].to(hidden.dtype),
+            attention_mask=mask,
+            losses=_losses_together(outputs),
+        )
 
     def _aligned(self, part: SignEncoder, output: SignEncoderOutput, num_tokens: int) -> torch.Tensor:
         """`(batch, tokens of the part, width)` -> `(batch, num_tokens, width)`, by the nearest in time."""
@@ -124,38 +128,44 @@ class SideBySideEncoder(EncoderOfEncoders):
         first, step = self.get_centre_and_spacing()
         hidden = output.last_hidden_state
         times = first + step * torch.arange(num_tokens, device=hidden.device)
-        # Of two that are equally near, the earlier one, whatever rounding does.
-        nearest = ((times - centre) / spacing - 0.5 - 1e-6).ceil().long().clamp(min=0)
         last = output.attention_mask.to(hidden.device).sum(1) - 1
-        nearest = nearest[None].minimum(last[:, None])
+        nearest = nearest_places(times, centre, spacing)[None].minimum(last[:, None])
         return hidden.gather(1, nearest[..., None].expand(-1, -1, hidden.shape[2]))
 
 
-class TemporalEncoder(EncoderOfEncoders):
+def nearest_places(times: torch.Tensor, centre: float, spacing: float) -> torch.Tensor:
     """
-    A sign encoder, a linear layer and the local temporal module (FLa-LLM, section 3.1; SpaMo has both, too).
+    Of things at the times centre, centre + spacing, ..., the numbers from 0 of those that are nearest to `times`. Of
+    two that are equally near it is the earlier one, whatever rounding does.
+    """
+    return ((times - centre) / spacing - 0.5 - 1e-6).ceil().long().clamp(min=0)
 
-    With the encoder in front frozen (`model.encoder.freeze()`), its features can be kept and passed as
-    `visual_features`; the linear layer and the temporal module are trained on them.
+
+def _inputs_of(part: SignEncoder, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Those that the part takes."""
+    return {name: value for name, value in inputs.items() if name in part.input_names}
+
+
+def _losses_together(outputs: list[SignEncoderOutput]) -> dict[str, torch.Tensor] | None:
+    losses: dict[str, torch.Tensor] = {}
+    for output in outputs:
+        for name, loss in (output.losses or {}).items():
+            losses[name] = losses[name] + loss if name in losses else loss
+    return losses or None
+
+
+class EncoderBehindAnother(EncoderOfEncoders):
+    """
+    Base class of sign encoders that go on from the tokens of another one, `encoder`, whose features are also theirs:
+    with that one frozen (`model.encoder.freeze()`), its features can be kept and passed as `visual_features`, and the
+    rest is trained on them. A subclass writes `forward` and `go_on`.
     """
 
-    config_class = TemporalConfig
+    encoder: SignEncoder
 
-    def __init__(self, config: TemporalConfig):
-        super().__init__(config)
-        self.encoder = build_sign_encoder(config.encoder_config)
-        width = self.encoder.config.hidden_size
-        self.projection = nn.Linear(width, config.projection_size) if config.projection_size else nn.Identity()
-        self.temporal_module = LocalTemporalModule(config.width_before_time, config)
-        self._take_inputs_of_parts()
-        self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self.projection and isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-        elif isinstance(module, nn.Conv1d):
-            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    def go_on(self, output: SignEncoderOutput) -> SignEncoderOutput:
+        """From the output of the encoder in front to that of the whole."""
+        raise NotImplementedError
 
     @property
     def parts(self) -> list[SignEncoder]:
@@ -174,10 +184,47 @@ class TemporalEncoder(EncoderOfEncoders):
         return self.encoder.features_are_frozen
 
     def compute_features(self, **inputs: Any) -> SignEncoderOutput:
-        return self.encoder.compute_features(**inputs)
+        return self.encoder.compute_features(**_inputs_of(self.encoder, self.given_inputs(inputs)))
+
+    def encode_features(
+        self, visual_features: torch.FloatTensor, visual_attention_mask: torch.LongTensor | None = None
+    ) -> SignEncoderOutput:
+        """See `SignEncoder.encode_features`; raises what `go_on` does, too."""
+        return self.go_on(self.encoder.encode_features(visual_features, visual_attention_mask))
 
     def get_num_features(self, length: Length) -> Length:
         return self.encoder.get_num_features(length)
+
+    def get_token_steps_of_features(self) -> list[TokenStep]:
+        return self.encoder.get_token_steps_of_features()
+
+    def get_token_steps(self) -> list[TokenStep]:
+        return self.encoder.get_token_steps()
+
+    def get_centre_and_spacing(self) -> tuple[float, float]:
+        return self.encoder.get_centre_and_spacing()
+
+
+class TemporalEncoder(EncoderBehindAnother):
+    """A sign encoder, a linear layer and the local temporal module (FLa-LLM, section 3.1; SpaMo has both, too)."""
+
+    config_class = TemporalConfig
+
+    def __init__(self, config: TemporalConfig):
+        super().__init__(config)
+        self.encoder = build_sign_encoder(config.encoder_config)
+        width = self.encoder.config.hidden_size
+        self.projection = nn.Linear(width, config.projection_size) if config.projection_size else nn.Identity()
+        self.temporal_module = LocalTemporalModule(config.width_before_time, config)
+        self._take_inputs_of_parts()
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self.projection and isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.Conv1d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def get_token_steps_of_features(self) -> list[TokenStep]:
         return [*self.encoder.get_token_steps_of_features(), *self.temporal_module.get_token_steps()]
@@ -200,15 +247,10 @@ class TemporalEncoder(EncoderOfEncoders):
             ValueError: as that encoder does, and for a clip that is too short for one visual token.
         """
         inputs |= dict(zip(self.input_names, args, strict=False))
-        return self._through_time(self.encoder(**inputs))
+        return self.go_on(self.encoder(**inputs))
 
-    def encode_features(
-        self, visual_features: torch.FloatTensor, visual_attention_mask: torch.LongTensor | None = None
-    ) -> SignEncoderOutput:
-        """See `SignEncoder.encode_features`; a clip that is too short for one visual token is a `ValueError`."""
-        return self._through_time(self.encoder.encode_features(visual_features, visual_attention_mask))
-
-    def _through_time(self, output: SignEncoderOutput) -> SignEncoderOutput:
+    def go_on(self, output: SignEncoderOutput) -> SignEncoderOutput:
+        """Through linear layer and temporal module; a clip too short for one visual token is a `ValueError`."""
         lengths = output.attention_mask.sum(1)
         if not is_exporting(self):
             self._check_lengths(lengths)

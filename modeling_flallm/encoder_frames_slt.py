@@ -45,6 +45,12 @@ REPLICATED_FRAMES = 16
 LEAST_CHANNELS_FOR_CHANNELS_LAST = 8
 
 
+def num_frame_features(backbone: str, width: int) -> int:
+    """Width of what a ResNet with so many channels in its first stage makes of a frame."""
+    block, depths = RESNET_STAGES[backbone]
+    return width * 2 ** (len(depths) - 1) * block.expansion
+
+
 class FrameBackbone(nn.Module):
     """
     torchvision's ResNet without its classifier, with its parameter names, and with a selectable width.
@@ -66,7 +72,7 @@ class FrameBackbone(nn.Module):
             stage = self._build_stage(block, channels, stage_width, depth, stride=1 if index == 0 else 2)
             setattr(self, f"layer{index + 1}", stage)
             channels = stage_width * block.expansion
-        self.num_features = channels
+        self.num_features = num_frame_features(config.backbone, width)
         is_wide = width >= LEAST_CHANNELS_FOR_CHANNELS_LAST
         self.memory_format = torch.channels_last if is_wide else torch.contiguous_format
         self.gradient_checkpointing = False

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
 
 from .configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
+from .configuration_encoder_described_slt import DescribedConfig
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
 from .configuration_encoder_poses_slt import UniSignPoseConfig
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_features_slt import VisualFeaturesConfig
-from .encoder_combined_slt import SideBySideEncoder, TemporalEncoder
+from .encoder_combined_slt import EncoderBehindAnother, SideBySideEncoder, TemporalEncoder
+from .encoder_described_slt import DescribedEncoder
 from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
 from .encoder_poses_slt import UniSignPoseEncoder
@@ -42,6 +44,7 @@ SIGN_ENCODERS.update(
         PretrainedVisionConfig: PretrainedVisionEncoder,
         SideBySideConfig: SideBySideEncoder,
         TemporalConfig: TemporalEncoder,
+        DescribedConfig: DescribedEncoder,
     }
 )
 
@@ -99,10 +102,23 @@ def put_side_by_side(parts: Sequence[SignEncoder]) -> SideBySideEncoder:
 def put_in_front_of_time(encoder: SignEncoder, **config_values: Any) -> TemporalEncoder:
     """A loaded encoder with a new linear layer and temporal module, those of `TemporalConfig`, behind it."""
     config = TemporalConfig(encoder_config=encoder.config, **config_values)
+    return _around(encoder, TemporalEncoder, config)
+
+
+def put_in_front_of_a_mapper(encoder: SignEncoder, **config_values: Any) -> DescribedEncoder:
+    """A loaded encoder with a new description mapper, that of `DescribedConfig`, behind it."""
+    config = DescribedConfig(encoder_config=encoder.config, **config_values)
+    return _around(encoder, DescribedEncoder, config)
+
+
+def _around(
+    encoder: SignEncoder, whole_class: type[EncoderBehindAnother], config: PreTrainedConfig
+) -> EncoderBehindAnother:
+    """A loaded encoder in a new one, whose other modules are initialised."""
     with torch.device("meta"):
-        whole = TemporalEncoder(config)
+        whole = whole_class(config)
     whole.encoder = encoder
-    for module in (whole.projection, whole.temporal_module):
+    for module in (each for each in whole.children() if each is not encoder):
         module.to_empty(device=encoder.device)
         module.apply(whole._init_weights)
     return whole.eval()
@@ -113,6 +129,7 @@ __all__ = [
     "build_sign_encoder",
     "build_vision_config",
     "load_sign_encoder",
+    "put_in_front_of_a_mapper",
     "put_in_front_of_time",
     "put_side_by_side",
 ]

@@ -18,7 +18,8 @@ class SavedWithItsCode(SentWithItsCalibration, SentWithACard, LoadedWhole):
     """
     Mixin for translation models: `save_pretrained` also writes the Python files (the model's own and what it imports,
     the pipeline among them), and in config.json their names for `AutoConfig`, `AutoModel`, `pipeline` and the Auto
-    class that fits the model, `translation_auto_class`. The calibration, if there is one, goes into its own file, which
+    class that fits the model, `translation_auto_class`; a model without one cannot translate yet, and only `AutoModel`
+    loads it. The calibration, if there is one, goes into its own file, which
     `from_pretrained` reads; saving a model without one removes the file that other weights left in the folder.
 
     `from_pretrained` with a `quantization_config` quantizes only the linear layers of the language model:
@@ -27,7 +28,7 @@ class SavedWithItsCode(SentWithItsCalibration, SentWithACard, LoadedWhole):
     """
 
     hub_task = HUB_TASK
-    translation_auto_class: str
+    translation_auto_class: str | None
     unquantized_modules: tuple[str, ...]
 
     @classmethod
@@ -62,14 +63,16 @@ class SavedWithItsCode(SentWithItsCalibration, SentWithACard, LoadedWhole):
         self.config = copy.deepcopy(kept_config)  # its file names apply to the folder, not to this object
         name = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
         # `AutoConfig` is added on saving.
-        self.config.auto_map = {"AutoModel": name, self.translation_auto_class: name}
-        self.config.custom_pipelines = {
-            "sign-language-translation": {
-                "impl": f"pipeline_slt.{SignLanguageTranslationPipeline.__name__}",
-                "pt": [self.translation_auto_class],
-                "type": "multimodal",
+        self.config.auto_map = {"AutoModel": name}
+        if self.translation_auto_class is not None:
+            self.config.auto_map[self.translation_auto_class] = name
+            self.config.custom_pipelines = {
+                "sign-language-translation": {
+                    "impl": f"pipeline_slt.{SignLanguageTranslationPipeline.__name__}",
+                    "pt": [self.translation_auto_class],
+                    "type": "multimodal",
+                }
             }
-        }
         writes_config = kwargs.get("is_main_process", True) and not self._hf_peft_config_loaded  # not with an adapter
         if writes_config and self.config.confidence_calibration is None:
             (Path(save_directory) / CALIBRATION_FILE).unlink(missing_ok=True)

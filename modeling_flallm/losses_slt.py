@@ -1,8 +1,11 @@
-"""The losses that both systems of this package train with: of the sentence, of the words in it, and contrasts."""
+"""The losses that the systems of this package train with: of the sentence, of the words in it, and contrasts."""
+
+import math
 
 import torch
 import torch.distributed as distributed
 from torch import nn
+from transformers import initialization as init
 from transformers.utils import logging
 
 from .batch_norm_slt import several_processes
@@ -76,37 +79,93 @@ class VisualTextAlignment(nn.Module):
         -> the loss of each clip `(batch,)`, from embeddings `(batch, tokens, hidden size)` and masks `(batch, tokens)`,
         in float32 also under autocast. Text embeddings get no gradient.
         """
-        clips = _mean_of_norm_1(visual_embeddings, visual_mask)
-        sentences = _mean_of_norm_1(text_embeddings.detach(), text_mask)
+        clips = mean_of_norm_1(visual_embeddings, visual_mask)
+        sentences = mean_of_norm_1(text_embeddings.detach(), text_mask)
         return symmetric_contrast(clips, sentences, self.logit_scale.float().exp().clamp(max=LARGEST_LOGIT_SCALE))
 
 
-def _mean_of_norm_1(embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+class ContrastsWithSentences:
+    """
+    Mixin for modules that contrast clips with the frozen embeddings of their sentences: symmetric InfoNCE over the
+    global batch with a learned temperature, as in CLIP. A memory adds the sentences of earlier batches to the negatives
+    of each clip; as the text encoder is frozen, they do not age (ours). Sentences that occur twice are not each other's
+    negatives.
+    """
+
+    def _build_contrast(self, width: int, memory_bank_size: int) -> None:
+        self.logit_scale = nn.Parameter(torch.empty(()))
+        if memory_bank_size:
+            self.register_buffer("memory_bank", torch.empty(memory_bank_size, width))
+            self.register_buffer("num_remembered", torch.zeros((), dtype=torch.long))
+
+    def _start_contrast(self, temperature: float) -> None:
+        init.constant_(self.logit_scale, -math.log(temperature))
+        if hasattr(self, "memory_bank"):
+            init.zeros_(self.memory_bank)
+            init.zeros_(self.num_remembered)
+
+    def _contrast_scale(self) -> torch.Tensor:
+        return self.logit_scale.float().exp().clamp(max=LARGEST_LOGIT_SCALE)
+
+    def _sentence_loss(self, clips: torch.Tensor, sentences: torch.Tensor) -> torch.Tensor:
+        """
+        Embeddings of norm 1 of this process's clips and of their sentences, both `(clips, width)` -> the mean over the
+        clips of all processes, `()`. In training the memory then takes in the sentences.
+        """
+        losses = symmetric_contrast(clips, sentences, self._contrast_scale(), self._remembered())
+        if self.training:
+            self._remember(gather_clips(sentences))
+        return gather_clips(losses).mean()
+
+    def _remembered(self) -> torch.Tensor | None:
+        if not hasattr(self, "memory_bank"):
+            return None
+        return self.memory_bank[: min(int(self.num_remembered), len(self.memory_bank))].float()
+
+    @torch.no_grad()
+    def _remember(self, sentences: torch.Tensor) -> None:
+        """Replace the oldest sentences of the memory with the newest ones of the global batch."""
+        if not hasattr(self, "memory_bank"):
+            return
+        size = len(self.memory_bank)
+        sentences = sentences[-size:]
+        places = (self.num_remembered + torch.arange(len(sentences), device=sentences.device)) % size
+        self.memory_bank[places] = sentences.to(self.memory_bank.dtype)
+        self.num_remembered += len(sentences)
+
+
+def mean_of_norm_1(embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The mean of the embeddings `(batch, tokens, width)` in the mask `(batch, tokens)`, scaled: `(batch, width)`."""
     total = embeddings.float().masked_fill(mask[..., None] == 0, 0.0).sum(1)
     return nn.functional.normalize(total, dim=-1)
 
 
-def symmetric_contrast(clips: torch.Tensor, sentences: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def symmetric_contrast(
+    clips: torch.Tensor, sentences: torch.Tensor, scale: torch.Tensor, earlier: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     Embeddings of norm 1 of this process's clips and of their sentences, both `(clips, width)` -> `(clips,)`: how badly
-    each clip finds its sentence among those of all processes, and its sentence the clip, on average. Equal sentences
-    are not each other's negatives. Of one clip alone it is 0, which is reported once.
+    each clip finds its sentence among those of all processes and the `earlier` ones `(sentences, width)`, and its
+    sentence the clip, on average. Equal sentences are not each other's negatives. In training with one clip alone it is
+    0, which is reported once.
     """
     all_clips, all_sentences = gather_clips(clips), gather_clips(sentences)
-    if len(all_clips) == 1:
+    candidates = all_sentences if earlier is None else torch.cat([all_sentences, earlier])
+    if len(candidates) == 1 and clips.requires_grad:
         logger.warning_once(
-            "The visual-text alignment contrasts the clips of a batch, but a batch has only one: its loss is 0. Use "
+            "The contrast of clips and sentences needs several clips, but a batch has only one: its loss is 0. Use "
             "larger batches (`per_device_train_batch_size`)."
         )
     own = _places_of_own_rows(clips)
-    distances = torch.cdist(sentences, all_sentences, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = torch.cdist(sentences, candidates, compute_mode="donot_use_mm_for_euclid_dist")
     is_same_sentence = (distances < LARGEST_DISTANCE_OF_EQUALS).scatter(1, own[:, None], False)
     losses = [
         nn.functional.cross_entropy(
-            (scale * float32_product(each, others)).masked_fill(is_same_sentence, -torch.inf), own, reduction="none"
+            (scale * float32_product(each, others)).masked_fill(is_same_sentence[:, : len(others)], -torch.inf),
+            own,
+            reduction="none",
         )
-        for each, others in ((clips, all_sentences), (sentences, all_clips))
+        for each, others in ((clips, candidates), (sentences, all_clips))
     ]
     return (losses[0] + losses[1]) / 2
 
@@ -156,3 +215,13 @@ def gather_clips(rows: torch.Tensor) -> torch.Tensor:
     counts = [torch.empty(1, dtype=torch.long, device=rows.device) for _ in range(distributed.get_world_size())]
     distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
     return _GatherClips.apply(rows, [int(count) for count in counts])
+
+
+def mean_over_processes(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    The mean `()` of the values `(clips, length)` in the mask `(clips, length)`, over the clips of all processes; 0 if
+    the mask is 0 everywhere. Every process must call it.
+    """
+    sums = torch.stack([values.masked_fill(mask == 0, 0).sum(1), mask.sum(1).to(values.dtype)], dim=1)
+    total, count = gather_clips(sums).sum(0)
+    return total / count.clamp(min=1)

@@ -20,9 +20,9 @@ from .hub_card_slt import SentWithACard
 from .loading_slt import LoadedWhole
 from .losses_slt import (
     IGNORED_LABEL,
-    LARGEST_DISTANCE_OF_EQUALS,
     LARGEST_LOGIT_SCALE,
     WORD_ABSENT_LOGIT,
+    ContrastsWithSentences,
     float32_product,
     gather_clips,
     word_presence_cross_entropy,
@@ -61,7 +61,7 @@ class LlavaSltContrastiveOutput(ModelOutput):
     word_logits: torch.FloatTensor | None = None
 
 
-class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedModel):
+class LlavaSltForContrastivePreTraining(ContrastsWithSentences, SentWithACard, LoadedWhole, PreTrainedModel):
     """
     Stage 2 of LLaVA-SLT: the visual encoder learns from frozen text embeddings. All beyond "contrastive" is ours.
 
@@ -93,15 +93,12 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
         width = config.vision_config.hidden_size
         self.vision_model = build_sign_encoder(config.vision_config)
         self.sentence_projection = nn.Linear(width, config.sentence_target_size)
-        self.logit_scale = nn.Parameter(torch.empty(()))
+        self._build_contrast(config.sentence_target_size, config.memory_bank_size)
         if config.word_vocabulary_size and config.word_alignment_weight:
             self.word_projection = nn.Linear(width, config.word_target_size)
             self.word_logit_scale = nn.Parameter(torch.empty(()))
             self.word_logit_bias = nn.Parameter(torch.empty(config.word_vocabulary_size))  # how frequent each word is
             self.register_buffer("word_targets", torch.empty(config.word_vocabulary_size, config.word_target_size))
-        if config.memory_bank_size:
-            self.register_buffer("memory_bank", torch.empty(config.memory_bank_size, config.sentence_target_size))
-            self.register_buffer("num_remembered", torch.zeros((), dtype=torch.long))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -110,14 +107,11 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
             init.xavier_uniform_(module.weight)
         if module is not self:
             return
-        init.constant_(self.logit_scale, -math.log(self.config.temperature_init))
+        self._start_contrast(self.config.temperature_init)
         if self.has_word_level:
             init.constant_(self.word_logit_scale, math.log(WORD_LOGIT_SCALE))
             init.constant_(self.word_logit_bias, WORD_ABSENT_LOGIT)
             init.zeros_(self.word_targets)
-        if self.config.memory_bank_size:
-            init.zeros_(self.memory_bank)
-            init.zeros_(self.num_remembered)
 
     @property
     def has_word_level(self) -> bool:
@@ -179,11 +173,10 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
             return LlavaSltContrastiveOutput(video_embeddings=videos)
         self._check_text(len(videos), sentence_embeddings, word_ids)
         sentences = nn.functional.normalize(sentence_embeddings.float(), dim=-1).detach()
-        scale = self.logit_scale.float().exp().clamp(max=LARGEST_LOGIT_SCALE)
         output = LlavaSltContrastiveOutput(
-            sentence_loss=self._sentence_loss(videos, sentences, scale),
+            sentence_loss=self._sentence_loss(videos, sentences),
             video_embeddings=videos,
-            logits_per_video=scale * float32_product(videos, sentences),
+            logits_per_video=self._contrast_scale() * float32_product(videos, sentences),
         )
         output["loss"] = output.sentence_loss
         if self.has_word_level:
@@ -213,38 +206,6 @@ class LlavaSltForContrastivePreTraining(SentWithACard, LoadedWhole, PreTrainedMo
                 f"`word_ids` must be rows of the {len(self.word_targets)} word targets, or {IGNORED_LABEL} for "
                 f"padding, got {int(word_ids[is_wrong][0])}."
             )
-
-    def _sentence_loss(self, videos: torch.Tensor, sentences: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        videos, sentences = gather_clips(videos), gather_clips(sentences)
-        num_clips = len(videos)
-        candidates = torch.cat([sentences, self._remembered()])
-        logits = scale * float32_product(videos, candidates)  # (clips, clips and remembered sentences)
-        distances = torch.cdist(sentences, candidates, compute_mode="donot_use_mm_for_euclid_dist")
-        is_same_sentence = distances < LARGEST_DISTANCE_OF_EQUALS
-        is_own = torch.eye(num_clips, len(candidates), dtype=torch.bool, device=logits.device)
-        logits = logits.masked_fill(is_same_sentence & ~is_own, -torch.inf)
-        own = torch.arange(num_clips, device=logits.device)
-        loss_of_videos = nn.functional.cross_entropy(logits, own)
-        loss_of_sentences = nn.functional.cross_entropy(logits[:, :num_clips].T, own)
-        if self.training:
-            self._remember(sentences)
-        return (loss_of_videos + loss_of_sentences) / 2
-
-    def _remembered(self) -> torch.Tensor:
-        if not self.config.memory_bank_size:
-            return self.logit_scale.new_zeros(0, self.config.sentence_target_size, dtype=torch.float32)
-        return self.memory_bank[: min(int(self.num_remembered), len(self.memory_bank))].float()
-
-    @torch.no_grad()
-    def _remember(self, sentences: torch.Tensor) -> None:
-        """Replace the oldest sentences of the bank with the newest ones of the global batch."""
-        size = self.config.memory_bank_size
-        if not size:
-            return
-        sentences = sentences[-size:]
-        places = (self.num_remembered + torch.arange(len(sentences), device=sentences.device)) % size
-        self.memory_bank[places] = sentences.to(self.memory_bank.dtype)
-        self.num_remembered += len(sentences)
 
     def _word_logits(self, vision_output: SignEncoderOutput) -> torch.Tensor:
         words = nn.functional.normalize(self.word_projection(vision_output.last_hidden_state).float(), dim=-1)

@@ -39,8 +39,8 @@ class SignEncoderOutput(ModelOutput):
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`, *optional*):
             One vector for the whole clip, from encoders that have one.
         losses (`dict` of `str` to `torch.FloatTensor` of shape `()`, *optional*):
-            The encoder's own losses by name, each a mean over the clips of the batch, already weighted. The models add
-            them to their loss.
+            The encoder's own losses by name, each a mean over the clips of the batch or over some of their tokens,
+            already weighted. The models add them to their loss.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -79,7 +79,7 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
     # It can also be loaded from the checkpoint of a whole model, whose other weights it ignores.
     _keys_to_ignore_on_load_unexpected = (
         r"^(text_model|language_model|adapter|connector)\.",
-        r"^(word_presence_head|visual_text_alignment|sentence_projection|word_projection)\.",
+        r"^(word_presence_head|visual_text_alignment|visual_text_contrast|sentence_projection|word_projection)\.",
         r"^(logit_scale|word_logit_scale|word_logit_bias|word_targets|memory_bank|num_remembered)$",
     )
     input_names: tuple[str, ...]

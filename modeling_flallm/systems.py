@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 # Hub tags of every model of this library.
 TAGS = ("sign-language", "sign-language-translation", "gloss-free", "flallm")
-# What a stage produces.
+# What a stage produces. A pretrained model has all parts of a translator, but cannot translate yet.
 TRANSLATOR, VISUAL_ENCODER, LANGUAGE_MODEL = "translator", "visual encoder", "language model"
+PRETRAINED_MODEL = "pretrained model"
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Stage:
         name: that of its module in `train_scripts/stages` and in training_run.json; its presets are `<recipe>_<name>`.
         title: what it does, in a few words, for help texts.
         command: that runs it.
-        leaves: `TRANSLATOR`, `VISUAL_ENCODER` or `LANGUAGE_MODEL`.
+        leaves: `TRANSLATOR`, `PRETRAINED_MODEL`, `VISUAL_ENCODER` or `LANGUAGE_MODEL`.
         card: sentence of the model card on what the model is; `{text_model}` stands for the name of its text model,
             `{encoder}` for what its sign encoder is called, and `{source}` says which stage that comes from.
         card_with_lora: the same, where low-rank adapters were trained.
@@ -86,6 +87,7 @@ class System:
             encoder-decoder and reads the video alone. The model class says the same.
         adapter_title: what the paper calls the adapter.
         visual_encoder_types: model types of its visual encoder, alone or with a head for pretraining.
+        pretrained_types: model types of its models that have all parts and cannot translate yet.
         stages: in the order in which they run; the last one produces a translation model.
         recipe: the one that the model card compares a run with; `other_recipes`: those that a run may follow instead.
         quickstart_prefix: that of its quickstart's presets.
@@ -106,6 +108,7 @@ class System:
     recipe: Recipe
     adapter_title: str = "adapter"
     visual_encoder_types: tuple[str, ...] = ()
+    pretrained_types: tuple[str, ...] = ()
     other_recipes: tuple[Recipe, ...] = ()
     quickstart_prefix: str | None = None
     quickstart_stages: tuple[str, ...] = ()
@@ -138,7 +141,7 @@ class System:
         return self.stages.index(stage) + 1
 
     def stage_that_leaves(self, kind: str) -> Stage | None:
-        """The first stage that produces a `TRANSLATOR`, `VISUAL_ENCODER` or `LANGUAGE_MODEL`."""
+        """The first stage that produces this: `TRANSLATOR`, `PRETRAINED_MODEL`, `VISUAL_ENCODER`, `LANGUAGE_MODEL`."""
         return next((stage for stage in self.stages if stage.leaves == kind), None)
 
     def auto_class_of(self, stage: Stage) -> str:
@@ -190,6 +193,13 @@ UNI_SIGN_CITATION = """@inproceedings{li2025unisign,
   booktitle = {The Thirteenth International Conference on Learning Representations},
   year      = {2025},
   url       = {https://arxiv.org/abs/2501.15187}
+}"""
+MMSLT_CITATION = """@inproceedings{kim2025mmslt,
+  title     = {Leveraging the Power of MLLMs for Gloss-Free Sign Language Translation},
+  author    = {Kim, Jungeun and Jeon, Hyeongwoo and Bae, Jongseong and Kim, Ha Young},
+  booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision},
+  year      = {2025},
+  url       = {https://arxiv.org/abs/2411.16789}
 }"""
 
 FLALLM = System(
@@ -346,7 +356,57 @@ UNI_SIGN = System(
     quickstart_stages=("pose_pretraining",),
     tags=("uni-sign",),
 )
-SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT, UNI_SIGN)}
+MBART_50 = ("mbart, 12+12 layers, width 1024", "MMSLT, code: mBART-large-50-many-to-many, not trimmed")
+MMSLT = System(
+    model_type="mmslt",
+    title="MMSLT",
+    paper="https://arxiv.org/abs/2411.16789",
+    citations=(
+        ("", MMSLT_CITATION),
+        ("The temporal module is that of FLa-LLM:", FLALLM_CITATION),
+    ),
+    auto_class="AutoModelForSeq2SeqLM",
+    model_class="MmsltForTranslation",
+    processor_class="FLaLLMProcessor",
+    is_prompted=False,
+    visual_encoder_types=("described_slt",),
+    pretrained_types=("mmslt_pretraining",),
+    stages=(
+        Stage(
+            "multimodal_pretraining",
+            title="multimodal language pretraining on sentences and on descriptions of the signing",
+            command="flallm train multimodal-pretraining",
+            leaves=PRETRAINED_MODEL,
+            card="a {encoder} and the language model `{text_model}`, whose encoder was trained with it. It is meant "
+            "for stage 2,\nin which the language model learns to write.",
+            card_with_lora="a {encoder} and the language model `{text_model}`, in whose encoder low-rank adapters "
+            "(LoRA)\nwere trained with it. It is meant for stage 2, in which the language model learns to write.",
+            note="Negatives come from all processes and from a memory of earlier sentences, and padding enters neither "
+            "losses nor\nmeans.",
+            text_model_of_paper=MBART_50,
+        ),
+        Stage(
+            "translation_fine_tuning",
+            title="fine-tuning for translation with the description mapper frozen",
+            command="flallm train translation-fine-tuning",
+            leaves=TRANSLATOR,
+            card="{source}, and all of it but the description mapper was fine-tuned together with its language model.",
+            card_with_lora="{source}, and all of it but the description mapper was fine-tuned, the language model "
+            "through low-rank\nadapters (LoRA) in its attention.",
+            vision_stage="multimodal_pretraining",
+            text_model_of_paper=MBART_50,
+        ),
+    ),
+    recipe=Recipe(
+        "mmslt",
+        "MMSLT's recipe",
+        "Where neither MMSLT's paper nor its code gives a value, the recipe has one of ours.",
+    ),
+    note="The program is written from a description of MMSLT, without its public code, which has no licence.",
+    quickstart_prefix="quickstart_mmslt",
+    tags=("mmslt",),
+)
+SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT, UNI_SIGN, MMSLT)}
 DEFAULT_SYSTEM = FLALLM  # for models that name no system
 
 
@@ -368,6 +428,11 @@ def system_of_visual_encoder(model_type: str | None) -> System | None:
     return next((system for system in SYSTEMS.values() if model_type in system.visual_encoder_types), None)
 
 
+def system_of_pretrained(model_type: str | None) -> System | None:
+    """The system whose models of this type have all parts and cannot translate yet; `None` for all others."""
+    return next((system for system in SYSTEMS.values() if model_type in system.pretrained_types), None)
+
+
 def titles(is_prompted: bool | None = None) -> str:
     """All systems, or those that read a prompt, or those that do not: "FLa-LLM or LLaVA-SLT"."""
     chosen = [each.title for each in SYSTEMS.values() if is_prompted is None or each.is_prompted is is_prompted]
@@ -385,6 +450,8 @@ __all__ = [
     "FLALLM",
     "LANGUAGE_MODEL",
     "LLAVA_SLT",
+    "MMSLT",
+    "PRETRAINED_MODEL",
     "SYSTEMS",
     "TAGS",
     "TRANSLATOR",
@@ -395,6 +462,7 @@ __all__ = [
     "System",
     "adapter_titles",
     "find_stage",
+    "system_of_pretrained",
     "system_of_visual_encoder",
     "titles",
 ]

@@ -54,7 +54,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         prompt_input_names (`tuple[str, ...]`):
             The inputs of the text model beside the visual tokens: those of its prompt, by the names that the processor
             gives; none for a model that reads no prompt.
-        translation_auto_class (`str`): Auto class of transformers for the whole model.
+        translation_auto_class (`str`, *optional*): Auto class of transformers for the whole model, if it translates.
         adapter_name (`str`): name of the module between sign encoder and text model.
         text_model_name (`str`): name of the text model.
         head_names (`tuple[str, ...]`): further modules beside adapter and text model that each model starts anew.
@@ -64,7 +64,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
 
     is_prompted: bool
     prompt_input_names: tuple[str, ...]
-    translation_auto_class: str
+    translation_auto_class: str | None
     adapter_name = "adapter"
     text_model_name = "text_model"
     head_names: tuple[str, ...] = ()

@@ -160,6 +160,12 @@ class Modality(ABC):
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> Any:
         """The part of a processor that reads clips as a new model with this sign encoder will take them."""
 
+    def change_part(self, given: dict[str, Any], encoder_config: Any = None) -> None:
+        """Change how clips are prepared, by the names of the arguments of `build_part`; it ignores unknown ones."""
+        for name, value in given.items():
+            if hasattr(self.part, name):
+                setattr(self.part, name, value)
+
     @classmethod
     @abstractmethod
     def is_file(cls, path: str | os.PathLike) -> bool:

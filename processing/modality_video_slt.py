@@ -71,19 +71,22 @@ class VideoModality(Modality):
     def build_part(cls, arguments: ClipArguments, encoder_config: Any = None) -> FLaLLMVideoProcessor:
         """See `Modality.build_part`; image and video models of transformers say in `frame_settings` of their
         configuration how they expect frames, of which the arguments then choose only the margin of the crop."""
-        crop_size, frame_size, normalisation = arguments.crop_size, arguments.frame_size, {}
-        settings = getattr(encoder_config, "frame_settings", None)
-        if settings is not None:
-            crop_size = settings["size"]
-            frame_size = round(crop_size * arguments.frame_size / arguments.crop_size)
-            normalisation = {name: settings[name] for name in ("image_mean", "image_std")}
+        settings = getattr(encoder_config, "frame_settings", None) or {}
+        normalisation = {name: settings[name] for name in ("image_mean", "image_std") if name in settings}
         return FLaLLMVideoProcessor(
-            size={"height": frame_size, "width": frame_size},
-            crop_size={"height": crop_size, "width": crop_size},
+            **_sizes(arguments.frame_size, arguments.crop_size, encoder_config),
             frame_sampling_rate=arguments.frame_sampling_rate,
             max_num_frames=arguments.max_num_frames,
             **normalisation,
         )
+
+    def change_part(self, given: dict[str, Any], encoder_config: Any = None) -> None:
+        """See `Modality.change_part`."""
+        sizes = {"frame_size": self.part.size["height"], "crop_size": self.part.crop_size["height"]}
+        super().change_part({name: value for name, value in given.items() if name not in sizes})
+        sizes |= {name: given[name] for name in sizes if name in given}
+        for name, size in _sizes(**sizes, encoder_config=encoder_config).items():
+            setattr(self.part, name, size)
 
     @classmethod
     def is_file(cls, path: str | os.PathLike) -> bool:
@@ -243,6 +246,15 @@ class VideoModality(Modality):
         if preprocess_on_device:
             return {"frames": frames, "spatial_seeds": [item["spatial_seed"] for item in items]}
         return pixel_values(self.part, frames, resize=not items[0]["is_cropped"])
+
+
+def _sizes(frame_size: int, crop_size: int, encoder_config: Any = None) -> dict[str, dict[str, int]]:
+    """Sizes of frames and crop; an encoder with `frame_settings` sets the crop, and they only choose its margin."""
+    settings = getattr(encoder_config, "frame_settings", None)
+    if settings is not None:
+        frame_size, crop_size = round(settings["size"] * frame_size / crop_size), settings["size"]
+    sizes = {"size": frame_size, "crop_size": crop_size}
+    return {name: {"height": size, "width": size} for name, size in sizes.items()}
 
 
 def pixel_values(

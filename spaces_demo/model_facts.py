@@ -102,17 +102,22 @@ def why_not_a_translator(model_type: str | None) -> str | None:
     """
     if model_type is None or model_type in systems.SYSTEMS:
         return None
-    system = systems.system_of_visual_encoder(model_type)
-    if system is not None:
-        stage = system.stage_that_leaves(systems.VISUAL_ENCODER)
-        leaves = "" if stage is None else f", the output of stage {system.number_of(stage)} of {system.title}"
-        part = f"only a visual encoder{leaves}"
+    encoder_of, pretrained_of = systems.system_of_visual_encoder(model_type), systems.system_of_pretrained(model_type)
+    if encoder_of is not None:
+        part = f"only a visual encoder{_output_of(encoder_of, systems.VISUAL_ENCODER)}"
+    elif pretrained_of is not None:
+        part = f"only a pretrained model{_output_of(pretrained_of, systems.PRETRAINED_MODEL)}"
     elif model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         part = f"only a language model ({model_type})"
     else:
         part = f"a model of type {model_type!r}"
     *others, last = [f"stage {len(each.stages)} of {each.title}" for each in systems.SYSTEMS.values()]
     return f"{part}, which does not translate videos: name the output of {', '.join(others)} or {last}"
+
+
+def _output_of(system: systems.System, kind: str) -> str:
+    stage = system.stage_that_leaves(kind)
+    return "" if stage is None else f", the output of stage {system.number_of(stage)} of {system.title}"
 
 
 def read_model_facts(model_id: str, revision: str | None = None) -> ModelFacts:

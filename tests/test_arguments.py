@@ -31,6 +31,11 @@ from train_scripts.arguments.dataclass_parser import (
     read_sources,
     read_yaml,
 )
+from train_scripts.arguments.described_stage_arguments import (
+    MultimodalPretrainingArguments,
+    TranslationFineTuningArguments,
+)
+from train_scripts.arguments.description_arguments import DescriberArguments, DescriptionArguments
 from train_scripts.arguments.flag_values import RANGES, check_new_folder
 from train_scripts.arguments.stage_arguments import PROMPT, DenoisingArguments, UnifiedFineTuningArguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
@@ -50,9 +55,11 @@ from train_scripts.scores.metrics import TITLE_OF_SCORE
 from train_scripts.stages import (
     linguistic_pretraining,
     llm_fine_tuning,
+    multimodal_pretraining,
     pose_pretraining,
     pose_rgb_pretraining,
     pretrain_language_model,
+    translation_fine_tuning,
     unified_fine_tuning,
     visual_contrastive_pretraining,
     visual_initialing,
@@ -96,6 +103,13 @@ FINE_TUNING = (
     *STAGE1[3:],
 )
 RGB = (pose_rgb_pretraining.PoseRgbPretrainingArguments, *FINE_TUNING[1:])
+DESCRIBED = (
+    MultimodalPretrainingArguments,
+    DescriptionArguments,
+    *STAGE1[1:-1],
+    multimodal_pretraining.DescribedTrainingArguments,
+)
+TRANSLATION = (TranslationFineTuningArguments, *FINE_TUNING[1:])
 EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.GenerationArguments)
 REQUIRED = {
     STAGE1: {"dataset": "d", "tokenizer_name_or_path": "t", "output_dir": "o"},
@@ -107,6 +121,8 @@ REQUIRED = {
     POSES: {"dataset": "d", "text_model_name_or_path": "t", "output_dir": "o"},
     FINE_TUNING: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
     RGB: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
+    DESCRIBED: {"dataset": "d", "text_model_name_or_path": "t", "output_dir": "o"},
+    TRANSLATION: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
     EVALUATION: {"dataset": "d", "model": "m", "output_dir": "o"},
 }
 TYPES_OF_COMMAND = {
@@ -119,6 +135,8 @@ TYPES_OF_COMMAND = {
     pose_pretraining: POSES,
     pose_rgb_pretraining: RGB,
     unified_fine_tuning: FINE_TUNING,
+    multimodal_pretraining: DESCRIBED,
+    translation_fine_tuning: TRANSLATION,
     evaluate_model: EVALUATION,
 }
 TRAINING_COMMANDS = [command for command in TYPES_OF_COMMAND if command is not evaluate_model]
@@ -126,6 +144,8 @@ TYPES_OF_PRESET = {
     "pose_pretraining": POSES,
     "pose_rgb_pretraining": RGB,
     "unified_fine_tuning": FINE_TUNING,
+    "multimodal_pretraining": DESCRIBED,
+    "translation_fine_tuning": TRANSLATION,
     "visual_initialing": STAGE1,
     "llm_fine_tuning": STAGE2,
     "language_model": LANGUAGE_MODEL,
@@ -136,7 +156,7 @@ TYPES_OF_PRESET = {
 OTHER_TYPES = (
     (calibrate.CalibrationArguments, quickstart.QuickstartArguments, quickstart_llava_slt.LlavaSltQuickstartArguments),
     (inspect_dataset.InspectArguments, prepare_dataset.PrepareArguments),
-    (quickstart_uni_sign.UniSignQuickstartArguments,),
+    (quickstart_uni_sign.UniSignQuickstartArguments, DescriberArguments),
 )
 
 

@@ -52,8 +52,8 @@ from processing import VisualFeatureExtractor
 from processing.encoder_of_features_slt import EncoderOfFeatures, encoder_of_features
 from train_scripts.arguments.data_arguments import EncoderVideoArguments
 from train_scripts.arguments.model_arguments import NamedEncoderArguments
+from train_scripts.clips.clip_files import file_names
 from train_scripts.clips.feature_fingerprints import fingerprint_of_features
-from train_scripts.clips.feature_folder import _file_names
 from train_scripts.commands import evaluate_model, extract_features, translate
 from train_scripts.runs.feature_encoders import FeatureEncoder, load_feature_encoder
 from train_scripts.stages import llm_fine_tuning, visual_contrastive_pretraining, visual_language_tuning
@@ -283,12 +283,12 @@ def test_parts_of_a_file_are_clips_with_features_of_their_own(tmp_path):
 
 def test_names_of_files():
     paths = ["/x/a.mp4", "b/A.mp4", "c.mp4", None, "ä ö.mov", "...", "x" * 400 + ".mp4"]
-    names = _file_names(paths)
+    names = file_names(paths)
     assert names[:3] == ["a_000000.safetensors", "A_000001.safetensors", "c.safetensors"]
     assert names[4] == "ä_ö.safetensors" and len(names[6]) < 255
     assert len({name.casefold() for name in names}) == len(paths)
     assert not [name for name in names if name.startswith(".") or "/" in name]
-    assert len(set(_file_names(["a.mp4", "a.mov", "a_000000.mp4"]))) == 3
+    assert len(set(file_names(["a.mp4", "a.mov", "a_000000.mp4"]))) == 3
 
 
 def test_a_data_set_with_videos_in_its_table(tmp_path, monkeypatch):

@@ -114,15 +114,6 @@ def test_halves_of_a_sign_are_kept_apart():
     assert features.tolist() == [[0.5, 2.5]]
 
 
-def test_results_of_other_sizes_are_refused(tmp_path):
-    sizes = {name: getattr(benchmark.BenchmarkArguments, name) for name in benchmark.SIZES}
-    results = {"sizes": sizes | {"num_train_clips": 5}, "seeds": {}}
-    (tmp_path / "results.json").write_text(json.dumps(results))
-    message = f"{tmp_path} holds results of --num_train_clips 5. Pass these, or name another folder."
-    with pytest.raises(ValueError, match=re.escape(message)):
-        benchmark.kept_results(benchmark.BenchmarkArguments(output_dir=str(tmp_path)))
-
-
 def test_clock_takes_the_median_of_the_last_steps(monkeypatch):
     seconds = iter([0.0, 100.0, 101.0, 104.0, 106.0])
     monkeypatch.setattr(benchmark, "processor_seconds", lambda: next(seconds))
@@ -167,7 +158,9 @@ def test_page_holds_exactly_what_its_figures_say():
 @pytest.mark.slow
 def test_end_to_end_in_tiny(tmp_path, monkeypatch):
     """In one process, as importing everything for each part anew takes longer than the parts."""
-    monkeypatch.setattr(benchmark, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count))
+    monkeypatch.setattr(
+        load_benchmark("seeded_parts"), "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count)
+    )
     command = re.search(
         r"python benchmarks/frozen_features.py (--seeds 0 --output_dir .*language_model_epochs 1)",
         benchmark.__doc__,

@@ -246,7 +246,9 @@ def unsafe_code(nodes: Iterator[ast.AST]) -> list[str]:
 # A model knows its own system. All others read the rows of modeling_flallm/systems.py, or facts of the model's class.
 KNOWS_ITS_SYSTEM = re.compile(r"(adapter|configuration|encoder|language|modeling|visual_encoder)_\w+\.py|systems\.py")
 NAMES_OF_SYSTEMS = {
-    name for system in SYSTEMS.values() for name in (system.model_type, system.title, *system.visual_encoder_types)
+    name
+    for system in SYSTEMS.values()
+    for name in (system.model_type, system.title, *system.visual_encoder_types, *system.pretrained_types)
 }
 NAMES_OF_STAGES = {stage.name for system in SYSTEMS.values() for stage in system.stages}
 MODEL_CLASSES = [getattr(modeling_flallm, system.model_class) for system in SYSTEMS.values()]

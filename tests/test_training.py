@@ -156,7 +156,7 @@ def test_the_base_of_low_rank_adapters_is_written_without_a_second_model(tmp_pat
     arguments = FLaLLMTrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, report_to="none", eval_strategy="no", load_best_model_at_end=False
     )
-    training._save_lora_base(model, processor, arguments)
+    training.save_lora_base(model, processor, arguments)
     names = {path.name for path in (tmp_path / "expected").iterdir()}
     assert "model.safetensors" in names
     assert not filecmp.cmpfiles(tmp_path / "expected", tmp_path / "lora_base", names, shallow=False)[1]

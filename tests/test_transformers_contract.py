@@ -127,7 +127,8 @@ def test_a_row_does_not_depend_on_its_neighbours(case):
     for row, length in enumerate(LENGTHS):
         alone = {name: value[row : row + 1] for name, value in inputs.items()}
         for name in getattr(model, "vision_model", model).input_names:
-            alone[name] = alone[name][:, :length]
+            if name in alone:  # descriptions are for training alone
+                alone[name] = alone[name][:, :length]
         output = model(**alone)[case.output][0]
         assert_close(output, together[row][: len(output)], atol=1e-4, rtol=1e-4)
 
@@ -245,7 +246,7 @@ def test_the_parts_have_the_names_of_transformers():
 @every_translator
 def test_video_features_are_what_the_text_model_reads(case):
     model, inputs = case.make(), inference_inputs(case.make_inputs(LENGTHS))
-    clip = {name: inputs[name] for name in model.vision_model.input_names}
+    clip = {name: inputs[name] for name in model.vision_model.input_names if name in inputs}
     features = model.get_video_features(**clip)
     expected = model.vision_model(**clip)
     assert torch.equal(features.last_hidden_state, expected.last_hidden_state)

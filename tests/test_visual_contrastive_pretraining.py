@@ -23,11 +23,12 @@ from tiny_corpus import (
 from transformers import AutoModel, AutoTokenizer, AutoVideoProcessor, BertConfig, BertModel, EvalPrediction
 
 from modeling_flallm import LlavaSltForContrastivePreTraining
+from train_scripts.runs.contrastive_training import build_compute_scores
 from train_scripts.runs.sentence_encoder import load_sentence_encoder
 from train_scripts.runs.text_targets import TextTargets, load_word_targets, whiten
 from train_scripts.scores.retrieval import format_retrieval, retrieval_scores, word_scores
 from train_scripts.stages import visual_contrastive_pretraining
-from train_scripts.stages.visual_contrastive_pretraining import build_compute_scores, train
+from train_scripts.stages.visual_contrastive_pretraining import train
 
 WITHOUT_AUGMENTATION = {"random_crop": False, "frame_jitter": False, "word_dropout": 0.0}
 
@@ -97,7 +98,7 @@ def test_a_sentence_in_two_spellings_is_one_to_be_found(tokenizer):
     texts = [text, unicodedata.normalize("NFD", text), "\ufefffür\u00a0den  Sü\u00adden\n", "im Norden ist es kalt"]
     targets = TextTargets(texts, [], tokenizer, LengthEncoder())
     of_videos, no_words = targets.embeddings_of(texts).numpy(), torch.zeros(4, 3).numpy()
-    scores = build_compute_scores(targets, texts)(EvalPrediction(of_videos, no_words))
+    scores = build_compute_scores(targets, texts, word_scores)(EvalPrediction(of_videos, no_words))
     assert (scores["recall_at_1"], scores["num_sentences"]) == (100, 2)
 
 

@@ -169,7 +169,7 @@ def test_a_batch_of_one_clip_has_nothing_to_contrast_which_is_told_once(monkeypa
     loss.backward()
     assert loss == 0 and all((gradient == 0).all() for gradient in gradients_of(model).values())
     assert told == [
-        "The visual-text alignment contrasts the clips of a batch, but a batch has only one: its loss is 0. Use larger "
+        "The contrast of clips and sentences needs several clips, but a batch has only one: its loss is 0. Use larger "
         "batches (`per_device_train_batch_size`)."
     ]
     same = features_batch(model, (9, 7))

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from modeling_flallm import (
+    DescribedConfig,
     FLaLLMConfig,
     FLaLLMForTranslation,
     FLaLLMVisionConfig,
@@ -30,6 +31,11 @@ from modeling_flallm import (
     LlavaSltForContrastivePreTraining,
     LlavaSltForTranslation,
     LlavaSltVisualConfig,
+    MmsltConfig,
+    MmsltForPreTraining,
+    MmsltForTranslation,
+    MmsltPreTrainingConfig,
+    TemporalConfig,
     UniSignConfig,
     UniSignForTranslation,
     UniSignPoseConfig,
@@ -163,8 +169,47 @@ def tiny_uni_sign(text: str = "mt5", vision: dict | None = None, **values) -> Un
     return model.eval()
 
 
+DESCRIPTION_SIZE = 6
+
+
+def tiny_described_config(**values) -> TemporalConfig:
+    """Of a sign encoder as MMSLT's, with one visual token for two frames; `values` are those of the temporal module."""
+    frames = FLaLLMVisionConfig(backbone_width=8, hidden_size=64, temporal_blocks=[])
+    described = DescribedConfig(encoder_config=frames, description_size=DESCRIPTION_SIZE, mapper_hidden_size=10)
+    return TemporalConfig(encoder_config=described, **{"temporal_blocks": ["K5", "P2"], "hidden_size": 24, **values})
+
+
+def tiny_mmslt(text: str = "mbart", **values) -> MmsltForTranslation:
+    """In evaluation mode, with weights that make outputs differ clearly from input to input."""
+    config = MmsltConfig(
+        vision_config=tiny_described_config(), text_config=tiny_text_config(text), adapter_hidden_size=20, **values
+    )
+    return _talkative(MmsltForTranslation(config))
+
+
+def tiny_mmslt_pretraining(text: str = "mbart", **values) -> MmsltForPreTraining:
+    """As `tiny_mmslt`, with a memory of four sentences and what does not run frozen."""
+    config = MmsltPreTrainingConfig(
+        vision_config=tiny_described_config(),
+        text_config=tiny_text_config(text),
+        adapter_hidden_size=20,
+        **{"memory_bank_size": 4, **values},
+    )
+    model = _talkative(MmsltForPreTraining(config))
+    model.freeze_what_does_not_run()
+    return model
+
+
+def _talkative(model: torch.nn.Module) -> torch.nn.Module:
+    draw_batch_norm_statistics(model)
+    for parameter in model.text_model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
 # The translation model of each system.
-TINY_MODELS = {"flallm": tiny_model, "llava_slt": tiny_llava_slt, "uni_sign": tiny_uni_sign}
+TINY_MODELS = {"flallm": tiny_model, "llava_slt": tiny_llava_slt, "uni_sign": tiny_uni_sign, "mmslt": tiny_mmslt}
 
 
 def tiny_contrastive_model(vision: dict | None = None, **values) -> LlavaSltForContrastivePreTraining:

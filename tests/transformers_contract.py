@@ -13,6 +13,8 @@ from tiny_models import (
     random_prompts,
     tiny_contrastive_model,
     tiny_llava_slt,
+    tiny_mmslt,
+    tiny_mmslt_pretraining,
     tiny_model,
     tiny_pose_encoder,
     tiny_uni_sign,
@@ -58,6 +60,10 @@ def contrastive_inputs(lengths: list[int]) -> dict[str, torch.Tensor]:
     }
 
 
+def clips_with_embedded_sentences(lengths: list[int]) -> dict[str, torch.Tensor]:
+    return {**video_of(random_batch(lengths)), "sentence_embeddings": torch.randn(len(lengths), 32)}
+
+
 def poses(lengths: list[int]) -> dict[str, torch.Tensor]:
     batch = random_pose_batch(lengths)
     return {name: batch[name] for name in ("pose_values", "pose_attention_mask")}
@@ -80,6 +86,8 @@ MODELS = {
     "LlavaSltVisualEncoder": ModelCase(
         lambda: tiny_llava_slt().vision_model, lambda lengths: video_of(random_batch(lengths)), "last_hidden_state"
     ),
+    "MmsltForTranslation": ModelCase(tiny_mmslt, random_batch, "logits", is_translator=True),
+    "MmsltForPreTraining": ModelCase(tiny_mmslt_pretraining, clips_with_embedded_sentences, "video_embeddings"),
     "UniSignForTranslation": ModelCase(tiny_uni_sign, poses_with_sentences, "logits", is_translator=True),
     "UniSignPoseEncoder": ModelCase(tiny_pose_encoder, poses, "last_hidden_state"),
     "LlavaSltForContrastivePreTraining": ModelCase(tiny_contrastive_model, contrastive_inputs, "video_embeddings"),

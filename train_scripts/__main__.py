@@ -19,7 +19,7 @@ from .arguments.completion import SHELLS, completion_script
 USAGE = "usage: flallm COMMAND [flags]\n       flallm COMMAND --help"
 SECTIONS = {
     "Start": ("quickstart", "quickstart llava-slt", "quickstart uni-sign", "translate"),
-    "Data": ("prepare", "inspect", "features", "poses", "generate-corpus", "trim-vocabulary"),
+    "Data": ("prepare", "inspect", "features", "describe", "poses", "generate-corpus", "trim-vocabulary"),
     "Training": tuple(name for name in COMMANDS if name.startswith("train ")),
     "Results": ("evaluate", "score", "calibrate", "push", "import-checkpoint"),
 }

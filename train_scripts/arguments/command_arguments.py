@@ -293,6 +293,13 @@ class CorpusArguments:
         default=1.0,
         metadata={"help": "Errors of the imagined pose detector: 0 for true keypoints, 2 for errors twice as large."},
     )
+    descriptions: bool = field(
+        default=False, metadata={"help": "Write what hands and body do, in words, a few frames at a time."}
+    )
+    missing_descriptions: float = field(default=0.0, metadata={"help": "Share of the descriptions to leave out."})
+    wrong_descriptions: float = field(
+        default=0.0, metadata={"help": "Share of the descriptions to replace by those of other frames."}
+    )
     num_text_only_sentences: int = field(
         default=6000, metadata={"help": "Sentences without a clip; fewer if the signs do not give as many."}
     )

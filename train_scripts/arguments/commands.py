@@ -32,6 +32,13 @@ from .data_arguments import (
     VideoArguments,
 )
 from .dataclass_parser import DataclassParser, parse_arguments, preset_names
+from .described_stage_arguments import MultimodalPretrainingArguments, TranslationFineTuningArguments
+from .description_arguments import (
+    DescribeArguments,
+    DescriberArguments,
+    DescriptionArguments,
+    DescriptionEmbeddingArguments,
+)
 from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .model_arguments import NamedEncoderArguments
 from .pose_extraction_arguments import PosesArguments
@@ -54,6 +61,7 @@ from .training_defaults import (
     COMMON_TRAINER_FLAGS,
     ConnectorTrainingDefaults,
     ContrastiveTrainingDefaults,
+    DescribedTrainingDefaults,
     LanguageModelTrainingDefaults,
     LinguisticTrainingDefaults,
     TrainingDefaults,
@@ -163,6 +171,11 @@ COMMANDS = {
         "Compute the visual features of a data set once, for training and for others.",
         (ExtractionArguments, NamedEncoderArguments, EncoderVideoArguments, FeatureStoreArguments),
     ),
+    "describe": Command(
+        "commands.describe_clips",
+        "Describe what the signers of a data set do, with a vision-language model, as targets for training.",
+        (DescribeArguments, DescriberArguments, DescriptionEmbeddingArguments),
+    ),
     "poses": Command(
         "commands.extract_poses", "Extract the poses of the signers in videos, or in a data set.", (PosesArguments,)
     ),
@@ -218,6 +231,16 @@ COMMANDS = {
         "stages.unified_fine_tuning",
         help_of_stage("unified_fine_tuning"),
         (UnifiedFineTuningArguments, DataArguments, FineTuningVideoArguments, *ON_VIDEOS[2:]),
+    ),
+    "train multimodal-pretraining": Command(
+        "stages.multimodal_pretraining",
+        help_of_stage("multimodal_pretraining"),
+        (MultimodalPretrainingArguments, DescriptionArguments, *ON_VIDEOS[:-1], DescribedTrainingDefaults),
+    ),
+    "train translation-fine-tuning": Command(
+        "stages.translation_fine_tuning",
+        help_of_stage("translation_fine_tuning"),
+        (TranslationFineTuningArguments, DataArguments, FineTuningVideoArguments, *ON_VIDEOS[2:]),
     ),
     "evaluate": Command(
         "commands.evaluate_model",

@@ -249,6 +249,14 @@ class FineTuningVideoArguments(EncoderVideoArguments):
     max_num_frames: int | None = field(
         default=None, metadata={"help": "Maximum frames per clip after sampling. Default: the model's."}
     )
+    frame_size: int | None = field(
+        default=None,
+        metadata={"help": "Height and width to which frames are resized, in pixels. Default: the model's."},
+    )
+    crop_size: int | None = field(
+        default=None,
+        metadata={"help": "Height and width of the crop that the model sees, in pixels. Default: the model's."},
+    )
     keep_aspect_ratio: bool | None = field(
         default=None,
         metadata={

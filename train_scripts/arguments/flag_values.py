@@ -79,8 +79,11 @@ RANGES: dict[str, Range] = {
     "feature_views": COUNT,
     "max_frames_per_batch": COUNT,
     "frames_per_chunk": COUNT,
+    "description_stride": COUNT,
+    "segment_frames": COUNT,
     # models
     "visual_hidden_size": COUNT,
+    "mapper_hidden_size": COUNT,
     "adapter_hidden_size": COUNT_OR_NONE,
     "connector_hidden_size": COUNT,
     "light_hidden_size": COUNT,
@@ -111,6 +114,7 @@ RANGES: dict[str, Range] = {
     "word_alignment_weight": WEIGHT,
     "visual_text_alignment_weight": WEIGHT,
     "alignment_warm_up_steps": COUNT_OR_NONE,
+    "mapper_loss_weight": WEIGHT,
     "temperature": ABOVE_ZERO,
     "memory_bank_size": COUNT_OR_NONE,
     "mask_probability": SHARE,
@@ -121,6 +125,7 @@ RANGES: dict[str, Range] = {
     "num_beams": BEAMS,
     "generation_num_beams": BEAMS,
     "generation_max_length": Range(2, MOST_TOKENS_OF_A_SENTENCE),
+    "max_new_tokens": TOKENS,
     "batch_size": COUNT,
     "num_resamples": Range(0, MOST_RESAMPLES),
     # a run

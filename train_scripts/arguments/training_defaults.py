@@ -31,6 +31,7 @@ COMMON_TRAINER_FLAGS = {
     "disable_tqdm": "No progress bars.",
 }
 CONTRASTIVE_SCORES = ("recall_at_1", "recall_at_5", "median_rank", "word_f1")
+DESCRIBED_SCORES = ("recall_at_1", "recall_at_5", "median_rank", "mapper_loss")
 
 
 @dataclass
@@ -219,6 +220,20 @@ class ContrastiveTrainingDefaults(TrainingDefaults):
         "adapter_learning_rate",
         "bias_learning_rate",
         "stop_on_collapse",
+    )
+
+
+@dataclass
+class DescribedTrainingDefaults(ContrastiveTrainingDefaults):
+    """
+    How to train.
+
+    Evaluation by retrieval instead of generation, and by the error of the description mapper.
+    """
+
+    metric_for_best_model: str = field(
+        default="recall_at_1",
+        metadata={"help": f"Score that chooses the best checkpoint: {', '.join(DESCRIBED_SCORES)} or loss."},
     )
 
 

@@ -60,7 +60,7 @@ CHOICES: dict[str, Any] = {
 OWN_GROUPS = ("galore", "apollo", "lomo", "adalomo")
 WITH_TARGET_MODULES = ("galore", "apollo")
 COMPILE_MODES = ("default", "lite", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune")
-LOWER_IS_BETTER = ("loss", "perplexity", "median_rank", "wer")
+LOWER_IS_BETTER = ("loss", "perplexity", "median_rank", "mapper_loss", "wer")
 
 
 def check_choices(values: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from transformers.image_utils import SizeDict
 from modeling_flallm.own_processing import FLaLLMProcessor, Modality, padded_in_time, pixel_values
 
 from .augmentation import ClipAugmentation, MiddleFrames
+from .description_targets import padded_descriptions
 
 IGNORED_LABEL = -100
 CACHED_FEATURES = "cached_features"  # of an item in place of its clip: what the sign encoder made of it
@@ -47,7 +48,7 @@ class TranslationCollator:
 
     def clip_inputs(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """From what `ClipReader` returns for each clip."""
-        return self.processor.modality.collate(items, self.preprocess_on_device)
+        return {**self.processor.modality.collate(items, self.preprocess_on_device), **padded_descriptions(items)}
 
     def _labels(self, texts: list[str], languages: list[str | None]) -> torch.Tensor:
         """-> `(batch, tokens)`, each sentence with the code of its language."""

@@ -13,6 +13,8 @@ from modeling_flallm.own_processing import ClipValues, FLaLLMProcessor, Modality
 from ..arguments.encoder_arguments import advice_for_columns
 from ..languages.target_languages import target_languages
 from .augmentation import ClipAugmentation, MiddleFrames, item_seed
+from .description_store import DESCRIPTIONS_COLUMN
+from .description_targets import DescriptionScale, DescriptionTargets
 
 
 class ClipReader:
@@ -33,24 +35,29 @@ class ClipReader:
         read: Callable[[SampleIndices], torch.Tensor],
         seed: int,
         read_row: Callable[[], dict[str, Any]] = dict,
+        targets_of: Callable[[list[int], int], dict[str, Any]] | None = None,
     ) -> dict[str, Any]:
         """
         Args:
             read: returns the requested indices of the clip, `(length, ...)`.
             read_row: returns the row of the clip, see `Modality.complete`.
+            targets_of: returns what else the item holds of the requested indices, of a clip of this length.
         """
         taken: list[int] = []
+        length_of_clip = 0
 
         def read_noted(sample: SampleIndices) -> torch.Tensor:
             def noted(length: int, rate: float | None) -> list[int]:
-                taken[:] = sample(length, rate)
+                nonlocal length_of_clip
+                taken[:], length_of_clip = sample(length, rate), length
                 return list(taken)
 
             return read(noted)
 
         item = self._item(read_noted, seed)
         is_drawn = isinstance(self.augmentation, ClipAugmentation)
-        return self.modality.complete(item, taken, read_row, seed if is_drawn else None)
+        item = self.modality.complete(item, taken, read_row, seed if is_drawn else None)
+        return item if targets_of is None else {**item, **targets_of(taken, length_of_clip)}
 
     def _item(self, read: Callable[[SampleIndices], torch.Tensor], seed: int) -> dict[str, Any]:
         if isinstance(self.augmentation, MiddleFrames):
@@ -106,6 +113,7 @@ class ClipDataset(RandomDataset):
         self.modality = modality
         self.dataset = _checked_clips(dataset, modality)
         self.read_clip = ClipReader(modality, augmentation, preprocess_on_device)
+        self.descriptions: DescriptionTargets | None = None
         self._decoded: dict[int, ClipValues] | None = {} if keep_decoded_videos else None
 
     def __len__(self) -> int:
@@ -117,7 +125,10 @@ class ClipDataset(RandomDataset):
     def clip_of(self, index: int, seed: int) -> dict[str, Any]:
         """What `ClipReader` returns for a clip and a seed."""
         return self.read_clip(
-            functools.partial(self._sampled_values, index), seed, functools.partial(self.dataset.__getitem__, index)
+            functools.partial(self._sampled_values, index),
+            seed,
+            functools.partial(self.dataset.__getitem__, index),
+            None if self.descriptions is None else functools.partial(self.descriptions.of_clip, index),
         )
 
     def forget_decoded_clips(self) -> None:
@@ -151,16 +162,24 @@ class SignClipDataset(ClipDataset):
     Clips with their sentences.
 
     A column `spoken_language` holds the language tag of each sentence; `target_language` is what a multilingual
-    tokenizer calls it.
+    tokenizer calls it. With a `description_scale`, the column of `join_descriptions` names the descriptions of each
+    clip, and items hold those of their frames, see `DescriptionTargets`.
 
     Raises:
         ValueError: for a language that the tokenizer lacks, and for a data set without the clips that the model reads.
     """
 
     def __init__(
-        self, dataset: datasets.Dataset, processor: FLaLLMProcessor, text_column: str = "text", **options: Any
+        self,
+        dataset: datasets.Dataset,
+        processor: FLaLLMProcessor,
+        text_column: str = "text",
+        description_scale: DescriptionScale | None = None,
+        **options: Any,
     ):
         super().__init__(dataset, processor.modality, **options)
+        if description_scale is not None:
+            self.descriptions = DescriptionTargets(dataset[DESCRIPTIONS_COLUMN], description_scale)
         self.texts: list[str] = [str(text) for text in dataset[text_column]]
         tags = dataset["spoken_language"] if "spoken_language" in dataset.column_names else [None] * len(dataset)
         self.spoken_languages: list[str | None] = list(tags)

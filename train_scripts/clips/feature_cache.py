@@ -34,7 +34,13 @@ from .feature_fingerprints import ContentDigests, describe_settings, key_of
 from .feature_store import FeatureStore, remove_leavings, remove_unused
 from .views_to_encode import ClipErrors, ClipView, ViewsToEncode, batches_of
 
+DIGESTS_FOLDER = "digests"  # in the folder of the cache
 FEATURES_IN_A_FILE = 64  # or up to a batch more: the most that an interrupted run loses
+
+
+def default_cache_folder() -> Path:
+    """Of features, and of what is known about the contents of videos."""
+    return Path(HF_HOME) / "flallm" / "features"
 
 
 def check_feature_cache(data: DataArguments) -> None:
@@ -200,8 +206,8 @@ class FeatureCache:
         self.modality = modality
         self.settings = settings
         self.dtype: torch.dtype = getattr(torch, arguments.features_dtype)
-        self.folder = Path(arguments.feature_cache_dir or Path(HF_HOME) / "flallm" / "features")
-        self.digests = ContentDigests(self.folder / "digests")
+        self.folder = Path(arguments.feature_cache_dir or default_cache_folder())
+        self.digests = ContentDigests(self.folder / DIGESTS_FOLDER)
         self.shortest = next(length for length in itertools.count(1) if encoder.get_num_features(length) >= 1)
 
     def clips(self, clips: SignClipDataset, name: str, num_views: int = 1) -> CachedClipDataset:
@@ -209,8 +215,14 @@ class FeatureCache:
         The clips with their features, to train on. Arguments and errors as of `compute`.
 
         Raises:
-            ValueError: for a clip that cannot be read, is too short, or whose features do not fit the dtype.
+            ValueError: for a clip that cannot be read, is too short, or whose features do not fit the dtype, and for
+                clips with descriptions.
         """
+        if clips.descriptions is not None:
+            raise ValueError(
+                "--descriptions cannot be combined with --cache_features: the frame encoder that learns from them is "
+                "not frozen, so that its features change in every step. Leave out one of the two."
+            )
         self.shortest = self.encoder.get_min_num_frames()
         features = self.compute(clips, name, num_views)
         return CachedClipDataset(clips, features.store, features.keys, self.encoder.get_token_steps_of_features())

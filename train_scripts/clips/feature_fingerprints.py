@@ -18,7 +18,7 @@ import datasets
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_flallm import SIGN_ENCODERS, SignEncoder
 from modeling_flallm.backbone_slt import run_backbone
@@ -47,7 +47,7 @@ YOUNGEST_TRUSTED_FILE_IN_SECONDS = 2.0
 BOOKKEEPING = {*PreTrainedConfig().to_dict(), "auto_map", "processor_class", "source"} - {"model_type"}
 
 
-def fingerprint_of_encoder(encoder: SignEncoder) -> str:
+def fingerprint_of_encoder(encoder: PreTrainedModel) -> str:
     """Digest of the configuration and of every weight and buffer."""
     config = _without_bookkeeping(encoder.config.to_dict())
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())

@@ -6,8 +6,6 @@ A data set of visual features that others can read: `.safetensors` files, a tabl
 
 import functools
 import json
-import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ import safetensors.torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from huggingface_hub import DatasetCardData
-from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from modeling_flallm import SignEncoder
@@ -28,14 +25,13 @@ from ..arguments.visual_features_arguments import VisualFeaturesArguments
 from ..corpora.data_set_columns import CLIP_COLUMNS, TABLE_COLUMNS
 from ..hub.hub_names import is_hub_id
 from ..machine.atomic_files import LEAVINGS, write_bytes, write_csv, write_json, write_text
+from .clip_files import file_names, paths_of_clips, read_header
 from .data import ClipDataset
 from .feature_cache import KeptFeatures
-from .hub_data_sets import without_bytes
 
 FEATURES_FILE = "features.json"
 TENSOR_NAME = "features"
 OWN_COLUMNS = (VisualFeaturesModality.table_column, "num_features", "features_per_second")
-LONGEST_STEM = 200  # characters of a file name; file systems take 255 bytes
 
 
 @dataclass(frozen=True)
@@ -130,9 +126,9 @@ class FeatureFolder:
             for leaving in folder.glob(LEAVINGS):
                 leaving.unlink(missing_ok=True)
         state.wait_for_everyone()
-        paths = [path for clips, _ in parts for path in _paths_of(clips)]
+        paths = [path for clips, _ in parts for path in paths_of_clips(clips.dataset, clips.modality)]
         places = [(part, index) for part, (clips, _) in enumerate(parts) for index in range(len(clips))]
-        todo = list(zip(_file_names(paths), places, strict=True))
+        todo = list(zip(file_names(paths), places, strict=True))
         rates: dict[str, float | None] = {}
         mine = todo[state.process_index :: state.num_processes]
         for name, (part, index) in tqdm(mine, desc=f"files of the {split} clips", disable=self.is_silent):
@@ -168,7 +164,7 @@ class FeatureFolder:
     ) -> float | None:
         """-> features per second; a file that is there with the same origin is left as it is"""
         key = kept.keys[0][index]
-        header = _read_header(path)
+        header = read_header(path)
         fingerprint = header.get("encoder_fingerprint", self.origin.encoder.fingerprint)
         if fingerprint != self.origin.encoder.fingerprint:
             found = EncoderOfFeatures(header.get("encoder"), fingerprint)
@@ -240,25 +236,6 @@ def _row_of(name: str, rate: float | None, kept: KeptFeatures, index: int, other
     return {**others, **dict(zip(OWN_COLUMNS, own, strict=True))}
 
 
-def _paths_of(clips: ClipDataset) -> list[str | None]:
-    """The names of the files that the clips are in or parts of; None for arrays, and bytes without a name."""
-    modality = clips.modality
-    if modality.datasets_type is not None:
-        return [file["path"] for file in without_bytes(clips.dataset, modality.column)]
-    return [modality.path_of(row[modality.column]) for row in clips.dataset]
-
-
-def _file_names(paths: list[str | None]) -> list[str]:
-    """After the files of the clips; parts of a file, and files of the same name, get their number in the split."""
-    stems = [re.sub(r"[^\w.-]+", "_", Path(path or "clip").stem).strip(".")[:LONGEST_STEM] or "clip" for path in paths]
-    counts = Counter(stem.casefold() for stem in stems)
-    numbered = [f"{stem}_{number:06d}" for number, stem in enumerate(stems)]
-    names = [one if counts[one.casefold()] == 1 else other for one, other in zip(stems, numbered, strict=True)]
-    if len({name.casefold() for name in names}) < len(names):
-        names = numbered
-    return [f"{name}.safetensors" for name in names]
-
-
 def _scalar_columns(dataset: datasets.Dataset) -> list[dict[str, Any]]:
     """The texts and numbers of each row."""
     left_out = {*CLIP_COLUMNS, *TABLE_COLUMNS, *OWN_COLUMNS}
@@ -278,12 +255,3 @@ def _scalar_columns(dataset: datasets.Dataset) -> list[dict[str, Any]]:
 def _as_text(value: Any, classes: datasets.ClassLabel | None) -> Any:
     """The name of a class for its number; other values as they are."""
     return value if classes is None or value is None else classes.int2str(value)
-
-
-def _read_header(path: Path) -> dict[str, str]:
-    """Of a file that is complete; empty for others, which are written anew."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError):
-        return {}

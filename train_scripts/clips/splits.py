@@ -1,6 +1,7 @@
 """Splits of data sets, from folders of clips or from the Hub, with every row checked."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import datasets
 from modeling_flallm.own_processing import MODALITIES, Modality
 
 from ..arguments.data_arguments import DataArguments, DatasetArguments
-from ..corpora.corpus_tables import MOST_SECONDS
+from ..corpora.corpus_tables import MOST_SECONDS, split_of
 from ..corpora.data_set_columns import CLIP_COLUMNS, NUMBERS, WORDS, check_split, tell_unused, unused, with_texts
 from ..scores.metrics import comparable
 from .clip_folders import find_metadata, load_clip_folder
@@ -32,7 +33,11 @@ WHAT_NUMBERS_ARE = {
 
 
 def load_split(
-    arguments: DatasetArguments, split: str, max_clips: int | None = None, dataset: str | None = None
+    arguments: DatasetArguments,
+    split: str,
+    max_clips: int | None = None,
+    dataset: str | None = None,
+    also_used: Sequence[str] = (),
 ) -> datasets.Dataset:
     """
     One split, with the column of sentences and those of its clips: of `{"path", "bytes"}` that is not decoded, as
@@ -40,6 +45,7 @@ def load_split(
 
     Args:
         dataset: which of the data sets. Default: the first.
+        also_used: columns that are not reported as unused.
 
     Raises:
         FileNotFoundError: for a missing folder, split or metadata file, or a video that the metadata names.
@@ -55,7 +61,7 @@ def load_split(
         clips = _load_from_hub_for(arguments, name, split, max_clips)
         for row, value in enumerate(clips["split"] if "split" in clips.column_names else ()):
             check_split(value, split, f"{shown}: row {row} (counted from 0)")
-    tell_unused(unused(clips.column_names, arguments.text_column), name)
+    tell_unused(unused(clips.column_names, arguments.text_column) - {*also_used}, name)
     _check_sentences(clips, arguments.text_column, shown)
     clips = with_texts(clips, (arguments.text_column, *WORDS), shown)
     clips = _with_numbers(clips, shown)
@@ -76,6 +82,28 @@ def split_names(dataset: str) -> list[str]:
     if not found:
         raise FileNotFoundError(f"{folder} must hold a folder for each split, each with metadata.csv.")
     return found
+
+
+def wanted_splits(data_sets: Sequence[str], chosen: Sequence[str] | None) -> dict[str, list[tuple[str, str]]]:
+    """
+    By the usual name of a split, the data sets that have it and what it is called there.
+
+    Args:
+        chosen: names of splits; None for all.
+
+    Raises:
+        FileNotFoundError: for a data set that is not there.
+        ValueError: if a data set has several splits of one kind, such as dev and validation.
+    """
+    places: dict[str, list[tuple[str, str]]] = {}
+    for dataset in data_sets:
+        for name in chosen or split_names(dataset):
+            usual_name = split_of(name) or name
+            of_split = places.setdefault(usual_name, [])
+            if any(other == dataset for other, _ in of_split):
+                raise ValueError(f"{dataset} has several splits for {usual_name!r}. Choose with --splits.")
+            of_split.append((dataset, name))
+    return places
 
 
 def load_training_split(arguments: DataArguments) -> tuple[datasets.Dataset, list[int]]:

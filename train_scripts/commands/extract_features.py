@@ -19,9 +19,7 @@ same command again to resume. On several devices, start the module directly, and
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 
-import torch
 from accelerate import PartialState
 
 from modeling_flallm.own_processing import EncoderOfFeatures
@@ -36,63 +34,11 @@ from ..clips.data import ClipDataset
 from ..clips.feature_cache import EncodingSettings, FeatureCache, KeptFeatures
 from ..clips.feature_fingerprints import fingerprint_of_features, settings_of
 from ..clips.feature_folder import FeatureFolder, OriginOfFeatures
-from ..clips.splits import load_split, split_names
-from ..corpora.corpus_tables import split_of
+from ..clips.splits import load_split, wanted_splits
 from ..hub.hub_names import check_model_names
-from ..machine.machine import (
-    default_device,
-    describe_machine,
-    fastest_dtype,
-    num_loading_processes,
-    prepare_machine,
-)
+from ..machine.machine import num_loading_processes
+from ..machine.processes import start_processes
 from ..runs.feature_encoders import FeatureEncoder, load_feature_encoder
-
-# A process that is done waits for the others. The usual ten minutes are too short for a corpus.
-LONGEST_WAIT = timedelta(days=7)
-
-
-def start(arguments: ExtractionArguments) -> EncodingSettings:
-    """
-    Set up processes and machine, and print how it computes.
-
-    Raises:
-        ValueError: for a device that this machine has not, or one of several.
-    """
-    known = list(dict.fromkeys((default_device().type, "cpu")))
-    if arguments.device not in (None, *known):
-        raise ValueError(
-            f"--device must be {' or '.join(known)}, got {arguments.device!r}. Of several GPUs, CUDA_VISIBLE_DEVICES "
-            "chooses one, and torchrun uses all."
-        )
-    uses_cpu = arguments.device == "cpu"
-    state = PartialState(cpu=uses_cpu, timeout=LONGEST_WAIT)
-    device = torch.device("cpu") if uses_cpu else state.device
-    precision = fastest_dtype(device) if arguments.dtype is None else getattr(torch, arguments.dtype)
-    num_workers = num_loading_processes(device) if arguments.num_workers is None else arguments.num_workers
-    prepare_machine(device, arguments.num_threads)
-    if state.is_main_process:
-        print(describe_machine(device, precision), flush=True)
-    return EncodingSettings(device, precision, arguments.batch_size, num_workers, arguments.disable_tqdm)
-
-
-def wanted_splits(arguments: ExtractionArguments) -> dict[str, list[tuple[str, str]]]:
-    """
-    By the usual name of a split, the data sets that have it and what it is called there.
-
-    Raises:
-        FileNotFoundError: for a data set that is not there.
-        ValueError: if a data set has several splits of one kind, such as dev and validation.
-    """
-    places: dict[str, list[tuple[str, str]]] = {}
-    for dataset in arguments.dataset:
-        for name in arguments.splits or split_names(dataset):
-            usual_name = split_of(name) or name
-            of_split = places.setdefault(usual_name, [])
-            if any(other == dataset for other, _ in of_split):
-                raise ValueError(f"{dataset} has several splits for {usual_name!r}. Choose with --splits.")
-            of_split.append((dataset, name))
-    return places
 
 
 def extract(
@@ -106,8 +52,10 @@ def extract(
     if not named.vision_model_name_or_path:
         raise ValueError("`--vision_model_name_or_path` must name the encoder whose features are computed.")
     check_model_names(named)
-    splits = wanted_splits(arguments)
-    settings = start(arguments)
+    splits = wanted_splits(arguments.dataset, arguments.splits)
+    device, precision = start_processes(arguments.device, arguments.dtype, arguments.num_threads)
+    num_workers = num_loading_processes(device) if arguments.num_workers is None else arguments.num_workers
+    settings = EncodingSettings(device, precision, arguments.batch_size, num_workers, arguments.disable_tqdm)
     source = load_feature_encoder(named, video)
     source.encoder.frames_per_chunk = arguments.frames_per_chunk
     folder = None

@@ -11,11 +11,16 @@ Poses in place of videos, in seconds:
 
     flallm generate-corpus --output_dir pose_corpus --poses True --videos False
 
+With descriptions of what the hands do, a fifth of which are wrong:
+
+    flallm generate-corpus --output_dir described_corpus --descriptions True --wrong_descriptions 0.2
+
 The result is a Hugging Face video folder (`train/`, `dev/`, `test/`, each with mp4 files and a `metadata.csv`),
 further sentences of the spoken language in `text_only.txt`, and a dataset card. The poses are in `poses/` of each
 split. Everything is determined by the seed and the options.
 """
 
+import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +35,7 @@ from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..machine.atomic_files import holds_something, write_csv, write_folder, write_text
 from ..machine.process_pool import check_num_workers, run_in_processes
+from ..rendered_corpus.rendered_descriptions import FRAMES_OF_DESCRIPTION, Description, describe_clip
 from ..rendered_corpus.rendered_poses import pose_clip
 from ..rendered_corpus.signing_language import LEXICON, SentenceSampler, select_signs, translate
 from ..rendered_corpus.signing_renderer import (
@@ -43,10 +49,11 @@ from ..rendered_corpus.signing_renderer import (
 
 SPLITS = ("train", "dev", "test")
 # First part of the seed of each random stream, after the corpus's own seed.
-STREAMS = {split: number for number, split in enumerate((*SPLITS, "signers", "skin tones", "sentences"))}
+STREAMS = {split: number for number, split in enumerate((*SPLITS, "signers", "skin tones", "sentences", "faults"))}
 CARD_FIELDS_LEFT_OUT = ("output_dir", "num_workers")
-# Behind the seed of a clip, for the random stream of its detector's errors.
-ERROR_STREAM = 1
+FIELDS_OF_DESCRIPTIONS = ("descriptions", "missing_descriptions", "wrong_descriptions")
+# Behind the seed of a clip, for the random streams of its detector's errors and of the wording of its descriptions.
+ERROR_STREAM, WORDING_STREAM = 1, 2
 POSES_FOLDER = "poses"
 EXTRACTOR = "rendered"
 
@@ -92,7 +99,7 @@ def _fill(arguments: CorpusArguments) -> None:
     for split in SPLITS:
         split_folder = output_dir / split
         (split_folder / POSES_FOLDER if arguments.poses else split_folder).mkdir(parents=True)
-        _write_metadata(split_folder, [task for task in tasks if task.split_folder == split_folder])
+        _write_metadata(split_folder, [task for task in tasks if task.split_folder == split_folder], arguments)
     lines = "".join(f"{translate(glosses)}\n" for glosses in text_only_sentences)
     write_text(output_dir / "text_only.txt", lines)
     write_text(output_dir / "README.md", _dataset_card(arguments, signers, len(text_only_sentences)))
@@ -123,6 +130,7 @@ def _validate(arguments: CorpusArguments) -> None:
         problems.append("`videos` or `poses` must be True: a corpus of neither has no clips.")
     if not 0 <= arguments.pose_errors < math.inf:
         problems.append(f"`pose_errors` must be a number of at least 0, got {arguments.pose_errors}.")
+    problems += _problems_of_descriptions(arguments)
     try:
         select_signs(arguments.num_signs)
     except ValueError as error:
@@ -135,6 +143,17 @@ def _validate(arguments: CorpusArguments) -> None:
             f"`output_dir` must be a new or empty folder, but '{output_dir}' is not empty. Choose another "
             "folder, or remove this one first."
         )
+
+
+def _problems_of_descriptions(arguments: CorpusArguments) -> list[str]:
+    shares = {name: getattr(arguments, name) for name in FIELDS_OF_DESCRIPTIONS[1:]}
+    problems = [f"`{name}` must be from 0 to 1, got {share}." for name, share in shares.items() if not 0 <= share <= 1]
+    if not problems and sum(shares.values()) > 1:
+        names, values = (" + ".join(map(str, each)) for each in (shares, shares.values()))
+        problems.append(f"{names} must be at most 1, as both are shares of all descriptions, got {values}.")
+    if not arguments.descriptions:
+        problems += [f"`{name}` {share} needs `descriptions` True." for name, share in shares.items() if share]
+    return problems
 
 
 def _problem_if_below(arguments: CorpusArguments, name: str, minimum: int) -> list[str]:
@@ -203,7 +222,7 @@ def _plan_split(
         )
 
 
-def _write_metadata(split_folder: Path, tasks: list[ClipTask]) -> None:
+def _write_metadata(split_folder: Path, tasks: list[ClipTask], arguments: CorpusArguments) -> None:
     rows = [
         {
             **task.files,
@@ -214,7 +233,45 @@ def _write_metadata(split_folder: Path, tasks: list[ClipTask]) -> None:
         }
         for task in tasks
     ]
+    if arguments.descriptions:
+        described = _describe_clips(tasks, arguments.missing_descriptions, arguments.wrong_descriptions)
+        for row, descriptions in zip(rows, described, strict=True):
+            row["descriptions"] = json.dumps([asdict(description) for description in descriptions])
     write_csv(split_folder / "metadata.csv", list(rows[0]), rows)
+
+
+def _describe_clips(tasks: Sequence[ClipTask], missing: float, wrong: float) -> list[list[Description]]:
+    """
+    Returns the descriptions of each clip of a split, of which the share `missing` is left out and the share `wrong` has
+    the text of another one. A higher share leaves out, or makes wrong, further descriptions beside those of a lower.
+    """
+    described = [_describe(task) for task in tasks]
+    places = [(clip, number) for clip, descriptions in enumerate(described) for number in range(len(descriptions))]
+    texts = [described[clip][number].text for clip, number in places]
+    corpus_seed, stream, _ = tasks[0].seed
+    generator = np.random.default_rng([corpus_seed, STREAMS["faults"], stream])
+    order = generator.permutation(len(places)).tolist()
+    for place in order[len(order) - round(wrong * len(order)) :]:
+        clip, number = places[place]
+        described[clip][number] = replace(described[clip][number], text=_draw_other(texts[place], texts, generator))
+    left_out = {places[place] for place in order[: round(missing * len(order))]}
+    return [
+        [each for number, each in enumerate(descriptions) if (clip, number) not in left_out]
+        for clip, descriptions in enumerate(described)
+    ]
+
+
+def _draw_other(text: str, texts: Sequence[str], generator: np.random.Generator) -> str:
+    """Returns one of `texts`, of which not all are `text`."""
+    while True:
+        drawn = texts[generator.integers(len(texts))]
+        if drawn != text:
+            return drawn
+
+
+def _describe(task: ClipTask) -> list[Description]:
+    generators = np.random.default_rng(task.seed), np.random.default_rng([*task.seed, WORDING_STREAM])
+    return describe_clip(task.glosses, task.signer, task.resolution, *generators)
 
 
 def _render_all(tasks: list[ClipTask], num_workers: int) -> Iterable[None]:
@@ -254,7 +311,8 @@ def _write_poses(task: ClipTask) -> None:
 
 
 def _dataset_card(arguments: CorpusArguments, signers: dict[str, list[Signer]], num_text_only: int) -> str:
-    options = [f"- `{name}`: {value}" for name, value in asdict(arguments).items() if name not in CARD_FIELDS_LEFT_OUT]
+    left_out = CARD_FIELDS_LEFT_OUT if arguments.descriptions else (*CARD_FIELDS_LEFT_OUT, *FIELDS_OF_DESCRIPTIONS)
+    options = [f"- `{name}`: {value}" for name, value in asdict(arguments).items() if name not in left_out]
     signer_rows = [
         f"| {signer.name} | {split} | {signer.handedness} |" for split in SPLITS for signer in signers[split]
     ]
@@ -281,6 +339,12 @@ def _descriptions_of_files(arguments: CorpusArguments) -> list[str]:
         descriptions.append(
             f"`poses` names keypoints in the layout COCO-WholeBody, {made_by}: pixels of a picture of {size}x{size}, "
             f"{FRAMES_PER_SECOND} frames per second, a score for each point."
+        )
+    if arguments.descriptions:
+        descriptions.append(
+            f"`descriptions` says what hands and body do, for each {FRAMES_OF_DESCRIPTION} frames, as JSON: a list of "
+            f"`start`, `end` (exclusive) and `text`; {arguments.missing_descriptions:.0%} of them are left out, and "
+            f"{arguments.wrong_descriptions:.0%} have the text of others. They share no word with the sentences."
         )
     return descriptions
 

@@ -25,6 +25,7 @@ from ..arguments.dataclass_parser import flags
 from ..arguments.flag_values import check_new_folder
 from ..arguments.quickstart_arguments import QuickstartArguments, QuickstartSizes
 from ..machine.atomic_files import unfinished_folder
+from ..machine.processes import in_words
 from ..runs.pictures import draw_contact_sheet, draw_learning_curves
 from ..scores.metrics import TITLE_OF_SCORE
 from ..stages import llm_fine_tuning, pretrain_language_model, visual_initialing
@@ -90,7 +91,7 @@ class TimeLeft(TrainerCallback):
         left = self.seconds_left()
         if left is not None and now - self._told >= SECONDS_BETWEEN_LINES:
             self._told = now
-            print(f"about {_in_words(left)} left", flush=True)
+            print(f"about {in_words(left)} left", flush=True)
 
     def seconds_left(self) -> float | None:
         """`None` before any work is done."""
@@ -101,10 +102,6 @@ class TimeLeft(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.tell(state.global_step / state.max_steps)
-
-
-def _in_words(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def make_corpus(arguments: QuickstartArguments, folders: Folders, time_left: TimeLeft) -> None:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_imports
 
 from modeling_flallm.calibration_slt import CALIBRATION_FILE
-from modeling_flallm.systems import DEFAULT_SYSTEM, SYSTEMS, system_of_visual_encoder
+from modeling_flallm.systems import DEFAULT_SYSTEM, SYSTEMS, system_of_pretrained, system_of_visual_encoder
 
 from ..arguments.flag_values import is_repo_id
 from ..machine.inside_folder import inside, is_also_outside
@@ -60,6 +60,7 @@ class Kind:
 
 
 VISUAL_ENCODER_KIND = Kind(("AutoConfig", "AutoModel"), frozenset({VIDEO_PROCESSOR_FILE}), has_tokenizer=False)
+PRETRAINED_KIND = Kind(("AutoConfig", "AutoModel"))
 
 # What an earlier push may have left in a repository and no longer belongs there once its file is not sent again. So do
 # Python files that are named after a system.
@@ -144,6 +145,8 @@ def _kind_of(folder: Path) -> Kind:
     model_type = str(config.get("model_type"))
     if system_of_visual_encoder(model_type) is not None:
         return VISUAL_ENCODER_KIND
+    if system_of_pretrained(model_type) is not None:
+        return PRETRAINED_KIND
     return Kind(("AutoConfig", "AutoModel", SYSTEMS.get(model_type, DEFAULT_SYSTEM).auto_class))
 
 

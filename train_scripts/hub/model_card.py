@@ -22,7 +22,7 @@ from peft import PeftModel
 
 from modeling_flallm.hub_card_slt import CARD_FILE, HUB_TASK
 from modeling_flallm.own_processing import MODALITIES, Modality
-from modeling_flallm.systems import find_stage
+from modeling_flallm.systems import PRETRAINED_MODEL, find_stage
 
 from ..arguments.data_arguments import DatasetArguments
 from ..languages.languages import LOCAL_USE, language_name, primary_language
@@ -243,6 +243,7 @@ def render(run: TrainingRun) -> str:
         compared_recipe=recipe if recipe.is_compared else system.recipe,
         other_recipe=None if recipe is system.recipe else recipe,
         is_translator=run.is_translator,
+        has_processor=stage.leaves == PRETRAINED_MODEL,
         spoken=_language_text(run.spoken_language, "a written language that was not named"),
         sign=_language_text(run.sign_language, "a sign language that was not named"),
         is_local_use=bool(LOCAL_USE.fullmatch(run.sign_language or "")),

@@ -24,7 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, Seq2SeqTrainer
 from modeling_flallm import SignEncoder
 from modeling_flallm.encoder_registry_slt import known_model_types
 from modeling_flallm.own_processing import MODALITIES, modality_of_input
-from modeling_flallm.systems import SYSTEMS, TRANSLATOR, find_stage, system_of_visual_encoder
+from modeling_flallm.systems import SYSTEMS, TRANSLATOR, find_stage, system_of_pretrained, system_of_visual_encoder
 
 from ..arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
@@ -71,6 +71,8 @@ class TrainingRun:
         modality: our name of the column of its clips.
         encoders: image and video models of transformers in the sign encoder: `name`, `revision` and `license`, if
             known, and `training`, how the run trained them.
+        descriptions: of a model that learned from descriptions of the clips, in this or an earlier stage: who or what
+            wrote and encoded them, and which share of the clips and frames has some, see `describe_descriptions`.
         card_digest: of the README.md that was written from this, to notice changes by hand.
     """
 
@@ -92,6 +94,7 @@ class TrainingRun:
     retrieval: dict[str, dict[str, float]] = field(default_factory=dict)
     modality: str = MODALITIES[0].column
     encoders: list[dict[str, str]] = field(default_factory=list)
+    descriptions: dict[str, Any] | None = None
     card_digest: str | None = None
 
     @property
@@ -126,14 +129,14 @@ def describe_run(
     recipe = recipe_followed(system, known, settings)
     if recipe.is_compared:
         settings = settings_beside_recipe(all_arguments, f"{recipe.prefix}_{known.name}")
-    record_of_vision_stage = None
+    record_of_vision_stage = descriptions = None
     if known.text_model_of_paper is not None:
         settings.insert(0, text_model_setting(model.config.text_config, *known.text_model_of_paper))
     if known.vision_stage is not None and _is_of_ours(stage.vision_model_name_or_path):
+        earlier = _find_run(stage.vision_model_name_or_path[0])
+        descriptions = None if earlier is None else earlier.descriptions
         record_of_vision_stage = _record_of_vision_stage(
-            stage.vision_model_name_or_path[0],
-            model.config.vision_config,
-            f"{system.recipe.prefix}_{known.vision_stage}",
+            earlier, model.config.vision_config, f"{system.recipe.prefix}_{known.vision_stage}"
         )
     return TrainingRun(
         stage=stage.stage_name,
@@ -151,6 +154,7 @@ def describe_run(
         stage1=record_of_vision_stage,
         modality=modality_of_input(model.vision_model.main_input_name).column,
         encoders=_pretrained_encoders(model),
+        descriptions=descriptions,
         training={
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "num_trained_parameters": sum(value.numel() for value in model.parameters() if value.requires_grad),
@@ -188,7 +192,9 @@ def _is_of_ours(names: list[str] | None) -> bool:
     if names is None or len(names) > 1:
         return False
     model_type = PreTrainedConfig.get_config_dict(names[0])[0].get("model_type")
-    return model_type in (*SYSTEMS, *known_model_types()) or system_of_visual_encoder(model_type) is not None
+    if model_type in (*SYSTEMS, *known_model_types()):
+        return True
+    return system_of_visual_encoder(model_type) is not None or system_of_pretrained(model_type) is not None
 
 
 def public_name(name_or_path: str) -> str:
@@ -241,9 +247,8 @@ def _describe_split(split: datasets.Dataset | None) -> dict[str, int | None]:
     return {"num_clips": len(split), "num_signers": len(set(split["signer"])) if has_signers else None}
 
 
-def _record_of_vision_stage(name_or_path: str, vision_config: PreTrainedConfig, preset: str) -> dict[str, Any]:
+def _record_of_vision_stage(run: TrainingRun | None, vision_config: PreTrainedConfig, preset: str) -> dict[str, Any]:
     """From that model's own training_run.json; without one, from the visual encoder itself."""
-    run = _find_run(name_or_path)
     if run is not None:
         return run.stage1 or {"is_whole": True, "deviations": deviations(run.settings), "training": run.training}
     return {"is_whole": False, "deviations": deviations(settings_of_encoder(vision_config, preset)), "training": {}}

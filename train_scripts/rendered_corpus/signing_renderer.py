@@ -50,7 +50,6 @@ TRANSITION_DURATION_IN_SECONDS = 0.12
 TRANSITION_SECONDS_PER_FRAME_WIDTH = 0.18
 REST_DURATION_IN_SECONDS = 0.10
 
-
 SKIN_COLOURS = np.array(
     [(100, 64, 46), (126, 82, 56), (158, 108, 76), (198, 148, 112), (228, 184, 150), (246, 214, 190)]
 )
@@ -264,10 +263,11 @@ def _draw_camera(resolution: int, random_generator: np.random.Generator) -> Came
 
 @dataclass(frozen=True)
 class Figure:
-    """The moving parts in all frames of a clip, right-handed, on the camera's canvas: (frames, hand, ..., 2), dominant
-    hand first."""
+    """The moving parts in all frames of a clip, right-handed, dominant hand first: (frames, hand, ..., 2), on the
+    camera's canvas."""
 
     camera: Camera
+    hands: np.ndarray  # (frames, 2, 54), in signing space: see plan_hands
     arms: np.ndarray  # (frames, 2, 3, 2): shoulder, elbow and wrist
     fingers: np.ndarray  # (frames, 2, 5, 5, 2): thumb first, base first
     palm_centres: np.ndarray  # (frames, 2, 2)
@@ -282,6 +282,7 @@ def pose_figure(
     hands = plan_hands(glosses, signer, random_generator)
     return Figure(
         camera=camera,
+        hands=hands,
         arms=camera.project(_arm_joints(hands, signer)),
         fingers=camera.project(_finger_points(hands, signer)),
         palm_centres=camera.project(hands[..., :2]),
@@ -360,8 +361,7 @@ def _limb(
 
 
 def _draw_arm(draw: ImageDraw.ImageDraw, joints: list[list[float]], signer: Signer, camera: Camera) -> None:
-    outline = camera.scale(OUTLINE_WIDTH)
-    width = camera.scale(0.062)
+    outline, width = camera.scale(OUTLINE_WIDTH), camera.scale(0.062)
     shoulder, elbow, wrist = joints
     cuff = [start + signer.sleeve_length * (end - start) for start, end in zip(elbow, wrist, strict=True)]
     _limb(draw, (shoulder, elbow, wrist), width + 2 * outline, _darken(signer.clothing_colour, 0.45))

@@ -7,13 +7,16 @@ from modeling_flallm.own_processing import FLaLLMProcessor, spoken_language_name
 from modeling_flallm.systems import find_stage
 
 from ..arguments.data_arguments import FineTuningVideoArguments
+from ..arguments.described_stage_arguments import TranslationFineTuningArguments
 from ..arguments.stage_arguments import UnifiedFineTuningArguments
 from .generation_defaults import set_generation_defaults
-from .trained_models import load_trained
+from .trained_models import load_to_train_further
 
 
 def load_to_fine_tune(
-    arguments: UnifiedFineTuningArguments, video: FineTuningVideoArguments, spoken_language: str | None = None
+    arguments: UnifiedFineTuningArguments | TranslationFineTuningArguments,
+    video: FineTuningVideoArguments,
+    spoken_language: str | None = None,
 ) -> tuple[PreTrainedModel, FLaLLMProcessor]:
     """
     The pretrained model and its processor, which prepares clips as in pretraining, except for the flags that are given.
@@ -26,16 +29,14 @@ def load_to_fine_tune(
         ValueError: for what is no trained model of the stage's system, and a prompt for a model that reads none.
     """
     name, system = arguments.model_name_or_path, find_stage(arguments.stage_name)[0]
-    model, processor = load_trained(name, dtype=torch.get_default_dtype())
+    model, processor = load_to_train_further(name, dtype=torch.get_default_dtype())
     if type(model).__name__ != system.model_class:
         raise ValueError(
             f"--model_name_or_path {name!r} must hold a whole {system.title} model, {system.model_class}, got "
             f"{type(model).__name__}."
         )
     model.config.label_smoothing = arguments.label_smoothing
-    for setting, value in video.given().items():
-        if hasattr(processor.modality.part, setting):
-            setattr(processor.modality.part, setting, value)
+    processor.modality.change_part(video.given(), model.vision_model.config)
     if arguments.prompt is not None:
         if not model.config.has_prompt:
             raise ValueError(f"--prompt: the model {name!r} reads none (`has_prompt` of its configuration is False).")

@@ -35,7 +35,7 @@ def load_to_translate(
         quantize_on_cpu(model)
         model.vision_model.to(chosen)
     elif quantization is not None:
-        config = _bitsandbytes_config(quantization, chosen)
+        config = bitsandbytes_config(quantization, chosen)
         model, processor = load_trained(name_or_path, dtype=chosen, quantization_config=config, device_map=str(device))
     else:
         model, processor = load_trained(name_or_path, dtype=chosen)
@@ -49,8 +49,12 @@ def quantize_on_cpu(model: PreTrainedModel) -> None:
     Replace, in place, the linear layers of the float32 language model by torch layers that hold int8 weights and
     quantize their inputs to int8 on the fly. The model cannot be trained or saved after that.
     """
-    text_model = model.get_text_model()
-    head = model.get_output_embeddings()
+    quantize_linear_layers(model.get_text_model(), model.get_output_embeddings())
+    model.save_pretrained = _refuse_to_save
+
+
+def quantize_linear_layers(text_model: torch.nn.Module, head: torch.nn.Module | None) -> None:
+    """As `quantize_on_cpu`, of all but the output layer `head`."""
     linear = {
         name
         for name, module in text_model.named_modules()
@@ -61,7 +65,6 @@ def quantize_on_cpu(model: PreTrainedModel) -> None:
         # torch recommends torchao as the successor, whose layers are no faster than float32 unless compiled.
         warnings.simplefilter("ignore")
         torch.ao.quantization.quantize_dynamic(text_model, dict.fromkeys(linear, kind), inplace=True)
-    model.save_pretrained = _refuse_to_save
 
 
 def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
@@ -71,7 +74,15 @@ def _refuse_to_save(*args: Any, **kwargs: Any) -> None:
     )
 
 
-def _bitsandbytes_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+def bitsandbytes_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """
+    Args:
+        quantization: "int8" or "int4".
+        dtype: in which int4 computes.
+
+    Raises:
+        ValueError: if bitsandbytes is missing.
+    """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(
             f"--quantization {quantization} needs the package bitsandbytes here, which is not installed. Run "

@@ -61,15 +61,17 @@ class SentenceEncoder:
         return (torch.nn.functional.normalize(pooled, dim=-1) if self.is_normalized else pooled).cpu()
 
 
-def load_sentence_encoder(name_or_path: str, device: torch.device | str = "cpu") -> SentenceEncoder:
+def load_sentence_encoder(
+    name_or_path: str, device: torch.device | str = "cpu", pooling: str | None = None
+) -> SentenceEncoder:
     """
     A model of transformers is pooled by the mean over its last hidden states (for an encoder-decoder, those of its
-    encoder), a sentence-transformers model as its modules define.
+    encoder), a sentence-transformers model as its modules define, unless `pooling` says otherwise.
 
     Raises:
         ValueError: if there is no such model, it has no hidden states, or one of its modules is not supported here.
     """
-    pooling, is_normalized = _read_modules(name_or_path)
+    own_pooling, is_normalized = _read_modules(name_or_path)
     try:
         with reading_model(name_or_path):
             tokenizer = AutoTokenizer.from_pretrained(name_or_path)
@@ -81,7 +83,9 @@ def load_sentence_encoder(name_or_path: str, device: torch.device | str = "cpu")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"  # where pooling looks for the last token
-    return SentenceEncoder(model.to(device).eval().requires_grad_(False), tokenizer, pooling, is_normalized)
+    return SentenceEncoder(
+        model.to(device).eval().requires_grad_(False), tokenizer, pooling or own_pooling, is_normalized
+    )
 
 
 def _read_modules(name_or_path: str) -> tuple[str, bool]:

@@ -12,6 +12,7 @@ from transformers import (
 from modeling_flallm.language_kind_slt import is_encoder_decoder
 from modeling_flallm.systems import titles
 
+from ..arguments.described_stage_arguments import MultimodalPretrainingArguments
 from ..arguments.stage_arguments import VisualContrastivePretrainingArguments
 from ..clips.collators import IGNORED_LABEL
 from ..scores.metrics import comparable
@@ -22,9 +23,46 @@ from .sentence_encoder import load_sentence_encoder
 WHITENING_RIDGE = 0.1
 
 
-class TextTargets:
+class SentenceTargets:
     """
-    What the visual encoder is contrasted with, computed once for all sentences.
+    The embeddings that clips are contrasted with, computed once for all sentences.
+
+    Args:
+        training_texts: the sentences of the training split; `other_texts`: those of the splits that are evaluated.
+        encode: sentences -> `(sentences, width)`.
+    """
+
+    def __init__(
+        self,
+        training_texts: Sequence[str],
+        other_texts: Sequence[str],
+        encode: Callable[[list[str]], torch.Tensor],
+    ):
+        training_texts = list(dict.fromkeys(map(normal_form, training_texts)))
+        self._texts = list(dict.fromkeys([*training_texts, *map(normal_form, other_texts)]))
+        self._num_training_texts = len(training_texts)
+        self._embeddings = encode(self._texts)
+        self._row_of_text = {text: row for row, text in enumerate(self._texts)}
+
+    @property
+    def width(self) -> int:
+        return self._embeddings.shape[1]
+
+    def inputs_of(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """What the model takes of the sentences of a batch."""
+        return {"sentence_embeddings": self.embeddings_of(texts)}
+
+    def embeddings_of(self, texts: Sequence[str]) -> torch.Tensor:
+        """-> `(texts, width)`"""
+        return self._embeddings[self._rows_of(texts)]
+
+    def _rows_of(self, texts: Sequence[str]) -> list[int]:
+        return [self._row_of_text[normal_form(text)] for text in texts]
+
+
+class TextTargets(SentenceTargets):
+    """
+    What a visual encoder with word-like tokens is contrasted with: sentences and the words in them.
 
     Sentence embeddings are centred by subtracting the mean over the training sentences. Embeddings from language models
     lie in a narrow cone, where all sentences are similar, and contrastive learning would have to unlearn that first
@@ -44,26 +82,18 @@ class TextTargets:
         tokenizer: PreTrainedTokenizerBase,
         encode: Callable[[list[str]], torch.Tensor],
     ):
-        training_texts = list(dict.fromkeys(map(normal_form, training_texts)))
-        texts = list(dict.fromkeys([*training_texts, *map(normal_form, other_texts)]))
-        embeddings = encode(texts)
-        self._embeddings = embeddings - embeddings[: len(training_texts)].mean(0)
-        self._row_of_text = {text: row for row, text in enumerate(texts)}
-        token_ids = [list(dict.fromkeys(ids)) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        self.token_ids = sorted({token_id for ids in token_ids[: len(training_texts)] for token_id in ids})
+        super().__init__(training_texts, other_texts, encode)
+        self._embeddings = self._embeddings - self._embeddings[: self._num_training_texts].mean(0)
+        token_ids = [list(dict.fromkeys(ids)) for ids in tokenizer(self._texts, add_special_tokens=False)["input_ids"]]
+        self.token_ids = sorted({token_id for ids in token_ids[: self._num_training_texts] for token_id in ids})
         row_of_token = {token_id: row for row, token_id in enumerate(self.token_ids)}
         self._words = [
             torch.tensor([row_of_token[token_id] for token_id in ids if token_id in row_of_token], dtype=torch.long)
             for ids in token_ids
         ]
 
-    @property
-    def width(self) -> int:
-        return self._embeddings.shape[1]
-
-    def embeddings_of(self, texts: Sequence[str]) -> torch.Tensor:
-        """-> `(texts, width)`"""
-        return self._embeddings[self._rows_of(texts)]
+    def inputs_of(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        return {**super().inputs_of(texts), "word_ids": self.word_ids_of(texts)}
 
     def word_ids_of(self, texts: Sequence[str]) -> torch.Tensor:
         """
@@ -73,12 +103,37 @@ class TextTargets:
         words = [self._words[row] for row in self._rows_of(texts)]
         return pad_sequence(words, batch_first=True, padding_value=IGNORED_LABEL)
 
-    def _rows_of(self, texts: Sequence[str]) -> list[int]:
-        return [self._row_of_text[normal_form(text)] for text in texts]
-
 
 def normal_form(text: str) -> str:
     return comparable(str(text))
+
+
+def load_sentence_targets(
+    arguments: MultimodalPretrainingArguments,
+    training_texts: Sequence[str],
+    other_texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+) -> SentenceTargets:
+    """
+    Args:
+        tokenizer: of the language model, in the language that it writes, for its own encoder.
+
+    Raises:
+        ValueError: if there is no such text encoder, or it is not as wide as the language model.
+    """
+    own, name = arguments.text_model_name_or_path, arguments.text_encoder_name_or_path
+    encoder = load_sentence_encoder(name or own, device)
+    width, expected = encoder.model.config.hidden_size, read_config(own).hidden_size
+    if width != expected:
+        raise ValueError(
+            f"--text_encoder_name_or_path {name!r} embeds sentences in {width} numbers, and the language model "
+            f"{own!r} has the width {expected}, in which both are compared. Name an encoder of that width, or leave it "
+            "out for the language model's own."
+        )
+    if name is None:
+        encoder.tokenizer = tokenizer
+    return SentenceTargets(training_texts, other_texts, encoder)
 
 
 def load_text_targets(

@@ -5,17 +5,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import modeling_flallm
 from modeling_flallm.own_processing import FLaLLMProcessor
 from modeling_flallm.systems import (
     LANGUAGE_MODEL,
+    PRETRAINED_MODEL,
     SYSTEMS,
     VISUAL_ENCODER,
     Stage,
     System,
+    system_of_pretrained,
     system_of_visual_encoder,
     titles,
 )
@@ -38,6 +40,22 @@ def load_trained(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FL
     with _loading(name_or_path):
         system = _system_of(name_or_path)
         model = getattr(modeling_flallm, system.model_class).from_pretrained(name_or_path, **options)
+        processor = getattr(modeling_flallm, system.processor_class).from_pretrained(name_or_path)
+    return model.eval(), processor
+
+
+def load_to_train_further(name_or_path: str, **options: Any) -> tuple[PreTrainedModel, FLaLLMProcessor]:
+    """
+    Like `load_trained`; of a pretrained model, which cannot translate yet, the translation model with its parts.
+
+    Raises:
+        ValueError: as `load_trained`.
+    """
+    with _loading(name_or_path):
+        system = system_of_pretrained(PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type"))
+        if system is None:
+            return load_trained(name_or_path, **options)
+        model = AutoModel.from_pretrained(name_or_path, **options).for_translation()
         processor = getattr(modeling_flallm, system.processor_class).from_pretrained(name_or_path)
     return model.eval(), processor
 
@@ -107,6 +125,10 @@ def _what_it_holds_instead(name_or_path: str, config: dict[str, Any]) -> str:
         alone = f"holds a visual encoder of {system.title} alone"
         part = alone if left_by is None else f"is of {_place(system, left_by)}"
         return f"{name_or_path!r} {part}, which cannot translate yet. {_where_to_look(system)}"
+    system = system_of_pretrained(model_type)
+    if system is not None:
+        place = _place(system, system.stage_that_leaves(PRETRAINED_MODEL))
+        return f"{name_or_path!r} is of {place}, which cannot translate yet. {_where_to_look(system)}"
     if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type) in (config.get("architectures") or ()):
         without = f"{name_or_path!r} holds a language model ({model_type}) without a visual encoder"
         for system in SYSTEMS.values():

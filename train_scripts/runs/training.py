@@ -91,10 +91,11 @@ def clip_reader_of(video: VideoArguments, encoder: SignEncoder | None = None) ->
 def as_prepared(video: VideoArguments, processor: FLaLLMProcessor) -> VideoArguments:
     """The arguments as the processor has them: image and video models bring their own, as do pretrained models."""
     part = processor.modality.part
-    if processor.modality.has_space:
-        return dataclasses.replace(video, frame_size=part.size["height"], crop_size=part.crop_size["height"])
     names = [field.name for field in dataclasses.fields(video) if hasattr(part, field.name)]
-    return dataclasses.replace(video, **{name: getattr(part, name) for name in names})
+    values = {name: getattr(part, name) for name in names}
+    if processor.modality.has_space:
+        values |= {"frame_size": part.size["height"], "crop_size": part.crop_size["height"]}
+    return dataclasses.replace(video, **values)
 
 
 def build_processor(
@@ -195,7 +196,7 @@ def run_training(
     if cached:
         check_features_can_be_kept(model.vision_model, processor.modality)
     if isinstance(model, PeftModel):
-        _save_lora_base(model, processor, training)
+        save_lora_base(model, processor, training)
     video = as_prepared(video, processor)
     prepare_visual_encoder(model, training)
     choose_fast_attention(model, training)
@@ -249,7 +250,7 @@ def train_and_finish(trainer: ClipTrainer, data: DataArguments) -> dict[str, flo
     return _finish(trainer, training, data, result.metrics)
 
 
-def _save_lora_base(model: PeftModel, processor: FLaLLMProcessor, training: FLaLLMTrainingArguments) -> None:
+def save_lora_base(model: PeftModel, processor: FLaLLMProcessor, training: FLaLLMTrainingArguments) -> None:
     """Saves the base model of the low-rank adapters in full, so that they can be loaded and shared without the run."""
     folder = Path(training.output_dir).resolve() / "lora_base"
     model.peft_config[model.active_adapter].base_model_name_or_path = str(folder)

@@ -1,17 +1,21 @@
 """The clips of a run: its splits or streams, their torch data sets, and how they are drawn in training."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import datasets
 from torch.utils.data import Dataset
 
-from modeling_flallm.own_processing import FLaLLMProcessor
+from modeling_flallm.own_processing import FLaLLMProcessor, Modality
 
 from ..arguments.data_arguments import DataArguments
+from ..arguments.description_arguments import DescriptionArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..clips.augmentation import ClipAugmentation, MiddleFrames
 from ..clips.data import SignClipDataset
+from ..clips.description_store import DESCRIPTIONS_COLUMN, description_width, join_descriptions
+from ..clips.description_targets import DescriptionScale
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
 from ..clips.splits import load_split, load_training_split
 from ..clips.streaming import MixedClips, StreamedClipDataset, open_streams
@@ -19,12 +23,16 @@ from ..clips.streaming import MixedClips, StreamedClipDataset, open_streams
 
 @dataclass
 class Splits:
-    """What a run reads: the clips or streams to train on, and the clips to evaluate on."""
+    """
+    What a run reads: the clips or streams to train on, and the clips to evaluate on; with a `description_scale`, their
+    column of `join_descriptions` names the descriptions of each.
+    """
 
     train: datasets.Dataset | None
     evaluation: datasets.Dataset
     sizes: list[int]
     streams: MixedClips | None
+    description_scale: DescriptionScale | None = None
 
     def by_name(self, data: DataArguments) -> dict[str, datasets.Dataset | None]:
         return {data.train_split: self.train, data.evaluation_split: self.evaluation}
@@ -39,6 +47,39 @@ def open_splits(data: DataArguments, training: FLaLLMTrainingArguments) -> Split
     train_split, sizes = (None, []) if streams else load_training_split(data)
     evaluation_split = load_split(data, data.evaluation_split, data.max_evaluation_clips)
     return Splits(train_split, evaluation_split, sizes, streams)
+
+
+def with_descriptions(
+    splits: Splits, modality: type[Modality], data: DataArguments, arguments: DescriptionArguments
+) -> Splits:
+    """
+    The splits with the descriptions of their clips, if there are any.
+
+    Args:
+        modality: of the clips that are described.
+
+    Raises:
+        FileNotFoundError, ValueError: as `join_descriptions`, for several data sets, and for streams.
+    """
+    store = arguments.descriptions
+    if store is None:
+        return splits
+    if splits.streams is not None:
+        raise ValueError(
+            "--descriptions cannot be combined with --streaming: they are looked up by the clips of a split before "
+            "training. Leave out --streaming, and download the data set."
+        )
+    if len(data.dataset) > 1:
+        raise ValueError(
+            f"--descriptions names those of one data set, got {len(data.dataset)} data sets, whose clips may have the "
+            "same names. Name one for --dataset."
+        )
+    train, evaluation = (
+        join_descriptions(split, modality, store, name)
+        for split, name in ((splits.train, data.train_split), (splits.evaluation, data.evaluation_split))
+    )
+    scale = DescriptionScale.of(train[DESCRIPTIONS_COLUMN], description_width(store))
+    return dataclasses.replace(splits, train=train, evaluation=evaluation, description_scale=scale)
 
 
 def learn_origin_of_clips(splits: Splits, processor: FLaLLMProcessor) -> None:
@@ -80,7 +121,9 @@ def prepare_clips(
         "text_column": data.text_column,
         "keep_decoded_videos": data.keep_decoded_videos,
         "preprocess_on_device": training.preprocess_on_device,
+        "description_scale": splits.description_scale,
     }
+    _tell_mirrored(splits, augmentation, training)
     evaluation = SignClipDataset(splits.evaluation, **shared)
     if splits.streams:
         train = StreamedClipDataset(processor, data.text_column, augmentation, training.preprocess_on_device)
@@ -88,6 +131,18 @@ def prepare_clips(
     train = SignClipDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
     sampler = build_train_sampler(train, splits.sizes, data.dataset_weights, training)
     return TrainingClips(train, evaluation, sampler, augmentation)
+
+
+def _tell_mirrored(
+    splits: Splits, augmentation: ClipAugmentation | MiddleFrames, training: FLaLLMTrainingArguments
+) -> None:
+    flip = augmentation.arguments.horizontal_flip
+    if splits.description_scale is not None and flip and training.process_index == 0:
+        print(
+            f"--horizontal_flip {flip:g} mirrors clips, but not their descriptions: these speak of the left and the "
+            "right of the clip as it is.",
+            flush=True,
+        )
 
 
 def build_train_sampler(

@@ -45,9 +45,14 @@ def word_scores(counts: np.ndarray) -> dict[str, float]:
 
 def format_retrieval(scores: dict[str, float], split: str) -> str:
     """One line of text from scores without a prefix."""
-    return (
+    line = (
         f"{split}: {scores['recall_at_1']:.1f} of 100 videos find their own sentence first among "
         f"{scores['num_sentences']:.0f} (chance {scores['chance_recall_at_1']:.1f}), {scores['recall_at_5']:.1f} among "
         f"the first five (chance {scores['chance_recall_at_5']:.1f}); median place {scores['median_rank']:.0f} (chance "
-        f"{scores['chance_median_rank']:.1f}). Words that occur: F1 {scores['word_f1']:.1f}."
+        f"{scores['chance_median_rank']:.1f})."
     )
+    if "word_f1" in scores:
+        line += f" Words that occur: F1 {scores['word_f1']:.1f}."
+    if "mapper_loss" in scores:
+        line += f" Error of the description mapper: {scores['mapper_loss']:.4f}."
+    return line
