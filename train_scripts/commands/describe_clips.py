@@ -197,16 +197,15 @@ def _describe_clips(
                 bar.update(planned.num_descriptions)
                 continue
             texts: list[str] = []
+            embeddings: list[torch.Tensor] = []
             for batch in describer.texts_of(clip):
                 texts += batch
+                embeddings.append(encoder(batch))
                 bar.update(len(batch))
                 if planned is todo[0] and len(texts) == len(batch):
                     _print_time(len(batch), time.monotonic() - began, todo)
-            folder.write(
-                planned.clip,
-                planned.content,
-                ClipDescriptions(encoder(texts), torch.tensor(clip.frames), texts, clip.num_frames),
-            )
+            found = ClipDescriptions(torch.cat(embeddings), torch.tensor(clip.frames), texts, clip.num_frames)
+            folder.write(planned.clip, planned.content, found)
             planned.is_done = True
 
 
