@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,26 @@ def copied(clips: Path, folder: Path) -> Path:
     return Path(shutil.copytree(clips, folder)) / "dev"
 
 
+def answers_noted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All that describers will say, in order, also nothing."""
+    said: list[str] = []
+    texts_of = ModelDescriber.texts_of
+
+    def noted(self: ModelDescriber, clip: ReadClip) -> Iterator[list[str]]:
+        for batch in texts_of(self, clip):
+            said.extend(batch)
+            yield batch
+
+    monkeypatch.setattr(ModelDescriber, "texts_of", noted)
+    return said
+
+
 @pytest.mark.parametrize("kind", DESCRIBERS)
 @pytest.mark.parametrize("values", [{}, {"segment_frames": 8}], ids=["images", "videos"])
 @pytest.mark.slow
-def test_a_model_describes_every_clip(kind, values, clips, models, tmp_path, capsys):
+def test_a_model_describes_every_clip(kind, values, clips, models, tmp_path, capsys, monkeypatch):
     output = tmp_path / "descriptions"
+    said = answers_noted(monkeypatch)
     found = describe(clips, models, output, describer_name_or_path=models / kind, batch_size=2, **values)
     step = values.get("segment_frames", 4)
     lengths = [decode_video(clips / "dev" / "a.mp4", end=0.5), decode_video(clips / "dev" / "b.mp4")]
@@ -90,18 +106,40 @@ def test_a_model_describes_every_clip(kind, values, clips, models, tmp_path, cap
     for clip, num_frames in zip(found.values(), lengths, strict=True):
         assert clip.num_frames == num_frames
         bounds = [[first, min(first + step, num_frames)] for first in range(0, num_frames, step)]
-        assert clip.frames.tolist() == bounds
+        texts, said = said[: len(bounds)], said[len(bounds) :]
+        assert clip.texts == [text for text in texts if text] != []
+        assert clip.frames.tolist() == [each for each, text in zip(bounds, texts, strict=True) if text]
         assert_close(clip.embeddings, encoder(clip.texts), atol=1e-5, rtol=1e-5)
-        assert any(clip.texts)
     facts = json.loads((output / "descriptions.json").read_text(encoding="utf-8"))
     assert (facts["describer"], facts["prompt"], facts["text_encoder"]) == (kind, PROMPT, "bert")
     assert facts["clips"] == {"validation": 2} and facts["width"] == 16 and facts["pooling"] == "mean"
     assert str(models) not in (output / "README.md").read_text() + json.dumps(facts)
-    number = sum(len(clip.texts) for clip in found.values())
+    number = sum(-(-num_frames // step) for num_frames in lengths)
     printed = capsys.readouterr().out
     assert f"To do: 2 clips, {number} descriptions, at most {4 * number} new tokens (4 each).\n" in printed
     assert re.search(r"The first [12] took \d+ s: all take about \d+ s\.\n", printed)
     assert re.search(rf"\nDescribed: 2 validation clips, in \d+ s: {output}\n$", printed)
+
+
+def test_frames_about_which_the_model_says_nothing_are_not_described(clips, models, tmp_path, monkeypatch, capsys):
+    def texts_of(self: ModelDescriber, clip: ReadClip) -> Iterator[list[str]]:
+        yield ["" if first or clip.num_frames == 13 else "rises" for first, _ in clip.frames]
+
+    monkeypatch.setattr(ModelDescriber, "load", lambda *arguments: None)
+    monkeypatch.setattr(ModelDescriber, "texts_of", texts_of)
+    assert describe_clips.main(arguments(clips, models, tmp_path / "store")) == 1
+    (found,) = found_in(tmp_path / "store").values()
+    assert (found.texts, found.frames.tolist()) == (["rises"], [[0, 4]])
+    assert "a.mp4#0.0-0.5 (dev): the describer said nothing about it\n" in capsys.readouterr().err
+
+
+def test_planned_clips_hold_no_videos(clips, models, tmp_path, monkeypatch):
+    """Those of a data set on the Hub would be in memory, all at once."""
+    planned: list[Any] = []
+    monkeypatch.setattr(describe_clips, "_describe_clips", lambda todo, *others: planned.extend(todo))
+    describe_clips.main(arguments(clips, models, tmp_path / "store"))
+    assert len(planned) == 2
+    assert not any("video" in value for each in planned for value in vars(each).values() if isinstance(value, dict))
 
 
 @pytest.mark.slow
@@ -124,7 +162,7 @@ def test_a_description_is_what_the_model_says_of_its_frame_alone(clips, models, 
         )
         tokens = describer.model.generate(**inputs, max_new_tokens=4)[0, inputs["input_ids"].shape[1] :]
         texts.append(describer.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip())
-    assert found["b"].texts == texts
+    assert found["b"].texts == [text for text in texts if text]
 
 
 def arguments_of(models: Path, **values: Any) -> Any:
@@ -184,7 +222,7 @@ def test_two_processes_write_what_one_writes(clips, models, tmp_path):
 def test_broken_clips_are_left_out_and_named(clips, models, tmp_path, capsys):
     split = copied(clips, tmp_path / "data")
     (split / "broken.mp4").write_bytes(b"no video")
-    rows = [{"file_name": name, "notes": "Both hands rise."} for name in ("a.mp4", "broken.mp4", "b.mp4")]
+    rows = [{"file_name": name, "notes": "Both hands rise."} for name in ("broken.mp4", "a.mp4", "b.mp4")]
     rows[2]["notes"] = '[{"start": 0, "end": 1000, "text": "too long"}]'
     write_table(split, rows)
     argv = arguments(split.parent, models, tmp_path / "store", description_column="notes")
@@ -196,6 +234,7 @@ def test_broken_clips_are_left_out_and_named(clips, models, tmp_path, capsys):
         r"frames 0 to 1000 after frame 0\n",
         printed.err,
     )
+    assert "all take about" in printed.out  # though the first clip was broken
     assert "Described: 1 validation clips" in printed.out
     assert list(found_in(tmp_path / "store")) == ["a"]
 
@@ -248,6 +287,8 @@ def test_a_column_that_is_not_there(clips, models, tmp_path, capsys):
         ("[smiles] Both hands rise.", "[smiles] Both hands rise."),
         ('[{"start": 0, "end": 4, "text": "x"}]', [{"start": 0, "end": 4, "text": "x"}]),
         ([{"start": 0, "end": 4, "text": "x"}], [{"start": 0, "end": 4, "text": "x"}]),
+        ('[\n {"start": 0, "end": 4,\n  "text": "x"}\n]', [{"start": 0, "end": 4, "text": "x"}]),
+        ("[]both hands rise", "[]both hands rise"),
     ],
 )
 def test_what_a_column_may_hold(value, segments):
@@ -262,6 +303,9 @@ def test_what_a_column_may_hold(value, segments):
         ('[{"start": 0.5, "end": 4, "text": "x"}]', "descriptions must be a text or [{"),
         ('[{"start": -1, "end": 4, "text": "x"}]', "descriptions must be a text or [{"),
         ('[{"start": 0, "end": 4}]', "descriptions must be a text or [{"),
+        ('[{"start": 0, "end": 4, "text": " "}]', "descriptions must be a text or [{"),
+        ('{"start": 0, "end": 4, "text": "x"}', "descriptions must be a text or [{"),
+        ("[{" + 100_000 * "[", "its descriptions are not valid JSON: "),
         (7, "descriptions must be a text or [{"),
     ],
 )
@@ -282,6 +326,7 @@ def test_what_a_column_may_not_hold(value, message):
             {"describer_name_or_path": "x", "segment_frames": 3},
             "--segment_frames must be at least --description_stride, 4, got 3.",
         ),
+        ({"describer_name_or_path": "x", "splits": ["train[:9]"]}, "--splits must name whole splits, got 'train[:9]'"),
         ({"describer_name_or_path": "x", "description_prompt": " "}, "--description_prompt must not be empty."),
         ({"describer_name_or_path": "x", "description_stride": 0}, "--description_stride must be 1 or more, got 0."),
         (

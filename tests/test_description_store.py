@@ -43,7 +43,9 @@ ORIGIN = OriginOfDescriptions(
     text_encoder_revision=None,
     text_encoder_license="mit",
     text_encoder_fingerprint="2" * 64,
+    dtype="float32",
     pooling="cls",
+    is_normalized=False,
     width=8,
     embeddings_dtype="float32",
 )
@@ -104,6 +106,7 @@ def test_what_is_written_is_read(tmp_path):
         ({"frames": torch.tensor([[0, 4], [4, 4], [10, 11]])}, "its frames do not rise"),
         ({"frames": torch.tensor([[0, 4], [4, 8], [10, 13]])}, "its frames 0 to 13 are not inside the 12 frames of"),
         ({"frames": torch.tensor([[-1, 4], [4, 8], [10, 11]])}, "its frames -1 to 11 are not inside the 12 frames of"),
+        ({"embeddings": torch.zeros(3, 1)}, "embeddings have the width 1, not 8"),
         ({"texts": ["x"]}, "frames are torch.int64 (3, 2) and embeddings (3, 8) for 1 texts"),
         ({"embeddings": torch.zeros(2, 8)}, "frames are torch.int64 (3, 2) and embeddings (2, 8) for 3 texts"),
         ({"embeddings": torch.zeros(8)}, "embeddings are torch.float32 (8,), not numbers (descriptions, width)"),
@@ -177,6 +180,18 @@ def test_parts_of_a_file_and_clips_without_a_name_have_keys_of_their_own():
     assert clip_keys(parts, VIDEOS, "train") == ["a.mp4#0.0-1.5", "a.mp4#1.5-10000.125", "a.mp4#10000.125-"]
     nameless = split_of(None, "a.mp4", None, "x/a.mp4")
     assert clip_keys(nameless, VIDEOS, "train") == ["clip_000000", "a.mp4_000001", "clip_000002", "a.mp4_000003"]
+    assert clip_keys(split_of(None), VIDEOS, "train") == ["clip_000000"]
+    for slice_of_a_split in (split_of(None), split_of("a.mp4", "x/a.mp4")):
+        with pytest.raises(ValueError, match=re.escape("Clips of 'train[3:]' have no file name, or the same one: ")):
+            clip_keys(slice_of_a_split, VIDEOS, "train[3:]")
+
+
+def test_splits_that_are_described_one_after_the_other_are_all_counted(tmp_path):
+    store = make_store(tmp_path / "store")
+    make_store(store, test=split_of("/x/test/a.mp4"))
+    assert description_facts(str(store))["clips"] == {"train": 2, "test": 1}
+    card = (store / "README.md").read_text(encoding="utf-8")
+    assert "| train | 2 |" in card and "| test | 1 |" in card
 
 
 def test_a_split_gets_the_files_of_its_clips(tmp_path, capsys):
@@ -229,7 +244,7 @@ def test_a_table_cannot_name_files_outside_of_the_store(tmp_path):
         join_descriptions(split_of("/x/train/a.mp4"), VIDEOS, str(store), "train")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"width": 8}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"width": 8}', 100_000 * "["])
 def test_facts_that_cannot_be_read(content, tmp_path):
     store = make_store(tmp_path / "store")
     (store / "descriptions.json").write_text(content)
@@ -252,7 +267,9 @@ def test_facts_that_cannot_be_read(content, tmp_path):
         ({"stride": 1}, "stride 4, not 1"),
         ({"segment_frames": 16}, "segment_frames None, not 16"),
         ({"quantization": "int4"}, "quantization None, not 'int4'"),
+        ({"dtype": "bfloat16"}, "dtype 'float32', not 'bfloat16'"),
         ({"pooling": "mean"}, "pooling 'cls', not 'mean'"),
+        ({"is_normalized": True}, "is_normalized False, not True"),
         ({"embeddings_dtype": "float16"}, "embeddings_dtype 'float32', not 'float16'"),
     ],
 )

@@ -25,15 +25,18 @@ from processing import LlavaSltProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
 ENCODER_FILES = {  # its frame level can be any encoder
+    "adapter_slt.py",
     "backbone_slt.py",
     "batch_norm_slt.py",
     "configuration_encoder_combined_slt.py",
+    "configuration_encoder_described_slt.py",
     "configuration_encoder_frames_slt.py",
     "configuration_encoder_poses_slt.py",
     "configuration_encoder_pretrained_slt.py",
     "configuration_encoder_words_slt.py",
     "configuration_features_slt.py",
     "encoder_combined_slt.py",
+    "encoder_described_slt.py",
     "encoder_features_slt.py",
     "encoder_frames_slt.py",
     "encoder_poses_slt.py",
@@ -43,6 +46,7 @@ ENCODER_FILES = {  # its frame level can be any encoder
     "encoders_slt.py",
     "hub_card_slt.py",
     "loading_slt.py",
+    "losses_slt.py",
     "pretrained_vision_slt.py",
     "prior_guided_fusion_slt.py",
     "sign_encoder_slt.py",
@@ -52,11 +56,9 @@ WITH_AN_ENCODER = ENCODER_FILES | {
     "calibration_slt.py",
     "configuration_flallm.py",
     "configuration_llava_slt.py",
-    "losses_slt.py",
 }
 CONTRASTIVE_FILES = WITH_AN_ENCODER | {"modeling_llava_slt_contrastive.py"}
 MODEL_FILES = WITH_AN_ENCODER | {
-    "adapter_slt.py",
     "clip_translation_slt.py",
     "confidence_slt.py",
     "dataset_rows_slt.py",

@@ -29,7 +29,6 @@ from tiny_corpus import trained_model
 from video_files import counting_frames, cut, write_audio, write_video
 
 from modeling_flallm.clip_translation_slt import ClipTranslation
-from modeling_flallm.systems import SYSTEMS
 from train_scripts.commands import push_to_hub
 
 # isort: split
@@ -582,8 +581,7 @@ def test_without_a_model():
 
 
 def test_folders_from_which_nothing_translates(tmp_path):
-    uni_sign = f"stage {len(SYSTEMS['uni_sign'].stages)} of Uni-Sign"
-    outputs = f"the output of stage 2 of FLa-LLM, stage 3 of LLaVA-SLT or {uni_sign}"
+    outputs = "the output of stage 2 of FLa-LLM, stage 3 of LLaVA-SLT, stage 3 of Uni-Sign or stage 2 of MMSLT"
     last = f"which does not translate videos: name {outputs}."
     parts = {
         "llama": "only a language model (llama)",

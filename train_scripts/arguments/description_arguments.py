@@ -33,6 +33,14 @@ class DescribeArguments:
     )
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
 
+    def __post_init__(self):
+        sliced = [name for name in self.splits or () if "[" in name]
+        if sliced:
+            raise ValueError(
+                f"--splits must name whole splits, got {sliced[0]!r}: descriptions are kept by split. To try the "
+                "command, stop it after some clips: the same command goes on."
+            )
+
 
 @dataclass
 class DescriberArguments:

@@ -67,20 +67,20 @@ class DescriptionFolder:
     def __init__(self, path: Path, origin: OriginOfDescriptions):
         self.path = path
         self.origin = origin
-        self.counts: dict[str, int] = {}
-        self._check()
+        self.counts: dict[str, int] = self._check()
         PartialState().wait_for_everyone()  # before the first process writes what the others check
         if PartialState().is_main_process:
             path.mkdir(parents=True, exist_ok=True)
             self._write_facts()
         PartialState().wait_for_everyone()
 
-    def _check(self) -> None:
+    def _check(self) -> dict[str, int]:
+        """-> the number of clips of the splits that earlier runs have finished"""
         if not (self.path / FACTS_FILE).is_file():
             check_new_folder(self.path)
-            return
+            return {}
         if not any(self.path.glob("*/*.safetensors")):
-            return  # a run that was stopped before its first clip leaves nothing that could be mixed up
+            return {}  # a run that was stopped before its first clip leaves nothing that could be mixed up
         facts = read_facts(self.path, str(self.path))
         for name, own in self.origin.facts.items():
             if name not in ONLY_NAMES and facts[name] != own:
@@ -89,6 +89,7 @@ class DescriptionFolder:
                     f"--output_dir {self.path} was made with {shown} {self._shown(facts, name)}, not "
                     f"{self._shown(self.origin.facts, name)}. Go on with the same, or name another folder."
                 )
+        return dict(facts.get("clips") or {})
 
     @staticmethod
     def _shown(facts: dict[str, Any], name: str) -> str:
@@ -148,7 +149,7 @@ class DescriptionFolder:
         """
         embeddings = found.embeddings.to(getattr(torch, self.origin.embeddings_dtype)).cpu().contiguous()
         found = dataclasses.replace(found, embeddings=embeddings)
-        wrong = what_is_wrong(found)
+        wrong = what_is_wrong(found, self.origin.width)
         if wrong is not None:
             raise ValueError(f"The descriptions of {clip.key!r} cannot be kept: {wrong}.")
         values = {**self.origin.facts, "fingerprint": self.origin.fingerprint, "clip": clip.key, "content": content}

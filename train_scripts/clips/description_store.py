@@ -69,6 +69,8 @@ class OriginOfDescriptions:
         prompt, stride, segment_frames, max_new_tokens, quantization: how the model was asked; None for texts of a
             column.
         text_encoder: the model that made the embeddings; `pooling` of its tokens into one vector.
+        dtype: in which the describer computed; None for texts of a column.
+        is_normalized: whether embeddings have length 1.
         width: of an embedding; `embeddings_dtype`: "float16", ...
     """
 
@@ -82,11 +84,13 @@ class OriginOfDescriptions:
     segment_frames: int | None
     max_new_tokens: int | None
     quantization: str | None
+    dtype: str | None
     text_encoder: str
     text_encoder_revision: str | None
     text_encoder_license: str | None
     text_encoder_fingerprint: str
     pooling: str
+    is_normalized: bool
     width: int
     embeddings_dtype: str
 
@@ -166,10 +170,12 @@ def read_descriptions(path: str | Path) -> ClipDescriptions:
         found = ClipDescriptions(
             tensors["embeddings"], tensors["frames"], json.loads(header["texts"]), int(header["num_frames"])
         )
-        digest = header["digest"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        digest, width = header["digest"], int(header["width"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} must hold the descriptions of a clip, but: {_said(error)}. {advice}") from error
-    wrong = what_is_wrong(found) or (None if digest_of(found) == digest else "its content is not what was written")
+    wrong = what_is_wrong(found, width)
+    if wrong is None and digest_of(found) != digest:
+        wrong = "its content is not what was written"
     if wrong is not None:
         raise ValueError(f"{path} must hold the descriptions of a clip, but {wrong}. {advice}")
     return dataclasses.replace(found, embeddings=found.embeddings.float())
@@ -200,6 +206,9 @@ def clip_keys(split: datasets.Dataset, modality: Modality | type[Modality], spli
     What a store calls the clips of a split: the path of each clip's file from the folder of its split, or the file's
     name where it is in no such folder, and `#start-end` in seconds for a part of a file. A clip without a file, and
     files of the same name, get their number in the split.
+
+    Raises:
+        ValueError: for clips that need their number, of which a slice such as `train[10:]` has another one.
     """
     nothing = [None] * len(split)
     starts, ends = (split[name] if name in split.column_names else nothing for name in ("start", "end"))
@@ -209,7 +218,16 @@ def clip_keys(split: datasets.Dataset, modality: Modality | type[Modality], spli
         for path, start, end in zip(paths, starts, ends, strict=True)
     ]
     counts = Counter(keys)
-    return [key if counts[key] == 1 else f"{key}_{number:06d}" for number, key in enumerate(keys)]
+    needs_number = [path is None or counts[key] > 1 for path, key in zip(paths, keys, strict=True)]
+    if any(needs_number) and "[" in split_name:
+        raise ValueError(
+            f"Clips of {split_name!r} have no file name, or the same one: descriptions are then found by the number "
+            "of a clip in its split, which a slice changes. Name the whole split."
+        )
+    return [
+        f"{key}_{number:06d}" if needed else key
+        for number, (key, needed) in enumerate(zip(keys, needs_number, strict=True))
+    ]
 
 
 def _name_in_split(path: str | None, split_name: str) -> str:
@@ -270,7 +288,7 @@ def read_facts(folder: Path, name_or_path: str) -> dict[str, Any]:
         origin = _origin_of(facts)
         if not isinstance(origin.width, int) or origin.width < 1:
             raise ValueError(f"width must be a number, got {origin.width!r}")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {_said(error)}. {HOW_TO_MAKE_ONE}") from error
     return facts
 
@@ -308,13 +326,15 @@ def _check_file_of_store(path: Path, facts: dict[str, Any], name_or_path: str) -
             )
 
 
-def what_is_wrong(found: ClipDescriptions) -> str | None:
-    """Why these cannot be the descriptions of a clip; None if they can."""
+def what_is_wrong(found: ClipDescriptions, width: int) -> str | None:
+    """Why these cannot be the descriptions of a clip, with embeddings of this width; None if they can."""
     embeddings, frames, texts = found.embeddings, found.frames, found.texts
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         return "its texts are not a list of texts"
     if embeddings.ndim != 2 or not embeddings.is_floating_point():
         return f"embeddings are {embeddings.dtype} {tuple(embeddings.shape)}, not numbers (descriptions, width)"
+    if embeddings.shape[1] != width:
+        return f"embeddings have the width {embeddings.shape[1]}, not {width}"
     if frames.shape != (len(texts), 2) or frames.dtype != torch.int64 or len(embeddings) != len(texts):
         return (
             f"frames are {frames.dtype} {tuple(frames.shape)} and embeddings {tuple(embeddings.shape)} for "

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -37,7 +38,7 @@ from ..clips.feature_fingerprints import ContentDigests, FoundDigest, fingerprin
 from ..clips.splits import load_split, wanted_splits
 from ..hub.hub_names import check_model_names
 from ..machine.processes import in_words, start_processes
-from ..runs.describers import ColumnDescriber, Describer, ModelDescriber, origin_of_describer
+from ..runs.describers import ColumnDescriber, Describer, ModelDescriber, ReadClip, origin_of_describer
 from ..runs.sentence_encoder import SentenceEncoder, load_sentence_encoder
 
 VIDEOS = next(modality for modality in MODALITIES if modality.has_space)
@@ -50,7 +51,7 @@ class PlannedClip:
 
     Args:
         name: of its split and itself, for people.
-        row: with its video.
+        rows: of its split, on disk: the videos of a data set on the Hub are only read when their turn comes.
         content: digest of what is described.
         num_descriptions: expected; 0 for a clip that is described already, has no text or is broken.
         is_done: whether its file is complete.
@@ -59,11 +60,16 @@ class PlannedClip:
 
     name: str
     clip: ClipToDescribe
-    row: dict[str, Any]
+    rows: datasets.Dataset
     content: str
     num_descriptions: int = 0
     is_done: bool = False
     problem: str = ""
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """With its video."""
+        return self.rows[self.clip.index]
 
 
 def describe(
@@ -75,7 +81,7 @@ def describe(
     splits = wanted_splits([arguments.dataset], arguments.splits)
     device, precision = start_processes(arguments.device, source.dtype, arguments.num_threads)
     encoder = load_sentence_encoder(embedding.text_encoder_name_or_path, device, embedding.description_pooling)
-    folder = DescriptionFolder(arguments.output_dir, _origin_of(source, embedding, encoder))
+    folder = DescriptionFolder(arguments.output_dir, _origin_of(source, embedding, encoder, precision))
     describer = _describer_of(source)
     planned = {
         split: _plan_split(arguments, source, name, split, folder, describer) for split, [(_, name)] in splits.items()
@@ -99,7 +105,10 @@ def _describer_of(source: DescriberArguments) -> Describer:
 
 
 def _origin_of(
-    source: DescriberArguments, embedding: DescriptionEmbeddingArguments, encoder: SentenceEncoder
+    source: DescriberArguments,
+    embedding: DescriptionEmbeddingArguments,
+    encoder: SentenceEncoder,
+    precision: torch.dtype,
 ) -> OriginOfDescriptions:
     by_model = source.describer_name_or_path is not None
     describer = origin_of_describer(source.describer_name_or_path) if by_model else None
@@ -112,15 +121,17 @@ def _origin_of(
         column=source.description_column,
         prompt=source.description_prompt if by_model else None,
         stride=source.description_stride if by_model else None,
-        segment_frames=source.segment_frames,
+        segment_frames=source.segment_frames if by_model else None,
         max_new_tokens=source.max_new_tokens if by_model else None,
         quantization=source.quantization if by_model else None,
+        dtype=str(precision).removeprefix("torch.") if by_model else None,
         text_encoder=text_encoder["name"],
         text_encoder_revision=text_encoder.get("revision"),
         text_encoder_license=text_encoder.get("license"),
         text_encoder_fingerprint=fingerprint_of_encoder(encoder.model),
         pooling=encoder.pooling,
-        width=encoder([""]).shape[1],
+        is_normalized=encoder.is_normalized,
+        width=encoder(["a hand"]).shape[1],
         embeddings_dtype=embedding.embeddings_dtype,
     )
 
@@ -145,19 +156,20 @@ def _plan_split(
     digests = ContentDigests(default_cache_folder() / DIGESTS_FOLDER).find(rows, describer.modality)
     state = PartialState()
     mine = list(zip(clips, digests, strict=True))[state.process_index :: state.num_processes]
-    return [_plan_clip(clip, found, rows[clip.index], name, folder, describer) for clip, found in mine]
+    return [_plan_clip(clip, found, rows, name, folder, describer) for clip, found in mine]
 
 
 def _plan_clip(
     clip: ClipToDescribe,
     found: FoundDigest,
-    row: dict[str, Any],
+    rows: datasets.Dataset,
     split: str,
     folder: DescriptionFolder,
     describer: Describer,
 ) -> PlannedClip:
+    row = rows[clip.index]
     content = key_of(f"{found.digest} {describer.content(row)}", row.get("start"), row.get("end"), 0)
-    planned = PlannedClip(f"{clip.key} ({split})", clip, row, content, problem=found.error)
+    planned = PlannedClip(f"{clip.key} ({split})", clip, rows, content, problem=found.error)
     if not planned.problem and folder.holds(clip, content):
         planned.is_done = True
     elif not planned.problem:
@@ -188,31 +200,52 @@ def _describe_clips(
 ) -> None:
     is_silent = disable_tqdm or not PartialState().is_main_process
     with tqdm(total=sum(each.num_descriptions for each in todo), desc="descriptions", disable=is_silent) as bar:
-        began = time.monotonic()
+        is_timed = False
         for planned in todo:
+            finished = bar.n
             try:
+                began = time.monotonic()
                 clip = describer.read(planned.row)
+                seconds_to_read = time.monotonic() - began
+                texts: list[str] = []
+                embeddings: list[torch.Tensor] = []
+                for batch in describer.texts_of(clip):
+                    texts += batch
+                    embeddings += [encoder(said)] if (said := [text for text in batch if text]) else []
+                    bar.update(len(batch))
+                    if not is_timed:
+                        seconds = time.monotonic() - began - seconds_to_read
+                        _print_time(len(batch), seconds, len(clip.frames), seconds_to_read, todo)
+                        is_timed = True
+                folder.write(planned.clip, planned.content, _descriptions_of(clip, texts, embeddings))
+                planned.is_done = True
             except ValueError as error:
                 planned.problem = str(error)
-                bar.update(planned.num_descriptions)
-                continue
-            texts: list[str] = []
-            embeddings: list[torch.Tensor] = []
-            for batch in describer.texts_of(clip):
-                texts += batch
-                embeddings.append(encoder(batch))
-                bar.update(len(batch))
-                if planned is todo[0] and len(texts) == len(batch):
-                    _print_time(len(batch), time.monotonic() - began, todo)
-            found = ClipDescriptions(torch.cat(embeddings), torch.tensor(clip.frames), texts, clip.num_frames)
-            folder.write(planned.clip, planned.content, found)
-            planned.is_done = True
+            bar.update(finished + planned.num_descriptions - bar.n)
 
 
-def _print_time(num_described: int, seconds: float, todo: Sequence[PlannedClip]) -> None:
-    """Of this process, whose share is as large as that of any other."""
+def _descriptions_of(clip: ReadClip, texts: list[str], embeddings: list[torch.Tensor]) -> ClipDescriptions:
+    """Frames about which a describer said nothing are not described."""
+    if not embeddings:
+        raise ValueError("the describer said nothing about it")
+    frames = [bounds for bounds, text in zip(clip.frames, texts, strict=True) if text]
+    return ClipDescriptions(
+        torch.cat(embeddings), torch.tensor(frames), [text for text in texts if text], clip.num_frames
+    )
+
+
+def _print_time(
+    num_described: int, seconds: float, num_of_clip: int, seconds_to_read: float, todo: Sequence[PlannedClip]
+) -> None:
+    """
+    From the first batch of a clip in the main process.
+
+    Args:
+        num_of_clip: descriptions of this clip, and the seconds in which it was read.
+    """
     if PartialState().is_main_process:
-        total = seconds / num_described * sum(each.num_descriptions for each in todo)
+        of_one = seconds / num_described + seconds_to_read / num_of_clip
+        total = of_one * sum(each.num_descriptions for each in todo)
         tqdm.write(f"The first {num_described} took {in_words(seconds)}: all take about {in_words(total)}.", sys.stdout)
 
 

@@ -22,17 +22,21 @@ def describe_descriptions(name_or_path: str, split: datasets.Dataset) -> dict[st
         FileNotFoundError, ValueError: as `description_facts` and `read_descriptions`.
     """
     facts = description_facts(name_or_path)
-    found = [read_descriptions(path) for path in split[DESCRIPTIONS_COLUMN] if path is not None]
-    num_frames = sum(each.num_frames for each in found)
-    described = sum(int((each.frames[:, 1] - each.frames[:, 0]).sum()) for each in found)
+    num_clips = num_frames = num_described = 0
+    for path in split[DESCRIPTIONS_COLUMN]:
+        if path is not None:
+            found = read_descriptions(path)
+            num_clips += 1
+            num_frames += found.num_frames
+            num_described += int((found.frames[:, 1] - found.frames[:, 0]).sum())
     names = {name: plain_name(str(facts[name])) for name in NAMES if facts[name] is not None}
     return {
         **{name: facts[name] for name in FACTS},
         **names,
         "name": public_name(name_or_path),
         "hub_id": name_or_path if is_hub_id(name_or_path) else None,
-        "described_clips": len(found) / len(split),
-        "described_frames": described / max(num_frames, 1),
+        "described_clips": num_clips / len(split),
+        "described_frames": num_described / max(num_frames, 1),
     }
 
 

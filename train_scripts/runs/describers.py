@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from .quantization import bitsandbytes_config, quantize_linear_layers
 
 FILES_OF_A_MODEL = (".json", ".safetensors", ".bin", ".jinja", ".py", ".model", ".txt")
 FRAMES_PER_SECOND = 25.0  # ours, for clips without times
+# A list of objects, or an empty one, or an object; other texts in brackets are texts.
+LOOKS_LIKE_SEGMENTS = re.compile(r'\s*(\[\s*(\{|\]\s*$)|\{\s*")')
 HOW_TO_GET_ONE = "Name a model of transformers for image-text-to-text or video-text-to-text with a chat template."
 
 
@@ -181,11 +184,11 @@ def segments_of(value: Any) -> str | list[dict[str, Any]]:
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return []
-    if isinstance(value, str) and not value.lstrip().startswith(("[{", "[]")):
+    if isinstance(value, str) and not LOOKS_LIKE_SEGMENTS.match(value):
         return value.strip()
     try:
         segments = json.loads(value) if isinstance(value, str) else value
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"its descriptions are not valid JSON: {error}") from error
     if not isinstance(segments, list) or not all(map(_is_segment, segments)):
         raise ValueError(
@@ -199,7 +202,8 @@ def _is_segment(value: Any) -> bool:
     if not isinstance(value, dict) or not {"start", "end", "text"} <= value.keys():
         return False
     are_frames = all(type(value[name]) is int for name in ("start", "end"))
-    return are_frames and 0 <= value["start"] < value["end"] and isinstance(value["text"], str)
+    has_text = isinstance(value["text"], str) and bool(value["text"].strip())
+    return are_frames and has_text and 0 <= value["start"] < value["end"]
 
 
 class ModelDescriber(Describer):

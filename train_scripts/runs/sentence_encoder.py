@@ -54,7 +54,7 @@ class SentenceEncoder:
         hidden = self.model(**inputs).last_hidden_state.float()
         mask = inputs["attention_mask"]
         if self.pooling == "mean":
-            pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         else:
             position = torch.zeros_like(mask[:, 0]) if self.pooling == "cls" else mask.sum(1) - 1
             pooled = hidden[torch.arange(len(hidden)), position]
