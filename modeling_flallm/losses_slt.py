@@ -88,8 +88,8 @@ class ContrastsWithSentences:
     """
     Mixin for modules that contrast clips with the frozen embeddings of their sentences: symmetric InfoNCE over the
     global batch with a learned temperature, as in CLIP. A memory adds the sentences of earlier batches to the negatives
-    of each clip; as the text encoder is frozen, they do not age (ours). Sentences that occur twice are not each other's
-    negatives.
+    of each clip in training; as the text encoder is frozen, they do not age (ours). Evaluation has no memory, so that
+    the losses of a run can be compared. Sentences that occur twice are not each other's negatives.
     """
 
     def _build_contrast(self, width: int, memory_bank_size: int) -> None:
@@ -112,7 +112,8 @@ class ContrastsWithSentences:
         Embeddings of norm 1 of this process's clips and of their sentences, both `(clips, width)` -> the mean over the
         clips of all processes, `()`. In training the memory then takes in the sentences.
         """
-        losses = symmetric_contrast(clips, sentences, self._contrast_scale(), self._remembered())
+        earlier = self._remembered() if self.training else None
+        losses = symmetric_contrast(clips, sentences, self._contrast_scale(), earlier)
         if self.training:
             self._remember(gather_clips(sentences))
         return gather_clips(losses).mean()

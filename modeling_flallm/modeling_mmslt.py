@@ -191,6 +191,9 @@ class MmsltForPreTraining(MmsltForTranslation):
         video = self._given_video(
             kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
         )
+        if kwargs:
+            named = ", ".join(f"`{name}`" for name in self.vision_model.input_names)
+            raise ValueError(f"Pretraining takes `sentence_embeddings`, {named}, got `{next(iter(kwargs))}`.")
         self._check_one_form(video)
         embeddings, tokens = self._embed_video(video)
         encoded = self._encode_embeddings(embeddings, tokens.attention_mask)

@@ -204,14 +204,19 @@ def test_the_memory_bank_holds_the_newest_sentences_as_negatives(tmp_path):
     batch["sentence_embeddings"][1] = newest[0]  # one of the bank: not a negative
     model.save_pretrained(tmp_path)
     model = LlavaSltForContrastivePreTraining.from_pretrained(tmp_path)
-    output = model(**batch)
+    output = model.train()(**batch)
     scale = 1 / 0.07
     of_bank = scale * output.video_embeddings @ newest.T
     of_bank[1, 0] = -torch.inf
     logits, own = output.logits_per_video, torch.arange(2)
     loss_of_videos = torch.nn.functional.cross_entropy(torch.cat([logits, of_bank], 1), own)
     assert_close(output.loss, (loss_of_videos + torch.nn.functional.cross_entropy(logits.T, own)) / 2)
-    assert_close(model(**batch).loss, output.loss)  # evaluation remembers nothing
+    bank = model.memory_bank.clone()
+    output = model.eval()(**batch)  # without a memory, and nothing is remembered
+    logits = output.logits_per_video
+    cross_entropy = torch.nn.functional.cross_entropy
+    assert_close(output.loss, (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2)
+    assert torch.equal(model.memory_bank, bank)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """MMSLT: its configurations, the pretraining's loss, what each stage trains, and the way from one to the other."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,6 +33,8 @@ from modeling_flallm import (
     MmsltPreTrainingConfig,
 )
 from modeling_flallm.encoder_described_slt import described_encoder_of
+from modeling_flallm.encoder_frames_slt import FrameBackbone
+from train_scripts.runs.training import prepare_visual_encoder
 
 LORA = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.0}
 
@@ -169,7 +172,7 @@ def test_earlier_sentences_are_negatives_unless_they_are_the_clips_own():
     memory = model.visual_text_contrast.memory_bank.clone()
     assert model.visual_text_contrast.num_remembered == 6
     batch["sentence_embeddings"] = torch.stack([5 * memory[2], torch.randn(32)])  # one is remembered, in another norm
-    output = model.eval()(**batch)
+    output = model(**batch)
     sentences = torch.nn.functional.normalize(batch["sentence_embeddings"], dim=1)
     logits = output.video_embeddings @ torch.cat([sentences, memory]).T / 0.07
     logits[0, 2 + 2] = -torch.inf
@@ -177,7 +180,30 @@ def test_earlier_sentences_are_negatives_unless_they_are_the_clips_own():
     expected = torch.nn.functional.cross_entropy(logits, own)
     expected = expected + torch.nn.functional.cross_entropy(logits[:, :2].T, own)
     assert_close(output.sentence_loss, expected / 2, atol=1e-4, rtol=1e-4)
-    assert torch.equal(model.visual_text_contrast.memory_bank, memory)  # evaluation remembers nothing
+    memory = model.visual_text_contrast.memory_bank.clone()
+    output = model.eval()(**batch)  # evaluation has no memory: its loss must not depend on how much a run has seen
+    logits = output.video_embeddings @ sentences.T / 0.07
+    expected = torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)
+    assert_close(output.sentence_loss, expected / 2, atol=1e-4, rtol=1e-4)
+    assert torch.equal(model.visual_text_contrast.memory_bank, memory)
+
+
+def test_the_cnn_works_in_chunks_behind_low_rank_adapters_too():
+    model = tiny_mmslt_pretraining()
+    wrapped = get_peft_model(model, LoraConfig(**LORA, **model.get_lora_settings())).train()
+    prepare_visual_encoder(wrapped, SimpleNamespace(frames_per_chunk=4))
+    sizes: list[int] = []
+    for module in wrapped.modules():
+        if isinstance(module, FrameBackbone):
+            module.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    wrapped(**pretraining_batch([9, 7]))
+    assert sizes == [4, 4, 4, 4]
+
+
+def test_inputs_that_nothing_reads_are_refused():
+    batch = {**pretraining_batch([9, 7]), "description_embedings": torch.randn(2, 9, 6)}
+    with error_texts("`description_attention_mask`, got `description_embedings`."):
+        tiny_mmslt_pretraining()(**batch)
 
 
 def test_sentences_of_another_width_are_refused():

@@ -171,7 +171,8 @@ class LoadedEncoderArguments(NamedEncoderArguments):
         """The encoder with the new linear layer and temporal module behind it, if there are any."""
         from modeling_flallm.encoders_slt import put_in_front_of_time
 
-        if self.projection_size or temporal_module.get("temporal_blocks"):
+        temporal_module = {"temporal_blocks": [], **temporal_module}
+        if self.projection_size or temporal_module["temporal_blocks"]:
             return put_in_front_of_time(encoder, projection_size=self.projection_size, **temporal_module)
         return encoder
 

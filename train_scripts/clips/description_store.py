@@ -304,8 +304,8 @@ def _files_of_split(folder: Path, split_name: str, name_or_path: str) -> dict[st
     if table is None or not table.is_file():
         has = sorted(path.name for path in folder.iterdir() if (path / TABLE_FILE).is_file())
         raise ValueError(
-            f"--descriptions {name_or_path} must describe the split {split_name!r}, it describes {has}. Run `flallm "
-            "describe` to its end."
+            f"--descriptions {name_or_path} must describe the split {split_name!r}, it describes {has}. Run "
+            f"`flallm describe --splits {split_name}` into the same folder."
         )
     rows = list(csv_rows(table.read_bytes().decode("utf-8-sig"), is_strict=True))
     if rows and not {*TABLE_COLUMNS[:2]} <= rows[0].keys():

@@ -332,6 +332,8 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
             return super().settings()
         of_stage = {setting["name"]: setting["value"] for setting in self.training_run.settings}
         of_run = {"data": self.training_run.data, "base_models": self.training_run.base_models}
+        if self.training_run.descriptions is not None:
+            of_run["descriptions"] = self.training_run.descriptions
         return {**of_stage, **of_run, **super().settings()}
 
     def create_model_card(self, **options: Any) -> None:

@@ -273,7 +273,9 @@ def _weights_without_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
 def prepare_visual_encoder(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
     """Puts the CNN into the memory format of its convolutions, which then reorder nothing, and sets its chunk size."""
     model.vision_model.choose_memory_format()
-    model.vision_model.frames_per_chunk = training.frames_per_chunk
+    for module in model.vision_model.modules():  # peft may have put others around them
+        if isinstance(module, SignEncoder):
+            module.frames_per_chunk = training.frames_per_chunk
 
 
 def start_run(training: FLaLLMTrainingArguments, dtype: torch.dtype | None = None) -> list[TrainerCallback]:

@@ -167,7 +167,7 @@ def run_pretraining(
     opened = open_contrastive_splits(arguments, data, training, scores, descriptions)
     splits, described = opened.splits, None
     callbacks = [*callbacks, *start_run(training)]
-    if descriptions.descriptions is not None:
+    if descriptions.descriptions is not None and arguments.mapper_loss_weight:
         described = describe_descriptions(descriptions.descriptions, splits.train)
         if training.process_index == 0:
             print(described_share_text(described), flush=True)
