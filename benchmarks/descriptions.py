@@ -107,7 +107,7 @@ class Folders:
         self.language_model = self.output / "language_model"
 
     def descriptions(self, variant: str) -> Path:
-        """The store that a variant trains with; without them, that of the mapper that nothing teaches."""
+        """The store that a variant trains with; without them, the true ones at weight 0."""
         return self.output / ("shuffled" if variant == SHUFFLED else "descriptions")
 
     def model(self, stage: str, variant: str) -> Path:
