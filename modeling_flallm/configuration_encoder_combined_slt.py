@@ -64,8 +64,30 @@ class SideBySideConfig(ConfigOfParts):
         return {**super().to_dict(), "encoder_configs": [config.to_dict() for config in self.encoder_configs]}
 
 
+class ConfigBehindAnother(ConfigOfParts):
+    """Base class of the configurations of `EncoderBehindAnother`: the encoder in front is that of `encoder_config`."""
+
+    base_config_key = "vision_config"
+    sub_configs = {"encoder_config": AutoConfig}
+    has_no_defaults_at_init = True
+
+    @property
+    def parts(self) -> list[PreTrainedConfig]:
+        return [self.encoder_config]
+
+    @property
+    def features_size(self) -> int:
+        """Width of the features, see `SignEncoder`."""
+        return getattr(self.encoder_config, "features_size", self.encoder_config.hidden_size)
+
+    @property
+    def frame_settings(self) -> dict[str, Any] | None:
+        """See `PretrainedVisionConfig.frame_settings`."""
+        return getattr(self.encoder_config, "frame_settings", None)
+
+
 @strict
-class TemporalConfig(ConfigOfParts):
+class TemporalConfig(ConfigBehindAnother):
     r"""
     A sign encoder followed by a linear layer and FLa-LLM's local temporal module. The first may be frozen, so that its
     features are kept on disk, while the rest is trained.
@@ -86,9 +108,6 @@ class TemporalConfig(ConfigOfParts):
     """
 
     model_type = "temporal_slt"
-    base_config_key = "vision_config"
-    sub_configs = {"encoder_config": AutoConfig}
-    has_no_defaults_at_init = True
 
     encoder_config: dict | PreTrainedConfig | None = None
     projection_size: int = 0
@@ -106,28 +125,14 @@ class TemporalConfig(ConfigOfParts):
         super().__post_init__(**kwargs)
 
     @property
-    def parts(self) -> list[PreTrainedConfig]:
-        return [self.encoder_config]
-
-    @property
     def width_before_time(self) -> int:
         """Width of what enters the temporal module."""
         return self.projection_size or self.encoder_config.hidden_size
 
     @property
-    def features_size(self) -> int:
-        """Width of the features, see `SignEncoder`."""
-        return getattr(self.encoder_config, "features_size", self.encoder_config.hidden_size)
-
-    @property
     def temporal_stride(self) -> int:
         """Features from one visual token to the next."""
         return stride_of_blocks(self.temporal_blocks)
-
-    @property
-    def frame_settings(self) -> dict[str, Any] | None:
-        """See `PretrainedVisionConfig.frame_settings`."""
-        return getattr(self.encoder_config, "frame_settings", None)
 
 
 def _pretrained_in(config: PreTrainedConfig) -> list[PretrainedVisionConfig]:

@@ -1,16 +1,14 @@
 """Configuration of the sign encoder that learns from descriptions, MMSLT's (https://arxiv.org/abs/2411.16789)."""
 
-from typing import Any
-
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from .configuration_encoder_pretrained_slt import ConfigOfParts
+from .configuration_encoder_combined_slt import ConfigBehindAnother
 from .encoder_registry_slt import build_vision_config
 
 
 @strict
-class DescribedConfig(ConfigOfParts):
+class DescribedConfig(ConfigBehindAnother):
     r"""
     A sign encoder with a description mapper behind it: an MLP that learns to predict the embeddings of texts which
     describe the signing. MMSLT's temporal module is a `TemporalConfig` around it.
@@ -33,9 +31,6 @@ class DescribedConfig(ConfigOfParts):
     """
 
     model_type = "described_slt"
-    base_config_key = "vision_config"
-    sub_configs = {"encoder_config": AutoConfig}
-    has_no_defaults_at_init = True
 
     encoder_config: dict | PreTrainedConfig | None = None
     description_size: int = 768
@@ -52,20 +47,6 @@ class DescribedConfig(ConfigOfParts):
             raise ValueError(f"`mapper_loss_weight` must be 0 or more, got {self.mapper_loss_weight}.")
         self.hidden_size = self.encoder_config.hidden_size + self.description_size
         super().__post_init__(**kwargs)
-
-    @property
-    def parts(self) -> list[PreTrainedConfig]:
-        return [self.encoder_config]
-
-    @property
-    def features_size(self) -> int:
-        """Width of the features, see `SignEncoder`."""
-        return getattr(self.encoder_config, "features_size", self.encoder_config.hidden_size)
-
-    @property
-    def frame_settings(self) -> dict[str, Any] | None:
-        """See `PretrainedVisionConfig.frame_settings`."""
-        return getattr(self.encoder_config, "frame_settings", None)
 
 
 __all__ = ["DescribedConfig"]

@@ -1,16 +1,46 @@
 """A whole model that is trained further, with its processor."""
 
+from collections.abc import Callable, Sequence
+
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from modeling_flallm.own_processing import FLaLLMProcessor, spoken_language_name
 from modeling_flallm.systems import find_stage
 
+from ..arguments.commands import Command
 from ..arguments.data_arguments import FineTuningVideoArguments
 from ..arguments.described_stage_arguments import TranslationFineTuningArguments
 from ..arguments.stage_arguments import UnifiedFineTuningArguments
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from .generation_defaults import set_generation_defaults
 from .trained_models import load_to_train_further
+from .training import run_training
+
+
+def run_fine_tuning(
+    command: Command,
+    build: Callable[..., tuple[PreTrainedModel, FLaLLMProcessor]],
+    argv: Sequence[str] | None,
+    callbacks: Sequence[TrainerCallback],
+) -> dict[str, float]:
+    """
+    A stage that trains a whole model further, from command-line arguments, as `run_training`.
+
+    Args:
+        build: from the stage's arguments, those of its clips and the tag of the spoken language, makes the model and
+            its processor, as `load_to_fine_tune` does.
+    """
+    arguments, data, video, augmentation, training = command.parse(argv, FLaLLMTrainingArguments)
+    return run_training(
+        lambda: build(arguments, video, data.spoken_language),
+        arguments,
+        data,
+        video.completed(),
+        augmentation,
+        training,
+        callbacks=callbacks,
+    )
 
 
 def load_to_fine_tune(

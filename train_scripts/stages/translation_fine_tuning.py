@@ -24,9 +24,7 @@ from ..arguments.command_line import GO_ON_TRAINING, run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import FineTuningVideoArguments
 from ..arguments.described_stage_arguments import TranslationFineTuningArguments
-from ..arguments.training_arguments import FLaLLMTrainingArguments
-from ..runs.fine_tuned_models import load_to_fine_tune
-from ..runs.training import run_training
+from ..runs.fine_tuned_models import load_to_fine_tune, run_fine_tuning
 
 COMMAND = COMMANDS["train translation-fine-tuning"]
 
@@ -44,16 +42,7 @@ def build_model(
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Fine-tune from command-line arguments, with additional callbacks; returns the scores on the evaluation split."""
-    arguments, data, video, augmentation, training = COMMAND.parse(argv, FLaLLMTrainingArguments)
-    return run_training(
-        lambda: build_model(arguments, video, data.spoken_language),
-        arguments,
-        data,
-        video.completed(),
-        augmentation,
-        training,
-        callbacks=callbacks,
-    )
+    return run_fine_tuning(COMMAND, build_model, argv, callbacks)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,25 +16,14 @@ from transformers import TrainerCallback
 
 from ..arguments.command_line import GO_ON_TRAINING, run_command
 from ..arguments.commands import COMMANDS
-from ..arguments.training_arguments import FLaLLMTrainingArguments
-from ..runs.fine_tuned_models import load_to_fine_tune
-from ..runs.training import run_training
+from ..runs.fine_tuned_models import load_to_fine_tune, run_fine_tuning
 
 COMMAND = COMMANDS["train unified-fine-tuning"]
 
 
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Fine-tune from command-line arguments, with additional callbacks; returns the scores on the evaluation split."""
-    arguments, data, video, augmentation, training = COMMAND.parse(argv, FLaLLMTrainingArguments)
-    return run_training(
-        lambda: load_to_fine_tune(arguments, video, data.spoken_language),
-        arguments,
-        data,
-        video.completed(),
-        augmentation,
-        training,
-        callbacks=callbacks,
-    )
+    return run_fine_tuning(COMMAND, load_to_fine_tune, argv, callbacks)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
