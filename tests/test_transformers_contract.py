@@ -314,7 +314,7 @@ def test_inference_is_exported(case):
     model, inputs = case.make(), inference_inputs(case.make_inputs(LENGTHS))
     if case.is_translator:
         inputs["use_cache"] = False
-    if model.config.is_encoder_decoder:
+    if case.is_translator and model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = torch.randint(4, 30, (3, 5))
     with torch.no_grad():
         expected = model(**inputs)[case.output]
