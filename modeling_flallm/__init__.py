@@ -11,6 +11,7 @@ from .configuration_encoder_described_slt import DescribedConfig
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
 from .configuration_encoder_poses_slt import UniSignPoseConfig
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
+from .configuration_encoder_two_levels_slt import TwoLevelConfig
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_features_slt import VisualFeaturesConfig
 from .configuration_flallm import FLaLLMConfig, light_transformer_config
@@ -23,6 +24,7 @@ from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
 from .encoder_poses_slt import UniSignPoseEncoder
 from .encoder_pretrained_slt import PretrainedVisionEncoder
+from .encoder_two_levels_slt import TwoLevelEncoder
 from .encoder_words_slt import LlavaSltVisualEncoder
 from .encoders_slt import SIGN_ENCODERS
 from .language_encoder_decoder_slt import FLaLLMEncoderOutput
@@ -120,6 +122,8 @@ __all__ = [
     "SignLanguageTranslationPipeline",
     "TemporalConfig",
     "TemporalEncoder",
+    "TwoLevelConfig",
+    "TwoLevelEncoder",
     "UniSignConfig",
     "UniSignForTranslation",
     "UniSignPoseConfig",
