@@ -1,11 +1,12 @@
 """
-FLa-LLM, LLaVA-SLT, Uni-Sign and MMSLT for transformers. Importing this package registers their classes, processors and
-pipeline.
+FLa-LLM, LLaVA-SLT, Uni-Sign, MMSLT and DiffSLT for transformers. Importing this package registers their classes,
+processors and pipeline.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .configuration_diffslt_autoencoder import DiffSltAutoencoderConfig
 from .configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
 from .configuration_encoder_described_slt import DescribedConfig
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
@@ -28,6 +29,7 @@ from .encoder_two_levels_slt import TwoLevelEncoder
 from .encoder_words_slt import LlavaSltVisualEncoder
 from .encoders_slt import SIGN_ENCODERS
 from .language_encoder_decoder_slt import FLaLLMEncoderOutput
+from .modeling_diffslt_autoencoder import DiffSltAutoencoder
 from .modeling_flallm import FLaLLMForTranslation
 from .modeling_llava_slt import LlavaSltForTranslation
 from .modeling_llava_slt_contrastive import LlavaSltContrastiveOutput, LlavaSltForContrastivePreTraining
@@ -62,6 +64,8 @@ AutoConfig.register("mmslt_pretraining", MmsltPreTrainingConfig, exist_ok=True)
 AutoModel.register(MmsltConfig, MmsltForTranslation, exist_ok=True)
 AutoModel.register(MmsltPreTrainingConfig, MmsltForPreTraining, exist_ok=True)
 AutoModelForSeq2SeqLM.register(MmsltConfig, MmsltForTranslation, exist_ok=True)
+AutoConfig.register("diffslt_autoencoder", DiffSltAutoencoderConfig, exist_ok=True)
+AutoModel.register(DiffSltAutoencoderConfig, DiffSltAutoencoder, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(
     "sign-language-translation",
     pipeline_class=SignLanguageTranslationPipeline,
@@ -85,11 +89,15 @@ MmsltConfig.register_for_auto_class("AutoConfig")
 MmsltForTranslation.register_for_auto_class(MmsltForTranslation.translation_auto_class)
 MmsltPreTrainingConfig.register_for_auto_class("AutoConfig")
 MmsltForPreTraining.register_for_auto_class("AutoModel")
+DiffSltAutoencoderConfig.register_for_auto_class("AutoConfig")
+DiffSltAutoencoder.register_for_auto_class("AutoModel")
 
 __all__ = [
     "DataCollatorForSignTranslation",
     "DescribedConfig",
     "DescribedEncoder",
+    "DiffSltAutoencoder",
+    "DiffSltAutoencoderConfig",
     "FLaLLMConfig",
     "FLaLLMEncoderOutput",
     "FLaLLMForTranslation",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
 
@@ -74,13 +74,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
         """Labels `(batch, length)` -> inputs of the decoder, shifted by one as the text model does it."""
-        text_model = self.get_text_model()
-        if hasattr(text_model, "prepare_decoder_input_ids_from_labels"):
-            return text_model.prepare_decoder_input_ids_from_labels(labels)
-        text_config = self.config.text_config  # M2M100 has no such method
-        shifted = labels.roll(1, dims=1)
-        shifted[:, 0] = text_config.decoder_start_token_id
-        return shifted.masked_fill(shifted == IGNORED_LABEL, text_config.pad_token_id)
+        return decoder_inputs_of(self.get_text_model(), labels)
 
     def _first_decoder_input_ids(self, hidden_states: torch.Tensor) -> torch.LongTensor:
         """-> `(batch, 1)` for encoder states `(batch, ...)`: the token with which `generate` starts a sentence."""
@@ -292,19 +286,18 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
 
     def check_num_tokens(self, num_tokens: int) -> None:
         text_config = self.config.text_config
-        has_limit = _has_learned_positions(self.get_text_model().get_encoder())
-        if has_limit and num_tokens > text_config.max_position_embeddings:
+        most = num_learned_positions(self.get_text_model().get_encoder())
+        if most is not None and num_tokens > most:
             has_prompt = self.config.has_prompt
             counted = f"Prompt and video have {num_tokens}" if has_prompt else f"The video gives {num_tokens} visual"
             raise ValueError(
                 f"{counted} tokens, but the text model {text_config.model_type!r} takes at most "
-                f"{text_config.max_position_embeddings}. Lower `max_num_frames` or `frame_sampling_rate` of the "
+                f"{most}. Lower `max_num_frames` or `frame_sampling_rate` of the "
                 "video processor, or cut the video with `start` and `end`."
             )
 
     def get_max_num_tokens(self) -> int | None:
-        has_limit = _has_learned_positions(self.get_text_model().get_decoder())
-        return self.config.text_config.max_position_embeddings if has_limit else None
+        return num_learned_positions(self.get_text_model().get_decoder())
 
     def _check_num_target_tokens(self, num_tokens: int) -> None:
         most = self.get_max_num_tokens()
@@ -386,6 +379,15 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         return log_probabilities, attention
 
 
+def decoder_inputs_of(text_model: PreTrainedModel, labels: torch.LongTensor) -> torch.LongTensor:
+    """Labels `(batch, length)` -> inputs of the text model's decoder, shifted by one as that model does it."""
+    if hasattr(text_model, "prepare_decoder_input_ids_from_labels"):
+        return text_model.prepare_decoder_input_ids_from_labels(labels)
+    shifted = labels.roll(1, dims=1)  # M2M100 has no such method
+    shifted[:, 0] = text_model.config.decoder_start_token_id
+    return shifted.masked_fill(shifted == IGNORED_LABEL, text_model.config.pad_token_id)
+
+
 def _num_averaged(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
     return (labels != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
 
@@ -404,8 +406,10 @@ def _packed(
     return packed, mask.gather(1, order), is_visual.gather(1, order)
 
 
-def _has_learned_positions(part: nn.Module) -> bool:
-    return isinstance(getattr(part, "embed_positions", None), nn.Embedding)
+def num_learned_positions(part: nn.Module) -> int | None:
+    """The most tokens that the learned positions of an encoder or decoder allow; `None` if it has none."""
+    has_limit = isinstance(getattr(part, "embed_positions", None), nn.Embedding)
+    return part.config.max_position_embeddings if has_limit else None
 
 
-__all__ = ["EncoderDecoderTranslationModel", "FLaLLMEncoderOutput"]
+__all__ = ["EncoderDecoderTranslationModel", "FLaLLMEncoderOutput", "decoder_inputs_of", "num_learned_positions"]
