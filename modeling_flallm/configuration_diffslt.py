@@ -1,18 +1,18 @@
-"""Configuration of DiffSLT (https://arxiv.org/abs/2411.17248): translation by diffusion in the space of a text autoencoder."""
+"""Configuration of DiffSLT (https://arxiv.org/abs/2411.17248): translation by diffusion of a sentence's latents."""
 
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .calibration_slt import check_calibration
+from .calibration_slt import SavedWithItsCalibration, check_calibration
 from .configuration_diffslt_autoencoder import DiffSltAutoencoderConfig
 from .configuration_flallm import without_installed_pipeline
 from .encoder_registry_slt import build_vision_config
 
 
 @strict
-class DiffSltConfig(DiffSltAutoencoderConfig):
+class DiffSltConfig(SavedWithItsCalibration, DiffSltAutoencoderConfig):
     r"""
     DiffSLT: the visual side of a trained translation model, a denoiser that it guides, and a text autoencoder. What we
     know of the paper gives no sizes: all defaults are ours, most of them those of latent diffusion for language

@@ -24,6 +24,7 @@ from transformers import AutoModelForSeq2SeqLM
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .choice_slt import Utility
 from .configuration_diffslt import DiffSltConfig
 from .denoiser_diffslt import STANDARD_DEVIATION, Denoiser, Guidance, GuidanceFusion
 from .encoders_slt import load_sign_encoder
@@ -75,8 +76,8 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
     nor on what was translated before. Sampling needs diffusers, loading does not.
 
     The paper has no public code, and what we know of it gives no sizes. The denoiser is that of latent diffusion for
-    language (https://arxiv.org/abs/2212.09462); its time is discrete here, for the schedulers of diffusers. The guidance
-    fusion module and the pseudo-glosses of DiffSLT-P are ours.
+    language (https://arxiv.org/abs/2212.09462); its time is discrete here, for the schedulers of diffusers. The
+    guidance fusion module and the pseudo-glosses of DiffSLT-P are ours.
     """
 
     config_class = DiffSltConfig
@@ -157,8 +158,6 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         model.config.text_config = autoencoder.config.text_config
         model.denoiser.to_empty(device=autoencoder.device).apply(model._init_weights).to(autoencoder.dtype)
         model.generation_config = autoencoder.generation_config
-        model.generation_config.num_inference_steps = NUM_INFERENCE_STEPS
-        model.generation_config.guidance_scale = GUIDANCE_SCALE
         if config_values.get("ema_decay") is not None:
             model.start_average(config_values["ema_decay"])
         return model.eval()
@@ -324,9 +323,7 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         )
 
     @staticmethod
-    def _estimate(
-        noisy: torch.Tensor, velocity: torch.Tensor, timesteps: torch.Tensor, scheduler: Any
-    ) -> torch.Tensor:
+    def _estimate(noisy: torch.Tensor, velocity: torch.Tensor, timesteps: torch.Tensor, scheduler: Any) -> torch.Tensor:
         """The latents `(batch, latents, latent size)` that a predicted velocity points to, of their norm."""
         kept = scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, None]
         return normalised(kept.sqrt() * noisy - (1 - kept).sqrt() * velocity)
@@ -355,6 +352,9 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         visual_features: torch.FloatTensor | None = None,
         visual_attention_mask: torch.LongTensor | None = None,
         encoder_outputs: FLaLLMEncoderOutput | None = None,
+        num_candidates: int | None = None,
+        choose_by: str | Utility | None = None,
+        tokenizer: Any = None,
         **kwargs: Any,
     ):
         """
@@ -373,14 +373,19 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
                 Its state gives the seeds of the samples, the same ones for all clips; it is not changed. Default: the
                 seeds 0, 1, ...
             scheduler (`str`, *optional*): see `get_scheduler`.
+            num_candidates, choose_by, tokenizer (*optional*):
+                So many samples are drawn for each clip, and those `num_return_sequences` are returned, best first, that
+                agree best with all of them, by "bleu", "chrf" or a function as `choose_by`; see `CandidateChoice`.
             kwargs:
                 Those of `transformers.GenerationMixin.generate` for writing the sentence from its latents, by default
-                greedily, and of `SignTranslationModel.generate`.
+                greedily.
 
         Raises:
-            ValueError: as `forward`, and for numbers of steps or sentences below 1.
+            ValueError: as `forward`, for numbers of steps or sentences below 1, and for candidates that cannot be
+                compared.
             ImportError: without diffusers.
         """
+        kwargs, choose = self._plan_choice(num_candidates, choose_by, tokenizer, kwargs)
         video = self._given_video(
             kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
         )
@@ -388,7 +393,11 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         if encoder_outputs is None:
             encoder_outputs = self.encode(**video)
         kwargs.pop("labels", None)  # which the Trainer passes
-        return super().generate(encoder_outputs=encoder_outputs, **kwargs)
+        return choose(self._write_sequences(encoder_outputs, **kwargs))
+
+    def candidate_arguments(self, num_candidates: int, generation: dict[str, Any]) -> dict[str, Any]:
+        """See `SignTranslationModel.candidate_arguments`: the candidates are samples of the diffusion."""
+        return {**generation, "num_return_sequences": num_candidates}
 
     def _write_sequences(
         self,
@@ -400,13 +409,19 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         scheduler: str | None = None,
         **generation: Any,
     ) -> Any:
-        config = generation.get("generation_config") or self.generation_config
-        num_samples = self._generation_value("num_return_sequences", num_return_sequences, config, 1)
+        given = {
+            "num_return_sequences": num_return_sequences,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "generation_config": generation.get("generation_config"),
+        }
+        num_samples = self._whole_number("num_return_sequences", given, 1)
+        scale = self._generation_setting("guidance_scale", given)
         latents = self.sample_latents(
             Guidance(encoder_outputs.last_hidden_state, encoder_outputs.attention_mask),
             num_samples,
-            self._generation_value("num_inference_steps", num_inference_steps, config, NUM_INFERENCE_STEPS),
-            self._generation_value("guidance_scale", guidance_scale, config, GUIDANCE_SCALE),
+            self._whole_number("num_inference_steps", given, NUM_INFERENCE_STEPS),
+            GUIDANCE_SCALE if scale is None else scale,
             generator,
             scheduler,
         )
@@ -414,10 +429,10 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         own = {"num_return_sequences": 1, "guidance_scale": 1}
         return self.write(latents, **{**_repeated(generation, num_samples), **own})
 
-    def _generation_value(self, name: str, given: float | None, config: Any, default: float) -> float:
-        values = (given, getattr(config, name, None), getattr(self.generation_config, name, None), default)
-        value = next(value for value in values if value is not None)
-        if name != "guidance_scale" and value < 1:
+    def _whole_number(self, name: str, given: dict[str, Any], default: int) -> int:
+        value = self._generation_setting(name, given)
+        value = default if value is None else value
+        if value < 1:
             raise ValueError(f"`{name}` must be 1 or more, got {value}.")
         return value
 
