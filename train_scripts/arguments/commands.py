@@ -39,6 +39,7 @@ from .description_arguments import (
     DescriptionArguments,
     DescriptionEmbeddingArguments,
 )
+from .diffusion_stage_arguments import LatentDiffusionArguments
 from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .model_arguments import NamedEncoderArguments
 from .pose_extraction_arguments import PosesArguments
@@ -241,6 +242,11 @@ COMMANDS = {
         "stages.translation_fine_tuning",
         help_of_stage("translation_fine_tuning"),
         (TranslationFineTuningArguments, DataArguments, FineTuningVideoArguments, *ON_VIDEOS[2:]),
+    ),
+    "train latent-diffusion": Command(
+        "stages.latent_diffusion",
+        help_of_stage("latent_diffusion"),
+        (LatentDiffusionArguments, DataArguments, FineTuningVideoArguments, *ON_VIDEOS[2:], FeatureCacheArguments),
     ),
     "evaluate": Command(
         "commands.evaluate_model",
