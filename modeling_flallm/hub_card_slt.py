@@ -93,8 +93,13 @@ class SentWithACard:
         config = self.config if hasattr(self, "config") else self.model.config  # that of a pipeline
         folder = Path(config.name_or_path)
         card = _read_card(folder) if config.name_or_path else None
-        named = f'"{folder.absolute().name}"'
-        return card and USAGE.sub(lambda usage: usage[0].replace(named, f'"{repo_id}"'), card)
+        return card and with_usage_of(repo_id, card, folder)
+
+
+def with_usage_of(repo_id: str, card: str, folder: Path) -> str:
+    """The card in a folder, whose "How to use" then loads the repository in place of the folder."""
+    named = f'"{folder.absolute().name}"'
+    return USAGE.sub(lambda usage: usage[0].replace(named, f'"{repo_id}"'), card)
 
 
 def _read_card(folder: Path) -> str | None:
@@ -115,4 +120,4 @@ def _is_empty_form(card: ModelCard) -> bool:
     return num_places > 0 and card.text.count(OPEN_PLACE) == num_places
 
 
-__all__ = ["CARD_FILE", "HUB_TASK", "TAGS", "SentWithACard"]
+__all__ = ["CARD_FILE", "HUB_TASK", "TAGS", "SentWithACard", "with_usage_of"]

@@ -28,10 +28,33 @@ from .language_encoder_decoder_slt import FLaLLMEncoderOutput, decoder_inputs_of
 from .loading_slt import LoadedWhole, forget_folder, load_whole
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
 from .prior_guided_fusion_slt import sinusoids
-from .systems import TAGS
+from .systems import DIFFSLT
 
 FEED_FORWARD_TIMES = 4  # of the width, as in the ancestor
 STANDARD_DEVIATION = 0.02  # of the learned queries and positions at the start
+CARD = """# {name}
+
+This model turns a sentence into {num_latents} latent vectors of {latent_size} numbers each, and writes a sentence from
+such vectors. It reads no videos: it is the text autoencoder of [DiffSLT]({paper}), for a model
+that translates.
+
+## How to use
+
+<!-- flallm:usage:begin (the program writes what stands between these two marks) -->
+The repository carries its own Python code. `trust_remote_code=True` runs it: read the `.py` files first, and pin the
+version that you read with `revision=`.
+
+```python
+from transformers import AutoModel, AutoTokenizer
+
+model = AutoModel.from_pretrained("{repo_id}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{repo_id}")
+labels = tokenizer(text_target=["A sentence."], return_tensors="pt")["input_ids"]
+latents = model.compress(labels)  # (sentences, {num_latents}, {latent_size})
+print(tokenizer.batch_decode(model.write(latents), skip_special_tokens=True))
+```
+<!-- flallm:usage:end -->
+"""
 
 
 class TextCompression(nn.Module):
@@ -204,7 +227,8 @@ class DiffSltAutoencoder(CompressesText, SentWithACard, LoadedWhole, PreTrainedM
     config_class = DiffSltAutoencoderConfig
     base_model_prefix = "diffslt_autoencoder"
     main_input_name = "labels"
-    hub_tags = (*TAGS, "diffslt")
+    hub_tags = DIFFSLT.hub_tags
+    is_prompted = False  # the text model reads the latents alone
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     # The Trainer passes `num_items_in_batch`, and forward divides by it.
@@ -254,14 +278,23 @@ class DiffSltAutoencoder(CompressesText, SentWithACard, LoadedWhole, PreTrainedM
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
     def get_output_embeddings(self) -> nn.Module:
         return self.text_model.get_output_embeddings()
 
-    def get_encoder(self, modality: str | None = None) -> nn.Module:
-        return self.text_model.get_encoder()
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Resize the text model's embeddings. See `PreTrainedModel.resize_token_embeddings`."""
+        return self.text_model.resize_token_embeddings(*args, **kwargs)
 
-    def get_decoder(self) -> nn.Module:
-        return self.text_model.get_decoder()
+    def get_max_num_tokens(self) -> int | None:
+        """The most tokens that the text model's learned positions let it write; `None` if it has none."""
+        return num_learned_positions(self.text_model.get_decoder())
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
+        """Labels `(batch, length)` -> inputs of the decoder, shifted by one as the text model does it."""
+        return decoder_inputs_of(self.text_model, labels)
 
     @can_return_tuple
     def forward(
@@ -296,7 +329,7 @@ class DiffSltAutoencoder(CompressesText, SentWithACard, LoadedWhole, PreTrainedM
             latents = latents + self.config.latent_noise * torch.randn_like(latents)
         encoder_outputs = self.reconstruct(latents)
         if decoder_input_ids is None:
-            decoder_input_ids = decoder_inputs_of(self.text_model, labels)
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         outputs = self.text_model(
             encoder_outputs=encoder_outputs,
             attention_mask=encoder_outputs.attention_mask,
@@ -322,6 +355,10 @@ class DiffSltAutoencoder(CompressesText, SentWithACard, LoadedWhole, PreTrainedM
         if (labels is None) == (latents is None):
             raise ValueError("Pass exactly one of `labels` and `latents`.")
         return self.write(self.compress(labels) if latents is None else latents, **generation)
+
+    def _short_card(self, repo_id: str) -> str:
+        sizes = {"num_latents": self.config.num_latents, "latent_size": self.config.latent_size}
+        return CARD.format(name=repo_id.split("/")[-1], repo_id=repo_id, paper=DIFFSLT.paper, **sizes)
 
 
 __all__ = ["CompressesText", "DiffSltAutoencoder", "TextCompression", "TextReconstruction", "normalised"]

@@ -39,7 +39,7 @@ from .description_arguments import (
     DescriptionArguments,
     DescriptionEmbeddingArguments,
 )
-from .diffusion_stage_arguments import LatentDiffusionArguments
+from .diffslt_stage_arguments import LatentDiffusionArguments, TextAutoencodingArguments
 from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .model_arguments import NamedEncoderArguments
 from .pose_extraction_arguments import PosesArguments
@@ -51,6 +51,7 @@ from .stage_arguments import (
     LLMFineTuningArguments,
     PosePretrainingArguments,
     PoseRgbPretrainingArguments,
+    SentenceArguments,
     TextArguments,
     UnifiedFineTuningArguments,
     VisualContrastivePretrainingArguments,
@@ -60,6 +61,7 @@ from .stage_arguments import (
 from .system_rows import help_of_stage
 from .training_defaults import (
     COMMON_TRAINER_FLAGS,
+    AutoencodingTrainingDefaults,
     ConnectorTrainingDefaults,
     ContrastiveTrainingDefaults,
     DescribedTrainingDefaults,
@@ -242,6 +244,11 @@ COMMANDS = {
         "stages.translation_fine_tuning",
         help_of_stage("translation_fine_tuning"),
         (TranslationFineTuningArguments, DataArguments, FineTuningVideoArguments, *ON_VIDEOS[2:]),
+    ),
+    "train text-autoencoding": Command(
+        "stages.text_autoencoding",
+        help_of_stage("text_autoencoding"),
+        (TextAutoencodingArguments, SentenceArguments, AutoencodingTrainingDefaults),
     ),
     "train latent-diffusion": Command(
         "stages.latent_diffusion",

@@ -144,8 +144,8 @@ class LanguageModelArguments:
 
 
 @dataclass
-class TextArguments:
-    """Which sentences. The paper does not specify its text further; all defaults are ours."""
+class SentenceArguments:
+    """Which sentences a model of text learns from, and on which it is measured. All defaults are ours."""
 
     text_file: list[str] | None = field(
         default=None, metadata={"help": "UTF-8 text files with one sentence, or one paragraph, per line."}
@@ -156,25 +156,32 @@ class TextArguments:
     )
     text_column: str = field(default="text", metadata={"help": "Column of --dataset that holds the sentence."})
     train_split: str = field(default="train", metadata={"help": "Split of --dataset whose sentences are used."})
-    spoken_language: str | None = field(
-        default=None, metadata={"help": "Language tag of the sentences, such as de; the prompt names the language."}
-    )
+    spoken_language: str | None = field(default=None, metadata={"help": "Language tag of the sentences, such as de."})
     evaluation_text_file: str | None = field(
-        default=None, metadata={"help": "Text file for the held-out perplexity. Default: --evaluation_share."}
+        default=None, metadata={"help": "Text file of held-out sentences to measure on. Default: --evaluation_share."}
     )
     evaluation_share: float = field(
-        default=0.02, metadata={"help": "Share of the distinct lines that is held out to measure perplexity."}
+        default=0.02, metadata={"help": "Share of the distinct lines that is held out to measure on."}
     )
-    block_size: int = field(default=512, metadata={"help": "Tokens per block of packed sentences."})
 
     def __post_init__(self):
         if not self.text_file and not self.dataset:
             raise ValueError("`--text_file` or `--dataset` must name the text to learn from.")
         if not 0 < self.evaluation_share < 1:
             raise ValueError(f"--evaluation_share must be above 0 and below 1, got {self.evaluation_share}.")
+        check_spoken_language(self.spoken_language)
+
+
+@dataclass
+class TextArguments(SentenceArguments):
+    """Which sentences. The paper does not specify its text further; all defaults are ours."""
+
+    block_size: int = field(default=512, metadata={"help": "Tokens per block of packed sentences."})
+
+    def __post_init__(self):
+        super().__post_init__()
         if self.block_size < 2:
             raise ValueError(f"--block_size must be 2 or more, got {self.block_size}.")
-        check_spoken_language(self.spoken_language)
 
 
 @dataclass

@@ -200,6 +200,34 @@ class LinguisticTrainingDefaults(TrainingDefaults):
 
 
 @dataclass
+class AutoencodingTrainingDefaults(TrainingDefaults):
+    """
+    How to train.
+
+    The reconstruction of held-out sentences chooses the best checkpoint.
+    """
+
+    metric_for_best_model: str = field(
+        default="bleu4",
+        metadata={"help": "Score of the reconstruction that chooses the best checkpoint: exact_matches, a BLEU, loss."},
+    )
+    sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential")
+    idle_flags: ClassVar[tuple[str, ...]] = (
+        "remove_unused_columns",
+        "adapter_learning_rate",
+        "bias_learning_rate",
+        "stop_on_collapse",
+        "hub_private_repo",
+        "hub_strategy",
+        "push_to_hub",
+        "hub_model_id",
+        "max_frames_per_batch",
+        "preprocess_on_device",
+        "frames_per_chunk",
+    )
+
+
+@dataclass
 class ContrastiveTrainingDefaults(TrainingDefaults):
     """
     How to train.

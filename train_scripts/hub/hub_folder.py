@@ -12,7 +12,14 @@ from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_imports
 
 from modeling_flallm.calibration_slt import CALIBRATION_FILE
-from modeling_flallm.systems import DEFAULT_SYSTEM, SYSTEMS, system_of_pretrained, system_of_visual_encoder
+from modeling_flallm.hub_card_slt import with_usage_of
+from modeling_flallm.systems import (
+    DEFAULT_SYSTEM,
+    SYSTEMS,
+    system_of_pretrained,
+    system_of_text_autoencoder,
+    system_of_visual_encoder,
+)
 
 from ..arguments.flag_values import is_repo_id
 from ..machine.inside_folder import inside, is_also_outside
@@ -38,7 +45,8 @@ VOCABULARY_FILES = TOKENIZER_FILES - {
     "chat_template.jinja",
 }
 MODEL_FILES = {"config.json", "generation_config.json", CALIBRATION_FILE}
-PROCESSOR_FILES = {"processor_config.json", "tokenizer_config.json"}
+TOKENIZER_FILE = "tokenizer_config.json"
+PROCESSOR_FILES = {"processor_config.json", TOKENIZER_FILE}
 VIDEO_PROCESSOR_FILE = "video_preprocessor_config.json"  # of a model without a tokenizer
 WEIGHT_INDEX = "model.safetensors.index.json"
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
@@ -61,6 +69,7 @@ class Kind:
 
 VISUAL_ENCODER_KIND = Kind(("AutoConfig", "AutoModel"), frozenset({VIDEO_PROCESSOR_FILE}), has_tokenizer=False)
 PRETRAINED_KIND = Kind(("AutoConfig", "AutoModel"))
+TEXT_AUTOENCODER_KIND = Kind(("AutoConfig", "AutoModel"), frozenset({TOKENIZER_FILE}))
 
 # What an earlier push may have left in a repository and no longer belongs there once its file is not sent again. So do
 # Python files that are named after a system.
@@ -115,6 +124,9 @@ def read_model_folder(folder: Path, repo_id: str, base_model_repo_id: str | None
     found = _adapter_files(folder, base_model_repo_id) if is_adapter else _model_files(folder)
     if _has(folder, RUN_FILE):
         found.files |= named_card(folder, repo_id, found.base_model_repo_id)
+    elif isinstance(found.files.get(CARD_FILE), Path):
+        card = found.files[CARD_FILE].read_text(encoding="utf-8")
+        found.files[CARD_FILE] = with_usage_of(repo_id, card, folder).encode()
     found.left_out = sorted(
         path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in found.files
     )
@@ -147,6 +159,8 @@ def _kind_of(folder: Path) -> Kind:
         return VISUAL_ENCODER_KIND
     if system_of_pretrained(model_type) is not None:
         return PRETRAINED_KIND
+    if system_of_text_autoencoder(model_type) is not None:
+        return TEXT_AUTOENCODER_KIND
     return Kind(("AutoConfig", "AutoModel", SYSTEMS.get(model_type, DEFAULT_SYSTEM).auto_class))
 
 

@@ -28,7 +28,7 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 from ..arguments.command_line import GO_ON_TRAINING, run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import DataArguments, FineTuningVideoArguments
-from ..arguments.diffusion_stage_arguments import LatentDiffusionArguments
+from ..arguments.diffslt_stage_arguments import LatentDiffusionArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..clips.splits import load_training_split
 from ..runs.damaged_models import reading_model

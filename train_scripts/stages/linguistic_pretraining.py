@@ -16,14 +16,11 @@ the video: the sentence's own words, moved, deleted, repeated and replaced as si
 small model learns here, from text alone, what it cannot learn later, when it is frozen.
 """
 
-import random
 import sys
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 from peft import PeftModel, get_peft_model
@@ -51,16 +48,13 @@ from ..arguments.commands import COMMANDS
 from ..arguments.stage_arguments import CausalLanguageModelArguments, TextArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_defaults import LinguisticTrainingDefaults
-from ..clips.clip_folders import read_metadata
 from ..clips.collators import IGNORED_LABEL
-from ..clips.hub_data_sets import column_names, load_from_hub
-from ..clips.splits import check_text_column
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
 from ..runs.damaged_models import read_config, read_model
 from ..runs.resuming import check_run, checkpoint_to_resume
 from ..runs.text_batches import TextCollator, TextDataset, WordNoise, pack, prompt_around_video, short_enough, tokenize
-from ..runs.text_files import read_sentences
+from ..runs.text_files import hold_out, read_text
 from ..runs.tokenizers import open_tokenizer, train_tokenizer
 from ..runs.trainers import TextTrainer
 from ..runs.training import TellTheEpoch, check_score_name, choose_fast_attention, early_stopping, start_run
@@ -85,60 +79,6 @@ class LinguisticTrainingArguments(LinguisticTrainingDefaults, FLaLLMTrainingArgu
                 "--push_to_hub is not for this stage: the model of stage 3 contains the whole language model."
             )
         super().__post_init__()
-
-
-def read_text(text: TextArguments) -> list[str]:
-    """
-    All lines of all files and data sets, NFKC-normalised like the processor's sentences.
-
-    Raises:
-        FileNotFoundError, ValueError: for a missing or empty file or data set, or one without that column.
-    """
-    lines = [line for name in text.text_file or () for line in read_sentences(name)]
-    for name in text.dataset or ():
-        lines += _sentences_of_dataset(name, text)
-    return [unicodedata.normalize("NFKC", line) for line in lines]
-
-
-def _sentences_of_dataset(name: str, text: TextArguments) -> list[str]:
-    if Path(name).is_dir():
-        rows = read_metadata(Path(name) / text.train_split, text.text_column)
-    else:
-        rows = _text_on_hub(name, text)
-    sentences = [str(row[text.text_column] or "").strip() for row in rows]
-    if not any(sentences):
-        raise ValueError(f"{name} ({text.train_split}) has no sentence in the column {text.text_column!r}.")
-    return [sentence for sentence in sentences if sentence]
-
-
-def _text_on_hub(name: str, text: TextArguments) -> datasets.IterableDataset:
-    """Streamed without its other columns: no video is downloaded when sentences and videos are in the same table."""
-    rows = load_from_hub(name, split=text.train_split, streaming=True)
-    check_text_column(column_names(rows), text.text_column, name)
-    return rows.select_columns([text.text_column])
-
-
-def hold_out(lines: list[str], text: TextArguments, seed: int) -> tuple[list[str], list[str]]:
-    """
-    -> lines to train on and lines to measure perplexity on; they share none, however often a line occurs.
-
-    Raises:
-        ValueError: if nothing is left to train on.
-    """
-    if text.evaluation_text_file is not None:
-        held_out = [unicodedata.normalize("NFKC", line) for line in read_sentences(text.evaluation_text_file)]
-    else:
-        different = list(dict.fromkeys(lines))
-        count = max(1, round(text.evaluation_share * len(different)))
-        held_out = random.Random(seed).sample(different, count)
-    unseen = set(held_out)
-    kept = [line for line in lines if line not in unseen]
-    if not kept:
-        raise ValueError(
-            "No line is left to train on after removing those of the evaluation. Give more text, or another "
-            "--evaluation_text_file."
-        )
-    return kept, held_out
 
 
 def make_tokenizer(lines: Sequence[str], prompt: str, max_vocabulary_size: int) -> PreTrainedTokenizerBase:
