@@ -22,6 +22,8 @@ from transformers import (
 
 from modeling_flallm import (
     DescribedConfig,
+    DiffSltAutoencoder,
+    DiffSltAutoencoderConfig,
     FLaLLMConfig,
     FLaLLMForTranslation,
     FLaLLMVisionConfig,
@@ -206,6 +208,14 @@ def _talkative(model: torch.nn.Module) -> torch.nn.Module:
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
+
+
+def tiny_autoencoder(text: str = "mbart", **values) -> DiffSltAutoencoder:
+    """In evaluation mode, with weights that make outputs differ clearly from input to input."""
+    sizes = {"num_latents": 3, "latent_size": 6, "autoencoder_layers": 2, "autoencoder_heads": 4}
+    return _talkative(
+        DiffSltAutoencoder(DiffSltAutoencoderConfig(text_config=tiny_text_config(text), **{**sizes, **values}))
+    )
 
 
 # The translation model of each system.
