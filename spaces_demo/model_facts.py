@@ -103,10 +103,13 @@ def why_not_a_translator(model_type: str | None) -> str | None:
     if model_type is None or model_type in systems.SYSTEMS:
         return None
     encoder_of, pretrained_of = systems.system_of_visual_encoder(model_type), systems.system_of_pretrained(model_type)
+    autoencoder_of = systems.system_of_text_autoencoder(model_type)
     if encoder_of is not None:
         part = f"only a visual encoder{_output_of(encoder_of, systems.VISUAL_ENCODER)}"
     elif pretrained_of is not None:
         part = f"only a pretrained model{_output_of(pretrained_of, systems.PRETRAINED_MODEL)}"
+    elif autoencoder_of is not None:
+        part = f"only a text autoencoder{_output_of(autoencoder_of, systems.TEXT_AUTOENCODER)}"
     elif model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         part = f"only a language model ({model_type})"
     else:

@@ -36,8 +36,14 @@ from train_scripts.arguments.described_stage_arguments import (
     TranslationFineTuningArguments,
 )
 from train_scripts.arguments.description_arguments import DescriberArguments, DescriptionArguments
+from train_scripts.arguments.diffslt_stage_arguments import TextAutoencodingArguments
 from train_scripts.arguments.flag_values import RANGES, check_new_folder
-from train_scripts.arguments.stage_arguments import PROMPT, DenoisingArguments, UnifiedFineTuningArguments
+from train_scripts.arguments.stage_arguments import (
+    PROMPT,
+    DenoisingArguments,
+    SentenceArguments,
+    UnifiedFineTuningArguments,
+)
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
 from train_scripts.arguments.training_defaults import COMMON_TRAINER_FLAGS
 from train_scripts.arguments.training_flags import CHOICES, REFUSED
@@ -59,6 +65,7 @@ from train_scripts.stages import (
     pose_pretraining,
     pose_rgb_pretraining,
     pretrain_language_model,
+    text_autoencoding,
     translation_fine_tuning,
     unified_fine_tuning,
     visual_contrastive_pretraining,
@@ -83,6 +90,11 @@ LINGUISTIC = (
     linguistic_pretraining.TextArguments,
     DenoisingArguments,
     linguistic_pretraining.LinguisticTrainingArguments,
+)
+AUTOENCODING = (
+    TextAutoencodingArguments,
+    SentenceArguments,
+    text_autoencoding.AutoencodingTrainingArguments,
 )
 CONTRASTIVE = (
     visual_contrastive_pretraining.VisualContrastivePretrainingArguments,
@@ -123,6 +135,7 @@ REQUIRED = {
     RGB: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
     DESCRIBED: {"dataset": "d", "text_model_name_or_path": "t", "output_dir": "o"},
     TRANSLATION: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
+    AUTOENCODING: {"text_file": "f", "text_model_name_or_path": "t", "output_dir": "o"},
     EVALUATION: {"dataset": "d", "model": "m", "output_dir": "o"},
 }
 TYPES_OF_COMMAND = {
@@ -137,6 +150,7 @@ TYPES_OF_COMMAND = {
     unified_fine_tuning: FINE_TUNING,
     multimodal_pretraining: DESCRIBED,
     translation_fine_tuning: TRANSLATION,
+    text_autoencoding: AUTOENCODING,
     evaluate_model: EVALUATION,
 }
 TRAINING_COMMANDS = [command for command in TYPES_OF_COMMAND if command is not evaluate_model]
@@ -146,6 +160,7 @@ TYPES_OF_PRESET = {
     "unified_fine_tuning": FINE_TUNING,
     "multimodal_pretraining": DESCRIBED,
     "translation_fine_tuning": TRANSLATION,
+    "text_autoencoding": AUTOENCODING,
     "visual_initialing": STAGE1,
     "llm_fine_tuning": STAGE2,
     "language_model": LANGUAGE_MODEL,
@@ -449,6 +464,8 @@ def test_broken_yaml_names_its_line(tmp_path, capsys):
         (llm_fine_tuning, "text_model_name_or_path", "`--text_model_name_or_path` is required."),
         (pretrain_language_model, "text_file", "`--text_file` must name a text file with one sentence per line."),
         (pretrain_language_model, "output_dir", "`--output_dir` must name a new or empty folder."),
+        (text_autoencoding, "text_model_name_or_path", "`--text_model_name_or_path` is required."),
+        (text_autoencoding, "text_file", "`--text_file` or `--dataset` must name the text to learn from."),
         (evaluate_model, "model", "`--model` must name a trained model."),
         (evaluate_model, "output_dir", "`--output_dir` must name a new or empty folder."),
     ],

@@ -16,6 +16,7 @@ from modeling_flallm.systems import (
     LANGUAGE_MODEL,
     PRETRAINED_MODEL,
     SYSTEMS,
+    TEXT_AUTOENCODER,
     TRANSLATOR,
     VISUAL_ENCODER,
     Recipe,
@@ -77,7 +78,8 @@ def test_a_row_is_true_of_its_classes(system):
     model = TINY_MODELS[system.model_type]()
     assert type(model) is getattr(modeling_flallm, system.model_class)
     assert model.config.model_type == system.model_type
-    assert {*system.visual_encoder_types, *system.pretrained_types} <= {*CONFIG_MAPPING}
+    other_types = (*system.visual_encoder_types, *system.pretrained_types, *system.text_autoencoder_types)
+    assert {*other_types} <= {*CONFIG_MAPPING}
     assert model.is_prompted is system.is_prompted is not model.config.is_encoder_decoder
     assert {model.adapter_name, model.text_model_name} <= {name for name, _ in model.named_children()}
     assert model.translation_auto_class == system.auto_class and model.hub_tags == system.hub_tags
@@ -92,9 +94,10 @@ def test_a_row_names_stages_commands_and_presets_that_there_are(system):
         assert rest == [] and command.module == f"stages.{stage.name}"
         assert command.summary == help_of_stage(stage.name)
         assert stage.vision_stage in (None, *(each.name for each in system.stages[: system.stages.index(stage)]))
-        assert bool(stage.card) == (stage.leaves != LANGUAGE_MODEL)
+        assert bool(stage.card) == (stage.leaves not in (LANGUAGE_MODEL, TEXT_AUTOENCODER))
     assert system.last_stage.leaves == TRANSLATOR
     assert bool(system.pretrained_types) == (system.stage_that_leaves(PRETRAINED_MODEL) is not None)
+    assert bool(system.text_autoencoder_types) == (system.stage_that_leaves(TEXT_AUTOENCODER) is not None)
     assert set(system.presets) <= set(preset_names())
 
 
@@ -104,10 +107,10 @@ def test_every_preset_is_of_a_row():
 
 
 def test_systems_in_sentences():
-    assert titles() == "FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT"
+    assert titles() == "FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT or DiffSLT"
     assert (titles(is_prompted=True), titles(is_prompted=False)) == (
         "LLaVA-SLT",
-        "FLa-LLM or Uni-Sign or MMSLT",
+        "FLa-LLM or Uni-Sign or MMSLT or DiffSLT",
     )
     assert adapter_titles() == "the adapter, or LLaVA-SLT's connector"
     with pytest.raises(ValueError, match="The stage must be one of visual_initialing, .*, got 'nothing'"):
@@ -177,7 +180,7 @@ def test_a_new_row_has_a_model_card(third):
 def test_a_new_row_has_help_texts(third):
     assert help_of_stage("joint_training") == "Stage 2 of Third-SLT: everything at once."
     assert (
-        titles() == "FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT or Third-SLT"
+        titles() == "FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT or DiffSLT or Third-SLT"
         and titles(is_prompted=True) == "LLaVA-SLT or Third-SLT"
     )
     assert adapter_titles().endswith(", or Third-SLT's bridge")
@@ -187,7 +190,8 @@ def test_the_space_knows_a_new_row(third, tmp_path):
     assert why_not_a_translator("third_slt") is None
     assert why_not_a_translator("third_slt_visual") == (
         "only a visual encoder, the output of stage 1 of Third-SLT, which does not translate videos: name the output "
-        "of stage 2 of FLa-LLM, stage 3 of LLaVA-SLT, stage 3 of Uni-Sign, stage 2 of MMSLT or stage 2 of Third-SLT"
+        "of stage 2 of FLa-LLM, stage 3 of LLaVA-SLT, stage 3 of Uni-Sign, stage 2 of MMSLT, stage 2 of DiffSLT or "
+        "stage 2 of Third-SLT"
     )
     assert why_not_a_translator("mmslt_pretraining").startswith(
         "only a pretrained model, the output of stage 1 of MMSLT, which does not translate videos: name the output of"
@@ -196,6 +200,14 @@ def test_the_space_knows_a_new_row(third, tmp_path):
     facts = read_model_facts(str(tmp_path))
     assert (facts.sign_language_tag, facts.spoken_language, facts.datasets) == ("gsg", "German", ("signs",))
     assert facts.num_training_clips == 8 and facts.license == "mit"
+
+
+def test_a_text_autoencoder_is_no_translator(tmp_path):
+    reads_no_videos = "only a text autoencoder, the output of stage 1 of DiffSLT, which does not translate videos"
+    assert why_not_a_translator("diffslt_autoencoder").startswith(reads_no_videos)
+    (tmp_path / "config.json").write_text('{"model_type": "diffslt_autoencoder"}', encoding="utf-8")
+    with pytest.raises(ValueError, match="DiffSLT's stage 1 of 2, which reads no videos. Name the folder of stage 2,"):
+        load_trained(str(tmp_path))
 
 
 def test_errors_and_pushes_know_a_new_row(third, tmp_path):

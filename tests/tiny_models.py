@@ -23,6 +23,8 @@ from transformers import (
 
 from modeling_flallm import (
     DescribedConfig,
+    DiffSltAutoencoder,
+    DiffSltAutoencoderConfig,
     DiffSltConfig,
     DiffSltForTranslation,
     FLaLLMConfig,
@@ -234,6 +236,14 @@ def tiny_diffslt(text: str = "mbart", base: PreTrainedModel | None = None, **val
     model.generation_config.num_inference_steps = 3
     model.generation_config._from_model_config = False  # then it is read again
     return _talkative(model)
+
+
+def tiny_autoencoder(text: str = "mbart", **values) -> DiffSltAutoencoder:
+    """In evaluation mode, with weights that make outputs differ clearly from input to input."""
+    sizes = {"num_latents": 3, "latent_size": 6, "autoencoder_layers": 2, "autoencoder_heads": 4}
+    return _talkative(
+        DiffSltAutoencoder(DiffSltAutoencoderConfig(text_config=tiny_text_config(text), **{**sizes, **values}))
+    )
 
 
 # The translation model of each system.

@@ -14,10 +14,12 @@ from modeling_flallm.systems import (
     LANGUAGE_MODEL,
     PRETRAINED_MODEL,
     SYSTEMS,
+    TEXT_AUTOENCODER,
     VISUAL_ENCODER,
     Stage,
     System,
     system_of_pretrained,
+    system_of_text_autoencoder,
     system_of_visual_encoder,
     titles,
 )
@@ -129,6 +131,10 @@ def _what_it_holds_instead(name_or_path: str, config: dict[str, Any]) -> str:
     if system is not None:
         place = _place(system, system.stage_that_leaves(PRETRAINED_MODEL))
         return f"{name_or_path!r} is of {place}, which cannot translate yet. {_where_to_look(system)}"
+    system = system_of_text_autoencoder(model_type)
+    if system is not None:
+        place = _place(system, system.stage_that_leaves(TEXT_AUTOENCODER))
+        return f"{name_or_path!r} is of {place}, which reads no videos. {_where_to_look(system)}"
     if MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type) in (config.get("architectures") or ()):
         without = f"{name_or_path!r} holds a language model ({model_type}) without a visual encoder"
         for system in SYSTEMS.values():
