@@ -220,9 +220,6 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
                 "with `start` and `end`."
             )
 
-    def get_max_num_tokens(self) -> int | None:
-        return num_learned_positions(self.text_model.get_decoder())
-
     # ---------------------------------------------------------------------------------- training
 
     @can_return_tuple
