@@ -50,7 +50,7 @@ class DiffSltAutoencoderConfig(PaddedByItsTextModel, PreTrainedConfig):
     is_encoder_decoder: bool = True
 
     def __post_init__(self, **kwargs):
-        self.text_config = FLaLLMConfig._build_text_config(self.text_config)
+        self.text_config = FLaLLMConfig.build_text_config(self.text_config)
         check_autoencoder_values(self)
         super().__post_init__(**kwargs)
 

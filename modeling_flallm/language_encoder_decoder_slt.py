@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
 
+from .choice_slt import Utility
 from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
 from .sign_encoder_slt import SignEncoderOutput, checked_mask, is_exporting
@@ -197,16 +198,25 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         encoder_outputs: FLaLLMEncoderOutput | None = None,
         prompt_ids: torch.LongTensor | None = None,
         prompt_attention_mask: torch.LongTensor | None = None,
+        num_candidates: int | None = None,
+        choose_by: str | Utility | None = None,
+        tokenizer: Any = None,
         **kwargs: Any,
     ):
         """
         Translate: `transformers.GenerationMixin.generate` with the video in any form that `forward` takes.
 
-        The video is encoded once, before the beams are expanded. All further arguments are those of transformers.
+        The video is encoded once, before the beams are expanded.
+
+        With `num_candidates`, so many sequences are written for each clip, and those `num_return_sequences` (default 1)
+        are returned, best first, that agree best with all of them, by "bleu", "chrf" or a function as `choose_by`; see
+        `CandidateChoice` and `utility_named`. `tokenizer` gives their texts.
+        All further arguments are those of transformers.
 
         Raises:
-            ValueError: as `forward`.
+            ValueError: as `forward`, and for candidates that cannot be written or compared.
         """
+        kwargs, choose = self._plan_choice(num_candidates, choose_by, tokenizer, kwargs)
         video = self._given_video(
             kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
         )
@@ -222,7 +232,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
             encoder_outputs = self.encode(**video, **prompt, **wanted)
         if kwargs.get("max_new_tokens") is not None:
             kwargs.setdefault("max_length", None)  # replaces the saved one; with both, transformers would warn
-        return super().generate(encoder_outputs=encoder_outputs, **kwargs)
+        return choose(self._write_sequences(encoder_outputs=encoder_outputs, **kwargs))
 
     def _check_prompt(self, ids: torch.Tensor | None, mask: torch.Tensor | None, encoder_outputs: Any = None) -> None:
         if ids is None and mask is None:

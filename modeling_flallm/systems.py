@@ -451,8 +451,8 @@ DIFFSLT = System(
             title="diffusion of the sentence's latents, guided by what a trained system sees",
             command="flallm train latent-diffusion",
             leaves=TRANSLATOR,
-            card="{source}, and a diffusion learned to make the latents of the sentence from what it sees, which\n"
-            "`{text_model}` writes out.",
+            card="a {encoder} of a trained model, and a diffusion that learned to make the latents of a sentence from "
+            "what it sees.\nThe text autoencoder `{text_model}` writes the sentence.",
         ),
     ),
     recipe=Recipe(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as distributed
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tiny_corpus import error_of
@@ -52,6 +53,12 @@ def test_what_a_command_returns_is_its_status_if_it_is_one(capsys):
     assert run_command(lambda argv: 1, []) == 1
     assert run_command(lambda argv: print(argv), ["--a", "b"]) == 0
     assert capsys.readouterr().out == "['--a', 'b']\n"
+
+
+def test_a_command_leaves_the_group_of_its_processes(tmp_path):
+    options = {"init_method": f"file://{tmp_path / 'group'}", "rank": 0, "world_size": 1}
+    assert run_command(lambda argv: distributed.init_process_group("gloo", **options), []) == 0
+    assert not distributed.is_initialized()
 
 
 def test_our_own_error_is_one_line(in_use, capsys):

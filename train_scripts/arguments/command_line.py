@@ -118,6 +118,7 @@ def _run(command: Callable[[list[str]], Any], argv: list[str], go_on: str) -> in
     try:
         with _sigterm_as_interrupt():
             result = command(argv)
+        _leave_other_processes()
     except KeyboardInterrupt as interrupt:
         show_traceback(interrupt)
         print(f"\nStopped. {go_on}", file=sys.stderr)
@@ -133,6 +134,13 @@ def _run(command: Callable[[list[str]], Any], argv: list[str], go_on: str) -> in
         print(f"error: {_one_sentence(error)}", file=sys.stderr)
         return MISTAKE_OF_THE_USER
     return result if isinstance(result, int) else 0
+
+
+def _leave_other_processes() -> None:
+    """Under torchrun a process that ends inside its group may be aborted by the group's threads, its work done."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _without_debug(argv: list[str]) -> list[str]:

@@ -39,7 +39,7 @@ from .description_arguments import (
     DescriptionArguments,
     DescriptionEmbeddingArguments,
 )
-from .diffslt_stage_arguments import TextAutoencodingArguments
+from .diffslt_stage_arguments import LatentDiffusionArguments, TextAutoencodingArguments
 from .evaluation_arguments import EvaluationArguments, GenerationArguments
 from .model_arguments import NamedEncoderArguments
 from .pose_extraction_arguments import PosesArguments
@@ -249,6 +249,11 @@ COMMANDS = {
         "stages.text_autoencoding",
         help_of_stage("text_autoencoding"),
         (TextAutoencodingArguments, SentenceArguments, AutoencodingTrainingDefaults),
+    ),
+    "train latent-diffusion": Command(
+        "stages.latent_diffusion",
+        help_of_stage("latent_diffusion"),
+        (LatentDiffusionArguments, DataArguments, FineTuningVideoArguments, *ON_VIDEOS[2:], FeatureCacheArguments),
     ),
     "evaluate": Command(
         "commands.evaluate_model",

@@ -1,0 +1,284 @@
+"""DiffSLT: what is trained, what a sample depends on, the average of the weights, pseudo-glosses."""
+
+import copy
+import sys
+
+import pytest
+import torch
+from test_pipeline import word_tokenizer
+from tiny_models import error_texts, random_batch, state_of, tiny_diffslt, tiny_llava_slt, video_of
+from torch.testing import assert_close
+from transformers import AutoModelForSeq2SeqLM
+
+from modeling_flallm import DiffSltConfig
+from modeling_flallm.denoiser_diffslt import Guidance
+from modeling_flallm.modeling_diffslt import SCHEDULERS
+from modeling_flallm.modeling_diffslt_autoencoder import normalised
+
+LENGTHS = [12, 9, 16]
+WRITING = {"max_new_tokens": 6, "num_return_sequences": 3}
+
+
+def one_clip(batch: dict[str, torch.Tensor], row: int) -> dict[str, torch.Tensor]:
+    return {name: value[row : row + 1, : LENGTHS[row]] for name, value in batch.items()}
+
+
+def rows_of(sequences: torch.Tensor, row: int, num_samples: int = 3) -> list[list[int]]:
+    return [_without_padding(each) for each in sequences[row * num_samples : (row + 1) * num_samples].tolist()]
+
+
+def _without_padding(sequence: list[int]) -> list[int]:
+    return sequence[: next((place + 1 for place in range(len(sequence), 0, -1) if sequence[place - 1] != 1), 0)]
+
+
+def unlike_each_other(model):
+    """Latents far from each other are written differently."""
+    torch.nn.init.normal_(model.reconstruction.input.weight, std=2.0)
+    return model
+
+
+# ------------------------------------------------------------------------------------------ samples
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_sample_does_not_depend_on_its_batch(scheduler):
+    model, batch = unlike_each_other(tiny_diffslt(scheduler=scheduler)), video_of(random_batch(LENGTHS))
+    together = model.generate(**batch, **WRITING)
+    assert together.shape[0] == 9
+    for row in range(3):
+        alone = model.generate(**one_clip(batch, row), **WRITING)
+        assert rows_of(together, row) == rows_of(alone, 0)
+    more = model.generate(**batch, **{**WRITING, "num_return_sequences": 4})
+    assert rows_of(more, 1, 4)[:3] == rows_of(together, 1)
+
+
+def test_samples_of_a_clip_differ_and_are_the_same_again():
+    model, batch = unlike_each_other(tiny_diffslt()), video_of(random_batch(LENGTHS))
+    guidance = model.encode(**batch)
+    latents = model.sample_latents(Guidance(guidance.last_hidden_state, guidance.attention_mask), 3, 4)
+    assert latents.shape == (9, 4, 8)
+    assert_close(latents.square().mean(-1), torch.ones(9, 4))
+    assert all((latents[first] - latents[second]).abs().max() > 0.1 for first, second in ((0, 1), (1, 2), (0, 3)))
+    assert torch.equal(model.generate(**batch, **WRITING), model.generate(**batch, **WRITING))
+
+
+def test_a_generator_gives_the_seeds_and_is_not_changed():
+    model, batch = unlike_each_other(tiny_diffslt()), video_of(random_batch(LENGTHS))
+    generator = torch.Generator().manual_seed(7)
+    first = model.generate(**batch, **WRITING, generator=generator)
+    assert torch.equal(first, model.generate(**batch, **WRITING, generator=generator))
+    alone = model.generate(**one_clip(batch, 2), **WRITING, generator=torch.Generator().manual_seed(7))
+    assert rows_of(first, 2) == rows_of(alone, 0)
+    other = model.generate(**batch, **WRITING, generator=torch.Generator().manual_seed(8))
+    assert first.shape != other.shape or not torch.equal(first, other)
+
+
+def test_saved_and_loaded_it_writes_the_same(tmp_path):
+    model, batch = unlike_each_other(tiny_diffslt()), video_of(random_batch(LENGTHS))
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    assert loaded.generation_config.num_inference_steps == 3
+    assert torch.equal(loaded.generate(**batch, **WRITING), model.generate(**batch, **WRITING))
+
+
+def test_guidance_weighs_the_clip():
+    model, batch = tiny_diffslt(), video_of(random_batch(LENGTHS))
+    encoded = model.encode(**batch)
+    guidance = Guidance(encoded.last_hidden_state, encoded.attention_mask)
+    without = model.sample_latents(guidance, num_inference_steps=3, guidance_scale=0.0)
+    assert_close(without[0], without[1], atol=1e-5, rtol=1e-5)  # of another clip
+    calls = []
+    model.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    plain = model.sample_latents(guidance, num_inference_steps=3, guidance_scale=1.0)
+    assert len(calls) == 3
+    strong = model.sample_latents(guidance, num_inference_steps=3, guidance_scale=3.0)
+    assert len(calls) == 9 and (plain - strong).abs().max() > 1e-3
+
+
+def test_steps_and_guidance_are_read_from_the_generation_configuration():
+    model, batch = tiny_diffslt(), video_of(random_batch(LENGTHS))
+    calls = []
+    model.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    model.generate(**batch, max_new_tokens=3)
+    assert len(calls) == 2 * 3
+    model.generation_config.num_inference_steps, model.generation_config.guidance_scale = 4, 1.0
+    model.generate(**batch, max_new_tokens=3)
+    assert len(calls) == 2 * 3 + 4
+    model.generate(**batch, max_new_tokens=3, num_inference_steps=5)
+    assert len(calls) == 2 * 3 + 4 + 5
+
+
+def test_it_chooses_among_its_samples():
+    model, batch = unlike_each_other(tiny_diffslt()), video_of(random_batch(LENGTHS))
+    candidates = model.generate(**batch, **WRITING)
+    output = model.generate(
+        **batch, max_new_tokens=6, num_candidates=3, choose_by="chrf", tokenizer=word_tokenizer(),
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    assert len(output.sequences) == 3 and (output.sequences_scores <= 0).all()
+    for row, chosen in enumerate(output.sequences.tolist()):
+        assert _without_padding(chosen) in rows_of(candidates, row)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_inference_steps": 0}, "`num_inference_steps` must be 1 or more, got 0."),
+        ({"num_return_sequences": 0}, "`num_return_sequences` must be 1 or more, got 0."),
+        ({"scheduler": "euler"}, "`scheduler` must be one of ddim, ddpm, dpm++, got 'euler'."),
+    ],
+)
+def test_mistakes_in_sampling(arguments, message):
+    with pytest.raises(ValueError) as error:
+        tiny_diffslt().generate(**video_of(random_batch(LENGTHS)), **arguments)
+    assert str(error.value) == message
+
+
+def test_without_diffusers_it_loads_and_says_what_it_needs(monkeypatch, tmp_path):
+    model = tiny_diffslt()
+    model.save_pretrained(tmp_path)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    with pytest.raises(ImportError, match="DiffSLT needs diffusers: pip install diffusers"):
+        loaded.generate(**video_of(random_batch(LENGTHS)))
+
+
+# ------------------------------------------------------------------------------------------ training
+
+
+def test_the_true_velocity_points_to_the_latents():
+    model = tiny_diffslt()
+    scheduler, latents = model.get_scheduler(), torch.nn.functional.normalize(torch.randn(3, 4, 8), dim=-1) * 8**0.5
+    noise, timesteps = torch.randn(3, 4, 8), torch.tensor([3, 500, 950])
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    velocity = scheduler.get_velocity(latents, noise, timesteps)
+    assert_close(model._estimate(noisy, velocity, timesteps, scheduler), latents, atol=1e-4, rtol=1e-4)
+
+
+def test_only_the_denoiser_is_trained():
+    model, batch = tiny_diffslt(), random_batch(LENGTHS)
+    model.freeze_pretrained_parts()
+    model.train()
+    before = copy.deepcopy(state_of(model))
+    model(**batch).loss.backward()
+    torch.optim.SGD([each for each in model.parameters() if each.requires_grad], 1.0).step()
+    changed = {name for name, value in state_of(model).items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("denoiser.") for name in changed)
+    assert not model.text_model.training and not model.vision_model.training and model.denoiser.training
+
+
+def test_the_loss_of_an_evaluation_is_always_the_same():
+    model, batch = tiny_diffslt(), random_batch(LENGTHS)
+    assert model(**batch).loss == model(**batch).loss
+    model.train()
+    assert model(**batch).loss != model(**batch).loss
+
+
+@pytest.mark.slow
+def test_it_learns_to_make_the_latents_of_each_sentence(monkeypatch):
+    values = {"denoiser_dropout": 0.0, "guidance_dropout": 0.0, "denoiser_size": 32}
+    model, batch = tiny_diffslt(**values), random_batch(LENGTHS)
+    model.denoiser.apply(model._init_weights)
+    latents = normalised(torch.randn(3, 4, 8))  # an untrained autoencoder's are alike
+    monkeypatch.setattr(model, "compress", lambda labels: latents)
+    model.freeze_pretrained_parts()
+    features = model.vision_model(**video_of(batch))
+    clips = {"visual_features": features.last_hidden_state, "visual_attention_mask": features.attention_mask}
+    model.train()
+    optimizer = torch.optim.Adam(model.denoiser.parameters(), 3e-3)
+    for _ in range(400):
+        model(**clips, labels=batch["labels"]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    encoded = model.encode(**clips)
+    sampled = model.sample_latents(
+        Guidance(encoded.last_hidden_state, encoded.attention_mask), num_inference_steps=20, guidance_scale=1.0
+    )
+    cosines = torch.nn.functional.cosine_similarity(sampled.flatten(1)[:, None], latents.flatten(1)[None], dim=-1)
+    assert (cosines.argmax(1) == torch.arange(3)).all() and cosines.diagonal().mean() > 0.7, cosines
+
+
+@pytest.mark.parametrize("base", [None, tiny_llava_slt], ids=["encoder-decoder", "decoder-only"])
+def test_any_system_may_guide(base):
+    model = tiny_diffslt(base=None if base is None else base())
+    batch = random_batch(LENGTHS)
+    assert model(**batch).loss.isfinite() and len(model.generate(**video_of(batch), max_new_tokens=3)) == 3
+
+
+def test_mistakes_in_training():
+    model, batch = tiny_diffslt(), random_batch(LENGTHS)
+    assert error_texts(lambda: model(**batch, prompt_ids=torch.ones(3, 2))) == (
+        "DiffSLT takes a clip and `labels`, got `prompt_ids`."
+    )
+    assert "Pass exactly one of" in error_texts(lambda: model(labels=batch["labels"]))
+
+
+# ------------------------------------------------------------------------------------------ average
+
+
+def test_the_average_follows_the_weights_and_is_what_evaluation_uses():
+    model, batch = tiny_diffslt(), random_batch(LENGTHS)
+    model.start_average(0.5)
+    weight = model.denoiser.input.weight
+    values, expected = [], None
+    for step in range(6):
+        with torch.no_grad():
+            weight.add_(1.0)
+        values.append(weight.clone())
+        model.update_average()
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = weight.clone() if expected is None else decay * expected + (1 - decay) * weight
+    assert_close(model.average.module.input.weight.data, expected.data)
+    loss = model(**batch).loss
+    model.finish_training()
+    assert model.config.ema_decay is None and not any("average" in name for name in model.state_dict())
+    assert_close(model.denoiser.input.weight.data, expected.data)
+    assert_close(model(**batch).loss, loss)
+
+
+def test_a_checkpoint_has_weights_and_average(tmp_path):
+    model, batch = tiny_diffslt(), random_batch(LENGTHS)
+    model.start_average(0.9)
+    model.update_average()
+    with torch.no_grad():
+        model.denoiser.input.weight.add_(1.0)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert loaded.average.n_averaged == 1
+    assert_close(loaded(**batch).loss, model(**batch).loss)
+    assert_close(loaded.denoiser.input.weight, model.denoiser.input.weight)
+
+
+# ------------------------------------------------------------------------------------------ DiffSLT-P
+
+
+def test_pseudo_glosses_are_learned_and_guide():
+    glosses = {"pseudo_gloss_ids": [5, 9, 11, 30], "num_pseudo_glosses": 2}
+    model, batch = tiny_diffslt(**glosses), random_batch(LENGTHS)
+    plain = video_of(batch)
+    encoded = model.encode(**plain)
+    num_tokens = model.vision_model(**plain).last_hidden_state.shape[1]
+    assert encoded.last_hidden_state.shape == (3, 2 * num_tokens + 2, 16)
+    assert encoded.attention_mask[:, -2:].all()
+    batch["labels"] = torch.tensor([[5, 7, 3, -100], [11, 9, 5, 3], [8, 3, -100, -100]])
+    assert model._pseudo_glosses_of(batch["labels"]).tolist() == [
+        [0, -100, -100, -100], [2, 1, 0, -100], [-100, -100, -100, -100]
+    ]  # fmt: skip
+    model(**batch).loss.backward()
+    assert model.denoiser.guidance_fusion.pseudo_gloss_head.weight.grad.abs().sum() > 0
+    assert len(model.generate(**plain, max_new_tokens=3)) == 3
+
+
+def test_values_of_the_configuration_are_checked():
+    for values, message in (
+        ({"denoiser_layers": 0}, "`denoiser_layers` must be 1 or more, got 0."),
+        ({"denoiser_size": 12}, "`denoiser_size` must be a multiple of twice `denoiser_heads`, 16, got 12."),
+        ({"guidance_dropout": 1.5}, "`guidance_dropout` must be from 0 to 1, got 1.5."),
+        ({"ema_decay": 1.0}, "`ema_decay` must be at least 0 and below 1, got 1.0."),
+        ({"pseudo_gloss_weight": -1}, "`pseudo_gloss_weight` must be 0 or more, got -1."),
+        ({"num_latents": 0}, "`num_latents` must be 1 or more, got 0."),
+    ):
+        with pytest.raises(ValueError) as error:
+            DiffSltConfig(**values)
+        assert message in str(error.value)
