@@ -393,7 +393,8 @@ def test_a_split_that_is_all_wrong_is_told(model_folder, data, tmp_path, capsys)
         ({"model": "{data}"}, "--model {data} must be the folder of a trained model, with config.json in it."),
         (
             {"model": "{language_model}"},
-            "'{language_model}' holds no FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT model, but one of type 'mbart'.",
+            "'{language_model}' holds no FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT or DiffSLT model, but one of type "
+            "'mbart'.",
         ),
         ({"least_chrf": 0}, "--least_chrf must be above 0 and at most 100, got 0."),
         ({"batch_size": 0}, "--batch_size must be 1 or more, got 0."),

@@ -303,7 +303,8 @@ def test_an_evaluation_with_a_generation_config_of_its_own(tmp_path):
         ({"split": "exam"}, "{corpus} must hold a folder for the split 'exam', it has ['dev', 'test', 'train']."),
         (
             {"model": "{language_model}"},
-            "'{language_model}' holds no FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT model, but one of type 'mbart'.",
+            "'{language_model}' holds no FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT or DiffSLT model, but one of type "
+            "'mbart'.",
         ),
         (
             {"text_column": "sentence"},
@@ -562,13 +563,13 @@ def test_a_folder_that_is_no_model(tmp_path, capsys):
     for folder, expected in (
         (
             language_model(),
-            f"{str(language_model())!r} holds no FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT model, but one of type "
-            "'mbart'.",
+            f"{str(language_model())!r} holds no FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT or DiffSLT model, but one "
+            "of type 'mbart'.",
         ),
         (
             tmp_path / "missing",
-            f"{str(tmp_path / 'missing')!r} cannot be loaded as a FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT model "
-            "with its processor: ",
+            f"{str(tmp_path / 'missing')!r} cannot be loaded as a FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT or DiffSLT "
+            "model with its processor: ",
         ),
     ):
         assert error_of(translate.main, ["--model", str(folder), str(clips()[0])], capsys).startswith(expected)

@@ -328,7 +328,7 @@ def test_mistakes_are_told_before_any_training(tmp_path, capsys):
         (
             {"text_file": text, "text_model_name_or_path": language_model()},
             "--text_model_name_or_path must be a decoder-only language model, such as Qwen, Llama or GPT-2; "
-            f"{language_model()} is an encoder-decoder model (mbart), for FLa-LLM or Uni-Sign or MMSLT.",
+            f"{language_model()} is an encoder-decoder model (mbart), for FLa-LLM or Uni-Sign or MMSLT or DiffSLT.",
         ),
         (
             {"text_file": text, "text_model_name_or_path": gpt2, "block_size": 65},

@@ -581,7 +581,8 @@ def test_without_a_model():
 
 
 def test_folders_from_which_nothing_translates(tmp_path):
-    outputs = "the output of stage 2 of FLa-LLM, stage 3 of LLaVA-SLT, stage 3 of Uni-Sign or stage 2 of MMSLT"
+    stages = "stage 2 of FLa-LLM, stage 3 of LLaVA-SLT, stage 3 of Uni-Sign, stage 2 of MMSLT or stage 2 of DiffSLT"
+    outputs = f"the output of {stages}"
     last = f"which does not translate videos: name {outputs}."
     parts = {
         "llama": "only a language model (llama)",

@@ -155,7 +155,7 @@ def test_folders_that_hold_no_trained_model(tmp_path):
     with pytest.raises(ValueError) as error:
         trained_models.load_trained(str(language_model()))
     name = repr(str(language_model()))
-    expected = f"{name} holds no FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT model, but one of type 'mbart'."
+    expected = f"{name} holds no FLa-LLM or LLaVA-SLT or Uni-Sign or MMSLT or DiffSLT model, but one of type 'mbart'."
     assert str(error.value) == expected
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(ValueError) as error:
