@@ -309,7 +309,12 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
         """Encode the clips once; loss and generation both start from the visual features."""
         inputs = self._encode_clips(model, inputs)
         generation_arguments = self._generation_arguments(model, inputs, generation_arguments)
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation_arguments)
+        loss, predictions, labels = super().prediction_step(
+            model, inputs, prediction_loss_only, ignore_keys, **generation_arguments
+        )
+        settings = getattr(self, "_gen_kwargs", {}) | generation_arguments
+        num_candidates = settings.get("num_return_sequences", 1)
+        return loss, predictions if num_candidates == 1 else beside_their_clip(predictions, num_candidates), labels
 
     def _generation_arguments(
         self, model: torch.nn.Module, inputs: dict[str, Any], given: dict[str, Any]
@@ -442,6 +447,14 @@ class LlavaSltTrainer(ClipTrainer):
     """For `LlavaSltForTranslation`."""
 
     part_rates = ("adapter_learning_rate",)
+
+
+def beside_their_clip(token_ids: torch.Tensor, num_candidates: int) -> torch.Tensor:
+    """
+    Token ids `(clips * candidates, length)` -> `(clips, length, candidates)`: the Trainer gathers rows, and fills up
+    their second dimension. Candidates so stay with their clip.
+    """
+    return token_ids.unflatten(0, (-1, num_candidates)).transpose(1, 2).contiguous()
 
 
 def _last_name_of_path(value: Any) -> Any:

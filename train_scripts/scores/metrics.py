@@ -141,13 +141,14 @@ def without_ignored(token_ids: np.ndarray, pad_token_id: int) -> np.ndarray:
 
 
 def generated_token_ids(predictions: np.ndarray | tuple, num_references: int, pad_token_id: int) -> np.ndarray:
-    """Return one row of generated ids per reference, (num_references, tokens), from what the Trainer gathered.
+    """Return one row of generated ids per reference, (num_references, tokens), from what the Trainer gathered; of
+    several candidates for each, (num_references, tokens, candidates).
 
     Raises ValueError for anything but generated ids, for too few rows, and for too many in a single process, which
     never repeats a row.
     """
     token_ids = predictions[0] if isinstance(predictions, tuple) else predictions
-    if token_ids.ndim != 2 or not np.issubdtype(token_ids.dtype, np.integer):
+    if token_ids.ndim not in (2, 3) or not np.issubdtype(token_ids.dtype, np.integer):
         raise ValueError(
             f"Expected generated token ids of shape (sentences, tokens), got {token_ids.dtype} of shape "
             f"{token_ids.shape}. Set predict_with_generate=True."
