@@ -6,6 +6,7 @@ pipeline.
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .choice_slt import EmbeddingUtility
 from .configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
 from .configuration_encoder_described_slt import DescribedConfig
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
@@ -88,6 +89,7 @@ __all__ = [
     "DataCollatorForSignTranslation",
     "DescribedConfig",
     "DescribedEncoder",
+    "EmbeddingUtility",
     "FLaLLMConfig",
     "FLaLLMEncoderOutput",
     "FLaLLMForTranslation",

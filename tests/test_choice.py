@@ -21,8 +21,7 @@ from modeling_flallm.choice_slt import (
     chrf_utility,
     utility_named,
 )
-from train_scripts.runs.trainers import beside_their_clip
-from train_scripts.scores.metrics import generated_token_ids
+from train_scripts.scores.metrics import beside_their_clip, generated_token_ids
 
 SYSTEMS = {
     "flallm": lambda: (tiny_model(), video_of(random_batch([9, 5]))),
@@ -202,10 +201,11 @@ def test_candidates_stay_with_their_clip_where_the_trainer_fills_up_and_joins_ba
     batches = [torch.randint(4, 30, (num_clips * num_candidates, length)) for num_clips, length in sizes]
     gathered = None
     for batch in batches:
-        rows = beside_their_clip(batch, num_candidates)
+        rows = beside_their_clip(batch, {"num_return_sequences": num_candidates})
         gathered = rows if gathered is None else nested_concat(gathered, rows, padding_index=-100)
     token_ids = generated_token_ids(gathered.numpy(), 6, pad_token_id=1)
     assert token_ids.shape == (6, 6, num_candidates)
     found = token_ids.transpose(0, 2, 1).reshape(12, 6).tolist()
     expected = [row.tolist() + [1] * (6 - len(row)) for batch in batches for row in batch]
     assert found == expected
+    assert beside_their_clip(batches[0], {"num_beams": 4}) is batches[0]

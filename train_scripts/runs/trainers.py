@@ -23,6 +23,7 @@ from ..hub.model_card import write_model_card
 from ..hub.training_run import TrainingRun
 from ..languages.target_languages import language_ids
 from ..machine.atomic_files import write_json
+from ..scores.metrics import beside_their_clip
 from .resuming import (
     ARGUMENTS_FILE,
     WatchRun,
@@ -308,13 +309,9 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
         """Encode the clips once; loss and generation both start from the visual features."""
         inputs = self._encode_clips(model, inputs)
-        generation_arguments = self._generation_arguments(model, inputs, generation_arguments)
-        loss, predictions, labels = super().prediction_step(
-            model, inputs, prediction_loss_only, ignore_keys, **generation_arguments
-        )
-        settings = getattr(self, "_gen_kwargs", {}) | generation_arguments
-        num_candidates = settings.get("num_return_sequences", 1)
-        return loss, predictions if num_candidates == 1 else beside_their_clip(predictions, num_candidates), labels
+        given = self._generation_arguments(model, inputs, generation_arguments)
+        loss, predictions, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **given)
+        return loss, beside_their_clip(predictions, getattr(self, "_gen_kwargs", {}) | given), labels
 
     def _generation_arguments(
         self, model: torch.nn.Module, inputs: dict[str, Any], given: dict[str, Any]
@@ -447,14 +444,6 @@ class LlavaSltTrainer(ClipTrainer):
     """For `LlavaSltForTranslation`."""
 
     part_rates = ("adapter_learning_rate",)
-
-
-def beside_their_clip(token_ids: torch.Tensor, num_candidates: int) -> torch.Tensor:
-    """
-    Token ids `(clips * candidates, length)` -> `(clips, length, candidates)`: the Trainer gathers rows, and fills up
-    their second dimension. Candidates so stay with their clip.
-    """
-    return token_ids.unflatten(0, (-1, num_candidates)).transpose(1, 2).contiguous()
 
 
 def _last_name_of_path(value: Any) -> Any:

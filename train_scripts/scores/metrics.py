@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import evaluate
 import numpy as np
+import torch
 from accelerate import PartialState
 from sacrebleu.metrics import CHRF
 from transformers import EvalPrediction
@@ -138,6 +140,18 @@ def build_compute_metrics(
 def without_ignored(token_ids: np.ndarray, pad_token_id: int) -> np.ndarray:
     """Return the token ids with `pad_token_id` where the Trainer or the collator wrote -100."""
     return np.where(token_ids == -100, pad_token_id, token_ids)
+
+
+def beside_their_clip(token_ids: torch.Tensor, generation: dict[str, Any]) -> torch.Tensor:
+    """Return generated ids (clips * candidates, tokens) as (clips, tokens, candidates), or what is not of several
+    candidates as it is; `generation` are the arguments of `generate`.
+
+    The Trainer gathers rows and fills up their second dimension: so candidates stay with their clip.
+    """
+    num_candidates = generation.get("num_return_sequences", 1)
+    if num_candidates == 1:
+        return token_ids
+    return token_ids.unflatten(0, (-1, num_candidates)).transpose(1, 2).contiguous()
 
 
 def generated_token_ids(predictions: np.ndarray | tuple, num_references: int, pad_token_id: int) -> np.ndarray:
