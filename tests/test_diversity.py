@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 
 import pytest
 
@@ -67,6 +68,12 @@ def test_the_oracle_takes_what_is_closest_to_the_reference():
     assert oracle_texts(CANDIDATES, REFERENCES) == REFERENCES
     assert oracle_texts([["Regen", "Schnee", "Regnen"]], ["Regenschauer"]) == ["Regen"]  # no BLEU, so chrF decides
     assert oracle_texts([["我爱你们", "我们爱他"]], ["我们爱你"], "zh") == ["我们爱他"]
+
+
+def test_a_text_encoder_that_does_not_exist(tmp_path):
+    message = f"--choose_by must be bleu, chrf, or the folder or Hub id of a text encoder, got '{tmp_path}': "
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        utility_of_flag(str(tmp_path))
 
 
 def test_a_choice_is_compared_with_the_first_candidate_and_the_oracle():

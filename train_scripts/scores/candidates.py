@@ -27,11 +27,17 @@ TITLE_OF_DIVERSITY = {
 def utility_of_flag(choose_by: str | None, device: torch.device | str = "cpu") -> Utility:
     """Return what `--choose_by` names: bleu, chrf, or a text encoder by folder or Hub id; bleu for `None`.
 
-    Raises OSError or ValueError for a text encoder that cannot be loaded.
+    Raises ValueError for a text encoder that cannot be loaded.
     """
     if choose_by is None or choose_by in UTILITIES:
         return utility_named(choose_by)
-    return EmbeddingUtility(choose_by, device)
+    try:
+        return EmbeddingUtility(choose_by, device)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--choose_by must be {', '.join(UTILITIES)}, or the folder or Hub id of a text encoder, got "
+            f"{choose_by!r}: {error}"
+        ) from error
 
 
 def best_texts(candidates_of_clips: Sequence[Sequence[str]], utility: Utility) -> list[str]:
