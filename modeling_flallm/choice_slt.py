@@ -171,6 +171,7 @@ class EmbeddingUtility:
         self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.tokenizer.padding_side = "right"  # positions do not then depend on the other texts
         model = AutoModel.from_pretrained(name_or_path, **options)
         model = model.get_encoder() if is_encoder_decoder(model.config) else model
         self.model = model.to(device).eval().requires_grad_(False)

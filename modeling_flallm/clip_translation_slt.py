@@ -155,10 +155,13 @@ class ClipTranslation:
         Generate the sentences of encoded clips; `generation` are arguments of `generate`.
 
         Returns:
-            For each clip a dictionary with its generated `sequences`, `mean_features`, `num_frames` and `times`, for
-            `answers_of`.
+            For each clip a dictionary with its generated `sequences`, `mean_features`, `num_frames`, `times` and
+            `is_choice`, whether these were chosen among candidates, for `answers_of`.
         """
         inputs = self._text_model_inputs(encoded, spoken_language)
+        is_choice = generation.get("num_candidates") is not None
+        if is_choice:
+            generation = {"tokenizer": self.processor, **generation}
         output = self._generate(inputs, return_scores, generation)
         parts = {"token_ids": output.sequences}
         if self.model.is_prompted:
@@ -178,6 +181,7 @@ class ClipTranslation:
                 "mean_features": mean_features[index],
                 "num_frames": num_frames,
                 "times": times,
+                "is_choice": is_choice,
             }
             for index, (num_frames, times) in enumerate(zip(encoded.num_frames, encoded.times, strict=True))
         ]
@@ -228,7 +232,7 @@ class ClipTranslation:
         for sequence in clip["sequences"]:
             translation = {"translation_text": self.processor.decode(sequence["token_ids"])}
             if "score" in sequence:
-                translation |= self._score_and_confidence(float(sequence["score"]), clip["mean_features"])
+                translation |= self._score_and_confidence(float(sequence["score"]), clip)
             if return_timestamps or return_attention:
                 times = visual_token_times(self.model.vision_model, clip["num_frames"], clip["times"])
                 words, attention = word_evidence(translation["translation_text"], sequence, times, self.processor)
@@ -238,9 +242,12 @@ class ClipTranslation:
             translations.append(translation)
         return translations
 
-    def _score_and_confidence(self, score: float, mean_features: torch.Tensor) -> dict[str, Any]:
+    def _score_and_confidence(self, score: float, clip: dict[str, Any]) -> dict[str, Any]:
+        """The calibration measured log probabilities, so the expected utility of a choice has no confidence."""
         calibration = getattr(self.model.config, "confidence_calibration", None)
-        return {"score": score} | ({} if calibration is None else confidence_of(score, mean_features, calibration))
+        if calibration is None or clip["is_choice"]:
+            return {"score": score}
+        return {"score": score} | confidence_of(score, clip["mean_features"], calibration)
 
 
 def _has_shape(values: torch.Tensor, shape: Sequence[str | int]) -> bool:

@@ -62,6 +62,8 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         head_names (`tuple[str, ...]`): further modules beside adapter and text model that each model starts anew.
         text_auto_class (`type`): Auto class of transformers for the text model.
         encoder_advice (`str`): how to get a sign encoder, for the error if there is none.
+        own_generation_arguments (`tuple[str, ...]`):
+            Arguments of `generate` that say how to write, beside those of transformers. The pipeline takes them, too.
     """
 
     is_prompted: bool
@@ -72,6 +74,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     head_names: tuple[str, ...] = ()
     text_auto_class: type
     encoder_advice: str
+    own_generation_arguments: tuple[str, ...] = ("num_candidates", "choose_by")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True

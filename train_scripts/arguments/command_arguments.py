@@ -30,6 +30,20 @@ class TranslateArguments:
     output: Path | None = field(default=None, metadata={"help": "File to write. Default: standard output."})
     batch_size: int = field(default=8, metadata={"help": "Clips to translate at once."})
     num_beams: int | None = field(default=None, metadata={"help": "Beams. Default: as the model was saved."})
+    num_candidates: int | None = field(
+        default=None,
+        metadata={
+            "help": "Write so many translations of each video, and take the one that agrees best with all of them. "
+            "They are sampled, unless there are as many --num_beams."
+        },
+    )
+    choose_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "How well two candidates agree: bleu (the default), chrf, or the cosine of their embeddings by a "
+            "text encoder, by folder or Hub id."
+        },
+    )
     start: float | None = field(default=None, metadata={"help": "Where to start in each video, in seconds."})
     end: float | None = field(default=None, metadata={"help": "Where to stop in each video, in seconds."})
     long: bool = field(default=False, metadata={"help": "Split videos longer than one sentence where the hands rest."})
@@ -67,6 +81,8 @@ class TranslateArguments:
 
     def __post_init__(self):
         check_spoken_language(self.spoken_language)
+        if self.choose_by is not None and self.num_candidates is None:
+            raise ValueError("--choose_by chooses among candidates: pass --num_candidates, how many to write.")
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise ValueError(f"--start must come before --end, got {self.start:g} and {self.end:g} seconds.")
 
