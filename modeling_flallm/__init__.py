@@ -1,16 +1,19 @@
 """
-FLa-LLM, LLaVA-SLT, Uni-Sign and MMSLT for transformers. Importing this package registers their classes, processors and
-pipeline.
+FLa-LLM, LLaVA-SLT, Uni-Sign, MMSLT and DiffSLT for transformers. Importing this package registers their classes,
+processors and pipeline.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .configuration_diffslt import DiffSltConfig
+from .configuration_diffslt_autoencoder import DiffSltAutoencoderConfig
 from .configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
 from .configuration_encoder_described_slt import DescribedConfig
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
 from .configuration_encoder_poses_slt import UniSignPoseConfig
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
+from .configuration_encoder_two_levels_slt import TwoLevelConfig
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_features_slt import VisualFeaturesConfig
 from .configuration_flallm import FLaLLMConfig, light_transformer_config
@@ -23,9 +26,12 @@ from .encoder_features_slt import VisualFeaturesEncoder
 from .encoder_frames_slt import FLaLLMVisionModel
 from .encoder_poses_slt import UniSignPoseEncoder
 from .encoder_pretrained_slt import PretrainedVisionEncoder
+from .encoder_two_levels_slt import TwoLevelEncoder
 from .encoder_words_slt import LlavaSltVisualEncoder
 from .encoders_slt import SIGN_ENCODERS
 from .language_encoder_decoder_slt import FLaLLMEncoderOutput
+from .modeling_diffslt import DiffSltForTranslation, DiffSltOutput
+from .modeling_diffslt_autoencoder import DiffSltAutoencoder
 from .modeling_flallm import FLaLLMForTranslation
 from .modeling_llava_slt import LlavaSltForTranslation
 from .modeling_llava_slt_contrastive import LlavaSltContrastiveOutput, LlavaSltForContrastivePreTraining
@@ -60,6 +66,11 @@ AutoConfig.register("mmslt_pretraining", MmsltPreTrainingConfig, exist_ok=True)
 AutoModel.register(MmsltConfig, MmsltForTranslation, exist_ok=True)
 AutoModel.register(MmsltPreTrainingConfig, MmsltForPreTraining, exist_ok=True)
 AutoModelForSeq2SeqLM.register(MmsltConfig, MmsltForTranslation, exist_ok=True)
+AutoConfig.register("diffslt_autoencoder", DiffSltAutoencoderConfig, exist_ok=True)
+AutoModel.register(DiffSltAutoencoderConfig, DiffSltAutoencoder, exist_ok=True)
+AutoConfig.register("diffslt", DiffSltConfig, exist_ok=True)
+AutoModel.register(DiffSltConfig, DiffSltForTranslation, exist_ok=True)
+AutoModelForSeq2SeqLM.register(DiffSltConfig, DiffSltForTranslation, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(
     "sign-language-translation",
     pipeline_class=SignLanguageTranslationPipeline,
@@ -83,11 +94,20 @@ MmsltConfig.register_for_auto_class("AutoConfig")
 MmsltForTranslation.register_for_auto_class(MmsltForTranslation.translation_auto_class)
 MmsltPreTrainingConfig.register_for_auto_class("AutoConfig")
 MmsltForPreTraining.register_for_auto_class("AutoModel")
+DiffSltAutoencoderConfig.register_for_auto_class("AutoConfig")
+DiffSltAutoencoder.register_for_auto_class("AutoModel")
+DiffSltConfig.register_for_auto_class("AutoConfig")
+DiffSltForTranslation.register_for_auto_class(DiffSltForTranslation.translation_auto_class)
 
 __all__ = [
     "DataCollatorForSignTranslation",
     "DescribedConfig",
     "DescribedEncoder",
+    "DiffSltAutoencoder",
+    "DiffSltAutoencoderConfig",
+    "DiffSltConfig",
+    "DiffSltForTranslation",
+    "DiffSltOutput",
     "FLaLLMConfig",
     "FLaLLMEncoderOutput",
     "FLaLLMForTranslation",
@@ -120,6 +140,8 @@ __all__ = [
     "SignLanguageTranslationPipeline",
     "TemporalConfig",
     "TemporalEncoder",
+    "TwoLevelConfig",
+    "TwoLevelEncoder",
     "UniSignConfig",
     "UniSignForTranslation",
     "UniSignPoseConfig",

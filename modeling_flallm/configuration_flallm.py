@@ -9,7 +9,7 @@ from transformers.activations import ACT2FN
 
 from .calibration_slt import SavedWithItsCalibration, check_calibration
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
-from .encoders_slt import build_vision_config
+from .encoder_registry_slt import build_vision_config
 
 TEXT_SIZES = ("hidden_size", "vocab_size", "num_attention_heads", "intermediate_size")
 
@@ -93,7 +93,7 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
 
     def __post_init__(self, **kwargs):
         self.vision_config = build_vision_config(self.vision_config, FLaLLMVisionConfig.model_type)
-        self.text_config = self._build_text_config(self.text_config)
+        self.text_config = self.build_text_config(self.text_config)
         if self.adapter_activation not in ACT2FN:
             raise ValueError(f"`adapter_activation` must be one of {sorted(ACT2FN)}, got {self.adapter_activation!r}.")
         if self.adapter_hidden_size < 0:
@@ -105,7 +105,14 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
         super().__post_init__(**without_installed_pipeline(kwargs))
 
     @staticmethod
-    def _build_text_config(text_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
+    def build_text_config(text_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
+        """
+        The configuration of an encoder-decoder from that, its values, or none, which is Light-T.
+
+        Raises:
+            ValueError: for a model type that transformers does not know, one that is no encoder-decoder, and sizes or
+                dropouts out of range.
+        """
         if text_config is None:
             text_config = light_transformer_config()
         if isinstance(text_config, dict):

@@ -124,7 +124,7 @@ class LlavaSltConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedCo
 
     def __post_init__(self, **kwargs):
         self.vision_config = build_vision_config(self.vision_config, LlavaSltVisualConfig.model_type)
-        self.text_config = self._build_text_config(self.text_config)
+        self.text_config = self.build_text_config(self.text_config)
         self._check_video_token()
         if self.connector_activation not in ACT2FN:
             raise ValueError(
@@ -136,7 +136,7 @@ class LlavaSltConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedCo
         super().__post_init__(**without_installed_pipeline(kwargs))
 
     @staticmethod
-    def _build_text_config(text_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
+    def build_text_config(text_config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
         if text_config is None:
             raise ValueError(f"{TEXT_MODEL_EXPECTED}, got none.")
         if isinstance(text_config, dict):

@@ -15,6 +15,7 @@ from .configuration_encoder_described_slt import DescribedConfig
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
 from .configuration_encoder_poses_slt import UniSignPoseConfig
 from .configuration_encoder_pretrained_slt import PretrainedVisionConfig
+from .configuration_encoder_two_levels_slt import TwoLevelConfig
 from .configuration_encoder_words_slt import LlavaSltVisualConfig
 from .configuration_features_slt import VisualFeaturesConfig
 from .encoder_combined_slt import EncoderBehindAnother, SideBySideEncoder, TemporalEncoder
@@ -30,6 +31,7 @@ from .encoder_registry_slt import (
     config_class_of,
     encoder_class_of,
 )
+from .encoder_two_levels_slt import TwoLevelEncoder
 from .encoder_words_slt import LlavaSltVisualEncoder
 from .loading_slt import read_config_values
 from .pretrained_vision_slt import NoVisionModelError, load_pretrained_vision
@@ -45,6 +47,7 @@ SIGN_ENCODERS.update(
         SideBySideConfig: SideBySideEncoder,
         TemporalConfig: TemporalEncoder,
         DescribedConfig: DescribedEncoder,
+        TwoLevelConfig: TwoLevelEncoder,
     }
 )
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
 
+from .choice_slt import Utility
 from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
 from .sign_encoder_slt import SignEncoderOutput, checked_mask, is_exporting
@@ -74,13 +75,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
         """Labels `(batch, length)` -> inputs of the decoder, shifted by one as the text model does it."""
-        text_model = self.get_text_model()
-        if hasattr(text_model, "prepare_decoder_input_ids_from_labels"):
-            return text_model.prepare_decoder_input_ids_from_labels(labels)
-        text_config = self.config.text_config  # M2M100 has no such method
-        shifted = labels.roll(1, dims=1)
-        shifted[:, 0] = text_config.decoder_start_token_id
-        return shifted.masked_fill(shifted == IGNORED_LABEL, text_config.pad_token_id)
+        return decoder_inputs_of(self.get_text_model(), labels)
 
     def _first_decoder_input_ids(self, hidden_states: torch.Tensor) -> torch.LongTensor:
         """-> `(batch, 1)` for encoder states `(batch, ...)`: the token with which `generate` starts a sentence."""
@@ -203,16 +198,25 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         encoder_outputs: FLaLLMEncoderOutput | None = None,
         prompt_ids: torch.LongTensor | None = None,
         prompt_attention_mask: torch.LongTensor | None = None,
+        num_candidates: int | None = None,
+        choose_by: str | Utility | None = None,
+        tokenizer: Any = None,
         **kwargs: Any,
     ):
         """
         Translate: `transformers.GenerationMixin.generate` with the video in any form that `forward` takes.
 
-        The video is encoded once, before the beams are expanded. All further arguments are those of transformers.
+        The video is encoded once, before the beams are expanded.
+
+        With `num_candidates`, so many sequences are written for each clip, and those `num_return_sequences` (default 1)
+        are returned, best first, that agree best with all of them, by "bleu", "chrf" or a function as `choose_by`; see
+        `CandidateChoice` and `utility_named`. `tokenizer` gives their texts.
+        All further arguments are those of transformers.
 
         Raises:
-            ValueError: as `forward`.
+            ValueError: as `forward`, and for candidates that cannot be written or compared.
         """
+        kwargs, choose = self._plan_choice(num_candidates, choose_by, tokenizer, kwargs)
         video = self._given_video(
             kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
         )
@@ -228,7 +232,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
             encoder_outputs = self.encode(**video, **prompt, **wanted)
         if kwargs.get("max_new_tokens") is not None:
             kwargs.setdefault("max_length", None)  # replaces the saved one; with both, transformers would warn
-        return super().generate(encoder_outputs=encoder_outputs, **kwargs)
+        return choose(self._write_sequences(encoder_outputs=encoder_outputs, **kwargs))
 
     def _check_prompt(self, ids: torch.Tensor | None, mask: torch.Tensor | None, encoder_outputs: Any = None) -> None:
         if ids is None and mask is None:
@@ -292,19 +296,18 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
 
     def check_num_tokens(self, num_tokens: int) -> None:
         text_config = self.config.text_config
-        has_limit = _has_learned_positions(self.get_text_model().get_encoder())
-        if has_limit and num_tokens > text_config.max_position_embeddings:
+        most = num_learned_positions(self.get_text_model().get_encoder())
+        if most is not None and num_tokens > most:
             has_prompt = self.config.has_prompt
             counted = f"Prompt and video have {num_tokens}" if has_prompt else f"The video gives {num_tokens} visual"
             raise ValueError(
                 f"{counted} tokens, but the text model {text_config.model_type!r} takes at most "
-                f"{text_config.max_position_embeddings}. Lower `max_num_frames` or `frame_sampling_rate` of the "
+                f"{most}. Lower `max_num_frames` or `frame_sampling_rate` of the "
                 "video processor, or cut the video with `start` and `end`."
             )
 
     def get_max_num_tokens(self) -> int | None:
-        has_limit = _has_learned_positions(self.get_text_model().get_decoder())
-        return self.config.text_config.max_position_embeddings if has_limit else None
+        return num_learned_positions(self.get_text_model().get_decoder())
 
     def _check_num_target_tokens(self, num_tokens: int) -> None:
         most = self.get_max_num_tokens()
@@ -386,6 +389,15 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         return log_probabilities, attention
 
 
+def decoder_inputs_of(text_model: PreTrainedModel, labels: torch.LongTensor) -> torch.LongTensor:
+    """Labels `(batch, length)` -> inputs of the text model's decoder, shifted by one as that model does it."""
+    if hasattr(text_model, "prepare_decoder_input_ids_from_labels"):
+        return text_model.prepare_decoder_input_ids_from_labels(labels)
+    shifted = labels.roll(1, dims=1)  # M2M100 has no such method
+    shifted[:, 0] = text_model.config.decoder_start_token_id
+    return shifted.masked_fill(shifted == IGNORED_LABEL, text_model.config.pad_token_id)
+
+
 def _num_averaged(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
     return (labels != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
 
@@ -404,8 +416,10 @@ def _packed(
     return packed, mask.gather(1, order), is_visual.gather(1, order)
 
 
-def _has_learned_positions(part: nn.Module) -> bool:
-    return isinstance(getattr(part, "embed_positions", None), nn.Embedding)
+def num_learned_positions(part: nn.Module) -> int | None:
+    """The most tokens that the learned positions of an encoder or decoder allow; `None` if it has none."""
+    has_limit = isinstance(getattr(part, "embed_positions", None), nn.Embedding)
+    return part.config.max_position_embeddings if has_limit else None
 
 
-__all__ = ["EncoderDecoderTranslationModel", "FLaLLMEncoderOutput"]
+__all__ = ["EncoderDecoderTranslationModel", "FLaLLMEncoderOutput", "decoder_inputs_of", "num_learned_positions"]

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import can_return_tuple
 
+from .choice_slt import Utility
 from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
 from .sign_encoder_slt import SignEncoderOutput, is_exporting
@@ -311,6 +312,9 @@ class PromptedTranslationModel(SignTranslationModel):
         visual_features: torch.FloatTensor | None = None,
         visual_attention_mask: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
+        num_candidates: int | None = None,
+        choose_by: str | Utility | None = None,
+        tokenizer: Any = None,
         **kwargs: Any,
     ):
         """
@@ -318,11 +322,17 @@ class PromptedTranslationModel(SignTranslationModel):
         `max_length` and `min_length` count only these.
 
         The video is encoded once, before the beams are expanded. With `labels`, which the Trainer passes in evaluation,
-        the sentences are removed from `input_ids` first. Further arguments are those of transformers.
+        the sentences are removed from `input_ids` first.
+
+        With `num_candidates`, so many sequences are written for each clip, and those `num_return_sequences` (default 1)
+        are returned, best first, that agree best with all of them, by "bleu", "chrf" or a function as `choose_by`; see
+        `CandidateChoice` and `utility_named`. `tokenizer` gives their texts.
+        Further arguments are those of transformers.
 
         Raises:
-            ValueError: as `forward`.
+            ValueError: as `forward`, and for candidates that cannot be written or compared.
         """
+        kwargs, choose = self._plan_choice(num_candidates, choose_by, tokenizer, kwargs)
         if attention_mask is None and input_ids is not None:
             attention_mask = torch.ones_like(input_ids)
         if labels is not None:
@@ -336,9 +346,10 @@ class PromptedTranslationModel(SignTranslationModel):
         kwargs = config.update(**kwargs)  # those that are not generation settings
         _count_new_tokens_alone(config, self.generation_config, embeddings.shape[1], self.get_max_num_tokens())
         config.suppress_tokens = [*(config.suppress_tokens or []), self.config.video_token_id]
-        return super().generate(
+        output = self._write_sequences(
             inputs_embeds=embeddings, attention_mask=attention_mask, generation_config=config, **kwargs
         )
+        return choose(output)
 
 
 def _to_visual_tokens(attention: torch.Tensor, is_visual: torch.Tensor) -> torch.Tensor:

@@ -267,9 +267,14 @@ class PriorGuidedFusion(nn.Module):
 
 
 def sinusoids(length: int, width: int, device: torch.device) -> torch.Tensor:
-    """Sine and cosine codes of positions, float32 `(length, width)` (https://arxiv.org/abs/1706.03762)."""
-    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
-    angles = torch.arange(length, device=device)[:, None] * rates
+    """Codes of the positions from 0, float32 `(length, width)`, see `sinusoids_at`."""
+    return sinusoids_at(torch.arange(length, device=device), width)
+
+
+def sinusoids_at(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """Sine and cosine codes of positions `(n,)`, float32 `(n, width)` (https://arxiv.org/abs/1706.03762)."""
+    rates = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-math.log(10_000.0) / width))
+    angles = positions[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 

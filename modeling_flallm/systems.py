@@ -13,6 +13,8 @@ TAGS = ("sign-language", "sign-language-translation", "gloss-free", "flallm")
 # What a stage produces. A pretrained model has all parts of a translator, but cannot translate yet.
 TRANSLATOR, VISUAL_ENCODER, LANGUAGE_MODEL = "translator", "visual encoder", "language model"
 PRETRAINED_MODEL = "pretrained model"
+# A model that turns sentences into latents and back.
+TEXT_AUTOENCODER = "text autoencoder"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Stage:
         name: that of its module in `train_scripts/stages` and in training_run.json; its presets are `<recipe>_<name>`.
         title: what it does, in a few words, for help texts.
         command: that runs it.
-        leaves: `TRANSLATOR`, `PRETRAINED_MODEL`, `VISUAL_ENCODER` or `LANGUAGE_MODEL`.
+        leaves: `TRANSLATOR`, `PRETRAINED_MODEL`, `VISUAL_ENCODER`, `LANGUAGE_MODEL` or `TEXT_AUTOENCODER`.
         card: sentence of the model card on what the model is; `{text_model}` stands for the name of its text model,
             `{encoder}` for what its sign encoder is called, and `{source}` says which stage that comes from.
         card_with_lora: the same, where low-rank adapters were trained.
@@ -88,6 +90,7 @@ class System:
         adapter_title: what the paper calls the adapter.
         visual_encoder_types: model types of its visual encoder, alone or with a head for pretraining.
         pretrained_types: model types of its models that have all parts and cannot translate yet.
+        text_autoencoder_types: model types of its text autoencoder.
         stages: in the order in which they run; the last one produces a translation model.
         recipe: the one that the model card compares a run with; `other_recipes`: those that a run may follow instead.
         quickstart_prefix: that of its quickstart's presets.
@@ -109,6 +112,7 @@ class System:
     adapter_title: str = "adapter"
     visual_encoder_types: tuple[str, ...] = ()
     pretrained_types: tuple[str, ...] = ()
+    text_autoencoder_types: tuple[str, ...] = ()
     other_recipes: tuple[Recipe, ...] = ()
     quickstart_prefix: str | None = None
     quickstart_stages: tuple[str, ...] = ()
@@ -141,7 +145,7 @@ class System:
         return self.stages.index(stage) + 1
 
     def stage_that_leaves(self, kind: str) -> Stage | None:
-        """The first stage that produces this: `TRANSLATOR`, `PRETRAINED_MODEL`, `VISUAL_ENCODER`, `LANGUAGE_MODEL`."""
+        """The first stage that produces this, one of the kinds at the top of this file, such as `TRANSLATOR`."""
         return next((stage for stage in self.stages if stage.leaves == kind), None)
 
     def auto_class_of(self, stage: Stage) -> str:
@@ -200,6 +204,22 @@ MMSLT_CITATION = """@inproceedings{kim2025mmslt,
   booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision},
   year      = {2025},
   url       = {https://arxiv.org/abs/2411.16789}
+}"""
+LD4LG_CITATION = """@inproceedings{lovelace2023latent,
+  title     = {Latent Diffusion for Language Generation},
+  author    = {Lovelace, Justin and Kishore, Varsha and Wan, Chao and Shekhtman, Eliot and Weinberger, Kilian Q.},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2023},
+  url       = {https://arxiv.org/abs/2212.09462}
+}"""
+DIFFSLT_CITATION = """@article{moon2025diffslt,
+  title   = {DiffSLT: Enhancing Diversity in Sign Language Translation via Diffusion Model},
+  author  = {Moon, JiHwan and Park, Jihoon and Kim, Jungeun and Bae, Jongseong and Jeon, Hyeongwoo and Kim, Ha Young},
+  journal = {Pattern Recognition Letters},
+  volume  = {196},
+  pages   = {117--125},
+  year    = {2025},
+  url     = {https://arxiv.org/abs/2411.17248}
 }"""
 
 FLALLM = System(
@@ -406,7 +426,47 @@ MMSLT = System(
     quickstart_prefix="quickstart_mmslt",
     tags=("mmslt",),
 )
-SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT, UNI_SIGN, MMSLT)}
+DIFFSLT = System(
+    model_type="diffslt",
+    title="DiffSLT",
+    paper="https://arxiv.org/abs/2411.17248",
+    citations=(
+        ("", DIFFSLT_CITATION),
+        ("The text autoencoder and the diffusion are those of latent diffusion for language:", LD4LG_CITATION),
+    ),
+    auto_class="AutoModelForSeq2SeqLM",
+    model_class="DiffSltForTranslation",
+    processor_class="FLaLLMProcessor",
+    is_prompted=False,
+    text_autoencoder_types=("diffslt_autoencoder",),
+    stages=(
+        Stage(
+            "text_autoencoding",
+            title="a text autoencoder that turns sentences into few latents and back",
+            command="flallm train text-autoencoding",
+            leaves=TEXT_AUTOENCODER,
+        ),
+        Stage(
+            "latent_diffusion",
+            title="diffusion of the sentence's latents, guided by what a trained system sees",
+            command="flallm train latent-diffusion",
+            leaves=TRANSLATOR,
+            card="{source}, and a diffusion learned to make the latents of the sentence from what it sees, which\n"
+            "`{text_model}` writes out.",
+        ),
+    ),
+    recipe=Recipe(
+        "diffslt",
+        "this program's recipe",
+        "The values are those of latent diffusion for language, or the makers' own.",
+    ),
+    quickstart_prefix="quickstart_diffslt",
+    note="The makers of this program know little more than the abstract of the paper, and there is no public code. "
+    "Autoencoder\nand diffusion follow latent diffusion for language; where that gives no number or layer, and in the "
+    "fusion of the\nguidance, they are the makers' own.",
+    tags=("diffslt",),
+)
+SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT, UNI_SIGN, MMSLT, DIFFSLT)}
 DEFAULT_SYSTEM = FLALLM  # for models that name no system
 
 
@@ -433,6 +493,11 @@ def system_of_pretrained(model_type: str | None) -> System | None:
     return next((system for system in SYSTEMS.values() if model_type in system.pretrained_types), None)
 
 
+def system_of_text_autoencoder(model_type: str | None) -> System | None:
+    """The system whose text autoencoder has this model type; `None` for all others."""
+    return next((system for system in SYSTEMS.values() if model_type in system.text_autoencoder_types), None)
+
+
 def titles(is_prompted: bool | None = None) -> str:
     """All systems, or those that read a prompt, or those that do not: "FLa-LLM or LLaVA-SLT"."""
     chosen = [each.title for each in SYSTEMS.values() if is_prompted is None or each.is_prompted is is_prompted]
@@ -447,6 +512,7 @@ def adapter_titles() -> str:
 
 __all__ = [
     "DEFAULT_SYSTEM",
+    "DIFFSLT",
     "FLALLM",
     "LANGUAGE_MODEL",
     "LLAVA_SLT",
@@ -454,6 +520,7 @@ __all__ = [
     "PRETRAINED_MODEL",
     "SYSTEMS",
     "TAGS",
+    "TEXT_AUTOENCODER",
     "TRANSLATOR",
     "UNI_SIGN",
     "VISUAL_ENCODER",
@@ -463,6 +530,7 @@ __all__ = [
     "adapter_titles",
     "find_stage",
     "system_of_pretrained",
+    "system_of_text_autoencoder",
     "system_of_visual_encoder",
     "titles",
 ]

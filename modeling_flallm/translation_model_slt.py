@@ -6,6 +6,7 @@ and writes; a system is a subclass of one of these.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
+from .choice_slt import CandidateChoice, Utility, utility_named
 from .encoders_slt import build_sign_encoder, load_sign_encoder
 from .hub_export_slt import SavedWithItsCode
 from .loading_slt import forget_folder, load_whole, read_config_values
@@ -258,6 +260,58 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         `None` if it has no learned positions.
         """
         raise NotImplementedError
+
+    def _write_sequences(self, **kwargs: Any) -> Any:
+        """
+        How sequences are generated from an encoded clip: what `generate` of a language kind passes and returns. A
+        system that writes otherwise overrides it, and `candidate_arguments`.
+        """
+        return super().generate(**kwargs)
+
+    def candidate_arguments(self, num_candidates: int, generation: dict[str, Any]) -> dict[str, Any]:
+        """
+        The arguments `generation` of `generate`, changed so that it writes `num_candidates` sequences for each clip:
+        the best ones of a beam search with at least so many beams, else samples.
+
+        Raises:
+            ValueError: if the arguments ask for fewer beams, or for no sampling.
+        """
+        if num_candidates > (self._generation_setting("num_beams", generation) or 1):
+            if (generation.get("num_beams") or 1) > 1 or generation.get("do_sample") is False:
+                raise ValueError(
+                    f"{num_candidates} candidates need {num_candidates} beams or more, or else sampling without beams. "
+                    f"Pass `num_beams={num_candidates}`, or neither `num_beams` nor `do_sample` to sample."
+                )
+            generation = {**generation, "do_sample": True, "num_beams": 1}
+        return {**generation, "num_return_sequences": num_candidates}
+
+    def _plan_choice(
+        self,
+        num_candidates: int | None,
+        choose_by: str | Utility | None,
+        tokenizer: Any,
+        generation: dict[str, Any],
+    ) -> tuple[dict[str, Any], Callable[[Any], Any]]:
+        """
+        -> the arguments of `generate` with which it writes the candidates, and what then chooses among them.
+
+        Raises:
+            ValueError: as `candidate_arguments` and `CandidateChoice`, and for `choose_by` without `num_candidates`.
+        """
+        with_tokenizer = {} if tokenizer is None else {"tokenizer": tokenizer}  # `stop_strings` need it, too
+        if num_candidates is None:
+            if choose_by is not None:
+                raise ValueError("`choose_by` chooses among candidates: pass `num_candidates`, how many to write.")
+            return {**generation, **with_tokenizer}, lambda output: output
+        num_chosen = self._generation_setting("num_return_sequences", generation) or 1
+        choice = CandidateChoice(num_candidates, num_chosen, utility_named(choose_by), tokenizer)
+        return {**self.candidate_arguments(num_candidates, generation), **with_tokenizer}, choice
+
+    def _generation_setting(self, name: str, generation: dict[str, Any]) -> Any:
+        """What `generate` would take: of the arguments, else of the configuration among them, else of the model."""
+        configs = (generation.get("generation_config"), self.generation_config)
+        values = (generation.get(name), *(getattr(config, name, None) for config in configs))
+        return next((value for value in values if value is not None), None)
 
     def replay(self, sequences: torch.LongTensor, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """

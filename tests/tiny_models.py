@@ -14,6 +14,7 @@ from transformers import (
     MBartConfig,
     MT5Config,
     OPTConfig,
+    PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
     T5Config,
@@ -22,6 +23,8 @@ from transformers import (
 
 from modeling_flallm import (
     DescribedConfig,
+    DiffSltConfig,
+    DiffSltForTranslation,
     FLaLLMConfig,
     FLaLLMForTranslation,
     FLaLLMVisionConfig,
@@ -41,6 +44,7 @@ from modeling_flallm import (
     UniSignPoseConfig,
     UniSignPoseEncoder,
 )
+from modeling_flallm.encoder_two_levels_slt import two_levels_of
 
 TEXT_MODELS = ("mbart", "t5", "mt5", "m2m_100", "bart")
 LANGUAGE_MODELS = ("llama", "qwen2", "qwen3", "gemma", "gpt2", "xglm", "opt")
@@ -208,8 +212,38 @@ def _talkative(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
+def tiny_diffslt(text: str = "mbart", base: PreTrainedModel | None = None, **values) -> DiffSltForTranslation:
+    """In evaluation mode, with weights that make outputs differ clearly from input to input; `base` is trained."""
+    encoder = two_levels_of(tiny_model() if base is None else base)
+    sizes = {
+        "num_latents": 4,
+        "latent_size": 8,
+        "autoencoder_layers": 1,
+        "autoencoder_heads": 4,
+        "denoiser_size": 16,
+        "denoiser_layers": 2,
+        "denoiser_heads": 2,
+        "fusion_layers": 1,
+    }
+    config = DiffSltConfig(vision_config=encoder.config, text_config=tiny_text_config(text), **{**sizes, **values})
+    model = DiffSltForTranslation(config)
+    model.vision_model = encoder
+    for parameter in model.denoiser.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.generation_config.num_inference_steps = 3
+    model.generation_config._from_model_config = False  # then it is read again
+    return _talkative(model)
+
+
 # The translation model of each system.
-TINY_MODELS = {"flallm": tiny_model, "llava_slt": tiny_llava_slt, "uni_sign": tiny_uni_sign, "mmslt": tiny_mmslt}
+TINY_MODELS = {
+    "flallm": tiny_model,
+    "llava_slt": tiny_llava_slt,
+    "uni_sign": tiny_uni_sign,
+    "mmslt": tiny_mmslt,
+    "diffslt": tiny_diffslt,
+}
 
 
 def tiny_contrastive_model(vision: dict | None = None, **values) -> LlavaSltForContrastivePreTraining:

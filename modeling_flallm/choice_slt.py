@@ -1,0 +1,216 @@
+"""
+Choosing among several candidate translations of a clip: minimum Bayes risk takes the one that agrees best with all of
+them.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import ModelOutput
+
+from .language_kind_slt import is_encoder_decoder
+from .word_evidence_slt import PIECES_OF_TEXT
+
+DEFAULT_UTILITY = "bleu"  # ours, after latent diffusion for language
+# Hypotheses and references, in pairs -> how well each pair agrees, 0 to 1.
+Utility = Callable[[list[str], list[str]], Sequence[float]]
+
+
+@dataclass
+class ChosenOutput(ModelOutput):
+    """
+    What `generate` returns with `num_candidates` and `return_dict_in_generate`.
+
+    Args:
+        sequences (`torch.LongTensor` of shape `(batch * num_return_sequences, length)`):
+            The chosen sequences, best first for each clip.
+        sequences_scores (`torch.FloatTensor` of shape `(batch * num_return_sequences,)`):
+            Natural logarithm of the expected utility of each, at most 0.
+    """
+
+    sequences: torch.LongTensor | None = None
+    sequences_scores: torch.FloatTensor | None = None
+
+
+@dataclass(frozen=True)
+class CandidateChoice:
+    """
+    Minimum Bayes risk: the candidates with the highest expected utility, which is the mean of their utility with every
+    candidate of the clip as the reference, themselves included (Kumar and Byrne 2004; Eikema and Aziz 2020 for
+    samples). Equal texts have the utility 1. Kumar and Byrne weight the references by their probability. Here all count
+    the same, those of a beam search too (ours).
+
+    Args:
+        num_candidates: sequences that were generated for each clip.
+        num_chosen: how many of them to keep. They differ in text as far as the candidates do.
+        utility: see `utility_named`.
+        tokenizer: its `batch_decode` gives the texts that are compared.
+    """
+
+    num_candidates: int
+    num_chosen: int
+    utility: Utility
+    tokenizer: Any
+
+    def __post_init__(self):
+        if self.tokenizer is None:
+            raise ValueError(
+                "`num_candidates` compares candidates as texts: pass `tokenizer`, the model's tokenizer or processor."
+            )
+        if self.num_candidates < 1:
+            raise ValueError(f"`num_candidates` must be at least 1, got {self.num_candidates}.")
+        if self.num_chosen > self.num_candidates:
+            raise ValueError(
+                f"`num_return_sequences` must be at most `num_candidates`, got {self.num_chosen} of "
+                f"{self.num_candidates}."
+            )
+
+    def __call__(self, output: Any) -> torch.Tensor | ChosenOutput:
+        """
+        -> of a generated tensor `(batch * num_candidates, length)` the chosen rows; of an output of `generate`, a
+        `ChosenOutput`.
+        """
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        texts = self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
+        rows, scores = [], []
+        for first in range(0, len(texts), self.num_candidates):
+            of_clip = texts[first : first + self.num_candidates]
+            for index, expected in best_candidates(of_clip, self.utility, self.num_chosen):
+                rows.append(first + index)
+                scores.append(math.log(expected))
+        chosen = sequences[torch.tensor(rows, device=sequences.device)]
+        if isinstance(output, torch.Tensor):
+            return chosen
+        return ChosenOutput(sequences=chosen, sequences_scores=torch.tensor(scores, device=sequences.device))
+
+
+def best_candidates(texts: Sequence[str], utility: Utility, num_chosen: int = 1) -> list[tuple[int, float]]:
+    """
+    -> index and expected utility of the best candidates, best first. Each stands for a different text; only if there
+    are too few, the best texts come again. Neither texts nor utilities depend on the order of the candidates: of
+    several with the same utility, the first in the order of the alphabet is taken.
+    """
+    counts = Counter(texts)
+    expected = expected_utilities(counts, utility)
+    ranked = sorted(expected, key=lambda text: (-expected[text], text))
+    copies = [(copy, rank) for rank, text in enumerate(ranked) for copy in range(counts[text])]
+    places = {text: [index for index, other in enumerate(texts) if other == text] for text in ranked}
+    chosen = sorted((rank, copy) for copy, rank in sorted(copies)[:num_chosen])
+    return [(places[ranked[rank]][copy], expected[ranked[rank]]) for rank, copy in chosen]
+
+
+def expected_utilities(counts: Counter[str], utility: Utility) -> dict[str, float]:
+    """
+    -> expected utility of each text among candidates that are given as the `counts` of their texts.
+
+    Raises:
+        ValueError: if `utility` does not return one number for each pair.
+    """
+    texts, num_candidates = sorted(counts), counts.total()
+    pairs = [(hypothesis, reference) for hypothesis in texts for reference in texts if hypothesis != reference]
+    values = utility([pair[0] for pair in pairs], [pair[1] for pair in pairs]) if pairs else []
+    if len(values) != len(pairs):
+        raise ValueError(f"`choose_by` must return one number for each of {len(pairs)} pairs, got {len(values)}.")
+    sums = {text: float(counts[text]) for text in texts}
+    for (hypothesis, reference), value in zip(pairs, values, strict=True):
+        sums[hypothesis] += counts[reference] * float(value)
+    return {text: total / num_candidates for text, total in sums.items()}
+
+
+def utility_named(choose_by: str | Utility | None) -> Utility:
+    """
+    "bleu" (sentence BLEU-4 of sacrebleu with effective order; characters are the words of Chinese and Japanese), "chrf"
+    (sacrebleu's chrF), a function of hypotheses and references that returns a number from 0 to 1 for each pair, such as
+    an `EmbeddingUtility`, or `None` for the default, "bleu".
+
+    Raises:
+        ValueError: for any other name.
+    """
+    choose_by = DEFAULT_UTILITY if choose_by is None else choose_by
+    if callable(choose_by):
+        return choose_by
+    if choose_by not in UTILITIES:
+        raise ValueError(
+            f"`choose_by` must be {' or '.join(map(repr, UTILITIES))}, or a function of hypotheses and references, "
+            f"such as `EmbeddingUtility(name_or_path)`, got {choose_by!r}."
+        )
+    return UTILITIES[choose_by]
+
+
+def bleu_utility(hypotheses: list[str], references: list[str]) -> list[float]:
+    """See `utility_named`."""
+    metric = _sacrebleu_metrics().BLEU(effective_order=True)
+    return _sentence_scores(metric, map(_in_words, hypotheses), map(_in_words, references))
+
+
+def chrf_utility(hypotheses: list[str], references: list[str]) -> list[float]:
+    """See `utility_named`."""
+    return _sentence_scores(_sacrebleu_metrics().CHRF(), hypotheses, references)
+
+
+UTILITIES: dict[str, Utility] = {"bleu": bleu_utility, "chrf": chrf_utility}
+
+
+class EmbeddingUtility:
+    """
+    A utility for `choose_by`: the cosine of the embeddings of both sentences, 0 where it is negative. An embedding is
+    the mean of the last hidden states of an encoder, of an encoder-decoder those of its encoder (ours).
+
+    Args:
+        name_or_path: folder or Hub id of any text encoder of transformers with its tokenizer.
+        device: where it computes.
+        options: further arguments of `from_pretrained`, such as `revision`, for both.
+    """
+
+    def __init__(self, name_or_path: str, device: torch.device | str = "cpu", **options: Any):
+        self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        model = AutoModel.from_pretrained(name_or_path, **options)
+        model = model.get_encoder() if is_encoder_decoder(model.config) else model
+        self.model = model.to(device).eval().requires_grad_(False)
+
+    def __call__(self, hypotheses: list[str], references: list[str]) -> list[float]:
+        places = {text: place for place, text in enumerate(dict.fromkeys([*hypotheses, *references]))}
+        embeddings = self._embed(list(places))
+        first, second = (embeddings[[places[text] for text in texts]] for texts in (hypotheses, references))
+        return (first * second).sum(1).clamp(0, 1).tolist()
+
+    @torch.no_grad()
+    def _embed(self, texts: list[str]) -> torch.Tensor:
+        """-> `(texts, hidden size)`, each of length 1; 0 for a text without tokens."""
+        inputs = self.tokenizer(
+            texts, padding=True, truncation=True, return_attention_mask=True, return_tensors="pt"
+        ).to(self.model.device)
+        inputs.pop("token_type_ids", None)
+        hidden = self.model(**inputs).last_hidden_state.float()
+        mask = inputs["attention_mask"][..., None]
+        return torch.nn.functional.normalize((hidden * mask).sum(1), dim=1)
+
+
+def _in_words(text: str) -> str:
+    return " ".join(PIECES_OF_TEXT.findall(text))
+
+
+def _sentence_scores(metric: Any, hypotheses: Any, references: Any) -> list[float]:
+    pairs = zip(hypotheses, references, strict=True)
+    return [metric.sentence_score(hypothesis, [reference]).score / 100 for hypothesis, reference in pairs]
+
+
+def _sacrebleu_metrics() -> Any:
+    """Imported here, so that models load where sacrebleu is not installed."""
+    try:
+        from sacrebleu import metrics
+    except ImportError as error:
+        raise ImportError(
+            "Choosing by BLEU or chrF needs sacrebleu: `pip install sacrebleu`, or pass a function as `choose_by`."
+        ) from error
+    return metrics
+
+
+__all__ = ["CandidateChoice", "ChosenOutput", "EmbeddingUtility"]
