@@ -87,6 +87,7 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
     hub_tags = (*TAGS, "diffslt")
     is_prompted = False
     prompt_input_names = ()
+    draws_samples = True
     adapter_name = "denoiser"
     text_auto_class = AutoModelForSeq2SeqLM
     translation_auto_class = "AutoModelForSeq2SeqLM"

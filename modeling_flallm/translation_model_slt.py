@@ -56,6 +56,8 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         prompt_input_names (`tuple[str, ...]`):
             The inputs of the text model beside the visual tokens: those of its prompt, by the names that the processor
             gives; none for a model that reads no prompt.
+        draws_samples (`bool`):
+            Whether several sequences of a clip are samples by default; otherwise they need as many beams.
         translation_auto_class (`str`, *optional*): Auto class of transformers for the whole model, if it translates.
         adapter_name (`str`): name of the module between sign encoder and text model.
         text_model_name (`str`): name of the text model.
@@ -68,6 +70,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
 
     is_prompted: bool
     prompt_input_names: tuple[str, ...]
+    draws_samples = False
     translation_auto_class: str | None
     adapter_name = "adapter"
     text_model_name = "text_model"

@@ -316,6 +316,13 @@ class CorpusArguments:
     wrong_descriptions: float = field(
         default=0.0, metadata={"help": "Share of the descriptions to replace by those of other frames."}
     )
+    ambiguous_clips: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the clips of each split to make ambiguous: one sign stands for two words, so that two "
+            "sentences are right. Column `readings` names the right sentences of every clip."
+        },
+    )
     num_text_only_sentences: int = field(
         default=6000, metadata={"help": "Sentences without a clip; fewer if the signs do not give as many."}
     )
