@@ -30,11 +30,8 @@ from benchmark_parts import DOCS, command_line, run_benchmark
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 from seeded_parts import heading, measure_parts
-from train_scripts.scores.candidates import best_texts, oracle_texts, utility_of_flag
-from train_scripts.scores.diversity import diversity_scores
-from train_scripts.scores.readings import score_readings
 
-from train_scripts.arguments.command_arguments import CorpusArguments
+from train_scripts.arguments.corpus_arguments import CorpusArguments
 from train_scripts.arguments.data_arguments import DatasetArguments
 from train_scripts.arguments.dataclass_parser import flags
 from train_scripts.arguments.quickstart_arguments import UniSignQuickstartArguments
@@ -44,7 +41,10 @@ from train_scripts.commands.generate_corpus import generate_corpus
 from train_scripts.commands.quickstart import CORPUS, CORPUS_RESOLUTION, TimeLeft
 from train_scripts.commands.quickstart_uni_sign import Folders as QuickstartFolders
 from train_scripts.commands.quickstart_uni_sign import pretrain, train_on_poses
+from train_scripts.scores.candidates import best_texts, oracle_texts, utility_of_flag
+from train_scripts.scores.diversity import diversity_scores
 from train_scripts.scores.metrics import comparable, translation_scores
+from train_scripts.scores.readings import score_readings
 from train_scripts.stages import latent_diffusion, text_autoencoding
 
 PAGE = DOCS / "diffusion-benchmark.md"

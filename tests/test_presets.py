@@ -17,7 +17,7 @@ from torch import nn
 
 from modeling_flallm import FLaLLMConfig, FLaLLMVisionConfig, FLaLLMVisionModel
 from modeling_flallm.systems import SYSTEMS
-from train_scripts.arguments.command_arguments import CorpusArguments
+from train_scripts.arguments.corpus_arguments import CorpusArguments
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.arguments.dataclass_parser import parse_arguments, preset_names, read_sources, read_yaml
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments

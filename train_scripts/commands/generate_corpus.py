@@ -34,9 +34,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..arguments.command_arguments import CorpusArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
+from ..arguments.corpus_arguments import CorpusArguments
 from ..machine.atomic_files import holds_something, write_csv, write_folder, write_text
 from ..machine.process_pool import check_num_workers, run_in_processes
 from ..rendered_corpus.ambiguous_clips import list_readings, make_ambiguous
