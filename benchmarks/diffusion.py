@@ -55,7 +55,8 @@ SIZES = (*OF_CORPUS, *OF_STAGES, "steps", "guidance_scales")
 NUM_CANDIDATES = 20
 FEWER = 5
 # How candidates are written: title, and what `flallm evaluate` is told.
-BEAM, BEST, SAMPLES, DIFFUSION = "Uni-Sign, beam search", "Uni-Sign, best of 20 beams", "Uni-Sign, samples", "DiffSLT"
+BEAM, BEST, SAMPLES = (f"guiding system, {how}" for how in ("beam search", "best of 20 beams", "samples"))
+DIFFUSION = "diffusion"
 WAYS: dict[str, dict[str, Any]] = {
     BEAM: {},
     BEST: {"num_beams": NUM_CANDIDATES, "num_candidates": NUM_CANDIDATES},
@@ -89,7 +90,7 @@ class BenchmarkArguments:
         default=UniSignQuickstartArguments.pretraining_epochs, metadata={"help": "Epochs of Uni-Sign."}
     )
     autoencoder_epochs: float = field(default=6, metadata={"help": "Epochs of the text autoencoder."})
-    diffusion_epochs: float = field(default=100, metadata={"help": "Epochs of the denoiser."})
+    diffusion_epochs: float = field(default=30, metadata={"help": "Epochs of the denoiser."})
     steps: list[int] = field(default_factory=lambda: [5, 10, 25, 50, 250], metadata={"help": "Numbers of steps."})
     guidance_scales: list[float] = field(
         default_factory=lambda: [1.0, 2.0, 3.0, 4.0, 5.0], metadata={"help": "Weights of the guidance."}
@@ -136,7 +137,7 @@ def train_language_model(arguments: BenchmarkArguments, seed: int) -> dict[str, 
     return {}
 
 
-def train_uni_sign(arguments: BenchmarkArguments, seed: int) -> dict[str, Any]:
+def train_guiding_system(arguments: BenchmarkArguments, seed: int) -> dict[str, Any]:
     train_on_poses(arguments.of_quickstart(seed), arguments.folders(seed), TimeLeft({"pose pretraining": 1}))
     return {}
 
@@ -309,7 +310,7 @@ def _summary(candidates: Sequence[Sequence[str]], split: Any, readings: Sequence
 PARTS: dict[str, Callable[[BenchmarkArguments, int], dict[str, Any]]] = {
     "corpus": render,
     "language model": train_language_model,
-    "Uni-Sign": train_uni_sign,
+    "guiding system": train_guiding_system,
     "autoencoder": train_autoencoder,
     "diffusion": train_denoiser,
     "sampling": sample,
@@ -389,7 +390,7 @@ def readings_table(seeds: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> l
 
 def probes_table(seeds: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = heading(
-        f"seed {seeds[0]}, 5 samples of DiffSLT",
+        f"seed {seeds[0]}, 5 samples of the diffusion",
         "one",
         "MBR of 5",
         "self-BLEU",

@@ -33,7 +33,7 @@ STAGES = {
 }
 WITHOUT_EVALUATION = ("--eval_strategy", "no", "--load_best_model_at_end", "False")  # the Trainer wants no data then
 SOURCE = re.compile(
-    r"paper, (section \d\.\d|abstract)|sltbaselines, [\w./-]+|(SpaMo|Uni-Sign|MMSLT), (paper|code)|ours: \S+"
+    r"paper, (section \d\.\d|abstract)|sltbaselines, [\w./-]+|(SpaMo|Uni-Sign|MMSLT|LD4LG), (paper|code)|ours: \S+"
 )
 RECIPES = sorted(name for name in preset_names() if not name.startswith("quickstart"))
 # Of the stages that read videos, each with the one that goes on from its checkpoint.
