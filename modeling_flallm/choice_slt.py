@@ -3,6 +3,7 @@ Choosing among several candidate translations of a clip: minimum Bayes risk take
 them.
 """
 
+import importlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -206,12 +207,11 @@ def _sentence_scores(metric: Any, hypotheses: Any, references: Any) -> list[floa
 def _sacrebleu_metrics() -> Any:
     """Imported here, so that models load where sacrebleu is not installed."""
     try:
-        from sacrebleu import metrics
+        return importlib.import_module("sacrebleu.metrics")
     except ImportError as error:
         raise ImportError(
             "Choosing by BLEU or chrF needs sacrebleu: `pip install sacrebleu`, or pass a function as `choose_by`."
         ) from error
-    return metrics
 
 
 __all__ = ["CandidateChoice", "ChosenOutput", "EmbeddingUtility"]

@@ -232,7 +232,10 @@ class ClipTranslation:
         for sequence in clip["sequences"]:
             translation = {"translation_text": self.processor.decode(sequence["token_ids"])}
             if "score" in sequence:
-                translation |= self._score_and_confidence(float(sequence["score"]), clip)
+                score = float(sequence["score"])
+                is_utility = clip["is_choice"]  # while the calibration measured log probabilities
+                scores = {"score": score} if is_utility else self._score_and_confidence(score, clip["mean_features"])
+                translation |= scores
             if return_timestamps or return_attention:
                 times = visual_token_times(self.model.vision_model, clip["num_frames"], clip["times"])
                 words, attention = word_evidence(translation["translation_text"], sequence, times, self.processor)
@@ -242,12 +245,9 @@ class ClipTranslation:
             translations.append(translation)
         return translations
 
-    def _score_and_confidence(self, score: float, clip: dict[str, Any]) -> dict[str, Any]:
-        """The calibration measured log probabilities, so the expected utility of a choice has no confidence."""
+    def _score_and_confidence(self, score: float, mean_features: torch.Tensor) -> dict[str, Any]:
         calibration = getattr(self.model.config, "confidence_calibration", None)
-        if calibration is None or clip["is_choice"]:
-            return {"score": score}
-        return {"score": score} | confidence_of(score, clip["mean_features"], calibration)
+        return {"score": score} | ({} if calibration is None else confidence_of(score, mean_features, calibration))
 
 
 def _has_shape(values: torch.Tensor, shape: Sequence[str | int]) -> bool:

@@ -10,10 +10,8 @@ import torch
 from test_pipeline import word_tokenizer
 from tiny_models import random_batch, random_prompts, tiny_llava_slt, tiny_model, video_of
 from transformers import BertConfig, BertModel
-from transformers.dynamic_module_utils import get_imports
 from transformers.trainer_pt_utils import nested_concat
 
-from modeling_flallm import choice_slt
 from modeling_flallm.choice_slt import (
     EmbeddingUtility,
     best_candidates,
@@ -162,9 +160,10 @@ def test_arguments_that_mean_nothing():
         best_candidates(["a", "b"], lambda hypotheses, references: [0.5])
 
 
-def test_a_model_loads_without_sacrebleu(monkeypatch):
-    assert "sacrebleu" not in get_imports(choice_slt.__file__)  # which transformers asks for before it loads the code
-    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+def test_without_sacrebleu_only_a_choice_by_its_scores_fails(monkeypatch):
+    """`test_export.py` holds that the saved files import no such package."""
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    assert best_candidates(["a b", "a"], share_of_words) == [(1, 0.75)]
     message = "Choosing by BLEU or chrF needs sacrebleu: `pip install sacrebleu`, or pass a function as `choose_by`."
     for utility in (bleu_utility, chrf_utility):
         with pytest.raises(ImportError, match=re.escape(message)):
