@@ -92,6 +92,12 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
     is_prompted = False
     prompt_input_names = ()
     draws_samples = True
+    own_generation_arguments = (
+        *SignTranslationModel.own_generation_arguments,
+        "num_inference_steps",
+        "generator",
+        "scheduler",
+    )
     adapter_name = "denoiser"
     text_auto_class = AutoModelForSeq2SeqLM
     translation_auto_class = "AutoModelForSeq2SeqLM"

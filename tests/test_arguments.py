@@ -165,6 +165,7 @@ TYPES_OF_PRESET = {
     "multimodal_pretraining": DESCRIBED,
     "translation_fine_tuning": TRANSLATION,
     "text_autoencoding": AUTOENCODING,
+    "latent_diffusion": DIFFUSION,
     "visual_initialing": STAGE1,
     "llm_fine_tuning": STAGE2,
     "language_model": LANGUAGE_MODEL,
