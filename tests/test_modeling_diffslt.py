@@ -31,6 +31,13 @@ def _without_padding(sequence: list[int]) -> list[int]:
     return sequence[: next((place + 1 for place in range(len(sequence), 0, -1) if sequence[place - 1] != 1), 0)]
 
 
+def latents_of(model, clip: dict[str, torch.Tensor], num_samples: int = 3, **options) -> torch.Tensor:
+    """-> `(clips, samples, latents, latent size)`, in 3 steps."""
+    encoded = model.encode(**clip)
+    guidance = Guidance(encoded.last_hidden_state, encoded.attention_mask)
+    return model.sample_latents(guidance, num_samples, 3, **options).unflatten(0, (-1, num_samples))
+
+
 def unlike_each_other(model):
     """Latents far from each other are written differently."""
     torch.nn.init.normal_(model.reconstruction.input.weight, std=2.0)
@@ -43,34 +50,37 @@ def unlike_each_other(model):
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_sample_does_not_depend_on_its_batch(scheduler):
     model, batch = unlike_each_other(tiny_diffslt(scheduler=scheduler)), video_of(random_batch(LENGTHS))
-    together = model.generate(**batch, **WRITING)
-    assert together.shape[0] == 9
+    together, written = latents_of(model, batch), model.generate(**batch, **WRITING)
+    assert together.shape == (3, 3, 4, 8) and len(written) == 9
     for row in range(3):
-        alone = model.generate(**one_clip(batch, row), **WRITING)
-        assert rows_of(together, row) == rows_of(alone, 0)
-    more = model.generate(**batch, **{**WRITING, "num_return_sequences": 4})
-    assert rows_of(more, 1, 4)[:3] == rows_of(together, 1)
+        alone = one_clip(batch, row)
+        assert_close(latents_of(model, alone)[0], together[row], atol=1e-4, rtol=1e-4)
+        assert rows_of(model.generate(**alone, **WRITING), 0) == rows_of(written, row)
+    assert_close(latents_of(model, batch, 4)[:, :3], together, atol=1e-4, rtol=1e-4)
 
 
-def test_samples_of_a_clip_differ_and_are_the_same_again():
+def test_samples_differ_and_are_the_same_again():
     model, batch = unlike_each_other(tiny_diffslt()), video_of(random_batch(LENGTHS))
-    guidance = model.encode(**batch)
-    latents = model.sample_latents(Guidance(guidance.last_hidden_state, guidance.attention_mask), 3, 4)
-    assert latents.shape == (9, 4, 8)
-    assert_close(latents.square().mean(-1), torch.ones(9, 4))
-    assert all((latents[first] - latents[second]).abs().max() > 0.1 for first, second in ((0, 1), (1, 2), (0, 3)))
+    latents = latents_of(model, batch)
+    assert_close(latents.square().mean(-1), torch.ones(3, 3, 4))
+    assert all((latents[0, 0] - other).abs().max() > 0.1 for other in (latents[0, 1], latents[0, 2], latents[1, 0]))
+    assert torch.equal(latents_of(model, batch), latents)
     assert torch.equal(model.generate(**batch, **WRITING), model.generate(**batch, **WRITING))
 
 
 def test_a_generator_gives_the_seeds_and_is_not_changed():
     model, batch = unlike_each_other(tiny_diffslt()), video_of(random_batch(LENGTHS))
     generator = torch.Generator().manual_seed(7)
-    first = model.generate(**batch, **WRITING, generator=generator)
-    assert torch.equal(first, model.generate(**batch, **WRITING, generator=generator))
-    alone = model.generate(**one_clip(batch, 2), **WRITING, generator=torch.Generator().manual_seed(7))
-    assert rows_of(first, 2) == rows_of(alone, 0)
-    other = model.generate(**batch, **WRITING, generator=torch.Generator().manual_seed(8))
-    assert first.shape != other.shape or not torch.equal(first, other)
+    first = latents_of(model, batch, generator=generator)
+    assert torch.equal(latents_of(model, batch, generator=generator), first)
+    alone = latents_of(model, one_clip(batch, 2), generator=torch.Generator().manual_seed(7))
+    assert_close(alone[0], first[2], atol=1e-4, rtol=1e-4)
+    for other in (latents_of(model, batch, generator=torch.Generator().manual_seed(8)), latents_of(model, batch)):
+        assert (first - other).abs().max() > 0.1
+    sequences = [
+        model.generate(**batch, **WRITING, generator=each) for each in (generator, torch.Generator().manual_seed(7))
+    ]
+    assert torch.equal(*sequences)
 
 
 def test_saved_and_loaded_it_writes_the_same(tmp_path):
@@ -83,15 +93,13 @@ def test_saved_and_loaded_it_writes_the_same(tmp_path):
 
 def test_guidance_weighs_the_clip():
     model, batch = tiny_diffslt(), video_of(random_batch(LENGTHS))
-    encoded = model.encode(**batch)
-    guidance = Guidance(encoded.last_hidden_state, encoded.attention_mask)
-    without = model.sample_latents(guidance, num_inference_steps=3, guidance_scale=0.0)
+    without = latents_of(model, batch, guidance_scale=0.0)
     assert_close(without[0], without[1], atol=1e-5, rtol=1e-5)  # of another clip
     calls = []
     model.denoiser.register_forward_hook(lambda *_: calls.append(1))
-    plain = model.sample_latents(guidance, num_inference_steps=3, guidance_scale=1.0)
+    plain = latents_of(model, batch, guidance_scale=1.0)
     assert len(calls) == 3
-    strong = model.sample_latents(guidance, num_inference_steps=3, guidance_scale=3.0)
+    strong = latents_of(model, batch, guidance_scale=3.0)
     assert len(calls) == 9 and (plain - strong).abs().max() > 1e-3
 
 
