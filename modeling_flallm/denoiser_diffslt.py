@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .losses_slt import word_scores_of_clips
 from .prior_guided_fusion_slt import sinusoids, sinusoids_at
@@ -33,7 +34,7 @@ class GuidanceFusion(nn.Module):
     """
     Guidance fusion module: visual tokens -> what guides the denoiser. The levels of visual features that a token joins
     (`level_sizes` of the sign encoder's configuration) are projected one by one, marked with the embedding of their
-    level and their place in time, put behind each other, and attend to each other.
+    level and their place in time, and attend to each other.
 
     DiffSLT-P adds pseudo-glosses: for each visual token a linear layer scores the words, a smooth maximum pools the
     scores over time, and the embeddings of the most probable words, times their probabilities, guide the denoiser, too
@@ -79,7 +80,7 @@ class GuidanceFusion(nn.Module):
                 strict=True,
             )
         ]
-        states, level_mask = torch.cat(levels, dim=1), mask.repeat(1, len(levels))
+        states, level_mask = torch.stack(levels, dim=2).flatten(1, 2), mask.repeat_interleave(len(levels), 1)
         for layer in self.layers:
             states = layer(states, src_key_padding_mask=level_mask == 0)
         states = self.norm(states)
@@ -104,7 +105,7 @@ class GuidanceFusion(nn.Module):
         return Guidance(states, torch.where(is_left_out[:, None], first.to(guidance.mask), guidance.mask))
 
 
-class DenoiserLayer(nn.Module):
+class DenoiserLayer(GradientCheckpointingLayer):
     """
     Self-attention of the latents, cross-attention to the guidance and a gated feed-forward layer (GEGLU), each behind a
     LayerNorm. The timestep scales and shifts the first and the last of these.

@@ -103,7 +103,6 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
     translation_auto_class = "AutoModelForSeq2SeqLM"
     unquantized_modules = ("vision_model", "denoiser", "compression", "reconstruction", "lm_head")
     encoder_advice = "Train a translation model of another system first, and name its output folder."
-    supports_gradient_checkpointing = False
     # The loss is a mean over clips: the Trainer must average over accumulated batches itself.
     accepts_loss_kwargs = False
 
@@ -521,7 +520,7 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         num_levels = len(self.denoiser.guidance_fusion.level_sizes)
         num_tokens = (guidance.mask.shape[1] - self.denoiser.guidance_fusion.num_pseudo_glosses) // num_levels
         to_levels = torch.stack(attentions).mean(0)[..., : num_levels * num_tokens].float()
-        return log_probabilities, to_latents @ to_levels.unflatten(-1, (num_levels, num_tokens)).sum(-2)
+        return log_probabilities, to_latents @ to_levels.unflatten(-1, (num_tokens, num_levels)).sum(-1)
 
 
 def _seeds(num_samples: int, generator: torch.Generator | None) -> list[int]:

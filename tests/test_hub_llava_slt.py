@@ -28,6 +28,7 @@ ENCODER_FILES = {  # its frame level can be any encoder
     "adapter_slt.py",
     "backbone_slt.py",
     "batch_norm_slt.py",
+    "calibration_slt.py",
     "configuration_encoder_combined_slt.py",
     "configuration_encoder_described_slt.py",
     "configuration_encoder_frames_slt.py",
@@ -36,6 +37,7 @@ ENCODER_FILES = {  # its frame level can be any encoder
     "configuration_encoder_two_levels_slt.py",
     "configuration_encoder_words_slt.py",
     "configuration_features_slt.py",
+    "configuration_flallm.py",
     "encoder_combined_slt.py",
     "encoder_described_slt.py",
     "encoder_features_slt.py",
@@ -54,11 +56,7 @@ ENCODER_FILES = {  # its frame level can be any encoder
     "sign_encoder_slt.py",
     "systems.py",
 }
-WITH_AN_ENCODER = ENCODER_FILES | {
-    "calibration_slt.py",
-    "configuration_flallm.py",
-    "configuration_llava_slt.py",
-}
+WITH_AN_ENCODER = ENCODER_FILES | {"configuration_llava_slt.py"}
 CONTRASTIVE_FILES = WITH_AN_ENCODER | {"modeling_llava_slt_contrastive.py"}
 MODEL_FILES = WITH_AN_ENCODER | {
     "choice_slt.py",

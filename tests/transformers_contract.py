@@ -12,6 +12,7 @@ from tiny_models import (
     random_pose_batch,
     random_prompts,
     tiny_contrastive_model,
+    tiny_diffslt,
     tiny_llava_slt,
     tiny_mmslt,
     tiny_mmslt_pretraining,
@@ -64,6 +65,13 @@ def clips_with_embedded_sentences(lengths: list[int]) -> dict[str, torch.Tensor]
     return {**video_of(random_batch(lengths)), "sentence_embeddings": torch.randn(len(lengths), 32)}
 
 
+def diffslt_in_training() -> PreTrainedModel:
+    """Only its denoiser learns."""
+    model = tiny_diffslt()
+    model.freeze_pretrained_parts()
+    return model
+
+
 def poses(lengths: list[int]) -> dict[str, torch.Tensor]:
     batch = random_pose_batch(lengths)
     return {name: batch[name] for name in ("pose_values", "pose_attention_mask")}
@@ -78,6 +86,7 @@ def prompts_with_answers(lengths: list[int]) -> dict[str, torch.Tensor]:
 
 
 MODELS = {
+    "DiffSltForTranslation": ModelCase(diffslt_in_training, random_batch, "guidance"),
     "FLaLLMForTranslation": ModelCase(tiny_model, random_batch, "logits", is_translator=True),
     "FLaLLMVisionModel": ModelCase(
         tiny_vision_model, lambda lengths: video_of(random_batch(lengths)), "last_hidden_state"
