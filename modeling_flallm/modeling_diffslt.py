@@ -321,7 +321,7 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         try:
             import diffusers
         except ImportError as error:
-            raise ImportError("DiffSLT needs diffusers: pip install diffusers") from error
+            raise ImportError("DiffSLT needs diffusers: `pip install diffusers`.") from error
         options = {} if name == "dpm++" else {"clip_sample": False}
         return getattr(diffusers, SCHEDULERS[name])(
             num_train_timesteps=self.config.num_train_timesteps,

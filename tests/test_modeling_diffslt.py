@@ -147,7 +147,7 @@ def test_without_diffusers_it_loads_and_says_what_it_needs(monkeypatch, tmp_path
     model.save_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
-    with pytest.raises(ImportError, match="DiffSLT needs diffusers: pip install diffusers"):
+    with pytest.raises(ImportError, match="DiffSLT needs diffusers: `pip install diffusers`."):
         loaded.generate(**video_of(random_batch(LENGTHS)))
 
 

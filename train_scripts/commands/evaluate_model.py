@@ -138,6 +138,8 @@ def _translate(
     if num_candidates is not None:
         num_beams = trainer.args.generation_num_beams
         how = trainer.model.candidate_arguments(num_candidates, {} if num_beams is None else {"num_beams": num_beams})
+        if trainer.model.draws_samples:  # its seeds are arguments, whatever torch draws
+            how["generator"] = torch.Generator().manual_seed(trainer.args.seed)
     run, processor = trainer.args, trainer.processing_class
     (rows,) = broadcast_object_list([kept.lines])
     if run.process_index == 0 and rows:
