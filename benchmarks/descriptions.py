@@ -31,7 +31,7 @@ from benchmark_parts import DOCS, command_line, run_benchmark
 from seeded_parts import heading, measure_parts
 
 from modeling_flallm.own_processing import MODALITIES
-from train_scripts.arguments.command_arguments import CorpusArguments
+from train_scripts.arguments.corpus_arguments import CorpusArguments
 from train_scripts.arguments.data_arguments import DatasetArguments
 from train_scripts.arguments.dataclass_parser import flags
 from train_scripts.arguments.quickstart_arguments import QuickstartArguments

@@ -29,7 +29,7 @@ from quickstart import processor_seconds
 from transformers import AutoModelForSeq2SeqLM, pipeline
 
 from modeling_flallm import light_transformer_config
-from train_scripts.arguments.command_arguments import CorpusArguments
+from train_scripts.arguments.corpus_arguments import CorpusArguments
 from train_scripts.arguments.dataclass_parser import flags
 from train_scripts.clips.clip_folders import read_metadata
 from train_scripts.commands.generate_corpus import generate_corpus

@@ -13,7 +13,7 @@ import torch
 from label_free_vit import crop_centre, read_frames
 from torch.nn import functional
 
-from train_scripts.arguments.command_arguments import CorpusArguments
+from train_scripts.arguments.corpus_arguments import CorpusArguments
 from train_scripts.clips.clip_folders import read_metadata
 from train_scripts.commands.generate_corpus import STREAMS, create_signers
 from train_scripts.rendered_corpus.signing_renderer import find_signs

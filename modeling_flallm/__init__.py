@@ -6,6 +6,7 @@ processors and pipeline.
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .choice_slt import EmbeddingUtility
 from .configuration_diffslt import DiffSltConfig
 from .configuration_diffslt_autoencoder import DiffSltAutoencoderConfig
 from .configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
@@ -108,6 +109,7 @@ __all__ = [
     "DiffSltConfig",
     "DiffSltForTranslation",
     "DiffSltOutput",
+    "EmbeddingUtility",
     "FLaLLMConfig",
     "FLaLLMEncoderOutput",
     "FLaLLMForTranslation",

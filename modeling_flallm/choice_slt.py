@@ -3,6 +3,7 @@ Choosing among several candidate translations of a clip: minimum Bayes risk take
 them.
 """
 
+import importlib
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -171,6 +172,7 @@ class EmbeddingUtility:
         self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.tokenizer.padding_side = "right"  # positions do not then depend on the other texts
         model = AutoModel.from_pretrained(name_or_path, **options)
         model = model.get_encoder() if is_encoder_decoder(model.config) else model
         self.model = model.to(device).eval().requires_grad_(False)
@@ -205,12 +207,11 @@ def _sentence_scores(metric: Any, hypotheses: Any, references: Any) -> list[floa
 def _sacrebleu_metrics() -> Any:
     """Imported here, so that models load where sacrebleu is not installed."""
     try:
-        from sacrebleu import metrics
+        return importlib.import_module("sacrebleu.metrics")
     except ImportError as error:
         raise ImportError(
             "Choosing by BLEU or chrF needs sacrebleu: `pip install sacrebleu`, or pass a function as `choose_by`."
         ) from error
-    return metrics
 
 
 __all__ = ["CandidateChoice", "ChosenOutput", "EmbeddingUtility"]

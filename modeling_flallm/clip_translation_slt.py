@@ -155,10 +155,13 @@ class ClipTranslation:
         Generate the sentences of encoded clips; `generation` are arguments of `generate`.
 
         Returns:
-            For each clip a dictionary with its generated `sequences`, `mean_features`, `num_frames` and `times`, for
-            `answers_of`.
+            For each clip a dictionary with its generated `sequences`, `mean_features`, `num_frames`, `times` and
+            `is_choice`, whether these were chosen among candidates, for `answers_of`.
         """
         inputs = self._text_model_inputs(encoded, spoken_language)
+        is_choice = generation.get("num_candidates") is not None
+        if is_choice:
+            generation = {"tokenizer": self.processor, **generation}
         output = self._generate(inputs, return_scores, generation)
         parts = {"token_ids": output.sequences}
         if self.model.is_prompted:
@@ -178,6 +181,7 @@ class ClipTranslation:
                 "mean_features": mean_features[index],
                 "num_frames": num_frames,
                 "times": times,
+                "is_choice": is_choice,
             }
             for index, (num_frames, times) in enumerate(zip(encoded.num_frames, encoded.times, strict=True))
         ]
@@ -228,7 +232,10 @@ class ClipTranslation:
         for sequence in clip["sequences"]:
             translation = {"translation_text": self.processor.decode(sequence["token_ids"])}
             if "score" in sequence:
-                translation |= self._score_and_confidence(float(sequence["score"]), clip["mean_features"])
+                score = float(sequence["score"])
+                is_utility = clip["is_choice"]  # while the calibration measured log probabilities
+                scores = {"score": score} if is_utility else self._score_and_confidence(score, clip["mean_features"])
+                translation |= scores
             if return_timestamps or return_attention:
                 times = visual_token_times(self.model.vision_model, clip["num_frames"], clip["times"])
                 words, attention = word_evidence(translation["translation_text"], sequence, times, self.processor)

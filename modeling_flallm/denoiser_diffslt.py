@@ -121,14 +121,26 @@ class DenoiserLayer(nn.Module):
         self.contraction = nn.Linear(FEED_FORWARD_TIMES * width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: torch.Tensor, time: torch.Tensor, guidance: Guidance) -> torch.Tensor:
-        """`hidden` `(batch, latents, width)` and the embedding of the timestep, `time` `(batch, width)`."""
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        time: torch.Tensor,
+        guidance: Guidance,
+        attentions: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """
+        `hidden` `(batch, latents, width)` and the embedding of the timestep, `time` `(batch, width)`; `attentions`
+        takes in the attention to the guidance `(batch, latents, places)`.
+        """
         scale_1, shift_1, scale_2, shift_2 = self.scale_and_shift(time)[:, None].chunk(4, dim=-1)
         states = self.self_norm(hidden) * (1 + scale_1) + shift_1
         hidden = hidden + self.dropout(self.self_attention(states, states, states, need_weights=False)[0])
         states = self.cross_norm(hidden)
-        is_padding = guidance.mask == 0
-        attended = self.cross_attention(states, guidance.states, guidance.states, is_padding, need_weights=False)[0]
+        attended, attention = self.cross_attention(
+            states, guidance.states, guidance.states, guidance.mask == 0, need_weights=attentions is not None
+        )
+        if attentions is not None:
+            attentions.append(attention)
         hidden = hidden + self.dropout(attended)
         states = self.feed_forward_norm(hidden) * (1 + scale_2) + shift_2
         values, gates = self.expansion(states).chunk(2, dim=-1)
@@ -160,6 +172,7 @@ class Denoiser(nn.Module):
         timesteps: torch.Tensor,
         guidance: Guidance,
         estimate: torch.Tensor | None = None,
+        attentions: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """
         -> the velocity `(batch, latents, latent size)`.
@@ -167,6 +180,7 @@ class Denoiser(nn.Module):
         Args:
             noisy_latents, estimate (`(batch, latents, latent size)`): the second, its own, is 0 without one.
             timesteps (`(batch,)`): from 0, little noise, to `num_train_timesteps` - 1.
+            attentions: takes in the attention of each layer to the guidance, `(batch, latents, places)`.
         """
         estimate = torch.zeros_like(noisy_latents) if estimate is None else estimate
         dtype = self.input.weight.dtype
@@ -177,7 +191,7 @@ class Denoiser(nn.Module):
             place = index - (len(self.layers) - len(self.skips))
             if place >= 0:
                 hidden = self.skips[place](torch.cat([hidden, of_first_half.pop()], dim=-1))
-            hidden = layer(hidden, time, guidance)
+            hidden = layer(hidden, time, guidance, attentions)
             if index < len(self.skips):
                 of_first_half.append(hidden)
         return self.output(self.norm(hidden)).float()

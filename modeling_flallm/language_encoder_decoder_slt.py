@@ -372,21 +372,34 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
             last_hidden_state=encoder_outputs.last_hidden_state.repeat_interleave(repeats, 0),
             attention_mask=encoder_outputs.attention_mask.repeat_interleave(repeats, 0),
         )
-        output = eager_twin(self.get_text_model())(
-            encoder_outputs=encoder_outputs,
-            attention_mask=encoder_outputs.attention_mask,
-            decoder_input_ids=sequences[:, :-1],
-            output_attentions=True,
-            use_cache=False,
-            return_dict=True,
+        log_probabilities, attention = log_probabilities_and_attention(
+            self.get_text_model(), sequences, encoder_outputs
         )
-        log_probabilities = -nn.functional.cross_entropy(
-            output.logits.float().transpose(1, 2), sequences[:, 1:], reduction="none"
-        )
-        attention = torch.stack([layer.float().mean(1) for layer in output.cross_attentions]).mean(0)
         if is_visual is not None:
             attention = attention_to_visual_tokens(attention, is_visual.bool().repeat_interleave(repeats, 0))
         return log_probabilities, attention
+
+
+def log_probabilities_and_attention(
+    text_model: PreTrainedModel, sequences: torch.LongTensor, encoder_outputs: FLaLLMEncoderOutput
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Read sequences `(batch, length)` again -> for each token but the first its log probability `(batch, length - 1)` and
+    the cross-attention with which it was written, `(batch, length - 1, tokens)`, a mean over layers and heads.
+    """
+    output = eager_twin(text_model)(
+        encoder_outputs=encoder_outputs,
+        attention_mask=encoder_outputs.attention_mask,
+        decoder_input_ids=sequences[:, :-1],
+        output_attentions=True,
+        use_cache=False,
+        return_dict=True,
+    )
+    log_probabilities = -nn.functional.cross_entropy(
+        output.logits.float().transpose(1, 2), sequences[:, 1:], reduction="none"
+    )
+    attention = torch.stack([layer.float().mean(1) for layer in output.cross_attentions]).mean(0)
+    return log_probabilities, attention
 
 
 def decoder_inputs_of(text_model: PreTrainedModel, labels: torch.LongTensor) -> torch.LongTensor:
@@ -422,4 +435,10 @@ def num_learned_positions(part: nn.Module) -> int | None:
     return part.config.max_position_embeddings if has_limit else None
 
 
-__all__ = ["EncoderDecoderTranslationModel", "FLaLLMEncoderOutput", "decoder_inputs_of", "num_learned_positions"]
+__all__ = [
+    "EncoderDecoderTranslationModel",
+    "FLaLLMEncoderOutput",
+    "decoder_inputs_of",
+    "log_probabilities_and_attention",
+    "num_learned_positions",
+]

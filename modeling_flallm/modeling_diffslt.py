@@ -28,7 +28,11 @@ from .choice_slt import Utility
 from .configuration_diffslt import DiffSltConfig
 from .denoiser_diffslt import STANDARD_DEVIATION, Denoiser, Guidance, GuidanceFusion
 from .encoders_slt import load_sign_encoder
-from .language_encoder_decoder_slt import FLaLLMEncoderOutput, num_learned_positions
+from .language_encoder_decoder_slt import (
+    FLaLLMEncoderOutput,
+    log_probabilities_and_attention,
+    num_learned_positions,
+)
 from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy
 from .modeling_diffslt_autoencoder import CompressesText, DiffSltAutoencoder, normalised
 from .sign_encoder_slt import SignEncoder
@@ -87,6 +91,7 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
     hub_tags = (*TAGS, "diffslt")
     is_prompted = False
     prompt_input_names = ()
+    draws_samples = True
     adapter_name = "denoiser"
     text_auto_class = AutoModelForSeq2SeqLM
     translation_auto_class = "AutoModelForSeq2SeqLM"
@@ -219,9 +224,6 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
                 f"{most}. Lower `max_num_frames` or `frame_sampling_rate` of the video processor, or cut the video "
                 "with `start` and `end`."
             )
-
-    def get_max_num_tokens(self) -> int | None:
-        return num_learned_positions(self.text_model.get_decoder())
 
     # ---------------------------------------------------------------------------------- training
 
@@ -487,6 +489,33 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
                 estimate = self._estimate(latents, velocity, timesteps, scheduler)
             latents = scheduler.step(velocity, timestep, latents, generator=draws).prev_sample
         return normalised(latents)
+
+    @torch.no_grad()
+    def replay(
+        self, sequences: torch.LongTensor, encoder_outputs: FLaLLMEncoderOutput
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        See `SignTranslationModel.replay`. The sentence is compressed, and written again from its latents: that gives
+        the probabilities. The attention of a word to the latents, times that of the latents to both levels of a visual
+        token at the last step of the diffusion, is its attention to the visual token (ours).
+        """
+        repeats = len(sequences) // len(encoder_outputs.last_hidden_state)
+        guidance = Guidance(
+            encoder_outputs.last_hidden_state.repeat_interleave(repeats, 0),
+            encoder_outputs.attention_mask.repeat_interleave(repeats, 0),
+        )
+        words = sequences[:, 1:]
+        latents = self.compress(words.masked_fill(words == self.config.pad_token_id, IGNORED_LABEL))
+        log_probabilities, to_latents = log_probabilities_and_attention(
+            self.text_model, sequences, self.reconstruct(latents)
+        )
+        attentions: list[torch.Tensor] = []
+        timesteps = torch.zeros(len(sequences), dtype=torch.long, device=sequences.device)
+        self._denoiser_to_use()(latents.float(), timesteps, guidance, attentions=attentions)
+        num_levels = len(self.denoiser.guidance_fusion.level_sizes)
+        num_tokens = (guidance.mask.shape[1] - self.denoiser.guidance_fusion.num_pseudo_glosses) // num_levels
+        to_levels = torch.stack(attentions).mean(0)[..., : num_levels * num_tokens].float()
+        return log_probabilities, to_latents @ to_levels.unflatten(-1, (num_levels, num_tokens)).sum(-2)
 
 
 def _seeds(num_samples: int, generator: torch.Generator | None) -> list[int]:

@@ -157,6 +157,14 @@ class CompressesText:
             self.text_model.eval()
         return self
 
+    def get_max_num_tokens(self) -> int | None:
+        """The most tokens that the text model's learned positions let it write; `None` if it has none."""
+        return num_learned_positions(self.text_model.get_decoder())
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
+        """Labels `(batch, length)` -> inputs of the decoder, shifted by one as the text model does it."""
+        return decoder_inputs_of(self.text_model, labels)
+
     def compress(self, labels: torch.LongTensor) -> torch.Tensor:
         """
         Sentences -> latents `(batch, num_latents, latent_size)`, each of the norm sqrt(latent_size).
@@ -289,14 +297,6 @@ class DiffSltAutoencoder(CompressesText, SentWithACard, LoadedWhole, PreTrainedM
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Resize the text model's embeddings. See `PreTrainedModel.resize_token_embeddings`."""
         return self.text_model.resize_token_embeddings(*args, **kwargs)
-
-    def get_max_num_tokens(self) -> int | None:
-        """The most tokens that the text model's learned positions let it write; `None` if it has none."""
-        return num_learned_positions(self.text_model.get_decoder())
-
-    def prepare_decoder_input_ids_from_labels(self, labels: torch.LongTensor) -> torch.LongTensor:
-        """Labels `(batch, length)` -> inputs of the decoder, shifted by one as the text model does it."""
-        return decoder_inputs_of(self.text_model, labels)
 
     @can_return_tuple
     def forward(

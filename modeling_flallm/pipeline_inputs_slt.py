@@ -60,11 +60,11 @@ def name_of_video(video: Any) -> str:
     return f"the video given as {type(video).__name__}"
 
 
-def check_generation_arguments(arguments: dict[str, Any]) -> None:
+def check_generation_arguments(arguments: dict[str, Any], model: Any) -> None:
     for name in arguments:
         if name in SET_BY_THE_PIPELINE:
             raise TypeError(f"`{name}` is set by the pipeline. Pass `{SET_BY_THE_PIPELINE[name]}` instead.")
-    known = known_generation_arguments()
+    known = known_generation_arguments(model)
     unknown = sorted(name for name in arguments if name not in known)
     if unknown:
         raise TypeError(
@@ -74,10 +74,12 @@ def check_generation_arguments(arguments: dict[str, Any]) -> None:
         )
 
 
-def known_generation_arguments() -> set[str]:
-    own = {"inputs", "self", "kwargs"}
-    known = (set(vars(GenerationConfig())) | set(inspect.signature(GenerationMixin.generate).parameters)) - own
-    return {name for name in known if not name.startswith("_")}
+def known_generation_arguments(model: Any) -> set[str]:
+    """Of the `generate` of a model, without its inputs."""
+    not_meant = {"inputs", "self", "kwargs"}
+    known = (set(vars(GenerationConfig())) | set(inspect.signature(GenerationMixin.generate).parameters)) - not_meant
+    known = {name for name in known if not name.startswith("_")}
+    return known | set(getattr(model, "own_generation_arguments", ()))
 
 
 def check_one_number(name: str, value: Any) -> None:

@@ -106,7 +106,8 @@ class SignLanguageTranslationPipeline(
                 `1 / (1 + exp(-(slope * score + intercept)))` with its slope and intercept; `"is_familiar"`: whether the
                 video looks like those of the calibration; and `"is_measured"`: whether the score is between the lowest
                 and the highest of theirs. An unfamiliar video or a lower score has the confidence 0, a higher score
-                that of the highest: how often such sentences are correct was never measured.
+                that of the highest: how often such sentences are correct was never measured. With `num_candidates`, the
+                score is the logarithm of the expected utility, for which there is no confidence.
             return_timestamps (`bool`, *optional*, defaults to `False`):
                 Add `"words"`, what each word was read from. See below.
             return_attention (`bool`, *optional*, defaults to `False`):
@@ -122,7 +123,9 @@ class SignLanguageTranslationPipeline(
                 Number of videos translated together. Their lengths may differ; the result is the same.
             generate_kwargs (`dict`, *optional*):
                 Arguments of `generate`. They may also be given by name: `num_beams=5`, `do_sample=True`,
-                `max_new_tokens=40`, `num_return_sequences=3`, ...
+                `max_new_tokens=40`, `num_return_sequences=3`, ... `num_candidates=20` writes 20 translations of each
+                video and answers with the one that agrees best with all of them, by `choose_by="bleu"` (the default),
+                `"chrf"`, or a function such as an `EmbeddingUtility`.
 
         Returns:
             For one video a dictionary with `"translation_text"` and what else was requested; for a list, tuple or
@@ -174,7 +177,7 @@ class SignLanguageTranslationPipeline(
         if twice:
             raise ValueError(f"{twice} were passed both by name and in `generate_kwargs`. Pass each of them once.")
         generation = {**(generate_kwargs or {}), **named}
-        check_generation_arguments(generation)
+        check_generation_arguments(generation, self.model)
         for name, value in reading.items():
             check_one_number(name, value)
         if "spoken_language" in writing and not self.model.prompt_input_names:
@@ -233,7 +236,7 @@ class SignLanguageTranslationPipeline(
         """What is read from a row or a handmade dictionary."""
         not_of_a_row = {"return_scores", "return_timestamps", "return_attention", "batch_size", "num_workers"}
         modality = self.processor.modality
-        arguments = not_of_a_row | known_generation_arguments()
+        arguments = not_of_a_row | known_generation_arguments(self.model)
         values = values_of_row(row, arguments, modality.column_names, modality.has_parts)
         if not self._is_one_video(values["video"]):
             raise ValueError(

@@ -56,22 +56,28 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         prompt_input_names (`tuple[str, ...]`):
             The inputs of the text model beside the visual tokens: those of its prompt, by the names that the processor
             gives; none for a model that reads no prompt.
+        draws_samples (`bool`):
+            Whether several sequences of a clip are samples by default; otherwise they need as many beams.
         translation_auto_class (`str`, *optional*): Auto class of transformers for the whole model, if it translates.
         adapter_name (`str`): name of the module between sign encoder and text model.
         text_model_name (`str`): name of the text model.
         head_names (`tuple[str, ...]`): further modules beside adapter and text model that each model starts anew.
         text_auto_class (`type`): Auto class of transformers for the text model.
         encoder_advice (`str`): how to get a sign encoder, for the error if there is none.
+        own_generation_arguments (`tuple[str, ...]`):
+            Arguments of `generate` that say how to write, beside those of transformers. The pipeline takes them, too.
     """
 
     is_prompted: bool
     prompt_input_names: tuple[str, ...]
+    draws_samples = False
     translation_auto_class: str | None
     adapter_name = "adapter"
     text_model_name = "text_model"
     head_names: tuple[str, ...] = ()
     text_auto_class: type
     encoder_advice: str
+    own_generation_arguments: tuple[str, ...] = ("num_candidates", "choose_by")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True

@@ -33,7 +33,7 @@ from model_loading import load_translator, pinned_revision  # noqa: E402
 from programs import about_endpoints  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from texts import LANGUAGES, TEXTS, decimal, language_from_header  # noqa: E402
-from translating import Result, Step, Translator  # noqa: E402
+from translating import MOST_TRANSLATIONS, Result, Step, Translator  # noqa: E402
 from turns import Visitors, visitor_of  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ SECONDS_UNTIL_FILES_ARE_DELETED = MINUTES_UNTIL_FILES_ARE_DELETED * 60 - 2 * upl
 SECONDS_OF_A_LONG_VIDEO = 15
 PLAYED_BY_BROWSERS = (".mp4", ".webm", ".mov", ".m4v", ".ogv")  # a Space does not have our own list
 NARROW_BUTTON_IN_PIXELS = 100  # two fit side by side on a phone
+NUMBERS_OF_TRANSLATIONS = list(range(1, MOST_TRANSLATIONS + 1))
 NO_TIMES = {"minimum": 0, "maximum": 1, "step": 0.1, "interactive": False}
 # Not mirrored: a mirrored signer has swapped hands. Larger pictures and sound would only make the upload longer.
 WEBCAM = gr.WebcamOptions(
@@ -174,6 +175,9 @@ class Page:
         self.start = self._add(gr.Slider, _label_and_info("start"), value=0, **NO_TIMES)
         self.end = self._add(gr.Slider, _label_and_info("end"), value=1, **NO_TIMES)
         self.is_long = self._add(gr.Checkbox, _label_and_info("long"))
+        self.num_translations = self._add(
+            gr.Radio, _label_and_info("translations"), choices=NUMBERS_OF_TRANSLATIONS, value=1
+        )
 
     def _captions_to_save(self) -> None:
         self._add(gr.Markdown, lambda texts: {"value": f"## {texts['captions_heading']}\n\n{texts['captions_info']}"})
@@ -232,7 +236,7 @@ class Page:
             slider.input(None, slider, js=appearance.in_browser("showSecond"), **hidden)
         run = self.translate.click(
             self._translate,
-            [self.clip, self.start, self.end, self.is_long, self.language],
+            [self.clip, self.start, self.end, self.is_long, self.num_translations, self.language],
             shown,
             js=appearance.in_browser("showResult"),
             concurrency_limit=None,
@@ -249,9 +253,10 @@ class Page:
         seconds = [gr.Number(value=0, label=label, visible=False) for label in ("start", "end")]
         is_long = gr.Checkbox(label="is_long", visible=False)
         language = gr.Radio(list(LANGUAGES), value="en", label="language", visible=False)
+        num_translations = gr.Radio(NUMBERS_OF_TRANSLATIONS, value=1, label="num_translations", visible=False)
         gr.Button(visible=False).click(
             self.translate_for_programs,
-            [self.clip, *seconds, is_long, language],
+            [self.clip, *seconds, is_long, language, num_translations],
             gr.JSON(label="translation", visible=False),
             api_name="translate",
             concurrency_limit=None,
@@ -350,10 +355,17 @@ class Page:
         return (*self._shown(outcome, language), outcome, *captions.values(), *buttons)
 
     def _translate(
-        self, video: str | None, start: float, end: float, is_long: bool, language: str, request: gr.Request
+        self,
+        video: str | None,
+        start: float,
+        end: float,
+        is_long: bool,
+        num_translations: int,
+        language: str,
+        request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         try:
-            for event in self._events_of(video, start, end, is_long, visitor_of(request)):
+            for event in self._events_of(video, start, end, is_long, num_translations, visitor_of(request)):
                 if isinstance(event, Step):
                     _, picture, _, *captions = self._after(None, language)
                     yield results.step_html(event, language), picture, event.finished, *captions
@@ -363,7 +375,13 @@ class Page:
             yield self._after(error, language)
 
     def _events_of(
-        self, video: str | None, start: float, end: float | None, is_long: bool, visitor: str
+        self,
+        video: str | None,
+        start: float,
+        end: float | None,
+        is_long: bool,
+        num_translations: int,
+        visitor: str,
     ) -> Iterator[Step | Result]:
         if video is None:
             raise VideoProblem("error_no_poses" if self.reads_poses else "error_no_video")
@@ -374,7 +392,7 @@ class Page:
                         yield event
                     else:
                         video = event
-            yield from self.translator.translate(video, start, end, is_long, visitor)
+            yield from self.translator.translate(video, start, end, is_long, visitor, num_translations)
 
     def _captions_of(self, result: Result) -> dict[str, str]:
         """Contents of the caption files, by `srt` and `vtt`."""
@@ -393,14 +411,15 @@ class Page:
         end: float | None,
         is_long: bool,
         language: str,
+        num_translations: int,
         request: gr.Request,
     ) -> dict[str, Any]:
         """
-        Translate a video. Returns `text`, `sentences` with their seconds and how sure the model is, `alternatives`, and
-        the captions as `srt` and `vtt`.
+        Translate a video. Returns `text`, `sentences` with their seconds and how sure the model is, `alternatives` (as
+        many as make `num_translations` with `text`, if that is above 1), and the captions as `srt` and `vtt`.
         """
         try:
-            *_, result = self._events_of(video, start, end or None, is_long, visitor_of(request))
+            *_, result = self._events_of(video, start, end or None, is_long, num_translations, visitor_of(request))
             return results.as_json(result, self._captions_of(result), language)
         except Exception as error:
             raise gr.Error(_sentence_for(error, language), print_exception=False) from error

@@ -49,7 +49,9 @@ def result_html(result: Result, language: str) -> str:
     """The sentence, how sure it is, alternatives and the time it took; for a long video all sentences."""
     texts = TEXTS[language]
     taken = texts["time_taken"].format(seconds=decimal(result.seconds_taken, language))
-    if len(result.pieces) == 1:
+    if result.num_translations > 1 and len(result.pieces) == 1:
+        level, body = "several", _side_by_side(result, language)
+    elif len(result.pieces) == 1:
         (piece,) = result.pieces
         level = sureness(piece)
         body = _sentence(piece, level, texts) + _alternatives(result.alternatives, language)
@@ -62,15 +64,48 @@ def result_html(result: Result, language: str) -> str:
 
 
 def _sentence(piece: dict[str, Any], level: str, texts: dict[str, str]) -> str:
-    text = piece["translation_text"] or texts["translation_empty"]
     said = [texts[level]]
     if level in ("sure", "unsure", "very_unsure"):
         share = "sureness_share" if piece.get("is_measured", True) else "sureness_share_of_surest"
         said.append(texts[share].format(number=round(100 * piece["confidence"])))
-    return (
-        f'<p class="sentence" dir="auto">{escape(text)}</p>'
-        f'<p><span aria-hidden="true">{SIGNS[level]} </span>{escape(" ".join(said))}</p>'
-    )
+    sureness_of_it = f'<p><span aria-hidden="true">{SIGNS[level]} </span>{escape(" ".join(said))}</p>'
+    return _words_of(piece, texts) + sureness_of_it
+
+
+def _words_of(answer: dict[str, Any], texts: dict[str, str]) -> str:
+    return f'<p class="sentence" dir="auto">{escape(answer["translation_text"] or texts["translation_empty"])}</p>'
+
+
+def _side_by_side(result: Result, language: str) -> str:
+    """Each different translation with how sure the model is of it, or with its score if nobody has measured that."""
+    texts = TEXTS[language]
+    different: dict[str, dict[str, Any]] = {}
+    for answer in (*result.pieces, *result.alternatives):
+        different.setdefault(answer["translation_text"], answer)
+    items = []
+    for number, answer in enumerate(different.values(), start=1):
+        level = sureness(answer)
+        heading = texts["translations_number"].format(number=number, total=len(different))
+        if level == "sureness_unknown":
+            score = f"{texts['alternatives_score']}: {decimal(answer['score'], language, places=2)}"
+            body = f"{_words_of(answer, texts)}<p>{escape(score)}</p>"
+        else:
+            body = _sentence(answer, level, texts)
+        items.append(f'<li class="translation {level}"><h3>{escape(heading)}</h3>{body}</li>')
+    notes = "".join(f"<p>{escape(note)}</p>" for note in _notes_on_several(result, len(different), texts))
+    return f'<ol class="translations" role="list">{"".join(items)}</ol>{notes}'
+
+
+def _notes_on_several(result: Result, num_different: int, texts: dict[str, str]) -> list[str]:
+    total = 1 + len(result.alternatives)
+    notes = []
+    if num_different < total:
+        notes.append(texts["translations_different"].format(number=num_different, total=total))
+    if sureness(result.pieces[0]) == "sureness_unknown":
+        notes += [texts["sureness_unknown"], texts["alternatives_score_info"]]
+    elif num_different > 1:
+        notes.append(texts["translations_sureness"])
+    return [*notes, texts["translations_first"]] if num_different > 1 else notes
 
 
 def _alternatives(alternatives: Sequence[dict[str, Any]], language: str) -> str:
@@ -132,7 +167,15 @@ def as_json(result: Result, captions: dict[str, str], language: str) -> dict[str
             }
             for piece in result.pieces
         ],
-        "alternatives": [{"text": other["translation_text"], "score": other["score"]} for other in result.alternatives],
+        "alternatives": [
+            {
+                "text": other["translation_text"],
+                "score": other["score"],
+                "confidence": other.get("confidence"),
+                "sureness": sureness(other),
+            }
+            for other in result.alternatives
+        ],
         **captions,
         "seconds_taken": round(result.seconds_taken, 3),
     }

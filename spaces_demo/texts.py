@@ -47,6 +47,10 @@ ENGLISH = {
     "end_info": "Where the signing ends.",
     "long_label": "Long video, with more than one sentence",
     "long_info": "The video is cut where the hands rest. Each piece is translated on its own. This takes longer.",
+    "translations_label": "Number of translations",
+    "translations_info": (
+        "Several appear side by side, each with how sure the model is of it. A long video has one for each sentence."
+    ),
     "translate_button": "Translate",
     "stop_button": "Stop",
     "examples_label": "Videos to try",
@@ -91,6 +95,13 @@ ENGLISH = {
     "alternatives_text": "Sentence",
     "alternatives_score": "Score",
     "alternatives_score_info": "The closer to 0, the better the model likes the sentence.",
+    "translations_number": "Translation {number} of {total}",
+    "translations_different": "Different sentences: {number} of {total}. The others were the same.",
+    "translations_sureness": (
+        "How often the model is right was measured for its first translations. For the others the numbers can be too "
+        "high."
+    ),
+    "translations_first": "The captions, and the picture of where the model looked, are those of translation 1.",
     "captions_heading": "Captions",
     "captions_info": "The sentences as captions for a video player. Check them before you show them to others.",
     "download_srt": "Download captions (SRT)",
@@ -196,7 +207,7 @@ ENGLISH = {
     "api_info": "This page also has an API. Use it from Python with `gradio_client`, or with `curl`.",
     "api_translate": (
         "`video`, `start` and `end` in seconds (0: to its end), `is_long` for more than one sentence, `language` of "
-        "the error messages (`en` or `de`)"
+        "the error messages (`en` or `de`), `num_translations` from 1 to 5"
     ),
     "api_about": "what the model's card says",
     "api_errors": "If a video cannot be translated, the answer is the same sentence as on this page.",
@@ -243,6 +254,11 @@ GERMAN = {
     "end_info": "Hier hört das Gebärden auf.",
     "long_label": "Langes Video mit mehr als einem Satz",
     "long_info": "Das Video wird geteilt, wo die Hände ruhen. Jedes Stück wird einzeln übersetzt. Das dauert länger.",
+    "translations_label": "Anzahl der Übersetzungen",
+    "translations_info": (
+        "Mehrere stehen nebeneinander, und bei jeder steht, wie sicher das Modell ist. Ein langes Video hat eine für "
+        "jeden Satz."
+    ),
     "translate_button": "Übersetzen",
     "stop_button": "Stopp",
     "examples_label": "Videos zum Ausprobieren",
@@ -285,6 +301,13 @@ GERMAN = {
     "alternatives_text": "Satz",
     "alternatives_score": "Wert",
     "alternatives_score_info": "Je näher an 0, desto besser findet das Modell den Satz.",
+    "translations_number": "Übersetzung {number} von {total}",
+    "translations_different": "Verschiedene Sätze: {number} von {total}. Die anderen waren gleich.",
+    "translations_sureness": (
+        "Wie oft das Modell richtig liegt, wurde bei seinen ersten Übersetzungen gemessen. Bei den anderen können die "
+        "Zahlen zu hoch sein."
+    ),
+    "translations_first": ("Die Untertitel und das Bild, wohin das Modell gesehen hat, gehören zu Übersetzung 1."),
     "captions_heading": "Untertitel",
     "captions_info": "Die Sätze als Untertitel für ein Video. Bitte prüfen, bevor andere sie sehen.",
     "download_srt": "Untertitel herunterladen (SRT)",
@@ -402,7 +425,7 @@ GERMAN = {
     "api_info": "Diese Seite hat auch eine API. Sie geht mit Python und `gradio_client` oder mit `curl`.",
     "api_translate": (
         "`video`, `start` und `end` in Sekunden (0: bis zum Ende), `is_long` für mehr als einen Satz, `language` für "
-        "die Sprache der Fehlermeldungen (`en` oder `de`)"
+        "die Sprache der Fehlermeldungen (`en` oder `de`), `num_translations` von 1 bis 5"
     ),
     "api_about": "was auf der Karte des Modells steht",
     "api_errors": "Zu einem Video, das nicht übersetzt werden kann, kommt derselbe Satz wie auf dieser Seite.",

@@ -27,7 +27,7 @@ except ImportError:
 
 NUM_THUMBNAILS = 10
 THUMBNAIL_HEIGHT_IN_PIXELS = 72
-MOST_ALTERNATIVES = 3
+MOST_ALTERNATIVES, MOST_TRANSLATIONS = 3, 5
 LONGEST_SENTENCE_IN_SECONDS = 60
 SHORTEST_PART_IN_SECONDS = 0.01  # captions count milliseconds
 SECONDS_TO_WRITE_ONE_SENTENCE = 120
@@ -44,6 +44,7 @@ class Result:
         thumbnails: second and picture, uint8 `(height, width, 3)`; none for a long video.
         start, end: seconds of the part that was translated.
         is_whole: whether no sentence is missing, as it would be if the translation was stopped.
+        num_translations: how many were asked for; with several, the alternatives are shown beside the first sentence.
     """
 
     pieces: list[dict[str, Any]]
@@ -53,6 +54,7 @@ class Result:
     end: float
     seconds_taken: float
     is_whole: bool = True
+    num_translations: int = 1
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,11 @@ class Translator:
         self._looking, self._reading, self._splitting, self._writing = map(Turns, (NUM_READERS, NUM_READERS, 1, 1))
 
         @on_accelerator
-        def write(clip: dict[str, Any]) -> Iterator[str | dict[str, Any]]:
+        def write(clip: dict[str, Any], num_translations: int) -> Iterator[str | dict[str, Any]]:
             yield from _in_background(
-                lambda evidence: _answers(pipeline, clip, evidence), pipeline, SECONDS_TO_WRITE_ONE_SENTENCE
+                lambda evidence: _answers(pipeline, clip, num_translations, evidence),
+                pipeline,
+                SECONDS_TO_WRITE_ONE_SENTENCE,
             )
 
         @on_accelerator
@@ -136,7 +140,13 @@ class Translator:
         yield str(poses)
 
     def translate(
-        self, path: str, start: float | None, end: float | None, is_long: bool, visitor: str = ""
+        self,
+        path: str,
+        start: float | None,
+        end: float | None,
+        is_long: bool,
+        visitor: str = "",
+        num_translations: int = 1,
     ) -> Iterator[Step | Result]:
         """
         Yield steps, and at the end the result. Closing the iterator stops the translation.
@@ -145,15 +155,21 @@ class Translator:
             start, end: seconds of the part; `None` is the beginning or the end of the video.
             is_long: cut it where the hands rest, and translate it piece by piece.
             visitor: who asks; the visitors take turns.
+            num_translations: of a video of one sentence; pieces of a long video have one each.
         """
         began = time.monotonic()
         yield Step("progress_reading", {}, 0.0)
         start, end = _checked_part(start, end, self.look(path, visitor))
         if not is_long and end - start > LONGEST_SENTENCE_IN_SECONDS:
             raise _too_long_for_one(end - start)
-        yield from (self._long if is_long else self._one_sentence)(path, start, end, visitor, began)
+        if is_long:
+            yield from self._long(path, start, end, visitor, began)
+        else:
+            yield from self._one_sentence(path, start, end, visitor, began, num_translations)
 
-    def _one_sentence(self, path: str, start: float, end: float, visitor: str, began: float) -> Iterator[Step | Result]:
+    def _one_sentence(
+        self, path: str, start: float, end: float, visitor: str, began: float, num_translations: int
+    ) -> Iterator[Step | Result]:
         answers = []
         with self._reading.join(visitor) as reading:
             yield from _until_it_comes(reading)
@@ -164,13 +180,14 @@ class Translator:
                 yield from _until_it_comes(writing)
                 reading.leave()
                 yield Step("progress_watching", {"total": len(clip[self.input_name])}, 0.3)
-                for event in self._write(clip):
+                for event in self._write(clip, num_translations):
                     if isinstance(event, str):
                         yield Step("progress_writing", {}, 0.7, event)
                     else:
                         answers.append(event)
         piece = {**answers[0], "start": start, "end": end}
-        yield Result([piece], answers[1:], thumbnails, start, end, time.monotonic() - began)
+        seconds_taken = time.monotonic() - began
+        yield Result([piece], answers[1:], thumbnails, start, end, seconds_taken, num_translations=num_translations)
 
     def _check_length(self, clip: dict[str, Any], seconds: float) -> None:
         try:
@@ -293,8 +310,13 @@ def _in_background(
         thread.join()
 
 
-def _answers(pipeline: Pipeline, clip: dict[str, Any], evidence: dict[str, Any]) -> list[dict[str, Any]]:
-    """The best sentence, and as many others as the beams give."""
-    count = min(1 + MOST_ALTERNATIVES, pipeline.model.generation_config.num_beams or 1)
-    answers = pipeline(clip, num_return_sequences=count, **evidence)
+def _answers(
+    pipeline: Pipeline, clip: dict[str, Any], num_translations: int, evidence: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """As many sentences as were asked for; for one, the best sentence and as many others as the beams give."""
+    num_beams = pipeline.model.generation_config.num_beams or 1
+    count = min(1 + MOST_ALTERNATIVES, num_beams) if num_translations == 1 else num_translations
+    # Models that older versions pushed do not say it: they all need beams.
+    beams = {} if getattr(pipeline.model, "draws_samples", False) else {"num_beams": max(num_beams, count)}
+    answers = pipeline(clip, num_return_sequences=count, **beams, **evidence)
     return answers if isinstance(answers, list) else [answers]

@@ -36,7 +36,7 @@ from train_scripts.arguments.described_stage_arguments import (
     TranslationFineTuningArguments,
 )
 from train_scripts.arguments.description_arguments import DescriberArguments, DescriptionArguments
-from train_scripts.arguments.diffslt_stage_arguments import TextAutoencodingArguments
+from train_scripts.arguments.diffslt_stage_arguments import LatentDiffusionArguments, TextAutoencodingArguments
 from train_scripts.arguments.flag_values import RANGES, check_new_folder
 from train_scripts.arguments.stage_arguments import (
     PROMPT,
@@ -59,6 +59,7 @@ from train_scripts.commands import (
 )
 from train_scripts.scores.metrics import TITLE_OF_SCORE
 from train_scripts.stages import (
+    latent_diffusion,
     linguistic_pretraining,
     llm_fine_tuning,
     multimodal_pretraining,
@@ -122,6 +123,7 @@ DESCRIBED = (
     multimodal_pretraining.DescribedTrainingArguments,
 )
 TRANSLATION = (TranslationFineTuningArguments, *FINE_TUNING[1:])
+DIFFUSION = (LatentDiffusionArguments, *FINE_TUNING[1:], FeatureCacheArguments)
 EVALUATION = (evaluate_model.EvaluationArguments, DatasetArguments, evaluate_model.GenerationArguments)
 REQUIRED = {
     STAGE1: {"dataset": "d", "tokenizer_name_or_path": "t", "output_dir": "o"},
@@ -136,6 +138,7 @@ REQUIRED = {
     DESCRIBED: {"dataset": "d", "text_model_name_or_path": "t", "output_dir": "o"},
     TRANSLATION: {"dataset": "d", "model_name_or_path": "m", "output_dir": "o"},
     AUTOENCODING: {"text_file": "f", "text_model_name_or_path": "t", "output_dir": "o"},
+    DIFFUSION: {"dataset": "d", "vision_model_name_or_path": "v", "text_model_name_or_path": "t", "output_dir": "o"},
     EVALUATION: {"dataset": "d", "model": "m", "output_dir": "o"},
 }
 TYPES_OF_COMMAND = {
@@ -151,6 +154,7 @@ TYPES_OF_COMMAND = {
     multimodal_pretraining: DESCRIBED,
     translation_fine_tuning: TRANSLATION,
     text_autoencoding: AUTOENCODING,
+    latent_diffusion: DIFFUSION,
     evaluate_model: EVALUATION,
 }
 TRAINING_COMMANDS = [command for command in TYPES_OF_COMMAND if command is not evaluate_model]

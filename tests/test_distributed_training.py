@@ -106,9 +106,10 @@ def test_two_processes_train_as_one(
     assert state["global_step"] == 9 and state["train_batch_size"] == GLOBAL_BATCH_SIZE // 2
 
 
-@pytest.mark.parametrize("num_clips", [5, 1])
-def test_two_processes_evaluate_as_one(num_clips, tmp_path):
+@pytest.mark.parametrize(("num_clips", "candidates"), [(5, {"num_candidates": 3, "num_beams": 3}), (1, {})])
+def test_two_processes_evaluate_as_one(num_clips, candidates, tmp_path):
     values = {
+        **candidates,
         "model": trained_model(),
         "dataset": corpus(),
         "max_clips": num_clips,

@@ -19,6 +19,7 @@ from tiny_corpus import corpus, error_of, flags, language_model, trained_llava_s
 from transformers import AutoConfig, AutoTokenizer
 from video_files import counting_frames, cut, write_audio, write_video
 
+from modeling_flallm.choice_slt import best_candidates, chrf_utility
 from train_scripts.arguments.data_arguments import DataArguments
 from train_scripts.arguments.evaluation_arguments import GenerationArguments
 from train_scripts.clips.splits import load_split
@@ -27,6 +28,7 @@ from train_scripts.machine.machine import default_device
 from train_scripts.machine.process_pool import most_workers
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import FLaLLMTrainer
+from train_scripts.scores.diversity import diversity_scores
 from train_scripts.scores.metrics import TITLE_OF_SCORE, scores_by_signer, translation_scores
 
 pytestmark = pytest.mark.slow
@@ -113,6 +115,28 @@ def test_the_signature_tells_what_was_done_to_the_sentences(tmp_path):
     assert "period" not in plain["signatures"]["bleu4"] and "case:mixed" in plain["signatures"]["bleu4"]
     assert rows == plain_rows
     assert scores["bleu1"] > plain["bleu1"]
+
+
+def test_candidates_are_kept_chosen_and_compared(tmp_path, monkeypatch):
+    """Sampled, and stopped after four of six clips: going on gives what an evaluation in one go gives."""
+    monkeypatch.setattr(evaluate_model, "BATCHES_BETWEEN_WRITES", 1)
+    values = {"batch_size": 4, "num_candidates": 5, "choose_by": "chrf", "seed": 3}
+    scores, rows = run_evaluation(tmp_path / "whole", **values)
+    predict, num_calls = FLaLLMTrainer.predict, iter(range(1))
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):
+        patch.setattr(FLaLLMTrainer, "predict", lambda *given, **how: (next(num_calls), predict(*given, **how))[1])
+        evaluate_model.run_evaluation(evaluation_flags(tmp_path / "stopped", **values))
+    assert run_evaluation(tmp_path / "stopped", **values) == (scores, rows)
+    candidates = [row["candidates"] for row in rows]
+    assert all(len(texts) == 5 for texts in candidates) and max(len(set(texts)) for texts in candidates) > 1
+    predictions, references = [row["prediction"] for row in rows], [row["reference"] for row in rows]
+    assert predictions == [texts[best_candidates(texts, chrf_utility)[0][0]] for texts in candidates]
+    assert scores["bleu4"] == translation_scores(predictions, references)["bleu4"] == scores["choice"]["mbr"]["bleu4"]
+    single = translation_scores([texts[0] for texts in candidates], references)
+    assert scores["choice"]["single"] == {"bleu4": single["bleu4"], "chrf": single["chrf"]}
+    assert (scores["choice"]["num_candidates"], scores["choice"]["choose_by"]) == (5, "chrf")
+    assert scores["choice"]["oracle"]["chrf"] >= scores["choice"]["single"]["chrf"]
+    assert scores["diversity"] == diversity_scores(candidates)
 
 
 def test_japanese_is_scored_by_character(tmp_path):
@@ -260,6 +284,8 @@ def test_a_sentence_that_nobody_sees_is_reported_before_the_work(nothing, tmp_pa
     [
         ("batch_size", 0, "--batch_size must be 1 or more, got 0."),
         ("num_beams", 0, "--num_beams must be from 1 to 100, got 0."),
+        ("num_candidates", 0, "--num_candidates must be from 1 to 1000, got 0."),
+        ("choose_by", "chrf", "--choose_by chooses among candidates: pass --num_candidates, how many to write."),
         ("num_workers", 0, f"--num_workers must be from 1 to {most_workers()}, got 0."),
         ("generation_max_length", 1, "--generation_max_length must be from 2 to 10000, got 1."),
         ("device", "cuda:7", "--device must be {devices}, got 'cuda:7'. Of several GPUs, CUDA_VISIBLE_DEVICES chooses "
@@ -526,6 +552,15 @@ def test_beams(monkeypatch, capsys):
     run_translate(capsys, clips()[0])
     run_translate(capsys, clips()[0], "--num_beams", 3)
     assert used == [2, 3]
+
+
+def test_the_best_of_several_samples(capsys):
+    few = clips(3)
+    first, _ = run_translate(capsys, *few, "--num_candidates", 5, "--choose_by", "chrf")
+    again, _ = run_translate(capsys, *few, "--num_candidates", 5, "--choose_by", "chrf")
+    assert first == again and len(first.splitlines()) == 3
+    argv = ["--model", str(trained_model()), str(few[0]), "--num_candidates", "5", "--num_beams", "2"]
+    assert error_of(translate.main, argv, capsys).startswith("5 candidates need 5 beams or more, or else sampling")
 
 
 def test_a_folder_without_videos(tmp_path, capsys):

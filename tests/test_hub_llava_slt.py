@@ -59,10 +59,12 @@ WITH_AN_ENCODER = ENCODER_FILES | {
 }
 CONTRASTIVE_FILES = WITH_AN_ENCODER | {"modeling_llava_slt_contrastive.py"}
 MODEL_FILES = WITH_AN_ENCODER | {
+    "choice_slt.py",
     "clip_translation_slt.py",
     "confidence_slt.py",
     "dataset_rows_slt.py",
     "hub_export_slt.py",
+    "language_kind_slt.py",
     "language_prompted_slt.py",
     "long_videos_slt.py",
     "modeling_llava_slt.py",

@@ -375,6 +375,14 @@ def test_added_scores_go_through_the_model_index(folder):
     assert tested["BLEU-4"].dataset_args == {"num_clips": 2}
 
 
+def test_scores_of_a_choice_among_candidates_say_so(folder):
+    scores = some_scores() | {"choice": {"num_candidates": 20}}
+    add_scores(folder, scores, DataArguments(dataset=str(corpus())), "test", num_beams=1)
+    assert "**corpus, test**: 2 clips, the best of 20 candidates by minimum Bayes risk." in card_of(folder)
+    results = ModelCard.load(folder / "README.md").data.eval_results
+    assert [result.metric_args.get("num_candidates") for result in results].count(20) == len(TITLE_OF_SCORE)
+
+
 def test_adding_the_same_scores_twice_changes_nothing(folder):
     data = DataArguments(dataset=str(corpus()))
     add_scores(folder, some_scores(), data, "test", num_beams=3)

@@ -22,6 +22,7 @@ from without_our_packages import run_without_our_packages
 
 import modeling_flallm.word_evidence_slt as word_evidence_file
 from modeling_flallm import SignLanguageTranslationPipeline
+from modeling_flallm.choice_slt import best_candidates, chrf_utility
 from modeling_flallm.translation_model_slt import eager_twin
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor, decode_video
 
@@ -409,6 +410,27 @@ def test_alternatives_come_best_first(translator):
         for alternative in alternatives:
             words = [word["word"] for word in alternative["words"]]
             assert words == alternative["translation_text"].split()
+
+
+@pytest.mark.parametrize("generation", [{}, {"num_beams": 6}])
+def test_the_best_of_several_candidates(translator, generation):
+    """It is asked for two, of texts that the model wrote; a calibration says nothing of their scores."""
+    clip = random_clip(30)
+    translator.model.config.confidence_calibration = {"slope": 1.0, "intercept": 0.0}
+    wanted = {**generation, "num_candidates": 6, "choose_by": chrf_utility, "num_return_sequences": 2}
+    torch.manual_seed(1)
+    chosen = translator(clip, source_fps=10, return_scores=True, return_timestamps=True, **wanted)
+    torch.manual_seed(1)
+    sampling = {} if generation else {"do_sample": True}
+    candidates = translator(clip, **generation, **sampling, num_return_sequences=6)
+    texts = [candidate["translation_text"] for candidate in candidates]
+    best = best_candidates(texts, chrf_utility, 2)
+    assert [answer["translation_text"] for answer in chosen] == [texts[index] for index, _ in best]
+    assert [answer["score"] for answer in chosen] == pytest.approx([np.log(value) for _, value in best])
+    for answer in chosen:
+        assert set(answer) == {"translation_text", "score", "words"}
+        assert [word["word"] for word in answer["words"]] == answer["translation_text"].split()
+    assert "confidence" in translator(clip, return_scores=True)
 
 
 @pytest.mark.parametrize("text", TEXT_MODELS)

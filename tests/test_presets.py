@@ -17,7 +17,7 @@ from torch import nn
 
 from modeling_flallm import FLaLLMConfig, FLaLLMVisionConfig, FLaLLMVisionModel
 from modeling_flallm.systems import SYSTEMS
-from train_scripts.arguments.command_arguments import CorpusArguments
+from train_scripts.arguments.corpus_arguments import CorpusArguments
 from train_scripts.arguments.data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from train_scripts.arguments.dataclass_parser import parse_arguments, preset_names, read_sources, read_yaml
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
@@ -33,7 +33,7 @@ STAGES = {
 }
 WITHOUT_EVALUATION = ("--eval_strategy", "no", "--load_best_model_at_end", "False")  # the Trainer wants no data then
 SOURCE = re.compile(
-    r"paper, (section \d\.\d|abstract)|sltbaselines, [\w./-]+|(SpaMo|Uni-Sign|MMSLT), (paper|code)|ours: \S+"
+    r"paper, (section \d\.\d|abstract)|sltbaselines, [\w./-]+|(SpaMo|Uni-Sign|MMSLT|LD4LG), (paper|code)|ours: \S+"
 )
 RECIPES = sorted(name for name in preset_names() if not name.startswith("quickstart"))
 # Of the stages that read videos, each with the one that goes on from its checkpoint.

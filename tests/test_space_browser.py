@@ -283,6 +283,32 @@ def test_captions_are_on_the_clip_and_can_be_saved(visit, clip, translate_alone)
 
 
 @pytest.mark.slow
+def test_several_translations_are_side_by_side_and_on_a_phone_below_each_other(visit, clip):
+    answers = pipeline("sign-language-translation", str(trained_model()))(
+        str(clip), num_return_sequences=3, num_beams=3
+    )
+    sentences = list(dict.fromkeys(answer["translation_text"] or ENGLISH["translation_empty"] for answer in answers))
+    page = visit(viewport={"width": WIDTHS_IN_PIXELS["desktop"], "height": 844})
+    numbers = page.get_by_role("group", name=ENGLISH["translations_label"])
+    expect(numbers.get_by_role("radio", name="1", exact=True)).to_be_checked()
+    numbers.get_by_role("radio", name="3", exact=True).check()
+    translate(page, clip)
+    cards = page.locator("#result").get_by_role("listitem")
+    expect(cards.locator(".sentence")).to_have_text(sentences)
+    names = [ENGLISH["translations_number"].format(number=n + 1, total=len(sentences)) for n in range(len(sentences))]
+    expect(cards.get_by_role("heading", level=3)).to_have_text(names)
+    expect_names(page)
+    for device, width in WIDTHS_IN_PIXELS.items():
+        page.set_viewport_size({"width": width, "height": 844})
+        assert faint_texts(page) == []
+        take_screenshot(page, f"{device}_several_translations")
+        assert page.evaluate("document.scrollingElement.scrollWidth <= document.scrollingElement.clientWidth")
+        tops = [card.bounding_box()["y"] for card in cards.all()]
+        num_rows = len(set(tops))
+        assert num_rows == len(sentences) if device == "phone" else num_rows < len(sentences) or len(sentences) == 1
+
+
+@pytest.mark.slow
 def test_a_part_of_a_clip(visit, clip, translate_alone):
     page = visit()
     upload(page, clip)

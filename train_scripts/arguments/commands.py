@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 from .command_arguments import (
     CalibrationArguments,
-    CorpusArguments,
     ExtractionArguments,
     ImportArguments,
     InspectArguments,
@@ -21,6 +20,7 @@ from .command_arguments import (
     TranslateArguments,
     TrimArguments,
 )
+from .corpus_arguments import CorpusArguments
 from .data_arguments import (
     AugmentationArguments,
     DataArguments,

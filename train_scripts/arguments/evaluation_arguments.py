@@ -38,6 +38,21 @@ class GenerationArguments:
 
     batch_size: int = field(default=8, metadata={"help": "Clips of each device that are translated together."})
     num_beams: int | None = field(default=None, metadata={"help": "Beams. Default: as the model was saved."})
+    num_candidates: int | None = field(
+        default=None,
+        metadata={
+            "help": "Write so many translations of each clip, and take the one that agrees best with all of them. They "
+            "are sampled, unless there are as many --num_beams."
+        },
+    )
+    choose_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "How well two candidates agree: bleu (the default), chrf, or the cosine of their embeddings by a "
+            "text encoder, by folder or Hub id."
+        },
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of the samples of --num_candidates."})
     generation_max_length: int | None = field(
         default=None, metadata={"help": "Longest sentence, in tokens. Default: as the model was saved."}
     )
@@ -72,3 +87,7 @@ class GenerationArguments:
         metadata={"help": "Resize and normalise frames on the accelerator, not in the reading processes."},
     )
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bars."})
+
+    def __post_init__(self):
+        if self.choose_by is not None and self.num_candidates is None:
+            raise ValueError("--choose_by chooses among candidates: pass --num_candidates, how many to write.")

@@ -17,6 +17,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")
 QUANTIZATIONS = ("int8", "int4")
 MOST_BEAMS = 100  # ours: papers use up to 10
+MOST_CANDIDATES = 1000  # ours
 MOST_TOKENS_OF_A_SENTENCE = 10_000  # ours: sentences in the corpora have a few dozen
 MOST_RESAMPLES = 100_000  # ours: sacrebleu uses 1,000
 
@@ -129,6 +130,7 @@ RANGES: dict[str, Range] = {
     "repetition_probability": SHARE_BELOW_ONE,
     # generation
     "num_beams": BEAMS,
+    "num_candidates": Range(1, MOST_CANDIDATES),
     "generation_num_beams": BEAMS,
     "generation_max_length": Range(2, MOST_TOKENS_OF_A_SENTENCE),
     "max_new_tokens": TOKENS,

@@ -7,6 +7,9 @@ Writes predictions.jsonl and scores.json (with signatures and bootstrap interval
 are saved as they come: after an interruption, run the same command again to resume. With `--add_to_model_card True` the
 scores also go into the model card of a local folder. Under `torchrun` the clips are shared among the processes, and the
 scores are computed once over all of them.
+
+With `--num_candidates 20`, 20 translations of each clip are written, and the one that agrees best with all of them is
+scored. `choice` in scores.json compares it with the first and with the best of them, `diversity` tells how they differ.
 """
 
 import sys
@@ -16,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+import torch
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import Subset
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProgressCallback
 
+from modeling_flallm.choice_slt import DEFAULT_UTILITY
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from ..arguments.command_line import run_command
@@ -41,6 +47,8 @@ from ..runs.quantization import DTYPES, load_to_translate
 from ..runs.trainers import ClipTrainer
 from ..runs.training import collator_class_of, start_run, trainer_class_of
 from ..runs.unfinished_predictions import UnfinishedPredictions
+from ..scores.candidates import best_texts, choice_scores, format_choice, utility_of_flag
+from ..scores.diversity import diversity_scores
 from ..scores.metrics import format_scores, generated_token_ids, scores_by_signer, translation_scores
 from ..scores.recognition import recognition_scores
 
@@ -66,10 +74,13 @@ def evaluate_model(
     data: DatasetArguments,
     run: EvaluationRunArguments,
     kept: UnfinishedPredictions,
+    num_candidates: int | None = None,
+    choose_by: str | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     -> scores as returned by `translation_scores`, for glosses also those of `recognition_scores`, for clips whose
-    signers are known also `scores_by_signer`; and one row per clip: file_name, prediction, reference.
+    signers are known also `scores_by_signer`; and one row per clip: file_name, prediction, reference. With
+    `num_candidates`, the rows also have their `candidates`, and the scores `choice` and `diversity`.
     """
     if len(data.dataset) > 1:
         raise ValueError(f"--dataset: one data set is scored at a time, got {len(data.dataset)}. Score them in turn.")
@@ -83,13 +94,21 @@ def evaluate_model(
     translation_scores(dataset.texts, dataset.texts, num_resamples=0, **options)  # raises before the work starts
     names = zip(_names_of_clips(split), dataset.texts, strict=True)
     kept.check_clips([{**clip, "reference": reference} for clip, reference in names])
-    rows = _translate(_build_trainer(model, processor, run), dataset, _names_of_clips(split), kept)
+    utility = utility_of_flag(choose_by, run.device)  # an encoder that does not exist is to be told before the work
+    rows = _translate(_build_trainer(model, processor, run), dataset, _names_of_clips(split), kept, num_candidates)
+    candidates = [row["candidates"] for row in rows] if num_candidates is not None else None
+    if candidates is not None:
+        rows = [row | {"prediction": text} for row, text in zip(rows, best_texts(candidates, utility), strict=True)]
     predictions = [row["prediction"] for row in rows]
     scores = translation_scores(predictions, dataset.texts, **options)
     if data.target == GLOSS:
         scores |= recognition_scores(predictions, dataset.texts, evaluation.lowercase)
     if "signer" in split.column_names:
         scores |= scores_by_signer(predictions, dataset.texts, split["signer"], **options)
+    if candidates is not None:
+        how = {"num_candidates": num_candidates, "choose_by": choose_by or DEFAULT_UTILITY}
+        scores["choice"] = how | choice_scores(candidates, predictions, dataset.texts, **options)
+        scores["diversity"] = diversity_scores(candidates, data.spoken_language)
     return scores, rows
 
 
@@ -108,9 +127,17 @@ def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: Eval
 
 
 def _translate(
-    trainer: ClipTrainer, dataset: SignClipDataset, names: list[dict[str, Any]], kept: UnfinishedPredictions
+    trainer: ClipTrainer,
+    dataset: SignClipDataset,
+    names: list[dict[str, Any]],
+    kept: UnfinishedPredictions,
+    num_candidates: int | None,
 ) -> list[dict[str, Any]]:
     """Rows of all clips, those of `kept` first; the others are saved as they come, by the first process only."""
+    how = {}
+    if num_candidates is not None:
+        num_beams = trainer.args.generation_num_beams
+        how = trainer.model.candidate_arguments(num_candidates, {} if num_beams is None else {"num_beams": num_beams})
     run, processor = trainer.args, trainer.processing_class
     (rows,) = broadcast_object_list([kept.lines])
     if run.process_index == 0 and rows:
@@ -121,17 +148,26 @@ def _translate(
     with tqdm(total=len(dataset), initial=len(rows), unit="clip", desc="translating", disable=is_silent) as progress:
         for first in range(len(rows), len(dataset), num_together):
             part = range(first, min(first + num_together, len(dataset)))
-            output = trainer.predict(Subset(dataset, part))
+            if num_candidates is not None:
+                torch.manual_seed(run.seed + first + run.process_index)  # the same where an evaluation goes on
+            output = trainer.predict(Subset(dataset, part), **how)
             token_ids = generated_token_ids(output.predictions, len(part), processor.tokenizer.pad_token_id)
             new = [
-                {**names[index], "prediction": prediction, "reference": dataset.texts[index]}
-                for index, prediction in zip(part, processor.batch_decode(token_ids), strict=True)
+                {**names[index], **_texts_of(processor, ids, num_candidates), "reference": dataset.texts[index]}
+                for index, ids in zip(part, token_ids, strict=True)
             ]
             if run.process_index == 0:
                 kept.append(*new)
             rows = rows + new
             progress.update(len(new))
     return rows
+
+
+def _texts_of(processor: FLaLLMProcessor, token_ids: np.ndarray, num_candidates: int | None) -> dict[str, Any]:
+    """The texts of one clip, from its `token_ids` `(length,)` or, of several candidates, `(length, candidates)`."""
+    if num_candidates is None:
+        return {"prediction": processor.decode(token_ids)}
+    return {"candidates": processor.batch_decode(token_ids.reshape(len(token_ids), num_candidates).T)}
 
 
 def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
@@ -165,6 +201,7 @@ def run_arguments(output_dir: str, generation: GenerationArguments) -> Evaluatio
         generation_num_beams=generation.num_beams,
         generation_max_length=generation.generation_max_length,
         generation_config=generation.generation_config,
+        seed=generation.seed,
         dataloader_num_workers=generation.num_workers,
         num_threads=generation.num_threads,
         use_cpu=generation.device == "cpu",
@@ -180,9 +217,10 @@ def _settings(
     values = {**vars(evaluation), **vars(data), **vars(generation)}
     names = ("model", "dataset", "split", "max_clips", "text_column", "spoken_language")
     of_generation = ("dtype", "quantization", "num_beams", "generation_max_length", "generation_config")
+    of_samples = ("num_candidates", "seed") if generation.num_candidates is not None else ()
     weights = sorted(Path(evaluation.model).glob("*.safetensors"))
     return {
-        **{name: values[name] for name in (*names, *of_generation)},
+        **{name: values[name] for name in (*names, *of_generation, *of_samples)},
         "weights": [[path.name, state_of_file(path)] for path in weights],
     }
 
@@ -203,14 +241,19 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
         read_run(model_folder)  # a folder without a record is to be told before the work
     start_run(run, DTYPES[generation.dtype])
     model, processor = load_to_translate(evaluation.model, run.device, generation.dtype, generation.quantization)
-    scores, rows = evaluate_model(model, processor, evaluation, data, run, kept)
+    how = (generation.num_candidates, generation.choose_by)
+    scores, rows = evaluate_model(model, processor, evaluation, data, run, kept, *how)
     if run.process_index == 0:
         write_results(Path(run.output_dir), scores, rows)
         kept.delete()
         if evaluation.add_to_model_card:
             num_beams = run.generation_num_beams or model.generation_config.num_beams
+            if (generation.num_candidates or 1) > num_beams:
+                num_beams = 1  # the candidates were sampled
             add_scores(model_folder, scores, data, evaluation.split, num_beams)
         print(format_scores(scores))
+        if "choice" in scores:
+            print(format_choice(scores))
     return scores, rows
 
 

@@ -15,6 +15,10 @@ With descriptions of what the hands do, a fifth of which are wrong:
 
     flallm generate-corpus --output_dir described_corpus --descriptions True --wrong_descriptions 0.2
 
+With two right sentences for three clips in ten, and all right sentences of every clip in the column `readings`:
+
+    flallm generate-corpus --output_dir ambiguous_corpus --ambiguous_clips 0.3
+
 The result is a Hugging Face video folder (`train/`, `dev/`, `test/`, each with mp4 files and a `metadata.csv`),
 further sentences of the spoken language in `text_only.txt`, and a dataset card. The poses are in `poses/` of each
 split. Everything is determined by the seed and the options.
@@ -30,14 +34,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..arguments.command_arguments import CorpusArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
+from ..arguments.corpus_arguments import CorpusArguments
 from ..machine.atomic_files import holds_something, write_csv, write_folder, write_text
 from ..machine.process_pool import check_num_workers, run_in_processes
+from ..rendered_corpus.ambiguous_clips import list_readings, make_ambiguous
 from ..rendered_corpus.rendered_descriptions import FRAMES_OF_DESCRIPTION, Description, describe_clip
 from ..rendered_corpus.rendered_poses import pose_clip
-from ..rendered_corpus.signing_language import LEXICON, SentenceSampler, select_signs, translate
+from ..rendered_corpus.signing_language import HOMONYMS, LEXICON, SentenceSampler, select_signs, translate
 from ..rendered_corpus.signing_renderer import (
     FRAMES_PER_SECOND,
     MIN_RESOLUTION_IN_PIXELS,
@@ -49,7 +54,10 @@ from ..rendered_corpus.signing_renderer import (
 
 SPLITS = ("train", "dev", "test")
 # First part of the seed of each random stream, after the corpus's own seed.
-STREAMS = {split: number for number, split in enumerate((*SPLITS, "signers", "skin tones", "sentences", "faults"))}
+STREAMS = {
+    name: number
+    for number, name in enumerate((*SPLITS, "signers", "skin tones", "sentences", "faults", "ambiguous clips"))
+}
 CARD_FIELDS_LEFT_OUT = ("output_dir", "num_workers")
 FIELDS_OF_DESCRIPTIONS = ("descriptions", "missing_descriptions", "wrong_descriptions")
 # Behind the seed of a clip, for the random streams of its detector's errors and of the wording of its descriptions.
@@ -60,11 +68,12 @@ EXTRACTOR = "rendered"
 
 @dataclass(frozen=True)
 class ClipTask:
-    """One clip to render; `seed` is (corpus seed, stream, index)."""
+    """One clip to render: what is signed, and the sentence it is meant as; `seed` is (corpus seed, stream, index)."""
 
     split_folder: Path
     name: str
     glosses: tuple[str, ...]
+    text: str
     signer: Signer
     resolution: int
     seed: tuple[int, int, int]
@@ -92,9 +101,11 @@ def generate_corpus(arguments: CorpusArguments) -> Path:
 
 def _fill(arguments: CorpusArguments) -> None:
     output_dir = Path(arguments.output_dir)
-    sentences, text_only_sentences = _draw_sentences(arguments)
+    sentences, signed, text_only_sentences = _draw_sentences(arguments)
     signers = create_signers(arguments)
-    tasks = [task for split in SPLITS for task in _plan_split(split, sentences[split], signers, arguments)]
+    tasks = [
+        task for split in SPLITS for task in _plan_split(split, sentences[split], signed[split], signers, arguments)
+    ]
 
     for split in SPLITS:
         split_folder = output_dir / split
@@ -130,6 +141,8 @@ def _validate(arguments: CorpusArguments) -> None:
         problems.append("`videos` or `poses` must be True: a corpus of neither has no clips.")
     if not 0 <= arguments.pose_errors < math.inf:
         problems.append(f"`pose_errors` must be a number of at least 0, got {arguments.pose_errors}.")
+    if not 0 <= arguments.ambiguous_clips <= 1:
+        problems.append(f"`ambiguous_clips` must be from 0 to 1, got {arguments.ambiguous_clips}.")
     problems += _problems_of_descriptions(arguments)
     try:
         select_signs(arguments.num_signs)
@@ -163,8 +176,9 @@ def _problem_if_below(arguments: CorpusArguments, name: str, minimum: int) -> li
 
 def _draw_sentences(
     arguments: CorpusArguments,
-) -> tuple[dict[str, list[tuple[str, ...]]], list[tuple[str, ...]]]:
-    """Returns the glosses of each split's sentences and of the text-only ones, all different."""
+) -> tuple[dict[str, list[tuple[str, ...]]], dict[str, list[tuple[str, ...]]], list[tuple[str, ...]]]:
+    """Returns the glosses of each split's sentences, what is signed for each of them, and the glosses of the text-only
+    sentences. All sentences differ, and no text-only one is a reading of a clip."""
     random_generator = np.random.default_rng([arguments.seed, STREAMS["sentences"]])
     sampler = SentenceSampler(select_signs(arguments.num_signs), random_generator)
     sizes = [arguments.num_train_clips, arguments.num_dev_clips, arguments.num_test_clips]
@@ -176,8 +190,14 @@ def _draw_sentences(
         )
     ends = np.cumsum(sizes)
     parts = [drawn[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-    text_only_sentences = sampler.draw_distinct(arguments.num_text_only_sentences, known=drawn)
-    return dict(zip(SPLITS, parts, strict=True)), text_only_sentences
+    sentences = dict(zip(SPLITS, parts, strict=True))
+    signed = sentences
+    if arguments.ambiguous_clips:
+        streams = {split: [arguments.seed, STREAMS["ambiguous clips"], STREAMS[split]] for split in SPLITS}
+        generators = {split: np.random.default_rng(stream) for split, stream in streams.items()}
+        signed = make_ambiguous(sentences, select_signs(arguments.num_signs), arguments.ambiguous_clips, generators)
+    readings = [reading for split in SPLITS for glosses in signed[split] for reading in list_readings(glosses)]
+    return sentences, signed, sampler.draw_distinct(arguments.num_text_only_sentences, known=readings)
 
 
 def create_signers(arguments: CorpusArguments) -> dict[str, list[Signer]]:
@@ -204,15 +224,20 @@ def _is_left_handed(index: int, fraction: float) -> bool:
 
 
 def _plan_split(
-    split: str, sentences: list[tuple[str, ...]], signers: dict[str, list[Signer]], arguments: CorpusArguments
+    split: str,
+    sentences: list[tuple[str, ...]],
+    signed: list[tuple[str, ...]],
+    signers: dict[str, list[Signer]],
+    arguments: CorpusArguments,
 ) -> Iterator[ClipTask]:
-    for index, glosses in enumerate(sentences):
+    for index, (sentence, glosses) in enumerate(zip(sentences, signed, strict=True)):
         group = signers["train"] if split == "dev" and index % 2 else signers[split]
         turn = index // 2 if split == "dev" else index
         yield ClipTask(
             split_folder=Path(arguments.output_dir) / split,
             name=f"{split}_{index:05d}",
             glosses=glosses,
+            text=translate(sentence),
             signer=group[turn % len(group)],
             resolution=arguments.resolution,
             seed=(arguments.seed, STREAMS[split], index),
@@ -226,13 +251,16 @@ def _write_metadata(split_folder: Path, tasks: list[ClipTask], arguments: Corpus
     rows = [
         {
             **task.files,
-            "text": translate(task.glosses),
+            "text": task.text,
             "gloss": " ".join(task.glosses),
             "signer": task.signer.name,
             "handedness": task.signer.handedness,
         }
         for task in tasks
     ]
+    if arguments.ambiguous_clips:
+        for row, task in zip(rows, tasks, strict=True):
+            row["readings"] = json.dumps([translate(reading) for reading in list_readings(task.glosses)])
     if arguments.descriptions:
         described = _describe_clips(tasks, arguments.missing_descriptions, arguments.wrong_descriptions)
         for row, descriptions in zip(rows, described, strict=True):
@@ -311,7 +339,9 @@ def _write_poses(task: ClipTask) -> None:
 
 
 def _dataset_card(arguments: CorpusArguments, signers: dict[str, list[Signer]], num_text_only: int) -> str:
-    left_out = CARD_FIELDS_LEFT_OUT if arguments.descriptions else (*CARD_FIELDS_LEFT_OUT, *FIELDS_OF_DESCRIPTIONS)
+    left_out = [*CARD_FIELDS_LEFT_OUT]
+    left_out += [] if arguments.descriptions else FIELDS_OF_DESCRIPTIONS
+    left_out += [] if arguments.ambiguous_clips else ["ambiguous_clips"]
     options = [f"- `{name}`: {value}" for name, value in asdict(arguments).items() if name not in left_out]
     signer_rows = [
         f"| {signer.name} | {split} | {signer.handedness} |" for split in SPLITS for signer in signers[split]
@@ -345,6 +375,12 @@ def _descriptions_of_files(arguments: CorpusArguments) -> list[str]:
             f"`descriptions` says what hands and body do, for each {FRAMES_OF_DESCRIPTION} frames, as JSON: a list of "
             f"`start`, `end` (exclusive) and `text`; {arguments.missing_descriptions:.0%} of them are left out, and "
             f"{arguments.wrong_descriptions:.0%} have the text of others. They share no word with the sentences."
+        )
+    if arguments.ambiguous_clips:
+        descriptions.append(
+            f"{arguments.ambiguous_clips:.0%} of the clips of each split are ambiguous: one sign, such as "
+            f"{HOMONYMS[0].gloss}, stands for two words. `readings` lists the right sentences of every clip, as JSON: "
+            "two for an ambiguous one, of which `text` is either with equal chance."
         )
     return descriptions
 

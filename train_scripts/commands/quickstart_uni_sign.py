@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..arguments.command_arguments import CorpusArguments
 from ..arguments.command_line import START_ANEW, run_command
 from ..arguments.commands import COMMANDS
+from ..arguments.corpus_arguments import CorpusArguments
 from ..arguments.dataclass_parser import flags
 from ..arguments.quickstart_arguments import UniSignQuickstartArguments
 from ..stages import pose_pretraining, pretrain_language_model

@@ -52,6 +52,7 @@ from ..runs.translation_results import (
     write_captions,
 )
 from ..runs.video_translation import build_translator, is_calibrated, translate_long_videos, translate_videos
+from ..scores.candidates import utility_of_flag
 
 MOST_FILES_NAMED = 20
 
@@ -126,7 +127,8 @@ def run(argv: Sequence[str] | None = None) -> int:
 def _settings(arguments: TranslateArguments) -> dict[str, Any]:
     """Everything that affects the translations of a run, by flag name."""
     names = ("model", "start", "end", "num_beams", "long", "srt", "vtt", "dtype", "quantization", "spoken_language")
-    settings = {f"--{name}": getattr(arguments, name) for name in names}
+    of_choice = ("num_candidates", "choose_by") if arguments.num_candidates is not None else ()
+    settings = {f"--{name}": getattr(arguments, name) for name in (*names, *of_choice)}
     folder = Path(arguments.model)
     patterns = ("*.safetensors", "*config.json", CALIBRATION_FILE)
     files = [file for pattern in patterns for file in folder.glob(pattern)] if folder.is_dir() else []
@@ -145,6 +147,7 @@ def _translate(arguments: TranslateArguments, videos: Sequence[Path], journal: J
     model, processor = _load(arguments)
     # With a journal always, because the next run of the command may ask for another format.
     with_confidence = is_calibrated(model) and (arguments.format != "text" or journal is not None)
+    with_confidence = with_confidence and arguments.num_candidates is None  # measured for log probabilities alone
     table = Table(arguments.format, arguments.long, with_confidence)
     printer = None if journal is not None else Printer(table, sorted([*results, *remaining]))
     to_do = [videos[position] for position in remaining]
@@ -220,11 +223,23 @@ def _open_stream(
     if arguments.long and not processor.modality.has_rests:
         clips = processor.modality.words.clips
         raise ValueError(f"--long splits videos, but this model reads {clips}. Leave it out.")
+    choice = _choice(arguments, model)
     if arguments.long:
-        return translate_long_videos(build_translator(model, processor), videos, *wanted, journal, with_confidence)
+        translator = build_translator(model, processor)
+        return translate_long_videos(translator, videos, *wanted, journal, with_confidence, choice)
     longest = longest_clip_of_training(arguments.model)
     amounts = (arguments.num_workers, longest, with_confidence)
-    return translate_videos(model, processor, videos, arguments.batch_size, *wanted, *amounts)
+    return translate_videos(model, processor, videos, arguments.batch_size, *wanted, *amounts, choice)
+
+
+def _choice(arguments: TranslateArguments, model: FLaLLMForTranslation) -> dict[str, Any]:
+    """Arguments of the pipeline that choose among candidates. The same command draws the same samples."""
+    if arguments.num_candidates is None:
+        return {}
+    model.candidate_arguments(arguments.num_candidates, {"num_beams": arguments.num_beams})  # raises before the work
+    torch.manual_seed(0)
+    utility = utility_of_flag(arguments.choose_by, model.device)
+    return {"num_candidates": arguments.num_candidates, "choose_by": utility}
 
 
 def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag: str) -> None:

@@ -305,6 +305,7 @@ def _eval_results(run: TrainingRun) -> list[EvalResult]:
             metric_args={
                 "signature": entry["signatures"][name],
                 "num_beams": entry["num_beams"],
+                "num_candidates": entry.get("num_candidates"),
                 "confidence_interval_95": [round(end, 2) for end in entry["confidence_intervals"].get(name, [])]
                 or None,
             },

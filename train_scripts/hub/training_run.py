@@ -366,6 +366,7 @@ def score_entry(
         "confidence_intervals": {
             name: [interval["low"], interval["high"]] for name, interval in scores["confidence_intervals"].items()
         },
+        **({"num_candidates": scores["choice"]["num_candidates"]} if "choice" in scores else {}),
     }
 
 

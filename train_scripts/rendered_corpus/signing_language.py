@@ -3,6 +3,9 @@
 Signed order is TIME PLACE SUBJECT OBJECT VERB, then NOT or a question sign; adjectives follow their noun, and a
 condition comes before its consequence. The spoken side is a small English with its own order. `translate` is a function
 of the glosses alone, so a reader who recognises every sign can reach 100 BLEU.
+
+A homonym is a sign that stands for two words, each of which has another sign as well. No sentence is drawn with one:
+`ambiguous_clips` signs it in place of either of the two signs.
 """
 
 from collections.abc import Sequence
@@ -32,7 +35,8 @@ class Sign:
     """One sign: its gloss, how it is performed, and the spoken words it stands for.
 
     `hands` is "one" (the other hand rests), "both" (the other hand mirrors) or "base" (the other hand is flat and still
-    below). `past` is the past tense of a verb, `preposition` the one a place takes.
+    below). `past` is the past tense of a verb, `preposition` the one a place takes. `meanings` are the glosses of the
+    two signs whose words a homonym stands for; it has no `word` itself.
     """
 
     gloss: str
@@ -44,6 +48,7 @@ class Sign:
     word: str
     past: str = ""
     preposition: str = ""
+    meanings: tuple[str, ...] = ()
 
 
 LEXICON: tuple[Sign, ...] = (
@@ -91,6 +96,22 @@ LEXICON: tuple[Sign, ...] = (
     Sign("IF", "marker", "spread", "high", "close", "one", "if"),
 )
 SIGNS_BY_GLOSS = {sign.gloss: sign for sign in LEXICON}
+
+
+def _homonym(first: str, second: str, handshape: str, place: str, movement: str, hands: str) -> Sign:
+    category = SIGNS_BY_GLOSS[first].category
+    return Sign(f"{first}/{second}", category, handshape, place, movement, hands, "", meanings=(first, second))
+
+
+HOMONYMS: tuple[Sign, ...] = (
+    _homonym("TEACHER", "DOCTOR", "flat", "shoulder", "hold", "one"),
+    _homonym("FARMER", "MOTHER", "horns", "forehead", "circle", "both"),
+    _homonym("APPLE", "BOOK", "hook", "low_side", "circle", "one"),
+    _homonym("FISH", "HORSE", "point", "belly", "hold", "both"),
+    _homonym("BUY", "SELL", "vee", "chest", "up", "base"),
+    _homonym("FIND", "PAINT", "spread", "high", "arc", "one"),
+)
+HOMONYMS_BY_GLOSS = {sign.gloss: sign for sign in HOMONYMS}
 
 
 def select_signs(num_signs: int) -> tuple[Sign, ...]:

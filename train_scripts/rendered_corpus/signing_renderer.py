@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .handshapes import HAND_AT_REST, HAND_OF_HANDSHAPE
-from .signing_language import SIGNS_BY_GLOSS, Sign
+from .signing_language import HOMONYMS_BY_GLOSS, SIGNS_BY_GLOSS, Sign
 
 FRAMES_PER_SECOND = 25
 MIN_RESOLUTION_IN_PIXELS = 32
@@ -143,7 +143,7 @@ def _plan_pieces(glosses: Sequence[str], signer: Signer, random_generator: np.ra
     rest = _hands_at_rest()
     pieces = [_hold(rest, REST_DURATION_IN_SECONDS)]
     for gloss in glosses:
-        stroke = _perform_sign(SIGNS_BY_GLOSS[gloss], signer, random_generator)
+        stroke = _perform_sign((SIGNS_BY_GLOSS | HOMONYMS_BY_GLOSS)[gloss], signer, random_generator)
         pieces += [_transition(pieces[-1][-1], stroke[0], signer), stroke]
     return pieces + [_transition(pieces[-1][-1], rest, signer), _hold(rest, REST_DURATION_IN_SECONDS)]
 

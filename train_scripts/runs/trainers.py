@@ -23,6 +23,7 @@ from ..hub.model_card import write_model_card
 from ..hub.training_run import TrainingRun
 from ..languages.target_languages import language_ids
 from ..machine.atomic_files import write_json
+from ..scores.metrics import beside_their_clip
 from .resuming import (
     ARGUMENTS_FILE,
     WatchRun,
@@ -308,8 +309,9 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
         """Encode the clips once; loss and generation both start from the visual features."""
         inputs = self._encode_clips(model, inputs)
-        generation_arguments = self._generation_arguments(model, inputs, generation_arguments)
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation_arguments)
+        given = self._generation_arguments(model, inputs, generation_arguments)
+        loss, predictions, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **given)
+        return loss, beside_their_clip(predictions, getattr(self, "_gen_kwargs", {}) | given), labels
 
     def _generation_arguments(
         self, model: torch.nn.Module, inputs: dict[str, Any], given: dict[str, Any]

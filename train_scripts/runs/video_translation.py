@@ -39,6 +39,7 @@ def translate_videos(
     num_workers: int = 1,
     longest_clip: int | None = None,
     with_confidence: bool = False,
+    choice: dict[str, Any] | None = None,
 ) -> Iterator[Translation]:
     """
     Yields a translation of each of `videos`, including failed files, as soon as it is done; `position` is its index.
@@ -52,8 +53,9 @@ def translate_videos(
         num_workers: threads that read videos.
         longest_clip: visual tokens of the longest clip that the model was trained on; longer ones are marked.
         with_confidence: for a calibrated model, which then keeps the scores of all tokens in memory.
+        choice: `num_candidates` and `choose_by` of the pipeline, to choose among candidates.
     """
-    generation = {"return_scores": with_confidence} | ({} if num_beams is None else {"num_beams": num_beams})
+    generation = _generation(with_confidence, num_beams, choice)
     translator = build_translator(model, processor)
 
     def read(numbered: tuple[int, Path]) -> _Clip:
@@ -114,12 +116,13 @@ def translate_long_videos(
     caption_formats: Sequence[str] = (),
     journal: Journal | None = None,
     with_confidence: bool = False,
+    choice: dict[str, Any] | None = None,
 ) -> Iterator[Translation]:
     """
     Like `translate_videos`, for videos longer than one sentence: one video and one piece of it at a time. Pieces in the
     journal are not translated again.
     """
-    generation = {"return_scores": with_confidence} | ({} if num_beams is None else {"num_beams": num_beams})
+    generation = _generation(with_confidence, num_beams, choice)
     for position, video in enumerate(videos):
         translation = Translation(str(video), position=position)
         try:
@@ -131,6 +134,12 @@ def translate_long_videos(
             show_traceback(error)
             translation.error = _text_of(error)
         yield translation
+
+
+def _generation(with_confidence: bool, num_beams: int | None, choice: dict[str, Any] | None) -> dict[str, Any]:
+    """Arguments of the pipeline."""
+    beams = {} if num_beams is None else {"num_beams": num_beams}
+    return {"return_scores": with_confidence} | beams | (choice or {})
 
 
 def _pieces(

@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import evaluate
 import numpy as np
+import torch
 from accelerate import PartialState
 from sacrebleu.metrics import CHRF
 from transformers import EvalPrediction
@@ -140,14 +142,27 @@ def without_ignored(token_ids: np.ndarray, pad_token_id: int) -> np.ndarray:
     return np.where(token_ids == -100, pad_token_id, token_ids)
 
 
+def beside_their_clip(token_ids: torch.Tensor, generation: dict[str, Any]) -> torch.Tensor:
+    """Return generated ids (clips * candidates, tokens) as (clips, tokens, candidates), or what is not of several
+    candidates as it is; `generation` are the arguments of `generate`.
+
+    The Trainer gathers rows and fills up their second dimension: so candidates stay with their clip.
+    """
+    num_candidates = generation.get("num_return_sequences", 1)
+    if num_candidates == 1:
+        return token_ids
+    return token_ids.unflatten(0, (-1, num_candidates)).transpose(1, 2).contiguous()
+
+
 def generated_token_ids(predictions: np.ndarray | tuple, num_references: int, pad_token_id: int) -> np.ndarray:
-    """Return one row of generated ids per reference, (num_references, tokens), from what the Trainer gathered.
+    """Return one row of generated ids per reference, (num_references, tokens), from what the Trainer gathered; of
+    several candidates for each, (num_references, tokens, candidates).
 
     Raises ValueError for anything but generated ids, for too few rows, and for too many in a single process, which
     never repeats a row.
     """
     token_ids = predictions[0] if isinstance(predictions, tuple) else predictions
-    if token_ids.ndim != 2 or not np.issubdtype(token_ids.dtype, np.integer):
+    if token_ids.ndim not in (2, 3) or not np.issubdtype(token_ids.dtype, np.integer):
         raise ValueError(
             f"Expected generated token ids of shape (sentences, tokens), got {token_ids.dtype} of shape "
             f"{token_ids.shape}. Set predict_with_generate=True."
