@@ -191,10 +191,8 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         """Take the present weights of the denoiser into their average: after each step of the optimiser."""
         self.average.update_parameters(self.denoiser)
 
-    def finish_training(self) -> None:
-        """The averaged weights, if there are any, become those of the denoiser."""
-        if not hasattr(self, "average"):
-            return
+    def keep_average(self) -> None:
+        """End of training: the averaged weights become those of the denoiser."""
         if self.average.n_averaged:
             self.denoiser.load_state_dict(self.average.module.state_dict())
         del self.average

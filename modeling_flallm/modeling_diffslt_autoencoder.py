@@ -121,8 +121,10 @@ def _layer_settings(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def normalised(latents: torch.Tensor) -> torch.Tensor:
-    """Latents `(..., latent_size)` of any norm -> of the norm sqrt(latent_size): their values' mean square is 1."""
-    return nn.functional.normalize(latents, dim=-1) * latents.shape[-1] ** 0.5
+    """
+    Latents `(..., latent_size)` of any norm -> float32, of the norm sqrt(latent_size): their values' mean square is 1.
+    """
+    return nn.functional.normalize(latents.float(), dim=-1) * latents.shape[-1] ** 0.5
 
 
 class CompressesText:

@@ -180,9 +180,6 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         """Freeze the weights and buffers of the sign encoder: they do not change, even after `.train()`."""
         self.vision_model.freeze()
 
-    def finish_training(self) -> None:
-        """Called once, before a trained model is saved: drop what it has for training alone. Default: nothing."""
-
     def get_lora_settings(self) -> dict[str, Any]:
         """
         Settings for `peft.LoraConfig`: low-rank adapters in every linear layer of the text model, whatever their names.

@@ -255,7 +255,7 @@ def test_the_average_follows_the_weights_and_is_what_evaluation_uses():
         expected = weight.clone() if expected is None else decay * expected + (1 - decay) * weight
     assert_close(model.average.module.input.weight.data, expected.data)
     loss = model(**batch).loss
-    model.finish_training()
+    model.keep_average()
     assert model.config.ema_decay is None and not any("average" in name for name in model.state_dict())
     assert_close(model.denoiser.input.weight.data, expected.data)
     assert_close(model(**batch).loss, loss)

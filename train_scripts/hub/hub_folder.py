@@ -125,8 +125,8 @@ def read_model_folder(folder: Path, repo_id: str, base_model_repo_id: str | None
     if _has(folder, RUN_FILE):
         found.files |= named_card(folder, repo_id, found.base_model_repo_id)
     elif isinstance(found.files.get(CARD_FILE), Path):
-        card = found.files[CARD_FILE].read_text(encoding="utf-8")
-        found.files[CARD_FILE] = with_usage_of(repo_id, card, folder).encode()
+        card = found.files[CARD_FILE].read_bytes().decode(errors="surrogateescape")
+        found.files[CARD_FILE] = with_usage_of(repo_id, card, folder).encode(errors="surrogateescape")
     found.left_out = sorted(
         path.name + "/" * path.is_dir() for path in folder.iterdir() if path.name not in found.files
     )

@@ -352,7 +352,6 @@ def _finish(
         trainer.model = trainer.model.merge_and_unload()
     else:
         merge_encoder_adapters(trainer.model.vision_model)
-    trainer.model.finish_training()
     trainer.save_model(_internal_call=True)  # without a push, which comes last
     trainer.create_model_card()
     scores = trainer.evaluate()

@@ -46,6 +46,9 @@ class FollowTheAverage(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         model.update_average()
 
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        model.keep_average()
+
 
 def pseudo_glosses_of(sentences: Sequence[str], tokenizer: PreTrainedTokenizerBase, largest_share: float) -> list[int]:
     """The token ids of the sentences, without special ones and those in more than this share of the sentences."""
