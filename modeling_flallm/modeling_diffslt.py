@@ -33,6 +33,7 @@ from .language_encoder_decoder_slt import (
     log_probabilities_and_attention,
     num_learned_positions,
 )
+from .loading_slt import read_config_values
 from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy
 from .modeling_diffslt_autoencoder import CompressesText, DiffSltAutoencoder, normalised
 from .sign_encoder_slt import SignEncoder
@@ -147,12 +148,12 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
             config_values: further fields of the configuration, such as `denoiser_layers`.
 
         Raises:
-            ValueError: if the first has no sign encoder, or one of them is incomplete.
+            ValueError: if the first has no sign encoder, the second is no text autoencoder, or one is incomplete.
         """
         vision_model = vision_model_name_or_path
         if not isinstance(vision_model, SignEncoder):
             vision_model = load_sign_encoder(vision_model_name_or_path, cls.encoder_advice)
-        autoencoder = DiffSltAutoencoder.from_pretrained(text_model_name_or_path, dtype=torch.get_default_dtype())
+        autoencoder = cls._load_autoencoder(text_model_name_or_path)
         of_text = ("num_latents", "latent_size", "autoencoder_layers", "autoencoder_heads", "latent_noise")
         config = cls.config_class(
             # Copies: a configuration that becomes part of another one loses its attention implementation.
@@ -171,6 +172,14 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         if config_values.get("ema_decay") is not None:
             model.start_average(config_values["ema_decay"])
         return model.eval()
+
+    @staticmethod
+    def _load_autoencoder(name_or_path: str) -> DiffSltAutoencoder:
+        expected = f"Expected {name_or_path!r} to hold a text autoencoder, as flallm train text-autoencoding leaves it"
+        model_type = read_config_values(name_or_path, expected, {})["model_type"]
+        if model_type != DiffSltAutoencoder.config_class.model_type:
+            raise ValueError(f"{expected}, got model type {model_type!r}.")
+        return DiffSltAutoencoder.from_pretrained(name_or_path, dtype=torch.get_default_dtype())
 
     # ---------------------------------------------------------------------------------- training of parts
 
