@@ -63,6 +63,10 @@ WAYS: dict[str, dict[str, Any]] = {
     SAMPLES: {"num_beams": 1, "num_candidates": NUM_CANDIDATES},
     DIFFUSION: {"num_candidates": NUM_CANDIDATES},
 }
+# Minimum Bayes risk needs samples: it takes all candidates for equally probable.
+ORACLES = [f"oracle_{number}" for number in (FEWER, NUM_CANDIDATES)]
+OF_SAMPLES = ["single", *(f"mbr_{number}" for number in (FEWER, NUM_CANDIDATES)), *ORACLES]
+CHOICES = {BEAM: ["single"], BEST: ["single", *ORACLES], SAMPLES: OF_SAMPLES, DIFFUSION: OF_SAMPLES}
 PROBES = "steps and guidance"
 
 
@@ -223,28 +227,28 @@ def sample(arguments: BenchmarkArguments, seed: int) -> dict[str, Any]:
     split = test_split(folders)
     readings = [json.loads(each) for each in split["readings"]]
     found = {way: candidates_of(folders, way, str(number)) for number, way in enumerate(WAYS)}
-    results = {way: scores_of_candidates(each, split["text"], readings) for way, each in found.items()}
-    chosen = {way: best_texts(each, utility_of_flag(None)) for way, each in found.items()}
+    results = {way: scores_of_candidates(each, split["text"], readings, CHOICES[way]) for way, each in found.items()}
+    chosen = {way: best_texts(each, utility_of_flag(None)) for way, each in found.items() if way != BEST}
     return {"ways": results, "paired": paired_tests(chosen, split["text"], readings)}
 
 
 def scores_of_candidates(
-    candidates: Sequence[Sequence[str]], references: Sequence[str], readings: Sequence[Sequence[str]]
+    candidates: Sequence[Sequence[str]],
+    references: Sequence[str],
+    readings: Sequence[Sequence[str]],
+    names: Sequence[str],
 ) -> dict[str, Any]:
-    """BLEU-4 of clips with one reading, by choice; diversity and readings of all candidates."""
+    """BLEU-4 of clips with one reading, by the choices `names`; diversity and readings of all candidates."""
     clear = [place for place, each in enumerate(readings) if len(each) == 1]
     of_clear, their_references = [candidates[place] for place in clear], [references[place] for place in clear]
     choices = {"single": [each[0] for each in of_clear]}
-    if len(candidates[0]) > 1:
-        utility = utility_of_flag(None)
-        for number in (FEWER, NUM_CANDIDATES):
-            first = [each[:number] for each in of_clear]
-            choices[f"mbr_{number}"] = best_texts(first, utility)
-            choices[f"oracle_{number}"] = oracle_texts(first, their_references)
+    for number in (FEWER, NUM_CANDIDATES):
+        first = [each[:number] for each in of_clear]
+        choices[f"mbr_{number}"] = best_texts(first, utility_of_flag(None))
+        choices[f"oracle_{number}"] = oracle_texts(first, their_references)
     return {
         "bleu4": {
-            name: translation_scores(texts, their_references, num_resamples=0)["bleu4"]
-            for name, texts in choices.items()
+            name: translation_scores(choices[name], their_references, num_resamples=0)["bleu4"] for name in names
         },
         "diversity": diversity_scores(candidates),
         "readings": score_readings(candidates, readings),
@@ -341,15 +345,15 @@ def autoencoder_table(seeds: Sequence[str], runs: Sequence[Mapping[str, Any]]) -
 
 def scores_table(seeds: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> list[str]:
     titles = {
-        "single": "one",
+        "single": "first",
         **{f"mbr_{number}": f"MBR of {number}" for number in (FEWER, NUM_CANDIDATES)},
         **{f"oracle_{number}": f"oracle of {number} (no score)" for number in (FEWER, NUM_CANDIDATES)},
     }
     lines = heading("BLEU-4, clips with one reading", *titles.values(), "p against beam search")
     for seed, run in zip(seeds, runs, strict=True):
         for way, scores in run["sampling"]["ways"].items():
-            cells = [f"{scores['bleu4'][name]:.2f}" if name in scores["bleu4"] else "" for name in titles]
-            p_value = run["sampling"]["paired"].get(way)
+            cells = [f"{scores['bleu4'][name]:.2f}" if name in CHOICES[way] else "" for name in titles]
+            p_value = run["sampling"]["paired"].get(way) if way != BEST else None
             lines.append(
                 f"| seed {seed}: {way} | {' | '.join(cells)} | {'' if p_value is None else f'{p_value:.3f}'} |"
             )

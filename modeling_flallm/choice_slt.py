@@ -6,7 +6,7 @@ them.
 import importlib
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,21 +42,23 @@ class ChosenOutput(ModelOutput):
 class CandidateChoice:
     """
     Minimum Bayes risk: the candidates with the highest expected utility, which is the mean of their utility with every
-    candidate of the clip as the reference, themselves included (Kumar and Byrne 2004; Eikema and Aziz 2020 for
-    samples). Equal texts have the utility 1. Kumar and Byrne weight the references by their probability. Here all count
-    the same, those of a beam search too (ours).
+    candidate of the clip as the reference, themselves included. Equal texts have the utility 1. In the mean, the
+    sentences of a beam search are weighted by their probabilities, which are scaled to a sum of 1 (Kumar and Byrne
+    2004); samples all count the same (Eikema and Aziz 2020).
 
     Args:
         num_candidates: sequences that were generated for each clip.
         num_chosen: how many of them to keep. They differ in text as far as the candidates do.
         utility: see `utility_named`.
         tokenizer: its `batch_decode` gives the texts that are compared.
+        length_penalty: that of the beam search that wrote the candidates; None for samples.
     """
 
     num_candidates: int
     num_chosen: int
     utility: Utility
     tokenizer: Any
+    length_penalty: float | None = None
 
     def __post_init__(self):
         if self.tokenizer is None:
@@ -78,10 +80,12 @@ class CandidateChoice:
         """
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         texts = self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
+        weights = None if self.length_penalty is None else self._weights(output)
         rows, scores = [], []
         for first in range(0, len(texts), self.num_candidates):
-            of_clip = texts[first : first + self.num_candidates]
-            for index, expected in best_candidates(of_clip, self.utility, self.num_chosen):
+            of_clip = slice(first, first + self.num_candidates)
+            of_beams = None if weights is None else weights[of_clip]
+            for index, expected in best_candidates(texts[of_clip], self.utility, self.num_chosen, of_beams):
                 rows.append(first + index)
                 scores.append(math.log(expected))
         chosen = sequences[torch.tensor(rows, device=sequences.device)]
@@ -89,15 +93,23 @@ class CandidateChoice:
             return chosen
         return ChosenOutput(sequences=chosen, sequences_scores=torch.tensor(scores, device=sequences.device))
 
+    def _weights(self, output: Any) -> list[float]:
+        """The probability of each sentence of a beam search, scaled to a sum of 1 over those of its clip."""
+        lengths = (output.beam_indices >= 0).sum(1)  # of what was generated
+        log_probabilities = output.sequences_scores.double() * lengths**self.length_penalty
+        return log_probabilities.unflatten(0, (-1, self.num_candidates)).softmax(1).flatten().tolist()
 
-def best_candidates(texts: Sequence[str], utility: Utility, num_chosen: int = 1) -> list[tuple[int, float]]:
+
+def best_candidates(
+    texts: Sequence[str], utility: Utility, num_chosen: int = 1, weights: Sequence[float] | None = None
+) -> list[tuple[int, float]]:
     """
     -> index and expected utility of the best candidates, best first. Each stands for a different text; only if there
     are too few, the best texts come again. Neither texts nor utilities depend on the order of the candidates: of
-    several with the same utility, the first in the order of the alphabet is taken.
+    several with the same utility, the first in the order of the alphabet is taken. By default all `weights` are equal.
     """
     counts = Counter(texts)
-    expected = expected_utilities(counts, utility)
+    expected = expected_utilities(counts if weights is None else _sums(texts, weights), utility)
     ranked = sorted(expected, key=lambda text: (-expected[text], text))
     copies = [(copy, rank) for rank, text in enumerate(ranked) for copy in range(counts[text])]
     places = {text: [index for index, other in enumerate(texts) if other == text] for text in ranked}
@@ -105,22 +117,29 @@ def best_candidates(texts: Sequence[str], utility: Utility, num_chosen: int = 1)
     return [(places[ranked[rank]][copy], expected[ranked[rank]]) for rank, copy in chosen]
 
 
-def expected_utilities(counts: Counter[str], utility: Utility) -> dict[str, float]:
+def _sums(texts: Sequence[str], weights: Sequence[float]) -> dict[str, float]:
+    sums = dict.fromkeys(texts, 0.0)
+    for text, weight in zip(texts, weights, strict=True):
+        sums[text] += weight
+    return sums
+
+
+def expected_utilities(weights: Mapping[str, float], utility: Utility) -> dict[str, float]:
     """
-    -> expected utility of each text among candidates that are given as the `counts` of their texts.
+    -> expected utility of each text among candidates that are given as the `weights` of their texts, such as counts.
 
     Raises:
         ValueError: if `utility` does not return one number for each pair.
     """
-    texts, num_candidates = sorted(counts), counts.total()
+    texts, total = sorted(weights), sum(weights.values())
     pairs = [(hypothesis, reference) for hypothesis in texts for reference in texts if hypothesis != reference]
     values = utility([pair[0] for pair in pairs], [pair[1] for pair in pairs]) if pairs else []
     if len(values) != len(pairs):
         raise ValueError(f"`choose_by` must return one number for each of {len(pairs)} pairs, got {len(values)}.")
-    sums = {text: float(counts[text]) for text in texts}
+    sums = {text: float(weights[text]) for text in texts}
     for (hypothesis, reference), value in zip(pairs, values, strict=True):
-        sums[hypothesis] += counts[reference] * float(value)
-    return {text: total / num_candidates for text, total in sums.items()}
+        sums[hypothesis] += weights[reference] * float(value)
+    return {text: each / total for text, each in sums.items()}
 
 
 def utility_named(choose_by: str | Utility | None) -> Utility:

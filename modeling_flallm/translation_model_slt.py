@@ -6,6 +6,7 @@ and writes; a system is a subclass of one of these.
 """
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -310,8 +311,21 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
                 raise ValueError("`choose_by` chooses among candidates: pass `num_candidates`, how many to write.")
             return {**generation, **with_tokenizer}, lambda output: output
         num_chosen = self._generation_setting("num_return_sequences", generation) or 1
+        written = self.candidate_arguments(num_candidates, generation)
         choice = CandidateChoice(num_candidates, num_chosen, utility_named(choose_by), tokenizer)
-        return {**self.candidate_arguments(num_candidates, generation), **with_tokenizer}, choice
+        if not self.writes_by_beams(written):
+            return {**written, **with_tokenizer}, choice
+        choice = dataclasses.replace(choice, length_penalty=self._generation_setting("length_penalty", written) or 1.0)
+        wants_output = self._generation_setting("return_dict_in_generate", generation)
+        written |= {"return_dict_in_generate": True, "output_scores": True}
+        return {
+            **written,
+            **with_tokenizer,
+        }, lambda output: choice(output) if wants_output else choice(output).sequences
+
+    def writes_by_beams(self, generation: dict[str, Any]) -> bool:
+        """Whether the candidates that `generate` writes with these arguments are those of a beam search."""
+        return not self.draws_samples and (self._generation_setting("num_beams", generation) or 1) > 1
 
     def _generation_setting(self, name: str, generation: dict[str, Any]) -> Any:
         """What `generate` would take: of the arguments, else of the configuration among them, else of the model."""

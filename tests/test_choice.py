@@ -41,6 +41,14 @@ def test_expected_utilities_are_those_computed_by_hand():
     assert [utility for _, utility in chosen] == pytest.approx(expected)
 
 
+def test_probable_candidates_count_more():
+    """By their number a b c and a b d agree best; the third has nearly all of the probability."""
+    chosen = best_candidates(["a b c", "a b d", "a e"], share_of_words, 3, [0.04, 0.06, 0.9])
+    assert [index for index, _ in chosen] == [2, 1, 0]
+    assert chosen[0][1] == pytest.approx(0.9 + 0.1 / 4)
+    assert best_candidates(["a b c", "a b d", "a e"], share_of_words)[0][0] == 0
+
+
 @pytest.mark.parametrize("choose_by", ["bleu", "chrf", share_of_words])
 def test_the_order_of_the_candidates_does_not_change_the_choice(choose_by):
     texts = [" ".join(random.choices("abcd", k=random.randint(0, 5))) or "e" for _ in range(12)]
@@ -86,10 +94,15 @@ def test_the_best_candidates_are_returned_for_each_clip(system, generation):
     model.generation_config.num_beams = 2  # fewer than candidates: samples, unless more beams are asked for
     generation = {**generation, "max_new_tokens": 6}
     plain = {"num_return_sequences": 6} | generation
+    weights = [None, None]
     torch.manual_seed(3)
     candidates = model.generate(**inputs, **({"do_sample": True, "num_beams": 1} | plain))
     if "num_beams" in generation:
-        candidates = model.generate(**inputs, **plain)
+        asked = {"return_dict_in_generate": True, "output_scores": True}
+        output = model.generate(**inputs, **plain, **asked)
+        candidates = output.sequences
+        transitions = model.compute_transition_scores(candidates, output.scores, output.beam_indices)
+        weights = transitions.sum(1).unflatten(0, (2, 6)).softmax(1).tolist()
     tokenizer = word_tokenizer()
     torch.manual_seed(3)
     chosen = model.generate(
@@ -102,7 +115,10 @@ def test_the_best_candidates_are_returned_for_each_clip(system, generation):
         return_dict_in_generate=True,
     )
     texts = tokenizer.batch_decode(candidates, skip_special_tokens=True)
-    expected = [best_candidates(texts[first : first + 6], share_of_words, 2) for first in (0, 6)]
+    expected = [
+        best_candidates(texts[first : first + 6], share_of_words, 2, of_clip)
+        for first, of_clip in zip((0, 6), weights, strict=True)
+    ]
     rows = [6 * clip + index for clip, best in enumerate(expected) for index, _ in best]
     assert torch.equal(chosen.sequences, candidates[rows])
     scores = [math.log(value) for best in expected for _, value in best]

@@ -297,7 +297,8 @@ def test_all_flags_of_the_trainer_can_be_seen(capsys):
         (["trainslate"], "unknown command 'trainslate'. Did you mean 'translate'?"),
         (["train"], "name a training: language-model, visual-initialing, llm-fine-tuning, linguistic-pretraining, "
             "visual-contrastive-pretraining, visual-language-tuning, pose-pretraining, pose-rgb-pretraining, "
-            "unified-fine-tuning, multimodal-pretraining, translation-fine-tuning, text-autoencoding."),
+            "unified-fine-tuning, multimodal-pretraining, translation-fine-tuning, text-autoencoding, "
+            "latent-diffusion."),
         (["train", "visual-tuning"], "unknown training 'visual-tuning'. Did you mean 'visual-language-tuning'?"),
         (["completion"], "flallm completion must be followed by one of bash, zsh, fish, got ''."),
         (["score", "a"], "the following arguments are required: references"),

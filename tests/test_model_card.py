@@ -376,7 +376,7 @@ def test_added_scores_go_through_the_model_index(folder):
 
 
 def test_scores_of_a_choice_among_candidates_say_so(folder):
-    scores = some_scores() | {"choice": {"num_candidates": 20}}
+    scores = some_scores() | {"choice": {"num_candidates": 20, "choose_by": "bleu"}}
     add_scores(folder, scores, DataArguments(dataset=str(corpus())), "test", num_beams=1)
     assert "**corpus, test**: 2 clips, the best of 20 candidates by minimum Bayes risk." in card_of(folder)
     results = ModelCard.load(folder / "README.md").data.eval_results

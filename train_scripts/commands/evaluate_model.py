@@ -95,10 +95,14 @@ def evaluate_model(
     names = zip(_names_of_clips(split), dataset.texts, strict=True)
     kept.check_clips([{**clip, "reference": reference} for clip, reference in names])
     utility = utility_of_flag(choose_by, run.device)  # an encoder that does not exist is to be told before the work
-    rows = _translate(_build_trainer(model, processor, run), dataset, _names_of_clips(split), kept, num_candidates)
+    trainer = _build_trainer(model, processor, run)
+    how = _writing_of_candidates(trainer, num_candidates)
+    rows = _translate(trainer, dataset, _names_of_clips(split), kept, how)
     candidates = [row["candidates"] for row in rows] if num_candidates is not None else None
+    is_chosen = candidates is not None and not model.writes_by_beams(how)
     if candidates is not None:
-        rows = [row | {"prediction": text} for row, text in zip(rows, best_texts(candidates, utility), strict=True)]
+        texts = best_texts(candidates, utility) if is_chosen else [each[0] for each in candidates]
+        rows = [row | {"prediction": text} for row, text in zip(rows, texts, strict=True)]
     predictions = [row["prediction"] for row in rows]
     scores = translation_scores(predictions, dataset.texts, **options)
     if data.target == GLOSS:
@@ -106,8 +110,9 @@ def evaluate_model(
     if "signer" in split.column_names:
         scores |= scores_by_signer(predictions, dataset.texts, split["signer"], **options)
     if candidates is not None:
-        how = {"num_candidates": num_candidates, "choose_by": choose_by or DEFAULT_UTILITY}
-        scores["choice"] = how | choice_scores(candidates, predictions, dataset.texts, **options)
+        facts = {"num_candidates": num_candidates, "choose_by": (choose_by or DEFAULT_UTILITY) if is_chosen else None}
+        chosen = predictions if is_chosen else None
+        scores["choice"] = facts | choice_scores(candidates, chosen, dataset.texts, **options)
         scores["diversity"] = diversity_scores(candidates, data.spoken_language)
     return scores, rows
 
@@ -126,20 +131,31 @@ def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: Eval
     return trainer
 
 
+def _writing_of_candidates(trainer: ClipTrainer, num_candidates: int | None) -> dict[str, Any]:
+    """The arguments of `generate` with which it writes the candidates; none without."""
+    if num_candidates is None:
+        return {}
+    num_beams = trainer.args.generation_num_beams
+    how = trainer.model.candidate_arguments(num_candidates, {} if num_beams is None else {"num_beams": num_beams})
+    if trainer.model.draws_samples:  # its seeds are arguments, whatever torch draws
+        how["generator"] = torch.Generator().manual_seed(trainer.args.seed)
+    return how
+
+
 def _translate(
     trainer: ClipTrainer,
     dataset: SignClipDataset,
     names: list[dict[str, Any]],
     kept: UnfinishedPredictions,
-    num_candidates: int | None,
+    how: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Rows of all clips, those of `kept` first; the others are saved as they come, by the first process only."""
-    how = {}
-    if num_candidates is not None:
-        num_beams = trainer.args.generation_num_beams
-        how = trainer.model.candidate_arguments(num_candidates, {} if num_beams is None else {"num_beams": num_beams})
-        if trainer.model.draws_samples:  # its seeds are arguments, whatever torch draws
-            how["generator"] = torch.Generator().manual_seed(trainer.args.seed)
+    """
+    Rows of all clips, those of `kept` first; the others are saved as they come, by the first process only.
+
+    Args:
+        how: arguments of `generate` for several candidates, if it is to write them.
+    """
+    num_candidates = how.get("num_return_sequences")
     run, processor = trainer.args, trainer.processing_class
     (rows,) = broadcast_object_list([kept.lines])
     if run.process_index == 0 and rows:

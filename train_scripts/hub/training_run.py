@@ -356,6 +356,7 @@ def _peak_memory_in_bytes(device: torch.device) -> int:
 def score_entry(
     run: TrainingRun, scores: dict[str, Any], split: str, num_beams: int, dataset: str | None = None
 ) -> dict[str, Any]:
+    choice = scores.get("choice", {})
     return {
         "dataset": run.data["name"] if dataset in (None, run.data["source"], run.data["name"]) else dataset,
         "split": usual_split_name(split),
@@ -366,7 +367,7 @@ def score_entry(
         "confidence_intervals": {
             name: [interval["low"], interval["high"]] for name, interval in scores["confidence_intervals"].items()
         },
-        **({"num_candidates": scores["choice"]["num_candidates"]} if "choice" in scores else {}),
+        **({"num_candidates": choice["num_candidates"]} if choice.get("choose_by") else {}),
     }
 
 

@@ -63,13 +63,16 @@ def oracle_texts(
 
 
 def choice_scores(
-    candidates_of_clips: Sequence[Sequence[str]], chosen: Sequence[str], references: Sequence[str], **options: Any
+    candidates_of_clips: Sequence[Sequence[str]],
+    chosen: Sequence[str] | None,
+    references: Sequence[str],
+    **options: Any,
 ) -> dict[str, dict[str, float]]:
     """Return `bleu4` and `chrf` of the first candidates (`single`), of those that were `chosen` by minimum Bayes risk
-    (`mbr`), and of the `oracle`. `options` are those of `translation_scores`."""
+    (`mbr`), if any were, and of the `oracle`. `options` are those of `translation_scores`."""
     texts = {
         "single": [candidates[0] for candidates in candidates_of_clips],
-        "mbr": chosen,
+        **({} if chosen is None else {"mbr": chosen}),
         "oracle": oracle_texts(candidates_of_clips, references, options.get("language")),
     }
     scores = {
@@ -81,7 +84,7 @@ def choice_scores(
 def format_choice(scores: dict[str, Any]) -> str:
     """Return the `choice` and the `diversity` of an evaluation as two tables."""
     width = max(map(len, TITLE_OF_CHOICE.values()))
-    rows = [(title, scores["choice"][name]) for name, title in TITLE_OF_CHOICE.items()]
+    rows = [(title, scores["choice"][name]) for name, title in TITLE_OF_CHOICE.items() if name in scores["choice"]]
     lines = [f"{'candidates':<{width}}  BLEU-4    chrF"]
     lines += [f"{title:<{width}}  {values['bleu4']:>6.2f}  {values['chrf']:>6.2f}" for title, values in rows]
     diversity = [
