@@ -15,6 +15,7 @@ os.environ.update(
     HF_EVALUATE_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
+    OMP_NUM_THREADS="1",  # of the processes that tests start, which would otherwise take each other's cores
 )
 
 import pytest  # noqa: E402  (the environment has to be set before anything of Hugging Face is imported)
