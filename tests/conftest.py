@@ -16,7 +16,9 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
     OMP_NUM_THREADS="1",  # of the processes that tests start, which would otherwise take each other's cores
+    SSL_CERT_DIR=HUGGING_FACE_HOME.name,  # without certificates, which each client of the Space would read anew
 )
+os.environ.pop("SSL_CERT_FILE", None)  # it would come first
 
 import pytest  # noqa: E402  (the environment has to be set before anything of Hugging Face is imported)
 import torch  # noqa: E402
