@@ -182,7 +182,9 @@ def train_a_part_of_the_batch(rank: int, folder: Path) -> None:
     """Runs in each of two processes: the first clip, or the others, against the step of one process with all."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    encoder, batch, expected = torch.load(folder / "given.pt", weights_only=False)
+    weights, batch, expected = torch.load(folder / "given.pt", weights_only=True)
+    encoder = tiny_pose_encoder().double()
+    encoder.load_state_dict(weights)
     part = slice(0, 1) if rank == 0 else slice(1, None)
     length = int(batch["pose_attention_mask"][part].sum(1).max())
     own = {name: value[part, :length] for name, value in batch.items()}
@@ -202,7 +204,7 @@ def test_two_processes_train_as_one(tmp_path):
     whole = copy.deepcopy(encoder).train()
     whole(**batch).last_hidden_state.square().sum().backward()
     expected = {"gradients": gradients_of(whole), "state": state_of(whole)}
-    torch.save((encoder, batch, expected), tmp_path / "given.pt")
+    torch.save((encoder.state_dict(), batch, expected), tmp_path / "given.pt")
     in_two_processes(train_a_part_of_the_batch, tmp_path)
 
 
