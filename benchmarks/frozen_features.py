@@ -14,7 +14,7 @@ tables of docs/frozen-features.md and its figures (.json) are written at the end
 from existing results. What an earlier run of the same sizes finished is kept. A small run, in some minutes:
 
     python benchmarks/frozen_features.py --seeds 0 --output_dir outputs/tiny --report outputs/tiny/page.md \
-        --num_train_clips 16 --num_dev_clips 30 --num_test_clips 4 --num_text_only_sentences 100 --num_steps 4 \
+        --num_train_clips 16 --num_dev_clips 20 --num_test_clips 4 --num_text_only_sentences 100 --num_steps 4 \
         --spamo_epochs 4 --warm_up_steps 2 --stage1_epochs 1 --stage2_epochs 1 --language_model_epochs 1
 """
 

@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,16 +16,23 @@ os.environ.update(
     HF_EVALUATE_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
+    OMP_NUM_THREADS="1",  # of the processes that tests start, which would otherwise take each other's cores
+    SSL_CERT_DIR=HUGGING_FACE_HOME.name,  # without certificates, which each client of the Space would read anew
 )
+os.environ.pop("SSL_CERT_FILE", None)  # it would come first
 
 import pytest  # noqa: E402  (the environment has to be set before anything of Hugging Face is imported)
 import torch  # noqa: E402
 from random_inputs import SEED_VARIABLE, seed_generators, seed_of_run  # noqa: E402
 
 
-def pytest_configure() -> None:
-    """Tiny models are fastest on one thread, and their sums are then always in the same order."""
+def pytest_configure(config: pytest.Config) -> None:
+    """
+    Tiny models are fastest on one thread, and their sums are then always in the same order. pytest-xdist hands out the
+    files in our order, not those of many tests first.
+    """
     torch.set_num_threads(1)
+    config.option.loadscopereorder = False
 
 
 def pytest_unconfigure() -> None:
@@ -33,7 +41,12 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` on a machine without one."""
+    """
+    Files with many slow tests first, so that no worker ends with a long file while the others have nothing left. Skip
+    tests marked `gpu` on a machine without one.
+    """
+    num_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -num_slow[item.path])
     if torch.cuda.is_available():
         return
     for item in items:

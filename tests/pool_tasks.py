@@ -22,6 +22,20 @@ class OddError(Exception):
         super().__init__("odd")
 
 
+class EndsItsProcess:
+    """A path that kills the process that looks at it, as a bug in a decoder would."""
+
+    def resolve(self):
+        os._exit(1)
+
+
+class LethalFile(type(Path())):
+    """The same when it is opened."""
+
+    def __fspath__(self):
+        os._exit(1)
+
+
 def do(task: str) -> str:
     """`task` says what to do; `double 3` gives 6."""
     what, _, value = task.partition(" ")

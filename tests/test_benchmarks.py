@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 TABLE_END = load_benchmark("benchmark_parts").TABLE_END
 NUM_STEPS = {"stage1_steps": 4, "stage2_steps": 2}
 TINY = {"num_train_clips": 16, "num_dev_clips": 4, "num_test_clips": 4, "num_text_only_sentences": 60, **NUM_STEPS}
-TINY |= {"language_model_epochs": 3.0, "evaluation_interval_in_steps": 2}
+TINY |= {"language_model_epochs": 1.0, "evaluation_interval_in_steps": 2}
 
 benchmark = load_benchmark("factorised_against_joint")
 

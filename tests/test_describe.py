@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_distributed_training import TORCHRUN, run_in_two_processes
 from tiny_corpus import corpus, error_of, flags
 from tiny_describers import DESCRIBERS, save_text_encoder
 from torch.testing import assert_close
+from two_processes import command_in_two_processes
 
 from processing.video_decoding_slt import decode_video
 from train_scripts.arguments.description_arguments import PROMPT
@@ -209,7 +209,7 @@ def test_a_changed_video_is_described_anew(clips, models, tmp_path, capsys):
 @pytest.mark.slow
 def test_two_processes_write_what_one_writes(clips, models, tmp_path):
     one = describe(clips, models, tmp_path / "one")
-    run_in_two_processes(TORCHRUN, "commands.describe_clips", arguments(clips, models, tmp_path / "two"))
+    command_in_two_processes("commands.describe_clips", arguments(clips, models, tmp_path / "two"))
     two = found_in(tmp_path / "two")
     assert one.keys() == two.keys() and len(one) == 2
     for name, clip in one.items():

@@ -18,8 +18,8 @@ from tiny_models import (
     with_garbage_in_the_padding,
 )
 from tiny_vision_models import needs_traceable_configurations
-from torch.multiprocessing import spawn
 from torch.testing import assert_close
+from two_processes import in_two_processes
 
 from modeling_flallm import DescribedConfig, DescribedEncoder, FLaLLMVisionConfig, FLaLLMVisionModel
 from modeling_flallm.configuration_encoder_combined_slt import SideBySideConfig, TemporalConfig
@@ -411,7 +411,7 @@ def test_two_processes_have_the_loss_and_gradient_of_one(tmp_path):
     encoder.save_pretrained(tmp_path)
     expected = gradients_after(encoder.train(), batch)
     loss = loss_of(encoder, batch)
-    spawn(gradients_of_a_part, (str(tmp_path), batch), nprocs=2)
+    in_two_processes(gradients_of_a_part, str(tmp_path), batch)
     for rank in range(2):
         of_process, gradients = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert_close(of_process, loss.detach(), atol=1e-5, rtol=1e-4)

@@ -14,7 +14,6 @@ import torch
 from mini_hub import MiniHub, connect
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_distributed_training import TORCHRUN, run_in_two_processes
 from tiny_corpus import (
     ADAPTER,
     RUN,
@@ -40,6 +39,7 @@ from transformers import (
     ViTImageProcessor,
     ViTModel,
 )
+from two_processes import command_in_two_processes
 
 from modeling_flallm import (
     FLaLLMForTranslation,
@@ -596,7 +596,7 @@ def test_a_folder_without_splits(tmp_path, capsys):
 def test_two_processes_share_the_clips(made, tmp_path):
     folder = tmp_path / "features"
     argv = extraction(tmp_path, output_dir=folder, features_dtype="float32", batch_size=2)
-    run_in_two_processes(TORCHRUN, "commands.extract_features", argv)
+    command_in_two_processes("commands.extract_features", argv)
     for split in ("train", "validation", "test"):
         rows, others = rows_of(folder / split), rows_of(made / split)
         assert rows == others

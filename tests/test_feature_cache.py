@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_distributed_training import TORCHRUN, logged, run_in_two_processes
+from test_distributed_training import logged
 from tiny_corpus import WITHOUT_EVALUATION, corpus, error_of, flags, language_model, stage2_flags, trained_model
 from tiny_models import draw_batch_norm_statistics, tiny_model
 from transformers import AutoTokenizer
+from two_processes import command_in_two_processes
 from video_files import counting_frames, write_video
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMVisionModel
@@ -600,7 +601,7 @@ def test_two_processes_of_one_training_share_the_work(tmp_path):
         if name == "one":
             llm_fine_tuning.train(arguments)
         else:
-            run_in_two_processes(TORCHRUN, "stages.llm_fine_tuning", arguments)
+            command_in_two_processes("stages.llm_fine_tuning", arguments)
     losses, evaluations = logged(tmp_path / "one")
     other_losses, other_evaluations = logged(tmp_path / "two")
     assert len(losses) == 9 and other_losses == pytest.approx(losses, rel=1e-3)

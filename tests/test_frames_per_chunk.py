@@ -10,6 +10,7 @@ from tiny_corpus import WITHOUT_EVALUATION, stage1_flags
 from tiny_models import random_batch, tiny_vision_model
 from torch import nn
 from torch.testing import assert_close
+from two_processes import in_two_processes
 
 from modeling_flallm import FLaLLMVisionModel
 from modeling_flallm.sign_encoder_slt import FRAMES_PER_CHUNK_ON_CPU
@@ -210,5 +211,5 @@ def joined_chunks(model: FLaLLMVisionModel, frames: list[torch.Tensor], num_chun
 @pytest.mark.slow
 def test_two_processes_have_the_chunks_of_one(tmp_path):
     seed = int(torch.randint(2**31, ()))
-    arguments = (seed, [clips([9, 8]), clips([3])], str(tmp_path / "rendezvous"))
-    torch.multiprocessing.spawn(check_two_processes, arguments, nprocs=2)
+    batches = [clips([9, 8]), clips([3])]
+    in_two_processes(check_two_processes, seed, batches, str(tmp_path / "rendezvous"))

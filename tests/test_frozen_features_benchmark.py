@@ -161,6 +161,8 @@ def test_end_to_end_in_tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(
         load_benchmark("seeded_parts"), "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count)
     )
+    monkeypatch.setattr(benchmark, "READOUT_CLIPS", 4)
+    monkeypatch.setattr(benchmark, "EPOCHS_OF_CLOCK", 3)
     command = re.search(
         r"python benchmarks/frozen_features.py (--seeds 0 --output_dir .*language_model_epochs 1)",
         benchmark.__doc__,

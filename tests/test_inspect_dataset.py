@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import random
 import re
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from pool_tasks import LethalFile
 from tiny_checkpoints import checkpoint
 from tiny_corpus import corpus, error_of, flags, language_model, text_of_language_model
 from video_files import cut, write_video
@@ -316,17 +316,10 @@ def test_columns_are_understood_or_named(tmp_path):
     assert "train/metadata.csv: unused columns: topic" in lines(report["warnings"])
 
 
-class EndsItsProcess(type(Path())):
-    """A path that kills the process that opens it, as a bug in a decoder would."""
-
-    def __fspath__(self):
-        os._exit(1)
-
-
 @pytest.mark.slow
 def test_a_file_that_ends_its_process_costs_itself_only(tmp_path):
     names = ["good.mp4", "killer.mp4", "better.mp4"]
-    paths = [EndsItsProcess(tmp_path / name) if "killer" in name else write_clip(tmp_path / name) for name in names]
+    paths = [LethalFile(tmp_path / name) if "killer" in name else write_clip(tmp_path / name) for name in names]
     found = Corpus([Clip("train", row, path.name, "text", path) for row, path in enumerate(paths, 1)])
     measure_clips(found, num_workers=2)
     assert [clip.measured.num_frames for clip in found.clips] == [FRAMES, 0, FRAMES]

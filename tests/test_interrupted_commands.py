@@ -66,6 +66,7 @@ def main_killed_at(number: int, main, argv, monkeypatch) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_worker_is_this_process")
 @pytest.mark.parametrize("exists", [False, True])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_same_command_ends_well_after_a_kill_at_any_file(name, exists, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from tiny_models import (
     with_garbage_in_the_padding,
 )
 from torch.testing import assert_close
+from two_processes import in_two_processes
 
 from modeling_flallm import (
     LlavaSltContrastiveConfig,
@@ -277,7 +278,7 @@ def test_two_processes_train_what_one_would(tmp_path):
     model.save_pretrained(tmp_path / "model")
     batch = contrastive_batch(model, [6, 6, 4])
     torch.save(batch, tmp_path / "batch.pt")
-    torch.multiprocessing.spawn(train_in_process, (str(tmp_path),), nprocs=2)
+    in_two_processes(train_in_process, str(tmp_path))
     loss, gradients = loss_and_gradients(model.train(), batch)
     for rank in range(2):
         result = torch.load(tmp_path / f"result_{rank}.pt", weights_only=True)

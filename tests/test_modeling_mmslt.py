@@ -24,6 +24,7 @@ from tiny_models import (
 )
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForSeq2SeqLM
+from two_processes import in_two_processes
 from without_our_packages import run_without_our_packages
 
 from modeling_flallm import (
@@ -244,7 +245,7 @@ def test_two_processes_train_what_one_would(tmp_path):
     model.save_pretrained(tmp_path / "model")
     batch = pretraining_batch([9, 12, 7])
     torch.save(batch, tmp_path / "batch.pt")
-    torch.multiprocessing.spawn(train_in_process, (str(tmp_path),), nprocs=2)
+    in_two_processes(train_in_process, str(tmp_path))
     losses = []
     for _ in range(2):
         model.zero_grad()

@@ -1,6 +1,7 @@
 """Uni-Sign's pose encoder, alone, against layers written out with loops, and in all translation models."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tiny_models import (
     tiny_text_config,
 )
 from torch.testing import assert_close
+from two_processes import in_two_processes
 from uni_sign_layers import PublishedPoseModel
 from without_our_packages import run_without_our_packages
 
@@ -176,11 +178,13 @@ def test_padding_enters_neither_statistics_nor_gradients():
     assert_gradients_close(results[1][1], results[0][1])
 
 
-def train_a_part_of_the_batch(rank: int, encoder, batch, expected, rendezvous: str) -> None:
+def train_a_part_of_the_batch(rank: int, folder: Path) -> None:
     """Runs in each of two processes: the first clip, or the others, against the step of one process with all."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    encoder = copy.deepcopy(encoder)  # the processes share the memory of what they are given
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    weights, batch, expected = torch.load(folder / "given.pt", weights_only=True)
+    encoder = tiny_pose_encoder().double()
+    encoder.load_state_dict(weights)
     part = slice(0, 1) if rank == 0 else slice(1, None)
     length = int(batch["pose_attention_mask"][part].sum(1).max())
     own = {name: value[part, :length] for name, value in batch.items()}
@@ -200,8 +204,8 @@ def test_two_processes_train_as_one(tmp_path):
     whole = copy.deepcopy(encoder).train()
     whole(**batch).last_hidden_state.square().sum().backward()
     expected = {"gradients": gradients_of(whole), "state": state_of(whole)}
-    arguments = (encoder, batch, expected, str(tmp_path / "rendezvous"))
-    torch.multiprocessing.spawn(train_a_part_of_the_batch, arguments, nprocs=2)
+    torch.save((encoder.state_dict(), batch, expected), tmp_path / "given.pt")
+    in_two_processes(train_a_part_of_the_batch, tmp_path)
 
 
 def test_it_is_frozen_whole():

@@ -25,6 +25,7 @@ import yaml
 from filelock import FileLock
 from mini_hub import MiniHub, connect
 from PIL import Image
+from pool_tasks import EndsItsProcess
 from prepared_folders import problems_of, report_of, rows_of
 from tiny_corpus import error_of, flags, stage1_flags
 from video_files import counting_frames, cut, frame_numbers, write_audio, write_video
@@ -647,13 +648,6 @@ def is_alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-class EndsItsProcess:
-    """A path that kills the process that looks at it, as a bug in a decoder would."""
-
-    def resolve(self):
-        os._exit(1)
 
 
 @pytest.mark.slow

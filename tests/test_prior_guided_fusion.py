@@ -8,8 +8,8 @@ import torch
 import torch.distributed as distributed
 from tiny_models import tiny_uni_sign
 from torch import nn
-from torch.multiprocessing import spawn
 from torchvision.ops import StochasticDepth
+from two_processes import in_two_processes
 
 from modeling_flallm import UniSignPoseConfig, UniSignPoseEncoder
 from modeling_flallm.prior_guided_fusion_slt import (
@@ -257,7 +257,7 @@ def test_a_process_whose_clips_show_no_hand_does_not_stop_the_others(tmp_path):
     torch.save(fusion_encoder().state_dict(), tmp_path / "weights.pt")
     batch = pose_batch([5, 5], [[[0, 3], [1, -1]], [[-1, -1], [-1, -1]]], size=64)
     gradients_of_processes(0, 1, str(tmp_path), batch)
-    spawn(gradients_of_processes, (2, str(tmp_path), batch), nprocs=2)
+    in_two_processes(gradients_of_processes, 2, str(tmp_path), batch)
     one, two = (torch.load(tmp_path / f"gradients_{number}.pt", weights_only=True) for number in (1, 2))
     compared = [name for name, gradient in one.items() if gradient.abs().max() > 1e-2]
     assert sum(name.startswith("fusion.") for name in compared) > 10

@@ -1,7 +1,5 @@
 """The Space's reading processes: what they read from a video, and that no file takes the Space down."""
 
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -17,15 +15,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "spaces_demo"))
 
 import decoding  # noqa: E402
 from decoding import VideoFacts, VideoProblem, VideoReader  # noqa: E402
+from reading_tasks import crash, fill_the_memory, never_end, write_a_file  # noqa: E402
 
 pytestmark = pytest.mark.slow  # a reading process takes its time to start
 
 
 @pytest.fixture(scope="module")
 def reader():
-    reader = VideoReader(str(trained_model()), None, trust_remote_code=True)
-    yield reader
-    reader.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "NUM_READERS", 1)  # each takes its time to start, and none is asked beside another
+        reader = VideoReader(str(trained_model()), None, trust_remote_code=True)
+        yield reader
+        reader.close()
 
 
 @pytest.fixture
@@ -122,23 +123,6 @@ def test_limits(reader, clip, tmp_path, monkeypatch):
     slow = write_video(tmp_path / "slow.mp4", counting_frames(2), times_in_milliseconds=[0, 1_900_000])
     problem = problem_of(reader.look, str(slow))
     assert problem.name == "error_too_long" and problem.values["limit"] == 1800 < problem.values["seconds"]
-
-
-def crash(path: str) -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def never_end(path: str) -> None:
-    while True:
-        pass
-
-
-def fill_the_memory(path: str) -> float:
-    return np.ones(decoding.MEMORY_FOR_ONE_VIDEO_IN_BYTES, np.uint8).sum()
-
-
-def write_a_file(path: str) -> None:
-    Path(path).write_bytes(b"kept")
 
 
 def test_no_file_takes_the_space_down(reader, clip, tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from test_data import video_folder
-from test_distributed_training import TORCHRUN, logged, run_in_two_processes
+from test_distributed_training import logged
 from tiny_corpus import (
     WITHOUT_EVALUATION,
     copy_of_weights,
@@ -16,6 +16,7 @@ from tiny_corpus import (
     stage2_flags,
     trained_model,
 )
+from two_processes import command_in_two_processes
 
 from processing import FLaLLMProcessor
 from train_scripts.clips.samplers import FrameBudgetBatchSampler
@@ -125,8 +126,8 @@ def test_pixels_made_on_the_device_train_as_those_of_the_loading_processes(train
 def test_two_processes_draw_as_one(values, tmp_path):
     values = {**FAST_TWICE, "dataset": [corpus(), corpus()], **values}
     llm_fine_tuning.train(stage2_flags(tmp_path / "one", **values, per_device_train_batch_size=4))
-    run_in_two_processes(
-        TORCHRUN, "stages.llm_fine_tuning", stage2_flags(tmp_path / "two", **values, per_device_train_batch_size=2)
+    command_in_two_processes(
+        "stages.llm_fine_tuning", stage2_flags(tmp_path / "two", **values, per_device_train_batch_size=2)
     )
     assert logged(tmp_path / "two")[0] == pytest.approx(logged(tmp_path / "one")[0], rel=1e-3)
 
@@ -143,7 +144,7 @@ def test_two_processes_with_a_budget_of_frames(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training_clips, "FrameBudgetBatchSampler", CountedSampler)
     values = {**FAST_TWICE, "max_frames_per_batch": 70}
-    run_in_two_processes(TORCHRUN, "stages.llm_fine_tuning", stage2_flags(tmp_path / "two", **values))
+    command_in_two_processes("stages.llm_fine_tuning", stage2_flags(tmp_path / "two", **values))
     llm_fine_tuning.train(stage2_flags(tmp_path / "one", **values, gradient_accumulation_steps=2))
     losses, other_losses = logged(tmp_path / "one")[0], logged(tmp_path / "two")[0]
     assert len(losses) == len(other_losses) >= 4

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_distributed_training import TORCHRUN, logged, run_in_two_processes
+from test_distributed_training import logged
 from tiny_corpus import (
     WITHOUT_EVALUATION,
     causal_language_model,
@@ -21,6 +21,7 @@ from tiny_corpus import (
     language_model,
 )
 from transformers import AutoModel, AutoTokenizer, AutoVideoProcessor, BertConfig, BertModel, EvalPrediction
+from two_processes import command_in_two_processes
 
 from modeling_flallm import LlavaSltForContrastivePreTraining
 from train_scripts.runs.contrastive_training import build_compute_scores
@@ -301,7 +302,7 @@ def test_two_processes_train_as_one(tmp_path):
     }  # fmt: skip
     train(contrastive_flags(tmp_path / "one", **values, per_device_train_batch_size=4))
     arguments = contrastive_flags(tmp_path / "two", **values, per_device_train_batch_size=2)
-    run_in_two_processes(TORCHRUN, "stages.visual_contrastive_pretraining", arguments)
+    command_in_two_processes("stages.visual_contrastive_pretraining", arguments)
     losses, _ = logged(tmp_path / "one")
     other_losses, _ = logged(tmp_path / "two")
     assert len(losses) == 6

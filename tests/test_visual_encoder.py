@@ -20,6 +20,7 @@ from tiny_models import (
 from torch import nn
 from torch.testing import assert_close
 from transformers import AutoModel
+from two_processes import in_two_processes
 
 from modeling_flallm import FLaLLMVisionConfig, FLaLLMVisionModel
 from modeling_flallm.encoder_frames_slt import (
@@ -503,7 +504,7 @@ def test_in_two_processes_batch_norm_is_that_of_the_joined_batch(tmp_path):
         1: [2 * torch.randn(11, 6) + 0.5, torch.randn(8, 6), torch.randn(3, 6)],
         2: [2 * torch.randn(11, 6, 4, 3) + 0.5, torch.randn(8, 6, 4, 3), torch.randn(3, 6, 4, 3)],
     }
-    torch.multiprocessing.spawn(check_synchronized_batch_norm, (inputs, str(tmp_path / "rendezvous")), nprocs=2)
+    in_two_processes(check_synchronized_batch_norm, inputs, str(tmp_path / "rendezvous"))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)

@@ -5,9 +5,8 @@ import math
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from safetensors.torch import load_file
-from test_distributed_training import TORCHRUN, logged, run_in_two_processes
+from test_distributed_training import logged
 from tiny_corpus import WITHOUT_EVALUATION, build_stage2, copy_of_weights, error_of, load, log_of, stage2_flags
 from tiny_models import (
     END,
@@ -26,6 +25,7 @@ from tiny_models import (
 from torch import nn
 from torch.testing import assert_close
 from transformers import AutoModelForSeq2SeqLM
+from two_processes import command_in_two_processes, in_two_processes
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionModel, losses_slt
 from modeling_flallm.losses_slt import symmetric_contrast
@@ -237,7 +237,7 @@ def test_processes_contrast_with_each_others_clips(tmp_path):
     scale = torch.tensor(10.0, requires_grad=True)
     expected = symmetric_contrast(whole, sentences, scale)
     (expected * torch.arange(1.0, 6)).sum().backward()
-    multiprocessing.spawn(contrast_of_process, (clips, sentences, [3, 2], str(tmp_path)), nprocs=2)
+    in_two_processes(contrast_of_process, clips, sentences, [3, 2], str(tmp_path))
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert_close(torch.cat([part[0] for part in parts]), expected.detach())
     assert_close(torch.cat([part[1] for part in parts]), whole.grad)
@@ -336,7 +336,7 @@ def test_two_processes_train_as_one(tmp_path):
     }  # fmt: skip
     llm_fine_tuning.train(stage2_flags(tmp_path / "one", **values, per_device_train_batch_size=4))
     arguments = stage2_flags(tmp_path / "two", **values, per_device_train_batch_size=2)
-    run_in_two_processes(TORCHRUN, "stages.llm_fine_tuning", arguments)
+    command_in_two_processes("stages.llm_fine_tuning", arguments)
     losses, others = logged(tmp_path / "one")[0], logged(tmp_path / "two")[0]
     assert len(losses) == 4 and others[:2] == pytest.approx(losses[:2], rel=1e-4)
     assert others == pytest.approx(losses, rel=1e-2)

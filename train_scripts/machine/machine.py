@@ -92,7 +92,8 @@ class ThreadsForFreeCores:
         is_ours = self._lowered is not None and self._lowered[0] == number
         self.most = self._lowered[1] if is_ours else number
         self._busy_cores = BusyCores()
-        time.sleep(SECONDS_OF_LOOKING)
+        if self.most > 1:
+            time.sleep(SECONDS_OF_LOOKING)
         self.adapt()
 
     def adapt(self) -> None:
