@@ -26,21 +26,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from benchmark_parts import DOCS, command_line, run_benchmark
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 from seeded_parts import heading, measure_parts
 
+from modeling_flallm import FLaLLMEncoderOutput
 from train_scripts.arguments.corpus_arguments import CorpusArguments
 from train_scripts.arguments.data_arguments import DatasetArguments
 from train_scripts.arguments.dataclass_parser import flags
 from train_scripts.arguments.quickstart_arguments import UniSignQuickstartArguments
+from train_scripts.clips.collators import TranslationCollator
+from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.splits import load_split
 from train_scripts.commands.evaluate_model import run_evaluation
 from train_scripts.commands.generate_corpus import generate_corpus
 from train_scripts.commands.quickstart import CORPUS, CORPUS_RESOLUTION, TimeLeft
 from train_scripts.commands.quickstart_uni_sign import Folders as QuickstartFolders
 from train_scripts.commands.quickstart_uni_sign import pretrain, train_on_poses
+from train_scripts.runs.trained_models import load_trained
 from train_scripts.scores.candidates import best_texts, oracle_texts, utility_of_flag
 from train_scripts.scores.diversity import diversity_scores
 from train_scripts.scores.metrics import comparable, translation_scores
@@ -279,23 +284,25 @@ def probe(arguments: BenchmarkArguments, seed: int) -> dict[str, Any]:
     folders = arguments.folders(seed)
     split = test_split(folders)
     readings = [json.loads(each) for each in split["readings"]]
-    default = json.loads((folders.diffusion / "generation_config.json").read_text(encoding="utf-8"))
-    plan = [(steps, default["guidance_scale"]) for steps in arguments.steps]
-    plan += [(default["num_inference_steps"], scale) for scale in arguments.guidance_scales]
+    model, processor = load_trained(str(folders.diffusion), dtype=torch.float32)
+    dataset = SignClipDataset(split, processor)
+    collate = TranslationCollator(processor)
+    clips = collate([dataset[index] for index in range(len(dataset))])
+    video = {name: clips[name] for name in model.vision_model.input_names}
+    encoded = model.encode(**video)
+    default = model.generation_config
+    plan = [(steps, default.guidance_scale) for steps in arguments.steps]
+    plan += [(default.num_inference_steps, scale) for scale in arguments.guidance_scales]
     settings = []
     for steps, scale in dict.fromkeys(plan):
-        name = f"steps_{steps}_guidance_{scale}"
-        folder = folders.output / name
-        folder.mkdir(exist_ok=True)
-        values = {**default, "num_inference_steps": steps, "guidance_scale": scale}
-        (folder / "generation_config.json").write_text(json.dumps(values), encoding="utf-8")
-        began = time.monotonic()
-        more = {"generation_config": folder, "num_candidates": FEWER}
-        candidates = candidates_of(folders, DIFFUSION, name, **more)
-        seconds = time.monotonic() - began
-        settings.append(
-            {"steps": steps, "guidance": scale, "seconds": seconds, **_summary(candidates, split, readings)}
-        )
+        how = {"num_inference_steps": steps, "guidance_scale": scale, "num_return_sequences": FEWER}
+        began = time.process_time()  # in one thread, and whatever else runs
+        sequences = model.generate(encoder_outputs=FLaLLMEncoderOutput(**encoded), **how)
+        seconds = time.process_time() - began
+        texts = processor.batch_decode(sequences)
+        candidates = [texts[first : first + FEWER] for first in range(0, len(texts), FEWER)]
+        of_run = {"steps": steps, "guidance": scale, "seconds_of_a_clip": seconds / len(dataset)}
+        settings.append(of_run | _summary(candidates, split, readings))
     return {"settings": settings}
 
 
@@ -400,10 +407,10 @@ def probes_table(seeds: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> lis
         "self-BLEU",
         "different of 5",
         "readings found, %",
-        "time, times the fastest",
+        "time of generate, times the fastest",
     )
     settings = runs[0][PROBES]["settings"]
-    fastest = min(each["seconds"] for each in settings)
+    fastest = min(each["seconds_of_a_clip"] for each in settings)
     for each in settings:
         coverage = "" if each["coverage"] is None else f"{each['coverage']:.1f}"
         cells = (
@@ -412,7 +419,7 @@ def probes_table(seeds: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> lis
             f"{each['self_bleu']:.2f}",
             f"{each['different_sentences']:.2f}",
             coverage,
-            f"{each['seconds'] / fastest:.1f}",
+            f"{each['seconds_of_a_clip'] / fastest:.1f}",
         )
         lines.append(f"| {each['steps']} steps, guidance {each['guidance']:g} | {' | '.join(cells)} |")
     return lines

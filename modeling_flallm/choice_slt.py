@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from .language_kind_slt import is_encoder_decoder
 from .word_evidence_slt import PIECES_OF_TEXT
 
+TOLERANCE, SMALLEST_UTILITY = 1e-6, 1e-12  # of rounding; of which there is a logarithm
 DEFAULT_UTILITY = "bleu"  # ours, after latent diffusion for language
 # Hypotheses and references, in pairs -> how well each pair agrees, 0 to 1.
 Utility = Callable[[list[str], list[str]], Sequence[float]]
@@ -65,8 +66,8 @@ class CandidateChoice:
             raise ValueError(
                 "`num_candidates` compares candidates as texts: pass `tokenizer`, the model's tokenizer or processor."
             )
-        if self.num_candidates < 1:
-            raise ValueError(f"`num_candidates` must be at least 1, got {self.num_candidates}.")
+        if not isinstance(self.num_candidates, int) or self.num_candidates < 1:
+            raise ValueError(f"`num_candidates` must be a whole number from 1, got {self.num_candidates!r}.")
         if self.num_chosen > self.num_candidates:
             raise ValueError(
                 f"`num_return_sequences` must be at most `num_candidates`, got {self.num_chosen} of "
@@ -129,17 +130,19 @@ def expected_utilities(weights: Mapping[str, float], utility: Utility) -> dict[s
     -> expected utility of each text among candidates that are given as the `weights` of their texts, such as counts.
 
     Raises:
-        ValueError: if `utility` does not return one number for each pair.
+        ValueError: if `utility` does not return one number from 0 to 1 for each pair.
     """
     texts, total = sorted(weights), sum(weights.values())
     pairs = [(hypothesis, reference) for hypothesis in texts for reference in texts if hypothesis != reference]
     values = utility([pair[0] for pair in pairs], [pair[1] for pair in pairs]) if pairs else []
     if len(values) != len(pairs):
         raise ValueError(f"`choose_by` must return one number for each of {len(pairs)} pairs, got {len(values)}.")
+    if not all(-TOLERANCE <= value <= 1 + TOLERANCE for value in map(float, values)):
+        raise ValueError("`choose_by` must return numbers from 0 to 1.")
     sums = {text: float(weights[text]) for text in texts}
     for (hypothesis, reference), value in zip(pairs, values, strict=True):
         sums[hypothesis] += weights[reference] * float(value)
-    return {text: each / total for text, each in sums.items()}
+    return {text: min(max(each / total, SMALLEST_UTILITY), 1.0) for text, each in sums.items()}
 
 
 def utility_named(choose_by: str | Utility | None) -> Utility:

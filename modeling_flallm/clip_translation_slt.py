@@ -161,7 +161,7 @@ class ClipTranslation:
         inputs = self._text_model_inputs(encoded, spoken_language)
         is_choice = generation.get("num_candidates") is not None
         if is_choice:
-            generation = {"tokenizer": self.processor, **generation}
+            generation = {"tokenizer": self.processor.tokenizer, **generation}
         output = self._generate(inputs, return_scores, generation)
         parts = {"token_ids": output.sequences}
         if self.model.is_prompted:

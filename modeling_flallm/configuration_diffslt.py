@@ -93,11 +93,17 @@ class DiffSltConfig(SavedWithItsCalibration, DiffSltAutoencoderConfig):
         for name in ("fusion_layers", "pseudo_gloss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"`ema_decay` must be at least 0 and below 1, got {self.ema_decay}.")
+        if self.ema_decay is not None:
+            check_ema_decay(self.ema_decay)
         if self.confidence_calibration is not None:
             check_calibration(self.confidence_calibration, self.vision_config.hidden_size)
         super().__post_init__(**without_installed_pipeline(kwargs))
 
 
-__all__ = ["DiffSltConfig"]
+def check_ema_decay(decay: float) -> None:
+    """Raise a `ValueError` for one out of range."""
+    if not 0 <= decay < 1:
+        raise ValueError(f"`ema_decay` must be at least 0 and below 1, got {decay}.")
+
+
+__all__ = ["DiffSltConfig", "check_ema_decay"]

@@ -81,11 +81,15 @@ class TwoLevelConfig(ConfigOfParts):
 
 
 def _without_vocabulary(text_config: PreTrainedConfig) -> PreTrainedConfig:
-    """The text encoder reads embeddings alone: of the table of tokens one row is left."""
+    """
+    The text encoder reads embeddings alone: of the table of tokens the rows up to the padding are left, whose id also
+    shifts the positions of some models (M2M100).
+    """
     text_config = copy.deepcopy(text_config)
+    pad_token_id = text_config.pad_token_id or 0
     for name in [name for name in vars(text_config) if name.endswith("_token_id")]:
         setattr(text_config, name, None)
-    text_config.vocab_size, text_config.pad_token_id = 1, 0
+    text_config.vocab_size, text_config.pad_token_id = pad_token_id + 1, pad_token_id
     return text_config
 
 

@@ -104,6 +104,11 @@ class GuidanceFusion(nn.Module):
         first = torch.arange(guidance.mask.shape[1], device=guidance.mask.device) == 0
         return Guidance(states, torch.where(is_left_out[:, None], first.to(guidance.mask), guidance.mask))
 
+    def none_for(self, num_clips: int) -> Guidance:
+        """No guidance for any of so many clips."""
+        states = self.no_guidance.expand(num_clips, 1, -1)
+        return Guidance(states, torch.ones(states.shape[:2], dtype=torch.long, device=states.device))
+
 
 class DenoiserLayer(GradientCheckpointingLayer):
     """
@@ -126,19 +131,20 @@ class DenoiserLayer(GradientCheckpointingLayer):
         self,
         hidden: torch.Tensor,
         time: torch.Tensor,
-        guidance: Guidance,
+        guidance: torch.Tensor,
+        mask: torch.Tensor,
         attentions: list[torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """
-        `hidden` `(batch, latents, width)` and the embedding of the timestep, `time` `(batch, width)`; `attentions`
-        takes in the attention to the guidance `(batch, latents, places)`.
+        `hidden` `(batch, latents, width)`, the embedding of the timestep, `time` `(batch, width)`, and the states and
+        the mask of the guidance; `attentions` takes in the attention to it `(batch, latents, places)`.
         """
         scale_1, shift_1, scale_2, shift_2 = self.scale_and_shift(time)[:, None].chunk(4, dim=-1)
         states = self.self_norm(hidden) * (1 + scale_1) + shift_1
         hidden = hidden + self.dropout(self.self_attention(states, states, states, need_weights=False)[0])
         states = self.cross_norm(hidden)
         attended, attention = self.cross_attention(
-            states, guidance.states, guidance.states, guidance.mask == 0, need_weights=attentions is not None
+            states, guidance, guidance, mask == 0, need_weights=attentions is not None
         )
         if attentions is not None:
             attentions.append(attention)
@@ -192,7 +198,7 @@ class Denoiser(nn.Module):
             place = index - (len(self.layers) - len(self.skips))
             if place >= 0:
                 hidden = self.skips[place](torch.cat([hidden, of_first_half.pop()], dim=-1))
-            hidden = layer(hidden, time, guidance, attentions)
+            hidden = layer(hidden, time, guidance.states, guidance.mask, attentions)
             if index < len(self.skips):
                 of_first_half.append(hidden)
         return self.output(self.norm(hidden)).float()

@@ -101,6 +101,9 @@ def two_levels_of(model: PreTrainedModel, prompt_ids: torch.LongTensor | None = 
     Raises:
         ValueError: for a model that reads a prompt before the visual tokens, and none given.
     """
+    if isinstance(model.vision_model, TwoLevelEncoder):  # of DiffSLT
+        model.vision_model.freeze()
+        return model.vision_model
     if model.prompt_input_names and not model.is_prompted and prompt_ids is None:
         raise ValueError("The trained model reads a prompt before the visual tokens: pass its `prompt_ids`.")
     adapter, prompt = model.get_adapter(), None
@@ -120,7 +123,7 @@ def two_levels_of(model: PreTrainedModel, prompt_ids: torch.LongTensor | None = 
         encoder = TwoLevelEncoder(config)
     encoder.encoder, encoder.adapter = model.vision_model, adapter
     if encoder.text_encoder is not None:
-        encoder.text_encoder = _without_vocabulary(model.get_encoder())
+        encoder.text_encoder = _without_vocabulary(model.get_encoder(), encoder.config.text_config.vocab_size)
     if prompt is not None:
         encoder.prompt_embeddings = nn.Parameter(prompt)
     encoder.freeze()
@@ -131,10 +134,10 @@ def _width_of(adapter: VisualLanguageAdapter) -> int:
     return (adapter.second if isinstance(adapter.second, nn.Linear) else adapter.first).out_features
 
 
-def _without_vocabulary(text_encoder: nn.Module) -> nn.Module:
-    """A text encoder whose table of tokens, which it does not read, has one row left."""
+def _without_vocabulary(text_encoder: nn.Module, num_rows: int) -> nn.Module:
+    """A text encoder whose table of tokens, which it does not read, has few rows left."""
     embeddings = text_encoder.get_input_embeddings()
-    text_encoder.set_input_embeddings(nn.Embedding(1, embeddings.embedding_dim).to(embeddings.weight))
+    text_encoder.set_input_embeddings(nn.Embedding(num_rows, embeddings.embedding_dim).to(embeddings.weight))
     return text_encoder
 
 

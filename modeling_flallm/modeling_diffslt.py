@@ -25,7 +25,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .choice_slt import Utility
-from .configuration_diffslt import DiffSltConfig
+from .configuration_diffslt import DiffSltConfig, check_ema_decay
 from .denoiser_diffslt import STANDARD_DEVIATION, Denoiser, Guidance, GuidanceFusion
 from .encoders_slt import load_sign_encoder
 from .language_encoder_decoder_slt import (
@@ -35,15 +35,13 @@ from .language_encoder_decoder_slt import (
 )
 from .loading_slt import read_config_values
 from .losses_slt import IGNORED_LABEL, WORD_ABSENT_LOGIT, word_presence_cross_entropy
-from .modeling_diffslt_autoencoder import CompressesText, DiffSltAutoencoder, normalised
+from .modeling_diffslt_autoencoder import CompressesText, DiffSltAutoencoder
+from .sampling_diffslt import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, SamplesLatents
 from .sign_encoder_slt import SignEncoder
 from .systems import TAGS
-from .translation_model_slt import SignTranslationModel
+from .translation_model_slt import SignTranslationModel, taken
 
-NUM_INFERENCE_STEPS, GUIDANCE_SCALE = 50, 2.0  # ours; the ancestor samples in 250 steps
-LARGEST_SEED = 2**31
-EVALUATION_SEED = 0
-SCHEDULERS = {"ddim": "DDIMScheduler", "ddpm": "DDPMScheduler", "dpm++": "DPMSolverMultistepScheduler"}
+EVALUATIONS_OF_A_CLIP = 4
 
 
 @dataclass
@@ -53,7 +51,7 @@ class DiffSltOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `()`, with labels):
             Mean squared error of the velocity, a mean over the clips; of DiffSLT-P with that of the pseudo-glosses.
         velocity (`torch.FloatTensor` of shape `(batch, latents, latent size)`, with labels):
-            As predicted.
+            As predicted. In evaluation, four times the batch.
         guidance (`torch.FloatTensor` of shape `(batch, places, denoiser size)`):
             What guides the denoiser.
     """
@@ -63,7 +61,7 @@ class DiffSltOutput(ModelOutput):
     guidance: torch.FloatTensor | None = None
 
 
-class DiffSltForTranslation(CompressesText, SignTranslationModel):
+class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel):
     """
     Clip in, as many different sentences out as you ask for.
 
@@ -145,15 +143,18 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
             vision_model_name_or_path (`str` or `SignEncoder`):
                 The encoder, which `two_levels_of` makes of a trained translation model, or folder or Hub id of one.
             text_model_name_or_path (`str`): folder or Hub id of a text autoencoder, `DiffSltAutoencoder`.
-            config_values: further fields of the configuration, such as `denoiser_layers`.
+            config_values:
+                Further fields of the configuration, such as `denoiser_layers`. Those that begin with `vision_` or
+                `text_` go without that prefix to the `from_pretrained` of the part.
 
         Raises:
             ValueError: if the first has no sign encoder, the second is no text autoencoder, or one is incomplete.
         """
+        vision_options, text_options = (taken(config_values, prefix) for prefix in ("vision_", "text_"))
         vision_model = vision_model_name_or_path
         if not isinstance(vision_model, SignEncoder):
-            vision_model = load_sign_encoder(vision_model_name_or_path, cls.encoder_advice)
-        autoencoder = cls._load_autoencoder(text_model_name_or_path)
+            vision_model = load_sign_encoder(vision_model_name_or_path, cls.encoder_advice, **vision_options)
+        autoencoder = cls._load_autoencoder(text_model_name_or_path, text_options)
         of_text = ("num_latents", "latent_size", "autoencoder_layers", "autoencoder_heads", "latent_noise")
         config = cls.config_class(
             # Copies: a configuration that becomes part of another one loses its attention implementation.
@@ -174,12 +175,12 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         return model.eval()
 
     @staticmethod
-    def _load_autoencoder(name_or_path: str) -> DiffSltAutoencoder:
+    def _load_autoencoder(name_or_path: str, options: dict[str, Any]) -> DiffSltAutoencoder:
         expected = f"Expected {name_or_path!r} to hold a text autoencoder, as flallm train text-autoencoding leaves it"
-        model_type = read_config_values(name_or_path, expected, {})["model_type"]
+        model_type = read_config_values(name_or_path, expected, options)["model_type"]
         if model_type != DiffSltAutoencoder.config_class.model_type:
             raise ValueError(f"{expected}, got model type {model_type!r}.")
-        return DiffSltAutoencoder.from_pretrained(name_or_path, dtype=torch.get_default_dtype())
+        return DiffSltAutoencoder.from_pretrained(name_or_path, **{"dtype": torch.get_default_dtype(), **options})
 
     # ---------------------------------------------------------------------------------- training of parts
 
@@ -190,8 +191,21 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         self.compression.requires_grad_(False)
         self.reconstruction.requires_grad_(False)
 
+    def get_lora_settings(self) -> dict[str, Any]:
+        """
+        Raises:
+            ValueError: always; the text model does not learn with the diffusion.
+        """
+        raise ValueError("DiffSLT's denoiser is trained as a whole: low-rank adapters have no place in it.")
+
     def start_average(self, decay: float) -> None:
-        """Keep a moving average of the denoiser's weights from now on; evaluation and sampling use it."""
+        """
+        Keep a moving average of the denoiser's weights from now on; evaluation and sampling use it.
+
+        Raises:
+            ValueError: for a decay below 0, or of 1 or more.
+        """
+        check_ema_decay(decay)
         self.config.ema_decay = decay
         self.average = AveragedModel(self.denoiser, avg_fn=self._average)
         self.average.requires_grad_(False)
@@ -201,7 +215,9 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         self.average.update_parameters(self.denoiser)
 
     def keep_average(self) -> None:
-        """End of training: the averaged weights become those of the denoiser."""
+        """End of training: the averaged weights, if there are any, become those of the denoiser."""
+        if not hasattr(self, "average"):
+            return
         if self.average.n_averaged:
             self.denoiser.load_state_dict(self.average.module.state_dict())
         del self.average
@@ -210,7 +226,7 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
     def _average(self, averaged: torch.Tensor, current: torch.Tensor, num_averaged: torch.Tensor) -> torch.Tensor:
         """The decay begins low, or the first weights would count for thousands of steps (as in diffusers' EMAModel)."""
         decay = torch.clamp((1 + num_averaged) / (10 + num_averaged), max=self.config.ema_decay)
-        return torch.lerp(current, averaged, decay.to(current.dtype))
+        return torch.lerp(current.float(), averaged.float(), decay.float()).to(averaged.dtype)
 
     def _denoiser_to_use(self) -> Denoiser:
         average = getattr(self, "average", None)
@@ -250,7 +266,7 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         **kwargs: Any,
     ) -> DiffSltOutput:
         r"""
-        Denoise the latents of sentences at random timesteps. In evaluation the noise is always the same.
+        Denoise the latents of sentences: in training at a random timestep, in evaluation at four fixed ones.
 
         Args:
             pixel_values_videos (`torch.FloatTensor` of shape `(batch, frames, 3, height, width)`, *optional*):
@@ -280,7 +296,8 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
             return DiffSltOutput(guidance=guidance.states)
         with torch.no_grad():
             latents = self.compress(labels).float()
-        velocity, target = self._denoise_at_random(latents, guidance)
+        denoise = self._denoise_at_random if self.training else self._denoise_evenly
+        velocity, target = denoise(latents, guidance)
         loss = nn.functional.mse_loss(velocity, target)
         if guidance.pseudo_gloss_scores is not None:
             glosses = word_presence_cross_entropy(guidance.pseudo_gloss_scores, self._pseudo_glosses_of(labels))
@@ -289,20 +306,46 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
 
     def _denoise_at_random(self, latents: torch.Tensor, guidance: Guidance) -> tuple[torch.Tensor, torch.Tensor]:
         """The velocity, predicted and true, at random timesteps; both of the shape of the latents."""
-        device, denoiser, scheduler = latents.device, self._denoiser_to_use(), self.get_scheduler()
-        draws = None if self.training else torch.Generator(device).manual_seed(EVALUATION_SEED)
-        num_timesteps, num_clips = self.config.num_train_timesteps, len(latents)
-        timesteps = torch.randint(num_timesteps, (num_clips,), device=device, generator=draws)
-        noise = torch.randn(latents.shape, device=device, generator=draws)
-        noisy = scheduler.add_noise(latents, noise, timesteps)
-        if self.training:
-            is_left_out = torch.rand(num_clips, device=device) < self.config.guidance_dropout
-            guidance = denoiser.guidance_fusion.without(guidance, is_left_out)
-        estimate, probability = None, self.config.self_conditioning_probability
-        if probability and (not self.training or float(torch.rand(())) < probability):
+        timesteps = torch.randint(self.config.num_train_timesteps, (len(latents),), device=latents.device)
+        is_left_out = torch.rand(len(latents), device=latents.device) < self.config.guidance_dropout
+        guidance = self.denoiser.guidance_fusion.without(guidance, is_left_out)
+        reads_estimate = float(torch.rand(())) < self.config.self_conditioning_probability
+        return self._denoise_once(latents, guidance, timesteps, torch.randn_like(latents), reads_estimate)
+
+    def _denoise_evenly(self, latents: torch.Tensor, guidance: Guidance) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The velocity, predicted and true, at some timesteps that are far from each other, each with its own noise, the
+        same for all clips: a clip's loss depends neither on its batch nor on the device.
+        """
+        parts = []
+        for part in range(EVALUATIONS_OF_A_CLIP):
+            timestep = round(self.config.num_train_timesteps * (part + 0.5) / EVALUATIONS_OF_A_CLIP)
+            timesteps = torch.full((len(latents),), timestep, device=latents.device)
+            noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(part))
+            noise = noise.to(latents).expand_as(latents)
+            reads_estimate = self.config.self_conditioning_probability > 0
+            parts.append(self._denoise_once(latents, guidance, timesteps, noise, reads_estimate))
+        predicted, true = (torch.cat(each) for each in zip(*parts, strict=True))
+        return predicted, true
+
+    def _denoise_once(
+        self,
+        latents: torch.Tensor,
+        guidance: Guidance,
+        timesteps: torch.Tensor,
+        noise: torch.Tensor,
+        reads_estimate: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        denoiser, kept = self._denoiser_to_use(), self._kept_shares(timesteps)
+        noisy, velocity = (
+            kept.sqrt() * latents + (1 - kept).sqrt() * noise,
+            kept.sqrt() * noise - (1 - kept).sqrt() * latents,
+        )
+        estimate = None
+        if reads_estimate:
             with torch.no_grad():
-                estimate = self._estimate(noisy, denoiser(noisy, timesteps, guidance), timesteps, scheduler)
-        return denoiser(noisy, timesteps, guidance, estimate), scheduler.get_velocity(latents, noise, timesteps)
+                estimate = self._estimate(noisy, denoiser(noisy, timesteps, guidance), timesteps)
+        return denoiser(noisy, timesteps, guidance, estimate), velocity
 
     def _pseudo_glosses_of(self, labels: torch.Tensor) -> torch.Tensor:
         """Labels `(batch, length)` -> their numbers among the pseudo-glosses, -100 for all that are none."""
@@ -312,37 +355,6 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         return numbers[labels.clamp(min=0)].masked_fill(labels == IGNORED_LABEL, IGNORED_LABEL)
 
     # ---------------------------------------------------------------------------------- sampling
-
-    def get_scheduler(self, name: str | None = None) -> Any:
-        """
-        A scheduler of diffusers for this model's noise; `name` is one of "ddim", "ddpm" and "dpm++", by default the
-        configuration's.
-
-        Raises:
-            ValueError: for another name.
-            ImportError: without diffusers.
-        """
-        name = name or self.config.scheduler
-        if name not in SCHEDULERS:
-            raise ValueError(f"`scheduler` must be one of {', '.join(SCHEDULERS)}, got {name!r}.")
-        try:
-            import diffusers
-        except ImportError as error:
-            raise ImportError("DiffSLT needs diffusers: `pip install diffusers`.") from error
-        options = {} if name == "dpm++" else {"clip_sample": False}
-        return getattr(diffusers, SCHEDULERS[name])(
-            num_train_timesteps=self.config.num_train_timesteps,
-            beta_schedule="squaredcos_cap_v2",
-            prediction_type="v_prediction",
-            timestep_spacing="trailing",
-            **options,
-        )
-
-    @staticmethod
-    def _estimate(noisy: torch.Tensor, velocity: torch.Tensor, timesteps: torch.Tensor, scheduler: Any) -> torch.Tensor:
-        """The latents `(batch, latents, latent size)` that a predicted velocity points to, of their norm."""
-        kept = scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, None]
-        return normalised(kept.sqrt() * noisy - (1 - kept).sqrt() * velocity)
 
     def encode(
         self,
@@ -431,76 +443,23 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
             "guidance_scale": guidance_scale,
             "generation_config": generation.get("generation_config"),
         }
-        num_samples = self._whole_number("num_return_sequences", given, 1)
-        scale = self._generation_setting("guidance_scale", given)
+        num_samples = self._setting("num_return_sequences", given, 1)
         latents = self.sample_latents(
             Guidance(encoder_outputs.last_hidden_state, encoder_outputs.attention_mask),
             num_samples,
-            self._whole_number("num_inference_steps", given, NUM_INFERENCE_STEPS),
-            GUIDANCE_SCALE if scale is None else scale,
+            self._setting("num_inference_steps", given, NUM_INFERENCE_STEPS),
+            self._setting("guidance_scale", given, GUIDANCE_SCALE),
             generator,
             scheduler,
         )
+        generation["num_beams"] = self._setting("num_beams", generation, 1)
         # The text model has arguments of these names, too.
         own = {"num_return_sequences": 1, "guidance_scale": 1}
         return self.write(latents, **{**_repeated(generation, num_samples), **own})
 
-    def _whole_number(self, name: str, given: dict[str, Any], default: int) -> int:
+    def _setting(self, name: str, given: dict[str, Any], default: float) -> Any:
         value = self._generation_setting(name, given)
-        value = default if value is None else value
-        if value < 1:
-            raise ValueError(f"`{name}` must be 1 or more, got {value}.")
-        return value
-
-    @torch.no_grad()
-    def sample_latents(
-        self,
-        guidance: Guidance,
-        num_samples: int = 1,
-        num_inference_steps: int = NUM_INFERENCE_STEPS,
-        guidance_scale: float = GUIDANCE_SCALE,
-        generator: torch.Generator | None = None,
-        scheduler: str | None = None,
-    ) -> torch.Tensor:
-        """
-        Diffusion from noise to latents `(batch x samples, latents, latent size)`, those of a clip behind each other;
-        arguments as in `generate`.
-        """
-        scheduler = self.get_scheduler(scheduler)
-        scheduler.set_timesteps(num_inference_steps)
-        device, num_clips = guidance.states.device, len(guidance.states)
-        seeds = _seeds(num_samples, generator) * num_clips
-        draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-        size = (self.config.num_latents, self.config.latent_size)
-        noise = torch.stack([torch.randn(size, generator=each) for each in draws])
-        latents = noise.to(device) * scheduler.init_noise_sigma
-        guidance = Guidance(
-            guidance.states.repeat_interleave(num_samples, 0), guidance.mask.repeat_interleave(num_samples, 0)
-        )
-        return self._denoise(latents, guidance, guidance_scale, scheduler, draws)
-
-    def _denoise(
-        self,
-        latents: torch.Tensor,
-        guidance: Guidance,
-        guidance_scale: float,
-        scheduler: Any,
-        draws: list[torch.Generator],
-    ) -> torch.Tensor:
-        """The steps of the scheduler, which draws more noise from `draws`, one for each sample, if it needs any."""
-        denoiser, estimate = self._denoiser_to_use(), None
-        everywhere = torch.ones(len(latents), dtype=torch.bool, device=latents.device)
-        unguided = denoiser.guidance_fusion.without(guidance, everywhere)
-        for timestep in scheduler.timesteps:
-            timesteps = timestep.to(latents.device).expand(len(latents))
-            velocity = denoiser(latents, timesteps, guidance, estimate)
-            if guidance_scale != 1:
-                without = denoiser(latents, timesteps, unguided, estimate)
-                velocity = guidance_scale * velocity + (1 - guidance_scale) * without
-            if self.config.self_conditioning_probability:
-                estimate = self._estimate(latents, velocity, timesteps, scheduler)
-            latents = scheduler.step(velocity, timestep, latents, generator=draws).prev_sample
-        return normalised(latents)
+        return default if value is None else value
 
     @torch.no_grad()
     def replay(
@@ -508,16 +467,16 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         See `SignTranslationModel.replay`. The sentence is compressed, and written again from its latents: that gives
-        the probabilities. The attention of a word to the latents, times that of the latents to both levels of a visual
-        token at the last step of the diffusion, is its attention to the visual token (ours).
+        the probabilities, which say how clear the latents are, not how sure the clip is. The attention of a word to the
+        latents, times that of the latents without noise to both levels of a visual token, is its attention to the
+        visual token (ours).
         """
         repeats = len(sequences) // len(encoder_outputs.last_hidden_state)
         guidance = Guidance(
             encoder_outputs.last_hidden_state.repeat_interleave(repeats, 0),
             encoder_outputs.attention_mask.repeat_interleave(repeats, 0),
         )
-        words = sequences[:, 1:]
-        latents = self.compress(words.masked_fill(words == self.config.pad_token_id, IGNORED_LABEL))
+        latents = self.compress(self._labels_of(sequences))
         log_probabilities, to_latents = log_probabilities_and_attention(
             self.text_model, sequences, self.reconstruct(latents)
         )
@@ -529,13 +488,15 @@ class DiffSltForTranslation(CompressesText, SignTranslationModel):
         to_levels = torch.stack(attentions).mean(0)[..., : num_levels * num_tokens].float()
         return log_probabilities, to_latents @ to_levels.unflatten(-1, (num_tokens, num_levels)).sum(-1)
 
-
-def _seeds(num_samples: int, generator: torch.Generator | None) -> list[int]:
-    if generator is None:
-        return list(range(num_samples))
-    copied = torch.Generator(generator.device)
-    copied.set_state(generator.get_state())
-    return torch.randint(LARGEST_SEED, (num_samples,), generator=copied, device=generator.device).tolist()
+    def _labels_of(self, sequences: torch.LongTensor) -> torch.LongTensor:
+        """The labels that begin as these generated sequences `(batch, length)`, and what stands behind them as -100."""
+        words = sequences[:, 1:]
+        lengths = (words != self.config.pad_token_id).sum(1, keepdim=True)
+        places = torch.arange(words.shape[1] + 1, device=words.device)
+        labels = nn.functional.pad(words, (0, 1)).masked_fill(places >= lengths, IGNORED_LABEL)
+        starts = self.prepare_decoder_input_ids_from_labels(labels[:, :-1])[:, :1]
+        # mBART's first token, the language, is the last of the labels.
+        return torch.where((places == lengths) & (starts != sequences[:, :1]), sequences[:, :1], labels)
 
 
 def _repeated(generation: dict[str, Any], times: int) -> dict[str, Any]:

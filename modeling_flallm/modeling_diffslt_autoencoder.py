@@ -76,7 +76,8 @@ class TextCompression(nn.Module):
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         positions = sinusoids(*states.shape[1:], states.device)
-        text = self.text_norm(states) + positions.to(states.dtype)
+        text = self.text_norm(states.to(self.text_norm.weight.dtype))
+        text = text + positions.to(text.dtype)
         hidden = self.queries.expand(len(states), -1, -1)
         for layer in self.layers:
             hidden = layer(hidden, text, memory_key_padding_mask=mask == 0)
@@ -193,7 +194,7 @@ class CompressesText:
         Latents `(batch, num_latents, latent_size)`, which may have any norm -> what the text model's decoder reads, as
         many states as latents.
         """
-        states = self.reconstruction(latents)
+        states = self.reconstruction(latents).to(self.text_model.get_input_embeddings().weight.dtype)
         mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         return FLaLLMEncoderOutput(last_hidden_state=states, attention_mask=mask)
 
@@ -205,9 +206,10 @@ class CompressesText:
         """
         encoder_outputs = self.reconstruct(latents)
         given = generation.pop("generation_config", None)
-        settings = copy.deepcopy(self.generation_config if given is None else given)
-        if given is None:
-            settings.update(num_beams=1, do_sample=False)
+        settings = copy.deepcopy(self.generation_config)
+        settings.update(num_beams=1, do_sample=False)
+        if given is not None:  # what it leaves unset stays as the model has it
+            settings.update(**{name: value for name, value in given.to_dict().items() if value is not None})
         if generation.get("max_new_tokens") is not None:
             generation.setdefault("max_length", None)  # replaces the saved one; with both, transformers would warn
         others = settings.update(**generation)

@@ -130,10 +130,12 @@ class SignLanguageTranslationPipeline(
         Returns:
             For one video a dictionary with `"translation_text"` and what else was requested; for a list, tuple or
             array of videos a list of them. An iterator or data set gives an iterable that reads the videos lazily. With
-            `num_return_sequences` above 1, each dictionary becomes a list of dictionaries, best first with beams.
+            `num_return_sequences` above 1, each dictionary becomes a list of dictionaries, best first
+            with beams; the samples of DiffSLT are in no order.
 
             `"words"` lists, for each word (for each character in Chinese and Japanese; punctuation left out), a
-            dictionary with `"word"`, its `"probability"` under the model given the video and the words before it, and
+            dictionary with `"word"`, its `"probability"` under the model given the video and the words before it (of
+            DiffSLT: given the latents and the words before it, see `DiffSltForTranslation.replay`), and
             in seconds of the whole file `"peak"`, where its attention is highest, and `"start"` and `"end"`, around
             the peak, where it is at least half as high. The attention is that of the text model's decoder to the
             visual tokens at the time it writes the word, averaged over heads, layers and the tokens of the word; this

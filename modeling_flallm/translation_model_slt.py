@@ -131,7 +131,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
             ValueError: if the first has no sign encoder, or the second is not a text model that fits, and as
                 `load_whole` if one of them is incomplete.
         """
-        vision_options, text_options = (_taken(config_values, prefix) for prefix in ("vision_", "text_"))
+        vision_options, text_options = (taken(config_values, prefix) for prefix in ("vision_", "text_"))
         vision_model = vision_model_name_or_path
         if not isinstance(vision_model, SignEncoder):
             vision_model = load_sign_encoder(vision_model_name_or_path, cls.encoder_advice, **vision_options)
@@ -278,19 +278,23 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     def candidate_arguments(self, num_candidates: int, generation: dict[str, Any]) -> dict[str, Any]:
         """
         The arguments `generation` of `generate`, changed so that it writes `num_candidates` sequences for each clip:
-        the best ones of a beam search with at least so many beams, else samples.
+        samples, or the best ones of a beam search if they ask for at least so many beams. How many beams the model was
+        saved with does not matter.
 
         Raises:
             ValueError: if the arguments ask for fewer beams, or for no sampling.
         """
-        if num_candidates > (self._generation_setting("num_beams", generation) or 1):
-            if (generation.get("num_beams") or 1) > 1 or generation.get("do_sample") is False:
-                raise ValueError(
-                    f"{num_candidates} candidates need {num_candidates} beams or more, or else sampling without beams. "
-                    f"Pass `num_beams={num_candidates}`, or neither `num_beams` nor `do_sample` to sample."
-                )
-            generation = {**generation, "do_sample": True, "num_beams": 1}
-        return {**generation, "num_return_sequences": num_candidates}
+        written = {**generation, "num_return_sequences": num_candidates}
+        given = generation.get("generation_config")
+        num_beams = generation.get("num_beams") or getattr(given, "num_beams", None) or 1
+        if num_candidates == 1 or num_beams >= num_candidates:
+            return written
+        if num_beams > 1 or generation.get("do_sample") is False:
+            raise ValueError(
+                f"{num_candidates} candidates need {num_candidates} beams or more, or else sampling without beams. "
+                f"Pass `num_beams={num_candidates}`, or neither `num_beams` nor `do_sample` to sample."
+            )
+        return {**written, "do_sample": True, "num_beams": 1}
 
     def _plan_choice(
         self,
@@ -315,7 +319,8 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         choice = CandidateChoice(num_candidates, num_chosen, utility_named(choose_by), tokenizer)
         if not self.writes_by_beams(written):
             return {**written, **with_tokenizer}, choice
-        choice = dataclasses.replace(choice, length_penalty=self._generation_setting("length_penalty", written) or 1.0)
+        length_penalty = self._generation_setting("length_penalty", written)
+        choice = dataclasses.replace(choice, length_penalty=1.0 if length_penalty is None else length_penalty)
         wants_output = self._generation_setting("return_dict_in_generate", generation)
         written |= {"return_dict_in_generate": True, "output_scores": True}
         return {
@@ -397,7 +402,7 @@ def read_text_model_type(name_or_path: str, kind: str, options: dict[str, Any]) 
     return read_config_values(name_or_path, f"Expected {name_or_path!r} to be {kind}", options)["model_type"]
 
 
-def _taken(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+def taken(values: dict[str, Any], prefix: str) -> dict[str, Any]:
     """Remove the entries of `values` that begin with `prefix`, and return them without the prefix."""
     names = [name for name in values if name.startswith(prefix)]
     return {name.removeprefix(prefix): values.pop(name) for name in names}

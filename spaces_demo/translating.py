@@ -317,6 +317,22 @@ def _answers(
     num_beams = pipeline.model.generation_config.num_beams or 1
     count = min(1 + MOST_ALTERNATIVES, num_beams) if num_translations == 1 else num_translations
     # Models that older versions pushed do not say it: they all need beams.
-    beams = {} if getattr(pipeline.model, "draws_samples", False) else {"num_beams": max(num_beams, count)}
+    draws_samples = getattr(pipeline.model, "draws_samples", False)
+    beams = {} if draws_samples else {"num_beams": max(num_beams, count)}
     answers = pipeline(clip, num_return_sequences=count, **beams, **evidence)
-    return answers if isinstance(answers, list) else [answers]
+    answers = answers if isinstance(answers, list) else [answers]
+    return _most_frequent_first(answers) if draws_samples else answers
+
+
+def _most_frequent_first(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Samples come in no order. Those with the same sentence get the mean of their scores: it is about the sentence."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for sample in samples:
+        groups.setdefault(sample["translation_text"], []).append(sample)
+    for same in groups.values():
+        for name in {"score", "confidence"} & same[0].keys():
+            mean = sum(sample[name] for sample in same) / len(same)
+            for sample in same:
+                sample[name] = mean
+    ordered = sorted(groups.values(), key=lambda same: (-len(same), -same[0].get("score", 0.0)))
+    return [sample for same in ordered for sample in same]

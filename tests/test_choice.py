@@ -155,7 +155,7 @@ def test_arguments_that_mean_nothing():
         ({"choose_by": "chrf"}, "`choose_by` chooses among candidates: pass `num_candidates`, how many to write."),
         ({"num_candidates": 8, "num_beams": 4, "tokenizer": tokenizer}, few_beams),
         ({"num_candidates": 8, "do_sample": False, "tokenizer": tokenizer}, few_beams),
-        ({"num_candidates": 0, "tokenizer": tokenizer}, "`num_candidates` must be at least 1, got 0."),
+        ({"num_candidates": 0, "tokenizer": tokenizer}, "`num_candidates` must be a whole number from 1, got 0."),
         (
             {"num_candidates": 2},
             "`num_candidates` compares candidates as texts: pass `tokenizer`, the model's tokenizer or processor.",

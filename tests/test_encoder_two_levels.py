@@ -1,10 +1,12 @@
 """The sign encoder with two levels of visual features: it sees what the trained model saw, in any system."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from tiny_models import (
+    TEXT_MODELS,
     every_text_model,
     random_batch,
     random_pose_batch,
@@ -70,7 +72,11 @@ def test_a_model_with_a_prompt_must_be_given_it():
         two_levels_of(tiny_uni_sign())
 
 
-@pytest.mark.parametrize("make", [tiny_model, tiny_llava_slt], ids=["text encoder", "connector"])
+@pytest.mark.parametrize(
+    "make",
+    [tiny_llava_slt, *(partial(tiny_model, text) for text in TEXT_MODELS)],
+    ids=["connector", *TEXT_MODELS],
+)
 def test_saved_and_loaded_it_is_the_same_and_as_small(make, tmp_path):
     encoder = two_levels_of(make())
     encoder.save_pretrained(tmp_path)
@@ -122,5 +128,5 @@ def test_mistakes_in_the_configuration(values, message):
 
 def test_the_configuration_keeps_no_vocabulary():
     config = TwoLevelConfig(encoder_config=tiny_vision_config(), text_config=tiny_text_config("mbart"))
-    assert config.text_config.vocab_size == 1 and config.hidden_size == 24 + 32
+    assert config.text_config.vocab_size == 2 and config.hidden_size == 24 + 32  # the padding is row 1
     assert TwoLevelConfig(**config.to_dict()).to_dict() == config.to_dict()

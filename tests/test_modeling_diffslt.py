@@ -5,15 +5,17 @@ import sys
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from test_pipeline import word_tokenizer
 from tiny_models import error_texts, random_batch, state_of, tiny_diffslt, tiny_llava_slt, video_of
 from torch.testing import assert_close
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
 from modeling_flallm import DiffSltConfig
 from modeling_flallm.denoiser_diffslt import Guidance
-from modeling_flallm.modeling_diffslt import SCHEDULERS
+from modeling_flallm.encoder_two_levels_slt import two_levels_of
 from modeling_flallm.modeling_diffslt_autoencoder import normalised
+from modeling_flallm.sampling_diffslt import SCHEDULERS
 
 LENGTHS = [12, 9, 16]
 WRITING = {"max_new_tokens": 6, "num_return_sequences": 3}
@@ -116,6 +118,19 @@ def test_steps_and_guidance_are_read_from_the_generation_configuration():
     assert len(calls) == 2 * 3 + 4 + 5
 
 
+def test_the_sentence_is_written_as_the_generation_configurations_say(monkeypatch):
+    model, batch = tiny_diffslt(), video_of(random_batch(LENGTHS))
+    model.generation_config.num_beams, model.generation_config.forced_bos_token_id = 4, 20
+    given, write = [], model.text_model.generate
+    monkeypatch.setattr(
+        model.text_model, "generate", lambda **how: given.append(how["generation_config"]) or write(**how)
+    )
+    first = model.generate(**batch, max_new_tokens=3)
+    other = model.generate(**batch, generation_config=GenerationConfig(max_new_tokens=3, num_beams=2))
+    assert [each.num_beams for each in given] == [4, 2] and (first[:, 1] == 20).all() and (other[:, 1] == 20).all()
+    assert [each.guidance_scale for each in given] == [1, 1]
+
+
 def test_it_chooses_among_its_samples():
     model, batch = unlike_each_other(tiny_diffslt()), video_of(random_batch(LENGTHS))
     candidates = model.generate(**batch, **WRITING)
@@ -131,8 +146,16 @@ def test_it_chooses_among_its_samples():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_inference_steps": 0}, "`num_inference_steps` must be 1 or more, got 0."),
-        ({"num_return_sequences": 0}, "`num_return_sequences` must be 1 or more, got 0."),
+        ({"num_inference_steps": 0}, "`num_inference_steps` must be a whole number from 1 to 1000, got 0."),
+        ({"num_inference_steps": 1001}, "`num_inference_steps` must be a whole number from 1 to 1000, got 1001."),
+        ({"num_inference_steps": 2.5}, "`num_inference_steps` must be a whole number from 1 to 1000, got 2.5."),
+        ({"num_return_sequences": 0}, "`num_return_sequences` must be a whole number from 1, got 0."),
+        ({"guidance_scale": float("nan")}, "`guidance_scale` must be a number from 0, got nan."),
+        ({"guidance_scale": -1.0}, "`guidance_scale` must be a number from 0, got -1.0."),
+        (
+            {"generator": [torch.Generator()]},
+            "`generator` must be one torch.Generator, which gives the seeds of all samples, got list.",
+        ),
         ({"scheduler": "euler"}, "`scheduler` must be one of ddim, ddpm, dpm++, got 'euler'."),
     ],
 )
@@ -170,13 +193,97 @@ def test_a_replay_says_what_each_word_was_read_from():
 # ------------------------------------------------------------------------------------------ training
 
 
-def test_the_true_velocity_points_to_the_latents():
-    model = tiny_diffslt()
-    scheduler, latents = model.get_scheduler(), torch.nn.functional.normalize(torch.randn(3, 4, 8), dim=-1) * 8**0.5
-    noise, timesteps = torch.randn(3, 4, 8), torch.tensor([3, 500, 950])
-    noisy = scheduler.add_noise(latents, noise, timesteps)
-    velocity = scheduler.get_velocity(latents, noise, timesteps)
-    assert_close(model._estimate(noisy, velocity, timesteps, scheduler), latents, atol=1e-4, rtol=1e-4)
+def test_noise_and_velocity_are_those_of_diffusers(monkeypatch):
+    model, scheduler = tiny_diffslt(), DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    latents, noise, timesteps = normalised(torch.randn(3, 4, 8)), torch.randn(3, 4, 8), torch.tensor([3, 500, 950])
+    read = []
+    monkeypatch.setattr(model.denoiser, "forward", lambda noisy, *_: read.append(noisy) or noisy)
+    _, velocity = model._denoise_once(latents, None, timesteps, noise, reads_estimate=False)
+    assert_close(read[0], scheduler.add_noise(latents, noise, timesteps))
+    assert_close(velocity, scheduler.get_velocity(latents, noise, timesteps))
+    assert_close(model._estimate(read[0], velocity, timesteps), latents, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("num_steps", [1, 7, 103, 600, 1000])
+def test_true_velocities_lead_to_the_latents_in_any_number_of_steps(scheduler, num_steps, monkeypatch):
+    """Of them the denoiser sees every timestep once, the first one without anything left of the latents."""
+    model, latents, seen = tiny_diffslt(self_conditioning_probability=0.0), normalised(torch.randn(2, 4, 8)), []
+
+    def true_velocity(noisy, timesteps, *_):
+        kept = model._kept_shares(timesteps)
+        seen.append(int(timesteps[0]))
+        noise = (noisy - kept.sqrt() * latents) / (1 - kept).sqrt()
+        return kept.sqrt() * noise - (1 - kept).sqrt() * latents
+
+    monkeypatch.setattr(model.denoiser, "forward", true_velocity)
+    guidance = Guidance(torch.zeros(2, 1, 16), torch.ones(2, 1))
+    sampled = model.sample_latents(guidance, 1, num_steps, guidance_scale=1.0, scheduler=scheduler)
+    assert_close(sampled, latents, atol=0.02, rtol=0.02)
+    assert seen == sorted(set(seen), reverse=True) and len(seen) == num_steps and seen[0] == 999 and seen[-1] >= 0
+
+
+def test_ddim_is_that_of_diffusers_where_that_one_keeps_track(monkeypatch):
+    model, clip = tiny_diffslt(), video_of(random_batch(LENGTHS))
+    encoded = model.encode(**clip)
+    guidance = Guidance(encoded.last_hidden_state, encoded.attention_mask)
+    ours = model.sample_latents(guidance, 1, 20)
+    theirs = DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False,
+        timestep_spacing="trailing", set_alpha_to_one=True,
+    )  # fmt: skip
+    theirs.set_timesteps(20)
+    monkeypatch.setattr(theirs, "set_timesteps", lambda timesteps: None)
+    monkeypatch.setattr(model, "get_scheduler", lambda name=None: theirs)
+    assert_close(model.sample_latents(guidance, 1, 20), ours, atol=1e-3, rtol=1e-3)
+
+
+def test_everything_that_the_denoiser_is_given_changes_what_it_says():
+    model, clip = tiny_diffslt(), video_of(random_batch(LENGTHS))
+    denoiser, tokens = model.denoiser, model.vision_model(**clip)
+    hidden, mask = tokens.last_hidden_state, tokens.attention_mask
+    noisy, timesteps, estimate = torch.randn(3, 4, 8), torch.full((3,), 500), torch.randn(3, 4, 8)
+    first = model.vision_model.config.level_sizes[0]
+
+    def said(noisy=noisy, timesteps=timesteps, estimate=None, hidden=hidden):
+        return denoiser(noisy, timesteps, denoiser.guidance_fusion(hidden, mask), estimate)
+
+    plain = said()
+    others = {
+        "noisy latents": said(noisy=noisy.flip(0)),
+        "timestep": said(timesteps=timesteps + 200),
+        "estimate": said(estimate=estimate),
+        "first level": said(hidden=torch.cat([hidden[..., :first].flip(0), hidden[..., first:]], dim=-1)),
+        "second level": said(hidden=torch.cat([hidden[..., :first], hidden[..., first:].flip(0)], dim=-1)),
+        "order in time": said(hidden=hidden.flip(1) * mask[..., None]),
+    }
+    for name, other in others.items():
+        assert (plain - other).abs().max() > 1e-3, name
+    skips = [parameter.clone() for parameter in denoiser.skips.parameters()]
+    with torch.no_grad():
+        denoiser.skips[0].weight[:, 16:] = 0  # what comes from the first half
+    assert (said() - plain).abs().max() > 1e-3 and len(skips) == 2
+
+
+def test_clips_whose_guidance_is_left_out_are_trained_without_it():
+    batch = random_batch(LENGTHS)
+    for share, differs in ((1.0, False), (0.0, True)):
+        model = tiny_diffslt(guidance_dropout=share, denoiser_dropout=0.0, self_conditioning_probability=0.0)
+        model.train()
+        model.vision_model.eval()
+        losses = []
+        for clips in (batch, {**batch, "pixel_values_videos": batch["pixel_values_videos"].flip(0)}):
+            torch.manual_seed(1)
+            losses.append(model(**clips).loss)
+        assert (abs(losses[0] - losses[1]) > 1e-4) == differs
+
+
+def test_training_reads_its_own_estimate_in_the_given_share_of_the_steps():
+    for probability, num_calls in ((0.0, 1), (1.0, 2)):
+        model, calls = tiny_diffslt(self_conditioning_probability=probability).train(), []
+        model.denoiser.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        model(**random_batch(LENGTHS))
+        assert len(calls) == num_calls
 
 
 def test_only_the_denoiser_is_trained():
@@ -191,11 +298,19 @@ def test_only_the_denoiser_is_trained():
     assert not model.text_model.training and not model.vision_model.training and model.denoiser.training
 
 
-def test_the_loss_of_an_evaluation_is_always_the_same():
+def test_the_loss_of_an_evaluation_is_that_of_its_clips():
     model, batch = tiny_diffslt(), random_batch(LENGTHS)
-    assert model(**batch).loss == model(**batch).loss
+    losses = [model(**one_clip(video_of(batch), row), labels=batch["labels"][row : row + 1]).loss for row in range(3)]
+    assert_close(model(**batch).loss, torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
     model.train()
     assert model(**batch).loss != model(**batch).loss
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_trains(scheduler):
+    model = tiny_diffslt(scheduler=scheduler).train()
+    model(**random_batch(LENGTHS)).loss.backward()
+    assert model.denoiser.output.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.slow
@@ -238,11 +353,46 @@ def test_mistakes_in_training():
         model(labels=batch["labels"])
 
 
+def test_a_model_of_its_own_kind_may_guide():
+    first = tiny_diffslt()
+    visual_side = first.vision_model
+    assert two_levels_of(first) is visual_side and visual_side.frozen
+
+
+def test_the_sentence_that_is_replayed_is_compressed_as_in_training():
+    """mBART's labels end with the language, which its decoder reads first; others only shift."""
+    labels = torch.tensor([[7, 9, 3, 20], [8, 3, 20, -100]])
+    model = tiny_diffslt("mbart")
+    generated = torch.tensor([[20, 7, 9, 3], [20, 8, 3, 1]])
+    assert torch.equal(model._labels_of(generated), labels)
+    labels = torch.tensor([[7, 9, 3], [8, 3, -100]])
+    model = tiny_diffslt("t5")
+    generated = torch.tensor([[2, 7, 9, 3], [2, 8, 3, 1]])
+    assert torch.equal(model._labels_of(generated)[:, :3], labels)
+    assert (model._labels_of(generated)[:, 3:] == -100).all()
+
+
+def test_low_rank_adapters_are_refused():
+    with error_texts("DiffSLT's denoiser is trained as a whole: low-rank adapters have no place in it."):
+        tiny_diffslt().get_lora_settings()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_parts_may_have_different_dtypes(dtype):
+    model = tiny_diffslt()
+    model.text_model.to(dtype)
+    batch = random_batch(LENGTHS)
+    assert model(**batch).loss.isfinite() and len(model.generate(**video_of(batch), max_new_tokens=3)) == 3
+
+
 # ------------------------------------------------------------------------------------------ average
 
 
 def test_the_average_follows_the_weights_and_is_what_evaluation_uses():
     model, batch = tiny_diffslt(), random_batch(LENGTHS)
+    model.keep_average()  # without one it does nothing
+    with error_texts("`ema_decay` must be at least 0 and below 1, got 1.5."):
+        model.start_average(1.5)
     model.start_average(0.5)
     weight = model.denoiser.input.weight
     values, expected = [], None

@@ -43,7 +43,7 @@ def asked_for(num_beams: int | None, num_translations: int, **attributes) -> dic
 
     def call(clip: dict, **arguments) -> list[dict]:
         asked.update(arguments)
-        return [{}] * arguments["num_return_sequences"]
+        return [{"translation_text": ""} for _ in range(arguments["num_return_sequences"])]
 
     call.model = SimpleNamespace(generation_config=SimpleNamespace(num_beams=num_beams), **attributes)
     assert len(_answers(call, {}, num_translations, {"return_scores": True})) == asked["num_return_sequences"]
@@ -69,6 +69,23 @@ def test_there_are_at_least_as_many_beams_as_translations(num_beams, num_transla
 
 def test_a_model_that_draws_samples_keeps_its_beams():
     assert asked_for(1, 4, draws_samples=True) == {"num_return_sequences": 4}
+
+
+def test_the_sentence_that_most_samples_agree_on_comes_first_with_the_mean_of_their_confidence():
+    samples = [measured("snow", 0.9), measured("rain", 0.2), measured("rain", 0.6), measured("wind", 0.1)]
+    for each, score in zip(samples, (-0.1, -0.4, -0.2, -0.9), strict=True):
+        each["score"] = score
+
+    def call(clip: dict, **arguments) -> list[dict]:
+        return [dict(each) for each in samples]
+
+    call.model = SimpleNamespace(generation_config=SimpleNamespace(num_beams=1), draws_samples=True)
+    answers = _answers(call, {}, 4, {})
+    assert [each["translation_text"] for each in answers] == ["rain", "rain", "snow", "wind"]
+    assert [each["confidence"] for each in answers] == pytest.approx([0.4, 0.4, 0.9, 0.1])
+    assert [each["score"] for each in answers] == pytest.approx([-0.3, -0.3, -0.1, -0.9])
+    call.model.draws_samples = False
+    assert _answers(call, {}, 4, {}) == samples
 
 
 # What the page shows

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+SCHEDULERS = ("ddim", "ddpm", "dpm++")
+NUM_TRAIN_TIMESTEPS = 1000
+
 
 @dataclass
 class TextAutoencodingArguments:
@@ -69,12 +72,14 @@ class LatentDiffusionArguments:
     )
     num_pseudo_glosses: int = field(
         default=0,
-        metadata={"help": "DiffSLT-P: predict words from the clip, and guide by so many of them, too; 0 is off."},
+        metadata={
+            "help": "DiffSLT-P: predict tokens of the sentence from the clip, and guide by so many of them; 0 is off."
+        },
     )
     pseudo_gloss_weight: float = field(default=1.0, metadata={"help": "Weight of the loss of this prediction."})
     largest_pseudo_gloss_share: float = field(
         default=0.2,
-        metadata={"help": "Words in a larger share of the training sentences are no pseudo-glosses: they mean little."},
+        metadata={"help": "Tokens in a larger share of the training sentences are no pseudo-glosses."},
     )
     scheduler: str = field(default="ddim", metadata={"help": "How the saved model samples: ddim, ddpm or dpm++."})
     num_inference_steps: int = field(default=50, metadata={"help": "Default sampling steps of the saved model."})
@@ -92,6 +97,12 @@ class LatentDiffusionArguments:
         ):
             if getattr(self, name) is None:
                 raise ValueError(f"`--{name}` is required: {what}.")
+        if self.scheduler not in SCHEDULERS:
+            raise ValueError(f"`--scheduler` must be one of {', '.join(SCHEDULERS)}, got {self.scheduler!r}.")
+        if not 1 <= self.num_inference_steps <= NUM_TRAIN_TIMESTEPS:
+            raise ValueError(
+                f"`--num_inference_steps` must be from 1 to {NUM_TRAIN_TIMESTEPS}, got {self.num_inference_steps}."
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`--ema_decay` must be at least 0 and below 1, got {self.ema_decay}.")
         if self.num_pseudo_glosses < 0:

@@ -41,8 +41,8 @@ class GenerationArguments:
     num_candidates: int | None = field(
         default=None,
         metadata={
-            "help": "Write so many translations of each clip, and take the one that agrees best with all of them. They "
-            "are sampled, unless there are as many --num_beams."
+            "help": "Sample so many translations of each clip, and take the one that agrees best with all of them. "
+            "With as many --num_beams they are the best beams, and the first is taken."
         },
     )
     choose_by: str | None = field(
@@ -52,7 +52,10 @@ class GenerationArguments:
             "text encoder, by folder or Hub id."
         },
     )
-    seed: int = field(default=42, metadata={"help": "Seed of the samples of --num_candidates."})
+    seed: int | None = field(
+        default=None,
+        metadata={"help": "Seed of samples. Default: 42; a diffusion takes the same noise for every clip."},
+    )
     generation_max_length: int | None = field(
         default=None, metadata={"help": "Longest sentence, in tokens. Default: as the model was saved."}
     )

@@ -8,8 +8,9 @@ are saved as they come: after an interruption, run the same command again to res
 scores also go into the model card of a local folder. Under `torchrun` the clips are shared among the processes, and the
 scores are computed once over all of them.
 
-With `--num_candidates 20`, 20 translations of each clip are written, and the one that agrees best with all of them is
+With `--num_candidates 20`, 20 translations of each clip are sampled, and the one that agrees best with all of them is
 scored. `choice` in scores.json compares it with the first and with the best of them, `diversity` tells how they differ.
+With as many `--num_beams`, they are the best beams, and the first is scored.
 """
 
 import sys
@@ -76,6 +77,7 @@ def evaluate_model(
     kept: UnfinishedPredictions,
     num_candidates: int | None = None,
     choose_by: str | None = None,
+    seed: int | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     -> scores as returned by `translation_scores`, for glosses also those of `recognition_scores`, for clips whose
@@ -96,10 +98,15 @@ def evaluate_model(
     kept.check_clips([{**clip, "reference": reference} for clip, reference in names])
     utility = utility_of_flag(choose_by, run.device)  # an encoder that does not exist is to be told before the work
     trainer = _build_trainer(model, processor, run)
-    how = _writing_of_candidates(trainer, num_candidates)
+    how = _writing(trainer, num_candidates, seed)
+    is_chosen = num_candidates is not None and not model.writes_by_beams(how)
+    if choose_by is not None and not is_chosen:
+        raise ValueError(
+            "--choose_by chooses among samples: of as many beams as candidates the best beam is scored. Leave out "
+            "--num_beams to sample, or --choose_by."
+        )
     rows = _translate(trainer, dataset, _names_of_clips(split), kept, how)
     candidates = [row["candidates"] for row in rows] if num_candidates is not None else None
-    is_chosen = candidates is not None and not model.writes_by_beams(how)
     if candidates is not None:
         texts = best_texts(candidates, utility) if is_chosen else [each[0] for each in candidates]
         rows = [row | {"prediction": text} for row, text in zip(rows, texts, strict=True)]
@@ -131,15 +138,14 @@ def _build_trainer(model: PreTrainedModel, processor: FLaLLMProcessor, run: Eval
     return trainer
 
 
-def _writing_of_candidates(trainer: ClipTrainer, num_candidates: int | None) -> dict[str, Any]:
-    """The arguments of `generate` with which it writes the candidates; none without."""
+def _writing(trainer: ClipTrainer, num_candidates: int | None, seed: int | None) -> dict[str, Any]:
+    """The arguments of `generate`: those with which it writes candidates, and those of a diffusion with a seed."""
+    model, num_beams = trainer.model, trainer.args.generation_num_beams
+    # The seeds of a diffusion are arguments, whatever torch draws.
+    seeds = {"generator": torch.Generator().manual_seed(seed)} if model.draws_samples and seed is not None else {}
     if num_candidates is None:
-        return {}
-    num_beams = trainer.args.generation_num_beams
-    how = trainer.model.candidate_arguments(num_candidates, {} if num_beams is None else {"num_beams": num_beams})
-    if trainer.model.draws_samples:  # its seeds are arguments, whatever torch draws
-        how["generator"] = torch.Generator().manual_seed(trainer.args.seed)
-    return how
+        return seeds
+    return seeds | model.candidate_arguments(num_candidates, {} if num_beams is None else {"num_beams": num_beams})
 
 
 def _translate(
@@ -219,7 +225,7 @@ def run_arguments(output_dir: str, generation: GenerationArguments) -> Evaluatio
         generation_num_beams=generation.num_beams,
         generation_max_length=generation.generation_max_length,
         generation_config=generation.generation_config,
-        seed=generation.seed,
+        seed=EvaluationRunArguments.seed if generation.seed is None else generation.seed,
         dataloader_num_workers=generation.num_workers,
         num_threads=generation.num_threads,
         use_cpu=generation.device == "cpu",
@@ -235,7 +241,8 @@ def _settings(
     values = {**vars(evaluation), **vars(data), **vars(generation)}
     names = ("model", "dataset", "split", "max_clips", "text_column", "spoken_language")
     of_generation = ("dtype", "quantization", "num_beams", "generation_max_length", "generation_config")
-    of_samples = ("num_candidates", "seed") if generation.num_candidates is not None else ()
+    draws = generation.num_candidates is not None or generation.seed is not None
+    of_samples = ("num_candidates", "seed") if draws else ()
     weights = sorted(Path(evaluation.model).glob("*.safetensors"))
     return {
         **{name: values[name] for name in (*names, *of_generation, *of_samples)},
@@ -259,7 +266,7 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
         read_run(model_folder)  # a folder without a record is to be told before the work
     start_run(run, DTYPES[generation.dtype])
     model, processor = load_to_translate(evaluation.model, run.device, generation.dtype, generation.quantization)
-    how = (generation.num_candidates, generation.choose_by)
+    how = (generation.num_candidates, generation.choose_by, generation.seed)
     scores, rows = evaluate_model(model, processor, evaluation, data, run, kept, *how)
     if run.process_index == 0:
         write_results(Path(run.output_dir), scores, rows)

@@ -16,6 +16,7 @@ TITLE_OF_CHOICE = {
     "mbr": "chosen (scored above)",
     "oracle": "oracle (knows the reference; no score of the model)",
 }
+TITLE_WITHOUT_CHOICE = {"single": "best beam (scored above)"}
 TITLE_OF_DIVERSITY = {
     "self_bleu": "self-BLEU",
     "distinct_1": "distinct-1",
@@ -46,11 +47,17 @@ def best_texts(candidates_of_clips: Sequence[Sequence[str]], utility: Utility) -
 
 
 def oracle_texts(
-    candidates_of_clips: Sequence[Sequence[str]], references: Sequence[str], language: str | None = None
+    candidates_of_clips: Sequence[Sequence[str]],
+    references: Sequence[str],
+    language: str | None = None,
+    lowercase: bool = False,
 ) -> list[str]:
     """Return the candidate of each clip with the highest sentence BLEU-4, of several with the same the one with the
     highest chrF. Nobody can choose so without the reference: its scores say what the candidates hold."""
-    metrics = [BLEU(effective_order=True, tokenize=resolve_tokenizer(None, language), force=True), CHRF()]
+    metrics = [
+        BLEU(lowercase=lowercase, effective_order=True, tokenize=resolve_tokenizer(None, language), force=True),
+        CHRF(lowercase=lowercase),
+    ]
 
     def closest(candidates: Sequence[str], reference: str) -> str:
         scores = [
@@ -73,7 +80,9 @@ def choice_scores(
     texts = {
         "single": [candidates[0] for candidates in candidates_of_clips],
         **({} if chosen is None else {"mbr": chosen}),
-        "oracle": oracle_texts(candidates_of_clips, references, options.get("language")),
+        "oracle": oracle_texts(
+            candidates_of_clips, references, options.get("language"), options.get("lowercase", False)
+        ),
     }
     scores = {
         name: translation_scores(each, references, **{**options, "num_resamples": 0}) for name, each in texts.items()
@@ -84,7 +93,8 @@ def choice_scores(
 def format_choice(scores: dict[str, Any]) -> str:
     """Return the `choice` and the `diversity` of an evaluation as two tables."""
     width = max(map(len, TITLE_OF_CHOICE.values()))
-    rows = [(title, scores["choice"][name]) for name, title in TITLE_OF_CHOICE.items() if name in scores["choice"]]
+    titles = TITLE_OF_CHOICE if "mbr" in scores["choice"] else {**TITLE_OF_CHOICE, **TITLE_WITHOUT_CHOICE}
+    rows = [(title, scores["choice"][name]) for name, title in titles.items() if name in scores["choice"]]
     lines = [f"{'candidates':<{width}}  BLEU-4    chrF"]
     lines += [f"{title:<{width}}  {values['bleu4']:>6.2f}  {values['chrf']:>6.2f}" for title, values in rows]
     diversity = [

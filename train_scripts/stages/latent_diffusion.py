@@ -33,7 +33,7 @@ from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..clips.splits import load_training_split
 from ..runs.damaged_models import reading_model
 from ..runs.generation_defaults import set_generation_defaults
-from ..runs.tokenizers import load_tokenizer
+from ..runs.tokenizers import open_tokenizer
 from ..runs.trained_models import load_trained
 from ..runs.training import run_training
 
@@ -74,7 +74,7 @@ def build_model(
         prompt_ids = of_trained(num_visual_tokens=[1])["prompt_ids"][0]
     modality = of_trained.modality
     modality.change_part(video.given(), trained.vision_model.config)
-    tokenizer = load_tokenizer(arguments.text_model_name_or_path, arguments.target_language)
+    tokenizer = open_tokenizer(arguments.text_model_name_or_path)
     glosses = []
     if arguments.num_pseudo_glosses:
         glosses = pseudo_glosses_of(sentences, tokenizer, arguments.largest_pseudo_gloss_share)
@@ -100,6 +100,7 @@ def build_model(
             num_pseudo_glosses=arguments.num_pseudo_glosses or DiffSltForTranslation.config_class.num_pseudo_glosses,
             pseudo_gloss_weight=arguments.pseudo_gloss_weight,
         )
+    model.get_scheduler()  # without diffusers, before the clips are encoded
     model.freeze_pretrained_parts()
     set_generation_defaults(model, tokenizer, arguments.num_beams)
     model.generation_config.num_inference_steps = arguments.num_inference_steps
