@@ -189,9 +189,8 @@ def _translate(
 
 def _texts_of(processor: FLaLLMProcessor, token_ids: np.ndarray, num_candidates: int | None) -> dict[str, Any]:
     """The texts of one clip, from its `token_ids` `(length,)` or, of several candidates, `(length, candidates)`."""
-    if num_candidates is None:
-        return {"prediction": processor.decode(token_ids)}
-    return {"candidates": processor.batch_decode(token_ids.reshape(len(token_ids), num_candidates).T)}
+    texts = processor.batch_decode(token_ids.reshape(len(token_ids), num_candidates or 1).T)
+    return {"prediction": texts[0]} if num_candidates is None else {"candidates": texts}
 
 
 def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
