@@ -125,8 +125,10 @@ def build_blind(*_: Any) -> tuple[Any, Any]:
 
 
 def build_seeing(*_: Any) -> tuple[Any, Any]:
-    """A different sentence for each clip."""
-    return load(trained_model())
+    """Different sentences, also after some steps: the statistics of batch norm stay as they are."""
+    model, processor = load(trained_model())
+    model.freeze_visual_encoder()
+    return model, processor
 
 
 def command(folder: Path, **values: Any) -> list[str]:

@@ -8,6 +8,7 @@ import torch
 from random_inputs import built_once
 from safetensors.torch import load_file
 from tiny_corpus import FOLDER, RUN, corpus, error_of, flags, language_model, trained_model
+from torch.testing import assert_close
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 from without_our_packages import run_without_our_packages
 
@@ -100,15 +101,23 @@ def test_its_card_and_files():
 
 
 @pytest.mark.slow
-def test_it_is_evaluated_with_seeds_of_its_own(tmp_path, capsys):
+def test_it_is_evaluated_with_seeds_of_its_own(tmp_path, monkeypatch):
     values = {"model": diffslt(), "dataset": corpus(), "split": "test", "num_candidates": 3, "disable_tqdm": True}
-    found = {}
-    for name, more in {"first": {}, "again": {"batch_size": 1}, "other": {"seed": 7}}.items():
-        scores, rows = evaluate_model.run_evaluation(flags(output_dir=tmp_path / name, **values, **more))
+    drawn, sample, rows = [], DiffSltForTranslation.sample_latents, {}
+    monkeypatch.setattr(
+        DiffSltForTranslation, "sample_latents", lambda *given: drawn.append(sample(*given)) or drawn[-1]
+    )
+    latents = {}
+    for name, more in {"first": {}, "again": {"batch_size": 1}, "seed": {"seed": 7}}.items():
+        scores, rows[name] = evaluate_model.run_evaluation(flags(output_dir=tmp_path / name, **values, **more))
         assert scores["choice"]["num_candidates"] == 3 and "self_bleu" in scores["diversity"]
-        found[name] = [row["candidates"] for row in rows]
-    assert all(len(each) == 3 for each in found["first"])
-    assert found["first"] == found["again"] != found["other"]
+        latents[name] = torch.cat(drawn)
+        drawn.clear()
+    assert rows["first"] == rows["again"] and all(len(row["candidates"]) == 3 for row in rows["first"])
+    assert_close(latents["first"], latents["again"], atol=1e-4, rtol=1e-4)
+    assert (latents["first"] - latents["seed"]).abs().max() > 0.1
+    evaluate_model.run_evaluation(flags(output_dir=tmp_path / "plain", **values | {"num_candidates": 1}, seed=7))
+    assert_close(torch.cat(drawn), latents["seed"][::3], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
