@@ -113,8 +113,7 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
         self.main_input_name = self.vision_model.main_input_name
         self.post_init()
         if self.config.ema_decay is not None:
-            self.average = AveragedModel(self.denoiser, avg_fn=self._average)
-            self.average.requires_grad_(False)
+            self.start_average(self.config.ema_decay)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
