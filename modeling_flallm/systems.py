@@ -97,6 +97,7 @@ class System:
         quickstart_stages: those that its quickstart has presets for; () for all.
         note: paragraph of the model card on how much of the paper is known.
         tags: on the Hub, besides `TAGS`.
+        packages: that its translation models need, besides those that all need.
     """
 
     model_type: str
@@ -118,6 +119,7 @@ class System:
     quickstart_stages: tuple[str, ...] = ()
     note: str = ""
     tags: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
 
     @property
     def hub_tags(self) -> tuple[str, ...]:
@@ -465,6 +467,7 @@ DIFFSLT = System(
     "Autoencoder\nand diffusion follow latent diffusion for language; where that gives no number or layer, and in the "
     "fusion of the\nguidance, they are the makers' own.",
     tags=("diffslt",),
+    packages=("diffusers",),
 )
 SYSTEMS = {system.model_type: system for system in (FLALLM, LLAVA_SLT, UNI_SIGN, MMSLT, DIFFSLT)}
 DEFAULT_SYSTEM = FLALLM  # for models that name no system

@@ -91,6 +91,7 @@ def test_its_card_and_files():
         "[DiffSLT](https://arxiv.org/abs/2411.17248)",
         "**stage 2** of 2",
         "The text autoencoder `autoencoder` writes the sentence.",
+        "torch torchvision av sentencepiece diffusers`",
         "moon2025diffslt",
         "lovelace2023latent",
     ):
