@@ -179,7 +179,9 @@ def check_two_processes(rank: int, seed: int, batches: list[dict], rendezvous: s
     """In each of two processes; the second has fewer frames than there are chunks. Against both batches joined."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    model = copy_with_chunks(tiny_vision_model(), 4).train()  # not passed: its buffers would be shared
+    # Not passed: its buffers would be shared. In float64, because large gradients of many frames may cancel.
+    model = copy_with_chunks(tiny_vision_model(), 4).train().double()
+    batches = [{**batch, "pixel_values_videos": batch["pixel_values_videos"].double()} for batch in batches]
     frames = [batch["pixel_values_videos"][batch["pixel_attention_mask"].bool()] for batch in batches]
     num_chunks = -(-len(frames[0]) // model.frames_per_chunk)
     assert len(frames[1]) < num_chunks
@@ -199,7 +201,7 @@ def check_two_processes(rank: int, seed: int, batches: list[dict], rendezvous: s
 
 def joined_chunks(model: FLaLLMVisionModel, frames: list[torch.Tensor], num_chunks: int, rank: int) -> torch.Tensor:
     """Features of this process's frames, where each chunk is that of both; leaves gradients of all in `model`."""
-    features = torch.empty(len(frames[rank]), model.backbone.num_features)
+    features = torch.empty(len(frames[rank]), model.backbone.num_features, dtype=frames[rank].dtype)
     for index in range(num_chunks):
         parts = [own[index::num_chunks] for own in frames]
         encoded = model.backbone(torch.cat(parts))

@@ -335,7 +335,8 @@ def test_it_learns_to_make_the_latents_of_each_sentence(monkeypatch):
         Guidance(encoded.last_hidden_state, encoded.attention_mask), num_inference_steps=20, guidance_scale=1.0
     )
     cosines = torch.nn.functional.cosine_similarity(sampled.flatten(1)[:, None], latents.flatten(1)[None], dim=-1)
-    assert (cosines.argmax(1) == torch.arange(3)).all() and cosines.diagonal().mean() > 0.5, cosines
+    others = cosines[~torch.eye(3, dtype=torch.bool)]
+    assert cosines.diagonal().mean() > others.mean() + 0.3, cosines
 
 
 @pytest.mark.parametrize("base", [None, tiny_llava_slt], ids=["encoder-decoder", "decoder-only"])
