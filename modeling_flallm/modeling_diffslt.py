@@ -395,7 +395,7 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
             num_inference_steps (`int`, *optional*, defaults to 50):
                 Steps from noise to latents.
             guidance_scale (`float`, *optional*, defaults to 2.0):
-                Weight of the clip (classifier-free guidance); 1 is none of it, and takes half the time.
+                Weight of the clip (classifier-free guidance); 1 is none.
             generator (`torch.Generator`, *optional*):
                 Its state gives the seeds of the samples, the same ones for all clips; it is not changed. Default: the
                 seeds 0, 1, ...
