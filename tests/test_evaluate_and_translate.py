@@ -543,6 +543,7 @@ def test_start_and_end_in_seconds(capsys):
 
 
 def test_beams(monkeypatch, capsys):
+    trained_model()  # whose making generates, too
     used = []
     original = translate.FLaLLMForTranslation.generate
 
