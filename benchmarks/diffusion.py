@@ -237,6 +237,11 @@ def sample(arguments: BenchmarkArguments, seed: int) -> dict[str, Any]:
     return {"ways": results, "paired": paired_tests(chosen, split["text"], readings)}
 
 
+def clips_with_one_reading(readings: Sequence[Sequence[str]]) -> list[int]:
+    """Their numbers."""
+    return [place for place, each in enumerate(readings) if len(each) == 1]
+
+
 def scores_of_candidates(
     candidates: Sequence[Sequence[str]],
     references: Sequence[str],
@@ -244,7 +249,7 @@ def scores_of_candidates(
     names: Sequence[str],
 ) -> dict[str, Any]:
     """BLEU-4 of clips with one reading, by the choices `names`; diversity and readings of all candidates."""
-    clear = [place for place, each in enumerate(readings) if len(each) == 1]
+    clear = clips_with_one_reading(readings)
     of_clear, their_references = [candidates[place] for place in clear], [references[place] for place in clear]
     choices = {"single": [each[0] for each in of_clear]}
     for number in (FEWER, NUM_CANDIDATES):
@@ -264,7 +269,7 @@ def paired_tests(
     chosen: Mapping[str, Sequence[str]], references: Sequence[str], readings: Sequence[Sequence[str]]
 ) -> dict[str, float]:
     """Each way's choice against beam search on clips with one reading, by paired bootstrap: the p-values."""
-    clear = [place for place, each in enumerate(readings) if len(each) == 1]
+    clear = clips_with_one_reading(readings)
     systems = [(way, [comparable(texts[place]) for place in clear]) for way, texts in chosen.items()]
     test = PairedTest(
         systems,
@@ -307,7 +312,7 @@ def probe(arguments: BenchmarkArguments, seed: int) -> dict[str, Any]:
 
 
 def _summary(candidates: Sequence[Sequence[str]], split: Any, readings: Sequence[Sequence[str]]) -> dict[str, float]:
-    clear = [place for place, each in enumerate(readings) if len(each) == 1]
+    clear = clips_with_one_reading(readings)
     references = [split["text"][place] for place in clear]
     texts = {
         "single": [candidates[place][0] for place in clear],

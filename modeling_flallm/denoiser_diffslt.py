@@ -29,6 +29,10 @@ class Guidance:
     mask: torch.Tensor
     pseudo_gloss_scores: torch.Tensor | None = None
 
+    def repeated(self, times: int) -> "Guidance":
+        """States and mask of each clip so many times, behind each other."""
+        return Guidance(self.states.repeat_interleave(times, 0), self.mask.repeat_interleave(times, 0))
+
 
 class GuidanceFusion(nn.Module):
     """

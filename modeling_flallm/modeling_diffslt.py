@@ -227,11 +227,6 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
         decay = torch.clamp((1 + num_averaged) / (10 + num_averaged), max=self.config.ema_decay)
         return torch.lerp(current.float(), averaged.float(), decay.float()).to(averaged.dtype)
 
-    def _denoiser_to_use(self) -> Denoiser:
-        average = getattr(self, "average", None)
-        is_averaged = average is not None and not self.training and bool(average.n_averaged)
-        return average.module if is_averaged else self.denoiser
-
     # ---------------------------------------------------------------------------------- clips
 
     def _embed_tokens(self, visual_tokens: torch.Tensor) -> torch.Tensor:
@@ -336,10 +331,8 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
         reads_estimate: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         denoiser, kept = self._denoiser_to_use(), self._kept_shares(timesteps)
-        noisy, velocity = (
-            kept.sqrt() * latents + (1 - kept).sqrt() * noise,
-            kept.sqrt() * noise - (1 - kept).sqrt() * latents,
-        )
+        noisy = kept.sqrt() * latents + (1 - kept).sqrt() * noise
+        velocity = kept.sqrt() * noise - (1 - kept).sqrt() * latents
         estimate = None
         if reads_estimate:
             with torch.no_grad():
@@ -422,43 +415,27 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
         kwargs.pop("labels", None)  # which the Trainer passes
         return choose(self._write_sequences(encoder_outputs, **kwargs))
 
-    def candidate_arguments(self, num_candidates: int, generation: dict[str, Any]) -> dict[str, Any]:
-        """See `SignTranslationModel.candidate_arguments`: the candidates are samples of the diffusion."""
-        return {**generation, "num_return_sequences": num_candidates}
-
     def _write_sequences(
         self,
         encoder_outputs: FLaLLMEncoderOutput,
-        num_return_sequences: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
         generator: torch.Generator | None = None,
         scheduler: str | None = None,
         **generation: Any,
     ) -> Any:
-        given = {
-            "num_return_sequences": num_return_sequences,
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "generation_config": generation.get("generation_config"),
-        }
-        num_samples = self._setting("num_return_sequences", given, 1)
+        num_samples = self._generation_setting("num_return_sequences", generation, 1)
         latents = self.sample_latents(
             Guidance(encoder_outputs.last_hidden_state, encoder_outputs.attention_mask),
             num_samples,
-            self._setting("num_inference_steps", given, NUM_INFERENCE_STEPS),
-            self._setting("guidance_scale", given, GUIDANCE_SCALE),
+            self._generation_setting("num_inference_steps", generation, NUM_INFERENCE_STEPS),
+            self._generation_setting("guidance_scale", generation, GUIDANCE_SCALE),
             generator,
             scheduler,
         )
-        generation["num_beams"] = self._setting("num_beams", generation, 1)
-        # The text model has arguments of these names, too.
-        own = {"num_return_sequences": 1, "guidance_scale": 1}
+        num_beams = self._generation_setting("num_beams", generation, 1)
+        # The text model has arguments of the last two names, too.
+        own = {"num_beams": num_beams, "num_return_sequences": 1, "guidance_scale": 1}
+        generation.pop("num_inference_steps", None)
         return self.write(latents, **{**_repeated(generation, num_samples), **own})
-
-    def _setting(self, name: str, given: dict[str, Any], default: float) -> Any:
-        value = self._generation_setting(name, given)
-        return default if value is None else value
 
     @torch.no_grad()
     def replay(
@@ -471,10 +448,7 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
         visual token (ours).
         """
         repeats = len(sequences) // len(encoder_outputs.last_hidden_state)
-        guidance = Guidance(
-            encoder_outputs.last_hidden_state.repeat_interleave(repeats, 0),
-            encoder_outputs.attention_mask.repeat_interleave(repeats, 0),
-        )
+        guidance = Guidance(encoder_outputs.last_hidden_state, encoder_outputs.attention_mask).repeated(repeats)
         latents = self.compress(self._labels_of(sequences))
         log_probabilities, to_latents = log_probabilities_and_attention(
             self.text_model, sequences, self.reconstruct(latents)

@@ -17,14 +17,18 @@ LARGEST_SEED = 2**31
 
 class SamplesLatents:
     """
-    Mixin for a model with a `DiffSltConfig`, whose `_denoiser_to_use` is the denoiser. Sampling is guided by the clip,
-    without a classifier (https://arxiv.org/abs/2207.12598).
+    Mixin for a model with a `DiffSltConfig`, a `denoiser` and, while that is trained, the `average` of its weights.
+    Sampling is guided by the clip, without a classifier (https://arxiv.org/abs/2207.12598).
     """
 
     config: PreTrainedConfig
+    denoiser: Denoiser
 
     def _denoiser_to_use(self) -> Denoiser:
-        raise NotImplementedError
+        """The average of its weights, if there is one; training steps take the weights themselves."""
+        average = getattr(self, "average", None)
+        is_averaged = average is not None and not self.training and bool(average.n_averaged)
+        return average.module if is_averaged else self.denoiser
 
     def get_scheduler(self, name: str | None = None) -> Any:
         """
@@ -99,10 +103,7 @@ class SamplesLatents:
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
         size = (self.config.num_latents, self.config.latent_size)
         latents = torch.stack([torch.randn(size, generator=each) for each in draws]).to(device)
-        guidance = Guidance(
-            guidance.states.repeat_interleave(num_samples, 0), guidance.mask.repeat_interleave(num_samples, 0)
-        )
-        return self._denoise(latents, guidance, guidance_scale, scheduler, draws)
+        return self._denoise(latents, guidance.repeated(num_samples), guidance_scale, scheduler, draws)
 
     def _check_sampling(
         self, num_samples: int, num_inference_steps: int, guidance_scale: float, generator: torch.Generator | None

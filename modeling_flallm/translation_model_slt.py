@@ -271,7 +271,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
     def _write_sequences(self, **kwargs: Any) -> Any:
         """
         How sequences are generated from an encoded clip: what `generate` of a language kind passes and returns. A
-        system that writes otherwise overrides it, and `candidate_arguments`.
+        system that writes otherwise overrides it.
         """
         return super().generate(**kwargs)
 
@@ -287,7 +287,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         written = {**generation, "num_return_sequences": num_candidates}
         given = generation.get("generation_config")
         num_beams = generation.get("num_beams") or getattr(given, "num_beams", None) or 1
-        if num_candidates == 1 or num_beams >= num_candidates:
+        if self.draws_samples or num_candidates == 1 or num_beams >= num_candidates:
             return written
         if num_beams > 1 or generation.get("do_sample") is False:
             raise ValueError(
@@ -319,8 +319,7 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         choice = CandidateChoice(num_candidates, num_chosen, utility_named(choose_by), tokenizer)
         if not self.writes_by_beams(written):
             return {**written, **with_tokenizer}, choice
-        length_penalty = self._generation_setting("length_penalty", written)
-        choice = dataclasses.replace(choice, length_penalty=1.0 if length_penalty is None else length_penalty)
+        choice = dataclasses.replace(choice, length_penalty=self._generation_setting("length_penalty", written, 1.0))
         wants_output = self._generation_setting("return_dict_in_generate", generation)
         written |= {"return_dict_in_generate": True, "output_scores": True}
         return {
@@ -332,11 +331,11 @@ class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
         """Whether the candidates that `generate` writes with these arguments are those of a beam search."""
         return not self.draws_samples and (self._generation_setting("num_beams", generation) or 1) > 1
 
-    def _generation_setting(self, name: str, generation: dict[str, Any]) -> Any:
+    def _generation_setting(self, name: str, generation: dict[str, Any], default: Any = None) -> Any:
         """What `generate` would take: of the arguments, else of the configuration among them, else of the model."""
         configs = (generation.get("generation_config"), self.generation_config)
         values = (generation.get(name), *(getattr(config, name, None) for config in configs))
-        return next((value for value in values if value is not None), None)
+        return next((value for value in values if value is not None), default)
 
     def replay(self, sequences: torch.LongTensor, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """

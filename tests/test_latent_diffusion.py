@@ -12,7 +12,9 @@ from torch.testing import assert_close
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 from without_our_packages import run_without_our_packages
 
-from modeling_flallm import DiffSltAutoencoder, DiffSltForTranslation
+from modeling_flallm import DiffSltAutoencoder, DiffSltConfig, DiffSltForTranslation
+from modeling_flallm.sampling_diffslt import SCHEDULERS
+from train_scripts.arguments import diffslt_stage_arguments
 from train_scripts.commands import evaluate_model
 from train_scripts.hub.hub_folder import read_model_folder
 from train_scripts.runs.trained_models import load_trained
@@ -196,6 +198,12 @@ def test_mistakes_in_the_command_line(values, message, tmp_path, capsys):
     given = {"vision_model_name_or_path": "v", "text_model_name_or_path": "t", "dataset": "d", **values}
     argv = flags(output_dir=tmp_path / "run", **{name: value for name, value in given.items() if value is not None})
     assert message in error_of(latent_diffusion.main, argv, capsys)
+
+
+def test_the_arguments_know_what_the_model_knows():
+    """They cannot import it: that takes seconds."""
+    assert diffslt_stage_arguments.SCHEDULERS == SCHEDULERS
+    assert DiffSltConfig.num_train_timesteps == diffslt_stage_arguments.NUM_TRAIN_TIMESTEPS
 
 
 @pytest.mark.slow

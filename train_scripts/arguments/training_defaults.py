@@ -168,6 +168,22 @@ class LanguageModelTrainingDefaults(TrainingDefaults):
     )
 
 
+# Of stages that learn from sentences, and leave a model for a later stage.
+IDLE_ON_TEXT = (
+    "remove_unused_columns",
+    "adapter_learning_rate",
+    "bias_learning_rate",
+    "stop_on_collapse",
+    "hub_private_repo",
+    "hub_strategy",
+    "push_to_hub",
+    "hub_model_id",
+    "max_frames_per_batch",
+    "preprocess_on_device",
+    "frames_per_chunk",
+)
+
+
 @dataclass
 class LinguisticTrainingDefaults(TrainingDefaults):
     """
@@ -184,17 +200,7 @@ class LinguisticTrainingDefaults(TrainingDefaults):
     idle_flags: ClassVar[tuple[str, ...]] = (
         "generation_num_beams",
         "generation_max_length",
-        "remove_unused_columns",
-        "adapter_learning_rate",
-        "bias_learning_rate",
-        "stop_on_collapse",
-        "hub_private_repo",
-        "hub_strategy",
-        "push_to_hub",
-        "hub_model_id",
-        "max_frames_per_batch",
-        "preprocess_on_device",
-        "frames_per_chunk",
+        *IDLE_ON_TEXT,
         "model_license",
     )
 
@@ -212,19 +218,7 @@ class AutoencodingTrainingDefaults(TrainingDefaults):
         metadata={"help": "Score of the reconstruction that chooses the best checkpoint: exact_matches, a BLEU, loss."},
     )
     sampling_strategies: ClassVar[tuple[str, ...]] = ("random", "sequential")
-    idle_flags: ClassVar[tuple[str, ...]] = (
-        "remove_unused_columns",
-        "adapter_learning_rate",
-        "bias_learning_rate",
-        "stop_on_collapse",
-        "hub_private_repo",
-        "hub_strategy",
-        "push_to_hub",
-        "hub_model_id",
-        "max_frames_per_batch",
-        "preprocess_on_device",
-        "frames_per_chunk",
-    )
+    idle_flags: ClassVar[tuple[str, ...]] = IDLE_ON_TEXT
 
 
 @dataclass

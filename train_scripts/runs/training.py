@@ -50,7 +50,7 @@ from ..scores.recognition import TITLE_OF_RECOGNITION
 from .collapse_check import add_collapse_check
 from .encoder_adapters import merge_encoder_adapters
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
-from .trainers import ClipTrainer, FLaLLMTrainer, LlavaSltTrainer
+from .trainers import ClipTrainer, FLaLLMTrainer, LlavaSltTrainer, TextTrainer
 from .training_clips import TrainingClips, learn_origin_of_clips, open_splits, prepare_clips
 
 SECONDS_BETWEEN_LOOKS = 3.0
@@ -333,6 +333,16 @@ def _print_trained_parts(model: torch.nn.Module) -> None:
     weight = getattr(model.config, "visual_text_alignment_weight", 0.0)
     if weight:
         print(f"The loss has a visual-text alignment term with weight {weight} (SpaMo's).")
+
+
+def save_and_evaluate(trainer: TextTrainer) -> dict[str, float]:
+    """The end of a run on text. The model is saved first: whatever goes wrong then, the training is not lost."""
+    trainer.save_state()
+    trainer.save_model()
+    scores = trainer.evaluate()
+    trainer.save_metrics("eval", scores)
+    trainer.save_state()  # with the scores
+    return scores
 
 
 def _finish(

@@ -57,7 +57,14 @@ from ..runs.text_batches import TextCollator, TextDataset, WordNoise, pack, prom
 from ..runs.text_files import hold_out, read_text
 from ..runs.tokenizers import open_tokenizer, train_tokenizer
 from ..runs.trainers import TextTrainer
-from ..runs.training import TellTheEpoch, check_score_name, choose_fast_attention, early_stopping, start_run
+from ..runs.training import (
+    TellTheEpoch,
+    check_score_name,
+    choose_fast_attention,
+    early_stopping,
+    save_and_evaluate,
+    start_run,
+)
 
 USER_TOKEN, ASSISTANT_TOKEN = "<user>", "<assistant>"
 CHAT_TEMPLATE = (
@@ -224,14 +231,9 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
 
 
 def _finish(trainer: TextTrainer, training: LinguisticTrainingArguments) -> dict[str, float]:
-    """Saves the model before evaluating it: whatever goes wrong then, the training is not lost."""
-    trainer.save_state()
     if isinstance(trainer.model, PeftModel):
         trainer.model = trainer.model.merge_and_unload()
-    trainer.save_model()
-    scores = trainer.evaluate()
-    trainer.save_metrics("eval", scores)
-    trainer.save_state()  # with the scores
+    scores = save_and_evaluate(trainer)
     if training.process_index == 0:
         found = f"perplexity {scores['eval_perplexity']:.2f}" if "eval_perplexity" in scores else "loss"
         print(f"Held-out {found}; saved in {training.output_dir}.")

@@ -45,7 +45,13 @@ from ..runs.resuming import check_run, checkpoint_to_resume
 from ..runs.text_files import hold_out, read_text
 from ..runs.tokenizers import load_tokenizer
 from ..runs.trainers import TextTrainer
-from ..runs.training import check_score_name, choose_fast_attention, early_stopping, start_run
+from ..runs.training import (
+    check_score_name,
+    choose_fast_attention,
+    early_stopping,
+    save_and_evaluate,
+    start_run,
+)
 from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics, comparable, generated_token_ids
 
 EXACT_MATCHES = "exact_matches"
@@ -188,13 +194,8 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
 def _finish(
     trainer: AutoencoderTrainer, arguments: TextAutoencodingArguments, spoken_language: str | None
 ) -> dict[str, float]:
-    """Saves the model before evaluating it: whatever goes wrong then, the training is not lost."""
     training = trainer.args
-    trainer.save_state()
-    trainer.save_model()
-    scores = trainer.evaluate()
-    trainer.save_metrics("eval", scores)
-    trainer.save_state()  # with the scores
+    scores = save_and_evaluate(trainer)
     titles_of_scores = {"eval_bleu4": "BLEU-4", f"eval_{EXACT_MATCHES}": "exact matches in %", "eval_loss": "loss"}
     found = {title: scores[name] for name, title in titles_of_scores.items() if name in scores}
     if training.should_save:
