@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from train_scripts.arguments.corpus_arguments import CorpusArguments
 from train_scripts.clips.clip_folders import read_metadata
-from train_scripts.commands.generate_corpus import STREAMS, create_signers
+from train_scripts.commands.generate_corpus import STREAMS, create_signers, signer_of_clip
 from train_scripts.rendered_corpus.signing_renderer import find_signs
 
 FRAMES_APART = 2
@@ -32,17 +32,13 @@ class SignedClip:
 
 def read_signed_clips(corpus: Path, split: str, num_clips: int, seed: int, resolution: int) -> list[SignedClip]:
     """The first clips of a split of the corpus with this seed, at every second frame"""
-    signers = {
-        signer.name: signer
-        for of_split in create_signers(CorpusArguments(output_dir=str(corpus), seed=seed)).values()
-        for signer in of_split
-    }
+    signers = create_signers(CorpusArguments(output_dir=str(corpus), seed=seed))
     rows = read_metadata(corpus / split, "text")[:num_clips]
     frames_of_clips = read_frames([corpus / split / row["file_name"] for row in rows], FRAMES_APART)
     clips = []
     for index, (row, frames) in enumerate(zip(rows, frames_of_clips, strict=True)):
         glosses, generator = row["gloss"].split(), np.random.default_rng((seed, STREAMS[split], index))
-        places = find_signs(glosses, signers[row["signer"]], resolution, generator)
+        places = find_signs(glosses, signer_of_clip(split, index, signers), resolution, generator)
         kept = [range(-(-place.start // FRAMES_APART), -(-place.stop // FRAMES_APART)) for place in places]
         clips.append(SignedClip(frames, list(zip(glosses, kept, strict=True))))
     return clips

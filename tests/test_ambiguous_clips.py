@@ -15,6 +15,7 @@ from modeling_flallm.own_processing import read_poses
 from train_scripts.commands.generate_corpus import SPLITS, CorpusArguments, _draw_sentences, generate_corpus
 from train_scripts.rendered_corpus.ambiguous_clips import list_readings, sign_ambiguously
 from train_scripts.rendered_corpus.rendered_poses import pose_clip
+from train_scripts.rendered_corpus.signers import create_signer
 from train_scripts.rendered_corpus.signing_language import (
     HOMONYMS,
     HOMONYMS_BY_GLOSS,
@@ -25,7 +26,7 @@ from train_scripts.rendered_corpus.signing_language import (
     select_signs,
     translate,
 )
-from train_scripts.rendered_corpus.signing_renderer import create_signer, render_clip
+from train_scripts.rendered_corpus.signing_renderer import render_clip
 from train_scripts.scores.readings import score_readings
 
 SIZES = {

@@ -12,7 +12,14 @@ import pytest
 from datasets import Video, load_dataset
 
 from modeling_flallm.own_processing import read_poses
-from train_scripts.commands.generate_corpus import SPLITS, CorpusArguments, create_signers, generate_corpus
+from train_scripts.commands.generate_corpus import (
+    SPLITS,
+    CorpusArguments,
+    create_signers,
+    generate_corpus,
+    signer_of_clip,
+)
+from train_scripts.rendered_corpus.signers import FRAME_RATES, create_signer
 from train_scripts.rendered_corpus.signing_language import (
     HAND_USES,
     HANDSHAPES,
@@ -25,7 +32,7 @@ from train_scripts.rendered_corpus.signing_language import (
     select_signs,
     translate,
 )
-from train_scripts.rendered_corpus.signing_renderer import create_signer, encode_mp4, plan_hands, render_clip
+from train_scripts.rendered_corpus.signing_renderer import encode_mp4, plan_hands, render_clip
 
 SMALL_SIZES = {
     "num_train_clips": 14,
@@ -220,8 +227,46 @@ def test_skin_stands_out_from_clothing_and_background():
     weights = np.array([0.299, 0.587, 0.114])
     for seed in range(50):
         signer = draw_signer(seed)
-        for colour in (signer.clothing_colour, signer.background_colour):
-            assert abs(weights @ np.subtract(signer.skin_colour, colour)) > 55
+        for recording in signer.recordings:
+            for colour in (recording.clothing_colour, recording.background_colour):
+                assert abs(weights @ np.subtract(signer.skin_colour, colour)) > 55
+
+
+def sides_of_frames(seed: int, **changes) -> np.ndarray:
+    """The upper left and right of each frame, beside the head, in a recording with these values and no noise. The signs
+    are made in front of the chest."""
+    signer = draw_signer(seed)
+    recording = replace(signer.recording, noise=0.0, **changes)
+    glosses = [sign.gloss for sign in LEXICON if (sign.place, sign.hands) == ("chest", "one")] * 5
+    frames = render_clip(glosses[:5], replace(signer, recordings=(recording,)), 64, np.random.default_rng(seed))
+    return np.concatenate([frames[:, :20, :16], frames[:, :20, -16:]], axis=2).astype(float)
+
+
+@pytest.mark.parametrize(("moving_thing", "moves"), [(None, False), ("passer-by", True), ("curtain", True)])
+def test_only_a_recording_with_something_that_moves_has_a_moving_background(moving_thing: str | None, moves: bool):
+    seed = int(np.random.default_rng().integers(1000))
+    brightest = {"background_colour": (200, 200, 200), "room": "wall"}
+    sides = sides_of_frames(seed, moving_thing=moving_thing, roll=0.0, zoom=0.95, **brightest)
+    assert (np.ptp(sides, axis=0).max() > 5) == moves
+
+
+def test_light_shade_and_noise_are_those_of_the_recording():
+    still = {"moving_thing": None, "shade": 0.0, "room": "wall", "decoration": (0.0, 0.0, 0.0, 0.0)}
+    for factor in (0.8, 1.0):
+        sides = sides_of_frames(0, light=(factor,) * 3, **still)
+        expected = factor * np.array(draw_signer(0).recording.background_colour)
+        np.testing.assert_allclose(sides, np.broadcast_to(expected, sides.shape), atol=1)
+    shaded = sides_of_frames(0, light=(1.0,) * 3, **(still | {"shade": 0.3, "shade_direction": 0.0}))
+    assert shaded[:, :, :16].mean() > 1.15 * shaded[:, :, 16:].mean()
+
+
+def test_clips_of_a_signer_come_from_all_of_their_recordings():
+    signers = create_signers(CorpusArguments("unused"))
+    for split, index, group in (("train", 0, "train"), ("test", 1, "test"), ("dev", 3, "train")):
+        step = len(signers[group]) * (2 if split == "dev" else 1)
+        clips = [signer_of_clip(split, index + step * turn, signers) for turn in range(4)]
+        assert {clip.name for clip in clips} == {clips[0].name}
+        assert len({clip.recording for clip in clips}) == 3 and clips[0] == clips[3]
 
 
 def test_encoding_keeps_size_rate_and_picture(tmp_path: Path):
@@ -242,7 +287,7 @@ def test_encoding_keeps_size_rate_and_picture(tmp_path: Path):
 )
 def test_encoding_refuses_what_is_no_clip(frames: np.ndarray, message: str, tmp_path: Path):
     with pytest.raises(ValueError, match=re.escape(message)):
-        encode_mp4(frames, tmp_path / "clip.mp4")
+        encode_mp4(frames, tmp_path / "clip.mp4", 25)
     assert not list(tmp_path.iterdir())
 
 
@@ -267,10 +312,13 @@ def test_metadata_describes_exactly_the_files(corpus_dir: Path):
         assert len(file_names) == SMALL_SIZES[f"num_{split}_clips"]
 
 
-def test_clips_decode_to_the_resolution_at_25_frames_per_second(corpus_dir: Path):
+def test_clips_decode_to_the_resolution_at_several_frame_rates(corpus_dir: Path):
+    rates = set()
     for path in corpus_dir.glob("*/*.mp4"):
         frames, frames_per_second = decode(path)
-        assert frames.shape[1:] == (32, 32, 3) and frames_per_second == 25 and len(frames) > 35
+        assert frames.shape[1:] == (32, 32, 3) and len(frames) > 35
+        rates.add(frames_per_second)
+    assert rates <= set(FRAME_RATES) and len(rates) > 1
 
 
 def test_no_sentence_in_two_places_and_test_signers_are_unseen(corpus_dir: Path):
@@ -315,8 +363,11 @@ def test_default_signers_include_left_handed_ones_in_training():
     assert sum(signer.is_left_handed for signer in signers["train"]) >= 2
     everybody = [signer for split in SPLITS for signer in signers[split]]
     assert 0.15 <= np.mean([signer.is_left_handed for signer in everybody]) <= 0.25
-    for name in ("head_radius", "arm_length", "speed", "skin_colour", "clothing_colour", "background_colour"):
+    for name in ("head_radius", "arm_length", "speed", "skin_colour"):
         assert len({getattr(signer, name) for signer in everybody}) == len(everybody)
+    recordings = [recording for signer in everybody for recording in signer.recordings]
+    for name in ("clothing_colour", "background_colour", "light", "zoom"):
+        assert len({getattr(recording, name) for recording in recordings}) == len(recordings) == 3 * len(everybody)
 
 
 # Poses
@@ -346,10 +397,10 @@ def test_poses_in_place_of_videos_have_the_same_rows(corpus_dir: Path, pose_corp
 
 def test_poses_are_read_as_the_library_reads_them_and_match_the_video(corpus_dir: Path, pose_corpus_dir: Path):
     for split in SPLITS:
-        frames, _ = decode(corpus_dir / split / f"{split}_00000.mp4")
+        frames, rate = decode(corpus_dir / split / f"{split}_00000.mp4")
         poses = read_poses(pose_corpus_dir / split / "poses" / f"{split}_00000.safetensors")
         assert poses.keypoints.shape == (len(frames), 133, 2) and poses.scores.shape == (len(frames), 133)
-        assert (poses.width, poses.height, poses.frames_per_second) == (32, 32, 25)
+        assert (poses.width, poses.height, poses.frames_per_second) == (32, 32, rate)
         assert poses.extractor == "rendered" and 0 < poses.scores[:, :11].mean() < 1
 
 

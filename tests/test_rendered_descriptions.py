@@ -24,8 +24,9 @@ from train_scripts.rendered_corpus.rendered_descriptions import (
     describe_clip,
 )
 from train_scripts.rendered_corpus.rendered_poses import FACE, LEFT_HAND, RIGHT_HAND, Skeleton, pose_clip
+from train_scripts.rendered_corpus.signers import Signer, create_signer
 from train_scripts.rendered_corpus.signing_language import LEXICON, SentenceSampler, translate
-from train_scripts.rendered_corpus.signing_renderer import Signer, create_signer, find_signs
+from train_scripts.rendered_corpus.signing_renderer import find_signs
 
 RESOLUTION = 256
 FACTS_OF_CLIPS = 40

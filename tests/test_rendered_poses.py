@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from train_scripts.rendered_corpus.rendered_poses import FACE, LEFT_HAND, RIGHT_HAND, Skeleton, pose_clip
-from train_scripts.rendered_corpus.signing_renderer import Signer, create_signer, render_clip
+from train_scripts.rendered_corpus.signers import Signer, create_signer
+from train_scripts.rendered_corpus.signing_renderer import render_clip
 
 RESOLUTION = 128
 GLOSSES = ("TEACHER", "BOOK", "BUY", "NOT")

@@ -42,15 +42,9 @@ from ..machine.process_pool import check_num_workers, run_in_processes
 from ..rendered_corpus.ambiguous_clips import list_readings, make_ambiguous
 from ..rendered_corpus.rendered_descriptions import FRAMES_OF_DESCRIPTION, Description, describe_clip
 from ..rendered_corpus.rendered_poses import pose_clip
+from ..rendered_corpus.signers import FRAME_RATES, Signer, create_signer
 from ..rendered_corpus.signing_language import HOMONYMS, LEXICON, SentenceSampler, select_signs, translate
-from ..rendered_corpus.signing_renderer import (
-    FRAMES_PER_SECOND,
-    MIN_RESOLUTION_IN_PIXELS,
-    Signer,
-    create_signer,
-    encode_mp4,
-    render_clip,
-)
+from ..rendered_corpus.signing_renderer import MIN_RESOLUTION_IN_PIXELS, encode_mp4, render_clip
 
 SPLITS = ("train", "dev", "test")
 # First part of the seed of each random stream, after the corpus's own seed.
@@ -68,7 +62,8 @@ EXTRACTOR = "rendered"
 
 @dataclass(frozen=True)
 class ClipTask:
-    """One clip to render: what is signed, and the sentence it is meant as; `seed` is (corpus seed, stream, index)."""
+    """One clip to render: what is signed, the sentence it is meant as, and who signs, in which recording; `seed` is
+    (corpus seed, stream, index)."""
 
     split_folder: Path
     name: str
@@ -223,6 +218,14 @@ def _is_left_handed(index: int, fraction: float) -> bool:
     return int((index + 2) * fraction + 1e-9) > int((index + 1) * fraction + 1e-9)
 
 
+def signer_of_clip(split: str, index: int, signers: dict[str, list[Signer]]) -> Signer:
+    """Returns who performs this clip of a split, in the recording that it belongs to; `signers` as `create_signers`
+    returns them. Half of the dev split is by training signers."""
+    group = signers["train"] if split == "dev" and index % 2 else signers[split]
+    turn = index // 2 if split == "dev" else index
+    return group[turn % len(group)].in_recording(turn // len(group))
+
+
 def _plan_split(
     split: str,
     sentences: list[tuple[str, ...]],
@@ -231,14 +234,12 @@ def _plan_split(
     arguments: CorpusArguments,
 ) -> Iterator[ClipTask]:
     for index, (sentence, glosses) in enumerate(zip(sentences, signed, strict=True)):
-        group = signers["train"] if split == "dev" and index % 2 else signers[split]
-        turn = index // 2 if split == "dev" else index
         yield ClipTask(
             split_folder=Path(arguments.output_dir) / split,
             name=f"{split}_{index:05d}",
             glosses=glosses,
             text=translate(sentence),
-            signer=group[turn % len(group)],
+            signer=signer_of_clip(split, index, signers),
             resolution=arguments.resolution,
             seed=(arguments.seed, STREAMS[split], index),
             videos=arguments.videos,
@@ -317,7 +318,7 @@ def _lost(task: ClipTask, why: str) -> None:
 def _render_task(task: ClipTask) -> None:
     if task.videos:
         frames = render_clip(task.glosses, task.signer, task.resolution, np.random.default_rng(task.seed))
-        encode_mp4(frames, task.split_folder / task.files["file_name"])
+        encode_mp4(frames, task.split_folder / task.files["file_name"], task.signer.frames_per_second)
     if task.poses:
         _write_poses(task)
 
@@ -334,7 +335,7 @@ def _write_poses(task: ClipTask) -> None:
         np.random.default_rng([*task.seed, ERROR_STREAM]),
     )
     size = float(task.resolution)
-    poses = Poses(keypoints, scores, float(FRAMES_PER_SECOND), width=size, height=size, extractor=EXTRACTOR)
+    poses = Poses(keypoints, scores, float(task.signer.frames_per_second), size, size, extractor=EXTRACTOR)
     write_poses(task.split_folder / task.files["poses"], poses)
 
 
@@ -359,16 +360,15 @@ def _dataset_card(arguments: CorpusArguments, signers: dict[str, list[Signer]], 
 
 def _descriptions_of_files(arguments: CorpusArguments) -> list[str]:
     size, errors = arguments.resolution, arguments.pose_errors
+    frame_rates = ", ".join(map(str, sorted(set(FRAME_RATES))))
     descriptions = []
     if arguments.videos:
-        descriptions.append(
-            f"`file_name` names clips in H.264, {size}x{size} pixels, {FRAMES_PER_SECOND} frames per second."
-        )
+        descriptions.append(f"`file_name` names clips in H.264, {size}x{size} pixels, {frame_rates} frames per second.")
     if arguments.poses:
         made_by = f"as an imagined pose detector finds them (size of its errors: {errors:g})" if errors else "exact"
         descriptions.append(
             f"`poses` names keypoints in the layout COCO-WholeBody, {made_by}: pixels of a picture of {size}x{size}, "
-            f"{FRAMES_PER_SECOND} frames per second, a score for each point."
+            f"{frame_rates} frames per second, a score for each point."
         )
     if arguments.descriptions:
         descriptions.append(

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .drawing import HEAD_HEIGHT, SHOULDER_HEIGHT
 from .handshapes import HAND_AT_REST, HAND_OF_HANDSHAPE
-from .signing_renderer import DOMINANT, HEAD_HEIGHT, OTHER, REST_POSITION, SHOULDER_HEIGHT, SIDES, Signer, pose_figure
+from .signers import Signer
+from .signing_renderer import DOMINANT, OTHER, REST_POSITION, SIDES, pose_figure
 
 FRAMES_OF_DESCRIPTION = 4
 # In units of the frame's width.

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .signing_renderer import DOMINANT, FRAMES_PER_SECOND, HEAD_HEIGHT, OTHER, Signer, pose_figure
+from .drawing import HEAD_HEIGHT
+from .signers import Signer
+from .signing_renderer import DOMINANT, OTHER, pose_figure
 
 NUM_KEYPOINTS = 133
 FACE = slice(23, 91)
@@ -158,25 +160,32 @@ def pose_clip(
 def _detect(skeleton: Skeleton, errors: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints and scores of a detector. The random draws do not depend on `errors`, so that they only scale."""
     difficulty = skeleton.difficulty()
-    shift = errors * _shift(difficulty, generator)
+    rate = skeleton.signer.frames_per_second
+    shift = errors * _shift(difficulty, rate, generator)
     losses = SCORE_LOSS_OF_ERROR * np.linalg.norm(shift, axis=-1)
     losses += SCORE_LOSS_OF_DIFFICULTY * errors * (difficulty - 1)
     keypoints = skeleton.keypoints + shift * skeleton.units[:, None]
     scores = skeleton.is_in_picture() * np.exp(-losses)
     for hand in (LEFT_HAND, RIGHT_HAND):
-        _miss_hand(keypoints[:, hand], scores[:, hand], skeleton.units[hand], errors, generator)
-    _swap_hands(keypoints, scores, errors, generator)
+        _miss_hand(
+            keypoints[:, hand],
+            scores[:, hand],
+            skeleton.units[hand],
+            errors * MISSING_HANDS_PER_SECOND / rate,
+            generator,
+        )
+    _swap_hands(keypoints, scores, errors * SWAPPED_HANDS_PER_SECOND / rate, generator)
     scores[generator.random(len(scores)) < errors * DROPPED_FRAMES] = 0.0
     return keypoints, scores
 
 
-def _shift(difficulty: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _shift(difficulty: np.ndarray, frames_per_second: float, generator: np.random.Generator) -> np.ndarray:
     """White jitter and slow drift of each point, in its unit, `(frames, 133, 2)`."""
     num_frames = len(difficulty)
     size = np.full(NUM_KEYPOINTS, JITTER_OF_BODY)
     size[FACE] = JITTER_OF_FACE
     size[LEFT_HAND] = size[RIGHT_HAND] = JITTER_OF_HANDS
-    times = np.arange(num_frames) / (SECONDS_OF_DRIFT * FRAMES_PER_SECOND)
+    times = np.arange(num_frames) / (SECONDS_OF_DRIFT * frames_per_second)
     turns = generator.normal(size=(int(times[-1]) + 2, NUM_KEYPOINTS, 2))
     before = times.astype(int)
     share = (times - before)[:, None, None]
@@ -186,28 +195,28 @@ def _shift(difficulty: np.ndarray, generator: np.random.Generator) -> np.ndarray
 
 
 def _miss_hand(
-    keypoints: np.ndarray, scores: np.ndarray, units: np.ndarray, errors: float, generator: np.random.Generator
+    keypoints: np.ndarray, scores: np.ndarray, units: np.ndarray, per_frame: float, generator: np.random.Generator
 ) -> None:
     """In short spans the detector only guesses where this hand is; changes both arrays in place."""
-    is_missing = _spans(len(scores), errors * MISSING_HANDS_PER_SECOND, FRAMES_OF_MISSING_HAND, generator)
+    is_missing = _spans(len(scores), per_frame, FRAMES_OF_MISSING_HAND, generator)
     guesses = ERROR_OF_MISSING_HAND * units[:, None] * generator.normal(size=keypoints.shape)
     low_scores = generator.uniform(0.0, HIGHEST_SCORE_OF_MISSING_HAND, size=scores.shape)
     keypoints[is_missing] += guesses[is_missing]
     scores[is_missing] *= low_scores[is_missing]
 
 
-def _swap_hands(keypoints: np.ndarray, scores: np.ndarray, errors: float, generator: np.random.Generator) -> None:
+def _swap_hands(keypoints: np.ndarray, scores: np.ndarray, per_frame: float, generator: np.random.Generator) -> None:
     """In short spans the detector takes each hand for the other; changes both arrays in place."""
-    is_swapped = _spans(len(scores), errors * SWAPPED_HANDS_PER_SECOND, FRAMES_OF_SWAPPED_HANDS, generator)
+    is_swapped = _spans(len(scores), per_frame, FRAMES_OF_SWAPPED_HANDS, generator)
     for values in (keypoints, scores):
         left, right = values[is_swapped, LEFT_HAND], values[is_swapped, RIGHT_HAND]
         values[is_swapped, LEFT_HAND], values[is_swapped, RIGHT_HAND] = right, left
     scores[is_swapped, LEFT_HAND.start :] *= SCORE_OF_SWAPPED_HANDS
 
 
-def _spans(num_frames: int, per_second: float, mean_num_frames: int, generator: np.random.Generator) -> np.ndarray:
+def _spans(num_frames: int, per_frame: float, mean_num_frames: int, generator: np.random.Generator) -> np.ndarray:
     """Random spans of frames, `(frames,)`."""
-    begins = generator.random(num_frames) < per_second / FRAMES_PER_SECOND
+    begins = generator.random(num_frames) < per_frame
     lengths = generator.geometric(1 / mean_num_frames, size=num_frames)
     inside = np.zeros(num_frames, dtype=bool)
     for first in np.flatnonzero(begins):
