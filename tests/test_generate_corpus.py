@@ -234,11 +234,11 @@ def test_skin_stands_out_from_clothing_and_background():
 
 def sides_of_frames(seed: int, **changes) -> np.ndarray:
     """The upper left and right of each frame, beside the head, in a recording with these values and no noise. The signs
-    are made in front of the chest."""
+    are made in front of chest and belly."""
     signer = draw_signer(seed)
     recording = replace(signer.recording, noise=0.0, **changes)
-    glosses = [sign.gloss for sign in LEXICON if (sign.place, sign.hands) == ("chest", "one")] * 5
-    frames = render_clip(glosses[:5], replace(signer, recordings=(recording,)), 64, np.random.default_rng(seed))
+    glosses = [sign.gloss for sign in LEXICON if sign.place in ("chest", "belly")][:5]
+    frames = render_clip(glosses, replace(signer, recordings=(recording,)), 64, np.random.default_rng(seed))
     return np.concatenate([frames[:, :20, :16], frames[:, :20, -16:]], axis=2).astype(float)
 
 
