@@ -35,6 +35,10 @@ class FLaLLMVisionConfig(PreTrainedConfig):
             the last one behind it until there are ceil(T / stride) * stride + 16 frames, then pads nothing.
         temporal_norm (`str`, *optional*, defaults to `"batch_norm"`):
             `"batch_norm"` (the paper) or `"layer_norm"` (ours).
+        subtract_mean_frame (`bool`, *optional*, defaults to `False`):
+            Whether the CNN sees each frame minus the mean of the frames of its clip (ours). What stays still in a clip,
+            such as room, clothes and face, is then gone, and what is left is what moves. A CNN that starts from random
+            weights learns to read signs far sooner from this; one with ImageNet weights was made for whole pictures.
 
     Raises:
         ValueError: for an unknown backbone, a temporal block that is not `K<odd number>` or `P<number>`.
@@ -49,6 +53,7 @@ class FLaLLMVisionConfig(PreTrainedConfig):
     temporal_blocks: list[str] | tuple[str, ...] = ("K5",)
     temporal_padding: Literal["zero", "none", "replicate"] = "zero"
     temporal_norm: Literal["batch_norm", "layer_norm"] = "batch_norm"
+    subtract_mean_frame: bool = False
 
     def __post_init__(self, **kwargs):
         if self.backbone not in BACKBONES:

@@ -45,6 +45,12 @@ REPLICATED_FRAMES = 16
 LEAST_CHANNELS_FOR_CHANNELS_LAST = 8
 
 
+def mean_frames(pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """`(batch, frames, 3, height, width)` -> `(batch, 3, height, width)`, the mean of each clip's real frames."""
+    real = pixels.masked_fill(~mask[:, :, None, None, None], 0).sum(1, dtype=torch.float32)
+    return (real / mask.sum(1)[:, None, None, None]).to(pixels.dtype)
+
+
 def num_frame_features(backbone: str, width: int) -> int:
     """Width of what a ResNet with so many channels in its first stage makes of a frame."""
     block, depths = RESNET_STAGES[backbone]
@@ -320,16 +326,19 @@ class FLaLLMVisionModel(SignEncoder):
 
     def _encode_all_frames(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`(batch, frames, 3, height, width)` -> `(batch, frames, features)`, 0 for padding."""
+        if self.config.subtract_mean_frame:
+            pixels = pixels - mean_frames(pixels, mask)[:, None]
         frames = pixels.flatten(0, 1).to(self.backbone.conv1.weight.dtype)
         features = self.backbone(frames.contiguous(memory_format=self.backbone.memory_format))
         return features.unflatten(0, mask.shape).masked_fill(~mask[..., None], 0)
 
     def _encode_frames(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`(batch, frames, 3, height, width)` -> `(real frames, features)`, in the order of the mask."""
+        still = mean_frames(pixels, mask) if self.config.subtract_mean_frame else None
         places = mask.nonzero()  # (real frames, 2)
         num_chunks = self._get_num_chunks(len(places), places.device)
         if num_chunks == 1:
-            return self._encode_chunk(pixels, places)
+            return self._encode_chunk(pixels, places, still)
         encode_chunk = self._encode_chunk
         if self.frames_per_chunk is not None and torch.is_grad_enabled():
             encode_chunk = partial(
@@ -338,7 +347,7 @@ class FLaLLMVisionModel(SignEncoder):
                 use_reentrant=False,
                 context_fn=lambda: (nullcontext(), running_statistics_kept(self.backbone)),
             )
-        packed = torch.cat([encode_chunk(pixels, places[index::num_chunks]) for index in range(num_chunks)])
+        packed = torch.cat([encode_chunk(pixels, places[index::num_chunks], still) for index in range(num_chunks)])
         positions = torch.arange(len(places), device=places.device)
         return packed[torch.cat([positions[index::num_chunks] for index in range(num_chunks)]).argsort()]
 
@@ -355,9 +364,14 @@ class FLaLLMVisionModel(SignEncoder):
             num_chunks = int(largest)
         return num_chunks
 
-    def _encode_chunk(self, pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Encode the frames at `(clip, frame)`, copied here so that a checkpoint keeps no copy of them."""
-        frames = pixels[places[:, 0], places[:, 1]].to(self.backbone.conv1.weight.dtype)
+    def _encode_chunk(self, pixels: torch.Tensor, places: torch.Tensor, still: torch.Tensor | None) -> torch.Tensor:
+        """
+        Encode the frames at `(clip, frame)`, copied here so that a checkpoint keeps no copy of them, minus that of
+        their clip in `still`.
+        """
+        clips = places[:, 0]
+        frames = pixels[clips, places[:, 1]]
+        frames = (frames if still is None else frames - still[clips]).to(self.backbone.conv1.weight.dtype)
         return self.backbone(frames.contiguous(memory_format=self.backbone.memory_format))
 
 

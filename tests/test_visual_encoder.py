@@ -79,6 +79,32 @@ def test_a_clip_does_not_depend_on_its_batch_or_padding(blocks, padding, norm):
             assert (together.last_hidden_state[row, num_tokens:] == 0).all()
 
 
+# ------------------------------------------------------------------------------------------ what stays still
+
+
+def test_without_the_mean_frame_only_what_moves_counts():
+    values = {"hidden_size": 16}
+    model, plain = exact_vision_model(subtract_mean_frame=True, **values), exact_vision_model(**values)
+    plain.load_state_dict(model.state_dict())
+    batch = video_of(random_batch(random_lengths()))
+    batch["pixel_values_videos"] = batch["pixel_values_videos"].double()
+    rooms = torch.randn(len(batch["pixel_values_videos"]), 1, *batch["pixel_values_videos"].shape[2:]).double()
+    elsewhere = batch | {"pixel_values_videos": batch["pixel_values_videos"] + rooms}
+    with torch.no_grad():
+        expected = model(**batch).last_hidden_state
+        moved = model(**with_garbage_in_the_padding(elsewhere)).last_hidden_state[:, : expected.shape[1]]
+        assert_close(moved, expected, atol=1e-6, rtol=0)
+        assert (plain(**elsewhere).last_hidden_state - plain(**batch).last_hidden_state).abs().max() > 1e-3
+        for row, clip in enumerate(clips_of(batch)):
+            by_hand = plain((clip - clip.mean(0))[None]).last_hidden_state[0]
+            assert_close(expected[row, : len(by_hand)], by_hand, atol=1e-6, rtol=0)
+        model.frames_per_chunk = 3
+        assert_close(model(**batch).last_hidden_state, expected, atol=1e-6, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------ tokens and their places
+
+
 @every_padding
 @pytest.mark.parametrize("blocks", [*BLOCKS, ["P3"], ["K3", "P2"], ["K1", "P4", "K3"]], ids="-".join)
 def test_the_token_count_is_the_real_length(blocks, padding):

@@ -65,6 +65,7 @@ VISUAL_ENCODERS = {
         "temporal_blocks": ["K5", "P2", "K5", "P2"],
         "temporal_padding": "none",
         "temporal_norm": "layer_norm",
+        "subtract_mean_frame": True,
     },
     "K3": {"temporal_blocks": ["K3"], "temporal_norm": "layer_norm"},
 }

@@ -28,6 +28,13 @@ class FrameEncoderArguments:
         metadata={"help": "Local temporal module: K5 = Conv1d kernel 5, P2 = pool 2 (not in LLaVA-SLT)."},
     )
     temporal_norm: str = field(default="batch_norm", metadata={"help": "batch_norm or layer_norm."})
+    subtract_mean_frame: bool = field(
+        default=False,
+        metadata={
+            "help": "Show the CNN each frame minus the mean frame of its clip, so that it sees what moves and not what "
+            "stays, such as the room: for a CNN that starts from random weights."
+        },
+    )
 
     def frame_encoder_config(self, **options: Any) -> "FLaLLMVisionConfig":
         """`options` are further ones of `FLaLLMVisionConfig`."""
@@ -39,6 +46,7 @@ class FrameEncoderArguments:
             hidden_size=self.visual_hidden_size,
             temporal_blocks=self.temporal_blocks,
             temporal_norm=self.temporal_norm,
+            subtract_mean_frame=self.subtract_mean_frame,
             **options,
         )
 

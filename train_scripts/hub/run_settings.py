@@ -49,6 +49,7 @@ VISION_SETTINGS = (
     "temporal_blocks",
     "temporal_padding",
     "temporal_norm",
+    "subtract_mean_frame",
     "visual_hidden_size",
 )
 WORD_SETTINGS = (
