@@ -51,8 +51,11 @@ class VideoModality(Modality):
     datasets_type = "Video"
     has_space = True
     space_augmentations = frozenset(
-        {"rotation_degrees", "translation", "random_crop", "brightness", "contrast", "saturation", "horizontal_flip"}
-    )
+        {
+            "rotation_degrees", "translation", "scale", "random_crop", "brightness", "contrast", "saturation", "hue",
+            "invert", "blur", "random_background", "horizontal_flip",
+        }
+    )  # fmt: skip
     has_rests = True
     has_parts = True
     has_pictures = True

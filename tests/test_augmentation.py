@@ -18,6 +18,11 @@ STRONG = {
     "brightness": 0.5,
     "contrast": 0.5,
     "saturation": 0.5,
+    "hue": 0.3,
+    "invert": 0.5,
+    "blur": 2.0,
+    "random_background": 0.5,
+    "scale": 0.2,
     "horizontal_flip": 0.5,
 }
 STILL = {"random_crop": False, "frame_jitter": False}
@@ -41,6 +46,41 @@ def test_one_draw_for_all_frames_of_a_clip():
     picture = random_picture()[None]
     draws = [augmentation.spatial(picture) for _ in range(8)]
     assert any(not torch.equal(draws[0], draw) for draw in draws[1:])
+
+
+def test_inverted_colours_are_the_opposite():
+    picture = random_picture(40, 40)[None]
+    plain = augment(random_crop=False).spatial(picture)
+    assert torch.equal(augment(random_crop=False, invert=1.0).spatial(picture), 255 - plain)
+
+
+def test_a_random_background_takes_up_to_half_and_keeps_what_moves():
+    frames = torch.stack([random_picture(40, 40) for _ in range(4)])
+    plain = augment(random_crop=False).spatial(frames).float()
+    shares = []
+    for _ in range(50):
+        blended = augment(random_crop=False, random_background=1.0).spatial(frames).float()
+        moving, before = blended - blended.mean(0), plain - plain.mean(0)
+        share = (moving * before).sum() / before.square().sum()
+        assert (moving - share * before).abs().max() <= 2, "the picture is not the same in all frames"
+        shares.append(share.item())
+    assert 0.49 <= min(shares) < 0.7 and 0.8 < max(shares) <= 1.01
+
+
+def test_scale_makes_the_picture_larger_and_smaller():
+    picture = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
+    picture[..., 15:25, 15:25] = 255
+    areas = [(augment(random_crop=False, scale=0.3).spatial(picture) > 127).sum().item() / 300 for _ in range(60)]
+    assert 0.4 < min(areas) < 0.8 and 1.25 < max(areas) < 1.8
+
+
+def test_blur_lowers_contrast_between_neighbours_only():
+    picture = random_picture(40, 40)[None]
+    plain = augment(random_crop=False).spatial(picture).float()
+    draws = [augment(random_crop=False, blur=3.0).spatial(picture).float() for _ in range(30)]
+    contrasts = [(drawn.diff(dim=-1).abs().mean() / plain.diff(dim=-1).abs().mean()).item() for drawn in draws]
+    assert min(contrasts) < 0.3 and max(contrasts) > 0.4 and max(contrasts) <= 1
+    assert all(abs(drawn.mean() - plain.mean()) < 8 for drawn in draws)
 
 
 @pytest.mark.parametrize("size", [(50, 44), (32, 32), (20, 90)])

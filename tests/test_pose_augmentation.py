@@ -159,7 +159,7 @@ PARTS_OF_PROCESSORS = {
     ("clips", "flags", "printed"),
     [
         ("videos", {"brightness": 0.1, "horizontal_flip": 0.5}, ""),
-        ("videos", {"scale": 0.1, "hand_drop": 0.1}, "--scale, --hand_drop have no effect on videos.\n"),
+        ("videos", {"joint_noise": 0.1, "hand_drop": 0.1}, "--joint_noise, --hand_drop have no effect on videos.\n"),
         ("poses", SPACE, ""),
         ("poses", {"brightness": 0.1, **SPACE}, "--brightness has no effect on poses.\n"),
         (

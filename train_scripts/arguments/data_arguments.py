@@ -134,6 +134,16 @@ class AugmentationArguments:
     brightness: float = field(default=0.0, metadata={"help": "Largest relative change of brightness."})
     contrast: float = field(default=0.0, metadata={"help": "Largest relative change of contrast."})
     saturation: float = field(default=0.0, metadata={"help": "Largest relative change of saturation."})
+    hue: float = field(default=0.0, metadata={"help": "Largest turn of all colours, up to 0.5, half the circle."})
+    invert: float = field(
+        default=0.0,
+        metadata={"help": "Probability of inverting all colours: bright clothes on a dark wall become the opposite."},
+    )
+    blur: float = field(default=0.0, metadata={"help": "Largest blur, as standard deviation in pixels of the crop."})
+    random_background: float = field(
+        default=0.0,
+        metadata={"help": "Probability of blending all frames of a clip with one random picture, of up to half."},
+    )
     speed: float = field(default=0.0, metadata={"help": "Largest relative change of the signing speed."})
     frame_drop: float = field(default=0.0, metadata={"help": "Probability of leaving out a sampled frame."})
     frame_jitter: bool = field(
@@ -145,8 +155,8 @@ class AugmentationArguments:
     scale: float = field(
         default=0.0,
         metadata={
-            "help": "Poses: largest relative change of the width and of the height, each drawn alone. Poses are "
-            "measured in units of the body, so that the model sees a change of proportions."
+            "help": "Largest relative change of size. Poses: of width and height, each drawn alone, which changes the "
+            "proportions, as poses are measured in units of the body."
         },
     )
     joint_noise: float = field(

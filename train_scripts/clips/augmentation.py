@@ -1,8 +1,10 @@
 """Training augmentation of one clip: drawn once for all of its frames, and reproducible by seed, epoch and clip."""
 
 import math
+from typing import Any
 
 import torch
+from torch.nn import functional
 from torchvision.transforms import InterpolationMode, v2
 
 from modeling_flallm.own_processing import FLaLLMProcessor, SampleIndices, random_numbers_of
@@ -11,18 +13,33 @@ from ..arguments.data_arguments import AugmentationArguments, VideoArguments
 from .pose_augmentation import augmented_poses
 
 LONGEST_SEED = 2**63
+LEAST_BLUR = 0.1  # torchvision wants more than none
+PATCHES_OF_BACKGROUND = (4, 4)
 NO_AUGMENTATION = AugmentationArguments(random_crop=False, frame_jitter=False)
 # By flag; which of them a modality heeds is in its `space_augmentations`.
 IN_SPACE = (
-    "rotation_degrees", "translation", "brightness", "contrast", "saturation", "horizontal_flip", "scale",
-    "joint_noise", "hand_drop",
+    "rotation_degrees", "translation", "brightness", "contrast", "saturation", "hue", "invert", "blur",
+    "random_background", "horizontal_flip", "scale", "joint_noise", "hand_drop",
 )  # fmt: skip
+
+
+class BlendedPicture(v2.Transform):
+    """
+    Blend all frames of a clip with one picture of random soft colours, which takes up to half. Where a static picture
+    is added, motion is what still tells signs apart (Background Erasing, https://arxiv.org/abs/2009.05769, which adds a
+    frame of the same video; a picture of no video is ours).
+    """
+
+    def transform(self, inpt: torch.Tensor, params: dict[str, Any]) -> torch.Tensor:
+        coarse = torch.rand(1, 3, *PATCHES_OF_BACKGROUND)
+        picture = 255 * functional.interpolate(coarse, inpt.shape[-2:], mode="bilinear").to(inpt.device)
+        return torch.lerp(inpt.float(), picture, 0.5 * torch.rand(()).item()).round().to(inpt.dtype)
 
 
 class ClipAugmentation:
     """
     Temporal and spatial augmentation as sltbaselines describes it (rotation and shift each with probability 0.5, random
-    crop), with colour, speed and frame drop added (ours).
+    crop), with size, colour, blur, background, speed and frame drop added (ours).
     """
 
     def __init__(self, augmentation: AugmentationArguments, video: VideoArguments):
@@ -43,10 +60,20 @@ class ClipAugmentation:
         if augmentation.translation:
             shift = (augmentation.translation, augmentation.translation)
             transforms.append(v2.RandomApply([v2.RandomAffine(0, translate=shift, **bilinear)], p=0.5))
+        if augmentation.scale:
+            sizes = (1 - augmentation.scale, 1 + augmentation.scale)
+            transforms.append(v2.RandomAffine(0, scale=sizes, **bilinear))
         transforms.append(crop((video.crop_size, video.crop_size)))
-        colour = (augmentation.brightness, augmentation.contrast, augmentation.saturation)
+        if augmentation.random_background:
+            transforms.append(v2.RandomApply([BlendedPicture()], p=augmentation.random_background))
+        colour = (augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue)
         if any(colour):
             transforms.append(v2.ColorJitter(*colour))
+        if augmentation.invert:
+            transforms.append(v2.RandomInvert(augmentation.invert))
+        if augmentation.blur:
+            size = 2 * math.ceil(2 * augmentation.blur) + 1
+            transforms.append(v2.GaussianBlur(size, (LEAST_BLUR, max(LEAST_BLUR, augmentation.blur))))
         if augmentation.horizontal_flip:
             transforms.append(v2.RandomHorizontalFlip(augmentation.horizontal_flip))
         return v2.Compose(transforms)
