@@ -31,7 +31,7 @@ class QuickstartSizes:
 class QuickstartArguments(QuickstartSizes):
     """Sizes; the defaults take under ten minutes on two CPU cores."""
 
-    stage1_epochs: float = field(default=11, metadata={"help": "Epochs of visual initialing."})
+    stage1_epochs: float = field(default=12, metadata={"help": "Epochs of visual initialing."})
     stage2_epochs: float = field(default=6, metadata={"help": "Epochs of LLM fine-tuning."})
 
 
