@@ -30,6 +30,7 @@ from .sign_encoder_slt import (
     is_exporting,
     length_mask,
     num_tokens_after,
+    places_of_a_glance,
 )
 
 RESNET_STAGES = {
@@ -310,11 +311,32 @@ class FLaLLMVisionModel(SignEncoder):
                 features = self._encode_all_frames(pixel_values_videos, mask)
             else:
                 check_clips_long_enough(self, lengths)
-                packed = self._encode_frames(pixel_values_videos, mask)
-                features = packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(
-                    mask[..., None].to(packed.device), packed
-                )
-            hidden, num_tokens = self.temporal_module(features, lengths)
+                features = self._features_of_frames(pixel_values_videos, mask)
+            return self._over_time(features, lengths)
+
+    @torch.no_grad()
+    def glance(
+        self,
+        stride: int,
+        pixel_values_videos: torch.FloatTensor,
+        pixel_attention_mask: torch.LongTensor | None = None,
+    ) -> SignEncoderOutput:
+        """See `SignEncoder.glance`."""
+        mask = checked_frames_mask(self, pixel_values_videos, pixel_attention_mask)
+        lengths = mask.sum(1)
+        check_clips_long_enough(self, lengths)
+        are_looked_at, sources = places_of_a_glance(mask, stride)
+        features = self._features_of_frames(pixel_values_videos, are_looked_at)
+        held = features.gather(1, sources.to(features.device)[..., None].expand_as(features))
+        return self._over_time(held * mask[..., None].to(held), lengths)
+
+    def _features_of_frames(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`(batch, frames, 3, height, width)` -> `(batch, frames, features)`, 0 outside of the mask."""
+        packed = self._encode_frames(pixels, mask)
+        return packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(mask[..., None].to(packed.device), packed)
+
+    def _over_time(self, features: torch.Tensor, lengths: torch.Tensor) -> SignEncoderOutput:
+        hidden, num_tokens = self.temporal_module(features, lengths)
         attention_mask = length_mask(num_tokens, hidden.shape[1]).long()
         return SignEncoderOutput(last_hidden_state=hidden, attention_mask=attention_mask)
 
