@@ -60,6 +60,10 @@ class EncoderOfEncoders(SignEncoder):
         for part in self.parts:
             part.choose_memory_format()
 
+    def check_can_be_mirrored(self) -> None:
+        for part in self.parts:
+            part.check_can_be_mirrored()
+
     def mirrored(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """See `SignEncoder.mirrored`: what each of its encoders makes of its inputs."""
         mirrored = dict(inputs)

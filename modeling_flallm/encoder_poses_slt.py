@@ -293,6 +293,9 @@ class UniSignPoseEncoder(SignEncoder):
     def get_centre_and_spacing(self) -> tuple[float, float]:
         return 0.0, 1
 
+    def check_can_be_mirrored(self) -> None:
+        """See `SignEncoder.check_can_be_mirrored`: poses can."""
+
     def mirrored(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """See `SignEncoder.mirrored`: x changes its sign, and left and right change places, also in hand crops."""
         poses = inputs["pose_values"]

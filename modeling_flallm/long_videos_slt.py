@@ -89,7 +89,12 @@ class LongVideoTranslation:
         _check_num_workers(arguments.get("num_workers"))
         left_handed = arguments.get("left_handed", self._forward_params.get("left_handed", False))
         if left_handed == AUTO:
-            pieces, arguments["left_handed"] = self._with_the_hand_of_the_signer(pieces, arguments)
+            pieces = iter(pieces)
+            first = list(itertools.islice(pieces, PIECES_THAT_SHOW_THE_HAND))
+            language = arguments.get("spoken_language", self._forward_params.get("spoken_language"))
+            # As a tensor, it is told in the answers also where it is False.
+            arguments["left_handed"] = torch.tensor(self.is_signer_left_handed(first, language))
+            pieces = itertools.chain(first, pieces)
         spans: deque[tuple[int, float, float]] = deque()
         answers = self(self._parts(pieces, spans), **(arguments | {"num_workers": 0}))
         said, said_until = [], -math.inf
@@ -103,16 +108,13 @@ class LongVideoTranslation:
             alternatives = [alternative | span for alternative in alternatives]
             yield alternatives if isinstance(answer, list) else alternatives[0]
 
-    def _with_the_hand_of_the_signer(
-        self, pieces: Iterable[dict[str, Any]], arguments: dict[str, Any]
-    ) -> tuple[Iterator[dict[str, Any]], torch.Tensor]:
-        """The pieces, and whether the model is surer in a mirror of the first ones together, boolean `()`."""
-        pieces = iter(pieces)
-        first = list(itertools.islice(pieces, PIECES_THAT_SHOW_THE_HAND))
-        language = arguments.get("spoken_language", self._forward_params.get("spoken_language"))
-        parts = list(self._parts(first, deque()))
-        margins = [self.hand_margins([self._ready_clip(part, None, None, None)], language)[0] for part in parts]
-        return itertools.chain(first, pieces), torch.tensor(sum(margins) > 0)
+    def is_signer_left_handed(self, pieces: Iterable[dict[str, Any]], spoken_language: str | None = None) -> bool:
+        """
+        Whether the model is surer of pieces, as `translate_pieces` takes them, in a mirror: of all of them together.
+        They are read one after the other. For a prompt, pass the `spoken_language`.
+        """
+        clips = (self._ready_clip(part, None, None, None) for part in self._parts(pieces, deque()))
+        return sum(self.hand_margins([clip], spoken_language)[0] for clip in clips) > 0
 
     def _parts(
         self, pieces: Iterable[dict[str, Any]], spans: deque[tuple[int, float, float]]

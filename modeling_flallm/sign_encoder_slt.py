@@ -166,12 +166,19 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         Raises:
             ValueError: for an encoder whose clips cannot be mirrored.
         """
+        self.check_can_be_mirrored()
+        return {**inputs, "pixel_values_videos": inputs["pixel_values_videos"].flip(-1)}
+
+    def check_can_be_mirrored(self) -> None:
+        """
+        Raises:
+            ValueError: for an encoder whose clips cannot be mirrored. Default: for all that do not read frames.
+        """
         if self.main_input_name != "pixel_values_videos":
             raise ValueError(
                 f"`left_handed` mirrors clips, and this model {self.clip_words['reads']}, which cannot be mirrored. "
                 "Mirror the videos before they are extracted."
             )
-        return {**inputs, "pixel_values_videos": inputs["pixel_values_videos"].flip(-1)}
 
     def encode_features(
         self, visual_features: torch.FloatTensor, visual_attention_mask: torch.LongTensor | None = None
