@@ -32,18 +32,19 @@ class LeftHandedSigners:
             ValueError: for clips that cannot be mirrored.
         """
         video = self._given_video(inputs)
-        text_inputs = {name: inputs[name] for name in self.prompt_input_names if inputs.get(name) is not None}
-        return self._hand_margins(video, text_inputs)
+        return self._hand_margins(video, inputs)
 
     @torch.no_grad()
     def _hand_margins(self, video: dict[str, Any], text_inputs: dict[str, Any]) -> torch.Tensor:
+        names = (*self.prompt_input_names, *(["labels"] if self.is_prompted else []))
+        prompt = {name: text_inputs[name] for name in names if text_inputs.get(name) is not None}
         mirrored = self._mirrored(video)
         both = {name: torch.cat([video[name], mirrored[name]]) for name in video}
         features = self.vision_model.glance(FRAMES_PER_GLANCE, **both)
         output = self.generate(
             visual_features=features.last_hidden_state,
             visual_attention_mask=features.attention_mask,
-            **{name: values.repeat(2, 1) for name, values in text_inputs.items()},
+            **{name: values.repeat(2, 1) for name, values in prompt.items()},
             num_beams=1,
             do_sample=False,
             num_return_sequences=1,
@@ -73,7 +74,7 @@ class LeftHandedSigners:
             video: inputs of the sign encoder by name.
             left_handed: whether all signers are, "auto" to find out for each clip, or a tensor `(batch,)` with what is
                 known of each.
-            text_inputs: the prompt, for a model that reads one.
+            text_inputs: among them the prompt, for a model that reads one, as of `generate`.
 
         Raises:
             ValueError: for another value, and for clips that cannot be mirrored.

@@ -230,8 +230,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         self._check_prompt(prompt_ids, prompt_attention_mask, encoder_outputs)
         prompt = {"prompt_ids": prompt_ids, "prompt_attention_mask": prompt_attention_mask}
         if left_handed is not False:
-            given = {name: value for name, value in prompt.items() if value is not None}
-            video, _ = self.as_right_handed(video, left_handed, given)
+            video, _ = self.as_right_handed(video, left_handed, prompt)
         if encoder_outputs is None:
             generation_config = kwargs.get("generation_config") or self.generation_config
             wanted = {

@@ -99,7 +99,10 @@ def evaluate_model(
     kept.check_clips([{**clip, "reference": reference} for clip, reference in names])
     utility = utility_of_flag(choose_by, run.device)  # an encoder that does not exist is to be told before the work
     trainer = _build_trainer(model, processor, run)
-    how = _writing(trainer, num_candidates, seed) | ({"left_handed": left_handed} if left_handed is not False else {})
+    if left_handed is not False:
+        model.vision_model.check_can_be_mirrored()
+    trainer.left_handed = left_handed
+    how = _writing(trainer, num_candidates, seed)
     is_chosen = num_candidates is not None and not model.writes_by_beams(how)
     if choose_by is not None and not is_chosen:
         raise ValueError(
