@@ -12,6 +12,7 @@ import torch
 
 from .confidence_slt import confidence_of, mean_visual_features
 from .dataset_rows_slt import with_content
+from .handedness_slt import AUTO, mean_log_probabilities
 from .long_videos_slt import TIMES_OF_A_PIECE
 from .pipeline_inputs_slt import name_of_video
 from .word_evidence_slt import clip_times, visual_token_times, word_evidence
@@ -31,13 +32,15 @@ class ClipLengthError(ValueError):
 class EncodedClips:
     """
     Encoded clips: the visual encoder's output `vision_output` with the visual tokens, the frames and `ClipTimes` of
-    each clip, and the `features` of which it made the tokens.
+    each clip, the `features` of which it made the tokens, and which clips were mirrored as of a left-handed signer, if
+    that was a question.
     """
 
     vision_output: Any
     num_frames: list[int]
     times: list[Any]
     features: Any
+    are_left_handed: list[bool] | None = None
 
 
 class ClipTranslation:
@@ -114,8 +117,43 @@ class ClipTranslation:
         self.model.check_num_tokens(num_tokens)
 
     @torch.no_grad()
-    def encode_clips(self, clips: list[dict[str, Any]]) -> EncodedClips:
-        """Run clips from `read_clip` through the visual encoder. Their frames must all have the same size."""
+    def encode_clips(
+        self,
+        clips: list[dict[str, Any]],
+        left_handed: bool | str = False,
+        spoken_language: str | None = None,
+    ) -> EncodedClips:
+        """
+        Run clips from `read_clip` through the visual encoder. Their frames must all have the same size.
+
+        Args:
+            left_handed: as in a call. With "auto", a model with a prompt also needs the `spoken_language`.
+        """
+        inputs, num_frames = self._inputs_of(clips), [_num_frames(clip) for clip in clips]
+        are_left_handed = None
+        if left_handed is not False:
+            prompts = self._prompts(num_frames, spoken_language) if left_handed == AUTO else {}
+            inputs, hands = self.model.as_right_handed(inputs, left_handed, prompts)
+            are_left_handed = hands.tolist()
+        features = self.model.vision_model.compute_features(**inputs)
+        output = self.model.vision_model.encode_features(features.last_hidden_state, features.attention_mask)
+        return EncodedClips(output, num_frames, [clip["times"] for clip in clips], features, are_left_handed)
+
+    @torch.no_grad()
+    def hand_margins(self, clips: list[dict[str, Any]], spoken_language: str | None = None) -> list[float]:
+        """How much surer the model is of each clip from `read_clip` in a mirror, see `hand_margins` of the model."""
+        prompts = self._prompts([_num_frames(clip) for clip in clips], spoken_language)
+        return self.model.hand_margins(**self._inputs_of(clips), **prompts).tolist()
+
+    def _prompts(self, num_frames: list[int], spoken_language: str | None) -> dict[str, torch.Tensor]:
+        if not self.model.prompt_input_names:
+            return {}
+        num_visual_tokens = [self.model.vision_model.get_num_tokens(length) for length in num_frames]
+        prompts = self.processor(num_visual_tokens=num_visual_tokens, spoken_language=spoken_language)
+        return {name: prompts[name].to(self.device) for name in self.model.prompt_input_names}
+
+    def _inputs_of(self, clips: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The visual encoder's inputs, on the device of the model."""
         frames = [clip["frames"] if "frames" in clip else clip["values"] for clip in clips]
         _check_one_size(frames)
         if all("frames" in clip for clip in clips):
@@ -127,11 +165,7 @@ class ClipTranslation:
                 for clip, each in zip(clips, frames, strict=True)
             ]
             inputs = dict(zip(names, _padded(values), strict=True))
-        inputs |= self._more_inputs(clips)
-        num_frames = [len(each) for each in frames]
-        features = self.model.vision_model.compute_features(**inputs)
-        output = self.model.vision_model.encode_features(features.last_hidden_state, features.attention_mask)
-        return EncodedClips(output, num_frames, [clip["times"] for clip in clips], features)
+        return inputs | self._more_inputs(clips)
 
     def _encoder_inputs(self, frames: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Normalise on the model's device: moving uint8 frames there takes a quarter of the bytes."""
@@ -155,8 +189,8 @@ class ClipTranslation:
         Generate the sentences of encoded clips; `generation` are arguments of `generate`.
 
         Returns:
-            For each clip a dictionary with its generated `sequences`, `mean_features`, `num_frames`, `times` and
-            `is_choice`, whether these were chosen among candidates, for `answers_of`.
+            For each clip a dictionary with its generated `sequences`, `mean_features`, `num_frames`, `times`,
+            `is_choice`, whether these were chosen among candidates, and `left_handed`, for `answers_of`.
         """
         inputs = self._text_model_inputs(encoded, spoken_language)
         is_choice = generation.get("num_candidates") is not None
@@ -183,6 +217,7 @@ class ClipTranslation:
                 "times": times,
                 "is_choice": is_choice,
             }
+            | ({} if encoded.are_left_handed is None else {"left_handed": encoded.are_left_handed[index]})
             for index, (num_frames, times) in enumerate(zip(encoded.num_frames, encoded.times, strict=True))
         ]
 
@@ -192,10 +227,7 @@ class ClipTranslation:
             "visual_features": encoded.features.last_hidden_state,
             "visual_attention_mask": encoded.features.attention_mask,
         }
-        if self.model.prompt_input_names:
-            num_visual_tokens = encoded.vision_output.attention_mask.sum(1).tolist()
-            prompts = self.processor(num_visual_tokens=num_visual_tokens, spoken_language=spoken_language)
-            inputs |= {name: prompts[name].to(self.device) for name in self.model.prompt_input_names}
+        inputs |= self._prompts(encoded.num_frames, spoken_language)
         return inputs if self.model.is_prompted else {"encoder_outputs": self.model.encode(**inputs)}
 
     def _generate(self, inputs: dict[str, Any], return_scores: bool, generation: dict[str, Any]) -> Any:
@@ -214,15 +246,11 @@ class ClipTranslation:
         """-> `(sequences,)`, see `return_scores`."""
         if getattr(output, "sequences_scores", None) is not None:
             return output.sequences_scores
-        log_probabilities = self.model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
         # `generate` takes from the model's generation config what the given one leaves unset.
         configs = [generation.get("generation_config") or self.model.generation_config, self.model.generation_config]
         of_configs = [config.eos_token_id for config in configs if config.eos_token_id is not None]
         end_token_ids = generation.get("eos_token_id", next(iter(of_configs), None))
-        tokens = output.sequences[:, -len(output.scores) :]
-        is_end = torch.isin(tokens, torch.tensor([] if end_token_ids is None else end_token_ids, device=tokens.device))
-        behind_the_end = is_end.cumsum(1) > is_end.long()
-        return log_probabilities.float().masked_fill(behind_the_end, 0).sum(1) / (~behind_the_end).sum(1)
+        return mean_log_probabilities(self.model, output, end_token_ids)
 
     def answers_of(
         self, clip: dict[str, Any], return_timestamps: bool = False, return_attention: bool = False
@@ -231,6 +259,8 @@ class ClipTranslation:
         translations = []
         for sequence in clip["sequences"]:
             translation = {"translation_text": self.processor.decode(sequence["token_ids"])}
+            if "left_handed" in clip:
+                translation["left_handed"] = clip["left_handed"]
             if "score" in sequence:
                 score = float(sequence["score"])
                 is_utility = clip["is_choice"]  # while the calibration measured log probabilities
@@ -255,6 +285,10 @@ def _has_shape(values: torch.Tensor, shape: Sequence[str | int]) -> bool:
     return values.ndim == len(shape) and all(
         size == expected for size, expected in zip(values.shape, shape, strict=True) if isinstance(expected, int)
     )
+
+
+def _num_frames(clip: dict[str, Any]) -> int:
+    return len(clip["frames"] if "frames" in clip else clip["values"])
 
 
 def _check_one_size(clips: list[torch.Tensor]) -> None:

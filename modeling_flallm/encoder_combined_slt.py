@@ -60,6 +60,17 @@ class EncoderOfEncoders(SignEncoder):
         for part in self.parts:
             part.choose_memory_format()
 
+    def check_can_be_mirrored(self) -> None:
+        for part in self.parts:
+            part.check_can_be_mirrored()
+
+    def mirrored(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """See `SignEncoder.mirrored`: what each of its encoders makes of its inputs."""
+        mirrored = dict(inputs)
+        for part in self.parts:
+            mirrored |= part.mirrored(_inputs_of(part, inputs))
+        return mirrored
+
     def freeze(self) -> None:
         super().freeze()
         for part in self.parts:
@@ -110,7 +121,14 @@ class SideBySideEncoder(EncoderOfEncoders):
         """
         inputs = self.given_inputs(inputs | dict(zip(self.input_names, args, strict=False)))
         with torch.no_grad() if self.frozen else nullcontext():
-            outputs = [part(**_inputs_of(part, inputs)) for part in self.parts]
+            return self._joined([part(**_inputs_of(part, inputs)) for part in self.parts])
+
+    @torch.no_grad()
+    def glance(self, stride: int, **inputs: Any) -> SignEncoderOutput:
+        """See `SignEncoder.glance`."""
+        return self._joined([part.tokens_at_a_glance(stride, **_inputs_of(part, inputs)) for part in self.parts])
+
+    def _joined(self, outputs: list[SignEncoderOutput]) -> SignEncoderOutput:
         mask = outputs[self.parts.index(self.reference)].attention_mask
         aligned = [self._aligned(*pair, mask.shape[1]) for pair in zip(self.parts, outputs, strict=True)]
         hidden = torch.cat([tokens.to(aligned[0].dtype) for tokens in aligned], dim=-1)
@@ -185,6 +203,10 @@ class EncoderBehindAnother(EncoderOfEncoders):
 
     def compute_features(self, **inputs: Any) -> SignEncoderOutput:
         return self.encoder.compute_features(**_inputs_of(self.encoder, self.given_inputs(inputs)))
+
+    def glance(self, stride: int, **inputs: Any) -> SignEncoderOutput:
+        """See `SignEncoder.glance`: of the encoder in front."""
+        return self.encoder.glance(stride, **_inputs_of(self.encoder, self.given_inputs(inputs)))
 
     def encode_features(
         self, visual_features: torch.FloatTensor, visual_attention_mask: torch.LongTensor | None = None

@@ -30,6 +30,7 @@ from .sign_encoder_slt import (
     is_exporting,
     length_mask,
     num_tokens_after,
+    places_of_a_glance,
 )
 
 RESNET_STAGES = {
@@ -45,10 +46,10 @@ REPLICATED_FRAMES = 16
 LEAST_CHANNELS_FOR_CHANNELS_LAST = 8
 
 
-def mean_frames(pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`(batch, frames, 3, height, width)` -> `(batch, 3, height, width)`, the mean of each clip's real frames."""
-    real = pixels.masked_fill(~mask[:, :, None, None, None], 0).sum(1, dtype=torch.float32)
-    return (real / mask.sum(1)[:, None, None, None]).to(pixels.dtype)
+def without_mean_frame(pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Frames `(batch, frames, 3, height, width)`, each minus the mean of its clip's real frames."""
+    summed = pixels.masked_fill(~mask[:, :, None, None, None], 0).sum(1, keepdim=True, dtype=torch.float32)
+    return pixels - (summed / mask.sum(1)[:, None, None, None, None]).to(pixels.dtype)
 
 
 def num_frame_features(backbone: str, width: int) -> int:
@@ -312,33 +313,55 @@ class FLaLLMVisionModel(SignEncoder):
         mask = checked_frames_mask(self, pixel_values_videos, pixel_attention_mask)
         with torch.no_grad() if self.frozen else nullcontext():
             lengths = mask.sum(1)
+            pixel_values_videos = self._as_seen(pixel_values_videos, mask)
             if is_exporting(self):
                 features = self._encode_all_frames(pixel_values_videos, mask)
             else:
                 check_clips_long_enough(self, lengths)
-                packed = self._encode_frames(pixel_values_videos, mask)
-                features = packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(
-                    mask[..., None].to(packed.device), packed
-                )
-            hidden, num_tokens = self.temporal_module(features, lengths)
+                features = self._features_of_frames(pixel_values_videos, mask)
+            return self._over_time(features, lengths)
+
+    @torch.no_grad()
+    def glance(
+        self,
+        stride: int,
+        pixel_values_videos: torch.FloatTensor,
+        pixel_attention_mask: torch.LongTensor | None = None,
+    ) -> SignEncoderOutput:
+        """See `SignEncoder.glance`."""
+        mask = checked_frames_mask(self, pixel_values_videos, pixel_attention_mask)
+        lengths = mask.sum(1)
+        check_clips_long_enough(self, lengths)
+        are_looked_at, sources = places_of_a_glance(mask, stride)
+        features = self._features_of_frames(self._as_seen(pixel_values_videos, mask), are_looked_at)
+        held = features.gather(1, sources.to(features.device)[..., None].expand_as(features))
+        return self._over_time(held * mask[..., None].to(held), lengths)
+
+    def _as_seen(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return without_mean_frame(pixels, mask) if self.config.subtract_mean_frame else pixels
+
+    def _features_of_frames(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`(batch, frames, 3, height, width)` -> `(batch, frames, features)`, 0 outside of the mask."""
+        packed = self._encode_frames(pixels, mask)
+        return packed.new_zeros(*mask.shape, packed.shape[-1]).masked_scatter(mask[..., None].to(packed.device), packed)
+
+    def _over_time(self, features: torch.Tensor, lengths: torch.Tensor) -> SignEncoderOutput:
+        hidden, num_tokens = self.temporal_module(features, lengths)
         attention_mask = length_mask(num_tokens, hidden.shape[1]).long()
         return SignEncoderOutput(last_hidden_state=hidden, attention_mask=attention_mask)
 
     def _encode_all_frames(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`(batch, frames, 3, height, width)` -> `(batch, frames, features)`, 0 for padding."""
-        if self.config.subtract_mean_frame:
-            pixels = pixels - mean_frames(pixels, mask)[:, None]
         frames = pixels.flatten(0, 1).to(self.backbone.conv1.weight.dtype)
         features = self.backbone(frames.contiguous(memory_format=self.backbone.memory_format))
         return features.unflatten(0, mask.shape).masked_fill(~mask[..., None], 0)
 
     def _encode_frames(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """`(batch, frames, 3, height, width)` -> `(real frames, features)`, in the order of the mask."""
-        still = mean_frames(pixels, mask) if self.config.subtract_mean_frame else None
         places = mask.nonzero()  # (real frames, 2)
         num_chunks = self._get_num_chunks(len(places), places.device)
         if num_chunks == 1:
-            return self._encode_chunk(pixels, places, still)
+            return self._encode_chunk(pixels, places)
         encode_chunk = self._encode_chunk
         if self.frames_per_chunk is not None and torch.is_grad_enabled():
             encode_chunk = partial(
@@ -347,7 +370,7 @@ class FLaLLMVisionModel(SignEncoder):
                 use_reentrant=False,
                 context_fn=lambda: (nullcontext(), running_statistics_kept(self.backbone)),
             )
-        packed = torch.cat([encode_chunk(pixels, places[index::num_chunks], still) for index in range(num_chunks)])
+        packed = torch.cat([encode_chunk(pixels, places[index::num_chunks]) for index in range(num_chunks)])
         positions = torch.arange(len(places), device=places.device)
         return packed[torch.cat([positions[index::num_chunks] for index in range(num_chunks)]).argsort()]
 
@@ -364,14 +387,9 @@ class FLaLLMVisionModel(SignEncoder):
             num_chunks = int(largest)
         return num_chunks
 
-    def _encode_chunk(self, pixels: torch.Tensor, places: torch.Tensor, still: torch.Tensor | None) -> torch.Tensor:
-        """
-        Encode the frames at `(clip, frame)`, copied here so that a checkpoint keeps no copy of them, minus that of
-        their clip in `still`.
-        """
-        clips = places[:, 0]
-        frames = pixels[clips, places[:, 1]]
-        frames = (frames if still is None else frames - still[clips]).to(self.backbone.conv1.weight.dtype)
+    def _encode_chunk(self, pixels: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Encode the frames at `(clip, frame)`, copied here so that a checkpoint keeps no copy of them."""
+        frames = pixels[places[:, 0], places[:, 1]].to(self.backbone.conv1.weight.dtype)
         return self.backbone(frames.contiguous(memory_format=self.backbone.memory_format))
 
 

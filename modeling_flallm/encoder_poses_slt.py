@@ -56,6 +56,13 @@ NUM_POINTS = {"body": 9, "hand": 21, "face": 18}
 # How `pose_values` are divided, in the order of `PARTS` in pose_layouts_slt.py.
 STREAM_SIZES = [NUM_POINTS[part] for part in ("body", "hand", "hand", "face")]
 NUM_PARTITIONS = 2  # a point itself, and those one line away
+# Which of the 69 points each is in a mirror: of the body, the hands, and of the face jaw, mouth and tip of the nose.
+MIRRORED_POINTS = [
+    *(0, 2, 1, 4, 3, 6, 5, 8, 7),
+    *range(30, 51),
+    *range(9, 30),
+    *(51 + point for point in (*range(8, -1, -1), 13, 12, 11, 10, 9, 16, 15, 14, 17)),
+]
 # What it also takes with `rgb_fusion`.
 HAND_CROP_INPUTS = ("hand_pixel_values", "hand_frame_indices", "hand_crop_keypoints")
 
@@ -285,6 +292,20 @@ class UniSignPoseEncoder(SignEncoder):
 
     def get_centre_and_spacing(self) -> tuple[float, float]:
         return 0.0, 1
+
+    def check_can_be_mirrored(self) -> None:
+        """See `SignEncoder.check_can_be_mirrored`: poses can."""
+
+    def mirrored(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """See `SignEncoder.mirrored`: x changes its sign, and left and right change places, also in hand crops."""
+        poses = inputs["pose_values"]
+        mirrored = {**inputs, "pose_values": poses[:, :, MIRRORED_POINTS] * poses.new_tensor([-1, 1, 1])}
+        if inputs.get("hand_pixel_values") is not None:
+            places = inputs["hand_crop_keypoints"]
+            mirrored["hand_pixel_values"] = inputs["hand_pixel_values"].flip(1, -1)
+            mirrored["hand_frame_indices"] = inputs["hand_frame_indices"].flip(1)
+            mirrored["hand_crop_keypoints"] = places.flip(1) * places.new_tensor([-1, 1]) + places.new_tensor([1, 0])
+        return mirrored
 
     @can_return_tuple
     def forward(

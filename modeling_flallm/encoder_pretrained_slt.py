@@ -21,6 +21,7 @@ from .sign_encoder_slt import (
     checked_frames_per_chunk,
     is_exporting,
     length_mask,
+    places_of_a_glance,
 )
 
 
@@ -111,11 +112,35 @@ class PretrainedVisionEncoder(SignEncoder):
             else:
                 longest = int(num_windows.max())
                 is_real = is_real[:, :longest]
-                tokens = self._encode_in_chunks(pixel_values_videos, lengths, *is_real.nonzero().unbind(1))
-                hidden = tokens.new_zeros(*is_real.shape, *tokens.shape[1:])
-                hidden = hidden.masked_scatter(is_real[..., None, None].to(tokens.device), tokens)
+                hidden = self._tokens_of_windows(pixel_values_videos, lengths, is_real)
         attention_mask = is_real.repeat_interleave(per_window, 1).long()
         return SignEncoderOutput(last_hidden_state=hidden.flatten(1, 2), attention_mask=attention_mask)
+
+    @torch.no_grad()
+    def glance(
+        self,
+        stride: int,
+        pixel_values_videos: torch.FloatTensor,
+        pixel_attention_mask: torch.LongTensor | None = None,
+    ) -> SignEncoderOutput:
+        """See `SignEncoder.glance`; windows are left out as frames are."""
+        mask = checked_frames_mask(self, pixel_values_videos, pixel_attention_mask)
+        lengths = mask.sum(1)
+        check_clips_long_enough(self, lengths)
+        per_window = self.config.tokens_per_window
+        num_windows = self.get_num_tokens(lengths) // per_window
+        is_real = length_mask(num_windows, int(num_windows.max()))
+        are_looked_at, sources = places_of_a_glance(is_real, max(round(stride / self.config.window_stride), 1))
+        hidden = self._tokens_of_windows(pixel_values_videos, lengths, are_looked_at)
+        held = hidden.gather(1, sources.to(hidden.device)[..., None, None].expand_as(hidden))
+        held = held * is_real[..., None, None].to(held)
+        return SignEncoderOutput(held.flatten(1, 2), is_real.repeat_interleave(per_window, 1).long())
+
+    def _tokens_of_windows(self, pixels: torch.Tensor, lengths: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """-> `(batch, windows, tokens, hidden_size)`, 0 outside of the mask `(batch, windows)`."""
+        tokens = self._encode_in_chunks(pixels, lengths, *mask.nonzero().unbind(1))
+        hidden = tokens.new_zeros(*mask.shape, *tokens.shape[1:])
+        return hidden.masked_scatter(mask[..., None, None].to(tokens.device), tokens)
 
     def _encode_in_chunks(
         self, pixels: torch.Tensor, lengths: torch.Tensor, clips: torch.Tensor, windows: torch.Tensor

@@ -68,13 +68,20 @@ class TwoLevelEncoder(EncoderOfEncoders):
         """
         inputs |= dict(zip(self.input_names, args, strict=False))
         with torch.no_grad() if self.frozen else nullcontext():
-            output = self.encoder(**inputs)
-            tokens, mask = output.last_hidden_state, output.attention_mask
-            second = self.adapter(tokens.to(self.adapter.first.weight.dtype))
-            if self.text_encoder is not None:
-                second = self._encode_text(second, mask)
-            second = second.masked_fill(mask[..., None] == 0, 0)
-            hidden = torch.cat([tokens.to(second.dtype), second], dim=-1)
+            return self._with_the_second_level(self.encoder(**inputs))
+
+    @torch.no_grad()
+    def glance(self, stride: int, **inputs: Any) -> SignEncoderOutput:
+        """See `SignEncoder.glance`."""
+        return self._with_the_second_level(self.encoder.tokens_at_a_glance(stride, **inputs))
+
+    def _with_the_second_level(self, output: SignEncoderOutput) -> SignEncoderOutput:
+        tokens, mask = output.last_hidden_state, output.attention_mask
+        second = self.adapter(tokens.to(self.adapter.first.weight.dtype))
+        if self.text_encoder is not None:
+            second = self._encode_text(second, mask)
+        second = second.masked_fill(mask[..., None] == 0, 0)
+        hidden = torch.cat([tokens.to(second.dtype), second], dim=-1)
         return SignEncoderOutput(hidden, mask, losses=output.losses)
 
     def _encode_text(self, embeddings: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ that its intermediate level is word-like and compatible with the language model'
 
 import math
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -195,10 +196,17 @@ class LlavaSltVisualEncoder(SignEncoder):
             ValueError: as `FLaLLMVisionModel`.
         """
         with torch.no_grad() if self.frozen else nullcontext():
-            frames = self.frame_encoder(pixel_values_videos, pixel_attention_mask)
-            words, num_words = self.word_level(frames.last_hidden_state, frames.attention_mask.sum(1))
-            is_real = length_mask(num_words, words.shape[1])
-            sentence = self.sentence_level(words, is_real)
+            return self._words_of(self.frame_encoder(pixel_values_videos, pixel_attention_mask))
+
+    @torch.no_grad()
+    def glance(self, stride: int, **inputs: Any) -> SignEncoderOutput:
+        """See `SignEncoder.glance`."""
+        return self._words_of(self.frame_encoder.tokens_at_a_glance(stride, **inputs))
+
+    def _words_of(self, frames: SignEncoderOutput) -> SignEncoderOutput:
+        words, num_words = self.word_level(frames.last_hidden_state, frames.attention_mask.sum(1))
+        is_real = length_mask(num_words, words.shape[1])
+        sentence = self.sentence_level(words, is_real)
         return SignEncoderOutput(last_hidden_state=words, attention_mask=is_real.long(), pooler_output=sentence)
 
 

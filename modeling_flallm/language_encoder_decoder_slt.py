@@ -201,6 +201,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         num_candidates: int | None = None,
         choose_by: str | Utility | None = None,
         tokenizer: Any = None,
+        left_handed: bool | str | torch.Tensor = False,
         **kwargs: Any,
     ):
         """
@@ -211,10 +212,15 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         With `num_candidates`, so many sequences are written for each clip, and those `num_return_sequences` (default 1)
         are returned, best first, that agree best with all of them, by "bleu", "chrf" or a function as `choose_by`; see
         `CandidateChoice` and `utility_named`. `tokenizer` gives their texts.
+
+        `left_handed` mirrors the clips of left-handed signers for a model that learned from right-handed ones: True for
+        all clips, "auto" for those of which the model is surer in a mirror (see `hand_margins`), or a boolean tensor
+        `(batch,)`.
+
         All further arguments are those of transformers.
 
         Raises:
-            ValueError: as `forward`, and for candidates that cannot be written or compared.
+            ValueError: as `forward`, for candidates that cannot be written or compared, and as `as_right_handed`.
         """
         kwargs, choose = self._plan_choice(num_candidates, choose_by, tokenizer, kwargs)
         video = self._given_video(
@@ -222,13 +228,15 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         )
         self._check_one_form(video, encoder_outputs=encoder_outputs)
         self._check_prompt(prompt_ids, prompt_attention_mask, encoder_outputs)
+        prompt = {"prompt_ids": prompt_ids, "prompt_attention_mask": prompt_attention_mask}
+        if left_handed is not False:
+            video, _ = self.as_right_handed(video, left_handed, prompt)
         if encoder_outputs is None:
             generation_config = kwargs.get("generation_config") or self.generation_config
             wanted = {
                 name: bool(kwargs.get(name, getattr(generation_config, name, False)))
                 for name in ("output_attentions", "output_hidden_states")
             }
-            prompt = {"prompt_ids": prompt_ids, "prompt_attention_mask": prompt_attention_mask}
             encoder_outputs = self.encode(**video, **prompt, **wanted)
         if kwargs.get("max_new_tokens") is not None:
             kwargs.setdefault("max_length", None)  # replaces the saved one; with both, transformers would warn

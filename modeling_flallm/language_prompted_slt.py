@@ -315,6 +315,7 @@ class PromptedTranslationModel(SignTranslationModel):
         num_candidates: int | None = None,
         choose_by: str | Utility | None = None,
         tokenizer: Any = None,
+        left_handed: bool | str | torch.Tensor = False,
         **kwargs: Any,
     ):
         """
@@ -327,10 +328,15 @@ class PromptedTranslationModel(SignTranslationModel):
         With `num_candidates`, so many sequences are written for each clip, and those `num_return_sequences` (default 1)
         are returned, best first, that agree best with all of them, by "bleu", "chrf" or a function as `choose_by`; see
         `CandidateChoice` and `utility_named`. `tokenizer` gives their texts.
+
+        `left_handed` mirrors the clips of left-handed signers for a model that learned from right-handed ones: True for
+        all clips, "auto" for those of which the model is surer in a mirror (see `hand_margins`), or a boolean tensor
+        `(batch,)`.
+
         Further arguments are those of transformers.
 
         Raises:
-            ValueError: as `forward`, and for candidates that cannot be written or compared.
+            ValueError: as `forward`, for candidates that cannot be written or compared, and as `as_right_handed`.
         """
         kwargs, choose = self._plan_choice(num_candidates, choose_by, tokenizer, kwargs)
         if attention_mask is None and input_ids is not None:
@@ -340,6 +346,9 @@ class PromptedTranslationModel(SignTranslationModel):
         video = self._given_video(
             kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
         )
+        if left_handed is not False:
+            prompt = {"input_ids": input_ids, "attention_mask": attention_mask}
+            video, _ = self.as_right_handed(video, left_handed, prompt)
         embeddings, _ = self._embed_prompt(input_ids, video)
         self.check_num_tokens(embeddings.shape[1])
         config = copy.deepcopy(kwargs.pop("generation_config", None) or self.generation_config)

@@ -1,5 +1,6 @@
 """Long videos of several sentences: translated piece by piece, then put together."""
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,12 +10,14 @@ import numpy as np
 import torch
 
 from .dataset_rows_slt import values_of_row, with_content
+from .handedness_slt import AUTO
 from .word_evidence_slt import spans_of_words
 
 METADATA_OF_TIMES = ("fps", "total_num_frames", "frames_indices", "duration", "start_in_seconds")
 TIMES_OF_A_PIECE = ("video_metadata", "start", "end")
 # Overlap of the parts of a piece that is too long for the model, as a fraction of the piece.
 OVERLAP_OF_PARTS = 0.2
+PIECES_THAT_SHOW_THE_HAND = 5  # ours
 
 
 class LongVideoTranslation:
@@ -71,7 +74,8 @@ class LongVideoTranslation:
             pieces: Pieces as `read_segments` of the processor's modality yields them, in order of time: `{
                 "pixel_values_videos": ..., "video_metadata": ..., "start": ..., "end": ..., "caption_start": ...,
                 "caption_end": ...}`, for a model of poses with `"pose_values"`. Without the last two, `start` and `end`
-                are the times of the caption. Pieces are taken one at a time.
+                are the times of the caption. Pieces are taken one at a time; with `left_handed="auto"` the first five
+                come together, and decide for the whole video.
             **arguments: Arguments of a call except `start`, `end` and `source_fps`. The pieces are read one after the
                 other in this process, whatever `num_workers` says.
 
@@ -83,6 +87,14 @@ class LongVideoTranslation:
             its own answer.
         """
         _check_num_workers(arguments.get("num_workers"))
+        left_handed = arguments.get("left_handed", self._forward_params.get("left_handed", False))
+        if left_handed == AUTO:
+            pieces = iter(pieces)
+            first = list(itertools.islice(pieces, PIECES_THAT_SHOW_THE_HAND))
+            language = arguments.get("spoken_language", self._forward_params.get("spoken_language"))
+            # As a tensor, it is told in the answers also where it is False.
+            arguments["left_handed"] = torch.tensor(self.is_signer_left_handed(first, language))
+            pieces = itertools.chain(first, pieces)
         spans: deque[tuple[int, float, float]] = deque()
         answers = self(self._parts(pieces, spans), **(arguments | {"num_workers": 0}))
         said, said_until = [], -math.inf
@@ -95,6 +107,14 @@ class LongVideoTranslation:
             said, said_until = _folded_words(alternatives[0]["translation_text"]), end
             alternatives = [alternative | span for alternative in alternatives]
             yield alternatives if isinstance(answer, list) else alternatives[0]
+
+    def is_signer_left_handed(self, pieces: Iterable[dict[str, Any]], spoken_language: str | None = None) -> bool:
+        """
+        Whether the model is surer of pieces, as `translate_pieces` takes them, in a mirror: of all of them together.
+        They are read one after the other. For a prompt, pass the `spoken_language`.
+        """
+        clips = (self._ready_clip(part, None, None, None) for part in self._parts(pieces, deque()))
+        return sum(self.hand_margins([clip], spoken_language)[0] for clip in clips) > 0
 
     def _parts(
         self, pieces: Iterable[dict[str, Any]], spans: deque[tuple[int, float, float]]

@@ -61,6 +61,9 @@ class DiffSltOutput(ModelOutput):
     guidance: torch.FloatTensor | None = None
 
 
+STEPS_OF_A_GLANCE = 5  # to find out the hand of a signer (ours)
+
+
 class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel):
     """
     Clip in, as many different sentences out as you ask for.
@@ -97,6 +100,7 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
         "generator",
         "scheduler",
     )
+    quick_generation = {"num_inference_steps": STEPS_OF_A_GLANCE}
     adapter_name = "denoiser"
     text_auto_class = AutoModelForSeq2SeqLM
     translation_auto_class = "AutoModelForSeq2SeqLM"
@@ -375,6 +379,7 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
         num_candidates: int | None = None,
         choose_by: str | Utility | None = None,
         tokenizer: Any = None,
+        left_handed: bool | str | torch.Tensor = False,
         **kwargs: Any,
     ):
         """
@@ -396,13 +401,16 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
             num_candidates, choose_by, tokenizer (*optional*):
                 So many samples are drawn for each clip, and those `num_return_sequences` are returned, best first, that
                 agree best with all of them, by "bleu", "chrf" or a function as `choose_by`; see `CandidateChoice`.
+            left_handed (`bool`, `str` or `torch.Tensor` of shape `(batch,)`, *optional*, defaults to `False`):
+                Mirror the clips of left-handed signers: of all clips, with "auto" of those of which the model is surer
+                in a mirror (see `hand_margins`), or of some.
             kwargs:
                 Those of `transformers.GenerationMixin.generate` for writing the sentence from its latents, by default
                 greedily.
 
         Raises:
-            ValueError: as `forward`, for numbers of steps or sentences below 1, and for candidates that cannot be
-                compared.
+            ValueError: as `forward` and `as_right_handed`, for numbers of steps or sentences below 1, and for
+                candidates that cannot be compared.
             ImportError: without diffusers.
         """
         kwargs, choose = self._plan_choice(num_candidates, choose_by, tokenizer, kwargs)
@@ -410,6 +418,8 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
             kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
         )
         self._check_one_form(video, encoder_outputs=encoder_outputs)
+        if left_handed is not False:
+            video, _ = self.as_right_handed(video, left_handed, {})
         if encoder_outputs is None:
             encoder_outputs = self.encode(**video)
         kwargs.pop("labels", None)  # which the Trainer passes

@@ -61,6 +61,7 @@ is_hidden_file = _processing.video_files_slt.is_hidden_file
 is_picture_file = _processing.video_files_slt.is_picture_file
 is_video_file = _processing.video_files_slt.is_video_file
 load_extractor = _processing.pose_extraction_slt.load_extractor
+mirrored_poses = _processing.pose_normalisation_slt.mirrored_poses
 modality_of_input = _processing.modalities_slt.modality_of_input
 num_array_dimensions = _processing.modality_slt.num_array_dimensions
 padded_in_time = _processing.sampling_slt.padded_in_time

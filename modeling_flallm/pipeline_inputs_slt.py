@@ -69,8 +69,8 @@ def check_generation_arguments(arguments: dict[str, Any], model: Any) -> None:
     if unknown:
         raise TypeError(
             f"Unknown arguments {unknown}. Known are start, end, source_fps, return_scores, return_timestamps, "
-            "return_attention, spoken_language, batch_size, num_workers, generate_kwargs and the arguments of "
-            "`generate`, such as num_beams."
+            "return_attention, spoken_language, left_handed, batch_size, num_workers, generate_kwargs and the "
+            "arguments of `generate`, such as num_beams."
         )
 
 

@@ -15,6 +15,7 @@ from transformers import Pipeline
 from .calibration_slt import SentWithItsCalibration
 from .clip_translation_slt import ClipTranslation
 from .dataset_rows_slt import VIDEO_KEYS, is_data_set, undecoded, values_of_row
+from .handedness_slt import check_left_handed
 from .hub_card_slt import HUB_TASK, SentWithACard
 from .long_videos_slt import LongVideoTranslation
 from .pipeline_inputs_slt import (
@@ -119,6 +120,11 @@ class SignLanguageTranslationPipeline(
                 The language to write, by tag (`"de"`) or by English name (`"German"`).
                 Only for models that read a prompt (LLaVA-SLT, FLa-LLM with `config.has_prompt`). Default: that of the
                 processor.
+            left_handed (`bool` or `str`, *optional*, defaults to `False`):
+                Mirror the videos of left-handed signers, for a model that learned from right-handed ones: `True` for
+                all of them, `"auto"` for those of which the model is surer in a mirror; see `hand_margins` of the
+                model. `translate_long` finds that out once for the whole video. Adds `"left_handed"` to the answers,
+                whether the video was mirrored. Times and attention are those of the video as it is.
             batch_size (`int`, *optional*, defaults to 1):
                 Number of videos translated together. Their lengths may differ; the result is the same.
             generate_kwargs (`dict`, *optional*):
@@ -143,7 +149,8 @@ class SignLanguageTranslationPipeline(
             shows what the model looked at, which need not be where a sign is.
 
         Raises:
-            ValueError: for a video that cannot be read, is too short or too long, with its name and, among several,
+            ValueError: for `left_handed` with videos that cannot be mirrored, such as features; for a video that cannot
+                be read, is too short or too long, with its name and, among several,
                 its index from 0: one bad video ends the call, but an iterator has given the answers before it; for
                 `"words"` from a text model that gives no attention weights.
             TypeError: for an unknown argument.
@@ -173,7 +180,8 @@ class SignLanguageTranslationPipeline(
             return {name: kwargs[name] for name in names if name in kwargs}
 
         reading, evidence = given("start", "end", "source_fps"), given("return_timestamps", "return_attention")
-        writing = given("return_scores", "spoken_language")
+        writing = given("return_scores", "spoken_language", "left_handed")
+        check_left_handed(writing.get("left_handed", False))
         named = {name: value for name, value in kwargs.items() if name not in reading | evidence | writing}
         twice = sorted(set(named) & set(generate_kwargs or {}))
         if twice:
@@ -236,7 +244,14 @@ class SignLanguageTranslationPipeline(
 
     def _values_of_row(self, row: dict[str, Any]) -> dict[str, Any]:
         """What is read from a row or a handmade dictionary."""
-        not_of_a_row = {"return_scores", "return_timestamps", "return_attention", "batch_size", "num_workers"}
+        not_of_a_row = {
+            "left_handed",
+            "return_scores",
+            "return_timestamps",
+            "return_attention",
+            "batch_size",
+            "num_workers",
+        }
         modality = self.processor.modality
         arguments = not_of_a_row | known_generation_arguments(self.model)
         values = values_of_row(row, arguments, modality.column_names, modality.has_parts)
@@ -255,12 +270,14 @@ class SignLanguageTranslationPipeline(
         model_inputs: dict[str, list],
         return_timestamps: bool = False,
         return_attention: bool = False,
+        left_handed: bool | str = False,
         **arguments: Any,
     ) -> dict[str, list[dict[str, Any]]]:
         """Clips, one or a batch -> what `write_sentences` gives for each."""
         clips = [clip if isinstance(clip, dict) else clip[0] for clip in model_inputs["clips"]]
         with_evidence = return_timestamps or return_attention
-        return {"answers": self.write_sentences(self.encode_clips(clips), with_evidence=with_evidence, **arguments)}
+        encoded = self.encode_clips(clips, left_handed, arguments.get("spoken_language"))
+        return {"answers": self.write_sentences(encoded, with_evidence=with_evidence, **arguments)}
 
     def postprocess(
         self, model_outputs: dict[str, Any], return_timestamps: bool = False, return_attention: bool = False

@@ -147,6 +147,39 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         """
         return self(**inputs)
 
+    def glance(self, stride: int, **inputs: Any) -> SignEncoderOutput:
+        """
+        As `compute_features`, but fast: of so many frames only the middle one is looked at, and held in their places.
+        By default all are, for encoders to which a frame costs little.
+        """
+        return self.compute_features(**inputs)
+
+    def tokens_at_a_glance(self, stride: int, **inputs: Any) -> SignEncoderOutput:
+        """The visual tokens of what `glance` gives."""
+        features = self.glance(stride, **inputs)
+        return self.encode_features(features.last_hidden_state, features.attention_mask)
+
+    def mirrored(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """
+        The inputs, by `input_names`, that mirrored clips would give, in which left and right have changed places.
+
+        Raises:
+            ValueError: for an encoder whose clips cannot be mirrored.
+        """
+        self.check_can_be_mirrored()
+        return {**inputs, "pixel_values_videos": inputs["pixel_values_videos"].flip(-1)}
+
+    def check_can_be_mirrored(self) -> None:
+        """
+        Raises:
+            ValueError: for an encoder whose clips cannot be mirrored. Default: for all that do not read frames.
+        """
+        if self.main_input_name != "pixel_values_videos":
+            raise ValueError(
+                f"`left_handed` mirrors clips, and this model {self.clip_words['reads']}, which cannot be mirrored. "
+                "Mirror the videos before they are extracted."
+            )
+
     def encode_features(
         self, visual_features: torch.FloatTensor, visual_attention_mask: torch.LongTensor | None = None
     ) -> SignEncoderOutput:
@@ -226,6 +259,19 @@ def is_exporting(module: nn.Module) -> bool:
 def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
     """`(batch,)` lengths -> boolean `(batch, max_length)`, True within the length."""
     return torch.arange(max_length, device=lengths.device)[None] < lengths[:, None]
+
+
+def places_of_a_glance(is_real: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Of real places `(batch, length)`, with the padding behind them: the boolean mask of the middle one of each `stride`,
+    and for every place which of these stands in for it, `(batch, length)`.
+    """
+    places = torch.arange(is_real.shape[1], device=is_real.device)
+    last = is_real.sum(1, keepdim=True) - 1
+    sources = (places // stride * stride + stride // 2)[None].minimum(last)
+    are_looked_at = torch.zeros_like(is_real)
+    are_looked_at[is_real.nonzero()[:, 0], sources[is_real]] = True
+    return are_looked_at, sources
 
 
 def checked_mask(mask: torch.Tensor | None, values: torch.Tensor, name: str, dimensions: str) -> torch.Tensor:

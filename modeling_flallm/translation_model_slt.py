@@ -20,6 +20,7 @@ from transformers.utils import can_return_tuple
 
 from .choice_slt import CandidateChoice, Utility, utility_named
 from .encoders_slt import build_sign_encoder, load_sign_encoder
+from .handedness_slt import LeftHandedSigners
 from .hub_export_slt import SavedWithItsCode
 from .loading_slt import forget_folder, load_whole, read_config_values
 from .sign_encoder_slt import SignEncoder, SignEncoderOutput
@@ -44,7 +45,7 @@ class VideoFeaturesOutput(BaseModelOutputWithPooling):
     attention_mask: torch.LongTensor | None = None
 
 
-class SignTranslationModel(SavedWithItsCode, PreTrainedModel, GenerationMixin):
+class SignTranslationModel(SavedWithItsCode, LeftHandedSigners, PreTrainedModel, GenerationMixin):
     """
     Base class of the translation models. It builds the sign encoder of `config.vision_config`, and passes it the inputs
     of a batch that its `input_names` list. A subclass builds the adapter and the text model, in its `__init__` and

@@ -43,7 +43,7 @@ from .pose_files_slt import (
     read_poses,
 )
 from .pose_layouts_slt import POINTS_OF_PARTS
-from .pose_normalisation_slt import body_box
+from .pose_normalisation_slt import body_box, mirrored_poses
 from .pose_openpose_slt import is_openpose_folder
 from .pose_pictures_slt import draw_poses
 from .pose_segmentation_slt import measure_pose_motion
@@ -313,6 +313,10 @@ class PoseModality(Modality):
         rate = poses.frames_per_second
         return ClipValues(values if sample is None else values[sample(len(values), rate)], rate)
 
+    def mirrored(self, values: torch.Tensor) -> torch.Tensor:
+        """See `Modality.mirrored`; where the mirror stands does not matter, as poses are measured from the body."""
+        return mirrored_poses(values)
+
     def count(self, row: dict[str, Any]) -> int:
         source = row[self.column]
         num_frames, rate = self.part.facts(source).num_frames, self.rate(row)
@@ -333,12 +337,14 @@ class PoseModality(Modality):
         indices: Sequence[int],
         read_row: Callable[[], dict[str, Any]],
         seed: int | None = None,
+        is_mirrored: bool = False,
     ) -> dict[str, Any]:
         """See `Modality.complete`: crops of the hands that are seen, after augmentation too."""
         if not self.part.hand_crops:
             return item
         scores = item["poses"][..., 2].numpy()
-        return {**item, "hand_crops": hand_crops_of_row(read_row(), indices, scores, item["is_mirrored"], seed)}
+        is_mirrored = is_mirrored != item["is_mirrored"]  # augmentation mirrors what was mirrored back
+        return {**item, "hand_crops": hand_crops_of_row(read_row(), indices, scores, is_mirrored, seed)}
 
     def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
         return self.part.sample_frame_indices(length)

@@ -344,6 +344,18 @@ class Modality(ABC):
             ValueError: for a clip that cannot be read.
         """
 
+    def mirrored(self, values: torch.Tensor) -> torch.Tensor:
+        """
+        Values from `read` as they would be of a mirrored signer, whose left hand is the right one.
+
+        Raises:
+            ValueError: for a modality that cannot be mirrored.
+        """
+        raise ValueError(
+            f"{self.words.clips} cannot be mirrored: which of their numbers belong to the left and to the right is not "
+            "known. Mirror the videos, and make them again."
+        )
+
     @abstractmethod
     def count(self, row: dict[str, Any]) -> int:
         """Length of the clip of a row before sampling, if that is possible without reading it."""
@@ -394,6 +406,7 @@ class Modality(ABC):
         indices: Sequence[int],
         read_row: Callable[[], dict[str, Any]],
         seed: int | None = None,
+        is_mirrored: bool = False,
     ) -> dict[str, Any]:
         """
         Add to an item what else of its row the model reads, for `collate`. Default: nothing.
@@ -402,6 +415,7 @@ class Modality(ABC):
             indices: those of the clip that are in the item.
             read_row: returns the row, with all of its columns.
             seed: for random draws in training; None in evaluation.
+            is_mirrored: whether the values of the item were `mirrored` before augmentation.
 
         Raises:
             ValueError: for a row without it.
@@ -431,6 +445,13 @@ def num_array_dimensions(feature: Any) -> int | None:
 def limit_of_hands(settings: dict[str, Any]) -> str:
     """A sentence of the model card on left-handed signers, by the settings of the training."""
     flip = settings.get("horizontal_flip")
+    if settings.get("mirror_left_handed"):
+        at_random = f" After that, training clips were mirrored with probability {flip}." if flip else ""
+        return (
+            "Hands: clips of left-handed signers were mirrored for training and validation, so it saw one way of "
+            f"signing.{at_random}\nTranslate left-handed signers with `left_handed=True`, or with "
+            '`left_handed="auto"` if you do not know.'
+        )
     if flip:
         return (
             f"Hands: training clips were mirrored with probability {flip}, so it saw left-handed and right-handed "

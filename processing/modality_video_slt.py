@@ -196,6 +196,10 @@ class VideoModality(Modality):
         video = decode_video(row["video"], start=row.get("start"), end=row.get("end"), sample_frame_indices=sample)
         return ClipValues(video.frames, video.fps)
 
+    def mirrored(self, values: torch.Tensor) -> torch.Tensor:
+        """See `Modality.mirrored`: each picture is flipped from left to right."""
+        return values.flip(-1)
+
     def count(self, row: dict[str, Any]) -> int:
         """Number of frames of the video or of its part, from its header."""
         content = row["video"]["bytes"]

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from .pose_layouts_slt import ORIGINS, PARTS, POINTS_OF_PARTS
+from .pose_layouts_slt import MIRRORED_POINTS, ORIGINS, PARTS, POINTS_OF_PARTS
 
 LEAST_POINTS = 4  # Uni-Sign's; fewer seen points of the body are no box
 # Of the Gaussian: how many standard deviations it reaches, and what it must at least add up to, by squared scores.
@@ -56,6 +56,14 @@ def body_box(poses: torch.Tensor, score_threshold: float) -> tuple[torch.Tensor,
     least, most = seen.amin(0), seen.amax(0)
     side = (most - least).amax()
     return ((least + most) / 2, side) if side > 0 else None
+
+
+def mirrored_poses(poses: torch.Tensor) -> torch.Tensor:
+    """
+    Poses `(frames, 133, 3)` of a mirrored signer: x changes its sign, and left and right change places. Points that are
+    not seen stay 0.
+    """
+    return poses[:, list(MIRRORED_POINTS)] * torch.tensor([-1.0, 1.0, 1.0])
 
 
 def normalised_poses(poses: torch.Tensor, score_threshold: float) -> torch.Tensor:

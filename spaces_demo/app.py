@@ -48,6 +48,7 @@ SECONDS_OF_A_LONG_VIDEO = 15
 PLAYED_BY_BROWSERS = (".mp4", ".webm", ".mov", ".m4v", ".ogv")  # a Space does not have our own list
 NARROW_BUTTON_IN_PIXELS = 100  # two fit side by side on a phone
 NUMBERS_OF_TRANSLATIONS = list(range(1, MOST_TRANSLATIONS + 1))
+HANDS = {"no": False, "yes": True, "auto": "auto"}  # is the left one the hand that signs?
 NO_TIMES = {"minimum": 0, "maximum": 1, "step": 0.1, "interactive": False}
 # Not mirrored: a mirrored signer has swapped hands. Larger pictures and sound would only make the upload longer.
 WEBCAM = gr.WebcamOptions(
@@ -178,6 +179,7 @@ class Page:
         self.num_translations = self._add(
             gr.Radio, _label_and_info("translations"), choices=NUMBERS_OF_TRANSLATIONS, value=1
         )
+        self.hand = self._add(gr.Radio, _choices_of_hand, value="no", visible=self.translator.can_mirror)
 
     def _captions_to_save(self) -> None:
         self._add(gr.Markdown, lambda texts: {"value": f"## {texts['captions_heading']}\n\n{texts['captions_info']}"})
@@ -236,7 +238,7 @@ class Page:
             slider.input(None, slider, js=appearance.in_browser("showSecond"), **hidden)
         run = self.translate.click(
             self._translate,
-            [self.clip, self.start, self.end, self.is_long, self.num_translations, self.language],
+            [self.clip, self.start, self.end, self.is_long, self.num_translations, self.hand, self.language],
             shown,
             js=appearance.in_browser("showResult"),
             concurrency_limit=None,
@@ -254,9 +256,10 @@ class Page:
         is_long = gr.Checkbox(label="is_long", visible=False)
         language = gr.Radio(list(LANGUAGES), value="en", label="language", visible=False)
         num_translations = gr.Radio(NUMBERS_OF_TRANSLATIONS, value=1, label="num_translations", visible=False)
+        left_handed = gr.Radio(list(HANDS), value="no", label="left_handed", visible=False)
         gr.Button(visible=False).click(
             self.translate_for_programs,
-            [self.clip, *seconds, is_long, language, num_translations],
+            [self.clip, *seconds, is_long, language, num_translations, left_handed],
             gr.JSON(label="translation", visible=False),
             api_name="translate",
             concurrency_limit=None,
@@ -361,11 +364,12 @@ class Page:
         end: float,
         is_long: bool,
         num_translations: int,
+        hand: str,
         language: str,
         request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         try:
-            for event in self._events_of(video, start, end, is_long, num_translations, visitor_of(request)):
+            for event in self._events_of(video, start, end, is_long, num_translations, hand, visitor_of(request)):
                 if isinstance(event, Step):
                     _, picture, _, *captions = self._after(None, language)
                     yield results.step_html(event, language), picture, event.finished, *captions
@@ -381,6 +385,7 @@ class Page:
         end: float | None,
         is_long: bool,
         num_translations: int,
+        hand: str,
         visitor: str,
     ) -> Iterator[Step | Result]:
         if video is None:
@@ -392,7 +397,9 @@ class Page:
                         yield event
                     else:
                         video = event
-            yield from self.translator.translate(video, start, end, is_long, visitor, num_translations)
+            yield from self.translator.translate(
+                video, start, end, is_long, visitor, num_translations, left_handed=HANDS[hand]
+            )
 
     def _captions_of(self, result: Result) -> dict[str, str]:
         """Contents of the caption files, by `srt` and `vtt`."""
@@ -412,14 +419,17 @@ class Page:
         is_long: bool,
         language: str,
         num_translations: int,
+        left_handed: str,
         request: gr.Request,
     ) -> dict[str, Any]:
         """
         Translate a video. Returns `text`, `sentences` with their seconds and how sure the model is, `alternatives` (as
-        many as make `num_translations` with `text`, if that is above 1), and the captions as `srt` and `vtt`.
+        many as make `num_translations` with `text`, if that is above 1), `left_handed` (whether the signer was taken
+        for it, None if that was no question), and the captions as `srt` and `vtt`.
         """
         try:
-            *_, result = self._events_of(video, start, end or None, is_long, num_translations, visitor_of(request))
+            choices = (is_long, num_translations, left_handed)
+            *_, result = self._events_of(video, start, end or None, *choices, visitor_of(request))
             return results.as_json(result, self._captions_of(result), language)
         except Exception as error:
             raise gr.Error(_sentence_for(error, language), print_exception=False) from error
@@ -431,6 +441,10 @@ class Page:
 
 def _label_and_info(name: str) -> Callable[[dict[str, str]], dict[str, str]]:
     return lambda texts: {"label": texts[f"{name}_label"], "info": texts[f"{name}_info"]}
+
+
+def _choices_of_hand(texts: dict[str, str]) -> dict[str, Any]:
+    return {**_label_and_info("hand")(texts), "choices": [(texts[f"hand_{name}"], name) for name in HANDS]}
 
 
 def _language_of(texts: dict[str, str]) -> str:

@@ -13,7 +13,7 @@ print(client.predict(api_name="/about"))
 
 ```bash
 video=$(curl -s -F files=@EXAMPLE ADDRESS/gradio_api/upload | cut -d '"' -f 2)
-data='{"data": [{"path": "'$video'", "meta": {"_type": "gradio.FileData"}}, 0, 0, false, "en", 1]}'
+data='{"data": [{"path": "'$video'", "meta": {"_type": "gradio.FileData"}}, 0, 0, false, "en", 1, "no"]}'
 job=$(curl -s -H "Content-Type: application/json" -d "$data" ADDRESS/gradio_api/call/translate | cut -d '"' -f 4)
 curl -s -N ADDRESS/gradio_api/call/translate/$job
 ```

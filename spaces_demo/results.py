@@ -59,6 +59,9 @@ def result_html(result: Result, language: str) -> str:
         levels = [sureness(piece) for piece in result.pieces]
         level = "sureness_unknown" if "sureness_unknown" in levels or not levels else "mixed"
         body = _text_of_all(result.pieces, texts) + f"<p>{_summary(levels, texts)}</p>"
+    hand = result.pieces[0].get("left_handed") if result.pieces else None
+    if hand is not None:
+        body += f"<p>{escape(texts['taken_for_left_handed' if hand else 'taken_for_right_handed'])}</p>"
     stopped = "" if result.is_whole else f"{texts['stopped']} "
     return f'<div class="result {level}">{body}<p>{escape(stopped + taken)}</p></div>'
 
@@ -176,6 +179,7 @@ def as_json(result: Result, captions: dict[str, str], language: str) -> dict[str
             }
             for other in result.alternatives
         ],
+        "left_handed": result.pieces[0].get("left_handed") if result.pieces else None,
         **captions,
         "seconds_taken": round(result.seconds_taken, 3),
     }

@@ -51,6 +51,14 @@ ENGLISH = {
     "translations_info": (
         "Several appear side by side, each with how sure the model is of it. A long video has one for each sentence."
     ),
+    "hand_label": "I sign with my left hand",
+    "hand_info": (
+        "The hand that does more when you sign. The model learned mostly from people who sign with the right hand. It "
+        "sees others in a mirror. Finding out takes a little longer."
+    ),
+    "hand_no": "No",
+    "hand_yes": "Yes",
+    "hand_auto": "Find out",
     "translate_button": "Translate",
     "stop_button": "Stop",
     "examples_label": "Videos to try",
@@ -90,6 +98,8 @@ ENGLISH = {
         "scores, about {number} were right."
     ),
     "sureness_unknown": "Nobody has measured how often this model is right. So this page cannot say how sure it is.",
+    "taken_for_left_handed": "This was translated as signed with the left hand: the model saw it in a mirror.",
+    "taken_for_right_handed": "This was translated as signed with the right hand.",
     "alternatives_heading": "Other possible translations",
     "alternatives_info": "Other sentences that the model considered, best first.",
     "alternatives_text": "Sentence",
@@ -207,7 +217,8 @@ ENGLISH = {
     "api_info": "This page also has an API. Use it from Python with `gradio_client`, or with `curl`.",
     "api_translate": (
         "`video`, `start` and `end` in seconds (0: to its end), `is_long` for more than one sentence, `language` of "
-        "the error messages (`en` or `de`), `num_translations` from 1 to 5"
+        "the error messages (`en` or `de`), `num_translations` from 1 to 5, `left_handed` (`no`, `yes`, or `auto` to "
+        "find out)"
     ),
     "api_about": "what the model's card says",
     "api_errors": "If a video cannot be translated, the answer is the same sentence as on this page.",
@@ -259,6 +270,14 @@ GERMAN = {
         "Mehrere stehen nebeneinander, und bei jeder steht, wie sicher das Modell ist. Ein langes Video hat eine für "
         "jeden Satz."
     ),
+    "hand_label": "Ich gebärde mit der linken Hand",
+    "hand_info": (
+        "Die Hand, die beim Gebärden mehr tut. Das Modell hat meist von Menschen gelernt, die mit der rechten Hand "
+        "gebärden. Andere sieht es im Spiegel. Herausfinden dauert etwas länger."
+    ),
+    "hand_no": "Nein",
+    "hand_yes": "Ja",
+    "hand_auto": "Herausfinden",
     "translate_button": "Übersetzen",
     "stop_button": "Stopp",
     "examples_label": "Videos zum Ausprobieren",
@@ -296,6 +315,8 @@ GERMAN = {
         "etwa {number} richtig."
     ),
     "sureness_unknown": "Niemand hat gemessen, wie oft dieses Modell richtig liegt. Darum steht es hier nicht.",
+    "taken_for_left_handed": "Übersetzt wie mit der linken Hand gebärdet: Das Modell hat es im Spiegel gesehen.",
+    "taken_for_right_handed": "Übersetzt wie mit der rechten Hand gebärdet.",
     "alternatives_heading": "Andere mögliche Übersetzungen",
     "alternatives_info": "Andere Sätze, an die das Modell gedacht hat. Der beste steht oben.",
     "alternatives_text": "Satz",
@@ -425,7 +446,8 @@ GERMAN = {
     "api_info": "Diese Seite hat auch eine API. Sie geht mit Python und `gradio_client` oder mit `curl`.",
     "api_translate": (
         "`video`, `start` und `end` in Sekunden (0: bis zum Ende), `is_long` für mehr als einen Satz, `language` für "
-        "die Sprache der Fehlermeldungen (`en` oder `de`), `num_translations` von 1 bis 5"
+        "die Sprache der Fehlermeldungen (`en` oder `de`), `num_translations` von 1 bis 5, `left_handed` (`no`, `yes` "
+        "oder `auto` zum Herausfinden)"
     ),
     "api_about": "was auf der Karte des Modells steht",
     "api_errors": "Zu einem Video, das nicht übersetzt werden kann, kommt derselbe Satz wie auf dieser Seite.",

@@ -30,6 +30,7 @@ THUMBNAIL_HEIGHT_IN_PIXELS = 72
 MOST_ALTERNATIVES, MOST_TRANSLATIONS = 3, 5
 LONGEST_SENTENCE_IN_SECONDS = 60
 SHORTEST_PART_IN_SECONDS = 0.01  # captions count milliseconds
+PIECES_THAT_SHOW_THE_HAND = 5
 SECONDS_TO_WRITE_ONE_SENTENCE = 120
 SECONDS_FOR_A_LONG_VIDEO = 3600
 EVIDENCE = {"return_scores": True, "return_timestamps": True, "return_attention": True}
@@ -84,23 +85,32 @@ class Translator:
         self.reader = reader
         self.input_name = pipeline.processor.modality.input_names[0]
         self.reads_poses = self.input_name == POSE_INPUT
+        # Models that older versions pushed cannot.
+        self.can_mirror = hasattr(pipeline.model, "hand_margins")
         self.takes_videos = not self.reads_poses or reader.takes_videos()
         self._looking, self._reading, self._splitting, self._writing = map(Turns, (NUM_READERS, NUM_READERS, 1, 1))
 
         @on_accelerator
-        def write(clip: dict[str, Any], num_translations: int) -> Iterator[str | dict[str, Any]]:
+        def write(clip: dict[str, Any], num_translations: int, hand: dict[str, Any]) -> Iterator[str | dict[str, Any]]:
             yield from _in_background(
-                lambda evidence: _answers(pipeline, clip, num_translations, evidence),
+                lambda evidence: _answers(pipeline, clip, num_translations, evidence | hand),
                 pipeline,
                 SECONDS_TO_WRITE_ONE_SENTENCE,
             )
 
         @on_accelerator
-        def write_pieces(path: str, segments: list[dict[str, float]], visitor: str) -> Iterator[str | dict[str, Any]]:
+        def write_pieces(
+            path: str, segments: list[dict[str, float]], visitor: str, hand: dict[str, Any]
+        ) -> Iterator[str | dict[str, Any]]:
+            if hand.get("left_handed") == "auto":
+                with closing(self._clips(path, segments[:PIECES_THAT_SHOW_THE_HAND], visitor)) as clips:
+                    hand = {"left_handed": torch.tensor(pipeline.is_signer_left_handed(clips))}
             # Closed, so that stopping also gives back the turns that are held between two pieces.
             with closing(self._clips(path, segments, visitor)) as clips:
                 yield from _in_background(
-                    lambda evidence: pipeline.translate_pieces(clips, **evidence), pipeline, SECONDS_FOR_A_LONG_VIDEO
+                    lambda evidence: pipeline.translate_pieces(clips, **evidence, **hand),
+                    pipeline,
+                    SECONDS_FOR_A_LONG_VIDEO,
                 )
 
         self._write, self._write_pieces = write, write_pieces
@@ -147,6 +157,7 @@ class Translator:
         is_long: bool,
         visitor: str = "",
         num_translations: int = 1,
+        left_handed: bool | str = False,
     ) -> Iterator[Step | Result]:
         """
         Yield steps, and at the end the result. Closing the iterator stops the translation.
@@ -156,19 +167,28 @@ class Translator:
             is_long: cut it where the hands rest, and translate it piece by piece.
             visitor: who asks; the visitors take turns.
             num_translations: of a video of one sentence; pieces of a long video have one each.
+            left_handed: whether the signer is, or "auto" to find out, for a long video once.
         """
         began = time.monotonic()
         yield Step("progress_reading", {}, 0.0)
         start, end = _checked_part(start, end, self.look(path, visitor))
         if not is_long and end - start > LONGEST_SENTENCE_IN_SECONDS:
             raise _too_long_for_one(end - start)
+        hand = {} if left_handed is False else {"left_handed": left_handed}
         if is_long:
-            yield from self._long(path, start, end, visitor, began)
+            yield from self._long(path, start, end, visitor, began, hand)
         else:
-            yield from self._one_sentence(path, start, end, visitor, began, num_translations)
+            yield from self._one_sentence(path, start, end, visitor, began, num_translations, hand)
 
     def _one_sentence(
-        self, path: str, start: float, end: float, visitor: str, began: float, num_translations: int
+        self,
+        path: str,
+        start: float,
+        end: float,
+        visitor: str,
+        began: float,
+        num_translations: int,
+        hand: dict[str, Any],
     ) -> Iterator[Step | Result]:
         answers = []
         with self._reading.join(visitor) as reading:
@@ -180,7 +200,7 @@ class Translator:
                 yield from _until_it_comes(writing)
                 reading.leave()
                 yield Step("progress_watching", {"total": len(clip[self.input_name])}, 0.3)
-                for event in self._write(clip, num_translations):
+                for event in self._write(clip, num_translations, hand):
                     if isinstance(event, str):
                         yield Step("progress_writing", {}, 0.7, event)
                     else:
@@ -196,7 +216,9 @@ class Translator:
             problem = VideoProblem("error_too_short") if error.reason == "too_short" else _too_long_for_one(seconds)
             raise problem from error
 
-    def _long(self, path: str, start: float, end: float, visitor: str, began: float) -> Iterator[Step | Result]:
+    def _long(
+        self, path: str, start: float, end: float, visitor: str, began: float, hand: dict[str, Any]
+    ) -> Iterator[Step | Result]:
         with self._splitting.join(visitor) as turn:
             yield from _until_it_comes(turn)
             yield Step("progress_splitting", {}, 0.0)
@@ -208,7 +230,7 @@ class Translator:
             return Result(said, [], [], start, end, time.monotonic() - began, is_whole)
 
         finished = None
-        for event in self._write_pieces(path, segments, visitor):
+        for event in self._write_pieces(path, segments, visitor, hand):
             if isinstance(event, dict):
                 pieces.append(event)
                 finished = result(is_whole=False)

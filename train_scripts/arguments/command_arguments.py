@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ..corpora.corpus_readers import KINDS
 from ..corpora.corpus_tables import COLUMN_NAMES
@@ -72,6 +73,13 @@ class TranslateArguments:
         metadata={
             "help": f"{systems.titles(is_prompted=True)}, and models trained with --prompt: tag of the language to "
             "write, such as de. Default: the one it was trained on."
+        },
+    )
+    left_handed: bool | Literal["auto"] = field(
+        default=False,
+        metadata={
+            "help": "Mirror the clips of left-handed signers, for models that learned from right-handed ones: True for "
+            "all clips, auto for those of which the model is surer in a mirror."
         },
     )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads. Default: one per free core."})

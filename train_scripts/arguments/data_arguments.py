@@ -102,6 +102,14 @@ class DataArguments(DatasetArguments):
         },
     )
 
+    mirror_left_handed: bool = field(
+        default=False,
+        metadata={
+            "help": "Mirror training and validation clips whose column handedness is left, so that the model learns "
+            "one way of signing. --horizontal_flip comes on top, at random."
+        },
+    )
+
     def __post_init__(self):
         super().__post_init__()
         self._check_weights()

@@ -7,6 +7,7 @@ accepts dashes for underscores, and treats all switches the same: `--lora`, `--l
 import argparse
 import dataclasses
 import difflib
+import functools
 import json
 import sys
 import types
@@ -63,14 +64,25 @@ class DataclassParser(CommandParser):
         """Before `clip.mp4`, `--long` means `--long True`: a switch does not take just any word as its value."""
         if all(action.option_strings for action in self._actions):
             return args
-        switches = {name for action in self._actions if action.nargs == "?" for name in action.option_strings}
+        switches = {
+            name: action.type for action in self._actions if action.nargs == "?" for name in action.option_strings
+        }
         following = [*args, ""][1:]
         return [
-            f"{argument}=True"
-            if underscored(argument) in switches and word.lower() not in (*TRUE, *FALSE)
-            else argument
+            f"{argument}=True" if _is_no_value(word, switches.get(underscored(argument))) else argument
             for argument, word in zip(args, following, strict=True)
         ]
+
+
+def _is_no_value(word: str, type_of_switch: Any) -> bool:
+    """Whether a word behind a switch is not its value; without a type, what it follows is no switch."""
+    if type_of_switch is None:
+        return False
+    try:
+        type_of_switch(word)
+    except argparse.ArgumentTypeError:
+        return True
+    return False
 
 
 def argument_options(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
@@ -79,7 +91,7 @@ def argument_options(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
     if "choices" in field.metadata:
         options["choices"] = [*field.metadata["choices"]]
     if "choices" not in options:
-        options["metavar"] = METAVARS.get(options["type"], "True|False")
+        options.setdefault("metavar", METAVARS.get(options["type"], "True|False"))
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if field.metadata.get("positional"):
         options.pop("metavar", None)
@@ -100,6 +112,10 @@ def _options_of_type(hint: Any) -> dict[str, Any]:
         return {"type": typing.get_args(members[0])[0], "nargs": "+"}
     if members == [bool]:
         return {"type": true_or_false, "nargs": "?", "const": True}
+    if bool in members:
+        words = [word for member in members if member is not bool for word in typing.get_args(member)]
+        parse = functools.partial(true_false_or, words)
+        return {"type": parse, "nargs": "?", "const": True, "metavar": "|".join(["True", "False", *words])}
     number = next((kind for kind in (float, int, Path) if kind in members and str not in members), None)
     return {"type": number or str}
 
@@ -108,6 +124,16 @@ def true_or_false(text: str) -> bool:
     if text.lower() in (*TRUE, *FALSE):
         return text.lower() in TRUE
     raise argparse.ArgumentTypeError(f"must be True or False, got {text!r}")
+
+
+def true_false_or(words: Sequence[str], text: str) -> bool | str:
+    """The value of a switch that may also be one of some words."""
+    if text.lower() in words:
+        return text.lower()
+    try:
+        return true_or_false(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"must be True, False or {' or '.join(words)}, got {text!r}") from error
 
 
 def _help(field: dataclasses.Field, default: Any) -> str:

@@ -1,6 +1,7 @@
 """What `flallm evaluate` takes besides a data set. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .flag_values import DTYPES, QUANTIZATIONS
 
@@ -69,6 +70,13 @@ class GenerationArguments:
         metadata={
             "help": "Bits in which the language model keeps its weights. As in `flallm translate`.",
             "choices": QUANTIZATIONS,
+        },
+    )
+    left_handed: bool | Literal["auto"] = field(
+        default=False,
+        metadata={
+            "help": "Mirror the clips of left-handed signers, for models that learned from right-handed ones: True for "
+            "all clips, auto for those of which the model is surer in a mirror."
         },
     )
     num_workers: int | None = field(

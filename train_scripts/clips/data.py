@@ -36,12 +36,14 @@ class ClipReader:
         seed: int,
         read_row: Callable[[], dict[str, Any]] = dict,
         targets_of: Callable[[list[int], int], dict[str, Any]] | None = None,
+        is_mirrored: bool = False,
     ) -> dict[str, Any]:
         """
         Args:
             read: returns the requested indices of the clip, `(length, ...)`.
             read_row: returns the row of the clip, see `Modality.complete`.
             targets_of: returns what else the item holds of the requested indices, of a clip of this length.
+            is_mirrored: mirror the clip, before augmentation, which may mirror it again.
         """
         taken: list[int] = []
         length_of_clip = 0
@@ -52,11 +54,12 @@ class ClipReader:
                 taken[:], length_of_clip = sample(length, rate), length
                 return list(taken)
 
-            return read(noted)
+            values = read(noted)
+            return self.modality.mirrored(values) if is_mirrored else values
 
         item = self._item(read_noted, seed)
         is_drawn = isinstance(self.augmentation, ClipAugmentation)
-        item = self.modality.complete(item, taken, read_row, seed if is_drawn else None)
+        item = self.modality.complete(item, taken, read_row, seed if is_drawn else None, is_mirrored)
         return item if targets_of is None else {**item, **targets_of(taken, length_of_clip)}
 
     def _item(self, read: Callable[[SampleIndices], torch.Tensor], seed: int) -> dict[str, Any]:
@@ -96,8 +99,11 @@ class ClipDataset(RandomDataset):
     """
     Clips as a modality returns them, such as sampled uint8 frames `(frames, 3, height, width)`. See `ClipReader`.
 
+    Args:
+        mirror_left_handed: mirror the clips whose `handedness` is left.
+
     Raises:
-        ValueError: for a data set without the clips that the model reads.
+        ValueError: for a data set without the clips that the model reads, and as `are_left_handed`.
     """
 
     def __init__(
@@ -108,12 +114,14 @@ class ClipDataset(RandomDataset):
         keep_decoded_videos: bool = False,
         preprocess_on_device: bool = False,
         seed: int = 0,
+        mirror_left_handed: bool = False,
     ):
         super().__init__(seed)
         self.modality = modality
         self.dataset = _checked_clips(dataset, modality)
         self.read_clip = ClipReader(modality, augmentation, preprocess_on_device)
         self.descriptions: DescriptionTargets | None = None
+        self.are_mirrored = are_left_handed(dataset) if mirror_left_handed else [False] * len(dataset)
         self._decoded: dict[int, ClipValues] | None = {} if keep_decoded_videos else None
 
     def __len__(self) -> int:
@@ -129,6 +137,7 @@ class ClipDataset(RandomDataset):
             seed,
             functools.partial(self.dataset.__getitem__, index),
             None if self.descriptions is None else functools.partial(self.descriptions.of_clip, index),
+            self.are_mirrored[index],
         )
 
     def forget_decoded_clips(self) -> None:
@@ -194,6 +203,42 @@ class SignClipDataset(ClipDataset):
             "target_language": self.target_languages[index],
             "spoken_language": self.spoken_languages[index],
         }
+
+
+def are_left_handed(dataset: datasets.Dataset) -> list[bool]:
+    """
+    Of each clip whether its column `handedness` says left.
+
+    Raises:
+        ValueError: for a data set without that column, and as `is_left_handed`.
+    """
+    check_handedness(dataset.column_names)
+    return [is_left_handed(hand, f"row {row} (counted from 0)") for row, hand in enumerate(dataset["handedness"])]
+
+
+def check_handedness(columns: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: if these columns do not say with which hand a signer signs.
+    """
+    if "handedness" not in columns:
+        raise ValueError(
+            "--mirror_left_handed needs a column `handedness` that says left or right of each clip, got columns "
+            f"{list(columns)}. Add it to the data set, or leave the flag out."
+        )
+
+
+def is_left_handed(hand: str | None, where: str) -> bool:
+    """
+    Whether a value of the column `handedness` is left; nothing counts as right.
+
+    Raises:
+        ValueError: for another word.
+    """
+    word = (hand or "right").strip().casefold() or "right"
+    if word not in ("left", "right"):
+        raise ValueError(f"{where}: handedness must be left or right, got {hand!r}.")
+    return word == "left"
 
 
 def _checked_clips(dataset: datasets.Dataset, modality: Modality) -> datasets.Dataset:

@@ -52,6 +52,11 @@ def check_feature_cache(data: DataArguments) -> None:
         raise ValueError(
             "--cache_features cannot be combined with --streaming: a stream keeps nothing. Leave out one of the two."
         )
+    if data.mirror_left_handed:
+        raise ValueError(
+            "--cache_features cannot be combined with --mirror_left_handed: features are kept of clips as they are. "
+            "Mirror the videos of left-handed signers yourself, or leave out one of the two."
+        )
 
 
 def check_features_can_be_kept(encoder: SignEncoder, modality: Modality) -> None:

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from modeling_flallm.own_processing import pose_layouts
+from modeling_flallm.own_processing import mirrored_poses, pose_layouts
 
 from ..arguments.data_arguments import AugmentationArguments
 
@@ -23,10 +23,9 @@ def augmented_poses(poses: torch.Tensor, arguments: AugmentationArguments, body_
     Returns:
         New poses; points that were not seen stay 0.
     """
-    places, scores = poses[..., :2], poses[..., 2:]
     if torch.rand(()) < arguments.horizontal_flip:
-        mirrored = list(pose_layouts.MIRRORED_POINTS)
-        places, scores = places[:, mirrored] * torch.tensor([-1.0, 1.0]), scores[:, mirrored]
+        poses = mirrored_poses(poses)
+    places, scores = poses[..., :2], poses[..., 2:]
     if arguments.rotation_degrees and torch.rand(()) < ROTATION_PROBABILITY:
         places = places @ _rotation(arguments.rotation_degrees)
     if arguments.scale:

@@ -25,7 +25,7 @@ from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..corpora.data_set_columns import WORDS, check_split, check_stream, tell_unused, unused
 from ..languages.target_languages import target_languages
 from .augmentation import ClipAugmentation, item_seed
-from .data import ClipReader
+from .data import ClipReader, check_handedness, is_left_handed
 from .hub_data_sets import check_row_is_of_hub, column_names, open_on_hub, with_content
 from .splits import check_most_clips, check_text_column, checked_row, load_split
 
@@ -201,7 +201,9 @@ class StreamedClipDataset(Dataset):
         text_column: str = "text",
         augmentation: ClipAugmentation | None = None,
         preprocess_on_device: bool = False,
+        mirror_left_handed: bool = False,
     ):
+        self.mirror_left_handed = mirror_left_handed
         self.tokenizer = processor.tokenizer
         self.text_column = text_column
         self.read_clip = ClipReader(processor.modality, augmentation, preprocess_on_device)
@@ -211,7 +213,9 @@ class StreamedClipDataset(Dataset):
         row = checked_row(clip.row, self.text_column, clip.number, clip.source, type(modality))
         try:
             (language,) = target_languages(self.tokenizer, [row["spoken_language"]])
-            item = self.read_clip(functools.partial(_sampled_values, modality, row), clip.seed, lambda: row)
+            is_mirrored = self.mirror_left_handed and is_left_handed(clip.row.get("handedness"), "its signer")
+            values = functools.partial(_sampled_values, modality, row)
+            item = self.read_clip(values, clip.seed, lambda: row, is_mirrored=is_mirrored)
         except VideoDecodingError as error:
             raise VideoDecodingError(_in_row(clip, error)) from error
         except ValueError as error:
@@ -264,11 +268,15 @@ def _check_arguments(data: DataArguments, training: FLaLLMTrainingArguments) -> 
 def _open_source(data: DataArguments, name: str) -> FolderRows | HubRows:
     if Path(name).is_dir():
         clips = load_split(data, data.train_split, data.max_train_clips, name)
+        if data.mirror_left_handed:
+            check_handedness(clips.column_names)
         return FolderRows(clips, f"{name} ({data.train_split})")
     check_most_clips(data.max_train_clips)
     rows = open_on_hub(name, data.train_split, streaming=True, text_column=data.text_column)
     columns = column_names(rows)
     check_text_column(columns, data.text_column, f"{name} ({data.train_split})")
+    if data.mirror_left_handed:
+        check_handedness(columns)
     check_stream(rows.features, (data.text_column, *WORDS), name)
     tell_unused(unused(columns, data.text_column), name)
     return HubRows(rows, name, data.train_split, data.max_train_clips)

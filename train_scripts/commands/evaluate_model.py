@@ -78,6 +78,7 @@ def evaluate_model(
     num_candidates: int | None = None,
     choose_by: str | None = None,
     seed: int | None = None,
+    left_handed: bool | str = False,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     -> scores as returned by `translation_scores`, for glosses also those of `recognition_scores`, for clips whose
@@ -98,6 +99,9 @@ def evaluate_model(
     kept.check_clips([{**clip, "reference": reference} for clip, reference in names])
     utility = utility_of_flag(choose_by, run.device)  # an encoder that does not exist is to be told before the work
     trainer = _build_trainer(model, processor, run)
+    if left_handed is not False:
+        model.vision_model.check_can_be_mirrored()
+    trainer.left_handed = left_handed
     how = _writing(trainer, num_candidates, seed)
     is_chosen = num_candidates is not None and not model.writes_by_beams(how)
     if choose_by is not None and not is_chosen:
@@ -112,6 +116,8 @@ def evaluate_model(
         rows = [row | {"prediction": text} for row, text in zip(rows, texts, strict=True)]
     predictions = [row["prediction"] for row in rows]
     scores = translation_scores(predictions, dataset.texts, **options)
+    if left_handed is not False:
+        scores["left_handed"] = left_handed
     if data.target == GLOSS:
         scores |= recognition_scores(predictions, dataset.texts, evaluation.lowercase)
     if "signer" in split.column_names:
@@ -242,6 +248,7 @@ def _settings(
     of_generation = ("dtype", "quantization", "num_beams", "generation_max_length", "generation_config")
     draws = generation.num_candidates is not None or generation.seed is not None
     of_samples = ("num_candidates", "seed") if draws else ()
+    of_samples += ("left_handed",) if generation.left_handed is not False else ()
     weights = sorted(Path(evaluation.model).glob("*.safetensors"))
     return {
         **{name: values[name] for name in (*names, *of_generation, *of_samples)},
@@ -265,7 +272,7 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
         read_run(model_folder)  # a folder without a record is to be told before the work
     start_run(run, DTYPES[generation.dtype])
     model, processor = load_to_translate(evaluation.model, run.device, generation.dtype, generation.quantization)
-    how = (generation.num_candidates, generation.choose_by, generation.seed)
+    how = (generation.num_candidates, generation.choose_by, generation.seed, generation.left_handed)
     scores, rows = evaluate_model(model, processor, evaluation, data, run, kept, *how)
     if run.process_index == 0:
         write_results(Path(run.output_dir), scores, rows)

@@ -128,7 +128,8 @@ def _settings(arguments: TranslateArguments) -> dict[str, Any]:
     """Everything that affects the translations of a run, by flag name."""
     names = ("model", "start", "end", "num_beams", "long", "srt", "vtt", "dtype", "quantization", "spoken_language")
     of_choice = ("num_candidates", "choose_by") if arguments.num_candidates is not None else ()
-    settings = {f"--{name}": getattr(arguments, name) for name in (*names, *of_choice)}
+    of_hand = ("left_handed",) if arguments.left_handed is not False else ()
+    settings = {f"--{name}": getattr(arguments, name) for name in (*names, *of_choice, *of_hand)}
     folder = Path(arguments.model)
     patterns = ("*.safetensors", "*config.json", CALIBRATION_FILE)
     files = [file for pattern in patterns for file in folder.glob(pattern)] if folder.is_dir() else []
@@ -148,7 +149,7 @@ def _translate(arguments: TranslateArguments, videos: Sequence[Path], journal: J
     # With a journal always, because the next run of the command may ask for another format.
     with_confidence = is_calibrated(model) and (arguments.format != "text" or journal is not None)
     with_confidence = with_confidence and arguments.num_candidates is None  # measured for log probabilities alone
-    table = Table(arguments.format, arguments.long, with_confidence)
+    table = Table(arguments.format, arguments.long, with_confidence, arguments.left_handed is not False)
     printer = None if journal is not None else Printer(table, sorted([*results, *remaining]))
     to_do = [videos[position] for position in remaining]
     stream = _open_stream(arguments, model, processor, to_do, journal, with_confidence)
@@ -223,13 +224,15 @@ def _open_stream(
     if arguments.long and not processor.modality.has_rests:
         clips = processor.modality.words.clips
         raise ValueError(f"--long splits videos, but this model reads {clips}. Leave it out.")
-    choice = _choice(arguments, model)
+    choice, hand = _choice(arguments, model), arguments.left_handed
+    if hand is not False:
+        model.vision_model.check_can_be_mirrored()
     if arguments.long:
         translator = build_translator(model, processor)
-        return translate_long_videos(translator, videos, *wanted, journal, with_confidence, choice)
+        return translate_long_videos(translator, videos, *wanted, journal, with_confidence, choice, hand)
     longest = longest_clip_of_training(arguments.model)
     amounts = (arguments.num_workers, longest, with_confidence)
-    return translate_videos(model, processor, videos, arguments.batch_size, *wanted, *amounts, choice)
+    return translate_videos(model, processor, videos, arguments.batch_size, *wanted, *amounts, choice, hand)
 
 
 def _choice(arguments: TranslateArguments, model: FLaLLMForTranslation) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def _is_setting(arguments: Any, name: str) -> bool:
     if isinstance(arguments, DataArguments):
         streamed = ("streaming", "shuffle_buffer_size") if arguments.streaming else ()
         recognition = () if arguments.target == SENTENCE else ("target",)
-        return name in ("max_train_clips", "dataset_weights", *recognition, *streamed)
+        mirrored = ("mirror_left_handed",) if arguments.mirror_left_handed else ()
+        return name in ("max_train_clips", "dataset_weights", *recognition, *mirrored, *streamed)
     if isinstance(arguments, FLaLLMTrainingArguments):
         is_overridden = name == "num_train_epochs" and arguments.max_steps > 0
         return name in TRAINING_SETTINGS and not is_overridden

@@ -194,9 +194,12 @@ def _measure(
     trainer: ContrastiveTrainer, opened: ContrastiveSplits, name: str, data: DataArguments, targets: SentenceTargets
 ) -> dict[str, float]:
     """Scores of one more split, with its name in front, also in the model card."""
-    scale = opened.splits.description_scale
     clips = SignClipDataset(
-        opened.other, trainer.data_collator.processor, text_column=data.text_column, description_scale=scale
+        opened.other,
+        trainer.data_collator.processor,
+        text_column=data.text_column,
+        description_scale=opened.splits.description_scale,
+        mirror_left_handed=data.mirror_left_handed,
     )
     trainer.compute_metrics = build_compute_scores(targets, clips.texts, trainer.scores_of_measures)
     scores = trainer.evaluate(clips, metric_key_prefix=name)

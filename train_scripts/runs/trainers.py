@@ -186,6 +186,7 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
     training_run: TrainingRun | None = None
     train_sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None = None
     frame_preprocessor: FramePreprocessor | None = None
+    left_handed: bool | str = False  # in evaluation, as of `generate`
     _most_visual_tokens: int = 0  # of a clip in this process
 
     def training_step(
@@ -294,17 +295,15 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
     def _encode_clips(self, model: torch.nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """Prepared inputs with visual features in place of clips: loss and generation both start from them."""
         inputs = self._prepare_inputs(inputs)
-        vision_model = self.accelerator.unwrap_model(model).vision_model
-        if "visual_features" in inputs or vision_model.main_input_name not in inputs:
+        model = self.accelerator.unwrap_model(model)
+        if "visual_features" in inputs or model.vision_model.main_input_name not in inputs:
             return inputs
-        clips = {name: inputs.pop(name) for name in vision_model.input_names if name in inputs}
+        clips = {name: inputs.pop(name) for name in model.vision_model.input_names if name in inputs}
         with torch.no_grad(), self.compute_loss_context_manager():
-            output = vision_model.compute_features(**clips)
-        return {
-            **inputs,
-            "visual_features": output.last_hidden_state,
-            "visual_attention_mask": output.attention_mask,
-        }
+            if self.left_handed is not False:
+                clips, _ = model.as_right_handed(clips, self.left_handed, inputs)
+            output = model.vision_model.compute_features(**clips)
+        return inputs | {"visual_features": output.last_hidden_state, "visual_attention_mask": output.attention_mask}
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):
         """Encode the clips once; loss and generation both start from the visual features."""

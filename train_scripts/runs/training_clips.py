@@ -122,11 +122,13 @@ def prepare_clips(
         "keep_decoded_videos": data.keep_decoded_videos,
         "preprocess_on_device": training.preprocess_on_device,
         "description_scale": splits.description_scale,
+        "mirror_left_handed": data.mirror_left_handed,
     }
-    _tell_mirrored(splits, augmentation, training)
+    _tell_mirrored(splits, data, augmentation, training)
     evaluation = SignClipDataset(splits.evaluation, **shared)
     if splits.streams:
-        train = StreamedClipDataset(processor, data.text_column, augmentation, training.preprocess_on_device)
+        on_device = training.preprocess_on_device
+        train = StreamedClipDataset(processor, data.text_column, augmentation, on_device, data.mirror_left_handed)
         return TrainingClips(train, evaluation, splits.streams, augmentation)
     train = SignClipDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
     sampler = build_train_sampler(train, splits.sizes, data.dataset_weights, training)
@@ -134,13 +136,17 @@ def prepare_clips(
 
 
 def _tell_mirrored(
-    splits: Splits, augmentation: ClipAugmentation | MiddleFrames, training: FLaLLMTrainingArguments
+    splits: Splits,
+    data: DataArguments,
+    augmentation: ClipAugmentation | MiddleFrames,
+    training: FLaLLMTrainingArguments,
 ) -> None:
     flip = augmentation.arguments.horizontal_flip
-    if splits.description_scale is not None and flip and training.process_index == 0:
+    flags = [f"--horizontal_flip {flip:g}"] * bool(flip) + ["--mirror_left_handed"] * data.mirror_left_handed
+    if splits.description_scale is not None and flags and training.process_index == 0:
         print(
-            f"--horizontal_flip {flip:g} mirrors clips, but not their descriptions: these speak of the left and the "
-            "right of the clip as it is.",
+            f"{' and '.join(flags)} {'mirrors' if len(flags) == 1 else 'mirror'} clips, but not their descriptions: "
+            "these speak of the left and the right of the clip as it is.",
             flush=True,
         )
 

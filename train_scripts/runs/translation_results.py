@@ -23,7 +23,8 @@ CONFIDENCE_COLUMNS = ("confidence", "familiar")
 class Translation:
     """
     Result for one video: a text or an error; `pieces` are its sentences with `start` and `end` in seconds. `confidence`
-    (0 to 1) and `familiar` come from calibrated models, whose pieces have them, too.
+    (0 to 1) and `familiar` come from calibrated models, whose pieces have them, too. `left_handed` says whether the
+    video was mirrored, if that was a question.
     """
 
     file: str
@@ -33,6 +34,7 @@ class Translation:
     pieces: list[dict[str, Any]] = field(default_factory=list)
     confidence: float | None = None
     familiar: bool | None = None
+    left_handed: bool | None = None
     is_longer_than_trained: bool = False
 
 
@@ -48,20 +50,23 @@ class Table:
     Args:
         with_pieces: each line of `jsonl` has the list of `pieces`, and each piece has a row in the `csv`.
         with_confidence: the model is calibrated, so there are columns `confidence` and `familiar`.
+        with_hand: there is a column `left_handed`.
     """
 
     format: str = "text"
     with_pieces: bool = False
     with_confidence: bool = False
+    with_hand: bool = False
 
     @property
     def columns(self) -> list[str]:
         confidence = [*CONFIDENCE_COLUMNS] if self.with_confidence else []
+        hand = ["left_handed"] if self.with_hand else []
         if not self.with_pieces:
-            return ["file", "text", *confidence, "error"]
+            return ["file", "text", *confidence, *hand, "error"]
         if self.format == "csv":
-            return ["file", "start", "end", "text", *confidence, "error"]
-        return ["file", "text", "error", "pieces"]
+            return ["file", "start", "end", "text", *confidence, *hand, "error"]
+        return ["file", "text", *hand, "error", "pieces"]
 
     def header(self) -> str:
         return self._csv_line(dict(zip(self.columns, self.columns, strict=True))) if self.format == "csv" else ""

@@ -1,5 +1,6 @@
 """Many videos to sentences: reading, encoding and writing overlap, and a bad file costs only itself."""
 
+import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,6 +41,7 @@ def translate_videos(
     longest_clip: int | None = None,
     with_confidence: bool = False,
     choice: dict[str, Any] | None = None,
+    left_handed: bool | str = False,
 ) -> Iterator[Translation]:
     """
     Yields a translation of each of `videos`, including failed files, as soon as it is done; `position` is its index.
@@ -54,9 +56,11 @@ def translate_videos(
         longest_clip: visual tokens of the longest clip that the model was trained on; longer ones are marked.
         with_confidence: for a calibrated model, which then keeps the scores of all tokens in memory.
         choice: `num_candidates` and `choose_by` of the pipeline, to choose among candidates.
+        left_handed: as of the pipeline; which hand was taken is told in `left_handed` of a translation.
     """
     generation = _generation(with_confidence, num_beams, choice)
     translator = build_translator(model, processor)
+    encode_clips = functools.partial(translator.encode_clips, left_handed=left_handed)
 
     def read(numbered: tuple[int, Path]) -> _Clip:
         clip = _read_clip(translator, *numbered, start, end)
@@ -68,7 +72,7 @@ def translate_videos(
     def encode(batch: list[_Clip]) -> tuple[list[_Clip], EncodedClips | None]:
         clips = [clip.read for clip in batch if clip.read is not None]
         try:
-            return batch, translator.encode_clips(clips) if clips else None
+            return batch, encode_clips(clips) if clips else None
         except Exception as error:  # then the batch is tried clip by clip
             show_traceback(error)
             return batch, None
@@ -77,7 +81,7 @@ def translate_videos(
         """Give each clip of a batch its sentence, or its error."""
         problem = None
         try:
-            encoded = translator.encode_clips([clip.read for clip in batch]) if encoded is None else encoded
+            encoded = encode_clips([clip.read for clip in batch]) if encoded is None else encoded
             answers = _write(translator, encoded, generation)
         except Exception as error:  # one clip must not stop the work on all others
             show_traceback(error)
@@ -117,18 +121,21 @@ def translate_long_videos(
     journal: Journal | None = None,
     with_confidence: bool = False,
     choice: dict[str, Any] | None = None,
+    left_handed: bool | str = False,
 ) -> Iterator[Translation]:
     """
     Like `translate_videos`, for videos longer than one sentence: one video and one piece of it at a time. Pieces in the
     journal are not translated again.
     """
     generation = _generation(with_confidence, num_beams, choice)
+    generation |= {} if left_handed is False else {"left_handed": left_handed}
     for position, video in enumerate(videos):
         translation = Translation(str(video), position=position)
         try:
             for piece in _pieces(translator, video, start, end, generation, journal):
                 translation.pieces.append(piece)
             translation.text = " ".join(piece["text"] for piece in translation.pieces if piece["text"])
+            translation.left_handed = translation.pieces[-1].get("left_handed")
             write_captions(translation, caption_formats)
         except Exception as error:  # one video must not stop the work on all others
             show_traceback(error)
@@ -159,6 +166,8 @@ def _pieces(
     first = max(next_segment - 1, 0)
     by_times = {(piece["start"], piece["end"]): piece for piece in finished if piece["piece"] < next_segment}
     yield from ({name: value for name, value in piece.items() if name != "piece"} for piece in by_times.values())
+    if by_times and "left_handed" in generation:  # the same hand for the whole video
+        generation = {**generation, "left_handed": torch.tensor(finished[0]["left_handed"])}
     answers = translator.translate_long(str(video), segments[first:], **generation)
     for answer in tqdm(answers, total=len(segments) - first, unit="sentence", desc=video.name, leave=False):
         piece = {"start": answer["start"], "end": answer["end"]} | _columns_of(answer)
@@ -259,6 +268,8 @@ def _write(
 
 def _columns_of(answer: dict[str, Any]) -> dict[str, Any]:
     columns = {"text": answer["translation_text"]}
+    if "left_handed" in answer:
+        columns["left_handed"] = answer["left_handed"]
     if "confidence" in answer:
         columns |= {"confidence": answer["confidence"], "familiar": answer["is_familiar"]}
     return columns
