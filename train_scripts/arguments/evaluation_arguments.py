@@ -20,6 +20,13 @@ class EvaluationArguments:
         default=False, metadata={"help": "Append ' .' to both sides, a habit on PHOENIX14T; the signature says so."}
     )
     lowercase: bool = field(default=False, metadata={"help": "Compare in lower case; the signature says so."})
+    max_control_clips: int = field(
+        default=100,
+        metadata={
+            "help": "How many clips, at most, are also translated without what they show, once as noise and once with "
+            "their first frame frozen, to measure what the model guesses; 0 for none."
+        },
+    )
     add_to_model_card: bool = field(
         default=False,
         metadata={"help": "Write the scores into README.md of the model's folder, in place of those of this split."},

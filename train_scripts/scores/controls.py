@@ -1,0 +1,65 @@
+"""Scores without the clip: what a model guesses from the language alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .metrics import comparable, translation_scores
+
+SHUFFLED = "shuffled"
+TITLE_OF_CONTROL = {"noise": "noise in its place", "frozen": "its first frame frozen"}
+
+
+def evenly_spread(num_clips: int, most: int) -> list[int]:
+    """Return the indices of at most so many clips, evenly spread over all, because data sets are sorted by signer."""
+    number = min(num_clips, most)
+    return [place * num_clips // number for place in range(number)]
+
+
+def clips_of_other_sentences(references: Sequence[str]) -> list[int | None]:
+    """Return for each clip the index of another one with another sentence; None where all sentences are the same.
+
+    It is the next one after half of all clips, because neighbours may be from one video and on one topic.
+    """
+    sentences = list(map(comparable, references))
+    number = len(sentences)
+
+    def other_than(index: int) -> int | None:
+        others = ((index + number // 2 + step) % number for step in range(number))
+        return next((other for other in others if sentences[other] != sentences[index]), None)
+
+    return list(map(other_than, range(number)))
+
+
+def control_scores(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    texts_of_controls: Mapping[str, Sequence[str]],
+    indices: Sequence[int],
+    **options: Any,
+) -> dict[str, dict[str, Any]]:
+    """Return `bleu4`, `chrf` and `num_segments` of each control, and under `with_the_clip` the same scores of the model
+    on the same clips.
+
+    `texts_of_controls` are the model's translations of the clips at `indices` without what they show, by the name of
+    the control. `shuffled` is added, which needs no model: the reference of each clip against the translation of
+    another clip. `options` are those of `translation_scores`.
+    """
+    of_controls = {name: ([*indices], list(texts)) for name, texts in texts_of_controls.items()}
+    others = clips_of_other_sentences(references)
+    shuffled = [index for index, other in enumerate(others) if other is not None]
+    if shuffled:
+        of_controls[SHUFFLED] = (shuffled, [predictions[others[index]] for index in shuffled])
+    return {
+        name: _scores(texts, [references[index] for index in clips], **options)
+        | {
+            "with_the_clip": _scores(
+                [predictions[index] for index in clips], [references[index] for index in clips], **options
+            )
+        }
+        for name, (clips, texts) in of_controls.items()
+    }
+
+
+def _scores(predictions: Sequence[str], references: Sequence[str], **options: Any) -> dict[str, Any]:
+    scores = translation_scores(predictions, references, **{**options, "num_resamples": 0})
+    return {name: scores[name] for name in ("bleu4", "chrf", "num_segments")}
