@@ -11,10 +11,12 @@ from processing.modality_features_slt import VisualFeaturesModality
 from processing.modality_poses_slt import PoseModality
 from processing.modality_video_slt import VideoModality
 from train_scripts.clips.control_clips import ControlClips
+from train_scripts.scores.content_words import FunctionWords
 from train_scripts.scores.controls import clips_of_other_sentences, control_scores, evenly_spread
 from train_scripts.scores.metrics import translation_scores
 from train_scripts.scores.report import format_report
 
+NO_WORDS = FunctionWords((), "references", "13a")
 SENTENCES = ["one two three four", "five six seven eight", "one two three nine"]
 
 
@@ -94,13 +96,14 @@ def test_shuffled_clips_have_another_sentence():
 
 def test_controls_stand_beside_the_score_of_the_same_clips():
     predictions = [SENTENCES[0], SENTENCES[1], SENTENCES[1]]
-    scores = control_scores(predictions, SENTENCES, {"noise": [SENTENCES[0]] * 2}, [0, 2])
+    scores = control_scores(predictions, SENTENCES, {"noise": [SENTENCES[0]] * 2}, [0, 2], NO_WORDS)
     without = translation_scores([SENTENCES[0]] * 2, [SENTENCES[0], SENTENCES[2]], num_resamples=0)
     with_it = translation_scores([SENTENCES[0], SENTENCES[1]], [SENTENCES[0], SENTENCES[2]], num_resamples=0)
     names = ("bleu4", "chrf", "num_segments")
     assert scores["noise"] == {
         **{name: without[name] for name in names},
-        "with_the_clip": {name: with_it[name] for name in names},
+        "content_bleu4": without["bleu4"],
+        "with_the_clip": {**{name: with_it[name] for name in names}, "content_bleu4": with_it["bleu4"]},
     }
     assert scores["shuffled"]["num_segments"] == 3
     assert format_report({"controls": scores}) == (

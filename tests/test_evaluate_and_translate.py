@@ -30,6 +30,7 @@ from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.scores.breakdown import breakdown
 from train_scripts.scores.candidates import oracle_texts
+from train_scripts.scores.content_words import function_words_of
 from train_scripts.scores.diversity import diversity_scores
 from train_scripts.scores.metrics import TITLE_OF_SCORE, scores_by_signer, translation_scores
 from train_scripts.scores.report import format_report
@@ -84,7 +85,9 @@ def test_scores_and_predictions_of_a_split(tmp_path, capsys):
     predictions = [row["prediction"] for row in rows]
     assert predictions == one_by_one(clips()) and len(set(predictions)) > 1
     by_signer = scores_by_signer(predictions, split["text"], split["signer"])
-    details = breakdown(predictions, split["text"], split["signer"])
+    training = load_split(DataArguments(dataset=str(corpus())), "train")["text"]
+    words = function_words_of(split["text"], training)
+    details = breakdown(predictions, split["text"], words, split["signer"], training)
     controls = scores.pop("controls")
     assert controls.keys() == {"noise", "frozen", "shuffled"}
     assert [controls[name]["num_segments"] for name in ("noise", "frozen", "shuffled")] == [4, 4, 6]

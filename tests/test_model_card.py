@@ -35,6 +35,7 @@ from train_scripts.hub.training_run import TrainingRun, base_ids, describe_run, 
 from train_scripts.languages.languages import check_sign_language, check_spoken_language, language_name
 from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.scores.breakdown import breakdown
+from train_scripts.scores.content_words import FunctionWords
 from train_scripts.scores.metrics import TITLE_OF_SCORE, translation_scores
 from train_scripts.scores.report import sentences_of
 from train_scripts.stages import llm_fine_tuning, visual_initialing
@@ -358,7 +359,8 @@ def test_the_trainings_scores_and_signatures_go_through_the_model_index():
 
 def test_added_scores_go_through_the_model_index(folder):
     scores = some_scores(lowercase=True)
-    scores |= breakdown(["a b c d", "a | d"], ["a b c d", "a b c e"], ["signer|1", "2"])
+    words = FunctionWords((), "references", "13a")
+    scores |= breakdown(["a b c d", "a | d"], ["a b c d", "a b c e"], words, ["signer|1", "2"])
     add_scores(folder, scores, DataArguments(dataset=str(corpus())), "test", num_beams=3)
     check_for_the_hub(card_of(folder))
     assert (

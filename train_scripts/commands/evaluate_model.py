@@ -40,6 +40,7 @@ from ..clips.collators import FramePreprocessor
 from ..clips.control_clips import CONTROLS, ControlClips
 from ..clips.data import SignClipDataset
 from ..clips.splits import load_split, name_of_clip
+from ..clips.training_texts import read_training_texts
 from ..corpora.data_set_columns import CLIP_COLUMNS
 from ..hub.model_card import add_scores
 from ..hub.training_run import read_run
@@ -52,6 +53,7 @@ from ..runs.training import collator_class_of, start_run, trainer_class_of
 from ..runs.unfinished_predictions import UnfinishedPredictions
 from ..scores.breakdown import breakdown
 from ..scores.candidates import best_texts, choice_scores, format_choice, utility_of_flag
+from ..scores.content_words import function_words_of
 from ..scores.controls import TITLE_OF_CONTROL, control_scores, evenly_spread
 from ..scores.diversity import diversity_scores
 from ..scores.metrics import format_scores, generated_token_ids, translation_scores
@@ -101,6 +103,8 @@ def evaluate_model(
     translation_scores(dataset.texts, dataset.texts, num_resamples=0, **options)  # raises before the work starts
     names = zip(_names_of_clips(split), dataset.texts, strict=True)
     kept.check_clips([{**clip, "reference": reference} for clip, reference in names])
+    training_texts = read_training_texts(data)
+    function_words = function_words_of(dataset.texts, training_texts, data.spoken_language)
     utility = utility_of_flag(choose_by, run.device)  # an encoder that does not exist is to be told before the work
     trainer = _build_trainer(model, processor, run)
     how = _writing(trainer, num_candidates, seed)
@@ -121,8 +125,8 @@ def evaluate_model(
     if data.target == GLOSS:
         scores |= recognition_scores(predictions, dataset.texts, evaluation.lowercase)
     signers = split["signer"] if "signer" in split.column_names else None
-    scores |= breakdown(predictions, dataset.texts, signers, **options)
-    scores["controls"] = control_scores(predictions, dataset.texts, *controls, **options)
+    scores |= breakdown(predictions, dataset.texts, function_words, signers, training_texts, **options)
+    scores["controls"] = control_scores(predictions, dataset.texts, *controls, function_words, **options)
     if candidates is not None:
         facts = {"num_candidates": num_candidates, "choose_by": (choose_by or DEFAULT_UTILITY) if is_chosen else None}
         chosen = predictions if is_chosen else None

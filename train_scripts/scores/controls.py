@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .content_words import FunctionWords
 from .metrics import comparable, translation_scores
 
 SHUFFLED = "shuffled"
@@ -35,10 +36,11 @@ def control_scores(
     references: Sequence[str],
     texts_of_controls: Mapping[str, Sequence[str]],
     indices: Sequence[int],
+    function_words: FunctionWords,
     **options: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Return `bleu4`, `chrf` and `num_segments` of each control, and under `with_the_clip` the same scores of the model
-    on the same clips.
+    """Return `bleu4`, `chrf`, `num_segments` and `content_bleu4`, that of content words, of each control, and under
+    `with_the_clip` the same scores of the model on the same clips.
 
     `texts_of_controls` are the model's translations of the clips at `indices` without what they show, by the name of
     the control. `shuffled` is added, which needs no model: the reference of each clip against the translation of
@@ -49,17 +51,17 @@ def control_scores(
     shuffled = [index for index, other in enumerate(others) if other is not None]
     if shuffled:
         of_controls[SHUFFLED] = (shuffled, [predictions[others[index]] for index in shuffled])
-    return {
-        name: _scores(texts, [references[index] for index in clips], **options)
-        | {
-            "with_the_clip": _scores(
-                [predictions[index] for index in clips], [references[index] for index in clips], **options
-            )
+
+    def scores_of(texts: Sequence[str], clips: Sequence[int]) -> dict[str, Any]:
+        of_clips = [references[index] for index in clips]
+        scores = translation_scores(texts, of_clips, **{**options, "num_resamples": 0})
+        content = function_words.scores(texts, of_clips, **options)
+        return {
+            **{name: scores[name] for name in ("bleu4", "chrf", "num_segments")},
+            "content_bleu4": content["bleu4"],
         }
+
+    return {
+        name: scores_of(texts, clips) | {"with_the_clip": scores_of([predictions[index] for index in clips], clips)}
         for name, (clips, texts) in of_controls.items()
     }
-
-
-def _scores(predictions: Sequence[str], references: Sequence[str], **options: Any) -> dict[str, Any]:
-    scores = translation_scores(predictions, references, **{**options, "num_resamples": 0})
-    return {name: scores[name] for name in ("bleu4", "chrf", "num_segments")}

@@ -8,7 +8,22 @@ from .controls import SHUFFLED, TITLE_OF_CONTROL
 
 MOST_ROWS = 12  # of a group that are printed; ours
 # The keys of scores.json that the report is made of.
-REPORTED = ("by_signer", "controls", "variety")
+REPORTED = (
+    "by_signer",
+    "by_length",
+    "by_unseen_words",
+    "by_unseen_sentence",
+    "controls",
+    "content_words",
+    "variety",
+)
+TITLE_OF_UNSEEN = {
+    "by_unseen_words": ("by words that training never had", {"none": "none", "some": "one or more"}),
+    "by_unseen_sentence": (
+        "by sentence",
+        {"seen": "sentence of the training split", "unseen": "new sentence"},
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +39,12 @@ def groups_of(scores: dict[str, Any]) -> list[Group]:
     groups = []
     if "by_signer" in scores:
         groups.append(_group("by signer, worst first", scores["by_signer"].items()))
+    if "by_length" in scores:
+        unit = scores["by_length"]["unit"]
+        groups.append(_group(f"by {unit}s of the reference", scores["by_length"]["groups"].items()))
+    for name, (title, titles) in TITLE_OF_UNSEEN.items():
+        if name in scores:
+            groups.append(_group(title, ((titles[key], scores[name][key]) for key in titles if key in scores[name])))
     return groups
 
 
@@ -33,7 +54,17 @@ def _group(title: str, parts: Iterable[tuple[str, dict[str, Any]]]) -> Group:
 
 def sentences_of(scores: dict[str, Any]) -> list[str]:
     """Return what else the evaluation found, in plain sentences."""
-    return _controls(scores.get("controls", {})) + ([_variety(scores["variety"])] if "variety" in scores else [])
+    sentences = _controls(scores.get("controls", {}))
+    if "content_words" in scores:
+        sentences.append(_content(scores["content_words"]))
+    if "variety" in scores:
+        sentences.append(_variety(scores["variety"]))
+    return sentences
+
+
+def _content(content: dict[str, Any]) -> str:
+    signature = content["signatures"].get("bleu4", "no clip has any")
+    return f"Content words alone: BLEU-4 {content['bleu4']:.2f}, chrF {content['chrf']:.2f} ({signature})"
 
 
 def _controls(controls: dict[str, dict[str, Any]]) -> list[str]:
