@@ -12,7 +12,7 @@ from processing.modality_poses_slt import PoseModality
 from processing.modality_video_slt import VideoModality
 from train_scripts.clips.control_clips import ControlClips
 from train_scripts.scores.content_words import FunctionWords
-from train_scripts.scores.controls import clips_of_other_sentences, control_scores, evenly_spread
+from train_scripts.scores.controls import clips_of_other_sentences, control_scores, drawn_clips
 from train_scripts.scores.metrics import translation_scores
 from train_scripts.scores.report import format_report
 
@@ -81,11 +81,11 @@ def test_another_control_is_refused():
         ControlClips(None, "silence", [])
 
 
-@pytest.mark.parametrize(
-    ("number", "most", "indices"), [(6, 4, [0, 1, 3, 4]), (3, 100, [0, 1, 2]), (10, 2, [0, 5]), (5, 0, [])]
-)
-def test_control_clips_are_spread_over_all(number, most, indices):
-    assert evenly_spread(number, most) == indices
+def test_control_clips_are_of_every_signer_also_where_signers_take_turns():
+    indices = drawn_clips(150, 50)
+    assert indices == sorted(set(indices)) == drawn_clips(150, 50) and len(indices) == 50
+    assert len({index % 3 for index in indices}) == 3 and len({index // 50 for index in indices}) == 3
+    assert drawn_clips(3, 100) == [0, 1, 2] and drawn_clips(5, 0) == []
 
 
 def test_shuffled_clips_have_another_sentence():

@@ -31,6 +31,7 @@ from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.scores.breakdown import breakdown
 from train_scripts.scores.candidates import oracle_texts
 from train_scripts.scores.content_words import function_words_of
+from train_scripts.scores.controls import drawn_clips
 from train_scripts.scores.diversity import diversity_scores
 from train_scripts.scores.metrics import TITLE_OF_SCORE, scores_by_signer, translation_scores
 from train_scripts.scores.report import format_report
@@ -91,7 +92,7 @@ def test_scores_and_predictions_of_a_split(tmp_path, capsys):
     controls = scores.pop("controls")
     assert controls.keys() == {"noise", "frozen", "shuffled"}
     assert [controls[name]["num_segments"] for name in ("noise", "frozen", "shuffled")] == [4, 4, 6]
-    with_clips = translation_scores([predictions[n] for n in (0, 1, 3, 4)], [split["text"][n] for n in (0, 1, 3, 4)])
+    with_clips = translation_scores(*([side[n] for n in drawn_clips(6, 4)] for side in (predictions, split["text"])))
     assert controls["noise"]["with_the_clip"]["bleu4"] == with_clips["bleu4"]
     assert controls["noise"]["with_the_clip"] == controls["frozen"]["with_the_clip"]
     assert scores == translation_scores(predictions, split["text"]) | details and by_signer.items() <= details.items()

@@ -1,6 +1,7 @@
 """What `flallm evaluate` takes besides a data set. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .flag_values import DTYPES, QUANTIZATIONS
 
@@ -37,6 +38,17 @@ class EvaluationArguments:
             raise ValueError("`--model` must name a trained model.")
         if self.output_dir is None:
             raise ValueError("`--output_dir` must name a new or empty folder.")
+
+
+@dataclass
+class ComparisonArguments:
+    """Which evaluations to compare."""
+
+    first: Path = field(
+        metadata={"help": "Folder that flallm evaluate wrote, or its predictions.jsonl.", "positional": True}
+    )
+    second: Path = field(metadata={"help": "The same of another system, on the same clips.", "positional": True})
+    output_dir: str | None = field(default=None, metadata={"help": "New or empty folder for comparison.json."})
 
 
 @dataclass

@@ -54,7 +54,7 @@ from ..runs.unfinished_predictions import UnfinishedPredictions
 from ..scores.breakdown import breakdown
 from ..scores.candidates import best_texts, choice_scores, format_choice, utility_of_flag
 from ..scores.content_words import function_words_of
-from ..scores.controls import TITLE_OF_CONTROL, control_scores, evenly_spread
+from ..scores.controls import TITLE_OF_CONTROL, control_scores, drawn_clips
 from ..scores.diversity import diversity_scores
 from ..scores.metrics import format_scores, generated_token_ids, translation_scores
 from ..scores.recognition import recognition_scores
@@ -87,9 +87,9 @@ def evaluate_model(
     seed: int | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
-    -> scores as returned by `translation_scores` and `breakdown`, for glosses also those of `recognition_scores`; and
-    one row per clip: file_name, prediction, reference. With `num_candidates`, the rows also have their `candidates`,
-    and the scores `choice` and `diversity`.
+    -> scores as returned by `translation_scores` and `breakdown`, `controls`, and for glosses those of
+    `recognition_scores`; and one row per clip: file_name, prediction, reference and, where it is known, signer. With
+    `num_candidates`, the rows also have their `candidates`, and the scores `choice` and `diversity`.
     """
     if len(data.dataset) > 1:
         raise ValueError(f"--dataset: one data set is scored at a time, got {len(data.dataset)}. Score them in turn.")
@@ -120,11 +120,13 @@ def evaluate_model(
         texts = best_texts(candidates, utility) if is_chosen else [each[0] for each in candidates]
         rows = [row | {"prediction": text} for row, text in zip(rows, texts, strict=True)]
     predictions = [row["prediction"] for row in rows]
+    signers = split["signer"] if "signer" in split.column_names else None
+    if signers is not None:
+        rows = [row | {"signer": signer} for row, signer in zip(rows, signers, strict=True)]
     controls = _translate_controls(trainer, dataset, evaluation.max_control_clips, how, utility if is_chosen else None)
     scores = translation_scores(predictions, dataset.texts, **options)
     if data.target == GLOSS:
         scores |= recognition_scores(predictions, dataset.texts, evaluation.lowercase)
-    signers = split["signer"] if "signer" in split.column_names else None
     scores |= breakdown(predictions, dataset.texts, function_words, signers, training_texts, **options)
     scores["controls"] = control_scores(predictions, dataset.texts, *controls, function_words, **options)
     if candidates is not None:
@@ -215,7 +217,7 @@ def _translate_controls(
     Args:
         utility: chooses among samples; None for the best beam.
     """
-    indices = evenly_spread(len(dataset), most)
+    indices = drawn_clips(len(dataset), most)
     texts = {}
     for control in CONTROLS if indices else ():
         if trainer.args.process_index == 0:

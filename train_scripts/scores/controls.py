@@ -1,5 +1,6 @@
 """Scores without the clip: what a model guesses from the language alone."""
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,10 @@ SHUFFLED = "shuffled"
 TITLE_OF_CONTROL = {"noise": "noise in its place", "frozen": "its first frame frozen"}
 
 
-def evenly_spread(num_clips: int, most: int) -> list[int]:
-    """Return the indices of at most so many clips, evenly spread over all, because data sets are sorted by signer."""
-    number = min(num_clips, most)
-    return [place * num_clips // number for place in range(number)]
+def drawn_clips(num_clips: int, most: int) -> list[int]:
+    """Return the indices of at most so many clips, always the same: drawn, because in data sets signers often take
+    turns or follow each other."""
+    return sorted(random.Random(0).sample(range(num_clips), min(num_clips, most)))
 
 
 def clips_of_other_sentences(references: Sequence[str]) -> list[int | None]:
