@@ -106,7 +106,7 @@ def test_scores_and_predictions_of_a_split(tmp_path, capsys):
     assert scores["signatures"]["bleu4"] in output and "6 segments" in output
     assert format_report(scores | {"controls": controls}) in output
     assert output.startswith("Computing in float32 on a processor with")
-    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"scores.json", "predictions.jsonl"}
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"scores.json", "scores.png", "predictions.jsonl"}
 
 
 def test_first_clips_of_another_split(tmp_path):
@@ -190,7 +190,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(interrupted, tmp_path, torn,
     result = run_evaluation(interrupted, batch_size=2)
     assert sizes == [2]
     assert f"Resuming after 4 of 6 clips, which {kept} holds." in capsys.readouterr().out
-    assert {path.name for path in interrupted.iterdir()} == {"scores.json", "predictions.jsonl"}
+    assert {path.name for path in interrupted.iterdir()} == {"scores.json", "scores.png", "predictions.jsonl"}
     assert result == run_evaluation(tmp_path / "whole")
 
 

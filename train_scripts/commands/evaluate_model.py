@@ -3,12 +3,12 @@ Translate a split with a trained model and score it against its sentences.
 
     flallm evaluate --model stage2 --dataset corpus --split test --output_dir test_scores
 
-Writes predictions.jsonl and scores.json (with signatures and bootstrap intervals), and prints the table. Predictions
-are saved as they come: after an interruption, run the same command again to resume. With `--add_to_model_card True` the
-scores also go into the model card of a local folder. Under `torchrun` the clips are shared among the processes, and the
-scores are computed once over all of them.
+Writes predictions.jsonl, scores.json (with signatures and bootstrap intervals) and scores.png, and prints the table.
+Predictions are saved as they come: after an interruption, run the same command again to resume. With
+`--add_to_model_card True` the scores also go into the model card of a local folder. Under `torchrun` the clips are
+shared among the processes, and the scores are computed once over all of them.
 
-The report also has scores by signer, and what the model guesses without the clips: see docs/honest-scores.md.
+It also scores signers, lengths, content words and what the model guesses without the clips, see docs/honest-scores.md.
 
 With `--num_candidates 20`, 20 translations of each clip are sampled, and the one that agrees best with all of them is
 scored. `choice` in scores.json compares it with the first and with the best of them, `diversity` tells how they differ.
@@ -47,6 +47,7 @@ from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines
 from ..machine.kept_lines import state_of_file
 from ..machine.machine import default_device
+from ..runs.pictures import draw_scores
 from ..runs.quantization import DTYPES, load_to_translate
 from ..runs.trainers import ClipTrainer
 from ..runs.training import collator_class_of, start_run, trainer_class_of
@@ -306,6 +307,7 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
     scores, rows = evaluate_model(model, processor, evaluation, data, run, kept, *how)
     if run.process_index == 0:
         write_results(Path(run.output_dir), scores, rows)
+        draw_scores(scores, Path(run.output_dir) / "scores.png")
         kept.delete()
         if evaluation.add_to_model_card:
             num_beams = run.generation_num_beams or model.generation_config.num_beams

@@ -54,7 +54,7 @@ def _group(title: str, parts: Iterable[tuple[str, dict[str, Any]]]) -> Group:
 
 def sentences_of(scores: dict[str, Any]) -> list[str]:
     """Return what else the evaluation found, in plain sentences."""
-    sentences = _controls(scores.get("controls", {}))
+    sentences = controls_of(scores)
     if "content_words" in scores:
         sentences.append(_content(scores["content_words"]))
     if "variety" in scores:
@@ -67,8 +67,9 @@ def _content(content: dict[str, Any]) -> str:
     return f"Content words alone: BLEU-4 {content['bleu4']:.2f}, chrF {content['chrf']:.2f} ({signature})"
 
 
-def _controls(controls: dict[str, dict[str, Any]]) -> list[str]:
-    sentences = []
+def controls_of(scores: dict[str, Any]) -> list[str]:
+    """Return what the model scores without its clips, in plain sentences."""
+    controls, sentences = scores.get("controls", {}), []
     without = [name for name in controls if name != SHUFFLED]
     if without:
         scores = " and ".join(f"{controls[name]['bleu4']:.2f} BLEU-4 ({TITLE_OF_CONTROL[name]})" for name in without)
