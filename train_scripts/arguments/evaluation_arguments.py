@@ -28,6 +28,13 @@ class EvaluationArguments:
             "their first frame frozen, to measure what the model guesses; 0 for none."
         },
     )
+    score_models: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Folders or Hub ids of models that also score: text encoders, by the cosine of embeddings, and "
+            "text classification models with one label, such as ports of BLEURT."
+        },
+    )
     add_to_model_card: bool = field(
         default=False,
         metadata={"help": "Write the scores into README.md of the model's folder, in place of those of this split."},

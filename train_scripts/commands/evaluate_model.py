@@ -60,6 +60,7 @@ from ..scores.diversity import diversity_scores
 from ..scores.metrics import format_scores, generated_token_ids, translation_scores
 from ..scores.recognition import recognition_scores
 from ..scores.report import format_report
+from ..scores.score_models import load_score_models, model_scores
 
 BATCHES_BETWEEN_WRITES = 8  # per process; multiplied by the number of processes that read videos for it, plus one
 
@@ -107,6 +108,7 @@ def evaluate_model(
     training_texts = read_training_texts(data)
     function_words = function_words_of(dataset.texts, training_texts, data.spoken_language)
     utility = utility_of_flag(choose_by, run.device)  # an encoder that does not exist is to be told before the work
+    scorers = load_score_models(evaluation.score_models, run.device)
     trainer = _build_trainer(model, processor, run)
     how = _writing(trainer, num_candidates, seed)
     is_chosen = num_candidates is not None and not model.writes_by_beams(how)
@@ -129,6 +131,8 @@ def evaluate_model(
     if data.target == GLOSS:
         scores |= recognition_scores(predictions, dataset.texts, evaluation.lowercase)
     scores |= breakdown(predictions, dataset.texts, function_words, signers, training_texts, **options)
+    if scorers:
+        scores["model_scores"] = model_scores(scorers, predictions, dataset.texts)
     scores["controls"] = control_scores(predictions, dataset.texts, *controls, function_words, **options)
     if candidates is not None:
         facts = {"num_candidates": num_candidates, "choose_by": (choose_by or DEFAULT_UTILITY) if is_chosen else None}

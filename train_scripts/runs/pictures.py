@@ -54,6 +54,7 @@ def draw_scores(scores: Mapping[str, Any], path: Path) -> None:
     controls = scores.get("controls", {})
     rows = tuple((name, control["bleu4"], control["num_segments"]) for name, control in controls.items())
     groups += [("controls: without the clip", rows)] if rows else []
+    groups = [group for group in groups if len(group[1]) > 1] or groups  # what is the same for all says little
     figure, axes = plt.subplots(1, len(groups), figsize=(1 + 3 * len(groups), 4), layout="constrained", squeeze=False)
     for (title, parts), ax in zip(groups, axes[0], strict=True):
         names = [f"{name}\n({count} clips)" for name, _, count in parts]

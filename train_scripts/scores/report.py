@@ -17,6 +17,7 @@ REPORTED = (
     "content_words",
     "variety",
 )
+TITLE_OF_KIND = {"embedding": "Cosine of embeddings by", "learned": "Learned metric"}
 TITLE_OF_UNSEEN = {
     "by_unseen_words": ("by words that training never had", {"none": "none", "some": "one or more"}),
     "by_unseen_sentence": (
@@ -57,6 +58,8 @@ def sentences_of(scores: dict[str, Any]) -> list[str]:
     sentences = controls_of(scores)
     if "content_words" in scores:
         sentences.append(_content(scores["content_words"]))
+    for name, values in scores.get("model_scores", {}).items():
+        sentences.append(f"{TITLE_OF_KIND[values['kind']]} {name}: {values['score']:.4f}")
     if "variety" in scores:
         sentences.append(_variety(scores["variety"]))
     return sentences
