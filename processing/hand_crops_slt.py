@@ -57,6 +57,16 @@ class HandCrops:
         keypoints = self.keypoints * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
         return HandCrops(self.pixels.flip(0, -1), self.frame_indices.flip(0), keypoints.flip(0))
 
+    def noise(self, generator: torch.Generator) -> "HandCrops":
+        """As many crops at the same times that show nothing, with random points."""
+        pixels = torch.randint(256, self.pixels.shape, generator=generator, dtype=torch.uint8)
+        return HandCrops(pixels, self.frame_indices, torch.rand(self.keypoints.shape, generator=generator))
+
+    def frozen(self) -> "HandCrops":
+        """As many crops at the same times, of each hand the first of them."""
+        pixels, keypoints = (each[:, :1].expand_as(each).contiguous() for each in (self.pixels, self.keypoints))
+        return HandCrops(pixels, self.frame_indices, keypoints)
+
 
 @dataclass(frozen=True)
 class PosesInVideo:

@@ -366,6 +366,21 @@ class PoseModality(Modality):
         poses = augmentation.apply_to_poses(poses, spatial_seed, 0.0 if box is None else float(box[1]))
         return {"poses": poses, "is_mirrored": augmentation.mirrors_poses(spatial_seed)}
 
+    def noise(self, item: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
+        """See `Modality.noise`: all points are seen, anywhere in the box around the points of the clip that are seen.
+        Crops of the hands are random, too, at the same times."""
+        poses = item["poses"]
+        seen = poses[..., :2][poses[..., 2] > 0] if (poses[..., 2] > 0).any() else poses[..., :2].reshape(-1, 2)
+        low, high = seen.amin(0), seen.amax(0)
+        places = low + torch.rand(poses[..., :2].shape, generator=generator) * (high - low)
+        noise = {**item, "poses": torch.cat([places, torch.ones_like(poses[..., 2:])], -1)}
+        return noise | ({"hand_crops": item["hand_crops"].noise(generator)} if "hand_crops" in item else {})
+
+    def frozen(self, item: dict[str, Any]) -> dict[str, Any]:
+        """See `Modality.frozen`; of each hand the first crop is repeated."""
+        frozen = super().frozen(item)
+        return frozen | ({"hand_crops": item["hand_crops"].frozen()} if "hand_crops" in item else {})
+
     def collate(self, items: Sequence[dict[str, Any]], preprocess_on_device: bool = False) -> dict[str, Any]:
         """See `Modality.collate`; normalising costs so little that nothing is left to the device."""
         crops = [item["hand_crops"] for item in items] if self.part.hand_crops else []

@@ -422,6 +422,21 @@ class Modality(ABC):
         """
         return item
 
+    def noise(self, item: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
+        """An item of the same length that shows nothing: random bytes in place of bytes, else normal numbers with the
+        mean and the standard deviation of the clip. A translation of it is what a model guesses without the clip."""
+        values = item[self.item_key]
+        if values.dtype == torch.uint8:
+            random = torch.randint(256, values.shape, generator=generator, dtype=torch.uint8)
+        else:
+            random = torch.randn(values.shape, generator=generator) * values.std(correction=0) + values.mean()
+        return {**item, self.item_key: random.to(values.dtype)}
+
+    def frozen(self, item: dict[str, Any]) -> dict[str, Any]:
+        """An item of the same length in which nobody moves: its first frame, or feature, in place of every one."""
+        values = item[self.item_key]
+        return {**item, self.item_key: values[:1].expand_as(values).contiguous()}
+
     def augmented(self, augmentation: Augmentation) -> SampleIndices:
         """The indices that training takes from a clip, drawn anew in every call."""
 

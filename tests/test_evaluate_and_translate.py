@@ -28,9 +28,13 @@ from train_scripts.machine.machine import default_device
 from train_scripts.machine.process_pool import most_workers
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import FLaLLMTrainer
+from train_scripts.scores.breakdown import breakdown
 from train_scripts.scores.candidates import oracle_texts
+from train_scripts.scores.content_words import function_words_of
+from train_scripts.scores.controls import drawn_clips
 from train_scripts.scores.diversity import diversity_scores
 from train_scripts.scores.metrics import TITLE_OF_SCORE, scores_by_signer, translation_scores
+from train_scripts.scores.report import format_report
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +66,7 @@ def evaluation_flags(output_dir: Path, **values) -> list[str]:
         "batch_size": 4,
         "device": "cpu",
         "disable_tqdm": True,
+        "max_control_clips": 0,
     }
     return flags(**{**defaults, **values})
 
@@ -74,14 +79,23 @@ def run_evaluation(output_dir: Path, **values) -> tuple[dict, list[dict]]:
 
 
 def test_scores_and_predictions_of_a_split(tmp_path, capsys):
-    scores, rows = run_evaluation(tmp_path / "scores")
+    scores, rows = run_evaluation(tmp_path / "scores", max_control_clips=4)
     split = load_split(DataArguments(dataset=str(corpus())), "test")
     assert [row["file_name"] for row in rows] == [Path(video["path"]).name for video in split["video"]]
     assert [row["reference"] for row in rows] == split["text"]
     predictions = [row["prediction"] for row in rows]
     assert predictions == one_by_one(clips()) and len(set(predictions)) > 1
     by_signer = scores_by_signer(predictions, split["text"], split["signer"])
-    assert scores == translation_scores(predictions, split["text"]) | by_signer
+    training = load_split(DataArguments(dataset=str(corpus())), "train")["text"]
+    words = function_words_of(split["text"], training)
+    details = breakdown(predictions, split["text"], words, split["signer"], training)
+    controls = scores.pop("controls")
+    assert controls.keys() == {"noise", "frozen", "shuffled"}
+    assert [controls[name]["num_segments"] for name in ("noise", "frozen", "shuffled")] == [4, 4, 6]
+    with_clips = translation_scores(*([side[n] for n in drawn_clips(6, 4)] for side in (predictions, split["text"])))
+    assert controls["noise"]["with_the_clip"]["bleu4"] == with_clips["bleu4"]
+    assert controls["noise"]["with_the_clip"] == controls["frozen"]["with_the_clip"]
+    assert scores == translation_scores(predictions, split["text"]) | details and by_signer.items() <= details.items()
     assert {signer: of_signer["num_segments"] for signer, of_signer in by_signer["by_signer"].items()} == Counter(
         split["signer"]
     )
@@ -90,8 +104,9 @@ def test_scores_and_predictions_of_a_split(tmp_path, capsys):
     assert scores["confidence_intervals"]["bleu4"].keys() >= {"low", "high"}
     output = capsys.readouterr().out
     assert scores["signatures"]["bleu4"] in output and "6 segments" in output
+    assert format_report(scores | {"controls": controls}) in output
     assert output.startswith("Computing in float32 on a processor with")
-    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"scores.json", "predictions.jsonl"}
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"scores.json", "scores.png", "predictions.jsonl"}
 
 
 def test_first_clips_of_another_split(tmp_path):
@@ -175,7 +190,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(interrupted, tmp_path, torn,
     result = run_evaluation(interrupted, batch_size=2)
     assert sizes == [2]
     assert f"Resuming after 4 of 6 clips, which {kept} holds." in capsys.readouterr().out
-    assert {path.name for path in interrupted.iterdir()} == {"scores.json", "predictions.jsonl"}
+    assert {path.name for path in interrupted.iterdir()} == {"scores.json", "scores.png", "predictions.jsonl"}
     assert result == run_evaluation(tmp_path / "whole")
 
 

@@ -34,7 +34,10 @@ from train_scripts.hub.run_settings import deviations
 from train_scripts.hub.training_run import TrainingRun, base_ids, describe_run, read_run
 from train_scripts.languages.languages import check_sign_language, check_spoken_language, language_name
 from train_scripts.runs.trainers import FLaLLMTrainer
+from train_scripts.scores.breakdown import breakdown
+from train_scripts.scores.content_words import FunctionWords
 from train_scripts.scores.metrics import TITLE_OF_SCORE, translation_scores
+from train_scripts.scores.report import sentences_of
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 
 STAGES = {
@@ -356,8 +359,14 @@ def test_the_trainings_scores_and_signatures_go_through_the_model_index():
 
 def test_added_scores_go_through_the_model_index(folder):
     scores = some_scores(lowercase=True)
+    words = FunctionWords((), "references", "13a")
+    scores |= breakdown(["a b c d", "a | d"], ["a b c d", "a b c e"], words, ["signer|1", "2"])
     add_scores(folder, scores, DataArguments(dataset=str(corpus())), "test", num_beams=3)
     check_for_the_hub(card_of(folder))
+    assert (
+        "| by signer, worst first | BLEU-4 | clips |\n|---|---|---|\n| 2 | 0.00 | 1 |\n| signer\\|1 | 100.00 | 1 |\n"
+    ) in card_of(folder)
+    assert all(f"\n- {sentence}\n" in card_of(folder) for sentence in sentences_of(scores))
     results = ModelCard.load(folder / "README.md").data.eval_results
     tested = {result.metric_name: result for result in results if result.dataset_split == "test"}
     assert len(results) == 2 * len(TITLE_OF_SCORE) and tested.keys() == set(TITLE_OF_SCORE.values())

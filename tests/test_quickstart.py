@@ -11,6 +11,7 @@ from tiny_corpus import error_of, flags
 
 from train_scripts.commands import quickstart
 from train_scripts.runs.trained_models import load_trained
+from train_scripts.scores.report import controls_of
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +47,10 @@ def test_what_is_printed(folder, output):
     (line,) = [line for line in output.splitlines() if line.startswith("Test signers by BLEU-4, worst first: ")]
     scores = [float(part.split()[-1]) for part in line.partition(": ")[2].split(", ")]
     assert len(scores) == 3 and scores == sorted(scores)
+    of_test = json.loads((folder / "test_stage2" / "scores.json").read_text(encoding="utf-8"))
+    assert controls_of(of_test)[0].startswith("Without the clip the model scores ")
+    assert "\n".join(controls_of(of_test)) in output.partition("Test signers by BLEU-4")[2]
+    assert stage1["controls"].keys() == {"shuffled"}
 
 
 def test_the_model_says_how_sure_it_is(folder, output):

@@ -40,7 +40,7 @@ from .description_arguments import (
     DescriptionEmbeddingArguments,
 )
 from .diffslt_stage_arguments import LatentDiffusionArguments, TextAutoencodingArguments
-from .evaluation_arguments import EvaluationArguments, GenerationArguments
+from .evaluation_arguments import ComparisonArguments, EvaluationArguments, GenerationArguments
 from .model_arguments import NamedEncoderArguments
 from .pose_extraction_arguments import PosesArguments
 from .quickstart_arguments import LlavaSltQuickstartArguments, QuickstartArguments, UniSignQuickstartArguments
@@ -259,6 +259,11 @@ COMMANDS = {
         "commands.evaluate_model",
         "Translate a split with a trained model and score it.",
         (EvaluationArguments, DatasetArguments, GenerationArguments),
+    ),
+    "compare": Command(
+        "commands.compare_evaluations",
+        "Compare two evaluations of the same clips by paired tests.",
+        (ComparisonArguments,),
     ),
     "score": Command(
         "commands.score_translations",

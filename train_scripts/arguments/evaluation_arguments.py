@@ -1,6 +1,7 @@
 """What `flallm evaluate` takes besides a data set. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from .flag_values import DTYPES, QUANTIZATIONS
@@ -21,6 +22,20 @@ class EvaluationArguments:
         default=False, metadata={"help": "Append ' .' to both sides, a habit on PHOENIX14T; the signature says so."}
     )
     lowercase: bool = field(default=False, metadata={"help": "Compare in lower case; the signature says so."})
+    max_control_clips: int = field(
+        default=100,
+        metadata={
+            "help": "How many clips, at most, are also translated without what they show, once as noise and once with "
+            "their first frame frozen, to measure what the model guesses; 0 for none."
+        },
+    )
+    score_models: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Folders or Hub ids of models that also score: text encoders, by the cosine of embeddings, and "
+            "text classification models with one label, such as ports of BLEURT."
+        },
+    )
     add_to_model_card: bool = field(
         default=False,
         metadata={"help": "Write the scores into README.md of the model's folder, in place of those of this split."},
@@ -31,6 +46,17 @@ class EvaluationArguments:
             raise ValueError("`--model` must name a trained model.")
         if self.output_dir is None:
             raise ValueError("`--output_dir` must name a new or empty folder.")
+
+
+@dataclass
+class ComparisonArguments:
+    """Which evaluations to compare."""
+
+    first: Path = field(
+        metadata={"help": "Folder that flallm evaluate wrote, or its predictions.jsonl.", "positional": True}
+    )
+    second: Path = field(metadata={"help": "The same of another system, on the same clips.", "positional": True})
+    output_dir: str | None = field(default=None, metadata={"help": "New or empty folder for comparison.json."})
 
 
 @dataclass

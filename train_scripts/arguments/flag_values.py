@@ -53,6 +53,7 @@ BEAMS, TOKENS, SEED = Range(1, MOST_BEAMS), Range(1, MOST_TOKENS_OF_A_SENTENCE),
 RANGES: dict[str, Range] = {
     # data
     "max_clips": COUNT,
+    "max_control_clips": COUNT_OR_NONE,
     "max_train_clips": COUNT,
     "max_evaluation_clips": COUNT,
     "shuffle_buffer_size": COUNT,

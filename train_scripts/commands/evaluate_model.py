@@ -3,10 +3,12 @@ Translate a split with a trained model and score it against its sentences.
 
     flallm evaluate --model stage2 --dataset corpus --split test --output_dir test_scores
 
-Writes predictions.jsonl and scores.json (with signatures and bootstrap intervals), and prints the table. Predictions
-are saved as they come: after an interruption, run the same command again to resume. With `--add_to_model_card True` the
-scores also go into the model card of a local folder. Under `torchrun` the clips are shared among the processes, and the
-scores are computed once over all of them.
+Writes predictions.jsonl, scores.json (with signatures and bootstrap intervals) and scores.png, and prints the table.
+Predictions are saved as they come: after an interruption, run the same command again to resume. With
+`--add_to_model_card True` the scores also go into the model card of a local folder. Under `torchrun` the clips are
+shared among the processes, and the scores are computed once over all of them.
+
+It also scores signers, lengths, content words and what the model guesses without the clips, see docs/honest-scores.md.
 
 With `--num_candidates 20`, 20 translations of each clip are sampled, and the one that agrees best with all of them is
 scored. `choice` in scores.json compares it with the first and with the best of them, `diversity` tells how they differ.
@@ -20,14 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProgressCallback
 
-from modeling_flallm.choice_slt import DEFAULT_UTILITY
+from modeling_flallm.choice_slt import DEFAULT_UTILITY, Utility
 from modeling_flallm.own_processing import FLaLLMProcessor
 
 from ..arguments.command_line import run_command
@@ -36,22 +37,30 @@ from ..arguments.data_arguments import GLOSS, DatasetArguments
 from ..arguments.evaluation_arguments import EvaluationArguments, GenerationArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..clips.collators import FramePreprocessor
+from ..clips.control_clips import CONTROLS, ControlClips
 from ..clips.data import SignClipDataset
 from ..clips.splits import load_split, name_of_clip
+from ..clips.training_texts import read_training_texts
 from ..corpora.data_set_columns import CLIP_COLUMNS
 from ..hub.model_card import add_scores
 from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines
 from ..machine.kept_lines import state_of_file
 from ..machine.machine import default_device
+from ..runs.pictures import draw_scores
 from ..runs.quantization import DTYPES, load_to_translate
 from ..runs.trainers import ClipTrainer
 from ..runs.training import collator_class_of, start_run, trainer_class_of
 from ..runs.unfinished_predictions import UnfinishedPredictions
+from ..scores.breakdown import breakdown
 from ..scores.candidates import best_texts, choice_scores, format_choice, utility_of_flag
+from ..scores.content_words import function_words_of
+from ..scores.controls import TITLE_OF_CONTROL, control_scores, drawn_clips
 from ..scores.diversity import diversity_scores
-from ..scores.metrics import format_scores, generated_token_ids, scores_by_signer, translation_scores
+from ..scores.metrics import format_scores, generated_token_ids, translation_scores
 from ..scores.recognition import recognition_scores
+from ..scores.report import format_report
+from ..scores.score_models import load_score_models, model_scores
 
 BATCHES_BETWEEN_WRITES = 8  # per process; multiplied by the number of processes that read videos for it, plus one
 
@@ -81,8 +90,8 @@ def evaluate_model(
     left_handed: bool | str = False,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
-    -> scores as returned by `translation_scores`, for glosses also those of `recognition_scores`, for clips whose
-    signers are known also `scores_by_signer`; and one row per clip: file_name, prediction, reference. With
+    -> scores as returned by `translation_scores` and `breakdown`, `controls`, and for glosses those of
+    `recognition_scores`; and one row per clip: file_name, prediction, reference and, where it is known, signer. With
     `num_candidates`, the rows also have their `candidates`, and the scores `choice` and `diversity`.
     """
     if len(data.dataset) > 1:
@@ -97,7 +106,10 @@ def evaluate_model(
     translation_scores(dataset.texts, dataset.texts, num_resamples=0, **options)  # raises before the work starts
     names = zip(_names_of_clips(split), dataset.texts, strict=True)
     kept.check_clips([{**clip, "reference": reference} for clip, reference in names])
+    training_texts = read_training_texts(data)
+    function_words = function_words_of(dataset.texts, training_texts, data.spoken_language)
     utility = utility_of_flag(choose_by, run.device)  # an encoder that does not exist is to be told before the work
+    scorers = load_score_models(evaluation.score_models, run.device)
     trainer = _build_trainer(model, processor, run)
     if left_handed is not False:
         model.vision_model.check_can_be_mirrored()
@@ -115,13 +127,19 @@ def evaluate_model(
         texts = best_texts(candidates, utility) if is_chosen else [each[0] for each in candidates]
         rows = [row | {"prediction": text} for row, text in zip(rows, texts, strict=True)]
     predictions = [row["prediction"] for row in rows]
+    signers = split["signer"] if "signer" in split.column_names else None
+    if signers is not None:
+        rows = [row | {"signer": signer} for row, signer in zip(rows, signers, strict=True)]
+    controls = _translate_controls(trainer, dataset, evaluation.max_control_clips, how, utility if is_chosen else None)
     scores = translation_scores(predictions, dataset.texts, **options)
     if left_handed is not False:
         scores["left_handed"] = left_handed
     if data.target == GLOSS:
         scores |= recognition_scores(predictions, dataset.texts, evaluation.lowercase)
-    if "signer" in split.column_names:
-        scores |= scores_by_signer(predictions, dataset.texts, split["signer"], **options)
+    scores |= breakdown(predictions, dataset.texts, function_words, signers, training_texts, **options)
+    if scorers:
+        scores["model_scores"] = model_scores(scorers, predictions, dataset.texts)
+    scores["controls"] = control_scores(predictions, dataset.texts, *controls, function_words, **options)
     if candidates is not None:
         facts = {"num_candidates": num_candidates, "choose_by": (choose_by or DEFAULT_UTILITY) if is_chosen else None}
         chosen = predictions if is_chosen else None
@@ -167,8 +185,7 @@ def _translate(
     Args:
         how: arguments of `generate` for several candidates, if it is to write them.
     """
-    num_candidates = how.get("num_return_sequences")
-    run, processor = trainer.args, trainer.processing_class
+    run = trainer.args
     (rows,) = broadcast_object_list([kept.lines])
     if run.process_index == 0 and rows:
         print(f"Resuming after {len(rows)} of {len(dataset)} clips, which {kept.path} holds.", flush=True)
@@ -178,13 +195,10 @@ def _translate(
     with tqdm(total=len(dataset), initial=len(rows), unit="clip", desc="translating", disable=is_silent) as progress:
         for first in range(len(rows), len(dataset), num_together):
             part = range(first, min(first + num_together, len(dataset)))
-            if num_candidates is not None:
-                torch.manual_seed(run.seed + first + run.process_index)  # the same where an evaluation goes on
-            output = trainer.predict(Subset(dataset, part), **how)
-            token_ids = generated_token_ids(output.predictions, len(part), processor.tokenizer.pad_token_id)
+            texts = _texts_of(trainer, Subset(dataset, part), how, run.seed + first)
             new = [
-                {**names[index], **_texts_of(processor, ids, num_candidates), "reference": dataset.texts[index]}
-                for index, ids in zip(part, token_ids, strict=True)
+                {**names[index], **of_clip, "reference": dataset.texts[index]}
+                for index, of_clip in zip(part, texts, strict=True)
             ]
             if run.process_index == 0:
                 kept.append(*new)
@@ -193,10 +207,38 @@ def _translate(
     return rows
 
 
-def _texts_of(processor: FLaLLMProcessor, token_ids: np.ndarray, num_candidates: int | None) -> dict[str, Any]:
-    """The texts of one clip, from its `token_ids` `(length,)` or, of several candidates, `(length, candidates)`."""
-    texts = processor.batch_decode(token_ids.reshape(len(token_ids), num_candidates or 1).T)
-    return {"prediction": texts[0]} if num_candidates is None else {"candidates": texts}
+def _texts_of(trainer: ClipTrainer, clips: Dataset, how: dict[str, Any], seed: int) -> list[dict[str, Any]]:
+    """The `prediction` or the `candidates` of each clip; samples are drawn from the seed, wherever a run went on."""
+    processor, num_candidates = trainer.processing_class, how.get("num_return_sequences")
+    if num_candidates is not None:
+        torch.manual_seed(seed + trainer.args.process_index)
+    output = trainer.predict(clips, **how)
+    # Of each clip `(length,)` or, of several candidates, `(length, candidates)`.
+    token_ids = generated_token_ids(output.predictions, len(clips), processor.tokenizer.pad_token_id)
+    texts = [processor.batch_decode(ids.reshape(len(ids), num_candidates or 1).T) for ids in token_ids]
+    return [{"prediction": each[0]} if num_candidates is None else {"candidates": each} for each in texts]
+
+
+def _translate_controls(
+    trainer: ClipTrainer, dataset: SignClipDataset, most: int, how: dict[str, Any], utility: Utility | None
+) -> tuple[dict[str, list[str]], list[int]]:
+    """
+    Translations of at most so many clips without what they show, by the name of the control, and which clips these are.
+
+    Args:
+        utility: chooses among samples; None for the best beam.
+    """
+    indices = drawn_clips(len(dataset), most)
+    texts = {}
+    for control in CONTROLS if indices else ():
+        if trainer.args.process_index == 0:
+            print(f"{len(indices)} clips, each with {TITLE_OF_CONTROL[control]}.", flush=True)
+        rows = _texts_of(trainer, ControlClips(dataset, control, indices), how, trainer.args.seed)
+        if utility is not None:
+            texts[control] = best_texts([row["candidates"] for row in rows], utility)
+        else:
+            texts[control] = [row["prediction"] if "prediction" in row else row["candidates"][0] for row in rows]
+    return texts, indices
 
 
 def _names_of_clips(split: datasets.Dataset) -> list[dict[str, Any]]:
@@ -276,13 +318,14 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
     scores, rows = evaluate_model(model, processor, evaluation, data, run, kept, *how)
     if run.process_index == 0:
         write_results(Path(run.output_dir), scores, rows)
+        draw_scores(scores, Path(run.output_dir) / "scores.png")
         kept.delete()
         if evaluation.add_to_model_card:
             num_beams = run.generation_num_beams or model.generation_config.num_beams
             if (generation.num_candidates or 1) > num_beams:
                 num_beams = 1  # the candidates were sampled
             add_scores(model_folder, scores, data, evaluation.split, num_beams)
-        print(format_scores(scores))
+        print(f"{format_scores(scores)}\n\n{format_report(scores)}")
         if "choice" in scores:
             print(format_choice(scores))
     return scores, rows

@@ -28,6 +28,7 @@ from ..machine.atomic_files import unfinished_folder
 from ..machine.processes import in_words
 from ..runs.pictures import draw_contact_sheet, draw_learning_curves
 from ..scores.metrics import TITLE_OF_SCORE
+from ..scores.report import controls_of
 from ..stages import llm_fine_tuning, pretrain_language_model, visual_initialing
 from . import calibrate, evaluate_model
 
@@ -37,6 +38,7 @@ CORPUS = {"dataset_name": "Invented sign language, rendered", "sign_language": "
 # after 1024 others, which is a few steps of training.
 NUM_KEPT_OPERATIONS = 16384
 CORPUS_RESOLUTION = 72
+NUM_CONTROL_CLIPS = 30  # that are translated without what they show
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_BETWEEN_COUNTS = 0.5
 # Seconds of each step with the default sizes, on two cores without bfloat16, and the sizes they scale with: they tell
@@ -177,7 +179,9 @@ STEPS = {
 }
 
 
-def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def test_model(
+    model: Path, folders: Folders, output: Path, max_control_clips: int = NUM_CONTROL_CLIPS
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
     return evaluate_model.run_evaluation(
         flags(
             model=model,
@@ -185,6 +189,7 @@ def test_model(model: Path, folders: Folders, output: Path) -> tuple[dict[str, A
             split="test",
             batch_size=50,
             add_to_model_card=True,
+            max_control_clips=max_control_clips,
             output_dir=output,
             **CORPUS,
         )
@@ -277,6 +282,7 @@ def show_results(
     stages and a test clip.
     """
     print_signers(scores)
+    print("\n".join(controls_of(scores)))
     draw_learning_curves(stages, folders.output / "learning_curves.png")
     clip = rows[0]["file_name"]
     draw_contact_sheet(folders.test_clips / clip, rows[0], folders.output / "contact_sheet.png")
@@ -291,7 +297,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     folders = Folders(Path(arguments.output_dir))
     durations = run_steps(STEPS, arguments, folders, WORK)
     print("\n=== test", flush=True)
-    stage1_scores, _ = test_model(folders.stage1, folders, folders.test_stage1)
+    stage1_scores, _ = test_model(folders.stage1, folders, folders.test_stage1, max_control_clips=0)
     stage2_scores, rows = test_model(folders.model, folders, folders.test)
     print_scores({"stage 1": stage1_scores, "stage 2": stage2_scores})
     show_results(stage2_scores, rows, {"stage 1": folders.stage1, "stage 2": folders.model}, folders, durations)

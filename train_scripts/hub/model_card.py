@@ -28,6 +28,7 @@ from ..arguments.data_arguments import DatasetArguments
 from ..languages.languages import LOCAL_USE, language_name, primary_language
 from ..machine.atomic_files import write_text
 from ..scores.metrics import TITLE_OF_SCORE
+from ..scores.report import groups_of, sentences_of
 from .hub_names import is_hub_id
 from .run_settings import deviations
 from .training_run import (
@@ -252,6 +253,8 @@ def render(run: TrainingRun) -> str:
         value_text=_value_text,
         duration_text=_duration_text,
         title_of_score=TITLE_OF_SCORE,
+        groups_of=groups_of,
+        sentences_of=sentences_of,
     )
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip("\n") + "\n"
 

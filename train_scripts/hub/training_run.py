@@ -31,6 +31,7 @@ from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..corpora.data_set_columns import usual_split_name
 from ..machine.machine import computing_dtype
 from ..scores.metrics import TITLE_OF_SCORE, translation_scores
+from ..scores.report import REPORTED
 from .hub_names import is_hub_id
 from .run_settings import (
     deviations,
@@ -368,6 +369,7 @@ def score_entry(
             name: [interval["low"], interval["high"]] for name, interval in scores["confidence_intervals"].items()
         },
         **({"num_candidates": choice["num_candidates"]} if choice.get("choose_by") else {}),
+        "report": {name: scores[name] for name in REPORTED if name in scores},
     }
 
 

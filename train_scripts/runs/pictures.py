@@ -1,9 +1,10 @@
-"""Pictures of a run: learning curves, and a contact sheet of a translated clip."""
+"""Pictures of a run: learning curves, scores, and a contact sheet of a translated clip."""
 
 import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -14,6 +15,7 @@ import numpy as np
 from modeling_flallm.own_processing import PoseModality, decode_video, draw_poses, read_poses
 
 from ..machine.atomic_files import open_atomic
+from ..scores.report import MOST_ROWS, groups_of
 
 LINE_STYLES = ("-", "--", ":", "-.")  # so that colour is not the only difference
 
@@ -40,6 +42,28 @@ def draw_learning_curves(runs: Mapping[str, Path], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:  # a run can be too short to have logged anything
             axes.legend()
+    with open_atomic(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
+    plt.close(figure)
+
+
+def draw_scores(scores: Mapping[str, Any], path: Path) -> None:
+    """BLEU-4 of an evaluation by parts of its clips, such as signers and lengths, and without what the clips show; a
+    dashed line is that of all clips. Of many signers the worst are drawn."""
+    groups = [(group.title, group.rows[:MOST_ROWS]) for group in groups_of(scores)]
+    controls = scores.get("controls", {})
+    rows = tuple((name, control["bleu4"], control["num_segments"]) for name, control in controls.items())
+    groups += [("controls: without the clip", rows)] if rows else []
+    groups = [group for group in groups if len(group[1]) > 1] or groups  # what is the same for all says little
+    figure, axes = plt.subplots(1, len(groups), figsize=(1 + 3 * len(groups), 4), layout="constrained", squeeze=False)
+    for (title, parts), ax in zip(groups, axes[0], strict=True):
+        names = [f"{name}\n({count} clips)" for name, _, count in parts]
+        ax.barh(range(len(parts)), [bleu4 for _, bleu4, _ in parts])
+        ax.axvline(scores["bleu4"], color="black", linestyle="--", linewidth=1)
+        ax.set(title=title, xlabel="BLEU-4", xlim=(0, 100), yticks=range(len(parts)))
+        ax.set_yticklabels(names, fontsize=8)
+        ax.title.set_fontsize(9)
+        ax.invert_yaxis()
     with open_atomic(path, "wb") as file:
         figure.savefig(file, format="png", dpi=120)
     plt.close(figure)

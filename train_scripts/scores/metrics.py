@@ -52,22 +52,51 @@ def scores_by_signer(
     `translation_scores`. The result holds `by_signer`, which maps each name to `bleu4` and `num_segments`, worst first,
     and `worst_signer_bleu4`; it is empty if no clip has a signer.
     """
-    texts: dict[str, list[tuple[str, str]]] = {}
-    for prediction, reference, signer in zip(predictions, references, signers, strict=True):
-        if signer:
-            texts.setdefault(signer, []).append((prediction, reference))
-    by_signer = {
-        signer: {"bleu4": _bleu4(pairs, **options), "num_segments": len(pairs)} for signer, pairs in texts.items()
-    }
+    by_signer = scores_of_groups(predictions, references, signers, **options)
     if not by_signer:
         return {}
     by_signer = dict(sorted(by_signer.items(), key=lambda item: (item[1]["bleu4"], item[0])))
     return {"by_signer": by_signer, "worst_signer_bleu4": next(iter(by_signer.values()))["bleu4"]}
 
 
+def scores_of_groups(
+    predictions: Sequence[str], references: Sequence[str], groups: Sequence[str | None], **options
+) -> dict[str, dict[str, float]]:
+    """Return `bleu4` and `num_segments` of each group of clips, by its name, in the order of their first clips.
+
+    `groups` names the group of each clip; clips with none or an empty name belong to none. `options` are those of
+    `translation_scores`; no bootstrap is run.
+    """
+    texts: dict[str, list[tuple[str, str]]] = {}
+    for prediction, reference, group in zip(predictions, references, groups, strict=True):
+        if group:
+            texts.setdefault(group, []).append((prediction, reference))
+    return {group: {"bleu4": _bleu4(pairs, **options), "num_segments": len(pairs)} for group, pairs in texts.items()}
+
+
 def _bleu4(pairs: Sequence[tuple[str, str]], **options) -> float:
     predictions, references = map(list, zip(*pairs, strict=True))
     return translation_scores(predictions, references, **{**options, "num_resamples": 0})["bleu4"]
+
+
+def variety_scores(predictions: Sequence[str]) -> dict[str, Any]:
+    """Return how varied the predictions are, after `comparable`: a model that has collapsed ignores its clips and
+    writes one sentence.
+
+    The result holds `num_different_predictions`; the same as a share of all, `different_predictions`; the most frequent
+    prediction as `most_frequent_text`, the first of several; and its share, `most_frequent_prediction`.
+
+        >>> variety_scores(["rain", "rain", "sun", "wind"])["most_frequent_prediction"]
+        0.5
+    """
+    counts = Counter(map(comparable, predictions))
+    ((text, count),) = counts.most_common(1)
+    return {
+        "num_different_predictions": len(counts),
+        DIFFERENT: len(counts) / len(predictions),
+        MOST_FREQUENT: count / len(predictions),
+        "most_frequent_text": text,
+    }
 
 
 def sentence_chrf(prediction: str, reference: str) -> float:
@@ -129,9 +158,8 @@ def build_compute_metrics(
         reported = {name: scores[name] for name in (*TITLE_OF_SCORE, "num_empty_predictions")}
         reported |= recognition_scores(predictions, references) if are_glosses else {}
         reported["mean_generated_tokens"] = np.count_nonzero(token_ids != pad_token_id, axis=1).mean()
-        counts = Counter(map(comparable, predictions))
-        reported[DIFFERENT] = len(counts) / len(predictions)
-        reported[MOST_FREQUENT] = max(counts.values()) / len(predictions)
+        variety = variety_scores(predictions)
+        reported |= {name: variety[name] for name in (DIFFERENT, MOST_FREQUENT)}
         return {name: float(score) for name, score in reported.items()}
 
     return compute_metrics
