@@ -81,6 +81,9 @@ def test_report_shows_the_worst_signer_of_each_seed():
     assert "| 3 | 82.62 | ann (left-handed) 70.25 | bo (seen in training) 95.00 | 1.5 |" in text
     assert "Mean of all seeds 83.94, worst signer of all seeds 70.25." in text
     assert "**Another generator**" in text and "moves behind" not in text
+    seeds["0"]["whole frames"] = run_of(7.0, 6.0)
+    text = benchmark.format_report({"machine": "a CPU", "sizes": {"stage1_epochs": 1}, "seeds": seeds})
+    assert "| whole frames | 6.50 | bo (seen in training) 6.00 | ann (left-handed) 7.00 | 1.5 |" in text
 
 
 def test_page_is_what_its_figures_say():
@@ -88,6 +91,8 @@ def test_page_is_what_its_figures_say():
     assert block == benchmark.format_report(figures)
 
 
-def test_unknown_corpora_are_refused():
+def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="--corpora takes own, other, busy, got hidden."):
         benchmark.BenchmarkArguments(corpora=["hidden"])
+    with pytest.raises(ValueError, match="--variants takes as it is, whole frames, .*, got luck."):
+        benchmark.BenchmarkArguments(variants=["luck"])
