@@ -132,6 +132,39 @@ class CalibrationArguments:
 
 
 @dataclass
+class AdaptationArguments:
+    """Which model, and the clips of whom."""
+
+    model: str = field(default=None, metadata={"help": "Folder or Hub id of a trained model. Required."})
+    dataset: str = field(
+        default=None, metadata={"help": "A video folder or the id of a data set on the Hub. Required."}
+    )
+    output_dir: str = field(default=None, metadata={"help": "New or empty folder for the adapted model. Required."})
+    split: str = field(default="test", metadata={"help": "Split with the clips. Its sentences are not read."})
+    signer: str | None = field(
+        default=None, metadata={"help": "Only the clips of this signer, by the column signer. Default: all clips."}
+    )
+    max_clips: int | None = field(default=None, metadata={"help": "Only the first so many of these clips."})
+    prior_clips: int = field(
+        default=16,  # ours
+        metadata={
+            "help": "How many clips the trained statistics count as. With as many clips of the signer, old and new "
+            "count the same; 0 takes the new ones alone."
+        },
+    )
+    batch_size: int = field(default=8, metadata={"help": "Clips to encode at once."})
+    num_threads: int | None = field(
+        default=None,
+        metadata={"help": "CPU threads to compute with. Default: one per core that other programs leave free."},
+    )
+
+    def __post_init__(self):
+        for name, what in (("model", "a trained model"), ("dataset", "a data set"), ("output_dir", "a new folder")):
+            if getattr(self, name) is None:
+                raise ValueError(f"`--{name}` must name {what}.")
+
+
+@dataclass
 class PrepareArguments:
     """Which corpus, and how to write it."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from .command_arguments import (
+    AdaptationArguments,
     CalibrationArguments,
     ExtractionArguments,
     ImportArguments,
@@ -274,6 +275,11 @@ COMMANDS = {
         "commands.calibrate",
         "Measure how far a model's scores can be trusted.",
         (CalibrationArguments, DatasetArguments),
+    ),
+    "adapt": Command(
+        "commands.adapt",
+        "Adapt a trained model to a new signer from clips alone, without sentences.",
+        (AdaptationArguments,),
     ),
     "push": Command("commands.push_to_hub", "Upload a model or a Space to the Hub.", (PushArguments,)),
     "import-checkpoint": Command(

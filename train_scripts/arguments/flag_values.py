@@ -56,6 +56,7 @@ RANGES: dict[str, Range] = {
     "max_control_clips": COUNT_OR_NONE,
     "max_train_clips": COUNT,
     "max_evaluation_clips": COUNT,
+    "prior_clips": COUNT_OR_NONE,
     "shuffle_buffer_size": COUNT,
     "num_workers": Range(1, most_workers()),
     "num_threads": COUNT,

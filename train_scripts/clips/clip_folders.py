@@ -20,10 +20,13 @@ from .hub_data_sets import files_type
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 
 
-def load_clip_folder(folder: Path, split: str, text_column: str) -> datasets.Dataset:
+def load_clip_folder(folder: Path, split: str, text_column: str | None) -> datasets.Dataset:
     """
     One split as its table has it, with a column for each kind of clips: paths, not decoded where `datasets` would do
     so, or arrays.
+
+    Args:
+        text_column: None for clips alone, whose sentences are not read.
 
     Raises:
         FileNotFoundError, ValueError: as `read_metadata`, and for a folder without this split.
@@ -82,7 +85,7 @@ def _of_one_kind(values: list[Any]) -> list[Any]:
     return [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
 
 
-def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
+def read_metadata(split_folder: Path, text_column: str | None) -> list[dict[str, Any]]:
     """
     Rows of the metadata file of one split, checked; values of a CSV file are strings. A clip is a file in the
     `table_column` of its modality or, in JSON, the array of one that has arrays; a row may have clips of several.
@@ -94,13 +97,15 @@ def read_metadata(split_folder: Path, text_column: str) -> list[dict[str, Any]]:
     """
     path = find_metadata(split_folder)
     if path is None:
-        raise FileNotFoundError(f"{split_folder} must hold metadata.csv with the columns file_name,{text_column}.")
+        columns = "column file_name" if text_column is None else f"columns file_name,{text_column}"
+        raise FileNotFoundError(f"{split_folder} must hold metadata.csv with the {columns}.")
     rows = [by_our_names(row, text_column, str(path)) for row in _read_rows(path)]
     if not rows:
         raise ValueError(f"{path} names no video.")
     columns = list(dict.fromkeys(column for row in rows for column in row))
     modalities = [modality for modality in MODALITIES if modality.table_column in columns] or MODALITIES[:1]
-    for column in (*(modality.table_column for modality in modalities), text_column):
+    needed = (*(modality.table_column for modality in modalities), text_column)
+    for column in filter(None, needed):
         if column not in columns:
             advice = " Pass --text_column." if column == text_column else ""
             raise ValueError(f"{path} must have the column {column!r}, got {columns}.{advice}")
@@ -164,7 +169,7 @@ def _as_it_is_there(split_folder: Path, name: str) -> str:
     return next((form for form in forms if inside(split_folder, form).is_file()), name)
 
 
-def _check_texts(row: dict[str, Any], modalities: list[type[Modality]], text_column: str, where: str) -> None:
+def _check_texts(row: dict[str, Any], modalities: list[type[Modality]], text_column: str | None, where: str) -> None:
     """JSON can hold anything where a text belongs; a sentence may be a number, and some clips arrays."""
     for modality in modalities:
         column = modality.table_column
@@ -173,7 +178,7 @@ def _check_texts(row: dict[str, Any], modalities: list[type[Modality]], text_col
             raise ValueError(f"{where} has no {column}.")
         if not isinstance(clip, str) and (modality.array_dimensions is None or not isinstance(clip, list)):
             raise ValueError(f"{where}: {column} must be a text, got {repr(clip)[:100]}.")
-    sentence = row.get(text_column)
+    sentence = None if text_column is None else row.get(text_column)
     if isinstance(sentence, list | dict | bool):
         raise ValueError(f"{where}: {text_column} must be a text, got {sentence!r}.")
 

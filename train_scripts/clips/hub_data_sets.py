@@ -26,7 +26,7 @@ CACHES = (HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNL
 
 
 def open_on_hub(
-    name: str, split: str, streaming: bool = False, text_column: str = "text"
+    name: str, split: str, streaming: bool = False, text_column: str | None = "text"
 ) -> datasets.Dataset | datasets.IterableDataset:
     """
     A split of a data set on the Hub, with its columns renamed to ours. If it is streamed, it is not downloaded, and its
@@ -105,7 +105,7 @@ def column_names(dataset: datasets.Dataset | datasets.IterableDataset) -> list[s
     return dataset.column_names or list(next(iter(dataset), {}))
 
 
-def load_alone_from_hub(name: str, split: str, max_clips: int | None, text_column: str) -> datasets.Dataset:
+def load_alone_from_hub(name: str, split: str, max_clips: int | None, text_column: str | None) -> datasets.Dataset:
     """One split without the others, which `load_dataset` would download too; it is kept on disk for later."""
     rows = open_on_hub(name, split, streaming=True, text_column=text_column)
     rows = rows if max_clips is None else rows.take(max_clips)

@@ -38,6 +38,7 @@ def load_split(
     max_clips: int | None = None,
     dataset: str | None = None,
     also_used: Sequence[str] = (),
+    with_sentences: bool = True,
 ) -> datasets.Dataset:
     """
     One split, with the column of sentences and those of its clips: of `{"path", "bytes"}` that is not decoded, as
@@ -46,6 +47,7 @@ def load_split(
     Args:
         dataset: which of the data sets. Default: the first.
         also_used: columns that are not reported as unused.
+        with_sentences: False for clips alone, whose sentences may be missing and are not read.
 
     Raises:
         FileNotFoundError: for a missing folder, split or metadata file, or a video that the metadata names.
@@ -55,15 +57,19 @@ def load_split(
     name = dataset or arguments.dataset[0]
     shown = f"{name} ({split})"
     check_most_clips(max_clips)
+    text_column = arguments.text_column if with_sentences else None
     if Path(name).is_dir():
-        clips = load_clip_folder(Path(name), split, arguments.text_column)
+        clips = load_clip_folder(Path(name), split, text_column)
     else:
-        clips = _load_from_hub_for(arguments, name, split, max_clips)
+        clips = _load_from_hub_for(arguments, name, split, max_clips, text_column)
         for row, value in enumerate(clips["split"] if "split" in clips.column_names else ()):
             check_split(value, split, f"{shown}: row {row} (counted from 0)")
-    tell_unused(unused(clips.column_names, arguments.text_column) - {*also_used}, name)
-    _check_sentences(clips, arguments.text_column, shown)
-    clips = with_texts(clips, (arguments.text_column, *WORDS), shown)
+    tell_unused(unused(clips.column_names, text_column) - {*also_used}, name)
+    if len(clips) == 0:
+        raise ValueError(f"{shown} has no clips.")
+    if text_column is not None:
+        _check_sentences(clips, text_column, shown)
+    clips = with_texts(clips, (text_column, *WORDS), shown)
     clips = _with_numbers(clips, shown)
     return clips if max_clips is None else clips.select(range(min(max_clips, len(clips))))
 
@@ -121,11 +127,13 @@ def load_training_split(arguments: DataArguments) -> tuple[datasets.Dataset, lis
     return parts[0] if len(parts) == 1 else _one_after_another(parts, arguments.text_column), sizes
 
 
-def _load_from_hub_for(arguments: DatasetArguments, name: str, split: str, max_clips: int | None) -> datasets.Dataset:
+def _load_from_hub_for(
+    arguments: DatasetArguments, name: str, split: str, max_clips: int | None, text_column: str | None
+) -> datasets.Dataset:
     if arguments.streaming:
-        clips = load_alone_from_hub(name, split, max_clips, arguments.text_column)
+        clips = load_alone_from_hub(name, split, max_clips, text_column)
     else:
-        clips = open_on_hub(name, split, text_column=arguments.text_column)
+        clips = open_on_hub(name, split, text_column=text_column)
     for modality in MODALITIES:
         if modality.datasets_type is not None and modality.column in clips.column_names:
             clips = clips.cast_column(modality.column, files_type(modality))
@@ -250,8 +258,6 @@ def _as_number(value: Any, column: str, row: int, name: str) -> float | None:
 
 def _check_sentences(dataset: datasets.Dataset, text_column: str, name: str) -> None:
     check_text_column(dataset.column_names, text_column, name)
-    if len(dataset) == 0:
-        raise ValueError(f"{name} has no clips.")
     empty = [index for index, text in enumerate(dataset[text_column]) if text is None or not comparable(str(text))]
     if empty:
         raise ValueError(

@@ -27,26 +27,28 @@ TABLE_COLUMNS = [modality.table_column for modality in MODALITIES]
 USED = tuple(dict.fromkeys(("file_name", *CLIP_COLUMNS, *TABLE_COLUMNS, "split", *NUMBERS, *WORDS)))
 
 
-def by_our_names(row: dict[str, Any], text_column: str, name: str) -> dict[str, Any]:
+def by_our_names(row: dict[str, Any], text_column: str | None, name: str) -> dict[str, Any]:
     """A row with its columns renamed as in `our_names`, which documents the errors."""
     names = our_names(tuple(column for column in row if column is not None), text_column, name)
     return {names.get(column, column): value for column, value in row.items()}
 
 
 @functools.lru_cache(maxsize=1000)
-def our_names(columns: tuple[str, ...], text_column: str, name: str) -> dict[str, str]:
+def our_names(columns: tuple[str, ...], text_column: str | None, name: str) -> dict[str, str]:
     """
     The columns of a data set that are used here, with our names for them: `{"Start Time": "start"}`.
 
     Args:
+        text_column: None where sentences are not read.
         name: of the data set or its file, for error messages.
 
     Raises:
         ValueError: if two columns get the same name, or if an unrecognised column may hold splits or times.
     """
     known = {**COLUMN_NAMES, **NAMES_OF_CLIPS}
-    names = {column: known.get(column, (column,)) for column in (*USED, text_column)}
-    names[text_column] = (text_column,)
+    names = {column: known.get(column, (column,)) for column in USED}
+    if text_column is not None:
+        names[text_column] = (text_column,)
     places = find_columns(list(columns), names, (), Path(name))
     found = {columns[place]: ours for ours, place in places.items()}
     known_columns = {*found, *COLUMNS, *FEATURE_COLUMNS, *POSE_COLUMNS}
@@ -68,7 +70,7 @@ def say_unused(columns: Iterable[str]) -> str:
     return "unused columns: " + "".join(c if c.isprintable() else "\ufffd" for c in shown)
 
 
-def unused(columns: Iterable[str], text_column: str) -> frozenset[str]:
+def unused(columns: Iterable[str], text_column: str | None) -> frozenset[str]:
     """Of columns under our names; the columns that `flallm prepare` writes do not count."""
     return frozenset(columns) - {*USED, *COLUMNS, *FEATURE_COLUMNS, *POSE_COLUMNS, text_column}
 

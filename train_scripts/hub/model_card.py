@@ -19,6 +19,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from modeling_flallm.hub_card_slt import CARD_FILE, HUB_TASK
 from modeling_flallm.own_processing import MODALITIES, Modality
@@ -35,6 +36,7 @@ from .training_run import (
     RUN_FILE,
     TrainingRun,
     base_ids,
+    find_run,
     plain_name,
     public_name,
     read_run,
@@ -87,6 +89,42 @@ def write_base_card(folder: Path, base: str, change: str) -> None:
         title, sentence = plain_name(folder.absolute().name), f"{' and '.join(bases)}, {change}."
         text = f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{sentence}\n"
         write_text(path, text)
+
+
+def write_adapted_card(folder: Path, name: str, model: PreTrainedModel, base: str, adapted: dict[str, Any]) -> None:
+    """
+    Write README.md for a model that `flallm adapt` made, and training_run.json if the model it was made from has one.
+    Scores and confidence of that model are left out, because they are not those of the adapted one.
+
+    Args:
+        name: of the folder that the model will have.
+        base: folder or Hub id of the model that was adapted.
+        adapted: as in `TrainingRun`.
+    """
+    run, bases = find_run(base), base_ids(base)
+    if run is not None:
+        changes = {"adapted": adapted, "scores": [], "confidence": None, "base_model_ids": bases or run.base_model_ids}
+        write_model_card(folder, dataclasses.replace(run, model_name=plain_name(name), card_digest=None, **changes))
+        return
+    data = ModelCardData(
+        library_name="transformers", base_model=bases or None, tags=[*model.hub_tags], pipeline_tag=model.hub_task
+    )
+    text = f"---\n{data.to_yaml()}\n---\n\n{model._short_card(plain_name(name))}\n{adaptation_text(adapted)}\n"
+    write_text(folder / CARD_FILE, text)
+
+
+def adaptation_text(adapted: dict[str, Any]) -> str:
+    """A section of the card."""
+    base, num_clips, weight = adapted["base"], adapted["num_clips"], adapted["weight"]
+    whose = "" if adapted["signer"] is None else f" by the signer {adapted['signer']}"
+    return (
+        "## Adapted to a signer\n\n"
+        f"This is the model `{base}` after `flallm adapt`: the statistics of {adapted['num_layers']} BatchNorm layers "
+        f"of its sign encoder\nwere estimated again from {num_clips} {'clip' if num_clips == 1 else 'clips'}{whose} "
+        f"({adapted['data']}, {adapted['split']}). No sentences were read\nand no weights were trained. The new "
+        f"statistics count {weight:.2f}, those from training {1 - weight:.2f}.\n\n"
+        f"**The scores of `{base}` are not scores of this model.** It may translate other signers worse."
+    )
 
 
 def save_adapter(model: PeftModel, folder: Path, run: TrainingRun, base_model: str | None = None) -> None:
@@ -233,6 +271,7 @@ def render(run: TrainingRun) -> str:
         vision_stage_number=None if vision_stage is None else system.number_of(vision_stage),
         auto_class=system.auto_class_of(stage),
         modality=modality,
+        adaptation=None if run.adapted is None else adaptation_text(run.adapted),
         words=modality.words,
         what_it_is=what_it_is.format(
             text_model=run.base_models.get("text_model"),

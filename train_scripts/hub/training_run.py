@@ -74,6 +74,7 @@ class TrainingRun:
             known, and `training`, how the run trained them.
         descriptions: of a model that learned from descriptions of the clips, in this or an earlier stage: who or what
             wrote and encoded them, and which share of the clips and frames has some, see `describe_descriptions`.
+        adapted: of a model that `flallm adapt` made from another one: the `base`, the clips and how they were used.
         card_digest: of the README.md that was written from this, to notice changes by hand.
     """
 
@@ -96,6 +97,7 @@ class TrainingRun:
     modality: str = MODALITIES[0].column
     encoders: list[dict[str, str]] = field(default_factory=list)
     descriptions: dict[str, Any] | None = None
+    adapted: dict[str, Any] | None = None
     card_digest: str | None = None
 
     @property
@@ -134,7 +136,7 @@ def describe_run(
     if known.text_model_of_paper is not None:
         settings.insert(0, text_model_setting(model.config.text_config, *known.text_model_of_paper))
     if known.vision_stage is not None and _is_of_ours(stage.vision_model_name_or_path):
-        earlier = _find_run(stage.vision_model_name_or_path[0])
+        earlier = find_run(stage.vision_model_name_or_path[0])
         descriptions = None if earlier is None else earlier.descriptions
         record_of_vision_stage = _record_of_vision_stage(
             earlier, model.config.vision_config, f"{system.recipe.prefix}_{known.vision_stage}"
@@ -257,11 +259,11 @@ def _record_of_vision_stage(run: TrainingRun | None, vision_config: PreTrainedCo
 
 def longest_clip_of_training(name_or_path: str) -> int | None:
     """Visual tokens of the longest clip that a local or Hub model was trained on, or None if that is unknown."""
-    run = _find_run(name_or_path)
+    run = find_run(name_or_path)
     return None if run is None else run.training.get("longest_clip_in_visual_tokens")
 
 
-def _find_run(name_or_path: str) -> TrainingRun | None:
+def find_run(name_or_path: str) -> TrainingRun | None:
     """The record of a local or Hub model, or None if there is none that can be read."""
     try:
         if is_hub_id(name_or_path):
