@@ -37,18 +37,12 @@ class FrameEncoderArguments:
     )
 
     def frame_encoder_config(self, **options: Any) -> "FLaLLMVisionConfig":
-        """`options` are further ones of `FLaLLMVisionConfig`."""
+        """`options` of `FLaLLMVisionConfig` come on top of these, or in their place."""
         from modeling_flallm import FLaLLMVisionConfig
 
-        return FLaLLMVisionConfig(
-            backbone=self.backbone,
-            backbone_width=self.backbone_width,
-            hidden_size=self.visual_hidden_size,
-            temporal_blocks=self.temporal_blocks,
-            temporal_norm=self.temporal_norm,
-            subtract_mean_frame=self.subtract_mean_frame,
-            **options,
-        )
+        names = ("backbone", "backbone_width", "temporal_blocks", "temporal_norm", "subtract_mean_frame")
+        own = {name: getattr(self, name) for name in names} | {"hidden_size": self.visual_hidden_size}
+        return FLaLLMVisionConfig(**own | options)
 
 
 @dataclass

@@ -31,7 +31,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from modeling_flallm import DescribedConfig, FLaLLMVisionConfig, MmsltForPreTraining, SignEncoder
+from modeling_flallm import DescribedConfig, MmsltForPreTraining, SignEncoder
 from modeling_flallm.encoder_described_slt import described_encoder_of
 from modeling_flallm.encoder_frames_slt import num_frame_features
 from modeling_flallm.encoders_slt import build_sign_encoder, put_in_front_of_a_mapper, put_in_front_of_time
@@ -87,14 +87,8 @@ class DescribedTrainer(ContrastiveTrainer):
 def build_encoder(arguments: MultimodalPretrainingArguments, description_size: int | None = None) -> SignEncoder:
     """The frame encoder, new or of --vision_model_name_or_path, and the new mapper and temporal module behind it."""
     if arguments.vision_model_name_or_path is None:
-        frames = build_sign_encoder(
-            FLaLLMVisionConfig(
-                backbone=arguments.backbone,
-                backbone_width=arguments.backbone_width,
-                temporal_blocks=[],
-                hidden_size=num_frame_features(arguments.backbone, arguments.backbone_width),
-            )
-        )
+        width = num_frame_features(arguments.backbone, arguments.backbone_width)
+        frames = build_sign_encoder(arguments.frame_encoder_config(temporal_blocks=[], hidden_size=width))
         if arguments.imagenet_weights:
             frames.load_imagenet_weights()
     else:
