@@ -14,6 +14,7 @@ from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from processing.processing_llava_slt import DEFAULT_PROMPT
+from train_scripts.arguments.command_arguments import AdaptationArguments
 from train_scripts.arguments.commands import COMMANDS
 from train_scripts.arguments.data_arguments import (
     AugmentationArguments,
@@ -175,7 +176,7 @@ TYPES_OF_PRESET = {
 }
 OTHER_TYPES = (
     (calibrate.CalibrationArguments, quickstart.QuickstartArguments, quickstart_llava_slt.LlavaSltQuickstartArguments),
-    (inspect_dataset.InspectArguments, prepare_dataset.PrepareArguments),
+    (inspect_dataset.InspectArguments, prepare_dataset.PrepareArguments, AdaptationArguments),
     (quickstart_uni_sign.UniSignQuickstartArguments, DescriberArguments),
 )
 

@@ -43,6 +43,7 @@ MODEL_FILES = {
     "encoder_two_levels_slt.py",
     "encoder_words_slt.py",
     "encoders_slt.py",
+    "handedness_slt.py",
     "hub_card_slt.py",
     "hub_export_slt.py",
     "language_encoder_decoder_slt.py",

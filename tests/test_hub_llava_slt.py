@@ -48,6 +48,7 @@ ENCODER_FILES = {  # its frame level can be any encoder
     "encoder_two_levels_slt.py",
     "encoder_words_slt.py",
     "encoders_slt.py",
+    "handedness_slt.py",
     "hub_card_slt.py",
     "loading_slt.py",
     "losses_slt.py",

@@ -78,9 +78,9 @@ def test_batches_hold_clips_of_similar_length(clips, monkeypatch):
     lengths = []
     encode = SignLanguageTranslationPipeline.encode_clips
 
-    def encode_and_count(self, clips):
+    def encode_and_count(self, clips, **more):
         lengths.append([len(clip["frames"]) for clip in clips])
-        return encode(self, clips)
+        return encode(self, clips, **more)
 
     monkeypatch.setattr(SignLanguageTranslationPipeline, "encode_clips", encode_and_count)
     run(clips, batch_size=3)
@@ -99,8 +99,8 @@ def test_the_next_batch_is_encoded_and_others_are_read_while_sentences_are_writt
     encoded, all_read, writing = threading.Event(), threading.Event(), []
     num_encoded, num_read = itertools.count(1), itertools.count(1)
 
-    def encode_and_tell(*arguments):
-        output = encode(*arguments)
+    def encode_and_tell(*arguments, **named):
+        output = encode(*arguments, **named)
         if next(num_encoded) == 2:
             encoded.set()
         return output
