@@ -4,7 +4,8 @@
     python benchmarks/handedness.py --output_dir outputs/handedness --model MODEL --dataset CORPUS
 
 MODEL was trained with `--mirror_left_handed True` and without random flips, on a corpus with the column `handedness`.
-Each clip of the split is also looked at in a mirror, where its signer uses the other hand. Times are processor seconds
+Each clip of the split is also looked at in a mirror, where its signer uses the other hand. Both are done at a glance,
+with what the model has learned of the hand, and without that, by how sure it is. Times are processor seconds
 of one thread, without reading the clips, of MODEL and of a model of real size with random weights (ResNet-18 at 224 px,
 12 layers each in encoder and decoder): pairs of translations, one way and auto, in turn; the ratio is the median of
 those of the pairs. The tables of docs/left-handed.md and its figures (.json) are written at the end; `--report_only
@@ -35,6 +36,8 @@ PAGE = DOCS / "left-handed.md"
 TABLE_START = "<!-- written by benchmarks/handedness.py -->"
 NUM_BEAMS, NUM_TOKENS = 4, 20
 BATCH_SIZES = (1, 8)
+AT_A_GLANCE, BY_SURENESS = "at a glance", "by how sure it is"
+WAYS = (AT_A_GLANCE, BY_SURENESS)
 Clip = dict[str, Any]
 
 
@@ -61,12 +64,9 @@ class BenchmarkArguments:
 
 def find_hands(translator: SignLanguageTranslationPipeline, clips: Sequence[Clip], are_left: Sequence[bool]) -> dict:
     """By hand of the signer, of how many clips, and of how many of these in a mirror, auto finds it."""
-    found = {
-        name: {"clips": 0, "found": 0, "found_in_a_mirror": 0}
-        for name in ("right-handed signers", "left-handed signers")
-    }
+    found = {name: {"clips": 0, "found": 0, "found_in_a_mirror": 0} for name in ("right-handed", "left-handed")}
     for clip, is_left in zip(clips, are_left, strict=True):
-        counts = found["left-handed signers" if is_left else "right-handed signers"]
+        counts = found["left-handed" if is_left else "right-handed"]
         mirrored = {**clip, "frames": clip["frames"].flip(-1)}
         margins = [translator.hand_margins([each])[0] for each in (clip, mirrored)]
         counts["clips"] += 1
@@ -109,42 +109,49 @@ def drawn_clip(num_frames: int) -> Clip:
 def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    device = torch.device("cpu")
-    translator = build_translator(*load_to_translate(arguments.model, device, "float32", None))
+    trained = build_translator(*load_to_translate(arguments.model, torch.device("cpu"), "float32", None))
     split = load_split(DatasetArguments(dataset=arguments.dataset), arguments.split, arguments.num_clips)
-    clips = [translator.read_clip(row["video"], row.get("start"), row.get("end")) for row in split]
-    report = {"arguments": {name: getattr(arguments, name) for name in ("model", "dataset", "split", "num_rounds")}}
-    report |= {"machine": processor_name(), "hands": find_hands(translator, clips, are_left_handed(split)), "times": []}
+    clips = [trained.read_clip(row["video"], row.get("start"), row.get("end")) for row in split]
     real = model_of_real_size(arguments)
-    for size in BATCH_SIZES:
-        of_split = [
-            [clips[(size * turn + place) % len(clips)] for place in range(size)] for turn in range(arguments.num_rounds)
-        ]
-        drawn = [[drawn_clip(arguments.num_frames) for _ in range(size)]] * arguments.num_rounds
-        lengths = {"num_beams": NUM_BEAMS, "min_new_tokens": NUM_TOKENS, "max_new_tokens": NUM_TOKENS}
-        for name, pairs in (
-            ("the model", time_pairs(translator, of_split)),
-            (f"ResNet-18 at 224 px, {arguments.size}", time_pairs(real, drawn, **lengths)),
-        ):
-            report["times"].append({"model": name, "batch": size, **pairs})
-    return report
+    real.model.config.handedness_direction = [1.0] * real.model.config.vision_config.hidden_size
+    drawn = [drawn_clip(arguments.num_frames) for _ in range(max(BATCH_SIZES))]
+    lengths = {"num_beams": NUM_BEAMS, "min_new_tokens": NUM_TOKENS, "max_new_tokens": NUM_TOKENS}
+    hands, times = {}, []
+    for way in WAYS:
+        if way == BY_SURENESS:
+            trained.model.config.handedness_direction = real.model.config.handedness_direction = None
+        hands[way] = find_hands(trained, clips, are_left_handed(split))
+        for size in BATCH_SIZES:
+            batches = [clips[:size] for clips in _turned(clips, size, arguments.num_rounds)]
+            of_real = [drawn[:size]] * arguments.num_rounds
+            names = ("the model", f"ResNet-18 at 224 px, {arguments.size}")
+            for name, pairs in zip(
+                names, (time_pairs(trained, batches), time_pairs(real, of_real, **lengths)), strict=True
+            ):
+                times.append({"way": way, "model": name, "batch": size, **pairs})
+    given = {name: getattr(arguments, name) for name in ("model", "dataset", "split", "num_rounds")}
+    return {"arguments": given, "machine": processor_name(), "hands": hands, "times": times}
+
+
+def _turned(clips: Sequence[Clip], size: int, num_rounds: int) -> list[list[Clip]]:
+    """The clips, beginning with others in every round."""
+    starts = [size * turn % len(clips) for turn in range(num_rounds)]
+    return [[*clips[start:], *clips[:start]] for start in starts]
 
 
 def format_report(report: Mapping[str, Any]) -> str:
     """Command, machine and tables in Markdown."""
     lines = [f"On {report['machine']}, one thread, {report['arguments']['num_rounds']} pairs:", ""]
     lines += [f"    {command_line('handedness.py', report['arguments'])}", ""]
-    lines += ["| | clips | hand found | hand found in a mirror |", "| --- | --- | --- | --- |"]
-    for name, counts in report["hands"].items():
-        lines.append(f"| {name} | {counts['clips']} | {counts['found']} | {counts['found_in_a_mirror']} |")
-    lines += [
-        "",
-        "| model | clips in a batch | one way, s | auto / one way | from | to |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    lines += ["| found | signers | clips | hand found | hand found in a mirror |", "| --- | --- | --- | --- | --- |"]
+    for way, signers in report["hands"].items():
+        for name, counts in signers.items():
+            lines.append(f"| {way} | {name} | {counts['clips']} | {counts['found']} | {counts['found_in_a_mirror']} |")
+    lines += ["", "| found | model | clips in a batch | one way, s | auto / one way | from | to |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     for row in report["times"]:
         ratios = " | ".join(f"{row[name]:.2f}" for name in ("ratio", "smallest_ratio", "largest_ratio"))
-        lines.append(f"| {row['model']} | {row['batch']} | {row['seconds']:.2f} | {ratios} |")
+        lines.append(f"| {row['way']} | {row['model']} | {row['batch']} | {row['seconds']:.2f} | {ratios} |")
     return "\n".join(lines)
 
 

@@ -134,6 +134,19 @@ def check_calibration(calibration: Any, hidden_size: int) -> None:
         )
 
 
+def check_direction(direction: list[float] | None, hidden_size: int) -> None:
+    """
+    Raises:
+        ValueError: for a `handedness_direction` that is neither `None` nor a list of so many finite numbers.
+    """
+    if direction is None or (len(direction) == hidden_size and all(map(_is_finite_number, direction))):
+        return
+    raise ValueError(
+        f"`handedness_direction` must be a list of {hidden_size} finite numbers, as many as `hidden_size` of the vision "
+        f"configuration, got {len(direction)} values."
+    )
+
+
 def _is_finite_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -143,5 +156,6 @@ __all__ = [
     "SavedWithItsCalibration",
     "SentWithItsCalibration",
     "check_calibration",
+    "check_direction",
     "read_calibration",
 ]

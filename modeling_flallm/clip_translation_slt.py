@@ -131,11 +131,12 @@ class ClipTranslation:
         """
         inputs, num_frames = self._inputs_of(clips), [_num_frames(clip) for clip in clips]
         are_left_handed = None
-        if left_handed is not False:
+        if left_handed is False:
+            features = self.model.vision_model.compute_features(**inputs)
+        else:
             prompts = self._prompts(num_frames, spoken_language) if left_handed == AUTO else {}
-            inputs, hands = self.model.as_right_handed(inputs, left_handed, prompts)
+            features, hands = self.model.features_as_right_handed(inputs, left_handed, prompts)
             are_left_handed = hands.tolist()
-        features = self.model.vision_model.compute_features(**inputs)
         output = self.model.vision_model.encode_features(features.last_hidden_state, features.attention_mask)
         return EncodedClips(output, num_frames, [clip["times"] for clip in clips], features, are_left_handed)
 

@@ -5,7 +5,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .calibration_slt import SavedWithItsCalibration, check_calibration
+from .calibration_slt import SavedWithItsCalibration, check_calibration, check_direction
 from .configuration_diffslt_autoencoder import DiffSltAutoencoderConfig
 from .configuration_flallm import without_installed_pipeline
 from .encoder_registry_slt import build_vision_config
@@ -53,6 +53,8 @@ class DiffSltConfig(SavedWithItsCalibration, DiffSltAutoencoderConfig):
             Weight of the loss of their prediction.
         confidence_calibration (`dict`, *optional*):
             What `flallm calibrate` measured.
+        handedness_direction (`list[float]`, *optional*):
+            As in `FLaLLMConfig`.
 
     Raises:
         ValueError: as `DiffSltAutoencoderConfig`, and for a number outside its range.
@@ -76,6 +78,7 @@ class DiffSltConfig(SavedWithItsCalibration, DiffSltAutoencoderConfig):
     num_pseudo_glosses: int = 8
     pseudo_gloss_weight: float | int = 1.0
     confidence_calibration: dict | None = None
+    handedness_direction: list[float] | None = None
 
     def __post_init__(self, **kwargs):
         self.vision_config = build_vision_config(self.vision_config, "flallm_vision")
@@ -97,6 +100,7 @@ class DiffSltConfig(SavedWithItsCalibration, DiffSltAutoencoderConfig):
             check_ema_decay(self.ema_decay)
         if self.confidence_calibration is not None:
             check_calibration(self.confidence_calibration, self.vision_config.hidden_size)
+        check_direction(self.handedness_direction, self.vision_config.hidden_size)
         super().__post_init__(**without_installed_pipeline(kwargs))
 
 

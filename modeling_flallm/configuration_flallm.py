@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .calibration_slt import SavedWithItsCalibration, check_calibration
+from .calibration_slt import SavedWithItsCalibration, check_calibration, check_direction
 from .configuration_encoder_frames_slt import FLaLLMVisionConfig
 from .encoder_registry_slt import build_vision_config
 
@@ -69,6 +69,11 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
             visual token of the dev clips (a list of the vision configuration's `hidden_size` numbers), with
             `largest_distance` (1 - cosine), up to which a clip looks like them. Saved as confidence_calibration.json,
             see `SavedWithItsCalibration`. Default: not measured, so the pipeline gives scores without confidence.
+        handedness_direction (`list[float]`, *optional*):
+            The direction, of as many numbers as the vision configuration's `hidden_size`, along which the mean visual
+            token of what a mirror shows of a clip is larger if the signer is left-handed. Training with
+            `--mirror_left_handed` learns it. Default: not known, so that `left_handed="auto"` compares how sure the
+            model is of both ways, which takes longer.
 
     Raises:
         ValueError: for a vision configuration that is not a sign encoder's, a text configuration that is not of an
@@ -89,6 +94,7 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
     visual_text_alignment_weight: float | int = 0.0
     has_prompt: bool = False
     confidence_calibration: dict | None = None
+    handedness_direction: list[float] | None = None
     is_encoder_decoder: bool = True
 
     def __post_init__(self, **kwargs):
@@ -139,11 +145,12 @@ class FLaLLMConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedConf
 
 
 def check_translation_values(config: PreTrainedConfig) -> None:
-    """Raise a `ValueError` for a wrong `label_smoothing` or `confidence_calibration`, which both systems have."""
+    """Raise a `ValueError` for a wrong `label_smoothing`, `confidence_calibration` or `handedness_direction`."""
     if not 0 <= config.label_smoothing < 1:
         raise ValueError(f"`label_smoothing` must be at least 0 and below 1, got {config.label_smoothing}.")
     if config.confidence_calibration is not None:
         check_calibration(config.confidence_calibration, config.vision_config.hidden_size)
+    check_direction(config.handedness_direction, config.vision_config.hidden_size)
 
 
 def check_text_values(text_config: PreTrainedConfig) -> None:

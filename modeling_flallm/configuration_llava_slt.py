@@ -102,6 +102,8 @@ class LlavaSltConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedCo
             Label smoothing of the cross entropy (ours: language models are pretrained without it).
         confidence_calibration (`dict`, *optional*):
             As in `FLaLLMConfig`.
+        handedness_direction (`list[float]`, *optional*):
+            As in `FLaLLMConfig`.
 
     Raises:
         ValueError: for a text configuration that is missing or is no causal language model of transformers, a
@@ -121,6 +123,7 @@ class LlavaSltConfig(PaddedByItsTextModel, SavedWithItsCalibration, PreTrainedCo
     connector_activation: str = "gelu"
     label_smoothing: float | int = 0.0
     confidence_calibration: dict | None = None
+    handedness_direction: list[float] | None = None
 
     def __post_init__(self, **kwargs):
         self.vision_config = build_vision_config(self.vision_config, LlavaSltVisualConfig.model_type)

@@ -1,16 +1,23 @@
 """
 Left-handed signers: a model that learned from right-handed ones sees them in a mirror. Which hand a signer uses can be
-given, or found out: both ways are looked at for a moment, and the surer sentence wins (ours).
+given, or found out from a look at both ways. All of this is ours.
+
+A model that was trained on mirrored clips of left-handed signers has learned how clips differ from what a mirror shows
+of them, `config.handedness_direction`: it finds the hand at a glance at some frames. Any other model sees all frames
+both ways and begins to write: the way wins of which it is surer.
 """
 
 from typing import Any
 
 import torch
 
+from .confidence_slt import mean_visual_features
+from .sign_encoder_slt import SignEncoderOutput
+
 AUTO = "auto"
-# For finding out (ours, see docs/left-handed.md): of so many frames one is looked at, and so many tokens are written.
-FRAMES_PER_GLANCE = 8
-TOKENS_OF_A_GLANCE = 8
+# Of so many frames a glance looks at one; without it, so many tokens are written. See docs/left-handed.md.
+FRAMES_PER_GLANCE = 4
+TOKENS_TO_BE_SURE_OF = 8
 
 
 class LeftHandedSigners:
@@ -19,11 +26,13 @@ class LeftHandedSigners:
     # What else `generate` takes for a quick look at a sentence.
     quick_generation: dict[str, Any] = {}
 
+    @torch.no_grad()
     def hand_margins(self, **inputs: Any) -> torch.Tensor:
         """
-        How much surer the model is of each clip in a mirror, float32 `(batch,)`: the difference of the mean log
-        probabilities of what it begins to write, greedily, after a glance at one of eight frames. Above 0, the signer
-        is left-handed for this model. Those of several clips of one signer may be added.
+        How much more a clip looks as the model expects it in a mirror, float32 `(batch,)`: above 0, the signer is
+        left-handed for this model. Those of several clips of one signer may be added. With a `handedness_direction`, it
+        is the difference of the mean visual tokens along it; without, that of the mean log probabilities of the first
+        tokens that the model writes, greedily.
 
         Args:
             inputs: as of `generate`, a clip and, for a model that reads one, its prompt.
@@ -32,15 +41,33 @@ class LeftHandedSigners:
             ValueError: for clips that cannot be mirrored.
         """
         video = self._given_video(inputs)
-        return self._hand_margins(video, inputs)
+        mirrored = self._mirrored(video)
+        if self.config.handedness_direction is not None:
+            return self._margins_at_a_glance(video, mirrored)
+        return self._margins_of_sentences(self.vision_model.compute_features(**_both(video, mirrored)), inputs)
 
     @torch.no_grad()
-    def _hand_margins(self, video: dict[str, Any], text_inputs: dict[str, Any]) -> torch.Tensor:
+    def hand_differences(self, **inputs: Any) -> torch.Tensor:
+        """
+        Clips as the inputs of `generate` -> `(batch, visual hidden size)`: the mean visual token of what a mirror shows
+        less that of the clip, at a glance.
+        """
+        video = self._given_video(inputs)
+        return self._differences(video, self._mirrored(video))
+
+    def _differences(self, video: dict[str, Any], mirrored: dict[str, Any]) -> torch.Tensor:
+        output = self.vision_model.tokens_at_a_glance(FRAMES_PER_GLANCE, **_both(video, mirrored))
+        given, other = mean_visual_features(output).chunk(2)
+        return other - given
+
+    def _margins_at_a_glance(self, video: dict[str, Any], mirrored: dict[str, Any]) -> torch.Tensor:
+        differences = self._differences(video, mirrored)
+        return differences @ torch.tensor(self.config.handedness_direction, device=differences.device)
+
+    def _margins_of_sentences(self, features: SignEncoderOutput, text_inputs: dict[str, Any]) -> torch.Tensor:
+        """`features` are of the clips as they are, and then of the clips in a mirror."""
         names = (*self.prompt_input_names, *(["labels"] if self.is_prompted else []))
         prompt = {name: text_inputs[name] for name in names if text_inputs.get(name) is not None}
-        mirrored = self._mirrored(video)
-        both = {name: torch.cat([video[name], mirrored[name]]) for name in video}
-        features = self.vision_model.glance(FRAMES_PER_GLANCE, **both)
         output = self.generate(
             visual_features=features.last_hidden_state,
             visual_attention_mask=features.attention_mask,
@@ -48,7 +75,7 @@ class LeftHandedSigners:
             num_beams=1,
             do_sample=False,
             num_return_sequences=1,
-            max_new_tokens=TOKENS_OF_A_GLANCE,
+            max_new_tokens=TOKENS_TO_BE_SURE_OF,
             return_dict_in_generate=True,
             output_scores=True,
             **self.quick_generation,
@@ -64,11 +91,12 @@ class LeftHandedSigners:
             )
         return self.vision_model.mirrored(video)
 
-    def as_right_handed(
+    def features_as_right_handed(
         self, video: dict[str, Any], left_handed: bool | str | torch.Tensor, text_inputs: dict[str, Any]
-    ) -> tuple[dict[str, Any], torch.Tensor]:
+    ) -> tuple[SignEncoderOutput, torch.Tensor]:
         """
-        The inputs of clips, mirrored where the signer is left-handed, and boolean `(batch,)` where that is.
+        What `compute_features` of the sign encoder makes of clips, mirrored where the signer is left-handed, and
+        boolean `(batch,)` where that is.
 
         Args:
             video: inputs of the sign encoder by name.
@@ -83,13 +111,42 @@ class LeftHandedSigners:
         mirrored = self._mirrored(video)
         some = video[self.vision_model.main_input_name]
         if isinstance(left_handed, str):
-            left_handed = self._hand_margins(video, text_inputs) > 0
+            if self.config.handedness_direction is None:
+                return self._surer_features(_both(video, mirrored), text_inputs)
+            left_handed = self._margins_at_a_glance(video, mirrored) > 0
         are_left = torch.as_tensor(left_handed, device=some.device).expand(len(some))
         chosen = {
             name: torch.where(are_left.view(-1, *[1] * (values.ndim - 1)), mirrored[name], values)
             for name, values in video.items()
         }
-        return chosen, are_left
+        return self.vision_model.compute_features(**chosen), are_left
+
+    def _surer_features(
+        self, both: dict[str, Any], text_inputs: dict[str, Any]
+    ) -> tuple[SignEncoderOutput, torch.Tensor]:
+        features = self.vision_model.compute_features(**both)
+        are_left = self._margins_of_sentences(features, text_inputs) > 0
+        rows = torch.arange(len(are_left), device=are_left.device) + len(are_left) * are_left
+        hidden, mask = features.last_hidden_state, features.attention_mask
+        return SignEncoderOutput(hidden[rows.to(hidden.device)], mask[rows.to(mask.device)]), are_left
+
+
+def _both(video: dict[str, Any], mirrored: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The clips as they are, and behind them the same clips in a mirror."""
+    return {name: torch.cat([video[name], mirrored[name]]) for name in video}
+
+
+def direction_of_hands(differences: torch.Tensor) -> list[float]:
+    """
+    Differences as `hand_differences` gives them, `(clips, size)`, of clips that are as the model expects them -> the
+    direction along which the differences of others are positive: Fisher's linear discriminant between both ways, with a
+    ridge of their mean square.
+    """
+    mean = differences.mean(0)
+    around_it = differences - mean
+    ridge = differences.square().mean() * torch.eye(len(mean), device=mean.device)
+    direction = -torch.linalg.solve(around_it.T @ around_it / len(differences) + ridge, mean)
+    return (direction / direction.norm()).tolist()
 
 
 def mean_log_probabilities(model: Any, output: Any, end_token_ids: Any) -> torch.Tensor:
@@ -114,4 +171,4 @@ def check_left_handed(value: Any) -> None:
         raise ValueError(f'`left_handed` must be True, False or "auto", got {value!r}.')
 
 
-__all__ = ["AUTO", "LeftHandedSigners", "check_left_handed", "mean_log_probabilities"]
+__all__ = ["AUTO", "LeftHandedSigners", "check_left_handed", "direction_of_hands", "mean_log_probabilities"]

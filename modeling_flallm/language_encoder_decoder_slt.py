@@ -17,6 +17,7 @@ from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
 from .sign_encoder_slt import SignEncoderOutput, checked_mask, is_exporting
 from .translation_model_slt import (
+    VISUAL_FEATURES,
     SignTranslationModel,
     eager_twin,
     read_text_model_type,
@@ -230,7 +231,8 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         self._check_prompt(prompt_ids, prompt_attention_mask, encoder_outputs)
         prompt = {"prompt_ids": prompt_ids, "prompt_attention_mask": prompt_attention_mask}
         if left_handed is not False:
-            video, _ = self.as_right_handed(video, left_handed, prompt)
+            features, _ = self.features_as_right_handed(video, left_handed, prompt)
+            video = dict(zip(VISUAL_FEATURES, (features.last_hidden_state, features.attention_mask), strict=True))
         if encoder_outputs is None:
             generation_config = kwargs.get("generation_config") or self.generation_config
             wanted = {

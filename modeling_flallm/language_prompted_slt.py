@@ -20,6 +20,7 @@ from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
 from .sign_encoder_slt import SignEncoderOutput, is_exporting
 from .translation_model_slt import (
+    VISUAL_FEATURES,
     SignTranslationModel,
     eager_twin,
     read_text_model_type,
@@ -348,7 +349,8 @@ class PromptedTranslationModel(SignTranslationModel):
         )
         if left_handed is not False:
             prompt = {"input_ids": input_ids, "attention_mask": attention_mask}
-            video, _ = self.as_right_handed(video, left_handed, prompt)
+            features, _ = self.features_as_right_handed(video, left_handed, prompt)
+            video = dict(zip(VISUAL_FEATURES, (features.last_hidden_state, features.attention_mask), strict=True))
         embeddings, _ = self._embed_prompt(input_ids, video)
         self.check_num_tokens(embeddings.shape[1])
         config = copy.deepcopy(kwargs.pop("generation_config", None) or self.generation_config)

@@ -39,7 +39,7 @@ from .modeling_diffslt_autoencoder import CompressesText, DiffSltAutoencoder
 from .sampling_diffslt import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, SamplesLatents
 from .sign_encoder_slt import SignEncoder
 from .systems import TAGS
-from .translation_model_slt import SignTranslationModel, taken
+from .translation_model_slt import VISUAL_FEATURES, SignTranslationModel, taken
 
 EVALUATIONS_OF_A_CLIP = 4
 
@@ -419,7 +419,8 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
         )
         self._check_one_form(video, encoder_outputs=encoder_outputs)
         if left_handed is not False:
-            video, _ = self.as_right_handed(video, left_handed, {})
+            features, _ = self.features_as_right_handed(video, left_handed, {})
+            video = dict(zip(VISUAL_FEATURES, (features.last_hidden_state, features.attention_mask), strict=True))
         if encoder_outputs is None:
             encoder_outputs = self.encode(**video)
         kwargs.pop("labels", None)  # which the Trainer passes

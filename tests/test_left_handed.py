@@ -1,5 +1,6 @@
 """Left-handed signers: clips in a mirror, a glance at them, which hand it finds, and what the pipeline says of it."""
 
+import math
 import re
 
 import pytest
@@ -14,6 +15,7 @@ from tiny_models import (
     random_batch,
     random_pose_batch,
     random_prompts,
+    tiny_config,
     tiny_described_config,
     tiny_diffslt,
     tiny_llava_slt,
@@ -31,6 +33,7 @@ from modeling_flallm import LlavaSltVisualEncoder
 from modeling_flallm.configuration_features_slt import VisualFeaturesConfig
 from modeling_flallm.encoder_combined_slt import TemporalEncoder
 from modeling_flallm.encoder_features_slt import VisualFeaturesEncoder
+from modeling_flallm.handedness_slt import direction_of_hands
 from processing.hand_crops_slt import HandCrops, pad_hand_crops
 from processing.pose_normalisation_slt import mirrored_poses, normalised_poses
 
@@ -162,8 +165,11 @@ def test_generate_mirrors_all_some_or_no_clips(system):
 
 
 @every_model
-def test_the_surer_way_wins(system):
+@pytest.mark.parametrize("knows_direction", [False, True])
+def test_the_surer_way_wins_or_the_one_that_looks_right(knows_direction, system):
     model, inputs = MODELS[system](), inputs_for(system)
+    if knows_direction:
+        model.config.handedness_direction = torch.randn(model.config.vision_config.hidden_size).tolist()
     margins = model.hand_margins(**inputs)
     assert margins.shape == (2,) and margins.abs().min() > 0
     assert_close(model.hand_margins(**in_a_mirror(model, inputs)), -margins, atol=1e-4, rtol=1e-3)
@@ -171,8 +177,7 @@ def test_the_surer_way_wins(system):
     assert torch.equal(model.generate(**inputs, left_handed="auto", max_new_tokens=6, num_beams=1), expected)
 
 
-def test_the_margin_is_that_of_the_mean_log_probabilities(monkeypatch):
-    monkeypatch.setattr("modeling_flallm.handedness_slt.FRAMES_PER_GLANCE", 1)
+def test_the_margin_is_that_of_the_mean_log_probabilities():
     model, inputs = tiny_model(), inputs_for("flallm")
     model.generation_config.update(forced_eos_token_id=None)
     means = []
@@ -183,6 +188,40 @@ def test_the_margin_is_that_of_the_mean_log_probabilities(monkeypatch):
         ends = [(row == 2).nonzero()[0].item() + 1 if (row == 2).any() else len(row) for row in words]
         means.append(torch.stack([row[:end].mean() for row, end in zip(scores, ends, strict=True)]))
     assert_close(model.hand_margins(**inputs), means[1] - means[0], atol=1e-4, rtol=1e-3)
+
+
+def test_at_a_glance_the_margin_is_the_difference_along_the_direction(tmp_path):
+    model, inputs = tiny_model(), inputs_for("flallm")
+    direction = torch.randn(model.config.vision_config.hidden_size)
+    model.config.handedness_direction = direction.tolist()
+    means = []
+    for clip in (inputs, in_a_mirror(model, inputs)):
+        tokens = model.vision_model.tokens_at_a_glance(4, **clip)
+        pairs = zip(tokens.last_hidden_state, tokens.attention_mask, strict=True)
+        means.append([row[mask.bool()].mean(0) for row, mask in pairs])
+    expected = (torch.stack(means[1]) - torch.stack(means[0])) @ direction
+    assert_close(model.hand_margins(**inputs), expected, atol=1e-5, rtol=1e-4)
+    model.save_pretrained(tmp_path)
+    assert_close(type(model).from_pretrained(tmp_path).hand_margins(**inputs), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_direction_weighs_what_differs_in_every_clip():
+    differences = torch.tensor([[-1.0, 4.0], [-1.0, -4.0], [-1.0, 2.0], [-1.0, -2.0]])
+    assert_close(torch.tensor(direction_of_hands(differences)), torch.tensor([1.0, 0.0]))
+    differences = torch.tensor([[-2.0, -1.0], [-2.0, -3.0]])  # variances 0 and 1, mean square 4.5
+    expected = torch.tensor([2 / 4.5, 2 / 5.5])
+    assert_close(torch.tensor(direction_of_hands(differences)), expected / expected.norm())
+    assert torch.isfinite(torch.tensor(direction_of_hands(torch.randn(1, 5)))).all()
+
+
+@pytest.mark.parametrize("direction", [[0.5], [math.nan] * 24])
+def test_a_direction_that_is_none(direction):
+    message = (
+        "`handedness_direction` must be a list of 24 finite numbers, as many as `hidden_size` of the vision "
+        f"configuration, got {len(direction)} values."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tiny_config(handedness_direction=direction)
 
 
 def test_what_cannot_be_mirrored_is_refused():

@@ -6,9 +6,10 @@ import datasets
 import pytest
 import torch
 from test_hand_crops import folder_with_both
-from tiny_corpus import SIZE_IN_PIXELS, corpus, language_model
+from tiny_corpus import SIZE_IN_PIXELS, corpus, language_model, load, stage1_flags
 from transformers import AutoTokenizer
 
+from modeling_flallm.handedness_slt import direction_of_hands
 from processing import FLaLLMProcessor, PoseFeatureExtractor, VisualFeatureExtractor
 from processing.modality_features_slt import VisualFeaturesModality
 from processing.modality_poses_slt import PoseModality
@@ -21,6 +22,7 @@ from train_scripts.clips.feature_cache import check_feature_cache
 from train_scripts.clips.splits import load_split
 from train_scripts.clips.streaming import StreamedClipDataset, open_streams
 from train_scripts.runs.training import build_processor
+from train_scripts.stages import visual_initialing
 
 VIDEO = VideoArguments(frame_size=SIZE_IN_PIXELS, crop_size=SIZE_IN_PIXELS, frame_sampling_rate=0.25)
 
@@ -125,3 +127,19 @@ def test_the_card_says_it():
     assert "clips of left-handed signers were mirrored for training and validation" in text
     assert "After that, training clips were mirrored with probability 0.5." in text
     assert "After that" not in limit_of_hands({"mirror_left_handed": True})
+
+
+@pytest.mark.slow
+def test_a_run_learns_to_tell_the_hand_and_the_card_says_so(tmp_path):
+    visual_initialing.train(stage1_flags(tmp_path, mirror_left_handed=True))
+    model, processor = load(tmp_path)
+    direction = torch.tensor(model.config.handedness_direction)
+    assert direction.norm() == pytest.approx(1, abs=1e-4)
+    clips = SignClipDataset(load_split(DataArguments(dataset=str(corpus())), "dev"), processor, mirror_left_handed=True)
+    batch = processor.modality.collate([clips[index] for index in range(len(clips))])
+    expected = direction_of_hands(model.hand_differences(**batch))
+    torch.testing.assert_close(direction, torch.tensor(expected), atol=0.02, rtol=0)  # trained in lower precision
+    assert model.hand_margins(**batch).mean() < 0
+    assert (
+        "clips of left-handed signers were mirrored for training and validation" in (tmp_path / "README.md").read_text()
+    )

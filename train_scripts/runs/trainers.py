@@ -300,9 +300,10 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
             return inputs
         clips = {name: inputs.pop(name) for name in model.vision_model.input_names if name in inputs}
         with torch.no_grad(), self.compute_loss_context_manager():
-            if self.left_handed is not False:
-                clips, _ = model.as_right_handed(clips, self.left_handed, inputs)
-            output = model.vision_model.compute_features(**clips)
+            if self.left_handed is False:
+                output = model.vision_model.compute_features(**clips)
+            else:
+                output, _ = model.features_as_right_handed(clips, self.left_handed, inputs)
         return inputs | {"visual_features": output.last_hidden_state, "visual_attention_mask": output.attention_mask}
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation_arguments):

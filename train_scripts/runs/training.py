@@ -49,6 +49,7 @@ from ..scores.metrics import TITLE_OF_SCORE, build_compute_metrics
 from ..scores.recognition import TITLE_OF_RECOGNITION
 from .collapse_check import add_collapse_check
 from .encoder_adapters import merge_encoder_adapters
+from .hand_of_signers import learn_hand
 from .resuming import EarlyStopping, check_run, checkpoint_to_resume
 from .trainers import ClipTrainer, FLaLLMTrainer, LlavaSltTrainer, TextTrainer
 from .training_clips import TrainingClips, learn_origin_of_clips, open_splits, prepare_clips
@@ -362,6 +363,8 @@ def _finish(
         trainer.model = trainer.model.merge_and_unload()
     else:
         merge_encoder_adapters(trainer.model.vision_model)
+    if data.mirror_left_handed:
+        learn_hand(trainer)
     trainer.save_model(_internal_call=True)  # without a push, which comes last
     trainer.create_model_card()
     scores = trainer.evaluate()
