@@ -299,11 +299,11 @@ def test_one_bad_video_costs_that_video_only(where, error, text, videos, capsys,
     original_encode, original_write = steps.encode_clips, steps.write_sentences
     seen = []
 
-    def encode(self, clips):
+    def encode(self, clips, **arguments):
         is_bad = any(torch.equal(clip["frames"], frames) for clip in clips)
         if is_bad and where == "encode_clips":
             raise error
-        encoded = original_encode(self, clips)
+        encoded = original_encode(self, clips, **arguments)
         if is_bad:
             seen.append(encoded)
         return encoded

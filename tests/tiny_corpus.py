@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
 from train_scripts.arguments.data_arguments import VideoArguments
 from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
+from train_scripts.rendered_corpus import signers
 from train_scripts.stages import (
     linguistic_pretraining,
     llm_fine_tuning,
@@ -75,18 +77,20 @@ FAST = {"learning_rate": 0.02, "word_presence_loss_weight": 1.0}
 
 @built_once
 def corpus() -> Path:
+    """All clips have 25 frames per second, so that tests can count frames."""
     folder = Path(FOLDER.name) / "corpus"
-    generate_corpus(
-        CorpusArguments(
-            output_dir=str(folder),
-            seed=seed_of_run(),
-            **{f"num_{split}_clips": count for split, count in NUM_CLIPS.items()},
-            num_signs=16,
-            resolution=SIZE_IN_PIXELS,
-            num_text_only_sentences=60,
-            num_workers=1,
+    with mock.patch.object(signers, "FRAME_RATES", (25,)):
+        generate_corpus(
+            CorpusArguments(
+                output_dir=str(folder),
+                seed=seed_of_run(),
+                **{f"num_{split}_clips": count for split, count in NUM_CLIPS.items()},
+                num_signs=16,
+                resolution=SIZE_IN_PIXELS,
+                num_text_only_sentences=60,
+                num_workers=1,
+            )
         )
-    )
     return folder
 
 
