@@ -165,11 +165,11 @@ def format_report(results: Mapping[str, Any]) -> str:
 
 
 def _table(name: str, runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    lines = heading(name, "all test clips", "worst signer", "the others", "minutes")
+    lines = heading(name, "all test clips", "worst signer", "the others", "processor minutes")
     for seed, run in runs.items():
         (worst, *others) = sorted(run["signers"].items(), key=lambda item: item[1]["bleu4"])
         cells = [seed, f"{run['bleu4']:.2f}", _signer(*worst), ", ".join(_signer(*other) for other in others)]
-        lines.append(f"| {' | '.join(cells)} | {run['seconds'] / 60:.1f} |")
+        lines.append(f"| {' | '.join(cells)} | {run['processor_seconds'] / 60:.1f} |")
     return lines
 
 

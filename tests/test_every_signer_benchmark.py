@@ -73,7 +73,7 @@ def test_report_shows_the_worst_signer_of_each_seed():
             name: {"bleu4": score, "handedness": "left" if name == "ann" else "right", "is_seen": name == "bo"}
             for name, score in zip(names, scores, strict=True)
         }
-        return {"bleu4": sum(scores) / 2, "signers": signers, "seconds": 90.0}
+        return {"bleu4": sum(scores) / 2, "signers": signers, "processor_seconds": 90.0}
 
     seeds = {"0": {"own": run_of(90.0, 80.5)}, "3": {"own": run_of(70.25, 95.0), "other": run_of(50.0, 60.0)}}
     text = benchmark.format_report({"machine": "a CPU", "sizes": {"stage1_epochs": 1}, "seeds": seeds})
