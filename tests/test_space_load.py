@@ -184,7 +184,7 @@ def file_data(path: str, **values: Any) -> dict[str, Any]:
 def call(space: SpaceProcess, video: Any, number: int = 0) -> str:
     """All that the simple API answers; the number distinguishes visitors."""
     address = f"{space.address}/gradio_api/call/translate"
-    asked = web.post(address, json={"data": [video, 0, 0, False, "en", 1]}, headers=from_address(number))
+    asked = web.post(address, json={"data": [video, 0, 0, False, "en", 1, "no"]}, headers=from_address(number))
     if not asked.is_success:
         return f"event: error\n{asked.text}"
     return web.get(f"{address}/{asked.json()['event_id']}", timeout=SECONDS_TO_WAIT).text
