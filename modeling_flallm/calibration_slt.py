@@ -142,8 +142,8 @@ def check_direction(direction: list[float] | None, hidden_size: int) -> None:
     if direction is None or (len(direction) == hidden_size and all(map(_is_finite_number, direction))):
         return
     raise ValueError(
-        f"`handedness_direction` must be a list of {hidden_size} finite numbers, as many as `hidden_size` of the vision "
-        f"configuration, got {len(direction)} values."
+        f"`handedness_direction` must be a list of {hidden_size} finite numbers, as many as `hidden_size` of the "
+        f"vision configuration, got {len(direction)} values."
     )
 
 

@@ -71,6 +71,7 @@ EXCEPTIONS = {
         "modeling_flallm/adapter_slt.py": ENCODED,
         "modeling_flallm/clip_translation_slt.py": ENCODED,
         "modeling_flallm/encoder_combined_slt.py": ENCODED,
+        "modeling_flallm/handedness_slt.py": ENCODED,
         "modeling_flallm/language_encoder_decoder_slt.py": ENCODED,
         "modeling_flallm/language_prompted_slt.py": ENCODED,
         "modeling_flallm/modeling_diffslt.py": ENCODED,
