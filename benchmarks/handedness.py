@@ -111,7 +111,8 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     torch.manual_seed(0)
     trained = build_translator(*load_to_translate(arguments.model, torch.device("cpu"), "float32", None))
     split = load_split(DatasetArguments(dataset=arguments.dataset), arguments.split, arguments.num_clips)
-    clips = [trained.read_clip(row["video"], row.get("start"), row.get("end")) for row in split]
+    column = trained.processor.modality.column
+    clips = [trained.read_clip(row[column], row.get("start"), row.get("end")) for row in split]
     real = model_of_real_size(arguments)
     real.model.config.handedness_direction = [1.0] * real.model.config.vision_config.hidden_size
     drawn = [drawn_clip(arguments.num_frames) for _ in range(max(BATCH_SIZES))]

@@ -122,7 +122,7 @@ def test_a_glance_holds_the_middle_one_of_some_frames(name):
     assert at_a_glance.last_hidden_state.shape == encoder.compute_features(**clip).last_hidden_state.shape
     alone = encoder.glance(4, **{key: values[1:, : LENGTHS[1]] for key, values in clip.items()})
     length = alone.last_hidden_state.shape[1]
-    assert_close(at_a_glance.last_hidden_state[1:, :length], alone.last_hidden_state, atol=1e-5, rtol=0)
+    assert_close(at_a_glance.last_hidden_state[1:, :length], alone.last_hidden_state, atol=1e-4, rtol=1e-4)
     assert not at_a_glance.last_hidden_state[1, length:].any()
 
 
