@@ -44,12 +44,12 @@ SECONDS_BETWEEN_COUNTS = 0.5
 # Seconds of each step with the default sizes, on two cores without bfloat16, and the sizes they scale with: they tell
 # which share of the run each step is.
 WORK = {
-    "corpus": (20, ["num_train_clips"]),
+    "corpus": (30, ["num_train_clips"]),
     "language model": (30, ["num_text_only_sentences", "language_model_epochs"]),
-    "stage 1": (140, ["num_train_clips", "stage1_epochs"]),
-    "stage 2": (55, ["num_train_clips", "stage2_epochs"]),
+    "stage 1": (275, ["num_train_clips", "stage1_epochs"]),
+    "stage 2": (95, ["num_train_clips", "stage2_epochs"]),
     "calibration": (3, ["num_dev_clips"]),
-    "test": (15, ["num_test_clips"]),
+    "test": (25, ["num_test_clips"]),
 }
 
 
