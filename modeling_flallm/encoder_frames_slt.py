@@ -48,7 +48,8 @@ LEAST_CHANNELS_FOR_CHANNELS_LAST = 8
 
 def without_mean_frame(pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Frames `(batch, frames, 3, height, width)`, each minus the mean of its clip's real frames."""
-    summed = pixels.masked_fill(~mask[:, :, None, None, None], 0).sum(1, keepdim=True, dtype=torch.float32)
+    precise = torch.promote_types(pixels.dtype, torch.float32)
+    summed = pixels.masked_fill(~mask[:, :, None, None, None], 0).sum(1, keepdim=True, dtype=precise)
     return pixels - (summed / mask.sum(1)[:, None, None, None, None]).to(pixels.dtype)
 
 

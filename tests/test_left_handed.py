@@ -185,7 +185,8 @@ def test_the_margin_is_that_of_the_mean_log_probabilities():
         output = model.generate(**clip, max_new_tokens=8, num_beams=1, return_dict_in_generate=True, output_scores=True)
         scores = model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
         words = output.sequences[:, -scores.shape[1] :]
-        ends = [(row == 2).nonzero()[0].item() + 1 if (row == 2).any() else len(row) for row in words]
+        are_ends = words == model.generation_config.eos_token_id
+        ends = [row.nonzero()[0].item() + 1 if row.any() else len(row) for row in are_ends]
         means.append(torch.stack([row[:end].mean() for row, end in zip(scores, ends, strict=True)]))
     assert_close(model.hand_margins(**inputs), means[1] - means[0], atol=1e-4, rtol=1e-3)
 
