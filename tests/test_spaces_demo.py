@@ -175,7 +175,7 @@ REQUEST = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"), headers={})
 
 @pytest.mark.slow
 def test_the_finished_sentences_of_a_long_video_stay_and_stopping_keeps_them(page, tmp_path):
-    run = page._translate(str(long_video(tmp_path / "talk.mp4")), 0, None, True, 1, "en", REQUEST)
+    run = page._translate(str(long_video(tmp_path / "talk.mp4")), 0, None, True, 1, "no", "en", REQUEST)
     sentence, shown = "", ["", None, None]
     for shown in run:
         if shown[2] is not None and (sentence := shown[2].pieces and shown[2].pieces[0]["translation_text"]):
