@@ -16,7 +16,7 @@ from .sign_encoder_slt import SignEncoderOutput
 
 AUTO = "auto"
 # Of so many frames a glance looks at one; without it, so many tokens are written. See docs/left-handed.md.
-FRAMES_PER_GLANCE = 4
+FRAMES_PER_GLANCE = 5
 TOKENS_TO_BE_SURE_OF = 8
 
 
@@ -115,10 +115,13 @@ class LeftHandedSigners:
                 return self._surer_features(_both(video, mirrored), text_inputs)
             left_handed = self._margins_at_a_glance(video, mirrored) > 0
         are_left = torch.as_tensor(left_handed, device=some.device).expand(len(some))
-        chosen = {
-            name: torch.where(are_left.view(-1, *[1] * (values.ndim - 1)), mirrored[name], values)
-            for name, values in video.items()
-        }
+        if are_left.all() or not are_left.any():
+            chosen = mirrored if are_left.all() else video
+        else:
+            chosen = {
+                name: torch.where(are_left.view(-1, *[1] * (values.ndim - 1)), mirrored[name], values)
+                for name, values in video.items()
+            }
         return self.vision_model.compute_features(**chosen), are_left
 
     def _surer_features(

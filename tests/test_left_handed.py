@@ -197,7 +197,7 @@ def test_at_a_glance_the_margin_is_the_difference_along_the_direction(tmp_path):
     model.config.handedness_direction = direction.tolist()
     means = []
     for clip in (inputs, in_a_mirror(model, inputs)):
-        tokens = model.vision_model.tokens_at_a_glance(4, **clip)
+        tokens = model.vision_model.tokens_at_a_glance(5, **clip)
         pairs = zip(tokens.last_hidden_state, tokens.attention_mask, strict=True)
         means.append([row[mask.bool()].mean(0) for row, mask in pairs])
     expected = (torch.stack(means[1]) - torch.stack(means[0])) @ direction
