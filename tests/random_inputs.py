@@ -29,6 +29,11 @@ def seed_generators(name: str = "") -> None:
     torch.manual_seed(seed)
 
 
+def random_generator() -> np.random.Generator:
+    """`np.random.default_rng()` takes its numbers from elsewhere, and a failure would not come back."""
+    return np.random.default_rng(np.random.randint(2**31))
+
+
 def built_once(build: Function) -> Function:
     """`functools.cache` for what tests share: the first test that asks gets the same random numbers as any other."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from random_inputs import random_generator
 from test_model_card import run_folder
 from tiny_corpus import corpus, error_of, flags, language_model, trained_model
 
@@ -519,7 +520,7 @@ def load_benchmark():
 
 def test_unknown_signs_have_forms_that_no_known_sign_has():
     benchmark = load_benchmark()
-    signs = benchmark.unknown_signs(np.random.default_rng())
+    signs = benchmark.unknown_signs(random_generator())
     forms = {benchmark._form(sign) for sign in signs.values()}
     assert signs.keys() == benchmark.signing_language.SIGNS_BY_GLOSS.keys()
     assert len(forms) == len(signs)
@@ -527,8 +528,8 @@ def test_unknown_signs_have_forms_that_no_known_sign_has():
 
 
 def test_altered_clips_differ_from_the_clip_and_keep_its_size():
-    frames = np.random.default_rng().integers(0, 256, (12, 16, 20, 3), dtype=np.uint8)
-    kinds = dict(load_benchmark().altered(frames, np.random.default_rng()))
+    frames = random_generator().integers(0, 256, (12, 16, 20, 3), dtype=np.uint8)
+    kinds = dict(load_benchmark().altered(frames, random_generator()))
     assert np.array_equal(kinds.pop("test clips as they are"), frames)
     for name, clip in kinds.items():
         assert clip.dtype == np.uint8 and clip.shape[1:] == frames.shape[1:], name

@@ -13,6 +13,7 @@ import numpy as np
 import pysubs2
 import pytest
 import torch
+from random_inputs import random_generator
 from signing_pictures import signing
 from test_data import video_folder
 from tiny_corpus import corpus, error_of, flags, language_model, trained_llava_slt, trained_model
@@ -667,7 +668,7 @@ def test_recorded_clips(capsys):
 
 
 def test_grey_and_turned_videos_of_other_sizes(tmp_path, capsys):
-    frames = np.random.default_rng().integers(0, 256, (30, 90, 50, 3), dtype=np.uint8)
+    frames = random_generator().integers(0, 256, (30, 90, 50, 3), dtype=np.uint8)
     paths = [
         write_video(tmp_path / "turned.mp4", frames, rotation=90),
         write_video(tmp_path / "one_frame.mp4", frames[:1]),

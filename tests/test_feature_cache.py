@@ -18,6 +18,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from random_inputs import random_generator
 from safetensors.torch import load_file
 from test_distributed_training import logged
 from tiny_corpus import WITHOUT_EVALUATION, corpus, error_of, flags, language_model, stage2_flags, trained_model
@@ -361,7 +362,7 @@ def test_words_about_the_code_keep_the_features(old, new, is_the_same, tmp_path)
 def test_only_what_changed_of_the_clips_is_computed(case, encoded_clips):
     case.run()
     first, second, *_ = sorted((case.corpus / "train").glob("*.mp4"))
-    write_video(first, np.random.default_rng().integers(0, 256, (30, 40, 40, 3), np.uint8))
+    write_video(first, random_generator().integers(0, 256, (30, 40, 40, 3), np.uint8))
     features, num_computed = run_and_count(case, encoded_clips)
     assert num_computed == 1
     assert_close(features, case.features_through_the_encoder())
@@ -552,7 +553,7 @@ def test_a_damaged_file_is_told_and_made_again(damage, case, encoded_clips, monk
     case.run()
     path = shards(case)[1]
     content = bytearray(path.read_bytes())
-    content[np.random.default_rng().integers(len(content))] ^= 1
+    content[random_generator().integers(len(content))] ^= 1
     path.write_bytes({"a bit": bytes(content), "half": bytes(content[: len(content) // 2]), "empty": b""}[damage])
     capsys.readouterr()
     features, num_computed = run_and_count(case, encoded_clips)

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from datasets import Video, load_dataset
+from random_inputs import random_generator
 
 from modeling_flallm.own_processing import read_poses
 from train_scripts.commands.generate_corpus import (
@@ -66,7 +67,7 @@ def draw_signer(seed: int, is_left_handed: bool = False):
 
 @pytest.fixture(scope="module")
 def sentences() -> list[tuple[str, ...]]:
-    seed = int(np.random.default_rng().integers(2**31))
+    seed = int(random_generator().integers(2**31))
     print(f"seed of the sentences: {seed}")
     return SentenceSampler(LEXICON, np.random.default_rng(seed)).draw_distinct(3000)
 
@@ -244,7 +245,7 @@ def sides_of_frames(seed: int, **changes) -> np.ndarray:
 
 @pytest.mark.parametrize(("moving_thing", "moves"), [(None, False), ("passer-by", True), ("curtain", True)])
 def test_only_a_recording_with_something_that_moves_has_a_moving_background(moving_thing: str | None, moves: bool):
-    seed = int(np.random.default_rng().integers(1000))
+    seed = int(random_generator().integers(1000))
     brightest = {"background_colour": (200, 200, 200), "room": "wall"}
     sides = sides_of_frames(seed, moving_thing=moving_thing, roll=0.0, zoom=0.95, **brightest)
     assert (np.ptp(sides, axis=0).max() > 5) == moves

@@ -1,6 +1,7 @@
 """What tests share is drawn from the seed of the run, whatever ran before in the same process."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,3 +39,9 @@ def test_what_is_built_once_repeats_and_leaves_the_numbers_of_the_test_alone():
     assert (np.random.rand(), torch.rand(()).item()) == before[1:]
     assert first(3) is values and first(4) != values
     assert built_once(inputs)(3) == values
+
+
+def test_no_test_draws_from_a_generator_without_a_seed():
+    unseeded = "np.random." + "default_rng()"
+    files = [path for path in Path(__file__).parent.glob("*.py") if path.name != "random_inputs.py"]
+    assert not [path.name for path in files if unseeded in path.read_text(encoding="utf-8")]

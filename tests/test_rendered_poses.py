@@ -21,6 +21,12 @@ def draw_signer(seed: int, is_left_handed: bool = False) -> Signer:
     return create_signer("signer", random_generator.random(), is_left_handed, random_generator)
 
 
+def in_plain_light(signer: Signer) -> Signer:
+    """The signer with the skin's own colour in every pixel that shows it."""
+    recordings = (replace(recording, light=(1.0, 1.0, 1.0), shade=0.0, noise=0.0) for recording in signer.recordings)
+    return replace(signer, recordings=tuple(recordings))
+
+
 def poses(signer: Signer, seed: int, errors: float = 0.0, error_seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     generators = np.random.default_rng(seed), np.random.default_rng(error_seed)
     return pose_clip(GLOSSES, signer, RESOLUTION, generators[0], errors, generators[1])
@@ -38,7 +44,7 @@ def share_near_skin(frames: np.ndarray, signer: Signer, frame: np.ndarray, point
 
 @pytest.mark.parametrize("is_left_handed", [False, True])
 def test_fingertips_of_the_dominant_hand_are_on_skin(is_left_handed: bool, seed: int):
-    signer = draw_signer(seed, is_left_handed)
+    signer = in_plain_light(draw_signer(seed, is_left_handed))
     frames = render_clip(GLOSSES, signer, RESOLUTION, np.random.default_rng(seed))
     keypoints, scores = poses(signer, seed)
     dominant = LEFT_HAND if is_left_handed else RIGHT_HAND
