@@ -74,12 +74,19 @@ def choose_clips(arguments: BenchmarkArguments) -> list[tuple[Path, str]]:
     return random.Random(arguments.seed).sample(clips, arguments.num_clips)
 
 
+def frames_shown(num_frames: int, fps: float) -> list[int]:
+    """Which frame of a clip is on the screen at each picture of the long video."""
+    steps = np.arange(round(num_frames * FRAMES_PER_SECOND / fps))
+    return np.minimum(steps * fps / FRAMES_PER_SECOND, num_frames - 1).astype(int).tolist()
+
+
 def pictures_with_pauses(clips: Iterable[Path], pause_in_seconds: float, joints: list[float]) -> Iterator[np.ndarray]:
     """Yield uint8 pictures `(height, width, 3)` of all clips; the seconds where they are joined go to `joints`."""
     num_still = round(pause_in_seconds * FRAMES_PER_SECOND)
     num_pictures = 0
     for number, clip in enumerate(clips):
-        frames = decode_video(clip).frames.permute(0, 2, 3, 1).numpy()
+        video = decode_video(clip)
+        frames = video.frames[frames_shown(len(video.frames), video.fps)].permute(0, 2, 3, 1).numpy()
         before, behind = (0 if number == 0 else num_still - num_still // 2), num_still // 2
         if number > 0:
             joints.append(num_pictures / FRAMES_PER_SECOND)

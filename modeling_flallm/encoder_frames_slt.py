@@ -27,6 +27,7 @@ from .sign_encoder_slt import (
     check_clips_long_enough,
     checked_frames_mask,
     checked_frames_per_chunk,
+    held_values,
     is_exporting,
     length_mask,
     num_tokens_after,
@@ -312,14 +313,12 @@ class FLaLLMVisionModel(SignEncoder):
                 too short for one visual token, or `frames_per_chunk` below 1.
         """
         mask = checked_frames_mask(self, pixel_values_videos, pixel_attention_mask)
+        lengths = mask.sum(1)
+        if not is_exporting(self):
+            check_clips_long_enough(self, lengths)
         with torch.no_grad() if self.frozen else nullcontext():
-            lengths = mask.sum(1)
-            pixel_values_videos = self._as_seen(pixel_values_videos, mask)
-            if is_exporting(self):
-                features = self._encode_all_frames(pixel_values_videos, mask)
-            else:
-                check_clips_long_enough(self, lengths)
-                features = self._features_of_frames(pixel_values_videos, mask)
+            encode = self._encode_all_frames if is_exporting(self) else self._features_of_frames
+            features = encode(self._as_seen(pixel_values_videos, mask), mask)
             return self._over_time(features, lengths)
 
     @torch.no_grad()
@@ -335,8 +334,7 @@ class FLaLLMVisionModel(SignEncoder):
         check_clips_long_enough(self, lengths)
         are_looked_at, sources = places_of_a_glance(mask, stride)
         features = self._features_of_frames(self._as_seen(pixel_values_videos, mask), are_looked_at)
-        held = features.gather(1, sources.to(features.device)[..., None].expand_as(features))
-        return self._over_time(held * mask[..., None].to(held), lengths)
+        return self._over_time(held_values(features, sources, mask), lengths)
 
     def _as_seen(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return without_mean_frame(pixels, mask) if self.config.subtract_mean_frame else pixels

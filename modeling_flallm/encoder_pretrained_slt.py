@@ -19,6 +19,7 @@ from .sign_encoder_slt import (
     check_clips_long_enough,
     checked_frames_mask,
     checked_frames_per_chunk,
+    held_values,
     is_exporting,
     length_mask,
     places_of_a_glance,
@@ -132,8 +133,7 @@ class PretrainedVisionEncoder(SignEncoder):
         is_real = length_mask(num_windows, int(num_windows.max()))
         are_looked_at, sources = places_of_a_glance(is_real, max(round(stride / self.config.window_stride), 1))
         hidden = self._tokens_of_windows(pixel_values_videos, lengths, are_looked_at)
-        held = hidden.gather(1, sources.to(hidden.device)[..., None, None].expand_as(hidden))
-        held = held * is_real[..., None, None].to(held)
+        held = held_values(hidden, sources, is_real)
         return SignEncoderOutput(held.flatten(1, 2), is_real.repeat_interleave(per_window, 1).long())
 
     def _tokens_of_windows(self, pixels: torch.Tensor, lengths: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -124,6 +124,15 @@ class LeftHandedSigners:
             }
         return self.vision_model.compute_features(**chosen), are_left
 
+    def _as_right_handed(
+        self, video: dict[str, Any], left_handed: bool | str | torch.Tensor, text_inputs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """`video` itself for right-handed signers, else `features_as_right_handed` as inputs by name."""
+        if left_handed is False:
+            return video
+        features, _ = self.features_as_right_handed(video, left_handed, text_inputs)
+        return {"visual_features": features.last_hidden_state, "visual_attention_mask": features.attention_mask}
+
     def _surer_features(
         self, both: dict[str, Any], text_inputs: dict[str, Any]
     ) -> tuple[SignEncoderOutput, torch.Tensor]:

@@ -17,7 +17,6 @@ from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
 from .sign_encoder_slt import SignEncoderOutput, checked_mask, is_exporting
 from .translation_model_slt import (
-    VISUAL_FEATURES,
     SignTranslationModel,
     eager_twin,
     read_text_model_type,
@@ -221,7 +220,8 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         All further arguments are those of transformers.
 
         Raises:
-            ValueError: as `forward`, for candidates that cannot be written or compared, and as `as_right_handed`.
+            ValueError: as `forward` and `features_as_right_handed`, and for candidates that cannot be written or
+                compared.
         """
         kwargs, choose = self._plan_choice(num_candidates, choose_by, tokenizer, kwargs)
         video = self._given_video(
@@ -230,9 +230,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         self._check_one_form(video, encoder_outputs=encoder_outputs)
         self._check_prompt(prompt_ids, prompt_attention_mask, encoder_outputs)
         prompt = {"prompt_ids": prompt_ids, "prompt_attention_mask": prompt_attention_mask}
-        if left_handed is not False:
-            features, _ = self.features_as_right_handed(video, left_handed, prompt)
-            video = dict(zip(VISUAL_FEATURES, (features.last_hidden_state, features.attention_mask), strict=True))
+        video = self._as_right_handed(video, left_handed, prompt)
         if encoder_outputs is None:
             generation_config = kwargs.get("generation_config") or self.generation_config
             wanted = {

@@ -20,7 +20,6 @@ from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
 from .sign_encoder_slt import SignEncoderOutput, is_exporting
 from .translation_model_slt import (
-    VISUAL_FEATURES,
     SignTranslationModel,
     eager_twin,
     read_text_model_type,
@@ -337,7 +336,8 @@ class PromptedTranslationModel(SignTranslationModel):
         Further arguments are those of transformers.
 
         Raises:
-            ValueError: as `forward`, for candidates that cannot be written or compared, and as `as_right_handed`.
+            ValueError: as `forward` and `features_as_right_handed`, and for candidates that cannot be written or
+                compared.
         """
         kwargs, choose = self._plan_choice(num_candidates, choose_by, tokenizer, kwargs)
         if attention_mask is None and input_ids is not None:
@@ -347,10 +347,8 @@ class PromptedTranslationModel(SignTranslationModel):
         video = self._given_video(
             kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
         )
-        if left_handed is not False:
-            prompt = {"input_ids": input_ids, "attention_mask": attention_mask}
-            features, _ = self.features_as_right_handed(video, left_handed, prompt)
-            video = dict(zip(VISUAL_FEATURES, (features.last_hidden_state, features.attention_mask), strict=True))
+        prompt = {"input_ids": input_ids, "attention_mask": attention_mask}
+        video = self._as_right_handed(video, left_handed, prompt)
         embeddings, _ = self._embed_prompt(input_ids, video)
         self.check_num_tokens(embeddings.shape[1])
         config = copy.deepcopy(kwargs.pop("generation_config", None) or self.generation_config)

@@ -110,10 +110,11 @@ class LongVideoTranslation:
 
     def is_signer_left_handed(self, pieces: Iterable[dict[str, Any]], spoken_language: str | None = None) -> bool:
         """
-        Whether the model is surer of pieces, as `translate_pieces` takes them, in a mirror: of all of them together.
-        They are read one after the other. For a prompt, pass the `spoken_language`.
+        Whether the model is surer of pieces, as `translate_pieces` takes them, in a mirror: of the first five of them
+        together, which are read one after the other. For a prompt, pass the `spoken_language`.
         """
-        clips = (self._ready_clip(part, None, None, None) for part in self._parts(pieces, deque()))
+        first = itertools.islice(pieces, PIECES_THAT_SHOW_THE_HAND)
+        clips = (self._ready_clip(part, None, None, None) for part in self._parts(first, deque()))
         return sum(self.hand_margins([clip], spoken_language)[0] for clip in clips) > 0
 
     def _parts(

@@ -39,7 +39,7 @@ from .modeling_diffslt_autoencoder import CompressesText, DiffSltAutoencoder
 from .sampling_diffslt import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, SamplesLatents
 from .sign_encoder_slt import SignEncoder
 from .systems import TAGS
-from .translation_model_slt import VISUAL_FEATURES, SignTranslationModel, taken
+from .translation_model_slt import SignTranslationModel, taken
 
 EVALUATIONS_OF_A_CLIP = 4
 
@@ -409,7 +409,7 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
                 greedily.
 
         Raises:
-            ValueError: as `forward` and `as_right_handed`, for numbers of steps or sentences below 1, and for
+            ValueError: as `forward` and `features_as_right_handed`, for numbers of steps or sentences below 1, and for
                 candidates that cannot be compared.
             ImportError: without diffusers.
         """
@@ -418,9 +418,7 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
             kwargs, pixel_values_videos, pixel_attention_mask, visual_features, visual_attention_mask
         )
         self._check_one_form(video, encoder_outputs=encoder_outputs)
-        if left_handed is not False:
-            features, _ = self.features_as_right_handed(video, left_handed, {})
-            video = dict(zip(VISUAL_FEATURES, (features.last_hidden_state, features.attention_mask), strict=True))
+        video = self._as_right_handed(video, left_handed, {})
         if encoder_outputs is None:
             encoder_outputs = self.encode(**video)
         kwargs.pop("labels", None)  # which the Trainer passes

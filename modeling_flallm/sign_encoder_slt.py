@@ -274,6 +274,14 @@ def places_of_a_glance(is_real: torch.Tensor, stride: int) -> tuple[torch.Tensor
     return are_looked_at, sources
 
 
+def held_values(values: torch.Tensor, sources: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
+    """`values` `(batch, length, ...)` with those at `sources` of `places_of_a_glance` in every place, 0 for padding."""
+    sources, is_real = (
+        places.to(values.device).view(*places.shape, *[1] * (values.ndim - 2)) for places in (sources, is_real)
+    )
+    return values.gather(1, sources.expand_as(values)) * is_real.to(values.dtype)
+
+
 def checked_mask(mask: torch.Tensor | None, values: torch.Tensor, name: str, dimensions: str) -> torch.Tensor:
     """
     The boolean mask `(batch, length)` of `values` `(batch, length, ...)`, all True without one.

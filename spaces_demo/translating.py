@@ -30,7 +30,6 @@ THUMBNAIL_HEIGHT_IN_PIXELS = 72
 MOST_ALTERNATIVES, MOST_TRANSLATIONS = 3, 5
 LONGEST_SENTENCE_IN_SECONDS = 60
 SHORTEST_PART_IN_SECONDS = 0.01  # captions count milliseconds
-PIECES_THAT_SHOW_THE_HAND = 5
 SECONDS_TO_WRITE_ONE_SENTENCE = 120
 SECONDS_FOR_A_LONG_VIDEO = 3600
 EVIDENCE = {"return_scores": True, "return_timestamps": True, "return_attention": True}
@@ -103,7 +102,7 @@ class Translator:
             path: str, segments: list[dict[str, float]], visitor: str, hand: dict[str, Any]
         ) -> Iterator[str | dict[str, Any]]:
             if hand.get("left_handed") == "auto":
-                with closing(self._clips(path, segments[:PIECES_THAT_SHOW_THE_HAND], visitor)) as clips:
+                with closing(self._clips(path, segments, visitor)) as clips:
                     hand = {"left_handed": torch.tensor(pipeline.is_signer_left_handed(clips))}
             # Closed, so that stopping also gives back the turns that are held between two pieces.
             with closing(self._clips(path, segments, visitor)) as clips:

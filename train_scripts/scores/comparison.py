@@ -7,7 +7,7 @@ from sacrebleu.metrics.base import Metric
 from sacrebleu.significance import PairedTest
 
 from .content_words import FunctionWords
-from .metrics import TITLE_OF_SCORE, comparable, scores_of_groups
+from .metrics import TITLE_OF_SCORE, comparable, more_signed, scores_of_groups
 from .sign_language_translation_score.sign_language_translation_score import build_metrics
 
 PAIRED_TESTS = {"paired_bootstrap": "bs", "approximate_randomisation": "ar"}  # and what sacrebleu calls them
@@ -67,12 +67,10 @@ def _paired(
         signatures, scores = paired()
         for name, theirs in zip(metrics(), signatures, strict=True):
             of_first, of_second = (result.score for result in scores[theirs])
-            signature = signatures[theirs].format()
+            signature = more_signed(signatures[theirs].format(), more_signature)
             results[name] |= {"first": of_first, "second": of_second, "difference": of_second - of_first}
             p_value = 1.0 if first == second else scores[theirs][1].p_value
             results[name][test] = {"p_value": p_value, "signature": signature}
-            if more_signature is not None:
-                results[name][test]["signature"] = signature.replace("|version:", f"|{more_signature}|version:")
     return results
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU
 
-from .metrics import translation_scores
+from .metrics import more_signed, translation_scores
 from .sign_language_translation_score.sign_language_translation_score import comparable, resolve_tokenizer
 
 SHARE_OF_FUNCTION_WORDS = 0.4  # of all running words; ours
@@ -73,10 +73,7 @@ class FunctionWords:
         signatures = {name: scores["signatures"][name] for name in ("bleu4", "chrf")}
         return {
             **{name: scores[name] for name in ("bleu4", "chrf", "num_segments")},
-            "signatures": {
-                name: signature.replace("|version:", f"|{self.signature}|version:")
-                for name, signature in signatures.items()
-            },
+            "signatures": {name: more_signed(signature, self.signature) for name, signature in signatures.items()},
         }
 
 

@@ -43,6 +43,11 @@ def translation_scores(predictions: Sequence[str], references: Sequence[str], **
     return score_module.compute(predictions=predictions, references=references, **options)
 
 
+def more_signed(signature: str, more: str | None) -> str:
+    """sacrebleu's signature with what else the score depends on, before the version."""
+    return signature if more is None else signature.replace("|version:", f"|{more}|version:")
+
+
 def scores_by_signer(
     predictions: Sequence[str], references: Sequence[str], signers: Sequence[str | None], **options
 ) -> dict:
