@@ -45,7 +45,7 @@ from train_scripts.arguments.stage_arguments import (
     SentenceArguments,
     UnifiedFineTuningArguments,
 )
-from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.arguments.training_defaults import COMMON_TRAINER_FLAGS
 from train_scripts.arguments.training_flags import CHOICES, REFUSED
 from train_scripts.commands import (
@@ -58,6 +58,7 @@ from train_scripts.commands import (
     quickstart_uni_sign,
     translate,
 )
+from train_scripts.runs.resuming import check_run
 from train_scripts.scores.metrics import TITLE_OF_SCORE
 from train_scripts.stages import (
     latent_diffusion,
@@ -495,13 +496,11 @@ def test_output_folder_that_is_in_use(tmp_path):
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     arguments = FLaLLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     with pytest.raises(ValueError) as error:
-        check_output_folder(arguments)
+        check_run(arguments)
     assert str(error.value) == (
         f"--output_dir {tmp_path} is not empty. Name a new folder, or remove this one. To resume the run that "
-        "wrote it, pass --resume_from_checkpoint last."
+        "wrote it, pass --resume_from_checkpoint auto."
     )
-    arguments.resume_from_checkpoint = "last"
-    check_output_folder(arguments)
     with pytest.raises(ValueError) as error:
         check_new_folder(tmp_path / "notes.txt")
     assert str(error.value) == f"--output_dir {tmp_path / 'notes.txt'} is a file. Name a new or empty folder."

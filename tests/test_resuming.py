@@ -1,8 +1,10 @@
 """Resumed runs: only complete checkpoints, early stopping that continues, and warnings about other settings."""
 
 import json
+import os
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_corpus import error_of, log_of, stage1_flags
 from transformers import TrainerCallback
+from two_processes import as_process, free_port, in_two_processes
 
-from train_scripts.runs import training
+from train_scripts.runs import text_trainer, training
 from train_scripts.runs.resuming import check_checkpoint
 from train_scripts.stages import visual_initialing
 
@@ -168,6 +171,139 @@ def test_the_same_settings_are_not_reported(copied, capsys):
     assert "Settings that have changed" not in capsys.readouterr().out
 
 
+# The newest checkpoint that is whole, or a new run
+
+
+def equal_weights(first: Path, second: Path) -> bool:
+    weights, others = (load_file(folder / "model.safetensors") for folder in (first, second))
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def cut_off(checkpoint: Path) -> None:
+    """As a kill leaves it: without the last file, and with half of another."""
+    (checkpoint / "trainer_state.json").unlink()
+    content = (checkpoint / "optimizer.pt").read_bytes()
+    (checkpoint / "optimizer.pt").write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("wanted", ["last", "auto"])
+def test_a_checkpoint_that_was_cut_off_gives_way_to_the_one_before(wanted, run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    for step in (1, 2):
+        shutil.copytree(run / f"checkpoint-{step}", folder / f"checkpoint-{step}")
+    cut_off(folder / "checkpoint-2")
+    visual_initialing.train(resume(folder, resume_from_checkpoint=wanted))
+    assert (
+        f"warning: {folder / 'checkpoint-2' / 'trainer_state.json'} is missing. The run resumes from "
+        f"{folder / 'checkpoint-1'}.\n"
+    ) in capsys.readouterr().out
+    assert equal_weights(folder, run) and equal_weights(folder / "checkpoint-2", run / "checkpoint-2")
+
+
+def test_one_command_starts_a_run_and_goes_on_with_it(run, tmp_path, monkeypatch, capsys):
+    argv = resume(tmp_path / "run", resume_from_checkpoint="auto")
+    with monkeypatch.context() as patch:  # killed before the first checkpoint, and within it
+        patch.setattr(text_trainer.Trainer, "train", stopped)
+        assert visual_initialing.main(argv) == 130
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["training_arguments.json"]
+    shutil.copytree(run / "checkpoint-1", tmp_path / "run" / "checkpoint-1")
+    cut_off(tmp_path / "run" / "checkpoint-1")
+    assert visual_initialing.main(argv) == 0
+    text = capsys.readouterr().out
+    assert f"{tmp_path / 'run' / 'checkpoint-1' / 'trainer_state.json'} is missing. The run starts from" in text
+    assert equal_weights(tmp_path / "run", run)
+    assert visual_initialing.main(argv) == 0  # has ended, and is evaluated again
+    assert equal_weights(tmp_path / "run", run)
+
+
+def stopped(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_auto_leaves_alone_what_no_run_has_left(copied, capsys):
+    folder = copied.parent.parent / "mine"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    argv = resume(folder, resume_from_checkpoint="auto")
+    assert error_of(visual_initialing.main, argv, capsys).startswith(f"--output_dir {folder} is not empty")
+    (copied / "optimizer.pt").unlink()  # a checkpoint that was written to its end
+    text = error_of(visual_initialing.main, resume(copied.parent, resume_from_checkpoint="auto"), capsys)
+    assert text == f"{copied / 'optimizer.pt'} is missing (was it saved with --save_only_model True?). {ADVICE}"
+
+
+# SIGTERM
+
+TWO_STEPS_AN_EPOCH = {**RUN, "num_train_epochs": 2, "max_train_clips": 6, "light_dropout": 0.2, "speed": 0.2}
+
+
+def training_that_meets(step: int, act, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = visual_initialing.run_training
+
+    def run_training(*arguments, callbacks=(), **options):
+        return original(*arguments, callbacks=[At(step, act)], **options)
+
+    monkeypatch.setattr(visual_initialing, "run_training", run_training)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_sigterm_leaves_a_checkpoint_and_the_same_command_goes_on(step, tmp_path, monkeypatch, capfd):
+    values = {**TWO_STEPS_AN_EPOCH, "resume_from_checkpoint": "auto"}
+    visual_initialing.train(stage1_flags(tmp_path / "whole", **values))
+    argv = stage1_flags(tmp_path / "run", **values)
+    with monkeypatch.context() as patch:
+        training_that_meets(step, lambda: os.kill(os.getpid(), signal.SIGTERM), patch)
+        assert visual_initialing.main(argv) == 143
+    text = capfd.readouterr().err
+    assert "SIGTERM: a checkpoint is saved after this step, then the training ends." in text
+    assert text.strip().splitlines()[-1] == (
+        "Stopped. Run the same command with --resume_from_checkpoint auto to go on from its last checkpoint, or from "
+        "the beginning if there is none."
+    )
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {f"checkpoint-{step}", "training_arguments.json"}
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert visual_initialing.main(argv) == 0
+    assert equal_weights(tmp_path / "run", tmp_path / "whole")
+    assert log_of(tmp_path / "run", "loss") == log_of(tmp_path / "whole", "loss")
+
+
+def test_a_second_sigterm_ends_at_once(tmp_path, monkeypatch):
+    def twice():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("goes on")
+
+    training_that_meets(1, twice, monkeypatch)
+    assert visual_initialing.main(stage1_flags(tmp_path / "run", **TWO_STEPS_AN_EPOCH)) == 143
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def stage_that_one_process_ends(rank: int, argv: list[str], port: int) -> None:
+    as_process(rank, port)
+    with pytest.MonkeyPatch.context() as patch:
+        training_that_meets(2, lambda: rank == 1 and os.kill(os.getpid(), signal.SIGTERM), patch)
+        assert visual_initialing.main(argv) == 143
+
+
+def test_sigterm_of_one_process_ends_all_after_the_same_step(tmp_path):
+    argv = stage1_flags(tmp_path / "run", **{**TWO_STEPS_AN_EPOCH, "max_train_clips": 12})
+    in_two_processes(stage_that_one_process_ends, argv, free_port())
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    check_checkpoint(checkpoint, num_processes=2)
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_an_evaluation_leaves_the_random_numbers_of_the_training_alone(tmp_path):
+    """Resumed from the last step of an epoch, which is saved before the epoch's evaluation."""
+    values = {
+        **TWO_STEPS_AN_EPOCH, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "epoch",
+        "load_best_model_at_end": False,
+    }  # fmt: skip
+    visual_initialing.train(stage1_flags(tmp_path / "whole", **values))
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "run" / "checkpoint-2")
+    visual_initialing.train(stage1_flags(tmp_path / "run", **values, resume_from_checkpoint="last"))
+    assert equal_weights(tmp_path / "run", tmp_path / "whole")
+
+
 # What is deleted while a run goes on
 
 
@@ -202,18 +338,13 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def interrupt():
         raise KeyboardInterrupt
 
-    original = visual_initialing.run_training
-
-    def run_training(*arguments, callbacks=(), **options):
-        return original(*arguments, callbacks=[At(2, interrupt)], **options)
-
-    monkeypatch.setattr(visual_initialing, "run_training", run_training)
+    training_that_meets(2, interrupt, monkeypatch)
     argv = stage1_flags(tmp_path / "run", num_train_epochs=3, **RUN)
     assert visual_initialing.main(argv) == 130
     text = capsys.readouterr().err
-    assert "Traceback" not in text and "--resume_from_checkpoint last" in text.strip().splitlines()[-1]
+    assert "Traceback" not in text and "--resume_from_checkpoint auto" in text.strip().splitlines()[-1]
     monkeypatch.undo()
-    assert visual_initialing.main([*argv, "--resume_from_checkpoint", "last"]) == 0
+    assert visual_initialing.main([*argv, "--resume_from_checkpoint", "auto"]) == 0
     assert json.loads((tmp_path / "run" / "trainer_state.json").read_text(encoding="utf-8"))["global_step"] == 3
 
 

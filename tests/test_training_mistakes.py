@@ -15,7 +15,7 @@ from transformers import BertConfig, GPT2Config
 from transformers.trainer_utils import get_last_checkpoint
 
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
-from train_scripts.runs import trained_models, training
+from train_scripts.runs import resuming, trained_models
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 
 
@@ -138,16 +138,17 @@ def test_a_broken_video_in_the_training_split(num_workers, tmp_path, capsys):
     )
 
 
-def test_the_newest_checkpoint_is_the_one_to_resume(tmp_path):
+def test_the_newest_checkpoint_is_the_one_to_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr(resuming, "check_checkpoint", lambda *_: None)
     for step in (2, 10, 9):
         (tmp_path / f"checkpoint-{step}").mkdir()
     arguments = FLaLLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    assert training.checkpoint_to_resume(arguments) is None
-    for wanted in ("last", "True"):
+    older = str(tmp_path / "checkpoint-2")
+    for wanted in ("last", "True", "auto", older):
         arguments.resume_from_checkpoint = wanted
-        assert training.checkpoint_to_resume(arguments) == str(tmp_path / "checkpoint-10")
-    arguments.resume_from_checkpoint = str(tmp_path / "checkpoint-2")
-    assert training.checkpoint_to_resume(arguments) == str(tmp_path / "checkpoint-2")
+        resuming.check_run(arguments)
+        expected = older if wanted == older else str(tmp_path / "checkpoint-10")
+        assert arguments.resume_from_checkpoint == expected
     assert get_last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
 
 

@@ -40,13 +40,17 @@ def _start_server() -> None:
 
 def command_in_two_processes(module: str, arguments: list[str]) -> None:
     """Run a module of `train_scripts` with the environment of `torchrun`."""
+    in_two_processes(_run_command, module, [str(argument) for argument in arguments], free_port())
+
+
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    in_two_processes(_run_command, module, [str(argument) for argument in arguments], port)
+        return listener.getsockname()[1]
 
 
-def _run_command(rank: int, module: str, arguments: list[str], port: int) -> None:
+def as_process(rank: int, port: int) -> None:
+    """Give this process the environment of `torchrun`."""
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank),
@@ -57,4 +61,8 @@ def _run_command(rank: int, module: str, arguments: list[str], port: int) -> Non
         MASTER_PORT=str(port),
         CUDA_VISIBLE_DEVICES="",
     )
+
+
+def _run_command(rank: int, module: str, arguments: list[str], port: int) -> None:
+    as_process(rank, port)
     assert importlib.import_module(f"train_scripts.{module}").main(arguments) == 0

@@ -33,8 +33,8 @@ OLD_FLAGS = {
 }
 
 GO_ON_TRAINING = (
-    "Run the same command with --resume_from_checkpoint last to resume from the last checkpoint. If there is none yet, "
-    "delete the output folder first."
+    "Run the same command with --resume_from_checkpoint auto to go on from its last checkpoint, or from the beginning "
+    "if there is none."
 )
 START_ANEW = "Delete the output folder and run the same command again."
 

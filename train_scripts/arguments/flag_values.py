@@ -16,6 +16,7 @@ from ..machine.process_pool import most_workers
 DTYPES = ("float32", "bfloat16", "float16")
 FEATURE_DTYPES = ("float16", "bfloat16", "float32")
 QUANTIZATIONS = ("int8", "int4")
+GO_ON_IF_POSSIBLE = "auto"  # of --resume_from_checkpoint
 MOST_BEAMS = 100  # ours: papers use up to 10
 MOST_CANDIDATES = 1000  # ours
 MOST_TOKENS_OF_A_SENTENCE = 10_000  # ours: sentences in the corpora have a few dozen

@@ -8,7 +8,7 @@ from transformers import Seq2SeqTrainingArguments
 
 from ..machine.machine import computes_in_bfloat16, default_device, num_loading_processes
 from .data_arguments import AugmentationArguments, DataArguments, VideoArguments
-from .flag_values import check_flags, check_license, check_new_folder
+from .flag_values import check_flags, check_license
 from .training_defaults import TrainingDefaults
 from .training_flags import check_choices, check_training_flags, complete_flags
 
@@ -48,16 +48,3 @@ class FLaLLMTrainingArguments(TrainingDefaults, Seq2SeqTrainingArguments):
 
 # For every stage that learns from videos, after its own.
 TRAINING_ARGUMENTS = (DataArguments, VideoArguments, AugmentationArguments, FLaLLMTrainingArguments)
-
-
-def check_output_folder(arguments: FLaLLMTrainingArguments) -> None:
-    """
-    Raises:
-        ValueError: if the output folder holds files and the run does not resume from a checkpoint.
-    """
-    # With several processes, the first one checks before it starts to fill the folder.
-    if arguments.resume_from_checkpoint is None and arguments.process_index == 0:
-        check_new_folder(
-            Path(arguments.output_dir),
-            " To resume the run that wrote it, pass --resume_from_checkpoint last.",
-        )

@@ -24,7 +24,7 @@ COMMON_TRAINER_FLAGS = {
     "logging_steps": "Steps between two log lines.",
     "eval_steps": "With --eval_strategy steps: steps between two evaluations.",
     "save_steps": "With --save_strategy steps: steps between two checkpoints.",
-    "resume_from_checkpoint": "Checkpoint to resume from, or last.",
+    "resume_from_checkpoint": "Checkpoint to resume from, or last; auto for the last one, or a new run.",
     "push_to_hub": "Upload the model to the Hub at the end, as --hub_model_id.",
     "hub_model_id": "OWNER/NAME of the repository on the Hub.",
     "use_cpu": "Compute on the CPU, even if there is an accelerator.",

@@ -33,6 +33,7 @@ REFUSED = {
     "eval_use_gather_object": "evaluation gathers tensors",
     "include_for_metrics": "no score here uses inputs or losses",
     "include_num_input_tokens_seen": "it would count pixels",
+    "enable_jit_checkpoint": "a checkpoint is saved on SIGTERM anyway",
     "do_predict": "training commands do not translate a split. Use flallm evaluate",
     "accelerator_config": "which process reads which clips is decided here (train_scripts/clips/samplers.py)",
     "parallelism_config": NOT_TRIED,

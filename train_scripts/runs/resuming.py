@@ -1,21 +1,36 @@
-"""Resuming a run from a checkpoint: what it must contain, what is reported, and what a run monitors meanwhile."""
+"""
+Resuming a run from a checkpoint: what it must contain, what is reported, what a run monitors meanwhile, and how SIGTERM
+ends it.
+"""
 
 import contextlib
 import json
+import os
+import signal
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..arguments.training_arguments import FLaLLMTrainingArguments, check_output_folder
+from ..arguments.flag_values import GO_ON_IF_POSSIBLE, check_new_folder
+from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_flags import check_steps
 from .damaged_models import damage_in
 
 ARGUMENTS_FILE = "training_arguments.json"
+LORA_BASE = "lora_base"
+NEWEST = ("last", "True", "true")
+LAST_FILE = "trainer_state.json"  # that the Trainer writes into a checkpoint
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+ADVICE = (
+    "A run cannot resume from there as if it had not stopped. Name an earlier checkpoint with "
+    "--resume_from_checkpoint, or train again in another folder."
+)
 # Settings that may differ between the parts of a run without changing what it learns.
 NOT_COMPARED = (
     "output_dir", "resume_from_checkpoint", "logging_dir", "run_name", "report_to", "disable_tqdm", "log_level",
@@ -63,35 +78,111 @@ class WatchRun(TrainerCallback):
             folder.mkdir(parents=True)
 
 
+class StopOnSigterm(TrainerCallback):
+    """
+    Ends a training on SIGTERM, which schedulers send some time before they end a job, with a checkpoint after the
+    current step, in all processes after the same one. A second SIGTERM ends it at once.
+    """
+
+    def __init__(self):
+        self.is_stopped = False  # of all processes
+        self._is_requested = False  # of this one
+        self._handler_before: Any = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if threading.current_thread() is threading.main_thread():
+            self._handler_before = signal.signal(signal.SIGTERM, self._request)
+
+    def _request(self, number: int, frame: Any) -> None:
+        self._is_requested = True
+        signal.signal(number, self._handler_before)
+        os.write(2, b"\nSIGTERM: a checkpoint is saved after this step, then the training ends.\n")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        requested = torch.tensor(int(self._is_requested), device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(requested, torch.distributed.ReduceOp.MAX)
+        if requested:
+            self.is_stopped = control.should_save = control.should_training_stop = True
+            control.should_evaluate = False
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.is_stopped:
+            control.should_save = control.should_evaluate = False
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self._handler_before is not None:
+            signal.signal(signal.SIGTERM, self._handler_before)
+
+
 def check_run(training: FLaLLMTrainingArguments) -> None:
     """
-    Call this before any data is loaded.
+    Call this before any data is loaded. `training.resume_from_checkpoint` becomes the folder to resume from, or None.
 
     Raises:
-        ValueError: as in `check_output_folder`, `checkpoint_to_resume` and `check_checkpoint`.
+        ValueError: if the output folder holds files that no run to be resumed has left, if there is no checkpoint to
+            resume from, and as in `check_checkpoint`.
     """
-    check_output_folder(training)
-    checkpoint = checkpoint_to_resume(training)
-    if checkpoint is not None:
-        check_checkpoint(Path(checkpoint), training.world_size)
+    wanted = training.resume_from_checkpoint
+    # With several processes, the first one checks before it starts to fill the folder.
+    is_new = wanted is None or wanted == GO_ON_IF_POSSIBLE and not _holds_a_run(Path(training.output_dir))
+    if is_new and training.process_index == 0:
+        check_new_folder(
+            Path(training.output_dir),
+            f" To resume the run that wrote it, pass --resume_from_checkpoint {GO_ON_IF_POSSIBLE}.",
+        )
+    if wanted is None:
+        return
+    if wanted == GO_ON_IF_POSSIBLE or wanted in NEWEST:
+        training.resume_from_checkpoint = _newest_whole_checkpoint(training)
+    elif Path(wanted).is_dir():
+        check_checkpoint(Path(wanted), training.world_size)
+    else:
+        raise ValueError(f"--resume_from_checkpoint {wanted} is not a folder. Use 'last' for the newest one.")
 
 
-def checkpoint_to_resume(training: FLaLLMTrainingArguments) -> str | None:
+def _holds_a_run(folder: Path) -> bool:
+    """Whether a training has begun in this folder."""
+    return any((folder / name).exists() for name in (ARGUMENTS_FILE, LORA_BASE)) or bool(_checkpoints(folder))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The newest one first."""
+    found = {path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"): path for path in folder.glob("checkpoint-*")}
+    return [found[number] for number in sorted(filter(str.isdecimal, found), key=int, reverse=True)]
+
+
+def _newest_whole_checkpoint(training: FLaLLMTrainingArguments) -> str | None:
     """
-    `--resume_from_checkpoint last` (or True) means the newest checkpoint of the output folder; anything else is a path.
+    The newest checkpoint that a run can resume from; of those that it cannot, it is told why. None for "auto", if none
+    has been written to its end.
 
     Raises:
         ValueError: if there is none.
     """
-    wanted = training.resume_from_checkpoint
-    if wanted is None or wanted not in ("last", "True", "true"):
-        if wanted is not None and not Path(wanted).is_dir():
-            raise ValueError(f"--resume_from_checkpoint {wanted} is not a folder. Use 'last' for the newest one.")
-        return wanted
-    checkpoint = get_last_checkpoint(training.output_dir) if Path(training.output_dir).is_dir() else None
-    if checkpoint is None:
-        raise ValueError(f"--resume_from_checkpoint: {training.output_dir} holds no checkpoint.")
-    return checkpoint
+    checkpoints = _checkpoints(Path(training.output_dir))
+    faults = []
+    for checkpoint in checkpoints:
+        try:
+            check_checkpoint(checkpoint, training.world_size)
+        except ValueError as error:
+            faults.append(error)
+            continue
+        _tell_faults(training, faults, f"The run resumes from {checkpoint}.")
+        return str(checkpoint)
+    is_any_finished = any((checkpoint / LAST_FILE).is_file() for checkpoint in checkpoints)
+    if training.resume_from_checkpoint == GO_ON_IF_POSSIBLE and not is_any_finished:
+        _tell_faults(training, faults, "The run starts from the beginning.")
+        return None
+    if faults:
+        raise faults[0]
+    raise ValueError(f"--resume_from_checkpoint: {training.output_dir} holds no checkpoint.")
+
+
+def _tell_faults(training: FLaLLMTrainingArguments, faults: list[ValueError], what_then: str) -> None:
+    if faults and training.process_index == 0:
+        causes = " ".join(str(fault).replace(f" {ADVICE}", "") for fault in faults)
+        print(f"warning: {causes} {what_then}", flush=True)
 
 
 def check_checkpoint(folder: Path, num_processes: int = 1) -> None:
@@ -101,30 +192,26 @@ def check_checkpoint(folder: Path, num_processes: int = 1) -> None:
     Raises:
         ValueError: if not; it names the file, and says what to do.
     """
-    advice = (
-        "A run cannot resume from there as if it had not stopped. Name an earlier checkpoint with "
-        "--resume_from_checkpoint, or train again in another folder."
-    )
     states = [f"rng_state_{index}.pth" for index in range(num_processes)] if num_processes > 1 else ["rng_state.pth"]
     if not any((folder / name).is_file() for name in WEIGHTS):
-        raise ValueError(f"{folder} has no {WEIGHTS[0]}. {advice}")
-    for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt", *states):
+        raise ValueError(f"{folder} has no {WEIGHTS[0]}. {ADVICE}")
+    for name in (LAST_FILE, "optimizer.pt", "scheduler.pt", *states):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder / name} is missing{_why_missing(folder, name)}. {advice}")
+            raise ValueError(f"{folder / name} is missing{_why_missing(folder, name)}. {ADVICE}")
     damage = damage_in(folder)
     if damage is not None:
-        raise ValueError(f"{damage.partition('. Copy or download')[0]}. {advice}")
+        raise ValueError(f"{damage.partition('. Copy or download')[0]}. {ADVICE}")
     for name in ("optimizer.pt", "scheduler.pt", *states):
         reason = _damage_of_archive(folder / name)
         if reason is not None:
-            raise ValueError(f"{folder / name} is damaged ({reason}). {advice}")
+            raise ValueError(f"{folder / name} is damaged ({reason}). {ADVICE}")
     try:
-        state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+        state = TrainerState.load_from_json(str(folder / LAST_FILE))
         is_whole = type(state.global_step) is int and state.global_step > 0
     except (TypeError, ValueError, AttributeError):
         is_whole = False
     if not is_whole:
-        raise ValueError(f"{folder / 'trainer_state.json'} is damaged (it does not describe a training). {advice}")
+        raise ValueError(f"{folder / LAST_FILE} is damaged (it does not describe a training). {ADVICE}")
 
 
 def _why_missing(folder: Path, name: str) -> str:

@@ -1,9 +1,7 @@
-"""The Trainers: what all stages have in common, what those on videos add, and how each system is evaluated."""
+"""The Trainers of stages on clips: what they have in common, and how each system is evaluated."""
 
-import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer, TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, has_length
+from transformers import Seq2SeqTrainer
 
 from ..clips.collators import FramePreprocessor
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
@@ -22,15 +19,8 @@ from ..hub.hub_folder import read_model_folder, replaced_files
 from ..hub.model_card import write_model_card
 from ..hub.training_run import TrainingRun
 from ..languages.target_languages import language_ids
-from ..machine.atomic_files import write_json
 from ..scores.metrics import beside_their_clip
-from .resuming import (
-    ARGUMENTS_FILE,
-    WatchRun,
-    changed_settings,
-    num_evaluations_without_better,
-    reading_checkpoint,
-)
+from .text_trainer import TextTrainer
 
 
 def _biases_of_text_model(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
@@ -43,134 +33,6 @@ PARAMETERS_OF_RATE: dict[str, Callable[[torch.nn.Module], Iterator[torch.nn.Para
     "adapter_learning_rate": lambda model: model.get_adapter().parameters(),
     "bias_learning_rate": _biases_of_text_model,
 }
-
-
-class TextTrainer(Trainer):
-    """
-    Trainer whose evaluation uses every row, which only resumes from complete checkpoints, reports changed settings,
-    saves no pickled arguments, and ends with an error for what callbacks note in `faults`, once all is saved.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        self.faults: list[str] = []
-        self.add_callback(WatchRun(self.faults))
-
-    def settings(self) -> dict[str, Any]:
-        """All arguments of the run. Paths are reduced to their last part, because they are included in a push."""
-        return {name: _last_name_of_path(value) for name, value in self.args.to_dict().items()}
-
-    def raise_faults(self) -> None:
-        """
-        Raises:
-            ValueError: if files of the run were deleted while it ran, or its model has collapsed.
-        """
-        if self.faults:
-            raise ValueError(" ".join([*self.faults, f"What was trained is saved in {self.args.output_dir}."]))
-
-    def get_eval_dataloader(self, *arguments: Any, **options: Any) -> DataLoader:
-        return self._whole(super().get_eval_dataloader, *arguments, **options)
-
-    def get_test_dataloader(self, *arguments: Any, **options: Any) -> DataLoader:
-        return self._whole(super().get_test_dataloader, *arguments, **options)
-
-    def _whole(self, build: Callable[..., DataLoader], *arguments: Any, **options: Any) -> DataLoader:
-        """--dataloader_drop_last is for training: scores cover every row."""
-        drop_last = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = False
-        try:
-            return build(*arguments, **options)
-        finally:
-            self.args.dataloader_drop_last = drop_last
-
-    def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> TrainOutput:
-        if self.args.dataloader_drop_last and has_length(self.train_dataset):
-            num_together = self.args.train_batch_size * self.args.world_size
-            if len(self.train_dataset) < num_together:
-                raise ValueError(
-                    f"--dataloader_drop_last True leaves nothing to train on: {len(self.train_dataset)} row(s) do not "
-                    f"fill a batch of {num_together}. Lower --per_device_train_batch_size."
-                )
-        if resume_from_checkpoint is not None and self.is_world_process_zero():
-            changed = changed_settings(Path(resume_from_checkpoint), self.settings())
-            if changed:
-                print(f"Settings that have changed since {resume_from_checkpoint}: {'; '.join(changed)}.", flush=True)
-        if resume_from_checkpoint is not None and self._is_stopped(resume_from_checkpoint):
-            return self._end_of_stopped_run(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
-
-    def _is_stopped(self, checkpoint: str) -> bool:
-        """Whether early stopping had ended the run at this checkpoint: the Trainer would train for one more step."""
-        patience = getattr(self.args, "early_stopping_patience", None)
-        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        return patience is not None and num_evaluations_without_better(state) >= patience
-
-    def _end_of_stopped_run(self, checkpoint: str) -> TrainOutput:
-        print(f"Early stopping has ended this run at {checkpoint}. Raise --early_stopping_patience to train on.")
-        self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-        self._load_from_checkpoint(checkpoint)
-        if self.args.load_best_model_at_end:
-            self._load_best_model()
-        return TrainOutput(self.state.global_step, 0.0, {"train_runtime": 0.0})
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        with reading_checkpoint(resume_from_checkpoint, "model.safetensors"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with reading_checkpoint(checkpoint or "", "optimizer.pt"):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with reading_checkpoint(checkpoint or "", "rng_state.pth"):
-            super()._load_rng_state(checkpoint)
-
-    def _load_best_model(self) -> None:
-        best = Path(self.state.best_model_checkpoint)
-        if best.is_dir():
-            with reading_checkpoint(best, "model.safetensors"):
-                super()._load_best_model()
-        else:
-            self.faults.append(f"The best checkpoint, {best}, is gone: the saved model is that of the last step.")
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """
-        Tied embeddings are one weight with two names, saved under one: it is correct that the other is missing.
-
-        Raises:
-            ValueError: if other weights are missing, or there are some that the model does not have.
-        """
-        model = self.accelerator.unwrap_model(self.model)
-        known = {*model.all_tied_weights_keys, *(model._keys_to_ignore_on_save or ())}
-        missing = [name for name in load_result.missing_keys if name not in known]
-        unexpected = list(load_result.unexpected_keys)
-        if missing or unexpected:
-            kind, names = ("lacks", missing) if missing else ("has weights that the model has not:", unexpected)
-            raise ValueError(f"it {kind} {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else ""))
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        with self._names_for(Path(output_dir or self.args.output_dir)):
-            super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, of no use to anyone who loads the model
-            write_json(folder / ARGUMENTS_FILE, self.settings(), ensure_ascii=True)
-
-    @contextlib.contextmanager
-    def _names_for(self, folder: Path) -> Iterator[None]:
-        """
-        transformers saves the weights of some models (such as ViT) under names of earlier versions, which
-        `from_pretrained` understands, but not the Trainer: it would leave a checkpoint's weights out.
-        """
-        model = self.accelerator.unwrap_model(self.model)
-        if not folder.name.startswith(PREFIX_CHECKPOINT_DIR) or not isinstance(model, PreTrainedModel):
-            yield
-            return
-        model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
-        try:
-            yield
-        finally:
-            del model.save_pretrained
 
 
 class ClipTrainer(TextTrainer, Seq2SeqTrainer):
@@ -444,7 +306,3 @@ class LlavaSltTrainer(ClipTrainer):
     """For `LlavaSltForTranslation`."""
 
     part_rates = ("adapter_learning_rate",)
-
-
-def _last_name_of_path(value: Any) -> Any:
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

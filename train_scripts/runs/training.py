@@ -50,8 +50,9 @@ from ..scores.recognition import TITLE_OF_RECOGNITION
 from .collapse_check import add_collapse_check
 from .encoder_adapters import merge_encoder_adapters
 from .hand_of_signers import learn_hand
-from .resuming import EarlyStopping, check_run, checkpoint_to_resume
-from .trainers import ClipTrainer, FLaLLMTrainer, LlavaSltTrainer, TextTrainer
+from .resuming import LORA_BASE, EarlyStopping, check_run
+from .text_trainer import TextTrainer
+from .trainers import ClipTrainer, FLaLLMTrainer, LlavaSltTrainer
 from .training_clips import TrainingClips, learn_origin_of_clips, open_splits, prepare_clips
 
 SECONDS_BETWEEN_LOOKS = 3.0
@@ -247,13 +248,13 @@ def train_and_finish(trainer: ClipTrainer, data: DataArguments) -> dict[str, flo
             print("A stream has no epochs: --eval_strategy epoch and --save_strategy epoch mean once, at the end.")
         if data.sign_language is None:
             print("The model card will not name the sign language. Set it with --sign_language.")
-    result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
+    result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     return _finish(trainer, training, data, result.metrics)
 
 
 def save_lora_base(model: PeftModel, processor: FLaLLMProcessor, training: FLaLLMTrainingArguments) -> None:
     """Saves the base model of the low-rank adapters in full, so that they can be loaded and shared without the run."""
-    folder = Path(training.output_dir).resolve() / "lora_base"
+    folder = Path(training.output_dir).resolve() / LORA_BASE
     model.peft_config[model.active_adapter].base_model_name_or_path = str(folder)
     if training.should_save:
         model.get_base_model().save_pretrained(str(folder), state_dict=_weights_without_adapters(model))

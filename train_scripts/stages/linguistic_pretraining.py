@@ -52,11 +52,11 @@ from ..clips.collators import IGNORED_LABEL
 from ..hub.hub_names import check_model_names
 from ..hub.model_card import write_base_card
 from ..runs.damaged_models import read_config, read_model
-from ..runs.resuming import check_run, checkpoint_to_resume
+from ..runs.resuming import check_run
 from ..runs.text_batches import TextCollator, TextDataset, WordNoise, pack, prompt_around_video, short_enough, tokenize
 from ..runs.text_files import hold_out, read_text
+from ..runs.text_trainer import TextTrainer
 from ..runs.tokenizers import open_tokenizer, train_tokenizer
-from ..runs.trainers import TextTrainer
 from ..runs.training import (
     TellTheEpoch,
     check_score_name,
@@ -222,7 +222,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
             f"{len(lines)} lines, {sum(map(len, token_ids))} tokens in {len(blocks)} blocks of {text.block_size}; "
             f"{len(sentences)} denoising examples (ours). {len(held_out)} lines are held out."
         )
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     scores = _finish(trainer, training)
     if training.should_save and arguments.text_model_name_or_path is not None:
         change = "trained on further text in stage 1 of LLaVA-SLT"

@@ -31,10 +31,10 @@ from ..arguments.stage_arguments import LanguageModelArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_defaults import LanguageModelTrainingDefaults
 from ..clips.data import RandomDataset
-from ..runs.resuming import check_run, checkpoint_to_resume
+from ..runs.resuming import check_run
 from ..runs.text_files import read_sentences
+from ..runs.text_trainer import TextTrainer
 from ..runs.tokenizers import train_tokenizer
-from ..runs.trainers import TextTrainer
 from ..runs.training import TellTheEpoch, choose_fast_attention, start_run
 
 
@@ -130,7 +130,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
     )
     # MBart accepts `num_items_in_batch` and ignores it: the Trainer must average over accumulated batches itself.
     trainer.model_accepts_loss_kwargs = False
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     trainer.save_model()
     print(f"{len(sentences)} sentences, {len(tokenizer)} tokens; saved in {training.output_dir}.")
     trainer.raise_faults()

@@ -41,10 +41,10 @@ from ..hub.hub_names import check_model_names
 from ..hub.text_card import write_autoencoder_card
 from ..runs.damaged_models import read_config, reading_model
 from ..runs.generation_defaults import set_generation_defaults
-from ..runs.resuming import check_run, checkpoint_to_resume
+from ..runs.resuming import check_run
 from ..runs.text_files import hold_out, read_text
+from ..runs.text_trainer import TextTrainer
 from ..runs.tokenizers import load_tokenizer
-from ..runs.trainers import TextTrainer
 from ..runs.training import (
     check_score_name,
     choose_fast_attention,
@@ -187,7 +187,7 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
             f"{len(learned)} sentences; {len(unseen)} are held out. {learned.num_left_out + unseen.num_left_out} "
             f"with more than {arguments.max_tokens} tokens are left out."
         )
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     return _finish(trainer, arguments, text.spoken_language)
 
 
