@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tiny_corpus import corpus, flags, stage1_flags, stage2_flags, trained_model
+from two_processes import command_in_two_processes
 
 from train_scripts.commands import evaluate_model
 from train_scripts.stages import llm_fine_tuning, visual_initialing
@@ -44,7 +45,11 @@ VALUES = {
 }
 
 
-def run_in_two_processes(launcher: list[str], module: str, arguments: list[str]) -> None:
+def run_in_two_processes(launcher: list[str] | None, module: str, arguments: list[str]) -> None:
+    """Without a launcher, in processes that need not import everything."""
+    if launcher is None:
+        command_in_two_processes(module, arguments)
+        return
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, f"train_scripts.{module}", *arguments]
     finished = subprocess.run(
@@ -75,7 +80,7 @@ def logged(folder: Path) -> tuple[list[float], list[dict[str, float]]]:
         pytest.param(
             TORCHRUN, "stages.visual_initialing", visual_initialing.train, stage1_flags, STAGE_1, id="stage 1",
         ),
-        pytest.param(TORCHRUN, "stages.llm_fine_tuning", llm_fine_tuning.train, stage2_flags, {}, id="stage 2"),
+        pytest.param(None, "stages.llm_fine_tuning", llm_fine_tuning.train, stage2_flags, {}, id="stage 2"),
         pytest.param(
             ACCELERATE, "stages.llm_fine_tuning", llm_fine_tuning.train, stage2_flags,
             {"lora": True, "lora_dropout": 0}, id="stage 2 with LoRA by accelerate",
@@ -83,7 +88,7 @@ def logged(folder: Path) -> tuple[list[float], list[dict[str, float]]]:
     ],
 )  # fmt: skip
 def test_two_processes_train_as_one(
-    launcher: list[str], module: str, train: Callable, make_flags: Callable, values: dict, tmp_path
+    launcher: list[str] | None, module: str, train: Callable, make_flags: Callable, values: dict, tmp_path
 ):
     values = {**VALUES, **values, "generation_config": trained_model()}  # at least six tokens, so that there are scores
     for name, batch_size in (("one", GLOBAL_BATCH_SIZE), ("two", GLOBAL_BATCH_SIZE // 2)):
@@ -118,7 +123,7 @@ def test_two_processes_evaluate_as_one(num_clips, candidates, tmp_path):
         "disable_tqdm": True,
     }
     assert evaluate_model.main(flags(**values, output_dir=tmp_path / "one")) == 0
-    run_in_two_processes(TORCHRUN, "commands.evaluate_model", flags(**values, output_dir=tmp_path / "two"))
+    command_in_two_processes("commands.evaluate_model", flags(**values, output_dir=tmp_path / "two"))
     for name in ("scores.json", "predictions.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert len((tmp_path / "one" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()) == num_clips

@@ -3,12 +3,9 @@
 import csv
 import itertools
 import json
-import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +18,6 @@ from huggingface_hub import HfFileSystem
 from mini_hub import Answer, MiniHub
 from safetensors.torch import load_file
 from test_data import VIDEO, assert_same_items, video_folder
-from test_distributed_training import REPOSITORY, TORCHRUN
 from tiny_corpus import (
     FAST,
     NUM_CLIPS,
@@ -37,6 +33,7 @@ from tiny_corpus import (
 from tiny_tokenizers import MAKE_TOKENIZER
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
+from two_processes import as_process, free_port, in_two_processes
 
 from processing import FLaLLMProcessor, VideoDecodingError
 from processing.modality_video_slt import VideoModality
@@ -384,33 +381,24 @@ def test_once_an_epoch_is_told_to_be_once(tmp_path, capsys):
     assert expected in capsys.readouterr().out.splitlines()
 
 
-WATCHED = """
-import os, sys
-from train_scripts.clips import streaming
-from train_scripts.stages import visual_initialing
-folder = sys.argv.pop(1)
-make_item = streaming.StreamedClipDataset.__getitem__
-def watched(self, clip):
-    with open(f"{folder}/{os.environ['RANK']}", "a") as file:
-        print(clip.number, file=file)
-    return make_item(self, clip)
-streaming.StreamedClipDataset.__getitem__ = watched
-sys.exit(visual_initialing.main())
-"""
+def train_watched(rank: int, argv: list[str], seen: Path, port: int) -> None:
+    as_process(rank, port)
+    make_item = streaming.StreamedClipDataset.__getitem__
+
+    def watched(self, clip):
+        with (seen / str(rank)).open("a") as file:
+            print(clip.number, file=file)
+        return make_item(self, clip)
+
+    streaming.StreamedClipDataset.__getitem__ = watched  # in a process of its own
+    assert visual_initialing.main(argv) == 0
 
 
 def train_watched_in_two_processes(folder: Path, **values) -> list[list[int]]:
     """The numbers of the clips that each process decoded."""
-    (folder.parent / "watched.py").write_text(WATCHED, encoding="utf-8")
     seen = folder.parent / f"seen by {folder.name}"
     seen.mkdir()
-    command = [sys.executable, *TORCHRUN[:-1], str(folder.parent / "watched.py"), str(seen)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    finished = subprocess.run(
-        [*command, *stage1_flags(folder, **values)], cwd=REPOSITORY, env=environment, capture_output=True, text=True,
-        timeout=240, check=False,
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-6000:]
+    in_two_processes(train_watched, stage1_flags(folder, **values), seen, free_port())
     return [[int(line) for line in (seen / rank).read_text(encoding="utf-8").split()] for rank in ("0", "1")]
 
 
