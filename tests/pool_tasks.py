@@ -36,6 +36,16 @@ class LethalFile(type(Path())):
         os._exit(1)
 
 
+class EndsItsReceiver:
+    """A path that ends the process to which it is sent."""
+
+    def __str__(self) -> str:
+        return "deadly.mp4"
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
 def do(task: str) -> str:
     """`task` says what to do; `double 3` gives 6."""
     what, _, value = task.partition(" ")

@@ -20,6 +20,7 @@ from tiny_corpus import corpus, error_of, flags, language_model, trained_llava_s
 from transformers import AutoConfig, AutoTokenizer
 from video_files import counting_frames, cut, write_audio, write_video
 
+from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.choice_slt import best_candidates, chrf_utility
 from train_scripts.arguments.data_arguments import DataArguments
 from train_scripts.arguments.evaluation_arguments import GenerationArguments
@@ -29,6 +30,7 @@ from train_scripts.machine.machine import default_device
 from train_scripts.machine.process_pool import most_workers
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import FLaLLMTrainer
+from train_scripts.runs.video_translation import build_translator
 from train_scripts.scores.breakdown import breakdown
 from train_scripts.scores.candidates import oracle_texts
 from train_scripts.scores.content_words import function_words_of
@@ -561,13 +563,13 @@ def test_start_and_end_in_seconds(capsys):
 def test_beams(monkeypatch, capsys):
     trained_model()  # whose making generates, too
     used = []
-    original = translate.FLaLLMForTranslation.generate
+    original = FLaLLMForTranslation.generate
 
     def generate(self, *arguments, **named_arguments):
         used.append(named_arguments.get("num_beams", self.generation_config.num_beams))
         return original(self, *arguments, **named_arguments)
 
-    monkeypatch.setattr(translate.FLaLLMForTranslation, "generate", generate)
+    monkeypatch.setattr(FLaLLMForTranslation, "generate", generate)
     run_translate(capsys, clips()[0])
     run_translate(capsys, clips()[0], "--num_beams", 3)
     assert used == [2, 3]
@@ -683,7 +685,7 @@ def test_the_model_is_left_in_evaluation_mode_and_without_gradients():
     assert not any(module.training for module in model.modules())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     clip = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
-    translator = translate.build_translator(model, processor)
+    translator = build_translator(model, processor)
     encoded = translator.encode_clips([{"frames": clip, "times": None}])
     assert not encoded.vision_output.last_hidden_state.requires_grad
     assert len(translator.write_sentences(encoded)) == 1

@@ -30,6 +30,7 @@ from train_scripts.arguments.data_arguments import DatasetArguments
 from train_scripts.clips.collators import TranslationCollator
 from train_scripts.clips.splits import load_split
 from train_scripts.commands import calibrate, evaluate_model, translate
+from train_scripts.runs import translation_streams
 from train_scripts.stages import llm_fine_tuning
 
 PROMPT = "the rain in {spoken_language} comes"
@@ -379,11 +380,11 @@ def test_the_pipeline_writes_what_generate_writes(text):
 
 def test_the_command_chooses_the_language_of_the_prompt():
     translator = prompted_pipeline()
-    translate.choose_language(translator.model, translator.processor, "de")
+    translation_streams.choose_language(translator.model, translator.processor, "de")
     assert translator.processor.spoken_language == "German"
     translator.model.config.has_prompt = False
     with error_texts("`spoken_language` goes into a prompt, and this model reads none."):
-        translate.choose_language(translator.model, translator.processor, "de")
+        translation_streams.choose_language(translator.model, translator.processor, "de")
 
 
 def test_word_evidence_is_about_the_clip():

@@ -22,7 +22,8 @@ from video_files import write_video
 from modeling_flallm import SignLanguageTranslationPipeline
 from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from train_scripts.commands import translate
-from train_scripts.runs import translation_results, video_translation
+from train_scripts.runs import translation_results, translation_streams, video_translation
+from train_scripts.runs.quantization import load_to_translate
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.translation_results import journal_path
 
@@ -293,7 +294,7 @@ def test_one_bad_video_costs_that_video_only(where, error, text, videos, capsys,
     bad.write_bytes(sorted((corpus() / "train").glob("*.mp4"))[0].read_bytes())
     expected, _ = run(capsys, *[video for video in videos if video != bad])
     frames = video_translation.build_translator(
-        *translate.load_to_translate(str(trained_model()), torch.device("cpu"), "float32")
+        *load_to_translate(str(trained_model()), torch.device("cpu"), "float32")
     ).read_clip(bad)["frames"]
     steps = SignLanguageTranslationPipeline
     original_encode, original_write = steps.encode_clips, steps.write_sentences
@@ -316,9 +317,7 @@ def test_one_bad_video_costs_that_video_only(where, error, text, videos, capsys,
     monkeypatch.setattr(steps, "encode_clips", encode)
     monkeypatch.setattr(steps, "write_sentences", write)
     if where == "read_clip":
-        read = type(
-            translate.load_to_translate(str(trained_model()), torch.device("cpu"), "float32")[1].video_processor
-        )
+        read = type(load_to_translate(str(trained_model()), torch.device("cpu"), "float32")[1].video_processor)
         original = read.__call__
         monkeypatch.setattr(
             read,
@@ -417,13 +416,13 @@ def test_clips_longer_than_those_of_the_training_are_reported(talk, videos, caps
         model.vision_model.get_num_tokens(len(processor(videos=str(video))["pixel_values_videos"][0]))
         for video in (videos[0], talk)
     ]
-    monkeypatch.setattr(translate, "longest_clip_of_training", lambda name: tokens[0])
+    monkeypatch.setattr(translation_streams, "longest_clip_of_training", lambda name: tokens[0])
     assert tokens[0] < tokens[1]
     _, errors = run(capsys, talk, videos[0])
     place = errors.splitlines().index(headline)
     assert re.fullmatch(rf"  {re.escape(str(talk))}: 8\.\d seconds", errors.splitlines()[place + 1])
     assert "longer than" not in run(capsys, "--long", talk)[1]
-    monkeypatch.setattr(translate, "longest_clip_of_training", lambda name: tokens[1])
+    monkeypatch.setattr(translation_streams, "longest_clip_of_training", lambda name: tokens[1])
     assert "longer than" not in run(capsys, talk, videos[0])[1]
 
 

@@ -36,6 +36,7 @@ from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.collators import PromptedTranslationCollator
 from train_scripts.commands import calibrate, evaluate_model, push_to_hub, translate
 from train_scripts.hub.hub_folder import read_model_folder
+from train_scripts.runs import translation_streams
 from train_scripts.runs.quantization import load_to_translate
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import LlavaSltTrainer
@@ -283,7 +284,7 @@ def test_a_language_to_write(long, tmp_path, monkeypatch, capsys):
         loaded.append(load_to_translate(*values))
         return loaded[-1]
 
-    monkeypatch.setattr(translate, "load_to_translate", load)
+    monkeypatch.setattr(translation_streams, "load_to_translate", load)
     talk = write_video(tmp_path / "talk.mp4", signing([("sign", 1.0), ("rest", 1.0), ("sign", 1.0)]))
     arguments = ["--model", str(trained_llava_slt()), "--device", "cpu", "--dtype", "float32", str(talk)]
     capsys.readouterr()

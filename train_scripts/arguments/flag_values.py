@@ -60,6 +60,7 @@ RANGES: dict[str, Range] = {
     "prior_clips": COUNT_OR_NONE,
     "shuffle_buffer_size": COUNT,
     "num_workers": Range(1, most_workers()),
+    "num_processes": Range(1, most_workers()),
     "num_threads": COUNT,
     # videos and their augmentation
     "frame_sampling_rate": Range(0, 1, is_least_in=False),

@@ -20,7 +20,7 @@ import dataclasses
 import datetime
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,15 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.calibration_slt import CALIBRATION_FILE
-from modeling_flallm.own_processing import MODALITIES, FLaLLMProcessor, is_hidden_file, spoken_language_name
+from modeling_flallm.own_processing import MODALITIES, is_hidden_file
 
 from ..arguments.command_arguments import TranslateArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
-from ..hub.training_run import longest_clip_of_training
 from ..machine.atomic_files import write_text
-from ..machine.machine import default_device, describe_machine, prepare_machine
-from ..runs.quantization import load_to_translate
-from ..runs.trained_models import load_processor
+from ..machine.machine import default_device
+from ..runs.trained_models import load_config, load_processor
 from ..runs.translation_results import (
     CAPTION_FORMATS,
     Journal,
@@ -51,8 +48,8 @@ from ..runs.translation_results import (
     journal_path,
     write_captions,
 )
-from ..runs.video_translation import build_translator, is_calibrated, translate_long_videos, translate_videos
-from ..scores.candidates import utility_of_flag
+from ..runs.translation_streams import translate_here, translate_in_processes
+from ..runs.video_translation import is_calibrated
 
 MOST_FILES_NAMED = 20
 
@@ -145,14 +142,15 @@ def _translate(arguments: TranslateArguments, videos: Sequence[Path], journal: J
     remaining = [position for position in range(len(videos)) if position not in results]
     if journal is None:
         remaining = _without_captions(videos, remaining, caption_formats)
-    model, processor = _load(arguments)
     # With a journal always, because the next run of the command may ask for another format.
-    with_confidence = is_calibrated(model) and (arguments.format != "text" or journal is not None)
-    with_confidence = with_confidence and arguments.num_candidates is None  # measured for log probabilities alone
+    wants_confidence = arguments.format != "text" or journal is not None
+    wants_confidence &= arguments.num_candidates is None  # it was measured for log probabilities alone
+    with_confidence = wants_confidence and is_calibrated(load_config(arguments.model))
     table = Table(arguments.format, arguments.long, with_confidence, arguments.left_handed is not False)
     printer = None if journal is not None else Printer(table, sorted([*results, *remaining]))
     to_do = [videos[position] for position in remaining]
-    stream = _open_stream(arguments, model, processor, to_do, journal, with_confidence)
+    open_stream = translate_in_processes if arguments.num_processes > 1 else translate_here
+    stream = open_stream(arguments, to_do, journal, with_confidence)
     try:
         for result in results.values() if printer is not None else ():
             printer.add(result)
@@ -199,65 +197,6 @@ def _without_captions(videos: Sequence[Path], positions: Sequence[int], caption_
             file=sys.stderr,
         )
     return remaining
-
-
-def _load(arguments: TranslateArguments) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
-    device = torch.device(arguments.device or default_device())
-    prepare_machine(device, arguments.num_threads)
-    model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
-    print(describe_machine(device, model.vision_model.dtype), file=sys.stderr)
-    if arguments.spoken_language is not None:
-        choose_language(model, processor, arguments.spoken_language)
-    return model, processor
-
-
-def _open_stream(
-    arguments: TranslateArguments,
-    model: FLaLLMForTranslation,
-    processor: FLaLLMProcessor,
-    videos: Sequence[Path],
-    journal: Journal | None,
-    with_confidence: bool,
-) -> Iterator[Translation]:
-    caption_formats = [name for name in CAPTION_FORMATS if getattr(arguments, name)]
-    wanted = (arguments.start, arguments.end, arguments.num_beams, caption_formats)
-    if arguments.long and not processor.modality.has_rests:
-        clips = processor.modality.words.clips
-        raise ValueError(f"--long splits videos, but this model reads {clips}. Leave it out.")
-    choice, hand = _choice(arguments, model), arguments.left_handed
-    if hand is not False:
-        model.vision_model.check_can_be_mirrored()
-    if arguments.long:
-        translator = build_translator(model, processor)
-        return translate_long_videos(translator, videos, *wanted, journal, with_confidence, choice, hand)
-    longest = longest_clip_of_training(arguments.model)
-    amounts = (arguments.num_workers, longest, with_confidence)
-    return translate_videos(model, processor, videos, arguments.batch_size, *wanted, *amounts, choice, hand)
-
-
-def _choice(arguments: TranslateArguments, model: FLaLLMForTranslation) -> dict[str, Any]:
-    """Arguments of the pipeline that choose among candidates. The same command draws the same samples."""
-    if arguments.num_candidates is None:
-        return {}
-    model.candidate_arguments(arguments.num_candidates, {"num_beams": arguments.num_beams})  # raises before the work
-    torch.manual_seed(0)
-    utility = utility_of_flag(arguments.choose_by, model.device)
-    return {"num_candidates": arguments.num_candidates, "choose_by": utility}
-
-
-def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag: str) -> None:
-    """
-    Make the prompt ask for the language of a tag, by its English name, as in training.
-
-    Raises:
-        ValueError: like the pipeline, for a model that reads no prompt.
-    """
-    if not model.prompt_input_names:
-        raise ValueError(
-            "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
-            "`tgt_lang` and `forced_bos_token_id`."
-        )
-    processor.spoken_language = spoken_language_name(tag)
 
 
 def _is_usable(device: str) -> bool:

@@ -9,6 +9,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import modeling_flallm
+from modeling_flallm.calibration_slt import read_calibration
 from modeling_flallm.own_processing import FLaLLMProcessor
 from modeling_flallm.systems import (
     LANGUAGE_MODEL,
@@ -66,6 +67,16 @@ def load_processor(name_or_path: str) -> FLaLLMProcessor:
     """The processor of a trained model, without the model. Raises as `load_trained` does."""
     with _loading(name_or_path):
         return getattr(modeling_flallm, _system_of(name_or_path).processor_class).from_pretrained(name_or_path)
+
+
+def load_config(name_or_path: str) -> PreTrainedConfig:
+    """The configuration of a trained model with its calibration, without the model. Raises as `load_trained` does."""
+    with _loading(name_or_path):
+        system = _system_of(name_or_path)
+        config = getattr(modeling_flallm, system.model_class).config_class.from_pretrained(name_or_path)
+        config.name_or_path = str(name_or_path)
+        read_calibration(config, {})
+    return config
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedConfig
 
 from modeling_flallm import FLaLLMForTranslation, SignLanguageTranslationPipeline
 from modeling_flallm.clip_translation_slt import EncodedClips
@@ -178,9 +179,9 @@ def _pieces(
         yield piece
 
 
-def is_calibrated(model: FLaLLMForTranslation) -> bool:
+def is_calibrated(config: PreTrainedConfig) -> bool:
     """Whether flallm calibrate has measured how far the model's scores can be trusted."""
-    return getattr(model.config, "confidence_calibration", None) is not None
+    return getattr(config, "confidence_calibration", None) is not None
 
 
 def build_translator(model: FLaLLMForTranslation, processor: FLaLLMProcessor) -> SignLanguageTranslationPipeline:

@@ -1,0 +1,161 @@
+"""How flallm translate gets from its flags to a stream of translations: in this process, or in several."""
+
+import dataclasses
+import functools
+import math
+import multiprocessing
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modeling_flallm import FLaLLMForTranslation
+from modeling_flallm.own_processing import FLaLLMProcessor, spoken_language_name
+
+from ..arguments.command_arguments import TranslateArguments
+from ..hub.training_run import longest_clip_of_training
+from ..machine.cores import num_cores
+from ..machine.machine import default_device, describe_machine, prepare_machine
+from ..machine.process_pool import run_in_processes
+from ..scores.candidates import utility_of_flag
+from .quantization import load_to_translate
+from .translation_results import CAPTION_FORMATS, Journal, Translation
+from .video_translation import (
+    BATCHES_SORTED_BY_LENGTH,
+    build_translator,
+    translate_long_videos,
+    translate_videos,
+)
+
+Task = tuple[tuple[int, Path], ...]
+
+
+def translate_here(
+    arguments: TranslateArguments, videos: Sequence[Path], journal: Journal | None, with_confidence: bool
+) -> Iterator[Translation]:
+    """Load the model, and yield translations as `translate_videos` or `translate_long_videos` do."""
+    model, processor = load(arguments)
+    return open_stream(arguments, model, processor, videos, journal, with_confidence)
+
+
+def translate_in_processes(
+    arguments: TranslateArguments, videos: Sequence[Path], journal: Journal | None, with_confidence: bool
+) -> Iterator[Translation]:
+    """
+    Like `translate_here`, in `arguments.num_processes` processes with a model each. The videos of a process that dies
+    are tried again, each in a task of its own: one that ends its process again costs itself only. Sentences of a long
+    video are not kept in the journal before the video is finished.
+    """
+    function = functools.partial(_translate_task, arguments, with_confidence)
+    numbered = list(enumerate(videos))
+    most = 1 if arguments.long else arguments.batch_size * BATCHES_SORTED_BY_LENGTH
+    size = max(1, min(most, math.ceil(len(numbered) / arguments.num_processes)))
+    tasks: list[Task] = [tuple(numbered[first : first + size]) for first in range(0, len(numbered), size)]
+    alone: list[Task] = []
+    for task, result in run_in_processes(function, tasks, arguments.num_processes, _lost):
+        if isinstance(result, str):
+            alone += [(video,) for video in task]
+        else:
+            yield from result
+    for ((position, video),), result in run_in_processes(function, alone, arguments.num_processes, _lost):
+        failed = [Translation(str(video), error=f"Translating it failed: {result}.", position=position)]
+        yield from failed if isinstance(result, str) else result
+
+
+def _lost(task: Task, how: str) -> str:
+    return how
+
+
+def _translate_task(arguments: TranslateArguments, with_confidence: bool, task: Task) -> list[Translation]:
+    """In a worker process."""
+    positions, videos = zip(*task, strict=True)
+    model, processor = _model_of_this_process(arguments)
+    translations = list(open_stream(arguments, model, processor, videos, None, with_confidence))
+    for translation in translations:
+        translation.position = positions[translation.position]
+    return translations
+
+
+def _model_of_this_process(arguments: TranslateArguments) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
+    if not _LOADED:
+        _LOADED.append(load(_share_of_this_process(arguments)))
+    return _LOADED[0]
+
+
+_LOADED: list[tuple[FLaLLMForTranslation, FLaLLMProcessor]] = []
+
+
+def _share_of_this_process(arguments: TranslateArguments) -> TranslateArguments:
+    """One of the GPUs, or a part of the cores."""
+    device = torch.device(arguments.device or default_device())
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", (_number_of_this_process() - 1) % torch.cuda.device_count())
+    threads = arguments.num_threads or max(1, num_cores() // arguments.num_processes)
+    return dataclasses.replace(arguments, device=str(device), num_threads=threads)
+
+
+def _number_of_this_process() -> int:
+    """1, 2, ... in worker processes; 0 in a process that nobody started."""
+    return next(iter(multiprocessing.current_process()._identity), 0)
+
+
+def load(arguments: TranslateArguments) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
+    device = torch.device(arguments.device or default_device())
+    prepare_machine(device, arguments.num_threads)
+    model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
+    if _number_of_this_process() <= 1:
+        print(describe_machine(device, model.vision_model.dtype), file=sys.stderr)
+    if arguments.spoken_language is not None:
+        choose_language(model, processor, arguments.spoken_language)
+    return model, processor
+
+
+def open_stream(
+    arguments: TranslateArguments,
+    model: FLaLLMForTranslation,
+    processor: FLaLLMProcessor,
+    videos: Sequence[Path],
+    journal: Journal | None,
+    with_confidence: bool,
+) -> Iterator[Translation]:
+    caption_formats = [name for name in CAPTION_FORMATS if getattr(arguments, name)]
+    wanted = (arguments.start, arguments.end, arguments.num_beams, caption_formats)
+    if arguments.long and not processor.modality.has_rests:
+        clips = processor.modality.words.clips
+        raise ValueError(f"--long splits videos, but this model reads {clips}. Leave it out.")
+    choice, hand = _choice(arguments, model), arguments.left_handed
+    if hand is not False:
+        model.vision_model.check_can_be_mirrored()
+    if arguments.long:
+        translator = build_translator(model, processor)
+        return translate_long_videos(translator, videos, *wanted, journal, with_confidence, choice, hand)
+    longest = longest_clip_of_training(arguments.model)
+    amounts = (arguments.num_workers, longest, with_confidence)
+    return translate_videos(model, processor, videos, arguments.batch_size, *wanted, *amounts, choice, hand)
+
+
+def _choice(arguments: TranslateArguments, model: FLaLLMForTranslation) -> dict[str, Any]:
+    """Arguments of the pipeline that choose among candidates. The same command draws the same samples."""
+    if arguments.num_candidates is None:
+        return {}
+    model.candidate_arguments(arguments.num_candidates, {"num_beams": arguments.num_beams})  # raises before the work
+    torch.manual_seed(0)
+    utility = utility_of_flag(arguments.choose_by, model.device)
+    return {"num_candidates": arguments.num_candidates, "choose_by": utility}
+
+
+def choose_language(model: FLaLLMForTranslation, processor: FLaLLMProcessor, tag: str) -> None:
+    """
+    Make the prompt ask for the language of a tag, by its English name, as in training.
+
+    Raises:
+        ValueError: like the pipeline, for a model that reads no prompt.
+    """
+    if not model.prompt_input_names:
+        raise ValueError(
+            "`spoken_language` goes into a prompt, and this model reads none. Choose its language by the tokenizer's "
+            "`tgt_lang` and `forced_bos_token_id`."
+        )
+    processor.spoken_language = spoken_language_name(tag)
