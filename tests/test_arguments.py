@@ -647,7 +647,8 @@ def test_unknown_choices_of_the_trainer_name_their_flag(name, capsys):
 def test_every_range_is_of_a_flag_that_some_command_has():
     types = {type_ for types in (*REQUIRED, *OTHER_TYPES) for type_ in types}
     known = {field.name: field.default for type_ in types for field in dataclasses.fields(type_)}
-    of_argparse = {"start", "end", "num_beams", "batch_size", "num_threads", "num_workers", "num_resamples"}
+    of_argparse = {"start", "end", "num_beams", "batch_size", "num_threads", "num_workers", "num_processes"}
+    of_argparse |= {"num_resamples"}
     assert set(RANGES) - set(known) - of_argparse == set()
     assert set(CHOICES) - set(known) == set()
     numbers = {name: value for name, value in known.items() if isinstance(value, int | float) and name in RANGES}

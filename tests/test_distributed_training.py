@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_corpus import corpus, flags, stage1_flags, stage2_flags, trained_model
 from two_processes import command_in_two_processes
 
@@ -27,6 +28,8 @@ ACCELERATE = [
     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m",
 ]  # fmt: skip
 GLOBAL_BATCH_SIZE = 4
+# Where there is nothing but CPUs, nobody needs to say so.
+HAS_ACCELERATOR = torch.accelerator.is_available()
 VALUES = {
     "num_train_epochs": 3,
     "learning_rate": 0.003,
@@ -80,7 +83,10 @@ def logged(folder: Path) -> tuple[list[float], list[dict[str, float]]]:
         pytest.param(
             TORCHRUN, "stages.visual_initialing", visual_initialing.train, stage1_flags, STAGE_1, id="stage 1",
         ),
-        pytest.param(None, "stages.llm_fine_tuning", llm_fine_tuning.train, stage2_flags, {}, id="stage 2"),
+        pytest.param(
+            None, "stages.llm_fine_tuning", llm_fine_tuning.train, stage2_flags, {"use_cpu": HAS_ACCELERATOR},
+            id="stage 2",
+        ),
         pytest.param(
             ACCELERATE, "stages.llm_fine_tuning", llm_fine_tuning.train, stage2_flags,
             {"lora": True, "lora_dropout": 0}, id="stage 2 with LoRA by accelerate",
@@ -119,7 +125,7 @@ def test_two_processes_evaluate_as_one(num_clips, candidates, tmp_path):
         "dataset": corpus(),
         "max_clips": num_clips,
         "batch_size": 2,
-        "device": "cpu",
+        **({"device": "cpu"} if HAS_ACCELERATOR else {}),
         "disable_tqdm": True,
     }
     assert evaluate_model.main(flags(**values, output_dir=tmp_path / "one")) == 0

@@ -68,10 +68,7 @@ class TranslateArguments:
         default_factory=lambda: min(MOST_READING_THREADS, max(num_cores() - 1, 1)),
         metadata={"help": "Threads that read videos ahead of the model."},
     )
-    num_processes: int = field(
-        default=1,
-        metadata={"help": "Processes that translate, each with a model of its own, on the GPUs in turn."},
-    )
+    num_processes: int = field(default=1, metadata={"help": "Each has a model of its own, on the GPUs in turn."})
     spoken_language: str | None = field(
         default=None,
         metadata={

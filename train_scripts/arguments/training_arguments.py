@@ -36,7 +36,8 @@ class FLaLLMTrainingArguments(TrainingDefaults, Seq2SeqTrainingArguments):
             self.dataloader_num_workers = num_loading_processes(device)
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # otherwise torch warns that there is nothing to pin it for
-            self.use_cpu |= self.bf16  # otherwise the Trainer rejects bf16 because there is no GPU
+            # Otherwise the Trainer rejects bf16, and of several processes each would train alone.
+            self.use_cpu = True
         check_flags(vars(self))
         check_training_flags(self)
         try:

@@ -28,8 +28,10 @@ def start_processes(device: str | None, dtype: str | None, num_threads: int | No
             f"--device must be {' or '.join(known)}, got {device!r}. Of several GPUs, CUDA_VISIBLE_DEVICES chooses "
             "one, and torchrun uses all."
         )
-    state = PartialState(cpu=device == "cpu", timeout=LONGEST_WAIT)
-    own = torch.device("cpu") if device == "cpu" else state.device
+    # Without being told, processes on CPUs would not know of each other.
+    is_on_cpu = "cpu" in (device, default_device().type)
+    state = PartialState(cpu=is_on_cpu, timeout=LONGEST_WAIT)
+    own = torch.device("cpu") if is_on_cpu else state.device
     precision = fastest_dtype(own) if dtype is None else getattr(torch, dtype)
     prepare_machine(own, num_threads)
     if state.is_main_process:
