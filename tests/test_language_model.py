@@ -206,16 +206,6 @@ def test_size_of_the_model(tokenizer):
     assert (config.encoder_ffn_dim, config.decoder_ffn_dim, config.dropout) == (48, 48, 0.0)
 
 
-@pytest.mark.parametrize("scales", [True, False])
-def test_embeddings_are_scaled_as_in_mbart_or_not_at_all(scales, tokenizer):
-    arguments = LanguageModelArguments(text_file="text", scale_embedding=scales, **SIZES)
-    model = build_language_model(arguments, tokenizer)
-    ids = torch.tensor([[3, 5]])
-    factor = model.config.d_model**0.5 if scales else 1
-    embeddings = model.get_input_embeddings()
-    torch.testing.assert_close(model.get_encoder().embed_tokens(ids), embeddings.weight[ids] * factor)
-
-
 def test_sentences_of_a_file(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes("\ufeff it rains \r\n\r\n  \r\nöl\n".encode())

@@ -126,13 +126,6 @@ class LanguageModelArguments:
     layers: int = field(default=3, metadata={"help": "Layers of the encoder, and of the decoder."})
     attention_heads: int = field(default=4, metadata={"help": "Attention heads."})
     dropout: float = field(default=0.1, metadata={"help": "Dropout."})
-    scale_embedding: bool = field(
-        default=True,
-        metadata={
-            "help": "As mBART, multiply the embeddings of tokens by the square root of the width. With False their "
-            "order weighs more, which short trainings from random weights need."
-        },
-    )
     mask_probability: float = field(default=0.3, metadata={"help": "Share of the tokens that are masked."})
     deletion_probability: float = field(default=0.1, metadata={"help": "Share of the tokens that are deleted."})
     shuffle_probability: float = field(default=0.5, metadata={"help": "Share of the sentences in shuffled order."})

@@ -78,9 +78,8 @@ def make_corpus(arguments: UniSignQuickstartArguments, folders: Folders, time_le
 
 def pretrain(arguments: UniSignQuickstartArguments, folders: Folders, time_left: TimeLeft) -> None:
     """
-    The language model of `quickstart.py`, but half of it, which takes a third of the time in both trainings, without
-    dropout, with which few epochs on poses understand less, and without scaled embeddings, which would drown the order
-    of the signs.
+    The language model of `quickstart.py`, but half of it, which takes a third of the time in both trainings, and
+    without dropout, with which few epochs on poses understand less.
     """
     pretrain_language_model.train(
         flags(
@@ -89,7 +88,6 @@ def pretrain(arguments: UniSignQuickstartArguments, folders: Folders, time_left:
             feed_forward_size=256,
             layers=1,
             dropout=0.0,
-            scale_embedding=False,
             text_file=folders.corpus / "text_only.txt",
             num_train_epochs=arguments.language_model_epochs,
             seed=arguments.seed,

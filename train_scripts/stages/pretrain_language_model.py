@@ -54,7 +54,6 @@ def build_language_model(arguments: LanguageModelArguments, tokenizer: PreTraine
         encoder_attention_heads=arguments.attention_heads,
         decoder_attention_heads=arguments.attention_heads,
         dropout=arguments.dropout,
-        scale_embedding=arguments.scale_embedding,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
