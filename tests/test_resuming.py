@@ -14,8 +14,9 @@ from tiny_corpus import error_of, log_of, stage1_flags
 from transformers import TrainerCallback
 from two_processes import as_process, free_port, in_two_processes
 
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.runs import text_trainer, training
-from train_scripts.runs.resuming import check_checkpoint
+from train_scripts.runs.resuming import check_checkpoint, check_run
 from train_scripts.stages import visual_initialing
 
 pytestmark = pytest.mark.slow
@@ -206,6 +207,7 @@ def test_one_command_starts_a_run_and_goes_on_with_it(run, tmp_path, monkeypatch
         patch.setattr(text_trainer.Trainer, "train", stopped)
         assert visual_initialing.main(argv) == 130
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["training_arguments.json"]
+    check_run(FLaLLMTrainingArguments(output_dir=str(tmp_path / "run")))  # nothing is lost if it begins again
     shutil.copytree(run / "checkpoint-1", tmp_path / "run" / "checkpoint-1")
     cut_off(tmp_path / "run" / "checkpoint-1")
     assert visual_initialing.main(argv) == 0

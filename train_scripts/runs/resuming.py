@@ -98,11 +98,15 @@ class StopOnSigterm(TrainerCallback):
         signal.signal(number, self._handler_before)
         os.write(2, b"\nSIGTERM: a checkpoint is saved after this step, then the training ends.\n")
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def _is_requested_of_any(self, args: FLaLLMTrainingArguments) -> bool:
+        if args.world_size == 1:
+            return self._is_requested
         requested = torch.tensor(int(self._is_requested), device=args.device)
-        if args.world_size > 1:
-            torch.distributed.all_reduce(requested, torch.distributed.ReduceOp.MAX)
-        if requested:
+        torch.distributed.all_reduce(requested, torch.distributed.ReduceOp.MAX)
+        return bool(requested)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._is_requested_of_any(args):
             self.is_stopped = control.should_save = control.should_training_stop = True
             control.should_evaluate = False
 
@@ -123,13 +127,12 @@ def check_run(training: FLaLLMTrainingArguments) -> None:
         ValueError: if the output folder holds files that no run to be resumed has left, if there is no checkpoint to
             resume from, and as in `check_checkpoint`.
     """
-    wanted = training.resume_from_checkpoint
+    wanted, folder = training.resume_from_checkpoint, Path(training.output_dir)
+    is_new = wanted is None or wanted == GO_ON_IF_POSSIBLE and not _holds_a_run(folder)
     # With several processes, the first one checks before it starts to fill the folder.
-    is_new = wanted is None or wanted == GO_ON_IF_POSSIBLE and not _holds_a_run(Path(training.output_dir))
-    if is_new and training.process_index == 0:
+    if is_new and not _holds_settings_alone(folder) and training.process_index == 0:
         check_new_folder(
-            Path(training.output_dir),
-            f" To resume the run that wrote it, pass --resume_from_checkpoint {GO_ON_IF_POSSIBLE}.",
+            folder, f" To resume the run that wrote it, pass --resume_from_checkpoint {GO_ON_IF_POSSIBLE}."
         )
     if wanted is None:
         return
@@ -139,6 +142,11 @@ def check_run(training: FLaLLMTrainingArguments) -> None:
         check_checkpoint(Path(wanted), training.world_size)
     else:
         raise ValueError(f"--resume_from_checkpoint {wanted} is not a folder. Use 'last' for the newest one.")
+
+
+def _holds_settings_alone(folder: Path) -> bool:
+    """Whether a training has ended here before it saved anything."""
+    return folder.is_dir() and [path.name for path in folder.iterdir()] == [ARGUMENTS_FILE]
 
 
 def _holds_a_run(folder: Path) -> bool:
