@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_corpus import corpus, trained_model
+from two_processes import unused_port
 from video_files import cut, write_audio, write_video
 
 from modeling_flallm.own_processing import decode_video
@@ -25,12 +25,6 @@ import texts  # noqa: E402
 
 TEXTS = texts.TEXTS
 NUM_EXAMPLES = 2
-
-
-def unused_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def assert_they_say(lines: Iterable[str], sentence: str) -> None:

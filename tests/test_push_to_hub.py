@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from tiny_corpus import WITHOUT_EVALUATION, error_of, flags, stage1_flags, trained_llava_slt, trained_model
 from tiny_models import tiny_contrastive_model, tiny_model, tiny_vision_model
 from transformers import TrainerCallback, pipeline
+from two_processes import unused_port
 
 from modeling_flallm import FLaLLMForTranslation, FLaLLMProcessor
 from modeling_flallm.calibration_slt import CALIBRATION_FILE
@@ -220,12 +220,6 @@ def test_a_missing_card_is_told_and_no_obstacle(hub, folder, capsys):
     push(folder)
     assert "warning: there is no README.md, so nobody will know" in capsys.readouterr().out
     assert files_on(hub) == files_of(folder)
-
-
-def unused_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_without_a_token(hub, folder, capsys, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_corpus import error_of, log_of, stage1_flags
 from transformers import TrainerCallback
-from two_processes import as_process, free_port, in_two_processes
+from two_processes import as_process, in_two_processes, unused_port
 
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.runs import text_trainer, training
@@ -288,7 +288,7 @@ def stage_that_one_process_ends(rank: int, argv: list[str], port: int) -> None:
 
 def test_sigterm_of_one_process_ends_all_after_the_same_step(tmp_path):
     argv = stage1_flags(tmp_path / "run", **{**TWO_STEPS_AN_EPOCH, "max_train_clips": 12})
-    in_two_processes(stage_that_one_process_ends, argv, free_port())
+    in_two_processes(stage_that_one_process_ends, argv, unused_port())
     checkpoint = tmp_path / "run" / "checkpoint-2"
     check_checkpoint(checkpoint, num_processes=2)
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]

@@ -24,8 +24,9 @@ import numpy as np
 import pysubs2
 import pytest
 from mini_hub import MiniHub, connect
-from space_app import TEXTS, assert_they_say, clips, long_video, unused_port  # makes the Space's modules known, too
+from space_app import TEXTS, assert_they_say, clips, long_video  # makes the Space's modules known, too
 from tiny_corpus import trained_model
+from two_processes import unused_port
 from video_files import counting_frames, cut, write_audio, write_video
 
 from modeling_flallm.clip_translation_slt import ClipTranslation

@@ -33,7 +33,7 @@ from tiny_corpus import (
 from tiny_tokenizers import MAKE_TOKENIZER
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
-from two_processes import as_process, free_port, in_two_processes
+from two_processes import as_process, in_two_processes, unused_port
 
 from processing import FLaLLMProcessor, VideoDecodingError
 from processing.modality_video_slt import VideoModality
@@ -398,7 +398,7 @@ def train_watched_in_two_processes(folder: Path, **values) -> list[list[int]]:
     """The numbers of the clips that each process decoded."""
     seen = folder.parent / f"seen by {folder.name}"
     seen.mkdir()
-    in_two_processes(train_watched, stage1_flags(folder, **values), seen, free_port())
+    in_two_processes(train_watched, stage1_flags(folder, **values), seen, unused_port())
     return [[int(line) for line in (seen / rank).read_text(encoding="utf-8").split()] for rank in ("0", "1")]
 
 

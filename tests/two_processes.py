@@ -40,10 +40,10 @@ def _start_server() -> None:
 
 def command_in_two_processes(module: str, arguments: list[str]) -> None:
     """Run a module of `train_scripts` with the environment of `torchrun`."""
-    in_two_processes(_run_command, module, [str(argument) for argument in arguments], free_port())
+    in_two_processes(_run_command, module, [str(argument) for argument in arguments], unused_port())
 
 
-def free_port() -> int:
+def unused_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

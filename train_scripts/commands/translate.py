@@ -149,8 +149,8 @@ def _translate(arguments: TranslateArguments, videos: Sequence[Path], journal: J
     table = Table(arguments.format, arguments.long, with_confidence, arguments.left_handed is not False)
     printer = None if journal is not None else Printer(table, sorted([*results, *remaining]))
     to_do = [videos[position] for position in remaining]
-    open_stream = translate_in_processes if arguments.num_processes > 1 else translate_here
-    stream = open_stream(arguments, to_do, journal, with_confidence)
+    translate = translate_in_processes if arguments.num_processes > 1 else translate_here
+    stream = translate(arguments, to_do, journal, with_confidence)
     try:
         for result in results.values() if printer is not None else ():
             printer.add(result)

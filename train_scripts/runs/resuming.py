@@ -64,8 +64,6 @@ class WatchRun(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         check_steps(args, state.max_steps)
-        if args.should_save:
-            Path(args.output_dir).mkdir(parents=True, exist_ok=True)
 
     def on_step_end(self, args, state, control, **kwargs):
         folder = Path(args.output_dir)
@@ -156,8 +154,9 @@ def _holds_a_run(folder: Path) -> bool:
 
 def _checkpoints(folder: Path) -> list[Path]:
     """The newest one first."""
-    found = {path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"): path for path in folder.glob("checkpoint-*")}
-    return [found[number] for number in sorted(filter(str.isdecimal, found), key=int, reverse=True)]
+    start = f"{PREFIX_CHECKPOINT_DIR}-"
+    paths = [path for path in folder.glob(f"{start}*") if path.name.removeprefix(start).isdecimal()]
+    return sorted(paths, key=lambda path: int(path.name.removeprefix(start)), reverse=True)
 
 
 def _newest_whole_checkpoint(training: FLaLLMTrainingArguments) -> str | None:

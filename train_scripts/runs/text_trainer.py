@@ -18,6 +18,7 @@ from ..arguments.command_line import Terminated
 from ..machine.atomic_files import write_json
 from .resuming import (
     ARGUMENTS_FILE,
+    LAST_FILE,
     StopOnSigterm,
     WatchRun,
     changed_settings,
@@ -138,12 +139,12 @@ class TextTrainer(Trainer):
     def _is_stopped(self, checkpoint: str) -> bool:
         """Whether early stopping had ended the run at this checkpoint: the Trainer would train for one more step."""
         patience = getattr(self.args, "early_stopping_patience", None)
-        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        state = TrainerState.load_from_json(str(Path(checkpoint) / LAST_FILE))
         return patience is not None and num_evaluations_without_better(state) >= patience
 
     def _end_of_stopped_run(self, checkpoint: str) -> TrainOutput:
         print(f"Early stopping has ended this run at {checkpoint}. Raise --early_stopping_patience to train on.")
-        self.state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / LAST_FILE))
         self._load_from_checkpoint(checkpoint)
         if self.args.load_best_model_at_end:
             self._load_best_model()

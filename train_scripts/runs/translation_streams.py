@@ -5,7 +5,7 @@ import functools
 import math
 import multiprocessing
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,14 @@ from .video_translation import (
 )
 
 Task = tuple[tuple[int, Path], ...]
+Translating = Callable[[Sequence[Path], Journal | None], Iterator[Translation]]
 
 
 def translate_here(
     arguments: TranslateArguments, videos: Sequence[Path], journal: Journal | None, with_confidence: bool
 ) -> Iterator[Translation]:
     """Load the model, and yield translations as `translate_videos` or `translate_long_videos` do."""
-    model, processor = load(arguments)
-    return open_stream(arguments, model, processor, videos, journal, with_confidence)
+    return _load_translating(arguments, with_confidence)(videos, journal)
 
 
 def translate_in_processes(
@@ -71,20 +71,15 @@ def _lost(task: Task, how: str) -> str:
 def _translate_task(arguments: TranslateArguments, with_confidence: bool, task: Task) -> list[Translation]:
     """In a worker process."""
     positions, videos = zip(*task, strict=True)
-    model, processor = _model_of_this_process(arguments)
-    translations = list(open_stream(arguments, model, processor, videos, None, with_confidence))
+    if not _LOADED:
+        _LOADED.append(_load_translating(_share_of_this_process(arguments), with_confidence))
+    translations = list(_LOADED[0](videos, None))
     for translation in translations:
         translation.position = positions[translation.position]
     return translations
 
 
-def _model_of_this_process(arguments: TranslateArguments) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
-    if not _LOADED:
-        _LOADED.append(load(_share_of_this_process(arguments)))
-    return _LOADED[0]
-
-
-_LOADED: list[tuple[FLaLLMForTranslation, FLaLLMProcessor]] = []
+_LOADED: list[Translating] = []  # of this process
 
 
 def _share_of_this_process(arguments: TranslateArguments) -> TranslateArguments:
@@ -101,7 +96,7 @@ def _number_of_this_process() -> int:
     return next(iter(multiprocessing.current_process()._identity), 0)
 
 
-def load(arguments: TranslateArguments) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
+def _load(arguments: TranslateArguments) -> tuple[FLaLLMForTranslation, FLaLLMProcessor]:
     device = torch.device(arguments.device or default_device())
     prepare_machine(device, arguments.num_threads)
     model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
@@ -112,36 +107,43 @@ def load(arguments: TranslateArguments) -> tuple[FLaLLMForTranslation, FLaLLMPro
     return model, processor
 
 
-def open_stream(
-    arguments: TranslateArguments,
-    model: FLaLLMForTranslation,
-    processor: FLaLLMProcessor,
-    videos: Sequence[Path],
-    journal: Journal | None,
-    with_confidence: bool,
-) -> Iterator[Translation]:
-    caption_formats = [name for name in CAPTION_FORMATS if getattr(arguments, name)]
-    wanted = (arguments.start, arguments.end, arguments.num_beams, caption_formats)
+def _load_translating(arguments: TranslateArguments, with_confidence: bool) -> Translating:
+    """Load the model with all that it needs -> from videos, and the journal of long ones, to their translations"""
+    model, processor = _load(arguments)
     if arguments.long and not processor.modality.has_rests:
         clips = processor.modality.words.clips
         raise ValueError(f"--long splits videos, but this model reads {clips}. Leave it out.")
-    choice, hand = _choice(arguments, model), arguments.left_handed
-    if hand is not False:
+    shared = {
+        "start": arguments.start,
+        "end": arguments.end,
+        "num_beams": arguments.num_beams,
+        "caption_formats": [name for name in CAPTION_FORMATS if getattr(arguments, name)],
+        "with_confidence": with_confidence,
+        "choice": _choice(arguments, model),
+        "left_handed": arguments.left_handed,
+    }
+    if arguments.left_handed is not False:
         model.vision_model.check_can_be_mirrored()
     if arguments.long:
-        translator = build_translator(model, processor)
-        return translate_long_videos(translator, videos, *wanted, journal, with_confidence, choice, hand)
-    longest = longest_clip_of_training(arguments.model)
-    amounts = (arguments.num_workers, longest, with_confidence)
-    return translate_videos(model, processor, videos, arguments.batch_size, *wanted, *amounts, choice, hand)
+        translate = functools.partial(translate_long_videos, build_translator(model, processor), **shared)
+    else:
+        amounts = {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
+        amounts["longest_clip"] = longest_clip_of_training(arguments.model)
+        translate = functools.partial(translate_videos, model, processor, **amounts, **shared)
+
+    def translate_alike(videos: Sequence[Path], journal: Journal | None) -> Iterator[Translation]:
+        if shared["choice"]:
+            torch.manual_seed(0)  # the same command draws the same samples
+        return translate(videos, **({"journal": journal} if arguments.long else {}))
+
+    return translate_alike
 
 
 def _choice(arguments: TranslateArguments, model: FLaLLMForTranslation) -> dict[str, Any]:
-    """Arguments of the pipeline that choose among candidates. The same command draws the same samples."""
+    """Arguments of the pipeline that choose among candidates."""
     if arguments.num_candidates is None:
         return {}
     model.candidate_arguments(arguments.num_candidates, {"num_beams": arguments.num_beams})  # raises before the work
-    torch.manual_seed(0)
     utility = utility_of_flag(arguments.choose_by, model.device)
     return {"num_candidates": arguments.num_candidates, "choose_by": utility}
 
