@@ -406,7 +406,7 @@ def test_equal_parts_accumulate_to_the_loss_and_gradient_of_the_whole():
 
 @pytest.mark.slow
 def test_two_processes_have_the_loss_and_gradient_of_one(tmp_path):
-    encoder, batch = encoder_of("frames"), described_clips()
+    encoder, batch = encoder_of("frames").double(), in_double(described_clips())
     batch["description_attention_mask"][0] = 0
     encoder.save_pretrained(tmp_path)
     expected = gradients_after(encoder.train(), batch)
