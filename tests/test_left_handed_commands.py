@@ -15,7 +15,7 @@ from train_scripts.commands import evaluate_model
 
 def test_the_flag_alone_is_true_and_takes_no_video_as_its_value(capsys):
     def read(*argv: str) -> tuple:
-        (arguments,) = COMMANDS["translate"].parse(["--model", "model", *argv])
+        arguments, _ = COMMANDS["translate"].parse(["--model", "model", *argv])
         return arguments.videos, arguments.left_handed
 
     assert read("clip.mp4") == (["clip.mp4"], False)

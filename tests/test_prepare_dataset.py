@@ -581,7 +581,7 @@ def test_leavings_of_a_killed_process_are_removed(prepare, source, tmp_path, mon
     assert prepare(clips) == 0
     assert not any(leaving.exists() for leaving in leavings)
 
-    def killed(tasks, num_workers):
+    def killed(tasks, num_workers, cluster):
         (folder / ".preparation" / "of a worker.partial").touch()
         raise KeyboardInterrupt
 

@@ -73,9 +73,9 @@ def test_a_stopped_run_goes_on(videos, tmp_path, capsys, monkeypatch):
     asked = []
     original = translation_streams.run_in_processes
 
-    def watched(function, tasks, *others):
+    def watched(function, tasks, **options):
         asked.extend(str(video) for task in tasks for _, video in task)
-        return original(function, tasks, *others)
+        return original(function, tasks, **options)
 
     monkeypatch.setattr(translation_streams, "run_in_processes", watched)
     run(capsys, *arguments, status=1)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from .cluster_arguments import ClusterArguments
 from .command_arguments import (
     AdaptationArguments,
     CalibrationArguments,
@@ -163,25 +164,29 @@ COMMANDS = {
         "A small Uni-Sign on poses: corpus, pretraining, scores and translations.",
         (UniSignQuickstartArguments,),
     ),
-    "translate": Command("commands.translate", "Translate sign language videos.", (TranslateArguments,)),
+    "translate": Command(
+        "commands.translate", "Translate sign language videos.", (TranslateArguments, ClusterArguments)
+    ),
     "prepare": Command(
         "commands.prepare_dataset",
         "Make a video folder from a raw corpus or a spreadsheet, or a folder of ready-made features.",
-        (PrepareArguments,),
+        (PrepareArguments, ClusterArguments),
     ),
     "inspect": Command("commands.inspect_dataset", "Look at a data set before training.", (InspectArguments,)),
     "features": Command(
         "commands.extract_features",
         "Compute the visual features of a data set once, for training and for others.",
-        (ExtractionArguments, NamedEncoderArguments, EncoderVideoArguments, FeatureStoreArguments),
+        (ExtractionArguments, NamedEncoderArguments, EncoderVideoArguments, FeatureStoreArguments, ClusterArguments),
     ),
     "describe": Command(
         "commands.describe_clips",
         "Describe what the signers of a data set do, with a vision-language model, as targets for training.",
-        (DescribeArguments, DescriberArguments, DescriptionEmbeddingArguments),
+        (DescribeArguments, DescriberArguments, DescriptionEmbeddingArguments, ClusterArguments),
     ),
     "poses": Command(
-        "commands.extract_poses", "Extract the poses of the signers in videos, or in a data set.", (PosesArguments,)
+        "commands.extract_poses",
+        "Extract the poses of the signers in videos, or in a data set.",
+        (PosesArguments, ClusterArguments),
     ),
     "generate-corpus": Command(
         "commands.generate_corpus", "Render a corpus of animated signers in an invented language.", (CorpusArguments,)
@@ -259,7 +264,7 @@ COMMANDS = {
     "evaluate": Command(
         "commands.evaluate_model",
         "Translate a split with a trained model and score it.",
-        (EvaluationArguments, DatasetArguments, GenerationArguments),
+        (EvaluationArguments, DatasetArguments, GenerationArguments, ClusterArguments),
     ),
     "compare": Command(
         "commands.compare_evaluations",

@@ -21,6 +21,7 @@ from modeling_flallm.own_processing import (
 
 from ..corpora.prepared_videos import FATAL_ERRORS
 from ..machine.process_pool import run_in_processes
+from ..machine.ray_cluster import RayCluster, run_on_ray
 
 STANDARD_ERROR = 2
 SECONDS_FOR_A_VIDEO = 7 * 24 * 3600  # ours: an hour of video takes a day on one slow core
@@ -144,8 +145,12 @@ def extract_to_file(task: PoseTask) -> PoseOutcome:
     return PoseOutcome(len(poses))
 
 
-def run_pose_tasks(tasks: list[PoseTask], num_workers: int) -> Iterator[tuple[PoseTask, PoseOutcome]]:
-    """Outcomes as they finish."""
+def run_pose_tasks(
+    tasks: list[PoseTask], num_workers: int, cluster: RayCluster | None = None
+) -> Iterator[tuple[PoseTask, PoseOutcome]]:
+    """Outcomes as they finish, in processes of this machine or of a cluster."""
+    if cluster is not None:
+        return run_on_ray(cluster, extract_to_file, tasks, _lost, SECONDS_FOR_A_VIDEO)
     return run_in_processes(extract_to_file, tasks, num_workers, _lost, SECONDS_FOR_A_VIDEO)
 
 

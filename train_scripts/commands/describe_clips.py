@@ -38,6 +38,7 @@ from ..clips.feature_fingerprints import ContentDigests, FoundDigest, fingerprin
 from ..clips.splits import load_split, wanted_splits
 from ..hub.hub_names import check_model_names
 from ..machine.processes import in_words, start_processes
+from ..machine.ray_cluster import is_one_of_several, run_as_processes_on_ray
 from ..runs.describers import ColumnDescriber, Describer, ModelDescriber, ReadClip, origin_of_describer
 from ..runs.sentence_encoder import SentenceEncoder, load_sentence_encoder
 
@@ -251,7 +252,10 @@ def _print_time(
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Describe clips from command-line arguments; returns 1 if a clip is broken."""
-    arguments, source, embedding = COMMANDS["describe"].parse(argv)
+    arguments, source, embedding, sharing = COMMANDS["describe"].parse(argv)
+    cluster = sharing.cluster(uses_gpus=arguments.device != "cpu", threads=arguments.num_threads)
+    if cluster is not None and not is_one_of_several():
+        return run_as_processes_on_ray(cluster, "train_scripts.commands.describe_clips", argv)
     began = time.monotonic()
     counts, problems = describe(arguments, source, embedding)
     if PartialState().is_main_process:

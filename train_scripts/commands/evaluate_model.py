@@ -47,6 +47,7 @@ from ..hub.training_run import read_run
 from ..machine.atomic_files import write_json, write_json_lines
 from ..machine.kept_lines import state_of_file
 from ..machine.machine import default_device
+from ..machine.ray_cluster import is_one_of_several, run_as_processes_on_ray
 from ..runs.pictures import draw_scores
 from ..runs.quantization import DTYPES, load_to_translate
 from ..runs.trainers import ClipTrainer
@@ -306,7 +307,7 @@ def write_results(folder: Path, scores: dict[str, Any], rows: list[dict[str, Any
 
 def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Evaluate from command-line arguments; returns what `evaluate_model` returns."""
-    evaluation, data, generation = COMMANDS["evaluate"].parse(argv)
+    evaluation, data, generation, _ = COMMANDS["evaluate"].parse(argv)
     run = run_arguments(evaluation.output_dir, generation)
     kept = UnfinishedPredictions(Path(run.output_dir), _settings(evaluation, data, generation))
     model_folder = Path(evaluation.model)
@@ -331,8 +332,18 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
     return scores, rows
 
 
+def run(argv: Sequence[str] | None = None) -> int:
+    """Evaluate from command-line arguments, here or on a cluster."""
+    _, _, generation, sharing = COMMANDS["evaluate"].parse(argv)
+    cluster = sharing.cluster(uses_gpus=generation.device != "cpu", threads=generation.num_threads)
+    if cluster is not None and not is_one_of_several():
+        return run_as_processes_on_ray(cluster, "train_scripts.commands.evaluate_model", argv)
+    run_evaluation(argv)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(run_evaluation, argv)
+    return run_command(run, argv)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from ..clips.splits import load_split, wanted_splits
 from ..hub.hub_names import check_model_names
 from ..machine.machine import num_loading_processes
 from ..machine.processes import start_processes
+from ..machine.ray_cluster import is_one_of_several, run_as_processes_on_ray
 from ..runs.feature_encoders import FeatureEncoder, load_feature_encoder
 
 
@@ -100,7 +101,10 @@ def _counts(all_kept: list[KeptFeatures]) -> Iterator[int]:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Compute features from command-line arguments; returns 1 if a clip is broken."""
-    arguments, named, video, store = COMMANDS["features"].parse(argv)
+    arguments, named, video, store, sharing = COMMANDS["features"].parse(argv)
+    cluster = sharing.cluster(uses_gpus=arguments.device != "cpu", threads=arguments.num_threads)
+    if cluster is not None and not is_one_of_several():
+        return run_as_processes_on_ray(cluster, "train_scripts.commands.extract_features", argv)
     started = time.monotonic()
     all_kept, problems = extract(arguments, named, video, store)
     if PartialState().is_main_process:

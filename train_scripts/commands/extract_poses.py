@@ -29,9 +29,10 @@ from ..arguments.pose_extraction_arguments import PosesArguments
 from ..clips.pose_folder import CARD, ClipTable, PoseFolder, find_tables, find_videos
 from ..clips.pose_tasks import ExtractorSettings, PoseOutcome, PoseTask, quiet_extractor, run_pose_tasks
 from ..machine.cores import num_cores
+from ..machine.ray_cluster import RayCluster
 
 
-def extract(arguments: PosesArguments) -> tuple[dict[PoseTask, PoseOutcome], int]:
+def extract(arguments: PosesArguments, cluster: RayCluster | None = None) -> tuple[dict[PoseTask, PoseOutcome], int]:
     """
     Extract poses and write what is made of them. Returns the outcomes of all videos, and the number of clips that can
     be used.
@@ -48,7 +49,7 @@ def extract(arguments: PosesArguments) -> tuple[dict[PoseTask, PoseOutcome], int
     tasks = [task for group in (*of_tables, of_videos) for task in group.values()]
     print(f"Extracting with {extractor.description}.", flush=True)
     num_workers = arguments.num_workers or (1 if extractor.uses_all_cores else num_cores())
-    outcomes = _finish(folder, tasks, num_workers)
+    outcomes = _finish(folder, tasks, num_workers, cluster)
     num_clips = sum(outcomes[task].error is None for task in of_videos.values())
     for table, group in zip(tables, of_tables, strict=True):
         sound = {name: task for name, task in group.items() if outcomes[task].error is None}
@@ -72,14 +73,16 @@ def _sources(arguments: PosesArguments) -> tuple[list[ClipTable], dict[str, Path
     return tables, {} if tables else find_videos(paths)
 
 
-def _finish(folder: PoseFolder, tasks: list[PoseTask], num_workers: int) -> dict[PoseTask, PoseOutcome]:
+def _finish(
+    folder: PoseFolder, tasks: list[PoseTask], num_workers: int, cluster: RayCluster | None
+) -> dict[PoseTask, PoseOutcome]:
     """Outcomes of all tasks, including those of earlier runs."""
     known = {task: folder.outcome_of(task) for task in tasks}
     outcomes = {task: outcome for task, outcome in known.items() if outcome is not None}
     if outcomes:
         print(f"Resuming: {len(outcomes)} of {len(tasks)} videos are already finished.", flush=True)
     left = [task for task in tasks if task not in outcomes]
-    finished = run_pose_tasks(left, num_workers)
+    finished = run_pose_tasks(left, num_workers, cluster)
     for task, outcome in tqdm(finished, total=len(left), desc="extracting", unit="clip", disable=not left):
         folder.remember(task, outcome)
         outcomes[task] = outcome
@@ -95,9 +98,9 @@ def _copy_card(tables: list[ClipTable], arguments: PosesArguments) -> None:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Extract poses from command-line arguments; returns 1 if a video is broken."""
-    (arguments,) = COMMANDS["poses"].parse(argv)
+    arguments, sharing = COMMANDS["poses"].parse(argv)
     started = time.monotonic()
-    outcomes, num_clips = extract(arguments)
+    outcomes, num_clips = extract(arguments, sharing.cluster(uses_gpus=arguments.device == "cuda"))
     problems = [f"{task.source}: {outcome.error}" for task, outcome in outcomes.items() if outcome.error is not None]
     if problems:
         print(f"Left out {len(problems)} of {len(outcomes)} videos:", *problems, sep="\n  ", file=sys.stderr)

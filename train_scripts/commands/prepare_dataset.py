@@ -54,11 +54,12 @@ from ..hub.hub_errors import HUB_ERRORS, explain_hub_error
 from ..hub.uploads import Upload, send
 from ..machine.atomic_files import write_json, write_text
 from ..machine.inside_folder import inside
+from ..machine.ray_cluster import RayCluster
 
 LARGEST_LACK_IN_SECONDS = 0.5
 
 
-def prepare(arguments: PrepareArguments) -> Report:
+def prepare(arguments: PrepareArguments, cluster: RayCluster | None = None) -> Report:
     """
     Prepare a corpus and write its report.
 
@@ -79,7 +80,7 @@ def prepare(arguments: PrepareArguments) -> Report:
     corpus.spoken_language = arguments.spoken_language or corpus.spoken_language
     plan = _plan(arguments, corpus)
     with OutputFolder(output_dir, _deciding(arguments, source, corpus, plan)) as folder:
-        return _fill(folder, corpus, source, plan, arguments)
+        return _fill(folder, corpus, source, plan, arguments, cluster)
 
 
 def _add_poses(corpus: RawCorpus, arguments: PrepareArguments) -> None:
@@ -107,7 +108,14 @@ def _plan(arguments: PrepareArguments, corpus: RawCorpus) -> Plan:
     return VideoPlan(_frames_per_second(arguments, corpus), arguments.quality)
 
 
-def _fill(folder: OutputFolder, corpus: RawCorpus, source: Path, plan: Plan, arguments: PrepareArguments) -> Report:
+def _fill(
+    folder: OutputFolder,
+    corpus: RawCorpus,
+    source: Path,
+    plan: Plan,
+    arguments: PrepareArguments,
+    cluster: RayCluster | None,
+) -> Report:
     problems = [problem_of(problem.where, problem.what) for problem in corpus.problems]
     sound = []
     for clip, fault in find_faults(corpus.clips, plan.kind):
@@ -118,7 +126,8 @@ def _fill(folder: OutputFolder, corpus: RawCorpus, source: Path, plan: Plan, arg
     tasks = plan.tasks(sound, source, folder.path)
     poses_plan = PosesBesideVideosPlan(sound, plan.settings["frames_per_second"]) if arguments.poses else None
     beside = [] if poses_plan is None else poses_plan.tasks(sound, source, folder.path)
-    finished = _finish_tasks(folder, [task for task, _ in [*tasks, *beside]], arguments.num_workers, plan)
+    all_tasks = [task for task, _ in [*tasks, *beside]]
+    finished = _finish_tasks(folder, all_tasks, arguments.num_workers, cluster, plan)
     outcomes = {task.key: finished[task.key] for task, _ in tasks}  # in the same order in every run
     of_poses = {task.key: finished[task.key] for task, _ in beside}
     for key, misfit in plan.misfits(outcomes).items():
@@ -167,7 +176,9 @@ def _deciding(arguments: PrepareArguments, source: Path, corpus: RawCorpus, plan
     }
 
 
-def _finish_tasks(folder: OutputFolder, tasks: list[ClipTask], num_workers: int, plan: Plan) -> dict[str, ClipOutcome]:
+def _finish_tasks(
+    folder: OutputFolder, tasks: list[ClipTask], num_workers: int, cluster: RayCluster | None, plan: Plan
+) -> dict[str, ClipOutcome]:
     """Outcomes by key, including those of earlier runs."""
     known = {task.key: folder.outcome_of(task) for task in tasks}
     outcomes = {key: outcome for key, outcome in known.items() if outcome is not None}
@@ -176,7 +187,8 @@ def _finish_tasks(folder: OutputFolder, tasks: list[ClipTask], num_workers: int,
     for subfolder in {task.target.parent for task in tasks}:
         subfolder.mkdir(parents=True, exist_ok=True)
     left = [task for task in tasks if task.key not in outcomes]
-    finished = tqdm(run_tasks(left, num_workers), total=len(left), desc="preparing", unit=plan.unit, disable=not left)
+    running = run_tasks(left, num_workers, cluster)
+    finished = tqdm(running, total=len(left), desc="preparing", unit=plan.unit, disable=not left)
     for task, outcome in finished:
         folder.remember(task, outcome)
         outcomes[task.key] = outcome
@@ -289,8 +301,8 @@ def push(folder: Path, report: Report, arguments: PrepareArguments) -> None:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Prepare from command-line arguments; returns 1 if anything is wrong with the corpus."""
-    (arguments,) = COMMANDS["prepare"].parse(argv)
-    report = prepare(arguments)
+    arguments, sharing = COMMANDS["prepare"].parse(argv)
+    report = prepare(arguments, sharing.cluster(uses_gpus=False))
     print(report.as_text(), end="")
     if arguments.push_to_hub is not None:
         push(Path(arguments.output_dir), report, arguments)

@@ -36,6 +36,7 @@ from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
 from ..machine.atomic_files import write_text
 from ..machine.machine import default_device
+from ..machine.ray_cluster import RayCluster
 from ..runs.trained_models import load_config, load_processor
 from ..runs.translation_results import (
     CAPTION_FORMATS,
@@ -109,7 +110,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     Raises:
         ValueError: for mistakes that the user has to fix.
     """
-    (arguments,) = COMMANDS["translate"].parse(argv)
+    arguments, sharing = COMMANDS["translate"].parse(argv)
+    cluster = sharing.cluster(uses_gpus=arguments.device != "cpu", threads=arguments.num_threads)
     _check(arguments)
     if os.environ.get("RANK", "0") != "0":
         return 0  # of several processes of torchrun or accelerate, only the first one translates
@@ -117,8 +119,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     if not videos:
         raise ValueError(f"There is no video in {', '.join(arguments.videos)}.")
     if arguments.output is None:
-        return _translate(arguments, videos, None)
-    return _translate(arguments, videos, Journal(arguments.output, _settings(arguments)))
+        return _translate(arguments, cluster, videos, None)
+    return _translate(arguments, cluster, videos, Journal(arguments.output, _settings(arguments)))
 
 
 def _settings(arguments: TranslateArguments) -> dict[str, Any]:
@@ -136,7 +138,9 @@ def _settings(arguments: TranslateArguments) -> dict[str, Any]:
     return settings
 
 
-def _translate(arguments: TranslateArguments, videos: Sequence[Path], journal: Journal | None) -> int:
+def _translate(
+    arguments: TranslateArguments, cluster: RayCluster | None, videos: Sequence[Path], journal: Journal | None
+) -> int:
     caption_formats = [name for name in CAPTION_FORMATS if getattr(arguments, name)]
     results = _known_results(videos, caption_formats, journal)
     remaining = [position for position in range(len(videos)) if position not in results]
@@ -149,8 +153,10 @@ def _translate(arguments: TranslateArguments, videos: Sequence[Path], journal: J
     table = Table(arguments.format, arguments.long, with_confidence, arguments.left_handed is not False)
     printer = None if journal is not None else Printer(table, sorted([*results, *remaining]))
     to_do = [videos[position] for position in remaining]
-    translate = translate_in_processes if arguments.num_processes > 1 else translate_here
-    stream = translate(arguments, to_do, journal, with_confidence)
+    if cluster is None and arguments.num_processes == 1:
+        stream = translate_here(arguments, to_do, journal, with_confidence)
+    else:
+        stream = translate_in_processes(arguments, to_do, journal, with_confidence, cluster)
     try:
         for result in results.values() if printer is not None else ():
             printer.add(result)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from modeling_flallm.own_processing import VideoDecodingError
 
 from ..machine.process_pool import run_in_processes
+from ..machine.ray_cluster import RayCluster, run_on_ray
 from .video_encoding import VideoLength, encode_pictures, list_pictures, measure_video
 
 # Faults of the machine, not of a clip: they end the run instead of being listed for every remaining clip.
@@ -156,8 +157,15 @@ def _text_of(error: Exception) -> str:
     return str(error) if isinstance(error, VideoDecodingError | ClipError) else f"{type(error).__name__}: {error}"
 
 
-def run_tasks(tasks: list[ClipTask], num_workers: int) -> Iterator[tuple[ClipTask, ClipOutcome]]:
-    """Outcomes as they finish. A file that crashes its process, as C decoders can, costs only itself."""
+def run_tasks(
+    tasks: list[ClipTask], num_workers: int, cluster: RayCluster | None = None
+) -> Iterator[tuple[ClipTask, ClipOutcome]]:
+    """
+    Outcomes as they finish, in processes of this machine or of a cluster. A file that crashes its process, as C
+    decoders can, costs only itself.
+    """
+    if cluster is not None:
+        return run_on_ray(cluster, prepare_clips, tasks, _lost, SECONDS_FOR_A_VIDEO)
     return run_in_processes(prepare_clips, tasks, num_workers, _lost, SECONDS_FOR_A_VIDEO)
 
 

@@ -290,10 +290,11 @@ def _answer_all(function: Callable[[Any], Any], pipe: connection.Connection) -> 
         except Exception as error:
             answer = error, None
             continue
-        answer = _answer(function, task)
+        answer = answer_of(function, task)
 
 
-def _answer(function: Callable[[Any], Any], task: Any) -> tuple[Exception | None, Any]:
+def answer_of(function: Callable[[Any], Any], task: Any) -> tuple[Exception | None, Any]:
+    """What it raised, with its traceback as a note, or None, and the result."""
     try:
         return None, function(task)
     except Exception as error:

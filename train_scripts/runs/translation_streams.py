@@ -19,6 +19,7 @@ from ..hub.training_run import longest_clip_of_training
 from ..machine.cores import num_cores
 from ..machine.machine import default_device, describe_machine, prepare_machine
 from ..machine.process_pool import run_in_processes
+from ..machine.ray_cluster import RayCluster, run_on_ray
 from ..scores.candidates import utility_of_flag
 from .quantization import load_to_translate
 from .translation_results import CAPTION_FORMATS, Journal, Translation
@@ -41,25 +42,37 @@ def translate_here(
 
 
 def translate_in_processes(
-    arguments: TranslateArguments, videos: Sequence[Path], journal: Journal | None, with_confidence: bool
+    arguments: TranslateArguments,
+    videos: Sequence[Path],
+    journal: Journal | None,
+    with_confidence: bool,
+    cluster: RayCluster | None = None,
 ) -> Iterator[Translation]:
     """
-    Like `translate_here`, in `arguments.num_processes` processes with a model each. The videos of a process that dies
-    are tried again, each in a task of its own: one that ends its process again costs itself only. Sentences of a long
-    video are not kept in the journal before the video is finished.
+    Like `translate_here`, in `arguments.num_processes` processes with a model each, or in those of a cluster. The
+    videos of a process that dies are tried again, each in a task of its own: one that ends its process again costs
+    itself only. Sentences of a long video are not kept in the journal before the video is finished.
     """
-    function = functools.partial(_translate_task, arguments, with_confidence)
+    if cluster is None:
+        num_processes = arguments.num_processes
+        run = functools.partial(run_in_processes, num_workers=num_processes, lost=_lost)
+        share = functools.partial(_share_of_this_machine, arguments)
+    else:
+        num_processes = cluster.count(cluster.connect())
+        run = functools.partial(run_on_ray, cluster, lost=_lost)
+        share = functools.partial(dataclasses.replace, arguments, num_threads=cluster.threads)
+    function = functools.partial(_translate_task, share, with_confidence)
     numbered = list(enumerate(videos))
     most = 1 if arguments.long else arguments.batch_size * BATCHES_SORTED_BY_LENGTH
-    size = max(1, min(most, math.ceil(len(numbered) / arguments.num_processes)))
+    size = max(1, min(most, math.ceil(len(numbered) / num_processes)))
     tasks: list[Task] = [tuple(numbered[first : first + size]) for first in range(0, len(numbered), size)]
     alone: list[Task] = []
-    for task, result in run_in_processes(function, tasks, arguments.num_processes, _lost):
+    for task, result in run(function, tasks):
         if isinstance(result, str):
             alone += [(video,) for video in task]
         else:
             yield from result
-    for ((position, video),), result in run_in_processes(function, alone, arguments.num_processes, _lost):
+    for ((position, video),), result in run(function, alone):
         failed = [Translation(str(video), error=f"Translating it failed: {result}.", position=position)]
         yield from failed if isinstance(result, str) else result
 
@@ -68,11 +81,11 @@ def _lost(task: Task, how: str) -> str:
     return how
 
 
-def _translate_task(arguments: TranslateArguments, with_confidence: bool, task: Task) -> list[Translation]:
-    """In a worker process."""
+def _translate_task(share: Callable[[], TranslateArguments], with_confidence: bool, task: Task) -> list[Translation]:
+    """In a worker process, of which `share` makes the arguments."""
     positions, videos = zip(*task, strict=True)
     if not _LOADED:
-        _LOADED.append(_load_translating(_share_of_this_process(arguments), with_confidence))
+        _LOADED.append(_load_translating(share(), with_confidence))
     translations = list(_LOADED[0](videos, None))
     for translation in translations:
         translation.position = positions[translation.position]
@@ -82,7 +95,7 @@ def _translate_task(arguments: TranslateArguments, with_confidence: bool, task: 
 _LOADED: list[Translating] = []  # of this process
 
 
-def _share_of_this_process(arguments: TranslateArguments) -> TranslateArguments:
+def _share_of_this_machine(arguments: TranslateArguments) -> TranslateArguments:
     """One of the GPUs, or a part of the cores."""
     device = torch.device(arguments.device or default_device())
     if device.type == "cuda" and device.index is None:
