@@ -1,5 +1,6 @@
 """Epochs and batches: the draws, their weights and lengths, and agreement of all processes."""
 
+import math
 import random
 import re
 from collections import Counter
@@ -8,7 +9,7 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from torch.utils.data import BatchSampler
 
-from train_scripts.clips.samplers import ClipSampler, FrameBudgetBatchSampler, share_out
+from train_scripts.clips.samplers import ClipSampler, FrameBudgetBatchSampler, ShareOfBatches, share_out
 
 
 def random_lengths(count: int, shortest: int = 5, longest: int = 60) -> list[int]:
@@ -151,3 +152,27 @@ def test_mistaken_budgets():
         budget_sampler([3, 41, 20], max_frames=40)
     with pytest.raises(ValueError, match=re.escape("4 processes need at least one clip each, got 3 clip(s).")):
         budget_sampler([3, 4, 5], num_processes=4)
+
+
+# -------------------------------------------------------------------------------------- shares of several processes
+
+
+@pytest.mark.parametrize(("num_clips", "batch_size", "num_processes"), [(23, 4, 2), (23, 4, 3), (24, 4, 3), (5, 2, 3)])
+def test_processes_share_the_batches_of_one(num_clips, batch_size, num_processes, seed):
+    order = ClipSampler([num_clips], seed=seed)
+    shares = [ShareOfBatches(order, batch_size, num_processes, process) for process in range(num_processes)]
+    together = [sum(parts, []) for parts in zip(*shares, strict=True)]
+    assert sum(together, []) == list(order) and {len(share) for share in shares} == {len(together)}
+    assert all(len(batch) == batch_size * num_processes for batch in together[:-1])
+    for parts in zip(*shares, strict=True):
+        sizes = [len(part) for part in parts]
+        assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(("num_left", "num_processes"), [(1, 2), (2, 3), (3, 4), (4, 6)])
+def test_fewer_clips_than_processes_are_repeated_equally_often(num_left, num_processes, seed):
+    order = ClipSampler([2 * num_processes + num_left], seed=seed)
+    parts = [list(ShareOfBatches(order, 2, num_processes, process))[-1] for process in range(num_processes)]
+    counts = Counter(sum(parts, []))
+    assert counts.keys() == set(order.indices_of(0)[-num_left:]) and len(set(counts.values())) == 1
+    assert {len(part) for part in parts} == {math.lcm(num_left, num_processes) // num_processes}

@@ -1,5 +1,6 @@
 """Which clips make up an epoch, in what order, and which of them form a batch: the same in every process."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -69,6 +70,43 @@ class ClipSampler(Sampler[int]):
         # An incomplete last group stays last: otherwise batches and groups would not coincide after it.
         order = [*torch.randperm(num_whole, generator=generator).tolist(), *range(num_whole, len(groups))]
         return [index for position in order for index in groups[position]]
+
+
+class ShareOfBatches(Sampler[list[int]]):
+    """
+    The part of one process in each batch of all processes together, which train what one process would train with
+    such batches: the parts differ by one clip at most, also in the last batch of an epoch. If that has fewer clips than
+    there are processes, each of them is repeated equally often, which leaves means over clips as they are.
+
+    Args:
+        sampler: the order of the clips, the same in every process.
+        batch_size: clips of one process.
+    """
+
+    def __init__(self, sampler: Sampler[int], batch_size: int, num_processes: int, process_index: int):
+        self.sampler = sampler
+        self.batch_size = batch_size * num_processes
+        self.num_processes = num_processes
+        self.process_index = process_index
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.sampler) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch: list[int] = []
+        for index in self.sampler:
+            batch.append(index)
+            if len(batch) == self.batch_size:
+                yield self._share(batch)
+                batch = []
+        if batch:
+            yield self._share(batch)
+
+    def _share(self, batch: list[int]) -> list[int]:
+        if len(batch) < self.num_processes:
+            batch = batch * (math.lcm(len(batch), self.num_processes) // len(batch))
+        first, last = (len(batch) * (self.process_index + more) // self.num_processes for more in (0, 1))
+        return batch[first:last]
 
 
 def share_out(total: int, weights: Sequence[float]) -> list[int]:

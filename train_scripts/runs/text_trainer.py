@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import BatchSamplerShard, prepare_data_loader
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, TrainOutput, has_length
 
 from ..arguments.command_line import Terminated
+from ..clips.samplers import ShareOfBatches
 from ..machine.atomic_files import write_json
 from .resuming import (
     ARGUMENTS_FILE,
@@ -24,6 +26,18 @@ from .resuming import (
     changed_settings,
     num_evaluations_without_better,
     reading_checkpoint,
+)
+
+# Of a DataLoader, besides what is read in which order.
+HOW_IT_LOADS = (
+    "collate_fn",
+    "num_workers",
+    "pin_memory",
+    "worker_init_fn",
+    "multiprocessing_context",
+    "prefetch_factor",
+    "persistent_workers",
+    "in_order",
 )
 
 
@@ -90,6 +104,18 @@ class TextTrainer(Trainer):
         """
         if self.faults:
             raise ValueError(" ".join([*self.faults, f"What was trained is saved in {self.args.output_dir}."]))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """What does not divide evenly is shared out: accelerate would fill up the last batch with the first rows."""
+        loader = super().get_train_dataloader()
+        shards = loader.batch_sampler
+        if not isinstance(shards, BatchSamplerShard) or self.args.dataloader_drop_last:
+            return loader
+        processes = self.args.world_size, self.args.process_index
+        share = ShareOfBatches(shards.batch_sampler.sampler, self._train_batch_size, *processes)
+        alike = {name: getattr(loader, name) for name in HOW_IT_LOADS}
+        loader = DataLoader(loader.dataset, batch_sampler=share, **alike)
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def get_eval_dataloader(self, *arguments: Any, **options: Any) -> DataLoader:
         return self._whole(super().get_eval_dataloader, *arguments, **options)
