@@ -21,8 +21,8 @@ from ..arguments.flag_values import GO_ON_IF_POSSIBLE, check_new_folder
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_flags import check_steps
 from .damaged_models import damage_in
+from .other_processes import ARGUMENTS_FILE, NUM_PROCESSES, keep_clips_of_a_step, settings_of
 
-ARGUMENTS_FILE = "training_arguments.json"
 LORA_BASE = "lora_base"
 NEWEST = ("last", "True", "true")
 LAST_FILE = "trainer_state.json"  # that the Trainer writes into a checkpoint
@@ -140,6 +140,8 @@ def check_run(training: FLaLLMTrainingArguments) -> None:
         check_checkpoint(Path(wanted), training.world_size)
     else:
         raise ValueError(f"--resume_from_checkpoint {wanted} is not a folder. Use 'last' for the newest one.")
+    if training.resume_from_checkpoint is not None:
+        keep_clips_of_a_step(training, Path(training.resume_from_checkpoint))
 
 
 def _holds_settings_alone(folder: Path) -> bool:
@@ -199,7 +201,8 @@ def check_checkpoint(folder: Path, num_processes: int = 1) -> None:
     Raises:
         ValueError: if not; it names the file, and says what to do.
     """
-    states = [f"rng_state_{index}.pth" for index in range(num_processes)] if num_processes > 1 else ["rng_state.pth"]
+    num_saved = settings_of(folder).get(NUM_PROCESSES, num_processes)
+    states = [f"rng_state_{index}.pth" for index in range(num_saved)] if num_saved > 1 else ["rng_state.pth"]
     if not any((folder / name).is_file() for name in WEIGHTS):
         raise ValueError(f"{folder} has no {WEIGHTS[0]}. {ADVICE}")
     for name in (LAST_FILE, "optimizer.pt", "scheduler.pt", *states):
@@ -262,10 +265,7 @@ def changed_settings(checkpoint: Path, settings: dict[str, Any]) -> list[str]:
     Args:
         settings: those of this run, as in `training_arguments.json`.
     """
-    path = checkpoint / ARGUMENTS_FILE
-    if not path.is_file():
-        return []
-    before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(settings))
+    before, now = settings_of(checkpoint), json.loads(json.dumps(settings))
     return [
         f"{name}: {before[name]} -> {value}"
         for name, value in now.items()

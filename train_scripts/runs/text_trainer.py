@@ -18,8 +18,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, 
 from ..arguments.command_line import Terminated
 from ..clips.samplers import ShareOfBatches
 from ..machine.atomic_files import write_json
+from .other_processes import ARGUMENTS_FILE, NUM_PROCESSES
 from .resuming import (
-    ARGUMENTS_FILE,
     LAST_FILE,
     StopOnSigterm,
     WatchRun,
@@ -95,7 +95,8 @@ class TextTrainer(Trainer):
 
     def settings(self) -> dict[str, Any]:
         """All arguments of the run. Paths are reduced to their last part, because they are included in a push."""
-        return {name: _last_name_of_path(value) for name, value in self.args.to_dict().items()}
+        settings = {name: _last_name_of_path(value) for name, value in self.args.to_dict().items()}
+        return settings | {NUM_PROCESSES: self.args.world_size}
 
     def raise_faults(self) -> None:
         """
