@@ -57,16 +57,16 @@ def test_gradients_are_accumulated_to_as_many_clips(before, now, accumulation, t
     ("before", "now", "message"),
     [
         (
-            (2, 4), (4, 4), "8 clips in a step, by 2 process(es). 4 process(es) with 4 clips each cannot make as many. "
-            "Pass a --per_device_train_batch_size of 1, 2.",
+            (2, 4), (4, 4), "8 clips in a step, by 2 process(es). 4 process(es) with 4 clips each cannot make as "
+            "many. Pass a --per_device_train_batch_size of 1, 2.",
         ),
         (
-            (2, 6), (1, 8), "1 process(es) with 8 clips each cannot make as many. Pass a --per_device_train_batch_size of "
-            "1, 2, 3, 4, 6, 12.",
+            (2, 6), (1, 8), "1 process(es) with 8 clips each cannot make as many. Pass a --per_device_train_batch_size "
+            "of 1, 2, 3, 4, 6, 12.",
         ),
         (
-            (2, 4), (3, 4), "3 process(es) with 4 clips each cannot make as many. Use a number of processes that divides "
-            "8.",
+            (2, 4), (3, 4), "3 process(es) with 4 clips each cannot make as many. Use a number of processes that "
+            "divides 8.",
         ),
     ],
 )  # fmt: skip
