@@ -34,7 +34,7 @@ class VisualFeaturesModality(Modality):
 
     argument = "visual_features"
     column = "visual_features"
-    column_names = ("visual_features", "features")
+    column_names = ("visual_features", "features", "features.npy")
     length_column = "num_features"
     input_names = ("visual_features", "visual_attention_mask")
     slot = "feature_extractor"

@@ -72,7 +72,7 @@ class PoseModality(Modality):
 
     argument = "poses"
     column = "poses"
-    column_names = ("poses", "pose", "keypoints")
+    column_names = ("poses", "pose", "keypoints", "poses.npy")
     length_column = "num_frames"
     input_names = ("pose_values", "pose_attention_mask")
     slot = "feature_extractor"

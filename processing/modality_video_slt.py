@@ -42,7 +42,7 @@ class VideoModality(Modality):
 
     argument = "videos"
     column = "video"
-    column_names = ("video",)
+    column_names = ("video", "mp4")
     length_column = "num_frames"
     input_names = ("pixel_values_videos", "pixel_attention_mask")
     slot = "video_processor"

@@ -1,4 +1,6 @@
-"""Data sets on the Hub: opened, streamed or downloaded, reading only files that belong to them."""
+"""
+Data sets on the Hub, or in shards in a folder: opened, streamed or downloaded, reading only files that belong to them.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,13 +26,29 @@ from ..hub.hub_names import explain_missing_folder
 # Where what is downloaded from the Hub lies.
 CACHES = (HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
 
+SHARDS = ("*.parquet", "*.tar")  # tar: WebDataset
+
+
+def is_clip_folder(name: str) -> bool:
+    """Whether a data set is a folder of clips with tables; else it is in shards in a folder, or on the Hub."""
+    folder = Path(name)
+    return folder.is_dir() and (_has_table(folder) or not _holds_shards(folder))
+
+
+def _has_table(folder: Path) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in ("metadata.*", "*/metadata.*"))
+
+
+def _holds_shards(folder: Path) -> bool:
+    return any(any(folder.glob(f"{where}{shards}")) for shards in SHARDS for where in ("", "*/"))
+
 
 def open_on_hub(
     name: str, split: str, streaming: bool = False, text_column: str | None = "text"
 ) -> datasets.Dataset | datasets.IterableDataset:
     """
-    A split of a data set on the Hub, with its columns renamed to ours. If it is streamed, it is not downloaded, and its
-    videos are not decoded.
+    A split of a data set on the Hub, or in shards in a folder, with its columns renamed to ours. If it is streamed, it
+    is not downloaded, and its videos are not decoded.
 
     Raises:
         FileNotFoundError: if there is no such data set.

@@ -17,6 +17,7 @@ from .clip_folders import find_metadata, load_clip_folder
 from .hub_data_sets import (
     check_is_of_hub,
     files_type,
+    is_clip_folder,
     load_alone_from_hub,
     open_on_hub,
     split_names_on_hub,
@@ -58,7 +59,7 @@ def load_split(
     shown = f"{name} ({split})"
     check_most_clips(max_clips)
     text_column = arguments.text_column if with_sentences else None
-    if Path(name).is_dir():
+    if is_clip_folder(name):
         clips = load_clip_folder(Path(name), split, text_column)
     else:
         clips = _load_from_hub_for(arguments, name, split, max_clips, text_column)
@@ -82,7 +83,7 @@ def split_names(dataset: str) -> list[str]:
         FileNotFoundError: for a folder without any, or if there is no such data set.
     """
     folder = Path(dataset)
-    if not folder.is_dir():
+    if not is_clip_folder(dataset):
         return split_names_on_hub(dataset)
     found = sorted(child.name for child in folder.iterdir() if child.is_dir() and find_metadata(child) is not None)
     if not found:

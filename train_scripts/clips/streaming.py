@@ -11,7 +11,6 @@ import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -26,7 +25,7 @@ from ..corpora.data_set_columns import WORDS, check_split, check_stream, tell_un
 from ..languages.target_languages import target_languages
 from .augmentation import ClipAugmentation, item_seed
 from .data import ClipReader, check_handedness, is_left_handed
-from .hub_data_sets import check_row_is_of_hub, column_names, open_on_hub, with_content
+from .hub_data_sets import check_row_is_of_hub, column_names, is_clip_folder, open_on_hub, with_content
 from .splits import check_most_clips, check_text_column, checked_row, load_split
 
 
@@ -266,7 +265,7 @@ def _check_arguments(data: DataArguments, training: FLaLLMTrainingArguments) -> 
 
 
 def _open_source(data: DataArguments, name: str) -> FolderRows | HubRows:
-    if Path(name).is_dir():
+    if is_clip_folder(name):
         clips = load_split(data, data.train_split, data.max_train_clips, name)
         if data.mirror_left_handed:
             check_handedness(clips.column_names)

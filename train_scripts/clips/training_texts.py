@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..arguments.data_arguments import DatasetArguments
 from .clip_folders import find_split_folder, read_metadata
-from .hub_data_sets import open_on_hub
+from .hub_data_sets import is_clip_folder, open_on_hub
 
 TRAINING_SPLIT = "train"
 
@@ -25,7 +25,7 @@ def read_training_texts(arguments: DatasetArguments) -> list[str] | None:
 
 
 def _texts_of(name: str, text_column: str) -> list[str] | None:
-    if not Path(name).is_dir():
+    if not is_clip_folder(name):
         return list(map(str, open_on_hub(name, TRAINING_SPLIT, text_column=text_column)[text_column]))
     folder = find_split_folder(Path(name), TRAINING_SPLIT)
     return None if folder is None else [str(row[text_column]) for row in read_metadata(folder, text_column)]

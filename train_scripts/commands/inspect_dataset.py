@@ -39,7 +39,7 @@ from ..arguments.commands import COMMANDS
 from ..arguments.dataclass_parser import read_yaml
 from ..arguments.flag_values import check_new_folder
 from ..clips.clip_folders import find_metadata, find_split_folder
-from ..clips.hub_data_sets import check_is_of_hub, load_from_hub, without_bytes
+from ..clips.hub_data_sets import check_is_of_hub, is_clip_folder, load_from_hub, without_bytes
 from ..corpora.corpus_schema import SPLITS, Problem
 from ..corpora.corpus_tables import csv_rows, split_of
 from ..corpora.data_set_columns import by_our_names, check_clip_columns, check_split, our_names, say_unused, unused
@@ -65,7 +65,7 @@ def read_corpus(arguments: InspectArguments) -> Corpus:
         FileNotFoundError: for a name that is neither a folder nor a data set on the Hub.
     """
     folder = Path(arguments.dataset)
-    corpus = _read_folder(folder, arguments) if folder.is_dir() else _read_hub(arguments)
+    corpus = _read_folder(folder, arguments) if is_clip_folder(arguments.dataset) else _read_hub(arguments)
     _check_rows(corpus)
     for split in SPLITS:
         clips = corpus.of(split)

@@ -20,6 +20,9 @@ from .corpus_tables import COLUMN_NAMES, check_unused_columns, find_columns, spl
 # Columns that a CSV file, or the Hub, may hold as text.
 NUMBERS = ("start", "end", "num_frames", "frames_per_second", "num_features", "features_per_second")
 WORDS = ("spoken_language", "sign_language", "signer", "handedness")
+# Of WebDataset, whose columns are the ends of file names.
+TEXTS_OF_SHARDS = ("txt",)
+OF_SHARDS = ("__key__", "__url__")
 MOST_SHOWN = 20  # a table of landmarks has thousands of columns
 NAMES_OF_CLIPS = {modality.column: modality.column_names for modality in MODALITIES}
 CLIP_COLUMNS = tuple(NAMES_OF_CLIPS)
@@ -48,7 +51,7 @@ def our_names(columns: tuple[str, ...], text_column: str | None, name: str) -> d
     known = {**COLUMN_NAMES, **NAMES_OF_CLIPS}
     names = {column: known.get(column, (column,)) for column in USED}
     if text_column is not None:
-        names[text_column] = (text_column,)
+        names[text_column] = (text_column,) if text_column in columns else (text_column, *TEXTS_OF_SHARDS)
     places = find_columns(list(columns), names, (), Path(name))
     found = {columns[place]: ours for ours, place in places.items()}
     known_columns = {*found, *COLUMNS, *FEATURE_COLUMNS, *POSE_COLUMNS}
@@ -72,7 +75,7 @@ def say_unused(columns: Iterable[str]) -> str:
 
 def unused(columns: Iterable[str], text_column: str | None) -> frozenset[str]:
     """Of columns under our names; the columns that `flallm prepare` writes do not count."""
-    return frozenset(columns) - {*USED, *COLUMNS, *FEATURE_COLUMNS, *POSE_COLUMNS, text_column}
+    return frozenset(columns) - {*USED, *COLUMNS, *FEATURE_COLUMNS, *POSE_COLUMNS, *OF_SHARDS, text_column}
 
 
 def usual_split_name(name: str) -> str:

@@ -8,7 +8,7 @@ import datasets
 
 from ..arguments.stage_arguments import SentenceArguments
 from ..clips.clip_folders import read_metadata
-from ..clips.hub_data_sets import column_names, load_from_hub
+from ..clips.hub_data_sets import column_names, is_clip_folder, load_from_hub
 from ..clips.splits import check_text_column
 
 
@@ -45,7 +45,7 @@ def read_text(text: SentenceArguments) -> list[str]:
 
 
 def _sentences_of_dataset(name: str, text: SentenceArguments) -> list[str]:
-    if Path(name).is_dir():
+    if is_clip_folder(name):
         rows = read_metadata(Path(name) / text.train_split, text.text_column)
     else:
         rows = _text_on_hub(name, text)
