@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -295,6 +296,21 @@ def test_sigterm_of_one_process_ends_all_after_the_same_step(tmp_path):
     checkpoint = tmp_path / "run" / "checkpoint-2"
     check_checkpoint(checkpoint, num_processes=2)
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def stage_in_which_one_process_freezes(rank: int, argv: list[str], port: int) -> None:
+    as_process(rank, port)
+    with pytest.MonkeyPatch.context() as patch:
+        training_that_meets(1, lambda: rank == 1 and time.sleep(20), patch)
+        with pytest.raises(RuntimeError, match="[Tt]imed out|[Tt]imeout|closed by peer|reset by peer"):
+            visual_initialing.main(argv)
+
+
+def test_a_frozen_process_ends_the_others_after_the_timeout(tmp_path):
+    values = {**TWO_STEPS_AN_EPOCH, "max_train_clips": 12, "ddp_timeout": 5}
+    began = time.monotonic()
+    in_two_processes(stage_in_which_one_process_freezes, stage1_flags(tmp_path / "run", **values), unused_port())
+    assert time.monotonic() - began < 120
 
 
 def test_an_evaluation_leaves_the_random_numbers_of_the_training_alone(tmp_path):

@@ -1,9 +1,12 @@
 """Arguments of a training run: our flags and defaults on top of all those of transformers' Trainer."""
 
+import os
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from transformers import Seq2SeqTrainingArguments
 
 from ..machine.machine import computes_in_bfloat16, default_device, num_loading_processes
@@ -40,11 +43,17 @@ class FLaLLMTrainingArguments(TrainingDefaults, Seq2SeqTrainingArguments):
             self.use_cpu = True
         check_flags(vars(self))
         check_training_flags(self)
+        self._meet_other_processes()
         try:
             super().__post_init__()
         except (ImportError, KeyError, NotImplementedError, TypeError) as error:
             raise ValueError(f"transformers rejects a flag: {error}") from error
         complete_flags(self)
+
+    def _meet_other_processes(self) -> None:
+        """On CPUs the Trainer would forget `--ddp_timeout`: a frozen process would hold up the others for long."""
+        if self.use_cpu and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            PartialState(cpu=True, timeout=timedelta(seconds=self.ddp_timeout))
 
 
 # For every stage that learns from videos, after its own.
