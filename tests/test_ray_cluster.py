@@ -15,7 +15,7 @@ from tiny_corpus import corpus, error_of, trained_model
 from torch.testing import assert_close
 
 from train_scripts.commands import describe_clips, evaluate_model, extract_features, prepare_dataset, translate
-from train_scripts.machine.ray_cluster import MOST_TRIES, RayCluster, run_as_processes_on_ray, run_on_ray
+from train_scripts.machine.ray_cluster import MOST_TRIES, RayCluster, _RayWorker, run_as_processes_on_ray, run_on_ray
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -90,6 +90,16 @@ def test_tasks_are_taken_when_there_is_a_worker_for_them(two_machines):
     next(results)
     assert len(taken) <= 4
     results.close()
+
+
+def test_processes_that_cannot_start_end_the_work(two_machines, monkeypatch):
+    monkeypatch.setattr(os, "getcwd", lambda: "/a folder that the others do not have")
+    with pytest.raises(FileNotFoundError, match="a folder that the others do not have"):
+        results_of(two_machines, ["double 1"])
+    monkeypatch.undo()
+    monkeypatch.setattr(_RayWorker, "begin", lambda self, folder: os._exit(1))
+    with pytest.raises(ChildProcessError, match="^No worker process could start: "):
+        results_of(two_machines, ["double 1", "double 2"])
 
 
 def test_without_tasks_there_are_no_results(two_machines):
@@ -210,6 +220,12 @@ def translation_error(capsys, *flags: object) -> str:
 def test_more_workers_than_the_cluster_has_cores(two_machines, capsys):
     assert translation_error(capsys, *on(two_machines), "--ray_workers", 5) == (
         "--ray_workers 5 are more than the 2 for which the cluster has cores and GPUs."
+    )
+
+
+def test_more_threads_than_a_machine_has_cores(two_machines, capsys):
+    assert translation_error(capsys, *on(two_machines), "--num_threads", 2) == (
+        "--num_threads 2: no machine of the cluster has so many cores."
     )
 
 

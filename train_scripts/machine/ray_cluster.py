@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 
 MOST_TRIES = 3  # of a task, or of a command, whose process was lost
 SECONDS_TO_LOOK_AROUND = 1.0  # how long to wait for answers before looking for tasks that take too long
+LONGEST_REASON = 300  # in characters: Ray's are pages
 LOST_CLUSTER = "The Ray cluster is gone. Start it again, then run the same command again."
 
 
@@ -64,32 +65,33 @@ class RayCluster:
                 ) from error
         return ray
 
-    def resources(self, ray: Any) -> dict[str, float]:
+    def processes(self, ray: Any) -> tuple[int, dict[str, float]]:
         """
-        Of each process, as the options of an actor.
+        How many, and what each of them has, as the options of an actor.
 
         Raises:
-            ValueError: for a cluster that has not enough for `num_workers`.
+            ValueError: for a cluster that has not enough for one, or for `num_workers`.
         """
-        of_process = {"num_cpus": self.threads, "num_gpus": int(self._computes_on_gpus(ray))}
-        if self.num_workers is not None and self.num_workers > self._most_workers(ray):
+        most = self._most_workers(ray)
+        if most == 0:
+            raise ValueError(f"--num_threads {self.threads}: no machine of the cluster has so many cores.")
+        if self.num_workers is not None and self.num_workers > most:
             raise ValueError(
-                f"--ray_workers {self.num_workers} are more than the {self._most_workers(ray)} for which the cluster "
-                "has cores and GPUs."
+                f"--ray_workers {self.num_workers} are more than the {most} for which the cluster has cores and GPUs."
             )
-        return of_process
-
-    def count(self, ray: Any) -> int:
-        """How many processes are to run."""
-        return self.num_workers or max(1, self._most_workers(ray))
+        of_each = {"num_cpus": self.threads, "num_gpus": int(self._computes_on_gpus(ray))}
+        return self.num_workers or most, of_each
 
     def _computes_on_gpus(self, ray: Any) -> bool:
         return self.uses_gpus and ray.cluster_resources().get("GPU", 0) >= 1
 
     def _most_workers(self, ray: Any) -> int:
-        there = ray.cluster_resources()
-        by_cores = int(there.get("CPU", 0) // self.threads)
-        return min(by_cores, int(there["GPU"])) if self._computes_on_gpus(ray) else by_cores
+        """A process has all of its cores, and its GPU, on one machine."""
+        on_gpus = self._computes_on_gpus(ray)
+        machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+        by_cores = [int(machine.get("CPU", 0)) // self.threads for machine in machines]
+        by_gpus = [int(machine.get("GPU", 0)) for machine in machines]
+        return sum(map(min, by_cores, by_gpus)) if on_gpus else sum(by_cores)
 
 
 # ---------------------------------------------------------------------------------------------------------- tasks
@@ -117,6 +119,11 @@ def run_on_ray(
         yield from pool.run()
     finally:
         pool.end()
+
+
+def _in_one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ..."
 
 
 class _RayWorker:
@@ -150,11 +157,12 @@ class _RayPool:
     ):
         self._ray = cluster.connect()
         self._function, self._lost, self._seconds_for_a_task = function, lost, seconds_for_a_task
-        self._actor_class = self._ray.remote(_RayWorker).options(**cluster.resources(self._ray))
+        number, of_each = cluster.processes(self._ray)
+        self._actor_class = self._ray.remote(_RayWorker).options(**of_each)
         self._tasks = ((task, 0) for task in tasks)
-        self._given_back: list[tuple[Any, int]] = list(islice(self._tasks, cluster.count(self._ray)))
+        self._given_back: list[tuple[Any, int]] = list(islice(self._tasks, number))
         self._busy: dict[Any, _Busy] = {}  # by what each will answer
-        self._has_begun = False
+        self._failed_starts = 0  # until one process has begun
 
     def run(self) -> Iterator[tuple[Any, Any]]:
         for _ in range(len(self._given_back)):
@@ -188,7 +196,7 @@ class _RayPool:
         except self._ray.exceptions.RayError as error:
             yield from self._replace(busy, error)
             return
-        self._has_begun = True
+        self._failed_starts = -math.inf
         self._give_next(busy.actor)
         if busy.task is NO_TASK:
             return
@@ -209,8 +217,9 @@ class _RayPool:
         """Of a process that was lost: its task goes to another one, unless that has been tried often enough."""
         if not self._ray.is_initialized():
             raise ChildProcessError(LOST_CLUSTER) from error
-        why = " ".join(str(error).split())
-        if busy.task is NO_TASK and not self._has_begun:
+        why = _in_one_line(error)
+        self._failed_starts += busy.task is NO_TASK
+        if self._failed_starts >= MOST_TRIES:
             raise ChildProcessError(f"No worker process could start: {why}") from error
         if busy.task is not NO_TASK and busy.tries < MOST_TRIES:
             self._given_back.insert(0, (busy.task, busy.tries))
@@ -257,8 +266,9 @@ def run_as_processes_on_ray(cluster: RayCluster, module: str, argv: Sequence[str
     """
     ray = cluster.connect()
     for number in range(1, MOST_TRIES + 1):
-        process = ray.remote(_RayProcess).options(**cluster.resources(ray))  # a machine may have gone
-        actors = [process.remote() for _ in range(cluster.count(ray))]
+        num_processes, of_each = cluster.processes(ray)  # a machine may have gone
+        process = ray.remote(_RayProcess).options(**of_each)
+        actors = [process.remote() for _ in range(num_processes)]
         try:
             places = ray.get([actor.place.remote(os.getcwd()) for actor in actors])
             environments = _environments(places)
@@ -268,7 +278,7 @@ def run_as_processes_on_ray(cluster: RayCluster, module: str, argv: Sequence[str
         except ray.exceptions.RayTaskError:
             raise
         except ray.exceptions.RayError as error:
-            why = " ".join(str(error).split())
+            why = _in_one_line(error)
             if number == MOST_TRIES or not ray.is_initialized():
                 raise ChildProcessError(f"A process of the cluster was lost {number} times, at last: {why}") from error
             print(f"A process was lost; all begin again with what is kept. {why}", file=sys.stderr, flush=True)

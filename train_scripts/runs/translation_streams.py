@@ -58,7 +58,7 @@ def translate_in_processes(
         run = functools.partial(run_in_processes, num_workers=num_processes, lost=_lost)
         share = functools.partial(_share_of_this_machine, arguments)
     else:
-        num_processes = cluster.count(cluster.connect())
+        num_processes, _ = cluster.processes(cluster.connect())
         run = functools.partial(run_on_ray, cluster, lost=_lost)
         share = functools.partial(dataclasses.replace, arguments, num_threads=cluster.threads)
     function = functools.partial(_translate_task, share, with_confidence)
