@@ -10,7 +10,7 @@ NEWEST ?= torch torchvision transformers datasets peft accelerate evaluate huggi
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart quickstart-llava-slt quickstart-uni-sign demo test test-unit test-minimum-versions test-newest-versions lint format site benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing benchmark-sltbaselines \
-	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart benchmark-frozen-features benchmark-pretrained-encoders benchmark-isolated-recognition benchmark-poses-beside-frames benchmark-descriptions benchmark-diffusion benchmark-signers benchmark-handedness benchmark-distributed benchmark-streamed-memory clean
+	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart benchmark-frozen-features benchmark-pretrained-encoders benchmark-isolated-recognition benchmark-poses-beside-frames benchmark-descriptions benchmark-diffusion benchmark-signers benchmark-handedness benchmark-distributed benchmark-kills benchmark-streamed-memory clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -119,6 +119,9 @@ benchmark-handedness: install ## Whether the hand of a signer is found, and how 
 
 benchmark-distributed: install ## Losses of several processes and machines beside one process (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/distributed_losses.py $(BENCHMARK_ARGS)
+
+benchmark-kills: install ## Commands that are killed and run again, beside ones that are not (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/kills.py $(BENCHMARK_ARGS)
 
 benchmark-streamed-memory: install ## Memory of a training on a stream, by rows (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/streamed_memory.py $(BENCHMARK_ARGS)
