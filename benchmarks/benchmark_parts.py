@@ -137,10 +137,17 @@ def write_page(page: Path, table_start: str, text: str) -> None:
 
 
 def write_report(
-    output_dir: Path, page: Path, table_start: str, format_report: Callable[[Mapping[str, Any]], str]
+    output_dir: Path,
+    page: Path,
+    table_start: str,
+    format_report: Callable[[Mapping[str, Any]], str],
+    figures: str | None = None,
 ) -> None:
     """
     Write the results in `output_dir` to the page, and as its figures (.json) beside it.
+
+    Args:
+        figures: name of the file of figures. Default: that of the page, which is enough for one table.
 
     Raises:
         ValueError: if there are no results, or the page has no marks.
@@ -151,7 +158,7 @@ def write_report(
     report = json.loads(results.read_text(encoding="utf-8"))
     page.parent.mkdir(parents=True, exist_ok=True)
     write_page(page, table_start, format_report(report))
-    write_json(page.with_suffix(".json"), report)
+    write_json(page.with_name(figures or f"{page.stem}.json"), report)
 
 
 def measure_and_report(
@@ -159,12 +166,16 @@ def measure_and_report(
     measure: Callable[[Any], Mapping[str, Any]],
     format_report: Callable[[Mapping[str, Any]], str],
     table_start: str,
+    figures: str | None = None,
 ) -> None:
-    """`arguments` have `output_dir`, `report` (the page) and `report_only`, with which nothing is measured."""
+    """
+    `arguments` have `output_dir`, `report` (the page) and `report_only`, with which nothing is measured; `figures` as
+    in `write_report`.
+    """
     if not arguments.report_only:
         Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
         write_json(Path(arguments.output_dir) / RESULTS_FILE, measure(arguments))
-    write_report(Path(arguments.output_dir), Path(arguments.report), table_start, format_report)
+    write_report(Path(arguments.output_dir), Path(arguments.report), table_start, format_report, figures)
 
 
 def run_benchmark(
@@ -174,11 +185,12 @@ def run_benchmark(
     measure: Callable[[Any], Mapping[str, Any]],
     format_report: Callable[[Mapping[str, Any]], str],
     table_start: str,
+    figures: str | None = None,
 ) -> int:
-    """Run the command of a benchmark -> its exit status"""
+    """Run the command of a benchmark -> its exit status; `figures` as in `write_report`"""
 
     def run(given: Sequence[str]) -> None:
         (arguments,) = parse_arguments((kind_of_arguments,), given, description=description)
-        measure_and_report(arguments, measure, format_report, table_start)
+        measure_and_report(arguments, measure, format_report, table_start, figures)
 
     return run_command(run, argv)

@@ -22,4 +22,5 @@ def read_page(benchmark: ModuleType) -> tuple[str, dict]:
     """The results on the page of a benchmark, and the figures beside the page."""
     page = benchmark.PAGE.read_text(encoding="utf-8")
     block = page.partition(benchmark.TABLE_START)[2].partition(load_benchmark("benchmark_parts").TABLE_END)[0]
-    return block.strip(), json.loads(benchmark.PAGE.with_suffix(".json").read_text(encoding="utf-8"))
+    figures = getattr(benchmark, "FIGURES", f"{benchmark.PAGE.stem}.json")
+    return block.strip(), json.loads(benchmark.PAGE.with_name(figures).read_text(encoding="utf-8"))

@@ -19,6 +19,7 @@ from video_files import cut, write_video
 from train_scripts.commands import inspect_dataset
 from train_scripts.commands.inspect_dataset import InspectArguments, corpus_of_splits
 from train_scripts.corpora.inspected_clips import Clip, Corpus, measure_clips
+from train_scripts.corpora.inspection_page import _draw_histogram
 
 pytestmark = pytest.mark.usefixtures("one_worker_is_this_process")
 
@@ -253,6 +254,11 @@ class PageReader(HTMLParser):
 
     def of(self, *names: str) -> list[dict]:
         return [attributes for tag, attributes in self.tags if tag in names]
+
+
+def test_a_picture_of_the_page_is_the_same_each_time():
+    values = {"train": [1.0, 2.0, 2.0, 5.0], "dev": [3.0]}
+    assert _draw_histogram("frames", values) == _draw_histogram("frames", values)
 
 
 def test_the_page_is_safe_whole_and_readable(tmp_path):

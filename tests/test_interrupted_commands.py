@@ -1,6 +1,7 @@
 """A command interrupted while writing succeeds when run again: it never rejects its own leftovers."""
 
 import os
+import shutil
 
 import pytest
 from tiny_corpus import corpus, flags, language_model, trained_model
@@ -81,3 +82,36 @@ def test_the_same_command_ends_well_after_a_kill_at_any_file(name, exists, tmp_p
     assert num_kills >= 2
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".flallm")]
     assert any(output.iterdir())
+
+
+@pytest.mark.slow
+def test_the_card_of_a_trimmed_model_comes_with_it(tmp_path, monkeypatch):
+    """Not after it, when the same command finds a folder that is not empty."""
+    base = shutil.copytree(language_model(), tmp_path / "base")
+    (base / "README.md").write_text("---\nbase_model: facebook/mbart-large-cc25\n---\n", encoding="utf-8")
+    output = tmp_path / "trimmed"
+    argv = flags(text_model_name_or_path=base, dataset=corpus(), output_dir=output)
+    num_kills = 0
+    while main_killed_at(num_kills, trim_vocabulary.main, argv, monkeypatch):
+        num_kills += 1
+    assert num_kills >= 3
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert "base_model:\n- facebook/mbart-large-cc25\n" in card and "\n# trimmed\n" in card
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_was_killed_at_the_card_writes_it(tmp_path, monkeypatch):
+    model = shutil.copytree(trained_model(), tmp_path / "model")
+    values = {"model": model, "output_dir": tmp_path / "out", "add_to_model_card": True}
+    argv = flags(**{**COMMANDS["evaluate"][1](), **values})
+    added = []
+
+    def kill(*_):
+        raise Killed
+
+    monkeypatch.setattr(evaluate_model, "read_run", lambda folder: None)
+    monkeypatch.setattr(evaluate_model, "add_scores", kill)
+    with pytest.raises(Killed):
+        evaluate_model.main(argv)
+    monkeypatch.setattr(evaluate_model, "add_scores", lambda folder, *_: added.append(folder))
+    assert evaluate_model.main(argv) == 0 and added == [model]

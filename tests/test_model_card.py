@@ -33,6 +33,7 @@ from train_scripts.hub.model_card import add_scores, named_card, render, write_b
 from train_scripts.hub.run_settings import deviations
 from train_scripts.hub.training_run import TrainingRun, base_ids, describe_run, read_run
 from train_scripts.languages.languages import check_sign_language, check_spoken_language, language_name
+from train_scripts.machine.atomic_files import write_text
 from train_scripts.runs.trainers import FLaLLMTrainer
 from train_scripts.scores.breakdown import breakdown
 from train_scripts.scores.content_words import FunctionWords
@@ -442,6 +443,26 @@ def test_scores_need_a_folder_with_a_record(tmp_path, capsys):
         "card is written. There is no such file."
     )
     assert not (tmp_path / "scores").exists()
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_kill_at_any_file_does_not_make_the_card_one_that_people_changed(number, folder, monkeypatch):
+    """The next scores reach the parts without marks, too."""
+    data, written = DataArguments(dataset=str(corpus())), []
+
+    def kill(path, text):
+        if len(written) == number:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_text(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_card, "write_text", kill)
+        with pytest.raises(KeyboardInterrupt):
+            add_scores(folder, some_scores(), data, "test", num_beams=3)
+    add_scores(folder, some_scores(), data, "test", num_beams=4)
+    run = read_run(folder)
+    assert card_of(folder) == render(run) and run.wrote(card_of(folder)) and run.next_card_digest is None
 
 
 # What people wrote

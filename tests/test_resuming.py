@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -16,6 +17,7 @@ from transformers import TrainerCallback
 from two_processes import as_process, in_two_processes, unused_port
 
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
+from train_scripts.hub.training_run import longest_clip_of_training
 from train_scripts.runs import text_trainer, training
 from train_scripts.runs.resuming import check_checkpoint, check_run
 from train_scripts.stages import visual_initialing
@@ -176,6 +178,16 @@ def test_the_same_settings_are_not_reported(copied, capsys):
     assert "Settings that have changed" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("saved", "expected"), [('{"visual_tokens": 999}', 999), (None, None)])
+def test_the_longest_clip_of_the_part_before_the_checkpoint_counts(saved, expected, copied):
+    """A checkpoint of an earlier version does not say it."""
+    path = copied / "longest_clip.json"
+    assert 1 < json.loads(path.read_text(encoding="utf-8"))["visual_tokens"] < 999
+    path.unlink() if saved is None else path.write_text(saved, encoding="utf-8")
+    visual_initialing.train(resume(copied.parent))
+    assert longest_clip_of_training(str(copied.parent)) == expected
+
+
 # The newest checkpoint that is whole, or a new run
 
 
@@ -203,6 +215,7 @@ def test_a_checkpoint_that_was_cut_off_gives_way_to_the_one_before(wanted, run, 
         f"{folder / 'checkpoint-1'}.\n"
     ) in capsys.readouterr().out
     assert equal_weights(folder, run) and equal_weights(folder / "checkpoint-2", run / "checkpoint-2")
+    assert longest_clip_of_training(str(folder)) == longest_clip_of_training(str(run)) > 1
 
 
 def test_one_command_starts_a_run_and_goes_on_with_it(run, tmp_path, monkeypatch, capsys):
@@ -224,6 +237,19 @@ def test_one_command_starts_a_run_and_goes_on_with_it(run, tmp_path, monkeypatch
 
 def stopped(*_, **__):
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("length", [0, 200])
+def test_a_kill_while_the_first_checkpoint_is_finished_is_no_obstacle(length, copied):
+    """The Trainer writes its last file in place, so that a part of it can be there."""
+    content = (copied / "trainer_state.json").read_bytes()
+    (copied / "trainer_state.json").write_bytes(content[:length])
+    training = FLaLLMTrainingArguments(output_dir=str(copied.parent), resume_from_checkpoint="auto")
+    check_run(training)
+    assert training.resume_from_checkpoint is None
+    training = FLaLLMTrainingArguments(output_dir=str(copied.parent), resume_from_checkpoint="last")
+    with pytest.raises(ValueError, match=f"^{re.escape(str(copied / 'trainer_state.json'))} is damaged"):
+        check_run(training)
 
 
 def test_auto_leaves_alone_what_no_run_has_left(copied, capsys):

@@ -320,12 +320,12 @@ def run_evaluation(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], l
     if run.process_index == 0:
         write_results(Path(run.output_dir), scores, rows)
         draw_scores(scores, Path(run.output_dir) / "scores.png")
-        kept.delete()
         if evaluation.add_to_model_card:
             num_beams = run.generation_num_beams or model.generation_config.num_beams
             if (generation.num_candidates or 1) > num_beams:
                 num_beams = 1  # the candidates were sampled
             add_scores(model_folder, scores, data, evaluation.split, num_beams)
+        kept.delete()  # once all is written: without it, the folder is that of a run that has ended
         print(f"{format_scores(scores)}\n\n{format_report(scores)}")
         if "choice" in scores:
             print(format_choice(scores))

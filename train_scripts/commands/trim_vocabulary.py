@@ -118,9 +118,13 @@ def trim_vocabulary(
     output_dir: str | Path,
     sentences: Sequence[str],
     added: Sequence[str] = (),
+    base: str | None = None,
 ) -> TrimReport:
     """
     Write model and tokenizer, trimmed to the tokens of normalised text, to a folder, with the new id of each old one.
+
+    Args:
+        base: folder or Hub id of the model, which its card then names.
 
     Raises:
         ValueError: for a tokenizer that cannot be trimmed or does not belong to the model. Then nothing is written.
@@ -151,6 +155,9 @@ def trim_vocabulary(
         check_trimmed_tokenizer(tokenizer, AutoTokenizer.from_pretrained(folder), new_ids, [*sentences, *added])
         trimmed.save_pretrained(folder)
         write_json(folder / MAPPING_FILE, {**asdict(report), "new_id_of_old_id": new_ids})
+        if base is not None:
+            change = f"cut to {report.vocabulary_size_after:,} tokens by `flallm trim-vocabulary`"
+            write_base_card(folder, base, change, name=Path(output_dir).absolute().name)
 
     write_folder(output_dir, fill)
     return report
@@ -196,9 +203,8 @@ def trim(argv: Sequence[str] | None = None) -> TrimReport:
     sentences, added = read_text(arguments)
     tokenizer = load_tokenizer(arguments.text_model_name_or_path, arguments.target_language)
     model = load_text_model(arguments.text_model_name_or_path)
-    report = trim_vocabulary(model, tokenizer, arguments.output_dir, sentences, added)
-    change = f"cut to {report.vocabulary_size_after:,} tokens by `flallm trim-vocabulary`"
-    write_base_card(Path(arguments.output_dir), arguments.text_model_name_or_path, change)
+    base = arguments.text_model_name_or_path
+    report = trim_vocabulary(model, tokenizer, arguments.output_dir, sentences, added, base)
     print(
         f"{arguments.text_model_name_or_path}, cut to {len(sentences):,} sentences"
         + (" and what you add." if added else ".")

@@ -301,6 +301,7 @@ def _draw_histogram(title: str, values: Mapping[str, Sequence[float]]) -> bytes:
     figure.supylabel("clips", fontsize=10)
     figure.tight_layout()
     file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": title}):  # otherwise names in the picture are drawn anew each time
+        figure.savefig(file, format="svg", metadata={"Date": None})
     plt.close(figure)
     return file.getvalue()

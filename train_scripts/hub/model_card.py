@@ -6,7 +6,6 @@ are rewritten.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -36,6 +35,7 @@ from .training_run import (
     RUN_FILE,
     TrainingRun,
     base_ids,
+    digest_of_card,
     find_run,
     plain_name,
     public_name,
@@ -60,21 +60,21 @@ def write_model_card(folder: Path, run: TrainingRun) -> None:
     path, previous = folder / CARD_FILE, read_run(folder) if (folder / RUN_FILE).is_file() else None
     fresh = render(run)
     old = path.read_text(encoding="utf-8") if path.is_file() else None
-    if old is None or (previous is not None and previous.card_digest == _digest(old)):
-        run.card_digest = _digest(fresh)
-        if previous is None:
-            write_text(folder / RUN_FILE, _as_json(run))  # first, because a card without it counts as somebody else's
+    if old is None or (previous is not None and previous.wrote(old)):
+        run.card_digest, run.next_card_digest = old and digest_of_card(old), digest_of_card(fresh)
+        write_text(folder / RUN_FILE, _as_json(run))  # first, because a card without it counts as somebody else's
         write_text(path, fresh)
+        run.card_digest, run.next_card_digest = run.next_card_digest, None
     elif previous is None:
         print(f"{path} is not from a training run, so it is not changed.", file=sys.stderr)
     else:
         # Scores of earlier weights are removed; scores that somebody added by hand stay.
         _write_like(path, _updated(old, fresh, run, outdated=_eval_results(previous)))
-        run.card_digest = previous.card_digest
+        run.card_digest, run.next_card_digest = previous.card_digest, None
     write_text(folder / RUN_FILE, _as_json(run))
 
 
-def write_base_card(folder: Path, base: str, change: str) -> None:
+def write_base_card(folder: Path, base: str, change: str, name: str | None = None) -> None:
     """
     Write README.md for a model that was made from another one, so that models trained from it name the original, too.
     Does nothing if there already is a README.md, or if the original does not come from the Hub.
@@ -82,11 +82,12 @@ def write_base_card(folder: Path, base: str, change: str) -> None:
     Args:
         base: folder or Hub id of the original.
         change: what was done to it, as in "cut to fewer tokens".
+        name: of the folder that the model will have. Default: that of `folder`.
     """
     path, bases = folder / CARD_FILE, base_ids(base)
     if bases and not path.exists():
         data = ModelCardData(library_name="transformers", base_model=bases)
-        title, sentence = plain_name(folder.absolute().name), f"{' and '.join(bases)}, {change}."
+        title, sentence = plain_name(name or folder.absolute().name), f"{' and '.join(bases)}, {change}."
         text = f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{sentence}\n"
         write_text(path, text)
 
@@ -195,13 +196,13 @@ def named_card(folder: Path, repo_id: str, base_model_id: str | None = None) -> 
     """
     run, path = read_run(folder), folder / CARD_FILE
     old = path.read_text(encoding="utf-8") if path.is_file() else None
-    is_unchanged = old is None or run.card_digest == _digest(old)
-    run.model_name = repo_id
+    is_unchanged = old is None or run.wrote(old)
+    run.model_name, run.next_card_digest = repo_id, None
     if base_model_id is not None:
         run.adapter_base, run.base_model_ids = base_model_id, [base_model_id]
     card = render(run)
     if is_unchanged:
-        run.card_digest = _digest(card)
+        run.card_digest = digest_of_card(card)
     else:
         card = _updated(old, card, run, outdated=_eval_results(run))
     return {CARD_FILE: card.encode(), RUN_FILE: _as_json(run).encode()}
@@ -209,10 +210,6 @@ def named_card(folder: Path, repo_id: str, base_model_id: str | None = None) -> 
 
 def _as_json(run: TrainingRun) -> str:
     return json.dumps(dataclasses.asdict(run), indent=2, ensure_ascii=False) + "\n"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _write_like(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ All facts come from the run: its arguments next to those of the paper's preset, 
 scores with their signatures. Of local paths only the last part is kept.
 """
 
+import hashlib
 import json
 import platform
 import re
@@ -49,6 +50,10 @@ except ImportError:  # Windows does not have it
 RUN_FILE = "training_run.json"
 
 
+def digest_of_card(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 @dataclass
 class TrainingRun:
     """
@@ -76,6 +81,7 @@ class TrainingRun:
             wrote and encoded them, and which share of the clips and frames has some, see `describe_descriptions`.
         adapted: of a model that `flallm adapt` made from another one: the `base`, the clips and how they were used.
         card_digest: of the README.md that was written from this, to notice changes by hand.
+        next_card_digest: of the one that is written next: after a kill, README.md is either of the two.
     """
 
     stage: str
@@ -99,6 +105,11 @@ class TrainingRun:
     descriptions: dict[str, Any] | None = None
     adapted: dict[str, Any] | None = None
     card_digest: str | None = None
+    next_card_digest: str | None = None
+
+    def wrote(self, card: str) -> bool:
+        """Whether a README.md is from this record, and nobody has changed it since."""
+        return digest_of_card(card) in (self.card_digest, self.next_card_digest)
 
     @property
     def is_translator(self) -> bool:

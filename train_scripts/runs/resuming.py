@@ -179,13 +179,22 @@ def _newest_whole_checkpoint(training: FLaLLMTrainingArguments) -> str | None:
             continue
         _tell_faults(training, faults, f"The run resumes from {checkpoint}.")
         return str(checkpoint)
-    is_any_finished = any((checkpoint / LAST_FILE).is_file() for checkpoint in checkpoints)
+    is_any_finished = any(map(_was_finished, checkpoints))
     if training.resume_from_checkpoint == GO_ON_IF_POSSIBLE and not is_any_finished:
         _tell_faults(training, faults, "The run starts from the beginning.")
         return None
     if faults:
         raise faults[0]
     raise ValueError(f"--resume_from_checkpoint: {training.output_dir} holds no checkpoint.")
+
+
+def _was_finished(checkpoint: Path) -> bool:
+    """Whether its last file was written to the end, which the Trainer writes in place."""
+    try:
+        json.loads((checkpoint / LAST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _tell_faults(training: FLaLLMTrainingArguments, faults: list[ValueError], what_then: str) -> None:

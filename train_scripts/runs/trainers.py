@@ -1,5 +1,6 @@
 """The Trainers of stages on clips: what they have in common, and how each system is evaluated."""
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -10,6 +11,7 @@ from accelerate.data_loader import prepare_data_loader
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Seq2SeqTrainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..clips.collators import FramePreprocessor
 from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
@@ -19,8 +21,11 @@ from ..hub.hub_folder import read_model_folder, replaced_files
 from ..hub.model_card import write_model_card
 from ..hub.training_run import TrainingRun
 from ..languages.target_languages import language_ids
+from ..machine.atomic_files import write_json
 from ..scores.metrics import beside_their_clip
 from .text_trainer import TextTrainer
+
+LONGEST_CLIP_FILE = "longest_clip.json"  # of a checkpoint
 
 
 def _biases_of_text_model(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:
@@ -49,7 +54,8 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
     train_sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None = None
     frame_preprocessor: FramePreprocessor | None = None
     left_handed: bool | str = False  # in evaluation, as of `generate`
-    _most_visual_tokens: int = 0  # of a clip in this process
+    _most_visual_tokens: int = 0  # of a clip in this process, and up to the last checkpoint in all
+    _knows_the_longest_clip: bool = True
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any
@@ -68,10 +74,32 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
         return vision_model.get_num_tokens(int(max(lengths)))
 
     def longest_clip_in_visual_tokens(self) -> int | None:
-        """In this run, over all processes; `None` if it trained on none, or on others before a checkpoint."""
+        """
+        That was trained on, over all processes and all parts of a run; `None` if there was none, or if a part of the
+        run was by a version that did not save it.
+        """
         most = torch.tensor([self._most_visual_tokens], device=self.args.device)
         most = int(self.accelerator.gather(most).max())
-        return most if most and self.args.resume_from_checkpoint is None else None
+        return most if most and self._knows_the_longest_clip else None
+
+    def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> TrainOutput:
+        if resume_from_checkpoint is not None:
+            saved = Path(resume_from_checkpoint) / LONGEST_CLIP_FILE
+            self._knows_the_longest_clip = saved.is_file()
+            if self._knows_the_longest_clip:
+                self._most_visual_tokens = json.loads(saved.read_text(encoding="utf-8"))["visual_tokens"]
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+
+    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        if self._knows_the_longest_clip:
+            self._most_visual_tokens = self.longest_clip_in_visual_tokens() or 0
+        super()._save_checkpoint(*arguments, **options)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.args.should_save and self._knows_the_longest_clip and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            write_json(folder / LONGEST_CLIP_FILE, {"visual_tokens": self._most_visual_tokens})
 
     def _get_train_sampler(self, train_dataset: torch.utils.data.Dataset | None = None) -> Sampler | None:
         return super()._get_train_sampler(train_dataset) if self.train_sampler is None else self.train_sampler
