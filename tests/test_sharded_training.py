@@ -1,0 +1,233 @@
+"""Two processes that share a model and the optimizer's state, by FSDP2 or DeepSpeed, train what one process trains."""
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_distributed_training import GLOBAL_BATCH_SIZE, STAGE_1, VALUES, logged
+from tiny_corpus import contrastive_flags, error_of, load, stage1_flags, stage2_flags, trained_model, tuning_flags
+from two_processes import sharded_command_in_two_processes
+
+from train_scripts.arguments import sharding_flags
+from train_scripts.arguments.sharding_flags import complete_sharding
+from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
+from train_scripts.stages import (
+    llm_fine_tuning,
+    visual_contrastive_pretraining,
+    visual_initialing,
+    visual_language_tuning,
+)
+
+pytestmark = pytest.mark.slow
+
+STAGES = {
+    "train visual-initialing": (visual_initialing.train, stage1_flags),
+    "train llm-fine-tuning": (llm_fine_tuning.train, stage2_flags),
+    "train visual-contrastive-pretraining": (visual_contrastive_pretraining.train, contrastive_flags),
+    "train visual-language-tuning": (visual_language_tuning.train, tuning_flags),
+}
+FSDP = {"fsdp": True, "use_cpu": False}
+# Evaluated and saved in each epoch of three steps; ends with the best.
+SAVED = {
+    **VALUES,
+    "save_strategy": "epoch",
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "loss",
+    "save_total_limit": 9,
+}
+
+
+def zero(stage: int) -> dict[str, Any]:
+    config = {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    return {"deepspeed": json.dumps(config), "use_cpu": False}
+
+
+needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed")
+WAYS = [
+    pytest.param(FSDP, id="FSDP2"),
+    pytest.param(zero(2), id="ZeRO-2", marks=needs_deepspeed),
+    pytest.param(zero(3), id="ZeRO-3", marks=needs_deepspeed),
+]
+
+
+def train_both(command: str, way: dict[str, Any], values: dict[str, Any], folder: Path) -> None:
+    """In one process, into `one`, and in two that share the model, into `two`."""
+    train, make_flags = STAGES[command]
+    train(make_flags(folder / "one", **values, per_device_train_batch_size=GLOBAL_BATCH_SIZE))
+    sharded = make_flags(folder / "two", **{**values, **way}, per_device_train_batch_size=GLOBAL_BATCH_SIZE // 2)
+    sharded_command_in_two_processes(command, sharded)
+
+
+def assert_same_losses(folder: Path) -> None:
+    """Sums in another order differ by rounding, which BatchNorm amplifies from step to step."""
+    (losses, evaluations), (others, other_evaluations) = logged(folder / "one"), logged(folder / "two")
+    assert len(losses) == 9
+    assert others[:2] == pytest.approx(losses[:2], rel=1e-4) and others[2:5] == pytest.approx(losses[2:5], rel=1e-3)
+    assert len(evaluations) == len(other_evaluations) and other_evaluations[:1] == evaluations[:1]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("command", "values"),
+    [
+        pytest.param("train visual-initialing", STAGE_1, id="stage 1"),
+        pytest.param("train llm-fine-tuning", {}, id="stage 2"),
+    ],
+)
+def test_two_processes_that_share_a_model_train_as_one(command, values, way, tmp_path):
+    values = {**SAVED, **values, "generation_config": trained_model()}
+    train_both(command, way, values, tmp_path)
+    assert_same_losses(tmp_path)
+    weights, others = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        assert others[name].shape == weight.shape and others[name].dtype == weight.dtype, name
+        torch.testing.assert_close(others[name], weight, rtol=0.1, atol=0.02, msg=name)
+    load(tmp_path / "two")
+    # From the checkpoint of the first epoch, the run ends in the same weights.
+    shutil.copytree(tmp_path / "two" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
+    _, make_flags = STAGES[command]
+    again = {**values, **way, "resume_from_checkpoint": "last", "eval_on_start": False}
+    arguments = make_flags(tmp_path / "resumed", **again, per_device_train_batch_size=GLOBAL_BATCH_SIZE // 2)
+    sharded_command_in_two_processes(command, arguments)
+    resumed = weights_of(tmp_path / "resumed")
+    assert all(torch.equal(resumed[name], weight) for name, weight in others.items())
+
+
+# ------------------------------------------------------------------------------------------ what is refused
+
+
+NEEDS_GPUS = "needs GPUs: on CPUs nothing would be sharded. Leave it out and train with torchrun alone."
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"fsdp": True}, f"--fsdp {NEEDS_GPUS}"),
+        ({"deepspeed": "zero.json"}, f"--deepspeed {NEEDS_GPUS}"),
+        (
+            {"fsdp": False, "fsdp_config": "{}"},
+            "--fsdp_config has no effect without --fsdp True. Add it, or leave both out.",
+        ),
+        (
+            {"fsdp": True, "deepspeed": "zero.json"},
+            "FSDP and DeepSpeed both shard the parameters. Leave out --fsdp or --deepspeed.",
+        ),
+    ],
+)
+def test_nothing_is_sharded_in_silence(values, expected, tmp_path, capsys):
+    assert error_of(visual_initialing.main, stage1_flags(tmp_path / "run", **values), capsys) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DEEPSPEED")],
+)
+def test_what_accelerate_launch_asks_for_is_refused_without_gpus(variable, name, tmp_path, monkeypatch):
+    monkeypatch.setenv(variable, "true")
+    expected = f"ACCELERATE_USE_{name}, which `accelerate launch` has set, {NEEDS_GPUS}"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        FLaLLMTrainingArguments(output_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, "--fsdp is for several processes: start the command with torchrun or `accelerate launch`."),
+        (
+            {"auto_find_batch_size": True},
+            "--auto_find_batch_size starts again with whole parameters, which --fsdp has split.",
+        ),
+        (
+            {"optim": "adafactor"},
+            "--optim adafactor needs whole parameters, which --fsdp has split. Use --optim adamw_torch.",
+        ),
+        (
+            {"torch_compile": True},
+            "--torch_compile needs parameters that stay in one place, which --fsdp gathers and frees.",
+        ),
+    ],
+)
+def test_flags_that_sharding_excludes(values, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding_flags, "can_shard", lambda device: True)
+    if values:
+        monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        FLaLLMTrainingArguments(output_dir=str(tmp_path), fsdp=True, **values)
+
+
+def test_deepspeed_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding_flags, "can_shard", lambda device: True)
+    monkeypatch.setattr(sharding_flags.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    expected = "--deepspeed needs the package deepspeed: pip install 'flallm[deepspeed]'."
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        FLaLLMTrainingArguments(output_dir=str(tmp_path), deepspeed="zero.json")
+
+
+WHOLE = {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"fsdp_version": 1}, "FSDP's version must be 2, got 1: "),
+        ({"state_dict_type": "SHARDED_STATE_DICT"}, "FSDP's `state_dict_type` must be FULL_STATE_DICT, "),
+        ({"auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 10}, "FSDP's `auto_wrap_policy` must be "),
+        ({"cpu_ram_efficient_loading": True}, "FSDP's `cpu_ram_efficient_loading` must be false: "),
+    ],
+)
+def test_settings_of_fsdp_that_do_not_work(values, expected, monkeypatch):
+    monkeypatch.delenv("FSDP_CPU_RAM_EFFICIENT_LOADING", raising=False)
+    training = SimpleNamespace(fsdp=True, deepspeed=None, fsdp_plugin_args={**WHOLE, **values})
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        complete_sharding(training)
+    complete_sharding(SimpleNamespace(fsdp=True, deepspeed=None, fsdp_plugin_args=WHOLE))
+
+
+@pytest.mark.parametrize(
+    ("config", "frames_per_chunk", "expected"),
+    [
+        ({"zero_optimization": {"stage": 1}}, None, "DeepSpeed's `stage` must be 2 or 3, got 1: "),
+        (
+            {"zero_optimization": {"stage": 2}, "optimizer": {}},
+            None,
+            "DeepSpeed's `optimizer` must be left out: --optim ",
+        ),
+        (
+            {"zero_optimization": {"stage": 2}, "scheduler": {}},
+            None,
+            "DeepSpeed's `scheduler` must be left out: --lr_scheduler_type ",
+        ),
+        ({"zero_optimization": {"stage": 3}}, None, "DeepSpeed's `stage3_gather_16bit_weights_on_model_save` "),
+        (
+            {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}},
+            8,
+            "--frames_per_chunk cannot be combined with ZeRO-3: ",
+        ),
+    ],
+)
+def test_settings_of_deepspeed_that_do_not_work(config, frames_per_chunk, expected):
+    plugin = SimpleNamespace(deepspeed_config=config)
+    training = SimpleNamespace(
+        fsdp=None, deepspeed="zero.json", deepspeed_plugin=plugin, frames_per_chunk=frames_per_chunk
+    )
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        complete_sharding(training)
