@@ -18,6 +18,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
+from modeling_flallm import sign_encoder_slt
 from train_scripts.__main__ import main
 from train_scripts.arguments import sharding_flags
 
@@ -28,6 +29,8 @@ def shard_on_cpus() -> None:
     patches = [
         mock.patch.object(PartialState, "_prepare_backend", lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)),
         mock.patch.object(sharding_flags, "can_shard", lambda device: True),
+        # As many frames at a time as on GPUs: with ZeRO-3, all processes must run each layer equally often.
+        mock.patch.object(sign_encoder_slt, "FRAMES_PER_CHUNK_ON_CPU", sys.maxsize),
         # What torch was built for, otherwise: FSDP2 takes the devices of the processes from it.
         mock.patch.object(torch._C, "_get_accelerator", lambda *_: torch.device("cpu")),
     ]
