@@ -79,6 +79,14 @@ def assert_same_losses(folder: Path) -> None:
     assert len(evaluations) == len(other_evaluations) and other_evaluations[:1] == evaluations[:1]
 
 
+def assert_same_files(folder: Path) -> None:
+    """The folders load in the same way, with the same code."""
+    names, others = ({path.name for path in (folder / name).iterdir()} for name in ("one", "two"))
+    assert names == others
+    configs = [json.loads((folder / name / "config.json").read_text(encoding="utf-8")) for name in ("one", "two")]
+    assert configs[0] == configs[1]
+
+
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
@@ -100,6 +108,7 @@ def test_two_processes_that_share_a_model_train_as_one(command, values, way, tmp
     for name, weight in weights.items():
         assert others[name].shape == weight.shape and others[name].dtype == weight.dtype, name
         torch.testing.assert_close(others[name], weight, rtol=0.1, atol=0.02, msg=name)
+    assert_same_files(tmp_path)
     load(tmp_path / "two")
     # From the checkpoint of the first epoch, the run ends in the same weights.
     shutil.copytree(tmp_path / "two" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")

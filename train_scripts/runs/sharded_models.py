@@ -6,7 +6,7 @@ FSDP2 leaves `DTensor`s in the modules, and only calls of the model or of one of
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,20 @@ def embeddings_with_the_rest(model: torch.nn.Module) -> Iterator[None]:
 
 
 def make_vectors_of_numbers(trainer: Trainer) -> list[str]:
-    """FSDP splits no parameters without a dimension, such as temperatures: they get one. Returns their names."""
-    if not trainer.is_fsdp_enabled:
+    """Parameters without a dimension, such as temperatures, cannot be split: they get one. Returns their names."""
+    if not holds_parts(trainer):
         return []
     names = [name for name, parameter in trainer.model.named_parameters() if parameter.ndim == 0]
+    _reshape(trainer.model, names, (1,))
+    return names
+
+
+def _reshape(model: torch.nn.Module, names: Sequence[str], shape: tuple[int, ...]) -> None:
     for name in names:
         parent, _, own_name = name.rpartition(".")
-        module = trainer.model.get_submodule(parent)
+        module = model.get_submodule(parent)
         number = getattr(module, own_name)
-        setattr(module, own_name, torch.nn.Parameter(number.data.reshape(1), number.requires_grad))
-    return names
+        setattr(module, own_name, torch.nn.Parameter(number.data.reshape(shape), number.requires_grad))
 
 
 @contextlib.contextmanager
@@ -122,6 +126,18 @@ def whole_weights(trainer: Trainer) -> dict[str, torch.Tensor] | None:
     if not holds_parts(trainer):
         return None
     return trainer.accelerator.get_state_dict(trainer.model if trainer.is_fsdp_enabled else trainer.deepspeed)
+
+
+@contextlib.contextmanager
+def of_its_own_class(model: torch.nn.Module) -> Iterator[None]:
+    """FSDP2 gives the model a class of torch, which would be saved with torch's code in place of ours."""
+    given = type(model)
+    if isinstance(model, FSDPModule):
+        model.__class__ = given.__mro__[2]  # behind FSDP's own two
+    try:
+        yield
+    finally:
+        model.__class__ = given
 
 
 def as_saved(weights: dict[str, torch.Tensor], model: torch.nn.Module, numbers: list[str]) -> dict[str, torch.Tensor]:
@@ -187,8 +203,12 @@ def _part(value: torch.Tensor, like: DTensor) -> DTensor:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def end_sharding(trainer: Trainer, model: torch.nn.Module) -> None:
-    """Nothing is trained any more: from here on, each process has this whole model."""
+def end_sharding(trainer: Trainer, model: torch.nn.Module, numbers: Sequence[str] = ()) -> None:
+    """
+    Nothing is trained any more: from here on, each process has this whole model. The `numbers` of
+    `make_vectors_of_numbers` lose their dimension.
+    """
+    _reshape(model, numbers, ())
     trainer.accelerator.free_memory()
     trainer.is_fsdp_enabled = trainer.is_deepspeed_enabled = False
     trainer.optimizer = trainer.deepspeed = None

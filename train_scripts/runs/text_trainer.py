@@ -34,6 +34,7 @@ from .sharded_models import (
     load_optimizer_state,
     load_weights,
     make_vectors_of_numbers,
+    of_its_own_class,
     optimizer_state,
     whole_parameters,
 )
@@ -160,7 +161,7 @@ class TextTrainer(Trainer):
         print(f"Early stopping has ended this run at {checkpoint}. Raise --early_stopping_patience to train on.")
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / LAST_FILE))
         if holds_parts(self):
-            end_sharding(self, self.model)
+            end_sharding(self, self.model, self._numbers)
         self._load_from_checkpoint(checkpoint)
         if self.args.load_best_model_at_end:
             self._load_best_model()
@@ -227,7 +228,7 @@ class TextTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         if state_dict:
             state_dict = as_saved(state_dict, self.accelerator.unwrap_model(self.model), self._numbers)
-        with self._names_for(Path(output_dir or self.args.output_dir)):
+        with of_its_own_class(self.model), self._names_for(Path(output_dir or self.args.output_dir)):
             super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
