@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_distributed_training import GLOBAL_BATCH_SIZE, STAGE_1, VALUES, logged
-from tiny_corpus import contrastive_flags, error_of, load, stage1_flags, stage2_flags, trained_model, tuning_flags
+from tiny_corpus import contrastive_flags, error_of, stage1_flags, stage2_flags, tuning_flags
 from two_processes import sharded_command_in_two_processes
 
 from train_scripts.arguments import sharding_flags
@@ -41,6 +41,12 @@ SAVED = {
     "load_best_model_at_end": True,
     "metric_for_best_model": "loss",
     "save_total_limit": 9,
+}
+# The same for stages that have no word-presence loss.
+OF_OTHERS = {
+    name: value
+    for name, value in SAVED.items()
+    if name not in ("adapter_learning_rate", "word_presence_loss_weight", "label_smoothing", "generation_num_beams")
 }
 
 
@@ -95,23 +101,32 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("command", "values"),
     [
-        pytest.param("train visual-initialing", STAGE_1, id="stage 1"),
-        pytest.param("train llm-fine-tuning", {}, id="stage 2"),
+        pytest.param("train visual-initialing", {**SAVED, **STAGE_1}, id="stage 1"),
+        pytest.param("train llm-fine-tuning", SAVED, id="stage 2"),
+        pytest.param("train llm-fine-tuning", {**SAVED, "lora": True, "lora_dropout": 0}, id="stage 2 with LoRA"),
+        pytest.param(
+            "train visual-language-tuning", {**OF_OTHERS, "lora": True, "lora_dropout": 0}, id="tuning with LoRA"
+        ),
+        pytest.param(
+            "train visual-contrastive-pretraining",
+            {**OF_OTHERS, "optim": "sgd", "learning_rate": 0.002},
+            id="contrastive",
+        ),
     ],
 )
 def test_two_processes_that_share_a_model_train_as_one(command, values, way, tmp_path):
-    values = {**SAVED, **values, "generation_config": trained_model()}
     train_both(command, way, values, tmp_path)
     assert_same_losses(tmp_path)
+    assert_same_files(tmp_path)
     weights, others = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
     assert weights.keys() == others.keys()
     for name, weight in weights.items():
         assert others[name].shape == weight.shape and others[name].dtype == weight.dtype, name
         torch.testing.assert_close(others[name], weight, rtol=0.1, atol=0.02, msg=name)
-    assert_same_files(tmp_path)
-    load(tmp_path / "two")
     # From the checkpoint of the first epoch, the run ends in the same weights.
     shutil.copytree(tmp_path / "two" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
+    if values.get("lora"):
+        shutil.copytree(tmp_path / "two" / "lora_base", tmp_path / "resumed" / "lora_base")
     _, make_flags = STAGES[command]
     again = {**values, **way, "resume_from_checkpoint": "last", "eval_on_start": False}
     arguments = make_flags(tmp_path / "resumed", **again, per_device_train_batch_size=GLOBAL_BATCH_SIZE // 2)

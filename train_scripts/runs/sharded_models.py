@@ -203,7 +203,7 @@ def _part(value: torch.Tensor, like: DTensor) -> DTensor:
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def end_sharding(trainer: Trainer, model: torch.nn.Module, numbers: Sequence[str] = ()) -> None:
+def end_sharding(trainer: Trainer, model: torch.nn.Module | None, numbers: Sequence[str] = ()) -> None:
     """
     Nothing is trained any more: from here on, each process has this whole model. The `numbers` of
     `make_vectors_of_numbers` lose their dimension.
@@ -222,8 +222,8 @@ def merge_saved_adapter(trainer: Trainer, base: str, adapter: Path) -> None:
     the run has saved, and goes on with the whole model.
     """
     trainer.accelerator.wait_for_everyone()
-    model_class = type(trainer.accelerator.unwrap_model(trainer.model).get_base_model())
-    end_sharding(trainer, trainer.model)
-    trainer.model = trainer.model_wrapped = None
-    whole = PeftModel.from_pretrained(model_class.from_pretrained(base), str(adapter)).merge_and_unload()
+    trained = trainer.accelerator.unwrap_model(trainer.model).get_base_model()
+    end_sharding(trainer, None)
+    whole = PeftModel.from_pretrained(type(trained).from_pretrained(base), str(adapter)).merge_and_unload()
+    whole.config, whole.generation_config = trained.config, trained.generation_config
     trainer.model = trainer.model_wrapped = whole.to(trainer.args.device)
