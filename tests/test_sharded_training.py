@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_distributed_training import GLOBAL_BATCH_SIZE, STAGE_1, VALUES, logged
 from tiny_corpus import contrastive_flags, error_of, stage1_flags, stage2_flags, tuning_flags
 from two_processes import sharded_command_in_two_processes
@@ -18,6 +18,7 @@ from two_processes import sharded_command_in_two_processes
 from train_scripts.arguments import sharding_flags
 from train_scripts.arguments.sharding_flags import complete_sharding
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
+from train_scripts.runs.resuming import check_checkpoint
 from train_scripts.stages import (
     llm_fine_tuning,
     visual_contrastive_pretraining,
@@ -255,3 +256,54 @@ def test_settings_of_deepspeed_that_do_not_work(config, frames_per_chunk, expect
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
         complete_sharding(training)
+
+
+# ------------------------------------------------------------------------------------------ checkpoints of DeepSpeed
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """With the files that a run of two processes leaves, and next to nothing in them."""
+    folder = tmp_path / "checkpoint-3"
+    (folder / "global_step3").mkdir(parents=True)
+    (folder / "latest").write_text("global_step3", encoding="utf-8")
+    (folder / "trainer_state.json").write_text('{"global_step": 3}', encoding="utf-8")
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
+    parts = [f"global_step3/bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(2)]
+    for name in ("scheduler.pt", "rng_state_0.pth", "rng_state_1.pth", *parts):
+        torch.save({}, folder / name)
+    return folder
+
+
+def test_whole_checkpoints_of_deepspeed_are_accepted(checkpoint):
+    check_checkpoint(checkpoint, 2, of_deepspeed=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("latest", "latest is missing: the checkpoint is from a run without DeepSpeed. "),
+        (
+            "global_step3/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",
+            "global_step3/zero_pp_rank_1_mp_rank_00_optim_states.pt is missing (the checkpoint is from a run "
+            "with a different number of processes). ",
+        ),
+        ("scheduler.pt", "scheduler.pt is missing. "),
+    ],
+)
+def test_checkpoints_of_deepspeed_without_a_file_are_refused(name, others, checkpoint):
+    (checkpoint / name).unlink()
+    with pytest.raises(ValueError, match=re.escape(f"{checkpoint}/{others}")):
+        check_checkpoint(checkpoint, 2, of_deepspeed=True)
+
+
+def test_damaged_checkpoints_of_deepspeed_are_refused(checkpoint):
+    (checkpoint / "global_step3" / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"PK nonsense")
+    with pytest.raises(ValueError, match="bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt is damaged "):
+        check_checkpoint(checkpoint, 2, of_deepspeed=True)
+
+
+def test_checkpoints_of_deepspeed_are_refused_without_it(checkpoint):
+    expected = f"{checkpoint / 'optimizer.pt'} is missing (the checkpoint is from a run with DeepSpeed). "
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        check_checkpoint(checkpoint, 2)

@@ -243,8 +243,11 @@ def _files_of_deepspeed(folder: Path, num_processes: int) -> list[str]:
 
 
 def _why_missing(folder: Path, name: str) -> str:
-    if name.startswith("rng_state") and any(folder.glob("rng_state*")):
+    is_of_process = name.startswith("rng_state") and any(folder.glob("rng_state*"))
+    if is_of_process or "zero_pp_rank" in name and any(folder.glob("*/*zero_pp_rank*")):
         return " (the checkpoint is from a run with a different number of processes)"
+    if name == "optimizer.pt" and (folder / "latest").is_file():
+        return " (the checkpoint is from a run with DeepSpeed)"
     return " (was it saved with --save_only_model True?)" if name == "optimizer.pt" else ""
 
 
