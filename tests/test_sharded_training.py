@@ -198,6 +198,15 @@ def test_flags_that_sharding_excludes(values, expected, tmp_path, monkeypatch):
         FLaLLMTrainingArguments(output_dir=str(tmp_path), fsdp=True, **values)
 
 
+def test_deepspeed_computes_in_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding_flags, "can_shard", lambda device: True)
+    monkeypatch.setattr(sharding_flags.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    expected = "--bf16 cannot be combined with DeepSpeed: it would halve all weights, also those of BatchNorm, "
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        FLaLLMTrainingArguments(output_dir=str(tmp_path), deepspeed="zero.json", bf16=True)
+
+
 def test_deepspeed_that_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(sharding_flags, "can_shard", lambda device: True)
     monkeypatch.setattr(sharding_flags.importlib.util, "find_spec", lambda name: None)
@@ -240,6 +249,11 @@ def test_settings_of_fsdp_that_do_not_work(values, expected, monkeypatch):
             {"zero_optimization": {"stage": 2}, "scheduler": {}},
             None,
             "DeepSpeed's `scheduler` must be left out: --lr_scheduler_type ",
+        ),
+        (
+            {"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}},
+            None,
+            "DeepSpeed's `bf16` cannot be enabled: ",
         ),
         ({"zero_optimization": {"stage": 3}}, None, "DeepSpeed's `stage3_gather_16bit_weights_on_model_save` "),
         (

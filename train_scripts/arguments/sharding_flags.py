@@ -22,6 +22,12 @@ ZERO_STAGES = (2, 3)
 NOT_SHARDED = ("galore", "apollo", "lomo", "adalomo", "adafactor", "8bit", "bnb", "paged", "torchao")
 
 
+HALVES_ALL = (
+    "it would halve all weights, also those of BatchNorm, which then does not compute. Leave it out to train in "
+    "float32, or use --fsdp, which computes in 16 bits where that is safe."
+)
+
+
 def is_set(variable: str) -> bool:
     return os.environ.get(variable, "").lower() in TRUE
 
@@ -91,6 +97,9 @@ def _without_words(value: Any) -> Any:
 
 
 def _check_combined_flags(training: Seq2SeqTrainingArguments, name: str) -> None:
+    for flag in ("bf16", "fp16"):
+        if by_deepspeed(training) and getattr(training, flag):
+            raise ValueError(f"--{flag} cannot be combined with DeepSpeed: {HALVES_ALL}")
     if training.auto_find_batch_size:
         raise ValueError(f"--auto_find_batch_size starts again with whole parameters, which {name} has split.")
     if training.torch_compile or training.torch_compile_backend or training.torch_compile_mode:
@@ -146,6 +155,9 @@ def _check_deepspeed(training: Seq2SeqTrainingArguments) -> None:
     for part, flag in (("optimizer", "optim"), ("scheduler", "lr_scheduler_type")):
         if part in config:
             raise ValueError(f"DeepSpeed's `{part}` must be left out: --{flag} chooses it, as without DeepSpeed.")
+    for precision in ("bf16", "fp16"):
+        if config.get(precision, {}).get("enabled"):
+            raise ValueError(f"DeepSpeed's `{precision}` cannot be enabled: {HALVES_ALL}")
     if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         raise ValueError(
             "DeepSpeed's `stage3_gather_16bit_weights_on_model_save` (`zero3_save_16bit_model` for `accelerate "

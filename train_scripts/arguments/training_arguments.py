@@ -9,7 +9,7 @@ from transformers import Seq2SeqTrainingArguments
 from ..machine.machine import computes_in_bfloat16, default_device, num_loading_processes
 from .data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from .flag_values import check_flags, check_license
-from .sharding_flags import check_sharding, is_sharded
+from .sharding_flags import by_deepspeed, check_sharding, is_sharded
 from .training_defaults import TrainingDefaults
 from .training_flags import check_choices, check_training_flags, complete_flags
 
@@ -33,7 +33,7 @@ class FLaLLMTrainingArguments(TrainingDefaults, Seq2SeqTrainingArguments):
         device = default_device(self.use_cpu)
         check_sharding(self, device)
         if self.bf16 is None:
-            self.bf16 = not self.fp16 and computes_in_bfloat16(device)
+            self.bf16 = not self.fp16 and not by_deepspeed(self) and computes_in_bfloat16(device)
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = num_loading_processes(device)
         if not torch.accelerator.is_available():

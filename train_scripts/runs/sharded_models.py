@@ -27,20 +27,18 @@ def holds_parts(trainer: Trainer) -> bool:
     return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
 
-def choose_layers_to_gather(trainer: Trainer) -> None:
+def choose_what_fsdp_gathers(trainer: Trainer) -> None:
     """
-    FSDP gathers the layers of the language model one by one, unless the run names others. The rest, with the sign
-    encoder, is one group: processes with longer clips may run the encoder's parts more often, and each gathering waits
-    for all processes.
+    The layers of the language model one by one, unless the run names others. The rest, with the sign encoder, is one
+    group: processes with longer clips may run the encoder's parts more often, and each gathering waits for all
+    processes. Gathered weights stay in float32, as without FSDP: BatchNorm mixes no others with its statistics.
     """
-    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
-    if (
-        plugin is None
-        or plugin.transformer_cls_names_to_wrap
-        or plugin.auto_wrap_policy != transformer_auto_wrap_policy
-    ):
+    if not trainer.is_fsdp_enabled:
         return
-    model = trainer.model
+    plugin, model = trainer.accelerator.state.fsdp_plugin, trainer.model
+    plugin.mixed_precision_policy = None  # autocast computes in bfloat16 where that is safe
+    if plugin.transformer_cls_names_to_wrap or plugin.auto_wrap_policy != transformer_auto_wrap_policy:
+        return
     text_model = model.get_text_model() if hasattr(model, "get_text_model") else model
     plugin.transformer_cls_names_to_wrap = sorted(_outermost(text_model, set(text_model._no_split_modules or ())))
 

@@ -27,7 +27,7 @@ from .resuming import (
 )
 from .sharded_models import (
     as_saved,
-    choose_layers_to_gather,
+    choose_what_fsdp_gathers,
     embeddings_with_the_rest,
     end_sharding,
     holds_parts,
@@ -86,7 +86,7 @@ class TextTrainer(Trainer):
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
-        choose_layers_to_gather(self)
+        choose_what_fsdp_gathers(self)
         self._numbers = make_vectors_of_numbers(self)
         self.faults: list[str] = []
         self.add_callback(WatchRun(self.faults))
