@@ -229,11 +229,11 @@ WHOLE = {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}
     ],
 )
 def test_settings_of_fsdp_that_do_not_work(values, expected, monkeypatch):
-    monkeypatch.delenv("FSDP_CPU_RAM_EFFICIENT_LOADING", raising=False)
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # accelerate sets it
+    complete_sharding(SimpleNamespace(fsdp=True, deepspeed=None, fsdp_plugin_args=WHOLE))
     training = SimpleNamespace(fsdp=True, deepspeed=None, fsdp_plugin_args={**WHOLE, **values})
     with pytest.raises(ValueError, match=re.escape(expected)):
         complete_sharding(training)
-    complete_sharding(SimpleNamespace(fsdp=True, deepspeed=None, fsdp_plugin_args=WHOLE))
 
 
 @pytest.mark.parametrize(
