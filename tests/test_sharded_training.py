@@ -35,12 +35,14 @@ STAGES = {
     "train visual-language-tuning": (visual_language_tuning.train, tuning_flags),
 }
 FSDP = {"fsdp": True, "use_cpu": False}
-# Evaluated and saved in each epoch of three steps; ends with the best.
+# Evaluated and saved in each epoch of three steps; ends with the best, the same one for one process and for two, which
+# evaluate the same two batches.
 SAVED = {
     **VALUES,
     "save_strategy": "epoch",
     "load_best_model_at_end": True,
     "metric_for_best_model": "loss",
+    "max_evaluation_clips": 4,
     "save_total_limit": 9,
 }
 # The same for stages that have no word-presence loss.
