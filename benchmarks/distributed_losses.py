@@ -6,10 +6,12 @@ side.
 
 Both stages of the quickstart of FLa-LLM run for some steps with the same clips in a step, however many processes share
 them. "Two machines" are two launchers (torchrun) on this one, which find each other by a rendezvous on the loopback
-device. Everything is on CPUs, in float32, with gloo. The table of docs/scale.md and its figures (.json) are written at
-the end; `--report_only True` writes them again from existing results.
+device. FSDP2 and DeepSpeed split the model over two processes; without DeepSpeed, its ways are left out. Everything is
+on CPUs, in float32, with gloo. The table of docs/scale.md and its figures (.json) are written at the end;
+`--report_only True` writes them again from existing results.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -34,14 +36,27 @@ TABLE_START = "<!-- written by benchmarks/distributed_losses.py -->"
 CLIPS_OF_A_STEP = 12
 FIRST_STEPS = 5
 SECONDS_OF_A_RUN = 900
+SHARDING_ON_CPUS = Path(__file__).resolve().parent / "sharding_on_cpus.py"
+
+
+def settings_of_zero(stage: int) -> str:
+    """For `--deepspeed`."""
+    settings = {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+    }
+    return json.dumps(settings)
 
 
 @dataclass(frozen=True)
 class Way:
-    """So many machines, and processes on each."""
+    """So many machines, and processes on each, with the flags that split the model over them."""
 
     machines: int
     processes: int
+    sharding: tuple[str, ...] = ()
 
     @property
     def num_processes(self) -> int:
@@ -54,7 +69,11 @@ WAYS = {
     "three processes": Way(1, 3),
     "two machines with one process": Way(2, 1),
     "two machines with two processes": Way(2, 2),
+    "two processes, FSDP2": Way(1, 2, ("--fsdp", "True")),
+    "two processes, ZeRO-2": Way(1, 2, ("--deepspeed", settings_of_zero(2))),
+    "two processes, ZeRO-3": Way(1, 2, ("--deepspeed", settings_of_zero(3))),
 }
+WITHOUT_DEEPSPEED = "DeepSpeed is not installed: its ways are left out."
 ALONE = "one process"
 STAGES = {"visual-initialing": "stage 1", "llm-fine-tuning": "stage 2"}
 
@@ -79,9 +98,15 @@ class BenchmarkArguments:
             )
 
 
-def losses_of(stage: str, way: Way, arguments: BenchmarkArguments, folders: Folders) -> list[float]:
-    """Train a stage in this way -> the loss of each step"""
-    output = folders.output / f"{stage}_{way.machines}_{way.processes}"
+def possible_ways() -> dict[str, Way]:
+    has_deepspeed = importlib.util.find_spec("deepspeed") is not None
+    return {name: way for name, way in WAYS.items() if has_deepspeed or "--deepspeed" not in way.sharding}
+
+
+def losses_of(stage: str, name: str, arguments: BenchmarkArguments, folders: Folders) -> list[float]:
+    """Train a stage in a way -> the loss of each step"""
+    way = WAYS[name]
+    output = _folder_of(stage, name, folders)
     shutil.rmtree(output, ignore_errors=True)
     argv = flags(
         config=f"quickstart_{stage.replace('-', '_')}",
@@ -100,15 +125,20 @@ def losses_of(stage: str, way: Way, arguments: BenchmarkArguments, folders: Fold
         output_dir=output,
         **CORPUS,
     )
-    _run(way, ["-m", "train_scripts", "train", stage, *argv])
+    start = [str(SHARDING_ON_CPUS)] if way.sharding else ["-m", "train_scripts"]
+    _run(way, [*start, "train", stage, *argv, *way.sharding])
     state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
     return [row["loss"] for row in state["log_history"] if "loss" in row]
+
+
+def _folder_of(stage: str, name: str, folders: Folders) -> Path:
+    return folders.output / f"{stage} {name}".replace(",", "").replace(" ", "_")
 
 
 def _parts_of(stage: str, folders: Folders) -> dict[str, Path]:
     if stage == "visual-initialing":
         return {"tokenizer_name_or_path": folders.language_model}
-    encoder = folders.output / f"visual-initialing_{WAYS[ALONE].machines}_{WAYS[ALONE].processes}"
+    encoder = _folder_of("visual-initialing", ALONE, folders)
     return {"vision_model_name_or_path": encoder, "text_model_name_or_path": folders.language_model}
 
 
@@ -118,7 +148,8 @@ def _run(way: Way, command: Sequence[str]) -> None:
         RuntimeError: if one of the machines fails; it holds the end of what it printed.
     """
     repository = str(Path(__file__).resolve().parent.parent)
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": repository}
+    path = os.pathsep.join([repository, os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     launcher = [] if way.num_processes == 1 else ["-m", "torch.distributed.run", *_rendezvous(way)]
     machines = [
         subprocess.Popen(
@@ -160,9 +191,9 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     run_steps({"corpus": make_corpus, "language model": pretrain}, of_quickstart, folders, WORK)
     losses = {}
     for stage in STAGES:
-        for name, way in WAYS.items():
+        for name in possible_ways():
             print(f"=== {stage}: {name}", flush=True)
-            losses.setdefault(stage, {})[name] = losses_of(stage, way, arguments, folders)
+            losses.setdefault(stage, {})[name] = losses_of(stage, name, arguments, folders)
     values = {name: getattr(arguments, name) for name in ("num_train_clips", "num_steps", "seed")}
     return {"machine": f"{processor_name()}, torch {torch.__version__}", "arguments": values, "losses": losses}
 
@@ -184,6 +215,8 @@ def format_report(report: Mapping[str, Any]) -> str:
             differences = [largest_difference(losses[:end], expected[:end]) for end in (FIRST_STEPS, num_steps)]
             cells += ["", ""] if name == ALONE else [f"{difference:.1e}" for difference in differences]
             lines.append(f"| {' | '.join(cells)} |")
+    if any(of_stage.keys() != WAYS.keys() for of_stage in report["losses"].values()):
+        lines += ["", WITHOUT_DEEPSPEED]
     return "\n".join(lines)
 
 

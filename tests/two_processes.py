@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmark_modules import load_benchmark
 from torch import multiprocessing
 
 SECONDS_TO_WAIT = 240
@@ -43,6 +44,12 @@ def command_in_two_processes(module: str, arguments: list[str]) -> None:
     in_two_processes(_run_command, module, [str(argument) for argument in arguments], unused_port())
 
 
+def sharded_command_in_two_processes(command: str, arguments: list[str]) -> None:
+    """Run a command of `flallm`, such as "train visual-initialing", that may shard its model on CPUs."""
+    words = [*command.split(), *map(str, arguments)]
+    in_two_processes(_run_sharded_command, words, unused_port())
+
+
 def unused_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -66,3 +73,10 @@ def as_process(rank: int, port: int) -> None:
 def _run_command(rank: int, module: str, arguments: list[str], port: int) -> None:
     as_process(rank, port)
     assert importlib.import_module(f"train_scripts.{module}").main(arguments) == 0
+
+
+def _run_sharded_command(rank: int, words: list[str], port: int) -> None:
+    as_process(rank, port)
+    benchmark = load_benchmark("sharding_on_cpus")
+    benchmark.shard_on_cpus()
+    assert benchmark.main(words) == 0

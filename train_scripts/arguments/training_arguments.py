@@ -12,6 +12,7 @@ from transformers import Seq2SeqTrainingArguments
 from ..machine.machine import computes_in_bfloat16, default_device, num_loading_processes
 from .data_arguments import AugmentationArguments, DataArguments, VideoArguments
 from .flag_values import check_flags, check_license
+from .sharding_flags import by_deepspeed, check_sharding, is_sharded
 from .training_defaults import TrainingDefaults
 from .training_flags import check_choices, check_training_flags, complete_flags
 
@@ -33,14 +34,15 @@ class FLaLLMTrainingArguments(TrainingDefaults, Seq2SeqTrainingArguments):
         if isinstance(self.generation_config, Path):
             self.generation_config = str(self.generation_config)  # a Path cannot be saved as JSON
         device = default_device(self.use_cpu)
+        check_sharding(self, device)
         if self.bf16 is None:
-            self.bf16 = not self.fp16 and computes_in_bfloat16(device)
+            self.bf16 = not self.fp16 and not by_deepspeed(self) and computes_in_bfloat16(device)
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = num_loading_processes(device)
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # otherwise torch warns that there is nothing to pin it for
             # Otherwise the Trainer rejects bf16, and of several processes each would train alone.
-            self.use_cpu = True
+            self.use_cpu = not is_sharded(self)
         check_flags(vars(self))
         check_training_flags(self)
         self._meet_other_processes()

@@ -19,7 +19,9 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
-NOT_TRIED = "nobody has tried it with these models. Several GPUs train with torchrun or `accelerate launch --multi_gpu`"
+from .sharding_flags import complete_sharding, is_set
+
+WHOLE_LAYERS = "these models have no plan for layers that several processes share. --fsdp and --deepspeed shard them"
 LOSS_IS_OURS = "the Trainer would take the labels away from the model. Use --label_smoothing, where the command has it"
 # Flag -> why any value except transformers' default is rejected.
 REFUSED = {
@@ -36,17 +38,14 @@ REFUSED = {
     "enable_jit_checkpoint": "a checkpoint is saved on SIGTERM anyway",
     "do_predict": "training commands do not translate a split. Use flallm evaluate",
     "accelerator_config": "which process reads which clips is decided here (train_scripts/clips/samplers.py)",
-    "parallelism_config": NOT_TRIED,
-    "fsdp": NOT_TRIED,
-    "fsdp_config": NOT_TRIED,
-    "deepspeed": NOT_TRIED,
+    "parallelism_config": WHOLE_LAYERS,
     "debug": "it fails at the masks of these models. --debug alone shows the traceback behind an error",
     "local_rank": "the launcher, such as torchrun, sets it in the environment",
     "use_liger_kernel": "it has no kernels for these models",
     "liger_kernel_config": "it has no kernels for these models",
 }
 # The same for variables that `accelerate launch` sets in the environment.
-REFUSED_VARIABLES = {"ACCELERATE_USE_FSDP": NOT_TRIED, "ACCELERATE_USE_DEEPSPEED": NOT_TRIED}
+REFUSED_VARIABLES = {"ACCELERATE_USE_PARALLELISM_CONFIG": WHOLE_LAYERS, "ACCELERATE_USE_MEGATRON_LM": WHOLE_LAYERS}
 
 # Values that the Trainer rejects without naming the flag.
 CHOICES: dict[str, Any] = {
@@ -129,6 +128,7 @@ def complete_flags(training: Seq2SeqTrainingArguments) -> None:
     """
     if training.n_gpu > 1:
         training._n_gpu = 1  # more would mean torch's DataParallel, which was never tried with these models
+    complete_sharding(training)
     _check_optimizer(training)
     _check_schedule(training)
 
@@ -154,7 +154,7 @@ def _check_refused(training: Seq2SeqTrainingArguments) -> None:
         if name in defaults and getattr(training, name) not in (defaults[name], "no", [], None):
             raise ValueError(f"--{name} does not work with this command: {reason}.")
     for name, reason in REFUSED_VARIABLES.items():
-        if os.environ.get(name, "false").lower() in ("true", "1", "yes"):
+        if is_set(name):
             raise ValueError(f"{name} is set in the environment by `accelerate launch`: {reason}.")
 
 

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
@@ -128,16 +129,23 @@ def adaptation_text(adapted: dict[str, Any]) -> str:
     )
 
 
-def save_adapter(model: PeftModel, folder: Path, run: TrainingRun, base_model: str | None = None) -> None:
+def save_adapter(
+    model: PeftModel,
+    folder: Path,
+    run: TrainingRun,
+    base_model: str | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
     """
     Save only the low-rank adapters, with our card instead of the template that PEFT writes.
 
     Args:
         base_model: folder or Hub id of the model that the adapters change.
+        weights: all of the model, if its modules hold them in parts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".flallm-", suffix=".partial") as unfinished:
-        model.save_pretrained(unfinished)
+        model.save_pretrained(unfinished, state_dict=weights)
         for file in Path(unfinished).iterdir():
             if file.name != CARD_FILE:
                 os.replace(file, folder / file.name)

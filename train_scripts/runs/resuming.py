@@ -18,6 +18,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..arguments.flag_values import GO_ON_IF_POSSIBLE, check_new_folder
+from ..arguments.sharding_flags import by_deepspeed
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_flags import check_steps
 from .damaged_models import damage_in
@@ -137,7 +138,7 @@ def check_run(training: FLaLLMTrainingArguments) -> None:
     if wanted == GO_ON_IF_POSSIBLE or wanted in NEWEST:
         training.resume_from_checkpoint = _newest_whole_checkpoint(training)
     elif Path(wanted).is_dir():
-        check_checkpoint(Path(wanted), training.world_size)
+        check_checkpoint(Path(wanted), training.world_size, by_deepspeed(training))
     else:
         raise ValueError(f"--resume_from_checkpoint {wanted} is not a folder. Use 'last' for the newest one.")
     if training.resume_from_checkpoint is not None:
@@ -173,7 +174,7 @@ def _newest_whole_checkpoint(training: FLaLLMTrainingArguments) -> str | None:
     faults = []
     for checkpoint in checkpoints:
         try:
-            check_checkpoint(checkpoint, training.world_size)
+            check_checkpoint(checkpoint, training.world_size, by_deepspeed(training))
         except ValueError as error:
             faults.append(error)
             continue
@@ -203,9 +204,10 @@ def _tell_faults(training: FLaLLMTrainingArguments, faults: list[ValueError], wh
         print(f"warning: {causes} {what_then}", flush=True)
 
 
-def check_checkpoint(folder: Path, num_processes: int = 1) -> None:
+def check_checkpoint(folder: Path, num_processes: int = 1, of_deepspeed: bool = False) -> None:
     """
-    Check that everything a run needs to continue as if it had never stopped is there and can be read.
+    Check that everything a run needs to continue as if it had never stopped is there and can be read. DeepSpeed keeps
+    the state of the optimizer in files of each process.
 
     Raises:
         ValueError: if not; it names the file, and says what to do.
@@ -214,13 +216,18 @@ def check_checkpoint(folder: Path, num_processes: int = 1) -> None:
     states = [f"rng_state_{index}.pth" for index in range(num_saved)] if num_saved > 1 else ["rng_state.pth"]
     if not any((folder / name).is_file() for name in WEIGHTS):
         raise ValueError(f"{folder} has no {WEIGHTS[0]}. {ADVICE}")
-    for name in (LAST_FILE, "optimizer.pt", "scheduler.pt", *states):
+    states = [
+        "scheduler.pt",
+        *states,
+        *(_files_of_deepspeed(folder, num_processes) if of_deepspeed else ["optimizer.pt"]),
+    ]
+    for name in (LAST_FILE, *states):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing{_why_missing(folder, name)}. {ADVICE}")
     damage = damage_in(folder)
     if damage is not None:
         raise ValueError(f"{damage.partition('. Copy or download')[0]}. {ADVICE}")
-    for name in ("optimizer.pt", "scheduler.pt", *states):
+    for name in states:
         reason = _damage_of_archive(folder / name)
         if reason is not None:
             raise ValueError(f"{folder / name} is damaged ({reason}). {ADVICE}")
@@ -233,9 +240,26 @@ def check_checkpoint(folder: Path, num_processes: int = 1) -> None:
         raise ValueError(f"{folder / LAST_FILE} is damaged (it does not describe a training). {ADVICE}")
 
 
+def _files_of_deepspeed(folder: Path, num_processes: int) -> list[str]:
+    """
+    Raises:
+        ValueError: for a checkpoint of a run without DeepSpeed.
+    """
+    latest = folder / "latest"
+    if not latest.is_file():
+        raise ValueError(f"{latest} is missing: the checkpoint is from a run without DeepSpeed. {ADVICE}")
+    inner = folder / latest.read_text(encoding="utf-8").strip()
+    found = {path.name.split("zero_pp_rank_")[1]: path for path in inner.glob("*zero_pp_rank_*_optim_states.pt")}
+    names = [f"{rank}_mp_rank_00_optim_states.pt" for rank in range(num_processes)]
+    return [str(found.get(name, inner / f"zero_pp_rank_{name}").relative_to(folder)) for name in names]
+
+
 def _why_missing(folder: Path, name: str) -> str:
-    if name.startswith("rng_state") and any(folder.glob("rng_state*")):
+    is_of_process = name.startswith("rng_state") and any(folder.glob("rng_state*"))
+    if is_of_process or "zero_pp_rank" in name and any(folder.glob("*/*zero_pp_rank*")):
         return " (the checkpoint is from a run with a different number of processes)"
+    if name == "optimizer.pt" and (folder / "latest").is_file():
+        return " (the checkpoint is from a run with DeepSpeed)"
     return " (was it saved with --save_only_model True?)" if name == "optimizer.pt" else ""
 
 

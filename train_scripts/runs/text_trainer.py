@@ -27,6 +27,19 @@ from .resuming import (
     num_evaluations_without_better,
     reading_checkpoint,
 )
+from .sharded_models import (
+    as_saved,
+    choose_what_fsdp_gathers,
+    embeddings_with_the_rest,
+    end_sharding,
+    holds_parts,
+    load_optimizer_state,
+    load_weights,
+    make_vectors_of_numbers,
+    of_its_own_class,
+    optimizer_state,
+    whole_parameters,
+)
 
 # Of a DataLoader, besides what is read in which order.
 HOW_IT_LOADS = (
@@ -87,6 +100,8 @@ class TextTrainer(Trainer):
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
+        choose_what_fsdp_gathers(self)
+        self._numbers = make_vectors_of_numbers(self)
         self.faults: list[str] = []
         self.add_callback(WatchRun(self.faults))
         self._sigterm = StopOnSigterm()
@@ -156,7 +171,7 @@ class TextTrainer(Trainer):
 
     def evaluate(self, *arguments: Any, **options: Any) -> dict[str, float]:
         """Leaves the random numbers of the training alone: it may resume from a checkpoint before the evaluation."""
-        with random_numbers_kept():
+        with random_numbers_kept(), whole_parameters(self):
             return super().evaluate(*arguments, **options)
 
     def _save_settings(self, folder: Path) -> None:
@@ -172,18 +187,41 @@ class TextTrainer(Trainer):
     def _end_of_stopped_run(self, checkpoint: str) -> TrainOutput:
         print(f"Early stopping has ended this run at {checkpoint}. Raise --early_stopping_patience to train on.")
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / LAST_FILE))
+        if holds_parts(self):
+            end_sharding(self, self.model, self._numbers)
         self._load_from_checkpoint(checkpoint)
         if self.args.load_best_model_at_end:
             self._load_best_model()
         return TrainOutput(self.state.global_step, 0.0, {"train_runtime": 0.0})
 
+    def _prepare_for_training(self, *arguments: Any, **options: Any) -> tuple[torch.nn.Module, DataLoader]:
+        with embeddings_with_the_rest(self.model) if self.is_fsdp_enabled else contextlib.nullcontext():
+            return super()._prepare_for_training(*arguments, **options)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         with reading_checkpoint(resume_from_checkpoint, "model.safetensors"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if self.is_fsdp_enabled:
+                self._issue_warnings_after_load(load_weights(self.model, Path(resume_from_checkpoint)))
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Of FSDP in the same files as without: transformers' own saves the weights a second time."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = optimizer_state(self)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / "optimizer.pt")
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading_checkpoint(checkpoint or "", "optimizer.pt"):
-            super()._load_optimizer_and_scheduler(checkpoint)
+            if not self.is_fsdp_enabled or checkpoint is None:
+                super()._load_optimizer_and_scheduler(checkpoint)
+                return
+            load_optimizer_state(self, Path(checkpoint) / "optimizer.pt")
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with reading_checkpoint(checkpoint or "", "rng_state.pth"):
@@ -191,7 +229,9 @@ class TextTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)
-        if best.is_dir():
+        if best.is_dir() and self.is_fsdp_enabled:
+            self._load_from_checkpoint(str(best))
+        elif best.is_dir():
             with reading_checkpoint(best, "model.safetensors"):
                 super()._load_best_model()
         else:
@@ -213,7 +253,9 @@ class TextTrainer(Trainer):
             raise ValueError(f"it {kind} {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else ""))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        with self._names_for(Path(output_dir or self.args.output_dir)):
+        if state_dict:
+            state_dict = as_saved(state_dict, self.accelerator.unwrap_model(self.model), self._numbers)
+        with of_its_own_class(self.model), self._names_for(Path(output_dir or self.args.output_dir)):
             super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)

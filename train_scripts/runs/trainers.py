@@ -145,7 +145,8 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
             return super().create_optimizer(model)
         model = self.model if model is None else model
         optimizer_class, values = self.get_optimizer_cls_and_kwargs(self.args, model)
-        if optimizer_class is torch.optim.SGD and self.args.device.type in ("cpu", "cuda"):
+        can_fuse = self.args.device.type in ("cpu", "cuda") and not self.is_fsdp_enabled
+        if optimizer_class is torch.optim.SGD and can_fuse:
             values = {**values, "fused": True}  # transformers only has a name for the fused form of AdamW
         is_plain = isinstance(optimizer_class, type) and not {"params", "model", "optimizer_dict"} & values.keys()
         groups = {"params": self._parameter_groups(model)} if is_plain else {}

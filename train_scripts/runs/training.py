@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,6 +26,7 @@ from ..arguments.data_arguments import (
     FeatureCacheArguments,
     VideoArguments,
 )
+from ..arguments.sharding_flags import is_sharded
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_flags import num_idle_gpus
 from ..clips.augmentation import NO_AUGMENTATION, ClipAugmentation, MiddleFrames, tell_unused_in_space
@@ -51,6 +53,7 @@ from .collapse_check import add_collapse_check
 from .encoder_adapters import merge_encoder_adapters
 from .hand_of_signers import learn_hand
 from .resuming import LORA_BASE, EarlyStopping, check_run
+from .sharded_models import holds_parts, merge_saved_adapter, whole_weights
 from .text_trainer import TextTrainer
 from .trainers import ClipTrainer, FLaLLMTrainer, LlavaSltTrainer
 from .training_clips import TrainingClips, learn_origin_of_clips, open_splits, prepare_clips
@@ -273,11 +276,29 @@ def _weights_without_adapters(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def prepare_visual_encoder(model: torch.nn.Module, training: FLaLLMTrainingArguments) -> None:
-    """Puts the CNN into the memory format of its convolutions, which then reorder nothing, and sets its chunk size."""
-    model.vision_model.choose_memory_format()
+    """
+    Puts the CNN into the memory format of its convolutions, which then reorder nothing, unless its weights are to be
+    split, and sets its chunk size.
+    """
+    if is_sharded(training):
+        _check_can_be_split(model)
+    else:
+        model.vision_model.choose_memory_format()
     for module in model.vision_model.modules():  # peft may have put others around them
         if isinstance(module, SignEncoder):
             module.frames_per_chunk = training.frames_per_chunk
+
+
+def _check_can_be_split(model: torch.nn.Module) -> None:
+    """
+    Raises:
+        ValueError: for low-rank adapters in the sign encoder.
+    """
+    if any(isinstance(layer, LoraLayer) for layer in model.vision_model.modules()):
+        raise ValueError(
+            "--vision_lora cannot be combined with FSDP or DeepSpeed: at the end its adapters are added to weights, "
+            "which these have split. Leave it out, or train with torchrun alone."
+        )
 
 
 def start_run(training: FLaLLMTrainingArguments, dtype: torch.dtype | None = None) -> list[TrainerCallback]:
@@ -358,10 +379,14 @@ def _finish(
     if isinstance(trainer.model, PeftModel):
         # The folder then loads like any other model; the adapter alone is saved next to it.
         base = trainer.model.peft_config[trainer.model.active_adapter].base_model_name_or_path
+        weights = whole_weights(trainer)
         if training.should_save:
-            save_adapter(trainer.model, folder / "lora_adapter", trainer.training_run, base)
+            save_adapter(trainer.model, folder / "lora_adapter", trainer.training_run, base, weights)
             trainer.processing_class.save_pretrained(str(folder / "lora_adapter"))
-        trainer.model = trainer.model.merge_and_unload()
+        if holds_parts(trainer):
+            merge_saved_adapter(trainer, base, folder / "lora_adapter")
+        else:
+            trainer.model = trainer.model.merge_and_unload()
     else:
         merge_encoder_adapters(trainer.model.vision_model)
     if data.mirror_left_handed:

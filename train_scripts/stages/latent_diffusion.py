@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
+from torch.distributed.tensor.experimental import implicit_replication
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from modeling_flallm import DiffSltForTranslation
@@ -29,6 +30,7 @@ from ..arguments.command_line import GO_ON_TRAINING, run_command
 from ..arguments.commands import COMMANDS
 from ..arguments.data_arguments import DataArguments, FineTuningVideoArguments
 from ..arguments.diffslt_stage_arguments import LatentDiffusionArguments
+from ..arguments.sharding_flags import zero_stage
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..clips.splits import load_training_split
 from ..runs.damaged_models import reading_model
@@ -44,7 +46,8 @@ class FollowTheAverage(TrainerCallback):
     """Takes the weights after each step into the average, with which the model is evaluated and saved."""
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        model.update_average()
+        with implicit_replication():  # of the number of steps, beside weights that FSDP has split
+            model.update_average()
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         model.keep_average()
@@ -128,6 +131,11 @@ def training_sentences(arguments: LatentDiffusionArguments, data: DataArguments)
 def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Stage 2 from command-line arguments, with additional callbacks; returns the scores on the evaluation split."""
     arguments, data, video, augmentation, training, features = COMMAND.parse(argv, FLaLLMTrainingArguments)
+    if zero_stage(training) == 3:
+        raise ValueError(
+            "ZeRO-3 cannot be combined with this stage: the denoiser's weights are averaged in each process, where "
+            "ZeRO-3 leaves none of them. Use ZeRO-2 or --fsdp."
+        )
     return run_training(
         lambda: build_model(arguments, video, training_sentences(arguments, data)),
         arguments,

@@ -45,6 +45,7 @@ from modeling_flallm.systems import titles
 
 from ..arguments.command_line import GO_ON_TRAINING, run_command
 from ..arguments.commands import COMMANDS
+from ..arguments.sharding_flags import is_sharded
 from ..arguments.stage_arguments import CausalLanguageModelArguments, TextArguments
 from ..arguments.training_arguments import FLaLLMTrainingArguments
 from ..arguments.training_defaults import LinguisticTrainingDefaults
@@ -193,6 +194,11 @@ def train(argv: Sequence[str] | None = None, callbacks: Sequence[TrainerCallback
     check_score_name(training, ("perplexity",))
     check_model_names(arguments)
     check_language_model(arguments, text.block_size)
+    if arguments.lora and is_sharded(training):
+        raise ValueError(
+            "--lora of this command cannot be combined with FSDP or DeepSpeed: at the end its adapters are added to "
+            "weights, which these have split. Leave it out, or train with torchrun alone."
+        )
     lines, held_out = hold_out(read_text(text), text, training.seed)
     callbacks = [*callbacks, *start_run(training)]
     set_seed(training.seed)
