@@ -54,14 +54,15 @@ def test_a_process_that_dies_costs_its_task_only(two_machines):
 def test_each_task_has_one_result_when_a_machine_is_lost(two_machines):
     lost = two_machines.add_node(num_cpus=1)
     tasks = [f"sleep 0.{number:03d}" for number in range(100, 130)]
+    of_three = RayCluster(two_machines.address, 3)
     results = []
-    for number, (task, result) in enumerate(
-        run_on_ray(RayCluster(two_machines.address, 3), pool_tasks.do, tasks, lambda task, why: f"LOST {why}")
-    ):
+    for task, result in run_on_ray(of_three, pool_tasks.do, tasks, lambda task, why: f"LOST {why}"):
         results.append((task, result))
-        if number == 8:
+        if len(results) == 8:
             two_machines.remove_node(lost)
     assert sorted(results) == [(task, "sleep") for task in tasks]
+    # What comes next goes on with the two that are left.
+    assert list(run_on_ray(of_three, pool_tasks.do, ["double 4"], lambda task, why: why)) == [("double 4", "8")]
 
 
 def test_a_task_that_takes_too_long_costs_itself_only(two_machines):
@@ -217,10 +218,11 @@ def translation_error(capsys, *flags: object) -> str:
     return error_of(translate.main, argv, capsys)
 
 
-def test_more_workers_than_the_cluster_has_cores(two_machines, capsys):
-    assert translation_error(capsys, *on(two_machines), "--ray_workers", 5) == (
-        "--ray_workers 5 are more than the 2 for which the cluster has cores and GPUs."
-    )
+def test_more_workers_than_have_a_place_leave_the_work_to_these(two_machines, capfd):
+    of_more = RayCluster(two_machines.address, 5)
+    tasks = [f"double {number}" for number in range(8)]
+    assert len(list(run_on_ray(of_more, pool_tasks.do, tasks, lambda task, why: why))) == 8
+    assert "The cluster has places for 2 of 5 processes: the others wait." in capfd.readouterr().err
 
 
 def test_more_threads_than_a_machine_has_cores(two_machines, capsys):

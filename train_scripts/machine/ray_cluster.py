@@ -67,20 +67,19 @@ class RayCluster:
 
     def processes(self, ray: Any) -> tuple[int, dict[str, float]]:
         """
-        How many, and what each of them has, as the options of an actor.
+        How many, and what each of them has, as the options of an actor. If there are more than have a place now, it
+        says so: the others wait until machines come, or come back.
 
         Raises:
-            ValueError: for a cluster that has not enough for one, or for `num_workers`.
+            ValueError: for a cluster that has no place for any, unless `num_workers` says how many there will be.
         """
         most = self._most_workers(ray)
-        if most == 0:
+        number = self.num_workers or most
+        if number == 0:
             raise ValueError(f"--num_threads {self.threads}: no machine of the cluster has so many cores.")
-        if self.num_workers is not None and self.num_workers > most:
-            raise ValueError(
-                f"--ray_workers {self.num_workers} are more than the {most} for which the cluster has cores and GPUs."
-            )
-        of_each = {"num_cpus": self.threads, "num_gpus": int(self._computes_on_gpus(ray))}
-        return self.num_workers or most, of_each
+        if number > most:
+            print(f"The cluster has places for {most} of {number} processes: the others wait.", file=sys.stderr)
+        return number, {"num_cpus": self.threads, "num_gpus": int(self._computes_on_gpus(ray))}
 
     def _computes_on_gpus(self, ray: Any) -> bool:
         return self.uses_gpus and ray.cluster_resources().get("GPU", 0) >= 1

@@ -72,7 +72,7 @@ def translate_in_processes(
             alone += [(video,) for video in task]
         else:
             yield from result
-    for ((position, video),), result in run(function, alone):
+    for ((position, video),), result in run(function, alone) if alone else ():
         failed = [Translation(str(video), error=f"Translating it failed: {result}.", position=position)]
         yield from failed if isinstance(result, str) else result
 
