@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import multiprocessing
 import os
 import tempfile
 from collections import Counter
@@ -83,6 +84,23 @@ def levels_of_loggers() -> Iterator[None]:
     yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Worker processes are forked from one that has imported everything: importing takes them longer than what they do.
+    """
+    from two_processes import start_server
+
+    from train_scripts.machine import process_pool
+
+    start_server()
+    get_context = multiprocessing.get_context
+    monkeypatch.setattr(
+        multiprocessing, "get_context", lambda way: get_context("forkserver" if way == "spawn" else way)
+    )
+    monkeypatch.setattr(process_pool, "SPAWN", get_context("forkserver"))
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ EXCEPTIONS = {
         "benchmarks/peak_memory.py": MEASURES_VIDEOS,
         "benchmarks/pretrained_encoders.py": MEASURES_VIDEOS,
         "benchmarks/spamo_at_real_size.py": MEASURES_VIDEOS,
+        "benchmarks/streamed_memory.py": MEASURES_VIDEOS,
     },
     "visual_features": {
         "modeling_flallm/adapter_slt.py": ENCODED,
@@ -105,6 +106,7 @@ EXCEPTIONS = {
         "train_scripts/corpora/pose_folders.py": RAW_POSES,
         "train_scripts/corpora/reader_poses.py": RAW_POSES,
         "benchmarks/isolated_recognition.py": MEASURES_POSES,
+        "benchmarks/killed_commands.py": MEASURES_POSES,
         "benchmarks/poses_beside_frames.py": MEASURES_POSES,
         "spaces_demo/decoding.py": SPACE,
     },

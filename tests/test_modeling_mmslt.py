@@ -192,7 +192,7 @@ def test_earlier_sentences_are_negatives_unless_they_are_the_clips_own():
 def test_the_cnn_works_in_chunks_behind_low_rank_adapters_too():
     model = tiny_mmslt_pretraining()
     wrapped = get_peft_model(model, LoraConfig(**LORA, **model.get_lora_settings())).train()
-    prepare_visual_encoder(wrapped, SimpleNamespace(frames_per_chunk=4))
+    prepare_visual_encoder(wrapped, SimpleNamespace(frames_per_chunk=4, fsdp=None, deepspeed=None))
     sizes: list[int] = []
     for module in wrapped.modules():
         if isinstance(module, FrameBackbone):

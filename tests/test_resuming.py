@@ -252,6 +252,22 @@ def test_a_kill_while_the_first_checkpoint_is_finished_is_no_obstacle(length, co
         check_run(training)
 
 
+def test_what_a_kill_left_of_a_deleted_checkpoint_goes(run, tmp_path):
+    folder = tmp_path / "run"
+    for step in (1, 2):
+        shutil.copytree(run / f"checkpoint-{step}", folder / f"checkpoint-{step}")
+    shutil.copytree(run / "checkpoint-1", folder / "checkpoint-3")
+    for step in (1, 3):  # 3 was being written
+        (folder / f"checkpoint-{step}" / "training_arguments.json").unlink()
+        (folder / f"checkpoint-{step}" / "trainer_state.json").unlink()
+    shutil.copytree(run / "checkpoint-1", folder / "checkpoint-0")
+    (folder / "checkpoint-0" / "tokenizer_config.json").unlink(missing_ok=True)
+    arguments = FLaLLMTrainingArguments(output_dir=str(folder), resume_from_checkpoint="auto", use_cpu=True)
+    check_run(arguments)
+    assert arguments.resume_from_checkpoint == str(folder / "checkpoint-2")
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-0", "checkpoint-2", "checkpoint-3"]
+
+
 def test_auto_leaves_alone_what_no_run_has_left(copied, capsys):
     folder = copied.parent.parent / "mine"
     folder.mkdir()
@@ -327,7 +343,7 @@ def test_sigterm_of_one_process_ends_all_after_the_same_step(tmp_path):
 def stage_in_which_one_process_freezes(rank: int, argv: list[str], port: int) -> None:
     as_process(rank, port)
     with pytest.MonkeyPatch.context() as patch:
-        training_that_meets(1, lambda: rank == 1 and time.sleep(20), patch)
+        training_that_meets(1, lambda: rank == 1 and time.sleep(12), patch)
         with pytest.raises(RuntimeError, match="[Tt]imed out|[Tt]imeout|closed by peer|reset by peer"):
             visual_initialing.main(argv)
 

@@ -14,7 +14,7 @@ from train_scripts.runs import translation_streams
 from train_scripts.runs.translation_results import Journal, journal_path
 from train_scripts.runs.translation_streams import translate_in_processes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_workers")]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ IMPORTS_EVERYTHING = "tiny_corpus"
 
 def in_two_processes(function: Callable[..., None], *arguments: Any) -> None:
     """Call `function(rank, *arguments)` in each; what it raises in one is raised here."""
-    _start_server()
+    start_server()
     context = multiprocessing.start_processes(function, arguments, nprocs=2, join=False, start_method="forkserver")
     try:
         assert context.join(SECONDS_TO_WAIT) or context.join(SECONDS_TO_WAIT), "waited in vain"
@@ -31,7 +31,7 @@ def in_two_processes(function: Callable[..., None], *arguments: Any) -> None:
             process.kill()
 
 
-def _start_server() -> None:
+def start_server() -> None:
     """Unless it runs already. It imports from PYTHONPATH, and takes no notice of what cannot be found there."""
     multiprocessing.set_forkserver_preload([IMPORTS_EVERYTHING])
     with pytest.MonkeyPatch.context() as patch:

@@ -6,6 +6,7 @@ ends it.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 import zipfile
@@ -28,6 +29,8 @@ LORA_BASE = "lora_base"
 NEWEST = ("last", "True", "true")
 LAST_FILE = "trainer_state.json"  # that the Trainer writes into a checkpoint
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+# What every checkpoint of a run has, if one has it.
+ALWAYS = (LAST_FILE, ARGUMENTS_FILE, "config.json", "optimizer.pt", "scheduler.pt", *WEIGHTS)
 ADVICE = (
     "A run cannot resume from there as if it had not stopped. Name an earlier checkpoint with "
     "--resume_from_checkpoint, or train again in another folder."
@@ -142,7 +145,10 @@ def check_run(training: FLaLLMTrainingArguments) -> None:
     else:
         raise ValueError(f"--resume_from_checkpoint {wanted} is not a folder. Use 'last' for the newest one.")
     if training.resume_from_checkpoint is not None:
-        keep_clips_of_a_step(training, Path(training.resume_from_checkpoint))
+        checkpoint = Path(training.resume_from_checkpoint)
+        keep_clips_of_a_step(training, checkpoint)
+        if checkpoint.parent == folder and training.process_index == 0:
+            delete_what_is_left(checkpoint)
 
 
 def _holds_settings_alone(folder: Path) -> bool:
@@ -196,6 +202,15 @@ def _was_finished(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def delete_what_is_left(checkpoint: Path) -> None:
+    """Older checkpoints beside this one that a kill met while they were deleted: they lack what it has of `ALWAYS`."""
+    checkpoints = _checkpoints(checkpoint.parent)
+    expected = {name for name in ALWAYS if (checkpoint / name).is_file()}
+    for older in checkpoints[checkpoints.index(checkpoint) + 1 :] if checkpoint in checkpoints else ():
+        if not all((older / name).is_file() for name in expected):
+            shutil.rmtree(older)
 
 
 def _tell_faults(training: FLaLLMTrainingArguments, faults: list[ValueError], what_then: str) -> None:
