@@ -1,21 +1,17 @@
 """benchmarks/cluster.py: what it counts, and that docs/cluster.md holds its figures."""
 
-import json
 from collections import Counter
 
 import pytest
-from benchmark_modules import load_benchmark
+from benchmark_modules import load_benchmark, read_page
 
 pytest.importorskip("ray")
-TABLE_END = load_benchmark("benchmark_parts").TABLE_END
 benchmark = load_benchmark("cluster")
 
 
 def test_the_page_holds_the_figures():
-    page = benchmark.PAGE.read_text(encoding="utf-8")
-    block = page.partition(benchmark.TABLE_START)[2].partition(TABLE_END)[0]
-    report = json.loads(benchmark.PAGE.with_suffix(".json").read_text(encoding="utf-8"))
-    assert block.strip() == benchmark.format_report(report).strip()
+    block, report = read_page(benchmark)
+    assert block == benchmark.format_report(report).strip()
     assert report["ways"].keys() == benchmark.WAYS.keys()
     for facts in report["ways"].values():
         assert (facts["results"], facts["duplicates"]) == (report["arguments"]["num_clips"], 0)

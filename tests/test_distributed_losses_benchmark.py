@@ -3,17 +3,14 @@
 import json
 
 import pytest
-from benchmark_modules import load_benchmark
+from benchmark_modules import load_benchmark, read_page
 
-TABLE_END = load_benchmark("benchmark_parts").TABLE_END
 benchmark = load_benchmark("distributed_losses")
 
 
 def test_the_page_holds_the_figures():
-    page = benchmark.PAGE.read_text(encoding="utf-8")
-    block = page.partition(benchmark.TABLE_START)[2].partition(TABLE_END)[0]
-    report = json.loads(benchmark.PAGE.with_suffix(".json").read_text(encoding="utf-8"))
-    assert block.strip() == benchmark.format_report(report).strip()
+    block, report = read_page(benchmark)
+    assert block == benchmark.format_report(report).strip()
     for of_stage in report["losses"].values():
         alone = of_stage[benchmark.ALONE]
         assert of_stage.keys() == benchmark.WAYS.keys() and alone[-1] < alone[0]

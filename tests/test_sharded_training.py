@@ -200,22 +200,20 @@ def test_flags_that_sharding_excludes(values, expected, tmp_path, monkeypatch):
         FLaLLMTrainingArguments(output_dir=str(tmp_path), fsdp=True, **values)
 
 
-def test_deepspeed_computes_in_float32(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("is_installed", "values", "expected"),
+    [
+        (True, {"bf16": True}, "--bf16 cannot be combined with DeepSpeed: it would halve all weights, also those of "
+         "BatchNorm, "),
+        (False, {}, "--deepspeed needs the package deepspeed: pip install 'flallm[deepspeed]'."),
+    ],
+)  # fmt: skip
+def test_what_deepspeed_needs(is_installed, values, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(sharding_flags, "can_shard", lambda device: True)
-    monkeypatch.setattr(sharding_flags.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(sharding_flags.importlib.util, "find_spec", lambda name: name if is_installed else None)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    expected = "--bf16 cannot be combined with DeepSpeed: it would halve all weights, also those of BatchNorm, "
     with pytest.raises(ValueError, match=re.escape(expected)):
-        FLaLLMTrainingArguments(output_dir=str(tmp_path), deepspeed="zero.json", bf16=True)
-
-
-def test_deepspeed_that_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setattr(sharding_flags, "can_shard", lambda device: True)
-    monkeypatch.setattr(sharding_flags.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    expected = "--deepspeed needs the package deepspeed: pip install 'flallm[deepspeed]'."
-    with pytest.raises(ValueError, match=re.escape(expected)):
-        FLaLLMTrainingArguments(output_dir=str(tmp_path), deepspeed="zero.json")
+        FLaLLMTrainingArguments(output_dir=str(tmp_path), deepspeed="zero.json", **values)
 
 
 WHOLE = {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT"}
