@@ -128,8 +128,9 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
         return sampled_evenly(num_frames, rate, max_num_frames or self.max_num_frames)
 
     def pad(self, clips: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Normalise clips (frames, 133, 3) and pad them with zeros to a batch with its mask."""
-        values, mask = padded_in_time([normalised_poses(clip, self.score_threshold) for clip in clips])
+        """Pad clips (frames, 133, 3) with zeros to a batch with its mask, and normalise each."""
+        poses, mask = padded_in_time(clips)
+        values = normalised_poses(poses, self.score_threshold)
         return dict(zip(self.model_input_names, (values, mask), strict=True))
 
     def _compare_extractor(self, found: str | None) -> None:

@@ -362,9 +362,9 @@ class PoseModality(Modality):
         with random_numbers_of(seed):
             poses = read(self.augmented(augmentation))
             spatial_seed = int(torch.randint(2**62, ()))
-        box = body_box(poses, self.part.score_threshold)
-        poses = augmentation.apply_to_poses(poses, spatial_seed, 0.0 if box is None else float(box[1]))
-        return {"poses": poses, "is_mirrored": augmentation.mirrors_poses(spatial_seed)}
+        _, body_size = body_box(poses, self.part.score_threshold)
+        poses, is_mirrored = augmentation.apply_to_poses(poses, spatial_seed, float(body_size))
+        return {"poses": poses, "is_mirrored": is_mirrored}
 
     def noise(self, item: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
         """See `Modality.noise`: all points are seen, anywhere in the box around the points of the clip that are seen.

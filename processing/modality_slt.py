@@ -34,12 +34,9 @@ class Augmentation(Protocol):
     def apply_spatial(self, frames: torch.Tensor, seed: int) -> torch.Tensor:
         """Frames of any size -> frames of the size that the model sees, drawn from a seed."""
 
-    def apply_to_poses(self, poses: torch.Tensor, seed: int, body_size: float) -> torch.Tensor:
-        """Poses `(frames, 133, 3)` before normalisation -> the same, drawn from a seed; `body_size` is the side of the
-        square around the body."""
-
-    def mirrors_poses(self, seed: int) -> bool:
-        """Whether `apply_to_poses` mirrors the signer with this seed."""
+    def apply_to_poses(self, poses: torch.Tensor, seed: int, body_size: float) -> tuple[torch.Tensor, bool]:
+        """Poses `(frames, 133, 3)` before normalisation -> the same, drawn from a seed, and whether the signer is
+        mirrored; `body_size` is the side of the square around the body."""
 
 
 class ClipArguments(Protocol):

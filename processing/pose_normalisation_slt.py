@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from .pose_layouts_slt import MIRRORED_POINTS, ORIGINS, PARTS, POINTS_OF_PARTS
+from .pose_layouts_slt import MIRRORED_POINTS, ORIGINS, PARTS
 
 LEAST_POINTS = 4  # Uni-Sign's; fewer seen points of the body are no box
 # Of the Gaussian: how many standard deviations it reaches, and what it must at least add up to, by squared scores.
@@ -38,24 +38,25 @@ def smoothed_poses(poses: torch.Tensor, deviation_in_frames: float, score_thresh
     return (sums[..., :3] / total.clamp(min=LEAST_WEIGHT)).where(total >= LEAST_WEIGHT, 0.0)
 
 
-def body_box(poses: torch.Tensor, score_threshold: float) -> tuple[torch.Tensor, torch.Tensor] | None:
+def body_box(poses: torch.Tensor, score_threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The square around all that is seen of the body over a clip: its centre `(2,)` and its side, a scalar.
+    The square around all that is seen of the body over a clip.
 
     Args:
-        poses: `(frames, 133, 3)`, x, y and score.
+        poses: `(..., frames, 133, 3)`, x, y and score; `...` are clips.
         score_threshold: points with a higher score are seen.
 
     Returns:
-        None where fewer than four points are seen, or all of them at one place.
+        Its centre `(..., 2)` and its side `(...)`, both 0 where fewer than four points are seen, or all of them at one
+        place.
     """
-    body = poses[:, list(PARTS["body"])].flatten(0, 1)
-    seen = body[body[:, 2] > score_threshold, :2]
-    if len(seen) < LEAST_POINTS:
-        return None
-    least, most = seen.amin(0), seen.amax(0)
-    side = (most - least).amax()
-    return ((least + most) / 2, side) if side > 0 else None
+    body = poses[..., list(PARTS["body"]), :].flatten(-3, -2)
+    places, seen = body[..., :2], body[..., 2:] > score_threshold
+    least = places.where(seen, torch.inf).amin(-2)
+    most = places.where(seen, -torch.inf).amax(-2)
+    side = (most - least).amax(-1)
+    has_box = (seen.sum((-2, -1)) >= LEAST_POINTS) & (side > 0)
+    return ((least + most) / 2).where(has_box[..., None], 0.0), side.where(has_box, 0.0)
 
 
 def mirrored_poses(poses: torch.Tensor) -> torch.Tensor:
@@ -68,40 +69,40 @@ def mirrored_poses(poses: torch.Tensor) -> torch.Tensor:
 
 def normalised_poses(poses: torch.Tensor, score_threshold: float) -> torch.Tensor:
     """
-    Normalise the poses of one clip as Uni-Sign does (arXiv 2501.15187 and its code's behaviour).
+    Normalise the poses of clips as Uni-Sign does (arXiv 2501.15187 and its code's behaviour).
 
-    The square around the body over all frames maps to [-1, 1]. Hands and face are measured from their origin in the
-    same frame, the wrists and the tip of the nose, in units of the side of that square. All channels are clipped to
-    [-1, 1], and points that are not seen are 0 in all of them. Without a square, everything is 0.
+    The square around the body over all frames of a clip maps to [-1, 1]. Hands and face are measured from their origin
+    in the same frame, the wrists and the tip of the nose, in units of the side of that square. All channels are clipped
+    to [-1, 1], and points that are not seen are 0 in all of them. Without a square, everything is 0.
 
     Ours: an origin with score 0 has no place. The body's point at the same place stands in for it or, without that, the
     mean of what is seen of the part.
 
     Args:
-        poses: `(frames, 133, 3)`, x, y and score, in a unit that is the same for x and y.
+        poses: `(..., frames, 133, 3)`, x, y and score, in a unit that is the same for x and y; `...` are clips. Frames
+            in which nothing is seen, such as padding, change no other frame.
         score_threshold: points with a higher score are seen.
 
     Returns:
-        `(frames, 69, 3)`, the points in the order of `PARTS`.
+        `(..., frames, 69, 3)`, the points in the order of `PARTS`.
     """
-    box = body_box(poses, score_threshold)
-    if box is None:
-        return poses.new_zeros(len(poses), len(POINTS_OF_PARTS), 3)
-    centre, side = box
+    centre, side = body_box(poses, score_threshold)
+    centre, side = centre[..., None, None, :], side[..., None, None, None]
     parts = []
     for name, points in PARTS.items():
-        part = poses[:, list(points)]
+        part = poses[..., list(points), :]
         seen = part[..., 2:] > score_threshold
         if name == "body":
             places = (part[..., :2] - centre) / (side / 2)
         else:
             places = (part[..., :2] - _origin(poses, part, seen, *ORIGINS[name])) / side
-        parts.append(torch.cat([places, part[..., 2:]], -1).clamp(-1, 1).where(seen, 0.0))
-    return torch.cat(parts, 1)
+        values = torch.cat([places, part[..., 2:]], -1).clamp(-1, 1)
+        parts.append(values.where(seen & (side > 0), 0.0))
+    return torch.cat(parts, -2)
 
 
 def _origin(poses: torch.Tensor, part: torch.Tensor, seen: torch.Tensor, point: int, of_body: int) -> torch.Tensor:
-    """The place of the origin of a part in each frame, `(frames, 1, 2)`."""
-    mean = (part[..., :2] * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1)
-    own, body = poses[:, point, None], poses[:, of_body, None]
+    """The place of the origin of a part in each frame, `(..., frames, 1, 2)`."""
+    mean = (part[..., :2] * seen).sum(-2, keepdim=True) / seen.sum(-2, keepdim=True).clamp(min=1)
+    own, body = poses[..., point, None, :], poses[..., of_body, None, :]
     return torch.where(own[..., 2:] > 0, own[..., :2], torch.where(body[..., 2:] > 0, body[..., :2], mean))

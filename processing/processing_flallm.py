@@ -137,8 +137,10 @@ class FLaLLMProcessor(OneModalityProcessor):
                 )
             return {}
         languages = self._language_names(num_prompts, spoken_language)
-        encoded = self._prompts(languages, padding=True, padding_side="right", return_tensors="pt")
-        return {"prompt_ids": encoded["input_ids"], "prompt_attention_mask": encoded["attention_mask"]}
+        named = list(dict.fromkeys(languages))  # each prompt is tokenised once, however many clips have it
+        encoded = self._prompts(named, padding=True, padding_side="right", return_tensors="pt")
+        rows = [named.index(language) for language in languages]
+        return {"prompt_ids": encoded["input_ids"][rows], "prompt_attention_mask": encoded["attention_mask"][rows]}
 
     def _prompts(self, languages: list[str], **options: Any) -> Any:
         """Tokenise the prompt for each of these languages, with the special tokens of the tokenizer."""

@@ -484,12 +484,24 @@ def test_required_arguments(command, without, expected, capsys):
 
 
 def test_translate_needs_a_model_and_a_video(capsys):
-    for argv, expected in (([], "--model"), (["--model", "m"], "videos"), (["clip.mp4"], "--model")):
+    for argv in ([], ["clip.mp4"]):
         with pytest.raises(SystemExit) as exit_:
             translate.main(argv)
         assert exit_.value.code == 2
         *_, last = capsys.readouterr().err.strip().splitlines()
-        assert "the following arguments are required: " in last and expected in last
+        assert "the following arguments are required: " in last and "--model" in last
+    expected = "Name either videos, or by --dataset a data set of them."
+    for argv in ([], ["clip.mp4", "--dataset", "corpus"]):
+        assert error_of(translate.main, ["--model", "m", *argv], capsys) == expected
+
+
+@pytest.mark.parametrize("flag", ["--start 1", "--end 2", "--long", "--srt", "--vtt"])
+def test_of_a_data_set_clips_are_translated_as_they_are(flag, capsys):
+    expected = (
+        f"{flag.split()[0]} is for video files: the rows of a data set say what each of its clips is, a sentence."
+    )
+    argv = ["--model", "m", "--dataset", "corpus", *flag.split()]
+    assert error_of(translate.main, argv, capsys) == expected
 
 
 def test_output_folder_that_is_in_use(tmp_path):

@@ -31,7 +31,7 @@ def clip(num_frames: int = FRAMES) -> torch.Tensor:
 
 
 def augment(poses: torch.Tensor, **flags: float) -> torch.Tensor:
-    return augmented_poses(poses, AugmentationArguments(**flags), SIZE)
+    return augmented_poses(poses, AugmentationArguments(**flags), SIZE)[0]
 
 
 def test_nothing_changes_by_default():

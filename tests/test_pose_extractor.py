@@ -107,6 +107,17 @@ def test_unseen_points_are_zero_in_all_channels():
     assert ((values != 0).any(-1).numpy() == seen).all() and not values[~torch.tensor(seen)].any()
 
 
+def test_clips_of_a_batch_are_normalised_each_for_itself():
+    """As alone, to the bit, whatever is beside them: longer clips, and one without a body."""
+    clips = [as_values(moving(length) * length, np.random.rand(length, 133)) for length in (3, 9, 1, 6)]
+    clips[3][:, BODY, 2] = 0
+    batch = PoseFeatureExtractor(score_threshold=THRESHOLD).pad(clips)
+    for row, clip in enumerate(clips):
+        assert batch["pose_attention_mask"][row].sum() == len(clip)
+        assert torch.equal(batch["pose_values"][row, : len(clip)], normalised_poses(clip, THRESHOLD))
+        assert not batch["pose_values"][row, len(clip) :].any()
+
+
 def test_the_body_stands_in_for_an_origin_without_a_place():
     """The figure's hands begin at the wrists of its body, and its nose is elsewhere than the tip of its nose."""
     whole = normalised_poses(as_values(moving(3), np.ones((3, 133))), THRESHOLD)

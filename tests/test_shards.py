@@ -1,7 +1,9 @@
 """Data sets in shards in a folder, Parquet and WebDataset: the clips of a folder of videos, streamed too."""
 
+import csv
 import io
 import itertools
+import json
 import tarfile
 from pathlib import Path
 
@@ -20,10 +22,11 @@ from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.hub_data_sets import is_clip_folder, open_on_hub
 from train_scripts.clips.splits import load_split, split_names
 from train_scripts.clips.streaming import StreamedClipDataset, open_streams
+from train_scripts.commands import translate
 from train_scripts.stages import visual_initialing
 
 CLIPS_OF_A_SHARD = 5
-FORMATS = ("parquet", "tar")
+FORMATS = ("parquet", "tar", "tar with json")
 every_format = pytest.mark.parametrize("kind", FORMATS)
 
 
@@ -46,8 +49,8 @@ def write_shards(folder: Path, kind: str) -> Path:
     for split, name in (("train", "train"), ("dev", "validation"), ("test", "test")):
         rows = rows_of(split)
         for first in range(0, len(rows), CLIPS_OF_A_SHARD):
-            write = write_parquet if kind == "parquet" else write_tar
-            write(folder / f"{name}-{first:05d}.{kind}", rows[first : first + CLIPS_OF_A_SHARD])
+            write = {"parquet": write_parquet, "tar": write_tar, "tar with json": write_tar_with_json}[kind]
+            write(folder / f"{name}-{first:05d}.{kind.split()[0]}", rows[first : first + CLIPS_OF_A_SHARD])
     return folder
 
 
@@ -61,8 +64,15 @@ def write_parquet(path: Path, rows: list[tuple[str, bytes, str]]) -> None:
 def write_tar(path: Path, rows: list[tuple[str, bytes, str]]) -> None:
     with tarfile.open(path, "w") as archive:
         for key, content, text in rows:
-            for name, data in ((f"{key}.mp4", content), (f"{key}.txt", text.encode())):
-                add(archive, name, data)
+            add(archive, f"{key}.mp4", content)
+            add(archive, f"{key}.txt", text.encode())
+
+
+def write_tar_with_json(path: Path, rows: list[tuple[str, bytes, str]]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for key, content, text in rows:
+            add(archive, f"{key}.mp4", content)
+            add(archive, f"{key}.json", json.dumps({"text": text, "signer": f"{key} signs"}).encode())
 
 
 def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -90,6 +100,21 @@ def test_shards_hold_the_clips_of_a_folder(kind, tmp_path):
             assert tensors and all(torch.equal(one[name], other[name]) for name in tensors)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_a_json_file_says_is_columns(streaming, tmp_path):
+    rows = open_on_hub(str(write_shards(tmp_path / "shards", "tar with json")), "test", streaming)
+    rows = list(rows.select_columns(["text", "signer"]))
+    assert rows == [{"text": text, "signer": f"{key} signs"} for key, _, text in rows_of("test")]
+
+
+def test_a_file_of_its_own_goes_before_what_a_json_file_says(tmp_path):
+    with tarfile.open(tmp_path / "test-0.tar", "w") as archive:
+        for name, data in (("a.mp4", b"v"), ("a.text", b"mine"), ("a.json", b'{"text": "other", "signer": "Ada"}')):
+            add(archive, name, data)
+    (row,) = open_on_hub(str(tmp_path), "test", streaming=True)
+    assert row["signer"] == "Ada" and row["text"] == "mine"
+
+
 def streamed(name: Path, folder: Path, process_index: int, num_processes: int, count: int) -> list[tuple]:
     """Where the first clips of a process are from, and what they say."""
     training = FLaLLMTrainingArguments(output_dir=str(folder), max_steps=9, use_cpu=True, seed=3)
@@ -111,6 +136,24 @@ def test_processes_stream_other_clips_in_an_order_that_follows_from_the_seed(kin
     assert streamed(folder, tmp_path, 0, 1, len(texts)) == alone
     first, second = (streamed(folder, tmp_path, index, 2, 2) for index in range(2))
     assert len({*first, *second}) == 4 and {*first, *second} <= {*alone}
+
+
+@pytest.mark.slow
+@every_format
+def test_the_clips_of_shards_are_translated(kind, tmp_path, capsys):
+    """As the files of the folder are."""
+    folder, files = write_shards(tmp_path / "shards", kind), sorted((corpus() / "test").glob("*.mp4"))
+    for name, given in (("shards", ["--dataset", folder]), ("folder", ["--dataset", corpus()]), ("files", files)):
+        argv = ["--model", trained_model(), *given, "--output", tmp_path / f"{name}.csv", "--format", "csv"]
+        assert translate.main([*map(str, argv), "--device", "cpu", "--batch_size", "1"]) == 0
+    rows = {
+        name: list(csv.DictReader((tmp_path / f"{name}.csv").open(encoding="utf-8", newline="")))
+        for name in ("shards", "folder", "files")
+    }
+    assert rows["folder"] == rows["files"]
+    assert [row["text"] for row in rows["shards"]] == [row["text"] for row in rows["files"]]
+    assert len({row["file"] for row in rows["shards"]}) == len(files)
+    assert "unused columns" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

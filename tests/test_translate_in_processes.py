@@ -48,7 +48,7 @@ def test_two_processes_write_what_one_writes(flags, videos, tmp_path, capsys):
 
 
 def test_a_video_that_ends_its_process_costs_itself_only(videos):
-    arguments = TranslateArguments([], str(trained_model()), batch_size=1, num_processes=2, device="cpu")
+    arguments = TranslateArguments(str(trained_model()), [str(videos)], batch_size=1, num_processes=2, device="cpu")
     paths = [videos / "0.mp4", EndsItsReceiver(), videos / "1.mp4", videos / "3.mp4"]
     found = sorted(translate_in_processes(arguments, paths, None, False), key=lambda each: each.position)
     assert [each.file for each in found] == list(map(str, paths)) and [each.position for each in found] == [0, 1, 2, 3]

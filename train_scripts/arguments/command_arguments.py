@@ -25,8 +25,18 @@ WHY_SO_MANY = f"At least {LEAST_CLIPS} clips are needed to measure how sure the 
 class TranslateArguments:
     """Which videos, with which model."""
 
-    videos: list[str] = field(metadata={"help": "Video files, or folders of them.", "positional": True})
     model: str = field(metadata={"help": "Folder or Hub id of a trained model."})
+    videos: list[str] = field(
+        default_factory=list, metadata={"help": "Video files, or folders of them.", "positional": True}
+    )
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "In place of videos: a folder of clips with tables, or of shards, or the id of a data set on the "
+            "Hub, one split of which is translated."
+        },
+    )
+    split: str = field(default="test", metadata={"help": "Which split of --dataset."})
     format: str = field(default="text", metadata={"help": "Form of the output.", "choices": FORMATS})
     output: Path | None = field(default=None, metadata={"help": "File to write. Default: standard output."})
     batch_size: int = field(default=8, metadata={"help": "Clips to translate at once."})
@@ -90,10 +100,20 @@ class TranslateArguments:
 
     def __post_init__(self):
         check_spoken_language(self.spoken_language)
+        self._check_videos()
         if self.choose_by is not None and self.num_candidates is None:
             raise ValueError("--choose_by chooses among candidates: pass --num_candidates, how many to write.")
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise ValueError(f"--start must come before --end, got {self.start:g} and {self.end:g} seconds.")
+
+    def _check_videos(self) -> None:
+        if bool(self.videos) == (self.dataset is not None):
+            raise ValueError("Name either videos, or by --dataset a data set of them.")
+        given = [name for name in ("start", "end", "long", "srt", "vtt") if getattr(self, name) not in (None, False)]
+        if self.dataset is not None and given:
+            raise ValueError(
+                f"--{given[0]} is for video files: the rows of a data set say what each of its clips is, a sentence."
+            )
 
 
 @dataclass

@@ -26,6 +26,7 @@ from .yaml_values import load_yaml
 CONFIG_FOLDER = Path(__file__).parent.parent / "configs"
 SOURCES = "sources"  # of a YAML file: no setting, but a mapping that says where the values of the settings are from
 TRUE, FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
+WORDS_OF_NARGS = {None: "{0}", "+": "{0} [{0} ...]", "*": "[{0} ...]"}  # of an argument without dashes, in the usage
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
@@ -44,7 +45,7 @@ class DataclassParser(CommandParser):
         or_preset = f", or a preset: {', '.join(presets)}" if presets else ""
         self.add_argument("--config", metavar="FILE", help=f"YAML file with one `flag: value` per line{or_preset}.")
         places = [action for action in self._actions if not action.option_strings]
-        words = [f"{place.dest} [{place.dest} ...]" if place.nargs else place.dest for place in places]
+        words = [WORDS_OF_NARGS[place.nargs].format(place.dest) for place in places]
         self.usage = " ".join(["%(prog)s", *words, "[flags]"])
 
     def add_dataclass(self, dataclass_type: type) -> None:
@@ -95,6 +96,8 @@ def argument_options(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if field.metadata.get("positional"):
         options.pop("metavar", None)
+        if default is not dataclasses.MISSING:
+            options |= {"nargs": "*", "default": default}
     elif default is dataclasses.MISSING:
         options["required"] = True
     else:

@@ -83,15 +83,10 @@ class ClipAugmentation:
         with random_numbers_of(seed):
             return self.spatial(frames)
 
-    def apply_to_poses(self, poses: torch.Tensor, seed: int, body_size: float) -> torch.Tensor:
+    def apply_to_poses(self, poses: torch.Tensor, seed: int, body_size: float) -> tuple[torch.Tensor, bool]:
         """See `Augmentation.apply_to_poses`."""
         with random_numbers_of(seed):
             return augmented_poses(poses, self.arguments, body_size)
-
-    def mirrors_poses(self, seed: int) -> bool:
-        """See `Augmentation.mirrors_poses`: the first draw of `augmented_poses`."""
-        with random_numbers_of(seed):
-            return bool(torch.rand(()) < self.arguments.horizontal_flip)
 
     def longest_length(self, num_sampled: int, num_frames: int) -> int:
         """The maximum number of indices that `sample_frame_indices` can return for a clip."""

@@ -27,6 +27,7 @@ from ..hub.hub_names import explain_missing_folder
 CACHES = (HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
 
 SHARDS = ("*.parquet", "*.tar")  # tar: WebDataset
+JSON_OF_SHARDS = "json"  # its columns are the ends of file names
 
 
 def is_clip_folder(name: str) -> bool:
@@ -55,7 +56,7 @@ def open_on_hub(
         ValueError: for a split that it lacks, if it has no column of clips, or for a column that is not
             understood.
     """
-    dataset = _load_split_from_hub(name, split, streaming)
+    dataset = _with_columns_of_json(_load_split_from_hub(name, split, streaming))
     columns = column_names(dataset)
     renamed = {theirs: ours for theirs, ours in our_names(tuple(columns), text_column, name).items() if theirs != ours}
     if renamed:
@@ -81,6 +82,27 @@ def _load_split_from_hub(name: str, split: str, streaming: bool) -> datasets.Dat
             raise
         dataset = load_from_hub(name, split=names[0], streaming=streaming)
     return dataset.decode(False) if streaming and dataset.features is not None else dataset
+
+
+def _with_columns_of_json(
+    dataset: datasets.Dataset | datasets.IterableDataset,
+) -> datasets.Dataset | datasets.IterableDataset:
+    """What a WebDataset says of each clip in a file `.json`, as columns; what another file says goes first."""
+    kinds = (dataset.features or {}).get(JSON_OF_SHARDS)
+    if not isinstance(kinds, dict):
+        return dataset
+    new = {name: kind for name, kind in kinds.items() if name not in dataset.features}
+    if isinstance(dataset, datasets.Dataset):
+        facts = dataset[JSON_OF_SHARDS]
+        for name, kind in new.items():
+            dataset = dataset.add_column(name, [each[name] for each in facts], feature=kind)
+        return dataset.remove_columns(JSON_OF_SHARDS)
+    others = {name: kind for name, kind in dataset.features.items() if name != JSON_OF_SHARDS}
+    return dataset.map(
+        lambda row: {name: row[JSON_OF_SHARDS][name] for name in new},
+        remove_columns=[JSON_OF_SHARDS],
+        features=datasets.Features({**others, **new}),
+    )
 
 
 def load_from_hub(name: str, **options: Any) -> Any:

@@ -12,7 +12,9 @@ ROTATION_PROBABILITY = 0.5  # that of frames
 HANDS = (pose_layouts.LEFT_HAND, pose_layouts.RIGHT_HAND)
 
 
-def augmented_poses(poses: torch.Tensor, arguments: AugmentationArguments, body_size: float) -> torch.Tensor:
+def augmented_poses(
+    poses: torch.Tensor, arguments: AugmentationArguments, body_size: float
+) -> tuple[torch.Tensor, bool]:
     """
     Mirror, turn and stretch a signer, and make the points shake and hands disappear, as a detector does.
 
@@ -21,9 +23,10 @@ def augmented_poses(poses: torch.Tensor, arguments: AugmentationArguments, body_
         body_size: the side of the square around the body, in the unit of the coordinates.
 
     Returns:
-        New poses; points that were not seen stay 0.
+        New poses, in which points that were not seen stay 0, and whether the signer is mirrored.
     """
-    if torch.rand(()) < arguments.horizontal_flip:
+    is_mirrored = bool(torch.rand(()) < arguments.horizontal_flip)
+    if is_mirrored:
         poses = mirrored_poses(poses)
     places, scores = poses[..., :2], poses[..., 2:]
     if arguments.rotation_degrees and torch.rand(()) < ROTATION_PROBABILITY:
@@ -34,7 +37,7 @@ def augmented_poses(poses: torch.Tensor, arguments: AugmentationArguments, body_
         places = places + arguments.joint_noise * body_size * torch.randn(places.shape)
     if arguments.hand_drop:
         scores = _without_hands(scores, arguments.hand_drop)
-    return torch.cat([places, scores], -1).where(scores > 0, 0.0)
+    return torch.cat([places, scores], -1).where(scores > 0, 0.0), is_mirrored
 
 
 def _evenly(count: int) -> torch.Tensor:

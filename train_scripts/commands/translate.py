@@ -10,7 +10,12 @@ Videos longer than one sentence are split where the hands rest, and each sentenc
 writes the captions talk.srt and talk.vtt next to talk.mp4, where video players find them by name. If a LLaVA-SLT, or
 a FLa-LLM with a prompt, was trained in several languages, choose one of them with `--spoken_language de`.
 
-Takes files and folders (every video in them and below). Files that cannot be translated are skipped, listed at the end,
+Takes files and folders (every video in them and below), or one split of a data set, in a folder, in shards or on the
+Hub:
+
+    flallm translate --model me/flallm-dgs --dataset me/dgs-corpus --split test --output translations.tsv
+
+Files that cannot be translated are skipped, listed at the end,
 and make the command exit with status 1. With `--output`, finished translations are saved as they come to
 `translations.csv.unfinished.jsonl`: running the same command again resumes from there. A calibrated model also fills
 the columns `confidence` and `familiar` of csv and jsonl.
@@ -37,6 +42,7 @@ from ..arguments.commands import COMMANDS
 from ..machine.atomic_files import write_text
 from ..machine.machine import default_device
 from ..machine.ray_cluster import RayCluster
+from ..runs.clips_of_data_set import ClipOfDataSet, clips_of_data_set
 from ..runs.trained_models import load_config, load_processor
 from ..runs.translation_results import (
     CAPTION_FORMATS,
@@ -115,12 +121,19 @@ def run(argv: Sequence[str] | None = None) -> int:
     _check(arguments)
     if os.environ.get("RANK", "0") != "0":
         return 0  # of several processes of torchrun or accelerate, only the first one translates
-    videos = list(dict.fromkeys(find_videos(arguments.videos, arguments.model)))
-    if not videos:
-        raise ValueError(f"There is no video in {', '.join(arguments.videos)}.")
+    videos = _clips_to_translate(arguments)
     if arguments.output is None:
         return _translate(arguments, cluster, videos, None)
     return _translate(arguments, cluster, videos, Journal(arguments.output, _settings(arguments)))
+
+
+def _clips_to_translate(arguments: TranslateArguments) -> list[Path] | list[ClipOfDataSet]:
+    if arguments.dataset is not None:
+        return clips_of_data_set(arguments.dataset, arguments.split, load_processor(arguments.model).modality)
+    videos = list(dict.fromkeys(find_videos(arguments.videos, arguments.model)))
+    if not videos:
+        raise ValueError(f"There is no video in {', '.join(arguments.videos)}.")
+    return videos
 
 
 def _settings(arguments: TranslateArguments) -> dict[str, Any]:
@@ -128,7 +141,8 @@ def _settings(arguments: TranslateArguments) -> dict[str, Any]:
     names = ("model", "start", "end", "num_beams", "long", "srt", "vtt", "dtype", "quantization", "spoken_language")
     of_choice = ("num_candidates", "choose_by") if arguments.num_candidates is not None else ()
     of_hand = ("left_handed",) if arguments.left_handed is not False else ()
-    settings = {f"--{name}": getattr(arguments, name) for name in (*names, *of_choice, *of_hand)}
+    of_data_set = ("dataset", "split") if arguments.dataset is not None else ()
+    settings = {f"--{name}": getattr(arguments, name) for name in (*names, *of_choice, *of_hand, *of_data_set)}
     folder = Path(arguments.model)
     patterns = ("*.safetensors", "*config.json", CALIBRATION_FILE)
     files = [file for pattern in patterns for file in folder.glob(pattern)] if folder.is_dir() else []
@@ -139,7 +153,10 @@ def _settings(arguments: TranslateArguments) -> dict[str, Any]:
 
 
 def _translate(
-    arguments: TranslateArguments, cluster: RayCluster | None, videos: Sequence[Path], journal: Journal | None
+    arguments: TranslateArguments,
+    cluster: RayCluster | None,
+    videos: Sequence[Path | ClipOfDataSet],
+    journal: Journal | None,
 ) -> int:
     caption_formats = [name for name in CAPTION_FORMATS if getattr(arguments, name)]
     results = _known_results(videos, caption_formats, journal)
@@ -175,10 +192,10 @@ def _translate(
 
 
 def _known_results(
-    videos: Sequence[Path], caption_formats: Sequence[str], journal: Journal | None
+    videos: Sequence[Path | ClipOfDataSet], caption_formats: Sequence[str], journal: Journal | None
 ) -> dict[int, Translation]:
     """By position: what an earlier run finished, and what cannot be done."""
-    clashes = clashing_captions(videos, caption_formats)
+    clashes = clashing_captions(videos, caption_formats) if caption_formats else {}
     results = {}
     for position, video in enumerate(videos):
         finished = None if journal is None else journal.finished(video)

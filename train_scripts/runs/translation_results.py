@@ -14,6 +14,7 @@ from modeling_flallm.own_processing import format_captions
 
 from ..machine.atomic_files import write_text
 from ..machine.kept_lines import KeptLines, state_of_file
+from .clips_of_data_set import ClipOfDataSet
 
 CAPTION_FORMATS = ("srt", "vtt")
 CONFIDENCE_COLUMNS = ("confidence", "familiar")
@@ -208,10 +209,10 @@ class Journal(KeptLines):
         else:
             self._finished[Translation(**entry["translation"]).file] = entry
 
-    def finished(self, video: Path) -> Translation | None:
+    def finished(self, video: Path | ClipOfDataSet) -> Translation | None:
         """The result of an earlier run for a video that has not changed since; failed videos do not count."""
         entry = self._finished.get(str(video))
-        if entry is None or entry["state"] != state_of_file(video) or entry["translation"]["error"]:
+        if entry is None or entry["state"] != state_of_file(Path(str(video))) or entry["translation"]["error"]:
             return None
         return Translation(**entry["translation"])
 

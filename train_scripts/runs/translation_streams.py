@@ -21,6 +21,7 @@ from ..machine.machine import default_device, describe_machine, prepare_machine
 from ..machine.process_pool import run_in_processes
 from ..machine.ray_cluster import RayCluster, run_on_ray
 from ..scores.candidates import utility_of_flag
+from .clips_of_data_set import ClipOfDataSet
 from .quantization import load_to_translate
 from .translation_results import CAPTION_FORMATS, Journal, Translation
 from .video_translation import (
@@ -30,12 +31,15 @@ from .video_translation import (
     translate_videos,
 )
 
-Task = tuple[tuple[int, Path], ...]
-Translating = Callable[[Sequence[Path], Journal | None], Iterator[Translation]]
+Task = tuple[tuple[int, Path | ClipOfDataSet], ...]
+Translating = Callable[[Sequence[Path | ClipOfDataSet], Journal | None], Iterator[Translation]]
 
 
 def translate_here(
-    arguments: TranslateArguments, videos: Sequence[Path], journal: Journal | None, with_confidence: bool
+    arguments: TranslateArguments,
+    videos: Sequence[Path | ClipOfDataSet],
+    journal: Journal | None,
+    with_confidence: bool,
 ) -> Iterator[Translation]:
     """Load the model, and yield translations as `translate_videos` or `translate_long_videos` do."""
     return _load_translating(arguments, with_confidence)(videos, journal)
@@ -43,7 +47,7 @@ def translate_here(
 
 def translate_in_processes(
     arguments: TranslateArguments,
-    videos: Sequence[Path],
+    videos: Sequence[Path | ClipOfDataSet],
     journal: Journal | None,
     with_confidence: bool,
     cluster: RayCluster | None = None,
@@ -144,7 +148,7 @@ def _load_translating(arguments: TranslateArguments, with_confidence: bool) -> T
         amounts["longest_clip"] = longest_clip_of_training(arguments.model)
         translate = functools.partial(translate_videos, model, processor, **amounts, **shared)
 
-    def translate_alike(videos: Sequence[Path], journal: Journal | None) -> Iterator[Translation]:
+    def translate_alike(videos: Sequence[Path | ClipOfDataSet], journal: Journal | None) -> Iterator[Translation]:
         if shared["choice"]:
             torch.manual_seed(0)  # the same command draws the same samples
         return translate(videos, **({"journal": journal} if arguments.long else {}))

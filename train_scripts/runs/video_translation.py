@@ -18,6 +18,7 @@ from modeling_flallm.clip_translation_slt import EncodedClips
 from modeling_flallm.own_processing import FLaLLMProcessor, VideoDecodingError
 
 from ..arguments.command_line import show_traceback
+from .clips_of_data_set import ClipOfDataSet
 from .translation_results import (
     Journal,
     Translation,
@@ -32,7 +33,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 def translate_videos(
     model: FLaLLMForTranslation,
     processor: FLaLLMProcessor,
-    videos: Sequence[Path],
+    videos: Sequence[Path | ClipOfDataSet],
     batch_size: int = 8,
     start: float | None = None,
     end: float | None = None,
@@ -63,7 +64,7 @@ def translate_videos(
     translator = build_translator(model, processor)
     encode_clips = functools.partial(translator.encode_clips, left_handed=left_handed)
 
-    def read(numbered: tuple[int, Path]) -> _Clip:
+    def read(numbered: tuple[int, Path | ClipOfDataSet]) -> _Clip:
         clip = _read_clip(translator, *numbered, start, end)
         if clip.read is not None and longest_clip is not None:
             num_tokens = model.vision_model.get_num_tokens(clip.num_frames)
@@ -244,12 +245,19 @@ def _ahead(
 
 
 def _read_clip(
-    translator: SignLanguageTranslationPipeline, position: int, video: Path, start: float | None, end: float | None
+    translator: SignLanguageTranslationPipeline,
+    position: int,
+    video: Path | ClipOfDataSet,
+    start: float | None,
+    end: float | None,
 ) -> _Clip:
-    """What is read from a file, or the error if it cannot be read, or is too short or too long."""
+    """What is read from a file or a row, or the error if it cannot be read, or is too short or too long."""
     translation = Translation(str(video), position=position)
     try:
-        clip = translator.read_clip(str(video), start, end)
+        if isinstance(video, ClipOfDataSet):
+            (clip,) = translator.preprocess(video.row())["clips"]
+        else:
+            clip = translator.read_clip(str(video), start, end)
     except Exception as error:  # one file must not stop the work on all others
         show_traceback(error)
         translation.error = _text_of(error)
