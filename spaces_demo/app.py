@@ -23,6 +23,7 @@ os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / "flal
 
 import appearance  # noqa: E402
 import gradio as gr  # noqa: E402
+import reading_aids  # noqa: E402
 import results  # noqa: E402
 import timeline  # noqa: E402
 import uploads  # noqa: E402
@@ -61,6 +62,8 @@ LAUNCH = {
     "js": appearance.ON_LOAD,
     "theme": appearance.THEME,
     "footer_links": ["api"],
+    "pwa": True,  # phones can install it, as an app with this icon
+    "favicon_path": appearance.ICON,
     "max_threads": MOST_WAITING + NUM_OTHER_THREADS,  # each waiting request holds one
 }
 
@@ -79,7 +82,7 @@ class Page:
         # For files that Gradio knows of; `uploads` deletes the rest.
         delete_cache = (uploads.SECONDS_BETWEEN_SWEEPS, SECONDS_UNTIL_FILES_ARE_DELETED)
         with gr.Blocks(title=TEXTS["en"]["title"], delete_cache=delete_cache, analytics_enabled=False) as demo:
-            self._head()
+            self._head(demo)
             with gr.Column(elem_id="signer-and-words"), gr.Row():
                 with gr.Column():
                     self._signer()
@@ -107,12 +110,15 @@ class Page:
         """A text of the page, or the one that takes its place where poses are translated."""
         return texts.get(f"poses_{name}", texts[name]) if self.reads_poses else texts[name]
 
-    def _head(self) -> None:
+    def _head(self, demo: gr.Blocks) -> None:
         choices = [(name, code) for code, name in LANGUAGES.items()]
-        self.language = self._add(
-            gr.Radio, lambda texts: {"label": texts["language_switch"]}, choices=choices, value="en"
-        )
+        with gr.Row():
+            self.language = self._add(
+                gr.Radio, lambda texts: {"label": texts["language_switch"]}, choices=choices, value="en"
+            )
+            reading_aids.large_text(self._add, demo)
         self._add(gr.Markdown, self._title_and_intro)
+        reading_aids.introduction(self._add)
         self._add(gr.Markdown, lambda texts: {"value": texts["warning"]}, elem_id="warning")
 
     def _title_and_intro(self, texts: dict[str, str]) -> dict[str, str]:
@@ -146,6 +152,7 @@ class Page:
                 gr.Button, lambda texts: {"value": texts["translate_button"]}, variant="primary", **narrow
             )
             self.stop = self._add(gr.Button, lambda texts: {"value": texts["stop_button"]}, **narrow)
+        reading_aids.playback_speed(self._add)
 
     def _video_to_upload_or_record(self, **options: Any) -> gr.Video:
         """A single source, another format or include_audio=False would call the ffmpeg command."""
@@ -167,6 +174,7 @@ class Page:
     def _translation(self) -> None:
         self._add(gr.Markdown, lambda texts: {"value": f"## {texts['translation_label']}"})
         self.result = gr.HTML(elem_id="result")
+        self.share = reading_aids.share_button(self._add, self.language)
 
     def _choices(self, examples: list[str]) -> None:
         if examples:
@@ -205,7 +213,7 @@ class Page:
     def _events(self, demo: gr.Blocks) -> None:
         hidden = {"api_visibility": "private"}
         outcome = gr.State(time_to_live=SECONDS_UNTIL_FILES_ARE_DELETED)
-        shown = [self.result, self.timeline, outcome, *self.captions.values(), *self.save.values()]
+        shown = [self.result, self.timeline, outcome, *self.captions.values(), *self.save.values(), self.share]
         demo.load(_language_of_browser, outputs=self.language, **hidden)
         spoken = [component for component, _ in self.speaking] + [self.result, self.timeline]
         self.language.change(
@@ -351,10 +359,10 @@ class Page:
         return Path(os.environ["GRADIO_TEMP_DIR"]) / "made" / secrets.token_hex(16)
 
     def _after(self, outcome: Result | Exception | None, language: str) -> tuple[Any, ...]:
-        """Values for result, timeline, outcome, captions and the buttons that save them."""
+        """Values for result, timeline, outcome, captions and the buttons that save or share them."""
         is_there = isinstance(outcome, Result)
         captions = self._captions_of(outcome) if is_there else dict.fromkeys(self.captions, "")
-        buttons = (gr.update(interactive=is_there) for _ in self.save)
+        buttons = (gr.update(interactive=is_there) for _ in (*self.save, "share"))
         return (*self._shown(outcome, language), outcome, *captions.values(), *buttons)
 
     def _translate(

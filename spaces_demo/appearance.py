@@ -22,8 +22,11 @@ THEME = gr.themes.Default(primary_hue="indigo").set(
 
 PAGE_CSS, PAGE_SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
 CSS = "\n".join((timeline.CSS, results.CSS, PAGE_CSS))
-TITLES = json.dumps({language: texts["title"] for language, texts in TEXTS.items()})
-ON_LOAD = f"() => {{\n({PAGE_SCRIPT.strip()})({TITLES});\n({timeline.JAVASCRIPT.strip()})();\n}}"
+ICON = Path(__file__).with_name("icon.svg")
+# What page.js says.
+WORDS_OF_PAGE = ("title", "share_limit", "share_copied", "share_failed")
+WORDS = json.dumps({language: {name: texts[name] for name in WORDS_OF_PAGE} for language, texts in TEXTS.items()})
+ON_LOAD = f"() => {{\n({PAGE_SCRIPT.strip()})({WORDS});\n({timeline.JAVASCRIPT.strip()})();\n}}"
 
 
 def in_browser(function: str, *arguments: str) -> str:

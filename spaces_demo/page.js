@@ -1,12 +1,17 @@
 // Runs once in the browser, when the page has loaded; the page's events call the functions of `flallm`.
-(titles) => {
+(words) => {
   const SECONDS_BEFORE_A_RECORDING = 3;
+  const LARGE_TEXT = "flallm-large-text"; // under this name, the browser remembers whether the text is large
   const findVideo = () => document.querySelector("#signed-video video");
+  let playbackSpeed = 1;
+  document.addEventListener("loadeddata", ({ target }) => {
+    if (target === findVideo()) target.playbackRate = playbackSpeed;
+  }, true);
 
   window.flallm = {
     setLanguage: (language, ...others) => {
       document.documentElement.lang = language;
-      document.title = titles[language];
+      document.title = words[language].title;
       return [language, ...others];
     },
 
@@ -20,6 +25,38 @@
     showSecond: (second) => {
       const video = findVideo();
       if (video) video.currentTime = second;
+    },
+
+    playAt: (speed) => {
+      playbackSpeed = speed;
+      const video = findVideo();
+      if (video) video.playbackRate = speed;
+      return speed;
+    },
+
+    enlargeText: (isLarge) => {
+      document.querySelector(".gradio-container").classList.toggle("large-text", isLarge);
+      localStorage.setItem(LARGE_TEXT, isLarge ? "1" : "");
+      return isLarge;
+    },
+
+    rememberedText: () => window.flallm.enlargeText(Boolean(localStorage.getItem(LARGE_TEXT))),
+
+    // Only words leave the page this way. Returns what to say of it.
+    shareSentence: async (language) => {
+      const { title, share_limit, share_copied, share_failed } = words[language];
+      const sentences = [...document.querySelectorAll("#result .sentence, #result .sentences p")];
+      const text = [...sentences.map((each) => each.textContent.trim()), share_limit].join("\n");
+      try {
+        if (navigator.share) {
+          await navigator.share({ title, text });
+          return "";
+        }
+        await navigator.clipboard.writeText(text);
+        return share_copied;
+      } catch (error) {
+        return error.name === "AbortError" ? "" : share_failed;
+      }
     },
 
     showCaptions: (text) => {

@@ -35,6 +35,8 @@ ENGLISH = {
         "everything else after {minutes} minutes at the latest. Nothing is kept."
     ),
     "language_switch": "Language of this page",
+    "pictures_label": "Three pictures: a camera sees a person, the person signs, a sentence appears.",
+    "large_text_label": "Large text",
     # What goes in
     "video_label": "Video: upload or record",
     "poses_label": "File of poses: upload",
@@ -61,6 +63,10 @@ ENGLISH = {
     "hand_auto": "Find out",
     "translate_button": "Translate",
     "stop_button": "Stop",
+    "speed_label": "Playback speed",
+    "speed_100": "Normal",
+    "speed_50": "Half",
+    "speed_25": "Quarter",
     "examples_label": "Videos to try",
     "poses_examples_label": "Poses to try",
     # What is going on
@@ -112,6 +118,10 @@ ENGLISH = {
         "high."
     ),
     "translations_first": "The captions, and the picture of where the model looked, are those of translation 1.",
+    "share_button": "Share the sentence, without the video",
+    "share_limit": "Translated from sign language by a machine. It can be wrong.",
+    "share_copied": "Copied. You can paste it anywhere.",
+    "share_failed": "The browser does not allow it. You can select and copy the sentence.",
     "captions_heading": "Captions",
     "captions_info": "The sentences as captions for a video player. Check them before you show them to others.",
     "download_srt": "Download captions (SRT)",
@@ -254,6 +264,8 @@ GERMAN = {
         "gefunden sind, alles andere nach spätestens {minutes} Minuten. Nichts wird aufgehoben."
     ),
     "language_switch": "Sprache dieser Seite",
+    "pictures_label": "Drei Bilder: Eine Kamera sieht eine Person, die Person gebärdet, ein Satz erscheint.",
+    "large_text_label": "Große Schrift",
     "video_label": "Video: hochladen oder aufnehmen",
     "poses_label": "Datei mit Posen: hochladen",
     "poses_or_video_label": "Datei mit Posen oder Video: hochladen",
@@ -280,6 +292,10 @@ GERMAN = {
     "hand_auto": "Herausfinden",
     "translate_button": "Übersetzen",
     "stop_button": "Stopp",
+    "speed_label": "Geschwindigkeit",
+    "speed_100": "Wie gefilmt",
+    "speed_50": "Halb",
+    "speed_25": "Viertel",
     "examples_label": "Videos zum Ausprobieren",
     "poses_examples_label": "Posen zum Ausprobieren",
     "progress_waiting": "Andere Videos kommen vorher an die Reihe: {number}",
@@ -329,6 +345,10 @@ GERMAN = {
         "Zahlen zu hoch sein."
     ),
     "translations_first": ("Die Untertitel und das Bild, wohin das Modell gesehen hat, gehören zu Übersetzung 1."),
+    "share_button": "Den Satz weitergeben, ohne das Video",
+    "share_limit": "Von einer Maschine aus der Gebärdensprache übersetzt. Es kann falsch sein.",
+    "share_copied": "Kopiert. Es kann jetzt überall eingefügt werden.",
+    "share_failed": "Der Browser erlaubt es nicht. Den Satz bitte markieren und kopieren.",
     "captions_heading": "Untertitel",
     "captions_info": "Die Sätze als Untertitel für ein Video. Bitte prüfen, bevor andere sie sehen.",
     "download_srt": "Untertitel herunterladen (SRT)",

@@ -259,6 +259,85 @@ def test_the_signer_is_seen_beside_the_sentence_and_the_words(visit, translate_a
     expect(word_buttons(page).last).to_be_in_viewport()
 
 
+def style_of(locator: Locator, name: str) -> float:
+    return locator.evaluate("(element, name) => parseFloat(getComputedStyle(element)[name])", name)
+
+
+@pytest.mark.slow
+def test_the_speed_of_the_playback_stays_for_the_next_clip(visit, clip):
+    page = visit()
+    upload(page, clip)
+    wait_until_looked_at(page)
+    page.get_by_role("radio", name=ENGLISH["speed_25"], exact=True).check()
+    page.wait_for_function("() => document.querySelector('#signed-video video').playbackRate === 0.25")
+    page.get_by_role("button", name="Clear").click()
+    upload(page, next(other for other in clips() if other != clip))
+    wait_until_looked_at(page)
+    page.wait_for_function("() => document.querySelector('#signed-video video').playbackRate === 0.25")
+    page.get_by_role("radio", name=ENGLISH["speed_100"], exact=True).check()
+    page.wait_for_function("() => document.querySelector('#signed-video video').playbackRate === 1")
+
+
+@pytest.mark.slow
+def test_the_browser_remembers_large_text(visit, clip):
+    page = visit()
+    translate(page, clip)
+    sentence = page.locator("#result .sentence")
+    before = style_of(sentence, "fontSize")
+    page.get_by_role("checkbox", name=ENGLISH["large_text_label"]).check()
+    expect(page.locator(".gradio-container.large-text")).to_be_attached()
+    assert style_of(sentence, "fontSize") > 1.4 * before
+    page.reload()
+    expect(page.get_by_role("checkbox", name=ENGLISH["large_text_label"])).to_be_checked(timeout=WAIT_IN_MILLISECONDS)
+    expect(page.locator(".gradio-container.large-text")).to_be_attached()
+    page.get_by_role("checkbox", name=ENGLISH["large_text_label"]).uncheck()
+    expect(page.locator(".gradio-container.large-text")).not_to_be_attached()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["shares", "copies", "may not"])
+def test_a_sentence_is_passed_on_without_its_video(visit, clip, translate_alone, way):
+    page = visit(permissions=[] if way == "may not" else ["clipboard-read", "clipboard-write"])
+    share = button(page, "share_button")
+    expect(share).to_be_disabled()
+    translate(page, clip)
+    page.evaluate(
+        "(way) => { if (way === 'shares') navigator.share = async (what) => { window.shared = what; };"
+        " if (way === 'may not') navigator.clipboard.writeText = async () => { throw new Error('no'); }; }",
+        way,
+    )
+    share.click()
+    expected = f"{translate_alone(clip)['translation_text']}\n{ENGLISH['share_limit']}"
+    if way == "shares":
+        page.wait_for_function("() => window.shared")
+        assert page.evaluate("window.shared") == {"title": ENGLISH["title"], "text": expected}
+        return
+    said = ENGLISH["share_copied" if way == "copies" else "share_failed"]
+    expect(page.get_by_text(said)).to_be_visible()
+    if way == "copies":
+        assert page.evaluate("navigator.clipboard.readText()") == expected
+
+
+@pytest.mark.slow
+def test_an_introduction_in_pictures_that_rests_for_who_wants_no_motion(visit):
+    for motion, names in (("no-preference", ["left", "right"]), ("reduce", ["none", "none"])):
+        page = visit(reduced_motion=motion)
+        expect(page.get_by_role("img", name=ENGLISH["pictures_label"])).to_be_visible()
+        hands = page.locator("#introduction .left-hand, #introduction .right-hand")
+        assert hands.evaluate_all("(hands) => hands.map((hand) => getComputedStyle(hand).animationName)") == names
+
+
+@pytest.mark.slow
+def test_a_phone_can_install_it(visit, space):
+    page = visit()
+    page.wait_for_function("() => document.querySelector('link[rel=manifest]')")
+    manifest = page.request.get(f"{space.address}/manifest.json").json()
+    assert manifest["name"] == ENGLISH["title"] and manifest["display"] == "standalone"
+    (icon,) = manifest["icons"]
+    answer = page.request.get(icon["src"] if "://" in icon["src"] else f"{space.address}{icon['src']}")
+    assert answer.ok and "svg" in answer.headers["content-type"]
+
+
 @pytest.mark.slow
 def test_captions_are_on_the_clip_and_can_be_saved(visit, clip, translate_alone):
     page = visit()

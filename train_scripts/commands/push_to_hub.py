@@ -29,7 +29,7 @@ from ..hub.uploads import Upload, send
 
 SPACE_FOLDER = Path(__file__).resolve().parents[2] / "spaces_demo"
 SPACE_FILES = ("README.md", "requirements.txt") + tuple(
-    sorted(path.name for path in SPACE_FOLDER.iterdir() if path.suffix in (".py", ".css", ".js"))
+    sorted(path.name for path in SPACE_FOLDER.iterdir() if path.suffix in (".py", ".css", ".js", ".svg"))
 )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -164,6 +165,8 @@ class TextTrainer(Trainer):
             return self._end_of_stopped_run(resume_from_checkpoint)
         if self.args.should_save:
             self._save_settings(Path(self.args.output_dir))
+        # Of the few sentences of a batch, waking the other threads of a tokenizer takes longer than tokenising them.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         output = super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
         if self._sigterm.is_stopped:
             raise Terminated
