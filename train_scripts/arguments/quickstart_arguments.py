@@ -54,7 +54,7 @@ class UniSignQuickstartArguments(QuickstartSizes):
     output_dir: str = field(
         default="quickstart_uni_sign_output", metadata={"help": "New or empty folder for everything."}
     )
-    pretraining_epochs: float = field(default=12, metadata={"help": "Epochs of pretraining on poses."})
+    pretraining_epochs: float = field(default=11, metadata={"help": "Epochs of pretraining on poses."})
     pose_errors: float = field(
         default=1.0,
         metadata={"help": "Errors of the imagined pose detector: 0 for true keypoints, 2 for errors twice as large."},
