@@ -149,7 +149,7 @@ def split_motion(motion: Motion, lengths: SegmentLengths) -> list[VideoSegment]:
     """The sentences of a clip with this motion, in order of time; none if nobody moves."""
     stretches = _leave_out_idle_time(motion, find_stillness(motion), lengths)
     segments = [segment for stretch in stretches for segment in _split_stretch(motion, *stretch, lengths)]
-    return [_without_rests(motion, segment, lengths.rest_seconds) for segment in segments]
+    return [without_rests(motion, segment, lengths.rest_seconds) for segment in segments]
 
 
 # Levels
@@ -197,7 +197,7 @@ def find_stillness(motion: Motion) -> list[Stillness]:
     return [Stillness(int(first), int(stop)) for first, stop in edges.reshape(-1, 2)]
 
 
-def _is_rest(motion: Motion, stillness: Stillness) -> bool:
+def is_rest(motion: Motion, stillness: Stillness) -> bool:
     """Whether it is long, or the hands go down before it and up after it; at a cut of the film it may be short."""
     if stillness.seconds >= REST_IN_SECONDS - 1e-9:
         return True
@@ -237,7 +237,7 @@ def _leave_out_idle_time(
         inside = [stillness for stillness in stillnesses if first <= stillness.first and stillness.stop <= stop]
         still_steps = (motion.energy[first:stop] <= motion.still[first:stop]).sum()
         if (stop - first - still_steps) * STEP_IN_SECONDS >= TWITCH_IN_SECONDS:
-            stretches.append((first, stop, [stillness for stillness in inside if _is_rest(motion, stillness)]))
+            stretches.append((first, stop, [stillness for stillness in inside if is_rest(motion, stillness)]))
     return stretches
 
 
@@ -248,7 +248,7 @@ def _split_stretch(
     edges = [first, *_without_short_pieces(rests, first, stop, lengths), stop]
     for begin, behind in itertools.pairwise(edges):
         seconds = motion.second_at(begin), motion.second_at(behind)
-        yield from _split_long(motion, VideoSegment(*seconds, *seconds), lengths)
+        yield from split_long(motion, VideoSegment(*seconds, *seconds), lengths)
 
 
 def _without_short_pieces(rests: list[Stillness], first: int, stop: int, lengths: SegmentLengths) -> list[float]:
@@ -264,7 +264,7 @@ def _without_short_pieces(rests: list[Stillness], first: int, stop: int, lengths
     return [rest.middle for rest in rests]
 
 
-def _split_long(motion: Motion, segment: VideoSegment, lengths: SegmentLengths) -> Iterator[VideoSegment]:
+def split_long(motion: Motion, segment: VideoSegment, lengths: SegmentLengths) -> Iterator[VideoSegment]:
     """Cut a piece that is too long at moments of little motion, or else with an overlap."""
     while segment.end - segment.start > lengths.longest_seconds:
         second = _moment_of_little_motion(motion, segment, lengths)
@@ -291,7 +291,7 @@ def _moment_of_little_motion(motion: Motion, segment: VideoSegment, lengths: Seg
     return motion.second_at(first + lowest + 0.5) if is_clear else None
 
 
-def _without_rests(motion: Motion, segment: VideoSegment, rest_seconds: float) -> VideoSegment:
+def without_rests(motion: Motion, segment: VideoSegment, rest_seconds: float) -> VideoSegment:
     """Shorten the rests at both ends of a segment to `rest_seconds`: models have seldom seen more."""
     first, stop = (round((second - motion.start) / STEP_IN_SECONDS) for second in (segment.start, segment.end))
     moving = first + np.flatnonzero(motion.energy[first:stop] > motion.still[first:stop])
@@ -308,9 +308,14 @@ __all__ = [
     "Motion",
     "NoiseLevels",
     "SegmentLengths",
+    "Stillness",
     "VideoSegment",
+    "find_stillness",
     "in_surroundings",
+    "is_rest",
     "motion_in_equal_steps",
+    "split_long",
     "split_motion",
     "stands_out",
+    "without_rests",
 ]
