@@ -4,11 +4,12 @@ Translation while a person signs: frames come in, sentences come out as they gro
 Two threads share the work. The one that brings frames reads and measures them, and finds where sentences end. The other
 one, of which there is one for each stream, encodes and writes: the sentences that ended, and, whenever there is time,
 the one that is being signed, as far as it got. There is no queue of old states: what was overtaken is never translated.
+A server has one such thread for all streams, which writes what several of them have to say together: see `schedule`.
 """
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -74,6 +75,9 @@ class StreamingTranslator:
             Nothing in it or its model changes.
         lengths (`dict`, *optional*):
             Of sentences, as the arguments of `split_at_rests`.
+        schedule (`Callable[[StreamingTranslator], None]`, *optional*):
+            For streams that share a model. It is called with this stream, which then has no thread of its own, when
+            there is something to translate. One other thread must then call `next_translation` until it gives None.
         **arguments:
             Every other argument of a call of the pipeline except `start`, `end`, `source_fps` and those of batches.
             `left_handed="auto"` decides for each translation anew.
@@ -82,7 +86,13 @@ class StreamingTranslator:
         ValueError: for arguments that the pipeline refuses, and clips that have no rests, such as visual features.
     """
 
-    def __init__(self, pipeline: Any, lengths: dict[str, float] | None = None, **arguments: Any):
+    def __init__(
+        self,
+        pipeline: Any,
+        lengths: dict[str, float] | None = None,
+        schedule: Callable[["StreamingTranslator"], None] | None = None,
+        **arguments: Any,
+    ):
         self.pipeline = pipeline
         self._clip = pipeline.processor.modality.live(**(lengths or {}))
         self._writing, self._evidence = _sorted_arguments(pipeline, arguments)
@@ -96,6 +106,7 @@ class StreamingTranslator:
         self._latest: tuple[list[int], list[dict[str, Any]]] = ([], [])
         self._may_be_overtaken = True
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="streaming-translator")
+        self._schedule = schedule or (lambda stream: self._worker.submit(self._work))
         self._changed = threading.Condition()
         self._ended: deque[Task] = deque()
         self._newest: Task | None = None
@@ -191,7 +202,7 @@ class StreamingTranslator:
             self._newest = None if task.is_final else task
             if not (self._is_working or self._is_over):
                 self._is_working = True
-                self._worker.submit(self._work)
+                self._schedule(self)
 
     @property
     def _is_over(self) -> bool:
@@ -201,12 +212,44 @@ class StreamingTranslator:
 
     def _work(self) -> None:
         try:
-            while (task := self._next_task()) is not None:
-                self._translate(task)
-        except BaseException as error:  # raised again in the thread that asks for updates
-            with self._changed:
-                self._error, self._is_working = error, False
-                self._changed.notify_all()
+            while (translation := self.next_translation()) is not None:
+                self._write_all(translation)
+        except BaseException as error:
+            self.fail(error)
+
+    def _write_all(self, translation: "Translation") -> None:
+        encoded, watch = next(translation, (None, None))
+        while encoded is not None:
+            written = self.pipeline.write_sentences(encoded, **self._writing_watched_by(watch))
+            try:
+                encoded, watch = translation.send(written[0])
+            except StopIteration:
+                return
+
+    @property
+    def has_ended_sentences(self) -> bool:
+        """Whether what comes next is a sentence that ended, which should go first where streams share a model."""
+        return bool(self._ended)
+
+    @property
+    def writing(self) -> dict[str, Any]:
+        """The arguments of `write_sentences` for all sentences of this stream."""
+        return {**self._writing, "with_evidence": any(self._evidence.values())}
+
+    def next_translation(self) -> "Translation | None":
+        """
+        Take what is to be translated next; None if there is nothing. It yields clips to write, one `EncodedClips` after
+        the other, each with stopping criteria that may be left out: with them the text is reported while it grows. It
+        has to be sent what `write_sentences` gives for each of them, and reports what comes of it.
+        """
+        task = self._next_task()
+        return None if task is None else self._translate(task)
+
+    def fail(self, error: BaseException) -> None:
+        """End the stream with an error, which is raised in the thread that asks for updates."""
+        with self._changed:
+            self._error, self._is_working = error, False
+            self._changed.notify_all()
 
     def _next_task(self) -> Task | None:
         with self._changed:
@@ -217,13 +260,13 @@ class StreamingTranslator:
             self._changed.notify_all()
             return task if self._is_working else None
 
-    def _translate(self, task: Task) -> None:
+    def _translate(self, task: Task) -> "Translation":
         if task.part is None:
             answers = [] if self._num_pieces not in self._standing else [self._nothing(task)]
         elif task.numbers == self._latest[0]:
             answers = self._timed(task, self._latest[1]) if task.is_final else []
         else:
-            answers = self._timed(task, self._answers(task))
+            answers = self._timed(task, (yield from self._answers(task)))
         for index, answer in enumerate(answers):
             self._report(answer | {"piece": self._num_pieces + index, "is_final": task.is_final})
         if task.is_final:
@@ -235,18 +278,18 @@ class StreamingTranslator:
         if answers:
             self._said, self._said_until = folded_words(answers[-1]["translation_text"]), answers[-1]["end"]
 
-    def _answers(self, task: Task) -> list[dict[str, Any]]:
+    def _answers(self, task: Task) -> "Generator[tuple[EncodedClips, _Watch], dict[str, Any], list[dict[str, Any]]]":
         """The translations of a sentence in its parts, mostly one; none if it is too short so far, or was overtaken."""
         if self._encodes_ahead:
             self._encode_all_of(task.part)
         answers = []
         for index, part in enumerate(self._parts(task)):
             watch = _Watch(self, task, self._num_pieces + index)
-            written = self.pipeline.write_sentences(self._encode(part), **self._writing_watched_by(watch))
+            written = yield self._encode(part), watch
             if watch.is_stopped:
                 self._may_be_overtaken = False
                 return []
-            answers.append(self.pipeline.answers_of(written[0], **self._evidence)[0])
+            answers.append(self.pipeline.answers_of(written, **self._evidence)[0])
         if answers:
             self._may_be_overtaken = True
             self._latest = (task.numbers, answers)
@@ -270,8 +313,7 @@ class StreamingTranslator:
 
     def _writing_watched_by(self, watch: "_Watch") -> dict[str, Any]:
         criteria = StoppingCriteriaList([*(self._writing.get("stopping_criteria") or []), watch])
-        with_evidence = any(self._evidence.values())
-        return {**self._writing, "with_evidence": with_evidence, "stopping_criteria": criteria}
+        return {**self.writing, "stopping_criteria": criteria}
 
     def _encode(self, part: Any) -> EncodedClips:
         times = clip_times(part.metadata, None)
@@ -392,6 +434,9 @@ class _Watch(StoppingCriteria):
             self.stream.report_so_far(self.task, self.piece, self.stream.pipeline.processor.decode(input_ids[0]))
             self.stream.encode_what_came()
         return torch.full((len(input_ids),), self.is_stopped, dtype=torch.bool, device=input_ids.device)
+
+
+Translation = Generator[tuple[EncodedClips, _Watch], dict[str, Any], None]
 
 
 def _in_milliseconds(segment: Any) -> Any:
