@@ -141,6 +141,7 @@ __all__ = [
     "SignEncoder",
     "SignEncoderOutput",
     "SignLanguageTranslationPipeline",
+    "StreamingTranslator",
     "TemporalConfig",
     "TemporalEncoder",
     "TwoLevelConfig",

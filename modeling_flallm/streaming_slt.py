@@ -104,6 +104,7 @@ class StreamingTranslator:
         self._said: list[str] = []
         self._said_until = 0.0
         self._latest: tuple[list[int], list[dict[str, Any]]] = ([], [])
+        self._latest_so_far: dict[str, Any] = {}
         self._may_be_overtaken = True
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="streaming-translator")
         self._schedule = schedule or (lambda stream: self._worker.submit(self._work))
@@ -388,8 +389,10 @@ class StreamingTranslator:
             standing = self._standing.get(piece, "")
             if standing.startswith(update["translation_text"]):
                 update["translation_text"] = standing
-            if update["translation_text"]:
-                self._report(update | {"piece": piece, "is_final": False})
+            update |= {"piece": piece, "is_final": False}
+            if update["translation_text"] and update != self._latest_so_far:
+                self._latest_so_far = update
+                self._report(update)
 
 
 class LiveTranslation:

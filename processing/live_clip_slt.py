@@ -60,6 +60,7 @@ class LiveClip(ABC):
         self._frames: list[Any] = []
         self._first_number = 0
         self._next_look = -math.inf
+        self._usual_energy = 0.0
 
     @property
     def num_frames_held(self) -> int:
@@ -94,10 +95,13 @@ class LiveClip(ABC):
         Args:
             is_end: whether no more frames come.
         """
-        if not self._seconds or (self._seconds[-1] < self._next_look and not is_end):
+        if len(self._seconds) < 2 or (self._seconds[-1] < self._next_look and not is_end):
             return None
         self._segmentation.begin_after(self._seconds[0])
-        sentence = self._segmentation.look(self._motion(), is_end)
+        motion = self._motion(self._usual_energy)
+        sentence = self._segmentation.look(motion, is_end)
+        if sentence is not None and sentence.is_final and not sentence.is_nothing:
+            self._usual_energy = motion.usual_energy  # until the next sentence, there may be nothing but noise
         if sentence is None or not sentence.is_final:
             self._next_look = self._seconds[-1] + SECONDS_BETWEEN_LOOKS
         return sentence
@@ -114,7 +118,7 @@ class LiveClip(ABC):
 
     def part(self, start: float, end: float) -> LivePart:
         """The frames that would be sampled of a recording of this clip, from `start` to `end` seconds."""
-        found = self._part_of_frames(start, end, self._sample)
+        found = self._part_of_frames(self._seconds, start, end, self._sample)
         frames = [self._frames[position] for position in found.wanted]
         return LivePart(frames, [self._first_number + position for position in found.wanted], times_of_part(found))
 
@@ -134,8 +138,8 @@ class LiveClip(ABC):
         """Read a frame as it is kept, and measure its motion."""
 
     @abstractmethod
-    def _motion(self) -> Motion:
-        """The motion of all that was not forgotten."""
+    def _motion(self, usual_before: float) -> Motion:
+        """The motion of all that was not forgotten; see `motion_in_equal_steps`."""
 
     @abstractmethod
     def _forget_motion(self, before: float) -> None:
@@ -145,10 +149,13 @@ class LiveClip(ABC):
     def _restart_motion(self) -> None:
         """Drop all that was measured."""
 
-    def _part_of_frames(self, start: float, end: float, sample: SampleIndices | None) -> FilePart:
-        interval = usual_interval(self._seconds) or 0.0
-        request = FrameRequest(start, end, sample_frame_indices=sample)
-        return part_of_frames(self._seconds, self._seconds[-1] + interval, None, request, "the clip")
+    @staticmethod
+    def _part_of_frames(
+        seconds: Sequence[float], start: float | None, end: float | None, sample: SampleIndices | None
+    ) -> FilePart:
+        """Which of the frames at these seconds a part has, on a grid that is uniform in time."""
+        stop = seconds[-1] + (usual_interval(seconds) or 0.0)
+        return part_of_frames(seconds, stop, None, FrameRequest(start, end, sample_frame_indices=sample), "the clip")
 
 
 def times_of_part(part: FilePart) -> dict[str, Any]:

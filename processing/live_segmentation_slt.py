@@ -81,7 +81,7 @@ class LiveSegmentation:
             return None
         so_far = self._until(motion, motion.end)
         if self._has_vanished(motion, is_end):
-            return self._over(LiveSentence(so_far, is_final=True, is_nothing=True), so_far.start)
+            return self._over(LiveSentence(so_far, is_final=True, is_nothing=True), motion.end)
         ended = self._ended_at_a_rest(motion)
         if ended is not None:
             return self._over(LiveSentence(ended, is_final=True), ended.caption_end)

@@ -45,7 +45,8 @@ class Motion:
     """
     Motion of a clip in steps of `STEP_IN_SECONDS` from second `start` on, each of shape `(steps,)`: `energy`, how much
     moves, in any unit; `height` of what moves, 0 at the top of the picture and 1 at the bottom; `is_cut`, whether the
-    film was cut there; `still`, the energy up to which nobody moves; `usual_height`, the mean of the surroundings.
+    film was cut there; `still`, the energy up to which nobody moves; `usual_height`, the mean of the surroundings; and
+    `usual_energy`, a number, that of the surroundings in which most moves.
     """
 
     start: float
@@ -55,6 +56,7 @@ class Motion:
     is_cut: np.ndarray
     still: np.ndarray
     usual_height: np.ndarray
+    usual_energy: float
 
     def second_at(self, step: float) -> float:
         return min(self.start + step * STEP_IN_SECONDS, self.end)
@@ -121,17 +123,29 @@ class NoiseLevels:
 
 
 def motion_in_equal_steps(
-    times: np.ndarray, energy: np.ndarray, height: np.ndarray, is_cut: np.ndarray, end: float, noise: NoiseLevels
+    times: np.ndarray,
+    energy: np.ndarray,
+    height: np.ndarray,
+    is_cut: np.ndarray,
+    end: float,
+    noise: NoiseLevels,
+    usual_before: float = 0.0,
 ) -> Motion:
     """
     The motion of a clip from numbers for each of its frames, all `(frames,)`: their `times` in seconds, and `energy`,
     `height` and `is_cut` as in `Motion`. What changed between two frames is spread over the time between them.
+    `usual_before` is the `usual_energy` of what was before the clip, where the clip alone does not show it.
     """
     energy = np.where(is_cut, np.minimum(np.pad(energy, 1)[:-2], np.pad(energy, 1)[2:]), energy)
     steps = times[0] + (np.arange(max(1, round((end - times[0]) / STEP_IN_SECONDS))) + 0.5) * STEP_IN_SECONDS
     frames = np.searchsorted(times, steps).clip(0, len(times) - 1)
     energy, height = energy[frames], height[frames]
-    levels = {"still": _still_level(energy, noise), "usual_height": _usual_height(energy, height)}
+    noise_and_motion = in_surroundings(energy, lambda part: np.percentile(part, [5, 90]))
+    levels = {
+        "still": _still_level(*noise_and_motion.T, usual_before, noise),
+        "usual_height": _usual_height(energy, height),
+        "usual_energy": float(noise_and_motion[:, 1].max()),
+    }
     return Motion(float(times[0]), float(end), energy, height, is_cut[frames], **levels)
 
 
@@ -155,11 +169,10 @@ def split_motion(motion: Motion, lengths: SegmentLengths) -> list[VideoSegment]:
 # Levels
 
 
-def _still_level(energy: np.ndarray, noise_levels: NoiseLevels) -> np.ndarray:
+def _still_level(noise: np.ndarray, motion: np.ndarray, usual_before: float, noise_levels: NoiseLevels) -> np.ndarray:
     """-> the energy up to which nobody moves `(steps,)`; infinite where there is nothing but noise."""
-    noise, motion = in_surroundings(energy, lambda part: np.percentile(part, [5, 90])).T
     noise = np.minimum(noise, noise_levels.highest)
-    motion = np.maximum(motion, 0.3 * motion.max())
+    motion = np.maximum(motion, max(0.3 * motion.max(), usual_before))
     level = noise + noise_levels.still_fraction * (motion - noise)
     is_noise = (motion < noise_levels.highest) & (motion < np.maximum(noise_levels.faintest, 2.5 * noise))
     return np.where(is_noise, np.inf, level)

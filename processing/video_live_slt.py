@@ -40,8 +40,8 @@ class LiveVideo(LiveClip):
         self._changes.add(seconds, grey)
         return self._read_frame(frame)
 
-    def _motion(self) -> Motion:
-        return self._changes.motion()
+    def _motion(self, usual_before: float) -> Motion:
+        return self._changes.motion(usual_before)
 
     def _forget_motion(self, before: float) -> None:
         self._changes.forget(before)

@@ -76,12 +76,13 @@ class PictureChanges:
         num_old = bisect_left(self.times, before)
         del self.times[:num_old], self._changes[:num_old]
 
-    def motion(self) -> Motion:
-        """The motion of what was added and not dropped, of one picture or more."""
+    def motion(self, usual_before: float = 0.0) -> Motion:
+        """The motion of what was added and not dropped, of one picture or more; see `motion_in_equal_steps`."""
         energy, height, extent = np.array(self._changes).T
         is_cut = stands_out(energy, CAMERA_NOISE.faintest) | stands_out(extent, CAMERA_NOISE.faintest)
         end = self._last + self._frame_duration
-        return motion_in_equal_steps(np.array(self.times), energy, height, is_cut, end, CAMERA_NOISE)
+        times = np.array(self.times)
+        return motion_in_equal_steps(times, energy, height, is_cut, end, CAMERA_NOISE, usual_before)
 
 
 def _change(difference: np.ndarray) -> tuple[float, float, float]:

@@ -52,6 +52,7 @@ PROCESSOR_FILES = {
     "pose_point_names_slt.py",
     "pose_segmentation_slt.py",
     "pose_signer_slt.py",
+    "poses_live_slt.py",
     "poses_of_videos_slt.py",
     "poses_slt.py",
     "processing_flallm.py",
