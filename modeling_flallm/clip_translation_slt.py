@@ -42,6 +42,21 @@ class EncodedClips:
     features: Any
     are_left_handed: list[bool] | None = None
 
+    @classmethod
+    def joined(cls, parts: Sequence["EncodedClips"]) -> "EncodedClips":
+        """All clips of several, in their order, to be written together. Of which `are_left_handed` is known must be so
+        of all of them or of none."""
+        if len(parts) == 1:
+            return parts[0]
+        hands = [part.are_left_handed for part in parts]
+        return cls(
+            _joined_output([part.vision_output for part in parts]),
+            [number for part in parts for number in part.num_frames],
+            [times for part in parts for times in part.times],
+            _joined_output([part.features for part in parts]),
+            None if hands[0] is None else [is_left for hand in hands for is_left in hand],
+        )
+
 
 class ClipTranslation:
     """Mixin for `SignLanguageTranslationPipeline`: its steps, for programs that run them separately."""
@@ -139,6 +154,23 @@ class ClipTranslation:
             are_left_handed = hands.tolist()
         output = self.model.vision_model.encode_features(features.last_hidden_state, features.attention_mask)
         return EncodedClips(output, num_frames, [clip["times"] for clip in clips], features, are_left_handed)
+
+    @torch.no_grad()
+    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """
+        Some frames of a clip, as `read_clip` gives them, each by itself: `(frames, width)`, for `encode_over_time`.
+        Only for encoders with `encodes_frames_alone`.
+        """
+        values = self._encoder_inputs([frames])[self.processor.modality.input_names[0]][0]
+        return self.model.vision_model.encode_frames(values)
+
+    @torch.no_grad()
+    def encode_over_time(self, frame_features: torch.Tensor, times: Any) -> EncodedClips:
+        """A clip whose frames went through `encode_frames`, `(frames, width)`, and their `ClipTimes`."""
+        vision_model = self.model.vision_model
+        features = vision_model.encode_over_time(frame_features[None])
+        output = vision_model.encode_features(features.last_hidden_state, features.attention_mask)
+        return EncodedClips(output, [len(frame_features)], [times], features)
 
     @torch.no_grad()
     def hand_margins(self, clips: list[dict[str, Any]], spoken_language: str | None = None) -> list[float]:
@@ -299,6 +331,16 @@ def _check_one_size(clips: list[torch.Tensor]) -> None:
             f"The processed videos of a batch must have one size, got (height, width) {sizes}. Pass batch_size=1, or "
             "set `size` of the video processor to a height and a width with do_resize=True."
         )
+
+
+def _joined_output(outputs: list[Any]) -> Any:
+    """Outputs of an encoder, `(batch, tokens, size)` with masks, padded to the longest, as one."""
+    names = ("last_hidden_state", "attention_mask")
+    joined = {
+        name: torch.nn.utils.rnn.pad_sequence([row for each in outputs for row in each[name]], batch_first=True)
+        for name in names
+    }
+    return type(outputs[0])(**joined)
 
 
 def _padded(clips: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -27,6 +27,7 @@ from .segmentation_slt import SegmentLengths, VideoSegment
 from .video_decoding_slt import decode_segments, decode_video
 from .video_files_slt import VideoDecodingError
 from .video_inputs_slt import is_single_video, open_path
+from .video_live_slt import LiveVideo
 from .video_requests_slt import DecodedVideo
 from .video_segmentation_slt import split_video_at_rests
 from .video_times_slt import VideoFacts, read_facts
@@ -216,6 +217,24 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
             times = {name: value for name, value in vars(segment).items() if name != "cut"}
             pixels = inputs["pixel_values_videos"][0]
             yield {"pixel_values_videos": pixels, "video_metadata": _metadata(part), **times}
+
+    def live(self, **lengths: float) -> LiveVideo:
+        """A video that is being recorded, of which frames come one by one; `lengths` are those of `split_at_rests`.
+
+        Raises `ValueError` for lengths that contradict each other or are out of range."""
+        return LiveVideo(SegmentLengths(**lengths), self._frame_sampler({}), self._frame_reader())
+
+    def _frame_reader(self) -> Any:
+        """Return the function that resizes and crops one picture: uint8 (3, height, width). A call of the processor
+        gives the same, and takes three times as long: it checks its settings each time."""
+        resize = self._frame_resizer({})
+        crop_size = self._standardize_kwargs(crop_size=self.crop_size)["crop_size"] if self.do_center_crop else None
+
+        def read(picture: Any) -> torch.Tensor:
+            frames = decode_video([picture], transform_frame=resize).frames
+            return frames[0] if crop_size is None else self.center_crop(frames, crop_size)[0]
+
+        return read
 
     def format_captions(self, captions: Iterable[dict[str, Any]], format_name: str) -> str:
         """Write answers of the translation pipeline with `start` and `end` as a caption file: see `format_captions`."""

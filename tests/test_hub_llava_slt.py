@@ -54,6 +54,7 @@ ENCODER_FILES = {  # its frame level can be any encoder
     "pretrained_vision_slt.py",
     "prior_guided_fusion_slt.py",
     "sign_encoder_slt.py",
+    "streaming_slt.py",
     "systems.py",
 }
 WITH_AN_ENCODER = ENCODER_FILES | {"configuration_llava_slt.py"}
