@@ -77,7 +77,8 @@ class StreamingTranslator:
             Of sentences, as the arguments of `split_at_rests`.
         schedule (`Callable[[StreamingTranslator], None]`, *optional*):
             For streams that share a model. It is called with this stream, which then has no thread of its own, when
-            there is something to translate. One other thread must then call `next_translation` until it gives None.
+            there is something to translate. One other thread must then call `translate_next` until it gives False, or,
+            to write for several streams together, `next_translation` until it gives None.
         **arguments:
             Every other argument of a call of the pipeline except `start`, `end`, `source_fps` and those of batches.
             `left_handed="auto"` decides for each translation anew.
@@ -212,11 +213,19 @@ class StreamingTranslator:
     # In the thread that translates
 
     def _work(self) -> None:
+        while self.translate_next():
+            pass
+
+    def translate_next(self) -> bool:
+        """Translate what is next, alone; False if there was nothing. An error ends the stream, see `fail`."""
         try:
-            while (translation := self.next_translation()) is not None:
+            translation = self.next_translation()
+            if translation is not None:
                 self._write_all(translation)
+            return translation is not None
         except BaseException as error:
             self.fail(error)
+            return False
 
     def _write_all(self, translation: "Translation") -> None:
         encoded, watch = next(translation, (None, None))
@@ -420,8 +429,12 @@ class LiveTranslation:
         ...     print(update["piece"], update["is_final"], update["translation_text"])
         ```
         """
-        with StreamingTranslator(self, lengths, **arguments) as stream:
+        with self.open_stream(lengths, **arguments) as stream:
             yield from stream.translate(frames)
+
+    def open_stream(self, lengths: dict[str, float] | None = None, **arguments: Any) -> StreamingTranslator:
+        """A stream to which frames are added one by one, with the arguments of `StreamingTranslator`."""
+        return StreamingTranslator(self, lengths, **arguments)
 
 
 class _Watch(StoppingCriteria):

@@ -23,6 +23,7 @@ os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / "flal
 
 import appearance  # noqa: E402
 import gradio as gr  # noqa: E402
+import live  # noqa: E402
 import reading_aids  # noqa: E402
 import results  # noqa: E402
 import timeline  # noqa: E402
@@ -62,6 +63,7 @@ LAUNCH = {
     "js": appearance.ON_LOAD,
     "theme": appearance.THEME,
     "footer_links": ["api"],
+    "ssr_mode": False,  # its server between the browser and this one passes no WebSockets on
     "pwa": True,  # phones can install it, as an app with this icon
     "favicon_path": appearance.ICON,
     "max_threads": MOST_WAITING + NUM_OTHER_THREADS,  # each waiting request holds one
@@ -76,6 +78,8 @@ class Page:
         self.reads_poses = translator.reads_poses
         self.camera: gr.Video | None = None  # where poses are translated, and videos are taken for them
         self.visitors = Visitors(MOST_WAITING, MOST_WAITING_OF_ONE_VISITOR)
+        is_live = live.LiveCaptions.are_possible(translator)
+        self.live = live.LiveCaptions(translator, self.visitors, _sentence_for) if is_live else None
         self.speaking: list[tuple[gr.components.Component, Callable[[dict[str, str]], dict[str, Any]]]] = []
 
     def build(self, examples: list[str]) -> gr.Blocks:
@@ -83,6 +87,7 @@ class Page:
         delete_cache = (uploads.SECONDS_BETWEEN_SWEEPS, SECONDS_UNTIL_FILES_ARE_DELETED)
         with gr.Blocks(title=TEXTS["en"]["title"], delete_cache=delete_cache, analytics_enabled=False) as demo:
             self._head(demo)
+            self._live()
             with gr.Column(elem_id="signer-and-words"), gr.Row():
                 with gr.Column():
                     self._signer()
@@ -127,6 +132,46 @@ class Page:
         if self.reads_poses and self.translator.takes_videos:
             intro += f" {texts['poses_intro_of_videos']}"
         return {"value": f"# {texts['title']}\n\n{intro}"}
+
+    def _live(self) -> None:
+        """The camera with captions, if the model can do that; its events need the choice of the hand, see `_events`."""
+        if self.live is None:
+            return
+        with self._add(gr.Accordion, lambda texts: {"label": texts["live_heading"]}, open=False):
+            self._add(
+                gr.Markdown,
+                lambda texts: {"value": texts["live_intro"].format(minutes=live.MOST_MINUTES)},
+            )
+            with gr.Row():
+                self.start_live, self.stop_live = (
+                    self._add(gr.Button, lambda texts, name=name: {"value": texts[name]}, variant=variant)
+                    for name, variant in (("live_start", "primary"), ("live_stop", "secondary"))
+                )
+            gr.HTML(live.STAGE, elem_id="live")
+            with gr.Row():
+                self.save_live = {
+                    name: self._add(
+                        gr.Button, lambda texts, name=name: {"value": texts[f"download_{name}"]}, interactive=False
+                    )
+                    for name in live.TRANSCRIPTS
+                }
+            self.live_captions = {name: gr.Textbox(visible="hidden") for name in live.TRANSCRIPTS}
+
+    def _events_of_live(self) -> None:
+        hidden = {"queue": False, "api_visibility": "private"}
+        self.start_live.click(None, [self.language, self.hand], None, js=appearance.in_browser("startLive"), **hidden)
+        stopped = self.stop_live.click(
+            None, self.language, list(self.live_captions.values()), js=appearance.in_browser("stopLive"), **hidden
+        )
+        stopped.then(
+            lambda *captions: [gr.update(interactive=bool(each)) for each in captions],
+            list(self.live_captions.values()),
+            list(self.save_live.values()),
+            **hidden,
+        )
+        for name, button in self.save_live.items():
+            text = self.live_captions[name]
+            button.click(None, text, js=appearance.in_browser("saveCaptions", name), **hidden)
 
     def _signer(self) -> None:
         """`clip` is what is translated, and `video` shows the signer: they are one, or a file and its skeleton."""
@@ -255,6 +300,8 @@ class Page:
         )
         run.then(None, self.captions["vtt"], js=appearance.in_browser("showCaptions"), **hidden)
         self.stop.click(self._stopped, [self.language, outcome], shown, cancels=[run], queue=False, **hidden)
+        if self.live is not None:
+            self._events_of_live()
         for name, button in self.save.items():
             button.click(None, self.captions[name], js=appearance.in_browser("saveCaptions", name), **hidden)
 
@@ -497,7 +544,8 @@ def launch(page: Page, examples: list[str], **options: Any) -> gr.Blocks:
     most_bytes = LARGEST_FILE_IN_MEGABYTES * 2**20 + 2**16  # plus the head and the end of a form
     limits = Middleware(uploads.UploadLimits, folder=folder, most_bytes=most_bytes)
     # In a folder elsewhere, only the examples may be served.
-    demo.launch(**LAUNCH, allowed_paths=examples, app_kwargs={"middleware": [limits]}, **options)
+    routes = {} if page.live is None else {"routes": [page.live.route()]}
+    demo.launch(**LAUNCH, allowed_paths=examples, app_kwargs={"middleware": [limits], **routes}, **options)
     return demo
 
 

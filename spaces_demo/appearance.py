@@ -1,6 +1,7 @@
 """Colours of the page, and its style sheets and scripts, which are files beside this one."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -20,13 +21,34 @@ THEME = gr.themes.Default(primary_hue="indigo").set(
     block_info_text_color_dark="*neutral_300",
 )
 
-PAGE_CSS, PAGE_SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-CSS = "\n".join((timeline.CSS, results.CSS, PAGE_CSS))
+PAGE_CSS, PAGE_SCRIPT, LIVE_CSS, LIVE_SCRIPT = (
+    Path(__file__).with_name(name).read_text(encoding="utf-8")
+    for name in ("page.css", "page.js", "live.css", "live.js")
+)
+CSS = "\n".join((timeline.CSS, results.CSS, PAGE_CSS, LIVE_CSS))
 ICON = Path(__file__).with_name("icon.svg")
 # What page.js says.
 WORDS_OF_PAGE = ("title", "share_limit", "share_copied", "share_failed")
-WORDS = json.dumps({language: {name: texts[name] for name in WORDS_OF_PAGE} for language, texts in TEXTS.items()})
-ON_LOAD = f"() => {{\n({PAGE_SCRIPT.strip()})({WORDS});\n({timeline.JAVASCRIPT.strip()})();\n}}"
+WORDS_OF_LIVE = (
+    "live_starting",
+    "live_running",
+    "live_ending",
+    "live_ended",
+    "live_picture",
+    "live_error_camera",
+    "live_error_connection",
+)
+
+
+def _words(names: Sequence[str]) -> str:
+    return json.dumps({language: {name: texts[name] for name in names} for language, texts in TEXTS.items()})
+
+
+ON_LOAD = f"""() => {{
+({PAGE_SCRIPT.strip()})({_words(WORDS_OF_PAGE)});
+({LIVE_SCRIPT.strip()})({_words(WORDS_OF_LIVE)});
+({timeline.JAVASCRIPT.strip()})();
+}}"""
 
 
 def in_browser(function: str, *arguments: str) -> str:

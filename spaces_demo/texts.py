@@ -69,6 +69,19 @@ ENGLISH = {
     "speed_25": "Quarter",
     "examples_label": "Videos to try",
     "poses_examples_label": "Poses to try",
+    # The camera with captions
+    "live_heading": "Captions while you sign",
+    "live_intro": (
+        "The camera shows you, and the model writes below the picture while you sign. Rest your hands after each "
+        "sentence: then it is finished. Up to {minutes} minutes. Pictures are not stored."
+    ),
+    "live_start": "Start the camera",
+    "live_stop": "Stop and keep the text",
+    "live_picture": "Your camera, as in a mirror",
+    "live_starting": "Starting the camera.",
+    "live_running": "You can sign now.",
+    "live_ending": "Writing the last sentence.",
+    "live_ended": "Done. You can save the text.",
     # What is going on
     "progress_waiting": "Waiting for other videos: {number} before yours",
     "progress_reading": "Reading the video",
@@ -124,6 +137,7 @@ ENGLISH = {
     "share_failed": "The browser does not allow it. You can select and copy the sentence.",
     "captions_heading": "Captions",
     "captions_info": "The sentences as captions for a video player. Check them before you show them to others.",
+    "download_txt": "Download the text",
     "download_srt": "Download captions (SRT)",
     "download_vtt": "Download captions (VTT)",
     # The picture under the video
@@ -221,6 +235,13 @@ ENGLISH = {
     "error_ours": "Something went wrong on our side. Try again. If it happens again, tell the owner of this page.",
     "error_times": "“From second” ({start}) must be smaller than “To second” ({end}).",
     "error_times_outside": "“From second” is {start}, but the video ends at {duration}. Choose an earlier second.",
+    "live_error_camera": "The browser gives no camera. Allow this page to use it, and close other programs that do.",
+    "live_error_connection": "The connection is lost. Start the camera again.",
+    "live_error_full": "{limit} cameras are translated here right now. Try again in a few minutes.",
+    "live_error_no_pictures": "The camera has sent no picture for {limit} seconds. Start it again.",
+    "live_error_other_page": "Another page asked for captions. Open this page itself.",
+    "live_error_picture": "The picture of the camera cannot be read. Try another browser.",
+    "live_error_too_long": "{limit} minutes are over. Start the camera again to go on.",
     "error_address": "This page does not open web addresses. Upload or record a video.",
     # For programs
     "api_heading": "For programs",
@@ -298,6 +319,18 @@ GERMAN = {
     "speed_25": "Viertel",
     "examples_label": "Videos zum Ausprobieren",
     "poses_examples_label": "Posen zum Ausprobieren",
+    "live_heading": "Untertitel beim Gebärden",
+    "live_intro": (
+        "Die Kamera zeigt Sie, und das Modell schreibt unter das Bild, während Sie gebärden. Die Hände nach jedem Satz "
+        "ruhen lassen: Dann ist er fertig. Bis zu {minutes} Minuten. Bilder werden nicht gespeichert."
+    ),
+    "live_start": "Kamera einschalten",
+    "live_stop": "Beenden und Text behalten",
+    "live_picture": "Ihre Kamera, wie im Spiegel",
+    "live_starting": "Die Kamera wird eingeschaltet.",
+    "live_running": "Jetzt kann gebärdet werden.",
+    "live_ending": "Der letzte Satz wird geschrieben.",
+    "live_ended": "Fertig. Der Text kann gespeichert werden.",
     "progress_waiting": "Andere Videos kommen vorher an die Reihe: {number}",
     "progress_reading": "Das Video wird gelesen",
     "progress_extracting": "Die Posen im Video werden gesucht",
@@ -351,6 +384,7 @@ GERMAN = {
     "share_failed": "Der Browser erlaubt es nicht. Den Satz bitte markieren und kopieren.",
     "captions_heading": "Untertitel",
     "captions_info": "Die Sätze als Untertitel für ein Video. Bitte prüfen, bevor andere sie sehen.",
+    "download_txt": "Text herunterladen",
     "download_srt": "Untertitel herunterladen (SRT)",
     "download_vtt": "Untertitel herunterladen (VTT)",
     "timeline_heading": "Wohin das Modell gesehen hat",
@@ -461,6 +495,16 @@ GERMAN = {
     "error_times_outside": (
         "„Von Sekunde“ ist {start}, aber das Video endet bei {duration}. Bitte eine frühere Sekunde wählen."
     ),
+    "live_error_camera": (
+        "Der Browser gibt keine Kamera frei. Bitte dieser Seite die Kamera erlauben und andere Programme schließen, "
+        "die sie benutzen."
+    ),
+    "live_error_connection": "Die Verbindung ist weg. Bitte die Kamera noch einmal einschalten.",
+    "live_error_full": "Hier werden gerade {limit} Kameras übersetzt. Bitte in ein paar Minuten noch einmal versuchen.",
+    "live_error_no_pictures": "Seit {limit} Sekunden kommt kein Bild der Kamera. Bitte noch einmal einschalten.",
+    "live_error_other_page": "Eine andere Seite hat nach Untertiteln gefragt. Bitte diese Seite selbst öffnen.",
+    "live_error_picture": "Das Bild der Kamera kann nicht gelesen werden. Bitte einen anderen Browser versuchen.",
+    "live_error_too_long": "{limit} Minuten sind vorbei. Bitte die Kamera noch einmal einschalten.",
     "error_address": "Diese Seite öffnet keine Adressen im Netz. Bitte ein Video hochladen oder aufnehmen.",
     "api_heading": "Für Programme",
     "api_info": "Diese Seite hat auch eine API. Sie geht mit Python und `gradio_client` oder mit `curl`.",

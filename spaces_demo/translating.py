@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,13 @@ class Translator:
                 )
 
         self._write, self._write_pieces = write, write_pieces
+
+    @contextmanager
+    def turn_to_write(self, visitor: str) -> Iterator[None]:
+        """Nobody else writes with the model meanwhile."""
+        with self._writing.join(visitor) as turn:
+            turn.wait()
+            yield
 
     def look(self, path: str, visitor: str = "") -> float:
         """The length of a video in seconds."""

@@ -529,6 +529,40 @@ def test_the_camera_is_not_a_mirror(camera_page, space):
         assert 2 * left.mean() < right.mean()
 
 
+@pytest.mark.slow
+def test_captions_while_a_person_signs(camera_page, space):
+    page, before = camera_page, set(space.sent.rglob("*"))
+    page.get_by_role("button", name=ENGLISH["live_heading"]).click()
+    saves = [button(page, f"download_{name}").first for name in ("txt", "srt", "vtt")]
+    for save in saves:
+        expect(save).to_be_disabled()
+    button(page, "live_start").click()
+    picture = page.locator("#live video")
+    expect(page.get_by_text(ENGLISH["live_running"])).to_be_visible(timeout=WAIT_IN_MILLISECONDS)
+    assert picture.evaluate("(video) => getComputedStyle(video).transform") == "matrix(-1, 0, 0, 1, 0, 0)"
+    expect(page.locator("#live .live-caption")).not_to_have_text("", timeout=WAIT_IN_MILLISECONDS)
+    page.wait_for_timeout(SECONDS_OF_RECORDING * 1000)
+    button(page, "live_stop").click()
+    expect(page.get_by_text(ENGLISH["live_ended"])).to_be_visible(timeout=WAIT_IN_MILLISECONDS)
+    said = page.locator("#live .live-sentences li.final").all_inner_texts()
+    assert said and picture.is_hidden()
+    for save in saves:
+        expect(save).to_be_enabled()
+    with page.expect_download() as saved:
+        saves[0].click()
+    assert saved.value.suggested_filename == "captions.txt"
+    assert Path(saved.value.path()).read_text(encoding="utf-8").splitlines() == said
+    assert set(space.sent.rglob("*")) <= before  # pictures are nowhere but in memory
+
+
+@pytest.mark.slow
+def test_without_a_camera_there_is_a_sentence(visit):
+    page = visit()
+    page.get_by_role("button", name=ENGLISH["live_heading"]).click()
+    button(page, "live_start").click()
+    expect(page.get_by_text(ENGLISH["live_error_camera"])).to_be_visible()
+
+
 def looks(element: ElementHandle) -> list[str]:
     return element.evaluate(FOCUS_LOOK)
 
