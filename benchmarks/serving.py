@@ -3,11 +3,11 @@ Many people who sign at once to one server: how long their sentences take, and w
 
     python benchmarks/serving.py --quickstart_output quickstart_output
 
-Clips of the quickstart's corpus are streamed at the pace of a camera to `flallm serve`, on this machine, by so many users
-at once, each with sentences of its own and a rest after each; then one more asks for a stream. At the end every final
-text is compared with the offline translation of the same frames of that user. The table of docs/serving.md and its
-figures (.json) are written at the end; `--report_only True` writes them again from existing results. The last line that
-it prints is JSON. A small run, in half a minute:
+Clips of the quickstart's corpus are streamed at the pace of a camera to `flallm serve`, on this machine, by so many
+users at once, each with sentences of its own and a rest after each; then one more asks for a stream. At the end every
+final text is compared with the offline translation of the same frames of that user. The table of docs/serving.md and
+its figures (.json) are written at the end; `--report_only True` writes them again from existing results. The last line
+that it prints is JSON. A small run, in half a minute:
 
     python benchmarks/serving.py --users 2 --num_sentences 1 --report outputs/serving/page.md
 """
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from benchmark_parts import DOCS, check_counts, command_line, processor_name, run_benchmark
 from PIL import Image
@@ -111,8 +112,8 @@ def make_users(number: int, arguments: BenchmarkArguments) -> list[User]:
 
 
 @contextlib.contextmanager
-def running_server(num_users: int, arguments: BenchmarkArguments) -> Iterator[str]:
-    """The host and port of a server that takes so many streams."""
+def running_server(num_users: int, arguments: BenchmarkArguments) -> Iterator[tuple[str, psutil.Process]]:
+    """The host and port of a server that takes so many streams, and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -122,7 +123,7 @@ def running_server(num_users: int, arguments: BenchmarkArguments) -> Iterator[st
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": python_path}) as process:
         try:
             _wait_until_ready(f"http://127.0.0.1:{port}/health", process)
-            yield f"127.0.0.1:{port}"
+            yield f"127.0.0.1:{port}", psutil.Process(process.pid)
         finally:
             process.terminate()
 
@@ -136,7 +137,7 @@ def _wait_until_ready(address: str, process: subprocess.Popen) -> None:
     raise RuntimeError("The server did not start: see above.")
 
 
-async def stream(user: User, address: str, frame_rate: float, pause: float) -> None:
+async def stream(user: User, pause: float, address: str, frame_rate: float) -> None:
     """Sign at the pace of a camera after a pause, and keep what comes back."""
     await asyncio.sleep(pause)
     async with connect(f"ws://{address}/stream", compression=None) as websocket:
@@ -168,11 +169,11 @@ async def ask_for_one_more(address: str, wait: float) -> dict[str, Any]:
 
 async def stream_all(users: Sequence[User], address: str, arguments: BenchmarkArguments) -> dict[str, Any]:
     """All users, and one more while they sign -> what that one is told"""
-    pauses = [random.Random(arguments.seed + 1).uniform(0, SECONDS_OF_STARTS) for _ in users]
+    generator = random.Random(arguments.seed)
+    pauses = [generator.uniform(0, SECONDS_OF_STARTS) for _ in users]
     one_more = asyncio.create_task(ask_for_one_more(address, SECONDS_OF_STARTS + 1))
-    await asyncio.gather(
-        *(stream(user, address, arguments.frame_rate, p) for user, p in zip(users, pauses, strict=True))
-    )
+    streams = (stream(*each, address, arguments.frame_rate) for each in zip(users, pauses, strict=True))
+    await asyncio.gather(*streams)
     return await one_more
 
 
@@ -209,8 +210,10 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     rows = []
     for number in arguments.users:
         users = make_users(number, arguments)
-        with running_server(number, arguments) as address:
+        with running_server(number, arguments) as (address, server):
+            began, busy = time.monotonic(), sum(server.cpu_times()[:2])
             one_more = asyncio.run(stream_all(users, address, arguments))
+            cores = (sum(server.cpu_times()[:2]) - busy) / (time.monotonic() - began)
         pairs = [pair for user in users for pair in texts_offline(user, translator, arguments.frame_rate)]
         found = [latencies(user) for user in users]
         rows.append(
@@ -222,6 +225,7 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
                 "final": sorted(second for each in found for second in each["final"]),
                 "first_word": sorted(second for each in found for second in each["first_word"]),
                 "late": max(user.late for user in users),
+                "cores": cores,
                 "one_more": one_more,
             }
         )
@@ -241,14 +245,26 @@ def percentile_95(seconds: Sequence[float]) -> float:
 def format_row(row: Mapping[str, Any]) -> str:
     final, first_word = row["final"], row["first_word"]
     seconds = [statistics.median(final), percentile_95(final), max(final)]
-    seconds += [statistics.median(first_word), percentile_95(first_word), row["late"]]
+    seconds += [statistics.median(first_word), percentile_95(first_word), row["late"], row["cores"]]
     is_told = row["one_more"]["answer"]["type"] == "wait" and row["one_more"]["code"] == 1013
     cells = [str(row["users"]), str(row["sentences"]), str(row["mix_ups"]), *(f"{second:.2f}" for second in seconds)]
     return f"| {' | '.join([*cells, 'told to wait' if is_told else 'NOT told to wait'])} |"
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    names = ("users", "sentences", "mix-ups", "final", "p95", "worst", "first word", "p95", "late", "one more user")
+    names = (
+        "users",
+        "sentences",
+        "mix-ups",
+        "final",
+        "p95",
+        "worst",
+        "first word",
+        "p95",
+        "late",
+        "cores",
+        "one more user",
+    )
     lines = [f"On {report['machine']}:", "", f"    {command_line('serving.py', report['arguments'])}", ""]
     return "\n".join([*lines, *heading(*names), *map(format_row, report["rows"])])
 

@@ -1,18 +1,15 @@
 """Flags of the server. Imports nothing heavy."""
 
-import math
 from dataclasses import dataclass, field
 
 from .flag_values import DTYPES, QUANTIZATIONS
-
-LARGEST_PORT = 65535
 
 
 @dataclass
 class ServeArguments:
     """Which model, where, and how much of it at a time."""
 
-    model: str = field(default=None, metadata={"help": "Folder or Hub id of a trained model. Required."})
+    model: str = field(metadata={"help": "Folder or Hub id of a trained model."})
     host: str = field(default="127.0.0.1", metadata={"help": "Address to listen on: 0.0.0.0 for other machines, too."})
     port: int = field(default=8000, metadata={"help": "Port to listen on."})
     max_streams: int = field(default=50, metadata={"help": "Streams open at a time; the next is told to wait."})
@@ -46,21 +43,3 @@ class ServeArguments:
     device: str | None = field(
         default=None, metadata={"help": "Such as cuda or cpu. Default: the accelerator if there is one."}
     )
-
-    def __post_init__(self):
-        if self.model is None:
-            raise ValueError("--model must name the folder or Hub id of a trained model.")
-        if not 0 <= self.port <= LARGEST_PORT:
-            raise ValueError(f"--port must be from 0 to {LARGEST_PORT}, got {self.port}.")
-        for name in ("max_streams", "max_waiting_clips", "max_batch_size", "max_frame_pixels", "num_readers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be 1 or more, got {getattr(self, name)}.")
-        above_0 = ("max_megabytes", "max_clip_seconds", "max_frame_rate", "max_frame_kilobytes", "idle_seconds")
-        for name in above_0:
-            number = getattr(self, name)
-            if not (math.isfinite(number) and number > 0):
-                raise ValueError(f"--{name} must be above 0, got {number:g}.")
-        if not (math.isfinite(self.batch_wait_milliseconds) and self.batch_wait_milliseconds >= 0):
-            raise ValueError(f"--batch_wait_milliseconds must be 0 or more, got {self.batch_wait_milliseconds:g}.")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ValueError(f"--num_threads must be 1 or more, got {self.num_threads}.")

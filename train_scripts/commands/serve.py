@@ -10,39 +10,12 @@ server after what it is translating.
 import importlib.util
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import torch
 
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
-from ..arguments.serving_arguments import ServeArguments
-from ..machine.cores import num_cores
-from ..machine.machine import default_device, describe_machine, prepare_machine
-from ..runs.quantization import load_to_translate
-from ..runs.video_translation import build_translator
-
-if TYPE_CHECKING:
-    from ..serving.app import Server
 
 PACKAGES = ("fastapi", "uvicorn", "websockets", "python_multipart", "prometheus_client", "pebble")
 SECONDS_TO_CLOSE = 5
-
-
-def load_server(arguments: ServeArguments) -> "Server":
-    """
-    The model with everything that serves it, for `build_app`.
-
-    Raises:
-        ValueError: if the model cannot be loaded.
-    """
-    from ..serving.app import Server
-
-    device = torch.device(arguments.device or default_device())
-    prepare_machine(device, arguments.num_threads or max(1, num_cores() // 2))
-    model, processor = load_to_translate(arguments.model, device, arguments.dtype, arguments.quantization)
-    print(describe_machine(device, model.vision_model.dtype), file=sys.stderr)
-    return Server(build_translator(model, processor), arguments)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +32,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     import uvicorn
 
     from ..serving.app import build_app
+    from ..serving.server import load_server
     from ..serving.stream_session import largest_message
 
     server = load_server(arguments)

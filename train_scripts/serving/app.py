@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,17 +13,11 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from modeling_flallm import SignLanguageTranslationPipeline
-
-from ..arguments.serving_arguments import ServeArguments
 from .answers import RESPONSES, Error, Health, OneOfABatch, Translation
-from .clip_requests import ClipOptions, ClipRequests
-from .file_readers import FileReaders, Places, ReaderLimits
-from .metrics import Metrics
-from .model_thread import ModelThread
+from .clip_requests import ClipOptions
 from .problems import Problem, internal
 from .request_sizes import RequestSizes
-from .stream_session import StreamSession, refuse
+from .server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -44,55 +37,8 @@ LeftHanded = Annotated[
 SpokenLanguage = Annotated[
     str | None, Form(description="Tag of the language to write, for models that read a prompt.", examples=["de"])
 ]
+ANSWERS: dict[str, Any] = {"responses": RESPONSES, "response_model_exclude_none": True}
 HANDS: dict[str, bool | Literal["auto"]] = {"false": False, "true": True, "auto": "auto"}
-
-
-class Server:
-    """A model with everything that serves it. `arguments` hold the limits; their `model` is where the files are."""
-
-    def __init__(self, pipeline: SignLanguageTranslationPipeline, arguments: ServeArguments):
-        self.pipeline, self.arguments, self.metrics = pipeline, arguments, Metrics()
-        self.model = ModelThread(
-            pipeline, self.metrics, arguments.max_batch_size, arguments.batch_wait_milliseconds / 1000
-        )
-        readers = FileReaders(arguments.model, ReaderLimits(arguments.max_clip_seconds, arguments.num_readers))
-        clips = Places(arguments.max_waiting_clips, "clips are in work or waiting")
-        self.clips = ClipRequests(self.model, readers, clips, self.metrics)
-        self.streams = Places(arguments.max_streams, "streams are open")
-        self.metrics.watch("streams", lambda: self.streams.num_taken)
-        self.frame_readers = ThreadPoolExecutor(arguments.max_streams, thread_name_prefix="frames")
-
-    def health(self) -> Health:
-        arguments = self.arguments
-        return Health(
-            status="ready" if self.model.is_alive else "failed",
-            model=Path(arguments.model).name,
-            streams=self.streams.num_taken,
-            max_streams=arguments.max_streams,
-            clips=self.clips.places.num_taken,
-            max_waiting_clips=arguments.max_waiting_clips,
-        )
-
-    async def stream(self, websocket: WebSocket, options: ClipOptions) -> None:
-        """Serve a stream until its end, or say why it cannot begin."""
-        await websocket.accept()
-        try:
-            with self.streams:
-                options.checked(self.pipeline)
-                session = StreamSession(
-                    websocket, self.model, self.frame_readers, self.arguments, self.metrics, options.of_stream
-                )
-                self.metrics.requests.labels("/stream", "accepted").inc()
-                await session.run()
-        except Problem as problem:
-            self.metrics.requests.labels("/stream", str(problem.status)).inc()
-            self.metrics.errors.labels(problem.kind).inc()
-            await refuse(websocket, problem)
-
-    def close(self) -> None:
-        self.model.close()
-        self.clips.close()
-        self.frame_readers.shutdown(cancel_futures=True)
 
 
 def build_app(load: Callable[[], Server]) -> FastAPI:
@@ -122,7 +68,7 @@ def _server_of(connection: Request | WebSocket) -> Server:
 
 
 def _add_translation(app: FastAPI) -> None:
-    @app.post("/translate", responses=RESPONSES, response_model_exclude_none=True, summary="Translate one clip")
+    @app.post("/translate", **ANSWERS, summary="Translate one clip")
     async def translate(
         request: Request,
         file: Annotated[UploadFile, File(description="A clip of one sentence.")],
@@ -136,9 +82,7 @@ def _add_translation(app: FastAPI) -> None:
         options = ClipOptions(start, end, num_beams, HANDS[left_handed], spoken_language).checked(server.pipeline)
         return Translation(**await server.clips.translate(file, options))
 
-    @app.post(
-        "/translate-batch", responses=RESPONSES, response_model_exclude_none=True, summary="Translate several clips"
-    )
+    @app.post("/translate-batch", **ANSWERS, summary="Translate several clips")
     async def translate_batch(
         request: Request,
         files: Annotated[list[UploadFile], File(description="Clips of one sentence each.")],
