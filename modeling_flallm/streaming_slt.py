@@ -135,12 +135,15 @@ class StreamingTranslator:
         Raises:
             ValueError: for a frame that cannot be read, and for one that does not come after the last.
         """
+        self.take(frame, seconds)
+        return self.updates()
+
+    def take(self, frame: Any, seconds: float) -> None:
+        """As `add`, for programs that ask for `updates` in another thread."""
         if self._clip.is_interrupted(seconds):
-            self._look(is_end=True)
-            self._clip.restart()
+            self.end()
         self._clip.add(frame, seconds)
         self._look()
-        return self.updates()
 
     def updates(self) -> list[dict[str, Any]]:
         """
@@ -158,8 +161,7 @@ class StreamingTranslator:
 
     def finish(self) -> Iterator[dict[str, Any]]:
         """End the stream, and yield the last updates as they come."""
-        self._look(is_end=True)
-        self._clip.restart()
+        self.end()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._updates or not self._is_working, SECONDS_BETWEEN_REPORTS)
@@ -167,6 +169,16 @@ class StreamingTranslator:
             yield from self.updates()
             if not is_working:
                 return
+
+    def end(self) -> None:
+        """Say that nothing follows the last frame, and do not wait for the last updates."""
+        self._look(is_end=True)
+        self._clip.restart()
+
+    @property
+    def is_translating(self) -> bool:
+        """Whether more updates will come without another frame."""
+        return self._is_working
 
     def close(self) -> None:
         """Stop at once; what is not written yet is lost."""

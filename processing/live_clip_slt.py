@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .live_segmentation_slt import LiveSegmentation, LiveSentence
-from .segmentation_slt import SURROUNDINGS_IN_SECONDS, Motion, SegmentLengths
+from .segmentation_slt import SURROUNDINGS_IN_SECONDS, Motion, NoiseLevels, SegmentLengths
 from .video_file_parts_slt import FilePart, part_of_frames
 from .video_requests_slt import FrameRequest
 from .video_times_slt import usual_interval
@@ -50,7 +50,12 @@ class LiveClip(ABC):
     Args:
         lengths: of sentences.
         sample: picks frames by their indices from so many at so many frames per second; None for all.
+
+    Attributes:
+        noise_levels: of its motion.
     """
+
+    noise_levels: NoiseLevels
 
     def __init__(self, lengths: SegmentLengths, sample: SampleIndices | None):
         self.lengths = lengths
@@ -59,8 +64,9 @@ class LiveClip(ABC):
         self._seconds: list[float] = []
         self._frames: list[Any] = []
         self._first_number = 0
+        self._first_second = math.inf
         self._next_look = -math.inf
-        self._usual_energy = 0.0
+        self._usual_energy: float | None = None
 
     @property
     def num_frames_held(self) -> int:
@@ -86,6 +92,7 @@ class LiveClip(ABC):
             )
         self._frames.append(self._read(frame, seconds))
         self._seconds.append(seconds)
+        self._first_second = min(self._first_second, seconds)
 
     def look(self, is_end: bool = False) -> LiveSentence | None:
         """
@@ -98,7 +105,7 @@ class LiveClip(ABC):
         if len(self._seconds) < 2 or (self._seconds[-1] < self._next_look and not is_end):
             return None
         self._segmentation.begin_after(self._seconds[0])
-        motion = self._motion(self._usual_energy)
+        motion = self._motion(self._usual_before())
         sentence = self._segmentation.look(motion, is_end)
         if sentence is not None and sentence.is_final and not sentence.is_nothing:
             self._usual_energy = motion.usual_energy  # until the next sentence, there may be nothing but noise
@@ -121,6 +128,14 @@ class LiveClip(ABC):
         found = self._part_of_frames(self._seconds, start, end, self._sample)
         frames = [self._frames[position] for position in found.wanted]
         return LivePart(frames, [self._first_number + position for position in found.wanted], times_of_part(found))
+
+    def _usual_before(self) -> float:
+        """What was usual in the last sentence. Before the first one, noise is not known well at the beginning: then as
+        much as makes all still that may be noise."""
+        if self._usual_energy is not None:
+            return self._usual_energy
+        is_beginning = self._seconds[-1] - self._first_second < SURROUNDINGS_IN_SECONDS / 2
+        return self.noise_levels.highest / self.noise_levels.still_fraction if is_beginning else 0.0
 
     def restart(self) -> None:
         """Go on after an interruption with nothing of what was before."""

@@ -29,6 +29,8 @@ class LivePoses(LiveClip):
         score_threshold: points with this score or less are not seen.
     """
 
+    noise_levels = DETECTOR_NOISE
+
     def __init__(
         self,
         lengths: SegmentLengths,

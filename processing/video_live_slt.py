@@ -9,7 +9,7 @@ import torch
 from .live_clip_slt import LiveClip, LivePart, SampleIndices
 from .segmentation_slt import Motion, SegmentLengths
 from .video_decoding_slt import stream_grey_pictures
-from .video_segmentation_slt import PICTURE_SIZE_IN_PIXELS, PictureChanges
+from .video_segmentation_slt import CAMERA_NOISE, PICTURE_SIZE_IN_PIXELS, PictureChanges
 
 
 class LiveVideo(LiveClip):
@@ -20,6 +20,8 @@ class LiveVideo(LiveClip):
         lengths, sample: see `LiveClip`.
         read_frame: maps a picture to a frame as it is kept, uint8 `(3, height, width)`.
     """
+
+    noise_levels = CAMERA_NOISE
 
     def __init__(
         self,

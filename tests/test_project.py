@@ -104,6 +104,7 @@ ROOMS = (
     "hub",
     "clips",
     "runs",
+    "serving",
     "stages",
     "commands",
 )
@@ -139,7 +140,7 @@ def arrows_of(path: Path) -> Iterator[str]:
 def test_rooms_of_train_scripts_import_only_rooms_below_them():
     modules = modules_of_train_scripts()
     folders = {path.parent.name for path in modules.values()} - {"sign_language_translation_score"}
-    assert folders == set(ROOMS) and len(ROOMS) < 12  # and `configs`, which holds no Python
+    assert folders == set(ROOMS) and len(ROOMS) < 13  # and `configs`, which holds no Python
     heights = {room: height for height, room in enumerate(ROOMS)}
 
     def upward(path):

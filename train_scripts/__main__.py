@@ -18,7 +18,7 @@ from .arguments.completion import SHELLS, completion_script
 
 USAGE = "usage: flallm COMMAND [flags]\n       flallm COMMAND --help"
 SECTIONS = {
-    "Start": ("quickstart", "quickstart llava-slt", "quickstart uni-sign", "translate"),
+    "Start": ("quickstart", "quickstart llava-slt", "quickstart uni-sign", "translate", "serve"),
     "Data": ("prepare", "inspect", "features", "describe", "poses", "generate-corpus", "trim-vocabulary"),
     "Training": tuple(name for name in COMMANDS if name.startswith("train ")),
     "Results": ("evaluate", "compare", "score", "calibrate", "adapt", "push", "import-checkpoint"),

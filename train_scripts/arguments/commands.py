@@ -46,6 +46,7 @@ from .evaluation_arguments import ComparisonArguments, EvaluationArguments, Gene
 from .model_arguments import NamedEncoderArguments
 from .pose_extraction_arguments import PosesArguments
 from .quickstart_arguments import LlavaSltQuickstartArguments, QuickstartArguments, UniSignQuickstartArguments
+from .serving_arguments import ServeArguments
 from .stage_arguments import (
     CausalLanguageModelArguments,
     DenoisingArguments,
@@ -166,6 +167,11 @@ COMMANDS = {
     ),
     "translate": Command(
         "commands.translate", "Translate sign language videos.", (TranslateArguments, ClusterArguments)
+    ),
+    "serve": Command(
+        "commands.serve",
+        "Serve a trained model over HTTP, and live signing by WebSocket.",
+        (ServeArguments,),
     ),
     "prepare": Command(
         "commands.prepare_dataset",

@@ -20,6 +20,7 @@ GO_ON_IF_POSSIBLE = "auto"  # of --resume_from_checkpoint
 MOST_BEAMS = 100  # ours: papers use up to 10
 MOST_CANDIDATES = 1000  # ours
 MOST_TOKENS_OF_A_SENTENCE = 10_000  # ours: sentences in the corpora have a few dozen
+LARGEST_PORT = 65535
 MOST_RESAMPLES = 100_000  # ours: sacrebleu uses 1,000
 
 
@@ -136,6 +137,19 @@ RANGES: dict[str, Range] = {
     "deletion_probability": SHARE_BELOW_ONE,
     "shuffle_probability": SHARE,
     "repetition_probability": SHARE_BELOW_ONE,
+    # serving
+    "port": Range(0, LARGEST_PORT),
+    "max_streams": COUNT,
+    "max_waiting_clips": COUNT,
+    "max_batch_size": COUNT,
+    "batch_wait_milliseconds": Range(0, 1000),
+    "max_megabytes": ABOVE_ZERO,
+    "max_clip_seconds": ABOVE_ZERO,
+    "max_frame_rate": ABOVE_ZERO,
+    "max_frame_kilobytes": ABOVE_ZERO,
+    "max_frame_pixels": COUNT,
+    "idle_seconds": ABOVE_ZERO,
+    "num_readers": Range(1, most_workers()),
     # generation
     "num_beams": BEAMS,
     "num_candidates": Range(1, MOST_CANDIDATES),
