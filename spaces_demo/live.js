@@ -45,12 +45,12 @@
       canvas.width = Math.min(WIDTH_IN_PIXELS, video.videoWidth);
       canvas.height = Math.round((canvas.width * video.videoHeight) / video.videoWidth);
       canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
-      canvas.toBlob((picture) => {
-        isBusy = false;
+      canvas.toBlob(async (picture) => {
         const head = new DataView(new ArrayBuffer(8));
         head.setFloat64(0, seconds);
-        if (session === mine && mine.socket.readyState === WebSocket.OPEN)
-          mine.socket.send(new Blob([head.buffer, picture]));
+        const message = await new Blob([head.buffer, picture]).arrayBuffer();
+        isBusy = false;
+        if (session === mine && mine.socket.readyState === WebSocket.OPEN) mine.socket.send(message);
       }, "image/jpeg", QUALITY);
     };
     video.requestVideoFrameCallback(look);

@@ -221,9 +221,9 @@ def _caption(stream: Any, pictures: queue.Queue, is_done: Callable[[], bool], se
 
 
 def _message(update: dict[str, Any], language: str) -> dict[str, Any]:
-    text = update["translation_text"]
-    if not (update["is_final"] and text):
-        return {"piece": update["piece"], "is_final": update["is_final"], "text": text, "sureness": ""}
+    message = {name: update[name] for name in ("piece", "is_final", "signing_start", "signing_end")}
+    if not (update["is_final"] and update["translation_text"]):
+        return {**message, "text": update["translation_text"], "sureness": ""}
     name = results.sureness(update)
     sureness = "" if name == "sureness_unknown" else f"{results.SIGNS[name]} {TEXTS[language][name]}"
-    return {"piece": update["piece"], "is_final": True, "text": results.marked(update), "sureness": sureness}
+    return {**message, "text": results.marked(update), "sureness": sureness}
