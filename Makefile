@@ -10,7 +10,7 @@ NEWEST ?= torch torchvision transformers datasets peft accelerate evaluate huggi
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart quickstart-llava-slt quickstart-uni-sign demo test test-unit test-minimum-versions test-newest-versions lint format site benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing benchmark-sltbaselines \
-	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart benchmark-frozen-features benchmark-pretrained-encoders benchmark-isolated-recognition benchmark-poses-beside-frames benchmark-descriptions benchmark-diffusion benchmark-signers benchmark-handedness benchmark-distributed benchmark-cluster benchmark-scale-plan benchmark-kills benchmark-streamed-memory benchmark-serving clean
+	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart benchmark-frozen-features benchmark-pretrained-encoders benchmark-isolated-recognition benchmark-poses-beside-frames benchmark-descriptions benchmark-diffusion benchmark-signers benchmark-handedness benchmark-distributed benchmark-cluster benchmark-scale-plan benchmark-kills benchmark-streamed-memory benchmark-serving benchmark-live-captions clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -122,6 +122,9 @@ benchmark-distributed: install ## Losses of several processes and machines besid
 
 benchmark-cluster: install ## Translation on a Ray cluster that loses a machine (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/cluster.py $(BENCHMARK_ARGS)
+
+benchmark-live-captions: install ## The Space's captions of a camera in a real browser (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/live_captions.py $(BENCHMARK_ARGS)
 
 benchmark-scale-plan: install ## What corpora up to 25,000 hours cost, by arithmetic and simulation (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/scale_plan.py $(BENCHMARK_ARGS)
