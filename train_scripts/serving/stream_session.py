@@ -16,6 +16,7 @@ from collections import deque
 from concurrent.futures import Executor
 from typing import Any
 
+import anyio
 import numpy as np
 from fastapi import WebSocket, WebSocketDisconnect
 from PIL import Image, ImageOps
@@ -93,9 +94,9 @@ class StreamSession:
         """Until the client finishes or goes away, or something goes wrong, which it is told."""
         problem = None
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for part in (self._receive(), self._read(), self._send()):
-                    tasks.create_task(part)
+            async with anyio.create_task_group() as tasks:
+                for part in (self._receive, self._read, self._send):
+                    tasks.start_soon(part)
             await self._tell({"type": "finished"})
             await self._websocket.close(CLOSED_AS_ASKED)
         except* WebSocketDisconnect:
