@@ -332,7 +332,11 @@ def wait_until_idle(stream: StreamingTranslator) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plan", [PLAN, [("move", 20.0)], [("rest", 20.0)]], ids=["sentences", "no rest", "nobody"])
+@pytest.mark.parametrize(
+    "plan",
+    [PLAN, [("move", 20.0)], [("rest", 20.0)], [("move", 13.4), ("rest", 25.0)]],
+    ids=["sentences", "no rest", "nobody", "a cut and then nobody"],
+)
 def test_what_is_held_does_not_grow(translator, plan):
     frames, most, after_two_turns = signing(plan), {}, {}
     with StreamingTranslator(translator) as stream:
