@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import multiprocessing
 import re
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from test_pipeline import NO_SPECIAL_TOKENS, make_pipeline, random_file
 for package in ("fastapi", "uvicorn", "prometheus_client", "multipart", "pebble"):
     pytest.importorskip(package)
 
+from pebble import ProcessExpired  # noqa: E402
 from serving_parts import serving  # noqa: E402
 
 from modeling_flallm.clip_translation_slt import EncodedClips  # noqa: E402
@@ -329,15 +332,36 @@ def test_a_process_that_reads_may_die(translator, clips, tmp_path, monkeypatch):
         values, metadata = readers.read(clips[0], 0.5, 2.0)
         expected, of_expected = translator.processor.modality.open(clips[0], 0.5, 2.0)
         assert torch.equal(torch.from_numpy(values), expected) and metadata == dict(of_expected)
-        monkeypatch.setattr(file_readers, "SECONDS_TO_READ", 0.01)
-        with pytest.raises(Problem, match=re.escape("Reading the file took more than 0.01 seconds.")):
-            readers.read(clips[0], None, None)
-        monkeypatch.undo()
+        for process in multiprocessing.active_children():
+            process.kill()
         with pytest.raises(Problem, match="The file is not a video."):
             readers.read(Path(__file__), None, None)
         assert len(readers.read(clips[0], 0.5, 2.0)[0]) == len(values)
     finally:
         readers.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (TimeoutError(), "Reading the file took more than 120 seconds."),
+        (ProcessExpired("killed"), "The file is damaged, or of a kind that cannot be read."),
+        (MemoryError(), "The file is damaged, or of a kind that cannot be read."),
+    ],
+)
+def test_a_file_that_ends_its_process_or_keeps_it_busy(error, detail):
+    class Pool:
+        active = True
+
+        def schedule(self, *_, **__):
+            future = Future()
+            future.set_exception(error)
+            return future
+
+    readers = FileReaders.__new__(FileReaders)
+    readers._limits, readers._lock, readers._pool = ReaderLimits(60.0, 1), threading.Lock(), Pool()
+    with pytest.raises(Problem, match=re.escape(detail)):
+        readers.read(Path("clip.mp4"), None, None)
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch, capsys):

@@ -160,6 +160,8 @@ def test_who_goes_away_gives_the_place_back(translator, monkeypatch):
         while metric(client, "flallm_streams") and time.monotonic() < deadline:
             time.sleep(0.01)
         assert metric(client, "flallm_streams") == 0
+        to_read = client.app.state.server.model.frames_to_read
+        assert (to_read.frames, to_read.streams) == (0, 0)
 
 
 PICTURE = as_picture(np.zeros((48, 64, 3), np.uint8))
@@ -282,6 +284,17 @@ def test_sentences_that_ended_go_before_revisions(model):
     revision, ended, other, also_ended = waiting(model, *map(Stream, (False, True, False, True)))
     assert model._choose() == [ended, also_ended]
     assert model._choose() == [revision, other]
+
+
+def test_revisions_wait_while_frames_are_read_late(model):
+    revision, other = waiting(model, Stream(False), Stream(False))
+    model.frames_to_read.frames, model.frames_to_read.streams = 3, 2
+    assert model._next_alike() == [] and 0 < model._patience([]) < 1
+    other.stream.has_ended_sentences = True
+    assert model._next_alike() == [other]
+    other.stream.has_ended_sentences = False
+    model.frames_to_read.frames = 2
+    assert model._next_alike() == [revision, other]
 
 
 def test_a_revision_whose_sentence_has_ended_meanwhile_goes_first(model):

@@ -59,7 +59,7 @@ class StreamSession:
     """
     Args:
         websocket: accepted.
-        readers: threads that decode frames, of which each stream needs at most one.
+        readers: threads that decode frames.
         options: arguments of a call of the pipeline.
 
     Raises:
@@ -77,10 +77,12 @@ class StreamSession:
     ):
         self._websocket, self._readers, self._limits, self._metrics = websocket, readers, limits, metrics
         self._loop = asyncio.get_running_loop()
+        self._to_read = model.frames_to_read
         self._frames: deque[bytes] = deque()
         self._has_frames, self._has_room, self._has_updates = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._is_finished = self._is_ended = False
         self._due = 0.0
+        self._num_unread = 0
         self._last_second = -np.inf
         self._takes_pictures = model.pipeline.processor.modality.has_space
         try:
@@ -93,6 +95,7 @@ class StreamSession:
     async def run(self) -> None:
         """Until the client finishes or goes away, or something goes wrong, which it is told."""
         problem = None
+        self._to_read.streams += 1
         try:
             async with anyio.create_task_group() as tasks:
                 for part in (self._receive, self._read, self._send):
@@ -108,6 +111,8 @@ class StreamSession:
             problem = internal()
         finally:
             self._stream.close()
+            self._to_read.streams -= 1
+            self._to_read.frames -= self._num_unread
         if problem is not None:
             self._metrics.errors.labels(problem.kind).inc()
             await refuse(self._websocket, problem)
@@ -147,6 +152,11 @@ class StreamSession:
             self._has_room.clear()
             await self._has_room.wait()
         self._frames.append(content)
+        self._count_unread(1)
+
+    def _count_unread(self, number: int) -> None:
+        self._num_unread += number
+        self._to_read.frames += number
 
     async def _keep_the_rate(self) -> None:
         """Let a frame wait that comes too early; a second of frames may come at once, as after a pause of the net."""
@@ -163,6 +173,7 @@ class StreamSession:
             self._frames.clear()
             self._has_room.set()
             await self._loop.run_in_executor(self._readers, self._add_all, frames)
+            self._count_unread(-len(frames))
             self._metrics.frames.inc(len(frames))
             if self._is_finished and not self._frames:
                 break
