@@ -2,7 +2,7 @@
 The one thread of a server that computes with the model, and the one place that decides whose turn it is.
 
 Sentences that ended, and clips, go first, those that have waited longest before the others; revisions of sentences that
-are still being signed come when nothing else waits and all frames are read. What is chosen together is written together.
+are still being signed come when nothing else waits and all frames are read. Those chosen together are written together.
 """
 
 import itertools
