@@ -6,7 +6,7 @@ FROM python:3.12-slim
 RUN useradd --create-home flallm
 WORKDIR /home/flallm/app
 
-# Both together, as builds of each other. For GPUs, build with --build-arg TORCH_BACKEND=auto on a machine that has one.
+# torch and torchvision together, as builds of each other. For GPUs, build with --build-arg TORCH_BACKEND=cu128, or a newer one.
 ARG TORCH_BACKEND=cpu
 COPY pyproject.toml README.md LICENSE ./
 COPY modeling_flallm modeling_flallm

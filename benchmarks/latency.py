@@ -103,6 +103,8 @@ class BenchmarkArguments:
         unknown = [name for name in self.models if name not in MODELS]
         if unknown:
             raise ValueError(f"--models must be of {', '.join(map(repr, MODELS))}, got {unknown[0]!r}.")
+        if min(self.cores) < 1:
+            raise ValueError(f"--cores must be 1 or more, got {min(self.cores)}.")
         check_counts(self, "num_frames", "num_tokens", "num_rounds")
 
 

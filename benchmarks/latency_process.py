@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 
@@ -67,8 +66,10 @@ def translate_in_steps(translator: Any, video: str) -> dict[str, float]:
 
 
 def frames_of(video: Path) -> list[np.ndarray]:
-    with av.open(str(video)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    """As a camera gives them, uint8 `(height, width, 3)`"""
+    from processing import decode_video
+
+    return list(decode_video(video).frames.permute(0, 2, 3, 1).numpy())
 
 
 def translate_live(translator: Any, frames: list[np.ndarray]) -> dict[str, float]:

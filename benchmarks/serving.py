@@ -252,19 +252,7 @@ def format_row(row: Mapping[str, Any]) -> str:
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    names = (
-        "users",
-        "sentences",
-        "mix-ups",
-        "final",
-        "p95",
-        "worst",
-        "first word",
-        "p95",
-        "late",
-        "cores",
-        "one more user",
-    )
+    names = ["users", "sentences", "mix-ups", "final", "p95", "worst", "first word", "p95", "late", "cores", "one more"]
     lines = [f"On {report['machine']}:", "", f"    {command_line('serving.py', report['arguments'])}", ""]
     return "\n".join([*lines, *heading(*names), *map(format_row, report["rows"])])
 

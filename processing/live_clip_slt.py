@@ -174,6 +174,7 @@ class LiveClip(ABC):
 
 
 def times_of_part(part: FilePart) -> dict[str, Any]:
+    """The metadata with the times of a part, as `Modality.open` gives it."""
     return {
         "total_num_frames": part.num_frames,
         "fps": part.fps,

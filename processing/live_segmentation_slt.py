@@ -61,7 +61,9 @@ class LiveSegmentation:
         """Since when frames are needed for the sentence that is signed, or for the next one."""
         if self._sentence is not None:
             return self._sentence.start
-        return max(self._begin, now - KEPT_IN_SECONDS) if self._cut == "rest" else self._begin
+        lengths = self.lengths
+        of_a_cut = lengths.longest_seconds + lengths.shortest_seconds + lengths.overlap_seconds
+        return max(self._begin, now - (KEPT_IN_SECONDS if self._cut == "rest" else of_a_cut))
 
     def begin_after(self, second: float) -> None:
         """Let no sentence begin before this second, because there are no frames any more."""

@@ -54,7 +54,6 @@ ENCODER_FILES = {  # its frame level can be any encoder
     "pretrained_vision_slt.py",
     "prior_guided_fusion_slt.py",
     "sign_encoder_slt.py",
-    "streaming_slt.py",
     "systems.py",
 }
 WITH_AN_ENCODER = ENCODER_FILES | {"configuration_llava_slt.py"}
@@ -72,6 +71,7 @@ MODEL_FILES = WITH_AN_ENCODER | {
     "modeling_llava_slt.py",
     "pipeline_inputs_slt.py",
     "pipeline_slt.py",
+    "streaming_slt.py",
     "translation_model_slt.py",
     "word_evidence_slt.py",
 }

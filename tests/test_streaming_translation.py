@@ -82,6 +82,7 @@ def test_the_frames_of_a_file(translator, tmp_path):
         assert answer["translation_text"] == translator(str(path), **part)["translation_text"]
 
 
+@pytest.mark.slow
 def test_sentences_are_cut_where_those_of_a_recording_are():
     translator = make_pipeline(vision={"temporal_blocks": ["K5", "P2", "K5", "P2"]})
     frames = signing([*PLAN, ("rest", 20.0), ("sign", 2.0), ("move", 14.0), ("rest", 1.0), ("sign", 1.5)])
@@ -114,6 +115,7 @@ def test_a_model_with_a_prompt():
         assert answer["translation_text"] == said(translator, frames, answer, spoken_language="de")
 
 
+@pytest.mark.slow
 def test_poses():
     translator = pose_pipeline(frame_sampling_rate=0.5, smoothing_seconds=0.05)
     plan = [*PLAN, ("rest", 20.0), ("sign", 2.0), ("away", 1.0)]
@@ -212,6 +214,7 @@ def test_frames_of_uneven_times_are_sampled_as_those_of_a_file(tmp_path):
 # Updates
 
 
+@pytest.mark.slow
 def test_updates_grow_to_the_final_sentence(translator):
     updates = list(translator.translate_stream(slowly(at_25(signing(PLAN)))))
     for piece, of_piece in itertools.groupby(updates, lambda update: update["piece"]):
@@ -274,6 +277,7 @@ def test_what_was_overtaken_is_never_translated(translator, monkeypatch):
     assert len(finals(updates)) == 1
 
 
+@pytest.mark.slow
 def test_frames_that_come_too_fast_have_to_wait_and_no_sentence_is_lost(translator, monkeypatch):
     model, frames = SlowModel(monkeypatch), signing([("rest", 0.4), ("sign", 2.0), ("rest", 0.8)] * 6)
     updates, num_added = [], 0
@@ -327,7 +331,12 @@ def wait_until_idle(stream: StreamingTranslator) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("plan", [PLAN, [("move", 20.0)], [("rest", 20.0)]], ids=["sentences", "no rest", "nobody"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "plan",
+    [PLAN, [("move", 20.0)], [("rest", 20.0)], [("move", 13.4), ("rest", 25.0)]],
+    ids=["sentences", "no rest", "nobody", "a cut and then nobody"],
+)
 def test_what_is_held_does_not_grow(translator, plan):
     frames, most, after_two_turns = signing(plan), {}, {}
     with StreamingTranslator(translator) as stream:
@@ -353,6 +362,7 @@ def test_what_is_held_does_not_grow(translator, plan):
         assert most[name] <= 1.3 * after_two_turns[name]
 
 
+@pytest.mark.slow
 def test_streams_share_a_model(translator):
     """Each in its thread, as those of several users."""
     films = [signing(PLAN) for _ in range(3)]

@@ -2,7 +2,7 @@
 The one thread of a server that computes with the model, and the one place that decides whose turn it is.
 
 Sentences that ended, and clips, go first, those that have waited longest before the others; revisions of sentences that
-are still being signed come when nothing else waits. What is chosen together is written together.
+are still being signed come when nothing else waits and all frames are read. Those chosen together are written together.
 """
 
 import itertools
@@ -64,6 +64,21 @@ class StreamToTranslate:
 
 Waiting = ClipToTranslate | StreamToTranslate
 
+SECONDS_BETWEEN_LOOKS = 0.02
+
+
+@dataclass
+class FramesToRead:
+    """How many frames of how many streams wait to be read; changed by the event loop alone."""
+
+    frames: int = 0
+    streams: int = 0
+
+    @property
+    def are_late(self) -> bool:
+        """Whether more than one of each wait. What is computed meanwhile takes time from the threads that read."""
+        return self.frames > self.streams
+
 
 @dataclass(eq=False)
 class Work:
@@ -96,6 +111,7 @@ class ModelThread:
     ):
         self.pipeline, self._metrics = pipeline, metrics
         self._max_batch_size, self._batch_wait_seconds = max_batch_size, batch_wait_seconds
+        self.frames_to_read = FramesToRead()
         self._changed = threading.Condition()
         self._waiting: list[Waiting] = []
         self._is_closed = False
@@ -143,10 +159,7 @@ class ModelThread:
         """Those whose turn it is, with the same arguments of writing as the first of them; None at the end."""
         with self._changed:
             while not self._is_closed:
-                candidates = [each for each in self._waiting if each.is_urgent] or self._waiting
-                candidates = sorted(candidates, key=lambda each: each.since)
-                first = candidates[0] if candidates else None
-                alike = [each for each in candidates if each.writing == first.writing][: self._max_batch_size]
+                alike = self._next_alike()
                 patience = self._patience(alike)
                 if patience <= 0:
                     self._waiting = [each for each in self._waiting if each not in alike]
@@ -154,10 +167,17 @@ class ModelThread:
                 self._changed.wait(patience)
         return None
 
+    def _next_alike(self) -> list[Waiting]:
+        candidates = [each for each in self._waiting if each.is_urgent]
+        if not candidates and not self.frames_to_read.are_late:
+            candidates = self._waiting
+        candidates = sorted(candidates, key=lambda each: each.since)
+        return [each for each in candidates if each.writing == candidates[0].writing][: self._max_batch_size]
+
     def _patience(self, alike: list[Waiting]) -> float:
         """How many seconds these may wait for others: streams none, and clips until the first has waited enough."""
         if not alike:
-            return threading.TIMEOUT_MAX
+            return SECONDS_BETWEEN_LOOKS if self._waiting else threading.TIMEOUT_MAX
         if len(alike) == self._max_batch_size or any(isinstance(each, StreamToTranslate) for each in alike):
             return 0.0
         return alike[0].since + self._batch_wait_seconds - time.monotonic()

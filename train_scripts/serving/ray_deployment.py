@@ -3,8 +3,8 @@ The same server as replicas on a Ray cluster, for more users than one machine ha
 
     serve run train_scripts.serving.ray_deployment:build model=quickstart_output/model
 
-`configs/ray_serve.yaml` says how many replicas there are. Each has a model and limits of its own; a stream stays with its
-replica. Needs flallm[serving] and ray[serve].
+`configs/ray_serve.yaml` says how many replicas there are. Each has a model and limits of its own; a stream stays with
+its replica. Needs flallm[serving] and ray[serve].
 """
 
 import functools

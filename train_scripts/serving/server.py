@@ -36,7 +36,7 @@ class Server:
         self.clips = ClipRequests(self.model, readers, clips, self.metrics)
         self.streams = Places(arguments.max_streams, "streams are open")
         self.metrics.watch("streams", lambda: self.streams.num_taken)
-        self.frame_readers = ThreadPoolExecutor(arguments.max_streams, thread_name_prefix="frames")
+        self.frame_readers = ThreadPoolExecutor(num_cores(), thread_name_prefix="frames")
 
     def health(self) -> Health:
         arguments = self.arguments

@@ -16,6 +16,7 @@ from collections import deque
 from concurrent.futures import Executor
 from typing import Any
 
+import anyio
 import numpy as np
 from fastapi import WebSocket, WebSocketDisconnect
 from PIL import Image, ImageOps
@@ -58,7 +59,7 @@ class StreamSession:
     """
     Args:
         websocket: accepted.
-        readers: threads that decode frames, of which each stream needs at most one.
+        readers: threads that decode frames.
         options: arguments of a call of the pipeline.
 
     Raises:
@@ -76,10 +77,12 @@ class StreamSession:
     ):
         self._websocket, self._readers, self._limits, self._metrics = websocket, readers, limits, metrics
         self._loop = asyncio.get_running_loop()
+        self._to_read = model.frames_to_read
         self._frames: deque[bytes] = deque()
         self._has_frames, self._has_room, self._has_updates = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._is_finished = self._is_ended = False
         self._due = 0.0
+        self._num_unread = 0
         self._last_second = -np.inf
         self._takes_pictures = model.pipeline.processor.modality.has_space
         try:
@@ -92,10 +95,11 @@ class StreamSession:
     async def run(self) -> None:
         """Until the client finishes or goes away, or something goes wrong, which it is told."""
         problem = None
+        self._to_read.streams += 1
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for part in (self._receive(), self._read(), self._send()):
-                    tasks.create_task(part)
+            async with anyio.create_task_group() as tasks:
+                for part in (self._receive, self._read, self._send):
+                    tasks.start_soon(part)
             await self._tell({"type": "finished"})
             await self._websocket.close(CLOSED_AS_ASKED)
         except* WebSocketDisconnect:
@@ -107,6 +111,8 @@ class StreamSession:
             problem = internal()
         finally:
             self._stream.close()
+            self._to_read.streams -= 1
+            self._to_read.frames -= self._num_unread
         if problem is not None:
             self._metrics.errors.labels(problem.kind).inc()
             await refuse(self._websocket, problem)
@@ -146,6 +152,11 @@ class StreamSession:
             self._has_room.clear()
             await self._has_room.wait()
         self._frames.append(content)
+        self._count_unread(1)
+
+    def _count_unread(self, number: int) -> None:
+        self._num_unread += number
+        self._to_read.frames += number
 
     async def _keep_the_rate(self) -> None:
         """Let a frame wait that comes too early; a second of frames may come at once, as after a pause of the net."""
@@ -162,6 +173,7 @@ class StreamSession:
             self._frames.clear()
             self._has_room.set()
             await self._loop.run_in_executor(self._readers, self._add_all, frames)
+            self._count_unread(-len(frames))
             self._metrics.frames.inc(len(frames))
             if self._is_finished and not self._frames:
                 break
