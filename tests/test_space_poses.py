@@ -220,6 +220,7 @@ def test_a_visitor_sees_the_skeleton_and_its_captions(address, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_the_poses_of_a_recording_are_translated_and_the_recording_is_deleted(model, tmp_path):
     texts, recorded = TEXTS["en"], []
 
