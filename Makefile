@@ -10,7 +10,7 @@ NEWEST ?= torch torchvision transformers datasets peft accelerate evaluate huggi
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart quickstart-llava-slt quickstart-uni-sign demo test test-unit test-minimum-versions test-newest-versions lint format site benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing benchmark-sltbaselines \
-	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart benchmark-frozen-features benchmark-pretrained-encoders benchmark-isolated-recognition benchmark-poses-beside-frames benchmark-descriptions benchmark-diffusion benchmark-signers benchmark-handedness benchmark-distributed benchmark-cluster benchmark-scale-plan benchmark-kills benchmark-streamed-memory clean
+	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart benchmark-frozen-features benchmark-pretrained-encoders benchmark-isolated-recognition benchmark-poses-beside-frames benchmark-descriptions benchmark-diffusion benchmark-signers benchmark-handedness benchmark-distributed benchmark-cluster benchmark-scale-plan benchmark-kills benchmark-streamed-memory benchmark-latency clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -131,6 +131,9 @@ benchmark-kills: install ## Commands that are killed and run again, beside ones 
 
 benchmark-streamed-memory: install ## Memory of a training on a stream, by rows (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/streamed_memory.py $(BENCHMARK_ARGS)
+
+benchmark-latency: install ## From a clip to its sentence, as a file and live, cold and warm (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/latency.py $(BENCHMARK_ARGS)
 
 clean: ## Remove the virtual environment, the quickstart's output and all caches
 	rm -rf $(VENV) .venv-minimum-versions .venv-newest-versions quickstart_output quickstart_llava_slt_output quickstart_uni_sign_output build dist site .pytest_cache .ruff_cache

@@ -47,6 +47,7 @@ from .own_processing import (
 from .pipeline_slt import SignLanguageTranslationPipeline
 from .pretrained_vision_slt import load_pretrained_vision
 from .sign_encoder_slt import SignEncoder, SignEncoderOutput
+from .streaming_slt import StreamingTranslator
 
 # Old names, from before the encoders of all systems shared one output class.
 FLaLLMVisionModelOutput = LlavaSltVisualEncoderOutput = SignEncoderOutput
@@ -140,6 +141,7 @@ __all__ = [
     "SignEncoder",
     "SignEncoderOutput",
     "SignLanguageTranslationPipeline",
+    "StreamingTranslator",
     "TemporalConfig",
     "TemporalEncoder",
     "TwoLevelConfig",

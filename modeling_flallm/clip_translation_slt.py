@@ -141,6 +141,23 @@ class ClipTranslation:
         return EncodedClips(output, num_frames, [clip["times"] for clip in clips], features, are_left_handed)
 
     @torch.no_grad()
+    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """
+        Some frames of a clip, as `read_clip` gives them, each by itself: `(frames, width)`, for `encode_over_time`.
+        Only for encoders with `encodes_frames_alone`.
+        """
+        values = self._encoder_inputs([frames])[self.processor.modality.input_names[0]][0]
+        return self.model.vision_model.encode_frames(values)
+
+    @torch.no_grad()
+    def encode_over_time(self, frame_features: torch.Tensor, times: Any) -> EncodedClips:
+        """A clip whose frames went through `encode_frames`, `(frames, width)`, and their `ClipTimes`."""
+        vision_model = self.model.vision_model
+        features = vision_model.encode_over_time(frame_features[None])
+        output = vision_model.encode_features(features.last_hidden_state, features.attention_mask)
+        return EncodedClips(output, [len(frame_features)], [times], features)
+
+    @torch.no_grad()
     def hand_margins(self, clips: list[dict[str, Any]], spoken_language: str | None = None) -> list[float]:
         """How much surer the model is of each clip from `read_clip` in a mirror, see `hand_margins` of the model."""
         prompts = self._prompts([_num_frames(clip) for clip in clips], spoken_language)

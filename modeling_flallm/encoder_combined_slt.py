@@ -208,6 +208,18 @@ class EncoderBehindAnother(EncoderOfEncoders):
         """See `SignEncoder.glance`: of the encoder in front."""
         return self.encoder.glance(stride, **_inputs_of(self.encoder, self.given_inputs(inputs)))
 
+    @property
+    def encodes_frames_alone(self) -> bool:
+        return self.encoder.encodes_frames_alone
+
+    def encode_frames(self, values: torch.Tensor) -> torch.Tensor:
+        """See `SignEncoder.encode_frames`: those of the encoder in front."""
+        return self.encoder.encode_frames(values)
+
+    def encode_over_time(self, frame_features: torch.Tensor) -> SignEncoderOutput:
+        """See `SignEncoder.encode_over_time`: features are those of the encoder in front."""
+        return self.encoder.encode_over_time(frame_features)
+
     def encode_features(
         self, visual_features: torch.FloatTensor, visual_attention_mask: torch.LongTensor | None = None
     ) -> SignEncoderOutput:

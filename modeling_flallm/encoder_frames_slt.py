@@ -336,6 +336,23 @@ class FLaLLMVisionModel(SignEncoder):
         features = self._features_of_frames(self._as_seen(pixel_values_videos, mask), are_looked_at)
         return self._over_time(held_values(features, sources, mask), lengths)
 
+    @property
+    def encodes_frames_alone(self) -> bool:
+        """See `SignEncoder`. The mean frame of a clip is known only at its end, and of all layers only the first is
+        linear, so that nothing behind it could be corrected then."""
+        return not self.config.subtract_mean_frame
+
+    def encode_frames(self, values: torch.Tensor) -> torch.Tensor:
+        """See `SignEncoder.encode_frames`: frames `(frames, 3, height, width)` through the CNN."""
+        return self._encode_frames(values[None], checked_frames_mask(self, values[None], None))
+
+    def encode_over_time(self, frame_features: torch.Tensor) -> SignEncoderOutput:
+        """See `SignEncoder.encode_over_time`."""
+        num_frames = frame_features.shape[1]
+        lengths = torch.full((len(frame_features),), num_frames, device=frame_features.device)
+        check_clips_long_enough(self, lengths)
+        return self._over_time(frame_features, lengths)
+
     def _as_seen(self, pixels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return without_mean_frame(pixels, mask) if self.config.subtract_mean_frame else pixels
 

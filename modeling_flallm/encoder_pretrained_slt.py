@@ -136,6 +136,22 @@ class PretrainedVisionEncoder(SignEncoder):
         held = held_values(hidden, sources, is_real)
         return SignEncoderOutput(held.flatten(1, 2), is_real.repeat_interleave(per_window, 1).long())
 
+    @property
+    def encodes_frames_alone(self) -> bool:
+        """See `SignEncoder`: image models do, video models see windows."""
+        return self.config.window_size == self.config.window_stride == 1
+
+    def encode_frames(self, values: torch.Tensor) -> torch.Tensor:
+        """See `SignEncoder.encode_frames`: the tokens of each frame, one behind the other."""
+        frames = torch.arange(len(values), device=values.device)
+        lengths = checked_frames_mask(self, values[None], None).sum(1)
+        return self._encode_in_chunks(values[None], lengths, torch.zeros_like(frames), frames).flatten(1)
+
+    def encode_over_time(self, frame_features: torch.Tensor) -> SignEncoderOutput:
+        """See `SignEncoder.encode_over_time`."""
+        hidden = frame_features.unflatten(2, (self.config.tokens_per_window, -1)).flatten(1, 2)
+        return SignEncoderOutput(hidden, torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device))
+
     def _tokens_of_windows(self, pixels: torch.Tensor, lengths: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """-> `(batch, windows, tokens, hidden_size)`, 0 outside of the mask `(batch, windows)`."""
         tokens = self._encode_in_chunks(pixels, lengths, *mask.nonzero().unbind(1))

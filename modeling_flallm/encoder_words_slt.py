@@ -203,6 +203,18 @@ class LlavaSltVisualEncoder(SignEncoder):
         """See `SignEncoder.glance`."""
         return self._words_of(self.frame_encoder.tokens_at_a_glance(stride, **inputs))
 
+    @property
+    def encodes_frames_alone(self) -> bool:
+        return self.frame_encoder.encodes_frames_alone
+
+    def encode_frames(self, values: torch.Tensor) -> torch.Tensor:
+        """See `SignEncoder.encode_frames`: those of the frame level."""
+        return self.frame_encoder.encode_frames(values)
+
+    def encode_over_time(self, frame_features: torch.Tensor) -> SignEncoderOutput:
+        """See `SignEncoder.encode_over_time`."""
+        return self._words_of(self.frame_encoder.tokens_over_time(frame_features))
+
     def _words_of(self, frames: SignEncoderOutput) -> SignEncoderOutput:
         words, num_words = self.word_level(frames.last_hidden_state, frames.attention_mask.sum(1))
         is_real = length_mask(num_words, words.shape[1])

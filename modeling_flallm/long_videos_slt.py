@@ -102,9 +102,9 @@ class LongVideoTranslation:
             piece, start, end = spans.popleft()
             alternatives = answer if isinstance(answer, list) else [answer]
             if start < said_until:
-                alternatives = [_without_repeated_words(alternative, said) for alternative in alternatives]
+                alternatives = [without_repeated_words(alternative, said) for alternative in alternatives]
             span = {"start": round(max(start, said_until), 3), "end": round(end, 3), "piece": piece}
-            said, said_until = _folded_words(alternatives[0]["translation_text"]), end
+            said, said_until = folded_words(alternatives[0]["translation_text"]), end
             alternatives = [alternative | span for alternative in alternatives]
             yield alternatives if isinstance(answer, list) else alternatives[0]
 
@@ -135,14 +135,14 @@ class LongVideoTranslation:
                 )
             earlier = (piece["start"], piece["end"])
             num_frames = len(piece[values_name])
-            for first, stop in self._spans_that_fit(0, num_frames):
+            for first, stop in self.spans_that_fit(0, num_frames):
                 seconds = np.interp([first, stop], [0, num_frames], earlier).tolist()
                 start = piece.get("caption_start", earlier[0]) if first == 0 else seconds[0]
                 end = piece.get("caption_end", earlier[1]) if stop == num_frames else seconds[1]
                 spans.append((index, start, end))
                 yield self._held_at_its_end(_part_of_clip(piece, values_name, first, stop), values_name)
 
-    def _spans_that_fit(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+    def spans_that_fit(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         """Halve a span of frames, with an overlap, until the model takes its parts."""
         try:
             self._check_num_tokens(stop - first)
@@ -150,8 +150,8 @@ class LongVideoTranslation:
             reach = math.ceil((stop - first) * (1 + OVERLAP_OF_PARTS) / 2)
             if reach >= stop - first:
                 raise
-            yield from self._spans_that_fit(first, first + reach)
-            yield from self._spans_that_fit(stop - reach, stop)
+            yield from self.spans_that_fit(first, first + reach)
+            yield from self.spans_that_fit(stop - reach, stop)
         else:
             yield first, stop
 
@@ -185,14 +185,14 @@ def _part_of_clip(clip: dict[str, Any], values_name: str, first: int, stop: int)
     }
 
 
-def _folded_words(text: str) -> list[str]:
+def folded_words(text: str) -> list[str]:
     return [text[start:end].casefold() for start, end in spans_of_words(text)]
 
 
-def _without_repeated_words(answer: dict[str, Any], said: list[str]) -> dict[str, Any]:
+def without_repeated_words(answer: dict[str, Any], said: list[str]) -> dict[str, Any]:
     """Remove from the beginning of an answer the words with which the previous one ended."""
     text = answer["translation_text"]
-    words, spans = _folded_words(text), list(spans_of_words(text))
+    words, spans = folded_words(text), list(spans_of_words(text))
     lengths = range(min(len(said), len(words)), 0, -1)
     num_repeated = next((length for length in lengths if said[-length:] == words[:length]), 0)
     if num_repeated == 0 or len("".join(words[:num_repeated])) < 2:  # one Chinese character is no evidence

@@ -27,10 +27,11 @@ from .pipeline_inputs_slt import (
     name_of_video,
     numbered,
 )
+from .streaming_slt import LiveTranslation
 
 
 class SignLanguageTranslationPipeline(
-    SentWithItsCalibration, SentWithACard, ClipTranslation, LongVideoTranslation, Pipeline
+    SentWithItsCalibration, SentWithACard, ClipTranslation, LongVideoTranslation, LiveTranslation, Pipeline
 ):
     """
     Translate sign language videos with a `FLaLLMForTranslation` and its `FLaLLMProcessor`, or with a

@@ -69,6 +69,9 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
             Bounds memory: process at most this many frames at a time. Encoders that do not compute frame by frame
             ignore it.
 
+    **Frames alone.** Encoders that look at each frame by itself before they look over time can do so while the clip is
+    recorded: `encodes_frames_alone`, `encode_frames` and `encode_over_time`.
+
     **Features.** What `compute_features` makes of clips can be kept on disk and passed to a model as `visual_features`
     in the place of clips; `encode_features` makes the visual tokens of it. By default these are the visual tokens
     themselves. An encoder whose first part is frozen while the rest is trained has its cut between the two
@@ -192,6 +195,32 @@ class SignEncoder(SentWithACard, LoadedWhole, PreTrainedModel):
         """
         mask = checked_visual_mask(visual_features, visual_attention_mask, self.features_size)
         return SignEncoderOutput(last_hidden_state=visual_features, attention_mask=mask.long())
+
+    @property
+    def encodes_frames_alone(self) -> bool:
+        """
+        Whether its first part makes of a frame the same whatever the other frames are, so that it can run while a clip
+        is still recorded: then `encode_over_time` of what `encode_frames` made is `compute_features`.
+        """
+        return False
+
+    def encode_frames(self, values: torch.Tensor) -> torch.Tensor:
+        """Prepared frames `(frames, ...)`, each by itself, to `(frames, width)`, if `encodes_frames_alone`."""
+        raise NotImplementedError
+
+    def encode_over_time(self, frame_features: torch.Tensor) -> SignEncoderOutput:
+        """
+        What `encode_frames` made of all frames of clips of one length, `(batch, frames, width)`, to features.
+
+        Raises:
+            ValueError: for clips too short for one visual token.
+        """
+        raise NotImplementedError
+
+    def tokens_over_time(self, frame_features: torch.Tensor) -> SignEncoderOutput:
+        """The visual tokens of what `encode_over_time` gives."""
+        features = self.encode_over_time(frame_features)
+        return self.encode_features(features.last_hidden_state, features.attention_mask)
 
     def get_num_features(self, length: Length) -> Length:
         """Number of features of clips of this many frames; below 1 for clips that are too short."""

@@ -1,8 +1,10 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Writes timed sentences as caption files: SubRip (srt) and WebVTT (vtt, https://www.w3.org/TR/webvtt1/).
+"""
+Writes timed sentences as caption files, SubRip (srt) and WebVTT (vtt, https://www.w3.org/TR/webvtt1/), or as plain text
+(txt).
 
-Both formats treat some characters as markup. Here every character is text: WebVTT can escape them; in SubRip, which
-cannot, they become their wide forms (as in Chinese text), which Unicode's NFKC turns back.
+Both caption formats treat some characters as markup. Here every character is text: WebVTT can escape them; in SubRip,
+which cannot, they become their wide forms (as in Chinese text), which Unicode's NFKC turns back.
 """
 
 import math
@@ -22,14 +24,18 @@ DIRECTION_MARKS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 def format_captions(captions: Iterable[dict[str, Any]], format_name: str) -> str:
     """
     Write captions, dictionaries with `start` and `end` in seconds and `translation_text`, as the text of a file of the
-    format "srt" or "vtt".
+    format "srt" or "vtt", or without times as "txt", a line for each.
 
-    Lines have up to 42 characters, captions up to two lines; a longer text becomes several captions that share its time
-    in proportion to their lengths. Empty texts are left out. Raises `ValueError` for another format, and for captions
-    that do not come in order of time, overlap, or end before they start.
+    Lines of the first two have up to 42 characters, captions up to two lines; a longer text becomes several captions
+    that share its time in proportion to their lengths. Empty texts are left out, and so are updates of a stream that
+    are not final. Raises `ValueError` for another format, and for captions that do not come in order of time, overlap,
+    or end before they start.
     """
-    if format_name not in ("srt", "vtt"):
-        raise ValueError(f'The format of captions must be "srt" or "vtt", got {format_name!r}.')
+    if format_name not in ("srt", "vtt", "txt"):
+        raise ValueError(f'The format of captions must be "srt", "vtt" or "txt", got {format_name!r}.')
+    captions = (caption for caption in captions if caption.get("is_final", True))
+    if format_name == "txt":
+        return "".join(f"{text}\n" for caption in captions if (text := _visible(caption["translation_text"])))
     blocks = [] if format_name == "srt" else ["WEBVTT\n"]
     for number, (start, end, lines) in enumerate(_timed_lines(captions), start=1):
         if format_name == "srt":
@@ -56,12 +62,17 @@ def _timed_lines(captions: Iterable[dict[str, Any]]) -> Iterator[tuple[int, int,
         yield from _shared_out(start, end, _lines(caption["translation_text"]))
 
 
-def _lines(text: str) -> list[str]:
+def _visible(text: str) -> str:
+    """In one line."""
     visible = "".join(
         " " if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character
         for character in text.translate(DIRECTION_MARKS)
     )
-    visible = " ".join(visible.split())
+    return " ".join(visible.split())
+
+
+def _lines(text: str) -> list[str]:
+    visible = _visible(text)
     is_wide = any(unicodedata.east_asian_width(character) in "WF" for character in visible)
     longest = LONGEST_LINE_IN_CHARACTERS // 2 if is_wide else LONGEST_LINE_IN_CHARACTERS
     lines = textwrap.wrap(visible, longest)

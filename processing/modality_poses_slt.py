@@ -47,6 +47,7 @@ from .pose_normalisation_slt import body_box, mirrored_poses
 from .pose_openpose_slt import is_openpose_folder
 from .pose_pictures_slt import draw_poses
 from .pose_segmentation_slt import measure_pose_motion
+from .poses_live_slt import LivePoses
 from .poses_of_videos_slt import is_extractor_installed, path_of_video, poses_of_video
 from .poses_slt import Poses, size_of_picture
 from .sampling_slt import evenly_spread
@@ -255,6 +256,9 @@ class PoseModality(Modality):
             times = {name: second for name, second in vars(segment).items() if name != "cut"}
             prepared = self.prepare([values])[self.input_names[0]][0]
             yield {self.input_names[0]: prepared, "video_metadata": metadata, **times}
+
+    def live(self, **lengths: float) -> LivePoses:
+        return LivePoses(SegmentLengths(**lengths), self.open, self.part.score_threshold)
 
     @staticmethod
     def is_video(path: str | os.PathLike) -> bool:

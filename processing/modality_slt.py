@@ -298,6 +298,16 @@ class Modality(ABC):
         """
         raise ValueError(self._why_no_segments())
 
+    def live(self, **lengths: float) -> Any:
+        """
+        A clip that is being recorded, `LiveClip`, whose sentences are found as they are signed. Arguments as in
+        `split_at_rests`.
+
+        Raises:
+            ValueError: as `split_at_rests`.
+        """
+        raise ValueError(self._why_no_segments())
+
     def _why_no_segments(self) -> str:
         return (
             f"Long videos are split where hands rest, which {self.words.clips} do not show. Pass one sentence a clip."

@@ -29,6 +29,7 @@ from .video_container_slt import open_container, video_stream
 from .video_decoding_slt import decode_video
 from .video_files_slt import VideoDecodingError, is_video_file
 from .video_inputs_slt import is_single_video
+from .video_live_slt import LiveVideo
 from .video_processing_slt import FLaLLMVideoProcessor, make_list_of_videos
 
 
@@ -159,6 +160,9 @@ class VideoModality(Modality):
     ) -> Iterator[dict[str, Any]]:
         """See `Modality.read_segments`; a file is read once, and only the current part is held in memory."""
         return self.part.read_segments(source, segments, rate)
+
+    def live(self, **lengths: float) -> LiveVideo:
+        return self.part.live(**lengths)
 
     def look(self, path: str | os.PathLike) -> ClipFacts:
         """See `Modality.look`: the stored size of the picture."""

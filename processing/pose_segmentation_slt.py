@@ -37,7 +37,13 @@ JUMP_OF_THE_SHOULDERS, JUMP_OF_A_HAND = 0.5, 0.1
 
 
 def measure_pose_motion(
-    keypoints: np.ndarray, scores: np.ndarray, frames_per_second: float, start: float, score_threshold: float, name: str
+    keypoints: np.ndarray,
+    scores: np.ndarray,
+    frames_per_second: float,
+    start: float,
+    score_threshold: float,
+    name: str,
+    usual_before: float = 0.0,
 ) -> Motion:
     """
     The motion of the hands in poses in COCO-WholeBody layout.
@@ -47,6 +53,7 @@ def measure_pose_motion(
         start: second of the first frame.
         score_threshold: points with this score or less are not seen.
         name: of the clip, in the error.
+        usual_before: see `motion_in_equal_steps`.
 
     Raises:
         ValueError: if no frame shows both shoulders.
@@ -62,7 +69,8 @@ def measure_pose_motion(
     height = height / (PICTURE_HEIGHT_IN_SHOULDER_WIDTHS * width)
     seconds = start + np.arange(len(points)) / frames_per_second
     end = start + len(points) / frames_per_second
-    return _without_twitches(motion_in_equal_steps(seconds, energy, height, is_cut, end, DETECTOR_NOISE))
+    motion = motion_in_equal_steps(seconds, energy, height, is_cut, end, DETECTOR_NOISE, usual_before)
+    return _without_twitches(motion)
 
 
 def _without_twitches(motion: Motion) -> Motion:

@@ -45,7 +45,8 @@ class Motion:
     """
     Motion of a clip in steps of `STEP_IN_SECONDS` from second `start` on, each of shape `(steps,)`: `energy`, how much
     moves, in any unit; `height` of what moves, 0 at the top of the picture and 1 at the bottom; `is_cut`, whether the
-    film was cut there; `still`, the energy up to which nobody moves; `usual_height`, the mean of the surroundings.
+    film was cut there; `still`, the energy up to which nobody moves; `usual_height`, the mean of the surroundings; and
+    `usual_energy`, a number, that of the surroundings in which most moves.
     """
 
     start: float
@@ -55,6 +56,7 @@ class Motion:
     is_cut: np.ndarray
     still: np.ndarray
     usual_height: np.ndarray
+    usual_energy: float
 
     def second_at(self, step: float) -> float:
         return min(self.start + step * STEP_IN_SECONDS, self.end)
@@ -121,17 +123,29 @@ class NoiseLevels:
 
 
 def motion_in_equal_steps(
-    times: np.ndarray, energy: np.ndarray, height: np.ndarray, is_cut: np.ndarray, end: float, noise: NoiseLevels
+    times: np.ndarray,
+    energy: np.ndarray,
+    height: np.ndarray,
+    is_cut: np.ndarray,
+    end: float,
+    noise: NoiseLevels,
+    usual_before: float = 0.0,
 ) -> Motion:
     """
     The motion of a clip from numbers for each of its frames, all `(frames,)`: their `times` in seconds, and `energy`,
     `height` and `is_cut` as in `Motion`. What changed between two frames is spread over the time between them.
+    `usual_before` is the `usual_energy` of what was before the clip, where the clip alone does not show it.
     """
     energy = np.where(is_cut, np.minimum(np.pad(energy, 1)[:-2], np.pad(energy, 1)[2:]), energy)
     steps = times[0] + (np.arange(max(1, round((end - times[0]) / STEP_IN_SECONDS))) + 0.5) * STEP_IN_SECONDS
     frames = np.searchsorted(times, steps).clip(0, len(times) - 1)
     energy, height = energy[frames], height[frames]
-    levels = {"still": _still_level(energy, noise), "usual_height": _usual_height(energy, height)}
+    noise_and_motion = in_surroundings(energy, lambda part: np.percentile(part, [5, 90]))
+    levels = {
+        "still": _still_level(*noise_and_motion.T, usual_before, noise),
+        "usual_height": _usual_height(energy, height),
+        "usual_energy": float(noise_and_motion[:, 1].max()),
+    }
     return Motion(float(times[0]), float(end), energy, height, is_cut[frames], **levels)
 
 
@@ -149,17 +163,16 @@ def split_motion(motion: Motion, lengths: SegmentLengths) -> list[VideoSegment]:
     """The sentences of a clip with this motion, in order of time; none if nobody moves."""
     stretches = _leave_out_idle_time(motion, find_stillness(motion), lengths)
     segments = [segment for stretch in stretches for segment in _split_stretch(motion, *stretch, lengths)]
-    return [_without_rests(motion, segment, lengths.rest_seconds) for segment in segments]
+    return [without_rests(motion, segment, lengths.rest_seconds) for segment in segments]
 
 
 # Levels
 
 
-def _still_level(energy: np.ndarray, noise_levels: NoiseLevels) -> np.ndarray:
+def _still_level(noise: np.ndarray, motion: np.ndarray, usual_before: float, noise_levels: NoiseLevels) -> np.ndarray:
     """-> the energy up to which nobody moves `(steps,)`; infinite where there is nothing but noise."""
-    noise, motion = in_surroundings(energy, lambda part: np.percentile(part, [5, 90])).T
     noise = np.minimum(noise, noise_levels.highest)
-    motion = np.maximum(motion, 0.3 * motion.max())
+    motion = np.maximum(motion, max(0.3 * motion.max(), usual_before))
     level = noise + noise_levels.still_fraction * (motion - noise)
     is_noise = (motion < noise_levels.highest) & (motion < np.maximum(noise_levels.faintest, 2.5 * noise))
     return np.where(is_noise, np.inf, level)
@@ -197,7 +210,7 @@ def find_stillness(motion: Motion) -> list[Stillness]:
     return [Stillness(int(first), int(stop)) for first, stop in edges.reshape(-1, 2)]
 
 
-def _is_rest(motion: Motion, stillness: Stillness) -> bool:
+def is_rest(motion: Motion, stillness: Stillness) -> bool:
     """Whether it is long, or the hands go down before it and up after it; at a cut of the film it may be short."""
     if stillness.seconds >= REST_IN_SECONDS - 1e-9:
         return True
@@ -237,7 +250,7 @@ def _leave_out_idle_time(
         inside = [stillness for stillness in stillnesses if first <= stillness.first and stillness.stop <= stop]
         still_steps = (motion.energy[first:stop] <= motion.still[first:stop]).sum()
         if (stop - first - still_steps) * STEP_IN_SECONDS >= TWITCH_IN_SECONDS:
-            stretches.append((first, stop, [stillness for stillness in inside if _is_rest(motion, stillness)]))
+            stretches.append((first, stop, [stillness for stillness in inside if is_rest(motion, stillness)]))
     return stretches
 
 
@@ -248,7 +261,7 @@ def _split_stretch(
     edges = [first, *_without_short_pieces(rests, first, stop, lengths), stop]
     for begin, behind in itertools.pairwise(edges):
         seconds = motion.second_at(begin), motion.second_at(behind)
-        yield from _split_long(motion, VideoSegment(*seconds, *seconds), lengths)
+        yield from split_long(motion, VideoSegment(*seconds, *seconds), lengths)
 
 
 def _without_short_pieces(rests: list[Stillness], first: int, stop: int, lengths: SegmentLengths) -> list[float]:
@@ -264,7 +277,7 @@ def _without_short_pieces(rests: list[Stillness], first: int, stop: int, lengths
     return [rest.middle for rest in rests]
 
 
-def _split_long(motion: Motion, segment: VideoSegment, lengths: SegmentLengths) -> Iterator[VideoSegment]:
+def split_long(motion: Motion, segment: VideoSegment, lengths: SegmentLengths) -> Iterator[VideoSegment]:
     """Cut a piece that is too long at moments of little motion, or else with an overlap."""
     while segment.end - segment.start > lengths.longest_seconds:
         second = _moment_of_little_motion(motion, segment, lengths)
@@ -291,7 +304,7 @@ def _moment_of_little_motion(motion: Motion, segment: VideoSegment, lengths: Seg
     return motion.second_at(first + lowest + 0.5) if is_clear else None
 
 
-def _without_rests(motion: Motion, segment: VideoSegment, rest_seconds: float) -> VideoSegment:
+def without_rests(motion: Motion, segment: VideoSegment, rest_seconds: float) -> VideoSegment:
     """Shorten the rests at both ends of a segment to `rest_seconds`: models have seldom seen more."""
     first, stop = (round((second - motion.start) / STEP_IN_SECONDS) for second in (segment.start, segment.end))
     moving = first + np.flatnonzero(motion.energy[first:stop] > motion.still[first:stop])
@@ -308,9 +321,14 @@ __all__ = [
     "Motion",
     "NoiseLevels",
     "SegmentLengths",
+    "Stillness",
     "VideoSegment",
+    "find_stillness",
     "in_surroundings",
+    "is_rest",
     "motion_in_equal_steps",
+    "split_long",
     "split_motion",
     "stands_out",
+    "without_rests",
 ]

@@ -64,26 +64,28 @@ class FilePart:
 
 
 def plan_part(times: FileTimes, request: FrameRequest, name: str) -> FilePart:
-    seconds = times.seconds
     _check_that_picture_has_begun(times, request, name)
-    positions = positions_in_interval(seconds, request, name, times.end_in_seconds)
+    return part_of_frames(times.seconds, times.end_in_seconds, times.stated_fps, request, name)
+
+
+def part_of_frames(
+    seconds: Sequence[float], end_in_seconds: float, stated_fps: float | None, request: FrameRequest, name: str
+) -> FilePart:
+    """The part of frames that are shown from `seconds` on, sorted, the last of them until `end_in_seconds`."""
+    positions = positions_in_interval(seconds, request, name, end_in_seconds)
     # The same interval, whether the part is read alone or with others.
     around = seconds[max(0, positions.start - 1) : positions.stop + NUM_FRAMES_BEHIND]
-    interval = usual_interval(around) or (1 / times.stated_fps if times.stated_fps else None)
+    interval = usual_interval(around) or (1 / stated_fps if stated_fps else None)
     if interval is None:
-        return _part_of_one_frame(times, request, positions)
-    positions, first_second, stop = _part_on_screen(times, request, positions, interval)
+        indices = request.sample(1, None)
+        return FilePart(request, positions, None, 1, seconds[0], indices, [0 for _ in indices])
+    positions, first_second, stop = _part_on_screen(seconds, end_in_seconds, request, positions, interval)
     interval = max(interval, (stop - first_second) / max(MOST_FRAMES_OF_STILLS, len(positions) * MOST_REPEATS))
     num_frames = _size_of_grid(seconds[positions[-1]], first_second, stop, interval)
     on_grid = _on_screen(seconds, positions, first_second, num_frames, interval)
     indices = request.sample(num_frames, 1 / interval)
     wanted = [positions.start + int(on_grid[index]) for index in indices]
     return FilePart(request, positions, 1 / interval, num_frames, first_second, indices, wanted)
-
-
-def _part_of_one_frame(times: FileTimes, request: FrameRequest, positions: range) -> FilePart:
-    indices = request.sample(1, None)
-    return FilePart(request, positions, None, 1, times.seconds[0], indices, [0 for _ in indices])
 
 
 def _check_that_picture_has_begun(times: FileTimes, request: FrameRequest, name: str) -> None:
@@ -97,19 +99,19 @@ def _check_that_picture_has_begun(times: FileTimes, request: FrameRequest, name:
 
 
 def _part_on_screen(
-    times: FileTimes, request: FrameRequest, positions: range, interval: float
+    seconds: Sequence[float], end_in_seconds: float, request: FrameRequest, positions: range, interval: float
 ) -> tuple[range, float, float]:
     """
     -> the positions of the frames that are on screen in a part, and the seconds from when to when they are: a still
     picture stays until the next one comes.
     """
-    seconds, longest = times.seconds, LONGEST_INTERVAL * interval
+    longest = LONGEST_INTERVAL * interval
     first, last = positions[0], positions[-1]
     first_second = seconds[first]
     start = request.start or 0.0
     if first > 0 and first_second - start > longest:  # the picture before is still on screen at `start`
         first, first_second = first - 1, start
-    gone_at = seconds[last + 1] if last + 1 < len(seconds) else times.end_in_seconds
+    gone_at = seconds[last + 1] if last + 1 < len(seconds) else end_in_seconds
     is_still = gone_at - first_second > longest
     if is_still and start - first_second > TIME_TOLERANCE_IN_SECONDS:  # no frame begins in the part
         first_second = start

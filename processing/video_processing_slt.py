@@ -27,6 +27,7 @@ from .segmentation_slt import SegmentLengths, VideoSegment
 from .video_decoding_slt import decode_segments, decode_video
 from .video_files_slt import VideoDecodingError
 from .video_inputs_slt import is_single_video, open_path
+from .video_live_slt import LiveVideo
 from .video_requests_slt import DecodedVideo
 from .video_segmentation_slt import split_video_at_rests
 from .video_times_slt import VideoFacts, read_facts
@@ -216,6 +217,17 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
             times = {name: value for name, value in vars(segment).items() if name != "cut"}
             pixels = inputs["pixel_values_videos"][0]
             yield {"pixel_values_videos": pixels, "video_metadata": _metadata(part), **times}
+
+    def live(self, **lengths: float) -> LiveVideo:
+        """A video that is being recorded, of which frames come one by one; `lengths` are those of `split_at_rests`.
+
+        Raises `ValueError` for lengths that contradict each other or are out of range."""
+        return LiveVideo(SegmentLengths(**lengths), self._frame_sampler({}), self._read_frame)
+
+    def _read_frame(self, picture: Any) -> torch.Tensor:
+        """Resize and crop one picture: uint8 (3, height, width)."""
+        as_it_is = {"do_rescale": False, "do_normalize": False, "do_sample_frames": False}
+        return self([picture], **as_it_is)["pixel_values_videos"][0][0]
 
     def format_captions(self, captions: Iterable[dict[str, Any]], format_name: str) -> str:
         """Write answers of the translation pipeline with `start` and `end` as a caption file: see `format_captions`."""

@@ -5,6 +5,7 @@ The video is read once as a stream of small grey pictures. Of each picture two n
 since the one before, and at what height.
 """
 
+from bisect import bisect_left
 from typing import Any
 
 import numpy as np
@@ -41,24 +42,47 @@ def split_video_at_rests(
 
 def measure_motion(video: Any, start: float | None, end: float | None, fps: float | None) -> Motion:
     """Read the video once; raises `VideoDecodingError` as `decode_video` does."""
-    times, changes = [], []
-    earlier = None
-    last = frame_duration = 0.0
+    changes = PictureChanges()
     for seconds, picture in stream_grey_pictures(video, PICTURE_SIZE_IN_PIXELS, start, end, fps):
-        frame_duration = seconds - last if times else frame_duration
-        last = seconds
-        if times and seconds - times[0] > LONGEST_VIDEO_IN_SECONDS:
+        changes.add(seconds, picture)
+        if seconds - changes.times[0] > LONGEST_VIDEO_IN_SECONDS:
             raise VideoDecodingError(
                 "The time stamps of the video span more than 24 hours. Pass `start` and `end`, or record it again."
             )
-        if earlier is not None and seconds - times[-1] < SHORTEST_STEP_IN_SECONDS:
-            continue
-        times.append(seconds)
-        changes.append((0.0, 0.5, 0.0) if earlier is None else _change(picture - earlier))
-        earlier = picture
-    energy, height, extent = np.array(changes).T
-    is_cut = stands_out(energy, CAMERA_NOISE.faintest) | stands_out(extent, CAMERA_NOISE.faintest)
-    return motion_in_equal_steps(np.array(times), energy, height, is_cut, last + frame_duration, CAMERA_NOISE)
+    return changes.motion()
+
+
+class PictureChanges:
+    """The changes from each picture of a video to the next, of which `times` are the seconds."""
+
+    def __init__(self):
+        self.times: list[float] = []
+        self._changes: list[tuple[float, float, float]] = []
+        self._earlier: np.ndarray | None = None
+        self._last = self._frame_duration = 0.0
+
+    def add(self, seconds: float, picture: np.ndarray) -> None:
+        """Take the next picture, grey, float32 from 0 to 255 `(height, width)`, which is shown from `seconds` on."""
+        self._frame_duration = seconds - self._last if self.times else self._frame_duration
+        self._last = seconds
+        if self._earlier is not None and seconds - self.times[-1] < SHORTEST_STEP_IN_SECONDS:
+            return
+        self.times.append(seconds)
+        self._changes.append((0.0, 0.5, 0.0) if self._earlier is None else _change(picture - self._earlier))
+        self._earlier = picture
+
+    def forget(self, before: float) -> None:
+        """Drop the changes before a second."""
+        num_old = bisect_left(self.times, before)
+        del self.times[:num_old], self._changes[:num_old]
+
+    def motion(self, usual_before: float = 0.0) -> Motion:
+        """The motion of what was added and not dropped, of one picture or more; see `motion_in_equal_steps`."""
+        energy, height, extent = np.array(self._changes).T
+        is_cut = stands_out(energy, CAMERA_NOISE.faintest) | stands_out(extent, CAMERA_NOISE.faintest)
+        end = self._last + self._frame_duration
+        times = np.array(self.times)
+        return motion_in_equal_steps(times, energy, height, is_cut, end, CAMERA_NOISE, usual_before)
 
 
 def _change(difference: np.ndarray) -> tuple[float, float, float]:
@@ -76,4 +100,4 @@ def _change(difference: np.ndarray) -> tuple[float, float, float]:
     return total / num_moving, row / len(change), float(np.median(np.abs(difference)))
 
 
-__all__ = ["split_video_at_rests"]
+__all__ = ["PictureChanges", "split_video_at_rests"]

@@ -57,6 +57,7 @@ MODEL_FILES = {
     "pretrained_vision_slt.py",
     "prior_guided_fusion_slt.py",
     "sign_encoder_slt.py",
+    "streaming_slt.py",
     "systems.py",
     "translation_model_slt.py",
     "word_evidence_slt.py",

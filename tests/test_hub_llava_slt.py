@@ -71,6 +71,7 @@ MODEL_FILES = WITH_AN_ENCODER | {
     "modeling_llava_slt.py",
     "pipeline_inputs_slt.py",
     "pipeline_slt.py",
+    "streaming_slt.py",
     "translation_model_slt.py",
     "word_evidence_slt.py",
 }

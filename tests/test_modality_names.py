@@ -62,6 +62,8 @@ EXCEPTIONS = {
         "benchmarks/confidence_on_untrained_videos.py": MEASURES_VIDEOS,
         "benchmarks/decode_and_preprocess.py": MEASURES_VIDEOS,
         "benchmarks/frozen_features.py": MEASURES_VIDEOS,
+        "benchmarks/latency.py": MEASURES_VIDEOS,
+        "benchmarks/latency_process.py": MEASURES_VIDEOS,
         "benchmarks/long_video.py": MEASURES_VIDEOS,
         "benchmarks/peak_memory.py": MEASURES_VIDEOS,
         "benchmarks/pretrained_encoders.py": MEASURES_VIDEOS,

@@ -341,7 +341,9 @@ def test_empty_texts_are_left_out_and_hours_are_counted():
 
 
 def test_captions_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match=re.escape('The format of captions must be "srt" or "vtt", got \'ass\'.')):
+    with pytest.raises(
+        ValueError, match=re.escape('The format of captions must be "srt", "vtt" or "txt", got \'ass\'.')
+    ):
         format_captions([], "ass")
     message = "Captions must come in order of time without overlaps, got 1 to 3 seconds after one that ends at 2.0."
     with pytest.raises(ValueError, match=re.escape(message)):

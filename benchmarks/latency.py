@@ -1,0 +1,252 @@
+"""
+How long a sentence takes: a clip of 6.6 seconds as a file, and frame by frame as from a camera.
+
+    python benchmarks/latency.py
+
+Weights are random, and clips are drawn. Models with random weights never stop, so each sentence gets the same number of
+tokens. Each row is a process of its own, on so many cores: from its start to the first sentence (cold), then the
+seconds of each part when all is warm, then the stream, with frames that come at 25 per second. The page docs/latency.md
+and its figures are written at the end; `--report_only True` writes them again from existing results. The last line
+that it prints is JSON. A small run, in half a minute:
+
+    python benchmarks/latency.py --output_dir outputs/tiny_latency --report outputs/tiny_latency/page.md \
+        --models small --cores 1 --num_frames 50 --num_tokens 3 --num_rounds 1
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark_parts import (
+    DOCS,
+    HEIGHT,
+    WIDTH,
+    check_counts,
+    command_line,
+    moving_picture,
+    processor_name,
+    run_benchmark,
+    write_mp4,
+)
+from feature_cache import TEXT_MODELS
+from latency_process import FRAMES_PER_SECOND, RUNTIMES
+from numpy.random import default_rng
+from transformers import MBartConfig, pipeline
+
+from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig
+from train_scripts.arguments.data_arguments import VideoArguments
+from train_scripts.runs.tokenizers import train_tokenizer
+from train_scripts.runs.training import build_processor
+
+PAGE = DOCS / "latency.md"
+TABLE_START = "<!-- written by benchmarks/latency.py -->"
+PROCESS = Path(__file__).with_name("latency_process.py")
+# Most processors have no AVX-512: one that has behaves like one without.
+AS_MOST_PROCESSORS = {
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """A key of `TEXT_MODELS`, the rest of the model, its beams, and the pixels of a frame before and after the crop."""
+
+    title: str
+    text_model: str
+    vision: dict[str, Any]
+    num_beams: int
+    frame_size: int
+    crop_size: int
+
+
+MODELS = {
+    # As the presets: paper_llm_fine_tuning.yaml and quickstart_llm_fine_tuning.yaml.
+    "paper_sized": ModelSize(
+        "paper-sized: ResNet-18 at 224 px, mBART-large", "12+12 layers", {"hidden_size": 512}, 5, 256, 224
+    ),
+    "small": ModelSize(
+        "of the quickstart, at 64 px",
+        "small",
+        {"hidden_size": 192, "backbone_width": 16, "subtract_mean_frame": True},
+        4,
+        72,
+        64,
+    ),
+}
+
+
+@dataclass
+class BenchmarkArguments:
+    """How much is measured."""
+
+    output_dir: str = field(default="outputs/latency", metadata={"help": "Folder of the clip, models and results."})
+    report: str = field(default=str(PAGE), metadata={"help": "Page to write; figures land beside it."})
+    report_only: bool = field(default=False, metadata={"help": "Measure nothing, report what there is."})
+    models: list[str] = field(default_factory=lambda: list(MODELS), metadata={"help": f"Of {', '.join(MODELS)}."})
+    cores: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Cores of each process."})
+    num_frames: int = field(default=165, metadata={"help": "Frames of the clip, 25 per second."})
+    num_tokens: int = field(default=20, metadata={"help": "Tokens of a sentence."})
+    num_rounds: int = field(default=3, metadata={"help": "Warm sentences, and streams, of each process."})
+    seed: int = field(default=0, metadata={"help": "Seed of clip and weights."})
+
+    def __post_init__(self):
+        unknown = [name for name in self.models if name not in MODELS]
+        if unknown:
+            raise ValueError(f"--models must be of {', '.join(map(repr, MODELS))}, got {unknown[0]!r}.")
+        if min(self.cores) < 1:
+            raise ValueError(f"--cores must be 1 or more, got {min(self.cores)}.")
+        check_counts(self, "num_frames", "num_tokens", "num_rounds")
+
+
+def save_model(name: str, folder: Path, arguments: BenchmarkArguments) -> int:
+    """Save a pipeline with random weights -> the number of its parameters"""
+    size = MODELS[name]
+    torch.manual_seed(arguments.seed)
+    words = " ".join(f"w{number}" for number in range(60))
+    video = VideoArguments(frame_size=size.frame_size, crop_size=size.crop_size)
+    processor = build_processor(video, train_tokenizer([words], 400))
+    layers, width, feed_forward, heads, vocabulary = TEXT_MODELS[size.text_model]
+    sizes = {"layers": layers, "ffn_dim": feed_forward, "attention_heads": heads}
+    text_config = MBartConfig(
+        **{f"{side}_{part}": value for side in ("encoder", "decoder") for part, value in sizes.items()},
+        d_model=width,
+        vocab_size=max(vocabulary, len(processor.tokenizer)),
+        pad_token_id=processor.tokenizer.pad_token_id,
+        bos_token_id=processor.tokenizer.bos_token_id,
+        eos_token_id=processor.tokenizer.eos_token_id,
+        decoder_start_token_id=processor.tokenizer.eos_token_id,
+    )
+    vision_config = FLaLLMVisionConfig(**size.vision, temporal_blocks=["K5"])
+    config = FLaLLMConfig(vision_config=vision_config, text_config=text_config, adapter_hidden_size=width)
+    model = FLaLLMForTranslation(config).eval()
+    tokenizer, ends = processor.tokenizer, {processor.tokenizer.eos_token_id}
+    model.generation_config.update(
+        num_beams=size.num_beams,
+        min_new_tokens=arguments.num_tokens,
+        max_new_tokens=arguments.num_tokens,
+        # So that there are words to see.
+        suppress_tokens=sorted({*tokenizer.all_special_ids, *range(len(tokenizer), text_config.vocab_size)} - ends),
+    )
+    pipeline("sign-language-translation", model=model, processor=processor, device="cpu").save_pretrained(folder)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
+    output_dir = Path(arguments.output_dir)
+    video = output_dir / "clip.mp4"
+    write_mp4(video, moving_picture(arguments.num_frames, HEIGHT, WIDTH, default_rng(arguments.seed)))
+    num_parameters, rows = {}, []
+    for name in arguments.models:
+        folder = output_dir / name
+        num_parameters[name] = save_model(name, folder, arguments)
+        for runtime in RUNTIMES:
+            for cores in arguments.cores:
+                measured = measure_process(runtime, folder, video, cores, arguments.num_rounds)
+                rows.append({"model": name, "runtime": runtime, "cores": cores, **measured})
+                print(format_row(rows[-1]), flush=True)
+    names = ("models", "cores", "num_frames", "num_tokens", "num_rounds", "seed")
+    return {
+        "arguments": {name: getattr(arguments, name) for name in names},
+        "machine": f"{processor_name()} without AVX-512, torch {torch.__version__}",
+        "num_parameters": num_parameters,
+        "rows": rows,
+    }
+
+
+def measure_process(runtime: str, folder: Path, video: Path, cores: int, num_rounds: int) -> dict[str, Any]:
+    settings = {"runtime": runtime, "model": str(folder), "video": str(video), "cores": cores, "num_rounds": num_rounds}
+    settings["started"] = time.time()
+    python_path = os.pathsep.join([str(DOCS.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(PROCESS), json.dumps(settings)],
+        env=os.environ | AS_MOST_PROCESSORS | {"PYTHONPATH": python_path, "OMP_NUM_THREADS": str(cores)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+
+
+def seconds_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a row: medians, and `worst_warm`, all in seconds"""
+    totals = [sum(parts.values()) for parts in row["warm"]]
+    return {
+        "cold": sum(row["cold"].values()),
+        "load": row["cold"]["load"],
+        "warm": statistics.median(totals),
+        "worst_warm": max(totals),
+        **medians(row["warm"]),
+        **medians(row["stream"]),
+    }
+
+
+def format_row(row: Mapping[str, Any]) -> str:
+    seconds = seconds_of(row)
+    columns = ("cold", "warm", "worst_warm", "decode", "encode", "write", "first_word", "sentence", "final")
+    texts = (f"{seconds[name]:.2f}" for name in columns)
+    return f"| {row['model']}, {row['runtime']} | {row['cores']} | {' | '.join(texts)} |"
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """Command, machine and tables in Markdown."""
+    values = report["arguments"]
+    length = values["num_frames"] / FRAMES_PER_SECOND
+    lines = [f"On {report['machine']}:", "", f"    {command_line('latency.py', values)}", ""]
+    for name, number in report["num_parameters"].items():
+        size = MODELS[name]
+        lines.append(f"- `{name}`: {size.title}, {number / 1e6:,.0f} million parameters, {size.num_beams} beams")
+    lines += [
+        "",
+        f"The clip lasts {length:.1f} s ({values['num_frames']} frames, {WIDTH} x {HEIGHT}, mp4), and a sentence has "
+        f"{values['num_tokens']} tokens. Medians of",
+        f"{values['num_rounds']} round(s), in seconds:",
+        "",
+        "| model | cores | cold | warm | worst | decode | encode | write | first word | sentence | final |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *map(format_row, report["rows"]),
+    ]
+    return "\n".join(lines)
+
+
+def summary(report: Mapping[str, Any]) -> dict[str, float]:
+    """What the last line says: the figures with the most cores, by model."""
+    most = max(report["arguments"]["cores"])
+    return {
+        f"{row['model']}{'' if row['runtime'] == 'torch' else '_' + row['runtime']}_{name}_seconds": round(seconds, 3)
+        for row in report["rows"]
+        if row["cores"] == most
+        for name, seconds in seconds_of(row).items()
+    } | {"clip_seconds": report["arguments"]["num_frames"] / FRAMES_PER_SECOND, "cores": most}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    reported: dict[str, Any] = {}
+
+    def format_and_keep(report: Mapping[str, Any]) -> str:
+        reported.update(report)
+        return format_report(report)
+
+    status = run_benchmark(
+        argv, BenchmarkArguments, "How long a sentence takes.", measure, format_and_keep, TABLE_START
+    )
+    if reported:
+        print(json.dumps(summary(reported)))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
