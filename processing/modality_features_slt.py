@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .array_files_slt import part_of_features, split_clip_name
 from .encoder_of_features_slt import encoder_of_features
 from .feature_extraction_visual_features_slt import VisualFeatureExtractor
 from .feature_files_slt import (
@@ -18,8 +19,6 @@ from .feature_files_slt import (
     is_one_clip,
     list_of_clips,
     name_of,
-    part_of_features,
-    split_clip_name,
 )
 from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
 

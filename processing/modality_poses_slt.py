@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from .array_files_slt import split_clip_name, split_name
 from .feature_extraction_poses_slt import PoseFeatureExtractor
-from .feature_files_slt import split_clip_name, split_name
 from .hand_crops_slt import (
     COLUMN_OF_VIDEOS,
     HAND_CROP_NAMES,

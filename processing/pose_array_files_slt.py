@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from .feature_files_slt import DAMAGED, NameOfArrayError, cannot_be_read, chosen_array, shape_in_npz
+from .array_files_slt import DAMAGED, NameOfArrayError, cannot_be_read, chosen_array, shape_in_npz
 from .pose_arrays_slt import people_of_arrays
 from .pose_layouts_slt import COCO_WHOLEBODY
 from .poses_slt import People, PoseFacts, PoseFile, Poses, checked_number
