@@ -1,0 +1,168 @@
+"""Writes the graphs of an exported model in one of three formats, in full or in fewer bits."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..machine.atomic_files import write_json
+from .exported_graphs import Graph
+
+# Linear layers of these graphs become int8; sign encoders, embeddings and the layer that writes words stay as they are.
+QUANTIZED_GRAPHS = ("text_encoder", "decoder")
+LEAST_HALVED = 1024  # numbers; smaller weights keep single precision
+LARGEST_HALF = 65504.0
+NOISY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "root")
+
+
+def write_onnx(graph: Graph, folder: Path, dtype: str) -> None:
+    """
+    Write `NAME.onnx`, with weights of 1 MB and more beside it in `NAME.onnx.data`.
+
+    Raises:
+        ValueError: for weights that half precision cannot hold.
+    """
+    import onnx
+
+    path = folder / f"{graph.name}.onnx"
+    with _quiet():
+        program = torch.onnx.export(
+            graph.module,
+            tuple(graph.inputs.values()),
+            dynamo=True,
+            dynamic_shapes=_shapes(graph),
+            input_names=list(graph.inputs),
+            output_names=graph.output_names,
+            verbose=False,
+        )
+        program.save(path)
+    if dtype == "int8" and graph.name in QUANTIZED_GRAPHS:
+        _quantize(path)
+    elif dtype == "float16":
+        model = onnx.load(path)
+        _halve_weights(model.graph)
+        _save_onnx(model, path)
+
+
+def write_openvino(graph: Graph, folder: Path, dtype: str) -> None:
+    """Write `NAME.xml` and `NAME.bin`. The graph goes through ONNX."""
+    import openvino
+
+    write_onnx(graph, folder, "float32")
+    onnx_path = folder / f"{graph.name}.onnx"
+    model = openvino.convert_model(onnx_path)
+    openvino.save_model(model, folder / f"{graph.name}.xml", compress_to_fp16=dtype == "float16")
+    del model
+    for path in (onnx_path, onnx_path.with_suffix(".onnx.data")):
+        path.unlink(missing_ok=True)
+
+
+def write_torch(graph: Graph, folder: Path, dtype: str) -> None:
+    """Write `NAME.pt2`, and the names of its inputs and outputs in `NAME.json`."""
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(
+            graph.module, tuple(graph.inputs.values()), dynamic_shapes=_shapes(graph), strict=False
+        )
+        torch.export.save(program, folder / f"{graph.name}.pt2")
+    write_json(folder / f"{graph.name}.json", {"inputs": list(graph.inputs), "outputs": graph.output_names})
+
+
+FORMATS: dict[str, Callable[[Graph, Path, str], None]] = {
+    "onnx": write_onnx,
+    "openvino": write_openvino,
+    "torch": write_torch,
+}
+
+
+def _shapes(graph: Graph) -> tuple[Any, ...]:
+    """`dynamic_shapes` for the modules, whose last parameter may stand for several inputs (`*arrays`)."""
+    dimensions = list(graph.dimensions.values())
+    code = graph.module.forward.__func__.__code__
+    num_named = code.co_argcount - 1
+    has_more = bool(code.co_flags & 0x04)
+    return (*dimensions[:num_named], *((tuple(dimensions[num_named:]),) if has_more else ()))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the many lines that exporters write about what they do."""
+    loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _halve_weights(graph: Any) -> None:
+    """
+    Store large weights in half precision, and cast them to single precision where they are used: onnxruntime does that
+    once, when it loads the model, so that all is computed as before. Half the bytes, on every processor.
+    """
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for weight in graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if weight.data_type != TensorProto.FLOAT or values.size < LEAST_HALVED:
+            continue
+        if np.abs(values).max() > LARGEST_HALF:
+            raise ValueError(
+                f"The weights {weight.name} hold numbers above {LARGEST_HALF:g}, which half precision cannot hold. "
+                "Export with --dtype float32 or int8."
+            )
+        name = weight.name
+        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.float16"))
+        casts.append(helper.make_node("Cast", [f"{name}.float16"], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _quantize(path: Path) -> None:
+    """Linear layers in int8, their inputs quantized as they come, but not the layer that writes words."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(path)
+    quantize_dynamic(
+        model,
+        path,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        nodes_to_exclude=_nodes_that_write_words(model.graph),
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        use_external_data_format=False,
+    )
+    path.with_suffix(".onnx.data").unlink(missing_ok=True)
+    _save_onnx(onnx.load(path), path)
+
+
+def _nodes_that_write_words(graph: Any) -> list[str]:
+    """The last linear layer before the logits; none in a graph without logits."""
+    makers = {name: node for node in graph.node for name in node.output}
+    place = "logits" if any(output.name == "logits" for output in graph.output) else None
+    while place in makers:
+        node = makers[place]
+        if node.op_type in ("MatMul", "Gemm"):
+            return [node.name]
+        place = node.input[0]
+    return []
+
+
+def _save_onnx(model: Any, path: Path) -> None:
+    import onnx
+
+    data = path.with_suffix(".onnx.data")
+    data.unlink(missing_ok=True)
+    onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=1 << 20)
