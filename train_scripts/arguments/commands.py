@@ -13,6 +13,7 @@ from .cluster_arguments import ClusterArguments
 from .command_arguments import (
     AdaptationArguments,
     CalibrationArguments,
+    ExportArguments,
     ExtractionArguments,
     ImportArguments,
     InspectArguments,
@@ -285,6 +286,11 @@ COMMANDS = {
         "commands.adapt",
         "Adapt a trained model to a new signer from clips alone, without sentences.",
         (AdaptationArguments,),
+    ),
+    "export": Command(
+        "commands.export_model",
+        "Export a trained model to ONNX, OpenVINO or torch.export, to run without torch.",
+        (ExportArguments,),
     ),
     "push": Command("commands.push_to_hub", "Upload a model or a Space to the Hub.", (PushArguments,)),
     "import-checkpoint": Command(

@@ -1,4 +1,4 @@
-"""Puts an exported model together: its graphs, its settings, its tokenizer, and the program that runs it; and tries it."""
+"""Puts an exported model together: graphs, settings, tokenizer, and the program that runs them; and tries it."""
 
 import importlib.util
 import inspect
@@ -19,7 +19,7 @@ from modeling_flallm.own_processing import FLaLLMProcessor
 
 from ..machine.atomic_files import write_json
 from .exported_formats import FORMATS
-from .exported_graphs import BATCH_SIZE, MORE_FRAMES, Graph, graphs_of
+from .exported_graphs import MORE_FRAMES, Graph, graphs_of
 from .exported_settings import (
     GUIDANCE_SCALE,
     NUM_INFERENCE_STEPS,
@@ -53,13 +53,13 @@ def fill_folder(
         ValueError: for a model that an exported one cannot stand for, with what to do; for one in float32 that writes
             other sentences.
     """
-    _check_encoder(model)
+    _check_clips(processor)
     settings = {
         "format": format_name,
         "dtype": dtype,
         "model_type": model.config.model_type,
         "kind": "prompted" if model.is_prompted else "encoder_decoder",
-        "input_names": list(model.vision_model.input_names),
+        "input_names": list(processor.modality.input_names),
         "clips": clip_settings(processor),
         "generation": generation_settings(model),
         **prompt_settings(model, processor),
@@ -86,12 +86,12 @@ def fill_folder(
         return _try(translator, model, processor, must_be_equal=dtype == "float32")
 
 
-def _check_encoder(model: PreTrainedModel) -> None:
-    names = model.vision_model.input_names
-    if len(names) != 2:
+def _check_clips(processor: FLaLLMProcessor) -> None:
+    modality = processor.modality
+    if modality.more_columns:
         raise ValueError(
-            f"An exported model reads clips of one kind, and this one reads {', '.join(names)}. Translate with the "
-            "model itself."
+            f"An exported model reads clips of one kind, and this one reads {modality.column} and "
+            f"{', '.join(modality.more_columns)}. Translate with the model itself."
         )
 
 
@@ -131,7 +131,7 @@ def example_clips(
     values = torch.randn(len(lengths), max(lengths), *shape)
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     values = values * mask.view(*mask.shape, *[1] * len(shape))
-    return dict(zip(model.vision_model.input_names, (values, mask), strict=True))
+    return dict(zip(processor.modality.input_names, (values, mask), strict=True))
 
 
 def _shape_of_values(processor: FLaLLMProcessor) -> list[int]:
@@ -180,7 +180,7 @@ def _check_tokenizer(translator: Any, processor: FLaLLMProcessor) -> None:
     sentences = [processor.decode(row) for row in token_ids]
     is_equal = [translator.decode(row) for row in token_ids.numpy()] == sentences
     prompt = translator.settings.get("prompt")
-    if prompt is not None and not translator.settings["kind"] == "prompted":
+    if prompt is not None and translator.settings["kind"] != "prompted":
         wanted = processor(num_visual_tokens=[1])["prompt_ids"][0].tolist()
         is_equal &= translator._encoder_prompts(1, None)["prompt_ids"][0].tolist() == wanted
     if not is_equal:
@@ -258,9 +258,7 @@ def runner_of(folder: Path) -> Iterator[Any]:
             del sys.modules[loaded]
 
 
-def _try(
-    translator: Any, model: PreTrainedModel, processor: FLaLLMProcessor, must_be_equal: bool
-) -> tuple[int, int]:
+def _try(translator: Any, model: PreTrainedModel, processor: FLaLLMProcessor, must_be_equal: bool) -> tuple[int, int]:
     """Translate random clips with the exported model and with the model: how many sentences are equal, of how many."""
     num_equal = num_tried = 0
     for more_frames in LENGTHS_TO_TRY:
@@ -286,7 +284,7 @@ def generated(
     """Token ids `(clips, length)` of prepared clips from the model, with the prompts of the processor."""
     prompts = {}
     if model.prompt_input_names:
-        mask = clips[model.vision_model.input_names[1]]
+        mask = clips[processor.modality.input_names[1]]
         num_tokens = [model.vision_model.get_num_tokens(int(row.sum())) for row in mask]
         given = processor(num_visual_tokens=num_tokens)
         prompts = {name: given[name] for name in model.prompt_input_names}

@@ -1,5 +1,6 @@
 """Writes the graphs of an exported model in one of three formats, in full or in fewer bits."""
 
+import importlib.util
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -78,13 +79,33 @@ FORMATS: dict[str, Callable[[Graph, Path, str], None]] = {
 }
 
 
+PACKAGES = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch": (),
+}
+
+
+def check_packages(format_name: str) -> None:
+    """
+    Raises:
+        ValueError: if a package that the format needs is not installed.
+    """
+    missing = [name for name in PACKAGES[format_name] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f'--format {format_name} needs {", ".join(missing)}: pip install "flallm[export]"'
+            + (" openvino" if "openvino" in missing else "")
+        )
+
+
 def _shapes(graph: Graph) -> tuple[Any, ...]:
     """`dynamic_shapes` for the modules, whose last parameter may stand for several inputs (`*arrays`)."""
     dimensions = list(graph.dimensions.values())
     code = graph.module.forward.__func__.__code__
     num_named = code.co_argcount - 1
-    has_more = bool(code.co_flags & 0x04)
-    return (*dimensions[:num_named], *((tuple(dimensions[num_named:]),) if has_more else ()))
+    more = tuple(dimensions[num_named:])
+    return (*dimensions[:num_named], *((more,) if more else ()))
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def graphs_of(model: PreTrainedModel, clips: dict[str, torch.Tensor]) -> Iterato
     The graphs of a translation model in evaluation mode.
 
     Args:
-        clips: two example clips of different lengths, by the `input_names` of the sign encoder.
+        clips: two example clips of different lengths, by the names of the sign encoder's inputs.
     """
     model = eager_twin(model)  # the exporters trace sdpa only for some shapes
     if hasattr(model, "denoiser"):
@@ -75,13 +75,12 @@ def graphs_of(model: PreTrainedModel, clips: dict[str, torch.Tensor]) -> Iterato
 class SignEncoderGraph(nn.Module):
     """Clips -> the visual tokens as the text model reads them `(batch, tokens, text hidden size)`, and their mask."""
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, input_names: Sequence[str]):
         super().__init__()
-        self.model = model
+        self.model, self.input_names = model, input_names
 
     def forward(self, *clips: torch.Tensor) -> list[torch.Tensor]:
-        names = self.model.vision_model.input_names
-        output = self.model.get_video_features(**dict(zip(names, clips, strict=True)))
+        output = self.model.get_video_features(**dict(zip(self.input_names, clips, strict=True)))
         return [output.pooler_output, output.attention_mask]
 
 
@@ -89,13 +88,13 @@ class GuidanceGraph(SignEncoderGraph):
     """Clips -> what guides DiffSLT's denoiser `(batch, places, denoiser size)`, and its mask."""
 
     def forward(self, *clips: torch.Tensor) -> list[torch.Tensor]:
-        output = self.model.encode(**dict(zip(self.model.vision_model.input_names, clips, strict=True)))
+        output = self.model.encode(**dict(zip(self.input_names, clips, strict=True)))
         return [output.last_hidden_state, output.attention_mask]
 
 
 def _sign_encoder(model: PreTrainedModel, clips: dict[str, torch.Tensor]) -> Graph:
     outputs = ["visual_embeddings", "visual_attention_mask"]
-    return Graph("sign_encoder", SignEncoderGraph(model), clips, dict.fromkeys(clips, LENGTH), outputs)
+    return Graph("sign_encoder", SignEncoderGraph(model, list(clips)), clips, dict.fromkeys(clips, LENGTH), outputs)
 
 
 # ------------------------------------------------------------------------------------- encoder-decoders
@@ -185,7 +184,10 @@ def _writing_graphs(
     names = _names(len(cross))
     of_cross = [f"cross.{name}" for name in names]
     yield Graph("text_encoder", encoder, inputs, dimensions, ["attention_mask", *of_cross])
-    past = {f"past.{name}": torch.randn(BATCH_SIZE, each.shape[1], PAST_LENGTH, each.shape[3]) for name, each in zip(names, cross, strict=True)}
+    past = {
+        f"past.{name}": torch.randn(BATCH_SIZE, each.shape[1], PAST_LENGTH, each.shape[3])
+        for name, each in zip(names, cross, strict=True)
+    }
     yield Graph(
         "decoder",
         DecoderGraph(text_model, len(past)),
@@ -284,7 +286,9 @@ class DenoiserGraph(nn.Module):
 
 
 def _diffusion_graphs(model: PreTrainedModel, clips: dict[str, torch.Tensor]) -> Iterator[Graph]:
-    sign_encoder = Graph("sign_encoder", GuidanceGraph(model), clips, dict.fromkeys(clips, LENGTH), ["states", "mask"])
+    sign_encoder = Graph(
+        "sign_encoder", GuidanceGraph(model, list(clips)), clips, dict.fromkeys(clips, LENGTH), ["states", "mask"]
+    )
     yield sign_encoder
     guidance = sign_encoder.run()
     latents = torch.randn(BATCH_SIZE, model.config.num_latents, model.config.latent_size)
@@ -292,7 +296,8 @@ def _diffusion_graphs(model: PreTrainedModel, clips: dict[str, torch.Tensor]) ->
     yield Graph(
         "denoiser",
         DenoiserGraph(model.denoiser),
-        {"latents": latents, "timesteps": timesteps, "estimate": latents, **guidance},
+        # Not the same tensor twice: torch.export would take the two inputs for one.
+        {"latents": latents, "timesteps": timesteps, "estimate": torch.randn_like(latents), **guidance},
         {"latents": BATCH, "timesteps": BATCH, "estimate": BATCH, "states": LENGTH, "mask": LENGTH},
         ["velocity"],
     )

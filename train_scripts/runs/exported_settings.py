@@ -46,9 +46,7 @@ def generation_settings(model: PreTrainedModel) -> dict[str, Any]:
     is_diffusion = hasattr(model, "denoiser")
     _check_idle(config, is_diffusion)
     settings = {
-        each.name: value
-        for each in fields(Generation)
-        if (value := getattr(config, each.name, None)) is not None
+        each.name: value for each in fields(Generation) if (value := getattr(config, each.name, None)) is not None
     }
     if is_diffusion:  # it writes greedily unless it is asked for beams
         settings.pop("num_beams", None)
@@ -148,8 +146,8 @@ def _size(size: Any) -> dict[str, int]:
     values = {name: value for name, value in dict(size).items() if value is not None}
     if set(values) not in ({"height", "width"}, {"shortest_edge"}):
         raise ValueError(
-            f"An exported model resizes frames to a height and a width, or to a shortest edge, got {values}. Set `size` "
-            "of the video processor."
+            f"An exported model resizes frames to a height and a width, or to a shortest edge, got {values}. Set "
+            "`size` of the video processor."
         )
     return values
 
