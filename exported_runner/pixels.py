@@ -54,7 +54,7 @@ def centre_crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     if any(missing):
         border = [(each // 2, (each + 1) // 2) for each in missing]
         frames = np.pad(frames, [(0, 0)] * (frames.ndim - 2) + border)
-    top, left = (round((have - want) / 2.0) for want, have in zip((height, width), frames.shape[-2:], strict=True))
+    top, left = ((have - want) // 2 for want, have in zip((height, width), frames.shape[-2:], strict=True))
     return frames[..., top : top + height, left : left + width]
 
 

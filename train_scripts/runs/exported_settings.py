@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.image_utils import PILImageResampling
 
 from exported_runner.search import Generation
 from modeling_flallm.own_processing import FLaLLMProcessor
@@ -110,7 +111,7 @@ def clip_settings(processor: FLaLLMProcessor) -> dict[str, Any]:
 
 
 def _frame_settings(part: Any) -> dict[str, Any]:
-    resample = str(getattr(part.resample, "name", part.resample)).lower()
+    resample = PILImageResampling(part.resample).name.lower()  # saved as a number
     if part.do_resize and resample not in ("bilinear", "bicubic"):
         raise ValueError(
             f"An exported model resizes frames with bilinear or bicubic interpolation, and this one with {resample}. "
