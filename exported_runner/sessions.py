@@ -75,35 +75,4 @@ class OpenVinoSession:
         return {name: outputs[index].copy() for index, name in enumerate(self.output_names)}
 
 
-class TorchSession:
-    """
-    A graph of `torch.export`; it needs torch.
-
-    Args:
-        path: of the `.pt2` file.
-        providers: one device of torch, such as `"cuda"`. Default: the CPU.
-        num_threads: 0 leaves the number to torch, which has one for the whole process.
-    """
-
-    suffix = ".pt2"
-
-    def __init__(self, path: Path, providers: Sequence[str] | None = None, num_threads: int = 0):
-        import json
-
-        import torch
-
-        if num_threads:
-            torch.set_num_threads(num_threads)
-        self.torch, self.device = torch, providers[0] if providers else "cpu"
-        self.module = torch.export.load(str(path)).module().to(self.device)
-        names = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        self.input_names, self.output_names = names["inputs"], names["outputs"]
-
-    def __call__(self, inputs: Arrays) -> Arrays:
-        with self.torch.inference_mode():
-            tensors = [self.torch.from_numpy(inputs[name]).to(self.device) for name in self.input_names]
-            outputs = [each.cpu().numpy() for each in self.module(*tensors)]
-        return dict(zip(self.output_names, outputs, strict=True))
-
-
-SESSIONS = {"onnx": OnnxSession, "openvino": OpenVinoSession, "torch": TorchSession}
+SESSIONS = {"onnx": OnnxSession, "openvino": OpenVinoSession}

@@ -1,4 +1,4 @@
-"""Translates clips with an exported model; needs neither torch nor transformers, except for graphs of torch."""
+"""Translates clips with an exported model; needs neither torch nor transformers."""
 
 import json
 import unicodedata
@@ -27,8 +27,8 @@ class Translator:
 
     Args:
         folder: where `flallm export` wrote the model.
-        providers: where it runs. ONNX: execution providers of onnxruntime; OpenVINO and torch: a list of one device.
-            Default: the CPU.
+        providers: where it runs. ONNX: execution providers of onnxruntime; OpenVINO: a list of one device. Default:
+            the CPU.
         num_threads: 0 leaves the number to the library.
     """
 

@@ -14,8 +14,8 @@ from .flag_values import DTYPES, QUANTIZATIONS, check_license, check_repo_id
 from .system_rows import systems
 
 FORMATS = ("text", "jsonl", "csv")
-EXPORT_FORMATS, EXPORT_DTYPES = ("onnx", "openvino", "torch"), ("float32", "float16", "int8")
-DTYPES_OF_EXPORT_FORMAT = {"onnx": EXPORT_DTYPES, "openvino": ("float32", "float16"), "torch": ("float32",)}
+EXPORT_FORMATS, EXPORT_DTYPES = ("onnx", "openvino"), ("float32", "float16", "int8")
+DTYPES_OF_EXPORT_FORMAT = {"onnx": EXPORT_DTYPES, "openvino": ("float32", "float16")}
 TOKENIZERS = ("13a", "intl", "none", "char", "zh")
 CHECKPOINT_SOURCES = ("sltbaselines_stage1", "sltbaselines_stage2", "gfslt_vlp", systems.UNI_SIGN.model_type)
 MOST_READING_THREADS = 4
@@ -370,7 +370,7 @@ class ExportArguments:
     format: str = field(
         default="onnx",
         metadata={
-            "help": "onnx and openvino run without torch; torch writes programs of torch.export.",
+            "help": "For onnxruntime or for OpenVINO.",
             "choices": EXPORT_FORMATS,
         },
     )

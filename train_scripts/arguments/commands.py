@@ -289,7 +289,7 @@ COMMANDS = {
     ),
     "export": Command(
         "commands.export_model",
-        "Export a trained model to ONNX, OpenVINO or torch.export, to run without torch.",
+        "Export a trained model to ONNX or OpenVINO, to run without torch.",
         (ExportArguments,),
     ),
     "push": Command("commands.push_to_hub", "Upload a model or a Space to the Hub.", (PushArguments,)),

@@ -1,4 +1,7 @@
-"""Writes the graphs of an exported model in one of three formats, in full or in fewer bits."""
+"""
+Writes the graphs of an exported model as ONNX or for OpenVINO, in full or in fewer bits. Not as programs of
+`torch.export`: `torch.export.load` unpickles (`pickle.loads`, and `torch.load` without `weights_only`).
+"""
 
 import importlib.util
 import logging
@@ -10,7 +13,6 @@ from typing import Any
 
 import torch
 
-from ..machine.atomic_files import write_json
 from .exported_graphs import Graph
 
 # Linear layers of these graphs become int8; sign encoders, embeddings and the layer that writes words stay as they are.
@@ -62,27 +64,15 @@ def write_openvino(graph: Graph, folder: Path, dtype: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_torch(graph: Graph, folder: Path, dtype: str) -> None:
-    """Write `NAME.pt2`, and the names of its inputs and outputs in `NAME.json`."""
-    with _quiet(), torch.no_grad():
-        program = torch.export.export(
-            graph.module, tuple(graph.inputs.values()), dynamic_shapes=_shapes(graph), strict=False
-        )
-        torch.export.save(program, folder / f"{graph.name}.pt2")
-    write_json(folder / f"{graph.name}.json", {"inputs": list(graph.inputs), "outputs": graph.output_names})
-
-
 FORMATS: dict[str, Callable[[Graph, Path, str], None]] = {
     "onnx": write_onnx,
     "openvino": write_openvino,
-    "torch": write_torch,
 }
 
 
 PACKAGES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
-    "torch": (),
 }
 
 
