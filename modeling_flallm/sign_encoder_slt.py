@@ -263,8 +263,8 @@ def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
 
 def real_first(is_real: torch.Tensor) -> torch.Tensor:
     """
-    Places `(batch, length)` of the real values of each row, in their order, and of the others behind them. A stable sort
-    would give the same, but ONNX has none.
+    Places `(batch, length)` of the real values of each row, in their order, and of the others behind them. A stable
+    sort would give the same, but ONNX has none.
     """
     others = ~is_real
     places = torch.where(is_real, is_real.long().cumsum(1), is_real.sum(1, keepdim=True) + others.long().cumsum(1)) - 1

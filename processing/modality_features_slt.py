@@ -118,6 +118,11 @@ class VisualFeaturesModality(Modality):
         rate = features_per_second(source) if stated is None else check_rate(stated, name_of(source))
         return ClipValues(features if sample is None else features[sample(len(features), rate)], rate)
 
+    def exported_settings(self) -> dict[str, Any]:
+        """See `Modality.exported_settings`; features come as arrays."""
+        names = ("max_num_features", "feature_size")
+        return {**{name: getattr(self.part, name) for name in names}, "value_shape": [self.part.feature_size]}
+
     def count(self, row: dict[str, Any]) -> int:
         return self.part.count(row[self.column])
 

@@ -313,6 +313,19 @@ class PoseModality(Modality):
         rate = poses.frames_per_second
         return ClipValues(values if sample is None else values[sample(len(values), rate)], rate)
 
+    def exported_settings(self) -> dict[str, Any]:
+        """See `Modality.exported_settings`; crops of the hands cannot be prepared without torch."""
+        if self.more_columns:
+            raise ValueError(
+                "An exported model reads poses alone, and this one reads crops of the hands, too. Translate with the "
+                "model itself."
+            )
+        names = (
+            "frame_sampling_rate", "max_num_frames", "score_threshold", "keep_aspect_ratio", "smoothing_seconds",
+        )  # fmt: skip
+        shape = [len(POINTS_OF_PARTS), 3]
+        return {**{name: getattr(self.part, name) for name in names}, "value_shape": shape}
+
     def mirrored(self, values: torch.Tensor) -> torch.Tensor:
         """See `Modality.mirrored`; where the mirror stands does not matter, as poses are measured from the body."""
         return mirrored_poses(values)

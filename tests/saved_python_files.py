@@ -24,6 +24,7 @@ PROCESSOR_FILES = {
     "array_pickle_slt.py",
     "captions_slt.py",
     "encoder_of_features_slt.py",
+    "exported_frames_slt.py",
     "feature_extraction_poses_slt.py",
     "feature_extraction_visual_features_slt.py",
     "feature_files_slt.py",

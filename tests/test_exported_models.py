@@ -216,7 +216,7 @@ def test_hand_crops_are_refused(tmp_path):
     model, processor = _parts("uni_sign")
     extractor = PoseFeatureExtractor(hand_crops=True)
     processor = FLaLLMProcessor(feature_extractor=extractor, tokenizer=processor.tokenizer, prompt=processor.prompt)
-    with pytest.raises(ValueError, match="reads clips of one kind, and this one reads poses and video"):
+    with pytest.raises(ValueError, match="reads poses alone, and this one reads crops of the hands"):
         fill_folder(tmp_path, model, processor, "onnx", "float32")
     assert list(tmp_path.iterdir()) == []
 

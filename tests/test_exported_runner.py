@@ -22,9 +22,9 @@ from video_files import write_video
 from exported_runner.pixels import FramePreparation, centre_crop, resized
 from exported_runner.search import Generation, generate, top
 from modeling_flallm.language_encoder_decoder_slt import FLaLLMEncoderOutput
-from processing import FLaLLMVideoProcessor, PoseFeatureExtractor, Poses
+from processing import MODALITIES, FLaLLMVideoProcessor, PoseFeatureExtractor, Poses
 from train_scripts.runs.exported_folder import copy_runner, runner_of
-from train_scripts.runs.exported_settings import clip_settings, generation_settings
+from train_scripts.runs.exported_settings import generation_settings
 
 
 def error_texts(text: str):
@@ -103,7 +103,7 @@ def test_frames_are_prepared_as_by_the_processor(values):
     processor = FLaLLMVideoProcessor(**values, frame_sampling_rate=1.0)
     frames = random_generator().integers(0, 256, (5, 47, 61, 3), dtype=np.uint8)
     expected = processor(frames, return_tensors="pt")["pixel_values_videos"][0].numpy()
-    preparation = FramePreparation(clip_settings(_processor_with(processor)))
+    preparation = FramePreparation(clip_settings(processor))
     got = preparation.normalised(np.stack([preparation.resized(frame.transpose(2, 0, 1)) for frame in frames]))
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, atol=1e-6)
@@ -111,15 +111,10 @@ def test_frames_are_prepared_as_by_the_processor(values):
         assert np.array_equal(got, expected)
 
 
-def _processor_with(part):
-    """What `clip_settings` asks of a processor."""
-
-    class Processor:
-        class modality:
-            argument = "videos" if isinstance(part, FLaLLMVideoProcessor) else "poses"
-
-    Processor.modality.part = part
-    return Processor
+def clip_settings(part) -> dict:
+    """Of the processor's part that reads clips."""
+    (modality,) = (each(part) for each in MODALITIES if each.is_read_by(part))
+    return {"modality": modality.argument, **modality.exported_settings()}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +128,7 @@ def _processor_with(part):
 )
 def test_what_cannot_be_done_to_frames_is_said_at_export(values, text):
     with error_texts(text):
-        clip_settings(_processor_with(FLaLLMVideoProcessor(**values)))
+        clip_settings(FLaLLMVideoProcessor(**values))
 
 
 # ------------------------------------------------------------------------------------------ poses and files
@@ -158,7 +153,7 @@ def clips(tmp_path):
 )
 def test_poses_are_prepared_as_by_the_feature_extractor(values, clips):
     extractor = PoseFeatureExtractor(**values)
-    read = clips.reader_of(clip_settings(_processor_with(extractor)))
+    read = clips.reader_of(clip_settings(extractor))
     whole = random_poses(9)
     keypoints, scores = whole.keypoints, whole.scores
     for shown in (1.0, 0.4, 0.02):  # of the points
@@ -179,7 +174,7 @@ def test_videos_are_read_as_by_the_processor(clips, tmp_path):
     sizes = {"size": {"height": 40, "width": 36}, "crop_size": {"height": 32, "width": 32}}
     for settings in ({"frame_sampling_rate": 0.5}, {"frame_sampling_rate": None, "fps": 10, "max_num_frames": 6}):
         processor = FLaLLMVideoProcessor(**sizes, **settings)
-        read = clips.reader_of(clip_settings(_processor_with(processor)))
+        read = clips.reader_of(clip_settings(processor))
         for path, part in itertools.product((turned, uneven), ({}, {"start": 0.1, "end": 0.6})):
             expected = processor(str(path), return_tensors="np", **part)["pixel_values_videos"][0]
             assert np.array_equal(read(path, part.get("start"), part.get("end")), expected)
@@ -187,7 +182,7 @@ def test_videos_are_read_as_by_the_processor(clips, tmp_path):
 
 def test_clips_that_are_none(clips):
     sizes = {"size": {"height": 32, "width": 32}, "do_center_crop": False}
-    read = clips.reader_of(clip_settings(_processor_with(FLaLLMVideoProcessor(**sizes))))
+    read = clips.reader_of(clip_settings(FLaLLMVideoProcessor(**sizes)))
     with error_texts("There is no file 'nothing.mp4'."):
         read("nothing.mp4", None, None)
     with error_texts("must be uint8 of the shape (frames, height, width, 3), got float64 (2, 8, 8, 3)."):

@@ -14,8 +14,6 @@ from .flag_values import DTYPES, QUANTIZATIONS, check_license, check_repo_id
 from .system_rows import systems
 
 FORMATS = ("text", "jsonl", "csv")
-EXPORT_FORMATS, EXPORT_DTYPES = ("onnx", "openvino"), ("float32", "float16", "int8")
-DTYPES_OF_EXPORT_FORMAT = {"onnx": EXPORT_DTYPES, "openvino": ("float32", "float16")}
 TOKENIZERS = ("13a", "intl", "none", "char", "zh")
 CHECKPOINT_SOURCES = ("sltbaselines_stage1", "sltbaselines_stage2", "gfslt_vlp", systems.UNI_SIGN.model_type)
 MOST_READING_THREADS = 4
@@ -359,39 +357,6 @@ class PushArguments:
             check_repo_id(name, getattr(self, name), "me/flallm-phoenix")
         if self.revision is not None and re.fullmatch("[0-9a-f]{40}", self.revision):
             raise ValueError(f"--revision must be a branch, so that a commit can be added, got {self.revision}.")
-
-
-@dataclass
-class ExportArguments:
-    """Which model, and how it is written."""
-
-    model: str = field(metadata={"help": "Folder or Hub id of a trained model."})
-    output_dir: str = field(metadata={"help": "New or empty folder for the exported model."})
-    format: str = field(
-        default="onnx",
-        metadata={
-            "help": "For onnxruntime or for OpenVINO.",
-            "choices": EXPORT_FORMATS,
-        },
-    )
-    dtype: str = field(
-        default="float32",
-        metadata={
-            "help": "float16 stores weights in half precision and computes in single precision; int8 computes the "
-            "linear layers of the text model in eight bits.",
-            "choices": EXPORT_DTYPES,
-        },
-    )
-    repo_id: str | None = field(
-        default=None,
-        metadata={"help": "The model's repository on the Hub, as OWNER/NAME, to upload to, beside the weights."},
-    )
-
-    def __post_init__(self):
-        check_repo_id("repo_id", self.repo_id, "me/flallm-phoenix")
-        allowed = DTYPES_OF_EXPORT_FORMAT[self.format]
-        if self.dtype not in allowed:
-            raise ValueError(f"--format {self.format} takes --dtype {' or '.join(allowed)}, got {self.dtype}.")
 
 
 @dataclass

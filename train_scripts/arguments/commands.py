@@ -13,7 +13,6 @@ from .cluster_arguments import ClusterArguments
 from .command_arguments import (
     AdaptationArguments,
     CalibrationArguments,
-    ExportArguments,
     ExtractionArguments,
     ImportArguments,
     InspectArguments,
@@ -44,6 +43,7 @@ from .description_arguments import (
 )
 from .diffslt_stage_arguments import LatentDiffusionArguments, TextAutoencodingArguments
 from .evaluation_arguments import ComparisonArguments, EvaluationArguments, GenerationArguments
+from .export_arguments import ExportArguments
 from .model_arguments import NamedEncoderArguments
 from .pose_extraction_arguments import PosesArguments
 from .quickstart_arguments import LlavaSltQuickstartArguments, QuickstartArguments, UniSignQuickstartArguments

@@ -23,7 +23,6 @@ from .exported_graphs import MORE_FRAMES, Graph, graphs_of
 from .exported_settings import (
     GUIDANCE_SCALE,
     NUM_INFERENCE_STEPS,
-    clip_settings,
     generation_settings,
     prompt_settings,
 )
@@ -53,14 +52,13 @@ def fill_folder(
         ValueError: for a model that an exported one cannot stand for, with what to do; for one in float32 that writes
             other sentences.
     """
-    _check_clips(processor)
     settings = {
         "format": format_name,
         "dtype": dtype,
         "model_type": model.config.model_type,
         "kind": "prompted" if model.is_prompted else "encoder_decoder",
         "input_names": list(processor.modality.input_names),
-        "clips": clip_settings(processor),
+        "clips": {"modality": processor.modality.argument, **processor.modality.exported_settings()},
         "generation": generation_settings(model),
         **prompt_settings(model, processor),
         "token_steps": [list(step) for step in model.vision_model.get_token_steps()],
@@ -68,7 +66,7 @@ def fill_folder(
         "token_ids_left_out": list(getattr(processor.tokenizer, "lang_code_to_id", {}).values()),
     }
     _save_tokenizer(processor, folder)
-    if hasattr(model, "denoiser"):
+    if model.draws_samples:
         settings["diffusion"] = _save_diffusion(model, folder)
     settings["graphs"] = []
     for graph in graphs_of(model, example_clips(model, processor, (MORE_FRAMES, 0))):
@@ -84,15 +82,6 @@ def fill_folder(
         translator = runner.load()
         _check_tokenizer(translator, processor)
         return _try(translator, model, processor, must_be_equal=dtype == "float32")
-
-
-def _check_clips(processor: FLaLLMProcessor) -> None:
-    modality = processor.modality
-    if modality.more_columns:
-        raise ValueError(
-            f"An exported model reads clips of one kind, and this one reads {modality.column} and "
-            f"{', '.join(modality.more_columns)}. Translate with the model itself."
-        )
 
 
 def _max_num_tokens(model: PreTrainedModel) -> int | None:
@@ -127,22 +116,11 @@ def example_clips(
     """Random clips with their mask, `more_frames` longer than the shortest that the model reads, and at least 2."""
     least = max(model.vision_model.get_min_num_frames(), 2)
     lengths = [least + more for more in more_frames]
-    shape = _shape_of_values(processor)
+    shape = processor.modality.exported_settings()["value_shape"]
     values = torch.randn(len(lengths), max(lengths), *shape)
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     values = values * mask.view(*mask.shape, *[1] * len(shape))
     return dict(zip(processor.modality.input_names, (values, mask), strict=True))
-
-
-def _shape_of_values(processor: FLaLLMProcessor) -> list[int]:
-    """Of one frame as the sign encoder reads it."""
-    part = processor.modality.part
-    if processor.modality.argument == "videos":
-        size = part.crop_size if part.do_center_crop else part.size
-        return [3, size["height"], size["width"]]
-    if processor.modality.argument == "visual_features":
-        return [part.feature_size]
-    return list(processor.modality.prepared_shape[1:])
 
 
 # ------------------------------------------------------------------------------------- tokenizer

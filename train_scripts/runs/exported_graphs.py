@@ -61,7 +61,7 @@ def graphs_of(model: PreTrainedModel, clips: dict[str, torch.Tensor]) -> Iterato
         clips: two example clips of different lengths, by the names of the sign encoder's inputs.
     """
     model = eager_twin(model)  # the exporters trace sdpa only for some shapes
-    if hasattr(model, "denoiser"):
+    if model.draws_samples:
         yield from _diffusion_graphs(model, clips)
     elif model.is_prompted:
         yield from _prompted_graphs(model, clips)

@@ -1,11 +1,9 @@
-"""What an exported model has to know beside its graphs: how to read clips, what to ask, and how to write."""
+"""What an exported model has to know beside its graphs and how to read clips: what to ask, and how to write."""
 
 from dataclasses import fields
 from typing import Any
 
-import torch
 from transformers import GenerationConfig, PreTrainedModel
-from transformers.image_utils import PILImageResampling
 
 from exported_runner.search import Generation
 from modeling_flallm.own_processing import FLaLLMProcessor
@@ -44,7 +42,7 @@ def generation_settings(model: PreTrainedModel) -> dict[str, Any]:
         ValueError: for settings that an exported model does not have.
     """
     config: GenerationConfig = model.generation_config
-    is_diffusion = hasattr(model, "denoiser")
+    is_diffusion = model.draws_samples
     _check_idle(config, is_diffusion)
     settings = {
         each.name: value for each in fields(Generation) if (value := getattr(config, each.name, None)) is not None
@@ -86,71 +84,6 @@ def _check_idle(config: GenerationConfig, is_diffusion: bool) -> None:
         value = getattr(config, name, None)
         if value is not None and value not in values:
             raise ValueError(f"An exported model cannot write with {name}={value!r}. {ADVICE}")
-
-
-def clip_settings(processor: FLaLLMProcessor) -> dict[str, Any]:
-    """
-    How clips are read, by the names that the runner's readers know.
-
-    Raises:
-        ValueError: for clips that an exported model cannot read.
-    """
-    part, modality = processor.modality.part, processor.modality.argument
-    if modality == "videos":
-        return {"modality": modality, **_frame_settings(part)}
-    names = {
-        "poses": ("frame_sampling_rate", "max_num_frames", "score_threshold", "keep_aspect_ratio", "smoothing_seconds"),
-        "visual_features": ("max_num_features", "feature_size"),
-    }
-    if modality not in names:
-        raise ValueError(
-            f"An exported model reads {', '.join(['videos', *names])}, and this one reads {modality}. Use the model "
-            "itself."
-        )
-    return {"modality": modality, **{name: getattr(part, name) for name in names[modality]}}
-
-
-def _frame_settings(part: Any) -> dict[str, Any]:
-    resample = PILImageResampling(part.resample).name.lower()  # saved as a number
-    if part.do_resize and resample not in ("bilinear", "bicubic"):
-        raise ValueError(
-            f"An exported model resizes frames with bilinear or bicubic interpolation, and this one with {resample}. "
-            "Set `resample` of the video processor."
-        )
-    size = _size(part.size) if part.do_resize else None
-    crop = _size(part.crop_size) if part.do_center_crop else None
-    if crop is None and (size is None or "height" not in size):
-        raise ValueError(
-            "An exported model needs frames of one size. Set do_resize=True and `size` of the video processor to a "
-            "height and a width, or do_center_crop=True."
-        )
-    mean, std = (list(getattr(part, name)) for name in ("image_mean", "image_std"))
-    if not part.do_normalize:
-        mean, std = [0.0] * 3, [1.0] * 3
-    # torch multiplies mean and deviation by 255, in place of dividing each pixel.
-    factor = 1.0 / part.rescale_factor if part.do_rescale else 1.0
-    scaled = [(torch.tensor(each) * factor).tolist() for each in (mean, std)]
-    is_plain = not part.do_normalize and not part.do_rescale
-    return {
-        "frame_sampling_rate": part.frame_sampling_rate,
-        "fps": part.fps,
-        "max_num_frames": part.max_num_frames,
-        "size": size,
-        "crop_size": crop,
-        "resample": resample,
-        "mean": None if is_plain else scaled[0],
-        "std": None if is_plain else scaled[1],
-    }
-
-
-def _size(size: Any) -> dict[str, int]:
-    values = {name: value for name, value in dict(size).items() if value is not None}
-    if set(values) not in ({"height", "width"}, {"shortest_edge"}):
-        raise ValueError(
-            f"An exported model resizes frames to a height and a width, or to a shortest edge, got {values}. Set "
-            "`size` of the video processor."
-        )
-    return values
 
 
 def prompt_settings(model: PreTrainedModel, processor: FLaLLMProcessor) -> dict[str, Any]:
