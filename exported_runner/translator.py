@@ -100,6 +100,7 @@ class Translator:
             ValueError, TypeError: as a call.
         """
         settings = self.generation.changed(dict(generation))
+        self._check_max_length(settings)
         if spoken_language is not None and "prompt" not in self.settings:
             raise ValueError("`spoken_language` goes into a prompt, and this model reads none. Leave it out.")
         encoded = self.graphs["sign_encoder"](inputs)
@@ -130,6 +131,7 @@ class Translator:
             raise ValueError(
                 f"{name} is too short to translate: {len(values)} frame(s) are left after sampling. Use a longer clip."
             )
+        self._check_num_tokens(num_tokens)
         return values
 
     def _check_num_tokens(self, num_tokens: int) -> None:
@@ -141,6 +143,14 @@ class Translator:
             )
 
     # ---------------------------------------------------------------------------------- text
+
+    def _check_max_length(self, settings: Generation) -> None:
+        most = self.settings["max_target_tokens"]
+        if most is not None and settings.max_length > most:
+            raise ValueError(
+                f"The text model writes at most {most} tokens, the first one included, got {settings.max_length}. "
+                "Lower `max_length` or `max_new_tokens`."
+            )
 
     def _reading(self, encoded: Arrays, settings: Generation) -> Decoder:
         cross = {name: values for name, values in encoded.items() if name.startswith("cross.")}

@@ -144,8 +144,14 @@ def test_another_language_goes_into_the_prompt(exported):
         with pytest.raises(TypeError, match="An exported model has no generation settings do_sample."):
             translator.generate({}, do_sample=True)
     _, _, folder = exported("flallm")
-    with runner_of(folder) as runner, pytest.raises(ValueError, match="`spoken_language` goes into a prompt, and this"):
-        runner.load(folder).generate({}, spoken_language="de")
+    with runner_of(folder) as runner:
+        translator = runner.load(folder)
+        with pytest.raises(ValueError, match="`spoken_language` goes into a prompt, and this model reads none."):
+            translator.generate({}, spoken_language="de")
+        with pytest.raises(
+            ValueError, match="The text model writes at most 64 tokens, the first one incl"
+        ):
+            translator.generate({}, max_new_tokens=64)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])

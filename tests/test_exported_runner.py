@@ -13,7 +13,7 @@ import pytest
 import torch
 from random_inputs import random_generator
 from test_pose_files import random_poses
-from tiny_models import PAD, START, every_text_model, tiny_model
+from tiny_models import PAD, START, VIDEO_TOKEN, every_text_model, tiny_diffslt, tiny_llava_slt, tiny_model
 from torchvision.transforms.v2 import functional
 from transformers.image_utils import SizeDict
 from transformers.modeling_outputs import BaseModelOutput
@@ -258,8 +258,33 @@ def test_search_gives_the_tokens_of_transformers(way):
 
 @every_text_model
 def test_every_kind_of_text_model_has_settings(text):
-    settings = generation_settings(tiny_model(text))
+    model = tiny_model(text)
+    model.generation_config.max_length = None
+    settings = generation_settings(model)
     assert settings["decoder_start_token_id"] == START and settings["eos_token_id"] == [3]
+    assert settings["max_length"] == 21  # 20 new tokens, as transformers without a length
+    model.generation_config.update(max_new_tokens=5, min_new_tokens=2)
+    settings = generation_settings(model)
+    assert (settings["max_length"], settings["min_length"]) == (6, 3)
+
+
+def test_a_model_that_continues_a_prompt_counts_new_tokens_alone():
+    model = tiny_llava_slt()
+    model.generation_config.update(max_new_tokens=5, decoder_start_token_id=2)
+    settings = generation_settings(model)
+    assert settings["max_length"] == 5 and settings["suppress_tokens"] == [VIDEO_TOKEN]
+    assert "decoder_start_token_id" not in settings
+    model.generation_config.repetition_penalty = 1.2
+    with error_texts("that continues a prompt has neither repetition_penalty nor forced_bos_token_id."):
+        generation_settings(model)
+
+
+def test_diffslt_takes_from_its_text_model_what_it_leaves_open():
+    model = tiny_diffslt()
+    model.generation_config.update(forced_eos_token_id=None, num_beams=2)
+    model.text_model.generation_config.update(forced_eos_token_id=3, no_repeat_ngram_size=4)
+    settings = generation_settings(model)
+    assert (settings["forced_eos_token_id"], settings["no_repeat_ngram_size"], settings["num_beams"]) == (3, 4, 2)
 
 
 def test_the_highest_values_come_first():

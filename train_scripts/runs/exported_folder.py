@@ -63,6 +63,8 @@ def fill_folder(
         **prompt_settings(model, processor),
         "token_steps": [list(step) for step in model.vision_model.get_token_steps()],
         "max_num_tokens": _max_num_tokens(model),
+        # Of a model that continues a prompt, what its prompt leaves is computed for each clip.
+        "max_target_tokens": None if model.is_prompted else model.get_max_num_tokens(),
         "token_ids_left_out": list(getattr(processor.tokenizer, "lang_code_to_id", {}).values()),
     }
     _save_tokenizer(processor, folder)

@@ -1,5 +1,6 @@
 """What an exported model has to know beside its graphs and how to read clips: what to ask, and how to write."""
 
+import copy
 from dataclasses import fields
 from typing import Any
 
@@ -31,6 +32,7 @@ IDLE_VALUES: dict[str, tuple[Any, ...]] = {
     "force_words_ids": (),
     "max_time": (),
 }
+USUAL_NEW_TOKENS = 20  # of transformers
 NUM_INFERENCE_STEPS, GUIDANCE_SCALE = "num_inference_steps", "guidance_scale"
 
 
@@ -41,41 +43,55 @@ def generation_settings(model: PreTrainedModel) -> dict[str, Any]:
     Raises:
         ValueError: for settings that an exported model does not have.
     """
-    config: GenerationConfig = model.generation_config
-    is_diffusion = model.draws_samples
-    _check_idle(config, is_diffusion)
-    settings = {
-        each.name: value for each in fields(Generation) if (value := getattr(config, each.name, None)) is not None
-    }
-    if is_diffusion:  # it writes greedily unless it is asked for beams
-        settings.pop("num_beams", None)
+    config = _settings_of_generate(model)
+    _check_idle(config, model.draws_samples)
+    names = [each.name for each in fields(Generation)]
+    settings = {name: value for name in names if (value := getattr(config, name, None)) is not None}
     eos = settings.get("eos_token_id")
     if eos is None:
         raise ValueError(f"The model has no eos_token_id, with which sentences end. {ADVICE}")
     settings["eos_token_id"] = eos = list(eos) if isinstance(eos, list | tuple) else [eos]
     settings.setdefault("pad_token_id", eos[0])
-    if model.is_prompted:
-        for name in ("decoder_start_token_id", "forced_bos_token_id"):
-            settings.pop(name, None)
-        if settings.get("repetition_penalty", 1.0) != 1.0:
-            raise ValueError(f"An exported model that continues a prompt has no repetition_penalty. {ADVICE}")
-        settings["suppress_tokens"] = [*settings.get("suppress_tokens", ()), model.config.video_token_id]
-    else:
-        starts = (settings.get("decoder_start_token_id"), config.bos_token_id)
-        settings["decoder_start_token_id"] = next((each for each in starts if each is not None), None)
-        if not isinstance(settings["decoder_start_token_id"], int):
-            raise ValueError(
-                "decoder_start_token_id must be one token, with which all sentences start, got "
-                f"{settings['decoder_start_token_id']}. {ADVICE}"
-            )
     if isinstance(settings.get("forced_eos_token_id"), list):
         raise ValueError(f"forced_eos_token_id must be one token, got {settings['forced_eos_token_id']}. {ADVICE}")
-    most = None if model.is_prompted else model.get_max_num_tokens()
-    if config.max_new_tokens is not None:
-        settings["max_length"] = config.max_new_tokens + (not model.is_prompted)
-    elif most is not None and settings.get("max_length") is not None:
-        settings["max_length"] = min(settings["max_length"], most)
-    return settings
+    num_first = int(not model.is_prompted)
+    for name in ("max", "min"):
+        new_tokens = getattr(config, f"{name}_new_tokens")
+        if new_tokens is not None:
+            settings[f"{name}_length"] = new_tokens + num_first
+    settings.setdefault("max_length", USUAL_NEW_TOKENS + num_first)
+    return _for_prompts(model, settings) if model.is_prompted else _for_decoder(model, settings, config.bos_token_id)
+
+
+def _settings_of_generate(model: PreTrainedModel) -> GenerationConfig:
+    """The model's; where its text model is the one that generates, that fills what they leave open."""
+    config = copy.deepcopy(model.generation_config)
+    if model.draws_samples:
+        config.update(**model.get_text_model().generation_config.to_dict(), defaults_only=True)
+    return config
+
+
+def _for_prompts(model: PreTrainedModel, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a model that continues a prompt, which never writes the placeholder of its video."""
+    settings.pop("decoder_start_token_id", None)
+    if settings.get("repetition_penalty", 1.0) != 1.0 or "forced_bos_token_id" in settings:
+        raise ValueError(
+            "An exported model that continues a prompt has neither repetition_penalty nor forced_bos_token_id. "
+            f"{ADVICE}"
+        )
+    return {**settings, "suppress_tokens": [*settings.get("suppress_tokens", ()), model.config.video_token_id]}
+
+
+def _for_decoder(model: PreTrainedModel, settings: dict[str, Any], bos_token_id: int | None) -> dict[str, Any]:
+    """Settings of an encoder-decoder, whose decoder begins with one token, and has places for so many."""
+    start = settings.get("decoder_start_token_id", bos_token_id)
+    if not isinstance(start, int):
+        raise ValueError(
+            f"decoder_start_token_id must be one token, with which all sentences start, got {start}. {ADVICE}"
+        )
+    most = model.get_max_num_tokens()
+    max_length = settings["max_length"] if most is None else min(settings["max_length"], most)
+    return {**settings, "decoder_start_token_id": start, "max_length": max_length}
 
 
 def _check_idle(config: GenerationConfig, is_diffusion: bool) -> None:
