@@ -148,9 +148,7 @@ def test_another_language_goes_into_the_prompt(exported):
         translator = runner.load(folder)
         with pytest.raises(ValueError, match="`spoken_language` goes into a prompt, and this model reads none."):
             translator.generate({}, spoken_language="de")
-        with pytest.raises(
-            ValueError, match="The text model writes at most 64 tokens, the first one incl"
-        ):
+        with pytest.raises(ValueError, match="The text model writes at most 64 tokens, the first one incl"):
             translator.generate({}, max_new_tokens=64)
 
 

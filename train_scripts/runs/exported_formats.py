@@ -5,6 +5,7 @@ Writes the graphs of an exported model as ONNX or for OpenVINO, in full or in fe
 
 import importlib.util
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ NOISY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "root")
 
 def write_onnx(graph: Graph, folder: Path, dtype: str) -> None:
     """
-    Write `NAME.onnx`, with weights of 1 MB and more beside it in `NAME.onnx.data`.
+    Write `NAME.onnx`, and weights that are too large for one file beside it in `NAME.onnx.data`.
 
     Raises:
         ValueError: for weights that half precision cannot hold.
@@ -145,18 +146,19 @@ def _quantize(path: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    model = onnx.load(path)
-    quantize_dynamic(
-        model,
-        path,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        nodes_to_exclude=_nodes_that_write_words(model.graph),
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        use_external_data_format=False,
-    )
-    path.with_suffix(".onnx.data").unlink(missing_ok=True)
-    _save_onnx(onnx.load(path), path)
+    with _quiet(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        quantized = Path(folder) / path.name
+        quantize_dynamic(
+            path,
+            quantized,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_exclude=_nodes_that_write_words(onnx.load(path, load_external_data=False).graph),
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            use_external_data_format=True,  # files of one graph end at 2 GB
+        )
+        model = onnx.load(quantized)
+    _save_onnx(model, path)
 
 
 def _nodes_that_write_words(graph: Any) -> list[str]:
