@@ -126,11 +126,9 @@ def test_a_file_is_translated_where_there_is_no_torch(exported, system, tmp_path
 def test_a_folder_can_be_run_from_the_command_line(exported, tmp_path):
     _, _, folder = exported("flallm")
     clip = write_video(tmp_path / "clip.mp4", np.random.randint(0, 256, (48, 40, 56, 3), dtype=np.uint8))
-    short = write_video(tmp_path / "short.mp4", np.zeros((1, 40, 56, 3), np.uint8))
-    program = [sys.executable, "-m", "flallm_runner", str(clip), str(short), "nothing.mp4"]
+    program = [sys.executable, "-m", "flallm_runner", str(clip), "nothing.mp4"]
     answer = subprocess.run(program, capture_output=True, text=True, cwd=folder)
     assert answer.returncode == 1 and answer.stdout.startswith(f"{clip}\tw")
-    assert f"'{short}' is too short to translate: 1 frame(s) are left after sampling." in answer.stderr
     assert "There is no file 'nothing.mp4'." in answer.stderr
 
 
