@@ -10,7 +10,7 @@ docs/quickstart-speed.md and its figures (.json) have all of them, and `--report
 existing results. A small run, in a minute:
 
     python benchmarks/quickstart.py --output_dir outputs/tiny --report outputs/tiny/page.md --num_train_clips 16 \
-        --num_dev_clips 30 --num_test_clips 4 --num_text_only_sentences 100 --stage1_epochs 1 --stage2_epochs 1 \
+        --num_dev_clips 20 --num_test_clips 4 --num_text_only_sentences 100 --stage1_epochs 1 --stage2_epochs 1 \
         --language_model_epochs 1
 """
 

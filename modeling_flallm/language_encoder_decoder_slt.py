@@ -15,7 +15,7 @@ from transformers.utils import can_return_tuple
 from .choice_slt import Utility
 from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
-from .sign_encoder_slt import SignEncoderOutput, checked_mask, is_exporting
+from .sign_encoder_slt import SignEncoderOutput, checked_mask, is_exporting, real_first
 from .translation_model_slt import (
     SignTranslationModel,
     eager_twin,
@@ -430,7 +430,7 @@ def _packed(
     Move the real tokens of each row to the front, in their order: embeddings `(batch, tokens, hidden size)`, their mask
     and `is_visual` `(batch, tokens)`. `cut` takes away the columns in which all rows are padding.
     """
-    order = (mask == 0).long().argsort(dim=1, stable=True)
+    order = real_first(mask != 0)
     if cut:
         order = order[:, : int(mask.sum(1).max())]
     packed = embeddings.gather(1, order[..., None].expand(-1, -1, embeddings.shape[2]))

@@ -18,7 +18,7 @@ from transformers.utils import can_return_tuple
 from .choice_slt import Utility
 from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
-from .sign_encoder_slt import SignEncoderOutput, is_exporting
+from .sign_encoder_slt import SignEncoderOutput, is_exporting, real_first
 from .translation_model_slt import (
     SignTranslationModel,
     eager_twin,
@@ -382,9 +382,8 @@ def _tokens_at(is_placeholder: torch.Tensor, visual_tokens: torch.Tensor, is_rea
     -> `(batch, length, hidden size)`: the real visual tokens `(batch, words, hidden size)` of each row at its
     placeholders `(batch, length)`, arbitrary values elsewhere. No shape depends on the data.
     """
-    real_first = (~is_real).long().argsort(dim=1, stable=True)
     rank = (is_placeholder.long().cumsum(1) - 1).clamp(0, visual_tokens.shape[1] - 1)
-    source = real_first.gather(1, rank)
+    source = real_first(is_real).gather(1, rank)
     return visual_tokens.gather(1, source[..., None].expand(-1, -1, visual_tokens.shape[2]))
 
 

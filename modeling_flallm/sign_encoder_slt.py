@@ -290,6 +290,17 @@ def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
     return torch.arange(max_length, device=lengths.device)[None] < lengths[:, None]
 
 
+def real_first(is_real: torch.Tensor) -> torch.Tensor:
+    """
+    Places `(batch, length)` of the real values of each row, in their order, and of the others behind them. A stable
+    sort would give the same, but ONNX has none.
+    """
+    others = ~is_real
+    places = torch.where(is_real, is_real.long().cumsum(1), is_real.sum(1, keepdim=True) + others.long().cumsum(1)) - 1
+    values = torch.arange(is_real.shape[1], device=is_real.device).expand_as(places)
+    return torch.zeros_like(places).scatter(1, places, values)
+
+
 def places_of_a_glance(is_real: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Of real places `(batch, length)`, with the padding behind them: the boolean mask of the middle one of each `stride`,

@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from .feature_files_slt import split_name
+from .array_files_slt import split_name
 
 SHOWN_DIGITS = 12  # of a fingerprint
 

@@ -9,11 +9,12 @@ from transformers import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import logging
 
+from .padding_slt import padded_in_time
 from .pose_files_slt import list_of_clips_of_poses, name_of_poses, pose_facts, read_poses
 from .pose_layouts_slt import POINTS_OF_PARTS
 from .pose_normalisation_slt import normalised_poses, smoothed_poses
 from .poses_slt import USUAL_FRAMES_PER_SECOND, PoseFacts, Poses, are_fractions
-from .sampling_slt import padded_in_time, sampled_evenly
+from .sampling_slt import sampled_evenly
 
 logger = logging.get_logger(__name__)
 

@@ -11,7 +11,8 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from .encoder_of_features_slt import EncoderOfFeatures, check_encoder_of_features
 from .feature_files_slt import count_visual_features, list_of_clips, read_visual_features
-from .sampling_slt import evenly_spread, padded_in_time
+from .padding_slt import padded_in_time
+from .sampling_slt import evenly_spread
 
 
 class VisualFeatureExtractor(SequenceFeatureExtractor):

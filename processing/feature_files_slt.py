@@ -1,63 +1,35 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """Files and arrays of visual features, checked: `.npy`, `.npz` and `.safetensors`, never with pickled objects."""
 
-import math
 import os
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
+
+from .array_files_slt import (
+    DAMAGED,
+    NameOfArrayError,
+    cannot_be_read,
+    chosen_array,
+    positive_number,
+    shape_in_npz,
+    split_name,
+)
 
 FEATURE_SUFFIXES = (".npy", ".npz", ".safetensors")
-FILES_OF_SEVERAL = (".npz", ".safetensors")
 # The array to read from a file of several, unless another one is named.
 USUAL_NAMES = ("visual_features", "features")
 # The entry of a `.safetensors` file's metadata that says how many features there are per second.
 RATE_KEY = "features_per_second"
-MOST_NAMES_SHOWN = 5
-TOLERANCE = 1e-3  # of a feature
-DAMAGED = (
-    OSError, EOFError, ValueError, KeyError, MemoryError, SafetensorError, zipfile.BadZipFile, zlib.error,
-    NotImplementedError, tokenize.TokenError,
-)  # fmt: skip
 
 
 def is_feature_file(path: str | os.PathLike) -> bool:
     """Tell by its name, in any letter case, whether a file holds visual features; hidden files do not."""
     path, _ = split_name(path)
     return path.suffix.lower() in FEATURE_SUFFIXES and not path.name.startswith(".")
-
-
-def split_clip_name(
-    name: str, column: str, is_file: Callable[[Path], bool], suffixes: Sequence[str]
-) -> tuple[str, str]:
-    """
-    `clips.npz#clip_1` of a table's column -> `clips.npz` and `#clip_1`.
-
-    Raises:
-        ValueError: for a file of another kind.
-    """
-    path, array = split_name(name)
-    if not is_file(path):
-        raise ValueError(
-            f"{column} must be in a file of {', '.join(suffixes)}, got {name!r}. If this column is something else, "
-            "rename it."
-        )
-    return str(path), "" if array is None else f"#{array}"
-
-
-def split_name(source: str | os.PathLike) -> tuple[Path, str | None]:
-    """Split `features.npz#clip_1` into the path of the file and the name of an array in it; None without a name."""
-    path, mark, name = str(source).rpartition("#")
-    if mark and Path(path).suffix.lower() in FILES_OF_SEVERAL and not Path(source).is_file():
-        return Path(path), name
-    return Path(source), None
 
 
 def list_of_clips(features: Any) -> list[Any]:
@@ -121,34 +93,6 @@ def check_rate(value: Any, name: str) -> float:
     return positive_number(value, RATE_KEY, name)
 
 
-def positive_number(value: Any, what: str, name: str) -> float:
-    """What is stated of the clip `name`, a number or its text. Raises `ValueError` unless it is positive."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise ValueError(f"{what} of {name} must be a positive number, got {value!r}.")
-    return number
-
-
-def part_of_features(
-    length: int, start: float | None, end: float | None, rate: float | None, name: str, unit: str = "feature"
-) -> tuple[int, int]:
-    """The first feature, or other `unit`, of the part from `start` to `end` seconds, and the one after its last.
-
-    Raises `ValueError` for a part of features without a `rate` per second, and for a part that holds none."""
-    first, last = 0, length
-    if start is not None or end is not None:
-        if rate is None:
-            raise ValueError(f"{name} has no times: `start` and `end` need `source_fps`, its {unit}s per second.")
-        first = math.ceil((start or 0.0) * rate - TOLERANCE)
-        last = last if end is None else min(math.ceil(end * rate - TOLERANCE), last)
-    if last <= first:
-        raise ValueError(f"{name} has no {unit} from {start or 0:g} to {end} s: it has {length}.")
-    return first, last
-
-
 def count_visual_features(source: Any, feature_size: int) -> int:
     """Count the features of one clip; of a file only the header is read."""
     if not isinstance(source, str | os.PathLike):
@@ -203,9 +147,9 @@ def _read_file(source: str | os.PathLike) -> torch.Tensor:
             return _as_tensor(np.load(path, mmap_mode="r", allow_pickle=False))
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as file:
-                return _as_tensor(file[chosen_array(file.files, wanted, path)])
+                return _as_tensor(file[chosen_array(file.files, wanted, path, USUAL_NAMES)])
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor(chosen_array(list(file.keys()), wanted, path))
+            return file.get_tensor(chosen_array(list(file.keys()), wanted, path, USUAL_NAMES))
     except NameOfArrayError:
         raise
     except DAMAGED as error:
@@ -220,7 +164,7 @@ def _shape_of_file(source: str | os.PathLike) -> tuple[int, ...]:
         if path.suffix.lower() == ".npz":
             return _shape_of_npz(path, wanted)
         with safe_open(path, framework="pt") as file:
-            return tuple(file.get_slice(chosen_array(list(file.keys()), wanted, path)).get_shape())
+            return tuple(file.get_slice(chosen_array(list(file.keys()), wanted, path, USUAL_NAMES)).get_shape())
     except NameOfArrayError:
         raise
     except DAMAGED as error:
@@ -229,16 +173,7 @@ def _shape_of_file(source: str | os.PathLike) -> tuple[int, ...]:
 
 def _shape_of_npz(path: Path, wanted: str | None) -> tuple[int, ...]:
     with np.load(path, allow_pickle=False) as file:
-        return shape_in_npz(file, chosen_array(file.files, wanted, path))
-
-
-def shape_in_npz(file: Any, name: str) -> tuple[int, ...]:
-    """The shape of one array of an open `.npz` file, which is not read for that."""
-    entry = name if name in file.zip.namelist() else f"{name}.npy"
-    with file.zip.open(entry) as array:
-        version = np.lib.format.read_magic(array)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        return read(array)[0]
+        return shape_in_npz(file, chosen_array(file.files, wanted, path, USUAL_NAMES))
 
 
 def _checked_path(source: str | os.PathLike) -> tuple[Path, str | None]:
@@ -248,37 +183,6 @@ def _checked_path(source: str | os.PathLike) -> tuple[Path, str | None]:
     if not path.is_file():
         raise ValueError(f"There is no file '{path}'.")
     return path, wanted
-
-
-class NameOfArrayError(ValueError):
-    """The file is intact, but it is not clear which of its arrays is meant."""
-
-
-def chosen_array(names: list[str], wanted: str | None, path: Path, usual_names: Sequence[str] = USUAL_NAMES) -> str:
-    """The array of a file that is meant: the `wanted` one, the only one, or the first one with a usual name.
-
-    Raises `ValueError` if there is none."""
-    shown = ", ".join(names[:MOST_NAMES_SHOWN])
-    shown += f" and {len(names) - MOST_NAMES_SHOWN} more" if len(names) > MOST_NAMES_SHOWN else ""
-    if wanted is not None:
-        if wanted not in names:
-            raise NameOfArrayError(f"'{path}' must hold an array {wanted!r}, got {shown or 'none'}.")
-        return wanted
-    usual = [name for name in usual_names if name in names]
-    if len(names) != 1 and not usual:
-        raise NameOfArrayError(
-            f"'{path}' holds {len(names)} arrays: {shown or 'none'}. Name the one that is meant: "
-            f"'{path.name}#{names[0] if names else usual_names[-1]}'."
-        )
-    return names[0] if len(names) == 1 else usual[0]
-
-
-def cannot_be_read(path: Path, error: BaseException) -> str:
-    """Say that a file is damaged, or holds what is never loaded."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if "pickle" in reason or "Python objects" in reason:
-        reason = "it holds Python objects, which are never loaded. Save a plain array of floats with numpy.save"
-    return f"'{path}' cannot be read: {reason.rstrip('.')}."
 
 
 def _dtype(values: torch.Tensor) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .array_files_slt import part_of_features, split_clip_name
 from .encoder_of_features_slt import encoder_of_features
 from .feature_extraction_visual_features_slt import VisualFeatureExtractor
 from .feature_files_slt import (
@@ -18,8 +19,6 @@ from .feature_files_slt import (
     is_one_clip,
     list_of_clips,
     name_of,
-    part_of_features,
-    split_clip_name,
 )
 from .modality_slt import ClipArguments, ClipValues, Modality, ModalityWords, SampleIndices
 
@@ -118,6 +117,11 @@ class VisualFeaturesModality(Modality):
         stated = row.get(RATE_KEY)
         rate = features_per_second(source) if stated is None else check_rate(stated, name_of(source))
         return ClipValues(features if sample is None else features[sample(len(features), rate)], rate)
+
+    def exported_settings(self) -> dict[str, Any]:
+        """See `Modality.exported_settings`; features come as arrays."""
+        names = ("max_num_features", "feature_size")
+        return {**{name: getattr(self.part, name) for name in names}, "value_shape": [self.part.feature_size]}
 
     def count(self, row: dict[str, Any]) -> int:
         return self.part.count(row[self.column])

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from .array_files_slt import split_clip_name, split_name
 from .feature_extraction_poses_slt import PoseFeatureExtractor
-from .feature_files_slt import split_clip_name, split_name
 from .hand_crops_slt import (
     COLUMN_OF_VIDEOS,
     HAND_CROP_NAMES,
@@ -316,6 +316,19 @@ class PoseModality(Modality):
         values = self.part.values_of(poses, name_of_poses(source))
         rate = poses.frames_per_second
         return ClipValues(values if sample is None else values[sample(len(values), rate)], rate)
+
+    def exported_settings(self) -> dict[str, Any]:
+        """See `Modality.exported_settings`; crops of the hands cannot be prepared without torch."""
+        if self.more_columns:
+            raise ValueError(
+                "An exported model reads poses alone, and this one reads crops of the hands, too. Translate with the "
+                "model itself."
+            )
+        names = (
+            "frame_sampling_rate", "max_num_frames", "score_threshold", "keep_aspect_ratio", "smoothing_seconds",
+        )  # fmt: skip
+        shape = [len(POINTS_OF_PARTS), 3]
+        return {**{name: getattr(self.part, name) for name in names}, "value_shape": shape}
 
     def mirrored(self, values: torch.Tensor) -> torch.Tensor:
         """See `Modality.mirrored`; where the mirror stands does not matter, as poses are measured from the body."""

@@ -351,6 +351,16 @@ class Modality(ABC):
             ValueError: for a clip that cannot be read.
         """
 
+    def exported_settings(self) -> dict[str, Any]:
+        """
+        How clips are prepared, for a program that does so without this part and without torch; as `value_shape`, the
+        shape of what the model reads of one frame.
+
+        Raises:
+            ValueError: for clips that such a program cannot prepare.
+        """
+        raise ValueError(f"An exported model cannot read {self.words.clips}. Use the model itself.")
+
     def mirrored(self, values: torch.Tensor) -> torch.Tensor:
         """
         Values from `read` as they would be of a mirrored signer, whose left hand is the right one.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers.video_processing_utils import BaseVideoProcessor
 
+from .exported_frames_slt import frame_settings
 from .modality_slt import (
     Augmentation,
     ClipArguments,
@@ -199,6 +200,9 @@ class VideoModality(Modality):
         """See `Modality.read`; raises `VideoDecodingError`."""
         video = decode_video(row["video"], start=row.get("start"), end=row.get("end"), sample_frame_indices=sample)
         return ClipValues(video.frames, video.fps)
+
+    def exported_settings(self) -> dict[str, Any]:
+        return frame_settings(self.part)
 
     def mirrored(self, values: torch.Tensor) -> torch.Tensor:
         """See `Modality.mirrored`: each picture is flipped from left to right."""

@@ -1,6 +1,7 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """Poses in `.safetensors`, `.npz` and `.npy` files: as this library writes them, or any array of keypoints."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from .feature_files_slt import DAMAGED, NameOfArrayError, cannot_be_read, chosen_array, shape_in_npz
+from .array_files_slt import DAMAGED, NameOfArrayError, cannot_be_read, chosen_array, shape_in_npz
 from .pose_arrays_slt import people_of_arrays
 from .pose_layouts_slt import COCO_WHOLEBODY
 from .poses_slt import People, PoseFacts, PoseFile, Poses, checked_number
@@ -89,7 +90,8 @@ class ArrayFile(PoseFile):
 
 @contextmanager
 def _safetensors(path: Path) -> Iterator[_Arrays]:
-    with safe_open(path, framework="pt") as file:  # NumPy has no bfloat16
+    # NumPy has no bfloat16; where exported models run, there may be no torch.
+    with safe_open(path, framework="pt" if "torch" in sys.modules else "np") as file:
         yield _Arrays(
             list(file.keys()),
             lambda name: tuple(file.get_slice(name).get_shape()),

@@ -4,7 +4,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 
 from .pose_layouts_slt import BODY_NAMES, LAYOUT_NAMES, LAYOUTS, MEDIAPIPE_BODY_NAMES, PoseLayout
 from .poses_slt import People
@@ -55,7 +54,7 @@ def people_of_arrays(keypoints: Any, scores: Any, layout: str | None, name: str,
 
 def as_array(values: Any, name: str) -> np.ndarray:
     """An array of numbers. Raises `ValueError` for anything else."""
-    if isinstance(values, torch.Tensor):
+    if hasattr(values, "detach"):  # a tensor of torch, which is not imported for that
         values = values.detach().cpu()
         values = values.float().numpy() if values.is_floating_point() else values.numpy()
     try:

@@ -6,10 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from .feature_files_slt import part_of_features, split_name
+from .array_files_slt import part_of_features, split_name
 from .pose_array_files_slt import ARRAY_SUFFIXES, ArrayFile, write_arrays
 from .pose_arrays_slt import people_of_arrays
 from .pose_format_slt import PoseFormatFile, write_pose_format
@@ -143,7 +140,7 @@ def list_of_clips_of_poses(poses: Any) -> list[Any]:
 
 def is_one_clip_of_poses(poses: Any) -> bool:
     """Tell the poses of one clip from several: arrays of four dimensions are several."""
-    if isinstance(poses, np.ndarray | torch.Tensor):
+    if hasattr(poses, "ndim"):  # an array of numpy or torch
         return poses.ndim < 4
     return not isinstance(poses, list | tuple) or _depth(poses) in (2, 3)
 

@@ -1,12 +1,15 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """Which of several people in the picture is the signer."""
 
+import functools
+import logging
+
 import numpy as np
-from transformers.utils import logging
 
 from .pose_layouts_slt import PARTS
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
+_warn_once = functools.cache(logger.warning)
 
 BODY = list(PARTS["body"])
 SEEN = 0.3  # Uni-Sign's threshold of scores
@@ -37,7 +40,7 @@ def poses_of_signer(keypoints: np.ndarray, scores: np.ndarray, name: str) -> tup
         place = int(np.argmax(scores.sum((0, 2))))
         return keypoints[:, place], scores[:, place]
     if len(people) > 1:
-        logger.warning_once(
+        _warn_once(
             f"{name} shows up to {is_there.sum(1).max()} people in a frame, {len(people)} in all. The signer is taken "
             "to be the one with the largest body."
         )

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from .feature_files_slt import positive_number
+from .array_files_slt import positive_number
 from .pose_layouts_slt import NUM_POINTS
 from .pose_signer_slt import poses_of_signer
 

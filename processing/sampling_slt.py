@@ -1,11 +1,7 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
-"""Thins sequences in time evenly, whatever they hold, and pads them to a batch."""
+"""Thins sequences in time evenly, whatever they hold."""
 
 import math
-from collections.abc import Sequence
-
-import torch
-from torch.nn.utils.rnn import pad_sequence
 
 
 def evenly_spread(length: int, most: int | None) -> list[int]:
@@ -21,9 +17,3 @@ def sampled_evenly(length: int, rate: float, most: int | None) -> list[int]:
     count = max(1, math.ceil(length * rate - 1e-9))
     indices = [min(length - 1, math.floor(k / rate + 1e-9)) for k in range(count)]
     return [indices[k] for k in evenly_spread(count, most)]
-
-
-def padded_in_time(sequences: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad tensors (length, ...) with zeros to (batch, longest, ...), and return them with their int64 mask."""
-    masks = [torch.ones(len(sequence), dtype=torch.long, device=sequence.device) for sequence in sequences]
-    return pad_sequence(list(sequences), batch_first=True), pad_sequence(masks, batch_first=True)

@@ -7,6 +7,7 @@ without decoding, for the time stamps, and once to decode, so that only the requ
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def decode_video(
     video, name = open_video(video)
     if isinstance(video, (torch.Tensor, list, tuple)):
         return decode_pictures(video, name, request)
-    return next(decode_file(video, name, [request]))
+    return _with_tensor(next(decode_file(video, name, [_on_arrays(request)])))
 
 
 def decode_segments(
@@ -91,7 +92,7 @@ def decode_segments(
     if isinstance(video, (torch.Tensor, list, tuple)):
         yield from (decode_pictures(video, name, request) for request in requests)
     else:
-        yield from decode_file(video, name, requests)
+        yield from map(_with_tensor, decode_file(video, name, list(map(_on_arrays, requests))))
 
 
 def stream_grey_pictures(
@@ -109,3 +110,15 @@ def stream_grey_pictures(
         yield from grey_pictures(video, name, request, size_in_pixels)
     else:
         yield from grey_frames_of_file(video, name, request, size_in_pixels)
+
+
+def _on_arrays(request: FrameRequest) -> FrameRequest:
+    """The request with a transform that takes and returns arrays, as the reader of files has them."""
+    transform = request.transform_frame
+    if transform is None:
+        return request
+    return replace(request, transform_frame=lambda frame: transform(torch.from_numpy(frame)).numpy())
+
+
+def _with_tensor(video: DecodedVideo) -> DecodedVideo:
+    return replace(video, frames=torch.from_numpy(video.frames))

@@ -1,27 +1,27 @@
 # Copyright 2026 The FLaLLM authors. Licensed under the Apache License, Version 2.0.
 """Video files: their frames, decoded by PyAV, upright and in RGB."""
 
+import functools
 import itertools
+import logging
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import av
 import numpy as np
-import torch
 from av.video.reformatter import VideoReformatter
-from transformers.utils import logging
 
 from .video_container_slt import open_container, video_stream
 from .video_file_parts_slt import LONGEST_INTERVAL, FilePart, plan_part
 from .video_files_slt import VideoDecodingError
-from .video_requests_slt import DecodedVideo, FrameRequest, stack_frames
+from .video_requests_slt import DecodedVideo, FrameRequest, check_one_size
 from .video_times_slt import FileTimes, read_times
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
+_warn_once = functools.cache(logger.warning)
 
 LONGEST_STILL_IN_SECONDS = 0.25
 
@@ -79,8 +79,9 @@ def _finish_part(part: FilePart, times: FileTimes, came: bytearray, name: str) -
         )
     _report_long_stills(part, times, name)
     indices = part.indices[part.num_skipped : part.num_skipped + len(part.frames)]
+    check_one_size(part.frames, name)
     return DecodedVideo(
-        frames=stack_frames(part.frames, name),
+        frames=np.stack(part.frames),
         fps=part.fps,
         duration_in_seconds=part.num_frames / part.fps if part.fps else None,
         start_in_seconds=part.first_second,
@@ -94,7 +95,7 @@ def _report_long_stills(part: FilePart, times: FileTimes, name: str) -> None:
     for position in part.positions[:-1]:
         begin, end = times.seconds[position], times.seconds[position + 1]
         if end - begin > LONGEST_STILL_IN_SECONDS and end - begin > LONGEST_INTERVAL / part.fps:
-            logger.warning_once(
+            _warn_once(
                 f"{name} holds no new picture from second {begin:.2f} to {end:.2f}: the one before stays on screen."
             )
 
@@ -122,7 +123,7 @@ def grey_frames_of_file(
     positions = plan_part(times, request, name).positions
     first, last = (times.display_times[position] for position in (positions[0], positions[-1]))
     # One for all frames: building its tables takes longer than shrinking a frame.
-    shrink = partial(VideoReformatter().reformat, interpolation="AREA", threads=1, format="gray")
+    shrink = functools.partial(VideoReformatter().reformat, interpolation="AREA", threads=1, format="gray")
     latest = None
     with open_container(source, name) as container:
         stream = video_stream(container, name)
@@ -130,8 +131,8 @@ def grey_frames_of_file(
             if not first <= frame.pts <= last or (latest is not None and frame.pts <= latest):
                 continue
             grey = shrink(frame, width=size_in_pixels, height=size_in_pixels).to_ndarray()
-            picture = _upright(torch.from_numpy(grey)[None], frame)[0]
-            yield times.seconds_of(frame.pts), picture.numpy().astype(np.float32)
+            picture = _upright(grey[None], frame)[0]
+            yield times.seconds_of(frame.pts), picture.astype(np.float32)
             latest = frame.pts
     if latest is None:
         raise _nothing_decoded(len(positions), name)
@@ -160,14 +161,14 @@ def _decoded(container: Any, stream: Any, times: FileTimes, request: FrameReques
                 yield frame
 
 
-def _conversion_to_pixels(width: int, height: int, name: str) -> Callable[[Any], torch.Tensor]:
+def _conversion_to_pixels(width: int, height: int, name: str) -> Callable[[Any], np.ndarray]:
     """
     -> a function that turns a frame into upright RGB pixels, uint8 (3, height, width). One for all frames of a video:
     building its tables takes longer than converting a small frame.
     """
-    reformat = partial(VideoReformatter().reformat, width=width, height=height, format="rgb24", threads=1)
+    reformat = functools.partial(VideoReformatter().reformat, width=width, height=height, format="rgb24", threads=1)
 
-    def to_pixels(frame: Any) -> torch.Tensor:
+    def to_pixels(frame: Any) -> np.ndarray:
         try:
             rgb = reformat(frame)
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
@@ -176,12 +177,12 @@ def _conversion_to_pixels(width: int, height: int, name: str) -> Callable[[Any],
                 f"{str(error) or type(error).__name__}.",
                 reason="unsupported",
             ) from error
-        return _upright(torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1), frame)
+        return _upright(rgb.to_ndarray().transpose(2, 0, 1), frame)
 
     return to_pixels
 
 
-def _upright(pixels: torch.Tensor, frame: Any) -> torch.Tensor:
+def _upright(pixels: np.ndarray, frame: Any) -> np.ndarray:
     """Turn and mirror the pixels (channels, height, width) of a frame as its display matrix says."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
@@ -189,6 +190,6 @@ def _upright(pixels: torch.Tensor, frame: Any) -> torch.Tensor:
     # A pixel (x, y) is displayed at (a x + c y, b x + d y); phones only ever turn by quarters and mirror.
     a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5]
     if abs(int(a)) < abs(int(b)):
-        pixels, a, d = pixels.transpose(1, 2), c, b
+        pixels, a, d = pixels.swapaxes(1, 2), c, b
     flipped = [axis for axis, factor in ((2, a), (1, d)) if factor < 0]
-    return pixels.flip(flipped) if flipped else pixels
+    return np.ascontiguousarray(np.flip(pixels, flipped)) if flipped else pixels

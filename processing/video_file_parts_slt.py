@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from .video_files_slt import VideoDecodingError
 from .video_packets_slt import NUM_FRAMES_BEHIND
@@ -34,7 +33,7 @@ class FilePart:
     first_second: float
     indices: list[int]
     wanted: list[int]
-    frames: list[torch.Tensor] = field(default_factory=list)
+    frames: list[np.ndarray] = field(default_factory=list)
     num_skipped: int = 0
 
     @property
@@ -45,7 +44,7 @@ class FilePart:
     def next_wanted(self) -> int:
         return self.wanted[self.num_skipped + len(self.frames)]
 
-    def take(self, frame: Any, shown: Any, display_times: list[int], to_pixels: Callable[[Any], torch.Tensor]) -> None:
+    def take(self, frame: Any, shown: Any, display_times: list[int], to_pixels: Callable[[Any], np.ndarray]) -> None:
         """
         Keep the frame for each wanted position whose time it reaches. One that the decoder did not deliver is replaced
         by the frame before, which was then on screen, or skipped if there was none.

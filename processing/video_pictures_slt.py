@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from .video_files_slt import VideoDecodingError
-from .video_requests_slt import DecodedVideo, FrameRequest, positions_in_interval, stack_frames
+from .video_requests_slt import DecodedVideo, FrameRequest, check_one_size, positions_in_interval
 
 
 def decode_pictures(frames: Any, name: str, request: FrameRequest) -> DecodedVideo:
@@ -35,7 +35,9 @@ def decode_pictures(frames: Any, name: str, request: FrameRequest) -> DecodedVid
         if request.transform_frame is not None:
             pixels = torch.stack([request.transform(frame) for frame in pixels])
     else:
-        pixels = stack_frames([request.transform(_picture_to_rgb(frames[position], name)) for position in wanted], name)
+        pictures = [request.transform(_picture_to_rgb(frames[position], name)) for position in wanted]
+        check_one_size(pictures, name)
+        pixels = torch.stack(pictures)
     return DecodedVideo(
         frames=pixels,
         fps=request.fps,

@@ -5,9 +5,9 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 
 from .video_files_slt import VideoDecodingError
 
@@ -19,13 +19,14 @@ TIME_TOLERANCE_IN_SECONDS = 1e-3
 class DecodedVideo:
     """Frames of one video, uniform in time before any sampling.
 
-    `frames` is uint8 RGB of shape (frames, 3, height, width). `fps` is the frame rate of the source in frames per
-    second, `duration_in_seconds` the length of the part that was read, `num_source_frames` the number of frames in that
-    part, with a still picture counted as often as it is shown, and `frame_indices` which of them are in `frames`.
+    `frames` is uint8 RGB of shape (frames, 3, height, width): a tensor from `decode_video`, an array from the readers
+    of files, which also run where there is no torch. `fps` is the frame rate of the source in frames per second,
+    `duration_in_seconds` the length of the part that was read, `num_source_frames` the number of frames in that part,
+    with a still picture counted as often as it is shown, and `frame_indices` which of them are in `frames`.
     `start_in_seconds` is the second of the file at which the part begins. `fps`, `duration_in_seconds` and
     `start_in_seconds` are `None` for pictures and arrays given without `fps`."""
 
-    frames: torch.Tensor
+    frames: Any
     fps: float | None
     duration_in_seconds: float | None
     start_in_seconds: float | None
@@ -44,13 +45,16 @@ class DecodedVideo:
 
 @dataclass
 class FrameRequest:
-    """What part of a video is wanted (`start` to `end` in seconds), which of its frames, and what is done to each."""
+    """
+    What part of a video is wanted (`start` to `end` in seconds), which of its frames, and what is done to each. Frames
+    are tensors or arrays, as the reader has them.
+    """
 
     start: float | None = None
     end: float | None = None
     fps: float | None = None
     sample_frame_indices: Callable[[int, float | None], Sequence[int]] | None = None
-    transform_frame: Callable[[torch.Tensor], torch.Tensor] | None = None
+    transform_frame: Callable[[Any], Any] | None = None
 
     def sample(self, num_frames: int, fps: float | None) -> list[int]:
         """Return the sorted indices of the wanted frames among `num_frames`; all of them without a sampler."""
@@ -58,7 +62,7 @@ class FrameRequest:
             return list(range(num_frames))
         return [int(index) for index in self.sample_frame_indices(num_frames, fps)]
 
-    def transform(self, frame: torch.Tensor) -> torch.Tensor:
+    def transform(self, frame: Any) -> Any:
         """Apply the per-frame transform to a uint8 frame (3, height, width)."""
         return frame if self.transform_frame is None else self.transform_frame(frame)
 
@@ -88,11 +92,10 @@ def positions_in_interval(seconds: Sequence[float], request: FrameRequest, name:
     return inside or range(on_screen, on_screen + 1)
 
 
-def stack_frames(frames: list[torch.Tensor], name: str) -> torch.Tensor:
+def check_one_size(frames: Sequence[Any], name: str) -> None:
     sizes = sorted({tuple(frame.shape[-2:]) for frame in frames})
     if len(sizes) > 1:
         raise VideoDecodingError(f"All frames of a video must have one size; {name} has (height, width) {sizes}.")
-    return torch.stack(frames)
 
 
 def beyond_the_end(start: float, name: str, duration_in_seconds: float | None = None) -> str:

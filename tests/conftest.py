@@ -8,6 +8,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
+
+gc.disable()  # until all is imported and collected, of which nothing can be freed
 
 HUGGING_FACE_HOME = tempfile.TemporaryDirectory(prefix="flallm-tests-")
 os.environ.update(
@@ -55,9 +58,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[Any]:
     """Exclude imported modules from garbage collection: with them, each Trainer's takes a quarter of a second."""
-    gc.freeze()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -86,10 +94,11 @@ def levels_of_loggers() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@pytest.fixture
-def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def forked_workers() -> Iterator[None]:
     """
     Worker processes are forked from one that has imported everything: importing takes them longer than what they do.
+    From the first test of a file that uses this to the end of the file.
     """
     from two_processes import start_server
 
@@ -97,10 +106,24 @@ def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     start_server()
     get_context = multiprocessing.get_context
-    monkeypatch.setattr(
-        multiprocessing, "get_context", lambda way: get_context("forkserver" if way == "spawn" else way)
-    )
-    monkeypatch.setattr(process_pool, "SPAWN", get_context("forkserver"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            multiprocessing, "get_context", lambda way=None: get_context("forkserver" if way == "spawn" else way)
+        )
+        patch.setattr(process_pool, "SPAWN", get_context("forkserver"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_sentences() -> Iterator[None]:
+    """
+    Models that are trained write at most 12 tokens, also in other processes: one that has hardly been trained writes up
+    to its limit, which takes longer than everything else.
+    """
+    from train_scripts.runs import generation_defaults
+
+    with mock.patch.object(generation_defaults, "MOST_TOKENS", 12):
+        yield
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from modeling_flallm import SIGN_ENCODERS, SignEncoder, SignEncoderOutput
 from modeling_flallm.sign_encoder_slt import checked_mask
 from processing import MODALITIES, Modality
 from processing.modality_slt import ClipValues, ModalityWords
-from processing.sampling_slt import evenly_spread, padded_in_time
+from processing.padding_slt import padded_in_time
+from processing.sampling_slt import evenly_spread
 from train_scripts.arguments.encoder_arguments import ENCODER_ROWS
 from train_scripts.arguments.encoder_row import EncoderRow
 

@@ -20,9 +20,11 @@ MAY_BE_IMPORTED |= {"av", "fsspec"}
 
 # The files saved with the processor of FLa-LLM; those of other systems need these, too.
 PROCESSOR_FILES = {
+    "array_files_slt.py",
     "array_pickle_slt.py",
     "captions_slt.py",
     "encoder_of_features_slt.py",
+    "exported_frames_slt.py",
     "feature_extraction_poses_slt.py",
     "feature_extraction_visual_features_slt.py",
     "feature_files_slt.py",
@@ -34,6 +36,7 @@ PROCESSOR_FILES = {
     "modality_poses_slt.py",
     "modality_slt.py",
     "modality_video_slt.py",
+    "padding_slt.py",
     "plain_pickle_slt.py",
     "pose_array_files_slt.py",
     "pose_arrays_slt.py",

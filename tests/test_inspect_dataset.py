@@ -323,6 +323,7 @@ def test_columns_are_understood_or_named(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_file_that_ends_its_process_costs_itself_only(tmp_path):
     names = ["good.mp4", "killer.mp4", "better.mp4"]
     paths = [LethalFile(tmp_path / name) if "killer" in name else write_clip(tmp_path / name) for name in names]

@@ -432,7 +432,7 @@ def caplog_of_people(monkeypatch) -> list[str]:
     from processing import pose_signer_slt
 
     told: list[str] = []
-    monkeypatch.setattr(pose_signer_slt.logger, "warning_once", told.append)
+    monkeypatch.setattr(pose_signer_slt, "_warn_once", told.append)
     return told
 
 

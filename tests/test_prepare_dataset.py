@@ -651,6 +651,7 @@ def is_alive(process: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_video_that_ends_its_process_costs_itself_only(source, tmp_path):
     (tmp_path / "train").mkdir()
     paths = [EndsItsProcess(), *(video(source / f"{index}.mp4") for index in range(2))]
@@ -696,8 +697,8 @@ def test_a_script_without_a_main_guard_can_prepare(source, tmp_path):
 # Large and long
 
 
-def memory_of_preparation(folder: Path, seconds: int, segments: int) -> tuple[int, str]:
-    """-> peak resident memory in MiB of the process in which a video is prepared in parts, and the output"""
+def long_preparation(folder: Path, seconds: int, segments: int) -> list[str]:
+    """The arguments of the preparation of a video in parts."""
     folder.mkdir()
     (folder / "raw").mkdir()
     write_long_video(folder / "raw" / "long.mp4", seconds)
@@ -707,14 +708,25 @@ def memory_of_preparation(folder: Path, seconds: int, segments: int) -> tuple[in
         length = seconds / segments
         for index in range(segments):
             writer.writerow(["long.mp4", f"sentence {index}", "train", index * length, (index + 1) * length])
+    return command(folder / "raw", folder / "prepared")
+
+
+def memory_of_preparations(*preparations: list[str]) -> tuple[list[int], str]:
+    """
+    -> peak resident memory in MiB of the processes in which videos are prepared, after each of these preparations, and
+    the output
+    """
     code = (
-        "import resource, sys; from train_scripts.commands.prepare_dataset import main; status = main(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(status)"
+        "import json, resource, sys; from train_scripts.commands.prepare_dataset import main\n"
+        "for argv in json.loads(sys.argv[1]):\n"
+        "    assert main(argv) == 0\n"
+        "    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)"
     )
-    argv = command(folder / "raw", folder / "prepared")
-    result = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(preparations)], capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stdout + result.stderr
-    return int(result.stdout.splitlines()[-1]) // 1024, result.stdout
+    return [int(line) // 1024 for line in result.stderr.splitlines() if line.isdecimal()], result.stdout
 
 
 def write_long_video(path: Path, seconds: int, frames_per_second: int = 4) -> None:
@@ -733,8 +745,10 @@ def write_long_video(path: Path, seconds: int, frames_per_second: int = 4) -> No
 
 @pytest.mark.slow
 def test_an_hour_in_300_parts_takes_no_more_memory_than_a_minute(tmp_path):
-    short, _ = memory_of_preparation(tmp_path / "short", 60, 5)
-    long, output = memory_of_preparation(tmp_path / "long", LONG_VIDEO_IN_SECONDS, NUM_SEGMENTS)
+    (short, long), output = memory_of_preparations(
+        long_preparation(tmp_path / "short", 60, 5),
+        long_preparation(tmp_path / "long", LONG_VIDEO_IN_SECONDS, NUM_SEGMENTS),
+    )
     print(f"peak resident memory: {short} MiB for a minute, {long} MiB for an hour")
     assert long - short < MOST_EXTRA_MEMORY_IN_MIB
     rows = rows_of(tmp_path / "long" / "prepared")

@@ -694,6 +694,7 @@ def test_a_table_with_a_rate_that_is_none(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_several_processes_write_the_same(source):
     arrays = {f"clip{index}": array() for index in range(6)}
     (source / "all.pkl").write_bytes(

@@ -163,6 +163,7 @@ def test_an_interrupted_run_goes_on(source, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_several_processes_write_the_same(source):
     for name in "abcd":
         save(source / f"{name}.safetensors")

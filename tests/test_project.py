@@ -31,6 +31,7 @@ THE_ONE_UNPICKLER = ROOT / "processing" / "plain_pickle_slt.py"
 MAY_NOT_IMPORT = {
     "modeling_flallm": {"processing", "train_scripts", "spaces_demo", "benchmarks", "tests"},
     "processing": {"modeling_flallm", "train_scripts", "spaces_demo", "benchmarks", "tests"},
+    "exported_runner": {"modeling_flallm", "processing", "train_scripts", "spaces_demo", "benchmarks", "tests"},
     "train_scripts": {"spaces_demo", "benchmarks", "tests"},
     "spaces_demo": {"train_scripts", "benchmarks", "tests"},
 }

@@ -3,12 +3,14 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
 
 import pytest
 import torch
-from benchmark_modules import BENCHMARKS, load_benchmark, read_page
+from benchmark_modules import load_benchmark, read_page
 from tiny_models import random_batch, tiny_vision_model
 from torch.testing import assert_close
 from transformers import TrainingArguments
@@ -18,6 +20,19 @@ from train_scripts.machine.machine import computes_in_bfloat16, default_device
 from train_scripts.runs import training
 from train_scripts.stages import llm_fine_tuning, pretrain_language_model, visual_initialing
 
+STAGES = (pretrain_language_model, visual_initialing, llm_fine_tuning)
+
+
+class InThisProcess(ThreadPoolExecutor):
+    """One task after the other, each of which could be sent to a process: importing would take longer than a task."""
+
+    def __init__(self, count: int, mp_context: Any):
+        super().__init__(1)
+
+    def submit(self, function: Callable, *arguments: Any) -> Future:
+        ForkingPickler.dumps((function, arguments))
+        return super().submit(function, *arguments)
+
 
 @pytest.fixture(scope="module")
 def benchmark():
@@ -25,18 +40,25 @@ def benchmark():
 
 
 @pytest.fixture
-def switches_off(benchmark, monkeypatch):
-    """Off until the test ends; -> with what arguments and callbacks each stage's `train` is called."""
-    calls = {}
-    for stage in (pretrain_language_model, visual_initialing, llm_fine_tuning):
-        name = stage.__name__.rpartition(".")[2]
-        monkeypatch.setattr(
-            stage, "train", lambda argv, callbacks=(), name=name: calls.update({name: (argv, callbacks)})
-        )
+def switches_end_with_the_test(monkeypatch) -> None:
+    """What `switch_off` replaces is put back."""
+    for stage in STAGES:
+        monkeypatch.setattr(stage, "train", stage.train)
     monkeypatch.setattr(training, "prepare_visual_encoder", training.prepare_visual_encoder)
     monkeypatch.setattr(FLaLLMVisionModel, "_encode_chunk", FLaLLMVisionModel._encode_chunk)
     monkeypatch.setattr(FLaLLMVisionModel, "_encode_frames", FLaLLMVisionModel._encode_frames)
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")
+
+
+@pytest.fixture
+def switches_off(benchmark, switches_end_with_the_test, monkeypatch):
+    """Off until the test ends; -> with what arguments and callbacks each stage's `train` is called."""
+    calls = {}
+    for stage in STAGES:
+        name = stage.__name__.rpartition(".")[2]
+        monkeypatch.setattr(
+            stage, "train", lambda argv, callbacks=(), name=name: calls.update({name: (argv, callbacks)})
+        )
     benchmark.switch_off()
     return calls
 
@@ -87,7 +109,7 @@ def test_nothing_to_report_is_said(benchmark, tmp_path, capsys):
 
 
 def test_every_stage_gets_its_flags_behind_the_others(switches_off):
-    for stage in (pretrain_language_model, visual_initialing, llm_fine_tuning):
+    for stage in STAGES:
         stage.train(["--seed", "3"], ["a callback"])
     without = ["--seed", "3", "--bf16", "False", "--optim", "adamw_torch"]
     assert switches_off == {
@@ -112,16 +134,15 @@ def test_switches_change_how_the_encoder_works_but_not_what_it_says(request):
 
 
 @pytest.mark.slow
-def test_end_to_end_in_tiny(benchmark, tmp_path):
+@pytest.mark.usefixtures("short_sentences", "switches_end_with_the_test")
+def test_end_to_end_in_tiny(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "ProcessPoolExecutor", InThisProcess)
     command = re.search(
         r"python benchmarks/quickstart.py (--output_dir .*language_model_epochs 1)", benchmark.__doc__, re.S
     )
     argv = shlex.split(command[1].replace("\\\n", " "))
     argv = [text.replace("outputs/tiny", str(tmp_path / "tiny")) for text in argv]
-    finished = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "quickstart.py"), *argv], capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
+    assert benchmark.main(argv) == 0
     (results,) = json.loads((tmp_path / "tiny" / "results.json").read_text())["seeds"].values()
     for way in (benchmark.ON, benchmark.OFF):
         assert list(results[way]["seconds"]) == [*benchmark.STEPS, benchmark.TEST]

@@ -27,7 +27,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def output(folder) -> str:
+def output(folder, short_sentences) -> str:
     """What the one run prints."""
     return printed_by(quickstart_llava_slt, SIZES, folder)
 

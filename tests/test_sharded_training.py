@@ -39,6 +39,7 @@ FSDP = {"fsdp": True, "use_cpu": False}
 # evaluate the same two batches.
 SAVED = {
     **VALUES,
+    "num_train_epochs": 2,
     "save_strategy": "epoch",
     "load_best_model_at_end": True,
     "metric_for_best_model": "loss",
@@ -83,7 +84,7 @@ def train_both(command: str, way: dict[str, Any], values: dict[str, Any], folder
 def assert_same_losses(folder: Path) -> None:
     """Sums in another order differ by rounding, which BatchNorm amplifies from step to step."""
     (losses, evaluations), (others, other_evaluations) = logged(folder / "one"), logged(folder / "two")
-    assert len(losses) == 9
+    assert len(losses) == 6
     assert others[:2] == pytest.approx(losses[:2], rel=1e-4) and others[2:5] == pytest.approx(losses[2:5], rel=1e-3)
     assert len(evaluations) == len(other_evaluations) and other_evaluations[:1] == evaluations[:1]
 

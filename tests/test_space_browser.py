@@ -100,7 +100,7 @@ ALL_TEXTS = """() => {
 
 
 @pytest.fixture(scope="module")
-def space(tmp_path_factory) -> Iterator[Space]:
+def space(tmp_path_factory, forked_workers) -> Iterator[Space]:
     with space_in_this_process(tmp_path_factory.mktemp("space")) as running:
         yield running
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow  # a reading process takes its time to start
 
 
 @pytest.fixture(scope="module")
-def reader():
+def reader(forked_workers):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "NUM_READERS", 1)  # each takes its time to start, and none is asked beside another
         reader = VideoReader(str(trained_model()), None, trust_remote_code=True)

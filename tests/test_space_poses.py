@@ -43,7 +43,7 @@ def model(translator, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reader(model):
+def reader(model, forked_workers):
     reader = VideoReader(str(model), None, trust_remote_code=True)
     yield reader
     reader.close()
@@ -141,7 +141,7 @@ def test_a_video_whose_poses_cannot_be_found_is_deleted_too(translator, tmp_path
 
 
 @pytest.fixture(scope="module")
-def address(model, tmp_path_factory):
+def address(model, tmp_path_factory, forked_workers):
     with space_of_poses(model, tmp_path_factory.mktemp("page")) as address:
         yield address
 
@@ -220,6 +220,7 @@ def test_a_visitor_sees_the_skeleton_and_its_captions(address, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_the_poses_of_a_recording_are_translated_and_the_recording_is_deleted(model, tmp_path):
     texts, recorded = TEXTS["en"], []
 

@@ -151,6 +151,7 @@ def test_programs_get_how_sure_the_model_is_of_each():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_as_many_are_written_as_were_asked_for():
     translator = app.load_translator(str(trained_model()), None)
     clip = str(clips()[np.random.randint(len(clips()))])

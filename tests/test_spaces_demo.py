@@ -57,7 +57,7 @@ runpy.run_path("app.py", run_name="__main__")
 
 
 @pytest.fixture(scope="module")
-def translator():
+def translator(forked_workers):
     translator = app.load_translator(str(trained_model()), None)
     yield translator
     translator.reader.close()

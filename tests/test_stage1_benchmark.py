@@ -3,12 +3,18 @@
 import json
 import random
 import re
+from functools import partial
 
 import pytest
 import torch
 from benchmark_modules import load_benchmark, read_page
+from tiny_corpus import VIDEO
 from tiny_models import random_batch, tiny_vision_model
 from torch.testing import assert_close
+
+SMALL_LIGHT_TRANSFORMER = {
+    "light_hidden_size": 32, "light_feed_forward_size": 32, "light_layers": 1, "light_attention_heads": 2,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,11 @@ def test_mistakes_are_said_in_one_sentence(benchmark, tmp_path, capsys, argv, te
 @pytest.mark.slow
 def test_end_to_end_in_tiny(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "MULTIPLES", (1, 2))
+    for name, sizes in (("VisualInitialingArguments", SMALL_LIGHT_TRANSFORMER), ("VideoArguments", VIDEO)):
+        monkeypatch.setattr(benchmark, name, partial(getattr(benchmark, name), **sizes))
+    of_plain = load_benchmark("decode_and_preprocess")
+    for name, size in {"FRAME_SIZE": 36, "CROP_SIZE": 32, "MARGIN": 2}.items():
+        monkeypatch.setattr(of_plain, name, size)
     every_way = benchmark.ways_of(benchmark.BenchmarkArguments())
     some = {name: every_way[name] for name in ("plain", "plain quarter", "all frames", "ours", "padded")}
     monkeypatch.setattr(benchmark, "ways_of", lambda arguments: some)

@@ -30,9 +30,10 @@ MEMORY_SCRIPT = """
 import resource, sys
 from train_scripts.commands import translate
 
-status = translate.main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)
-sys.exit(status)
+*arguments, first, second = sys.argv[1:]
+for video in (first, second):
+    assert translate.main([*arguments, video]) == 0
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)
 """
 
 
@@ -378,6 +379,7 @@ def test_each_joint_is_found_once_and_within_half_a_second():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_the_benchmark_prints_both_tables(tmp_path, capsys, monkeypatch):
     benchmark = load_benchmark()
     (tmp_path / "corpus").symlink_to(corpus())
@@ -392,21 +394,22 @@ def test_the_benchmark_prints_both_tables(tmp_path, capsys, monkeypatch):
 # Half an hour
 
 
-def translate_in_a_process_of_its_own(video: Path) -> int:
-    """-> its peak memory in MiB"""
-    arguments = ["--model", str(trained_model()), "--device", "cpu", "--long", "--srt", "--format", "jsonl", str(video)]
+def translate_in_a_process_of_its_own(*videos: Path) -> list[int]:
+    """-> its peak memory in MiB after each of the two videos"""
+    arguments = ["--model", str(trained_model()), "--device", "cpu", "--long", "--srt", "--format", "jsonl"]
     root = str(Path(__file__).resolve().parent.parent)
     result = subprocess.run(
-        [sys.executable, "-c", MEMORY_SCRIPT, *arguments],
+        [sys.executable, "-c", MEMORY_SCRIPT, *arguments, *map(str, videos)],
         env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    (row,) = map(json.loads, result.stdout.splitlines())
-    assert row["error"] == "" and len(row["pieces"]) > 10
-    return int(result.stderr.splitlines()[-1])
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(rows) == 2
+    assert all(row["error"] == "" and len(row["pieces"]) > 10 for row in rows)
+    return [int(line) for line in result.stderr.splitlines() if line.isdecimal()]
 
 
 def write_again_and_again(path: Path, frames: np.ndarray, times: int) -> None:
@@ -421,15 +424,13 @@ def write_again_and_again(path: Path, frames: np.ndarray, times: int) -> None:
 @pytest.mark.slow
 def test_half_an_hour_has_captions_from_beginning_to_end_in_flat_memory(tmp_path):
     minute = signing([("sign", 2.6), ("rest", 0.4), ("sign", 3.2), ("rest", 0.8), ("sign", 4.4), ("rest", 0.6)] * 5)
-    memory = {}
     for minutes in (2, 30):
         # One keyframe in all: seeking each piece separately, the last ones would each decode the whole video.
-        video = tmp_path / f"{minutes}.mp4"
-        write_again_and_again(video, minute, minutes)
-        memory[minutes] = translate_in_a_process_of_its_own(video)
+        write_again_and_again(tmp_path / f"{minutes}.mp4", minute, minutes)
+    of_two_minutes, of_half_an_hour = translate_in_a_process_of_its_own(tmp_path / "2.mp4", tmp_path / "30.mp4")
     lines = list(pysubs2.load(str(tmp_path / "30.srt")))
     assert lines[0].start == 0 and lines[-1].end == pytest.approx(30 * 60_000, abs=200)
     for earlier, later in zip(lines[:-1], lines[1:], strict=True):
         assert earlier.start < earlier.end == later.start
     assert 300 <= len(lines) <= 600
-    assert memory[30] - memory[2] < 60, memory
+    assert of_half_an_hour - of_two_minutes < 60, (of_two_minutes, of_half_an_hour)

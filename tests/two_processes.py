@@ -17,7 +17,7 @@ from benchmark_modules import load_benchmark
 from torch import multiprocessing
 
 SECONDS_TO_WAIT = 240
-IMPORTS_EVERYTHING = "tiny_corpus"
+IMPORTS_EVERYTHING = "imports_of_workers"
 
 
 def in_two_processes(function: Callable[..., None], *arguments: Any) -> None:

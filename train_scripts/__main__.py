@@ -21,7 +21,7 @@ SECTIONS = {
     "Start": ("quickstart", "quickstart llava-slt", "quickstart uni-sign", "translate", "serve"),
     "Data": ("prepare", "inspect", "features", "describe", "poses", "generate-corpus", "trim-vocabulary"),
     "Training": tuple(name for name in COMMANDS if name.startswith("train ")),
-    "Results": ("evaluate", "compare", "score", "calibrate", "adapt", "push", "import-checkpoint"),
+    "Results": ("evaluate", "compare", "score", "calibrate", "adapt", "export", "push", "import-checkpoint"),
 }
 
 

@@ -42,7 +42,7 @@ MISTAKE_OF_THE_USER, INTERRUPTED, TERMINATED = 2, 130, 143
 
 OUR_FOLDERS = tuple(
     Path(__file__).resolve().parents[2] / name
-    for name in ("benchmarks", "modeling_flallm", "processing", "spaces_demo", "train_scripts")
+    for name in ("benchmarks", "exported_runner", "modeling_flallm", "processing", "spaces_demo", "train_scripts")
 )
 OURS_IN_A_COPY = "sign_language_translation_score.py"  # the `evaluate` library runs copies of metrics
 FRAME_OF_TRACEBACK = re.compile(r'^\s*File "([^"]+)", line \d+, in .*\n\s*(.*)', re.MULTILINE)

@@ -43,6 +43,7 @@ from .description_arguments import (
 )
 from .diffslt_stage_arguments import LatentDiffusionArguments, TextAutoencodingArguments
 from .evaluation_arguments import ComparisonArguments, EvaluationArguments, GenerationArguments
+from .export_arguments import ExportArguments
 from .model_arguments import NamedEncoderArguments
 from .pose_extraction_arguments import PosesArguments
 from .quickstart_arguments import LlavaSltQuickstartArguments, QuickstartArguments, UniSignQuickstartArguments
@@ -291,6 +292,11 @@ COMMANDS = {
         "commands.adapt",
         "Adapt a trained model to a new signer from clips alone, without sentences.",
         (AdaptationArguments,),
+    ),
+    "export": Command(
+        "commands.export_model",
+        "Export a trained model to ONNX or OpenVINO, to run without torch.",
+        (ExportArguments,),
     ),
     "push": Command("commands.push_to_hub", "Upload a model or a Space to the Hub.", (PushArguments,)),
     "import-checkpoint": Command(

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from modeling_flallm.own_processing import feature_files, read_array_pickle
+from modeling_flallm.own_processing import array_files, feature_files, read_array_pickle
 
 from .prepared_videos import FATAL_ERRORS, ClipError
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz")
 SOURCE_SUFFIXES = (*feature_files.FEATURE_SUFFIXES, *HDF5_SUFFIXES, *PICKLE_SUFFIXES)
-CONTAINER_SUFFIXES = (*feature_files.FILES_OF_SEVERAL, *HDF5_SUFFIXES, *PICKLE_SUFFIXES)
+CONTAINER_SUFFIXES = (*array_files.FILES_OF_SEVERAL, *HDF5_SUFFIXES, *PICKLE_SUFFIXES)
 # Their metadata can say how many features there are per second.
 SUFFIXES_WITH_RATE = (".safetensors", *HDF5_SUFFIXES)
 TORCH_SUFFIXES = (".pt", ".pth")
@@ -135,7 +135,7 @@ def _chosen(names: list[str], wanted: str | None, path: Path) -> str:
     if wanted is None and len(names) > 1:
         usual = [name for name in names if name.rpartition("/")[2] in feature_files.USUAL_NAMES]
         names = usual if len(usual) == 1 else names
-    return feature_files.chosen_array(names, wanted, path)
+    return array_files.chosen_array(names, wanted, path, feature_files.USUAL_NAMES)
 
 
 # HDF5

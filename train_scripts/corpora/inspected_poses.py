@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from modeling_flallm.own_processing import Poses, draw_poses, feature_files, pose_files, pose_layouts
+from modeling_flallm.own_processing import Poses, array_files, draw_poses, pose_files, pose_layouts
 
 from .planned_poses import told_of_people
 
@@ -84,7 +84,7 @@ def _digest_of(source: Any) -> str:
     """Of a file or an array; of a folder its name, because it holds a file for each frame."""
     if not isinstance(source, str | Path):
         return hashlib.sha256(np.ascontiguousarray(source).tobytes()).hexdigest()
-    path, array = feature_files.split_name(source)
+    path, array = array_files.split_name(source)
     if path.is_dir():
         return str(path)
     with path.open("rb") as content:

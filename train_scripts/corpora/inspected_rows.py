@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from modeling_flallm.own_processing import MODALITIES, PoseModality, VideoModality, feature_files
+from modeling_flallm.own_processing import MODALITIES, PoseModality, VideoModality, array_files
 
 from ..machine.inside_folder import inside
 from .corpus_schema import Problem
@@ -44,7 +44,7 @@ def find_poses(clip: Clip, name: Any, folder: Path, corpus: Corpus) -> Any:
 
 
 def file_of_poses(clip: Clip) -> Path | None:
-    return feature_files.split_name(clip.poses)[0] if isinstance(clip.poses, str) else None
+    return array_files.split_name(clip.poses)[0] if isinstance(clip.poses, str) else None
 
 
 def find_file(clip: Clip, name: str, folder: Path, corpus: Corpus) -> Path | None:

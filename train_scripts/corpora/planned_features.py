@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from modeling_flallm.own_processing import feature_files
+from modeling_flallm.own_processing import array_files, feature_files
 
 from .corpus_schema import FEATURE_COLUMNS, RawClip
 from .feature_sources import SUFFIXES_WITH_RATE, read_array, suffix_of
@@ -76,7 +76,7 @@ class FeaturesTask(ClipTask):
         try:
             feature_files.check_visual_features(values, values.shape[1] if values.ndim == 2 else 1, self.name)
             rate = self._rate(metadata)
-            first, last = feature_files.part_of_features(len(values), *self.intervals[0], rate, self.name)
+            first, last = array_files.part_of_features(len(values), *self.intervals[0], rate, self.name)
         except ValueError as error:
             raise ClipError(str(error)) from error
         values = values[first:last].contiguous()

@@ -6,6 +6,7 @@ are rewritten.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -266,9 +268,10 @@ def render(run: TrainingRun) -> str:
     modality = _modality_of(run)
     recipe = system.recipe_of(run.recipe)
     vision_stage = None if stage.vision_stage is None else find_stage(stage.vision_stage)[1]
-    card = ModelCard.from_template(
-        _card_data(run),
-        template_path=str(TEMPLATE),
+    data = _card_data(run)
+    text = _template().render(
+        **data.to_dict(),
+        card_data=data.to_yaml(),
         run=run,
         system=system,
         stage=stage,
@@ -300,7 +303,13 @@ def render(run: TrainingRun) -> str:
         groups_of=groups_of,
         sentences_of=sentences_of,
     )
-    return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip("\n") + "\n"
+    return re.sub(r"\n{3,}", "\n\n", str(ModelCard(text))).rstrip("\n") + "\n"
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    """Compiled once: a training writes a card with every checkpoint."""
+    return jinja2.Template(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _modality_of(run: TrainingRun) -> type[Modality]:
