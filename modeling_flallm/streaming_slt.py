@@ -25,6 +25,7 @@ from .word_evidence_slt import clip_times
 # More sentences that ended do not wait to be written: then `add` waits.
 MOST_SENTENCES_THAT_WAIT = 2
 FRAMES_ENCODED_AT_ONCE = 8
+WITHOUT_BEAMS = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0}
 OF_WHOLE_CLIPS = {"start", "end", "source_fps", "batch_size", "num_workers"}
 SECONDS_BETWEEN_REPORTS = 0.05
 
@@ -44,6 +45,11 @@ class Task:
     @property
     def numbers(self) -> list[int]:
         return [] if self.part is None else self.part.numbers
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether more of the sentence will come."""
+        return not (self.is_final or self.is_still)
 
 
 class StreamingTranslator:
@@ -105,6 +111,7 @@ class StreamingTranslator:
         self._said: list[str] = []
         self._said_until = 0.0
         self._latest: tuple[list[int], list[dict[str, Any]]] = ([], [])
+        self._drafted: list[int] = []
         self._latest_so_far: dict[str, Any] = {}
         self._may_be_overtaken = True
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="streaming-translator")
@@ -287,6 +294,8 @@ class StreamingTranslator:
             answers = [] if self._num_pieces not in self._standing else [self._nothing(task)]
         elif task.numbers == self._latest[0]:
             answers = self._timed(task, self._latest[1]) if task.is_final else []
+        elif task.is_draft and task.numbers == self._drafted:
+            answers = []
         else:
             answers = self._timed(task, (yield from self._answers(task)))
         for index, answer in enumerate(answers):
@@ -296,7 +305,7 @@ class StreamingTranslator:
 
     def _finish_sentence(self, answers: list[dict[str, Any]]) -> None:
         self._num_pieces += len(answers)
-        self._standing, self._latest = {}, ([], [])
+        self._standing, self._latest, self._drafted = {}, ([], []), []
         if answers:
             self._said, self._said_until = folded_words(answers[-1]["translation_text"]), answers[-1]["end"]
 
@@ -309,10 +318,12 @@ class StreamingTranslator:
             watch = _Watch(self, task, self._num_pieces + index)
             written = yield self._encode(part), watch
             if watch.is_stopped:
-                self._may_be_overtaken = False
+                self._may_be_overtaken = task.is_draft
                 return []
             answers.append(self.pipeline.answers_of(written, **self._evidence)[0])
-        if answers:
+        if answers and task.is_draft:
+            self._drafted = task.numbers
+        elif answers:
             self._may_be_overtaken = True
             self._latest = (task.numbers, answers)
         return answers
@@ -334,8 +345,11 @@ class StreamingTranslator:
         return list(self.pipeline.spans_that_fit(0, length))
 
     def _writing_watched_by(self, watch: "_Watch") -> dict[str, Any]:
+        """Drafts are written without beams: they are there sooner, and nobody keeps them."""
         criteria = StoppingCriteriaList([*(self._writing.get("stopping_criteria") or []), watch])
-        return {**self.writing, "stopping_criteria": criteria}
+        is_chosen = self._writing.get("num_candidates") is not None or self.pipeline.model.draws_samples
+        draft = WITHOUT_BEAMS if watch.task.is_draft and not is_chosen else {}
+        return {**self.writing, **draft, "stopping_criteria": criteria}
 
     def _encode(self, part: Any) -> EncodedClips:
         times = clip_times(part.metadata, None)
@@ -373,7 +387,7 @@ class StreamingTranslator:
             newest = self._newest
             is_at_rest = newest is not None and newest.is_still and newest.numbers != task.numbers
             # At least every second one is finished, so that a text comes also where holds follow each other.
-            return is_at_rest and self._may_be_overtaken
+            return is_at_rest and (task.is_draft or self._may_be_overtaken)
 
     # Updates
 
