@@ -68,6 +68,7 @@ EXCEPTIONS = {
         "benchmarks/long_video.py": MEASURES_VIDEOS,
         "benchmarks/peak_memory.py": MEASURES_VIDEOS,
         "benchmarks/pretrained_encoders.py": MEASURES_VIDEOS,
+        "benchmarks/serving.py": MEASURES_VIDEOS,
         "benchmarks/spamo_at_real_size.py": MEASURES_VIDEOS,
         "benchmarks/streamed_memory.py": MEASURES_VIDEOS,
     },

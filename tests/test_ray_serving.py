@@ -1,7 +1,9 @@
 """configs/ray_serve.yaml: the server as a replica on a local Ray cluster."""
 
 import json
+import os
 import socket
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -34,7 +36,10 @@ def test_the_flags_of_the_file_are_those_of_the_command():
 
 
 @pytest.mark.slow
-def test_a_replica_answers_as_the_pipeline(tmp_path):
+def test_a_replica_answers_as_the_pipeline(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    for check in ("READY_CHECK", "HEALTH_CHECK"):  # machines that are busy start it slowly
+        monkeypatch.setenv(f"RAY_SERVE_PROXY_{check}_TIMEOUT_S", "120")
     translator = make_pipeline()
     translator.save_pretrained(tmp_path / "model")
     clip = random_file(tmp_path / "clip.mp4")

@@ -33,6 +33,7 @@ from serving_parts import (  # noqa: E402
 from test_serving import metric  # noqa: E402
 
 from modeling_flallm import StreamingTranslator  # noqa: E402
+from train_scripts.serving.clip_requests import ClipOptions  # noqa: E402
 from train_scripts.serving.metrics import Metrics  # noqa: E402
 from train_scripts.serving.model_thread import ClipToTranslate, ModelThread, StreamToTranslate  # noqa: E402
 
@@ -321,6 +322,13 @@ def test_a_clip_waits_for_others_but_not_long_and_not_if_a_stream_waits(model):
     model._waiting.append(clip)
     (_, ended) = waiting(model, Stream(True))
     assert model._choose() == [clip, ended] and time.monotonic() - clip.since < 0.05
+
+
+def test_a_clip_and_a_stream_with_the_same_options_are_written_together(translator, model):
+    options = ClipOptions(num_beams=2)
+    model.translate({}, options.left_handed, options.writing)
+    stream = StreamingTranslator(translator, schedule=lambda _: None, **options.of_stream)
+    assert [each.writing for each in model._waiting] == [stream.writing]
 
 
 def test_a_stream_with_a_thread_of_its_own_is_unchanged(translator):

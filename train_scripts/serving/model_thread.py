@@ -127,7 +127,8 @@ class ModelThread:
         self, clip: dict[str, Any], left_handed: bool | str, writing: dict[str, Any]
     ) -> "Future[list[dict[str, Any]]]":
         """The answers of the pipeline for a clip of `read_clip`, later. They are cancelled like any future."""
-        waiting = ClipToTranslate(clip, left_handed, writing)
+        # As streams say it, so that both are written together.
+        waiting = ClipToTranslate(clip, left_handed, {**writing, "with_evidence": False})
         self._add(waiting)
         return waiting.answers
 

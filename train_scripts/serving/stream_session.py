@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BEFORE_A_FRAME = struct.Struct(">d")
 PICTURE_FORMATS = ("JPEG", "WEBP", "PNG")
-MOST_FRAMES_THAT_WAIT = 64
+MOST_FRAMES_THAT_WAIT = 32
 CLOSED_AS_ASKED, CLOSED_FOR_A_MISTAKE, CLOSED_FOR_AN_ERROR, TRY_AGAIN_LATER = 1000, 1008, 1011, 1013
 WHAT_MESSAGES_ARE = (
     "A message must be a frame (8 bytes with its second, a big-endian float64, and then the picture or pose) or the "
