@@ -8,7 +8,7 @@ from pool_tasks import EndsItsReceiver
 from test_translate_goes_on import command, run
 from tiny_corpus import corpus, error_of, trained_model
 
-from train_scripts.arguments.command_arguments import TranslateArguments
+from train_scripts.arguments.translation_arguments import TranslateArguments
 from train_scripts.commands import translate
 from train_scripts.runs import translation_streams
 from train_scripts.runs.translation_results import Journal, journal_path

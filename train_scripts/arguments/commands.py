@@ -19,7 +19,6 @@ from .command_arguments import (
     PrepareArguments,
     PushArguments,
     ScoreArguments,
-    TranslateArguments,
     TrimArguments,
 )
 from .corpus_arguments import CorpusArguments
@@ -73,6 +72,7 @@ from .training_defaults import (
     LinguisticTrainingDefaults,
     TrainingDefaults,
 )
+from .translation_arguments import TranslateArguments
 
 HELP_FLAGS, ALL_FLAGS = ("-h", "--help"), ("--help_all", "--help-all")
 EXIT_STATUSES = (

@@ -36,9 +36,9 @@ from tqdm import tqdm
 from modeling_flallm.calibration_slt import CALIBRATION_FILE
 from modeling_flallm.own_processing import MODALITIES, is_hidden_file
 
-from ..arguments.command_arguments import TranslateArguments
 from ..arguments.command_line import run_command
 from ..arguments.commands import COMMANDS
+from ..arguments.translation_arguments import TranslateArguments
 from ..machine.atomic_files import write_text
 from ..machine.machine import default_device
 from ..machine.ray_cluster import RayCluster

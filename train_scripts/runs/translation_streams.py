@@ -14,7 +14,7 @@ import torch
 from modeling_flallm import FLaLLMForTranslation
 from modeling_flallm.own_processing import FLaLLMProcessor, spoken_language_name
 
-from ..arguments.command_arguments import TranslateArguments
+from ..arguments.translation_arguments import TranslateArguments
 from ..hub.training_run import longest_clip_of_training
 from ..machine.cores import num_cores
 from ..machine.machine import default_device, describe_machine, prepare_machine
