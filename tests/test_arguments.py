@@ -39,6 +39,7 @@ from train_scripts.arguments.described_stage_arguments import (
 from train_scripts.arguments.description_arguments import DescriberArguments, DescriptionArguments
 from train_scripts.arguments.diffslt_stage_arguments import LatentDiffusionArguments, TextAutoencodingArguments
 from train_scripts.arguments.flag_values import RANGES, check_new_folder
+from train_scripts.arguments.serving_arguments import ServeArguments
 from train_scripts.arguments.stage_arguments import (
     PROMPT,
     DenoisingArguments,
@@ -178,7 +179,7 @@ TYPES_OF_PRESET = {
 OTHER_TYPES = (
     (calibrate.CalibrationArguments, quickstart.QuickstartArguments, quickstart_llava_slt.LlavaSltQuickstartArguments),
     (inspect_dataset.InspectArguments, prepare_dataset.PrepareArguments, AdaptationArguments),
-    (quickstart_uni_sign.UniSignQuickstartArguments, DescriberArguments),
+    (quickstart_uni_sign.UniSignQuickstartArguments, DescriberArguments, ServeArguments),
 )
 
 
