@@ -113,7 +113,6 @@ class StreamingTranslator:
         self._latest: tuple[list[int], list[dict[str, Any]]] = ([], [])
         self._drafted: list[int] = []
         self._latest_so_far: dict[str, Any] = {}
-        self._may_be_overtaken = True
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="streaming-translator")
         self._schedule = schedule or (lambda stream: self._worker.submit(self._work))
         self._changed = threading.Condition()
@@ -320,13 +319,11 @@ class StreamingTranslator:
             watch = _Watch(self, task, self._num_pieces + index)
             written = yield self._encode(part), watch
             if watch.is_stopped:
-                self._may_be_overtaken = task.is_draft
                 return []
             answers.append(self.pipeline.answers_of(written, **self._evidence)[0])
         if answers and task.is_draft:
             self._drafted = task.numbers
         elif answers:
-            self._may_be_overtaken = True
             self._latest = (task.numbers, answers)
         return answers
 
@@ -387,9 +384,7 @@ class StreamingTranslator:
             if self._ended:
                 return self._ended[0].numbers != task.numbers
             newest = self._newest
-            is_at_rest = newest is not None and newest.is_still and newest.numbers != task.numbers
-            # At least every second one is finished, so that a text comes also where holds follow each other.
-            return is_at_rest and (task.is_draft or self._may_be_overtaken)
+            return newest is not None and newest.is_still and newest.numbers != task.numbers
 
     # Updates
 
