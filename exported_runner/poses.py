@@ -5,13 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from .pose_layouts_slt import ORIGINS, PARTS, POINTS_OF_PARTS
-from .poses_slt import USUAL_FRAMES_PER_SECOND, Poses, are_fractions
-
-LEAST_POINTS = 4  # fewer seen points of the body are no box
-# Of the Gaussian of `smoothed`: how many standard deviations it reaches, and what it must at least add up to.
-REACH_IN_DEVIATIONS = 3
-LEAST_WEIGHT = 0.05
+from .pose_layouts_slt import LEAST_POINTS, LEAST_WEIGHT, ORIGINS, PARTS, POINTS_OF_PARTS, REACH_IN_DEVIATIONS
+from .poses_slt import USUAL_FRAMES_PER_SECOND, Poses, values_of_poses
 
 
 class PosePreparation:
@@ -32,16 +27,7 @@ class PosePreparation:
         Raises:
             ValueError: for poses in pixels of a picture of unknown size, if the model reads fractions of it.
         """
-        keypoints = poses.keypoints
-        if not self.settings["keep_aspect_ratio"]:
-            if poses.width is not None and poses.height is not None:
-                keypoints = keypoints / np.array([poses.width, poses.height], np.float32)
-            elif not are_fractions(poses.keypoints, poses.scores):
-                raise ValueError(
-                    f"{name} holds pixels of a picture of unknown size, and the model reads fractions of it. Add "
-                    "`width` and `height` to the file."
-                )
-        values = np.concatenate([keypoints, poses.scores[..., None]], -1)
+        values = values_of_poses(poses, self.settings["keep_aspect_ratio"], name)
         if not self.settings["smoothing_seconds"]:
             return values
         rate = poses.frames_per_second or USUAL_FRAMES_PER_SECOND

@@ -71,6 +71,15 @@ class EncoderOfEncoders(SignEncoder):
             mirrored |= part.mirrored(_inputs_of(part, inputs))
         return mirrored
 
+    @property
+    def encodes_frames_alone(self) -> bool:
+        """See `SignEncoder`: if its only encoder does. Several side by side do not."""
+        return len(self.parts) == 1 and self.parts[0].encodes_frames_alone
+
+    def encode_frames(self, values: torch.Tensor) -> torch.Tensor:
+        """See `SignEncoder.encode_frames`: those of its only encoder."""
+        return self.parts[0].encode_frames(values)
+
     def freeze(self) -> None:
         super().freeze()
         for part in self.parts:
@@ -207,14 +216,6 @@ class EncoderBehindAnother(EncoderOfEncoders):
     def glance(self, stride: int, **inputs: Any) -> SignEncoderOutput:
         """See `SignEncoder.glance`: of the encoder in front."""
         return self.encoder.glance(stride, **_inputs_of(self.encoder, self.given_inputs(inputs)))
-
-    @property
-    def encodes_frames_alone(self) -> bool:
-        return self.encoder.encodes_frames_alone
-
-    def encode_frames(self, values: torch.Tensor) -> torch.Tensor:
-        """See `SignEncoder.encode_frames`: those of the encoder in front."""
-        return self.encoder.encode_frames(values)
 
     def encode_over_time(self, frame_features: torch.Tensor) -> SignEncoderOutput:
         """See `SignEncoder.encode_over_time`: features are those of the encoder in front."""

@@ -75,14 +75,6 @@ class TwoLevelEncoder(EncoderOfEncoders):
         """See `SignEncoder.glance`."""
         return self._with_the_second_level(self.encoder.tokens_at_a_glance(stride, **inputs))
 
-    @property
-    def encodes_frames_alone(self) -> bool:
-        return self.encoder.encodes_frames_alone
-
-    def encode_frames(self, values: torch.Tensor) -> torch.Tensor:
-        """See `SignEncoder.encode_frames`: those of the sign encoder in it."""
-        return self.encoder.encode_frames(values)
-
     def encode_over_time(self, frame_features: torch.Tensor) -> SignEncoderOutput:
         """See `SignEncoder.encode_over_time`."""
         return self._with_the_second_level(self.encoder.tokens_over_time(frame_features))

@@ -403,7 +403,7 @@ def _prompts_alone(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and mask `(batch, longest prompt)` without labels and padding, padded on the left again."""
     is_prompt = attention_mask.bool() & (labels == IGNORED_LABEL)
-    order = is_prompt.long().argsort(dim=1, stable=True)
+    order = real_first(~is_prompt)
     longest = int(is_prompt.sum(1).max())
     return tuple(values.gather(1, order)[:, -longest:] for values in (input_ids, is_prompt.long()))
 

@@ -300,11 +300,9 @@ class StreamingTranslator:
         for index, answer in enumerate(answers):
             self._report(answer | {"piece": self._num_pieces + index, "is_final": task.is_final})
         if task.is_final:
-            self._finish_sentence(task, answers)
+            self._finish_sentence(answers)
 
-    def _finish_sentence(self, task: Task, answers: list[dict[str, Any]]) -> None:
-        ended = set(task.numbers)
-        self._features = {number: each for number, each in self._features.items() if number not in ended}
+    def _finish_sentence(self, answers: list[dict[str, Any]]) -> None:
         self._num_pieces += len(answers)
         self._standing, self._latest, self._drafted = {}, ([], []), []
         if answers:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .sign_encoder_slt import real_first
+
 # Chinese and Japanese put no spaces between words: there, each character counts as a word.
 CHARACTERS = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 PIECES_OF_TEXT = re.compile(f"[{CHARACTERS}]|[^\\s{CHARACTERS}]+")
@@ -100,7 +102,7 @@ def attention_to_visual_tokens(attention: torch.Tensor, is_visual: torch.Tensor)
     tokens)` -> the attention to the visual ones `(sequences, written tokens, visual tokens)`, moved to the front.
     """
     num_visual = int(is_visual.sum(1).max())
-    places = (~is_visual).long().argsort(dim=1, stable=True)[:, :num_visual]
+    places = real_first(is_visual)[:, :num_visual]
     attention = attention.gather(2, places[:, None].expand(-1, attention.shape[1], -1))
     return attention * is_visual.gather(1, places)[:, None]
 

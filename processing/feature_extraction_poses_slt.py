@@ -13,7 +13,7 @@ from .padding_slt import padded_in_time
 from .pose_files_slt import list_of_clips_of_poses, name_of_poses, pose_facts, read_poses
 from .pose_layouts_slt import POINTS_OF_PARTS
 from .pose_normalisation_slt import normalised_poses, smoothed_poses
-from .poses_slt import USUAL_FRAMES_PER_SECOND, PoseFacts, Poses, are_fractions
+from .poses_slt import USUAL_FRAMES_PER_SECOND, PoseFacts, Poses, values_of_poses
 from .sampling_slt import sampled_evenly
 
 logger = logging.get_logger(__name__)
@@ -96,16 +96,7 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
     def values_of(self, poses: Poses, name: str) -> torch.Tensor:
         """The poses of the clip `name` as `read` returns them."""
         self._compare_extractor(poses.extractor)
-        keypoints = torch.from_numpy(poses.keypoints)
-        if not self.keep_aspect_ratio:
-            if poses.width is not None and poses.height is not None:
-                keypoints = keypoints / torch.tensor([poses.width, poses.height])
-            elif not are_fractions(poses.keypoints, poses.scores):
-                raise ValueError(
-                    f"{name} holds pixels of a picture of unknown size, and the model reads fractions of it. Add "
-                    "`width` and `height` to the file."
-                )
-        values = torch.cat([keypoints, torch.from_numpy(poses.scores)[..., None]], -1)
+        values = torch.from_numpy(values_of_poses(poses, self.keep_aspect_ratio, name))
         return self._smoothed(values, poses.frames_per_second) if self.smoothing_seconds else values
 
     def _smoothed(self, values: torch.Tensor, frames_per_second: float | None) -> torch.Tensor:

@@ -100,10 +100,9 @@ class LiveSegmentation:
     def _begun(self, motion: Motion) -> VideoSegment | None:
         """A sentence that begins after the rest or the idle time at the end of the one before."""
         first = _step_at(motion, self._begin)
-        margin = round(self.lengths.idle_seconds / 4 / STEP_IN_SECONDS)
         for stillness in find_stillness(motion):
             if stillness.stop > first and stillness.seconds >= self.lengths.idle_seconds:
-                first = max(first, stillness.stop - margin)
+                first = max(first, stillness.stop - self.lengths.idle_margin_in_steps)
             elif stillness.first <= first < stillness.stop and self._cut == "rest":
                 first = max(first, round(stillness.middle))
         if not _moves(motion, first, len(motion.energy)):
@@ -117,8 +116,7 @@ class LiveSegmentation:
         for stillness in find_stillness(motion):
             if stillness.first > first and _moves(motion, first, stillness.first):
                 if stillness.seconds >= self.lengths.idle_seconds:
-                    margin = round(self.lengths.idle_seconds / 4 / STEP_IN_SECONDS)
-                    return self._until(motion, motion.second_at(stillness.first + margin))
+                    return self._until(motion, motion.second_at(stillness.first + self.lengths.idle_margin_in_steps))
                 is_long_enough = (stillness.middle - begin) * STEP_IN_SECONDS >= self.lengths.shortest_seconds
                 if is_long_enough and _is_rest_so_far(motion, stillness):
                     return self._until(motion, motion.second_at(stillness.middle))

@@ -29,6 +29,11 @@ ORIGINS: dict[str, tuple[int, int]] = {
     "right_hand": (RIGHT_HAND[0], RIGHT_WRIST),
     "face": (NOSE_TIP, NOSE),
 }
+LEAST_POINTS = 4  # Uni-Sign's; fewer seen points of the body are no box
+# Of the Gaussian that smooths poses: how many standard deviations it reaches, and what it must at least add up to, by
+# squared scores.
+REACH_IN_DEVIATIONS = 3
+LEAST_WEIGHT = 0.05
 
 BODY_NAMES = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",

@@ -5,12 +5,7 @@ import math
 
 import torch
 
-from .pose_layouts_slt import MIRRORED_POINTS, ORIGINS, PARTS
-
-LEAST_POINTS = 4  # Uni-Sign's; fewer seen points of the body are no box
-# Of the Gaussian: how many standard deviations it reaches, and what it must at least add up to, by squared scores.
-REACH_IN_DEVIATIONS = 3
-LEAST_WEIGHT = 0.05
+from .pose_layouts_slt import LEAST_POINTS, LEAST_WEIGHT, MIRRORED_POINTS, ORIGINS, PARTS, REACH_IN_DEVIATIONS
 
 
 def smoothed_poses(poses: torch.Tensor, deviation_in_frames: float, score_threshold: float) -> torch.Tensor:

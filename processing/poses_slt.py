@@ -146,6 +146,27 @@ def size_of_picture(poses: Poses) -> tuple[float, float]:
     return float(width), float(height)
 
 
+def values_of_poses(poses: "Poses", keep_aspect_ratio: bool, name: str) -> np.ndarray:
+    """
+    The poses of the clip `name` before they are smoothed, sampled and normalised: float32 `(frames, 133, 3)`, x, y and
+    score. Without `keep_aspect_ratio`, x and y are fractions of the picture.
+
+    Raises:
+        ValueError: for poses in pixels of a picture of unknown size, if fractions are wanted.
+    """
+    keypoints = poses.keypoints
+    if not keep_aspect_ratio:
+        if poses.width is not None and poses.height is not None:
+            keypoints = keypoints / np.array([poses.width, poses.height], np.float32)
+        elif not are_fractions(poses.keypoints, poses.scores):
+            raise ValueError(
+                f"{name} holds pixels of a picture of unknown size, and the model reads fractions of it. Add `width` "
+                "and `height` to the file."
+            )
+    # In the usual order of memory, whatever that of the keypoints is: files take no other.
+    return np.ascontiguousarray(np.concatenate([keypoints, poses.scores[..., None]], -1))
+
+
 def are_fractions(keypoints: np.ndarray, scores: np.ndarray) -> bool:
     """Whether coordinates `(frames, 133, 2)` are fractions of a picture, not pixels."""
     seen = np.abs(keypoints[..., 0][scores > 0])

@@ -109,6 +109,11 @@ class SegmentLengths:
                 f"overlap_seconds={self.overlap_seconds:g}."
             )
 
+    @property
+    def idle_margin_in_steps(self) -> int:
+        """How much of an idle time stays with the sentence beside it, in steps of `STEP_IN_SECONDS`."""
+        return round(self.idle_seconds / 4 / STEP_IN_SECONDS)
+
 
 @dataclass(frozen=True)
 class NoiseLevels:
@@ -237,7 +242,7 @@ def _leave_out_idle_time(
 ) -> list[tuple[int, int, list[Stillness]]]:
     """Stretches between idle times, each with its first step, the one after its last, and the rests in it."""
     idle = [stillness for stillness in stillnesses if stillness.seconds >= lengths.idle_seconds]
-    margin = round(lengths.idle_seconds / 4 / STEP_IN_SECONDS)
+    margin = lengths.idle_margin_in_steps
     edges = [0]
     for stillness in idle:
         edges += [

@@ -35,7 +35,7 @@ from model_loading import load_translator, pinned_revision  # noqa: E402
 from programs import about_endpoints  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from texts import LANGUAGES, TEXTS, decimal, language_from_header  # noqa: E402
-from translating import MOST_TRANSLATIONS, Result, Step, Translator  # noqa: E402
+from translating import HANDS, MOST_TRANSLATIONS, Result, Step, Translator  # noqa: E402
 from turns import Visitors, visitor_of  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,6 @@ SECONDS_OF_A_LONG_VIDEO = 15
 PLAYED_BY_BROWSERS = (".mp4", ".webm", ".mov", ".m4v", ".ogv")  # a Space does not have our own list
 NARROW_BUTTON_IN_PIXELS = 100  # two fit side by side on a phone
 NUMBERS_OF_TRANSLATIONS = list(range(1, MOST_TRANSLATIONS + 1))
-HANDS = {"no": False, "yes": True, "auto": "auto"}  # is the left one the hand that signs?
 NO_TIMES = {"minimum": 0, "maximum": 1, "step": 0.1, "interactive": False}
 # Not mirrored: a mirrored signer has swapped hands. Larger pictures and sound would only make the upload longer.
 WEBCAM = gr.WebcamOptions(

@@ -25,7 +25,7 @@ from PIL import Image
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from texts import DEFAULT_LANGUAGE, LANGUAGES, TEXTS
-from translating import Translator
+from translating import HANDS, Translator
 from turns import Visitors, visitor_of
 
 PATH = "/live"
@@ -36,7 +36,6 @@ LARGEST_PICTURE_IN_BYTES, LARGEST_SIDE_IN_PIXELS = 500_000, 1280
 MOST_PICTURES_A_SECOND = 30
 MOST_PICTURES_WAITING = 60  # more are left out
 SECONDS_BETWEEN_REPORTS = 0.05
-HANDS = {"no": False, "yes": True, "auto": "auto"}
 
 TRANSCRIPTS = ("txt", "srt", "vtt")
 STAGE = """<div class="live-stage"><video class="live-picture" muted playsinline></video>
@@ -77,8 +76,9 @@ class LiveCaptions:
                 _check_origin(socket)
                 wishes = await _in_time(socket.receive_json())
                 language = wishes.get("language") if wishes.get("language") in LANGUAGES else language
-                with self._one_more(visitor_of(socket)):
-                    await self._translate(socket, language, HANDS.get(wishes.get("left_handed"), False))
+                visitor = visitor_of(socket)
+                with self._one_more(visitor):
+                    await self._translate(socket, visitor, language, HANDS.get(wishes.get("left_handed"), False))
             except WebSocketDisconnect:
                 return
             except Exception as error:
@@ -96,7 +96,7 @@ class LiveCaptions:
             finally:
                 self._num_open -= 1
 
-    async def _translate(self, socket: WebSocket, language: str, left_handed: bool | str) -> None:
+    async def _translate(self, socket: WebSocket, visitor: str, language: str, left_handed: bool | str) -> None:
         loop = asyncio.get_running_loop()
 
         def send(message: dict[str, Any]) -> None:
@@ -105,7 +105,7 @@ class LiveCaptions:
         pictures: queue.Queue = queue.Queue(MOST_PICTURES_WAITING)
         reading = asyncio.create_task(_receive(socket, pictures))
         hand = {} if left_handed is False else {"left_handed": left_handed}
-        with self.cameras.open(visitor_of(socket), hand) as stream:
+        with self.cameras.open(visitor, hand) as stream:
             try:
                 await asyncio.to_thread(_caption, stream, pictures, reading.done, send, language)
                 await reading  # raises what ended it

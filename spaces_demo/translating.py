@@ -32,6 +32,7 @@ LONGEST_SENTENCE_IN_SECONDS = 60
 SHORTEST_PART_IN_SECONDS = 0.01  # captions count milliseconds
 SECONDS_TO_WRITE_ONE_SENTENCE = 120
 SECONDS_FOR_A_LONG_VIDEO = 3600
+HANDS = {"no": False, "yes": True, "auto": "auto"}  # is the left one the hand that signs?
 EVIDENCE = {"return_scores": True, "return_timestamps": True, "return_attention": True}
 
 
