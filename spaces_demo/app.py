@@ -196,7 +196,7 @@ class Page:
                 gr.Button, lambda texts: {"value": texts["translate_button"]}, variant="primary", **narrow
             )
             self.stop = self._add(gr.Button, lambda texts: {"value": texts["stop_button"]}, **narrow)
-        reading_aids.playback_speed(self._add)
+        reading_aids.playback(self._add)
 
     def _video_to_upload_or_record(self, **options: Any) -> gr.Video:
         """A single source, another format or include_audio=False would call the ffmpeg command."""
@@ -340,7 +340,7 @@ class Page:
             language,
             self.facts.spoken_language_tag,
         )
-        return results.result_html(outcome, language), picture
+        return results.result_html(outcome, language, self.facts), picture
 
     def _look(self, video: str | None, language: str, request: gr.Request) -> list[Any]:
         """Set the sliders for a new video, and clear the results of the last one."""

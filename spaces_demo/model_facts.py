@@ -93,6 +93,7 @@ class ModelFacts:
     limits: str | None = None
     license: str | None = None
     card_address: str | None = None
+    page_address: str | None = None  # of a model on the Hub
 
 
 def why_not_a_translator(model_type: str | None) -> str | None:
@@ -133,14 +134,14 @@ def read_model_facts(model_id: str, revision: str | None = None) -> ModelFacts:
     """
     is_folder = Path(model_id).is_dir()
     name = Path(model_id).absolute().name if is_folder else model_id
+    page = None if is_folder else f"https://huggingface.co/{model_id}"
     try:
         path = Path(model_id) / CARD_FILE if is_folder else hf_hub_download(model_id, CARD_FILE, revision=revision)
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError):
-        return ModelFacts(name)
+        return ModelFacts(name, page_address=page)
     if not text.strip():
-        return ModelFacts(name)
-    address = None if is_folder else f"https://huggingface.co/{model_id}/blob/{revision or 'main'}/{CARD_FILE}"
+        return ModelFacts(name, page_address=page)
     metadata, results, body = _parts(text)
     return ModelFacts(
         name,
@@ -150,7 +151,8 @@ def read_model_facts(model_id: str, revision: str | None = None) -> ModelFacts:
         scores=_scores(results),
         limits=_section(body, LIMITS_HEADING),
         license=next(iter(_texts(metadata.get("license"))), None),
-        card_address=address,
+        card_address=page and f"{page}/blob/{revision or 'main'}/{CARD_FILE}",
+        page_address=page,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import appearance
 import gradio as gr
+import timeline
 
 PICTURES = Path(__file__).with_name("introduction.svg").read_text(encoding="utf-8")
 SPEEDS = (1.0, 0.5, 0.25)
@@ -25,8 +26,11 @@ def introduction(add: Adding) -> None:
     )
 
 
-def playback_speed(add: Adding) -> None:
-    """Of the video that is shown, and of those that come after it."""
+def playback(add: Adding) -> None:
+    """
+    How the video that is shown, and those that come after it, are played: how fast, and whether the part of a word that
+    is chosen is repeated, which timeline.js does.
+    """
     speed = add(
         gr.Radio,
         lambda texts: {
@@ -37,6 +41,13 @@ def playback_speed(add: Adding) -> None:
         elem_id="playback-speed",
     )
     speed.input(None, speed, js=appearance.in_browser("playAt"), queue=False, api_visibility="private")
+    add(
+        gr.Checkbox,
+        lambda texts: {"label": texts["repeat_label"]},
+        value=False,
+        interactive=True,
+        elem_id=timeline.REPEAT_ID,
+    )
 
 
 def large_text(add: Adding, demo: gr.Blocks) -> None:

@@ -4,13 +4,16 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+from model_facts import ModelFacts
 from texts import TEXTS, decimal
 from timeline import TEMPLATE_CHARACTERS
 from translating import Result, Step
 
 SURE_FROM, UNSURE_FROM = 0.8, 0.5
 UNSURE_MARK = "(?)"
+LONGEST_REPORT_IN_CHARACTERS = 1000  # each up to six bytes of an address, of which servers take about 8,000
 # Distinguished by words, by a sign and by the border, not by colour alone.
 SIGNS = {"sure": "✓", "unsure": "?", "very_unsure": "⚠", "unfamiliar": "⚠", "unmeasured": "⚠", "sureness_unknown": "–"}
 
@@ -45,8 +48,11 @@ def problem_html(sentence: str) -> str:
     return f'<div class="result problem"><p class="sentence" role="alert">⚠ {escape(sentence)}</p></div>'
 
 
-def result_html(result: Result, language: str) -> str:
-    """The sentence, how sure it is, alternatives and the time it took; for a long video all sentences."""
+def result_html(result: Result, language: str, facts: ModelFacts | None = None) -> str:
+    """
+    The sentence, how sure it is, alternatives and the time it took; for a long video all sentences. Of a model on the
+    Hub, also a link by which a visitor can tell its authors that this is wrong.
+    """
     texts = TEXTS[language]
     taken = texts["time_taken"].format(seconds=decimal(result.seconds_taken, language))
     if result.num_translations > 1 and len(result.pieces) == 1:
@@ -63,7 +69,23 @@ def result_html(result: Result, language: str) -> str:
     if hand is not None:
         body += f"<p>{escape(texts['taken_for_left_handed' if hand else 'taken_for_right_handed'])}</p>"
     stopped = "" if result.is_whole else f"{texts['stopped']} "
-    return f'<div class="result {level}">{body}<p>{escape(stopped + taken)}</p></div>'
+    report = "" if facts is None or facts.page_address is None else _report(result, facts, texts)
+    return f'<div class="result {level}">{body}<p>{escape(stopped + taken)}</p>{report}</div>'
+
+
+def _report(result: Result, facts: ModelFacts, texts: dict[str, str]) -> str:
+    """A new discussion of the model, with what the page wrote, for the visitor to complete: words alone, no video."""
+    said = "\n".join(piece["translation_text"] for piece in result.pieces) or texts["nothing_signed"]
+    if len(said) > LONGEST_REPORT_IN_CHARACTERS:
+        said = f"{said[:LONGEST_REPORT_IN_CHARACTERS]} ..."
+    quoted = "\n".join(f"> {line}" for line in said.splitlines())
+    parts = (texts["report_said"], quoted, texts["report_signed"], "> ...", facts.card_address or facts.page_address)
+    words = {"title": texts["report_title"], "description": "\n\n".join(parts)}
+    address = f"{facts.page_address}/discussions/new?{urlencode(words)}"
+    return (
+        f'<p class="report"><a href="{escape(address)}" target="_blank" rel="noopener noreferrer">'
+        f"{escape(texts['report_link'])}</a> {escape(texts['report_info'])}</p>"
+    )
 
 
 def _sentence(piece: dict[str, Any], level: str, texts: dict[str, str]) -> str:

@@ -67,6 +67,7 @@ ENGLISH = {
     "speed_100": "Normal",
     "speed_50": "Half",
     "speed_25": "Quarter",
+    "repeat_label": "Repeat the word that I choose",
     "examples_label": "Videos to try",
     "poses_examples_label": "Poses to try",
     # The camera with captions
@@ -135,6 +136,14 @@ ENGLISH = {
     "share_limit": "Translated from sign language by a machine. It can be wrong.",
     "share_copied": "Copied. You can paste it anywhere.",
     "share_failed": "The browser does not allow it. You can select and copy the sentence.",
+    "report_link": "This is wrong: tell the authors of the model",
+    "report_info": (
+        "A page of Hugging Face opens, where you can write what was signed. Others can read it. The sentence is passed "
+        "on, your video is not."
+    ),
+    "report_title": "A wrong translation",
+    "report_said": "The model wrote:",
+    "report_signed": "What was signed:",
     "captions_heading": "Captions",
     "captions_info": "The sentences as captions for a video player. Check them before you show them to others.",
     "download_txt": "Download the text",
@@ -156,6 +165,7 @@ ENGLISH = {
     "timeline_unsure_word": "{word}, unsure, looked at {start} to {end} {unit}, most at {peak}; jump there",
     "timeline_piece": "{start} to {end}; jump there",
     "timeline_jumped": "The video is now at {time}.",
+    "timeline_repeated": "The video repeats the part around {time}.",
     "unit_seconds": "seconds",
     "unit_minutes": "minutes",
     "table_heading": "As a table",
@@ -317,6 +327,7 @@ GERMAN = {
     "speed_100": "Wie gefilmt",
     "speed_50": "Halb",
     "speed_25": "Viertel",
+    "repeat_label": "Das gewählte Wort wiederholen",
     "examples_label": "Videos zum Ausprobieren",
     "poses_examples_label": "Posen zum Ausprobieren",
     "live_heading": "Untertitel beim Gebärden",
@@ -382,6 +393,14 @@ GERMAN = {
     "share_limit": "Von einer Maschine aus der Gebärdensprache übersetzt. Es kann falsch sein.",
     "share_copied": "Kopiert. Es kann jetzt überall eingefügt werden.",
     "share_failed": "Der Browser erlaubt es nicht. Den Satz bitte markieren und kopieren.",
+    "report_link": "Das ist falsch: den Autoren des Modells Bescheid sagen",
+    "report_info": (
+        "Eine Seite von Hugging Face geht auf. Dort kann man schreiben, was gebärdet wurde. Andere können es lesen. "
+        "Der Satz wird mitgegeben, das Video nicht."
+    ),
+    "report_title": "Eine falsche Übersetzung",
+    "report_said": "Das Modell schrieb:",
+    "report_signed": "Gebärdet wurde:",
     "captions_heading": "Untertitel",
     "captions_info": "Die Sätze als Untertitel für ein Video. Bitte prüfen, bevor andere sie sehen.",
     "download_txt": "Text herunterladen",
@@ -404,6 +423,7 @@ GERMAN = {
     ),
     "timeline_piece": "{start} bis {end}; dorthin springen",
     "timeline_jumped": "Das Video ist jetzt bei {time}.",
+    "timeline_repeated": "Das Video wiederholt die Stelle um {time}.",
     "unit_seconds": "Sekunden",
     "unit_minutes": "Minuten",
     "table_heading": "Als Tabelle",

@@ -3,7 +3,8 @@ The evidence picture under the video: which seconds the model looked at when it 
 
 One string of HTML for `gr.HTML`. `CSS` and `JAVASCRIPT`, files beside this one, go to `launch(css=..., js=...)`. The
 page's `gr.Video` takes `elem_id=VIDEO_ID`: a word's button then makes that video jump to the word's second, and the
-word of the second that is playing is marked. Each word is on the time axis at its peak; below, a table says the same.
+word of the second that is playing is marked. While the `gr.Checkbox` with `elem_id=REPEAT_ID` is ticked, the button
+plays the word's part again and again. Each word is on the time axis at its peak; below, a table says the same.
 """
 
 import base64
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image
 from texts import DECIMAL_MARKS, TEXTS
 
-VIDEO_ID = "signed-video"
+VIDEO_ID, REPEAT_ID = "signed-video", "repeat-part"
 UNSURE_BELOW = 0.5
 MAX_WORDS_WITH_PICTURE = 400
 MAX_THUMBNAILS = 10
@@ -66,11 +67,11 @@ def timeline_html(
     else:
         body = painter.captions(pieces)
         intro = texts["timeline_intro_long"]
-    jumped = _escape(texts["timeline_jumped"].format(time="[time]"))
+    jumped, repeated = (_escape(texts[f"timeline_{name}"].format(time="[time]")) for name in ("jumped", "repeated"))
     return (
         f'<section class="timeline" lang="{language}" aria-label="{_escape(texts["timeline_heading"])}">'
         f"<h2>{_escape(texts['timeline_heading'])}</h2><p>{_escape(intro)}</p>"
-        f'<p class="status" role="status" data-text="{jumped}"></p>'
+        f'<p class="status" role="status" data-jumped="{jumped}" data-repeated="{repeated}"></p>'
         f"{body}{painter.legend()}</section>"
     )
 

@@ -279,6 +279,27 @@ def test_the_speed_of_the_playback_stays_for_the_next_clip(visit, clip):
 
 
 @pytest.mark.slow
+def test_a_chosen_word_is_repeated(visit, clip):
+    page = visit()
+    translate(page, clip)
+    page.get_by_role("checkbox", name=ENGLISH["repeat_label"]).check()
+    word = page.locator(".words button").first
+    word.click()
+    page.evaluate("""() => {
+        const video = document.querySelector("#signed-video video");
+        window.backwards = 0;
+        let last = 0;
+        video.addEventListener("timeupdate", () => {
+            if (video.currentTime < last - 0.1) window.backwards += 1;
+            last = video.currentTime;
+        });
+    }""")
+    page.wait_for_function("() => window.backwards >= 2")
+    page.get_by_role("checkbox", name=ENGLISH["repeat_label"]).uncheck()
+    page.wait_for_function("() => document.querySelector('#signed-video video').ended")
+
+
+@pytest.mark.slow
 def test_the_browser_remembers_large_text(visit, clip):
     page = visit()
     translate(page, clip)

@@ -268,6 +268,45 @@ def test_in_a_browser_words_make_the_video_jump_and_follow_it(browser):
     assert page.locator(".playhead").is_visible()
 
 
+def test_in_a_browser_the_part_of_a_word_is_repeated_until_it_is_no_longer_wanted(browser):
+    """The video has no file: it keeps the second, and is never played, so the test says that time has passed."""
+    piece = random_piece(["the", "village", "sleeps"])
+    evidence = timeline.timeline_html([piece], 0.0, piece["end"])
+    page = open_page(browser, f'<p id="{timeline.REPEAT_ID}"><input type="checkbox"></p>{evidence}')
+    video, word = page.locator("video"), piece["words"][1]
+    missing = max(0, 1 - round(word["end"], 2) + round(word["start"], 2)) / 2
+    first, last = max(0, word["start"] - missing), word["end"] + missing
+    second = lambda: video.evaluate("video => video.currentTime")  # noqa: E731
+
+    def play_at(seconds: float, event: str = "timeupdate") -> None:
+        video.evaluate(
+            "(video, [second, name]) => { video.currentTime = second; video.dispatchEvent(new Event(name)); }",
+            [seconds, event],
+        )
+
+    page.locator("input").check()
+    page.locator(".words button").nth(1).click()
+    assert second() == pytest.approx(first, abs=0.02)
+    assert page.locator(".status").inner_text() == f"The video repeats the part around {word['peak']:.1f} seconds."
+    play_at((first + last) / 2)
+    assert second() == pytest.approx((first + last) / 2, abs=0.02)
+    for event in ("timeupdate", "ended"):
+        play_at(last + 0.1, event)
+        assert second() == pytest.approx(first, abs=0.02)
+    play_at(last + 2, "seeked")  # as who drags the slider does
+    play_at(last + 2.1)
+    assert second() == pytest.approx(last + 2.1, abs=0.02)
+    page.locator(".words button").nth(1).click()
+    page.locator("input").uncheck()
+    play_at(last + 0.1)
+    assert second() == pytest.approx(last + 0.1, abs=0.02)
+    page.locator("input").check()
+    page.locator(".words button").nth(1).click()
+    play_at(0, "loadeddata")
+    play_at(last + 0.1)
+    assert second() == pytest.approx(last + 0.1, abs=0.02)
+
+
 def test_on_a_phone_nothing_sticks_out(browser):
     piece = random_piece(["a", "Donaudampfschifffahrtsgesellschaftskapitaensmuetze", "village", "the"])
     evidence = timeline.timeline_html([piece], 0.0, piece["end"], random_thumbnails(5, piece["end"]))
