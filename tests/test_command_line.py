@@ -143,6 +143,12 @@ def test_a_value_that_our_code_trips_over_is_no_mistake_of_the_user():
             "[Errno 28] No space left on device: 'a.csv'. The disk is full: make room and run the same command again.",
         ),
         (
+            OSError(errno.ENOSPC, "No space left on device", "/disk/a.csv"),
+            "[Errno 28] No space left on device: '/disk/a.csv'. The disk is full: make room and run the same command "
+            "again.",
+        ),
+        (OSError("Not enough disk space. Needed: 3 GB"), "Not enough disk space. Needed: 3 GB"),
+        (
             SafetensorError("I/O error: No space left on device (os error 28)"),
             "I/O error: No space left on device (os error 28). The disk is full: make room and run the "
             "same command again.",

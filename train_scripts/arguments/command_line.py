@@ -233,6 +233,6 @@ def _one_sentence(error: BaseException) -> str:
     if "Original Traceback (most recent call last):" in lines:
         return lines[-1].partition(": ")[2]
     text = " ".join(lines) or type(error).__name__
-    if _is_full_disk(error) and "disk" not in text.lower():
+    if _is_full_disk(error) and not any(said in text.lower() for said in ("disk space", "disk is full")):
         text += ". The disk is full: make room and run the same command again."
     return text
