@@ -25,6 +25,7 @@ from transformers.utils import can_return_tuple
 from .configuration_diffslt_autoencoder import DiffSltAutoencoderConfig
 from .hub_card_slt import SentWithACard
 from .language_encoder_decoder_slt import FLaLLMEncoderOutput, decoder_inputs_of, num_learned_positions
+from .linear_layers_slt import few_rows_in_onednn
 from .loading_slt import LoadedWhole, forget_folder, load_whole
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
 from .prior_guided_fusion_slt import sinusoids
@@ -214,9 +215,10 @@ class CompressesText:
             generation.setdefault("max_length", None)  # replaces the saved one; with both, transformers would warn
         others = settings.update(**generation)
         mask = encoder_outputs.attention_mask
-        return self.text_model.generate(
-            encoder_outputs=encoder_outputs, attention_mask=mask, generation_config=settings, **others
-        )
+        with few_rows_in_onednn(self):
+            return self.text_model.generate(
+                encoder_outputs=encoder_outputs, attention_mask=mask, generation_config=settings, **others
+            )
 
 
 class DiffSltAutoencoder(CompressesText, SentWithACard, LoadedWhole, PreTrainedModel, GenerationMixin):

@@ -22,6 +22,7 @@ from .choice_slt import CandidateChoice, Utility, utility_named
 from .encoders_slt import build_sign_encoder, load_sign_encoder
 from .handedness_slt import LeftHandedSigners
 from .hub_export_slt import SavedWithItsCode
+from .linear_layers_slt import few_rows_in_onednn
 from .loading_slt import forget_folder, load_whole, read_config_values
 from .sign_encoder_slt import SignEncoder, SignEncoderOutput
 
@@ -274,7 +275,8 @@ class SignTranslationModel(SavedWithItsCode, LeftHandedSigners, PreTrainedModel,
         How sequences are generated from an encoded clip: what `generate` of a language kind passes and returns. A
         system that writes otherwise overrides it.
         """
-        return super().generate(**kwargs)
+        with few_rows_in_onednn(self):
+            return super().generate(**kwargs)
 
     def candidate_arguments(self, num_candidates: int, generation: dict[str, Any]) -> dict[str, Any]:
         """

@@ -48,6 +48,7 @@ MODEL_FILES = {
     "hub_export_slt.py",
     "language_encoder_decoder_slt.py",
     "language_kind_slt.py",
+    "linear_layers_slt.py",
     "loading_slt.py",
     "long_videos_slt.py",
     "losses_slt.py",

@@ -66,6 +66,7 @@ MODEL_FILES = WITH_AN_ENCODER | {
     "handedness_slt.py",
     "hub_export_slt.py",
     "language_kind_slt.py",
+    "linear_layers_slt.py",
     "language_prompted_slt.py",
     "long_videos_slt.py",
     "modeling_llava_slt.py",
