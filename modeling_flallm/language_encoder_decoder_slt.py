@@ -304,7 +304,7 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
 
     def check_num_tokens(self, num_tokens: int) -> None:
         text_config = self.config.text_config
-        most = num_learned_positions(self.get_text_model().get_encoder())
+        most = self.get_max_num_input_tokens()
         if most is not None and num_tokens > most:
             has_prompt = self.config.has_prompt
             counted = f"Prompt and video have {num_tokens}" if has_prompt else f"The video gives {num_tokens} visual"
@@ -313,6 +313,9 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
                 f"{most}. Lower `max_num_frames` or `frame_sampling_rate` of the "
                 "video processor, or cut the video with `start` and `end`."
             )
+
+    def get_max_num_input_tokens(self) -> int | None:
+        return num_learned_positions(self.get_text_model().get_encoder())
 
     def get_max_num_tokens(self) -> int | None:
         return num_learned_positions(self.get_text_model().get_decoder())

@@ -237,6 +237,10 @@ class PromptedTranslationModel(SignTranslationModel):
     def check_num_tokens(self, num_prompt_tokens: int) -> None:
         self._check_num_tokens(num_prompt_tokens + 1)
 
+    def get_max_num_input_tokens(self) -> int | None:
+        most = self.get_max_num_tokens()
+        return None if most is None else most - 1
+
     def get_max_num_tokens(self) -> int | None:
         for name, module in self.get_text_model().named_modules():
             if name.rpartition(".")[2] in LEARNED_POSITIONS and isinstance(module, nn.Embedding):

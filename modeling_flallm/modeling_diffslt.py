@@ -242,14 +242,18 @@ class DiffSltForTranslation(SamplesLatents, CompressesText, SignTranslationModel
         return self._denoiser_to_use().guidance_fusion(tokens.last_hidden_state, tokens.attention_mask)
 
     def check_num_tokens(self, num_tokens: int) -> None:
-        encoder = getattr(self.vision_model, "text_encoder", None)
-        most = None if encoder is None else num_learned_positions(encoder)
-        if most is not None and num_tokens + self.vision_model.config.prompt_length > most:
+        most = self.get_max_num_input_tokens()
+        if most is not None and num_tokens > most:
             raise ValueError(
                 f"The video gives {num_tokens} visual tokens, but the text encoder of the visual side takes at most "
                 f"{most}. Lower `max_num_frames` or `frame_sampling_rate` of the video processor, or cut the video "
                 "with `start` and `end`."
             )
+
+    def get_max_num_input_tokens(self) -> int | None:
+        encoder = getattr(self.vision_model, "text_encoder", None)
+        most = None if encoder is None else num_learned_positions(encoder)
+        return None if most is None else most - self.vision_model.config.prompt_length
 
     # ---------------------------------------------------------------------------------- training
 

@@ -263,6 +263,10 @@ class SignTranslationModel(SavedWithItsCode, LeftHandedSigners, PreTrainedModel,
         """
         raise NotImplementedError
 
+    def get_max_num_input_tokens(self) -> int | None:
+        """The most tokens that `check_num_tokens` lets pass, or `None` if it lets all pass."""
+        raise NotImplementedError
+
     def get_max_num_tokens(self) -> int | None:
         """
         The most tokens that the learned positions of the text model let it write, including those of a prompt, or

@@ -87,6 +87,15 @@ def test_a_row_is_true_of_its_classes(system):
 
 
 @every_system
+def test_a_model_says_how_many_tokens_it_reads(system):
+    model = TINY_MODELS[system.model_type]("gpt2" if system.model_type == "llava_slt" else "mbart")
+    most = model.get_max_num_input_tokens()
+    model.check_num_tokens(most)
+    with pytest.raises(ValueError, match="takes at most"):
+        model.check_num_tokens(most + 1)
+
+
+@every_system
 def test_a_row_names_stages_commands_and_presets_that_there_are(system):
     for stage in system.stages:
         assert find_stage(stage.name) == (system, stage)

@@ -62,7 +62,8 @@ def fill_folder(
         "generation": generation_settings(model),
         **prompt_settings(model, processor),
         "token_steps": [list(step) for step in model.vision_model.get_token_steps()],
-        "max_num_tokens": _max_num_tokens(model),
+        # A model that continues a prompt counts the tokens of the prompt, and one that it writes.
+        "max_num_tokens": model.get_max_num_tokens() if model.is_prompted else model.get_max_num_input_tokens(),
         # Of a model that continues a prompt, what its prompt leaves is computed for each clip.
         "max_target_tokens": None if model.is_prompted else model.get_max_num_tokens(),
         "token_ids_left_out": list(getattr(processor.tokenizer, "lang_code_to_id", {}).values()),
@@ -84,26 +85,6 @@ def fill_folder(
         translator = runner.load()
         _check_tokenizer(translator, processor)
         return _try(translator, model, processor, must_be_equal=dtype == "float32")
-
-
-def _max_num_tokens(model: PreTrainedModel) -> int | None:
-    """The most tokens that the text model reads, those of a prompt included; None if it has no limit."""
-    low, high = 1, 1 << 20
-    if _reads(model, high):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _reads(model, middle) else (low, middle)
-    # A model that continues a prompt counts the tokens of the prompt, and one that it writes.
-    return low + 1 if model.is_prompted else low
-
-
-def _reads(model: PreTrainedModel, num_tokens: int) -> bool:
-    try:
-        model.check_num_tokens(num_tokens)
-    except ValueError:
-        return False
-    return True
 
 
 def _cache_shapes(decoder: Graph) -> dict[str, list[int]]:
