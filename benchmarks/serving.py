@@ -204,6 +204,11 @@ def latencies(user: User) -> dict[str, list[float]]:
     }
 
 
+def seconds_busy(processes: Sequence[psutil.Process]) -> float:
+    """How long these have computed so far."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
 def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     model, processor = load_trained(f"{arguments.quickstart_output}/model", dtype=torch.float32)
     translator = SignLanguageTranslationPipeline(model=model, processor=processor, device="cpu")
@@ -211,9 +216,11 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     for number in arguments.users:
         users = make_users(number, arguments)
         with running_server(number, arguments) as (address, server):
-            began, busy = time.monotonic(), sum(server.cpu_times()[:2])
+            measured = {"cores": [server, *server.children(recursive=True)], "client_cores": [psutil.Process()]}
+            began, busy = time.monotonic(), {name: seconds_busy(each) for name, each in measured.items()}
             one_more = asyncio.run(stream_all(users, address, arguments))
-            cores = (sum(server.cpu_times()[:2]) - busy) / (time.monotonic() - began)
+            seconds = time.monotonic() - began
+            cores = {name: (seconds_busy(each) - busy[name]) / seconds for name, each in measured.items()}
         pairs = [pair for user in users for pair in texts_offline(user, translator, arguments.frame_rate)]
         found = [latencies(user) for user in users]
         rows.append(
@@ -225,7 +232,7 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
                 "final": sorted(second for each in found for second in each["final"]),
                 "first_word": sorted(second for each in found for second in each["first_word"]),
                 "late": max(user.late for user in users),
-                "cores": cores,
+                **cores,
                 "one_more": one_more,
             }
         )
@@ -266,6 +273,8 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
         "final_p95_seconds": round(percentile_95(row["final"]), 3),
         "final_worst_seconds": round(max(row["final"]), 3),
         "first_word_median_seconds": round(statistics.median(row["first_word"]), 3),
+        "cores": round(row["cores"], 2),
+        "client_cores": round(row["client_cores"], 2),
         "one_more": row["one_more"],
     }
 

@@ -37,6 +37,7 @@ FLaLLMVideoProcessor = _processing.FLaLLMVideoProcessor
 LlavaSltProcessor = _processing.LlavaSltProcessor
 MODALITIES = _processing.MODALITIES
 Modality = _processing.Modality
+Task = _processing.live_clip_slt.Task
 SampleIndices = _processing.modality_slt.SampleIndices
 DEFAULT_PROMPT = _processing.processing_llava_slt.DEFAULT_PROMPT
 DEFAULT_SPOKEN_LANGUAGE = _processing.processing_llava_slt.DEFAULT_SPOKEN_LANGUAGE

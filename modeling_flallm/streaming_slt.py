@@ -11,7 +11,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -28,28 +27,7 @@ FRAMES_ENCODED_AT_ONCE = 8
 WITHOUT_BEAMS = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0}
 OF_WHOLE_CLIPS = {"start", "end", "source_fps", "batch_size", "num_workers"}
 SECONDS_BETWEEN_REPORTS = 0.05
-
-
-@dataclass(frozen=True)
-class Task:
-    """
-    A sentence to translate, as far as it was signed: its `segment`, the sampled frames in it, whether it ended, and
-    whether it is still: nobody has moved since its end, so that it may be the whole sentence.
-    """
-
-    segment: Any
-    part: Any
-    is_final: bool
-    is_still: bool
-
-    @property
-    def numbers(self) -> list[int]:
-        return [] if self.part is None else self.part.numbers
-
-    @property
-    def is_draft(self) -> bool:
-        """Whether more of the sentence will come."""
-        return not (self.is_final or self.is_still)
+Task = Any  # the one of `live_clip_slt.py`, which comes from the processor
 
 
 class StreamingTranslator:
@@ -146,10 +124,8 @@ class StreamingTranslator:
 
     def take(self, frame: Any, seconds: float) -> None:
         """As `add`, for programs that ask for `updates` in another thread."""
-        if self._clip.is_interrupted(seconds):
-            self.end()
-        self._clip.add(frame, seconds)
-        self._look()
+        for task in self._clip.take(frame, seconds):
+            self.ask_for(task)
 
     def updates(self) -> list[dict[str, Any]]:
         """
@@ -178,8 +154,8 @@ class StreamingTranslator:
 
     def end(self) -> None:
         """Say that nothing follows the last frame, and do not wait for the last updates."""
-        self._look(is_end=True)
-        self._clip.restart()
+        for task in self._clip.end():
+            self.ask_for(task)
 
     @property
     def is_translating(self) -> bool:
@@ -202,27 +178,21 @@ class StreamingTranslator:
 
     # In the thread that brings frames
 
-    def _look(self, is_end: bool = False) -> None:
-        """Find out what is signed, and ask for its translation."""
-        while (sentence := self._clip.look(is_end)) is not None:
-            segment = _in_milliseconds(sentence.segment)
-            part = None if sentence.is_nothing else self._clip.part(segment.start, segment.end)
-            task = Task(segment, part, sentence.is_final, segment.end < segment.caption_end)
-            self._ask_for(task)
-            if not sentence.is_final:
-                break
-            self._clip.forget()
-        self._clip.forget()
-
-    def _ask_for(self, task: Task) -> None:
+    def ask_for(self, task: Task) -> None:
+        """For programs that find sentences elsewhere, as `LiveClip.take` does. It waits until there `has_room`."""
         with self._changed:
             if task.is_final:
-                self._changed.wait_for(lambda: len(self._ended) < MOST_SENTENCES_THAT_WAIT or self._is_over)
+                self._changed.wait_for(lambda: self.has_room)
                 self._ended.append(task)
             self._newest = None if task.is_final else task
             if not (self._is_working or self._is_over):
                 self._is_working = True
                 self._schedule(self)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another sentence that ended may wait to be written."""
+        return len(self._ended) < MOST_SENTENCES_THAT_WAIT or self._is_over
 
     @property
     def _is_over(self) -> bool:
@@ -248,7 +218,9 @@ class StreamingTranslator:
     def _write_all(self, translation: "Translation") -> None:
         encoded, watch = next(translation, (None, None))
         while encoded is not None:
-            written = self.pipeline.write_sentences(encoded, **self._writing_watched_by(watch))
+            criteria = StoppingCriteriaList([*(self._writing.get("stopping_criteria") or []), watch])
+            writing = {**self.writing_of(watch.task), "stopping_criteria": criteria}
+            written = self.pipeline.write_sentences(encoded, **writing)
             try:
                 encoded, watch = translation.send(written[0])
             except StopIteration:
@@ -260,15 +232,28 @@ class StreamingTranslator:
         return bool(self._ended)
 
     @property
+    def next_task(self) -> Task | None:
+        """What comes next, if anything does."""
+        with self._changed:
+            return self._ended[0] if self._ended else self._newest
+
+    @property
     def writing(self) -> dict[str, Any]:
-        """The arguments of `write_sentences` for all sentences of this stream."""
+        """The arguments of `write_sentences` for all sentences of this stream, but see `writing_of`."""
         return {**self._writing, "with_evidence": any(self._evidence.values())}
+
+    def writing_of(self, task: Task) -> dict[str, Any]:
+        """The same for one task: drafts are written without beams. They are there sooner, and nobody keeps them."""
+        is_chosen = self._writing.get("num_candidates") is not None or self.pipeline.model.draws_samples
+        return {**self.writing, **(WITHOUT_BEAMS if task.is_draft and not is_chosen else {})}
 
     def next_translation(self) -> "Translation | None":
         """
         Take what is to be translated next; None if there is nothing. It yields clips to write, one `EncodedClips` after
-        the other, each with stopping criteria that may be left out: with them the text is reported while it grows. It
-        has to be sent what `write_sentences` gives for each of them, and reports what comes of it.
+        the other, each with a `Watch`: stopping criteria with which the text is reported while it grows, but they may
+        be left out. It has to be sent what `write_sentences` gives for each of them, with the arguments that
+        `writing_of` says of the `task` of the watch, and reports what comes of it, or nothing if the watch
+        `is_stopped`.
         """
         task = self._next_task()
         return None if task is None else self._translate(task)
@@ -308,13 +293,13 @@ class StreamingTranslator:
         if answers:
             self._said, self._said_until = folded_words(answers[-1]["translation_text"]), answers[-1]["end"]
 
-    def _answers(self, task: Task) -> "Generator[tuple[EncodedClips, _Watch], dict[str, Any], list[dict[str, Any]]]":
+    def _answers(self, task: Task) -> "Generator[tuple[EncodedClips, Watch], dict[str, Any], list[dict[str, Any]]]":
         """The translations of a sentence in its parts, mostly one; none if it is too short so far, or was overtaken."""
         if self._encodes_ahead:
             self._encode_all_of(task.part)
         answers = []
         for index, part in enumerate(self._parts(task)):
-            watch = _Watch(self, task, self._num_pieces + index)
+            watch = Watch(self, task, self._num_pieces + index)
             written = yield self._encode(part), watch
             if watch.is_stopped:
                 return []
@@ -340,13 +325,6 @@ class StreamingTranslator:
         overlap, as in `translate_pieces`."""
         length = max(len(task.numbers), self.pipeline.model.vision_model.get_min_num_frames())
         return list(self.pipeline.spans_that_fit(0, length))
-
-    def _writing_watched_by(self, watch: "_Watch") -> dict[str, Any]:
-        """Drafts are written without beams: they are there sooner, and nobody keeps them."""
-        criteria = StoppingCriteriaList([*(self._writing.get("stopping_criteria") or []), watch])
-        is_chosen = self._writing.get("num_candidates") is not None or self.pipeline.model.draws_samples
-        draft = WITHOUT_BEAMS if watch.task.is_draft and not is_chosen else {}
-        return {**self.writing, **draft, "stopping_criteria": criteria}
 
     def _encode(self, part: Any) -> EncodedClips:
         times = clip_times(part.metadata, None)
@@ -458,7 +436,7 @@ class LiveTranslation:
         return StreamingTranslator(self, lengths, **arguments)
 
 
-class _Watch(StoppingCriteria):
+class Watch(StoppingCriteria):
     """Looks up at each token: reports the text so far, encodes frames that came, and stops what was overtaken."""
 
     def __init__(self, stream: StreamingTranslator, task: Task, piece: int):
@@ -473,13 +451,7 @@ class _Watch(StoppingCriteria):
         return torch.full((len(input_ids),), self.is_stopped, dtype=torch.bool, device=input_ids.device)
 
 
-Translation = Generator[tuple[EncodedClips, _Watch], dict[str, Any], None]
-
-
-def _in_milliseconds(segment: Any) -> Any:
-    """A segment with the seconds that updates say, so that these name the same frames."""
-    names = ("start", "end", "caption_start", "caption_end")
-    return replace(segment, **{name: round(getattr(segment, name), 3) for name in names})
+Translation = Generator[tuple[EncodedClips, Watch], dict[str, Any], None]
 
 
 def _times(start: float, end: float, signing_start: float, signing_end: float) -> dict[str, float]:

@@ -4,14 +4,14 @@
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from .live_segmentation_slt import LiveSegmentation, LiveSentence
-from .segmentation_slt import SURROUNDINGS_IN_SECONDS, Motion, NoiseLevels, SegmentLengths
+from .segmentation_slt import SURROUNDINGS_IN_SECONDS, Motion, NoiseLevels, SegmentLengths, VideoSegment
 from .video_file_parts_slt import FilePart, part_of_frames
 from .video_requests_slt import FrameRequest
 from .video_times_slt import usual_interval
@@ -42,10 +42,33 @@ class LivePart:
         )
 
 
+@dataclass(frozen=True)
+class Task:
+    """
+    A sentence to translate, as far as it was signed: its `segment`, the sampled frames in it, which are missing if
+    nobody moved after all, whether it ended, and whether it is still: nobody has moved since its end, so that it may be
+    the whole sentence.
+    """
+
+    segment: VideoSegment
+    part: LivePart | None
+    is_final: bool
+    is_still: bool
+
+    @property
+    def numbers(self) -> list[int]:
+        return [] if self.part is None else self.part.numbers
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether more of the sentence will come."""
+        return not (self.is_final or self.is_still)
+
+
 class LiveClip(ABC):
     """
-    Base class of clips that are being recorded. Between `look`s, frames are added in order of time; the times of a
-    camera may be uneven, and are put on a grid as those of files are.
+    Base class of clips that are being recorded. Frames are taken in order of time; the times of a camera may be uneven,
+    and are put on a grid as those of files are.
 
     Args:
         lengths: of sentences.
@@ -76,6 +99,24 @@ class LiveClip(ABC):
     def is_interrupted(self, seconds: float) -> bool:
         """Whether no frame came for so long before this second that nothing goes on from what was before."""
         return bool(self._seconds) and seconds - self._seconds[-1] >= self.lengths.idle_seconds
+
+    def take(self, frame: Any, seconds: float) -> Iterator[Task]:
+        """
+        Add a frame, and find what there is to translate since: sentences that ended, and the one that is signed, as far
+        as it got. Each has to be taken before the next is looked for.
+
+        Raises:
+            ValueError: as `add`.
+        """
+        if self.is_interrupted(seconds):
+            yield from self.end()
+        self.add(frame, seconds)
+        yield from self._tasks()
+
+    def end(self) -> Iterator[Task]:
+        """What there is to translate when nothing follows the last frame. Afterwards another recording may begin."""
+        yield from self._tasks(is_end=True)
+        self.restart()
 
     def add(self, frame: Any, seconds: float) -> None:
         """
@@ -129,6 +170,16 @@ class LiveClip(ABC):
         frames = [self._frames[position] for position in found.wanted]
         return LivePart(frames, [self._first_number + position for position in found.wanted], times_of_part(found))
 
+    def _tasks(self, is_end: bool = False) -> Iterator[Task]:
+        while (sentence := self.look(is_end)) is not None:
+            segment = _in_milliseconds(sentence.segment)
+            part = None if sentence.is_nothing else self.part(segment.start, segment.end)
+            yield Task(segment, part, sentence.is_final, segment.end < segment.caption_end)
+            if not sentence.is_final:
+                break
+            self.forget()
+        self.forget()
+
     def _usual_before(self) -> float:
         """What was usual in the last sentence. Before the first one, noise is not known well at the beginning: then as
         much as makes all still that may be noise."""
@@ -173,6 +224,12 @@ class LiveClip(ABC):
         return part_of_frames(seconds, stop, None, FrameRequest(start, end, sample_frame_indices=sample), "the clip")
 
 
+def _in_milliseconds(segment: VideoSegment) -> VideoSegment:
+    """With the seconds that updates say, so that these name the same frames."""
+    names = ("start", "end", "caption_start", "caption_end")
+    return replace(segment, **{name: round(getattr(segment, name), 3) for name in names})
+
+
 def times_of_part(part: FilePart) -> dict[str, Any]:
     """The metadata with the times of a part, as `Modality.open` gives it."""
     return {
@@ -184,4 +241,4 @@ def times_of_part(part: FilePart) -> dict[str, Any]:
     }
 
 
-__all__ = ["LiveClip", "LivePart"]
+__all__ = ["LiveClip", "LivePart", "Task"]

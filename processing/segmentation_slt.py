@@ -193,8 +193,9 @@ def in_surroundings(
 ) -> np.ndarray:
     """A statistic of the values around each step, computed once a second: `(steps, ...)`."""
     per_second, reach = max(round(1 / step_in_seconds), 1), round(SURROUNDINGS_IN_SECONDS / 2 / step_in_seconds)
-    centres = range(0, len(values), per_second)
-    rows = np.array([statistic(values[max(0, centre - reach) : centre + reach]) for centre in centres])
+    spans = [(max(0, centre - reach), min(centre + reach, len(values))) for centre in range(0, len(values), per_second)]
+    found = {span: statistic(values[slice(*span)]) for span in set(spans)}  # in a short clip, many are the same
+    rows = np.array([found[span] for span in spans])
     return np.repeat(rows, per_second, axis=0)[: len(values)]
 
 

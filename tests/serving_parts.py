@@ -1,10 +1,13 @@
 """A server in this process, for tests, and frames as clients send them."""
 
+import functools
 import io
 import json
 import struct
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from train_scripts.arguments.serving_arguments import ServeArguments
 from train_scripts.serving import file_readers, server
 from train_scripts.serving.app import build_app
 from train_scripts.serving.file_readers import ReaderLimits
+from train_scripts.serving.frame_readers import FrameLimits, FramesOfStream, Reading, StreamReaders
 
 
 class ReadersHere:
@@ -34,12 +38,44 @@ class ReadersHere:
         pass
 
 
+class FrameReadersHere:
+    """Reads frames in a thread; what it is asked and answers is sent as to a process."""
+
+    num_streams = 0
+
+    def __init__(self, modality: Any, model: str, limits: FrameLimits, number: int):
+        self._readers, self._thread = StreamReaders(modality, limits), ThreadPoolExecutor(1)
+        self._num_opened = 0
+
+    def open(self) -> FramesOfStream:
+        self._num_opened += 1
+        return FramesOfStream(self, self._num_opened)
+
+    def ask(self, reading: Reading) -> Future[Any]:
+        return self._thread.submit(self._answer, _sent(reading))
+
+    def _answer(self, reading: Reading) -> Any:
+        (found,) = _sent(self._readers.answers([reading]))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+
+def _sent(message: Any) -> Any:
+    """As another process gets it."""
+    return ForkingPickler.loads(ForkingPickler.dumps(message))
+
+
 @contextmanager
 def serving(
     pipeline: SignLanguageTranslationPipeline, monkeypatch: pytest.MonkeyPatch, **flags: Any
 ) -> Iterator[TestClient]:
     """A client of a server with this pipeline; the `server` itself is `client.app.state.server`."""
     monkeypatch.setattr(server, "FileReaders", ReadersHere)
+    monkeypatch.setattr(server, "FrameReaders", functools.partial(FrameReadersHere, pipeline.processor.modality))
     monkeypatch.setattr(file_readers, "_processor", pipeline.processor)
     arguments = ServeArguments(model="models/tiny", **flags)
     app = build_app(lambda: server.Server(pipeline, arguments))

@@ -50,7 +50,8 @@ def test_latencies_count_from_the_frames_of_a_sentence():
 
 def row(users: int, **values):
     told = {"answer": {"type": "wait"}, "code": 1013}
-    times = {"final": list(np.arange(1, 101) / 100), "first_word": [2.0, 3.0], "late": 0.01, "cores": 1.25}
+    times = {"final": list(np.arange(1, 101) / 100), "first_word": [2.0, 3.0], "late": 0.01}
+    times |= {"cores": 1.25, "client_cores": 0.25}
     return {"users": users, "sentences": 100, "mix_ups": 0, "unfinished": 0, **times, "one_more": told, **values}
 
 
@@ -61,6 +62,7 @@ def test_rows_of_the_table():
     assert benchmark.format_row(row(50, one_more=refused)) == f"{cells} NOT told to wait |"
     summary = benchmark.summary({"rows": [row(50), row(1)]})
     assert (summary["users"], summary["final_p95_seconds"], summary["mix_ups"]) == (50, 0.95, 0)
+    assert (summary["cores"], summary["client_cores"]) == (1.25, 0.25)
 
 
 def test_each_user_signs_something_else():

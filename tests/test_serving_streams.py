@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from signing_pictures import FRAMES_PER_SECOND, signing
 from signing_poses import signing_poses
 from test_pipeline import NO_SPECIAL_TOKENS, make_pipeline
@@ -33,9 +35,13 @@ from serving_parts import (  # noqa: E402
 from test_serving import metric  # noqa: E402
 
 from modeling_flallm import StreamingTranslator  # noqa: E402
+from modeling_flallm.clip_translation_slt import EncodedClips  # noqa: E402
+from modeling_flallm.own_processing import Task  # noqa: E402
+from modeling_flallm.streaming_slt import Watch  # noqa: E402
+from processing.segmentation_slt import VideoSegment  # noqa: E402
 from train_scripts.serving.clip_requests import ClipOptions  # noqa: E402
 from train_scripts.serving.metrics import Metrics  # noqa: E402
-from train_scripts.serving.model_thread import ClipToTranslate, ModelThread, StreamToTranslate  # noqa: E402
+from train_scripts.serving.model_thread import ClipToTranslate, ModelThread, StreamToTranslate, Turn  # noqa: E402
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "serving.md"
 PLAN = [("rest", 0.6), ("sign", 1.4), ("rest", 1.2), ("sign", 1.8), ("rest", 1.0)]
@@ -263,8 +269,14 @@ def test_a_mistake_of_ours_ends_the_stream_and_says_nothing_of_it(translator, mo
 class Stream:
     """Of which only the turn is asked."""
 
-    def __init__(self, has_ended_sentences: bool, **writing):
-        self.has_ended_sentences, self.writing = has_ended_sentences, writing
+    def __init__(self, turn: Turn | None, **writing):
+        self.turn, self.writing = turn, writing
+
+    @property
+    def next_task(self):
+        segment = VideoSegment(0.0, 1.0, 0.0, 1.0)
+        is_final, is_still = self.turn is Turn.ENDED, self.turn is Turn.RESTING
+        return None if self.turn is None else Task(segment, None, is_final, is_still)
 
 
 @pytest.fixture
@@ -281,36 +293,145 @@ def waiting(model: ModelThread, *streams: Stream) -> list[StreamToTranslate]:
     return list(model._waiting)
 
 
-def test_sentences_that_ended_go_before_revisions(model):
-    revision, ended, other, also_ended = waiting(model, *map(Stream, (False, True, False, True)))
-    assert model._choose() == [ended, also_ended]
-    assert model._choose() == [revision, other]
+def test_sentences_that_ended_go_before_others_and_rests_before_drafts(model):
+    streams = waiting(model, *map(Stream, (Turn.DRAFT, Turn.ENDED, Turn.RESTING, None, Turn.ENDED)))
+    draft, ended, resting, nothing, also_ended = streams
+    assert [model._choose() for _ in range(3)] == [[ended, also_ended], [resting], [draft, nothing]]
 
 
-def test_revisions_wait_while_frames_are_read_late(model):
-    revision, other = waiting(model, Stream(False), Stream(False))
+@pytest.mark.parametrize("turn", [Turn.RESTING, Turn.DRAFT])
+def test_what_did_not_end_waits_while_frames_are_read_late(model, turn):
+    one, other = waiting(model, Stream(turn), Stream(turn))
     model.frames_to_read.frames, model.frames_to_read.streams = 3, 2
     assert model._next_alike() == [] and 0 < model._patience([]) < 1
-    other.stream.has_ended_sentences = True
+    other.stream.turn = Turn.ENDED
     assert model._next_alike() == [other]
-    other.stream.has_ended_sentences = False
+    other.stream.turn = turn
     model.frames_to_read.frames = 2
-    assert model._next_alike() == [revision, other]
+    assert model._next_alike() == [one, other]
 
 
-def test_a_revision_whose_sentence_has_ended_meanwhile_goes_first(model):
-    first, second = waiting(model, Stream(False), Stream(False))
-    second.stream.has_ended_sentences = True
+def test_a_draft_whose_sentence_has_ended_meanwhile_goes_first(model):
+    first, second = waiting(model, Stream(Turn.DRAFT), Stream(Turn.DRAFT))
+    second.stream.turn = Turn.ENDED
     assert model._choose() == [second]
 
 
 def test_the_longest_wait_goes_first_and_no_more_than_fit(model):
-    streams = waiting(model, *(Stream(True) for _ in range(5)))
+    streams = waiting(model, *(Stream(Turn.ENDED) for _ in range(5)))
     assert (model._choose(), model._choose()) == (streams[:3], streams[3:])
 
 
+class Translating:
+    """A stream that has these tasks one after the other, each in one part, and keeps what is sent for them."""
+
+    def __init__(self, *turns: Turn, num_beams: int = 3):
+        self._turns, self.written, self.writing = list(turns), [], {"num_beams": num_beams}
+
+    def writing_of(self, task):
+        return {"num_beams": 1} if task.is_draft else self.writing
+
+    @property
+    def has_ended_sentences(self):
+        return self._turns[:1] == [Turn.ENDED]
+
+    @property
+    def next_task(self):
+        return Stream(self._turns[0]).next_task if self._turns else None
+
+    def next_translation(self):
+        return self._translation() if self._turns else None
+
+    def _translation(self):
+        task = self.next_task
+        self._turns.pop(0)
+        watch = Watch(self, task, 0)
+        written = yield EncodedClips(None, [1], [None], None), watch
+        self.written.append((task.is_draft, None if watch.is_stopped else written))
+
+
+@pytest.fixture
+def written(model, monkeypatch):
+    """What `write_sentences` is asked for: the number of sentences and the arguments. Meanwhile `model.comes` waits."""
+    asked, model.comes = [], []
+
+    def write_sentences(encoded, stopping_criteria=(), **writing):
+        asked.append((len(encoded.num_frames), writing))
+        waiting(model, *model.comes)
+        model.comes = []
+        for criterion in stopping_criteria:
+            criterion(torch.zeros(1, 1, dtype=torch.long), None)
+        return [f"sentence {index}" for index in range(len(encoded.num_frames))]
+
+    def joined(parts):
+        return EncodedClips(None, [number for part in parts for number in part.num_frames], [], None)
+
+    monkeypatch.setattr(EncodedClips, "joined", joined)
+    model.pipeline = SimpleNamespace(write_sentences=write_sentences)
+    return asked
+
+
+def test_sentences_of_several_streams_are_written_at_once_and_drafts_without_beams(model, written):
+    streams = [Translating(turn) for turn in (Turn.ENDED, Turn.DRAFT, Turn.ENDED, Turn.DRAFT)]
+    waiting(model, *streams)
+    for _ in range(2):
+        model._translate(model._choose())
+    assert written == [(2, {"num_beams": 3}), (2, {"num_beams": 1})]
+    assert [stream.written for stream in streams] == [
+        [(False, "sentence 0")],
+        [(True, "sentence 0")],
+        [(False, "sentence 1")],
+        [(True, "sentence 1")],
+    ]
+
+
+@pytest.mark.parametrize("num_beams", [3, 1])
+def test_a_draft_that_has_become_a_sentence_is_written_with_beams_and_not_stopped(model, written, num_beams):
+    changed, draft = waiting(model, *(Translating(Turn.DRAFT, num_beams=num_beams) for _ in range(2)))
+    chosen = model._choose()
+    changed.stream._turns[0] = Turn.ENDED  # between the choice and the translation
+    model.comes = [Translating(Turn.ENDED)]
+    model._translate(chosen)
+    assert written == [(1, {"num_beams": num_beams}), (1, {"num_beams": 1})]
+    assert (changed.stream.written, draft.stream.written) == ([(False, "sentence 0")], [(True, None)])
+
+
+def test_drafts_are_stopped_when_a_sentence_ends(model, written):
+    drafts = waiting(model, Translating(Turn.DRAFT), Translating(Turn.DRAFT))
+    model.comes = [ended] = [Translating(Turn.ENDED)]
+    model._translate(model._choose())
+    assert [draft.stream.written for draft in drafts] == [[(True, None)]] * 2
+    model._translate(model._choose())
+    assert ended.written == [(False, "sentence 0")] and len(written) == 2
+
+
+def test_drafts_that_are_not_encoded_yet_wait_when_a_sentence_ends(model, written, monkeypatch):
+    streams = [Translating(Turn.DRAFT), Translating(Turn.DRAFT)]
+    first, second = waiting(model, *streams)
+    chosen, next_translation, ended = model._choose(), streams[0].next_translation, []
+
+    def with_an_end_meanwhile():
+        ended.append(waiting(model, Translating(Turn.ENDED))[-1])
+        return next_translation()
+
+    monkeypatch.setattr(streams[0], "next_translation", with_an_end_meanwhile)
+    model._translate(chosen)
+    assert streams[0].written == [(True, None)] and streams[1].written == [] and written == [(1, {"num_beams": 1})]
+    assert model._choose() == ended and second in model._choose()
+
+
+def test_drafts_are_stopped_when_a_sentence_of_theirs_ends(model, written):
+    (first, second) = waiting(model, Translating(Turn.DRAFT, Turn.ENDED), Translating(Turn.DRAFT))
+    model._translate(model._choose())
+    assert first.stream.written == second.stream.written == [(True, None)]
+    model._translate(model._choose())
+    assert first.stream.written[-1] == (False, "sentence 0")
+
+
 def test_only_alike_sentences_are_written_together(model):
-    one, other, third = waiting(model, Stream(True, num_beams=1), Stream(True, num_beams=2), Stream(True, num_beams=1))
+    one, other, third = waiting(
+        model, Stream(Turn.ENDED, num_beams=1), Stream(Turn.ENDED, num_beams=2), Stream(Turn.ENDED, num_beams=1)
+    )
     assert (model._choose(), model._choose()) == ([one, third], [other])
 
 
@@ -320,7 +441,7 @@ def test_a_clip_waits_for_others_but_not_long_and_not_if_a_stream_waits(model):
     assert model._choose() == [clip] and time.monotonic() - clip.since >= 0.05
     clip = ClipToTranslate({}, False, {})
     model._waiting.append(clip)
-    (_, ended) = waiting(model, Stream(True))
+    (_, ended) = waiting(model, Stream(Turn.ENDED))
     assert model._choose() == [clip, ended] and time.monotonic() - clip.since < 0.05
 
 

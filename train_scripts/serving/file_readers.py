@@ -4,7 +4,6 @@ decoder, to keep it busy or to fill the memory ends only its process. The Space 
 runs where this package is not installed.
 """
 
-import multiprocessing
 import threading
 from concurrent.futures import TimeoutError
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from .problems import Problem, full
+from .reading_processes import process_context
 
 LARGEST_WIDTH_IN_PIXELS, LARGEST_HEIGHT_IN_PIXELS = 4096, 2304  # either may be the upright side
 MEMORY_FOR_ONE_FILE_IN_BYTES = 3 * 2**30
@@ -83,7 +83,7 @@ class FileReaders:
     def _new_pool(self) -> ProcessPool:
         return ProcessPool(
             max_workers=self._limits.num_readers,
-            context=multiprocessing.get_context("spawn"),  # a fork would copy locks and the accelerator's state
+            context=process_context(),
             initializer=_start_reading_process,
             initargs=(self._model,),
         )

@@ -12,9 +12,9 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 class Metrics:
     """
-    Of one server. `parts` of the latency are `read` (a file), `wait` (for the model), `encode` and `write` (a batch),
-    `clip` (a clip from its arrival to its answer) and `final` (a sentence of a stream, from when it ended until its
-    last text).
+    Of one server. `parts` of the latency are `read` (a file), `frames` (those of a stream that came together, until
+    they are read), `wait` (for the model), `encode` and `write` (a batch), and `clip` (a clip from its arrival to its
+    answer).
     """
 
     def __init__(self):

@@ -1,8 +1,9 @@
 """
 The one thread of a server that computes with the model, and the one place that decides whose turn it is.
 
-Sentences that ended, and clips, go first, those that have waited longest before the others; revisions of sentences that
-are still being signed come when nothing else waits and all frames are read. Those chosen together are written together.
+Sentences that ended, and clips, go first, those that have waited longest before the others. When none of them waits and
+all frames are read, sentences come after which the signer rests, as they have probably ended, and then drafts of those
+that are still being signed, which are written without beams. Those chosen together are written together.
 """
 
 import itertools
@@ -12,17 +13,49 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from modeling_flallm import SignLanguageTranslationPipeline, StreamingTranslator
 from modeling_flallm.clip_translation_slt import EncodedClips
+from modeling_flallm.streaming_slt import Watch
 
 from .metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-# Yields clips to write, and is sent what was written for them.
-Steps = Generator[EncodedClips, list[dict[str, Any]], None]
+SECONDS_BETWEEN_LOOKS = 0.02
+
+
+class Turn(IntEnum):
+    """Who goes first."""
+
+    ENDED = 0
+    RESTING = 1
+    DRAFT = 2
+
+
+@dataclass(frozen=True)
+class ToWrite:
+    """Clips, and the arguments of `write_sentences` for them. Drafts are stopped by their `watch`."""
+
+    encoded: EncodedClips
+    writing: dict[str, Any]
+    watch: Watch | None = None
+
+    def goes_with(self, other: "ToWrite") -> bool:
+        """Whether both can be written together."""
+        mine, others = (
+            (each.encoded.are_left_handed is None, each.watch is None, each.writing) for each in (self, other)
+        )
+        return mine == others
+
+
+# Is sent what was written for the clips that it yielded.
+Steps = Generator[ToWrite, list[dict[str, Any]], None]
 
 
 @dataclass(eq=False)
@@ -34,7 +67,7 @@ class ClipToTranslate:
     writing: dict[str, Any]
     answers: "Future[list[dict[str, Any]]]" = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
-    is_urgent = True
+    turn = Turn.ENDED
 
     def fail(self, error: BaseException) -> None:
         if not self.answers.done():
@@ -50,8 +83,11 @@ class StreamToTranslate:
     since: float = field(default_factory=time.monotonic)
 
     @property
-    def is_urgent(self) -> bool:
-        return self.stream.has_ended_sentences
+    def turn(self) -> Turn:
+        task = self.stream.next_task
+        if task is None or task.is_draft:
+            return Turn.DRAFT
+        return Turn.ENDED if task.is_final else Turn.RESTING
 
     @property
     def writing(self) -> dict[str, Any]:
@@ -63,8 +99,6 @@ class StreamToTranslate:
 
 
 Waiting = ClipToTranslate | StreamToTranslate
-
-SECONDS_BETWEEN_LOOKS = 0.02
 
 
 @dataclass
@@ -169,10 +203,11 @@ class ModelThread:
         return None
 
     def _next_alike(self) -> list[Waiting]:
-        candidates = [each for each in self._waiting if each.is_urgent]
-        if not candidates and not self.frames_to_read.are_late:
-            candidates = self._waiting
-        candidates = sorted(candidates, key=lambda each: each.since)
+        turns = {each: each.turn for each in self._waiting}
+        turn = min(turns.values(), default=Turn.ENDED)
+        if turn != Turn.ENDED and self.frames_to_read.are_late:
+            return []
+        candidates = sorted((each for each in turns if turns[each] == turn), key=lambda each: each.since)
         return [each for each in candidates if each.writing == candidates[0].writing][: self._max_batch_size]
 
     def _patience(self, alike: list[Waiting]) -> float:
@@ -187,16 +222,20 @@ class ModelThread:
         now = time.monotonic()
         for each in chosen:
             self._metrics.seconds.labels("wait").observe(now - each.since)
-        works = [*self._works_of_streams(chosen), *self._works_of_clips(chosen)]
+        works = itertools.chain(self._works_of_streams(chosen), self._works_of_clips(chosen))
         encoded = {work: first for work in works if (first := self._advance(work, None)) is not None}
         while encoded:
-            written = self._write_all(encoded, chosen[0].writing)
+            written = self._write_all(encoded)
             encoded = {work: more for work in written if (more := self._advance(work, written[work])) is not None}
 
     def _works_of_streams(self, chosen: list[Waiting]) -> Iterator[Work]:
+        """Drafts go back if a sentence has ended while those before them were encoded."""
         for each in chosen:
             if isinstance(each, StreamToTranslate):
-                yield Work([each], self._steps_of_stream(each))
+                if each.turn == Turn.DRAFT and self.has_ended_sentences():
+                    self._add(each)
+                else:
+                    yield Work([each], self._steps_of_stream(each))
 
     def _works_of_clips(self, chosen: list[Waiting]) -> Iterator[Work]:
         """Clips that can be encoded together, without those for which nobody waits any more."""
@@ -213,11 +252,12 @@ class ModelThread:
         if translation is None:
             waiting.on_updates()
             return
-        encoded, _ = next(translation, (None, None))
+        encoded, watch = next(translation, (None, None))
         while encoded is not None:
-            written = yield encoded
+            writing = waiting.stream.writing_of(watch.task)
+            written = yield ToWrite(encoded, writing, watch if watch.task.is_draft else None)
             try:
-                encoded, _ = translation.send(written[0])
+                encoded, watch = translation.send(written[0])
             except StopIteration:
                 break
         waiting.on_updates()
@@ -228,10 +268,10 @@ class ModelThread:
         encoded = self.pipeline.encode_clips(
             [each.clip for each in clips], first.left_handed, first.writing.get("spoken_language")
         )
-        for each, written in zip(clips, (yield encoded), strict=True):
+        for each, written in zip(clips, (yield ToWrite(encoded, first.writing)), strict=True):
             each.answers.set_result(self.pipeline.answers_of(written))
 
-    def _advance(self, work: Work, written: list[dict[str, Any]] | None) -> EncodedClips | None:
+    def _advance(self, work: Work, written: list[dict[str, Any]] | None) -> ToWrite | None:
         """Go on with what was written -> what is to be written next, or None at the end"""
         try:
             with self._metrics.time_of("encode"):
@@ -242,33 +282,57 @@ class ModelThread:
             work.fail(error)
             return None
 
-    def _write_all(
-        self, encoded: dict[Work, EncodedClips], writing: dict[str, Any]
-    ) -> dict[Work, list[dict[str, Any]]]:
+    def _write_all(self, encoded: dict[Work, ToWrite]) -> dict[Work, list[dict[str, Any]]]:
         """What is written for each, together where that is possible, without those that failed."""
         written = {}
-        for is_mirrored in (False, True):
-            together = {
-                work: each for work, each in encoded.items() if (each.are_left_handed is not None) == is_mirrored
-            }
-            if together:
-                written |= self._write_together(together, writing)
+        while encoded:
+            first = next(iter(encoded.values()))
+            together = {work: each for work, each in encoded.items() if each.goes_with(first)}
+            encoded = {work: each for work, each in encoded.items() if work not in together}
+            written |= self._write_together(together)
         return written
 
-    def _write_together(
-        self, encoded: dict[Work, EncodedClips], writing: dict[str, Any]
-    ) -> dict[Work, list[dict[str, Any]]]:
+    def _write_together(self, encoded: dict[Work, ToWrite]) -> dict[Work, list[dict[str, Any]]]:
         """If it fails, such as for too little memory, each is tried by itself."""
+        first = next(iter(encoded.values()))
+        watches = [each.watch for each in encoded.values() if each.watch is not None]
         try:
-            joined = EncodedClips.joined(list(encoded.values()))
+            joined = EncodedClips.joined([each.encoded for each in encoded.values()])
             self._metrics.batch_sizes.observe(len(joined.num_frames))
+            writing = self._stopped_for_others(first.writing, watches)
             with self._metrics.time_of("write"):
                 sentences = iter(self.pipeline.write_sentences(joined, **writing))
-            return {work: list(itertools.islice(sentences, len(each.num_frames))) for work, each in encoded.items()}
+            return {
+                work: list(itertools.islice(sentences, len(each.encoded.num_frames))) for work, each in encoded.items()
+            }
         except Exception as error:
             if len(encoded) > 1:
                 logger.warning("A batch failed, and each of its sentences is tried by itself: %r", error)
-                alone = (self._write_together({work: each}, writing) for work, each in encoded.items())
+                alone = (self._write_together({work: each}) for work, each in encoded.items())
                 return {work: sentences for each in alone for work, sentences in each.items()}
             next(iter(encoded)).fail(error)
             return {}
+
+    def _stopped_for_others(self, writing: dict[str, Any], drafts: list[Watch]) -> dict[str, Any]:
+        if not drafts:
+            return writing
+        return {**writing, "stopping_criteria": StoppingCriteriaList([_UntilOthersWait(self, drafts)])}
+
+    def has_ended_sentences(self) -> bool:
+        """Whether somebody waits who goes before drafts."""
+        with self._changed:
+            return any(each.turn == Turn.ENDED for each in self._waiting)
+
+
+class _UntilOthersWait(StoppingCriteria):
+    """Stops drafts when a sentence ended; they are written anew later, as far as they got by then."""
+
+    def __init__(self, model: ModelThread, drafts: list[Watch]):
+        self._model, self._drafts = model, drafts
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        have_ended = (watch.stream.has_ended_sentences for watch in self._drafts)
+        is_stopped = self._model.has_ended_sentences() or any(have_ended)
+        for watch in self._drafts:
+            watch.is_stopped = is_stopped
+        return torch.full((len(input_ids),), is_stopped, dtype=torch.bool, device=input_ids.device)

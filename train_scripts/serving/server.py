@@ -1,7 +1,6 @@
 """A model with everything that serves it."""
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from ..runs.video_translation import build_translator
 from .answers import Health
 from .clip_requests import ClipOptions, ClipRequests
 from .file_readers import FileReaders, Places, ReaderLimits
+from .frame_readers import MOST_PROCESSES, FrameLimits, FrameReaders
 from .metrics import Metrics
 from .model_thread import ModelThread
 from .problems import Problem
@@ -36,7 +36,11 @@ class Server:
         self.clips = ClipRequests(self.model, readers, clips, self.metrics)
         self.streams = Places(arguments.max_streams, "streams are open")
         self.metrics.watch("streams", lambda: self.streams.num_taken)
-        self.frame_readers = ThreadPoolExecutor(num_cores(), thread_name_prefix="frames")
+        self.frame_readers = FrameReaders(
+            arguments.model,
+            FrameLimits(arguments.max_frame_rate, arguments.max_frame_pixels),
+            min(num_cores(), MOST_PROCESSES),
+        )
 
     def health(self) -> Health:
         arguments = self.arguments
@@ -68,7 +72,7 @@ class Server:
     def close(self) -> None:
         self.model.close()
         self.clips.close()
-        self.frame_readers.shutdown(cancel_futures=True)
+        self.frame_readers.close()
 
 
 def load_server(arguments: ServeArguments) -> Server:

@@ -1,38 +1,34 @@
 """
 One stream of a client, by WebSocket: frames come in, updates go out.
 
-The event loop only passes messages on. Frames are decoded and measured in a thread, all that came meanwhile together,
-and sentences are translated in the thread of the model, when it is their turn.
+The event loop only passes messages on. Frames are decoded and measured in another process, all that came meanwhile
+together, and the sentences in them are translated in the thread of the model, when it is their turn.
 """
 
 import asyncio
 import contextlib
-import io
 import json
 import logging
-import struct
 import time
 from collections import deque
-from concurrent.futures import Executor
 from typing import Any
 
 import anyio
-import numpy as np
 from fastapi import WebSocket, WebSocketDisconnect
-from PIL import Image, ImageOps
 from starlette.websockets import WebSocketState
 
 from modeling_flallm import StreamingTranslator
+from modeling_flallm.own_processing import Task
 
 from ..arguments.serving_arguments import ServeArguments
+from .frame_readers import FrameReaders
 from .metrics import Metrics
 from .model_thread import ModelThread
 from .problems import Problem, internal
+from .sent_frames import SECONDS_BEFORE_A_FRAME
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BEFORE_A_FRAME = struct.Struct(">d")
-PICTURE_FORMATS = ("JPEG", "WEBP", "PNG")
 MOST_FRAMES_THAT_WAIT = 32
 CLOSED_AS_ASKED, CLOSED_FOR_A_MISTAKE, CLOSED_FOR_AN_ERROR, TRY_AGAIN_LATER = 1000, 1008, 1011, 1013
 WHAT_MESSAGES_ARE = (
@@ -59,7 +55,7 @@ class StreamSession:
     """
     Args:
         websocket: accepted.
-        readers: threads that decode frames.
+        readers: they read the frames.
         options: arguments of a call of the pipeline.
 
     Raises:
@@ -70,27 +66,27 @@ class StreamSession:
         self,
         websocket: WebSocket,
         model: ModelThread,
-        readers: Executor,
+        readers: FrameReaders,
         limits: ServeArguments,
         metrics: Metrics,
         options: dict[str, Any],
     ):
-        self._websocket, self._readers, self._limits, self._metrics = websocket, readers, limits, metrics
+        self._websocket, self._limits, self._metrics = websocket, limits, metrics
         self._loop = asyncio.get_running_loop()
         self._to_read = model.frames_to_read
         self._frames: deque[bytes] = deque()
         self._has_frames, self._has_room, self._has_updates = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._was_translated = asyncio.Event()
         self._is_finished = self._is_ended = False
         self._due = 0.0
         self._num_unread = 0
-        self._last_second = -np.inf
-        self._takes_pictures = model.pipeline.processor.modality.has_space
         try:
             self._stream = StreamingTranslator(
                 model.pipeline, schedule=lambda stream: model.schedule(stream, self._wake), **options
             )
         except ValueError as error:
             raise Problem(422, "options", str(error)) from error
+        self._reader = readers.open()
 
     async def run(self) -> None:
         """Until the client finishes or goes away, or something goes wrong, which it is told."""
@@ -111,6 +107,7 @@ class StreamSession:
             problem = internal()
         finally:
             self._stream.close()
+            self._reader.close()
             self._to_read.streams -= 1
             self._to_read.frames -= self._num_unread
         if problem is not None:
@@ -120,7 +117,11 @@ class StreamSession:
     def _wake(self) -> None:
         """From any thread: look for updates."""
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._has_updates.set)
+            self._loop.call_soon_threadsafe(self._look_for_updates)
+
+    def _look_for_updates(self) -> None:
+        self._has_updates.set()
+        self._was_translated.set()
 
     async def _receive(self) -> None:
         while not self._is_finished:
@@ -166,38 +167,29 @@ class StreamSession:
             await asyncio.sleep(self._due - now)
 
     async def _read(self) -> None:
-        while True:
+        is_end = False
+        while not is_end:
             await self._has_frames.wait()
             self._has_frames.clear()
             frames = list(self._frames)
             self._frames.clear()
             self._has_room.set()
-            await self._loop.run_in_executor(self._readers, self._add_all, frames)
+            is_end = self._is_finished
+            with self._metrics.time_of("frames"):
+                tasks = await self._reader.read(frames, is_end)
+            for task in tasks:
+                await self._ask_for(task)
             self._count_unread(-len(frames))
             self._metrics.frames.inc(len(frames))
-            if self._is_finished and not self._frames:
-                break
-        await self._loop.run_in_executor(self._readers, self._stream.end)
         self._is_ended = True
         self._has_updates.set()
 
-    def _add_all(self, frames: list[bytes]) -> None:
-        """In a reading thread. Frames much closer together than allowed are left out: no sentence has too many."""
-        for content in frames:
-            (second,) = SECONDS_BEFORE_A_FRAME.unpack_from(content)
-            if 0 < second - self._last_second < 0.5 / self._limits.max_frame_rate:
-                continue
-            self._last_second = second
-            frame = self._decoded(content[SECONDS_BEFORE_A_FRAME.size :])
-            try:
-                self._stream.take(frame, second)
-            except ValueError as error:
-                raise Problem(422, "frame", str(error)) from error
-
-    def _decoded(self, content: bytes) -> np.ndarray:
-        return (
-            decoded_picture(content, self._limits.max_frame_pixels) if self._takes_pictures else decoded_pose(content)
-        )
+    async def _ask_for(self, task: Task) -> None:
+        """Have a sentence translated. If too many that ended wait, no more frames are read meanwhile."""
+        while not self._stream.has_room:
+            self._was_translated.clear()
+            await self._was_translated.wait()
+        self._stream.ask_for(task)
 
     async def _send(self) -> None:
         is_over = False
@@ -221,34 +213,3 @@ def _is_finish(text: str | None) -> bool:
     except ValueError:
         return False
     return isinstance(message, dict) and message.get("type") == "finish"
-
-
-def decoded_picture(content: bytes, max_pixels: int) -> np.ndarray:
-    """
-    A JPEG, WebP or PNG, whose size is checked before it is decoded, as RGB `(height, width, 3)`.
-
-    Raises:
-        Problem: for anything else, and for pictures that are too large.
-    """
-    try:
-        with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
-            width, height = image.size
-            if width * height <= max_pixels:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except Exception as error:  # Pillow's readers raise whatever they meet
-        raise Problem(422, "frame", "A frame is not a JPEG, WebP or PNG picture, or is damaged.") from error
-    detail = f"A frame may have {max_pixels} pixels at most, got {width} x {height}. Send it smaller."
-    raise Problem(413, "too_large", detail)
-
-
-def decoded_pose(content: bytes) -> np.ndarray:
-    """
-    Little-endian float32 numbers, x, y and score of each point, as `(points, 3)`.
-
-    Raises:
-        Problem: for another number of bytes.
-    """
-    if len(content) % 12:
-        detail = "A pose must be little-endian float32 numbers: x, y and score of each point."
-        raise Problem(422, "frame", f"{detail} Got {len(content)} bytes, which 12 does not divide.")
-    return np.frombuffer(content, "<f4").reshape(-1, 3).astype(np.float32)
