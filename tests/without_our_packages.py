@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 REFUSE_OUR_PACKAGES = """
@@ -64,12 +65,19 @@ for line in sys.stdin:
 """
 
 
-def run_without_our_packages(code: str, *arguments: str, folder: Path) -> str:
-    """What the code prints; it runs in `folder` with one thread and its own cache of remote code, `folder/modules`."""
+def run_without_our_packages(
+    code: str, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
+) -> str:
+    """
+    What the code prints; it runs in `folder` with one thread and its own cache of remote code, `folder/modules`.
+
+    Args:
+        environment: in place of the environment of this process.
+    """
     with tempfile.TemporaryDirectory() as printed:
         output, errors = Path(printed, "output"), Path(printed, "errors")
         paths = {"folder": str(folder), "output": str(output), "errors": str(errors)}
-        server = _server()
+        server = _server(environment and tuple(environment.items()))
         print(json.dumps({"code": code, "arguments": arguments, **paths}), file=server.stdin, flush=True)
         status = server.stdout.readline()
         assert status == "0\n", errors.read_text() if status else "the process that forks has ended"
@@ -77,13 +85,13 @@ def run_without_our_packages(code: str, *arguments: str, folder: Path) -> str:
 
 
 @functools.cache
-def _server() -> subprocess.Popen[str]:
+def _server(environment: tuple[tuple[str, str], ...] | None) -> subprocess.Popen[str]:
     """Imports everything once, and forks for each code that it is sent. Its cache of remote code is in the folder that
     it is in."""
     server = subprocess.Popen(
         [sys.executable, "-c", REFUSE_OUR_PACKAGES + FORK_FOR_EACH_REQUEST],
         cwd=tempfile.gettempdir(),
-        env={**os.environ, "HF_MODULES_CACHE": "modules", "OMP_NUM_THREADS": "1"},
+        env={**dict(environment or os.environ), "HF_MODULES_CACHE": "modules", "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
