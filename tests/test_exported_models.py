@@ -108,13 +108,13 @@ def recorded_programs(patch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory, commanded):
+def exported(tmp_path_factory, request):
     """An exported model of a system, made when the first test asks for it."""
 
     @built_once
     def export(system: str) -> Exported:
         if system == "uni_sign":
-            return commanded[0]
+            return request.getfixturevalue("commanded")[0]
         if system == "diffslt":
             pytest.importorskip("diffusers")
         model, processor = _parts(system)

@@ -86,8 +86,10 @@ def run_without_our_packages(
 
 @functools.cache
 def _server(environment: tuple[tuple[str, str], ...] | None) -> subprocess.Popen[str]:
-    """Imports everything once, and forks for each code that it is sent. Its cache of remote code is in the folder that
-    it is in."""
+    """
+    Imports everything once, and forks for each code that it is sent. The cache of remote code is named relative to the
+    folder that the code runs in.
+    """
     server = subprocess.Popen(
         [sys.executable, "-c", REFUSE_OUR_PACKAGES + FORK_FOR_EACH_REQUEST],
         cwd=tempfile.gettempdir(),
