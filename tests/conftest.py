@@ -41,7 +41,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     HUGGING_FACE_HOME.cleanup()
-    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -114,16 +113,25 @@ def forked_workers() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def short_sentences() -> Iterator[None]:
+@pytest.fixture(scope="session", autouse=True)
+def short_sentences() -> Iterator[int]:
     """
-    Models that are trained write at most 12 tokens, also in other processes: one that has hardly been trained writes up
-    to its limit, which takes longer than everything else.
+    Models that are trained write at most 12 tokens, also when they have been saved: one that has hardly been trained
+    writes up to its limit, which takes longer than everything else. -> the limit outside of tests
     """
     from train_scripts.runs import generation_defaults
 
+    limit = generation_defaults.MOST_TOKENS
     with mock.patch.object(generation_defaults, "MOST_TOKENS", 12):
-        yield
+        yield limit
+
+
+@pytest.fixture
+def sentences_of_any_length(short_sentences: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit outside of tests, for a test of it."""
+    from train_scripts.runs import generation_defaults
+
+    monkeypatch.setattr(generation_defaults, "MOST_TOKENS", short_sentences)
 
 
 @pytest.fixture

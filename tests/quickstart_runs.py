@@ -1,17 +1,23 @@
 """A run of either quickstart with tiny sizes, and checks of what both promise."""
 
 import contextlib
+import importlib
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from subprocess import CompletedProcess
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from PIL import Image
 from tiny_corpus import flags
 
-SIZES = {"num_train_clips": 32, "num_dev_clips": 20, "num_test_clips": 12, "num_text_only_sentences": 100}
+from train_scripts.commands import quickstart as first_quickstart
+
+SIZES = {"num_train_clips": 16, "num_dev_clips": 20, "num_test_clips": 12, "num_text_only_sentences": 100}
 
 
 def printed_by(quickstart: ModuleType, sizes: dict[str, Any], folder: Path) -> str:
@@ -20,6 +26,28 @@ def printed_by(quickstart: ModuleType, sizes: dict[str, Any], folder: Path) -> s
     with contextlib.redirect_stdout(printed):
         assert quickstart.main(flags(**sizes, output_dir=folder)) == 0
     return printed.getvalue()
+
+
+@contextlib.contextmanager
+def commands_in_this_process() -> Iterator[None]:
+    """
+    What quickstarts start in processes of their own runs here: importing everything anew takes longer. The tests of one
+    of them leave it as it is.
+    """
+
+    def run(command: list[str], **_: Any) -> CompletedProcess[str]:
+        _, _, module, *arguments = command
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            status = importlib.import_module(module).main(arguments)
+        return CompletedProcess(command, status, printed.getvalue(), "")
+
+    def start(command: list[str]) -> SimpleNamespace:
+        finished = run([*command, "--num_workers", "1"])
+        return SimpleNamespace(poll=lambda: finished.returncode, returncode=finished.returncode)
+
+    with mock.patch.object(first_quickstart, "subprocess", SimpleNamespace(run=run, Popen=start)):
+        yield
 
 
 def check_pictures(folder: Path) -> None:

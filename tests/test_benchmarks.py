@@ -146,7 +146,7 @@ def weights_of(folder: Path, prefix: str) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def tiny_run(tmp_path_factory, short_sentences) -> tuple[Path, list[str]]:
+def tiny_run(tmp_path_factory) -> tuple[Path, list[str]]:
     """-> output folder of all arms of one seed, and the arguments that made it."""
     root = tmp_path_factory.mktemp("benchmark")
     argv = [*flags(root / "out", root / "page.md"), "--seeds", "5", "--arms", *benchmark.ARMS]

@@ -184,7 +184,7 @@ def test_a_calibration_is_saved_and_read_without_our_packages(folder, tmp_path):
     model.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")
     code = """
-import json
+import json, sys
 from transformers import AutoModel, AutoModelForSeq2SeqLM, pipeline
 folder, again = sys.argv[1:]
 models = [each.from_pretrained(folder, trust_remote_code=True) for each in (AutoModel, AutoModelForSeq2SeqLM)]

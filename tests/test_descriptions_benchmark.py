@@ -77,7 +77,7 @@ def test_page_holds_exactly_what_its_figures_say():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("forked_workers", "short_sentences")
+@pytest.mark.usefixtures("forked_workers")
 def test_end_to_end_in_tiny(tmp_path, monkeypatch):
     """In one process, as importing everything for each part anew takes longer than the parts."""
     monkeypatch.setattr(

@@ -22,8 +22,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Of plain gradient descent for stage 1: Adam's first steps are signs of gradients, also of those that are 0 but for
 # rounding, and in so small a network BatchNorm makes much of little.
 STAGE_1 = {"light_dropout": 0, "optim": "sgd", "learning_rate": 0.02, "adapter_learning_rate": 0.04}
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-# `--cpu --num_processes 2` would start one process; with `--use_cpu True` for the script no GPU is used here either.
+# It starts its processes by torchrun. `--cpu --num_processes 2` would start one process; with `--use_cpu True` for the
+# script no GPU is used here either.
 ACCELERATE = [
     "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m",
@@ -92,7 +92,7 @@ def logged(folder: Path) -> tuple[list[float], list[dict[str, float]]]:
     ("launcher", "module", "train", "make_flags", "values"),
     [
         pytest.param(
-            TORCHRUN, "stages.visual_initialing", visual_initialing.train, stage1_flags, STAGE_1, id="stage 1",
+            None, "stages.visual_initialing", visual_initialing.train, stage1_flags, STAGE_1, id="stage 1",
         ),
         pytest.param(
             None, "stages.llm_fine_tuning", llm_fine_tuning.train, stage2_flags, {"use_cpu": HAS_ACCELERATOR},

@@ -373,8 +373,8 @@ def test_mistakes_at_evaluation(values, expected, tmp_path, capsys):
 
 def run_translate(capsys, *arguments, status: int = 0) -> tuple[str, str]:
     """-> standard output and standard error"""
-    capsys.readouterr()
     argv = ["--model", str(trained_model()), "--device", "cpu", "--dtype", "float32", *map(str, arguments)]
+    capsys.readouterr()  # of the model, which the first test makes
     assert translate.main(argv) == status
     captured = capsys.readouterr()
     return captured.out, captured.err

@@ -14,7 +14,7 @@ from tiny_corpus import LIGHT_TRANSFORMER, WITHOUT_EVALUATION, corpus, flags
 
 from train_scripts.__main__ import find_command, main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("short_sentences")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = (ROOT / "docs" / "fine-tune-your-sign-language.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ import torch
 from mini_hub import MiniHub, Repository, connect
 from peft import LoraConfig, get_peft_model
 from tiny_corpus import WITHOUT_EVALUATION, corpus, flags, make_talkative, stage1_flags
-from without_our_packages import REFUSE_OUR_PACKAGES
+from without_our_packages import run_without_our_packages
 
 from modeling_flallm import FLaLLMForTranslation
 from processing import FLaLLMProcessor
@@ -61,7 +61,7 @@ print(json.dumps({
 
 LOAD_WHAT_WAS_CHANGED_LATER = """
 revision, lines = sys.argv[3:5]
-has_run = lambda: os.path.exists(os.environ["MARKER"])
+has_run = lambda: os.path.exists("marker")
 found = {"refused": []}
 for values in ({}, {"trust_remote_code": False}):
     for load in (AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, AutoVideoProcessor):
@@ -132,25 +132,26 @@ def hub():
         yield hub
 
 
-def run(hub: MiniHub, folder: Path, *command: str, token: str = "", **variables: str) -> subprocess.CompletedProcess:
-    """A new process in its own folder, with an empty cache."""
+def connected(hub: MiniHub, token: str = "") -> dict[str, str]:
+    """Environment of a process with an empty cache in the folder that it runs in."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf_home"), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_TOKEN": token} if token else {}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": "hf_home", "HF_HUB_DISABLE_XET": "1"}
+    return environment | ({"HF_TOKEN": token} if token else {})
+
+
+def run_our_command(
+    hub: MiniHub, folder: Path, module: str, *arguments: str, token: str = ""
+) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
-        [sys.executable, *command],
+        [sys.executable, "-m", f"train_scripts.{module}", *arguments],
         cwd=folder,
-        env=environment | variables,
+        env={**connected(hub, token), "PYTHONPATH": paths},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
-
-
-def run_our_command(hub: MiniHub, folder: Path, module: str, *arguments: str, **values: str):
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return run(hub, folder, "-m", f"train_scripts.{module}", *arguments, PYTHONPATH=paths, **values)
 
 
 @pytest.fixture(scope="module")
@@ -167,12 +168,10 @@ def repository(hub, printed_lines) -> Repository:
     return hub.repository(REPO_ID)
 
 
-def load(hub: MiniHub, folder: Path, code: str, *arguments: str, repo_id: str = REPO_ID, **variables: str) -> dict:
-    child = run(
-        hub, folder, "-c", REFUSE_OUR_PACKAGES + PREAMBLE + code, repo_id, *arguments, token=hub.token, **variables
-    )
-    assert child.returncode == 0, child.stderr
-    return json.loads(child.stdout.splitlines()[-1])
+def load(hub: MiniHub, folder: Path, code: str, *arguments: str, repo_id: str = REPO_ID) -> dict:
+    environment = connected(hub, hub.token)
+    printed = run_without_our_packages(PREAMBLE + code, repo_id, *arguments, folder=folder, environment=environment)
+    return json.loads(printed.splitlines()[-1])
 
 
 def test_what_was_trained_translates_where_nothing_of_ours_is(
@@ -197,10 +196,9 @@ def test_no_code_without_consent_and_none_behind_the_pin(
     revision = repository.commit_id("main")
     for name, file in repository.files().items():
         if name.endswith(".py"):
-            repository.change_file(name, file.content + b"\nopen(__import__('os').environ['MARKER'], 'w').close()\n")
+            repository.change_file(name, file.content + b"\nopen('marker', 'w').close()\n")
     lines = printed_lines.replace("clip.mp4", str(clip))
-    marker = str(tmp_path / "marker")
-    found = load(hub, tmp_path, LOAD_WHAT_WAS_CHANGED_LATER, str(clip), revision, lines, MARKER=marker)
+    found = load(hub, tmp_path, LOAD_WHAT_WAS_CHANGED_LATER, str(clip), revision, lines)
     assert found == {
         "refused": [True] * 12,
         "run without consent": False,

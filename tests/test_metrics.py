@@ -1,12 +1,8 @@
-"""The scores against sacrebleu's command line and independent formulas, and through `Seq2SeqTrainer` on two processes.
-
-Run as a script, this file is what each of the two processes does.
-"""
+"""Scores against sacrebleu's command line and independent formulas, and through `Seq2SeqTrainer` in two processes."""
 
 import codecs
 import json
 import math
-import os
 import random
 import re
 import shutil
@@ -32,6 +28,7 @@ from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
 )
+from two_processes import as_process, in_two_processes, unused_port
 from without_our_packages import run_without_our_packages
 
 from processing import FLaLLMProcessor, FLaLLMVideoProcessor
@@ -583,16 +580,7 @@ def test_reordered_evaluation_of_the_trainer_is_refused(seed, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_score_as_one(seed, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
-        "OMP_NUM_THREADS": "1",
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-    }
-    command = [*launcher, __file__, str(tmp_path), str(seed)]
-    completed = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    assert completed.returncode == 0, completed.stderr
+    in_two_processes(evaluate_as_one_of_two_processes, tmp_path, seed, unused_port())
     for num_samples, num_gathered in {7: 8, 10: 16, 13: 16}.items():
         one_process = evaluate_with_trainer(num_samples, seed, tmp_path / "one")
         for rank in range(2):
@@ -601,16 +589,11 @@ def test_two_processes_score_as_one(seed, tmp_path):
         assert one_process["num_gathered"] == num_samples
 
 
-def evaluate_as_one_of_two_processes(output_dir: Path, seed: int) -> None:
-    torch.set_num_threads(1)
+def evaluate_as_one_of_two_processes(rank: int, output_dir: Path, seed: int, port: int) -> None:
+    as_process(rank, port)
     for num_samples in (7, 10, 13):
         scores = evaluate_with_trainer(num_samples, seed, output_dir / "two")
-        path = output_dir / f"scores_{num_samples}_{os.environ['RANK']}.json"
-        path.write_text(json.dumps(scores), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    evaluate_as_one_of_two_processes(Path(sys.argv[1]), int(sys.argv[2]))
+        (output_dir / f"scores_{num_samples}_{rank}.json").write_text(json.dumps(scores), encoding="utf-8")
 
 
 # By signer

@@ -603,7 +603,8 @@ def test_a_folder_with_links_in_it_is_not_written_through(prepare, source, tmp_p
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_where_it_was(tmp_path):
+@pytest.mark.usefixtures("forked_workers")
+def test_a_killed_run_goes_on_where_it_was(tmp_path, capsys):
     source = raw_corpora.make_frame_folders(
         tmp_path / "raw", {"train": 16, "validation": 2, "test": 2}, frame_size=(160, 200), num_frames=(30, 40)
     )
@@ -627,9 +628,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     for path in done:
         assert measure_video(path).num_frames >= 30
     kept = {json.loads(line)["key"] for line in finished.read_text().split("\n") if line.endswith("}")}
-    result = subprocess.run(module, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert f"Resuming: {len(kept)} of 20 videos are already finished." in result.stdout
+    assert main(argv) == 0
+    assert f"Resuming: {len(kept)} of 20 videos are already finished." in capsys.readouterr().out
     for path, changed in done.items():
         assert path.stat().st_mtime_ns == changed or f"{path.parent.name}/{path.name}" not in kept
     assert [report_of(tmp_path / "prepared")["splits"][split]["prepared"] for split in SPLITS] == [16, 2, 2]

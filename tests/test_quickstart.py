@@ -24,7 +24,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def output(folder, short_sentences) -> str:
+def output(folder) -> str:
     """What the one run prints."""
     return printed_by(quickstart, SIZES, folder)
 

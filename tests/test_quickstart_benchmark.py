@@ -134,7 +134,7 @@ def test_switches_change_how_the_encoder_works_but_not_what_it_says(request):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("short_sentences", "switches_end_with_the_test")
+@pytest.mark.usefixtures("switches_end_with_the_test")
 def test_end_to_end_in_tiny(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "ProcessPoolExecutor", InThisProcess)
     command = re.search(

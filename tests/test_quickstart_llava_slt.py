@@ -8,7 +8,13 @@ import pytest
 import quickstart_runs
 import torch
 from benchmark_modules import load_benchmark, read_page
-from quickstart_runs import check_pictures, check_printed_results, check_that_nothing_is_overwritten, printed_by
+from quickstart_runs import (
+    check_pictures,
+    check_printed_results,
+    check_that_nothing_is_overwritten,
+    commands_in_this_process,
+    printed_by,
+)
 from tiny_corpus import flags
 from transformers import AutoModelForCausalLM
 
@@ -27,9 +33,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def output(folder, short_sentences) -> str:
+def output(folder) -> str:
     """What the one run prints."""
-    return printed_by(quickstart_llava_slt, SIZES, folder)
+    with commands_in_this_process():
+        return printed_by(quickstart_llava_slt, SIZES, folder)
 
 
 @pytest.fixture(scope="module")

@@ -128,15 +128,16 @@ def videos(tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("what", ["files", "data set"])
-def test_a_cluster_writes_the_translations_of_one_machine(what, two_machines, videos, tmp_path):
+@pytest.mark.parametrize(("what", "workers"), [("files", 2), ("data set", 1)])
+def test_a_cluster_writes_the_translations_of_one_machine(what, workers, two_machines, videos, tmp_path):
     given, status, num_clips = ([videos], 1, 6) if what == "files" else (["--dataset", corpus()], 0, 6)
     written = []
     for name in ("here", "on the cluster"):
         output = tmp_path / name
         argv = ["--model", trained_model(), *given, "--device", "cpu", "--dtype", "float32", "--batch_size", 1]
         argv = [*map(str, argv), "--format", "csv", "--output", str(output)]
-        assert translate.main(argv if name == "here" else on(two_machines, *argv)) == status
+        on_it = on(two_machines, *argv, "--ray_workers", workers)
+        assert translate.main(argv if name == "here" else on_it) == status
         written.append(output.read_text(encoding="utf-8"))
     assert written[0] == written[1] and len(written[0].splitlines()) == 1 + num_clips
 

@@ -1,18 +1,13 @@
 """The benchmark of stage 1 beside sltbaselines: both sides train on the same clips, and the page says how fast."""
 
 import json
-import os
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from benchmark_modules import load_benchmark
+from benchmark_modules import BENCHMARKS, load_benchmark
 from tiny_corpus import flags
 
-ROOT = Path(__file__).resolve().parent.parent
 benchmark = load_benchmark("stage1_beside_sltbaselines")
 
 
@@ -33,13 +28,11 @@ def test_frames_are_read_one_by_one_into_the_size_of_the_model(tmp_path):
 
 
 @pytest.mark.slow
-def test_both_sides_train(tmp_path):
+@pytest.mark.usefixtures("forked_workers")
+def test_both_sides_train(tmp_path, monkeypatch):
     page = tmp_path / "page.md"
-    values = flags(output_dir=tmp_path / "out", report=page, num_rounds=1)
-    # As a user starts it: its two processes find the file again that they were started from.
-    command = [sys.executable, benchmark.__file__, *values, "--lengths", "3", "4"]
-    run = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    monkeypatch.syspath_prepend(BENCHMARKS)  # its two processes import it by name
+    assert benchmark.main(flags(output_dir=tmp_path / "out", report=page, num_rounds=1, lengths=[3, 4])) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert {side: len(seconds) for side, seconds in results["seconds"].items()} == {"ours": 1, "sltbaselines": 1}
     assert min(min(seconds) for seconds in results["seconds"].values()) > 0

@@ -131,7 +131,7 @@ def test_scores_of_both_evaluations_are_logged(finished):
     assert results["eval_bleu4"] == max(log_of(finished, "eval_bleu4"))
 
 
-def test_the_longest_generated_sentence(monkeypatch, trainers, tmp_path):
+def test_the_longest_generated_sentence(monkeypatch, sentences_of_any_length, trainers, tmp_path):
     def build(*arguments):
         model, processor = _original_build(*arguments)
         silent = [processor.tokenizer.eos_token_id, processor.tokenizer.pad_token_id]

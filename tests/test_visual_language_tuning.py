@@ -36,7 +36,7 @@ from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.clips.collators import PromptedTranslationCollator
 from train_scripts.commands import calibrate, evaluate_model, push_to_hub, translate
 from train_scripts.hub.hub_folder import read_model_folder
-from train_scripts.runs import translation_streams
+from train_scripts.runs import generation_defaults, translation_streams
 from train_scripts.runs.quantization import load_to_translate
 from train_scripts.runs.trained_models import load_trained
 from train_scripts.runs.trainers import LlavaSltTrainer
@@ -247,7 +247,7 @@ def test_the_second_name_of_tied_embeddings_is_not_missed(tmp_path, monkeypatch)
 def test_flags_reach_model_and_processor(built):
     model, processor = built
     config = model.generation_config
-    assert (config.num_beams, config.max_length, config.do_sample) == (3, 150, None) or not config.do_sample
+    assert (config.num_beams, config.max_length) == (3, generation_defaults.MOST_TOKENS) and not config.do_sample
     assert config.eos_token_id == processor.tokenizer.eos_token_id
     assert (processor.prompt, processor.spoken_language) == ("Write {spoken_language}:", "German")
     assert processor.word_window_stride == model.config.vision_config.word_window_stride

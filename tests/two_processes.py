@@ -1,6 +1,6 @@
 """
-Two processes that compute together, as `torchrun` starts them, but forked from a process that has imported everything
-once: importing takes them longer than what they do. It has no threads, unlike the one that runs the tests.
+Two processes that compute together, as `torchrun` starts them, or one. They are forked from a process that has imported
+everything once: importing takes them longer than what they do. It has no threads, unlike the one that runs the tests.
 """
 
 import importlib
@@ -22,8 +22,17 @@ IMPORTS_EVERYTHING = "imports_of_workers"
 
 def in_two_processes(function: Callable[..., None], *arguments: Any) -> None:
     """Call `function(rank, *arguments)` in each; what it raises in one is raised here."""
+    _in_processes(2, function, *arguments)
+
+
+def in_another_process(function: Callable[..., None], *arguments: Any) -> None:
+    """Call `function(0, *arguments)` there; what it raises is raised here."""
+    _in_processes(1, function, *arguments)
+
+
+def _in_processes(count: int, function: Callable[..., None], *arguments: Any) -> None:
     start_server()
-    context = multiprocessing.start_processes(function, arguments, nprocs=2, join=False, start_method="forkserver")
+    context = multiprocessing.start_processes(function, arguments, nprocs=count, join=False, start_method="forkserver")
     try:
         assert context.join(SECONDS_TO_WAIT) or context.join(SECONDS_TO_WAIT), "waited in vain"
     finally:
