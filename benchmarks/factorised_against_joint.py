@@ -41,6 +41,7 @@ from train_scripts.arguments.dataclass_parser import flags, parse_arguments
 from train_scripts.arguments.training_arguments import FLaLLMTrainingArguments
 from train_scripts.commands import evaluate_model
 from train_scripts.commands.generate_corpus import CorpusArguments, generate_corpus
+from train_scripts.rendered_corpus.signing_language import LEXICON
 from train_scripts.runs.pictures import read_log
 from train_scripts.scores.metrics import TITLE_OF_SCORE
 from train_scripts.stages import llm_fine_tuning, pretrain_language_model, visual_initialing
@@ -134,7 +135,7 @@ class BenchmarkArguments:
     num_dev_clips: int = field(default=60, metadata={"help": "Clips of the curves."})
     num_test_clips: int = field(default=150, metadata={"help": "Clips of the table, by signers never seen before."})
     num_text_only_sentences: int = field(default=6000, metadata={"help": "Sentences for the language model."})
-    num_signs: int = field(default=CorpusArguments.num_signs, metadata={"help": "Signs of the invented language."})
+    num_signs: int = field(default=len(LEXICON), metadata={"help": "Signs of the invented language."})
     language_model_epochs: float = field(default=2, metadata={"help": "Epochs of the language model's pretraining."})
     stage1_steps: int = field(default=900, metadata={"help": "Optimiser steps of stage 1."})
     stage2_steps: int = field(default=450, metadata={"help": "Optimiser steps of stage 2."})
@@ -389,7 +390,7 @@ def _format_difference(tests: Mapping[int, Mapping], factorised: Mapping[int, Ma
 
 def draw_dev_curves(report: Mapping[str, Any], path: Path) -> None:
     """Mean over the seeds as a line, lowest to highest as a band; arms that start from stage 1 begin where it ends."""
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     for name, arm in ARMS.items():
         curves = [dict(result["dev_curve"]) for result in report["results"] if result["arm"] == name]
         if not curves:
@@ -402,7 +403,7 @@ def draw_dev_curves(report: Mapping[str, Any], path: Path) -> None:
         axes.fill_between(steps, lowest, highest, color=line.get_color(), alpha=0.15)
     axes.set(xlabel="optimiser steps", ylabel="BLEU-4, dev split", ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -3,27 +3,31 @@ How long a sentence takes: a clip of 6.6 seconds as a file, and frame by frame a
 
     python benchmarks/latency.py
 
-Weights are random, and clips are drawn. Models with random weights never stop, so each sentence gets the same number of
-tokens. Each row is a process of its own, on so many cores: from its start to the first sentence (cold), then the
-seconds of each part when all is warm, then the stream, with frames that come at 25 per second. The page docs/latency.md
-and its figures are written at the end; `--report_only True` writes them again from existing results. The last line
-that it prints is JSON. A small run, in half a minute:
+Weights are random, and the signer is drawn. Models with random weights never stop, so each sentence gets the same
+number of tokens. Each row is a process of its own, on so many cores: from its start to the first sentence (cold), then
+the seconds of each part when all is warm, then the stream, with frames that come at 25 per second. Exported models run
+in onnxruntime, which cannot be told to do without AVX-512, and do not stream. The page docs/latency.md and its figures
+are written at the end; `--report_only True` writes them again from existing results. The last line that it prints is
+JSON. A small run, in half a minute:
 
     python benchmarks/latency.py --output_dir outputs/tiny_latency --report outputs/tiny_latency/page.md \
-        --models small --cores 1 --num_frames 50 --num_tokens 3 --num_rounds 1
+        --models small --runtimes torch --cores 1 --num_frames 50 --num_tokens 3 --num_rounds 1
 """
 
+import copy
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from benchmark_parts import (
     DOCS,
@@ -31,18 +35,21 @@ from benchmark_parts import (
     WIDTH,
     check_counts,
     command_line,
-    moving_picture,
     processor_name,
     run_benchmark,
     write_mp4,
 )
 from feature_cache import TEXT_MODELS
 from latency_process import FRAMES_PER_SECOND, RUNTIMES
-from numpy.random import default_rng
+from numpy.random import Generator, default_rng
 from transformers import MBartConfig, pipeline
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig
 from train_scripts.arguments.data_arguments import VideoArguments
+from train_scripts.commands.export_model import export
+from train_scripts.rendered_corpus.signers import create_signer
+from train_scripts.rendered_corpus.signing_language import SIGNS_BY_GLOSS
+from train_scripts.rendered_corpus.signing_renderer import plan_hands, render_clip
 from train_scripts.runs.tokenizers import train_tokenizer
 from train_scripts.runs.training import build_processor
 
@@ -93,6 +100,10 @@ class BenchmarkArguments:
     report: str = field(default=str(PAGE), metadata={"help": "Page to write; figures land beside it."})
     report_only: bool = field(default=False, metadata={"help": "Measure nothing, report what there is."})
     models: list[str] = field(default_factory=lambda: list(MODELS), metadata={"help": f"Of {', '.join(MODELS)}."})
+    runtimes: list[str] = field(
+        default_factory=lambda: list(RUNTIMES),
+        metadata={"help": f"Of {', '.join(RUNTIMES)}, which needs flallm[export]."},
+    )
     cores: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Cores of each process."})
     num_frames: int = field(default=165, metadata={"help": "Frames of the clip, 25 per second."})
     num_tokens: int = field(default=20, metadata={"help": "Tokens of a sentence."})
@@ -100,9 +111,10 @@ class BenchmarkArguments:
     seed: int = field(default=0, metadata={"help": "Seed of clip and weights."})
 
     def __post_init__(self):
-        unknown = [name for name in self.models if name not in MODELS]
-        if unknown:
-            raise ValueError(f"--models must be of {', '.join(map(repr, MODELS))}, got {unknown[0]!r}.")
+        for flag, names, known in (("--models", self.models, MODELS), ("--runtimes", self.runtimes, RUNTIMES)):
+            unknown = [name for name in names if name not in known]
+            if unknown:
+                raise ValueError(f"{flag} must be of {', '.join(map(repr, known))}, got {unknown[0]!r}.")
         if min(self.cores) < 1:
             raise ValueError(f"--cores must be 1 or more, got {min(self.cores)}.")
         check_counts(self, "num_frames", "num_tokens", "num_rounds")
@@ -141,26 +153,53 @@ def save_model(name: str, folder: Path, arguments: BenchmarkArguments) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def signed_clip(num_frames: int, generator: Generator) -> np.ndarray:
+    """
+    -> uint8 `(frames, height, width, 3)`: a drawn signer, who begins and ends with the hands at rest; as many signs as
+    fill the time, and these a little faster, so that they end in the last frame.
+    """
+    signer = create_signer("signer", skin_tone=0.5, is_left_handed=False, random_generator=generator)
+    recording = replace(signer.recording, frames_per_second=FRAMES_PER_SECOND, moving_thing=None)
+    signer = replace(signer, recordings=(recording,))
+    glosses = list(SIGNS_BY_GLOSS)
+    num_signs = next(
+        number
+        for number in range(1, len(glosses))
+        if len(plan_hands(glosses[:number], signer, copy.deepcopy(generator))) >= 1.1 * num_frames
+    )
+    frames = render_clip(glosses[:num_signs], signer, HEIGHT, generator)
+    left = (HEIGHT - WIDTH) // 2
+    return frames[np.linspace(0, len(frames) - 1, num_frames).round().astype(int), :, left : left + WIDTH]
+
+
 def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     output_dir = Path(arguments.output_dir)
     video = output_dir / "clip.mp4"
-    write_mp4(video, moving_picture(arguments.num_frames, HEIGHT, WIDTH, default_rng(arguments.seed)))
+    write_mp4(video, signed_clip(arguments.num_frames, default_rng(arguments.seed)))
     num_parameters, rows = {}, []
     for name in arguments.models:
         folder = output_dir / name
         num_parameters[name] = save_model(name, folder, arguments)
-        for runtime in RUNTIMES:
+        for runtime in arguments.runtimes:
+            source = folder if runtime == "torch" else export_model(folder, output_dir / f"{name}_exported")
             for cores in arguments.cores:
-                measured = measure_process(runtime, folder, video, cores, arguments.num_rounds)
+                measured = measure_process(runtime, source, video, cores, arguments.num_rounds)
                 rows.append({"model": name, "runtime": runtime, "cores": cores, **measured})
                 print(format_row(rows[-1]), flush=True)
-    names = ("models", "cores", "num_frames", "num_tokens", "num_rounds", "seed")
+    names = ("models", "runtimes", "cores", "num_frames", "num_tokens", "num_rounds", "seed")
     return {
         "arguments": {name: getattr(arguments, name) for name in names},
         "machine": f"{processor_name()} without AVX-512, torch {torch.__version__}",
         "num_parameters": num_parameters,
         "rows": rows,
     }
+
+
+def export_model(folder: Path, exported: Path) -> Path:
+    """As `flallm export` does it, without a model that another run left behind"""
+    shutil.rmtree(exported, ignore_errors=True)
+    export(["--model", str(folder), "--output_dir", str(exported)])
+    return exported
 
 
 def measure_process(runtime: str, folder: Path, video: Path, cores: int, num_rounds: int) -> dict[str, Any]:
@@ -178,7 +217,7 @@ def measure_process(runtime: str, folder: Path, video: Path, cores: int, num_rou
 
 
 def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    return {name: statistics.median(each[name] for each in rounds) for name in (rounds[0] if rounds else ())}
 
 
 def seconds_of(row: Mapping[str, Any]) -> dict[str, float]:
@@ -197,7 +236,7 @@ def seconds_of(row: Mapping[str, Any]) -> dict[str, float]:
 def format_row(row: Mapping[str, Any]) -> str:
     seconds = seconds_of(row)
     columns = ("cold", "warm", "worst_warm", "decode", "encode", "write", "first_word", "sentence", "final")
-    texts = (f"{seconds[name]:.2f}" for name in columns)
+    texts = (f"{seconds[name]:.2f}" if name in seconds else "" for name in columns)
     return f"| {row['model']}, {row['runtime']} | {row['cores']} | {' | '.join(texts)} |"
 
 

@@ -8,18 +8,20 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 FRAMES_PER_SECOND = 25
-# The signer rests after the clip, for longer than it takes to find that out.
+SECONDS_OF_REST_BEFORE = 1.0
+# After the clip, for longer than it takes to find that out.
 SECONDS_OF_REST = 2.0
+GREY_LEVELS_OF_NOISE = 2.0
 
 
-def in_torch(folder: str) -> Any:
+def in_torch(folder: str, cores: int) -> Any:
     """-> the pipeline of a saved model"""
     from transformers import pipeline
 
@@ -28,28 +30,35 @@ def in_torch(folder: str) -> Any:
     return pipeline("sign-language-translation", model=folder, device="cpu")
 
 
-# By name; another runtime is one more function that gives a pipeline.
-RUNTIMES: dict[str, Callable[[str], Any]] = {"torch": in_torch}
+def exported(folder: str, cores: int) -> Any:
+    """-> what translates with an exported model"""
+    sys.path.insert(0, folder)
+    from flallm_runner import load
+
+    return load(num_threads=cores)
 
 
 def main(argv: list[str]) -> int:
     settings = json.loads(argv[0])
+    cores, video, num_rounds = settings["cores"], settings["video"], settings["num_rounds"]
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings["cores"]])
-    torch.set_num_threads(settings["cores"])
-    translator = RUNTIMES[settings["runtime"]](settings["model"])
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    runtime = RUNTIMES[settings["runtime"]]
+    translator = runtime.load(settings["model"], cores)
     loaded = time.time()
-    translator(settings["video"])
+    translator(video)
     told = time.time()
     cold = {"load": loaded - settings["started"], "translate": told - loaded}
-    warm = [translate_in_steps(translator, settings["video"]) for _ in range(settings["num_rounds"])]
-    frames = frames_of(Path(settings["video"]))
-    stream = [translate_live(translator, frames) for _ in range(settings["num_rounds"])]
+    warm = [runtime.translate_in_steps(translator, video) for _ in range(num_rounds)]
+    stream = []
+    if runtime.streams:
+        frames = frames_of(Path(video))
+        stream = [translate_live(translator, frames) for _ in range(num_rounds)]
     print(json.dumps({"cold": cold, "warm": warm, "stream": stream}))
     return 0
 
 
-def translate_in_steps(translator: Any, video: str) -> dict[str, float]:
+def pipeline_in_steps(translator: Any, video: str) -> dict[str, float]:
     """Seconds of each step of a call"""
     times = [time.perf_counter()]
 
@@ -65,6 +74,27 @@ def translate_in_steps(translator: Any, video: str) -> dict[str, float]:
     return {"decode": decode, "encode": encode, "write": write + answer}
 
 
+def exported_in_steps(translator: Any, video: str) -> dict[str, float]:
+    """Seconds of each step of a call"""
+    began = time.perf_counter()
+    times = []
+    reader, encoder = translator.reader, translator.graphs["sign_encoder"]
+
+    def timed(function: Callable) -> Callable:
+        def call(*arguments: Any) -> Any:
+            value = function(*arguments)
+            times.append(time.perf_counter())
+            return value
+
+        return call
+
+    translator.reader, translator.graphs["sign_encoder"] = timed(reader), timed(encoder)
+    translator(video)
+    translator.reader, translator.graphs["sign_encoder"] = reader, encoder
+    decode, encode, write = np.diff([began, *times, time.perf_counter()]).tolist()
+    return {"decode": decode, "encode": encode, "write": write}
+
+
 def frames_of(video: Path) -> list[np.ndarray]:
     """As a camera gives them, uint8 `(height, width, 3)`"""
     from processing import decode_video
@@ -74,33 +104,72 @@ def frames_of(video: Path) -> list[np.ndarray]:
 
 def translate_live(translator: Any, frames: list[np.ndarray]) -> dict[str, float]:
     """
-    Feed frames at the pace of a camera, then the last one again, as of a signer who rests. Seconds from when the last
-    frame of the clip was due: until the first word of a text that was made of all of the clip, until that text is
-    whole, and until it is final; and by how much the feed was late at most.
+    Feed a clip at the pace of a camera, with the signer at rest before and after it. Seconds from when its last frame
+    was due: until the first word of the final translation, until its text is whole, and until it is final; and by how
+    much the feed was late at most.
+
+    Raises:
+        RuntimeError: unless the stream finds one sentence in the clip.
     """
     from modeling_flallm import StreamingTranslator
 
     arrived: list[tuple[float, dict[str, Any]]] = []
     late = 0.0
+    shown = [*at_rest(frames[0], SECONDS_OF_REST_BEFORE), *frames, *at_rest(frames[-1], SECONDS_OF_REST)]
     with StreamingTranslator(translator, return_scores=True) as stream:
         began = time.perf_counter()
-        for index, frame in at_the_pace_of_a_camera(frames, began):
+        for index, frame in at_the_pace_of_a_camera(shown, began):
             seconds = index / FRAMES_PER_SECOND
             arrived += [(time.perf_counter(), update) for update in stream.add(frame, seconds)]
             late = max(late, time.perf_counter() - began - seconds)
         arrived += [(time.perf_counter(), update) for update in stream.finish()]
-    last_frame = (len(frames) - 1) / FRAMES_PER_SECOND
-    of_all = [(second - began - last_frame, update) for second, update in arrived if update["signing_end"] > last_frame]
-    # An update has a score once its text is whole.
-    whole = next(second for second, update in of_all if "score" in update)
-    return {"first_word": of_all[0][0], "sentence": whole, "final": of_all[-1][0], "late": late}
+    last_frame = began + (len(shown) - 1) / FRAMES_PER_SECOND - SECONDS_OF_REST
+    return seconds_until_final(arrived, last_frame) | {"late": late}
+
+
+def seconds_until_final(arrived: list[tuple[float, dict[str, Any]]], last_frame: float) -> dict[str, float]:
+    """Of updates and the seconds in which they came; see `translate_live`."""
+    pieces = sorted({update["piece"] for _, update in arrived})
+    if pieces != [0]:
+        raise RuntimeError(f"The stream must find one sentence in the clip, got {len(pieces)}.")
+    final = arrived[-1][1]
+    ends = ("signing_start", "signing_end")
+    of_all = [(second, update) for second, update in arrived if all(update[end] == final[end] for end in ends)]
+    moments = {
+        "first_word": next(second for second, update in of_all if update["translation_text"]),
+        # An update has a score once its text is whole.
+        "sentence": next(second for second, update in of_all if "score" in update),
+        "final": arrived[-1][0],
+    }
+    return {name: moment - last_frame for name, moment in moments.items()}
+
+
+def at_rest(frame: np.ndarray, seconds: float) -> list[np.ndarray]:
+    """A signer who does not move, in front of a camera, which always has some noise"""
+    generator = np.random.default_rng(0)
+    noise = generator.normal(0, GREY_LEVELS_OF_NOISE, (round(seconds * FRAMES_PER_SECOND), *frame.shape))
+    return list(np.clip(frame + noise, 0, 255).astype(np.uint8))
 
 
 def at_the_pace_of_a_camera(frames: list[np.ndarray], began: float) -> Iterator[tuple[int, np.ndarray]]:
-    repeated = [frames[-1]] * round(SECONDS_OF_REST * FRAMES_PER_SECOND)
-    for index, frame in enumerate([*frames, *repeated]):
+    for index, frame in enumerate(frames):
         time.sleep(max(0.0, began + index / FRAMES_PER_SECOND - time.perf_counter()))
         yield index, frame
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """`load` takes a folder and the number of cores, and gives what `translate_in_steps` calls with a video."""
+
+    load: Callable[[str, int], Any]
+    translate_in_steps: Callable[[Any, str], dict[str, float]]
+    streams: bool
+
+
+RUNTIMES = {
+    "torch": Runtime(in_torch, pipeline_in_steps, True),
+    "exported": Runtime(exported, exported_in_steps, False),
+}
 
 
 if __name__ == "__main__":

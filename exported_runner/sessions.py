@@ -35,6 +35,8 @@ class OnnxSession:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
+        # Threads that wait would keep the cores busy that the next graph, or the reader of videos, needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(
             str(path), options, providers=list(providers or ("CPUExecutionProvider",))
         )

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, Cache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
 
 from .choice_slt import Utility
+from .linear_layers_slt import few_rows_in_onednn
 from .loading_slt import file_options
 from .losses_slt import IGNORED_LABEL, summed_cross_entropy
 from .sign_encoder_slt import SignEncoderOutput, checked_mask, is_exporting, real_first
@@ -186,7 +187,17 @@ class EncoderDecoderTranslationModel(SignTranslationModel):
         self._check_one_form(video, encoder_outputs=None)
         self._check_prompt(prompt_ids, prompt_attention_mask)
         embeddings, tokens = self._embed_video(video)
-        return self._encode(embeddings, tokens, prompt_ids, prompt_attention_mask, **kwargs)
+        with few_rows_in_onednn(self):
+            return self._encode(embeddings, tokens, prompt_ids, prompt_attention_mask, **kwargs)
+
+    def _reorder_cache(self, cache: Cache, beams: torch.LongTensor) -> Cache:
+        """
+        In place of transformers' own, which also copies what beams have in common: those of a clip read the same
+        outputs of the encoder.
+        """
+        written = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        written.reorder_cache(beams)
+        return cache
 
     @torch.no_grad()
     def generate(

@@ -7,6 +7,7 @@ import torch
 from tiny_models import (
     PAD,
     START,
+    TEXT_MODELS,
     VOCABULARY_SIZE,
     every_text_model_and_visual_encoder,
     random_batch,
@@ -20,6 +21,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation
+from modeling_flallm.language_encoder_decoder_slt import EncoderDecoderTranslationModel
 
 
 def without_end_padding(sequence: torch.Tensor) -> list[int]:
@@ -180,3 +182,17 @@ def test_the_model_of_the_paper_trains_at_full_size():
 @pytest.mark.slow
 def test_the_model_of_the_paper_trains_at_full_size_on_a_gpu():
     train_two_steps_at_full_size("cuda", bfloat16=True)
+
+
+@pytest.mark.parametrize("text", TEXT_MODELS)
+def test_beams_share_what_they_read(text, monkeypatch):
+    """Of each clip, keys and values of the encoder's outputs are the same in all beams, so they are not reordered."""
+    model, inputs = tiny_model(text), random_batch([12, 7, 9])
+    del inputs["labels"]
+    settings = {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 9, "return_dict_in_generate": True}
+    ours = model.generate(**inputs, **settings, output_scores=True)
+    monkeypatch.delattr(EncoderDecoderTranslationModel, "_reorder_cache")
+    expected = model.generate(**inputs, **settings, output_scores=True)
+    assert torch.equal(ours.sequences, expected.sequences)
+    assert_close(ours.sequences_scores, expected.sequences_scores)
+    assert ours.beam_indices.unique().numel() > 3, "beams were reordered"
