@@ -141,14 +141,13 @@ def save_model(name: str, folder: Path, arguments: BenchmarkArguments) -> int:
     vision_config = FLaLLMVisionConfig(**size.vision, temporal_blocks=["K5"])
     config = FLaLLMConfig(vision_config=vision_config, text_config=text_config, adapter_hidden_size=width)
     model = FLaLLMForTranslation(config).eval()
-    tokenizer, ends = processor.tokenizer, {processor.tokenizer.eos_token_id}
-    model.generation_config.update(
-        num_beams=size.num_beams,
-        min_new_tokens=arguments.num_tokens,
-        max_new_tokens=arguments.num_tokens,
-        # So that there are words to see.
-        suppress_tokens=sorted({*tokenizer.all_special_ids, *range(len(tokenizer), text_config.vocab_size)} - ends),
-    )
+    num_tokens = arguments.num_tokens
+    model.generation_config.update(num_beams=size.num_beams, min_new_tokens=num_tokens, max_new_tokens=num_tokens)
+    # So that there are words to see, without a list of suppressed tokens, which real models do not have.
+    are_words = torch.zeros(text_config.vocab_size, dtype=torch.bool)
+    are_words[: len(processor.tokenizer)] = True
+    are_words[processor.tokenizer.all_special_ids] = False
+    model.get_text_model().final_logits_bias[:, ~are_words] = -1e4
     pipeline("sign-language-translation", model=model, processor=processor, device="cpu").save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())
 

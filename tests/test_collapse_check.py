@@ -117,7 +117,6 @@ def training_of(monkeypatch) -> Any:
 def build_blind(*_: Any) -> tuple[Any, Any]:
     """The adapter has lost its weights: whatever the clip, the text model reads the same."""
     model, processor = build_seeing()
-    make_talkative(model, processor.tokenizer)
     with torch.no_grad():
         for parameter in model.get_adapter().parameters():
             parameter.zero_()
@@ -127,6 +126,7 @@ def build_blind(*_: Any) -> tuple[Any, Any]:
 def build_seeing(*_: Any) -> tuple[Any, Any]:
     """Different sentences, also after some steps: the statistics of batch norm stay as they are."""
     model, processor = load(trained_model())
+    make_talkative(model, processor.tokenizer)
     model.freeze_visual_encoder()
     return model, processor
 
