@@ -25,8 +25,7 @@ def few_rows_in_onednn(model: nn.Module) -> AbstractContextManager:
     Args:
         model: whose layers will be computed. Where none is large, the context does nothing.
     """
-    is_large = any(isinstance(layer, nn.Linear) and layer.weight.numel() >= FEWEST_WEIGHTS for layer in model.modules())
-    return _FewRowsInOneDNN() if is_large and _has_onednn() else nullcontext()
+    return _FewRowsInOneDNN() if _has_onednn() and _has_large_layer(model) else nullcontext()
 
 
 def _has_onednn() -> bool:
@@ -36,6 +35,10 @@ def _has_onednn() -> bool:
         and torch.backends.mkldnn.enabled
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+def _has_large_layer(model: nn.Module) -> bool:
+    return any(isinstance(layer, nn.Linear) and layer.weight.numel() >= FEWEST_WEIGHTS for layer in model.modules())
 
 
 class _FewRowsInOneDNN(TorchFunctionMode):
