@@ -95,7 +95,8 @@ def check_counts(arguments: Any, *names: str) -> None:
     """
     if min(getattr(arguments, name) for name in names) < 1:
         *others, last = (f"--{name}" for name in names)
-        raise ValueError(f"{', '.join(others)} and {last} must be 1 or more.")
+        names_of_all = f"{', '.join(others)} and {last}" if others else last
+        raise ValueError(f"{names_of_all} must be 1 or more.")
 
 
 def check_sizes(output_dir: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -46,6 +46,7 @@ from transformers import MBartConfig, pipeline
 
 from modeling_flallm import FLaLLMConfig, FLaLLMForTranslation, FLaLLMVisionConfig
 from train_scripts.arguments.data_arguments import VideoArguments
+from train_scripts.arguments.flag_values import DTYPES
 from train_scripts.commands.export_model import export
 from train_scripts.rendered_corpus.signers import create_signer
 from train_scripts.rendered_corpus.signing_language import SIGNS_BY_GLOSS
@@ -55,6 +56,7 @@ from train_scripts.runs.training import build_processor
 
 PAGE = DOCS / "latency.md"
 TABLE_START = "<!-- written by benchmarks/latency.py -->"
+DEVICES = ("cpu", "cuda")
 PROCESS = Path(__file__).with_name("latency_process.py")
 # Most processors have no AVX-512: one that has behaves like one without.
 AS_MOST_PROCESSORS = {
@@ -105,6 +107,8 @@ class BenchmarkArguments:
         metadata={"help": f"Of {', '.join(RUNTIMES)}, which needs flallm[export]."},
     )
     cores: list[int] = field(default_factory=lambda: [1, 2], metadata={"help": "Cores of each process."})
+    device: str = field(default="cpu", metadata={"help": "Of models in torch.", "choices": DEVICES})
+    dtype: str = field(default="float32", metadata={"help": "Precision of models in torch.", "choices": DTYPES})
     num_frames: int = field(default=165, metadata={"help": "Frames of the clip, 25 per second."})
     num_tokens: int = field(default=20, metadata={"help": "Tokens of a sentence."})
     num_rounds: int = field(default=3, metadata={"help": "Warm sentences, and streams, of each process."})
@@ -182,13 +186,14 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
         for runtime in arguments.runtimes:
             source = folder if runtime == "torch" else export_model(folder, output_dir / f"{name}_exported")
             for cores in arguments.cores:
-                measured = measure_process(runtime, source, video, cores, arguments.num_rounds)
+                measured = measure_process(runtime, source, video, cores, arguments)
                 rows.append({"model": name, "runtime": runtime, "cores": cores, **measured})
                 print(format_row(rows[-1]), flush=True)
-    names = ("models", "runtimes", "cores", "num_frames", "num_tokens", "num_rounds", "seed")
+    names = ("models", "runtimes", "cores", "device", "dtype", "num_frames", "num_tokens", "num_rounds", "seed")
+    gpu = f"{torch.cuda.get_device_name()} beside " if arguments.device == "cuda" else ""
     return {
         "arguments": {name: getattr(arguments, name) for name in names},
-        "machine": f"{processor_name()} without AVX-512, torch {torch.__version__}",
+        "machine": f"{gpu}{processor_name()} without AVX-512, torch {torch.__version__}",
         "num_parameters": num_parameters,
         "rows": rows,
     }
@@ -201,8 +206,11 @@ def export_model(folder: Path, exported: Path) -> Path:
     return exported
 
 
-def measure_process(runtime: str, folder: Path, video: Path, cores: int, num_rounds: int) -> dict[str, Any]:
-    settings = {"runtime": runtime, "model": str(folder), "video": str(video), "cores": cores, "num_rounds": num_rounds}
+def measure_process(
+    runtime: str, folder: Path, video: Path, cores: int, arguments: BenchmarkArguments
+) -> dict[str, Any]:
+    settings = {"runtime": runtime, "model": str(folder), "video": str(video), "cores": cores}
+    settings |= {name: getattr(arguments, name) for name in ("device", "dtype", "num_rounds")}
     settings["started"] = time.time()
     python_path = os.pathsep.join([str(DOCS.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

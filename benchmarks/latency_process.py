@@ -21,21 +21,27 @@ SECONDS_OF_REST = 2.0
 GREY_LEVELS_OF_NOISE = 2.0
 
 
-def in_torch(folder: str, cores: int) -> Any:
+def in_torch(settings: dict[str, Any]) -> Any:
     """-> the pipeline of a saved model"""
+    import torch
     from transformers import pipeline
 
     import modeling_flallm  # noqa: F401, which makes the model known
 
-    return pipeline("sign-language-translation", model=folder, device="cpu")
+    return pipeline(
+        "sign-language-translation",
+        model=settings["model"],
+        device=settings["device"],
+        dtype=getattr(torch, settings["dtype"]),
+    )
 
 
-def exported(folder: str, cores: int) -> Any:
+def exported(settings: dict[str, Any]) -> Any:
     """-> what translates with an exported model"""
-    sys.path.insert(0, folder)
+    sys.path.insert(0, settings["model"])
     from flallm_runner import load
 
-    return load(num_threads=cores)
+    return load(num_threads=settings["cores"])
 
 
 def main(argv: list[str]) -> int:
@@ -44,7 +50,7 @@ def main(argv: list[str]) -> int:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     runtime = RUNTIMES[settings["runtime"]]
-    translator = runtime.load(settings["model"], cores)
+    translator = runtime.load(settings)
     loaded = time.time()
     translator(video)
     told = time.time()
@@ -60,9 +66,13 @@ def main(argv: list[str]) -> int:
 
 def pipeline_in_steps(translator: Any, video: str) -> dict[str, float]:
     """Seconds of each step of a call"""
+    import torch
+
     times = [time.perf_counter()]
 
     def done(value: Any) -> Any:
+        if translator.device.type == "cuda":  # which computes on after a call has returned
+            torch.cuda.synchronize()
         times.append(time.perf_counter())
         return value
 
@@ -159,9 +169,9 @@ def at_the_pace_of_a_camera(frames: list[np.ndarray], began: float) -> Iterator[
 
 @dataclass(frozen=True)
 class Runtime:
-    """`load` takes a folder and the number of cores, and gives what `translate_in_steps` calls with a video."""
+    """`load` takes the settings of the process, and gives what `translate_in_steps` calls with a video."""
 
-    load: Callable[[str, int], Any]
+    load: Callable[[dict[str, Any]], Any]
     translate_in_steps: Callable[[Any, str], dict[str, float]]
     streams: bool
 

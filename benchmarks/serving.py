@@ -63,6 +63,9 @@ class BenchmarkArguments:
     num_sentences: int = field(default=4, metadata={"help": "Sentences of each user."})
     frame_rate: float = field(default=12.5, metadata={"help": "Frames per second of a camera."})
     rest_seconds: float = field(default=2.0, metadata={"help": "Rest after each sentence."})
+    device: str = field(
+        default="cpu", metadata={"help": "Of the server and the offline translation.", "choices": ("cpu", "cuda")}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of who signs what, and when they begin."})
 
     def __post_init__(self):
@@ -118,7 +121,8 @@ def running_server(num_users: int, arguments: BenchmarkArguments) -> Iterator[tu
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "train_scripts", "serve", "--model", f"{arguments.quickstart_output}/model"]
-    command += ["--port", str(port), "--max_streams", str(num_users), "--device", "cpu", "--dtype", "float32"]
+    command += ["--port", str(port), "--max_streams", str(num_users), "--device", arguments.device]
+    command += ["--dtype", "float32"]
     python_path = os.pathsep.join([str(DOCS.parent), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": python_path}) as process:
         try:
@@ -211,7 +215,7 @@ def seconds_busy(processes: Sequence[psutil.Process]) -> float:
 
 def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
     model, processor = load_trained(f"{arguments.quickstart_output}/model", dtype=torch.float32)
-    translator = SignLanguageTranslationPipeline(model=model, processor=processor, device="cpu")
+    translator = SignLanguageTranslationPipeline(model=model, processor=processor, device=arguments.device)
     rows = []
     for number in arguments.users:
         users = make_users(number, arguments)
@@ -237,10 +241,11 @@ def measure(arguments: BenchmarkArguments) -> dict[str, Any]:
             }
         )
         print(format_row(rows[-1]), flush=True)
-    names = ("users", "num_sentences", "frame_rate", "rest_seconds", "seed")
+    names = ("users", "num_sentences", "frame_rate", "rest_seconds", "device", "seed")
+    gpu = f"{torch.cuda.get_device_name()} beside " if arguments.device == "cuda" else ""
     return {
         "arguments": {name: getattr(arguments, name) for name in names},
-        "machine": f"{processor_name()}, {num_cores()} cores, torch {torch.__version__}",
+        "machine": f"{gpu}{processor_name()}, {num_cores()} cores, torch {torch.__version__}",
         "rows": rows,
     }
 

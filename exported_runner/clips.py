@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .sampling_slt import evenly_spread, sampled_evenly
+from .sampling_slt import evenly_spread, fraction_as_in_training, sampled_evenly
 
 # A clip, a path or an array, and from which second to which it is read -> float32 `(length, ...)`.
 Reader = Callable[[Any, float | None, float | None], np.ndarray]
@@ -45,13 +45,14 @@ def _video_reader(settings: dict[str, Any]) -> Reader:
 
     def sample(num_frames: int, rate: float | None) -> list[int]:
         kept = settings["frame_sampling_rate"]
+        kept = fraction_as_in_training(1.0 if kept is None else kept, rate, settings["training_fps"])
         if settings["fps"] is not None:
             if rate is None:
                 raise ValueError(
                     f"The model reads {settings['fps']} frames per second, and the clip has no frame rate. Pass a file."
                 )
             kept = min(1.0, settings["fps"] / rate)
-        return sampled_evenly(num_frames, 1.0 if kept is None else kept, settings["max_num_frames"])
+        return sampled_evenly(num_frames, kept, settings["max_num_frames"])
 
     def read(clip: Any, start: float | None, end: float | None) -> np.ndarray:
         if _is_file(clip):
@@ -85,8 +86,12 @@ def _pose_reader(settings: dict[str, Any]) -> Reader:
     preparation = PosePreparation(settings)
 
     def read(clip: Any, start: float | None, end: float | None) -> np.ndarray:
-        values = preparation.values_of(read_poses(clip, start, end), f"'{clip}'" if _is_file(clip) else "the clip")
-        kept = sampled_evenly(len(values), settings["frame_sampling_rate"], settings["max_num_frames"])
+        poses = read_poses(clip, start, end)
+        values = preparation.values_of(poses, f"'{clip}'" if _is_file(clip) else "the clip")
+        rate = fraction_as_in_training(
+            settings["frame_sampling_rate"], poses.frames_per_second, settings["training_fps"]
+        )
+        kept = sampled_evenly(len(values), rate, settings["max_num_frames"])
         return preparation.normalised(values[kept])
 
     return read

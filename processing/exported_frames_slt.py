@@ -33,6 +33,7 @@ def frame_settings(processor: BaseVideoProcessor) -> dict[str, Any]:
     return {
         "frame_sampling_rate": processor.frame_sampling_rate,
         "fps": processor.fps,
+        "training_fps": processor.training_fps,
         "max_num_frames": processor.max_num_frames,
         "size": size,
         "crop_size": crop,

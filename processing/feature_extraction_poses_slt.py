@@ -14,7 +14,7 @@ from .pose_files_slt import list_of_clips_of_poses, name_of_poses, pose_facts, r
 from .pose_layouts_slt import POINTS_OF_PARTS
 from .pose_normalisation_slt import normalised_poses, smoothed_poses
 from .poses_slt import USUAL_FRAMES_PER_SECOND, PoseFacts, Poses, values_of_poses
-from .sampling_slt import sampled_evenly
+from .sampling_slt import check_training_fps, fraction_as_in_training, sampled_evenly
 
 logger = logging.get_logger(__name__)
 
@@ -25,7 +25,9 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
     """Reads the poses of signers, thins them in time, normalises them as Uni-Sign does, and pads them to a batch.
 
     `frame_sampling_rate` is the fraction of frames to keep, `max_num_frames` the most frames of a clip; longer ones are
-    thinned evenly (Uni-Sign draws them at random, also in evaluation), and None keeps all. Points with a score up to
+    thinned evenly (Uni-Sign draws them at random, also in evaluation), and None keeps all. `training_fps` is the frame
+    rates of the slowest and the fastest training clip: of slower and faster poses as many per second are taken as of
+    the nearest of these. Points with a score up to
     `score_threshold` are not seen. `keep_aspect_ratio=False` divides x by the width and y by the height of the picture,
     each alone, as Uni-Sign's published weights expect. `smoothing_seconds` averages each point over neighbouring
     frames, weighted by its scores and a Gaussian of this standard deviation, and fills short gaps; 0 leaves the poses
@@ -47,9 +49,11 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
         smoothing_seconds: float = 0.0,
         extractor: str | None = None,
         hand_crops: bool = False,
+        training_fps: Sequence[float] | None = None,
         **kwargs,
     ):
         _check_sampling(frame_sampling_rate, max_num_frames)
+        check_training_fps(training_fps)
         if not 0 <= score_threshold < 1:
             raise ValueError(f"`score_threshold` must be from 0 to below 1, got {score_threshold}.")
         if not 0 <= smoothing_seconds <= MOST_SMOOTHING_SECONDS:
@@ -66,6 +70,7 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
         self.smoothing_seconds = smoothing_seconds
         self.extractor = extractor
         self.hand_crops = hand_crops
+        self.training_fps = training_fps
 
     def __call__(
         self,
@@ -82,8 +87,12 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
         Returns `pose_values`, float32 (batch, frames, 69, 3), padded with zeros, and `pose_attention_mask`
         (batch, frames). Raises `ValueError` as `read`."""
         _check_sampling(1.0 if frame_sampling_rate is None else frame_sampling_rate, max_num_frames)
-        clips = [self.read(clip, start, end) for clip in list_of_clips_of_poses(poses)]
-        sampled = [clip[self.sample_frame_indices(len(clip), frame_sampling_rate, max_num_frames)] for clip in clips]
+        sampled = []
+        for source in list_of_clips_of_poses(poses):
+            clip = read_poses(source, start, end)
+            rate = clip.frames_per_second
+            indices = self.sample_frame_indices(len(clip), frame_sampling_rate, max_num_frames, rate)
+            sampled.append(self.values_of(clip, name_of_poses(source))[indices])
         return BatchFeature(self.pad(sampled), tensor_type=return_tensors)
 
     def read(self, source: Any, start: float | None = None, end: float | None = None) -> torch.Tensor:
@@ -113,10 +122,15 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
         return pose_facts(source)
 
     def sample_frame_indices(
-        self, num_frames: int, frame_sampling_rate: float | None = None, max_num_frames: int | None = None
+        self,
+        num_frames: int,
+        frame_sampling_rate: float | None = None,
+        max_num_frames: int | None = None,
+        fps: float | None = None,
     ) -> list[int]:
-        """Return the sorted indices of the frames that are kept of this many."""
-        rate = frame_sampling_rate or self.frame_sampling_rate
+        """Return the sorted indices of the frames that are kept of this many, at `fps` frames per second if that is
+        known."""
+        rate = frame_sampling_rate or fraction_as_in_training(self.frame_sampling_rate, fps, self.training_fps)
         return sampled_evenly(num_frames, rate, max_num_frames or self.max_num_frames)
 
     def pad(self, clips: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -3,7 +3,8 @@
 Finds sentences while they are signed, by the rests of `segmentation_slt.py`.
 
 What a rest is, and where a sentence without one is cut, is decided by the same functions as for a whole video. The only
-difference is what they know: of the half minute around a moment, what was before it and what has come since.
+difference is what they know: of the half minute around a moment, what was before it and what has come since. Before
+anything was signed, they know so little that a short rest counts only later.
 """
 
 import itertools
@@ -30,6 +31,9 @@ from .segmentation_slt import (
 # After a long rest it takes up to a tenth of half the surroundings until motion stands out from the noise: so long, and
 # more, a sentence can have gone on when it is found.
 KEPT_IN_SECONDS = 4.0
+# How high the hands usually are, by which a short rest is told, is not known before so much was signed: when the hands
+# come up for the first time, any sign may seem low.
+KNOWN_SIGNING_IN_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -147,18 +151,19 @@ def _step_at(motion: Motion, second: float) -> int:
     return 0 if second <= motion.start else round((second - motion.start) / STEP_IN_SECONDS)
 
 
-def _moves(motion: Motion, first: int, stop: int) -> bool:
-    """Whether anybody moves in these steps for longer than a twitch."""
+def _moves(motion: Motion, first: int, stop: int, seconds: float = TWITCH_IN_SECONDS) -> bool:
+    """Whether anybody moves for so long in these steps. Default: longer than a twitch."""
     num_moving = np.count_nonzero(motion.energy[first:stop] > motion.still[first:stop])
-    return num_moving * STEP_IN_SECONDS >= TWITCH_IN_SECONDS
+    return num_moving * STEP_IN_SECONDS >= seconds
 
 
 def _is_rest_so_far(motion: Motion, stillness: Stillness) -> bool:
-    """As `is_rest`; a short stillness is none until the hands have come up again."""
+    """As `is_rest`; a short stillness is none until enough was signed before it, and the hands have come up again."""
     way = round(WAY_OF_THE_HANDS_IN_SECONDS / STEP_IN_SECONDS)
-    if stillness.stop + way > len(motion.energy):
-        return stillness.seconds >= REST_IN_SECONDS - 1e-9
-    return is_rest(motion, stillness)
+    has_come_up = stillness.stop + way <= len(motion.energy)
+    if has_come_up and _moves(motion, 0, stillness.first, KNOWN_SIGNING_IN_SECONDS):
+        return is_rest(motion, stillness)
+    return stillness.seconds >= REST_IN_SECONDS - 1e-9
 
 
 __all__ = ["LiveSegmentation", "LiveSentence"]

@@ -178,7 +178,7 @@ class PoseModality(Modality):
         poses, begin = self.poses_of(source, start, end, rate)
         rate = poses.frames_per_second
         values = self.part.values_of(poses, name_of_poses(source))
-        indices = self.part.sample_frame_indices(len(values))
+        indices = self.part.sample_frame_indices(len(values), fps=rate)
         metadata = {
             "fps": rate,
             "total_num_frames": len(values),
@@ -325,7 +325,8 @@ class PoseModality(Modality):
                 "model itself."
             )
         names = (
-            "frame_sampling_rate", "max_num_frames", "score_threshold", "keep_aspect_ratio", "smoothing_seconds",
+            "frame_sampling_rate", "training_fps", "max_num_frames", "score_threshold", "keep_aspect_ratio",
+            "smoothing_seconds",
         )  # fmt: skip
         shape = [len(POINTS_OF_PARTS), 3]
         return {**{name: getattr(self.part, name) for name in names}, "value_shape": shape}
@@ -364,7 +365,7 @@ class PoseModality(Modality):
         return {**item, "hand_crops": hand_crops_of_row(read_row(), indices, scores, is_mirrored, seed)}
 
     def sample_indices(self, length: int, rate: float | None = None) -> list[int]:
-        return self.part.sample_frame_indices(length)
+        return self.part.sample_frame_indices(length, fps=rate)
 
     def item(
         self,

@@ -18,6 +18,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 
+from .sampling_slt import slowest_and_fastest
+
 # From the length of a clip and its frames per second, None if it has no times, to indices.
 SampleIndices = Callable[[int, float | None], list[int]]
 
@@ -224,6 +226,23 @@ class Modality(ABC):
         Raises:
             ValueError: for clips that cannot be of one model.
         """
+
+    def learn_rates(self, rows: Iterable[dict[str, Any]]) -> None:
+        """
+        Learn from rows of training clips how many values per second these have, beside what the part knows of earlier
+        ones, so that it can sample others alike. Nothing for a part that does not sample by time. Rows that cannot be
+        read are left out here.
+        """
+        if hasattr(self.part, "training_fps"):
+            rates = [self._rate_when_read(row) for row in rows]
+            self.part.training_fps = slowest_and_fastest([*rates, *(self.part.training_fps or [])])
+
+    def _rate_when_read(self, row: dict[str, Any]) -> float | None:
+        """Values per second by the times of the values, as sampling sees it; headers may say something else."""
+        try:
+            return self.read(row, lambda length, rate: [0]).rate
+        except (OSError, ValueError):
+            return None
 
     def origin(self) -> str | None:
         """What made the clips that the model was trained on, for its card; None if that is not known, or nothing did.

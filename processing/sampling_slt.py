@@ -2,6 +2,10 @@
 """Thins sequences in time evenly, whatever they hold."""
 
 import math
+from collections.abc import Iterable, Sequence
+
+# Frame rates that differ by less than a tenth are alike, such as 24, 25 and 26.
+ALIKE = 1.1
 
 
 def evenly_spread(length: int, most: int | None) -> list[int]:
@@ -17,3 +21,32 @@ def sampled_evenly(length: int, rate: float, most: int | None) -> list[int]:
     count = max(1, math.ceil(length * rate - 1e-9))
     indices = [min(length - 1, math.floor(k / rate + 1e-9)) for k in range(count)]
     return [indices[k] for k in evenly_spread(count, most)]
+
+
+def fraction_as_in_training(
+    fraction: float, frames_per_second: float | None, training_fps: Sequence[float] | None
+) -> float:
+    """Return the fraction of frames to keep of a clip: `fraction`, or, for a clip slower or faster than all training
+    clips, of which `training_fps` has the slowest and the fastest, what keeps as many frames per second as of the
+    nearest of these. Above 1, frames are repeated."""
+    if frames_per_second is None or training_fps is None:
+        return fraction
+    slowest, fastest = training_fps
+    if slowest / ALIKE <= frames_per_second <= fastest * ALIKE:
+        return fraction
+    return fraction * min(max(frames_per_second, slowest), fastest) / frames_per_second
+
+
+def slowest_and_fastest(rates: Iterable[float | None]) -> list[float] | None:
+    """Return the least and the greatest of the frame rates that are known, or None."""
+    known = [round(float(rate), 2) for rate in rates if rate is not None]
+    return [min(known), max(known)] if known else None
+
+
+def check_training_fps(training_fps: Sequence[float] | None) -> None:
+    """Raise a `ValueError` for something else than None and two frame rates, the slower one first."""
+    if training_fps is not None and not (len(training_fps) == 2 and 0 < training_fps[0] <= training_fps[1]):
+        raise ValueError(
+            "`training_fps` must be the frame rates of the slowest and the fastest training clip, or None, got "
+            f"{training_fps}."
+        )

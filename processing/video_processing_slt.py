@@ -22,7 +22,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .captions_slt import format_captions
-from .sampling_slt import sampled_evenly
+from .sampling_slt import check_training_fps, fraction_as_in_training, sampled_evenly
 from .segmentation_slt import SegmentLengths, VideoSegment
 from .video_decoding_slt import decode_segments, decode_video
 from .video_files_slt import VideoDecodingError
@@ -54,10 +54,12 @@ class FLaLLMVideosKwargs(VideosKwargs, total=False):
     """Arguments of `FLaLLMVideoProcessor` beyond those of every video processor.
 
     `frame_sampling_rate` is the fraction of frames to keep, above 0 and up to 1. `max_num_frames` is the most frames to
-    keep of one video; longer ones are thinned evenly, `None` sets no limit. `start` and `end` are the part of each
-    video to read, in seconds: one number for all videos, or a list with an entry (or `None`) each."""
+    keep of one video; longer ones are thinned evenly, `None` sets no limit. `training_fps` is the frame rates of the
+    slowest and the fastest training clip. `start` and `end` are the part of each video to read, in seconds: one number
+    for all videos, or a list with an entry (or `None`) each."""
 
     frame_sampling_rate: float | int | None
+    training_fps: list | tuple | None
     max_num_frames: int | None
     start: float | int | list | tuple | None
     end: float | int | list | tuple | None
@@ -74,6 +76,11 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
     https://arxiv.org/abs/2403.12556) keeps that fraction of the frames; `fps`, if set, replaces it and
     keeps that many frames per second. Both apply before `max_num_frames`, and at least one frame is always kept.
 
+    A fraction means another tempo for another frame rate. Where the processor knows `training_fps`, the frame rates of
+    the slowest and the fastest training clip, it takes of a slower or faster video as many frames per second as of the
+    nearest of these, and repeats frames if there are too few (ours; the paper has videos of one rate). Not for a
+    `frame_sampling_rate` or `fps` that is given in a call.
+
     Example: `FLaLLMVideoProcessor()(["clip.mp4", "other.webm"], return_tensors="pt")["pixel_values_videos"].shape`
     """
 
@@ -89,17 +96,21 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
     do_sample_frames = True
     frame_sampling_rate = 0.25
     max_num_frames = 300
+    training_fps = None
     valid_kwargs = FLaLLMVideosKwargs
     model_input_names = ["pixel_values_videos", "pixel_attention_mask"]
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         _check_sampling(self.frame_sampling_rate, self.fps, self.max_num_frames)
+        check_training_fps(self.training_fps)
 
     def sample_frame_indices(self, num_frames: int, fps: float | None = None) -> list[int]:
         """Return the sorted indices of the frames to keep of a video of `num_frames` frames at `fps` frames per
-        second, with this processor's settings. `fps` is needed only where the processor's own `fps` is set."""
-        return _sample_indices(num_frames, fps, self.frame_sampling_rate, self.fps, self.max_num_frames)
+        second, with this processor's settings. `fps` is needed where the processor's own `fps` is set; without it,
+        the video counts as one of the frame rates in training."""
+        sampling = (self.frame_sampling_rate, self.fps, self.max_num_frames, self.training_fps)
+        return _sample_indices(num_frames, fps, *sampling)
 
     def preprocess(self, videos: Any, **kwargs) -> BatchFeature:
         """Process videos as the class describes; every setting can be overridden by name for this call.
@@ -248,13 +259,22 @@ class FLaLLMVideoProcessor(BaseVideoProcessor):
                 f"`frame_sampling_rate` and `fps` exclude each other, got frame_sampling_rate={rate} and fps={fps}. "
                 "Pass one."
             )
+        training_fps = None
         if rate is None and fps is None:
             rate, fps = self.frame_sampling_rate, self.fps
+            training_fps = kwargs.get("training_fps", self.training_fps)
+            check_training_fps(training_fps)
         max_num_frames = kwargs.get("max_num_frames", self.max_num_frames)
         _check_sampling(rate, fps, max_num_frames)
         if not kwargs.get("do_sample_frames", self.do_sample_frames):
             return None
-        return partial(_sample_indices, frame_sampling_rate=rate, target_fps=fps, max_num_frames=max_num_frames)
+        return partial(
+            _sample_indices,
+            frame_sampling_rate=rate,
+            target_fps=fps,
+            max_num_frames=max_num_frames,
+            training_fps=training_fps,
+        )
 
     def _frame_resizer(self, kwargs: dict) -> Any:
         """Return the function that resizes each frame as it is decoded, so that a long video in a high resolution is
@@ -297,9 +317,10 @@ def _sample_indices(
     frame_sampling_rate: float | None,
     target_fps: float | None,
     max_num_frames: int | None,
+    training_fps: Sequence[float] | None,
 ) -> list[int]:
     """Pick frames at a constant spacing from the first one on, then thin them evenly down to `max_num_frames`."""
-    rate = 1.0 if frame_sampling_rate is None else frame_sampling_rate
+    rate = fraction_as_in_training(1.0 if frame_sampling_rate is None else frame_sampling_rate, fps, training_fps)
     if target_fps is not None:
         if fps is None:
             raise VideoDecodingError(

@@ -123,12 +123,12 @@ def test_all_of_it_in_tiny(benchmark, tmp_path, capsys):
 @pytest.mark.slow
 def test_an_exported_model_in_steps(benchmark, process, tmp_path):
     pytest.importorskip("onnxruntime")
-    arguments = benchmark.BenchmarkArguments(output_dir=str(tmp_path), num_tokens=3, cores=[1])
+    arguments = benchmark.BenchmarkArguments(output_dir=str(tmp_path), num_tokens=3, num_rounds=2)
     video = tmp_path / "clip.mp4"
     benchmark.write_mp4(video, benchmark.signed_clip(50, np.random.default_rng(0)))
     benchmark.save_model("small", tmp_path / "small", arguments)
     folder = benchmark.export_model(tmp_path / "small", tmp_path / "exported")
-    measured = benchmark.measure_process("exported", folder, video, cores=1, num_rounds=2)
+    measured = benchmark.measure_process("exported", folder, video, 1, arguments)
     assert measured["stream"] == [] and len(measured["warm"]) == 2
     assert all(seconds > 0 for parts in measured["warm"] for seconds in parts.values())
 

@@ -110,6 +110,7 @@ EXCEPTIONS = {
         "train_scripts/corpora/planned_poses.py": RAW_POSES,
         "train_scripts/corpora/pose_folders.py": RAW_POSES,
         "train_scripts/corpora/reader_poses.py": RAW_POSES,
+        "benchmarks/frame_rates.py": MEASURES_POSES,
         "benchmarks/isolated_recognition.py": MEASURES_POSES,
         "benchmarks/killed_commands.py": MEASURES_POSES,
         "benchmarks/poses_beside_frames.py": MEASURES_POSES,

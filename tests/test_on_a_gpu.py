@@ -4,8 +4,21 @@ import math
 
 import pytest
 import torch
+from signing_pictures import signing
+from test_quantization import folder, linear_layers_of_text_model  # noqa: F401, the fixture
+from test_streaming_translation import PLAN, at_25, finals, said
 from tiny_corpus import load, stage1_flags, stage2_flags, trained_llava_slt, trained_model, tuning_flags
-from tiny_models import random_batch, tiny_llava_slt, tiny_model, video_of
+from tiny_models import (
+    random_batch,
+    random_pose_batch,
+    random_prompts,
+    tiny_diffslt,
+    tiny_llava_slt,
+    tiny_mmslt,
+    tiny_model,
+    tiny_uni_sign,
+    video_of,
+)
 from transformers import CLIPVisionConfig, Dinov2Config, ResNetConfig, SwinConfig, VideoMAEConfig, ViTConfig
 from video_files import counting_frames, write_video
 
@@ -19,6 +32,7 @@ from modeling_flallm import (
     TemporalConfig,
     TemporalEncoder,
 )
+from train_scripts.runs.quantization import load_to_translate
 from train_scripts.stages import llm_fine_tuning, visual_initialing, visual_language_tuning
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
@@ -32,6 +46,12 @@ BACKBONES = {
     "videomae": VideoMAEConfig(**SMALL, intermediate_size=64, num_frames=4),
 }
 LENGTHS = [9, 6, 12]
+SYSTEMS = {
+    "llava_slt": lambda: (tiny_llava_slt(), random_prompts(LENGTHS)),
+    "uni_sign": lambda: (tiny_uni_sign(has_prompt=False), random_pose_batch(LENGTHS)),
+    "mmslt": lambda: (tiny_mmslt(), random_batch(LENGTHS)),
+    "diffslt": lambda: (tiny_diffslt(), random_batch(LENGTHS)),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +105,48 @@ def test_flallm_writes_the_same_as_on_a_cpu(text):
     model.cuda()
     assert model(**batch).loss.item() == pytest.approx(loss, abs=1e-3)
     assert model.generate(**clips, num_beams=3, max_new_tokens=6).tolist() == sentences.tolist()
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_other_systems_write_the_same_as_on_a_cpu(system):
+    if system == "diffslt":
+        pytest.importorskip("diffusers")
+    model, inputs = SYSTEMS[system]()
+    inputs.pop("labels", None)
+
+    def written() -> list[list[int]]:
+        torch.manual_seed(0)  # a diffusion begins with noise, which is drawn on the CPU
+        on_device = {name: value.to(model.device) for name, value in inputs.items()}
+        return model.generate(**on_device, num_beams=1 if system == "diffslt" else 3, max_new_tokens=6).tolist()
+
+    expected = written()
+    model.cuda()
+    assert written() == expected
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_a_language_model_in_fewer_bits_stays_near_the_whole_one(quantization, folder):  # noqa: F811
+    pytest.importorskip("bitsandbytes")
+    clip = torch.randn(2, 9, 24, device="cuda")
+    whole, _ = load_to_translate(str(folder), torch.device("cuda"), "float16", None)
+    model, _ = load_to_translate(str(folder), torch.device("cuda"), "float16", quantization)
+    smaller = model.text_model.get_memory_footprint() / whole.text_model.get_memory_footprint()
+    assert smaller < 0.9 and len(linear_layers_of_text_model(whole)) > 10
+    labels = torch.randint(4, 40, (2, 5), device="cuda")
+    logits, expected = (each(visual_features=clip.half(), labels=labels).logits.float() for each in (model, whole))
+    assert 0 < (logits - expected).norm() < 0.3 * expected.norm()
+    assert model.generate(visual_features=clip.half(), max_new_tokens=6).is_cuda
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_stream_on_a_gpu_says_what_a_call_says(dtype):
+    model, processor = load(trained_model())
+    translator = SignLanguageTranslationPipeline(model=model.to(dtype), processor=processor, device="cuda")
+    frames = signing(PLAN)
+    answers = finals(translator.translate_stream(at_25(frames), num_beams=2))
+    assert len(answers) == 3
+    for answer in answers:
+        assert answer["translation_text"] == said(translator, frames, answer, num_beams=2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

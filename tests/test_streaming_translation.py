@@ -95,6 +95,18 @@ def test_sentences_are_cut_where_those_of_a_recording_are():
         assert segment.caption_start - 0.1 <= answer["start"] < answer["end"] <= segment.caption_end + 0.1
 
 
+@pytest.mark.parametrize(
+    ("first", "rest", "num_sentences"), [(1.4, 0.28, 1), (1.4, 0.6, 2), (3.2, 0.28, 2), (3.2, 0.6, 2)]
+)
+def test_a_short_rest_counts_once_enough_was_signed_to_tell(first, rest, num_sentences):
+    """Before that, nobody knows how high the hands usually are; a long rest always counts."""
+    clip = FLaLLMVideoProcessor(size={"height": 36, "width": 36}, do_center_crop=False).live()
+    plan = [("rest", 1.0), ("sign", first), ("rest", rest), ("sign", 2.4), ("rest", 1.5)]
+    ended = [task for seconds, frame in at_25(signing(plan)) for task in clip.take(frame, seconds) if task.is_final]
+    ended += [task for task in clip.end() if task.is_final]
+    assert len([task for task in ended if task.part is not None]) == num_sentences
+
+
 def test_nobody_moves_and_nothing_is_said(translator):
     assert list(translator.translate_stream(at_25(signing([("rest", 6.0)])))) == []
     assert list(translator.translate_stream([])) == []

@@ -20,6 +20,8 @@ from ..clips.samplers import ClipSampler, FrameBudgetBatchSampler
 from ..clips.splits import load_split, load_training_split
 from ..clips.streaming import MixedClips, StreamedClipDataset, open_streams
 
+MOST_CLIPS_TO_LOOK_AT = 50
+
 
 @dataclass
 class Splits:
@@ -127,12 +129,20 @@ def prepare_clips(
     _tell_mirrored(splits, data, augmentation, training)
     evaluation = SignClipDataset(splits.evaluation, **shared)
     if splits.streams:
+        learn_rates(evaluation, processor)
         on_device = training.preprocess_on_device
         train = StreamedClipDataset(processor, data.text_column, augmentation, on_device, data.mirror_left_handed)
         return TrainingClips(train, evaluation, splits.streams, augmentation)
     train = SignClipDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
+    learn_rates(train, processor)
     sampler = build_train_sampler(train, splits.sizes, data.dataset_weights, training)
     return TrainingClips(train, evaluation, sampler, augmentation)
+
+
+def learn_rates(clips: SignClipDataset, processor: FLaLLMProcessor) -> None:
+    """Let the processor keep how many frames per second the clips have, by a part of them."""
+    step = math.ceil(len(clips) / MOST_CLIPS_TO_LOOK_AT)
+    processor.modality.learn_rates(clips.dataset[index] for index in range(0, len(clips), step))
 
 
 def _tell_mirrored(
