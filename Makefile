@@ -10,7 +10,7 @@ NEWEST ?= torch torchvision transformers datasets peft accelerate evaluate huggi
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart quickstart-llava-slt quickstart-uni-sign demo test test-unit test-minimum-versions test-newest-versions lint format site benchmark-factorised benchmark-decode benchmark-long-video benchmark-feature-cache benchmark-visual-initialing benchmark-sltbaselines \
-	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart benchmark-frozen-features benchmark-pretrained-encoders benchmark-isolated-recognition benchmark-poses-beside-frames benchmark-descriptions benchmark-diffusion benchmark-signers benchmark-handedness benchmark-distributed benchmark-cluster benchmark-scale-plan benchmark-kills benchmark-streamed-memory benchmark-latency benchmark-serving benchmark-live-captions clean
+	benchmark-inference benchmark-memory benchmark-llava-slt benchmark-quickstart benchmark-frozen-features benchmark-pretrained-encoders benchmark-isolated-recognition benchmark-poses-beside-frames benchmark-descriptions benchmark-diffusion benchmark-signers benchmark-handedness benchmark-frame-rates benchmark-distributed benchmark-cluster benchmark-scale-plan benchmark-kills benchmark-streamed-memory benchmark-latency benchmark-serving benchmark-live-captions clean
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12]"
@@ -116,6 +116,9 @@ benchmark-signers: install ## Who is understood, on two generators' corpora (BEN
 
 benchmark-handedness: install ## Whether the hand of a signer is found, and how fast (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/handedness.py $(BENCHMARK_ARGS)
+
+benchmark-frame-rates: install ## Clips of other frame rates than in training, on two quickstarts' output (BENCHMARK_ARGS="..." adds flags)
+	$(VENV_PYTHON) benchmarks/frame_rates.py $(BENCHMARK_ARGS)
 
 benchmark-distributed: install ## Losses of several processes and machines beside one process (BENCHMARK_ARGS="..." adds flags)
 	$(VENV_PYTHON) benchmarks/distributed_losses.py $(BENCHMARK_ARGS)

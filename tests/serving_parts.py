@@ -19,7 +19,7 @@ from signing_pictures import FRAMES_PER_SECOND
 
 from modeling_flallm import SignLanguageTranslationPipeline
 from train_scripts.arguments.serving_arguments import ServeArguments
-from train_scripts.serving import file_readers, server
+from train_scripts.serving import file_readers, frame_readers, server
 from train_scripts.serving.app import build_app
 from train_scripts.serving.file_readers import ReaderLimits
 from train_scripts.serving.frame_readers import FrameLimits, FramesOfStream, Reading, StreamReaders
@@ -56,9 +56,9 @@ class FrameReadersHere:
 
     def _answer(self, reading: Reading) -> Any:
         (found,) = _sent(self._readers.answers([reading]))
-        if isinstance(found, Exception):
-            raise found
-        return found
+        answer: Future[Any] = Future()
+        frame_readers.give(answer, found)
+        return answer.result()
 
     def close(self) -> None:
         self._thread.shutdown()

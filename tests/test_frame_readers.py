@@ -4,10 +4,13 @@ import asyncio
 import functools
 import itertools
 import multiprocessing
+import sys
 import threading
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from signing_pictures import FRAMES_PER_SECOND, signing
 from signing_poses import signing_poses
@@ -103,9 +106,18 @@ def test_a_mistake_in_one_stream_is_told_to_it_alone():
     readers = StreamReaders(processor.modality, LIMITS)
     bad, good = readers.answers([Reading(1, [message(0.0, b"no picture")]), Reading(2, [message(0.0, contents[0])])])
     assert isinstance(bad, Problem) and bad.status == 422 and good == []
-    readers._modality = None
-    (ours,) = readers.answers([Reading(3, [message(0.0, contents[0])])])
-    assert isinstance(ours, Problem) and ours.status == 500
+
+
+def test_our_own_mistake_is_told_to_nobody_and_logged_by_the_server(caplog):
+    """A reading process may not write a log."""
+    readers = StreamReaders(None, LIMITS)
+    (found,) = readers.answers([Reading(3, [message(0.0, b"frame")])])
+    assert caplog.text == ""
+    answer = Future()
+    frame_readers.give(answer, found)
+    problem = answer.exception()
+    assert isinstance(problem, Problem) and problem.status == 500 and "NoneType" not in problem.detail
+    assert "Frames could not be read.\nTraceback" in caplog.text and "'NoneType' object has no attr" in caplog.text
 
 
 def test_closed_streams_are_forgotten():
@@ -164,6 +176,9 @@ def test_processes_share_streams_and_one_that_dies_costs_its_own(tmp_path):
     try:
         first, second = readers.open(), readers.open()
         assert [process.num_streams for process in readers._processes] == [1, 1]
+        for process in readers._processes if sys.platform == "linux" else ():
+            limits = psutil.Process(process._process.pid)
+            assert limits.rlimit(psutil.RLIMIT_FSIZE) == limits.rlimit(psutil.RLIMIT_CORE) == (0, 0)
         readers._processes[0]._process.kill()
         with pytest.raises(ConnectionError, match="The process that reads the frames of this stream has ended."):
             asyncio.run(first.read(messages))

@@ -13,7 +13,7 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from .problems import Problem, full
-from .reading_processes import process_context
+from .reading_processes import limit_this_process, process_context
 
 LARGEST_WIDTH_IN_PIXELS, LARGEST_HEIGHT_IN_PIXELS = 4096, 2304  # either may be the upright side
 MEMORY_FOR_ONE_FILE_IN_BYTES = 3 * 2**30
@@ -123,14 +123,10 @@ class Places:
 
 def _start_reading_process(model: str) -> None:
     global _processor
-    import resource  # not on Windows
-
     from ..runs.trained_models import load_processor  # slow, and not for the process of the server
 
     _processor = load_processor(model)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_FOR_ONE_FILE_IN_BYTES, MEMORY_FOR_ONE_FILE_IN_BYTES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # a process that reads strangers' files has none to write
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_this_process(MEMORY_FOR_ONE_FILE_IN_BYTES)
 
 
 def _be_ready() -> None:

@@ -8,6 +8,7 @@ import logging
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ import torch
 from modeling_flallm.own_processing import Task
 
 from .problems import Problem, internal
-from .reading_processes import process_context
+from .reading_processes import limit_this_process, process_context
 from .sent_frames import SECONDS_BEFORE_A_FRAME, decoded_picture, decoded_pose
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,13 @@ class FoundTask:
 
     task: Task
     frames: dict[int, Any]
+
+
+@dataclass(frozen=True)
+class Unexpected:
+    """An error of our own while frames were read, as Python tells it: a reading process may not write a log."""
+
+    text: str
 
 
 # In the process of the server
@@ -173,7 +181,7 @@ class ReadingProcess:
             while (asked := self._next()) is not None:
                 self._connection.send([reading for reading, _ in asked])
                 for (_, answer), found in zip(asked, self._connection.recv(), strict=True):
-                    answer.set_exception(found) if isinstance(found, Problem) else answer.set_result(found)
+                    give(answer, found)
         except Exception as error:
             logger.error("A process that reads frames has ended, and with it its streams: %r", error)
         with self._changed:
@@ -195,6 +203,13 @@ class ReadingProcess:
                 return None
             asked, self._asked = self._asked, []
         return [(reading, answer) for reading, answer in asked if answer.set_running_or_notify_cancel()]
+
+
+def give(answer: Answer, found: list[FoundTask] | Problem | Unexpected) -> None:
+    if isinstance(found, Unexpected):
+        logger.error("Frames could not be read.\n%s", found.text)
+        found = internal()
+    answer.set_exception(found) if isinstance(found, Problem) else answer.set_result(found)
 
 
 def _ended() -> ConnectionError:
@@ -272,11 +287,11 @@ class StreamReaders:
         self._modality, self._limits = modality, limits
         self._streams: dict[int, StreamReader] = {}
 
-    def answers(self, readings: Iterable[Reading]) -> list[list[FoundTask] | Problem]:
+    def answers(self, readings: Iterable[Reading]) -> list[list[FoundTask] | Problem | Unexpected]:
         """What is found for each, or what is wrong with it."""
         return [self._answer(reading) for reading in readings]
 
-    def _answer(self, reading: Reading) -> list[FoundTask] | Problem:
+    def _answer(self, reading: Reading) -> list[FoundTask] | Problem | Unexpected:
         if reading.is_closed:
             self._streams.pop(reading.number, None)
             return []
@@ -287,8 +302,7 @@ class StreamReaders:
         except Problem as problem:
             return problem
         except Exception:
-            logger.exception("Frames could not be read.")
-            return internal()
+            return Unexpected(traceback.format_exc())
 
 
 def _read_for(connection: Any, model: str, limits: FrameLimits) -> None:
@@ -298,6 +312,7 @@ def _read_for(connection: Any, model: str, limits: FrameLimits) -> None:
     from ..runs.trained_models import load_processor  # slow, and not for the process of the server
 
     readers = StreamReaders(load_processor(model).modality, limits)
+    limit_this_process()  # of memory, the size of a picture is limited before it is decoded
     while True:
         try:
             readings = connection.recv()

@@ -1,4 +1,4 @@
-"""How processes that read for the server are started."""
+"""How processes that read for the server are started, and what they may not do."""
 
 import multiprocessing
 from multiprocessing.context import ForkServerContext
@@ -14,3 +14,16 @@ def process_context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([IMPORTED_ONCE])
     return context
+
+
+def limit_this_process(memory_in_bytes: int | None = None) -> None:
+    """
+    For a process that reads what strangers send, once it has loaded what it needs: it writes no file from then on, not
+    even a log, and takes so much memory at most.
+    """
+    import resource  # not on Windows
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory_in_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_in_bytes, memory_in_bytes))
