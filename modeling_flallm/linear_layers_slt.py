@@ -23,9 +23,9 @@ def few_rows_in_onednn(model: nn.Module) -> AbstractContextManager:
     always; so are small layers, for which oneDNN is slower.
 
     Args:
-        model: whose layers will be computed. Where none is large, the context does nothing.
+        model: whose layers will be computed. Where it concerns none of them, the context does nothing, and costs no time.
     """
-    return _FewRowsInOneDNN() if _has_onednn() and _has_large_layer(model) else nullcontext()
+    return _FewRowsInOneDNN() if _has_onednn() and _has_such_a_layer(model) else nullcontext()
 
 
 def _has_onednn() -> bool:
@@ -37,8 +37,12 @@ def _has_onednn() -> bool:
     )
 
 
-def _has_large_layer(model: nn.Module) -> bool:
-    return any(isinstance(layer, nn.Linear) and layer.weight.numel() >= FEWEST_WEIGHTS for layer in model.modules())
+def _has_such_a_layer(model: nn.Module) -> bool:
+    return any(isinstance(layer, nn.Linear) and _is_large(layer.weight) for layer in model.modules())
+
+
+def _is_large(weight: torch.Tensor) -> bool:
+    return weight.numel() >= FEWEST_WEIGHTS and weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
 class _FewRowsInOneDNN(TorchFunctionMode):
@@ -53,11 +57,10 @@ class _FewRowsInOneDNN(TorchFunctionMode):
 
 def _is_faster(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> bool:
     return (
-        weight.numel() >= FEWEST_WEIGHTS
+        _is_large(weight)
         and 0 < values.numel() <= MOST_ROWS * values.shape[-1]
         and {type(values), type(weight), type(bias)} <= PLAIN_TYPES
         and {each.dtype for each in (values, weight, bias) if each is not None} == {torch.float32}
-        and weight.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
     )
