@@ -23,7 +23,7 @@ def few_rows_in_onednn(model: nn.Module) -> AbstractContextManager:
     always; so are small layers, for which oneDNN is slower.
 
     Args:
-        model: whose layers will be computed. Where it concerns none of them, the context does nothing, and costs no time.
+        model: whose layers will be computed. Where it concerns none of them, the context does and costs nothing.
     """
     return _FewRowsInOneDNN() if _has_onednn() and _has_such_a_layer(model) else nullcontext()
 
