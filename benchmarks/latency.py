@@ -122,6 +122,8 @@ class BenchmarkArguments:
         if min(self.cores) < 1:
             raise ValueError(f"--cores must be 1 or more, got {min(self.cores)}.")
         check_counts(self, "num_frames", "num_tokens", "num_rounds")
+        if self.device != "cpu" and self.runtimes != ["torch"]:
+            raise ValueError(f"--device {self.device} is for models in torch alone: pass --runtimes torch.")
 
 
 def save_model(name: str, folder: Path, arguments: BenchmarkArguments) -> int:

@@ -31,8 +31,8 @@ from .segmentation_slt import (
 # After a long rest it takes up to a tenth of half the surroundings until motion stands out from the noise: so long, and
 # more, a sentence can have gone on when it is found.
 KEPT_IN_SECONDS = 4.0
-# How high the hands usually are, by which a short rest is told, is not known before so much was signed: when the hands
-# come up for the first time, any sign may seem low.
+# How high the hands usually are, by which a short rest is told, is not known before so much was signed, also after a
+# long rest: when the hands come up for the first time, any sign may seem low.
 KNOWN_SIGNING_IN_SECONDS = 2.0
 
 

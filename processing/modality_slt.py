@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 
-from .sampling_slt import slowest_and_fastest
+from .sampling_slt import fraction_as_in_training, slowest_and_fastest
 
 # From the length of a clip and its frames per second, None if it has no times, to indices.
 SampleIndices = Callable[[int, float | None], list[int]]
@@ -227,15 +227,23 @@ class Modality(ABC):
             ValueError: for clips that cannot be of one model.
         """
 
-    def learn_rates(self, rows: Iterable[dict[str, Any]]) -> None:
-        """
-        Learn from rows of training clips how many values per second these have, beside what the part knows of earlier
-        ones, so that it can sample others alike. Nothing for a part that does not sample by time. Rows that cannot be
-        read are left out here.
-        """
-        if hasattr(self.part, "training_fps"):
-            rates = [self._rate_when_read(row) for row in rows]
-            self.part.training_fps = slowest_and_fastest([*rates, *(self.part.training_fps or [])])
+    @property
+    def samples_by_time(self) -> bool:
+        """Whether the part samples clips of other rates than those of training otherwise, once it knows these."""
+        return hasattr(self.part, "training_fps")
+
+    @property
+    def knows_rates(self) -> bool:
+        """Whether it does: then lengths after sampling depend on the rates of clips."""
+        return self.samples_by_time and self.part.training_fps is not None
+
+    def tempo(self, row: dict[str, Any]) -> float:
+        """By which factor the clip of a row is sampled otherwise than one of a rate in training, see `training_fps`."""
+        return fraction_as_in_training(1.0, self.rate(row), self.part.training_fps) if self.knows_rates else 1.0
+
+    def rates_of(self, rows: Iterable[dict[str, Any]]) -> list[float] | None:
+        """The `training_fps` of a part that is trained on these rows. Those that cannot be read are left out."""
+        return slowest_and_fastest(self._rate_when_read(row) for row in rows)
 
     def _rate_when_read(self, row: dict[str, Any]) -> float | None:
         """Values per second by the times of the values, as sampling sees it; headers may say something else."""
@@ -412,9 +420,9 @@ class Modality(ABC):
         """Length of an item, after sampling."""
         return len(item[self.item_key])
 
-    def longest_length(self, length: int, augmentation: Augmentation | None = None) -> int:
-        """The most values that are taken from a clip of this length."""
-        num_sampled = len(self.sample_indices(length))
+    def longest_length(self, length: int, augmentation: Augmentation | None = None, rate: float | None = None) -> int:
+        """The most values that are taken from a clip of this length, and of this rate if the part samples by it."""
+        num_sampled = len(self.sample_indices(length, rate))
         return num_sampled if augmentation is None else augmentation.longest_length(num_sampled, length)
 
     def item(

@@ -4,8 +4,12 @@
 import math
 from collections.abc import Iterable, Sequence
 
-# Frame rates that differ by less than a tenth are alike, such as 24, 25 and 26.
+# Frame rates that differ by less than this factor are alike, such as 24, 25 and 26.
 ALIKE = 1.1
+# Of a slower clip, more pictures than this for each would show the same again and again, without a bound.
+MOST_REPEATS = 5
+# A clip with fewer pictures is a series of stills, or has damaged times.
+SLOWEST_OF_VIDEOS = 1.0
 
 
 def evenly_spread(length: int, most: int | None) -> list[int]:
@@ -28,19 +32,21 @@ def fraction_as_in_training(
 ) -> float:
     """Return the fraction of frames to keep of a clip: `fraction`, or, for a clip slower or faster than all training
     clips, of which `training_fps` has the slowest and the fastest, what keeps as many frames per second as of the
-    nearest of these. Above 1, frames are repeated."""
+    nearest of these, but at most `MOST_REPEATS` times as many as `fraction` gives. Above 1, frames are repeated."""
     if frames_per_second is None or training_fps is None:
         return fraction
     slowest, fastest = training_fps
     if slowest / ALIKE <= frames_per_second <= fastest * ALIKE:
         return fraction
-    return fraction * min(max(frames_per_second, slowest), fastest) / frames_per_second
+    return fraction * min(min(max(frames_per_second, slowest), fastest) / frames_per_second, MOST_REPEATS)
 
 
 def slowest_and_fastest(rates: Iterable[float | None]) -> list[float] | None:
-    """Return the least and the greatest of the frame rates that are known, or None."""
-    known = [round(float(rate), 2) for rate in rates if rate is not None]
-    return [min(known), max(known)] if known else None
+    """Return the least and the greatest of the frame rates that are known, without a twentieth of them at either end,
+    or None."""
+    known = sorted(round(float(rate), 2) for rate in rates if rate is not None and rate >= SLOWEST_OF_VIDEOS)
+    num_odd = len(known) // 20
+    return [known[num_odd], known[-1 - num_odd]] if known else None
 
 
 def check_training_fps(training_fps: Sequence[float] | None) -> None:

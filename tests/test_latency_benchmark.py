@@ -67,6 +67,13 @@ def test_a_runtime_that_does_not_stream_has_no_figures_of_streams(benchmark):
     assert "paper_sized_exported_final_seconds" not in benchmark.summary(report(row(), exported))
 
 
+def test_the_figures_of_a_gpu_are_on_the_page(benchmark):
+    figures = json.loads(benchmark.PAGE.with_name("latency-gpu.json").read_text(encoding="utf-8"))
+    page = benchmark.PAGE.read_text(encoding="utf-8")
+    assert figures["arguments"]["device"] == "cuda" and figures["machine"].partition(" beside")[0] in page
+    assert all(benchmark.format_row(each) in page for each in figures["rows"]) and len(figures["rows"]) == 2
+
+
 def update(piece=0, end=6.0, **values):
     return {"piece": piece, "signing_start": 1.0, "signing_end": end, "translation_text": "word", **values}
 
@@ -141,6 +148,7 @@ def test_an_exported_model_in_steps(benchmark, process, tmp_path):
         (["--models", "huge"], "--models must be of 'paper_sized', 'small', got 'huge'."),
         (["--runtimes", "tvm"], "--runtimes must be of 'torch', 'exported', got 'tvm'."),
         (["--cores", "0"], "--cores must be 1 or more, got 0."),
+        (["--device", "cuda"], "--device cuda is for models in torch alone: pass --runtimes torch."),
     ],
 )
 def test_mistakes_are_said_in_one_sentence(benchmark, tmp_path, capsys, argv, text):

@@ -91,8 +91,9 @@ class ClipAugmentation:
     def longest_length(self, num_sampled: int, num_frames: int) -> int:
         """The maximum number of indices that `sample_frame_indices` can return for a clip."""
         slowest = 1 - self.arguments.speed
-        longest = math.ceil(num_sampled / slowest) if slowest > 0 else num_frames
-        return min(longest, num_frames, self.max_num_frames or num_frames)
+        most = max(num_frames, num_sampled)  # of a slow clip frames are repeated
+        longest = math.ceil(num_sampled / slowest) if slowest > 0 else most
+        return min(longest, most, self.max_num_frames or most)
 
     def sample_frame_indices(self, num_sampled: int, num_frames: int) -> list[int]:
         """
@@ -103,7 +104,8 @@ class ClipAugmentation:
             num_frames (`int`): how many frames the clip has.
         """
         speed = 1 + self.arguments.speed * (2 * torch.rand(()).item() - 1)
-        count = min(max(round(num_sampled / speed), 1), num_frames, self.max_num_frames or num_frames)
+        most = max(num_frames, num_sampled)  # of a slow clip frames are repeated
+        count = min(max(round(num_sampled / speed), 1), most, self.max_num_frames or most)
         phase = torch.rand(count) if self.arguments.frame_jitter else torch.full((count,), 0.5)
         indices = ((torch.arange(count) + phase) * num_frames / count).long().clamp(max=num_frames - 1)
         kept = indices[torch.rand(count) >= self.arguments.frame_drop]

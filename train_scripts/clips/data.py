@@ -67,10 +67,10 @@ class ClipReader:
             return self.modality.item(lambda sample: read(self.augmentation.instead_of(sample)))
         return self.modality.item(read, self.augmentation, seed, self.preprocess_on_device)
 
-    def longest_length(self, length: int) -> int:
-        """The maximum number of frames or features used from a clip of this length."""
+    def longest_length(self, length: int, rate: float | None = None) -> int:
+        """The maximum number of frames or features used from a clip of this length and rate."""
         augmentation = None if isinstance(self.augmentation, MiddleFrames) else self.augmentation
-        return self.modality.longest_length(length, augmentation)
+        return self.modality.longest_length(length, augmentation, rate)
 
 
 class RandomDataset(Dataset):
@@ -154,7 +154,8 @@ class ClipDataset(RandomDataset):
         column = self.modality.length_column
         known = self.dataset[column] if column in self.dataset.column_names else [None] * len(self)
         counts = [int(known[index]) if known[index] else self.modality.count(self.dataset[index]) for index in indices]
-        return [self.read_clip.longest_length(count) for count in counts]
+        rates = [self.modality.rate(self.dataset[index]) if self.modality.knows_rates else None for index in indices]
+        return [self.read_clip.longest_length(*each) for each in zip(counts, rates, strict=True)]
 
     def _sampled_values(self, index: int, sample: SampleIndices) -> torch.Tensor:
         """-> `(sampled length, ...)`"""

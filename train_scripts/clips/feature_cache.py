@@ -295,14 +295,18 @@ class FeatureCache:
                 errors.add(index, f"it cannot be read: {each.error}")
         return [each.digest or None for each in found]
 
-    @staticmethod
-    def _views(dataset: datasets.Dataset, digests: list[str | None], view: int) -> list[ClipView | None]:
+    def _views(self, dataset: datasets.Dataset, digests: list[str | None], view: int) -> list[ClipView | None]:
         nothing = [None] * len(dataset)
         starts, ends = (dataset[name] if name in dataset.column_names else nothing for name in ("start", "end"))
         return [
-            None if digest is None else ClipView(index, view, key_of(digest, start, end, view))
+            None
+            if digest is None
+            else ClipView(index, view, key_of(digest, start, end, view, self._tempo(dataset, index)))
             for index, (digest, start, end) in enumerate(zip(digests, starts, ends, strict=True))
         ]
+
+    def _tempo(self, dataset: datasets.Dataset, index: int) -> float:
+        return self.modality.tempo(dataset[index]) if self.modality.knows_rates else 1.0
 
     def _encode(
         self, views: list[ClipView], clips: ClipDataset, store: FeatureStore, errors: ClipErrors, name: str

@@ -68,8 +68,13 @@ def fingerprint_of_features(encoder: SignEncoder, modality: Modality) -> str:
 
 
 def settings_of(modality: Modality) -> dict[str, Any]:
-    """How clips are sampled and prepared: the settings of the part of a processor that reads them."""
-    return _without_bookkeeping(json.loads(modality.part.to_json_string()))
+    """
+    How clips are sampled and prepared: the settings of the part of a processor that reads them. Without the frame rates
+    of its training, which change nothing but the `tempo` of clips of other rates.
+    """
+    settings = json.loads(modality.part.to_json_string())
+    settings.pop("training_fps", None)
+    return _without_bookkeeping(settings)
 
 
 def _without_bookkeeping(value: Any) -> Any:
@@ -128,9 +133,10 @@ def _name_of_dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def key_of(content: str, start: float | None, end: float | None, view: int) -> str:
-    """Of one view of one clip; `content` is the digest of its video."""
-    return hashlib.sha256(json.dumps([content, start, end, view]).encode()).hexdigest()
+def key_of(content: str, start: float | None, end: float | None, view: int, tempo: float = 1.0) -> str:
+    """Of one view of one clip; `content` is the digest of its video, `tempo` that of the modality."""
+    of_other_rate = [] if tempo == 1.0 else [round(tempo, 6)]
+    return hashlib.sha256(json.dumps([content, start, end, view, *of_other_rate]).encode()).hexdigest()
 
 
 class ContentDigests:

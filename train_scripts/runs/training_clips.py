@@ -1,6 +1,7 @@
 """The clips of a run: its splits or streams, their torch data sets, and how they are drawn in training."""
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -99,12 +100,16 @@ def learn_origin_of_clips(splits: Splits, processor: FLaLLMProcessor) -> None:
 
 @dataclass
 class TrainingClips:
-    """The torch data sets of a run, the order of the training clips, and how frames are preprocessed."""
+    """
+    The torch data sets of a run, the order of the training clips, how frames are preprocessed, and the frame rates of
+    `rates_of_training`.
+    """
 
     train: Dataset
     evaluation: Dataset
     sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None
     augmentation: ClipAugmentation | MiddleFrames
+    rates: list[float] | None = None
 
 
 def prepare_clips(
@@ -129,20 +134,30 @@ def prepare_clips(
     _tell_mirrored(splits, data, augmentation, training)
     evaluation = SignClipDataset(splits.evaluation, **shared)
     if splits.streams:
-        learn_rates(evaluation, processor)
+        rates = rates_of_training(evaluation.dataset, [len(evaluation)], processor.modality)
         on_device = training.preprocess_on_device
         train = StreamedClipDataset(processor, data.text_column, augmentation, on_device, data.mirror_left_handed)
-        return TrainingClips(train, evaluation, splits.streams, augmentation)
+        return TrainingClips(train, evaluation, splits.streams, augmentation, rates)
     train = SignClipDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
-    learn_rates(train, processor)
+    rates = rates_of_training(train.dataset, splits.sizes, processor.modality)
     sampler = build_train_sampler(train, splits.sizes, data.dataset_weights, training)
-    return TrainingClips(train, evaluation, sampler, augmentation)
+    return TrainingClips(train, evaluation, sampler, augmentation, rates)
 
 
-def learn_rates(clips: SignClipDataset, processor: FLaLLMProcessor) -> None:
-    """Let the processor keep how many frames per second the clips have, by a part of them."""
-    step = math.ceil(len(clips) / MOST_CLIPS_TO_LOOK_AT)
-    processor.modality.learn_rates(clips.dataset[index] for index in range(0, len(clips), step))
+def rates_of_training(clips: datasets.Dataset, sizes: list[int], modality: Modality) -> list[float] | None:
+    """
+    The frame rates of the slowest and the fastest clip, by a part of them. None if the model's clips were those of an
+    earlier training, or have no rate.
+
+    Args:
+        sizes: clips of each of the data sets that are concatenated in `clips`.
+    """
+    if not modality.samples_by_time or modality.knows_rates:
+        return None
+    rows = []
+    for first, stop in itertools.pairwise(itertools.accumulate([0, *sizes])):
+        rows += range(first, stop, math.ceil((stop - first) / MOST_CLIPS_TO_LOOK_AT) or 1)
+    return modality.rates_of(clips[index] for index in rows)
 
 
 def _tell_mirrored(
