@@ -31,7 +31,7 @@ from train_scripts.clips.augmentation import ClipAugmentation
 from train_scripts.clips.data import SignClipDataset
 from train_scripts.clips.feature_fingerprints import fingerprint_of_features, key_of
 from train_scripts.runs.exported_folder import copy_runner, runner_of
-from train_scripts.runs.training_clips import MOST_CLIPS_TO_LOOK_AT, rates_of_training
+from train_scripts.runs.training_clips import MOST_CLIPS_TO_LOOK_AT, training_fps_of
 from train_scripts.stages import llm_fine_tuning, visual_initialing
 
 SMALL = {"size": {"height": 36, "width": 36}, "crop_size": {"height": 32, "width": 32}}
@@ -200,11 +200,11 @@ def test_clips_of_every_data_set_are_looked_at(tmp_path):
             looks.append(index)
             return clips[index]
 
-    assert rates_of_training(Clips(), [900, 0, 20], modality) == [24.0, 30.0]
+    assert training_fps_of(Clips(), [900, 0, 20], modality) == [24.0, 30.0]
     assert len(looks) == MOST_CLIPS_TO_LOOK_AT + 20 and looks[-20:] == list(range(900, 920))
     modality.part.training_fps = [25.0, 25.0]
-    assert rates_of_training(Clips(), [900, 0, 20], modality) is None  # those of the first training stay
-    assert rates_of_training(Clips(), [920], modality_of(VisualFeatureExtractor(8))) is None
+    assert training_fps_of(Clips(), [900, 0, 20], modality) is None  # those of the first training stay
+    assert training_fps_of(Clips(), [920], modality_of(VisualFeatureExtractor(8))) is None
 
 
 def test_the_longest_length_of_a_slow_clip(tmp_path):

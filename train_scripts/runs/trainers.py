@@ -44,7 +44,7 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
     """
     Seq2SeqTrainer with a learning rate for each part, and a model card from the record of the run, `training_run`.
 
-    `rates` are the frame rates of its clips, which the processor keeps for those of others (`rates_of_training`).
+    `training_fps` are the frame rates of its clips, which the processor keeps at the end.
     `train_sampler` gives the clips of an epoch (by default all of them, shuffled), whole batches of them, or a stream;
     `frame_preprocessor` turns frames into pixel values where the collator leaves that to the device. `part_rates` names
     those of `PARAMETERS_OF_RATE` that a subclass heeds.
@@ -54,7 +54,7 @@ class ClipTrainer(TextTrainer, Seq2SeqTrainer):
     training_run: TrainingRun | None = None
     train_sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None = None
     frame_preprocessor: FramePreprocessor | None = None
-    rates: list[float] | None = None
+    training_fps: list[float] | None = None
     left_handed: bool | str = False  # in evaluation, as of `generate`
     _most_visual_tokens: int = 0  # of a clip in this process, and up to the last checkpoint in all
     _knows_the_longest_clip: bool = True

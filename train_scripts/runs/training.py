@@ -151,7 +151,7 @@ def build_trainer(
         callbacks=[TellTheEpoch(listeners), *early_stopping(training), *callbacks],
         **options,
     )
-    trainer.train_sampler, trainer.rates = clips.sampler, clips.rates
+    trainer.train_sampler, trainer.training_fps = clips.sampler, clips.training_fps
     trainer.frame_preprocessor = FramePreprocessor(collator.processor.modality, clips.augmentation)
     return trainer
 
@@ -376,8 +376,8 @@ def _finish(
     complete_run(trainer.training_run, trainer, data, metrics)
     folder = Path(training.output_dir)
     base = None
-    if trainer.rates is not None:
-        trainer.data_collator.processor.modality.part.training_fps = trainer.rates
+    if trainer.training_fps is not None:
+        trainer.data_collator.processor.modality.part.training_fps = trainer.training_fps
     if isinstance(trainer.model, PeftModel):
         # The folder then loads like any other model; the adapter alone is saved next to it.
         base = trainer.model.peft_config[trainer.model.active_adapter].base_model_name_or_path

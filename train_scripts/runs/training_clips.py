@@ -101,15 +101,15 @@ def learn_origin_of_clips(splits: Splits, processor: FLaLLMProcessor) -> None:
 @dataclass
 class TrainingClips:
     """
-    The torch data sets of a run, the order of the training clips, how frames are preprocessed, and the frame rates of
-    `rates_of_training`.
+    The torch data sets of a run, the order of the training clips, how frames are preprocessed, and the frame rates that
+    the processor is to keep.
     """
 
     train: Dataset
     evaluation: Dataset
     sampler: ClipSampler | FrameBudgetBatchSampler | MixedClips | None
     augmentation: ClipAugmentation | MiddleFrames
-    rates: list[float] | None = None
+    training_fps: list[float] | None = None
 
 
 def prepare_clips(
@@ -134,17 +134,17 @@ def prepare_clips(
     _tell_mirrored(splits, data, augmentation, training)
     evaluation = SignClipDataset(splits.evaluation, **shared)
     if splits.streams:
-        rates = rates_of_training(evaluation.dataset, [len(evaluation)], processor.modality)
+        training_fps = training_fps_of(evaluation.dataset, [len(evaluation)], processor.modality)
         on_device = training.preprocess_on_device
         train = StreamedClipDataset(processor, data.text_column, augmentation, on_device, data.mirror_left_handed)
-        return TrainingClips(train, evaluation, splits.streams, augmentation, rates)
+        return TrainingClips(train, evaluation, splits.streams, augmentation, training_fps)
     train = SignClipDataset(splits.train, augmentation=augmentation, seed=training.seed, **shared)
-    rates = rates_of_training(train.dataset, splits.sizes, processor.modality)
+    training_fps = training_fps_of(train.dataset, splits.sizes, processor.modality)
     sampler = build_train_sampler(train, splits.sizes, data.dataset_weights, training)
-    return TrainingClips(train, evaluation, sampler, augmentation, rates)
+    return TrainingClips(train, evaluation, sampler, augmentation, training_fps)
 
 
-def rates_of_training(clips: datasets.Dataset, sizes: list[int], modality: Modality) -> list[float] | None:
+def training_fps_of(clips: datasets.Dataset, sizes: list[int], modality: Modality) -> list[float] | None:
     """
     The frame rates of the slowest and the fastest clip, by a part of them. None if the model's clips were those of an
     earlier training, or have no rate.
