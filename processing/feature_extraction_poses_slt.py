@@ -28,11 +28,12 @@ class PoseFeatureExtractor(SequenceFeatureExtractor):
     thinned evenly (Uni-Sign draws them at random, also in evaluation), and None keeps all. `training_fps` is the frame
     rates of the slowest and the fastest training clip: of slower and faster poses as many per second are taken as of
     the nearest of these. Points with a score up to `score_threshold` are not seen. `keep_aspect_ratio=False` divides x
-    by the width and y by the height of the picture, each alone, as Uni-Sign's published weights expect. `smoothing_seconds` averages each point over neighbouring
-    frames, weighted by its scores and a Gaussian of this standard deviation, and fills short gaps; 0 leaves the poses
-    as they are. `extractor` names what made the poses that the model was trained on: those of another one are read with
-    a warning. `hand_crops=True` is for a model that also sees crops of the hands (`rgb_fusion` of its sign encoder): in
-    data sets, the column `video` beside the poses gives them.
+    by the width and y by the height of the picture, each alone, as Uni-Sign's published weights expect.
+    `smoothing_seconds` averages each point over neighbouring frames, weighted by its scores and a Gaussian of this
+    standard deviation, and fills short gaps; 0 leaves the poses as they are. `extractor` names what made the poses that
+    the model was trained on: those of another one are read with a warning. `hand_crops=True` is for a model that also
+    sees crops of the hands (`rgb_fusion` of its sign encoder): in data sets, the column `video` beside the poses gives
+    them.
 
     Example: `PoseFeatureExtractor()(["clip.pose"], return_tensors="pt")["pose_values"].shape`
     """
