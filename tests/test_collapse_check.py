@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_corpus import error_of, load, log_of, make_talkative, stage1_flags, trained_model
+from tiny_corpus import error_of, load, log_of, make_seeing, stage1_flags, trained_model
 from transformers import TrainerControl, TrainerState
 
 from train_scripts.runs import collapse_check
@@ -126,7 +126,7 @@ def build_blind(*_: Any) -> tuple[Any, Any]:
 def build_seeing(*_: Any) -> tuple[Any, Any]:
     """Different sentences, also after some steps: the statistics of batch norm stay as they are."""
     model, processor = load(trained_model())
-    make_talkative(model, processor.tokenizer)
+    make_seeing(model, processor, "dev")
     model.freeze_visual_encoder()
     return model, processor
 

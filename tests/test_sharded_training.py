@@ -113,7 +113,8 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
         ),
         pytest.param(
             "train visual-contrastive-pretraining",
-            {**OF_OTHERS, "optim": "sgd", "learning_rate": 0.002},
+            # Its loss goes up and down: two ways might take another epoch for the best.
+            {**OF_OTHERS, "optim": "sgd", "learning_rate": 0.002, "load_best_model_at_end": False},
             id="contrastive",
         ),
     ],

@@ -146,13 +146,18 @@ def trained_model() -> Path:
 
 
 def save_talkative(model: torch.nn.Module, processor: FLaLLMProcessor, folder: Path) -> None:
-    inputs = processor(videos=[str(path) for path in sorted((corpus() / "test").glob("*.mp4"))], return_tensors="pt")
+    make_seeing(model, processor, "test")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def make_seeing(model: torch.nn.Module, processor: FLaLLMProcessor, split: str) -> None:
+    """As `make_talkative`, with three different sentences for the clips of a split, or more."""
+    inputs = processor(videos=[str(path) for path in sorted((corpus() / split).glob("*.mp4"))], return_tensors="pt")
     sentences: set[str] = set()
     while len(sentences) < 3:
         make_talkative(model, processor.tokenizer)
         sentences = set(processor.batch_decode(model.eval().generate(**inputs)))
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
 
 
 def make_talkative(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
