@@ -248,7 +248,8 @@ class FeatureCache:
         errors = ClipErrors(clips.dataset, skips_broken_clips)
         store = self._open_store(clips)
         digests = self._digests(clips, errors)
-        views = [self._views(clips.dataset, digests, view) for view in range(num_views)]
+        tempos = self._tempos(clips.dataset, digests)
+        views = [self._views(clips.dataset, digests, tempos, view) for view in range(num_views)]
         wanted = {view.key: view for views_of_clips in views for view in views_of_clips if view is not None}
         missing = [view for key, view in wanted.items() if key not in store]
         started = time.monotonic()
@@ -295,18 +296,22 @@ class FeatureCache:
                 errors.add(index, f"it cannot be read: {each.error}")
         return [each.digest or None for each in found]
 
-    def _views(self, dataset: datasets.Dataset, digests: list[str | None], view: int) -> list[ClipView | None]:
+    def _tempos(self, dataset: datasets.Dataset, digests: list[str | None]) -> list[float]:
+        """See `Modality.tempo`; rows are only looked at where it matters."""
+        if not self.modality.knows_rates:
+            return [1.0] * len(digests)
+        return [1.0 if digest is None else self.modality.tempo(dataset[index]) for index, digest in enumerate(digests)]
+
+    @staticmethod
+    def _views(
+        dataset: datasets.Dataset, digests: list[str | None], tempos: list[float], view: int
+    ) -> list[ClipView | None]:
         nothing = [None] * len(dataset)
         starts, ends = (dataset[name] if name in dataset.column_names else nothing for name in ("start", "end"))
         return [
-            None
-            if digest is None
-            else ClipView(index, view, key_of(digest, start, end, view, self._tempo(dataset, index)))
-            for index, (digest, start, end) in enumerate(zip(digests, starts, ends, strict=True))
+            None if digest is None else ClipView(index, view, key_of(digest, start, end, view, tempo))
+            for index, (digest, start, end, tempo) in enumerate(zip(digests, starts, ends, tempos, strict=True))
         ]
-
-    def _tempo(self, dataset: datasets.Dataset, index: int) -> float:
-        return self.modality.tempo(dataset[index]) if self.modality.knows_rates else 1.0
 
     def _encode(
         self, views: list[ClipView], clips: ClipDataset, store: FeatureStore, errors: ClipErrors, name: str
